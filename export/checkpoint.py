@@ -1,0 +1,136 @@
+"""Checkpoints: plain values and tensors, read with ``torch.load(weights_only=True)`` and written atomically.
+
+A file holds all that is needed to rebuild the network (architecture, widths, image spec) and, while training is
+under way, the optimizer. It never holds code, so a foreign file can do no harm beyond being refused.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export.datasets import ImageSpec
+from export.errors import CheckpointError
+from export.resnet import SlimResNet, architecture_named
+from export.width import Width, render_ratio
+
+FORMAT = "slim-scheduler checkpoint 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A network and where its training stands.
+
+    Attributes:
+        architecture: its name.
+        widths: it was trained for, ascending.
+        images: what it was trained on.
+        model: state dict of the SlimResNet.
+        epoch: finished epochs.
+        settings: those of the training, as plain values.
+        history: metrics of each finished epoch.
+        optimizer: its state dict; absent once training has ended.
+        accuracy: top-1 in 0..1 on the test split by width in percent; empty until training has ended.
+    """
+
+    architecture: str
+    widths: tuple[Width, ...]
+    images: ImageSpec
+    model: Mapping[str, torch.Tensor]
+    epoch: int
+    settings: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...]
+    optimizer: Mapping[str, Any] | None = None
+    accuracy: Mapping[Width, float] = field(default_factory=dict)
+
+    def network(self) -> SlimResNet:
+        """Return the network with these weights, in evaluation mode.
+
+        Raises:
+            CheckpointError: when the weights do not fit the architecture.
+        """
+        network = SlimResNet(
+            architecture_named(self.architecture),
+            self.widths,
+            num_classes=len(self.images.labels),
+            mean=self.images.mean,
+            std=self.images.std,
+        )
+        try:
+            network.load_state_dict(dict(self.model))
+        except RuntimeError as exc:
+            detail = " ".join(str(exc).split())[:200]
+            raise CheckpointError(
+                f"the weights do not fit {self.architecture}: {detail}; export the file anew"
+            ) from exc
+        return network.eval()
+
+    def require_widths(self, wanted: tuple[Width, ...]) -> None:
+        """Refuse widths the network was not trained for.
+
+        Raises:
+            CheckpointError: naming the missing and the present ones.
+        """
+        missing = [w for w in wanted if w not in self.widths]
+        if missing:
+            raise CheckpointError(
+                f"the checkpoint has no width {', '.join(map(render_ratio, missing))}; "
+                f"it was trained for {', '.join(map(render_ratio, self.widths))}"
+            )
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write ``path`` so that a crash leaves the old file or the new one, never a part.
+
+    Raises:
+        CheckpointError: when the place can't be written.
+    """
+    values = asdict(checkpoint)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as sink:
+            torch.save({"format": FORMAT, **values}, sink)
+            sink.flush()
+            os.fsync(sink.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as exc:  # torch's zip writer turns a full disk into a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"can't write {path} ({exc}); free space or choose another folder") from exc
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in ``path``.
+
+    Raises:
+        CheckpointError: when it is missing, truncated or not one of ours.
+    """
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}; 'slimsched train' writes one") from None
+    except OSError as exc:
+        raise CheckpointError(f"can't read {path} ({exc.strerror or exc})") from exc
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as exc:
+        raise CheckpointError(f"{path} is truncated or no checkpoint; copy it again or train anew") from exc
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        raise CheckpointError(
+            f"{path} is a file of another program (no {FORMAT!r} mark); give one of 'slimsched train'"
+        )
+    try:
+        spec = values.pop("images")
+        lists = {key: tuple(spec[key]) for key in ("mean", "std", "labels")}
+        images = ImageSpec(**{**spec, **lists})
+        widths = tuple(Width(int(w)) for w in values.pop("widths"))
+        return Checkpoint(images=images, widths=widths, history=tuple(values.pop("history")), **values)
+    except (KeyError, TypeError) as exc:
+        raise CheckpointError(
+            f"{path} lacks or has unknown fields ({exc}); it comes from another version"
+        ) from exc

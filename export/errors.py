@@ -1,0 +1,25 @@
+"""The errors of training and export; each message is one line that ends in what to do."""
+
+
+class ExportError(Exception):
+    """Base of every expected failure in this package; the command line prints it as one line."""
+
+
+class DataUnavailableError(ExportError):
+    """The data set is not on this machine and can't be downloaded."""
+
+
+class CheckpointError(ExportError):
+    """A checkpoint is missing, truncated, foreign or lacks what was asked of it."""
+
+
+class WidthError(ExportError):
+    """A width ratio can't be parsed, is out of range or is not one the network was trained for."""
+
+
+class ParityError(ExportError):
+    """The exported graph does not compute what the trained network computes."""
+
+
+class RepositoryError(ExportError):
+    """A model repository can't be written, or holds something else than its files claim."""

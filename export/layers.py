@@ -1,0 +1,106 @@
+"""Layers whose active part is chosen per call.
+
+A slimmable layer owns the weights of the full width; a narrower width uses the leading slice of them
+(Yu et al., "Slimmable Neural Networks", arXiv 1812.08928). Convolutions share their weights between widths, batch
+norms do not: each width sees other activations, so each has statistics and an affine part of its own.
+
+The width is an argument of ``forward``. The usual alternative, a mutable attribute set on every module before
+a call, makes a network that can't be shared between threads and hides the width from type checkers and tracers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from export.width import Width, active_channels, width_key
+
+
+class SwitchableBatchNorm2d(nn.Module):
+    """One batch norm for each width, over that width's active channels."""
+
+    def __init__(self, channels: int, widths: tuple[Width, ...]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleDict(
+            {width_key(w): nn.BatchNorm2d(active_channels(channels, w)) for w in widths}
+        )
+
+    def norm(self, width: Width) -> nn.BatchNorm2d:
+        """Return the batch norm that belongs to ``width``."""
+        norm = self.norms[width_key(width)]
+        assert isinstance(norm, nn.BatchNorm2d)
+        return norm
+
+    def forward(self, x: torch.Tensor, width: Width) -> torch.Tensor:
+        """Normalise ``x``, float32 [n, active channels, h, w]."""
+        out: torch.Tensor = self.norm(width)(x)
+        return out
+
+
+class SlimConvNorm(nn.Module):
+    """Convolution without bias, then switchable batch norm: the unit that export folds into one convolution.
+
+    Args:
+        in_channels: input channels at full width.
+        out_channels: output channels at full width.
+        kernel_size: odd; the padding keeps the size at stride 1.
+        stride: of the convolution.
+        widths: the widths it can run at.
+        slim_input: False for the first layer, whose input is the image and never slimmed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        widths: tuple[Width, ...],
+        slim_input: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.slim_input = slim_input
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        self.norm = SwitchableBatchNorm2d(out_channels, widths)
+
+    @property
+    def padding(self) -> int:
+        """Zero padding on each side, in pixels."""
+        return self.kernel_size // 2
+
+    def active_weight(self, width: Width) -> torch.Tensor:
+        """Return the leading slice used at ``width``, float32 [active out, active in, k, k]; a view."""
+        active_in = active_channels(self.in_channels, width) if self.slim_input else self.in_channels
+        return self.weight[: active_channels(self.out_channels, width), :active_in]
+
+    def forward(self, x: torch.Tensor, width: Width) -> torch.Tensor:
+        """Return float32 [n, active out, h', w'] for ``x`` float32 [n, active in, h, w]."""
+        y = functional.conv2d(x, self.active_weight(width), stride=self.stride, padding=self.padding)
+        out: torch.Tensor = self.norm(y, width)
+        return out
+
+
+class SlimLinear(nn.Module):
+    """Classifier whose input is slimmed and whose output, the classes, is not."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        full = nn.Linear(in_features, out_features)
+        self.weight = full.weight
+        self.bias = full.bias
+
+    def active_weight(self, width: Width) -> torch.Tensor:
+        """Return the leading columns used at ``width``, float32 [classes, active in]; a view."""
+        return self.weight[:, : active_channels(self.in_features, width)]
+
+    def forward(self, x: torch.Tensor, width: Width) -> torch.Tensor:
+        """Return logits float32 [n, classes] for ``x`` float32 [n, active in]."""
+        return functional.linear(x, self.active_weight(width), self.bias)

@@ -1,0 +1,63 @@
+"""A width ratio as an exact value.
+
+Slimmable code traditionally carries the ratio as a float and looks it up in a list, which fails for 0.1 + 0.2
+and friends. Here a width is a whole percentage: hashable, orderable and printable without loss.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import NewType
+
+from export.errors import WidthError
+
+Width = NewType("Width", int)
+"""Width ratio in whole percent, 1 to 100."""
+
+CHANNEL_MULTIPLE = 4
+"""Every layer of every width has a multiple of this many channels, so vector units are never left ragged."""
+
+
+def parse_width(text: str) -> Width:
+    """Return the width that a ratio such as ``0.25`` or ``1.0`` names.
+
+    Raises:
+        WidthError: when the text is no number, is not a whole percentage, or lies outside (0, 1].
+    """
+    try:
+        percent = Decimal(text.strip()) * 100
+    except InvalidOperation:
+        raise WidthError(f"width {text!r} is not a number; give a ratio such as 0.25") from None
+    if not percent.is_finite() or percent != int(percent) or not 1 <= percent <= 100:
+        raise WidthError(
+            f"width {text!r} is outside 0.01 to 1.00 in steps of 0.01; give a ratio such as 0.25"
+        )
+    return Width(int(percent))
+
+
+def parse_widths(text: str) -> tuple[Width, ...]:
+    """Return the widths of a comma-separated list, ascending and without repeats.
+
+    Raises:
+        WidthError: when the list is empty or one entry is no width.
+    """
+    entries = [entry for entry in text.split(",") if entry.strip()]
+    if not entries:
+        raise WidthError("no width given; give a list such as 0.25,0.5,0.75,1.0")
+    return tuple(sorted({parse_width(entry) for entry in entries}))
+
+
+def render_ratio(width: Width) -> str:
+    """Return the ratio as text, ``0.25`` for ``Width(25)``."""
+    return f"{width / 100:.2f}"
+
+
+def width_key(width: Width) -> str:
+    """Return the three-digit name used in model names and state dicts, ``w025`` for ``Width(25)``."""
+    return f"w{width:03d}"
+
+
+def active_channels(channels: int, width: Width) -> int:
+    """Return how many of ``channels`` are active at ``width``: the nearest multiple of 4, at least 4."""
+    nearest = (channels * width + 50 * CHANNEL_MULTIPLE) // (100 * CHANNEL_MULTIPLE)
+    return CHANNEL_MULTIPLE * max(1, nearest)

@@ -1,0 +1,1 @@
+"""Slim Scheduler's serving side: routing, scheduling and control of Tritons that serve slimmable CNNs."""

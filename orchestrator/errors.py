@@ -1,0 +1,53 @@
+"""Every error the orchestrator raises, split by what the caller can do about it.
+
+A message is one line and tells what was tried, with which value, against which limit, and what to do.
+Foreign exceptions (gRPC, operating system, ONNX Runtime) are translated by the adapter that meets them and
+chained with ``from``; status codes of a transport never appear here.
+"""
+
+
+class SlimError(Exception):
+    """Base of every expected failure; the command line prints it as one line."""
+
+
+class ConfigError(SlimError):
+    """What the user wrote can't be used: a file, a flag, an image, a repository. Retrying is useless."""
+
+
+class PermanentError(SlimError):
+    """The other side understood and refused; the same call will fail again."""
+
+
+class ModelNotFoundError(PermanentError):
+    """No server of the fleet has the model, family or width that was asked for."""
+
+
+class TransientError(SlimError):
+    """The same call may succeed later or on another server.
+
+    Attributes:
+        executed: False when the server certainly did not run the request, so a retry can't run it twice.
+    """
+
+    def __init__(self, message: str, *, executed: bool = True) -> None:
+        super().__init__(message)
+        self.executed = executed
+
+
+class ServerUnavailableError(TransientError):
+    """A server can't be reached, is starting or is going down."""
+
+
+class DeadlineError(TransientError):
+    """The time allowed for a call ran out before its answer came."""
+
+
+class CapacityError(TransientError):
+    """A queue or budget is full; the request was not accepted."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, executed=False)
+
+
+class EmbeddedServerError(SlimError):
+    """The local tritonserver could not be started or went away; carries the reason from its log."""
