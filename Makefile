@@ -1,0 +1,57 @@
+# Everything a newcomer needs: `make demo` and `make test` work from a fresh clone with python3 and make alone.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+SOURCES := export orchestrator tests
+
+.PHONY: help demo test check fast integration format clean
+
+help:
+	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
+	@echo "make test    all checks, then every test, those on real Triton included"
+	@echo "make check   format, lint, types, layers and the fast tests"
+	@echo "make format  let ruff rewrite what it can"
+	@echo "make clean   remove what the other targets made, $(VENV) included"
+
+demo: $(VENV)/.serving
+	$(BIN)/slimsched demo --out reports
+
+test: check integration
+
+check: $(VENV)/.everything
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -m "not integration and not gpu"
+
+integration: $(VENV)/.everything
+	$(BIN)/pytest -q -m "integration or gpu" --integration
+
+format: $(VENV)/.everything
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else \
+	  "slim-scheduler needs Python 3.11 or 3.12, %s is %d.%d; try: make PYTHON=python3.12" % (sys.executable, *v))'
+	@echo "making $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+
+# What serving and the demo need: no torch.
+$(VENV)/.serving: pyproject.toml | $(BIN)/python
+	@echo "installing what serving needs into $(VENV) (a few minutes on the first run)"
+	$(PIP) --editable '.[local,plot]'
+	@touch $@
+
+# All of it, training and the tests' tools included.
+$(VENV)/.everything: pyproject.toml | $(BIN)/python
+	@echo "installing everything into $(VENV) (some minutes on the first run)"
+	$(PIP) --editable '.[all]'
+	@touch $(VENV)/.serving $@
+
+clean:
+	rm -rf $(VENV) reports build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,73 @@
+"""The ``slimsched`` command line: composes, prints, and holds no logic.
+
+Commands are imported when they are called, so that ``slimsched --help`` is quick and training's imports never
+burden serving. Those of the ``export`` package come in through entry points: neither package imports the other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from importlib.metadata import entry_points
+from typing import Any
+
+import click
+
+from orchestrator.errors import SlimError
+
+_COMMANDS = {
+    "demo": "orchestrator.cli.demo:demo",
+    "infer": "orchestrator.cli.infer:infer",
+    "local": "orchestrator.cli.local:local",
+}
+_ENTRY_POINTS = "slimsched.commands"
+
+
+class RootGroup(click.Group):
+    """Loads commands lazily and turns every failure into one line, or a traceback with ``--debug``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted({*_COMMANDS, *(point.name for point in entry_points(group=_ENTRY_POINTS))})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command, None when there is none of that name."""
+        command: click.Command
+        if cmd_name in _COMMANDS:
+            module, _, attribute = _COMMANDS[cmd_name].partition(":")
+            command = getattr(importlib.import_module(module), attribute)
+            return command
+        for point in entry_points(group=_ENTRY_POINTS, name=cmd_name):
+            command = point.load()
+            return command
+        return None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; expected errors and bugs alike end in one line and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort, click.UsageError):
+            raise
+        except Exception as exc:
+            if ctx.params.get("debug"):
+                click.echo("".join(traceback.format_exception(exc)), err=True, nl=False)
+            if isinstance(exc, click.ClickException):
+                raise
+            if isinstance(exc, SlimError):
+                raise click.ClickException(" ".join(str(exc).split())) from exc
+            raise click.ClickException(
+                f"unexpected {type(exc).__name__}: {' '.join(str(exc).split())}; 'slimsched --debug ...' shows where"
+            ) from exc
+
+
+@click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.version_option(package_name="slim-scheduler", prog_name="slimsched")
+def main(debug: bool) -> None:
+    r"""Serve slimmable CNNs over many Tritons.
+
+    \b
+    Example:
+      slimsched local up --servers 2 --slowdown 1,3
+      slimsched infer --fleet fleet.yaml image.png
+    """

@@ -1,0 +1,101 @@
+"""How long a group takes on a server at a width: a·n + b, fitted to what is observed.
+
+The straight line is what batching looks like on CPUs and on GPUs beyond the launch-bound range. It is fitted by
+least squares over observations whose weight decays, so a machine that throttles is noticed after some tens of
+groups. What was never observed is guessed from the nearest width seen on the same server, scaled by FLOPs; a
+server never seen at all is guessed to be instant, so that it is tried (optimism in the face of uncertainty).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from orchestrator.snapshot import ServedModel, ServerName, Width
+
+DECAY = 0.95
+"""Weight an observation keeps when the next one comes; half after 14, a twentieth after 58."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyFit:
+    """Weighted sums of observations of one (server, width); immutable, ``observe`` returns a new one."""
+
+    weight: float = 0.0
+    sum_n: float = 0.0
+    sum_nn: float = 0.0
+    sum_t_s: float = 0.0
+    sum_nt_s: float = 0.0
+
+    def observe(self, items: int, service_s: float) -> LatencyFit:
+        """Return the fit after a group of ``items`` took ``service_s``."""
+        return LatencyFit(
+            weight=self.weight * DECAY + 1,
+            sum_n=self.sum_n * DECAY + items,
+            sum_nn=self.sum_nn * DECAY + items * items,
+            sum_t_s=self.sum_t_s * DECAY + service_s,
+            sum_nt_s=self.sum_nt_s * DECAY + items * service_s,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was observed."""
+        return self.weight == 0
+
+    def line(self) -> tuple[float, float]:
+        """Return (seconds an item, seconds a group), neither below 0; (0, 0) when empty.
+
+        With groups of one size only, the time is laid on the items alone.
+        """
+        if self.is_empty:
+            return (0.0, 0.0)
+        mean_n, mean_t_s = self.sum_n / self.weight, self.sum_t_s / self.weight
+        variance = self.sum_nn / self.weight - mean_n * mean_n
+        if variance < 1e-6 * mean_n * mean_n:
+            return (mean_t_s / mean_n, 0.0)
+        slope_s = (self.sum_nt_s / self.weight - mean_n * mean_t_s) / variance
+        # Each bound is the least-squares line under the constraint that the other parameter is 0.
+        if slope_s <= 0:
+            return (0.0, mean_t_s)
+        intercept_s = mean_t_s - slope_s * mean_n
+        if intercept_s < 0:
+            return (self.sum_nt_s / self.sum_nn, 0.0)
+        return (slope_s, intercept_s)
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTable:
+    """The fits of all servers and widths."""
+
+    fits: Mapping[tuple[ServerName, Width], LatencyFit] = field(default_factory=dict)
+
+    def observe(self, server: ServerName, width: Width, items: int, service_s: float) -> LatencyTable:
+        """Return the table after one more observation."""
+        key = (server, width)
+        fit = self.fits.get(key, LatencyFit()).observe(items, service_s)
+        return replace(self, fits={**self.fits, key: fit})
+
+    def line(self, server: ServerName, model: ServedModel, models: tuple[ServedModel, ...]) -> tuple[float, float]:
+        """Return (seconds an item, seconds a group) of ``model``, guessed from its siblings when never seen.
+
+        Args:
+            server: that serves it.
+            model: the width in question.
+            models: all widths the server has of the family.
+        """
+        fit = self.fits.get((server, model.width))
+        if fit is not None:
+            return fit.line()
+        seen = [m for m in models if (server, m.width) in self.fits]
+        if not seen:
+            return (0.0, 0.0)
+        nearest = min(seen, key=lambda m: (abs(m.width - model.width), m.width))
+        slope_s, intercept_s = self.fits[(server, nearest.width)].line()
+        return (slope_s * _work_ratio(model, nearest), intercept_s)
+
+
+def _work_ratio(model: ServedModel, reference: ServedModel) -> float:
+    """Return how much more work ``model`` is; without FLOPs by the square of the width, as convolutions go."""
+    if model.flops and reference.flops:
+        return model.flops / reference.flops
+    return (model.width / reference.width) ** 2

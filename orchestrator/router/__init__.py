@@ -1,0 +1,6 @@
+"""The in-process router: concurrent callers in, groups out to the fleet's servers, answers back."""
+
+from orchestrator.router.core import Router
+from orchestrator.router.request import Answer
+
+__all__ = ["Answer", "Router"]

@@ -1,0 +1,344 @@
+"""The router's loop: admit, decide, send, answer.
+
+One event loop, no locks: every change of state happens between two awaits. Whenever something changes (a request,
+an answer, a server's health) ``_wake`` schedules one ``_pump`` for the next turn of the loop; so callers that arrive
+together are seen together and can share a group. ``_pump`` asks the policy until it holds.
+
+Every accepted request is answered once: its future is resolved by its group's task, by a failure, by the closing
+of the router, or cancelled by its own caller, and nothing else touches it. Groups under way are never cancelled
+while a server runs them (see orchestrator.triton.client); closing waits for them, bounded by ``drain_s``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from orchestrator.config import FleetSettings, RouterSettings
+from orchestrator.decision import Candidate, Dispatch
+from orchestrator.errors import (
+    CapacityError,
+    ConfigError,
+    DeadlineError,
+    ModelNotFoundError,
+    PermanentError,
+    ServerUnavailableError,
+    SlimError,
+    TransientError,
+)
+from orchestrator.profile import LatencyTable
+from orchestrator.router.group import Group
+from orchestrator.router.lanes import Lane, Lanes
+from orchestrator.router.link import ServerClient, ServerLink, note_failure
+from orchestrator.router.request import Answer, Array, LaneKey, PendingRequest, as_batch
+from orchestrator.routing import Binding, Situation, build_candidates, parse_policy
+from orchestrator.snapshot import Family, GroupInFlight, ServedModel, ServerName, Width
+from orchestrator.triton.discovery import TritonServer
+
+log = logging.getLogger(__name__)
+
+
+class Router:
+    """Routes inference requests over servers; an async context manager.
+
+    Args:
+        settings: its section of fleet.yaml.
+        servers: connections by name.
+
+    Example:
+        async with Router.from_fleet(load_fleet(Path("fleet.yaml"))) as router:
+            answer = await router.infer(pixels, deadline_ms=50, min_accuracy=0.91)
+    """
+
+    def __init__(self, settings: RouterSettings, servers: Mapping[ServerName, ServerClient]) -> None:
+        self._settings = settings
+        self._policy = parse_policy(settings.policy)
+        self._links = {
+            name: ServerLink(name, client, settings, self._observe) for name, client in sorted(servers.items())
+        }
+        self._lanes = Lanes()
+        self._latency = LatencyTable()
+        self._random = random.Random(settings.seed)
+        self._turns = itertools.count()
+        self._groups = itertools.count(1)
+        self._run_id = secrets.token_hex(3)  # tells the decisions of one router's life from another's
+        self._pump_scheduled = False
+        self._closing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watchers: list[asyncio.Task[None]] = []
+
+    @classmethod
+    def from_fleet(cls, fleet: FleetSettings) -> Self:
+        """Return a router over the Tritons of a fleet; call it with an event loop running."""
+        timeout_s = fleet.router.connect_timeout_s
+        return cls(fleet.router, {ServerName(s.name): TritonServer(s.grpc, timeout_s=timeout_s) for s in fleet.servers})
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.gather(*(link.refresh() for link in self._links.values()))
+            self._require_servers()
+        except BaseException:
+            await self._close_links()
+            raise
+        self._watchers = [asyncio.create_task(link.watch(self._wake)) for link in self._links.values()]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._closing = True
+        for request in self._lanes.take_all():
+            _fail(request, ServerUnavailableError("the router is closing", executed=False))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._settings.drain_s)
+        remaining = [*self._watchers, *self._tasks]
+        for task in remaining:
+            task.cancel()
+        await asyncio.gather(*remaining, return_exceptions=True)
+        await self._close_links()
+
+    async def infer(
+        self,
+        array: Array,
+        *,
+        deadline_ms: float | None = None,
+        min_accuracy: float | None = None,
+        width: Width | None = None,
+        family: str | None = None,
+    ) -> Answer:
+        """Return the answer for one item or one batch of items, with what was decided for it.
+
+        Args:
+            array: of the family's input type; one item, or a batch with the items first. A batch is never split.
+                It is not copied, so leave it unchanged until the answer is there.
+            deadline_ms: from now; decides the order and the width. A late answer is still given.
+            min_accuracy: only widths of at least this accuracy, 0..1.
+            width: only this width, in percent.
+            family: may be left out when the fleet serves one family only.
+
+        Raises:
+            ConfigError: when array, family, width or accuracy can't be served.
+            CapacityError: when the queue is full.
+            DeadlineError: when there was no answer within the router's request timeout.
+            SlimError: when the servers failed it.
+        """
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        key, batch, is_single = self._admit(array, family, min_accuracy, width)
+        deadline_s = now_s + (self._settings.deadline_ms if deadline_ms is None else deadline_ms) / 1e3
+        request = PendingRequest(batch, is_single, now_s, deadline_s, loop.create_future())
+        self._lanes.push(key, request)
+        self._wake()
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                return await request.future
+        except TimeoutError:
+            self._wake()
+            raise DeadlineError(
+                f"no answer within request_timeout_s = {self._settings.request_timeout_s}; "
+                f"servers: {self._describe_servers()}"
+            ) from None
+
+    def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
+        """Return one model for each width that some server serves, ascending.
+
+        Raises:
+            ConfigError: when the family is unknown, or not named although there are several.
+        """
+        known: dict[Family, dict[Width, ServedModel]] = {}
+        for link in self._links.values():
+            for model in link.models:
+                known.setdefault(model.family, {}).setdefault(model.width, model)
+        wanted = family or self._settings.family
+        if wanted is None:
+            if len(known) != 1:
+                raise ConfigError(f"name the family; the fleet serves {', '.join(sorted(known)) or 'none'}")
+            wanted = next(iter(known))
+        widths = known.get(Family(wanted))
+        if widths is None:
+            raise ConfigError(f"unknown family {wanted!r}; the fleet serves {', '.join(sorted(known)) or 'none'}")
+        return tuple(widths[w] for w in sorted(widths))
+
+    @property
+    def latency(self) -> LatencyTable:
+        """What groups are expected to take, from all that was observed so far."""
+        return self._latency
+
+    def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
+        """Return, for each server that answers, the widths of a family that it serves, ascending.
+
+        Raises:
+            ConfigError: as ``models``.
+        """
+        name = self.models(family)[0].family
+        return {link.name: link.models_of(name) for link in self._links.values() if link.is_healthy}
+
+    def _admit(
+        self, array: Array, family: str | None, min_accuracy: float | None, width: Width | None
+    ) -> tuple[LaneKey, Array, bool]:
+        models = self.models(family)
+        allowed = [
+            m
+            for m in models
+            if (width is None or m.width == width) and (min_accuracy is None or m.accuracy >= min_accuracy)
+        ]
+        if not allowed:
+            served = ", ".join(f"{m.width} % ({m.accuracy:.4f})" for m in models)
+            raise ConfigError(f"no width has width={width}, min_accuracy={min_accuracy}; served are {served}")
+        batch, is_single = as_batch(array, models[0].input)
+        most = max(m.max_batch_size for m in allowed)
+        if len(batch) > most:
+            raise ConfigError(f"a batch of {len(batch)} items exceeds max_batch_size = {most}; split it")
+        if self._closing:
+            raise ServerUnavailableError("the router is closing", executed=False)
+        if self._lanes.items + len(batch) > self._settings.queue_limit:
+            raise CapacityError(f"queue_limit = {self._settings.queue_limit} items wait already; retry later")
+        key = LaneKey(models[0].family, batch.shape[1:], tuple(m.width for m in allowed))
+        return key, batch, is_single
+
+    def _wake(self) -> None:
+        if not self._pump_scheduled and not self._closing:
+            self._pump_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        self._rebind_lost()
+        while any([self._serve_lane(lane, head) for lane, head in self._lanes.heads()]):
+            pass  # something was bound or sent, so there may be more to decide
+
+    def _rebind_lost(self) -> None:
+        """Take requests back from servers that are gone or no longer serve the width."""
+        for key in self._lanes.bound_keys():
+            assert key.bound_to is not None  # bound_keys returns no other
+            server, width = key.bound_to
+            link = self._links[server]
+            if not link.is_healthy or link.model(key.family, width) is None:
+                for request in self._lanes.take_all(key):
+                    self._lanes.push(key.unbound(), request)
+
+    def _serve_lane(self, lane: Lane, head: PendingRequest) -> bool:
+        """Bind or send the head of a lane if possible; return whether anything was done."""
+        if lane.head() is not head:
+            return False  # an earlier lane of this round changed it
+        if lane.key.bound_to is None:
+            candidate = self._decide(lane, head)
+            if candidate is None:
+                return False
+            if self._policy.binding is Binding.EARLY:
+                bound = replace(lane.key, bound_to=(candidate.server, candidate.width))
+                for request in lane.take(head.items):
+                    self._lanes.push(bound, request)
+                return True
+            server, width, items = candidate.server, candidate.width, candidate.items
+        else:
+            server, width = lane.key.bound_to
+            items = lane.items
+        return self._send(self._links[server], lane, width, items)
+
+    def _decide(self, lane: Lane, head: PendingRequest) -> Candidate | None:
+        now_s = asyncio.get_running_loop().time()
+        queue = lane.state(head)
+        family = lane.key.family
+        margin = self._settings.slack_margin
+        states = [link.state(family, self._lanes.bound_items(link.name)) for link in self._links.values()]
+        candidates = build_candidates(states, queue, self._latency, now_s=now_s, slack_margin=margin)
+        lots = (self._random.random(), self._random.random())
+        situation = Situation(queue, now_s, turn=next(self._turns), lots=lots, slack_margin=margin)
+        decision = self._policy.choose(candidates, situation)
+        return decision.candidate if isinstance(decision, Dispatch) else None
+
+    def _send(self, link: ServerLink, lane: Lane, width: Width, items: int) -> bool:
+        model = link.model(lane.key.family, width)
+        if model is None or not link.is_healthy or len(link.in_flight) >= link.group_limit:
+            return False
+        requests = lane.take(min(items, model.max_batch_size))
+        sent = GroupInFlight(width, sum(r.items for r in requests), asyncio.get_running_loop().time())
+        link.in_flight.append(sent)
+        group = Group(f"{self._run_id}-{next(self._groups)}", link, model, lane.key, requests, sent)
+        task = asyncio.create_task(self._run_group(group))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _run_group(self, group: Group) -> None:
+        """Send a group and resolve its requests; never raises but when cancelled at closing."""
+        link = group.link
+        for request in group.requests:
+            request.attempts += 1
+        try:
+            output = await link.client.infer_batch(group.model, group.batch())
+            if len(output) != group.sent.items:
+                raise PermanentError(f"{link.name} answered {len(output)} items of {group.sent.items}; check the model")
+        except SlimError as exc:
+            note_failure(link, exc)
+            for request in group.requests:
+                self._retry_or_fail(group.key, request, exc)
+        except asyncio.CancelledError:
+            for request in group.requests:
+                _fail(request, ServerUnavailableError("the router closed before the answer came"))
+            raise
+        except Exception as exc:
+            log.exception("sending a group to %s failed unexpectedly", link.name)
+            for request in group.requests:
+                _fail(request, TransientError(f"{link.name}: {type(exc).__name__}: {exc}"))
+        else:
+            self._answer(group, output)
+        finally:
+            link.in_flight.remove(group.sent)
+            self._wake()
+
+    def _answer(self, group: Group, output: Array) -> None:
+        now_s = asyncio.get_running_loop().time()
+        link = group.link
+        # Groups run one after another, so this one began when the one before it was answered.
+        began_s = max(group.sent.sent_s, link.last_answer_s or group.sent.sent_s)
+        self._observe(link.name, group.sent.width, group.sent.items, now_s - began_s)
+        link.last_answer_s = now_s
+        start = 0
+        for request in group.requests:
+            part = output[start : start + request.items]
+            start += request.items
+            if not request.future.done():
+                request.future.set_result(group.answer(request, part, now_s=now_s, policy=self._policy.name))
+
+    def _observe(self, server: ServerName, width: Width, items: int, service_s: float) -> None:
+        self._latency = self._latency.observe(server, width, items, service_s)
+
+    def _retry_or_fail(self, key: LaneKey, request: PendingRequest, error: SlimError) -> None:
+        """Queue a request again when no server has run it and it has attempts left; else fail it."""
+        not_executed = isinstance(error, ModelNotFoundError) or (
+            isinstance(error, TransientError) and not error.executed
+        )
+        if not_executed and not self._closing and request.attempts < self._settings.max_attempts:
+            self._lanes.push(key.unbound(), request)
+        else:
+            _fail(request, error)
+
+    def _require_servers(self) -> None:
+        if not any(link.models for link in self._links.values()):
+            raise ServerUnavailableError(
+                f"no server serves a slimmable family ({self._describe_servers()}); "
+                "check the addresses in fleet.yaml and the servers' repositories",
+                executed=False,
+            )
+
+    def _describe_servers(self) -> str:
+        return "; ".join(
+            f"{link.name}: {link.problem or f'{len(link.models)} models'}" for link in self._links.values()
+        )
+
+    async def _close_links(self) -> None:
+        await asyncio.gather(*(link.client.close() for link in self._links.values()), return_exceptions=True)
+
+
+def _fail(request: PendingRequest, error: SlimError) -> None:
+    if not request.future.done():
+        request.future.set_exception(error)

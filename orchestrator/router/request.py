@@ -1,0 +1,126 @@
+"""A request on its way through the router, and the answer that its caller gets."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigError
+from orchestrator.snapshot import Family, ServerName, TensorSpec, Width
+
+Array = NDArray[Any]
+
+_NUMPY_TYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "UINT8": np.uint8}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The output for one request and what was decided for it.
+
+    Attributes:
+        output: scores of the classes, [classes] for a single item and [n, classes] for a batch of n.
+        labels: of the classes; empty when the exporter did not say.
+        server: that ran it.
+        width: it ran at.
+        batch: items in the group it ran with, its own included.
+        queue_s: from the call to the sending of the group.
+        latency_s: from the call to the answer.
+        deadline_met: whether the answer came in time.
+        expected_accuracy: top-1 of that width on the family's test split, 0..1.
+        decision_id: unique within this router; names the decision in logs.
+        policy: that decided.
+    """
+
+    output: Array
+    labels: tuple[str, ...]
+    server: ServerName
+    width: Width
+    batch: int
+    queue_s: float
+    latency_s: float
+    deadline_met: bool
+    expected_accuracy: float
+    decision_id: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """Requests of one lane may go in one group.
+
+    Attributes:
+        family: they ask for.
+        item_shape: of one item.
+        widths: they all accept, ascending.
+        bound_to: server and width that early binding chose; None before binding and always with late binding.
+    """
+
+    family: Family
+    item_shape: tuple[int, ...]
+    widths: tuple[Width, ...]
+    bound_to: tuple[ServerName, Width] | None = None
+
+    def unbound(self) -> LaneKey:
+        """Return the key of the lane in which such requests wait for a decision."""
+        return replace(self, bound_to=None)
+
+
+@dataclass(slots=True)
+class PendingRequest:
+    """A request whose caller waits.
+
+    Attributes:
+        batch: its items, first dimension counts them.
+        is_single: whether the caller gave one item without a batch dimension.
+        arrived_s: on the router's clock.
+        deadline_s: on the router's clock.
+        future: resolves to the Answer; cancelled when the caller has given up.
+        attempts: how often it was sent.
+    """
+
+    batch: Array
+    is_single: bool
+    arrived_s: float
+    deadline_s: float
+    future: asyncio.Future[Answer] = field(repr=False)
+    attempts: int = 0
+
+    @property
+    def items(self) -> int:
+        """Items it brings."""
+        return len(self.batch)
+
+
+def as_batch(array: Array, spec: TensorSpec) -> tuple[Array, bool]:
+    """Return ``array`` with a batch dimension, and whether it came without one.
+
+    Raises:
+        ConfigError: when its type or shape is not what the model takes.
+    """
+    wanted = _NUMPY_TYPES.get(spec.datatype)
+    if wanted is None:
+        raise ConfigError(f"input {spec.name!r} has type {spec.datatype}, which the router does not group")
+    if array.dtype != wanted:
+        raise ConfigError(f"input {spec.name!r} takes {spec.datatype}, got {array.dtype}; convert the array")
+    if _fits(array.shape, spec.shape):
+        return array[np.newaxis], True
+    if array.ndim == len(spec.shape) + 1 and len(array) > 0 and _fits(array.shape[1:], spec.shape):
+        return array, False
+    shape = ", ".join(map(str, spec.shape))
+    raise ConfigError(f"input {spec.name!r} takes [{shape}] or [n, {shape}], got {list(array.shape)}")
+
+
+def blank_batch(spec: TensorSpec, items: int) -> Array | None:
+    """Return a batch of zeros for a model's input, None when its type or shape leaves open what that is."""
+    dtype = _NUMPY_TYPES.get(spec.datatype)
+    if dtype is None or any(side < 1 for side in spec.shape):
+        return None
+    return np.zeros((items, *spec.shape), dtype)
+
+
+def _fits(shape: tuple[int, ...], spec_shape: tuple[int, ...]) -> bool:
+    return len(shape) == len(spec_shape) and all(s in (-1, n) for n, s in zip(shape, spec_shape, strict=True))

@@ -1,0 +1,62 @@
+"""The protocol of every routing policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from orchestrator.decision import Candidate, Decision
+from orchestrator.snapshot import QueueState
+
+
+class Binding(StrEnum):
+    """When a request is bound to a server and a width."""
+
+    EARLY = "early"
+    """On arrival, as a load balancer does; it then waits in that server's queue."""
+    LATE = "late"
+    """When a server has room; until then it waits in the family's one queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All a policy may look at besides the candidates.
+
+    Attributes:
+        queue: what waits.
+        now_s: on the router's clock.
+        turn: dispatches decided so far; counts up by one each.
+        lots: two independent numbers in [0, 1), the only randomness there is.
+        slack_margin: what expected times are multiplied by before they are held against a deadline.
+    """
+
+    queue: QueueState
+    now_s: float
+    turn: int
+    lots: tuple[float, float]
+    slack_margin: float
+
+
+class Policy(Protocol):
+    """Chooses among candidates; a pure function of its arguments."""
+
+    @property
+    def name(self) -> str:
+        """As written in fleet.yaml and reported in answers."""
+        ...
+
+    @property
+    def binding(self) -> Binding:
+        """When it wants to be asked."""
+        ...
+
+    def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
+        """Return the candidate to dispatch, or why to hold.
+
+        Args:
+            candidates: ordered by server name, then width; perhaps none.
+            situation: what else is known.
+        """
+        ...

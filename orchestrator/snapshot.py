@@ -1,0 +1,128 @@
+"""What was observed, as values: served models, the state of each server, the queue.
+
+Nothing here measures or decides. Inside the orchestrator time is in seconds, sizes are in items (one image is one
+item, a request may bring several), and a width is a whole percentage, never a float that is looked up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType
+
+ServerName = NewType("ServerName", str)
+Family = NewType("Family", str)
+Width = NewType("Width", int)
+"""Width ratio in whole percent, 1 to 100."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    Attributes:
+        name: as Triton knows it.
+        datatype: Triton's name of it, such as ``FP32``.
+        shape: of one item, without the batch dimension; -1 where it may vary.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One width of a family as one server serves it, read from its ModelConfig alone.
+
+    Attributes:
+        name: of the model in Triton.
+        family: it belongs to.
+        width: of the family's network.
+        accuracy: top-1 on the family's test split, 0..1.
+        flops: per item; None when the exporter did not say.
+        max_batch_size: items in one request at the most.
+        instances: that run it on this server.
+        sha256: of the weights file; equal hashes mean equal answers.
+        input: its only input.
+        output: its only output, one score a class.
+        labels: of the classes; empty when the exporter did not say.
+    """
+
+    name: str
+    family: Family
+    width: Width
+    accuracy: float
+    flops: int | None
+    max_batch_size: int
+    instances: int
+    sha256: str | None
+    input: TensorSpec
+    output: TensorSpec
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInFlight:
+    """A group that a server has and has not answered.
+
+    Attributes:
+        width: it runs at.
+        items: in it.
+        sent_s: when it was sent, on the router's clock.
+    """
+
+    width: Width
+    items: int
+    sent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """A server as the router sees it at one moment.
+
+    Attributes:
+        name: of the server.
+        models: of the family in question that it serves, by width, ascending.
+        in_flight: groups it has not answered, in the order they were sent.
+        bound_items: items already bound to it that wait in the router, with their width.
+        group_limit: groups it may hold at a time.
+        last_answer_s: when it last answered, None before the first time.
+        healthy: False while it does not answer.
+    """
+
+    name: ServerName
+    models: tuple[ServedModel, ...]
+    in_flight: tuple[GroupInFlight, ...] = ()
+    bound_items: tuple[tuple[Width, int], ...] = ()
+    group_limit: int = 2
+    last_answer_s: float | None = None
+    healthy: bool = True
+
+    @property
+    def items(self) -> int:
+        """Items it has or will have: in flight and bound."""
+        return sum(group.items for group in self.in_flight) + sum(n for _, n in self.bound_items)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may be sent a group now."""
+        return self.healthy and len(self.in_flight) < self.group_limit
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """What waits for a decision, seen from its head.
+
+    Attributes:
+        items: that could go together with the head, the head included.
+        head_items: of the head request, which can't be split.
+        head_deadline_s: when the head should be answered, on the router's clock.
+        tail_deadline_s: the latest deadline in the queue.
+        allowed_widths: that the head accepts (its pin and its accuracy floor), ascending.
+    """
+
+    items: int
+    head_items: int
+    head_deadline_s: float
+    tail_deadline_s: float
+    allowed_widths: tuple[Width, ...]

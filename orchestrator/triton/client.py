@@ -1,0 +1,239 @@
+"""The one adapter over ``tritonclient.grpc.aio``: typed results, our errors, units converted once.
+
+Two rules of Triton 2.51 shape it. A cancelled or timed-out gRPC infer can crash the server (server#7368), so
+``infer`` is shielded: a caller that gives up leaves the call to finish by itself, and no client timeout is ever sent
+along. And same-address channels share one connection unless told otherwise, so each client has a pool of its own.
+
+Control goes over gRPC too; loading over HTTP blocks one of Triton's HTTP workers (server#8958).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient import grpc as triton
+from tritonclient.grpc import aio
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from orchestrator.errors import (
+    CapacityError,
+    DeadlineError,
+    ModelNotFoundError,
+    PermanentError,
+    ServerUnavailableError,
+    SlimError,
+    TransientError,
+)
+
+Array = NDArray[Any]
+
+_CHANNEL_ARGUMENTS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that comes back is found within a second, not after gRPC's default of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+# What Triton says when it refused a request before running it; safe to send elsewhere.
+_NOT_EXECUTED = (
+    "Request for unknown model",
+    "Server exiting",
+    "Server is stopping",
+    "failed to connect",
+    "Connection refused",
+    "is not healthy",
+    "is not ready",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One version of one model in a server's repository.
+
+    Attributes:
+        name: of the model.
+        version: empty when none is loaded.
+        state: READY, LOADING, UNLOADING, UNAVAILABLE, or empty when it was never loaded.
+        reason: why it is unavailable; empty otherwise.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """Counters of one model since its last full load; a reload sets them back to zero.
+
+    Attributes:
+        inference_count: items answered.
+        execution_count: batches run; below inference_count when requests were batched.
+        compute_s: time spent computing, summed over requests.
+        queue_s: time spent in Triton's queue, summed over requests.
+    """
+
+    inference_count: int
+    execution_count: int
+    compute_s: float
+    queue_s: float
+
+
+class TritonClient:
+    """A connection to one Triton; an async context manager, to be used from one event loop.
+
+    Args:
+        address: ``host:port`` of the gRPC endpoint.
+        timeout_s: of every call but ``infer`` and ``load_model``.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = 5.0) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._client = aio.InferenceServerClient(address, channel_args=_CHANNEL_ARGUMENTS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled, so let them finish first."""
+        await self._client.close()
+
+    async def is_ready(self) -> bool:
+        """Return whether the server answers and says it is ready; never raises for an absent server."""
+        try:
+            return bool(await self._client.is_server_ready(client_timeout=self._timeout_s))
+        except InferenceServerException:
+            return False
+
+    async def index(self) -> tuple[IndexEntry, ...]:
+        """Return the repository index, ordered by name.
+
+        Raises:
+            SlimError: as mapped from the gRPC status.
+        """
+        answer = await self._call(self._client.get_model_repository_index(client_timeout=self._timeout_s))
+        entries = (IndexEntry(m.name, m.version, m.state, m.reason) for m in answer.models)
+        return tuple(sorted(entries, key=lambda e: (e.name, e.version)))
+
+    async def model_config(self, name: str) -> ModelConfig:
+        """Return the config a loaded model runs with.
+
+        Raises:
+            ModelNotFoundError: when the model is not loaded.
+            SlimError: as mapped from the gRPC status.
+        """
+        answer = await self._call(self._client.get_model_config(name, client_timeout=self._timeout_s))
+        config: ModelConfig = answer.config
+        return config
+
+    async def statistics(self, name: str) -> ModelStatistics:
+        """Return the counters of a loaded model, summed over its versions.
+
+        Raises:
+            SlimError: as mapped from the gRPC status.
+        """
+        answer = await self._call(self._client.get_inference_statistics(name, client_timeout=self._timeout_s))
+        models = answer.model_stats
+        return ModelStatistics(
+            inference_count=sum(m.inference_count for m in models),
+            execution_count=sum(m.execution_count for m in models),
+            compute_s=sum(m.inference_stats.compute_infer.ns for m in models) / 1e9,
+            queue_s=sum(m.inference_stats.queue.ns for m in models) / 1e9,
+        )
+
+    async def load_model(self, name: str, *, config: Mapping[str, Any] | None = None) -> None:
+        """Load or reload a model and return once it serves.
+
+        Args:
+            name: of a folder in the server's repository.
+            config: replaces config.pbtxt until the next unload, as ModelConfig's JSON.
+
+        Raises:
+            SlimError: with Triton's reason.
+        """
+        override = None if config is None else json.dumps(config, sort_keys=True)
+        await self._call(self._client.load_model(name, config=override))
+
+    async def unload_model(self, name: str) -> None:
+        """Stop serving a model; its memory is freed some time after this returns.
+
+        Raises:
+            SlimError: as mapped from the gRPC status.
+        """
+        await self._call(self._client.unload_model(name, client_timeout=self._timeout_s))
+
+    async def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Run a batch and return the named outputs.
+
+        Args:
+            model: its name.
+            inputs: by name, each with the batch first where the model batches.
+            outputs: names of those wanted.
+
+        Raises:
+            SlimError: as mapped from the gRPC status; TransientError.executed says whether a retry is safe.
+        """
+        tensors = []
+        for name, array in inputs.items():
+            tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(np.ascontiguousarray(array))
+            tensors.append(tensor)
+        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        call = asyncio.ensure_future(self._call(self._client.infer(model, tensors, outputs=wanted)))
+        call.add_done_callback(_retrieve)
+        result = await asyncio.shield(call)
+        return {name: _require_output(result.as_numpy(name), name, model) for name in outputs}
+
+    async def _call(self, awaitable: Any) -> Any:
+        try:
+            return await awaitable
+        except InferenceServerException as exc:
+            raise translate_error(exc, self.address) from exc
+
+
+def translate_error(error: InferenceServerException, address: str) -> SlimError:
+    """Return our error for one of tritonclient's, its message in one line and naming the server."""
+    detail = " ".join((error.message() or "no reason given").split())
+    message = f"Triton at {address}: {detail}"
+    match error.status():
+        case "StatusCode.UNAVAILABLE":
+            return ServerUnavailableError(message, executed=not any(mark in detail for mark in _NOT_EXECUTED))
+        case "StatusCode.DEADLINE_EXCEEDED":
+            return DeadlineError(message)
+        case "StatusCode.NOT_FOUND":
+            return ModelNotFoundError(message)
+        case "StatusCode.RESOURCE_EXHAUSTED":
+            return CapacityError(message)
+        case "StatusCode.INVALID_ARGUMENT" | "StatusCode.UNIMPLEMENTED" | "StatusCode.UNAUTHENTICATED":
+            return PermanentError(message)
+        case _:
+            return TransientError(message, executed=not any(mark in detail for mark in _NOT_EXECUTED))
+
+
+def _retrieve(call: asyncio.Future[Any]) -> None:
+    """Look at the outcome, so that an abandoned call that fails is not reported as never retrieved."""
+    if not call.cancelled():
+        call.exception()
+
+
+def _require_output(array: Array | None, name: str, model: str) -> Array:
+    if array is None:
+        raise PermanentError(f"model {model} answered without its output {name!r}; run 'slimsched verify' on it")
+    return array

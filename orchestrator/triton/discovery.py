@@ -1,0 +1,100 @@
+"""What a server serves, read from its ModelConfig alone.
+
+The exporter writes ``slim.*`` parameters into every config.pbtxt, so a router needs no file and no registry beside
+the servers' addresses. Models without them, or with something else than one input and one output, are not ours and
+are passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
+
+from orchestrator.errors import ModelNotFoundError
+from orchestrator.snapshot import Family, ServedModel, TensorSpec, Width
+from orchestrator.triton.client import Array, TritonClient
+
+
+class TritonServer:
+    """A Triton as the router uses it: what it serves, and batches run on that.
+
+    Args:
+        address: ``host:port`` of the gRPC endpoint.
+        timeout_s: for reading what it serves.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float) -> None:
+        self._client = TritonClient(address, timeout_s=timeout_s)
+
+    async def served_models(self) -> tuple[ServedModel, ...]:
+        """See read_served_models."""
+        return await read_served_models(self._client)
+
+    async def infer_batch(self, model: ServedModel, batch: Array) -> Array:
+        """Return the model's output for a batch, items first in both.
+
+        Raises:
+            SlimError: as TritonClient.infer.
+        """
+        outputs = await self._client.infer(model.name, {model.input.name: batch}, [model.output.name])
+        return outputs[model.output.name]
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.close()
+
+
+async def read_served_models(client: TritonClient) -> tuple[ServedModel, ...]:
+    """Return every width of every family that the server is ready to run, ordered by model name.
+
+    Raises:
+        SlimError: when the server does not answer.
+    """
+    ready = sorted({entry.name for entry in await client.index() if entry.state == "READY"})
+    configs = await asyncio.gather(*(_config_or_none(client, name) for name in ready))
+    models = (parse_served_model(config) for config in configs if config is not None)
+    return tuple(model for model in models if model is not None)
+
+
+async def _config_or_none(client: TritonClient, name: str) -> ModelConfig | None:
+    try:
+        return await client.model_config(name)
+    except ModelNotFoundError:  # unloaded since the index was read
+        return None
+
+
+def parse_served_model(config: ModelConfig) -> ServedModel | None:
+    """Return the width that a config describes, None when it is no model of a slimmable family."""
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    if "slim.family" not in parameters or len(config.input) != 1 or len(config.output) != 1:
+        return None
+    try:
+        width = int(parameters["slim.width"])
+        accuracy = float(parameters["slim.accuracy"])
+        flops = int(parameters["slim.flops"]) if "slim.flops" in parameters else None
+        labels = json.loads(parameters.get("slim.labels", "[]"))
+    except (KeyError, ValueError):
+        return None
+    if not 1 <= width <= 100 or not isinstance(labels, list):
+        return None
+    return ServedModel(
+        name=config.name,
+        family=Family(parameters["slim.family"]),
+        width=Width(width),
+        accuracy=accuracy,
+        flops=flops,
+        max_batch_size=max(1, config.max_batch_size),
+        instances=sum(group.count for group in config.instance_group) or 1,
+        sha256=parameters.get("slim.sha256"),
+        input=_tensor_spec(config.input[0]),
+        output=_tensor_spec(config.output[0]),
+        labels=tuple(str(label) for label in labels),
+    )
+
+
+def _tensor_spec(tensor: ModelInput | ModelOutput) -> TensorSpec:
+    datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    return TensorSpec(tensor.name, datatype, tuple(tensor.dims))

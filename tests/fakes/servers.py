@@ -1,0 +1,94 @@
+"""A server that answers in virtual time, and can be told to fail.
+
+It stands in for ``orchestrator.triton.discovery.TritonServer`` behind the same protocol; the contract suite in
+tests/contract runs on both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ServerUnavailableError, SlimError
+from orchestrator.snapshot import Family, ServedModel, TensorSpec, Width
+
+ACCURACY = {25: 0.905, 50: 0.917, 75: 0.924, 100: 0.928}
+FLOPS = {25: 3_000_000, 50: 12_000_000, 75: 26_000_000, 100: 45_000_000}
+CLASSES = 10
+
+
+def served_model(
+    width: int, *, family: str = "fashion", instances: int = 1, max_batch_size: int = 32, shape: Sequence[int] = (1, 2, 2)
+) -> ServedModel:
+    """Return one width of a small family."""
+    return ServedModel(
+        name=f"{family}_w{width:03d}",
+        family=Family(family),
+        width=Width(width),
+        accuracy=ACCURACY[width],
+        flops=FLOPS[width],
+        max_batch_size=max_batch_size,
+        instances=instances,
+        sha256=f"sha-{width}",
+        input=TensorSpec("pixels", "FP32", tuple(shape)),
+        output=TensorSpec("logits", "FP32", (CLASSES,)),
+        labels=tuple(f"class {index}" for index in range(CLASSES)),
+    )
+
+
+class FakeServer:
+    """Runs groups one after another; a group of n at width w takes speed · (w/100)² · n + overhead seconds.
+
+    The score of class k for an item is its first pixel where k equals the pixel's value, so a test can tell which
+    item an answer belongs to. ``failures`` are raised by the next calls, one each, before they are executed.
+    """
+
+    def __init__(
+        self, widths: Sequence[int] = (25, 50, 75, 100), *, item_s: float = 0.01, group_s: float = 0.002, **model: Any
+    ) -> None:
+        self.models = tuple(served_model(w, **model) for w in widths)
+        self.item_s = item_s
+        self.group_s = group_s
+        self.is_up = True
+        self.failures: list[SlimError | Exception] = []
+        self.groups: list[tuple[int, int]] = []
+        self.closed = False
+        self._instance = asyncio.Lock()
+
+    async def served_models(self) -> tuple[ServedModel, ...]:
+        await asyncio.sleep(0)
+        self._require_up()
+        return self.models
+
+    async def infer_batch(self, model: ServedModel, batch: NDArray[Any]) -> NDArray[Any]:
+        self._require_up()
+        if self.failures:
+            raise self.failures.pop(0)
+        async with self._instance:
+            await asyncio.sleep(self.service_s(model.width, len(batch)))
+            self._require_up(executed=True)
+        self.groups.append((model.width, len(batch)))
+        scores = np.zeros((len(batch), CLASSES), np.float32)
+        marks = batch.reshape(len(batch), -1)[:, 0]
+        scores[np.arange(len(batch)), marks.astype(int) % CLASSES] = marks + 1
+        return scores
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def service_s(self, width: int, items: int) -> float:
+        """Return how long a group takes, without waiting."""
+        return self.item_s * (width / 100) ** 2 * items + self.group_s
+
+    def _require_up(self, *, executed: bool = False) -> None:
+        if not self.is_up:
+            raise ServerUnavailableError("connection refused", executed=executed)
+
+
+def item(mark: int) -> NDArray[np.float32]:
+    """Return an item for ``served_model``'s input that an answer can be matched with."""
+    return np.full((1, 2, 2), mark, np.float32)
