@@ -22,7 +22,12 @@ CLASSES = 10
 
 
 def served_model(
-    width: int, *, family: str = "fashion", instances: int = 1, max_batch_size: int = 32, shape: Sequence[int] = (1, 2, 2)
+    width: int,
+    *,
+    family: str = "fashion",
+    instances: int = 1,
+    max_batch_size: int = 32,
+    shape: Sequence[int] = (1, 2, 2),
 ) -> ServedModel:
     """Return one width of a small family."""
     return ServedModel(

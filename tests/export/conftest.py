@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.checkpoint import Checkpoint
+from export.datasets import InMemoryImages
+from export.family import ProvenModel, prove_family, write_family
+from export.model_config import Tuning
+from export.width import Width
+from tests.export.toys import lively_network, toy_checkpoint, toy_images
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Checkpoint:
+    return toy_checkpoint(lively_network())
+
+
+@pytest.fixture(scope="session")
+def test_images() -> InMemoryImages:
+    return toy_images(45, seed=7)
+
+
+@pytest.fixture(scope="session")
+def proven(checkpoint: Checkpoint, test_images: InMemoryImages) -> list[ProvenModel]:
+    widths = (Width(25), Width(100))
+    return list(prove_family(checkpoint, widths, test_images, family="toys", tuning=Tuning()))
+
+
+@pytest.fixture
+def repository(proven: list[ProvenModel], tmp_path: Path) -> Path:
+    write_family(proven, tmp_path / "models")
+    return tmp_path / "models"

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.decision import Candidate, Dispatch, Hold, Reason
+from orchestrator.errors import ConfigError
+from orchestrator.routing import Binding, Situation, parse_policy
+from orchestrator.snapshot import QueueState, ServerName, Width
+
+WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
+NAMES = [
+    f"{server}{width}"
+    for server in ("random", "round-robin", "jsq", "lert")
+    for width in ("", ":random", ":widest", ":narrowest", ":slack", ":50", ":33")
+]
+
+
+def candidate(server: str = "a", width: int = 100, **values: Any) -> Candidate:
+    defaults = {
+        "items": 1,
+        "accuracy": width / 100,
+        "service_s": 0.01,
+        "completion_s": 0.01,
+        "drain_s": 0.01,
+        "server_items": 0,
+        "has_room": True,
+    }
+    values = {**defaults, **values}
+    values.setdefault("head_completion_s", values["completion_s"])
+    return Candidate(ServerName(server), Width(width), **values)
+
+
+def situation(
+    *,
+    turn: int = 0,
+    lots: tuple[float, float] = (0.0, 0.0),
+    slack_s: float = 0.1,
+    tail_s: float = 0.1,
+    margin: float = 1.0,
+) -> Situation:
+    return Situation(QueueState(1, 1, slack_s, tail_s, WIDTHS), now_s=0.0, turn=turn, lots=lots, slack_margin=margin)
+
+
+def chosen(policy: str, candidates: list[Candidate], **values: Any) -> tuple[str, int]:
+    decision = parse_policy(policy).choose(candidates, situation(**values))
+    assert isinstance(decision, Dispatch)
+    return decision.candidate.server, decision.candidate.width
+
+
+EIGHT = [candidate(server, width) for server in "ab" for width in WIDTHS]
+
+
+def test_random_gives_every_server_and_width_the_same_chance() -> None:
+    steps = [i / 40 for i in range(40)]
+    counts = Counter(chosen("random", EIGHT, lots=(u, v)) for u in steps for v in steps)
+    assert len(counts) == 8
+    assert set(counts.values()) == {200}
+
+
+def test_round_robin_counts_turns_over_servers_at_full_width() -> None:
+    assert [chosen("round-robin", EIGHT, turn=turn) for turn in range(4)] == [("a", 100), ("b", 100)] * 2
+
+
+def test_jsq_takes_the_server_with_fewest_items() -> None:
+    assert chosen("jsq", [candidate("a", server_items=3), candidate("b", server_items=2)]) == ("b", 100)
+
+
+def test_lert_takes_the_least_expected_completion_of_the_head() -> None:
+    options = [
+        candidate("a", completion_s=0.5, head_completion_s=0.03),
+        candidate("b", completion_s=0.2, head_completion_s=0.05),
+    ]
+    assert chosen("lert", options) == ("a", 100)
+
+
+def test_lert_holds_when_the_better_server_is_busy() -> None:
+    options = [candidate("a", completion_s=0.03, has_room=False), candidate("b", completion_s=0.05)]
+    assert parse_policy("lert").choose(options, situation()) == Hold(Reason.BETTER_SERVER_BUSY)
+
+
+def test_early_binding_does_not_mind_a_busy_server() -> None:
+    assert chosen("jsq", [candidate("a", has_room=False)]) == ("a", 100)
+
+
+def test_slack_takes_the_widest_that_meets_the_heads_deadline() -> None:
+    options = [candidate("a", w, completion_s=w / 1000) for w in WIDTHS]
+    assert chosen("lert:slack", options, slack_s=0.08) == ("a", 75)
+    assert chosen("lert:slack", options, slack_s=0.08, margin=1.2) == ("a", 50)
+
+
+def test_slack_leaves_time_for_those_behind_the_head() -> None:
+    options = [candidate("a", w, completion_s=0.01, drain_s=w / 100) for w in WIDTHS]
+    assert chosen("lert:slack", options, tail_s=0.6) == ("a", 50)
+
+
+def test_slack_drains_fastest_when_no_width_is_in_time() -> None:
+    options = [candidate("a", w, completion_s=5.0, drain_s=w / 100) for w in WIDTHS]
+    assert chosen("lert:slack", options) == ("a", 25)
+
+
+def test_slack_at_one_width_prefers_servers_that_are_in_time() -> None:
+    options = [candidate("a", completion_s=0.2, server_items=0), candidate("b", completion_s=0.05, server_items=9)]
+    assert chosen("jsq:slack", options) == ("b", 100)
+
+
+def test_a_fixed_width_gives_way_to_the_nearest_allowed_one() -> None:
+    assert chosen("lert:50", EIGHT)[1] == 50
+    assert chosen("lert:50", [candidate(width=75), candidate(width=100)])[1] == 75
+
+
+def test_ties_go_to_the_wider_then_the_first_name() -> None:
+    assert chosen("lert", [candidate("b"), candidate("a")]) == ("a", 100)
+    assert chosen("lert:slack", EIGHT) == ("a", 100)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_candidates_every_policy_holds(name: str) -> None:
+    assert parse_policy(name).choose([], situation()) == Hold(Reason.NO_CANDIDATE)
+
+
+@given(
+    st.sampled_from(NAMES),
+    st.lists(
+        st.builds(
+            lambda server, width, c, d, n, room: candidate(
+                server, width, completion_s=c, drain_s=d, server_items=n, has_room=room
+            ),
+            st.sampled_from("abcd"),
+            st.sampled_from(WIDTHS),
+            st.floats(0, 1),
+            st.floats(0, 1),
+            st.integers(0, 99),
+            st.booleans(),
+        ),
+        min_size=1,
+        unique_by=lambda c: (c.server, c.width),
+    ),
+    st.integers(0, 10**6),
+    st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
+    st.floats(-1, 1),
+)
+def test_every_policy_returns_a_candidate_it_was_given_and_one_with_room_if_it_binds_late(
+    name: str, candidates: list[Candidate], turn: int, lots: tuple[float, float], slack_s: float
+) -> None:
+    policy = parse_policy(name)
+    candidates.sort(key=lambda c: (c.server, c.width))
+    decision = policy.choose(candidates, situation(turn=turn, lots=lots, slack_s=slack_s))
+    if isinstance(decision, Dispatch):
+        assert decision.candidate in candidates
+        assert decision.candidate.has_room or policy.binding is Binding.EARLY
+    else:
+        assert policy.binding is Binding.LATE
+        assert decision.reason is Reason.BETTER_SERVER_BUSY
+    assert decision == policy.choose(candidates, situation(turn=turn, lots=lots, slack_s=slack_s))
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("fastest", "unknown policy 'fastest'; known before the colon: random, round-robin, jsq, lert"),
+        ("lert:0.25", "unknown width rule '0.25' in policy 'lert:0.25'; known: random"),
+        ("lert:0", "unknown width rule '0'"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(name: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse_policy(name)

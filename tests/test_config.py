@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, load_fleet, parse_fleet, render_fleet
+from orchestrator.errors import ConfigError
+
+FLEET = """
+servers:
+  - {name: fast, grpc: "127.0.0.1:8001", metrics: "http://127.0.0.1:8002/metrics"}
+  - {name: slow, grpc: "[::1]:8011", device: gpu, emulated_slowdown: 3}
+router:
+  policy: lert:slack
+  deadline_ms: 50
+"""
+
+
+def test_a_fleet_file_is_read() -> None:
+    fleet = parse_fleet(FLEET)
+    assert [server.name for server in fleet.servers] == ["fast", "slow"]
+    assert fleet.servers[1].emulated_slowdown == 3
+    assert fleet.router.deadline_ms == 50
+    assert fleet.router.queue_limit == RouterSettings().queue_limit
+
+
+def test_rendering_and_reading_are_inverse() -> None:
+    fleet = parse_fleet(FLEET)
+    assert parse_fleet(render_fleet(fleet)) == fleet
+    plain = FleetSettings(servers=(ServerSettings(name="a", grpc="localhost:1"),))
+    assert render_fleet(plain) == "servers:\n- name: a\n  grpc: localhost:1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "holds no mapping; it starts with 'servers:'"),
+        ("- a", "holds no mapping"),
+        ("a: [", "is no YAML"),
+        ("router: {}", "key servers is missing"),
+        ("servers: []", "servers: .*at least 1 item"),
+        ("servers: [{name: a}]", r"key servers\[0\]\.grpc is missing"),
+        ("servers: [{name: a, grpc: localhost}]", r"servers\[0\]\.grpc: .*pattern.*got 'localhost'"),
+        (
+            "servers: [{name: a, grpc: 'h:1', gprc: 2}]",
+            r"unknown key servers\[0\]\.gprc; allowed here: name, grpc, metrics",
+        ),
+        ("servers: [{name: a, grpc: 'h:1'}]\nruoter: {}", "unknown key ruoter; allowed here: servers, router"),
+        (
+            "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline_ms: 0}",
+            r"router\.deadline_ms: .*greater than 0, got 0",
+        ),
+        (
+            "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline: 5, polcy: x}",
+            r"unknown key router\.deadline.*\(and 1 more\)",
+        ),
+        ("servers: [{name: a, grpc: 'h:1'}, {name: a, grpc: 'h:2'}]", "name 'a' is used twice"),
+        ("servers: [{name: a, grpc: 'h:1'}, {name: b, grpc: 'h:1'}]", "'a' and 'b' share the address h:1"),
+        ("servers: [{name: a, grpc: 'h:1', emulated_slowdown: 0.5}]", r"emulated_slowdown: .*equal to 1, got 0\.5"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        parse_fleet(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no fleet file at .*fleet\.yaml"):
+        load_fleet(tmp_path / "fleet.yaml")
+    with pytest.raises(ConfigError, match="can't read"):
+        load_fleet(tmp_path)
+    binary = tmp_path / "fleet.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="can't read"):
+        load_fleet(binary)
