@@ -1,8 +1,16 @@
-"""Which tests run: those on a real tritonserver only when asked for, and never skipped without saying why."""
+"""Which tests run and on which event loop.
+
+Tests on a real tritonserver run only when asked for, and are never skipped without saying why.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
+
 import pytest
+
+from tests.fakes.virtual_time import new_virtual_loop
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,3 +24,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "integration" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.get_closest_marker("virtual_time"):
+        return {"virtual": new_virtual_loop}
+    return {"asyncio": asyncio.new_event_loop}

@@ -37,15 +37,17 @@ class Comparison:
     summaries: tuple[PolicySummary, ...]
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """Return the table for a terminal."""
-    servers = [f"{name} {width}%" for name, width in _pairs(comparison)]
-    table = Table(*_COLUMNS, *servers, title=comparison.title)
-    for column in table.columns[1:]:
+def comparison_tables(comparison: Comparison) -> tuple[Table, Table]:
+    """Return two tables for a terminal of 80 columns: the figures, and who answered at which width."""
+    figures = Table(*_COLUMNS, title=comparison.title)
+    servers = [f"{name}\n{width} %" for name, width in _pairs(comparison)]
+    shares = Table("policy", *servers, title="share of the answers by server and width")
+    for column in (*figures.columns[1:], *shares.columns[1:]):
         column.justify = "right"
     for summary in comparison.summaries:
-        table.add_row(summary.policy, *_figures(summary), *_shares(comparison, summary))
-    return table
+        figures.add_row(summary.policy, *_figures(summary))
+        shares.add_row(summary.policy, *_shares(comparison, summary))
+    return figures, shares
 
 
 def write_report(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path, Path]:

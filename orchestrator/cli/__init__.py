@@ -64,7 +64,7 @@ class RootGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.version_option(package_name="slim-scheduler", prog_name="slimsched")
 def main(debug: bool) -> None:
-    r"""Serve slimmable CNNs over many Tritons.
+    """Serve slimmable CNNs over many Tritons.
 
     \b
     Example:

@@ -37,7 +37,7 @@ def infer(
     as_json: bool,
     images: tuple[Path, ...],
 ) -> None:
-    r"""Classify IMAGES and show what was decided for each.
+    """Classify IMAGES and show what was decided for each.
 
     \b
     Example:

@@ -22,7 +22,7 @@ from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName, Width
 from tests.fakes.servers import CLASSES, FakeServer, item
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 @asynccontextmanager

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import orchestrator
+from orchestrator.cli import RootGroup, main
+from orchestrator.errors import ConfigError
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    context = click.Context(group)
+    found: list[tuple[str, ...]] = []
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        found.append((*path, name))
+        if isinstance(command, click.Group):
+            found += commands(command, (*path, name))
+    return found
+
+
+@pytest.mark.parametrize("path", commands(main), ids=" ".join)
+def test_the_help_of_every_command_has_an_example(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, [*path, "--help"])
+    assert result.exit_code == 0
+    assert "Example:\n" in result.output
+    assert f"slimsched {path[0]}" in result.output.partition("Example:")[2]
+
+
+def test_both_packages_commands_are_there() -> None:
+    assert {"demo", "export", "infer", "local", "train", "verify"} <= {path[0] for path in commands(main)}
+
+
+def failing(error: Exception) -> RootGroup:
+    @click.group(cls=RootGroup)
+    @click.option("--debug", is_flag=True)
+    def root(debug: bool) -> None: ...
+
+    class Fails(RootGroup):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+            return click.Command("fail", callback=self.fail)
+
+        def fail(self) -> None:
+            raise error
+
+    return Fails("root", params=root.params)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConfigError("port 80 is busy;\n  use another"), "Error: port 80 is busy; use another\n"),
+        (click.ClickException("no such file"), "Error: no such file\n"),
+        (ZeroDivisionError("x"), "Error: unexpected ZeroDivisionError: x; 'slimsched --debug ...' shows where\n"),
+    ],
+)
+def test_a_failure_is_one_line_and_a_status_and_a_traceback_only_with_debug(error: Exception, line: str) -> None:
+    result = CliRunner().invoke(failing(error), ["fail"])
+    assert (result.exit_code, result.output) == (1, line)
+    result = CliRunner().invoke(failing(error), ["--debug", "fail"])
+    assert result.exit_code == 1
+    assert "Traceback (most recent call last)" in result.output
+    assert result.output.endswith(line)
+
+
+def modules() -> list[str]:
+    names = (module.name for module in pkgutil.walk_packages(orchestrator.__path__, "orchestrator."))
+    # The backend runs inside Triton's stub, which alone has its utilities.
+    return [name for name in names if ".learning" not in name and ".triton.backend" not in name]
+
+
+def test_serving_imports_no_torch() -> None:
+    script = f"""
+import importlib, sys
+for blocked in ("torch", "torchvision", "onnx", "onnxscript", "matplotlib", "stable_baselines3"):
+    sys.modules[blocked] = None
+for name in {modules()!r}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(modules()) > 20
+    assert importlib.import_module("orchestrator.router")
