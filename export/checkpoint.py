@@ -6,9 +6,9 @@ under way, the optimizer. It never holds code, so a foreign file can do no harm 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -102,7 +102,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             os.fsync(sink.fileno())
         partial.replace(path)
     except (OSError, RuntimeError) as exc:  # torch's zip writer turns a full disk into a RuntimeError
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise CheckpointError(f"can't write {path} ({exc}); free space or choose another folder") from exc
 
 
@@ -113,12 +114,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: when it is missing, truncated or not one of ours.
     """
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        content = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}; 'slimsched train' writes one") from None
     except OSError as exc:
-        raise CheckpointError(f"can't read {path} ({exc.strerror or exc})") from exc
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as exc:
+        raise CheckpointError(f"can't read {path} ({exc.strerror or exc}); give a file of 'slimsched train'") from exc
+    try:
+        values = torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as exc:  # on garbage the restricted unpickler raises nearly anything, KeyError included
         raise CheckpointError(f"{path} is truncated or no checkpoint; copy it again or train anew") from exc
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise CheckpointError(
@@ -131,6 +134,4 @@ def load_checkpoint(path: Path) -> Checkpoint:
         widths = tuple(Width(int(w)) for w in values.pop("widths"))
         return Checkpoint(images=images, widths=widths, history=tuple(values.pop("history")), **values)
     except (KeyError, TypeError) as exc:
-        raise CheckpointError(
-            f"{path} lacks or has unknown fields ({exc}); it comes from another version"
-        ) from exc
+        raise CheckpointError(f"{path} lacks or has unknown fields ({exc}); it comes from another version") from exc

@@ -182,9 +182,7 @@ def _unpack_debian_fashion_mnist(package: Path, data_dir: Path) -> None:
                 shutil.copyfileobj(source, sink)
             partial.replace(target)
         except OSError as exc:
-            raise DataUnavailableError(
-                f"can't write {target} ({exc.strerror}); give a writable --data-dir"
-            ) from exc
+            raise DataUnavailableError(f"can't write {target} ({exc.strerror}); give a writable --data-dir") from exc
 
 
 def _load_cifar(dataset: Callable[..., Any], name: str, data_dir: Path, *, train: bool) -> InMemoryImages:

@@ -22,9 +22,7 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def __init__(self, channels: int, widths: tuple[Width, ...]) -> None:
         super().__init__()
-        self.norms = nn.ModuleDict(
-            {width_key(w): nn.BatchNorm2d(active_channels(channels, w)) for w in widths}
-        )
+        self.norms = nn.ModuleDict({width_key(w): nn.BatchNorm2d(active_channels(channels, w)) for w in widths})
 
     def norm(self, width: Width) -> nn.BatchNorm2d:
         """Return the batch norm that belongs to ``width``."""

@@ -72,9 +72,7 @@ def architecture_named(name: str) -> Architecture:
 class SlimBlock(nn.Module):
     """Residual block: two 3×3 units, or 1×1, 3×3, 1×1 when the architecture expands."""
 
-    def __init__(
-        self, in_channels: int, inner: int, *, expansion: int, stride: int, widths: tuple[Width, ...]
-    ) -> None:
+    def __init__(self, in_channels: int, inner: int, *, expansion: int, stride: int, widths: tuple[Width, ...]) -> None:
         super().__init__()
         out = inner * expansion
 

@@ -111,9 +111,7 @@ def learning_rate_at(step: int, total_steps: int, settings: TrainSettings) -> fl
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def sandwich_widths(
-    widths: tuple[Width, ...], middle_count: int, generator: torch.Generator
-) -> tuple[Width, ...]:
+def sandwich_widths(widths: tuple[Width, ...], middle_count: int, generator: torch.Generator) -> tuple[Width, ...]:
     """Return the students of one step: random middle widths, then the narrowest; empty with one width only."""
     middle = widths[1:-1]
     order = torch.randperm(len(middle), generator=generator)[:middle_count]
@@ -201,15 +199,14 @@ def train(
         num_classes=len(train_images.spec.labels),
         mean=train_images.spec.mean,
         std=train_images.spec.std,
-    ).to(place, memory_format=torch.channels_last)
+    )
+    network.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks it
     optimizer = _optimizer(network, settings)
     history: list[Mapping[str, Any]] = []
     if resume and (out / LAST).exists():
         history = _restore(load_checkpoint(out / LAST), settings, train_images, network, optimizer)
     elif (out / LAST).exists():
-        raise CheckpointError(
-            f"{out} holds a training already; add --resume to go on or choose another --out"
-        )
+        raise CheckpointError(f"{out} holds a training already; add --resume to go on or choose another --out")
 
     for epoch in range(len(history) + 1, settings.epochs + 1):
         started = time.monotonic()
@@ -225,9 +222,7 @@ def train(
             "seconds": round(time.monotonic() - started, 1),
         }
         history.append(metrics)
-        save_checkpoint(
-            _checkpoint(network, settings, train_images, history, optimizer=optimizer), out / LAST
-        )
+        save_checkpoint(_checkpoint(network, settings, train_images, history, optimizer=optimizer), out / LAST)
         _write_metrics(history, out / METRICS)
         yield EpochDone(metrics)
 
@@ -287,9 +282,7 @@ def _train_step(
     return loss.item()
 
 
-def _batches(
-    images: ImageSet, order: torch.Tensor, batch_size: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(images: ImageSet, order: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for start in range(0, len(order), batch_size):
         yield images.batch(order[start : start + batch_size])
 
@@ -349,9 +342,7 @@ def _restore(
             "repeat the first command's flags or choose another --out"
         )
     if images.spec != saved.images:
-        raise CheckpointError(
-            f"can't resume: the training was on {saved.images.name}, not {images.spec.name}"
-        )
+        raise CheckpointError(f"can't resume: the training was on {saved.images.name}, not {images.spec.name}")
     if saved.optimizer is None:
         raise CheckpointError(f"can't resume: {LAST} holds no optimizer state; train anew with another --out")
     network.load_state_dict(dict(saved.model))

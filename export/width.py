@@ -29,9 +29,7 @@ def parse_width(text: str) -> Width:
     except InvalidOperation:
         raise WidthError(f"width {text!r} is not a number; give a ratio such as 0.25") from None
     if not percent.is_finite() or percent != int(percent) or not 1 <= percent <= 100:
-        raise WidthError(
-            f"width {text!r} is outside 0.01 to 1.00 in steps of 0.01; give a ratio such as 0.25"
-        )
+        raise WidthError(f"width {text!r} is outside 0.01 to 1.00 in steps of 0.01; give a ratio such as 0.25")
     return Width(int(percent))
 
 

@@ -26,8 +26,8 @@ from export.training import (
 from export.width import Width
 from tests.export.toys import WIDTHS, lively_network, toy_images, toy_spec
 
-SETTINGS = TrainSettings("slimresnet-tiny", WIDTHS, epochs=3, batch_size=32, learning_rate=0.05, flip=False)
-TRAIN, TEST = toy_images(128), toy_images(60, seed=1)
+SETTINGS = TrainSettings("slimresnet-tiny", WIDTHS, epochs=5, batch_size=32, learning_rate=0.1, flip=False)
+TRAIN, TEST = toy_images(192), toy_images(60, seed=1)
 CPU = torch.device("cpu")
 
 
@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
 def test_events_metrics_and_files_agree(tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1)
     events = list(train(settings, TRAIN, TEST, tmp_path, device="cpu", resume=False))
-    assert [type(event) for event in events] == [StepDone] * 4 + [EpochDone, TrainingDone]
+    assert [type(event) for event in events] == [StepDone] * 6 + [EpochDone, TrainingDone]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 1
     assert set(rows[0]["accuracy"]) == {"25", "50", "75", "100"}
@@ -95,7 +95,7 @@ def test_events_metrics_and_files_agree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"learning_rate": 0.2}, "learning_rate is 0.2 now and was 0.05"), ({"epochs": 2}, "epochs")],
+    [({"learning_rate": 0.2}, "learning_rate is 0.2 now and was 0.1"), ({"epochs": 2}, "epochs")],
 )
 def test_other_settings_do_not_continue_a_training(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     events = train(replace(SETTINGS, epochs=1), TRAIN, TEST, tmp_path, device="cpu", resume=False)

@@ -1,7 +1,9 @@
 """Small ONNX models and the repositories that serve them, written with onnx.helper at IR 10 and opset 17."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -73,7 +75,7 @@ def lookup() -> onnx.ModelProto:
     )
 
 
-def heavy(layers: int = 12, width: int = 512) -> onnx.ModelProto:
+def heavy(layers: int = 6, width: int = 512) -> onnx.ModelProto:
     """A chain of square matrix products over float32 [batch, width]; long enough for its time to be measured."""
     names = ["x", *(f"h{i}" for i in range(layers - 1)), "y"]
     weights = np.eye(width, dtype=np.float32)
@@ -126,3 +128,13 @@ def write_model(repository: Path, name: str, model: onnx.ModelProto, config: str
     version.mkdir(parents=True)
     (version / "model.onnx").write_bytes(model.SerializeToString())
     (repository / name / "config.pbtxt").write_text(config or render_config(model))
+
+
+def render_override(config: dict[str, Any], *, count: int) -> str:
+    """Return a served model's config with another instance count, as the load API takes it.
+
+    Without `runtime`: a Python-based backend reports it, and sent back it would make the change a full reload.
+    """
+    kept = {key: value for key, value in config.items() if key != "runtime"}
+    group = {**kept["instance_group"][0], "count": count}
+    return json.dumps({**kept, "instance_group": [group]})

@@ -1,0 +1,358 @@
+"""The commands ``train``, ``export`` and ``verify``; they compose, the work is done elsewhere.
+
+Nothing heavy is imported with this module: the root command reads it to list the commands, on machines that have
+no PyTorch. Expected failures leave as one line; the root command prints the chained traceback with ``--debug``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from export.errors import ExportError
+from export.width import parse_widths, render_ratio
+
+if TYPE_CHECKING:
+    from export.checkpoint import Checkpoint
+    from export.datasets import ImageSet
+    from export.family import ProvenModel, WrittenModel
+    from export.training import TrainSettings
+    from export.verification import Finding, Verification
+
+_EXTRA = frozenset({"torch", "torchvision", "onnx", "onnxscript", "matplotlib"})
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class ExportCommand(click.Command):
+    """A command whose expected failures become one line and a non-zero exit."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ExportError as exc:
+            raise click.ClickException(str(exc)) from exc
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").partition(".")[0] not in _EXTRA:
+                raise
+            raise click.ClickException(
+                f"'{ctx.info_name}' needs the export extra ({exc.name} is missing): "
+                "pip install 'slim-scheduler[export]'"
+            ) from exc
+
+
+def _example(command: str) -> str:
+    return f"\b\nExample:\n  {command}"
+
+
+_widths = click.option(
+    "--widths", default="0.25,0.5,0.75,1.0", show_default=True, help="Width ratios, comma-separated."
+)
+_data_dir = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Where the data set lies or is downloaded to.",
+)
+
+
+def _training_options(function: _F) -> _F:
+    """Add the flags whose defaults are those of ``TrainSettings``."""
+    options = [
+        click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True),
+        click.option("--learning-rate", type=float, default=0.1, show_default=True, help="Peak of one cycle."),
+        click.option("--weight-decay", type=float, default=5e-4, show_default=True),
+        click.option(
+            "--crop-padding",
+            type=click.IntRange(0),
+            default=2,
+            show_default=True,
+            help="Random crops after padding by this many pixels.",
+        ),
+        click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the images."),
+        click.option(
+            "--middle-widths",
+            type=click.IntRange(0),
+            default=2,
+            show_default=True,
+            help="Random widths between the narrowest and the full one in each step.",
+        ),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--bf16", is_flag=True, help="Run forward passes in bfloat16."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command(
+    cls=ExportCommand,
+    epilog=_example("slimsched train --data fashion-mnist --epochs 14 --out runs/fashion"),
+)
+@click.option("--model", "architecture", default="slimresnet-tiny", show_default=True, help="Named network size.")
+@click.option(
+    "--data",
+    "dataset",
+    type=click.Choice(["fashion-mnist", "cifar10", "cifar100", "imagefolder"]),
+    default="fashion-mnist",
+    show_default=True,
+)
+@_data_dir
+@_widths
+@click.option("--epochs", type=click.IntRange(1), required=True, help="Passes over the training split.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoints and metrics.")
+@_training_options
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--image-size", type=click.IntRange(8), default=224, show_default=True, help="Crop of an image folder, in pixels."
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch; its own choice if not given.")
+@click.option("--resume", is_flag=True, help="Go on from the last finished epoch in --out.")
+def train(
+    dataset: str,
+    data_dir: Path,
+    widths: str,
+    out: Path,
+    device: str,
+    image_size: int,
+    threads: int | None,
+    resume: bool,
+    **values: Any,
+) -> None:
+    """Train one network for all its widths; writes a checkpoint an epoch and model.pt at the end."""
+    parsed = parse_widths(widths)
+    import torch
+
+    from export.datasets import load_images
+    from export.resnet import architecture_named
+    from export.training import TrainSettings
+
+    settings = TrainSettings(widths=parsed, **values)
+    architecture_named(settings.architecture)
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise ExportError("PyTorch sees no CUDA device; give --device cpu or auto")
+    train_images = load_images(dataset, data_dir, train=True, image_size=image_size)
+    test_images = load_images(dataset, data_dir, train=False, image_size=image_size)
+    console = Console()
+    try:
+        checkpoint = _run_training(console, settings, train_images, test_images, out, device=device, resume=resume)
+    except KeyboardInterrupt:
+        click.echo(_interrupted(out), err=True)
+        click.get_current_context().exit(130)
+    _report_training(console, checkpoint, out)
+
+
+def _run_training(
+    console: Console,
+    settings: TrainSettings,
+    train_images: ImageSet,
+    test_images: ImageSet,
+    out: Path,
+    *,
+    device: str,
+    resume: bool,
+) -> Checkpoint:
+    """Consume the training's events: two bars with the time left on a terminal, a line an epoch everywhere."""
+    from export.training import EpochDone, StepDone, TrainingDone
+    from export.training import train as events
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        total = progress.add_task("all epochs", total=None)
+        current = progress.add_task("epoch", total=None)
+        for event in events(settings, train_images, test_images, out, device=device, resume=resume):
+            match event:
+                case StepDone(epoch, step, steps, loss):
+                    done = (epoch - 1) * steps + step
+                    if progress.tasks[0].total is None:  # start the clock here, so that resumed epochs don't count
+                        progress.reset(total, total=settings.epochs * steps, completed=done)
+                    progress.update(total, completed=done)
+                    if step == 1:
+                        progress.reset(current)
+                    text = f"epoch {epoch}/{settings.epochs}, loss {loss:.3f}"
+                    progress.update(current, description=text, total=steps, completed=step)
+                case EpochDone(metrics):
+                    console.print(_epoch_line(metrics, settings.epochs), highlight=False, soft_wrap=True)
+                case TrainingDone(checkpoint):
+                    return checkpoint
+    raise AssertionError("the training ended without its last event")
+
+
+def _epoch_line(metrics: Any, epochs: int) -> str:
+    accuracy = "  ".join(f"{int(w) / 100:.2f}: {100 * a:.2f} %" for w, a in metrics["accuracy"].items())
+    return (
+        f"epoch {metrics['epoch']}/{epochs}  loss {metrics['loss']:.4f}  top-1 {accuracy}  ({metrics['seconds']:.0f} s)"
+    )
+
+
+def _interrupted(out: Path) -> str:
+    from export.training import LAST
+
+    if (out / LAST).exists():
+        return f"Stopped. Finished epochs are in {out}; the same command with --resume goes on from there."
+    return "Stopped before the first epoch was finished; nothing was kept."
+
+
+def _report_training(console: Console, checkpoint: Checkpoint, out: Path) -> None:
+    from export.report import plot_accuracy_flops, width_results
+    from export.training import FINAL
+
+    results = width_results(checkpoint)
+    table = Table("width", "top-1 %", "MFLOPs", "parameters", title=f"{checkpoint.architecture}, test split")
+    for result in results:
+        accuracy, mflops = f"{100 * result.accuracy:.2f}", f"{result.flops / 1e6:.2f}"
+        table.add_row(render_ratio(result.width), accuracy, mflops, f"{result.parameters:,}")
+    _right_align(table, 1)
+    console.print(table)
+    picture = out / "accuracy_flops.png"
+    plot_accuracy_flops(results, f"{checkpoint.architecture} on {checkpoint.images.name}", picture)
+    click.echo(f"Wrote {out / FINAL} and {picture}")
+
+
+def _right_align(table: Table, first: int) -> None:
+    for column in table.columns:
+        column.no_wrap = True
+    for column in table.columns[first:]:
+        column.justify = "right"
+
+
+@click.command(
+    cls=ExportCommand,
+    epilog=_example("slimsched export runs/fashion/model.pt --repository model_repository --widths 0.25,0.5,0.75,1.0"),
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=Path("model_repository"),
+    show_default=True,
+    help="Triton model repository to write to.",
+)
+@_widths
+@click.option("--family", help="Name of the models; the data set's if not given ('fashion' for fashion-mnist).")
+@_data_dir
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="Of the instances.")
+@click.option("--max-batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--instances", "instance_count", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--intra-op-threads", type=click.IntRange(1), default=1, show_default=True, help="Of an instance; only on CPU."
+)
+@click.option("--max-queue-delay-us", type=click.IntRange(0), default=0, show_default=True)
+def export(
+    checkpoint: Path,
+    repository: Path,
+    widths: str,
+    family: str | None,
+    data_dir: Path,
+    device: str,
+    **tuning: int,
+) -> None:
+    """Cut each width out of CHECKPOINT, prove that its ONNX graph computes the same, and write the models."""
+    parsed = parse_widths(widths)
+    from export.checkpoint import load_checkpoint
+    from export.family import default_family, prove_family, write_family
+    from export.model_config import Device, Tuning, model_name
+
+    loaded = load_checkpoint(checkpoint)
+    loaded.require_widths(parsed)
+    family = family or default_family(loaded.images.name)
+    model_name(family, parsed[0])
+    images = _test_images(loaded, data_dir)
+    console = Console()
+    models: list[ProvenModel] = []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("exporting and comparing", total=len(parsed))
+        for model in prove_family(loaded, parsed, images, family=family, tuning=Tuning(Device(device), **tuning)):
+            models.append(model)
+            progress.advance(task)
+    written = write_family(models, repository)
+    console.print(_export_table(written, f"{repository}: {len(images)} test images compared"))
+
+
+def _test_images(checkpoint: Checkpoint, data_dir: Path) -> ImageSet:
+    from export.datasets import load_images
+
+    return load_images(checkpoint.images.name, data_dir, train=False, image_size=checkpoint.images.height)
+
+
+def _export_table(written: list[WrittenModel], title: str) -> Table:
+    table = Table("model", "width", "KiB", "PyTorch %", "ONNX %", "max diff", "files", title=title)
+    for entry in written:
+        model, parity = entry.model, entry.model.parity
+        table.add_row(
+            model.identity.name,
+            render_ratio(model.identity.width),
+            f"{sum(map(len, model.files.values())) / 1024:.0f}",
+            f"{100 * parity.accuracy_pytorch:.2f}",
+            f"{100 * parity.accuracy_onnx:.2f}",
+            f"{parity.max_abs_diff:.1e}",
+            "written" if entry.changed else "unchanged",
+        )
+    _right_align(table, 1)
+    return table
+
+
+@click.command(
+    cls=ExportCommand,
+    epilog=_example("slimsched verify model_repository --checkpoint runs/fashion/model.pt"),
+)
+@click.argument("repository", type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Compare with this network too; needs the export extra."
+)
+@_data_dir
+def verify(repository: Path, checkpoint: Path | None, data_dir: Path) -> None:
+    """Check the models in REPOSITORY: hashes, configurations, shapes, and with --checkpoint what they compute."""
+    from export.verification import Severity, verify_repository
+
+    verification = verify_repository(repository)
+    findings = list(verification.findings)
+    if checkpoint is not None:
+        from export.checkpoint import load_checkpoint
+        from export.family import verify_against
+
+        loaded = load_checkpoint(checkpoint)
+        findings += verify_against(loaded, repository, verification, _test_images(loaded, data_dir))
+    Console().print(_verify_table(verification, findings))
+    if not findings:
+        click.echo("All models are as they were exported.")
+    for finding in findings:
+        click.echo(f"{finding.severity}: {finding.model}: {finding.message}")
+    errors = sum(finding.severity is Severity.ERROR for finding in findings)
+    if errors:
+        raise click.ClickException(f"{repository} has {errors} error{'s' * (errors > 1)}; see above")
+
+
+def _verify_table(verification: Verification, findings: list[Finding]) -> Table:
+    table = Table("model", "width", "top-1 %", "MFLOPs", "errors", "notes")
+    for model in verification.models:
+        severities = [finding.severity.value for finding in findings if finding.model == model.name]
+        known = model.identity
+        table.add_row(
+            model.name,
+            render_ratio(known.width) if known else "-",
+            f"{100 * known.accuracy:.2f}" if known else "-",
+            f"{known.flops / 1e6:.2f}" if known else "-",
+            str(severities.count("error")),
+            str(severities.count("note")),
+        )
+    _right_align(table, 1)
+    return table

@@ -1,0 +1,192 @@
+"""From a checkpoint to a verified family of models in a repository: cut, export, prove, and only then write.
+
+Every width is exported and proven before the first one is written, so a repository never holds a family of which
+only a part works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.checkpoint import Checkpoint
+from export.datasets import ImageSet
+from export.errors import CheckpointError, ExportError, RepositoryError
+from export.model_config import LABELS_FILE, Identity, Tuning, model_name, render_config
+from export.onnx_export import check_graph, export_onnx
+from export.parity import ACCURACY_TOLERANCE, Parity, compare
+from export.repository import CONFIG_FILE, MODEL_FILE, Files, write_model
+from export.subnet import cut_subnet, flops_per_image
+from export.verification import Finding, Severity, Verification
+from export.width import Width
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenModel:
+    """One width whose graph was proven equal to the network; nothing is written yet.
+
+    Attributes:
+        identity: what its configuration will say it is.
+        files: of its folder.
+        parity: what the comparison found.
+    """
+
+    identity: Identity
+    files: Files
+    parity: Parity
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenModel:
+    """One width in its place.
+
+    Attributes:
+        model: as proven.
+        path: its folder.
+        changed: False when the same files were there already.
+    """
+
+    model: ProvenModel
+    path: Path
+    changed: bool
+
+
+def default_family(dataset: str) -> str:
+    """Return the family's name when none is given: ``fashion`` for Fashion-MNIST, else the data set's own."""
+    return "fashion" if dataset == "fashion-mnist" else dataset.replace("-", "")
+
+
+def prove_family(
+    checkpoint: Checkpoint, widths: tuple[Width, ...], images: ImageSet, *, family: str, tuning: Tuning
+) -> Iterator[ProvenModel]:
+    """Export and prove each width; yields as it goes, so that progress can be shown.
+
+    Args:
+        checkpoint: of a finished training.
+        widths: each must be in the checkpoint.
+        images: the test split that accuracy is measured on.
+        family: the name all widths share.
+        tuning: of their configurations.
+
+    Raises:
+        CheckpointError: when a width is not in the checkpoint or the images are not what it was trained on.
+        ParityError: when a graph does not compute what the network does.
+        RepositoryError: when the family's name or a tuning value is out of range.
+    """
+    checkpoint.require_widths(widths)
+    require_same_images(checkpoint, images)
+    for width in widths:
+        model_name(family, width)
+    network = checkpoint.network()
+    for width in widths:
+        subnet = cut_subnet(network, width)
+        model = export_onnx(subnet, images.spec.shape)
+        check_graph(network, width, model)
+        parity = compare(network, width, model, images)
+        identity = Identity(
+            family=family,
+            width=width,
+            shape=images.spec.shape,
+            labels=images.spec.labels,
+            accuracy=round(parity.accuracy_onnx, 4),
+            flops=flops_per_image(subnet, images.spec.shape),
+            sha256=hashlib.sha256(model).hexdigest(),
+        )
+        files = {
+            CONFIG_FILE: render_config(identity, tuning).encode(),
+            LABELS_FILE: render_labels(identity.labels).encode(),
+            MODEL_FILE: model,
+        }
+        yield ProvenModel(identity, files, parity)
+
+
+def export_family(
+    checkpoint: Checkpoint,
+    repository: Path,
+    widths: tuple[Width, ...],
+    images: ImageSet,
+    *,
+    family: str,
+    tuning: Tuning,
+) -> list[WrittenModel]:
+    """Prove all widths, then write them; see ``prove_family`` and ``write_family``."""
+    proven = list(prove_family(checkpoint, widths, images, family=family, tuning=tuning))
+    return write_family(proven, repository)
+
+
+def write_family(models: list[ProvenModel], repository: Path) -> list[WrittenModel]:
+    """Write proven models, each atomically and only if it differs from what is there.
+
+    Raises:
+        RepositoryError: when a place can't be written; that model is as it was before.
+    """
+    return [
+        WrittenModel(model, repository / model.identity.name, write_model(repository, model.identity.name, model.files))
+        for model in models
+    ]
+
+
+def render_labels(labels: tuple[str, ...]) -> str:
+    """Return ``labels.txt``: a label a line, as Triton's classification extension reads it."""
+    return "".join(f"{' '.join(label.split())}\n" for label in labels)
+
+
+def require_same_images(checkpoint: Checkpoint, images: ImageSet) -> None:
+    """Refuse a test split that is not of the images the checkpoint was trained on.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    for name in ("name", "shape", "labels"):
+        trained, given = getattr(checkpoint.images, name), getattr(images.spec, name)
+        if trained != given:
+            raise CheckpointError(
+                f"the checkpoint was trained on images whose {name} is {trained}, the test split has {given}; "
+                "give the --data-dir it was trained with"
+            )
+
+
+def verify_against(
+    checkpoint: Checkpoint, repository: Path, verification: Verification, images: ImageSet
+) -> list[Finding]:
+    """Prove a repository's models once more against the network they were made from.
+
+    Models of other images or labels than the checkpoint's are left alone; at least one must fit.
+
+    Raises:
+        CheckpointError: when no model fits the checkpoint, or the images are not what it was trained on.
+    """
+    require_same_images(checkpoint, images)
+    described = (checkpoint.images.shape, checkpoint.images.labels)
+    ours = [m.identity for m in verification.models if m.identity]
+    fitting = [identity for identity in ours if (identity.shape, identity.labels) == described]
+    if not fitting:
+        raise CheckpointError(
+            f"no model in {repository} has the images and labels of the checkpoint; give the one it was exported from"
+        )
+    network = checkpoint.network()
+    findings = []
+    for identity in fitting:
+        try:
+            checkpoint.require_widths((identity.width,))
+            model = (repository / identity.name / MODEL_FILE).read_bytes()
+            check_graph(network, identity.width, model)
+            parity = compare(network, identity.width, model, images)
+            _require_description(
+                identity, parity, flops_per_image(cut_subnet(network, identity.width), images.spec.shape)
+            )
+        except (ExportError, OSError) as exc:
+            findings.append(Finding(identity.name, Severity.ERROR, f"against the checkpoint: {exc}"))
+    return findings
+
+
+def _require_description(identity: Identity, parity: Parity, flops: int) -> None:
+    if identity.flops != flops:
+        raise RepositoryError(f"slim.flops says {identity.flops}, counted are {flops}; export it anew")
+    # Half a unit of the fourth place is lost in writing it down.
+    if abs(identity.accuracy - parity.accuracy_onnx) > ACCURACY_TOLERANCE + 0.00005:
+        raise RepositoryError(
+            f"slim.accuracy says {identity.accuracy:.4f}, measured is {parity.accuracy_onnx:.4f}; export it anew"
+        )

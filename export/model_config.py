@@ -1,0 +1,300 @@
+"""Triton's ModelConfig of an exported width: typed values <-> ``config.pbtxt``.
+
+The text is printed from Triton's own protobuf message, so it can't hold a field or a type that Triton does not
+know. What is left out is as deliberate as what is set (all of it was measured or read in Triton's sources):
+
+- ``runtime``: Triton fills it in for Python-based backends; sent back, it forces a full reload, and NVIDIA's C++
+  ``onnxruntime`` backend refuses it.
+- ``default_queue_policy`` and priorities: any of them switches the batcher's prefetching off. Deadlines and bounds
+  are the router's.
+- ``preferred_batch_size``: Triton's documentation advises against it unless one size is much faster.
+- On CPU ``intra_op_thread_count`` is always set, because each instance would otherwise take all cores. On GPU the
+  cuDNN algorithm is found by heuristic instead of a search for every new batch size, and the memory arena grows by
+  what is asked for; both parameters are read by the C++ backend from ``parameters``.
+- Warm-up only on GPU, where the first run of a batch size compiles and allocates.
+
+The ``slim.*`` parameters make a server describe itself. The header's comments repeat how the file was made
+and a fingerprint of the values that describe the weights, so that an edit by hand can be told from an export.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from export.errors import RepositoryError
+from export.width import Width, width_key
+
+INPUT_NAME = "pixels"
+OUTPUT_NAME = "logits"
+LABELS_FILE = "labels.txt"
+FAMILY_PATTERN = re.compile(r"[a-z][a-z0-9_-]*")
+_TUNING = re.compile(r"^# tuning: (.*)$", re.MULTILINE)
+_FINGERPRINT = re.compile(r"^# identity: ([0-9a-f]{64})$", re.MULTILINE)
+
+
+class Device(StrEnum):
+    """What a model's instances run on."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What an operator or a controller may change without the model becoming another one.
+
+    Attributes:
+        device: of the instances.
+        max_batch_size: largest batch Triton forms, in images.
+        instance_count: parallel instances; on GPU on device 0.
+        intra_op_threads: of each instance; only on CPU.
+        max_queue_delay_us: how long the batcher may wait for more images; 0 still batches what is queued.
+    """
+
+    device: Device = Device.CPU
+    max_batch_size: int = 64
+    instance_count: int = 1
+    intra_op_threads: int = 1
+    max_queue_delay_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the weights are; changing any of it makes another model.
+
+    Attributes:
+        family: one slimmable network; all its widths have the same.
+        width: of this model.
+        shape: channels, height and width of an image.
+        labels: class names; the index is the class.
+        accuracy: top-1 in 0..1 on the test split, measured with ONNX Runtime, rounded to four places.
+        flops: of one image; a multiply-add counts as two.
+        sha256: of ``model.onnx``, hexadecimal.
+    """
+
+    family: str
+    width: Width
+    shape: tuple[int, int, int]
+    labels: tuple[str, ...]
+    accuracy: float
+    flops: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The model's name in Triton, ``fashion_w025``."""
+        return model_name(self.family, self.width)
+
+    def fingerprint(self) -> str:
+        """Return a hash over all values, hexadecimal."""
+        values = [
+            self.family,
+            self.width,
+            self.shape,
+            self.labels,
+            f"{self.accuracy:.4f}",
+            self.flops,
+            self.sha256,
+        ]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def model_name(family: str, width: Width) -> str:
+    """Return the name of one width's model.
+
+    Raises:
+        RepositoryError: when the family's name is not one that Triton, file systems and metrics all take.
+    """
+    if not FAMILY_PATTERN.fullmatch(family):
+        raise RepositoryError(
+            f"family name {family!r} is not a lower-case letter followed by a-z, 0-9, _ or -; give another --family"
+        )
+    return f"{family}_{width_key(width)}"
+
+
+def to_protobuf(identity: Identity, tuning: Tuning) -> model_config_pb2.ModelConfig:
+    """Return Triton's message for a model.
+
+    Raises:
+        RepositoryError: when a tuning value is out of range.
+    """
+    _check_tuning(tuning)
+    config = model_config_pb2.ModelConfig(
+        name=identity.name, backend="onnxruntime", max_batch_size=tuning.max_batch_size
+    )
+    config.input.add(name=INPUT_NAME, data_type=model_config_pb2.TYPE_FP32, dims=identity.shape)
+    config.output.add(
+        name=OUTPUT_NAME,
+        data_type=model_config_pb2.TYPE_FP32,
+        dims=[len(identity.labels)],
+        label_filename=LABELS_FILE,
+    )
+    config.dynamic_batching.SetInParent()
+    if tuning.max_queue_delay_us:
+        config.dynamic_batching.max_queue_delay_microseconds = tuning.max_queue_delay_us
+    group = config.instance_group.add(count=tuning.instance_count)
+    if tuning.device is Device.CPU:
+        group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    else:
+        group.kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
+        group.gpus.append(0)
+        _add_warmup(config, identity, tuning)
+    for key, value in _parameters(identity, tuning).items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def render_config(identity: Identity, tuning: Tuning) -> str:
+    """Return the text of ``config.pbtxt``: header, then the message; maps sorted, so equal values give equal text.
+
+    Raises:
+        RepositoryError: when a tuning value is out of range.
+    """
+    knobs = {
+        "device": tuning.device.value,
+        "max-batch-size": tuning.max_batch_size,
+        "instances": tuning.instance_count,
+        "intra-op-threads": tuning.intra_op_threads,
+        "max-queue-delay-us": tuning.max_queue_delay_us,
+    }
+    header = [
+        "# Written by 'slimsched export'; 'slimsched verify' tells what was changed by hand since.",
+        f"# tuning: {' '.join(f'--{key} {value}' for key, value in knobs.items())}",
+        f"# identity: {identity.fingerprint()}",
+    ]
+    body: str = text_format.MessageToString(to_protobuf(identity, tuning))
+    return "\n".join(header) + "\n" + body
+
+
+def parse_config(text: str) -> model_config_pb2.ModelConfig:
+    """Return the message in a ``config.pbtxt``.
+
+    Raises:
+        RepositoryError: when Triton could not read it either.
+    """
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(text, config)
+    except text_format.ParseError as exc:
+        raise RepositoryError(f"not a Triton model configuration ({exc}); export it anew") from exc
+    return config
+
+
+def read_identity(config: model_config_pb2.ModelConfig) -> Identity:
+    """Return what a configuration says the model is.
+
+    Raises:
+        RepositoryError: when it lacks a ``slim.*`` parameter or one makes no sense.
+    """
+    values = {key: value.string_value for key, value in config.parameters.items()}
+    try:
+        channels, height, width = config.input[0].dims
+        labels = json.loads(values["slim.labels"])
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise ValueError("slim.labels is not a list of strings")
+        return Identity(
+            family=values["slim.family"],
+            width=Width(int(values["slim.width"])),
+            shape=(channels, height, width),
+            labels=tuple(labels),
+            accuracy=float(values["slim.accuracy"]),
+            flops=int(values["slim.flops"]),
+            sha256=values["slim.sha256"],
+        )
+    except KeyError as exc:
+        raise RepositoryError(f"the parameter {exc.args[0]} is missing; export it anew") from exc
+    except (ValueError, IndexError) as exc:
+        raise RepositoryError(f"a slim.* parameter or the input makes no sense ({exc}); export it anew") from exc
+
+
+def read_tuning(config: model_config_pb2.ModelConfig) -> Tuning:
+    """Return the tuning a configuration asks for, as far as ``Tuning`` can say it.
+
+    Raises:
+        RepositoryError: when Triton would refuse it or take something else for it.
+    """
+    if not config.instance_group:
+        raise RepositoryError("no instance_group, of which Triton makes two instances; export it anew")
+    group = config.instance_group[0]
+    on_cpu = group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    threads = parameters.get("intra_op_thread_count", "") if on_cpu else "1"
+    if not threads.isdecimal():
+        raise RepositoryError(
+            f"intra_op_thread_count is {threads!r}; give a number, else every instance takes all cores"
+        )
+    tuning = Tuning(
+        device=Device.CPU if on_cpu else Device.GPU,
+        max_batch_size=config.max_batch_size,
+        instance_count=group.count,
+        intra_op_threads=int(threads),
+        max_queue_delay_us=config.dynamic_batching.max_queue_delay_microseconds,
+    )
+    _check_tuning(tuning)
+    return tuning
+
+
+def read_header(text: str) -> tuple[Tuning, str] | None:
+    """Return the tuning and the fingerprint in the header of an exported file; None when it was not kept."""
+    knobs, fingerprint = _TUNING.search(text), _FINGERPRINT.search(text)
+    if knobs is None or fingerprint is None:
+        return None
+    words = knobs.group(1).split()
+    values = dict(zip(words[::2], words[1::2], strict=False))
+    try:
+        tuning = Tuning(
+            device=Device(values["--device"]),
+            max_batch_size=int(values["--max-batch-size"]),
+            instance_count=int(values["--instances"]),
+            intra_op_threads=int(values["--intra-op-threads"]),
+            max_queue_delay_us=int(values["--max-queue-delay-us"]),
+        )
+        _check_tuning(tuning)
+    except (KeyError, ValueError, RepositoryError):
+        return None
+    return tuning, fingerprint.group(1)
+
+
+def _check_tuning(tuning: Tuning) -> None:
+    ranges = {
+        "max_batch_size": (tuning.max_batch_size, 1),
+        "instances": (tuning.instance_count, 1),
+        "intra_op_threads": (tuning.intra_op_threads, 1),
+        "max_queue_delay_us": (tuning.max_queue_delay_us, 0),
+    }
+    for name, (value, least) in ranges.items():
+        if value < least:
+            raise RepositoryError(f"{name} is {value}; give at least {least}")
+
+
+def _parameters(identity: Identity, tuning: Tuning) -> dict[str, str]:
+    """Return the parameters; Triton's backends read strings only."""
+    values = {
+        "slim.family": identity.family,
+        "slim.width": str(identity.width),
+        "slim.accuracy": f"{identity.accuracy:.4f}",
+        "slim.flops": str(identity.flops),
+        "slim.sha256": identity.sha256,
+        "slim.labels": json.dumps(identity.labels, ensure_ascii=True),
+    }
+    if tuning.device is Device.CPU:
+        return values | {"intra_op_thread_count": str(tuning.intra_op_threads)}
+    # 1: heuristic search; 1: kSameAsRequested.
+    return values | {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}
+
+
+def _add_warmup(config: model_config_pb2.ModelConfig, identity: Identity, tuning: Tuning) -> None:
+    """Run the smallest and the largest batch before an instance serves: the one compiles, the other allocates."""
+    for size in sorted({1, tuning.max_batch_size}):
+        warmup = config.model_warmup.add(name=f"batch_{size}", batch_size=size)
+        tensor = warmup.inputs[INPUT_NAME]
+        tensor.data_type = model_config_pb2.TYPE_FP32
+        tensor.dims.extend(identity.shape)
+        tensor.random_data = True

@@ -1,0 +1,203 @@
+"""A Triton model repository on disk: written model by model, atomically and idempotently.
+
+A model is staged whole in a folder beside the repository, flushed to disk, and then swapped into its place: by a
+rename when the place is free, else by ``renameat2(RENAME_EXCHANGE)``, one atomic step of the kernel. A crash at any
+point leaves the old or the new model whole.
+
+Two alternatives were refused. Replacing file by file lets a server pair the old configuration with new weights.
+Staging inside the repository shows the unfinished model to Triton, which takes every sub-folder, hidden ones
+too, for a model; it remains the fallback when the parent folder lies on another file system or can't be written.
+Where the kernel or the file system has no exchange (not Linux, some network file systems), two renames are
+made instead; a crash between them leaves no model in the place but both whole in the staging folder, from where
+the next export puts the old one back.
+
+Files that are equal already are not touched, so their times stay and Triton sees no change. Files that an export
+did not write are never deleted: a model folder that holds any is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from export.errors import RepositoryError
+
+CONFIG_FILE = "config.pbtxt"
+MODEL_FILE = "1/model.onnx"
+
+Files = Mapping[str, bytes]
+"""What a model folder holds, by path relative to it."""
+
+Swap = Callable[[Path, Path], None]
+"""Lets two folders change places."""
+
+_ASIDE = "old"
+_RENAME_EXCHANGE = 2  # <linux/fs.h>
+_AT_FDCWD = -100  # <fcntl.h>
+_NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM})
+_NOT_HERE = frozenset({errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def write_model(repository: Path, name: str, files: Files, *, swap: Swap | None = None) -> bool:
+    """Make ``repository/name`` hold exactly ``files``; return whether anything had to be written.
+
+    Args:
+        repository: made if it is not there.
+        name: of the model's folder.
+        files: all of them, by relative path.
+        swap: how an old and a new folder change places; ``exchange`` if not given.
+
+    Raises:
+        RepositoryError: when the place can't be written or holds files of somebody else; nothing has changed then.
+    """
+    target = repository / name
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        with _locked(repository):
+            for stage in leftovers(repository):
+                _discard(stage, repository)
+            found = read_model(target)
+            if found == dict(files):
+                return False
+            foreign = sorted(found.keys() - files.keys())
+            if foreign:
+                raise RepositoryError(
+                    f"{target} holds {foreign[0]}, which no export wrote; move it away or choose another --family"
+                )
+            _replace(repository, target, files, swap or exchange)
+    except OSError as exc:
+        raise RepositoryError(
+            f"can't write {target} ({exc.strerror or exc}); free space or choose another --repository"
+        ) from exc
+    return True
+
+
+def read_model(folder: Path) -> dict[str, bytes]:
+    """Return the files of a model folder by relative path; empty when it does not exist."""
+    if not folder.exists():
+        return {}
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a folder", str(folder))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def leftovers(repository: Path) -> list[Path]:
+    """Return the staging folders beside and in ``repository``, left by a crashed export unless one is running."""
+    return [path for home in _homes(repository) for path in sorted(home.glob(f"{_prefix(repository)}*"))]
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap two paths of one file system in one atomic step.
+
+    Raises:
+        OSError: when the kernel or the file system can't, with the reason.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        raise OSError(errno.ENOSYS, "this C library has no renameat2") from None
+    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(first))
+
+
+def swap_by_renames(first: Path, second: Path) -> None:
+    """Swap two folders with renames: what ``exchange`` does, with a moment in which ``second`` is missing."""
+    aside = first.parent / _ASIDE / second.name
+    aside.parent.mkdir(exist_ok=True)
+    os.rename(second, aside)
+    try:
+        os.rename(first, second)
+    except BaseException:
+        os.rename(aside, second)
+        raise
+    os.rename(aside, first)
+
+
+def _homes(repository: Path) -> tuple[Path, Path]:
+    """Where models may be staged, best first."""
+    return (repository.resolve().parent, repository.resolve())
+
+
+def _prefix(repository: Path) -> str:
+    return f".{repository.resolve().name}.partial-"
+
+
+@contextlib.contextmanager
+def _locked(repository: Path) -> Iterator[None]:
+    """Keep other exports out, so that every staging folder seen inside is a dead one's."""
+    handle = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(
+            OSError
+        ):  # some network file systems lock no folders: exports there are not kept apart
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _replace(repository: Path, target: Path, files: Files, swap: Swap) -> None:
+    for home in _homes(repository):
+        stage: Path | None = None
+        try:
+            stage = Path(tempfile.mkdtemp(prefix=_prefix(repository), dir=home))
+            _write_files(stage / target.name, files)
+            _put(stage / target.name, target, swap)
+            return
+        except OSError as exc:
+            if home == repository.resolve() or exc.errno not in _NOT_HERE:
+                raise
+        finally:
+            if stage is not None:
+                _discard(stage, repository)
+
+
+def _discard(stage: Path, repository: Path) -> None:
+    """Remove a staging folder, after putting back a model that was taken out of its place and not replaced."""
+    for old in sorted(stage.glob(f"{_ASIDE}/*")):
+        if not (repository / old.name).exists():
+            os.rename(old, repository / old.name)
+    shutil.rmtree(stage, ignore_errors=True)
+
+
+def _put(staged: Path, target: Path, swap: Swap) -> None:
+    """Move a staged model into its place; an older one ends up where the new one was staged."""
+    if not target.exists():
+        os.rename(staged, target)
+    else:
+        try:
+            swap(staged, target)
+        except OSError as exc:
+            if exc.errno not in _NO_EXCHANGE:
+                raise
+            swap_by_renames(staged, target)
+    _sync(target.parent)
+
+
+def _write_files(folder: Path, files: Files) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as sink:
+            sink.write(content)
+            sink.flush()
+            os.fsync(sink.fileno())
+    for directory in {(folder / name).parent for name in files} | {folder, folder.parent}:
+        _sync(directory)
+
+
+def _sync(directory: Path) -> None:
+    """Flush a folder's entries; a rename is lost in a power cut otherwise."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

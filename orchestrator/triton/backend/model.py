@@ -1,0 +1,227 @@
+"""The embedded server's `onnxruntime` backend, run by Triton's Python stub.
+
+Triton takes a backend directory that holds a `model.py` and no shared library for a Python-based backend: every
+model whose config.pbtxt says `backend: "onnxruntime"` is served by this file, so a repository written for
+NVIDIA's image runs unchanged on a machine without GPU. What works here must work there: `onnx_contract` refuses
+at load what the C++ backend refuses.
+
+One `execute` call carries the requests of one dynamic batch. They are concatenated along the batch dimension,
+run once and split again. When that run fails each request is run alone, so one bad request never fails its
+neighbours and never takes the model down. Triton itself has checked names, dtypes and declared dims, and has
+applied `reshape`, before a request gets here.
+
+Emulated slow-down: with the environment variable SLIM_SLOWDOWN = s (a number >= 1, inherited from tritonserver),
+an instance that ran for t seconds sleeps another (s - 1) * t before it answers. That is a labelled emulation of
+a machine s times slower, not a measurement of one: a sleeping instance leaves its CPU to others.
+
+Only `TritonPythonModel` needs Triton; everything above it is plain functions over numpy and ONNX Runtime.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+if TYPE_CHECKING or __package__:
+    from .onnx_contract import SLOWDOWN_VARIABLE, LoadError, open_session, parse_slowdown
+else:  # in the stub this file is a top-level module, and its sibling lies beside it
+    from onnx_contract import SLOWDOWN_VARIABLE, LoadError, open_session, parse_slowdown
+
+Array = npt.NDArray[Any]
+Feed = dict[str, Array]
+
+
+class RequestError(ValueError):
+    """One request can't be answered.
+
+    Attributes:
+        is_invalid: True when the request itself is at fault, False when ONNX Runtime failed to run it.
+    """
+
+    def __init__(self, message: str, *, is_invalid: bool) -> None:
+        super().__init__(message)
+        self.is_invalid = is_invalid
+
+
+def group_by_signature(signatures: Sequence[Hashable]) -> list[list[int]]:
+    """Return the indices of equal signatures together: groups by first appearance, members in order."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, signature in enumerate(signatures):
+        groups.setdefault(signature, []).append(index)
+    return list(groups.values())
+
+
+def batch_signature(feed: Feed) -> Hashable:
+    """Return what two feeds must share to be concatenated: their inputs and all dims but the first."""
+    return tuple(sorted((name, array.shape[1:]) for name, array in feed.items()))
+
+
+def batch_size(feed: Feed) -> int:
+    """Return the first dimension of a feed.
+
+    Raises:
+        RequestError: Its inputs disagree about it, or one has none.
+    """
+    sizes = {array.shape[0] if array.ndim else None for array in feed.values()}
+    size = sizes.pop() if len(sizes) == 1 else None
+    if size is None:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+        raise RequestError(f"the inputs have no common batch dimension: {shapes}", is_invalid=True)
+    return size
+
+
+def concatenate_feeds(feeds: Sequence[Feed]) -> Feed:
+    """Join feeds of one signature along the batch dimension; a single feed is returned without a copy."""
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def split_outputs(outputs: Mapping[str, Array], sizes: Sequence[int]) -> list[Feed]:
+    """Cut batched outputs back into one mapping per request (views, no copies).
+
+    Raises:
+        RequestError: An output's first dimension is not the batch.
+    """
+    if len(sizes) == 1:
+        return [dict(outputs)]
+    ends = np.cumsum(sizes)
+    for name, array in outputs.items():
+        if not array.ndim or array.shape[0] != ends[-1]:
+            raise RequestError(
+                f"output '{name}' has shape {list(array.shape)} for a batch of {ends[-1]}: its first dimension "
+                "is not the batch; set max_batch_size: 0",
+                is_invalid=False,
+            )
+    return [
+        {name: array[end - size : end] for name, array in outputs.items()}
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+def decode_strings(name: str, array: Array) -> Array:
+    """Turn Triton's BYTES elements into the text that ONNX strings are.
+
+    Raises:
+        RequestError: An element is not UTF-8.
+    """
+    try:
+        text = [element.decode() if isinstance(element, bytes) else str(element) for element in array.flat]
+    except UnicodeDecodeError as exc:
+        raise RequestError(f"input '{name}' is not UTF-8 text: {exc}", is_invalid=True) from exc
+    decoded = np.empty(array.size, dtype=np.object_)
+    decoded[:] = text
+    return decoded.reshape(array.shape)
+
+
+class OnnxModel:
+    """One instance: an ONNX Runtime session that answers several requests at a time.
+
+    Args:
+        session: A session whose signature the config has been validated against.
+        config: The model configuration.
+        slowdown: Emulated slow-down factor, >= 1.
+        sleep: Waits a number of seconds; a test passes its own.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        config: Mapping[str, Any],
+        *,
+        slowdown: float = 1.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.input_names: tuple[str, ...] = tuple(io["name"] for io in config["input"])
+        self.output_names: tuple[str, ...] = tuple(io["name"] for io in config["output"])
+        self._string_inputs = {io["name"] for io in config["input"] if io["data_type"] == "TYPE_STRING"}
+        self._is_batching = int(config.get("max_batch_size", 0)) > 0
+        self._session = session
+        self._slowdown = slowdown
+        self._sleep = sleep
+
+    def answer(self, feeds: Sequence[Feed]) -> list[Feed | RequestError]:
+        """Return for every feed, in order, its outputs or why it has none."""
+        signatures = [batch_signature(feed) if self._is_batching else index for index, feed in enumerate(feeds)]
+        answers: dict[int, Feed | RequestError] = {}
+        for members in group_by_signature(signatures):
+            answers.update(zip(members, self._answer_group([feeds[i] for i in members]), strict=True))
+        return [answers[index] for index in range(len(feeds))]
+
+    def _answer_group(self, feeds: Sequence[Feed]) -> Sequence[Feed | RequestError]:
+        try:
+            sizes = [batch_size(feed) for feed in feeds] if self._is_batching else [1]
+            return split_outputs(self._run(concatenate_feeds(feeds)), sizes)
+        except RequestError as exc:
+            if len(feeds) == 1:
+                return [exc]
+        # Someone in the batch is at fault: run each alone, so that only the guilty one hears of it.
+        return [answer for feed in feeds for answer in self._answer_group([feed])]
+
+    def _run(self, feed: Feed) -> Feed:
+        strings = {name: decode_strings(name, feed[name]) for name in self._string_inputs & feed.keys()}
+        start_s = time.perf_counter()
+        try:
+            arrays = self._session.run(self.output_names, {**feed, **strings})
+        except Exception as exc:  # whatever ONNX Runtime raises is about this run; the instance must live on
+            raise RequestError(f"onnx runtime error: {' '.join(str(exc).split())}", is_invalid=False) from exc
+        if self._slowdown > 1.0:
+            self._sleep((self._slowdown - 1.0) * (time.perf_counter() - start_s))
+        return dict(zip(self.output_names, arrays, strict=True))
+
+
+class TritonPythonModel:
+    """The face towards Triton's stub; names and call order are the Python backend's."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Leave the configuration as it is: a guess of ours would differ from the C++ backend's."""
+        return auto_complete_model_config
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Load the instance's model; an exception here makes Triton refuse the load with its message."""
+        # Exists only inside the stub; imported late so that the rest of this file is testable without Triton.
+        import triton_python_backend_utils as pb_utils
+
+        self._pb = pb_utils
+        config = json.loads(args["model_config"])
+        try:
+            slowdown = parse_slowdown(os.environ.get(SLOWDOWN_VARIABLE))
+            session = open_session(
+                config,
+                Path(args["model_repository"]) / args["model_version"],
+                kind=args["model_instance_kind"],
+                device_id=args["model_instance_device_id"],
+            )
+        except LoadError as exc:
+            message = f"unable to load model '{args['model_name']}': {exc}"
+            raise pb_utils.TritonModelException(message) from None
+        self._model = OnnxModel(session, config, slowdown=slowdown)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer the requests of one batch, in order."""
+        answers = self._model.answer([self._read_feed(request) for request in requests])
+        return [self._respond(request, answer) for request, answer in zip(requests, answers, strict=True)]
+
+    def finalize(self) -> None:
+        """Free the session before the stub leaves."""
+        del self._model
+
+    def _read_feed(self, request: Any) -> Feed:
+        return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+    def _respond(self, request: Any, answer: Feed | RequestError) -> Any:
+        pb = self._pb
+        if isinstance(answer, RequestError):
+            code = pb.TritonError.INVALID_ARG if answer.is_invalid else pb.TritonError.INTERNAL
+            return pb.InferenceResponse(error=pb.TritonError(str(answer), code))
+        requested = request.requested_output_names()
+        return pb.InferenceResponse(
+            [pb.Tensor(name, np.ascontiguousarray(answer[name])) for name in answer if name in requested]
+        )

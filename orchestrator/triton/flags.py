@@ -1,0 +1,73 @@
+"""The command line of every tritonserver of this project, built in one place.
+
+The embedded server and NVIDIA's container differ in paths, addresses and limits, not in how Triton behaves: both
+must come from `render_flags`, so that what was tested on the one holds on the other. Why each fixed flag is there:
+
+- explicit model control: the controller decides what is loaded; polling would race with it.
+- `--strict-readiness=false`: strict readiness turns false while any model loads and stays false for ever after
+  one failed first load; a load balancer would drop a server that answers perfectly well.
+- `--disable-auto-complete-config`: our configs are complete, and auto-completion costs an extra stub a load.
+- `--allow-sagemaker=false --allow-vertex-ai=false`: open ports that nobody here uses.
+"""
+
+from dataclasses import dataclass
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFlags:
+    """What may differ between one tritonserver and another.
+
+    Attributes:
+        repository: Model repository, as the server sees its path.
+        grpc_port: Port of the gRPC endpoint.
+        http_port: Port of the HTTP endpoint.
+        metrics_port: Port of the Prometheus endpoint.
+        address: Address that all three bind to. Triton has no authentication of its own and only gRPC can have
+            TLS: anything but loopback needs a network that is closed otherwise.
+        backend_directory: Directory of the backends; None for the one built into an image.
+        models: Models to load at start; None loads all. The server exits when one of them can't be loaded.
+        load_thread_count: Models that may load at the same time.
+        exit_timeout_s: How long a stopping server waits for requests in flight.
+        metrics_interval_s: Refresh period of the CPU and GPU gauges; per-request counters are always live.
+        gpu_load_limits: Pairs of GPU id and used-memory ratio (0-1) above which a load is refused.
+    """
+
+    repository: str
+    grpc_port: int
+    http_port: int
+    metrics_port: int
+    address: str = LOOPBACK
+    backend_directory: str | None = None
+    models: tuple[str, ...] | None = None
+    load_thread_count: int = 2
+    exit_timeout_s: int = 10
+    metrics_interval_s: float = 1.0
+    gpu_load_limits: tuple[tuple[int, float], ...] = ()
+
+
+def render_flags(flags: ServerFlags) -> tuple[str, ...]:
+    """Return tritonserver's arguments, the program's own name not included."""
+    models = ("*",) if flags.models is None else flags.models
+    backends = () if flags.backend_directory is None else (f"--backend-directory={flags.backend_directory}",)
+    return (
+        f"--model-repository={flags.repository}",
+        *backends,
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in models),
+        "--strict-readiness=false",
+        "--disable-auto-complete-config",
+        f"--model-load-thread-count={flags.load_thread_count}",
+        *(f"--model-load-gpu-limit={gpu}:{ratio:g}" for gpu, ratio in flags.gpu_load_limits),
+        f"--exit-timeout-secs={flags.exit_timeout_s}",
+        f"--grpc-address={flags.address}",
+        f"--grpc-port={flags.grpc_port}",
+        f"--http-address={flags.address}",
+        f"--http-port={flags.http_port}",
+        f"--metrics-address={flags.address}",
+        f"--metrics-port={flags.metrics_port}",
+        f"--metrics-interval-ms={flags.metrics_interval_s * 1000:g}",
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+    )

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from export.cli import export, train, verify
+from export.training import TrainSettings
+from tests.export.toys import write_image_folder
+
+COMMANDS = {"train": train, "export": export, "verify": verify}
+
+
+def slimsched(command: str, *arguments: object) -> Result:
+    return CliRunner().invoke(COMMANDS[command], [str(argument) for argument in arguments])
+
+
+def assert_one_line(result: Result, message: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert len(result.output.strip().splitlines()) == 1, result.output
+    assert result.output.startswith("Error: ")
+    assert message in result.output
+
+
+def train_arguments(folder: Path, out: Path, *more: object) -> tuple[object, ...]:
+    usual = ("--data", "imagefolder", "--widths", "0.5,1.0", "--image-size", 16, "--batch-size", 8)
+    return ("--data-dir", folder, "--out", out, *usual, "--device", "cpu", "--threads", 1, *more)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    write_image_folder(root, {"train": 12, "val": 8})
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "toys"
+    result = slimsched("train", *train_arguments(folder, out, "--epochs", 2))
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("exported") / "models"
+    arguments = (run / "model.pt", "--repository", place, "--data-dir", folder, "--widths", "0.5,1.0")
+    result = slimsched("export", *arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("written") == 2
+    assert slimsched("export", *arguments).output.count("unchanged") == 2
+    return place
+
+
+@pytest.fixture
+def repository(exported: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(exported, tmp_path / "models")
+
+
+def test_training_leaves_checkpoint_metrics_and_picture(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == {"model.pt", "last.pt", "metrics.jsonl", "accuracy_flops.png"}
+
+
+def test_training_prints_a_line_an_epoch_and_a_table(folder: Path, tmp_path: Path) -> None:
+    result = slimsched("train", *train_arguments(folder, tmp_path / "out", "--epochs", 2, "--no-flip"))
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert all("0.50: " in line and "1.00: " in line for line in lines)
+    for heading in ("width", "top-1 %", "MFLOPs", "parameters"):
+        assert heading in result.output
+
+
+def test_export_and_verify_go_together(repository: Path, run: Path, folder: Path) -> None:
+    names = ["imagefolder_w050", "imagefolder_w100"]
+    assert sorted(os.listdir(repository)) == names
+    result = slimsched("verify", repository)
+    assert result.exit_code == 0, result.output
+    assert all(name in result.output for name in names)
+    result = slimsched("verify", repository, "--checkpoint", run / "model.pt", "--data-dir", folder)
+    assert result.exit_code == 0, result.output
+
+
+def test_verify_fails_on_errors_and_not_on_notes(repository: Path) -> None:
+    config = repository / "imagefolder_w050" / "config.pbtxt"
+    text = config.read_text()
+    config.write_text(text.replace("max_batch_size: 64", "max_batch_size: 8"))
+    result = slimsched("verify", repository)
+    assert result.exit_code == 0
+    assert "note: imagefolder_w050: config.pbtxt was edited by hand: max_batch_size is 8" in result.output
+    config.write_text(text.replace("pixels", "image"))
+    result = slimsched("verify", repository)
+    assert result.exit_code == 1
+    assert "error: imagefolder_w050: " in result.output
+
+
+def test_options_reach_the_configuration(run: Path, folder: Path, tmp_path: Path) -> None:
+    options = ["--widths", "1.0", "--family", "photos", "--device", "gpu", "--max-batch-size", "16", "--instances", "2"]
+    result = slimsched("export", run / "model.pt", "--repository", tmp_path, "--data-dir", folder, *options)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "photos_w100" / "config.pbtxt").read_text()
+    for part in ('name: "photos_w100"', "max_batch_size: 16", "count: 2", "KIND_GPU", "batch_16"):
+        assert part in text
+
+
+def test_defaults_are_those_of_the_settings() -> None:
+    options = train.make_context("train", ["--epochs", "1", "--out", "x"]).params
+    settings = {field.name: field.default for field in fields(TrainSettings) if field.default is not MISSING}
+    shared = options.keys() & settings.keys()
+    assert shared == settings.keys() - {"warmup_ratio", "momentum"}
+    assert {name: options[name] for name in shared} == {name: settings[name] for name in shared}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    result = slimsched(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example:\n    slimsched {command} " in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--widths", "0.5,wide"), "width 'wide' is not a number"),
+        (("--model", "resnet-huge"), "unknown network 'resnet-huge'"),
+        (("--data-dir", "/nowhere"), "/nowhere has no folder train"),
+        (("--out", "/proc/none/out"), "can't write /proc/none/out/last.pt"),
+    ],
+)
+def test_bad_input_to_train_is_one_line(arguments: tuple[str, str], message: str, folder: Path, tmp_path: Path) -> None:
+    usual = train_arguments(folder, tmp_path / "out", "--epochs", 1)
+    assert_one_line(slimsched("train", *usual, *arguments), message)
+
+
+def test_a_second_training_into_the_same_folder_is_one_line(run: Path, folder: Path) -> None:
+    assert_one_line(slimsched("train", *train_arguments(folder, run, "--epochs", 2)), "add --resume")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--widths", "0.3"), "the checkpoint has no width 0.30; it was trained for 0.50, 1.00"),
+        (("--widths", "2"), "outside 0.01 to 1.00"),
+        (("--family", "Big One"), "family name 'Big One'"),
+        (("--data-dir", "/nowhere"), "/nowhere has no folder val or test"),
+        (("--repository", "/proc/none"), "can't write /proc/none"),
+    ],
+)
+def test_bad_input_to_export_is_one_line(
+    arguments: tuple[str, str], message: str, run: Path, folder: Path, tmp_path: Path
+) -> None:
+    usual = ("--repository", tmp_path / "models", "--data-dir", folder, "--widths", "0.5")
+    assert_one_line(slimsched("export", run / "model.pt", *usual, *arguments), message)
+    assert not (tmp_path / "models").exists()
+
+
+def test_bad_checkpoints_and_repositories_are_one_line(run: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes((run / "model.pt").read_bytes()[:1000])
+    assert_one_line(slimsched("export", broken), "truncated")
+    assert_one_line(slimsched("export", tmp_path / "none.pt"), "no checkpoint at")
+    assert_one_line(slimsched("verify", tmp_path / "none"), "can't read")
+
+
+BASE_INSTALL = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "torchvision", "onnx", "onnxscript", "matplotlib"]))
+import export.cli
+getattr(export.cli, sys.argv[1])(sys.argv[2:], prog_name=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("train", "--epochs", "1", "--out", "x"), ("export", "x.pt"), ("verify", "--help")]
+)
+def test_without_the_export_extra_the_commands_say_what_to_install(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BASE_INSTALL, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    if arguments[0] == "verify":
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 1
+        assert done.stderr.startswith("Error: ")
+        assert "pip install 'slim-scheduler[export]'" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_interrupted_training_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
+    arguments = [str(a) for a in train_arguments(folder, tmp_path / "out", "--epochs", 10_000)]
+    with subprocess.Popen(
+        [sys.executable, "-c", "from export.cli import train; train()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("epoch 1/10000")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert process.stderr.read().strip().endswith("the same command with --resume goes on from there.")
+    assert (tmp_path / "out" / "last.pt").exists()

@@ -1,0 +1,262 @@
+"""How embedded servers start, fail and end, on the real tritonserver."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as grpcclient
+import yaml
+
+from orchestrator.errors import EmbeddedServerError
+from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer, choose_ports, is_ready
+from orchestrator.triton.guardian import list_session
+from orchestrator.triton.local_state import read_identity
+from orchestrator.triton.private_directory import PREFIX, create_private_directory
+from orchestrator.triton.wheel import (
+    assemble_backends,
+    build_environment,
+    find_module_directories,
+    find_python_library_directory,
+    locate_wheel,
+)
+from tests.triton import onnx_models
+from tests.triton.calls import index
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "deploy" / "compose.yaml"
+GONE_S = 15.0  # how long the slowest way to go may take on a busy machine; usually it is below three seconds
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("repository")
+    for name in ("first", "second"):
+        onnx_models.write_model(path, name, onnx_models.plus_one())
+    return path
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    deadline_s = time.monotonic() + GONE_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_gone(*pids: int) -> Callable[[], bool]:
+    return lambda: all(read_identity(pid) is None for pid in pids)
+
+
+def shared_memory_regions() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if "_shm_region_" in name}
+
+
+async def test_nothing_is_left_after_an_ordinary_end(repository: Path, options: EmbeddedOptions) -> None:
+    before = shared_memory_regions()
+    async with EmbeddedServer(repository, options) as server:
+        pids = (server.pid, server.guardian_pid, *server.stub_pids())
+        assert len(shared_memory_regions() - before) == 2
+        directory = server.log_path.parent
+    assert is_gone(*pids)()
+    assert not directory.exists()
+    assert shared_memory_regions() <= before
+
+
+@pytest.mark.parametrize("victim", ["server", "guardian", "stub and server"])
+async def test_nothing_is_left_when_one_is_killed(repository: Path, options: EmbeddedOptions, victim: str) -> None:
+    before = shared_memory_regions()
+    async with EmbeddedServer(repository, options) as server:
+        pids = (server.pid, server.guardian_pid, *server.stub_pids())
+        directory = server.log_path.parent
+        if victim == "stub and server":
+            os.kill(server.stub_pids()[0], signal.SIGKILL)
+        os.kill(server.guardian_pid if victim == "guardian" else server.pid, signal.SIGKILL)
+        async with asyncio.timeout(GONE_S):
+            ending = await server.wait_exited()
+        assert ("lost its guardian" if victim == "guardian" else "killed by SIGKILL") in ending
+        assert not server.is_running
+    assert is_gone(*pids)()
+    assert list_session(server.pid) == []
+    assert not directory.exists()
+    # A stub killed first can't say any more which region was its own.
+    assert len(shared_memory_regions() - before) <= (1 if victim == "stub and server" else 0)
+    for region in shared_memory_regions() - before:
+        os.unlink(f"/dev/shm/{region}")
+
+
+HOLD = """
+import asyncio, sys
+from pathlib import Path
+from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+
+async def main():
+    async with EmbeddedServer(Path(sys.argv[1]), EmbeddedOptions(exit_timeout_s=3)) as server:
+        print(server.pid, server.guardian_pid, *server.stub_pids(), flush=True)
+        print(server.log_path.parent, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@contextlib.contextmanager
+def holder(repository: Path) -> Iterator[tuple[subprocess.Popen[str], list[int], Path]]:
+    """Another process with an embedded server; the server's processes and its directory."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(repository)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            pids = [int(pid) for pid in process.stdout.readline().split()]
+            yield process, pids, Path(process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_nothing_outlives_the_parent(repository: Path, number: signal.Signals) -> None:
+    before = shared_memory_regions()
+    with holder(repository) as (process, pids, directory):
+        assert len(pids) == 4
+        process.send_signal(number)
+        process.wait(GONE_S)
+        assert wait_until(is_gone(*pids))
+    assert not directory.exists()
+    assert shared_memory_regions() <= before
+
+
+def test_nothing_outlives_parent_and_guardian_killed_together(repository: Path) -> None:
+    with holder(repository) as (process, pids, directory):
+        os.kill(pids[1], signal.SIGKILL)
+        process.kill()
+        assert wait_until(is_gone(*pids))
+    assert directory.exists(), "nobody was left to remove it; the next start will, once it is old enough"
+    os.utime(directory, (0, 0))
+    create_private_directory().remove()
+    assert not directory.exists()
+
+
+async def test_a_broken_model_is_the_reason_and_the_named_log_stays(tmp_path: Path) -> None:
+    model = onnx_models.plus_one()
+    onnx_models.write_model(tmp_path / "r", "bad", model, onnx_models.render_config(model).replace('"y"', '"z"'))
+    log = tmp_path / "server.log"
+    with pytest.raises(EmbeddedServerError) as caught:
+        async with EmbeddedServer(tmp_path / "r", EmbeddedOptions(log_path=log)):
+            pass
+    assert "exited with status 1: failed to load 'bad' version 1" in str(caught.value)
+    assert "unexpected output 'z'" in str(caught.value)
+    assert str(log) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "unexpected output 'z'" in log.read_text()
+
+
+async def test_an_unreadable_config_is_the_reason_too(tmp_path: Path) -> None:
+    onnx_models.write_model(tmp_path, "bad", onnx_models.plus_one(), 'backend: "onnxruntime" nonsense: 3')
+    with pytest.raises(EmbeddedServerError, match=r"model directory 'bad'.*has no field named .nonsense."):
+        async with EmbeddedServer(tmp_path):
+            pass
+
+
+async def test_a_busy_port_is_named(repository: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(EmbeddedServerError, match=f"port {port}: Address already in use"):
+            async with EmbeddedServer(repository, EmbeddedOptions(http_port=port)):
+                pass
+
+
+async def test_a_start_that_takes_too_long_is_given_up(repository: Path, options: EmbeddedOptions) -> None:
+    server = EmbeddedServer(repository, replace(options, start_timeout_s=0.05))
+    with pytest.raises(EmbeddedServerError, match=r"was not ready within 0.05 s"):
+        await server.__aenter__()
+    assert list_session(server.pid) == []
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
+async def test_a_cancelled_start_leaves_nothing(repository: Path, options: EmbeddedOptions, after_s: float) -> None:
+    before = shared_memory_regions()
+    directories = list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+    server = EmbeddedServer(repository, options)
+    starting = asyncio.create_task(server.__aenter__())
+    await asyncio.sleep(after_s)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not server.is_running
+    assert shared_memory_regions() <= before
+    assert list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")) == directories
+
+
+async def test_only_the_named_models_are_loaded(repository: Path, options: EmbeddedOptions) -> None:
+    async with EmbeddedServer(repository, replace(options, models=("second",))) as server:
+        with grpcclient.InferenceServerClient(server.grpc_address) as client:
+            assert index(client) == {"first": ("", ""), "second": ("READY", "")}
+        assert len(server.stub_pids()) == 1
+
+
+def wheel_environment() -> dict[str, str]:
+    return build_environment(
+        os.environ,
+        locate_wheel(),
+        module_directories=find_module_directories("numpy", "onnxruntime"),
+        python_library_directory=find_python_library_directory(),
+    )
+
+
+async def test_tritonserver_takes_the_command_line_of_compose_yaml(repository: Path, tmp_path: Path) -> None:
+    """Every flag of the file, with only what a container brings along put in its place."""
+    ports = choose_ports(EmbeddedOptions())
+    command = yaml.safe_load(COMPOSE.read_text())["services"]["triton"]["command"]
+    here = {
+        "tritonserver": str(locate_wheel().server),
+        "--model-repository=/models": f"--model-repository={repository}",
+        **{f"--{kind}-address=0.0.0.0": f"--{kind}-address=127.0.0.1" for kind in ("grpc", "http", "metrics")},
+        "--grpc-port=8001": f"--grpc-port={ports.grpc}",
+        "--http-port=8000": f"--http-port={ports.http}",
+        "--metrics-port=8002": f"--metrics-port={ports.metrics}",
+    }
+    assert here.keys() <= set(command)
+    assemble_backends(locate_wheel(), tmp_path / "backends")
+    arguments = [here.get(part, part) for part in command] + [f"--backend-directory={tmp_path / 'backends'}"]
+    with subprocess.Popen(
+        arguments, env=wheel_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            async with asyncio.timeout(30):
+                while not await is_ready(ports.http):
+                    assert server.poll() is None, "it refused the command line or the models"
+                    await asyncio.sleep(0.05)
+            with grpcclient.InferenceServerClient(f"127.0.0.1:{ports.grpc}") as client:
+                assert {state for state, _ in index(client).values()} == {"READY"}
+        finally:
+            server.terminate()
+
+
+def test_tritonserver_does_refuse_a_flag_it_does_not_know(repository: Path) -> None:
+    result = subprocess.run(
+        [locate_wheel().server, f"--model-repository={repository}", "--no-such-flag=1"],
+        env=wheel_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "no-such-flag" in result.stdout + result.stderr

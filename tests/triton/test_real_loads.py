@@ -1,0 +1,140 @@
+"""What the real tritonserver refuses to load, and how much of a config it honours."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from tests.triton import onnx_models
+from tests.triton.calls import index, infer, process_status, statistics
+from tests.triton.onnx_models import render_config
+
+pytestmark = pytest.mark.integration
+MODEL = onnx_models.plus_one()
+GOOD = render_config(MODEL)
+INPUT, OUTPUT = '"x" data_type: TYPE_FP32 dims: [4]', '"y" data_type: TYPE_FP32 dims: [4]'
+SECOND_INPUT = 'input [{ name: "w" data_type: TYPE_FP32 dims: [4] }]'
+
+# Name: config, and what the refusal must say.
+REFUSED: dict[str, tuple[str, str]] = {
+    "input_name": (GOOD.replace('"x"', '"image"'), "unexpected input 'image', the model's inputs are: x"),
+    "output_name": (GOOD.replace('"y"', '"z"'), "unexpected output 'z', the model's outputs are: y"),
+    "input_dtype": (
+        GOOD.replace(INPUT, INPUT.replace("FP32", "FP16")),
+        "expects datatype TYPE_FP16 for input 'x', model provides TYPE_FP32",
+    ),
+    "output_dtype": (
+        GOOD.replace(OUTPUT, OUTPUT.replace("FP32", "INT64")),
+        "expects datatype TYPE_INT64 for output 'y', model provides TYPE_FP32",
+    ),
+    "input_dims": (GOOD.replace(INPUT, INPUT.replace("[4]", "[5]")), "input 'x' has shape [-1, 4]"),
+    "output_dims": (GOOD.replace(OUTPUT, OUTPUT.replace("[4]", "[-1]")), "output 'y' has shape [-1, 4]"),
+    "extra_input": (GOOD + SECOND_INPUT, "configuration expects 2 inputs, model provides 1: x"),
+    "no_output": (GOOD.replace("output [{ name: " + OUTPUT + "  }]", ""), "declares no output"),
+    "no_file": (GOOD + 'default_model_filename: "other.onnx"', "unable to find '"),
+    "threads": (
+        render_config(MODEL, parameters={"intra_op_thread_count": "many"}),
+        "parameter intra_op_thread_count: 'many' is not an integer",
+    ),
+    "mode": (render_config(MODEL, parameters={"execution_mode": "7"}), "execution_mode: expected 0"),
+    "gpu": (GOOD.replace("KIND_CPU", "KIND_GPU"), "no GPUs are available"),
+}
+HONOURED = {"one_thread": "1", "four_threads": "4"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServer]:
+    """A server that has loaded nothing yet."""
+    repository = tmp_path_factory.mktemp("repository")
+    for name, (config, _) in REFUSED.items():
+        onnx_models.write_model(repository, name, MODEL, config)
+    onnx_models.write_model(repository, "unknown_field", MODEL, GOOD + "\nnonsense: 3")
+    for name, count in HONOURED.items():
+        config = render_config(MODEL, parameters={"intra_op_thread_count": count})
+        onnx_models.write_model(repository, name, MODEL, config)
+    two = onnx_models.add_and_subtract()
+    difference = onnx_models.render_io("output", "difference", onnx_models.TensorProto.FLOAT, [3])
+    onnx_models.write_model(repository, "fewer_outputs", two, render_config(two).replace(difference, ""))
+    vector = onnx_models.identity(onnx_models.TensorProto.FLOAT, ("batch",))
+    reshaped = render_config(vector).replace("dims: [] ", "dims: [1] reshape { shape: [] }")
+    onnx_models.write_model(repository, "reshaped", vector, reshaped)
+    async with EmbeddedServer(repository, EmbeddedOptions(models=())) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_cpp_backend_refuses_is_refused_with_its_reason(
+    server: EmbeddedServer, client: grpcclient.InferenceServerClient, name: str
+) -> None:
+    problem = REFUSED[name][1]
+    with pytest.raises(InferenceServerException) as caught:
+        client.load_model(name)
+    assert problem in caught.value.message()
+    state, reason = index(client)[name]
+    assert state == "UNAVAILABLE"
+    assert problem in reason
+    assert problem in server.log_path.read_text()
+
+
+def test_an_unreadable_config_is_explained_in_the_log_only(
+    server: EmbeddedServer, client: grpcclient.InferenceServerClient
+) -> None:
+    with pytest.raises(InferenceServerException, match="failed to poll from model repository"):
+        client.load_model("unknown_field")
+    assert 'has no field named "nonsense"' in server.log_path.read_text()
+
+
+def test_a_model_may_offer_more_outputs_than_are_declared(client: grpcclient.InferenceServerClient) -> None:
+    client.load_model("fewer_outputs")
+    one = np.ones((1, 3), np.float32)
+    assert infer(client, "fewer_outputs", a=one, b=one).as_numpy("sum")[0, 0] == 2
+
+
+def test_reshape_is_honoured(client: grpcclient.InferenceServerClient) -> None:
+    client.load_model("reshaped")
+    x = np.array([[3], [4]], np.float32)
+    np.testing.assert_array_equal(infer(client, "reshaped", x=x).as_numpy("y"), x)
+
+
+def test_intra_op_thread_count_is_honoured(server: EmbeddedServer, client: grpcclient.InferenceServerClient) -> None:
+    threads = {}
+    for name in HONOURED:
+        known = set(server.stub_pids())
+        client.load_model(name)
+        (stub,) = set(server.stub_pids()) - known
+        threads[name] = int(process_status(stub)["Threads"])
+    assert threads["four_threads"] - threads["one_thread"] == 3
+
+
+async def test_cpus_and_slowdown_make_an_unlike_machine(tmp_path: Path) -> None:
+    heavy = onnx_models.heavy()
+    # Long runs, so that the fixed cost of a call, which is not slowed down, weighs little.
+    onnx_models.write_model(tmp_path, "heavy", heavy, render_config(heavy, max_batch_size=64))
+    cpu = max(os.sched_getaffinity(0))
+    plain = EmbeddedServer(tmp_path)
+    slow = EmbeddedServer(tmp_path, EmbeddedOptions(cpus=frozenset({cpu}), slowdown=4.0))
+    async with plain, slow:
+        for pid in (slow.pid, *slow.stub_pids()):
+            assert process_status(pid)["Cpus_allowed_list"] == str(cpu)
+        assert process_status(plain.pid)["Cpus_allowed_list"] == process_status(os.getpid())["Cpus_allowed_list"]
+        x = np.ones((64, 512), np.float32)
+        with (
+            grpcclient.InferenceServerClient(plain.grpc_address) as plain_client,
+            grpcclient.InferenceServerClient(slow.grpc_address) as slow_client,
+        ):
+            for _ in range(20):  # in turn, so that whatever else runs here slows both alike
+                infer(plain_client, "heavy", x=x)
+                infer(slow_client, "heavy", x=x)
+            ratio = _mean_compute_ns(slow_client) / _mean_compute_ns(plain_client)
+    assert 2 < ratio < 8
+
+
+def _mean_compute_ns(client: grpcclient.InferenceServerClient) -> float:
+    compute = statistics(client, "heavy").inference_stats.compute_infer
+    return float(compute.ns / compute.count)
