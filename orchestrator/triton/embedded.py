@@ -30,6 +30,7 @@ from orchestrator.triton.guardian import Task, list_stubs
 from orchestrator.triton.private_directory import PrivateDirectory, create_private_directory
 from orchestrator.triton.server_log import pick_reason
 from orchestrator.triton.wheel import (
+    DEVICE_LOCK_VARIABLE,
     TritonWheel,
     assemble_backends,
     build_environment,
@@ -55,7 +56,7 @@ class EmbeddedOptions:
         http_port: Port of the HTTP endpoint; None chooses a free one.
         metrics_port: Port of the Prometheus endpoint; None chooses a free one.
         cpus: CPUs the server and its stubs may run on; None leaves them as they are.
-        slowdown: Emulated slow-down of the onnxruntime backend, >= 1.
+        slowdown: Emulated slow-down of the onnxruntime backend, >= 1; above 1 its instances share one device.
         environment: Variables added to the server's environment.
         log_path: File the server's output is appended to; None keeps it in the private directory.
         start_timeout_s: Time from start to ready, model loading included.
@@ -276,6 +277,7 @@ class EmbeddedServer:
             raise EmbeddedServerError(f"can't write backends into {directory.path}: {exc.strerror}") from exc
         self._log_path = (self._options.log_path or directory.path / "server.log").absolute()
         self._log_offset = self._log_path.stat().st_size if self._log_path.exists() else 0
+        environment[DEVICE_LOCK_VARIABLE] = str(directory.path / "device.lock")
         return self._build_task(ports, wheel, environment, directory.path), directory
 
     def _build_task(self, ports: Ports, wheel: TritonWheel, environment: dict[str, str], directory: Path) -> Task:

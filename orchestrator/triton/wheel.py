@@ -23,7 +23,9 @@ from pathlib import Path
 from orchestrator.errors import EmbeddedServerError
 
 INSTALL_HINT = "pip install 'slim-scheduler[local]'"
-SLOWDOWN_VARIABLE = "SLIM_SLOWDOWN"  # the same name as in backend/onnx_contract.py, which must not be imported
+# The same names as in backend/onnx_contract.py, which must not be imported.
+SLOWDOWN_VARIABLE = "SLIM_SLOWDOWN"
+DEVICE_LOCK_VARIABLE = "SLIM_DEVICE_LOCK"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,4 @@
+import fcntl
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from onnx import TensorProto
 from orchestrator.triton.backend.model import (
     OnnxModel,
     RequestError,
+    SlowDevice,
     batch_size,
     concatenate_feeds,
     decode_strings,
@@ -21,7 +23,7 @@ from orchestrator.triton.backend.onnx_contract import open_session
 from tests.triton import onnx_models
 
 
-def serve(tmp_path: Path, model: onnx.ModelProto, *, max_batch_size: int = 8, **options: Any) -> OnnxModel:
+def serve(tmp_path: Path, model: onnx.ModelProto, *, max_batch_size: int = 8, **device: Any) -> OnnxModel:
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
 
     def describe(values: Any) -> list[dict[str, Any]]:
@@ -39,7 +41,7 @@ def serve(tmp_path: Path, model: onnx.ModelProto, *, max_batch_size: int = 8, **
         "output": describe(model.graph.output),
         "parameters": {"intra_op_thread_count": {"string_value": "1"}},
     }
-    return OnnxModel(open_session(config, tmp_path, kind="CPU", device_id="0"), config, **options)
+    return OnnxModel(open_session(config, tmp_path, kind="CPU", device_id="0"), config, SlowDevice(**device))
 
 
 def rows(*values: float) -> dict[str, np.ndarray]:
@@ -110,6 +112,30 @@ def test_the_slowdown_sleeps_in_proportion_to_the_run(tmp_path: Path) -> None:
     assert slept[0] > 0
     serve(tmp_path, onnx_models.plus_one(), sleep=slept.append).answer([rows(1)])
     assert len(slept) == 1, "a slow-down of 1 sleeps not at all"
+
+
+def test_a_slow_device_is_used_by_one_instance_at_a_time_and_is_free_after_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "device.lock"
+
+    def is_free() -> bool:
+        with path.open("ab") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    free_while_asleep: list[bool] = []
+    device = SlowDevice(2.0, str(path), sleep=lambda _: free_while_asleep.append(is_free()))
+    with device.occupied():
+        assert not is_free()
+    assert free_while_asleep == [False]
+    assert is_free()
+    with pytest.raises(ZeroDivisionError), device.occupied():
+        raise ZeroDivisionError
+    assert is_free()
+    with SlowDevice(1.0, str(path)).occupied():
+        assert is_free(), "nothing is emulated, so nothing is locked"
 
 
 def test_inputs_that_disagree_about_the_batch_are_refused() -> None:

@@ -11,16 +11,20 @@ neighbours and never takes the model down. Triton itself has checked names, dtyp
 applied `reshape`, before a request gets here.
 
 Emulated slow-down: with the environment variable SLIM_SLOWDOWN = s (a number >= 1, inherited from tritonserver),
-an instance that ran for t seconds sleeps another (s - 1) * t before it answers. That is a labelled emulation of
-a machine s times slower, not a measurement of one: a sleeping instance leaves its CPU to others.
+an instance that ran for t seconds sleeps another (s - 1) * t before it answers. While it runs and sleeps it holds a
+lock on the file that SLIM_DEVICE_LOCK names, so that a server's instances share one slow device; without that,
+sleeping instances of several models would overlap and the machine would be fast as a whole. That is a labelled
+emulation of a machine s times slower, not a measurement of one.
 
 Only `TritonPythonModel` needs Triton; everything above it is plain functions over numpy and ONNX Runtime.
 """
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +33,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 if TYPE_CHECKING or __package__:
-    from .onnx_contract import SLOWDOWN_VARIABLE, LoadError, open_session, parse_slowdown
+    from .onnx_contract import DEVICE_LOCK_VARIABLE, SLOWDOWN_VARIABLE, LoadError, open_session, parse_slowdown
 else:  # in the stub this file is a top-level module, and its sibling lies beside it
-    from onnx_contract import SLOWDOWN_VARIABLE, LoadError, open_session, parse_slowdown
+    from onnx_contract import DEVICE_LOCK_VARIABLE, SLOWDOWN_VARIABLE, LoadError, open_session, parse_slowdown
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
@@ -120,31 +124,54 @@ def decode_strings(name: str, array: Array) -> Array:
     return decoded.reshape(array.shape)
 
 
+class SlowDevice:
+    """What an instance runs on: as it is, or emulated to be slower and then used by one instance at a time.
+
+    Args:
+        slowdown: Factor, >= 1; 1 emulates nothing.
+        lock_path: File that the instances of a server lock in turn; None locks nothing.
+        sleep: Waits a number of seconds; a test passes its own.
+    """
+
+    def __init__(
+        self, slowdown: float = 1.0, lock_path: str | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._slowdown = slowdown
+        self._sleep = sleep
+        # Stays open as long as the process; the kernel drops the lock with it, even when it is killed.
+        self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600) if lock_path and slowdown > 1.0 else None
+
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """Run the block on the device; a block that fails takes no longer than it takes."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            start_s = time.perf_counter()
+            yield
+            if self._slowdown > 1.0:
+                self._sleep((self._slowdown - 1.0) * (time.perf_counter() - start_s))
+        finally:
+            if self._lock is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+
 class OnnxModel:
     """One instance: an ONNX Runtime session that answers several requests at a time.
 
     Args:
         session: A session whose signature the config has been validated against.
         config: The model configuration.
-        slowdown: Emulated slow-down factor, >= 1.
-        sleep: Waits a number of seconds; a test passes its own.
+        device: What it runs on.
     """
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        config: Mapping[str, Any],
-        *,
-        slowdown: float = 1.0,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, session: ort.InferenceSession, config: Mapping[str, Any], device: SlowDevice) -> None:
         self.input_names: tuple[str, ...] = tuple(io["name"] for io in config["input"])
         self.output_names: tuple[str, ...] = tuple(io["name"] for io in config["output"])
         self._string_inputs = {io["name"] for io in config["input"] if io["data_type"] == "TYPE_STRING"}
         self._is_batching = int(config.get("max_batch_size", 0)) > 0
         self._session = session
-        self._slowdown = slowdown
-        self._sleep = sleep
+        self._device = device
 
     def answer(self, feeds: Sequence[Feed]) -> list[Feed | RequestError]:
         """Return for every feed, in order, its outputs or why it has none."""
@@ -166,13 +193,11 @@ class OnnxModel:
 
     def _run(self, feed: Feed) -> Feed:
         strings = {name: decode_strings(name, feed[name]) for name in self._string_inputs & feed.keys()}
-        start_s = time.perf_counter()
         try:
-            arrays = self._session.run(self.output_names, {**feed, **strings})
+            with self._device.occupied():
+                arrays = self._session.run(self.output_names, {**feed, **strings})
         except Exception as exc:  # whatever ONNX Runtime raises is about this run; the instance must live on
             raise RequestError(f"onnx runtime error: {' '.join(str(exc).split())}", is_invalid=False) from exc
-        if self._slowdown > 1.0:
-            self._sleep((self._slowdown - 1.0) * (time.perf_counter() - start_s))
         return dict(zip(self.output_names, arrays, strict=True))
 
 
@@ -202,7 +227,7 @@ class TritonPythonModel:
         except LoadError as exc:
             message = f"unable to load model '{args['model_name']}': {exc}"
             raise pb_utils.TritonModelException(message) from None
-        self._model = OnnxModel(session, config, slowdown=slowdown)
+        self._model = OnnxModel(session, config, SlowDevice(slowdown, os.environ.get(DEVICE_LOCK_VARIABLE)))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of one batch, in order."""

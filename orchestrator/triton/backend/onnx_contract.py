@@ -16,6 +16,7 @@ from typing import Any
 import onnxruntime as ort
 
 SLOWDOWN_VARIABLE = "SLIM_SLOWDOWN"
+DEVICE_LOCK_VARIABLE = "SLIM_DEVICE_LOCK"
 
 ONNX_TYPES = {
     "TYPE_BOOL": "tensor(bool)",
