@@ -100,18 +100,14 @@ def _draw(comparison: Comparison) -> bytes:
     latency.barh(rows, p99_ms, color="#c9d7e8", label="p99")
     latency.barh(rows, mean_ms, height=0.5, color="#2f6db3", label="mean")
     latency.set(title="latency (ms)", yticks=rows, yticklabels=names)
-    latency.legend(loc="lower right")
 
-    misses.barh(rows, [s.accuracy_in_time * 100 for s in comparison.summaries], color="#4a9d6f", label="right, in time")
-    misses.barh(
-        rows,
-        [s.miss_ratio * 100 for s in comparison.summaries],
-        left=[100 - s.miss_ratio * 100 for s in comparison.summaries],
-        color="#d9825b",
-        label="missed the deadline",
-    )
+    right = [s.accuracy_in_time * 100 for s in comparison.summaries]
+    missed = [s.miss_ratio * 100 for s in comparison.summaries]
+    wrong = [100 - r - m for r, m in zip(right, missed, strict=True)]
+    misses.barh(rows, right, color="#4a9d6f", label="right, in time")
+    misses.barh(rows, wrong, left=right, color="#d8d8d8", label="wrong, in time")
+    misses.barh(rows, missed, left=[r + w for r, w in zip(right, wrong, strict=True)], color="#d9825b", label="late")
     misses.set(title="requests (%)", yticks=rows, yticklabels=[], xlim=(0, 100))
-    misses.legend(loc="lower left")
 
     left = [0.0] * len(names)
     tones = pyplot.get_cmap("viridis_r")
@@ -120,10 +116,10 @@ def _draw(comparison: Comparison) -> bytes:
         shares.barh(rows, part, left=left, color=tones(index / max(1, len(comparison.widths) - 1)), label=f"{width} %")
         left = [a + b for a, b in zip(left, part, strict=True)]
     shares.set(title="answers by width (%)", yticks=rows, yticklabels=[], xlim=(0, 100))
-    shares.legend(loc="lower left", ncols=2)
 
     for axes in (latency, misses, shares):
         axes.invert_yaxis()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(comparison.title)
     sink = io.BytesIO()

@@ -68,6 +68,6 @@ def main(debug: bool) -> None:
 
     \b
     Example:
-      slimsched local up --servers 2 --slowdown 1,3
+      slimsched local up --servers 2 --slowdown 1,3 --fleet fleet.yaml
       slimsched infer --fleet fleet.yaml image.png
     """

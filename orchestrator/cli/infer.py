@@ -41,7 +41,7 @@ def infer(
 
     \b
     Example:
-      slimsched local up --servers 2
+      slimsched local up --servers 2 --fleet fleet.yaml
       slimsched infer --fleet fleet.yaml --deadline-ms 50 examples/fashion-mnist/*.png
     """
     settings = load_fleet(fleet_path)

@@ -10,7 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.triton.emulation import parse_cpu_sets, parse_slowdowns
-from orchestrator.triton.local_fleet import FleetStatus, read_status, start_fleet, stop_fleet
+from orchestrator.triton.local_fleet import (
+    FleetStatus,
+    check_copy_target,
+    copy_fleet_file,
+    read_status,
+    start_fleet,
+    stop_fleet,
+)
 from orchestrator.triton.local_state import choose_state_directory
 from orchestrator.triton.local_supervisor import FleetRequest
 
@@ -49,9 +56,16 @@ def local() -> None:
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=1), default=60.0, show_default=True, help="In seconds."
 )
+@click.option("--fleet", "fleet_copy", type=click.Path(path_type=Path), help="Write a copy of fleet.yaml here too.")
 @state_directory_option
 def up(
-    servers: int, repository: Path, slowdown: str | None, cpus: str | None, timeout_s: float, state_dir: Path
+    servers: int,
+    repository: Path,
+    slowdown: str | None,
+    cpus: str | None,
+    timeout_s: float,
+    fleet_copy: Path | None,
+    state_dir: Path,
 ) -> None:
     """Start a fleet and wait until every server is ready.
 
@@ -60,8 +74,8 @@ def up(
 
     \b
     Example:
-      slimsched local up --servers 2 --slowdown 1,3 --cpus "0;1"
-      slimsched infer --fleet "$XDG_RUNTIME_DIR/slimsched/fleet.yaml" image.png
+      slimsched local up --servers 2 --slowdown 1,3 --cpus "0;1" --fleet fleet.yaml
+      slimsched infer --fleet fleet.yaml image.png
     """
     request = FleetRequest(
         repository=repository.absolute(),
@@ -69,9 +83,13 @@ def up(
         cpu_sets=parse_cpu_sets(cpus, servers) if cpus else (None,) * servers,
         start_timeout_s=timeout_s,
     )
+    if fleet_copy is not None:
+        check_copy_target(fleet_copy)
     console = Console()
     with console.status(f"starting {servers} tritonserver(s)"):
         status = start_fleet(request, state_dir)
+    if fleet_copy is not None:
+        copy_fleet_file(status, fleet_copy)
     _print_status(console, status)
 
 

@@ -118,6 +118,35 @@ def stop_fleet(directory: Path) -> FleetStatus | None:
     return status
 
 
+def check_copy_target(path: Path) -> None:
+    """Check that a copy of fleet.yaml may be written here: the place is free, or holds an earlier copy.
+
+    Raises:
+        ConfigError: It holds something of the user's.
+    """
+    try:
+        is_ours = path.read_text().startswith(local_state.FLEET_MARK)
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError):
+        is_ours = False
+    if not is_ours:
+        raise ConfigError(f"{path} was not written by 'slimsched local up'; give another --fleet or move it away")
+
+
+def copy_fleet_file(status: FleetStatus, path: Path) -> None:
+    """Write a copy of the fleet's fleet.yaml.
+
+    Raises:
+        ConfigError: The place can't be written, or holds something of the user's.
+    """
+    check_copy_target(path)
+    try:
+        path.write_text(status.fleet_path.read_text())
+    except OSError as exc:
+        raise ConfigError(f"can't write {path} ({exc.strerror}); the fleet file is {status.fleet_path} too") from exc
+
+
 def _check(request: FleetRequest) -> None:
     check_repository(request.repository, None)
     for slowdown in request.slowdowns:

@@ -19,6 +19,7 @@ ERROR_FILE = "error.txt"
 LOCK_FILE = "lock"
 SUPERVISOR_LOG = "supervisor.log"
 FLEET_FILE = "fleet.yaml"
+FLEET_MARK = "# written by 'slimsched local up'"
 
 Decoded = TypeVar("Decoded")
 

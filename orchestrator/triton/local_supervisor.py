@@ -66,17 +66,21 @@ def decode_request(text: str) -> FleetRequest:
 
 def render_settings(servers: tuple[LocalServer, ...]) -> str:
     """Return the fleet.yaml of running servers; an emulated one carries its slow-down as a label."""
-    return render_fleet(
-        FleetSettings(
-            servers=tuple(
-                ServerSettings(
-                    name=server.name,
-                    grpc=server.grpc,
-                    metrics=server.metrics,
-                    device="cpu",
-                    emulated_slowdown=server.slowdown if server.slowdown > 1.0 else None,
+    return (
+        local_state.FLEET_MARK
+        + "\n"
+        + render_fleet(
+            FleetSettings(
+                servers=tuple(
+                    ServerSettings(
+                        name=server.name,
+                        grpc=server.grpc,
+                        metrics=server.metrics,
+                        device="cpu",
+                        emulated_slowdown=server.slowdown if server.slowdown > 1.0 else None,
+                    )
+                    for server in servers
                 )
-                for server in servers
             )
         )
     )

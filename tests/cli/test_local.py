@@ -95,12 +95,23 @@ def test_without_a_fleet_status_and_down_say_so(tmp_path: Path) -> None:
     assert found == {"is_running": False, "servers": []}
 
 
+def test_a_file_of_the_users_is_never_overwritten(tmp_path: Path, repository: Path) -> None:
+    mine = tmp_path / "fleet.yaml"
+    mine.write_text("servers: []")
+    line = fail("up", "--repository", repository, "--fleet", mine, "--state-dir", tmp_path / "state")
+    assert "was not written by 'slimsched local up'" in line
+    assert mine.read_text() == "servers: []"
+
+
 @pytest.mark.integration
 def test_up_status_down(repository: Path, state: Path) -> None:
     cpu = str(min(os.sched_getaffinity(0)))
+    copy = state.parent / "copy.yaml"
     shown = succeed(
-        "up", "--repository", repository, "--slowdown", "1,3", "--cpus", f"{cpu};{cpu}", "--state-dir", state
-    )
+        "up", "--repository", repository, "--slowdown", "1,3", "--cpus", f"{cpu};{cpu}", "--state-dir", state,
+        "--fleet", copy,
+    )  # fmt: skip
+    assert copy.read_text() == (state / "fleet.yaml").read_text()
     assert "local-0" in shown
     assert f"fleet file: {state / 'fleet.yaml'}" in shown.replace("\n", " ")
     fleet = load_fleet(state / "fleet.yaml")

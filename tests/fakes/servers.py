@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import ServerUnavailableError, SlimError
+from orchestrator.errors import ModelNotFoundError, PermanentError, ServerUnavailableError, SlimError
 from orchestrator.snapshot import Family, ServedModel, TensorSpec, Width
 
 ACCURACY = {25: 0.905, 50: 0.917, 75: 0.924, 100: 0.928}
@@ -71,6 +71,10 @@ class FakeServer:
 
     async def infer_batch(self, model: ServedModel, batch: NDArray[Any]) -> NDArray[Any]:
         self._require_up()
+        if model.name not in {served.name for served in self.models}:
+            raise ModelNotFoundError(f"unknown model {model.name}")
+        if batch.shape[1:] != model.input.shape:
+            raise PermanentError(f"unexpected shape {batch.shape}")
         if self.failures:
             raise self.failures.pop(0)
         async with self._instance:
