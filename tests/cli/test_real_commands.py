@@ -1,0 +1,144 @@
+"""``infer`` and ``demo`` as a stranger runs them, on real tritonservers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.cli import main
+from orchestrator.config import FleetSettings, ServerSettings, render_fleet
+from orchestrator.triton.embedded import EmbeddedServer
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "fashion-mnist"
+MARK = "SLIM_TEST_MARK"
+GONE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def fleet_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("fleet") / "fleet.yaml"
+    runner = asyncio.Runner()
+    server = EmbeddedServer(ROOT / "model_repository")
+    with runner:
+        runner.run(server.__aenter__())
+        settings = FleetSettings(servers=(ServerSettings(name="here", grpc=server.grpc_address),))
+        path.write_text(render_fleet(settings))
+        yield path
+        runner.run(server.stop())
+
+
+def infer(fleet_path: Path, *arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["infer", "--fleet", str(fleet_path), *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+def test_images_are_named_with_what_was_decided(fleet_path: Path) -> None:
+    code, output = infer(fleet_path, "--json", EXAMPLES / "trouser.png", EXAMPLES / "bag.png")
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert code == 0
+    assert [row["label"] for row in rows] == ["Trouser", "Bag"]
+    assert all(row["server"] == "here" and row["width"] in (25, 50, 75, 100) for row in rows)
+    assert all(0.5 < row["confidence"] <= 1 and row["latency_ms"] > 0 for row in rows)
+
+
+def test_the_table_shows_label_confidence_width_server_and_latency(fleet_path: Path) -> None:
+    code, output = infer(fleet_path, "--width", 50, EXAMPLES / "ankle-boot.png")
+    assert code == 0
+    assert re.search(r"Ankle boot │ +\d+\.\d% │ 50 % +│ here +│ 1 +│ \d+\.\d ms", output.replace("\n", " "))
+
+
+def test_bad_input_is_one_line(fleet_path: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.png"
+    text.write_text("no image")
+    for arguments, problem in [
+        ([text], "is no image that can be read"),
+        ([tmp_path / "absent.png"], "no image at"),
+        ([ROOT / "docs" / "nothing.png"], "no image at"),
+        (["--width", 33, EXAMPLES / "bag.png"], "no width has width=33"),
+        (["--min-accuracy", 0.999, EXAMPLES / "bag.png"], "served are 25 % (0.9"),
+        (["--family", "cats", EXAMPLES / "bag.png"], "unknown family 'cats'; the fleet serves fashion"),
+    ]:
+        code, output = infer(fleet_path, *arguments)
+        assert code == 1
+        assert output.startswith("Error: ")
+        assert problem in output
+        assert output.count("\n") == 1
+
+
+def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("servers: [{name: a, grpc: '127.0.0.1:9'}]")
+    code, output = infer(path, EXAMPLES / "bag.png")
+    assert code == 1
+    assert re.fullmatch(r"Error: no server serves a slimmable family \(a: .*\); check the addresses.*\n", output)
+
+
+def test_the_demo_compares_policies_and_writes_its_report(tmp_path: Path) -> None:
+    arguments = ["demo", "--policy", "round-robin", "--policy", "lert:slack", "--out", str(tmp_path)]
+    paths = [
+        "--repository", str(ROOT / "model_repository"), "--sample", str(EXAMPLES / "test_1000.npz"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, [*arguments, *paths])
+    assert result.exit_code == 0, result.output
+    for policy in ("round-robin", "lert:slack"):
+        row = re.search(rf"│ {policy} +│ (\d+\.\d)% │ +[\d.]+ ms │ +[\d.]+ ms │", result.output)
+        assert row is not None, result.output
+        assert float(row.group(1)) > 88, "top-1 is measured from the answers"
+    assert "emulated" in result.output
+    page = (tmp_path / "demo.html").read_text()
+    assert "emulated 4× slower" in page
+    assert "round-robin" in page
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def marked_processes(mark: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"{MARK}={mark}".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # gone meanwhile, or not ours
+    return found
+
+
+@pytest.mark.parametrize("moment", ["starting", "the fleet answers", "images under lert"])
+def test_an_interrupted_demo_leaves_no_process(moment: str, tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", "demo", "--out", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, MARK: mark, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if moment in line:
+                break
+        else:
+            pytest.fail(f"the demo never said {moment!r}")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=GONE_S)
+    assert process.returncode != 0
+    deadline_s = time.monotonic() + GONE_S
+    while marked_processes(mark):
+        assert time.monotonic() < deadline_s, f"still there: {marked_processes(mark)}"
+        time.sleep(0.1)

@@ -1,0 +1,132 @@
+"""The router over real tritonservers that serve the shipped family, with real images."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from orchestrator.benchmark.sample import LabelledSample, load_sample
+from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
+from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
+from orchestrator.router import Answer, Router
+from orchestrator.snapshot import Width
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
+
+
+@pytest.fixture(scope="module")
+def sample() -> LabelledSample:
+    return load_sample(ROOT / "examples" / "fashion-mnist" / "test_1000.npz")
+
+
+@pytest_asyncio.fixture
+async def servers() -> AsyncIterator[list[EmbeddedServer]]:
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                EmbeddedServer(ROOT / "model_repository", EmbeddedOptions(exit_timeout_s=2))
+            )
+            for _ in range(2)
+        ]
+
+
+def fleet(servers: list[EmbeddedServer], **router: object) -> FleetSettings:
+    return FleetSettings(
+        servers=tuple(ServerSettings(name=f"s{n}", grpc=server.grpc_address) for n, server in enumerate(servers)),
+        router=RouterSettings.model_validate(router),
+    )
+
+
+async def test_every_width_is_as_accurate_over_the_router_as_its_config_says(
+    servers: list[EmbeddedServer], sample: LabelledSample
+) -> None:
+    async with Router.from_fleet(fleet(servers, policy="lert", deadline_ms=60_000)) as router:
+        accuracies = [model.accuracy for model in router.models()]
+        assert [model.width for model in router.models()] == list(WIDTHS)
+        for width, expected in zip(WIDTHS, accuracies, strict=True):
+            answers = await asyncio.gather(*(router.infer(image, width=width) for image in sample.images))
+            assert {answer.width for answer in answers} == {width}
+            right = np.mean([answer.output.argmax() for answer in answers] == sample.labels)
+            # A thousand of the ten thousand images that the config's figure is over: three standard errors.
+            assert abs(right - expected) < 3 * (expected * (1 - expected) / len(answers)) ** 0.5
+            assert max(answer.batch for answer in answers) > 16, "concurrent callers share groups"
+        assert accuracies[0] >= 0.905
+        assert accuracies[1] >= 0.917
+        assert accuracies[2] >= 0.924
+        assert accuracies[3] >= 0.928
+
+
+async def test_grouping_saves_triton_executions(servers: list[EmbeddedServer], sample: LabelledSample) -> None:
+    async with (
+        Router.from_fleet(fleet(servers[:1], policy="lert:25", warm_up=False)) as router,
+        TritonClient(servers[0].grpc_address) as client,
+    ):
+        await asyncio.gather(*(router.infer(image) for image in sample.images[:256]))
+        statistics = await client.statistics("fashion_w025")
+    assert statistics.inference_count == 256
+    assert statistics.execution_count <= 8
+
+
+async def test_answers_do_not_depend_on_who_shares_the_group(
+    servers: list[EmbeddedServer], sample: LabelledSample
+) -> None:
+    images = sample.images[:40]
+    async with Router.from_fleet(fleet(servers, policy="lert:50")) as router:
+        together = await asyncio.gather(*(router.infer(image) for image in images))
+        alone = [await router.infer(image) for image in images]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.output, other.output, atol=1e-4)
+
+
+async def test_a_killed_server_costs_only_what_it_had_and_the_rest_goes_on(
+    servers: list[EmbeddedServer], sample: LabelledSample
+) -> None:
+    async with Router.from_fleet(fleet(servers, policy="round-robin:25", request_timeout_s=60)) as router:
+        calls = [asyncio.create_task(router.infer(image)) for image in sample.images]
+        await calls[0]
+        os.kill(servers[0].pid, signal.SIGKILL)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        failed = [o for o in outcomes if isinstance(o, SlimError)]
+        answered = [o for o in outcomes if isinstance(o, Answer)]
+        assert len(failed) + len(answered) == len(calls)
+        assert len(failed) <= 2 * 64, "at most the groups in flight on the server that died"
+        later = await asyncio.gather(*(router.infer(image) for image in sample.images[:100]))
+        assert {answer.server for answer in later} == {"s1"}
+
+
+async def test_widths_loaded_and_unloaded_behind_the_routers_back_are_followed(
+    servers: list[EmbeddedServer], sample: LabelledSample
+) -> None:
+    settings = fleet(servers[:1], policy="lert", discovery_period_s=0.1)
+    async with Router.from_fleet(settings) as router, TritonClient(servers[0].grpc_address) as client:
+        assert (await router.infer(sample.images[0])).width == 100
+        await client.unload_model("fashion_w100")
+        while len(router.models()) == 4:
+            await asyncio.sleep(0.05)
+        assert (await router.infer(sample.images[0])).width == 75
+        with pytest.raises(ConfigError, match="width=100"):
+            await router.infer(sample.images[0], width=Width(100))
+        await client.load_model("fashion_w100")
+        while len(router.models()) == 3:
+            await asyncio.sleep(0.05)
+        assert (await router.infer(sample.images[0])).width == 100
+
+
+async def test_a_fleet_that_does_not_answer_is_refused_with_each_servers_reason() -> None:
+    nobody = FleetSettings(servers=(ServerSettings(name="a", grpc="127.0.0.1:9"),))
+    with pytest.raises(ServerUnavailableError, match=r"a: Triton at 127\.0\.0\.1:9: .*check the addresses"):
+        async with Router.from_fleet(nobody):
+            pass
