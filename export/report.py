@@ -55,7 +55,9 @@ def plot_accuracy_flops(results: list[WidthResult], title: str, path: Path) -> N
     axes.plot(mflops, percent, marker="o", color="#1f5fa8", linewidth=1.5)
     for result, x, y in zip(results, mflops, percent, strict=True):
         label = f"{render_ratio(result.width)}: {y:.2f} %"
-        axes.annotate(label, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
+        # Below and to the right, where the rising line never is; the last one to the left, inside the frame.
+        offset, side = ((0, -16), "right") if result is results[-1] else ((8, -12), "left")
+        axes.annotate(label, (x, y), xytext=offset, textcoords="offset points", ha=side, fontsize=9)
     axes.set_xlabel("MFLOPs per image")
     axes.set_ylabel("top-1 accuracy on the test split (%)")
     axes.set_title(title)

@@ -86,7 +86,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table("image", "label", "confidence", "width", "server", "batch", "latency")
     for row in rows:
         table.add_row(
-            row["image"],
+            Path(row["image"]).name,  # the whole path is in --json; here it would break the lines
             row["label"],
             f"{row['confidence']:.1%}",
             f"{row['width']} %",

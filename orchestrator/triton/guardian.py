@@ -30,6 +30,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ SHM_REGION = re.compile(r"triton_\w+_shm_region_[0-9a-f-]{36}")
 STUB_NAME = "triton_python_backend_stub"
 KILL_WAIT_S = 5.0
 PARENT_CHECK_S = 1.0
+STOP_CHECK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,26 @@ def _is_stub(command_line: list[str]) -> bool:
     return bool(command_line) and command_line[0].endswith(STUB_NAME)
 
 
-def kill_session(session_id: int, *, wait_s: float = KILL_WAIT_S) -> None:
-    """Kill every process of a session, wait until all are gone, and unlink the stubs' shared memory regions."""
-    regions: set[str] = set()
+def mapped_regions(pid: int) -> set[str]:
+    """Return the names of the shared memory regions of stubs that a tritonserver has mapped; empty when it is gone."""
+    try:
+        return set(SHM_REGION.findall(Path(f"/proc/{pid}/maps").read_text()))
+    except OSError:
+        return set()
+
+
+def kill_session(session_id: int, *, wait_s: float = KILL_WAIT_S, regions: Set[str] = frozenset()) -> None:
+    """Kill every process of a session, wait until all are gone, and unlink the stubs' shared memory regions.
+
+    Args:
+        session_id: Process id of the tritonserver that leads it.
+        wait_s: How long to wait.
+        regions: Those known besides the ones that stubs still alive name in their arguments.
+    """
+    regions = set(regions)
     deadline_s = time.monotonic() + wait_s
     while pids := list_session(session_id):
+        regions |= mapped_regions(session_id)
         for pid in pids:
             # A stub's arguments name its region: only what is certainly ours gets unlinked.
             regions.update(arg for arg in read_command_line(pid) if SHM_REGION.fullmatch(arg))
@@ -190,20 +207,27 @@ def _reap_children() -> dict[int, int]:
     return codes
 
 
-def watch(pid: int, channel: socket.socket, wake: socket.socket, grace_s: float) -> int:
-    """Wait until the server exits, stopping it when the parent asks or is gone; return its exit code."""
+def watch(pid: int, channel: socket.socket, wake: socket.socket, grace_s: float) -> tuple[int, set[str]]:
+    """Wait until the server exits, stopping it when the parent asks or is gone.
+
+    Returns:
+        Its exit code, and the shared memory regions it had while it was stopping: a server that is told to stop while
+        it loads leaves those of the stubs that have just started.
+    """
     parent = os.getppid()
+    regions: set[str] = set()
     kill_at_s: float | None = None  # None while nobody wants the server to stop
     while True:
         codes = _reap_children()
         if pid in codes:
-            return codes[pid]
+            return codes[pid], regions
         now_s = time.monotonic()
         if kill_at_s is not None and now_s > kill_at_s:
             kill_session(pid, wait_s=0.0)
         sources = [wake] if kill_at_s is not None else [wake, channel]
-        # Not below 50 ms: between the kill and the exit there is nothing to do but wait.
-        wait_s = PARENT_CHECK_S if kill_at_s is None else max(0.05, min(PARENT_CHECK_S, kill_at_s - now_s))
+        if kill_at_s is not None:
+            regions |= mapped_regions(pid)
+        wait_s = PARENT_CHECK_S if kill_at_s is None else STOP_CHECK_S
         readable, _, _ = select.select(sources, [], [], wait_s)
         signals = wake.recv(64) if wake in readable else b""
         # Cases: a stop line or EOF on the channel; a signal to end; a parent that died while some other process
@@ -212,6 +236,7 @@ def watch(pid: int, channel: socket.socket, wake: socket.socket, grace_s: float)
             channel in readable or set(signals) & {signal.SIGTERM, signal.SIGHUP} or os.getppid() != parent
         ):
             kill_at_s = time.monotonic() + grace_s
+            regions |= mapped_regions(pid)
             os.kill(pid, signal.SIGTERM)
 
 
@@ -246,8 +271,8 @@ def main(descriptor: int, directory_lock: int) -> None:
     try:
         pid = spawn(task)
         _send(channel, {"pid": pid})
-        exit_code = watch(pid, channel, wake, task.grace_s)
-        kill_session(pid)
+        exit_code, regions = watch(pid, channel, wake, task.grace_s)
+        kill_session(pid, regions=regions)
         remove_python_environments()
         _send(channel, {"exit_code": exit_code})
         with contextlib.suppress(OSError):

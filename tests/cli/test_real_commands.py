@@ -59,7 +59,7 @@ def test_images_are_named_with_what_was_decided(fleet_path: Path) -> None:
 def test_the_table_shows_label_confidence_width_server_and_latency(fleet_path: Path) -> None:
     code, output = infer(fleet_path, "--width", 50, EXAMPLES / "ankle-boot.png")
     assert code == 0
-    assert re.search(r"Ankle boot │ +\d+\.\d% │ 50 % +│ here +│ 1 +│ \d+\.\d ms", output.replace("\n", " "))
+    assert re.search(r"Ankle boot │ \d+\.\d% +│ 50 % +│ here +│ 1 +│ \d+\.\d ms", output.replace("\n", " "))
 
 
 def test_bad_input_is_one_line(fleet_path: Path, tmp_path: Path) -> None:

@@ -190,13 +190,22 @@ async def test_a_start_that_takes_too_long_is_given_up(repository: Path, options
     assert list_session(server.pid) == []
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
-async def test_a_cancelled_start_leaves_nothing(repository: Path, options: EmbeddedOptions, after_s: float) -> None:
+@pytest.mark.parametrize(
+    "has_come_far_enough",
+    [lambda server: True, lambda server: server.is_running, lambda server: server.is_running and server.stub_pids()],
+    ids=["at once", "server runs", "stub runs"],
+)
+async def test_a_cancelled_start_leaves_nothing(
+    repository: Path, options: EmbeddedOptions, has_come_far_enough: Callable[[EmbeddedServer], object]
+) -> None:
     before = shared_memory_regions()
     directories = list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
     server = EmbeddedServer(repository, options)
     starting = asyncio.create_task(server.__aenter__())
-    await asyncio.sleep(after_s)
+    await asyncio.sleep(0)
+    while not has_come_far_enough(server):
+        await asyncio.sleep(0.001)
+    assert not starting.done()
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
