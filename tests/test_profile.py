@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.profile import LatencyFit, LatencyTable
+from orchestrator.profile import LatencyFit, LatencyTable, Run, merge_runs
 from orchestrator.snapshot import ServerName, Width
 from tests.fakes.servers import served_model
 
@@ -68,3 +68,26 @@ def test_the_table_keeps_servers_and_widths_apart() -> None:
     table = LatencyTable().observe(A, Width(100), 1, 0.5)
     assert table.line(ServerName("b"), models[0], models) == (0, 0)
     assert LatencyTable().fits == {}
+
+
+def run(items: int, began_s: float, ended_s: float, width: int = 100) -> Run:
+    return Run(Width(width), items, began_s, ended_s)
+
+
+def test_answers_that_come_together_are_one_run_of_all_their_items() -> None:
+    merged = merge_runs(run(8, 0.0, 0.045), run(14, 0.045, 0.0451), later_sent_s=0.01)
+    assert merged == run(22, 0.0, 0.0451)
+    assert merged is not None
+    assert merge_runs(merged, run(2, 0.0451, 0.0453), later_sent_s=0.02) == run(24, 0.0, 0.0453)
+
+
+@pytest.mark.parametrize(
+    ("later", "later_sent_s"),
+    [
+        (run(14, 0.045, 0.060), 0.01),  # one after the other
+        (run(14, 0.045, 0.0451, width=50), 0.01),  # another model, which Triton never joins
+        (run(14, 0.0451, 0.0452), 0.0451),  # sent when the first was answered already
+    ],
+)
+def test_other_answers_are_runs_of_their_own(later: Run, later_sent_s: float) -> None:
+    assert merge_runs(run(8, 0.0, 0.045), later, later_sent_s=later_sent_s) is None

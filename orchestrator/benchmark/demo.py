@@ -1,7 +1,7 @@
 """The demo: the same labelled images over two unlike Tritons under four policies.
 
 The servers are real tritonservers. That they are unlike is emulated: each may use one core, and its backend waits
-after every batch so that it takes 4 and 12 times as long. The page and the table say so. Both are slowed down because
+after every batch so that it takes 8 and 24 times as long. The page and the table say so. Both are slowed down because
 everything runs on one machine: while a server waits, its core is free for the sender and the router, so the servers
 are what is scarce and not the measuring.
 
@@ -48,7 +48,7 @@ class DemoSettings:
 
     repository: Path
     policies: tuple[str, ...] = POLICIES
-    servers: tuple[tuple[str, float], ...] = (("fast", 4.0), ("slow", 12.0))
+    servers: tuple[tuple[str, float], ...] = (("fast", 8.0), ("slow", 24.0))
     load_ratio: float = 1.2
     deadline_s: float = 0.1
     seed: int = 0

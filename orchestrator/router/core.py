@@ -297,11 +297,7 @@ class Router:
 
     def _answer(self, group: Group, output: Array) -> None:
         now_s = asyncio.get_running_loop().time()
-        link = group.link
-        # Groups run one after another, so this one began when the one before it was answered.
-        began_s = max(group.sent.sent_s, link.last_answer_s or group.sent.sent_s)
-        self._observe(link.name, group.sent.width, group.sent.items, now_s - began_s)
-        link.last_answer_s = now_s
+        group.link.finish(group.sent, now_s=now_s)
         start = 0
         for request in group.requests:
             part = output[start : start + request.items]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ServerUnavailableError, SlimError
+from orchestrator.profile import Run, merge_runs
 from orchestrator.router.request import Array, blank_batch
 from orchestrator.snapshot import Family, GroupInFlight, ServedModel, ServerName, ServerState, Width
 
@@ -46,6 +47,7 @@ class ServerLink:
     models: tuple[ServedModel, ...] = ()
     in_flight: list[GroupInFlight] = field(default_factory=list)
     last_answer_s: float | None = None
+    last_run: Run | None = None  # not yet observed, because the next answer may turn out to be part of it
     problem: str | None = "not asked yet"
     _recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -78,6 +80,21 @@ class ServerLink:
             last_answer_s=self.last_answer_s,
             healthy=self.is_healthy,
         )
+
+    def finish(self, group: GroupInFlight, *, now_s: float) -> None:
+        """Note that a group was answered, and observe how long the server took for it."""
+        # Groups run one after another, so this one began when the one before it was answered.
+        run = Run(group.width, group.items, max(group.sent_s, self.last_answer_s or group.sent_s), now_s)
+        merged = self.last_run and merge_runs(self.last_run, run, later_sent_s=group.sent_s)
+        if self.last_run and not merged:
+            self._observe_run(self.last_run)
+        self.last_run, self.last_answer_s = merged or run, now_s
+        if len(self.in_flight) == 1:  # this one: nothing is left that could have run with it
+            self._observe_run(self.last_run)
+            self.last_run = None
+
+    def _observe_run(self, run: Run) -> None:
+        self.observe(self.name, run.width, run.items, run.ended_s - run.began_s)
 
     def mark_unavailable(self, problem: str) -> None:
         """Send nothing more here until the server has answered again; ask it at once."""

@@ -101,7 +101,7 @@ def test_the_demo_compares_policies_and_writes_its_report(tmp_path: Path) -> Non
         assert float(row.group(1)) > 88, "top-1 is measured from the answers"
     assert "emulated" in result.output
     page = (tmp_path / "demo.html").read_text()
-    assert "emulated 4× slower" in page
+    assert "emulated 8× slower" in page
     assert "round-robin" in page
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
