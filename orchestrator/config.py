@@ -17,7 +17,7 @@ from orchestrator.errors import ConfigError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ServerSettings(_Section):
@@ -33,6 +33,14 @@ class ServerSettings(_Section):
     """What its instances run on."""
     emulated_slowdown: float | None = Field(default=None, ge=1)
     """Set only on embedded servers that play a slower machine; figures taken there are emulated."""
+
+    @field_validator("grpc")
+    @classmethod
+    def _port_is_one(cls, address: str) -> str:
+        port = int(address.rpartition(":")[2])
+        if not 1 <= port <= 65535:
+            raise ValueError(f"port {port} is outside 1 to 65535")
+        return address
 
 
 class RouterSettings(_Section):
@@ -52,6 +60,8 @@ class RouterSettings(_Section):
     """Items waiting in the router; one more is refused at once."""
     in_flight_groups: int = Field(default=2, ge=1)
     """Groups a server holds at a time: one runs, one waits so that the server never idles between them."""
+    group_timeout_s: float = Field(default=10.0, gt=0)
+    """A server that has not answered a group after this is taken out until it answers blank items."""
     discovery_period_s: float = Field(default=2.0, gt=0)
     """How often servers are asked what they serve."""
     connect_timeout_s: float = Field(default=5.0, gt=0)

@@ -26,16 +26,19 @@ def read_image(path: Path, spec: TensorSpec, *, resize: bool = False) -> NDArray
     Raises:
         ConfigError: when the file is no image, can't be read or has the wrong size.
     """
-    if len(spec.shape) != 3 or spec.shape[0] not in _MODES:
-        raise ConfigError(f"input {spec.name!r} takes {list(spec.shape)}, which is no image of 1 or 3 channels")
+    if len(spec.shape) != 3 or spec.shape[0] not in _MODES or min(spec.shape) < 1:
+        raise ConfigError(f"input {spec.name!r} takes {list(spec.shape)}, no image of 1 or 3 channels and fixed size")
     channels, height, width = spec.shape
     try:
         with Image.open(path) as opened:
+            mode = opened.mode
             image: Any = opened.convert(_MODES[channels])
     except FileNotFoundError:
         raise ConfigError(f"no image at {path}") from None
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as exc:
         raise ConfigError(f"{path} is no image that can be read; give a PNG or JPEG file") from exc
+    if mode.startswith(("I", "F")):  # Pillow would clip them to 8 bits instead of scaling
+        raise ConfigError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
     if image.size != (width, height):
         if not resize:
             raise ConfigError(

@@ -1,9 +1,11 @@
-"""How long a group takes on a server at a width: a·n + b, fitted to what is observed.
+"""How long a group takes on a server with a model: a·n + b, fitted to what is observed.
 
 The straight line is what batching looks like on CPUs and on GPUs beyond the launch-bound range. It is fitted by
 least squares over observations whose weight decays, so a machine that throttles is noticed after some tens of
-groups. What was never observed is guessed from the nearest width seen on the same server, scaled by FLOPs; a
-server never seen at all is guessed to be instant, so that it is tried (optimism in the face of uncertainty).
+groups; a single stall counts no more than OUTLIER_RATIO times what was expected, because a server that looks slow
+is not chosen and so would never be seen to be fast again. What was never observed is guessed from the nearest width
+seen on the same server, scaled by FLOPs; a server never seen at all is guessed to be instant, so that it is tried
+(optimism in the face of uncertainty).
 """
 
 from __future__ import annotations
@@ -11,15 +13,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from orchestrator.snapshot import ServedModel, ServerName, Width
+from orchestrator.snapshot import ModelName, ServedModel, ServerName
 
 DECAY = 0.95
 """Weight an observation keeps when the next one comes; half after 14, a twentieth after 58."""
+OUTLIER_RATIO = 3.0
+"""An observation counts as at most this many times what was expected; a machine that is slower for good is believed
+after a few groups all the same, because what is expected grows with each."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyFit:
-    """Weighted sums of observations of one (server, width); immutable, ``observe`` returns a new one."""
+    """Weighted sums of observations of one (server, model); immutable, ``observe`` returns a new one."""
 
     weight: float = 0.0
     sum_n: float = 0.0
@@ -29,6 +34,9 @@ class LatencyFit:
 
     def observe(self, items: int, service_s: float) -> LatencyFit:
         """Return the fit after a group of ``items`` took ``service_s``."""
+        if self.weight > 1:
+            slope_s, intercept_s = self.line()
+            service_s = min(service_s, OUTLIER_RATIO * (slope_s * items + intercept_s))
         return LatencyFit(
             weight=self.weight * DECAY + 1,
             sum_n=self.sum_n * DECAY + items,
@@ -68,13 +76,13 @@ class Run:
     """What a server did between two answers.
 
     Attributes:
-        width: it ran.
+        model: it ran.
         items: it ran.
         began_s: when the group reached the head of the server's line: sent, or the answer before it.
         ended_s: when the answer came.
     """
 
-    width: Width
+    model: ModelName
     items: int
     began_s: float
     ended_s: float
@@ -87,25 +95,25 @@ TOGETHER_RATIO = 0.05
 def merge_runs(earlier: Run, later: Run, *, later_sent_s: float) -> Run | None:
     """Return both as one run when the server ran them together, None when it ran them one after the other.
 
-    Triton's dynamic batcher joins groups of one width that wait at the same time. Their answers come at once, so the
+    Triton's dynamic batcher joins groups of one model that wait at the same time. Their answers come at once, so the
     first seems to have taken all the time and the second none; as one run of all items they tell the truth.
     """
     apart_s = later.ended_s - earlier.ended_s
     together_s = max(1e-3, TOGETHER_RATIO * (earlier.ended_s - earlier.began_s))
-    if earlier.width != later.width or later_sent_s > earlier.ended_s or apart_s > together_s:
+    if earlier.model != later.model or later_sent_s > earlier.ended_s or apart_s > together_s:
         return None
     return replace(earlier, items=earlier.items + later.items, ended_s=later.ended_s)
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyTable:
-    """The fits of all servers and widths."""
+    """The fits of all servers and models."""
 
-    fits: Mapping[tuple[ServerName, Width], LatencyFit] = field(default_factory=dict)
+    fits: Mapping[tuple[ServerName, ModelName], LatencyFit] = field(default_factory=dict)
 
-    def observe(self, server: ServerName, width: Width, items: int, service_s: float) -> LatencyTable:
+    def observe(self, server: ServerName, model: ModelName, items: int, service_s: float) -> LatencyTable:
         """Return the table after one more observation."""
-        key = (server, width)
+        key = (server, model)
         fit = self.fits.get(key, LatencyFit()).observe(items, service_s)
         return replace(self, fits={**self.fits, key: fit})
 
@@ -114,17 +122,17 @@ class LatencyTable:
 
         Args:
             server: that serves it.
-            model: the width in question.
-            models: all widths the server has of the family.
+            model: in question.
+            models: all that the server has of its family.
         """
-        fit = self.fits.get((server, model.width))
+        fit = self.fits.get((server, model.name))
         if fit is not None:
             return fit.line()
-        seen = [m for m in models if (server, m.width) in self.fits]
+        seen = [m for m in models if (server, m.name) in self.fits]
         if not seen:
             return (0.0, 0.0)
         nearest = min(seen, key=lambda m: (abs(m.width - model.width), m.width))
-        slope_s, intercept_s = self.fits[(server, nearest.width)].line()
+        slope_s, intercept_s = self.fits[(server, nearest.name)].line()
         return (slope_s * _work_ratio(model, nearest), intercept_s)
 
 

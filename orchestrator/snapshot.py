@@ -11,6 +11,8 @@ from typing import NewType
 
 ServerName = NewType("ServerName", str)
 Family = NewType("Family", str)
+ModelName = NewType("ModelName", str)
+"""As Triton knows it; one width of one family."""
 Width = NewType("Width", int)
 """Width ratio in whole percent, 1 to 100."""
 
@@ -48,7 +50,7 @@ class ServedModel:
         labels: of the classes; empty when the exporter did not say.
     """
 
-    name: str
+    name: ModelName
     family: Family
     width: Width
     accuracy: float
@@ -66,12 +68,12 @@ class GroupInFlight:
     """A group that a server has and has not answered.
 
     Attributes:
-        width: it runs at.
+        model: it runs on.
         items: in it.
         sent_s: when it was sent, on the router's clock.
     """
 
-    width: Width
+    model: ModelName
     items: int
     sent_s: float
 
@@ -83,8 +85,9 @@ class ServerState:
     Attributes:
         name: of the server.
         models: of the family in question that it serves, by width, ascending.
+        other_models: of other families, which its load may be of.
         in_flight: groups it has not answered, in the order they were sent.
-        bound_items: items already bound to it that wait in the router, with their width.
+        bound_items: items already bound to it that wait in the router, with their model.
         group_limit: groups it may hold at a time.
         last_answer_s: when it last answered, None before the first time.
         healthy: False while it does not answer.
@@ -92,8 +95,9 @@ class ServerState:
 
     name: ServerName
     models: tuple[ServedModel, ...]
+    other_models: tuple[ServedModel, ...] = ()
     in_flight: tuple[GroupInFlight, ...] = ()
-    bound_items: tuple[tuple[Width, int], ...] = ()
+    bound_items: tuple[tuple[ModelName, int], ...] = ()
     group_limit: int = 2
     last_answer_s: float | None = None
     healthy: bool = True
@@ -117,8 +121,9 @@ class QueueState:
         items: that could go together with the head, the head included.
         head_items: of the head request, which can't be split.
         head_deadline_s: when the head should be answered, on the router's clock.
-        tail_deadline_s: the latest deadline in the queue.
-        allowed_widths: that the head accepts (its pin and its accuracy floor), ascending.
+        tail_deadline_s: late in the queue: nine of ten are due by then.
+        allowed_widths: that the head accepts, ascending.
+        min_accuracy: that the head accepts, 0..1.
     """
 
     items: int
@@ -126,3 +131,4 @@ class QueueState:
     head_deadline_s: float
     tail_deadline_s: float
     allowed_widths: tuple[Width, ...]
+    min_accuracy: float = 0.0

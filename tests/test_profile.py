@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.profile import LatencyFit, LatencyTable, Run, merge_runs
-from orchestrator.snapshot import ServerName, Width
+from orchestrator.snapshot import ServerName
 from tests.fakes.servers import served_model
 
 A = ServerName("a")
@@ -49,6 +49,13 @@ def test_falling_times_are_a_constant_and_a_negative_start_is_none() -> None:
     assert 0.09 < slope_s < 0.1
 
 
+def test_one_stall_does_not_make_a_server_look_slow_for_good_but_being_slow_does() -> None:
+    usual = [(n, 0.01 * n) for n in (1, 8)] * 20
+    slope_s, group_s = fit([*usual, (8, 5.0)]).line()
+    assert slope_s * 8 + group_s < 0.11
+    assert fit([*usual, *[(n, 0.5 * n) for n in (1, 8)] * 60]).line() == pytest.approx((0.5, 0), rel=0.2, abs=0.1)
+
+
 def test_a_machine_that_throttles_is_noticed() -> None:
     before = [(n, 0.01 * n + 0.002) for n in (1, 8)] * 50
     after = [(n, 0.02 * n + 0.004) for n in (1, 8)] * 30
@@ -57,7 +64,7 @@ def test_a_machine_that_throttles_is_noticed() -> None:
 
 def test_a_width_never_seen_is_scaled_from_the_nearest_one_by_flops_or_else_by_its_square() -> None:
     models = (served_model(25), served_model(50), served_model(100))
-    table = LatencyTable().observe(A, Width(50), 1, 0.012).observe(A, Width(100), 1, 0.045)
+    table = LatencyTable().observe(A, models[1].name, 1, 0.012).observe(A, models[2].name, 1, 0.045)
     assert table.line(A, models[0], models) == pytest.approx((0.003, 0))
     plain = tuple(type(m)(**{**{f: getattr(m, f) for f in m.__slots__}, "flops": None}) for m in models)
     assert table.line(A, plain[0], plain) == pytest.approx((0.003, 0))
@@ -65,13 +72,13 @@ def test_a_width_never_seen_is_scaled_from_the_nearest_one_by_flops_or_else_by_i
 
 def test_the_table_keeps_servers_and_widths_apart() -> None:
     models = (served_model(100),)
-    table = LatencyTable().observe(A, Width(100), 1, 0.5)
+    table = LatencyTable().observe(A, models[0].name, 1, 0.5)
     assert table.line(ServerName("b"), models[0], models) == (0, 0)
     assert LatencyTable().fits == {}
 
 
 def run(items: int, began_s: float, ended_s: float, width: int = 100) -> Run:
-    return Run(Width(width), items, began_s, ended_s)
+    return Run(served_model(width).name, items, began_s, ended_s)
 
 
 def test_answers_that_come_together_are_one_run_of_all_their_items() -> None:

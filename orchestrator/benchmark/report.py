@@ -15,7 +15,7 @@ from orchestrator.benchmark.summary import PolicySummary
 from orchestrator.errors import ConfigError
 from orchestrator.snapshot import ServerName, Width
 
-_COLUMNS = ("policy", "top-1", "mean", "p99", "missed", "top-1 in time")
+_COLUMNS = ("policy", "answered", "top-1", "mean", "p99", "missed", "top-1 in time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ def _pairs(comparison: Comparison) -> list[tuple[ServerName, Width]]:
 
 def _figures(summary: PolicySummary) -> list[str]:
     return [
+        f"{summary.answered:,}",
         "-" if summary.accuracy is None else f"{summary.accuracy:.1%}",
         "-" if summary.mean_latency_s is None else f"{summary.mean_latency_s * 1e3:.1f} ms",
         "-" if summary.p99_latency_s is None else f"{summary.p99_latency_s * 1e3:.1f} ms",
@@ -106,7 +107,9 @@ def _draw(comparison: Comparison) -> bytes:
     wrong = [100 - r - m for r, m in zip(right, missed, strict=True)]
     misses.barh(rows, right, color="#4a9d6f", label="right, in time")
     misses.barh(rows, wrong, left=right, color="#d8d8d8", label="wrong, in time")
-    misses.barh(rows, missed, left=[r + w for r, w in zip(right, wrong, strict=True)], color="#d9825b", label="late")
+    misses.barh(
+        rows, missed, left=[r + w for r, w in zip(right, wrong, strict=True)], color="#d9825b", label="late or lost"
+    )
     misses.set(title="requests (%)", yticks=rows, yticklabels=[], xlim=(0, 100))
 
     left = [0.0] * len(names)

@@ -2,7 +2,7 @@
 
 One event loop, no locks: every change of state happens between two awaits. Whenever something changes (a request,
 an answer, a server's health) ``_wake`` schedules one ``_pump`` for the next turn of the loop; so callers that arrive
-together are seen together and can share a group. ``_pump`` asks the policy until it holds.
+together are seen together and can share a group. ``_pump`` asks the policy about the earliest head until it holds.
 
 Every accepted request is answered once: its future is resolved by its group's task, by a failure, by the closing
 of the router, or cancelled by its own caller, and nothing else touches it. Groups under way are never cancelled
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import random
 import secrets
 from collections.abc import Mapping
@@ -36,10 +37,10 @@ from orchestrator.errors import (
 from orchestrator.profile import LatencyTable
 from orchestrator.router.group import Group
 from orchestrator.router.lanes import Lane, Lanes
-from orchestrator.router.link import ServerClient, ServerLink, note_failure
+from orchestrator.router.link import ServerClient, ServerLink, StalledServerError
 from orchestrator.router.request import Answer, Array, LaneKey, PendingRequest, as_batch
 from orchestrator.routing import Binding, Situation, build_candidates, parse_policy
-from orchestrator.snapshot import Family, GroupInFlight, ServedModel, ServerName, Width
+from orchestrator.snapshot import Family, GroupInFlight, ModelName, ServedModel, ServerName, Width
 from orchestrator.triton.discovery import TritonServer
 
 log = logging.getLogger(__name__)
@@ -96,13 +97,15 @@ class Router:
         self._closing = True
         for request in self._lanes.take_all():
             _fail(request, ServerUnavailableError("the router is closing", executed=False))
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._settings.drain_s)
-        remaining = [*self._watchers, *self._tasks]
-        for task in remaining:
-            task.cancel()
-        await asyncio.gather(*remaining, return_exceptions=True)
-        await self._close_links()
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self._settings.drain_s)
+        finally:
+            remaining = [*self._watchers, *self._tasks]
+            for task in remaining:
+                task.cancel()
+            await asyncio.gather(*remaining, return_exceptions=True)
+            await self._close_links()
 
     async def infer(
         self,
@@ -118,7 +121,8 @@ class Router:
         Args:
             array: of the family's input type; one item, or a batch with the items first. A batch is never split.
                 It is not copied, so leave it unchanged until the answer is there.
-            deadline_ms: from now; decides the order and the width. A late answer is still given.
+            deadline_ms: from now; decides the order and the width. A late answer is still given. One beyond the
+                router's request timeout is as good as none.
             min_accuracy: only widths of at least this accuracy, 0..1.
             width: only this width, in percent.
             family: may be left out when the fleet serves one family only.
@@ -131,8 +135,12 @@ class Router:
         """
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        key, batch, is_single = self._admit(array, family, min_accuracy, width)
-        deadline_s = now_s + (self._settings.deadline_ms if deadline_ms is None else deadline_ms) / 1e3
+        if deadline_ms is None:
+            deadline_ms = self._settings.deadline_ms
+        if math.isnan(deadline_ms) or deadline_ms == -math.inf:
+            raise ConfigError(f"deadline_ms = {deadline_ms} is no time; give milliseconds from now")
+        key, batch, is_single = self._admit(array, family, min_accuracy or 0.0, width)
+        deadline_s = now_s + min(deadline_ms / 1e3, self._settings.request_timeout_s)
         request = PendingRequest(batch, is_single, now_s, deadline_s, loop.create_future())
         self._lanes.push(key, request)
         self._wake()
@@ -140,11 +148,13 @@ class Router:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 return await request.future
         except TimeoutError:
-            self._wake()
             raise DeadlineError(
                 f"no answer within request_timeout_s = {self._settings.request_timeout_s}; "
                 f"servers: {self._describe_servers()}"
             ) from None
+        finally:
+            if request.withdraw is not None:  # timed out or cancelled while it waited
+                request.withdraw()
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
         """Return one model for each width that some server serves, ascending.
@@ -154,7 +164,7 @@ class Router:
         """
         known: dict[Family, dict[Width, ServedModel]] = {}
         for link in self._links.values():
-            for model in link.models:
+            for model in link.served:
                 known.setdefault(model.family, {}).setdefault(model.width, model)
         wanted = family or self._settings.family
         if wanted is None:
@@ -181,13 +191,16 @@ class Router:
         return {link.name: link.models_of(name) for link in self._links.values() if link.is_healthy}
 
     def _admit(
-        self, array: Array, family: str | None, min_accuracy: float | None, width: Width | None
+        self, array: Array, family: str | None, min_accuracy: float, width: Width | None
     ) -> tuple[LaneKey, Array, bool]:
         models = self.models(family)
         allowed = [
-            m
-            for m in models
-            if (width is None or m.width == width) and (min_accuracy is None or m.accuracy >= min_accuracy)
+            model
+            for link in self._links.values()
+            for model in link.served
+            if model.family == models[0].family
+            and (width is None or model.width == width)
+            and model.accuracy >= min_accuracy
         ]
         if not allowed:
             served = ", ".join(f"{m.width} % ({m.accuracy:.4f})" for m in models)
@@ -200,7 +213,8 @@ class Router:
             raise ServerUnavailableError("the router is closing", executed=False)
         if self._lanes.items + len(batch) > self._settings.queue_limit:
             raise CapacityError(f"queue_limit = {self._settings.queue_limit} items wait already; retry later")
-        key = LaneKey(models[0].family, batch.shape[1:], tuple(m.width for m in allowed))
+        widths = tuple(sorted({m.width for m in allowed}))
+        key = LaneKey(models[0].family, batch.shape[1:], widths, min_accuracy)
         return key, batch, is_single
 
     def _wake(self) -> None:
@@ -211,8 +225,9 @@ class Router:
     def _pump(self) -> None:
         self._pump_scheduled = False
         self._rebind_lost()
-        while any([self._serve_lane(lane, head) for lane, head in self._lanes.heads()]):
-            pass  # something was bound or sent, so there may be more to decide
+        # A generator: after each thing done the earliest head is looked for again.
+        while any(self._serve_lane(lane, head) for lane, head in self._lanes.heads()):
+            pass
 
     def _rebind_lost(self) -> None:
         """Take requests back from servers that are gone or no longer serve the width."""
@@ -226,10 +241,14 @@ class Router:
 
     def _serve_lane(self, lane: Lane, head: PendingRequest) -> bool:
         """Bind or send the head of a lane if possible; return whether anything was done."""
-        if lane.head() is not head:
-            return False  # an earlier lane of this round changed it
         if lane.key.bound_to is None:
-            candidate = self._decide(lane, head)
+            try:
+                candidate = self._decide(lane, head)
+            except Exception as exc:
+                log.exception("policy %s failed", self._policy.name)
+                for request in lane.take(head.items):
+                    _fail(request, PermanentError(f"policy {self._policy.name} failed: {type(exc).__name__}: {exc}"))
+                return True
             if candidate is None:
                 return False
             if self._policy.binding is Binding.EARLY:
@@ -248,19 +267,26 @@ class Router:
         queue = lane.state(head)
         family = lane.key.family
         margin = self._settings.slack_margin
-        states = [link.state(family, self._lanes.bound_items(link.name)) for link in self._links.values()]
+        states = [link.state(family, self._bound_items(link)) for link in self._links.values()]
         candidates = build_candidates(states, queue, self._latency, now_s=now_s, slack_margin=margin)
+        # Where it was not run before it is sent only when there is nowhere else.
+        elsewhere = [c for c in candidates if c.server not in head.failed_on]
+        candidates = tuple(elsewhere) or candidates
         lots = (self._random.random(), self._random.random())
         situation = Situation(queue, now_s, turn=next(self._turns), lots=lots, slack_margin=margin)
         decision = self._policy.choose(candidates, situation)
         return decision.candidate if isinstance(decision, Dispatch) else None
+
+    def _bound_items(self, link: ServerLink) -> tuple[tuple[ModelName, int], ...]:
+        bound = [(link.model(key.family, width), items) for key, width, items in self._lanes.bound_items(link.name)]
+        return tuple((model.name, items) for model, items in bound if model is not None)
 
     def _send(self, link: ServerLink, lane: Lane, width: Width, items: int) -> bool:
         model = link.model(lane.key.family, width)
         if model is None or not link.is_healthy or len(link.in_flight) >= link.group_limit:
             return False
         requests = lane.take(min(items, model.max_batch_size))
-        sent = GroupInFlight(width, sum(r.items for r in requests), asyncio.get_running_loop().time())
+        sent = GroupInFlight(model.name, sum(r.items for r in requests), asyncio.get_running_loop().time())
         link.in_flight.append(sent)
         group = Group(f"{self._run_id}-{next(self._groups)}", link, model, lane.key, requests, sent)
         task = asyncio.create_task(self._run_group(group))
@@ -274,13 +300,14 @@ class Router:
         for request in group.requests:
             request.attempts += 1
         try:
-            output = await link.client.infer_batch(group.model, group.batch())
+            async with asyncio.timeout(self._settings.group_timeout_s):  # of the waiting; the call itself goes on
+                output = await link.client.infer_batch(group.model, group.batch())
             if len(output) != group.sent.items:
                 raise PermanentError(f"{link.name} answered {len(output)} items of {group.sent.items}; check the model")
+        except TimeoutError:
+            self._give_up(group, StalledServerError(f"{link.name} left a group unanswered, {self._timeout_text}"))
         except SlimError as exc:
-            note_failure(link, exc)
-            for request in group.requests:
-                self._retry_or_fail(group.key, request, exc)
+            self._give_up(group, exc)
         except asyncio.CancelledError:
             for request in group.requests:
                 _fail(request, ServerUnavailableError("the router closed before the answer came"))
@@ -305,8 +332,18 @@ class Router:
             if not request.future.done():
                 request.future.set_result(group.answer(request, part, now_s=now_s, policy=self._policy.name))
 
-    def _observe(self, server: ServerName, width: Width, items: int, service_s: float) -> None:
-        self._latency = self._latency.observe(server, width, items, service_s)
+    def _observe(self, server: ServerName, model: ModelName, items: int, service_s: float) -> None:
+        self._latency = self._latency.observe(server, model, items, service_s)
+
+    @property
+    def _timeout_text(self) -> str:
+        return f"group_timeout_s = {self._settings.group_timeout_s}"
+
+    def _give_up(self, group: Group, error: SlimError) -> None:
+        group.link.note_failure(group.model, error)
+        for request in group.requests:
+            request.failed_on.add(group.link.name)
+            self._retry_or_fail(group.key, request, error)
 
     def _retry_or_fail(self, key: LaneKey, request: PendingRequest, error: SlimError) -> None:
         """Queue a request again when no server has run it and it has attempts left; else fail it."""
@@ -319,7 +356,7 @@ class Router:
             _fail(request, error)
 
     def _require_servers(self) -> None:
-        if not any(link.models for link in self._links.values()):
+        if not any(link.served for link in self._links.values()):
             raise ServerUnavailableError(
                 f"no server serves a slimmable family ({self._describe_servers()}); "
                 "check the addresses in fleet.yaml and the servers' repositories",

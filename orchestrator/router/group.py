@@ -40,7 +40,7 @@ class Group:
     def answer(self, request: PendingRequest, output: Array, *, now_s: float, policy: str) -> Answer:
         """Return the answer for one of the requests, whose part of the output is ``output``."""
         return Answer(
-            output=output[0] if request.is_single else output,
+            output=(output[0] if request.is_single else output).copy(),  # not a view that keeps the whole group
             labels=self.model.labels,
             server=self.link.name,
             width=self.model.width,

@@ -1,7 +1,7 @@
 """The router's queue: lanes of requests that may share a group, each ordered by deadline.
 
-A request whose caller gave up stays in its heap, and in the count of items, until it comes to the top. Equal
-deadlines keep the order of arrival.
+A request whose caller gave up is ``withdrawn``: its items leave the count at once, itself stays in its heap until it
+comes to the top. Equal deadlines keep the order of arrival.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import itertools
 from orchestrator.router.request import LaneKey, PendingRequest
 from orchestrator.snapshot import QueueState, ServerName, Width
 
+_SAMPLE = 20
+_TAIL_RATIO = 0.9
+
 
 class Lane:
     """Requests of one key, earliest deadline first."""
@@ -20,23 +23,19 @@ class Lane:
         self.key = key
         self.items = 0
         self._heap: list[tuple[float, int, PendingRequest]] = []
-        self._tail_deadline_s = float("-inf")
         self._order = itertools.count()
 
     def push(self, request: PendingRequest) -> None:
         """Add a request."""
         heapq.heappush(self._heap, (request.deadline_s, next(self._order), request))
         self.items += request.items
-        self._tail_deadline_s = max(self._tail_deadline_s, request.deadline_s)
+        request.withdraw = lambda: self._withdraw(request)
 
     def head(self) -> PendingRequest | None:
         """Return the request with the earliest deadline whose caller still waits; None when there is none."""
         while self._heap and self._heap[0][2].future.done():
             self._pop()
-        if not self._heap:
-            self._tail_deadline_s = float("-inf")
-            return None
-        return self._heap[0][2]
+        return self._heap[0][2] if self._heap else None
 
     def take(self, items: int) -> list[PendingRequest]:
         """Remove and return requests from the head on, together at most ``items``; at least the head."""
@@ -54,12 +53,28 @@ class Lane:
             items=self.items,
             head_items=head.items,
             head_deadline_s=head.deadline_s,
-            tail_deadline_s=self._tail_deadline_s,
+            tail_deadline_s=self._tail_deadline_s(),
             allowed_widths=self.key.widths,
+            min_accuracy=self.key.min_accuracy,
         )
 
+    def _tail_deadline_s(self) -> float:
+        """Return when nine of ten are due, by a sample spread evenly over the heap.
+
+        The latest deadline would not do: one request with a minute to spare says nothing of the thousand behind it.
+        """
+        step = max(1, len(self._heap) // _SAMPLE)
+        deadlines_s = sorted(entry[0] for entry in self._heap[::step])
+        return deadlines_s[int(_TAIL_RATIO * (len(deadlines_s) - 1))]
+
+    def _withdraw(self, request: PendingRequest) -> None:
+        self.items -= request.items
+        request.withdraw = None
+
     def _pop(self) -> None:
-        self.items -= heapq.heappop(self._heap)[2].items
+        request = heapq.heappop(self._heap)[2]
+        if request.withdraw is not None:
+            request.withdraw()
 
 
 class Lanes:
@@ -90,10 +105,10 @@ class Lanes:
                 found.append((lane, head))
         return sorted(found, key=lambda pair: pair[1].deadline_s)
 
-    def bound_items(self, server: ServerName) -> tuple[tuple[Width, int], ...]:
-        """Return the items bound to a server, by width."""
+    def bound_items(self, server: ServerName) -> tuple[tuple[LaneKey, Width, int], ...]:
+        """Return the lanes bound to a server, each with the width it is bound to and its items."""
         return tuple(
-            (key.bound_to[1], lane.items)
+            (key, key.bound_to[1], lane.items)
             for key, lane in self._lanes.items()
             if key.bound_to is not None and key.bound_to[0] == server and lane.items
         )

@@ -1,23 +1,36 @@
-"""A server as the router holds it: its connection, what it serves, what it has in flight, whether it answers."""
+"""A server as the router holds it: its connection, what it serves, what it has in flight, whether it answers.
+
+Three things can be wrong, and each takes out as little as it must:
+
+- A server that can't be reached, or leaves a group unanswered, is out as a whole. After a stall it returns only when
+  it has answered blank items again: one that hangs may well go on saying that it is ready.
+- A model that fails (a Python stub that died keeps its model "ready") is out alone, and returns when it has answered
+  blank items; it is asked again after 1, 2, 4, … seconds.
+- A model that is new is tried on blank items before it is used; so the first decisions rest on measured times.
+
+Blank items go to a server only for that; a healthy one is never probed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.config import RouterSettings
-from orchestrator.errors import ServerUnavailableError, SlimError
+from orchestrator.errors import ModelNotFoundError, ServerUnavailableError, SlimError, TransientError
 from orchestrator.profile import Run, merge_runs
 from orchestrator.router.request import Array, blank_batch
-from orchestrator.snapshot import Family, GroupInFlight, ServedModel, ServerName, ServerState, Width
+from orchestrator.snapshot import Family, GroupInFlight, ModelName, ServedModel, ServerName, ServerState, Width
 
 log = logging.getLogger(__name__)
 
 _WARM_UP_ITEMS = 8  # far enough from 1 to tell the cost of an item from the cost of a group
 _RECHECK_S = 0.5  # so that a server that returns is used again within a second
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
 
 
 class ServerClient(Protocol):
@@ -28,12 +41,33 @@ class ServerClient(Protocol):
         ...
 
     async def infer_batch(self, model: ServedModel, batch: Array) -> Array:
-        """Return the model's output for a batch; raises SlimError."""
+        """Return the model's output for a batch; raises SlimError. Cancelling it must not cancel the server."""
         ...
 
     async def close(self) -> None:
         """Release the connection."""
         ...
+
+
+class StalledServerError(ServerUnavailableError):
+    """A server left a group unanswered for too long."""
+
+
+@dataclass(slots=True)
+class _Suspension:
+    """Why a model is not used: it is new, or it failed.
+
+    Attributes:
+        failures: in a row.
+        until_s: it is not asked before this.
+    """
+
+    failures: int = 0
+    until_s: float = 0.0
+
+    def extend(self, now_s: float) -> None:
+        self.until_s = now_s + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self.failures)
+        self.failures += 1
 
 
 @dataclass(slots=True)
@@ -43,12 +77,13 @@ class ServerLink:
     name: ServerName
     client: ServerClient
     settings: RouterSettings
-    observe: Callable[[ServerName, Width, int, float], None]
-    models: tuple[ServedModel, ...] = ()
+    observe: Callable[[ServerName, ModelName, int, float], None]
+    served: tuple[ServedModel, ...] = ()
     in_flight: list[GroupInFlight] = field(default_factory=list)
     last_answer_s: float | None = None
     last_run: Run | None = None  # not yet observed, because the next answer may turn out to be part of it
     problem: str | None = "not asked yet"
+    _suspended: dict[ModelName, _Suspension] = field(default_factory=dict)
     _recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -57,23 +92,29 @@ class ServerLink:
         return self.problem is None
 
     @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """What it serves and may be sent."""
+        return tuple(m for m in self.served if m.name not in self._suspended)
+
+    @property
     def group_limit(self) -> int:
         """Groups it may hold: one in waiting, besides one for each instance of its best-staffed width."""
-        return self.settings.in_flight_groups - 1 + max((m.instances for m in self.models), default=1)
+        return self.settings.in_flight_groups - 1 + max((m.instances for m in self.served), default=1)
 
     def models_of(self, family: Family) -> tuple[ServedModel, ...]:
-        """Return the widths of a family it serves, ascending."""
+        """Return the widths of a family that it may be sent, ascending."""
         return tuple(sorted((m for m in self.models if m.family == family), key=lambda m: m.width))
 
     def model(self, family: Family, width: Width) -> ServedModel | None:
-        """Return one width of a family, None when it is not served here."""
+        """Return one width of a family, None when it may not be sent."""
         return next((m for m in self.models if m.family == family and m.width == width), None)
 
-    def state(self, family: Family, bound_items: tuple[tuple[Width, int], ...]) -> ServerState:
+    def state(self, family: Family, bound_items: tuple[tuple[ModelName, int], ...]) -> ServerState:
         """Return the server as a policy sees it."""
         return ServerState(
             name=self.name,
             models=self.models_of(family),
+            other_models=tuple(m for m in self.served if m.family != family),
             in_flight=tuple(self.in_flight),
             bound_items=bound_items,
             group_limit=self.group_limit,
@@ -84,7 +125,7 @@ class ServerLink:
     def finish(self, group: GroupInFlight, *, now_s: float) -> None:
         """Note that a group was answered, and observe how long the server took for it."""
         # Groups run one after another, so this one began when the one before it was answered.
-        run = Run(group.width, group.items, max(group.sent_s, self.last_answer_s or group.sent_s), now_s)
+        run = Run(group.model, group.items, max(group.sent_s, self.last_answer_s or group.sent_s), now_s)
         merged = self.last_run and merge_runs(self.last_run, run, later_sent_s=group.sent_s)
         if self.last_run and not merged:
             self._observe_run(self.last_run)
@@ -94,56 +135,86 @@ class ServerLink:
             self.last_run = None
 
     def _observe_run(self, run: Run) -> None:
-        self.observe(self.name, run.width, run.items, run.ended_s - run.began_s)
+        self.observe(self.name, run.model, run.items, run.ended_s - run.began_s)
 
-    def mark_unavailable(self, problem: str) -> None:
-        """Send nothing more here until the server has answered again; ask it at once."""
-        self.problem = problem
-        self._recheck.set()
-
-    def ask_again(self) -> None:
-        """Read what it serves now instead of at the end of the period."""
+    def note_failure(self, model: ServedModel, error: SlimError) -> None:
+        """Take out what a failed group shows to be broken, and look again at once."""
+        now_s = asyncio.get_running_loop().time()
+        if isinstance(error, ServerUnavailableError):
+            self.problem = str(error)
+            if isinstance(error, StalledServerError):
+                for served in self.served:
+                    self._suspended.setdefault(served.name, _Suspension(failures=1))
+        elif isinstance(error, ModelNotFoundError):
+            self.served = tuple(m for m in self.served if m.name != model.name)
+        elif type(error) is TransientError:  # the model itself failed; a full queue or a late answer is no such sign
+            log.warning("model %s on %s is out: %s", model.name, self.name, error)
+            self._suspended.setdefault(model.name, _Suspension()).extend(now_s)
         self._recheck.set()
 
     async def refresh(self) -> None:
-        """Ask the server what it serves and note whether it answered; never raises SlimError."""
+        """Ask the server what it serves, try what is new or was broken, and note whether it answered; never raises."""
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
-                models = await self.client.served_models()
+                served = await self.client.served_models()
+            await self._try_suspended(served)
         except (SlimError, TimeoutError) as exc:
-            problem = str(exc) or f"no answer within {self.settings.connect_timeout_s} s"
-            if self.is_healthy:
-                log.warning("server %s is gone: %s", self.name, problem)
-            self.problem = problem
-            return
-        try:
-            await self._warm_up([m for m in models if m not in self.models])
-        except SlimError as exc:
-            self.problem = str(exc)
-            return
-        if not self.is_healthy:
-            log.info("server %s serves %d models", self.name, len(models))
-        self.models, self.problem = models, None
+            self._note_problem(str(exc) or "no answer in time, see connect_timeout_s and group_timeout_s")
+        except Exception as exc:
+            log.exception("asking server %s failed unexpectedly", self.name)
+            self._note_problem(f"{type(exc).__name__}: {exc}")
+        else:
+            if not self.is_healthy:
+                log.info("server %s serves %d models", self.name, len(served))
+            self.served, self.problem = served, None
 
-    async def _warm_up(self, models: Sequence[ServedModel]) -> None:
-        """Run models on blank items, each batch size once unmeasured and once measured."""
+    def _note_problem(self, problem: str) -> None:
+        if self.is_healthy:
+            log.warning("server %s is gone: %s", self.name, problem)
+        self.problem = problem
+
+    async def _try_suspended(self, served: tuple[ServedModel, ...]) -> None:
+        """Run new and formerly broken models on blank items; those that answer may be sent from then on."""
         clock = asyncio.get_running_loop().time
-        for model in models if self.settings.warm_up else ():
-            for items in sorted({1, min(_WARM_UP_ITEMS, model.max_batch_size)}):
-                blank = blank_batch(model.input, items)
-                if blank is None:
-                    break
-                await self.client.infer_batch(model, blank)
+        names = {m.name for m in served}
+        self._suspended = {name: why for name, why in self._suspended.items() if name in names}
+        known = {(m.name, m.sha256) for m in self.served}  # another instance count makes no new model
+        for model in served:
+            if (model.name, model.sha256) not in known and self.settings.warm_up:
+                self._suspended.setdefault(model.name, _Suspension())
+            suspension = self._suspended.get(model.name)
+            if suspension is None or clock() < suspension.until_s:
+                continue
+            try:
+                await self._warm_up(model)
+            except ServerUnavailableError:
+                raise
+            except SlimError as exc:
+                suspension.extend(clock())
+                log.warning("model %s on %s does not answer blank items: %s", model.name, self.name, exc)
+            else:
+                del self._suspended[model.name]
+
+    async def _warm_up(self, model: ServedModel) -> None:
+        """Run a model on blank items, each batch size once unmeasured and once measured."""
+        clock = asyncio.get_running_loop().time
+        for items in sorted({1, min(_WARM_UP_ITEMS, model.max_batch_size)}):
+            blank = blank_batch(model.input, items)
+            if blank is None:
+                return
+            for is_measured in (False, True):
                 began_s = clock()
-                await self.client.infer_batch(model, blank)
-                self.observe(self.name, model.width, items, clock() - began_s)
+                # Only the waiting ends in time; the client lets the call itself finish.
+                async with asyncio.timeout(self.settings.group_timeout_s):
+                    await self.client.infer_batch(model, blank)
+                if is_measured:
+                    self.observe(self.name, model.name, items, clock() - began_s)
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Refresh for ever, calling ``changed`` after each time."""
         while True:
-            pause_s = self.settings.discovery_period_s if self.is_healthy else _RECHECK_S
             try:
-                async with asyncio.timeout(pause_s):
+                async with asyncio.timeout(self._pause_s()):
                     await self._recheck.wait()
             except TimeoutError:
                 pass
@@ -151,10 +222,10 @@ class ServerLink:
             await self.refresh()
             changed()
 
-
-def note_failure(link: ServerLink, error: SlimError) -> None:
-    """Let a failed group tell on its server: unreachable takes it out, anything else makes the router look again."""
-    if isinstance(error, ServerUnavailableError):
-        link.mark_unavailable(str(error))
-    else:
-        link.ask_again()
+    def _pause_s(self) -> float:
+        """Return how long to wait before looking again: a period, or until a suspended model may be asked."""
+        if not self.is_healthy:
+            return _RECHECK_S
+        now_s = asyncio.get_running_loop().time()
+        waits_s = [s.until_s - now_s for s in self._suspended.values()]
+        return max(0.05, min([self.settings.discovery_period_s, *waits_s]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,12 +57,14 @@ class LaneKey:
         family: they ask for.
         item_shape: of one item.
         widths: they all accept, ascending.
+        min_accuracy: they all ask for, 0..1.
         bound_to: server and width that early binding chose; None before binding and always with late binding.
     """
 
     family: Family
     item_shape: tuple[int, ...]
     widths: tuple[Width, ...]
+    min_accuracy: float = 0.0
     bound_to: tuple[ServerName, Width] | None = None
 
     def unbound(self) -> LaneKey:
@@ -80,6 +83,8 @@ class PendingRequest:
         deadline_s: on the router's clock.
         future: resolves to the Answer; cancelled when the caller has given up.
         attempts: how often it was sent.
+        failed_on: servers that did not run it, so that it is sent to others first.
+        withdraw: takes its items out of the count of its lane; None while it is in none.
     """
 
     batch: Array
@@ -88,6 +93,8 @@ class PendingRequest:
     deadline_s: float
     future: asyncio.Future[Answer] = field(repr=False)
     attempts: int = 0
+    failed_on: set[ServerName] = field(default_factory=set)
+    withdraw: Callable[[], None] | None = field(default=None, repr=False)
 
     @property
     def items(self) -> int:

@@ -34,7 +34,9 @@ def build_candidates(
         for server in usable
         for wait_s in [backlog_s(server, latency, now_s=now_s)]
         for model in server.models
-        if model.width in queue.allowed_widths and queue.head_items <= model.max_batch_size
+        if model.width in queue.allowed_widths
+        and model.accuracy >= queue.min_accuracy
+        and queue.head_items <= model.max_batch_size
     ]
     by_width: dict[Width, list[_Option]] = {}
     for option in options:
@@ -84,22 +86,25 @@ def _candidate(option: _Option, queue: QueueState, *, items: int, drain_s: float
 def backlog_s(server: ServerState, latency: LatencyTable, *, now_s: float) -> float:
     """Return the expected time until the server has done all that it has or that is bound to it.
 
-    The first group in flight has run since the later of its sending and the server's last answer; what it has
-    already run is taken off, at most its whole expected time.
+    The first group in flight has run since the later of its sending and the server's last answer, and that is taken
+    off. One that is overdue is expected to take as long again as it is overdue: a server that hangs looks worse and
+    worse, not as if it were done any moment.
     """
-    lines = {m.width: latency.line(server.name, m, server.models) for m in server.models}
+    lines = {
+        m.name: latency.line(server.name, m, models) for models in (server.models, server.other_models) for m in models
+    }
     total_s = 0.0
     for index, group in enumerate(server.in_flight):
-        slope_s, intercept_s = lines.get(group.width, (0.0, 0.0))
+        slope_s, intercept_s = lines.get(group.model, (0.0, 0.0))
         remaining_s = slope_s * group.items + intercept_s
         if index == 0:
             started_s = max(group.sent_s, server.last_answer_s or group.sent_s)
-            remaining_s = max(0.0, remaining_s - (now_s - started_s))
+            remaining_s = abs(remaining_s - (now_s - started_s))
         total_s += remaining_s
-    batch_limits = {m.width: m.max_batch_size for m in server.models}
-    for width, items in server.bound_items:
-        slope_s, intercept_s = lines.get(width, (0.0, 0.0))
-        total_s += slope_s * items + intercept_s * math.ceil(items / batch_limits.get(width, 1))
+    batch_limits = {m.name: m.max_batch_size for m in (*server.models, *server.other_models)}
+    for name, items in server.bound_items:
+        slope_s, intercept_s = lines.get(name, (0.0, 0.0))
+        total_s += slope_s * items + intercept_s * math.ceil(items / batch_limits.get(name, 1))
     return total_s
 
 

@@ -27,7 +27,7 @@ class Situation:
     Attributes:
         queue: what waits.
         now_s: on the router's clock.
-        turn: dispatches decided so far; counts up by one each.
+        turn: how often this router has asked before.
         lots: two independent numbers in [0, 1), the only randomness there is.
         slack_margin: what expected times are multiplied by before they are held against a deadline.
     """

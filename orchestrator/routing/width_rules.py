@@ -50,7 +50,7 @@ def by_slack(candidates: Sequence[Candidate], situation: Situation) -> Sequence[
     """The widest width at which the head meets its deadline and the queue behind it drains in time.
 
     Looking at the head alone would spend all its slack on accuracy and leave none to those behind, so a backlog
-    must also drain, at that width on all servers, before the latest deadline in the queue. When no width does both,
+    must also drain, at that width on all servers, before nine of ten in the queue are due. When no width does both,
     the one that drains first is taken.
     """
     queue, margin = situation.queue, situation.slack_margin

@@ -1,8 +1,9 @@
 """The one adapter over ``tritonclient.grpc.aio``: typed results, our errors, units converted once.
 
 Two rules of Triton 2.51 shape it. A cancelled or timed-out gRPC infer can crash the server (server#7368), so
-``infer`` is shielded: a caller that gives up leaves the call to finish by itself, and no client timeout is ever sent
-along. And same-address channels share one connection unless told otherwise, so each client has a pool of its own.
+``infer`` is shielded: a caller that gives up leaves the call to finish by itself, no client timeout is ever sent
+along, and ``close`` waits for calls under way. And same-address channels share one connection unless told otherwise,
+so each client has a pool of its own.
 
 Control goes over gRPC too; loading over HTTP blocks one of Triton's HTTP workers (server#8958).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,6 +35,8 @@ from orchestrator.errors import (
     TransientError,
 )
 
+log = logging.getLogger(__name__)
+
 Array = NDArray[Any]
 
 _CHANNEL_ARGUMENTS = [
@@ -46,7 +50,6 @@ _CHANNEL_ARGUMENTS = [
 
 # What Triton says when it refused a request before running it; safe to send elsewhere.
 _NOT_EXECUTED = (
-    "Request for unknown model",
     "Server exiting",
     "Server is stopping",
     "failed to connect",
@@ -101,6 +104,7 @@ class TritonClient:
     def __init__(self, address: str, *, timeout_s: float = 5.0) -> None:
         self.address = address
         self._timeout_s = timeout_s
+        self._calls: set[asyncio.Future[Any]] = set()
         self._client = aio.InferenceServerClient(address, channel_args=_CHANNEL_ARGUMENTS)
 
     async def __aenter__(self) -> Self:
@@ -111,8 +115,12 @@ class TritonClient:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Close the connection; calls under way are cancelled, so let them finish first."""
+    async def close(self, *, drain_s: float = 10.0) -> None:
+        """Close the connection, after waiting for calls under way; those that take longer are cancelled."""
+        if self._calls:
+            _, slow = await asyncio.wait(set(self._calls), timeout=drain_s)
+            if slow:
+                log.warning("cancelling %d calls that Triton at %s has not answered", len(slow), self.address)
         await self._client.close()
 
     async def is_ready(self) -> bool:
@@ -197,6 +205,8 @@ class TritonClient:
             tensors.append(tensor)
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
         call = asyncio.ensure_future(self._call(self._client.infer(model, tensors, outputs=wanted)))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
         call.add_done_callback(_retrieve)
         result = await asyncio.shield(call)
         return {name: _require_output(result.as_numpy(name), name, model) for name in outputs}
@@ -212,6 +222,13 @@ def translate_error(error: InferenceServerException, address: str) -> SlimError:
     """Return our error for one of tritonclient's, its message in one line and naming the server."""
     detail = " ".join((error.message() or "no reason given").split())
     message = f"Triton at {address}: {detail}"
+    # Triton says UNAVAILABLE for these three as well, though it is there and has not run the request.
+    if "Exceeds maximum queue size" in detail:
+        return CapacityError(message)
+    if "Request timeout expired" in detail:
+        return DeadlineError(message, executed=False)
+    if "Request for unknown model" in detail:
+        return ModelNotFoundError(message)
     match error.status():
         case "StatusCode.UNAVAILABLE":
             return ServerUnavailableError(message, executed=not any(mark in detail for mark in _NOT_EXECUTED))

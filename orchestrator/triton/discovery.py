@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 
 from orchestrator.errors import ModelNotFoundError
-from orchestrator.snapshot import Family, ServedModel, TensorSpec, Width
+from orchestrator.snapshot import Family, ModelName, ServedModel, TensorSpec, Width
 from orchestrator.triton.client import Array, TritonClient
 
 
@@ -76,21 +76,22 @@ def parse_served_model(config: ModelConfig) -> ServedModel | None:
         accuracy = float(parameters["slim.accuracy"])
         flops = int(parameters["slim.flops"]) if "slim.flops" in parameters else None
         labels = json.loads(parameters.get("slim.labels", "[]"))
+        input_spec, output_spec = _tensor_spec(config.input[0]), _tensor_spec(config.output[0])
     except (KeyError, ValueError):
         return None
-    if not 1 <= width <= 100 or not isinstance(labels, list):
-        return None
+    if not 1 <= width <= 100 or not isinstance(labels, list) or config.max_batch_size < 1:
+        return None  # a model without a batch dimension can't take groups
     return ServedModel(
-        name=config.name,
+        name=ModelName(config.name),
         family=Family(parameters["slim.family"]),
         width=Width(width),
         accuracy=accuracy,
         flops=flops,
-        max_batch_size=max(1, config.max_batch_size),
+        max_batch_size=config.max_batch_size,
         instances=sum(group.count for group in config.instance_group) or 1,
         sha256=parameters.get("slim.sha256"),
-        input=_tensor_spec(config.input[0]),
-        output=_tensor_spec(config.output[0]),
+        input=input_spec,
+        output=output_spec,
         labels=tuple(str(label) for label in labels),
     )
 

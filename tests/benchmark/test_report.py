@@ -53,8 +53,8 @@ def test_the_terminal_tables_fit_80_columns_and_hold_the_figures() -> None:
             console.print(table)
     text = capture.get()
     assert "…" not in text
-    assert re.search(r"lert +│ 50\.0% │ 106\.2 ms │ 198\.1 ms │ +50\.0% │ +50\.0% │", text)
-    assert re.search(r"random +│ +- │ +- │ +- │ 100\.0% │ +0\.0% │", text)
+    assert re.search(r"lert +│ +2 │ 50\.0% │ 106\.2 ms │ 198\.1 ms │ +50\.0% │ +50\.0% │", text)
+    assert re.search(r"random +│ +0 │ +- │ +- │ +- │ 100\.0% │ +0\.0% │", text)
     assert re.search(r"lert +│ +· │ +50% │ +50% │ +· │", text)
 
 
@@ -67,7 +67,7 @@ def test_the_page_holds_the_same_figures_and_the_picture(tmp_path: Path) -> None
     parser = Cells()
     parser.feed(text)
     assert parser.rows[0][1:3] == ["a<b>: one core", "b: emulated 3× slower"]
-    assert parser.rows[2] == ["lert", "50.0%", "106.2 ms", "198.1 ms", "50.0%", "50.0%", "·", "50%", "50%", "·"]
+    assert parser.rows[2] == ["lert", "2", "50.0%", "106.2 ms", "198.1 ms", "50.0%", "50.0%", "·", "50%", "50%", "·"]
     embedded = re.search(r"base64,([A-Za-z0-9+/=]+)", text)
     assert embedded is not None
     assert base64.b64decode(embedded.group(1)) == png.read_bytes()

@@ -96,7 +96,7 @@ def test_the_demo_compares_policies_and_writes_its_report(tmp_path: Path) -> Non
     result = CliRunner().invoke(main, [*arguments, *paths])
     assert result.exit_code == 0, result.output
     for policy in ("round-robin", "lert:slack"):
-        row = re.search(rf"│ {policy} +│ (\d+\.\d)% │ +[\d.]+ ms │ +[\d.]+ ms │", result.output)
+        row = re.search(rf"│ {policy} +│ +1,000 │ (\d+\.\d)% │ +[\d.]+ ms │ +[\d.]+ ms │", result.output)
         assert row is not None, result.output
         assert float(row.group(1)) > 88, "top-1 is measured from the answers"
     assert "emulated" in result.output

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ModelNotFoundError, PermanentError, ServerUnavailableError, SlimError
-from orchestrator.snapshot import Family, ServedModel, TensorSpec, Width
+from orchestrator.snapshot import Family, ModelName, ServedModel, TensorSpec, Width
 
 ACCURACY = {25: 0.905, 50: 0.917, 75: 0.924, 100: 0.928}
 FLOPS = {25: 3_000_000, 50: 12_000_000, 75: 26_000_000, 100: 45_000_000}
@@ -31,7 +31,7 @@ def served_model(
 ) -> ServedModel:
     """Return one width of a small family."""
     return ServedModel(
-        name=f"{family}_w{width:03d}",
+        name=ModelName(f"{family}_w{width:03d}"),
         family=Family(family),
         width=Width(width),
         accuracy=ACCURACY[width],

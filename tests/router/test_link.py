@@ -4,10 +4,10 @@ import pytest
 
 from orchestrator.config import RouterSettings
 from orchestrator.router.link import ServerLink
-from orchestrator.snapshot import GroupInFlight, ServerName, Width
-from tests.fakes.servers import FakeServer
+from orchestrator.snapshot import GroupInFlight, ModelName, ServerName
+from tests.fakes.servers import FakeServer, served_model
 
-Observation = tuple[int, int, float]
+Observation = tuple[str, int, float]
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def observed() -> list[Observation]:
 
 @pytest.fixture
 def link(observed: list[Observation]) -> ServerLink:
-    def observe(server: ServerName, width: Width, items: int, service_s: float) -> None:
-        observed.append((width, items, pytest.approx(service_s)))  # type: ignore[arg-type]
+    def observe(server: ServerName, model: ModelName, items: int, service_s: float) -> None:
+        observed.append((model, items, pytest.approx(service_s)))  # type: ignore[arg-type]
 
     return ServerLink(ServerName("a"), FakeServer(), RouterSettings(), observe)
 
@@ -29,14 +29,14 @@ def answer(link: ServerLink, group: GroupInFlight, now_s: float) -> None:
 
 
 def group(link: ServerLink, items: int, sent_s: float, width: int = 100) -> GroupInFlight:
-    sent = GroupInFlight(Width(width), items, sent_s)
+    sent = GroupInFlight(served_model(width).name, items, sent_s)
     link.in_flight.append(sent)
     return sent
 
 
 def test_a_group_alone_is_observed_at_once(link: ServerLink, observed: list[Observation]) -> None:
     answer(link, group(link, 4, 1.0), 1.5)
-    assert observed == [(100, 4, 0.5)]
+    assert observed == [("fashion_w100", 4, 0.5)]
 
 
 def test_a_group_behind_another_began_when_that_was_answered(link: ServerLink, observed: list[Observation]) -> None:
@@ -44,7 +44,7 @@ def test_a_group_behind_another_began_when_that_was_answered(link: ServerLink, o
     answer(link, first, 1.5)
     assert observed == []
     answer(link, second, 1.7)
-    assert observed == [(100, 4, 0.5), (50, 2, 0.2)]
+    assert observed == [("fashion_w100", 4, 0.5), ("fashion_w050", 2, 0.2)]
 
 
 def test_groups_that_triton_ran_as_one_are_observed_as_one(link: ServerLink, observed: list[Observation]) -> None:
@@ -54,4 +54,4 @@ def test_groups_that_triton_ran_as_one_are_observed_as_one(link: ServerLink, obs
     answer(link, second, 1.501)
     assert observed == []
     answer(link, third, 1.6)
-    assert observed == [(100, 6, 0.501), (100, 1, 0.099)]
+    assert observed == [("fashion_w100", 6, 0.501), ("fashion_w100", 1, 0.099)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -222,8 +223,47 @@ async def test_an_unloaded_width_is_noticed() -> None:
         assert (await router.infer(item(0))).width == 50
 
 
+async def test_another_instance_count_is_followed_without_a_new_warm_up() -> None:
+    server = FakeServer()
+    async with routed({"a": server}, policy="lert", discovery_period_s=1) as router:
+        server.models = tuple(dataclasses.replace(m, instances=3) for m in server.models)
+        await asyncio.sleep(2)
+        assert {model.instances for model in router.models()} == {3}
+    assert server.groups == []
+
+
+async def test_a_bug_in_discovery_takes_out_one_server_and_is_got_over(caplog: pytest.LogCaptureFixture) -> None:
+    class Buggy(FakeServer):
+        is_buggy = False
+
+        async def served_models(self) -> Any:
+            if self.is_buggy:
+                raise ZeroDivisionError("bug")
+            return await super().served_models()
+
+    buggy = Buggy(item_s=0.0001)
+    async with routed({"a": buggy, "b": FakeServer()}, policy="lert", discovery_period_s=1) as router:
+        assert (await router.infer(item(0))).server == "a"
+        buggy.is_buggy = True
+        await asyncio.sleep(2)
+        assert (await router.infer(item(0))).server == "b"
+        buggy.is_buggy = False
+        await asyncio.sleep(2)
+        assert (await router.infer(item(0))).server == "a"
+    assert "failed unexpectedly" in caplog.text
+
+
+async def test_a_server_that_never_answers_the_warm_up_does_not_hold_up_the_others() -> None:
+    servers = {"a": FakeServer(item_s=1e6), "b": FakeServer()}
+    async with routed(servers, group_timeout_s=5, drain_s=0) as router:
+        assert asyncio.get_running_loop().time() < 6
+        assert (await router.infer(item(0))).server == "b"
+
+
 async def test_a_full_queue_refuses_at_once() -> None:
-    async with routed({"a": FakeServer(item_s=1)}, queue_limit=10, in_flight_groups=1, policy="lert") as router:
+    async with routed(
+        {"a": FakeServer(item_s=0.5)}, queue_limit=10, in_flight_groups=1, policy="lert", warm_up=False
+    ) as router:
         first = asyncio.create_task(router.infer(item(0)))
         await asyncio.sleep(0.1)
         calls = [asyncio.create_task(router.infer(item(n))) for n in range(11)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -11,11 +12,15 @@ from orchestrator.decision import Candidate
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.routing import build_candidates
 from orchestrator.routing.candidates import backlog_s
-from orchestrator.snapshot import GroupInFlight, QueueState, ServerName, ServerState, Width
+from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
 
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
 A, B = ServerName("a"), ServerName("b")
+
+
+def model(width: int) -> ModelName:
+    return served_model(width).name
 
 
 def line(slope_s: float, group_s: float) -> LatencyFit:
@@ -41,7 +46,7 @@ def build(
 
 
 def test_expected_times_of_an_idle_server() -> None:
-    latency = LatencyTable({(A, Width(100)): line(0.010, 0.002)})
+    latency = LatencyTable({(A, model(100)): line(0.010, 0.002)})
     candidate = build([server()], queue(5), latency)["a", 100]
     assert candidate.items == 5
     assert candidate.service_s == pytest.approx(0.052)
@@ -51,38 +56,56 @@ def test_expected_times_of_an_idle_server() -> None:
 
 
 def test_groups_in_flight_are_waited_for_and_the_first_has_already_run() -> None:
-    latency = LatencyTable({(A, Width(100)): line(0.010, 0.0)})
+    latency = LatencyTable({(A, model(100)): line(0.010, 0.0)})
     busy = server(
-        in_flight=(GroupInFlight(Width(100), 4, sent_s=-0.5), GroupInFlight(Width(100), 2, sent_s=-0.4)),
+        in_flight=(GroupInFlight(model(100), 4, sent_s=-0.5), GroupInFlight(model(100), 2, sent_s=-0.4)),
         last_answer_s=-0.03,
     )
     assert backlog_s(busy, latency, now_s=0.0) == pytest.approx(0.04 - 0.03 + 0.02)
-    overdue = server(in_flight=(GroupInFlight(Width(100), 4, sent_s=-0.5),))
-    assert backlog_s(overdue, latency, now_s=0.0) == 0
+
+
+def test_a_server_that_is_overdue_looks_worse_the_longer_it_is() -> None:
+    latency = LatencyTable({(A, model(100)): line(0.010, 0.0)})
+    hanging = server(in_flight=(GroupInFlight(model(100), 4, sent_s=0.0),))
+    waits = [backlog_s(hanging, latency, now_s=now_s) for now_s in (0.0, 0.04, 0.5, 10.0)]
+    assert waits == pytest.approx([0.04, 0.0, 0.46, 9.96])
+
+
+def test_load_of_another_family_counts_with_its_own_times() -> None:
+    other = served_model(100, family="other")
+    latency = LatencyTable({(A, model(100)): line(0.001, 0.0), (A, other.name): line(0.5, 0.0)})
+    busy = server(other_models=(other,), in_flight=(GroupInFlight(other.name, 2, sent_s=0.0),))
+    assert backlog_s(busy, latency, now_s=0.0) == pytest.approx(1.0)
+
+
+def test_a_server_whose_model_is_less_accurate_than_asked_is_no_candidate() -> None:
+    old = ServerState(B, (dataclasses.replace(served_model(100), accuracy=0.90),))
+    q = dataclasses.replace(queue(), min_accuracy=0.92)
+    assert set(build([server(), old], q, LatencyTable())) == {("a", 100)}
 
 
 def test_items_bound_to_a_server_count_in_full_batches() -> None:
-    latency = LatencyTable({(A, Width(100)): line(0.010, 0.002)})
-    assert backlog_s(server(bound_items=((Width(100), 33),)), latency, now_s=0.0) == pytest.approx(0.334)
+    latency = LatencyTable({(A, model(100)): line(0.010, 0.002)})
+    assert backlog_s(server(bound_items=((model(100), 33),)), latency, now_s=0.0) == pytest.approx(0.334)
 
 
 def test_a_group_is_cut_so_that_the_head_is_in_time_unless_it_is_lost_anyway() -> None:
-    latency = LatencyTable({(A, Width(100)): line(0.010, 0.002)})
+    latency = LatencyTable({(A, model(100)): line(0.010, 0.002)})
     assert build([server()], queue(20, slack_s=0.1), latency)["a", 100].items == 9
     assert build([server()], queue(20, slack_s=0.1), latency, margin=2.0)["a", 100].items == 4
     assert build([server()], queue(20, slack_s=0.005), latency)["a", 100].items == 20
 
 
 def test_a_slow_server_takes_only_what_it_answers_before_the_fast_one_would() -> None:
-    latency = LatencyTable({(A, Width(100)): line(0.010, 0.0), (B, Width(100)): line(0.110, 0.0)})
-    busy = server("a", in_flight=(GroupInFlight(Width(100), 32, sent_s=0.0),))
+    latency = LatencyTable({(A, model(100)): line(0.010, 0.0), (B, model(100)): line(0.110, 0.0)})
+    busy = server("a", in_flight=(GroupInFlight(model(100), 32, sent_s=0.0),))
     found = build([busy, server("b")], queue(100), latency)
     assert found["b", 100].items == 3  # 0.33 s, and the fast one would need 0.32 + 0.03 s
     assert found["a", 100].items == 32
 
 
 def test_a_width_never_seen_is_guessed_from_its_sibling_by_work() -> None:
-    latency = LatencyTable({(A, Width(100)): line(0.045, 0.002)})
+    latency = LatencyTable({(A, model(100)): line(0.045, 0.002)})
     candidate = build([server(widths=(25, 100))], queue(), latency)["a", 25]
     assert candidate.service_s == pytest.approx(0.003 + 0.002)
 
@@ -98,7 +121,7 @@ def test_unhealthy_servers_other_widths_and_too_small_models_are_no_candidates()
 
 
 def test_a_full_server_is_a_candidate_without_room() -> None:
-    full = server(in_flight=(GroupInFlight(Width(100), 1, 0.0),) * 2)
+    full = server(in_flight=(GroupInFlight(model(100), 1, 0.0),) * 2)
     assert not build([full], queue(), LatencyTable())["a", 100].has_room
 
 
@@ -108,8 +131,8 @@ server_states = st.lists(
         lambda index, groups, bound, widths: server(
             f"s{index}",
             tuple(sorted(widths)),
-            in_flight=tuple(GroupInFlight(Width(w), n, -0.01) for w, n in groups),
-            bound_items=tuple((Width(w), n) for w, n in bound),
+            in_flight=tuple(GroupInFlight(model(w), n, -0.01) for w, n in groups),
+            bound_items=tuple((model(w), n) for w, n in bound),
         ),
         st.integers(0, 50),
         st.lists(st.tuples(st.sampled_from(WIDTHS), st.integers(1, 32)), max_size=2),
@@ -131,7 +154,7 @@ queues = st.builds(
 @st.composite
 def latency_tables(draw: st.DrawFn) -> LatencyTable:
     pairs = draw(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(WIDTHS)), max_size=12))
-    return LatencyTable({(ServerName(f"s{i}"), w): line(draw(times), draw(times)) for i, w in pairs})
+    return LatencyTable({(ServerName(f"s{i}"), model(w)): line(draw(times), draw(times)) for i, w in pairs})
 
 
 @given(server_states, queues, latency_tables(), st.randoms())

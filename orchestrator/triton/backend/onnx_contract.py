@@ -1,10 +1,10 @@
 """What must hold before the embedded `onnxruntime` backend serves a model: config, ONNX file and machine agree.
 
-The rules are those of the C++ backend (onnxruntime_backend r24.10, `ValidateInputs`, `ValidateOutputs`,
-`CompareDimsSupported`): the number of inputs is exact, names and dtypes match, a dimension that the model fixes
-may not differ, an output's dims must equal the model's exactly, a declared output must exist but not every
-output of the model need be declared. A config that passes here and fails there would be found out only on the GPU
-host, so the check is never laxer; it is stricter in one place, where the C++ backend reads "4x" as 4.
+The rules are those of the C++ backend (onnxruntime_backend, `ValidateInputs`, `ValidateOutputs` and
+`CompareDimsSupported`, as its sources stood in 2026): the number of inputs is exact, names and dtypes match, a
+dimension that the model fixes may not differ, an output's dims must equal the model's exactly, a declared output must
+exist but not every output of the model need be declared. A config that passes here and fails there would be found out
+only on the GPU host, so the check is never laxer; it is stricter in one place, where the C++ backend reads "4x" as 4.
 """
 
 import os

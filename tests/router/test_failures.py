@@ -1,0 +1,242 @@
+"""What the router does when servers, models and policies fail: as little as possible is lost, and all of it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.config import RouterSettings
+from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ModelNotFoundError, PermanentError
+from orchestrator.errors import TransientError as Transient
+from orchestrator.router import Answer, Router
+from orchestrator.snapshot import ServedModel, ServerName, Width
+from tests.fakes.servers import FakeServer, item
+from tests.router.test_router import right, routed
+
+pytestmark = pytest.mark.virtual_time
+
+
+class BrokenModel(FakeServer):
+    """A server on which some widths fail, as when a Python stub has died: each call takes a second to say so."""
+
+    broken: frozenset[int] = frozenset()
+    calls = 0
+
+    async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
+        self.calls += 1
+        if model.width in self.broken:
+            await asyncio.sleep(1)
+            raise Transient("Stub process is not healthy", executed=False)
+        return await super().infer_batch(model, batch)
+
+
+class Hanging(FakeServer):
+    """A server that goes on telling what it serves and answers nothing while it hangs."""
+
+    hangs = False
+
+    async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
+        while self.hangs:
+            await asyncio.sleep(1)
+        return await super().infer_batch(model, batch)
+
+
+async def ask(router: Router, count: int, **arguments: Any) -> list[Any]:
+    return await asyncio.gather(*(router.infer(item(n), **arguments) for n in range(count)), return_exceptions=True)
+
+
+@pytest.mark.parametrize("policy", ["lert", "lert:slack", "jsq", "round-robin", "random"])
+async def test_a_broken_model_on_the_best_server_costs_no_request(policy: str) -> None:
+    fast, slow = BrokenModel(item_s=0.001), FakeServer(item_s=0.01)
+    async with routed({"fast": fast, "slow": slow}, policy=policy) as router:
+        fast.broken = frozenset({25, 50, 75, 100})
+        outcomes = await ask(router, 200)
+        assert all(isinstance(o, Answer) and right(o, n) for n, o in enumerate(outcomes))
+        await asyncio.sleep(20)
+        calls = fast.calls
+        assert calls < 40, "a broken model is asked again after growing pauses"
+        fast.broken = frozenset()
+        await asyncio.sleep(40)
+        if policy == "lert":
+            assert {answer.server for answer in await ask(router, 3)} == {"fast"}
+
+
+async def test_a_broken_width_takes_out_only_itself() -> None:
+    server = BrokenModel()
+    server.broken = frozenset({100})
+    async with routed({"a": server}, policy="lert") as router:
+        assert (await router.infer(item(0))).width == 75
+        server.broken = frozenset()
+        await asyncio.sleep(10)
+        assert (await router.infer(item(0))).width == 100
+
+
+@pytest.mark.parametrize("others", [{}, {"slow": 0.05}])
+async def test_a_server_that_hangs_is_taken_out_and_returns_when_it_answers_again(others: Mapping[str, float]) -> None:
+    hanging = Hanging(item_s=0.001)
+    servers = {"fast": hanging, **{name: FakeServer(item_s=item_s) for name, item_s in others.items()}}
+    async with routed(servers, policy="lert", group_timeout_s=2, request_timeout_s=30) as router:
+        hanging.hangs = True
+        outcomes = await ask(router, 100)
+        lost = [o for o in outcomes if not isinstance(o, Answer)]
+        if others:
+            assert len(lost) <= 64, "only what it had may be lost"
+            assert {answer.server for answer in await ask(router, 20)} == {"slow"}
+        hanging.hangs = False
+        await asyncio.sleep(5)
+        assert {answer.server for answer in await ask(router, 3)} == {"fast"}
+
+
+async def test_a_hanging_server_holds_up_nobody_before_it_is_found_out() -> None:
+    hanging, slow = Hanging(item_s=0.001), FakeServer(item_s=0.05)
+    async with routed({"fast": hanging, "slow": slow}, policy="lert", group_timeout_s=60) as router:
+        hanging.hangs = True
+        first = asyncio.create_task(router.infer(item(0)))
+        await asyncio.sleep(1)
+        assert (await router.infer(item(1))).server == "slow"
+        hanging.hangs = False
+        await first
+
+
+async def test_an_unloaded_width_costs_no_request_when_another_server_has_it() -> None:
+    class Forgetful(FakeServer):
+        async def served_models(self) -> tuple[ServedModel, ...]:
+            await asyncio.sleep(0.005)
+            return await super().served_models()
+
+    first = Forgetful(item_s=0.001)
+    async with routed({"a": first, "b": FakeServer(item_s=0.01)}, policy="lert") as router:
+        first.models = first.models[:3]
+        outcomes = await ask(router, 10)
+    assert all(isinstance(o, Answer) and o.width == 100 for o in outcomes)
+
+
+async def test_a_width_that_is_gone_everywhere_is_an_error() -> None:
+    server = FakeServer()
+    async with routed({"a": server}, policy="lert", request_timeout_s=3) as router:
+        server.models = server.models[:3]
+        with pytest.raises((ModelNotFoundError, DeadlineError)):
+            await router.infer(item(0), width=Width(100))
+
+
+async def test_the_earliest_deadline_goes_first_over_all_lanes() -> None:
+    order: list[str] = []
+
+    async def call(router: Router, name: str, deadline_ms: float, **arguments: Any) -> None:
+        await router.infer(item(0), deadline_ms=deadline_ms, **arguments)
+        order.append(name)
+
+    server = FakeServer(max_batch_size=1)
+    async with routed({"a": server}, policy="lert", in_flight_groups=1) as router, asyncio.TaskGroup() as group:
+        for name, deadline_ms in (("a1", 100), ("a2", 200), ("a3", 300)):
+            group.create_task(call(router, name, deadline_ms))
+        group.create_task(call(router, "b", 9000, min_accuracy=0.92))
+    assert order == ["a1", "a2", "a3", "b"]
+
+
+async def test_a_deadline_without_end_is_none_and_what_is_no_time_is_refused() -> None:
+    async with routed({"a": FakeServer()}) as router:
+        assert (await router.infer(item(0), deadline_ms=math.inf)).width == 100
+        for deadline_ms in (math.nan, -math.inf):
+            with pytest.raises(ConfigError, match="is no time"):
+                await router.infer(item(0), deadline_ms=deadline_ms)
+        assert isinstance(await router.infer(item(0), deadline_ms=-5), Answer)
+
+
+async def test_a_policy_that_raises_fails_the_request_and_not_the_router(caplog: pytest.LogCaptureFixture) -> None:
+    class Raises:
+        name = "raises"
+
+        def __init__(self, router: Router) -> None:
+            self.binding = router._policy.binding
+
+        def choose(self, candidates: Any, situation: Any) -> Any:
+            raise ZeroDivisionError("bug")
+
+    async with routed({"a": FakeServer()}) as router:
+        working = router._policy
+        router._policy = Raises(router)
+        with pytest.raises(PermanentError, match="policy raises failed: ZeroDivisionError"):
+            await router.infer(item(0))
+        router._policy = working
+        assert right(await router.infer(item(1)), 1)
+    assert "policy raises failed" in caplog.text
+
+
+async def test_families_on_one_server_keep_their_own_times() -> None:
+    class TwoFamilies(FakeServer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.models += FakeServer(family="big").models
+
+        def service_s(self, width: int, items: int) -> float:
+            return super().service_s(width, items)
+
+        async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
+            if model.family == "big":
+                await asyncio.sleep(0.5)
+            return await super().infer_batch(model, batch)
+
+    async with routed({"a": TwoFamilies()}, policy="lert:slack") as router:
+        assert len(router.latency.fits) == 8
+        assert (await router.infer(item(0), family="fashion", deadline_ms=50)).width == 100
+        assert (await router.infer(item(0), family="big", deadline_ms=400)).width == 25
+
+
+async def test_an_accuracy_floor_holds_where_servers_have_different_versions() -> None:
+    old, new = FakeServer(item_s=0.001), FakeServer(item_s=0.01)
+
+    old.models = tuple(dataclasses.replace(m, accuracy=m.accuracy - 0.02) for m in old.models)
+    async with routed({"a": old, "b": new}, policy="lert") as router:
+        answers = await ask(router, 30, min_accuracy=0.92)
+    assert {answer.server for answer in answers} == {"b"}
+    assert all(answer.expected_accuracy >= 0.92 for answer in answers)
+
+
+async def test_a_batch_may_be_as_large_as_the_most_capable_server_takes() -> None:
+
+    servers = {"a": FakeServer(max_batch_size=8), "b": FakeServer(max_batch_size=64)}
+    async with routed(servers, policy="lert") as router:
+        answer = await router.infer(np.zeros((32, 1, 2, 2), np.float32))
+    assert answer.server == "b"
+
+
+async def test_callers_that_gave_up_do_not_fill_the_queue() -> None:
+    server = FakeServer(item_s=0.5)
+    async with routed({"a": server}, queue_limit=10, in_flight_groups=1, policy="lert", warm_up=False) as router:
+        first = asyncio.create_task(router.infer(item(0)))
+        await asyncio.sleep(0.1)
+        waiting = [asyncio.create_task(router.infer(item(n))) for n in range(10)]
+        await asyncio.sleep(0)
+        with pytest.raises(CapacityError):
+            await router.infer(item(0))
+        for task in waiting[1:]:
+            task.cancel()
+        await asyncio.sleep(0)
+        again = asyncio.create_task(router.infer(item(3)))
+        assert right(await again, 3)
+        assert right(await waiting[0], 0)
+        await first
+
+
+async def test_closing_that_is_cancelled_closes_all_the_same() -> None:
+    server = FakeServer(item_s=5)
+    router = Router(RouterSettings(policy="lert", warm_up=False, drain_s=60), {ServerName("a"): server})
+
+    async def use() -> None:
+        async with router:
+            asyncio.get_running_loop().call_later(0.2, asyncio.current_task().cancel)  # type: ignore[union-attr]
+            call = asyncio.create_task(router.infer(item(0)))
+            await asyncio.sleep(0.1)
+            call.add_done_callback(lambda done: done.exception())
+
+    with pytest.raises(asyncio.CancelledError):
+        await use()
+    assert server.closed
+    assert all(task.done() for task in router._watchers)
