@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-SOURCES := export orchestrator tests
+SOURCES := export orchestrator tests examples
 
 .PHONY: help demo test check fast integration format clean
 
@@ -34,20 +34,20 @@ format: $(VENV)/.everything
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-$(BIN)/python:
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else \
 	  "slim-scheduler needs Python 3.11 or 3.12, %s is %d.%d; try: make PYTHON=python3.12" % (sys.executable, *v))'
 	@echo "making $(VENV)"
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # What serving and the demo need: no torch.
-$(VENV)/.serving: pyproject.toml | $(BIN)/python
+$(VENV)/.serving: pyproject.toml | $(BIN)/pip
 	@echo "installing what serving needs into $(VENV) (a few minutes on the first run)"
 	$(PIP) --editable '.[local,plot]'
 	@touch $@
 
 # All of it, training and the tests' tools included.
-$(VENV)/.everything: pyproject.toml | $(BIN)/python
+$(VENV)/.everything: pyproject.toml | $(BIN)/pip
 	@echo "installing everything into $(VENV) (some minutes on the first run)"
 	$(PIP) --editable '.[all]'
 	@touch $(VENV)/.serving $@

@@ -36,7 +36,9 @@ class LatencyFit:
         """Return the fit after a group of ``items`` took ``service_s``."""
         if self.weight > 1:
             slope_s, intercept_s = self.line()
-            service_s = min(service_s, OUTLIER_RATIO * (slope_s * items + intercept_s))
+            # The mean as well, because a line through groups of one size says too little of smaller ones.
+            expected_s = max(slope_s * items + intercept_s, self.sum_t_s / self.weight)
+            service_s = min(service_s, OUTLIER_RATIO * expected_s)
         return LatencyFit(
             weight=self.weight * DECAY + 1,
             sum_n=self.sum_n * DECAY + items,

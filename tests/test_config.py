@@ -35,6 +35,8 @@ def test_rendering_and_reading_are_inverse() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("servers: [{name: a, grpc: 'h:99999'}]", "port 99999 is outside 1 to 65535"),
+        ("servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline_ms: .inf}", r"router\.deadline_ms: .*finite number"),
         ("", "holds no mapping; it starts with 'servers:'"),
         ("- a", "holds no mapping"),
         ("a: [", "is no YAML"),

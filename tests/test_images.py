@@ -52,7 +52,15 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
             read_image(path, GREY)
 
 
+def test_more_than_8_bits_are_refused_instead_of_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((28, 28), 30000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ConfigError, match="more than 8 bits"):
+        read_image(tmp_path / "deep.png", GREY)
+
+
 def test_an_input_that_is_no_image_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"takes \[3, -1, -1\]"):
+        read_image(SAMPLES / "bag.png", TensorSpec("x", "FP32", (3, -1, -1)), resize=True)
     with pytest.raises(ConfigError, match=r"takes \[5\]"):
         read_image(SAMPLES / "bag.png", TensorSpec("x", "FP32", (5,)))
 

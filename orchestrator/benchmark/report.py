@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.table import Table
@@ -48,6 +50,22 @@ def comparison_tables(comparison: Comparison) -> tuple[Table, Table]:
         figures.add_row(summary.policy, *_figures(summary))
         shares.add_row(summary.policy, *_shares(comparison, summary))
     return figures, shares
+
+
+def check_report(folder: Path) -> None:
+    """Check, before the long work, that a report could be drawn and written.
+
+    Raises:
+        ConfigError: when matplotlib is missing or the folder can't be written.
+    """
+    if find_spec("matplotlib") is None:
+        raise ConfigError("the picture needs matplotlib: pip install 'slim-scheduler[plot]'")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise ConfigError(f"can't write the report to {folder} ({exc.strerror}); choose another folder") from exc
 
 
 def write_report(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path, Path]:

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from orchestrator.benchmark.demo import POLICIES, DemoSettings, run_demo
-from orchestrator.benchmark.report import comparison_tables, write_report
+from orchestrator.benchmark.report import check_report, comparison_tables, write_report
 from orchestrator.benchmark.sample import load_sample
 from orchestrator.routing import parse_policy
 
@@ -55,6 +55,7 @@ def demo(
     """
     for policy in policies:
         parse_policy(policy)
+    check_report(out)
     console = Console()
     sample = load_sample(sample_path)
     settings = DemoSettings(

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from orchestrator.benchmark.open_loop import Outcome
-from orchestrator.benchmark.report import Comparison, comparison_tables, write_report
+from orchestrator.benchmark.report import Comparison, check_report, comparison_tables, write_report
 from orchestrator.benchmark.sample import load_sample
 from orchestrator.benchmark.summary import summarize
 from orchestrator.errors import ConfigError
@@ -77,6 +77,10 @@ def test_a_place_that_cant_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="can't write the report"):
         write_report(COMPARISON, tmp_path / "file", stem="demo")
+    with pytest.raises(ConfigError, match="can't write the report"):
+        check_report(tmp_path / "file")
+    check_report(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_the_shipped_sample_is_a_thousand_labelled_images() -> None:

@@ -17,7 +17,7 @@ from orchestrator.benchmark.sample import LabelledSample, load_sample
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.router import Answer, Router
-from orchestrator.snapshot import Width
+from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 
@@ -105,6 +105,28 @@ async def test_a_killed_server_costs_only_what_it_had_and_the_rest_goes_on(
         assert len(failed) <= 2 * 64, "at most the groups in flight on the server that died"
         later = await asyncio.gather(*(router.infer(image) for image in sample.images[:100]))
         assert {answer.server for answer in later} == {"s1"}
+
+
+async def test_a_dead_stub_costs_no_request_and_its_width_returns_after_a_reload(
+    servers: list[EmbeddedServer], sample: LabelledSample
+) -> None:
+    async with (
+        Router.from_fleet(fleet(servers, policy="lert:100", deadline_ms=60_000)) as router,
+        TritonClient(servers[0].grpc_address) as client,
+    ):
+        before = set(servers[0].stub_pids())
+        await client.unload_model("fashion_w100")
+        await client.load_model("fashion_w100")
+        (stub,) = set(servers[0].stub_pids()) - before
+        await asyncio.sleep(3)  # the router has seen the model go and return
+        os.kill(stub, signal.SIGKILL)
+        answers = await asyncio.gather(*(router.infer(image, width=Width(100)) for image in sample.images[:200]))
+        assert {answer.width for answer in answers} == {100}
+        await client.unload_model("fashion_w100")
+        await client.load_model("fashion_w100")
+        async with asyncio.timeout(60):
+            while {m.width for m in router.served_by()[ServerName("s0")]} != set(WIDTHS):
+                await asyncio.sleep(0.1)
 
 
 async def test_widths_loaded_and_unloaded_behind_the_routers_back_are_followed(
