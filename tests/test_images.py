@@ -18,7 +18,7 @@ SAMPLES = Path(__file__).parent.parent / "examples" / "fashion-mnist"
 
 
 def test_a_grey_image_is_read_as_pixels_from_0_to_1() -> None:
-    pixels = read_image(SAMPLES / "ankle-boot.png", GREY)
+    pixels = read_image(SAMPLES / "images" / "ankle-boot.png", GREY)
     with np.load(SAMPLES / "test_1000.npz") as sample:
         expected = sample["images"][np.flatnonzero(sample["labels"] == 9)[0]]
     assert pixels.dtype == np.float32
@@ -46,7 +46,7 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     text = tmp_path / "notes.png"
     text.write_text("not an image")
     broken = tmp_path / "broken.png"
-    broken.write_bytes((SAMPLES / "bag.png").read_bytes()[:100])
+    broken.write_bytes((SAMPLES / "images" / "bag.png").read_bytes()[:100])
     for path, problem in [(text, "is no image"), (broken, "is no image"), (tmp_path / "absent.png", "no image at")]:
         with pytest.raises(ConfigError, match=problem):
             read_image(path, GREY)
@@ -60,9 +60,9 @@ def test_more_than_8_bits_are_refused_instead_of_clipped(tmp_path: Path) -> None
 
 def test_an_input_that_is_no_image_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"takes \[3, -1, -1\]"):
-        read_image(SAMPLES / "bag.png", TensorSpec("x", "FP32", (3, -1, -1)), resize=True)
+        read_image(SAMPLES / "images" / "bag.png", TensorSpec("x", "FP32", (3, -1, -1)), resize=True)
     with pytest.raises(ConfigError, match=r"takes \[5\]"):
-        read_image(SAMPLES / "bag.png", TensorSpec("x", "FP32", (5,)))
+        read_image(SAMPLES / "images" / "bag.png", TensorSpec("x", "FP32", (5,)))
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20))

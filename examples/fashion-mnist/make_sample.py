@@ -30,7 +30,7 @@ def main() -> None:
     np.savez_compressed(folder / "test_1000.npz", images=pixels, labels=labels, names=np.array(images.spec.labels))
     for index, name in enumerate(images.spec.labels):
         first = pixels[np.flatnonzero(labels == index)[0], 0]
-        Image.fromarray(first).save(folder / f"{name.lower().replace('/top', '').replace(' ', '-')}.png")
+        Image.fromarray(first).save(folder / "images" / f"{name.lower().replace('/top', '').replace(' ', '-')}.png")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +43,7 @@ def infer(
     \b
     Example:
       slimsched local up --servers 2 --fleet fleet.yaml
-      slimsched infer --fleet fleet.yaml --deadline-ms 50 examples/fashion-mnist/*.png
+      slimsched infer --fleet fleet.yaml --deadline-ms 50 examples/fashion-mnist/images/*.png
     """
     settings = load_fleet(fleet_path)
 
@@ -83,7 +84,7 @@ def _row(path: Path, answer: Answer) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table("image", "label", "confidence", "width", "server", "batch", "latency")
+    table = Table("image", "label", "confidence", "width", "server", "batch", "latency", box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(
             Path(row["image"]).name,  # the whole path is in --json; here it would break the lines

@@ -48,7 +48,7 @@ def infer(fleet_path: Path, *arguments: object) -> tuple[int, str]:
 
 
 def test_images_are_named_with_what_was_decided(fleet_path: Path) -> None:
-    code, output = infer(fleet_path, "--json", EXAMPLES / "trouser.png", EXAMPLES / "bag.png")
+    code, output = infer(fleet_path, "--json", EXAMPLES / "images" / "trouser.png", EXAMPLES / "images" / "bag.png")
     rows = [json.loads(line) for line in output.splitlines()]
     assert code == 0
     assert [row["label"] for row in rows] == ["Trouser", "Bag"]
@@ -57,9 +57,9 @@ def test_images_are_named_with_what_was_decided(fleet_path: Path) -> None:
 
 
 def test_the_table_shows_label_confidence_width_server_and_latency(fleet_path: Path) -> None:
-    code, output = infer(fleet_path, "--width", 50, EXAMPLES / "ankle-boot.png")
+    code, output = infer(fleet_path, "--width", 50, EXAMPLES / "images" / "ankle-boot.png")
     assert code == 0
-    assert re.search(r"Ankle boot │ \d+\.\d% +│ 50 % +│ here +│ 1 +│ \d+\.\d ms", output.replace("\n", " "))
+    assert re.search(r"ankle-boot\.png +Ankle boot +\d+\.\d% +50 % +here +1 +\d+\.\d ms", output.replace("\n", " "))
 
 
 def test_bad_input_is_one_line(fleet_path: Path, tmp_path: Path) -> None:
@@ -69,9 +69,9 @@ def test_bad_input_is_one_line(fleet_path: Path, tmp_path: Path) -> None:
         ([text], "is no image that can be read"),
         ([tmp_path / "absent.png"], "no image at"),
         ([ROOT / "docs" / "nothing.png"], "no image at"),
-        (["--width", 33, EXAMPLES / "bag.png"], "no width has width=33"),
-        (["--min-accuracy", 0.999, EXAMPLES / "bag.png"], "served are 25 % (0.9"),
-        (["--family", "cats", EXAMPLES / "bag.png"], "unknown family 'cats'; the fleet serves fashion"),
+        (["--width", 33, EXAMPLES / "images" / "bag.png"], "no width has width=33"),
+        (["--min-accuracy", 0.999, EXAMPLES / "images" / "bag.png"], "served are 25 % (0.9"),
+        (["--family", "cats", EXAMPLES / "images" / "bag.png"], "unknown family 'cats'; the fleet serves fashion"),
     ]:
         code, output = infer(fleet_path, *arguments)
         assert code == 1
@@ -83,7 +83,7 @@ def test_bad_input_is_one_line(fleet_path: Path, tmp_path: Path) -> None:
 def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "fleet.yaml"
     path.write_text("servers: [{name: a, grpc: '127.0.0.1:9'}]")
-    code, output = infer(path, EXAMPLES / "bag.png")
+    code, output = infer(path, EXAMPLES / "images" / "bag.png")
     assert code == 1
     assert re.fullmatch(r"Error: no server serves a slimmable family \(a: .*\); check the addresses.*\n", output)
 
