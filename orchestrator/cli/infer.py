@@ -84,7 +84,9 @@ def _row(path: Path, answer: Answer) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table("image", "label", "confidence", "width", "server", "batch", "latency", box=SIMPLE_HEAD)
+    table = Table(
+        "image", "label", "confidence", "width", "server", "batch", "latency", box=SIMPLE_HEAD, collapse_padding=True
+    )
     for row in rows:
         table.add_row(
             Path(row["image"]).name,  # the whole path is in --json; here it would break the lines
