@@ -101,10 +101,12 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             sink.flush()
             os.fsync(sink.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as exc:  # torch's zip writer turns a full disk into a RuntimeError
+    except BaseException as exc:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise CheckpointError(f"can't write {path} ({exc}); free space or choose another folder") from exc
+        if isinstance(exc, OSError | RuntimeError):  # torch's zip writer turns a full disk into a RuntimeError
+            raise CheckpointError(f"can't write {path} ({exc}); free space or choose another folder") from exc
+        raise
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -128,10 +130,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} is a file of another program (no {FORMAT!r} mark); give one of 'slimsched train'"
         )
     try:
-        spec = values.pop("images")
-        lists = {key: tuple(spec[key]) for key in ("mean", "std", "labels")}
-        images = ImageSpec(**{**spec, **lists})
-        widths = tuple(Width(int(w)) for w in values.pop("widths"))
-        return Checkpoint(images=images, widths=widths, history=tuple(values.pop("history")), **values)
-    except (KeyError, TypeError) as exc:
-        raise CheckpointError(f"{path} lacks or has unknown fields ({exc}); it comes from another version") from exc
+        return _parse(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        reason = " ".join(str(exc).split())[:120]
+        raise CheckpointError(
+            f"{path} has missing, unknown or bad fields ({reason}); damaged or of another version, train anew"
+        ) from exc
+
+
+def _parse(values: dict[str, Any]) -> Checkpoint:
+    spec = values.pop("images")
+    lists = {key: tuple(spec[key]) for key in ("mean", "std", "labels")}
+    widths = tuple(Width(int(w)) for w in values.pop("widths"))
+    if not widths or list(widths) != sorted(set(widths)) or not 1 <= widths[0] <= widths[-1] <= 100:
+        raise ValueError(f"widths {widths}")
+    checkpoint = Checkpoint(
+        images=ImageSpec(**{**spec, **lists}), widths=widths, history=tuple(values.pop("history")), **values
+    )
+    architecture_named(str(checkpoint.architecture))
+    dict(checkpoint.model).items()
+    dict(checkpoint.accuracy).items()
+    return checkpoint

@@ -6,6 +6,7 @@ no PyTorch. Expected failures leave as one line; the root command prints the cha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from export.errors import ExportError
+from export.limits import MAX_BATCH_SIZE, MAX_INSTANCES, MAX_QUEUE_DELAY_US, MAX_THREADS
 from export.width import parse_widths, render_ratio
 
 if TYPE_CHECKING:
@@ -47,6 +49,17 @@ class ExportCommand(click.Command):
             ) from exc
 
 
+class FiniteRange(click.FloatRange):
+    """A number in a range; unlike click's own it refuses what is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 def _example(command: str) -> str:
     return f"\b\nExample:\n  {command}"
 
@@ -67,8 +80,10 @@ def _training_options(function: _F) -> _F:
     """Add the flags whose defaults are those of ``TrainSettings``."""
     options = [
         click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True),
-        click.option("--learning-rate", type=float, default=0.1, show_default=True, help="Peak of one cycle."),
-        click.option("--weight-decay", type=float, default=5e-4, show_default=True),
+        click.option(
+            "--learning-rate", type=FiniteRange(0, 100, min_open=True), default=0.1, show_default=True, help="Peak."
+        ),
+        click.option("--weight-decay", type=FiniteRange(0, 1), default=5e-4, show_default=True),
         click.option(
             "--crop-padding",
             type=click.IntRange(0),
@@ -84,7 +99,7 @@ def _training_options(function: _F) -> _F:
             show_default=True,
             help="Random widths between the narrowest and the full one in each step.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
         click.option("--bf16", is_flag=True, help="Run forward passes in bfloat16."),
     ]
     for option in reversed(options):
@@ -128,6 +143,7 @@ def train(
 ) -> None:
     """Train one network for all its widths; writes a checkpoint an epoch and model.pt at the end."""
     parsed = parse_widths(widths)
+    import matplotlib  # noqa: F401  # for the picture at the end; better missed before the training than after it
     import torch
 
     from export.datasets import load_images
@@ -250,12 +266,16 @@ def _right_align(table: Table, first: int) -> None:
 @click.option("--family", help="Name of the models; the data set's if not given ('fashion' for fashion-mnist).")
 @_data_dir
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="Of the instances.")
-@click.option("--max-batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--instances", "instance_count", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--max-batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=64, show_default=True)
+@click.option("--instances", "instance_count", type=click.IntRange(1, MAX_INSTANCES), default=1, show_default=True)
 @click.option(
-    "--intra-op-threads", type=click.IntRange(1), default=1, show_default=True, help="Of an instance; only on CPU."
+    "--intra-op-threads",
+    type=click.IntRange(1, MAX_THREADS),
+    default=1,
+    show_default=True,
+    help="Of an instance; only on CPU.",
 )
-@click.option("--max-queue-delay-us", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--max-queue-delay-us", type=click.IntRange(0, MAX_QUEUE_DELAY_US), default=0, show_default=True)
 def export(
     checkpoint: Path,
     repository: Path,

@@ -9,6 +9,7 @@ random states of their own would not.
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision import datasets as tv
 from torchvision.transforms import functional as pixels
 
@@ -100,7 +102,10 @@ class FolderImages:
         return len(self.files)
 
     def _decode(self, path: str) -> torch.Tensor:
-        image = tv.folder.default_loader(path)
+        try:
+            image = tv.folder.default_loader(path)
+        except (OSError, ValueError, Image.DecompressionBombError) as exc:
+            raise DataUnavailableError(f"{path} is no image that can be read; remove or replace it") from exc
         image = pixels.resize(image, self.spec.height * 8 // 7)
         cropped: torch.Tensor = pixels.pil_to_tensor(pixels.center_crop(image, self.spec.height))
         return cropped
@@ -200,7 +205,7 @@ def _load_cifar(dataset: Callable[..., Any], name: str, data_dir: Path, *, train
 
 def _load_folder(data_dir: Path, *, train: bool, image_size: int) -> FolderImages:
     splits: Sequence[str] = ("train",) if train else ("val", "test")
-    folder = next((data_dir / split for split in splits if (data_dir / split).is_dir()), None)
+    folder = next((data_dir / split for split in splits if os.path.isdir(data_dir / split)), None)
     if folder is None:
         raise DataUnavailableError(
             f"{data_dir} has no folder {' or '.join(splits)}; lay images out as "
@@ -208,7 +213,7 @@ def _load_folder(data_dir: Path, *, train: bool, image_size: int) -> FolderImage
         )
     try:
         found = tv.ImageFolder(str(folder))
-    except (FileNotFoundError, RuntimeError) as exc:
+    except (OSError, RuntimeError) as exc:
         raise DataUnavailableError(f"{folder} holds no <class>/<image> files: {_first_line(exc)}") from exc
     # The usual ImageNet constants (torchvision's models), pixels in 0..1.
     spec = ImageSpec(

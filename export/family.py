@@ -17,7 +17,7 @@ from export.errors import CheckpointError, ExportError, RepositoryError
 from export.model_config import LABELS_FILE, Identity, Tuning, model_name, render_config
 from export.onnx_export import check_graph, export_onnx
 from export.parity import ACCURACY_TOLERANCE, Parity, compare
-from export.repository import CONFIG_FILE, MODEL_FILE, Files, write_model
+from export.repository import CONFIG_FILE, MODEL_FILE, Files, write_models
 from export.subnet import cut_subnet, flops_per_image
 from export.verification import Finding, Severity, Verification
 from export.width import Width
@@ -75,6 +75,10 @@ def prove_family(
         ParityError: when a graph does not compute what the network does.
         RepositoryError: when the family's name or a tuning value is out of range.
     """
+    if not checkpoint.accuracy:
+        raise CheckpointError(
+            f"the training was not finished ({checkpoint.epoch} epochs); go on with --resume and export its model.pt"
+        )
     checkpoint.require_widths(widths)
     require_same_images(checkpoint, images)
     for width in widths:
@@ -117,15 +121,13 @@ def export_family(
 
 
 def write_family(models: list[ProvenModel], repository: Path) -> list[WrittenModel]:
-    """Write proven models, each atomically and only if it differs from what is there.
+    """Write proven models, all or none, and only those that differ from what is there.
 
     Raises:
-        RepositoryError: when a place can't be written; that model is as it was before.
+        RepositoryError: when a place can't be written; all models are as they were before.
     """
-    return [
-        WrittenModel(model, repository / model.identity.name, write_model(repository, model.identity.name, model.files))
-        for model in models
-    ]
+    changed = write_models(repository, {model.identity.name: model.files for model in models})
+    return [WrittenModel(m, repository / m.identity.name, changed[m.identity.name]) for m in models]
 
 
 def render_labels(labels: tuple[str, ...]) -> str:

@@ -29,6 +29,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from export.errors import RepositoryError
+from export.limits import MAX_BATCH_SIZE, MAX_INSTANCES, MAX_QUEUE_DELAY_US, MAX_THREADS
 from export.width import Width, width_key
 
 INPUT_NAME = "pixels"
@@ -222,6 +223,21 @@ def read_tuning(config: model_config_pb2.ModelConfig) -> Tuning:
     """
     if not config.instance_group:
         raise RepositoryError("no instance_group, of which Triton makes two instances; export it anew")
+    for group in config.instance_group:
+        if group.kind not in (
+            model_config_pb2.ModelInstanceGroup.KIND_CPU,
+            model_config_pb2.ModelInstanceGroup.KIND_GPU,
+        ):
+            raise RepositoryError("an instance_group is neither KIND_CPU nor KIND_GPU; say which")
+        if group.count < 1:
+            raise RepositoryError(
+                f"an instance_group has count {group.count}, of which Triton makes two; give a number"
+            )
+    too_large = [size for size in config.dynamic_batching.preferred_batch_size if size > config.max_batch_size]
+    if too_large:
+        raise RepositoryError(
+            f"preferred_batch_size {too_large[0]} exceeds max_batch_size {config.max_batch_size}, which Triton refuses"
+        )
     group = config.instance_group[0]
     on_cpu = group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
     parameters = {key: value.string_value for key, value in config.parameters.items()}
@@ -264,14 +280,14 @@ def read_header(text: str) -> tuple[Tuning, str] | None:
 
 def _check_tuning(tuning: Tuning) -> None:
     ranges = {
-        "max_batch_size": (tuning.max_batch_size, 1),
-        "instances": (tuning.instance_count, 1),
-        "intra_op_threads": (tuning.intra_op_threads, 1),
-        "max_queue_delay_us": (tuning.max_queue_delay_us, 0),
+        "max_batch_size": (tuning.max_batch_size, 1, MAX_BATCH_SIZE),
+        "instances": (tuning.instance_count, 1, MAX_INSTANCES),
+        "intra_op_threads": (tuning.intra_op_threads, 1, MAX_THREADS),
+        "max_queue_delay_us": (tuning.max_queue_delay_us, 0, MAX_QUEUE_DELAY_US),
     }
-    for name, (value, least) in ranges.items():
-        if value < least:
-            raise RepositoryError(f"{name} is {value}; give at least {least}")
+    for name, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise RepositoryError(f"{name} is {value}; give {least} to {most}")
 
 
 def _parameters(identity: Identity, tuning: Tuning) -> dict[str, str]:

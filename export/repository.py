@@ -48,35 +48,54 @@ _NOT_HERE = frozenset({errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS})
 def write_model(repository: Path, name: str, files: Files, *, swap: Swap | None = None) -> bool:
     """Make ``repository/name`` hold exactly ``files``; return whether anything had to be written.
 
+    See ``write_models``, of which this is the case of one.
+    """
+    return write_models(repository, {name: files}, swap=swap)[name]
+
+
+def write_models(repository: Path, models: Mapping[str, Files], *, swap: Swap | None = None) -> dict[str, bool]:
+    """Make the repository hold exactly these models, all or none; return which of them had to be written.
+
+    All are staged before the first is swapped in, which is where disks get full, and an error or interrupt after that
+    swaps those before it back. Only a crash between two swaps leaves some new and some old, each of them whole.
+
     Args:
         repository: made if it is not there.
-        name: of the model's folder.
-        files: all of them, by relative path.
+        models: files by relative path, by the name of the model's folder.
         swap: how an old and a new folder change places; ``exchange`` if not given.
 
     Raises:
         RepositoryError: when the place can't be written or holds files of somebody else; nothing has changed then.
     """
-    target = repository / name
+    is_new = not repository.exists()
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with _locked(repository):
             for stage in leftovers(repository):
                 _discard(stage, repository)
-            found = read_model(target)
-            if found == dict(files):
-                return False
-            foreign = sorted(found.keys() - files.keys())
-            if foreign:
-                raise RepositoryError(
-                    f"{target} holds {foreign[0]}, which no export wrote; move it away or choose another --family"
-                )
-            _replace(repository, target, files, swap or exchange)
+            changed = {name: files for name, files in models.items() if _is_other(repository / name, files)}
+            if changed:
+                _replace_all(repository, changed, swap or exchange)
     except OSError as exc:
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                repository.rmdir()
         raise RepositoryError(
-            f"can't write {target} ({exc.strerror or exc}); free space or choose another --repository"
+            f"can't write {repository} ({exc.strerror or exc}); free space or choose another --repository"
         ) from exc
-    return True
+    return {name: name in changed for name in models}
+
+
+def _is_other(target: Path, files: Files) -> bool:
+    """Return whether a model folder holds something else than ``files``; refuse one that holds somebody else's."""
+    found = read_model(target)
+    empty = [str(p.relative_to(target)) for p in target.rglob("*") if p.is_dir() and not any(p.iterdir())]
+    foreign = sorted((found.keys() | set(empty)) - files.keys())
+    if foreign:
+        raise RepositoryError(
+            f"{target} holds {foreign[0]}, which no export wrote; move it away or choose another --family"
+        )
+    return found != dict(files)
 
 
 def read_model(folder: Path) -> dict[str, bytes]:
@@ -144,13 +163,14 @@ def _locked(repository: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _replace(repository: Path, target: Path, files: Files, swap: Swap) -> None:
+def _replace_all(repository: Path, models: Mapping[str, Files], swap: Swap) -> None:
     for home in _homes(repository):
         stage: Path | None = None
         try:
             stage = Path(tempfile.mkdtemp(prefix=_prefix(repository), dir=home))
-            _write_files(stage / target.name, files)
-            _put(stage / target.name, target, swap)
+            for name, files in models.items():
+                _write_files(stage / name, files)
+            _put_all(stage, repository, list(models), swap)
             return
         except OSError as exc:
             if home == repository.resolve() or exc.errno not in _NOT_HERE:
@@ -158,6 +178,23 @@ def _replace(repository: Path, target: Path, files: Files, swap: Swap) -> None:
         finally:
             if stage is not None:
                 _discard(stage, repository)
+
+
+def _put_all(stage: Path, repository: Path, names: list[str], swap: Swap) -> None:
+    """Move staged models into their places; when one can't be, those before it go back."""
+    done: list[tuple[str, bool]] = []
+    try:
+        for name in names:
+            is_old = (repository / name).exists()
+            _put(stage / name, repository / name, swap)
+            done.append((name, is_old))
+    except BaseException:
+        for name, is_old in reversed(done):
+            if is_old:
+                _put(stage / name, repository / name, swap)
+            else:
+                os.rename(repository / name, stage / name)
+        raise
 
 
 def _discard(stage: Path, repository: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from torch.nn import functional
 
 from export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from export.datasets import ImageSet
-from export.errors import CheckpointError
+from export.errors import CheckpointError, DataUnavailableError, ExportError
 from export.resnet import SlimResNet, architecture_named
 from export.width import Width, width_key
 
@@ -160,9 +161,10 @@ def calibrate(network: SlimResNet, images: ImageSet, *, device: torch.device, ba
             assert isinstance(norm, torch.nn.BatchNorm2d)
             norm.reset_running_stats()
             norm.momentum = None  # cumulative mean
+        # Batches of equal size, because each counts the same in the mean.
         with torch.no_grad():
-            for pixels, _ in _batches(images, spread, 500):
-                network(_to_unit(pixels, device), width)
+            for part in torch.tensor_split(spread, math.ceil(len(spread) / 500)):
+                network(_to_unit(images.batch(part)[0], device), width)
         for norm in norms:
             assert isinstance(norm, torch.nn.BatchNorm2d)
             norm.momentum = 0.1
@@ -190,7 +192,11 @@ def train(
 
     Raises:
         CheckpointError: when ``out`` can't be written, or holds a training that these settings do not continue.
+        DataUnavailableError: when the two splits are not of one kind.
+        ExportError: when the loss is no number any more.
     """
+    _require_same_kind(train_images, test_images)
+    _require_writable(out)
     place = torch.device(device)
     torch.manual_seed(settings.seed)
     network = SlimResNet(
@@ -205,7 +211,8 @@ def train(
     history: list[Mapping[str, Any]] = []
     if resume and (out / LAST).exists():
         history = _restore(load_checkpoint(out / LAST), settings, train_images, network, optimizer)
-    elif (out / LAST).exists():
+        _write_metrics(history, out / METRICS)  # an interrupt may have come between the checkpoint and its last line
+    elif (out / LAST).exists() or (out / FINAL).exists():
         raise CheckpointError(f"{out} holds a training already; add --resume to go on or choose another --out")
 
     for epoch in range(len(history) + 1, settings.epochs + 1):
@@ -243,15 +250,22 @@ def _train_epoch(
 ) -> Iterator[StepDone]:
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
     order = torch.randperm(len(images), generator=generator)
-    steps = math.ceil(len(images) / settings.batch_size)
+    parts = list(torch.split(order, settings.batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1:  # one image alone has no variance for a batch norm to take
+        parts[-2:] = [torch.cat(parts[-2:])]
+    steps = len(parts)
     network.train()
-    for step, (pixels, labels) in enumerate(_batches(images, order, settings.batch_size)):
+    for step, (pixels, labels) in enumerate(map(images.batch, parts)):
         rate = learning_rate_at((epoch - 1) * steps + step, settings.epochs * steps, settings)
         for group in optimizer.param_groups:
             group["lr"] = rate
         students = sandwich_widths(settings.widths, settings.middle_widths, generator)
         batch = _to_unit(augment(pixels, settings, generator), device)
         loss = _train_step(network, optimizer, batch, labels.to(device), students, bf16=settings.bf16)
+        if not math.isfinite(loss):
+            raise ExportError(
+                f"the loss is {loss} at step {step + 1} of epoch {epoch}; lower --learning-rate and start anew"
+            )
         yield StepDone(epoch, step + 1, steps, loss)
 
 
@@ -352,5 +366,27 @@ def _restore(
 
 def _write_metrics(history: list[Mapping[str, Any]], path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in history))
-    os.replace(partial, path)
+    try:
+        partial.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in history))
+        os.replace(partial, path)
+    except OSError as exc:
+        raise CheckpointError(f"can't write {path} ({exc.strerror}); free space or choose another folder") from exc
+
+
+def _require_same_kind(train_images: ImageSet, test_images: ImageSet) -> None:
+    for name in ("name", "shape", "labels"):
+        learnt, tested = getattr(train_images.spec, name), getattr(test_images.spec, name)
+        if learnt != tested:
+            raise DataUnavailableError(
+                f"training and test split differ in {name}: {learnt} and {tested}; give both the same class folders"
+            )
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse, before the first epoch, a folder that can't be written after it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as exc:
+        raise CheckpointError(f"can't write to {out} ({exc.strerror}); choose another --out") from exc

@@ -36,7 +36,7 @@ from export.model_config import (
     read_tuning,
     to_protobuf,
 )
-from export.repository import CONFIG_FILE, MODEL_FILE, leftovers
+from export.repository import CONFIG_FILE, MODEL_FILE, leftovers, read_model
 
 MAX_IR = 10
 MAX_OPSET = 20
@@ -142,7 +142,7 @@ def _verify_model(folder: Path) -> tuple[Identity | None, list[Finding]]:
         raise RepositoryError(f"{CONFIG_FILE}: {exc}") from exc
     if config.name != folder.name:
         errors.append(f"{CONFIG_FILE} names the model {config.name!r}; Triton refuses it in this folder")
-    errors += _compare_labels(folder, identity)
+    errors += _compare_labels(folder, identity) + _find_foreign(folder)
     model = _read(folder / MODEL_FILE)
     sha256 = hashlib.sha256(model).hexdigest()
     if sha256 != identity.sha256:
@@ -164,7 +164,7 @@ def _compare_config(config: model_config_pb2.ModelConfig, identity: Identity, te
     notes: list[str] = []
     errors: list[str] = []
     if header is None:
-        notes.append(f"{CONFIG_FILE} lost its header, so changes of the tuning can't be told; export it anew")
+        errors.append(f"{CONFIG_FILE} lost its header, so what was changed by hand can't be told; export it anew")
         tuning = read_tuning(config)
     else:
         tuning, fingerprint = header
@@ -215,6 +215,14 @@ def _flatten(message: model_config_pb2.ModelConfig) -> dict[str, Any]:
 
 def _show(value: object) -> str:
     return "absent" if value is None else repr(value)
+
+
+def _find_foreign(folder: Path) -> list[str]:
+    """Report what no export writes; a second version above all, because Triton serves the highest."""
+    files = sorted(read_model(folder).keys() - {CONFIG_FILE, LABELS_FILE, MODEL_FILE})
+    versions = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "1")
+    found = files or versions
+    return [f"holds {found[0]}, which no export wrote and Triton may serve; move it away"] if found else []
 
 
 def _compare_labels(folder: Path, identity: Identity) -> list[str]:

@@ -6,7 +6,7 @@ and friends. Here a width is a whole percentage: hashable, orderable and printab
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import NewType
 
 from export.errors import WidthError
@@ -26,7 +26,7 @@ def parse_width(text: str) -> Width:
     """
     try:
         percent = Decimal(text.strip()) * 100
-    except InvalidOperation:
+    except DecimalException:
         raise WidthError(f"width {text!r} is not a number; give a ratio such as 0.25") from None
     if not percent.is_finite() or percent != int(percent) or not 1 <= percent <= 100:
         raise WidthError(f"width {text!r} is outside 0.01 to 1.00 in steps of 0.01; give a ratio such as 0.25")

@@ -23,6 +23,10 @@ _COMMANDS = {
 _ENTRY_POINTS = "slimsched.commands"
 
 
+class _OneLineUsageError(click.ClickException):
+    exit_code = 2
+
+
 class RootGroup(click.Group):
     """Loads commands lazily and turns every failure into one line, or a traceback with ``--debug``."""
 
@@ -46,8 +50,11 @@ class RootGroup(click.Group):
         """Run the command; expected errors and bugs alike end in one line and exit status 1."""
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, click.UsageError):
+        except (click.exceptions.Exit, click.Abort):
             raise
+        except click.UsageError as exc:  # click would print the usage too; one line tells enough
+            hint = f"; see '{exc.ctx.command_path} --help'" if exc.ctx else ""
+            raise _OneLineUsageError(exc.format_message().rstrip(".") + hint) from exc
         except Exception as exc:
             if ctx.params.get("debug"):
                 click.echo("".join(traceback.format_exception(exc)), err=True, nl=False)

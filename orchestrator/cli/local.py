@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.errors import SlimError
 from orchestrator.triton.emulation import parse_cpu_sets, parse_slowdowns
 from orchestrator.triton.local_fleet import (
     FleetStatus,
@@ -89,7 +90,11 @@ def up(
     with console.status(f"starting {servers} tritonserver(s)"):
         status = start_fleet(request, state_dir)
     if fleet_copy is not None:
-        copy_fleet_file(status, fleet_copy)
+        try:
+            copy_fleet_file(status, fleet_copy)
+        except SlimError:
+            stop_fleet(state_dir)
+            raise
     _print_status(console, status)
 
 

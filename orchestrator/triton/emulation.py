@@ -8,6 +8,8 @@ import os
 
 from orchestrator.errors import ConfigError
 
+MAX_CPUS = 65_536  # more than any machine has; a range is built in memory
+
 
 def parse_cpu_list(text: str) -> frozenset[int]:
     """Return the CPUs of a list such as `0`, `0-1` or `0-1,3`, as taskset and the kernel write it.
@@ -20,6 +22,8 @@ def parse_cpu_list(text: str) -> frozenset[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise ConfigError(f"CPU list '{text}': '{part}' is neither a CPU nor a range; write it like 0-1,3")
+        if int(last or first) >= MAX_CPUS:
+            raise ConfigError(f"CPU list '{text}': '{part}' goes beyond CPU {MAX_CPUS - 1}; write it like 0-1,3")
         cpus.update(range(int(first), int(last or first) + 1))
     return frozenset(cpus)
 

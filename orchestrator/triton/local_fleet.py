@@ -127,6 +127,8 @@ def check_copy_target(path: Path) -> None:
     try:
         is_ours = path.read_text().startswith(local_state.FLEET_MARK)
     except FileNotFoundError:
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise ConfigError(f"can't write {path}: its folder is missing or read-only; give another --fleet") from None
         return
     except (OSError, UnicodeDecodeError):
         is_ours = False

@@ -4,6 +4,7 @@ A process is named by its id and its start time, because ids are reused: a state
 reboot must never make us signal a stranger. Files are replaced atomically; a reader sees the old or the new state.
 """
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -93,6 +94,8 @@ def prepare_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = directory.stat().st_uid
+        if owner == os.getuid() and not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it is not writable")
     except OSError as exc:
         raise ConfigError(
             f"can't use state directory {directory}: {exc.strerror}; give another with --state-dir"

@@ -101,6 +101,10 @@ def test_a_file_of_the_users_is_never_overwritten(tmp_path: Path, repository: Pa
     line = fail("up", "--repository", repository, "--fleet", mine, "--state-dir", tmp_path / "state")
     assert "was not written by 'slimsched local up'" in line
     assert mine.read_text() == "servers: []"
+    line = fail(
+        "up", "--repository", repository, "--fleet", tmp_path / "none" / "f.yaml", "--state-dir", tmp_path / "state"
+    )
+    assert "its folder is missing or read-only" in line
 
 
 @pytest.mark.integration

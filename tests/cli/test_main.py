@@ -87,3 +87,11 @@ for name in {modules()!r}:
     assert done.returncode == 0, done.stderr
     assert len(modules()) > 20
     assert importlib.import_module("orchestrator.router")
+
+
+def test_a_usage_error_is_one_line_too() -> None:
+    result = CliRunner().invoke(main, ["local", "up", "--servers", "0"])
+    assert result.exit_code == 2
+    assert result.output.startswith("Error: Invalid value for '--servers': 0 is not in the range x>=1")
+    assert result.output.count("\n") == 1
+    assert "--help" in result.output

@@ -11,6 +11,7 @@ import torch
 from export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from export.errors import CheckpointError
 from export.width import Width
+from tests.export.toys import lively_network, toy_checkpoint
 
 
 class Payload:
@@ -103,3 +104,23 @@ def test_a_place_that_can_not_be_written_is_an_error_and_leaves_nothing(checkpoi
     with pytest.raises(CheckpointError, match="can't write"):
         save_checkpoint(checkpoint, tmp_path / "file" / "model.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("widths", ("x",)),
+        ("widths", (0, 250)),
+        ("widths", (100, 25)),
+        ("model", 3),
+        ("architecture", ["a"]),
+        ("images", 1),
+    ],
+)
+def test_senseless_fields_are_refused(field: str, value: object, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    save_checkpoint(toy_checkpoint(lively_network()), path)
+    values = torch.load(path, weights_only=True)
+    torch.save({**values, field: value}, path)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path).network()

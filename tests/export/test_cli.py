@@ -132,7 +132,7 @@ def test_help_has_an_example(command: str) -> None:
         (("--widths", "0.5,wide"), "width 'wide' is not a number"),
         (("--model", "resnet-huge"), "unknown network 'resnet-huge'"),
         (("--data-dir", "/nowhere"), "/nowhere has no folder train"),
-        (("--out", "/proc/none/out"), "can't write /proc/none/out/last.pt"),
+        (("--out", "/proc/none/out"), "can't write to /proc/none/out"),
     ],
 )
 def test_bad_input_to_train_is_one_line(arguments: tuple[str, str], message: str, folder: Path, tmp_path: Path) -> None:
@@ -209,3 +209,53 @@ def test_an_interrupted_training_says_how_to_go_on(folder: Path, tmp_path: Path)
         assert process.wait(timeout=60) == 130
         assert process.stderr.read().strip().endswith("the same command with --resume goes on from there.")
     assert (tmp_path / "out" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--learning-rate", "nan"),
+        ("--learning-rate", "inf"),
+        ("--learning-rate", "0"),
+        ("--learning-rate", "-1"),
+        ("--weight-decay", "nan"),
+        ("--seed", "99999999999999999999"),
+        ("--epochs", "0"),
+    ],
+)
+def test_numbers_that_can_only_waste_a_training_are_refused(
+    arguments: tuple[str, str], folder: Path, tmp_path: Path
+) -> None:
+    result = slimsched("train", *train_arguments(folder, tmp_path / "out", "--epochs", 1, *arguments))
+    assert result.exit_code == 2
+    assert f"Invalid value for '{arguments[0]}'" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_network_is_never_overwritten(run: Path, folder: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "model.pt", tmp_path)
+    result = slimsched("train", *train_arguments(folder, tmp_path, "--epochs", 1))
+    assert_one_line(result, "holds a training already")
+    assert (tmp_path / "model.pt").read_bytes() == (run / "model.pt").read_bytes()
+
+
+def test_an_unfinished_training_is_not_exported(run: Path, folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "models"
+    result = slimsched("export", run / "last.pt", "--repository", place, "--data-dir", folder, "--widths", "0.5")
+    assert_one_line(result, "the training was not finished")
+    assert not place.exists()
+
+
+def test_a_text_file_among_the_images_is_named(folder: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(folder, tmp_path / "images")
+    (images / "train" / "dark" / "0.png").write_text("no image")
+    result = slimsched("train", *train_arguments(images, tmp_path / "out", "--epochs", 1))
+    assert_one_line(result, "dark/0.png is no image that can be read")
+
+
+def test_splits_of_different_classes_are_refused_before_the_training(folder: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(folder, tmp_path / "images")
+    shutil.rmtree(images / "val" / "dark")
+    result = slimsched("train", *train_arguments(images, tmp_path / "out", "--epochs", 1))
+    assert_one_line(result, "training and test split differ in labels: ('dark', 'light') and ('light',)")
+    assert not (tmp_path / "out").exists()

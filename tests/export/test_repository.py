@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from export.errors import RepositoryError
-from export.repository import Swap, leftovers, read_model, swap_by_renames, write_model
+from export.repository import Swap, exchange, leftovers, read_model, swap_by_renames, write_model, write_models
 from tests.export.crash_driver import NEW, OLD
 
 NAME = "toys_w025"
@@ -173,3 +174,44 @@ def test_where_the_parent_can_not_be_written_the_repository_itself_is_used(open_
     done = run_python("-c", NOBODY, str(open_folder))
     assert done.stdout == "written\n", done.stdout + done.stderr
     assert os.listdir(open_folder / "models") == [NAME]
+
+
+@pytest.mark.parametrize("swap", [None, swap_by_renames])
+def test_models_are_written_all_or_none(tmp_path: Path, swap: Swap | None) -> None:
+    """The second of three can't be put in its place; the first, replaced, and what was there are as before."""
+    repository = tmp_path / "models"
+    write_models(repository, {"a": OLD, "b": OLD})
+    calls = []
+
+    def failing(first: Path, second: Path) -> None:
+        calls.append(second.name)
+        if second.name == "b":
+            raise OSError(errno.EIO, "the disk is broken")
+        (swap or exchange)(first, second)
+
+    with pytest.raises(RepositoryError, match="the disk is broken"):
+        write_models(repository, {"a": NEW, "b": NEW, "new": NEW}, swap=failing)
+    assert calls == ["a", "b", "a"]
+    assert read_model(repository / "a") == read_model(repository / "b") == dict(OLD)
+    assert not (repository / "new").exists()
+    assert leftovers(repository) == []
+
+
+def test_an_interrupt_between_models_puts_new_ones_away_again(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    write_models(repository, {"b": OLD})
+
+    def interrupted(first: Path, second: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_models(repository, {"a": NEW, "b": NEW}, swap=interrupted)
+    assert [path.name for path in repository.iterdir()] == ["b"]
+    assert read_model(repository / "b") == dict(OLD)
+
+
+def test_a_foreign_empty_folder_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", NAME, OLD)
+    (tmp_path / "models" / NAME / "2").mkdir()
+    with pytest.raises(RepositoryError, match="holds 2, which no export wrote"):
+        write_model(tmp_path / "models", NAME, NEW)

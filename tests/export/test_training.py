@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from export.checkpoint import Checkpoint, load_checkpoint
-from export.errors import CheckpointError
+from export.datasets import InMemoryImages
+from export.errors import CheckpointError, ExportError
 from export.training import (
     EpochDone,
     StepDone,
@@ -178,3 +179,40 @@ def test_calibration_sets_statistics_to_those_of_the_images_as_served() -> None:
         torch.testing.assert_close(norm.running_mean, raw.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(norm.running_var, raw.var(dim=(0, 2, 3)), atol=1e-3, rtol=1e-3)
         assert norm.momentum == 0.1
+
+
+def test_the_metrics_are_whole_after_an_interrupt_behind_the_last_checkpoint(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=2)
+    run(tmp_path, settings)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text(lines[0])
+    run(tmp_path, settings, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True) == lines
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before_it(tmp_path: Path) -> None:
+    # At 8×8 pixels the last feature map of slimresnet18 is one pixel, so one image alone has no variance.
+    spec = replace(toy_spec(), height=8, width=8)
+    images = InMemoryImages(spec, torch.randint(0, 255, (17, 1, 8, 8), dtype=torch.uint8), torch.arange(17) % 3)
+    settings = TrainSettings("slimresnet18", (Width(25),), epochs=1, batch_size=8, crop_padding=0)
+    events = list(train(settings, images, images, tmp_path, device="cpu", resume=False))
+    assert [(e.step, e.steps_per_epoch) for e in events if isinstance(e, StepDone)] == [(1, 2), (2, 2)]
+
+
+def test_calibration_weighs_every_image_alike() -> None:
+    images = InMemoryImages(toy_spec(), torch.zeros(501, 1, 12, 12, dtype=torch.uint8), torch.zeros(501).long())
+    images.images[-1] = 255
+    network = lively_network()
+    calibrate(network, images, device=CPU)
+    with torch.no_grad():
+        x = (images.images.float() / 255 - network.mean) / network.std
+        weight = network.stem.active_weight(Width(100))
+        means = torch.nn.functional.conv2d(x, weight, padding=1).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(network.stem.norm.norm(Width(100)).running_mean, means, rtol=0.02, atol=1e-4)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, learning_rate=1e30, warmup_ratio=0.0)
+    with pytest.raises(ExportError, match=r"the loss is (nan|inf) at step \d+ of epoch \d+; lower --learning-rate"):
+        run(tmp_path, settings)
+    assert not (tmp_path / "model.pt").exists()

@@ -87,7 +87,7 @@ def test_a_queue_policy_is_a_note_that_says_what_it_costs(repository: Path) -> N
         ('key: "slim.labels"', 'key: "slim.tags"', "the parameter slim.labels is missing"),
         ('string_value: "1"', 'string_value: "all"', "intra_op_thread_count is 'all'"),
         ('key: "intra_op_thread_count"', 'key: "threads"', "intra_op_thread_count is ''"),
-        ("  count: 1\n", "", "instances is 0"),
+        ("  count: 1\n", "", "has count 0"),
         ("max_batch_size: 64", "max_batch_size: 0", "max_batch_size is 0"),
         ("max_batch_size: 64", "max_batch: 64", "not a Triton model configuration"),
         ("instance_group {\n  count: 1\n  kind: KIND_CPU\n}\n", "", "no instance_group"),
@@ -99,11 +99,34 @@ def test_an_edit_that_makes_it_another_model_is_an_error(old: str, new: str, mes
     assert any(message in error for error in errors), errors
 
 
-def test_a_lost_header_is_a_note(repository: Path) -> None:
+def test_a_lost_header_is_an_error_because_it_hides_what_was_changed(repository: Path) -> None:
     path = repository / NAME / CONFIG_FILE
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if line[0] != "#"))
-    assert findings_of(repository, Severity.ERROR) == []
-    assert "lost its header" in findings_of(repository, Severity.NOTE)[0]
+    assert "lost its header" in findings_of(repository, Severity.ERROR)[0]
+
+
+def test_a_second_version_is_found_because_triton_would_serve_it(repository: Path) -> None:
+    (repository / NAME / "2").mkdir()
+    assert "holds 2, which no export wrote" in findings_of(repository, Severity.ERROR)[0]
+    (repository / NAME / "2" / "model.onnx").write_bytes(b"junk")
+    assert "holds 2/model.onnx" in findings_of(repository, Severity.ERROR)[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "dynamic_batching {\n",
+            "dynamic_batching {\n  preferred_batch_size: 128\n",
+            "preferred_batch_size 128 exceeds",
+        ),
+        ('string_value: "1"', 'string_value: "99999999999"', "intra_op_threads is 99999999999; give 1 to 1024"),
+        ("kind: KIND_CPU", "kind: KIND_AUTO", "neither KIND_CPU nor KIND_GPU"),
+    ],
+)
+def test_tuning_that_triton_refuses_is_an_error(old: str, new: str, problem: str, repository: Path) -> None:
+    edit_config(repository, old, new)
+    assert problem in findings_of(repository, Severity.ERROR)[0]
 
 
 def test_tampered_weights_are_found(repository: Path) -> None:

@@ -166,9 +166,12 @@ def parse_int_parameter(config: Mapping[str, Any], name: str) -> int:
     """
     text = _parameter(config, name)
     try:
-        return 0 if text is None else int(text)
+        value = 0 if text is None else int(text)
     except ValueError:
         raise LoadError(f"parameter {name}: '{text}' is not an integer") from None
+    if not -(2**31) <= value < 2**31:
+        raise LoadError(f"parameter {name}: '{text}' does not fit 32 bits")
+    return value
 
 
 def parse_bool_parameter(config: Mapping[str, Any], name: str, default: bool) -> bool:
