@@ -1,4 +1,4 @@
-"""A Triton model repository on disk: written model by model, atomically and idempotently.
+"""A model repository on disk, in Triton's layout: written a family at a time, each model atomically, and idempotently.
 
 A model is staged whole in a folder beside the repository, flushed to disk, and then swapped into its place: by a
 rename when the place is free, else by ``renameat2(RENAME_EXCHANGE)``, one atomic step of the kernel. A crash at any
