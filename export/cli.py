@@ -290,7 +290,9 @@ def export(
     from export.checkpoint import load_checkpoint
     from export.family import default_family, prove_family, write_family
     from export.model_config import Device, Tuning, model_name
+    from export.repository import require_writable
 
+    require_writable(repository)
     loaded = load_checkpoint(checkpoint)
     loaded.require_widths(parsed)
     family = family or default_family(loaded.images.name)

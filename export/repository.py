@@ -86,6 +86,19 @@ def write_models(repository: Path, models: Mapping[str, Files], *, swap: Swap | 
     return {name: name in changed for name in models}
 
 
+def require_writable(repository: Path) -> None:
+    """Refuse, before the long work, a place that plainly can't be written after it.
+
+    Raises:
+        RepositoryError: when the repository, or the nearest folder above it that exists, is a file or read-only.
+    """
+    nearest = next(path for path in (repository.absolute(), *repository.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise RepositoryError(
+            f"can't write {repository} ({nearest} is a file or read-only); choose another --repository"
+        )
+
+
 def _is_other(target: Path, files: Files) -> bool:
     """Return whether a model folder holds something else than ``files``; refuse one that holds somebody else's."""
     found = read_model(target)

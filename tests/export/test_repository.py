@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from export.errors import RepositoryError
-from export.repository import Swap, exchange, leftovers, read_model, swap_by_renames, write_model, write_models
+from export.repository import (
+    Swap,
+    exchange,
+    leftovers,
+    read_model,
+    require_writable,
+    swap_by_renames,
+    write_model,
+    write_models,
+)
 from tests.export.crash_driver import NEW, OLD
 
 NAME = "toys_w025"
@@ -215,3 +224,12 @@ def test_a_foreign_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "models" / NAME / "2").mkdir()
     with pytest.raises(RepositoryError, match="holds 2, which no export wrote"):
         write_model(tmp_path / "models", NAME, NEW)
+
+
+def test_a_place_that_plainly_cant_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "models"):
+        with pytest.raises(RepositoryError, match=r"file is a file or read-only\); choose another --repository"):
+            require_writable(place)
+    require_writable(tmp_path / "new" / "models")
+    assert not (tmp_path / "new").exists()
