@@ -20,12 +20,29 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+_ADDRESS = r"^[^:/\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
+
+
+class LimitSettings(_Section):
+    """What one server may use of its host."""
+
+    memory_budget_mib: float | None = Field(default=None, gt=0)
+    """GPU: of the device's memory in use, by whomever; CPU: of Triton's and its stubs' private memory. None: nine
+    tenths of the device's memory, half of the host's."""
+    utilisation_ceiling: float = Field(default=0.9, gt=0, le=1)
+    """Nothing grows while the device, or the CPUs that Triton may use, are busier than this."""
+    max_instances: int | None = Field(default=None, ge=1)
+    """Of one width; None: as many as Triton has CPUs, on GPU 4, beyond which instances rarely add throughput."""
+    gpu_index: int = Field(default=0, ge=0)
+    """Which device of the host, in NVML's order."""
+
+
 class ServerSettings(_Section):
     """One Triton of the fleet."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Unique in the fleet; appears in answers, logs and metrics."""
-    grpc: str = Field(pattern=r"^[^:/\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")
+    grpc: str = Field(pattern=_ADDRESS)
     """Address of its gRPC endpoint, ``host:port``."""
     metrics: str | None = Field(default=None, pattern=r"^http://")
     """URL of its Prometheus endpoint; None when it has none."""
@@ -33,10 +50,19 @@ class ServerSettings(_Section):
     """What its instances run on."""
     emulated_slowdown: float | None = Field(default=None, ge=1)
     """Set only on embedded servers that play a slower machine; figures taken there are emulated."""
+    repository: Path | None = None
+    """Its model repository as the controller beside it sees it; None where no controller runs."""
+    controller: str | None = Field(default=None, pattern=_ADDRESS)
+    """Where its controller answers with status and metrics, ``host:port``; None: the controller answers nowhere."""
+    protocol_key_file: Path | None = None
+    """File with one line ``KEY=VALUE``, as given to Triton's ``--grpc-restricted-protocol``; None: not restricted."""
+    limits: LimitSettings = LimitSettings()
 
-    @field_validator("grpc")
+    @field_validator("grpc", "controller")
     @classmethod
-    def _port_is_one(cls, address: str) -> str:
+    def _port_is_one(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
         port = int(address.rpartition(":")[2])
         if not 1 <= port <= 65535:
             raise ValueError(f"port {port} is outside 1 to 65535")
@@ -76,11 +102,86 @@ class RouterSettings(_Section):
     """Of policies that draw lots."""
 
 
+class ControllerSettings(_Section):
+    """What a controller keeps loaded and how quickly it changes it; the same for every server."""
+
+    family: str | None = None
+    """To look after; None takes the only one in the repository."""
+    minimum_widths: tuple[int, ...] | None = Field(default=None, min_length=1)
+    """Always resident; None: the narrowest, which answers when nothing else can."""
+    wanted_widths: tuple[int, ...] | None = None
+    """Loaded whenever the budget has room, most wanted first; None: all, the narrowest first. Other widths are loaded
+    when asked for and unloaded when idle."""
+    period_s: float = Field(default=1.0, gt=0)
+    """Between two steps; one costs some milliseconds."""
+    grow_busy_ratio: float = Field(default=0.7, gt=0, le=1)
+    """A width whose instances are busier than this while requests wait gets another one."""
+    grow_after_s: float = Field(default=2.0, ge=0)
+    """For how long they must have been; shorter bursts are cheaper to sit out."""
+    shrink_busy_ratio: float = Field(default=0.4, ge=0, lt=1)
+    """An instance is taken away when the others would stay below this; the gap to grow_busy_ratio is the hysteresis."""
+    idle_s: float = Field(default=30.0, gt=0)
+    """For how long they must have; also before a width makes room for another."""
+    unload_after_s: float = Field(default=300.0, gt=0)
+    """Without a request, before a width that is neither wanted nor asked for is unloaded."""
+    cooldown_s: float = Field(default=2.0, ge=0)
+    """Between two changes of one width, so that the second sees what the first did."""
+    deadline_budget_ms: float = Field(default=50.0, gt=0)
+    """Of a request's deadline, what waiting for a batch and running it may take; half of the router's default."""
+    batching: bool = True
+    """Whether batching parameters are sized at all; False leaves what config.pbtxt says."""
+    batching_horizon_s: float = Field(default=60.0, gt=0)
+    """Over which a batching's gain is held against the price of the reload."""
+    batching_cooldown_s: float = Field(default=60.0, ge=0)
+    """Between two batching changes of one width."""
+    memory_margin: float = Field(default=0.1, ge=0)
+    """Estimates of memory are taken this part larger before they are held against the budget."""
+    unmeasured_instance_mib: float | None = Field(default=None, gt=0)
+    """What an instance is taken for until one has been measured; None: 128 on CPU, 1024 on GPU, where a first
+    session brings its libraries along."""
+    leak_limit_mib: float = Field(default=512.0, gt=0)
+    """Of memory that unloads have not given back, above which a restart of Triton is advised."""
+    repair_after_s: float = Field(default=2.0, ge=0)
+    """For how long an instance must be missing, or every answer an error, before a width is reloaded."""
+    quarantine_s: float = Field(default=5.0, gt=0)
+    """How long a config that failed to load is left alone; doubles with each failure."""
+    quarantine_max_s: float = Field(default=300.0, gt=0)
+    """And no longer than this."""
+    stuck_after_s: float = Field(default=60.0, gt=0)
+    """Of loading, before it is reported as stuck."""
+    action_timeout_s: float = Field(default=10.0, gt=0)
+    """How long a step waits for one action; a slower one goes on by itself and its width is left alone meanwhile."""
+
+    @model_validator(mode="after")
+    def _do_not_contradict(self) -> ControllerSettings:
+        if self.shrink_busy_ratio >= self.grow_busy_ratio:
+            raise ValueError(
+                f"shrink_busy_ratio {self.shrink_busy_ratio:g} must be below grow_busy_ratio "
+                f"{self.grow_busy_ratio:g}; else instances come and go under constant load"
+            )
+        if self.quarantine_max_s < self.quarantine_s:
+            raise ValueError(
+                f"quarantine_max_s {self.quarantine_max_s:g} is below quarantine_s {self.quarantine_s:g}; raise it"
+            )
+        return self
+
+    @field_validator("minimum_widths", "wanted_widths")
+    @classmethod
+    def _widths_are_percent(cls, widths: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        for width in widths or ():
+            if not 1 <= width <= 100:
+                raise ValueError(f"width {width} is no whole percentage from 1 to 100")
+        if widths is not None and len(set(widths)) != len(widths):
+            raise ValueError("a width is named twice; name each once")
+        return widths
+
+
 class FleetSettings(_Section):
     """All of fleet.yaml."""
 
     servers: tuple[ServerSettings, ...] = Field(min_length=1)
     router: RouterSettings = RouterSettings()
+    controller: ControllerSettings = ControllerSettings()
 
     @field_validator("servers")
     @classmethod
@@ -163,10 +264,8 @@ def _key_path(location: tuple[int | str, ...]) -> str:
 
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     """Return the keys of the section in which ``location`` lies."""
+    sections = {"servers": ServerSettings, "router": RouterSettings, "controller": ControllerSettings}
     section: Any = FleetSettings
     for part in location[:-1]:
-        if part == "servers":
-            section = ServerSettings
-        elif part == "router":
-            section = RouterSettings
+        section = LimitSettings if part == "limits" else sections.get(str(part), section)
     return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""The daemon beside each Triton: observe, plan, act, verify."""

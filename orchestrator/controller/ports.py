@@ -1,0 +1,69 @@
+"""What a controller needs of the world, as protocols: the real adapters and the tests' fakes stand behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from orchestrator.scheduling.host import Batching, LoadedModel, RepositoryModel
+from orchestrator.scheduling.rates import Counters
+from orchestrator.snapshot import ModelName
+from orchestrator.telemetry.reading import HostReading
+
+
+class ModelControl(Protocol):
+    """One Triton in explicit mode, and the repository that it serves."""
+
+    def repository_models(self) -> tuple[RepositoryModel, ...]:
+        """Return the widths of the family in question, ascending, as their files say now.
+
+        Raises:
+            ConfigError: when the repository can't be used; names what and the remedy.
+        """
+        ...
+
+    async def loaded_models(self) -> tuple[LoadedModel, ...]:
+        """Return where each model of ``repository_models`` stands, in the same order.
+
+        Raises:
+            SlimError: when the server does not answer.
+        """
+        ...
+
+    async def counters(self) -> Mapping[ModelName, Counters]:
+        """Return the counters of every model that has any.
+
+        Raises:
+            SlimError: when the metrics endpoint does not answer.
+        """
+        ...
+
+    async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
+        """Load or change a model to its canonical full config with these three in it; return once it serves.
+
+        Triton itself decides by the difference whether that is an in-place change or a full reload.
+
+        Raises:
+            SlimError: with Triton's reason.
+        """
+        ...
+
+    async def unload(self, model: ModelName) -> None:
+        """Unload a model and return once Triton says that it is gone.
+
+        Raises:
+            SlimError: with Triton's reason.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class Telemetry(Protocol):
+    """The host's own readings."""
+
+    async def read(self) -> HostReading:
+        """Return what can be read now; what can't is absent with its reason, and nothing is raised."""
+        ...

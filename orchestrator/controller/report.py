@@ -1,0 +1,68 @@
+"""What a controller tells of itself after each step; status page, metrics and terminal are all drawn from this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from orchestrator.scheduling.actions import Action, Plan
+from orchestrator.scheduling.host import HostSnapshot
+from orchestrator.scheduling.limits import Limits
+from orchestrator.scheduling.state import SchedulerState
+from orchestrator.snapshot import ServerName
+from orchestrator.telemetry.reading import HostReading
+
+RECENT_ACTIONS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRecord:
+    """One action that ended, or has gone on for longer than a step waits.
+
+    Attributes:
+        ended_unix_s: wall-clock time at which it ended, or was left to itself.
+        action: that was done.
+        took_s: until then.
+        error: why it failed; None when it did not.
+        is_under_way: True while it has not ended.
+    """
+
+    ended_unix_s: float
+    action: Action
+    took_s: float
+    error: str | None = None
+    is_under_way: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One step and what led to it.
+
+    Attributes:
+        server: that the controller looks after.
+        unix_s: wall-clock time of the observation.
+        now_s: the same on the controller's clock, which all timers in ``state`` and ``snapshot`` are on.
+        steps: so far, this one included.
+        snapshot: the host; None when Triton could not be observed.
+        trouble: why not; None otherwise.
+        reading: telemetry; None when it could not be read at all.
+        plan: made of the snapshot; None without one.
+        state: after the step.
+        limits: the plan kept to.
+        plan_s: that planning took.
+        step_s: that the step took without its actions.
+        recent: the last actions, oldest first.
+    """
+
+    server: ServerName
+    unix_s: float
+    now_s: float
+    steps: int
+    snapshot: HostSnapshot | None
+    trouble: str | None
+    reading: HostReading | None
+    plan: Plan | None
+    state: SchedulerState
+    limits: Limits
+    plan_s: float
+    step_s: float
+    recent: tuple[ActionRecord, ...] = field(default=())

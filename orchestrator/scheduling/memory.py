@@ -1,0 +1,128 @@
+"""What models really take: learned from readings before and after each change, and what was never given back.
+
+Memory is measured, not believed. A load is charged with what the reading rose by, an instance change with its rise
+per instance; estimates are the largest of the last readings, because a budget is a promise and an underestimate
+breaks it. An unload that gives back less than was learned leaves a residue in the ledger; one that gives back more
+repays it, so noise cancels and a leak adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from orchestrator.scheduling.actions import ActionKind, Outcome
+from orchestrator.snapshot import ModelName
+
+REMEMBERED_READINGS = 5
+"""An estimate is the largest of so many, so that one reading disturbed by something else is forgotten."""
+LEDGER_ENTRIES = 50
+"""Kept for the status page; the total counts all."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What one unload or scale-down did not give back.
+
+    Attributes:
+        at_s: when, on the controller's clock.
+        model: that was made smaller.
+        expected_bytes: learned when it grew.
+        returned_bytes: that the reading fell by.
+    """
+
+    at_s: float
+    model: ModelName
+    expected_bytes: int
+    returned_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLedger:
+    """Learned sizes and residues of one Triton process; immutable.
+
+    Attributes:
+        loads_bytes: by model, the last rises of a load with one instance, oldest first.
+        instances_bytes: by model, the last rises of one further instance, oldest first.
+        residue_bytes: sum of what was not given back, never below 0.
+        entries: the last residues, oldest first.
+        server_id: of the process they belong to.
+    """
+
+    loads_bytes: Mapping[ModelName, tuple[int, ...]] = field(default_factory=dict)
+    instances_bytes: Mapping[ModelName, tuple[int, ...]] = field(default_factory=dict)
+    residue_bytes: int = 0
+    entries: tuple[LedgerEntry, ...] = ()
+    server_id: str | None = None
+
+    def follow(self, server_id: str | None) -> MemoryLedger:
+        """Return the ledger for a Triton process: sizes are kept, a new process owes nothing."""
+        if server_id is None or server_id == self.server_id:
+            return self
+        return replace(self, residue_bytes=0, entries=(), server_id=server_id)
+
+    def instance_bytes(self, model: ModelName, *, unmeasured_bytes: int) -> int:
+        """Return what one further instance of a model takes; of one never measured, what its load took."""
+        seen = self.instances_bytes.get(model) or self.loads_bytes.get(model)
+        return max(seen) if seen else self._unseen_bytes(unmeasured_bytes)
+
+    def load_bytes(self, model: ModelName, instances: int, *, unmeasured_bytes: int) -> int:
+        """Return what a load with so many instances takes."""
+        seen = self.loads_bytes.get(model)
+        first = max(seen) if seen else self._unseen_bytes(unmeasured_bytes)
+        return first + (instances - 1) * self.instance_bytes(model, unmeasured_bytes=unmeasured_bytes)
+
+    def _unseen_bytes(self, unmeasured_bytes: int) -> int:
+        # A sibling may be larger than what settings assume, and a width never seen larger than its siblings; the
+        # settings' figure stays the floor until the width itself has been measured.
+        return max([unmeasured_bytes, *(max(seen) for seen in self.loads_bytes.values())])
+
+    def record(self, outcome: Outcome, *, instances_before: int) -> MemoryLedger:
+        """Return the ledger after an action that changed a model from so many instances.
+
+        Failed actions and those without both readings teach nothing. A reload teaches nothing either: what it leaves
+        mixes a size and a residue.
+        """
+        before, after = outcome.memory_before_bytes, outcome.memory_after_bytes
+        if outcome.error is not None or before is None or after is None:
+            return self
+        action = outcome.action
+        change = action.instances - instances_before
+        match action.kind:
+            case ActionKind.LOAD if action.instances == 1:
+                return replace(self, loads_bytes=_remember(self.loads_bytes, action.model, after - before))
+            case ActionKind.SCALE_UP if change > 0:
+                each = (after - before) // change
+                return replace(self, instances_bytes=_remember(self.instances_bytes, action.model, each))
+            case ActionKind.SCALE_DOWN | ActionKind.UNLOAD:
+                return self._book(outcome, instances_before, before - after)
+            case _:
+                return self
+
+    def _book(self, outcome: Outcome, instances_before: int, returned_bytes: int) -> MemoryLedger:
+        model = outcome.action.model
+        expected = self._learned_bytes(model, instances_before, outcome.action.instances)
+        if expected is None:
+            return self
+        entry = LedgerEntry(outcome.ended_s, model, expected, returned_bytes)
+        return replace(
+            self,
+            residue_bytes=max(0, self.residue_bytes + expected - returned_bytes),
+            entries=(*self.entries, entry)[-LEDGER_ENTRIES:],
+        )
+
+    def _learned_bytes(self, model: ModelName, instances_before: int, instances_after: int) -> int | None:
+        """Return what going down should give back by what was last learned; None when nothing was."""
+        loads, instances = self.loads_bytes.get(model), self.instances_bytes.get(model)
+        further = instances_before - max(1, instances_after)
+        if (further and not instances) or (instances_after == 0 and not loads):
+            return None
+        first = loads[-1] if loads and instances_after == 0 else 0
+        return first + (further * instances[-1] if instances else 0)
+
+
+def _remember(
+    readings: Mapping[ModelName, tuple[int, ...]], model: ModelName, rise_bytes: int
+) -> Mapping[ModelName, tuple[int, ...]]:
+    kept = (*readings.get(model, ()), max(0, rise_bytes))[-REMEMBERED_READINGS:]
+    return {**readings, model: kept}

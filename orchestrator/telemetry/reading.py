@@ -1,0 +1,53 @@
+"""What was read of a host, each value with where it came from, and the reason where there is none.
+
+Unknown is None, never 0: a device without a power sensor does not draw 0 watts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value.
+
+    Attributes:
+        value: in the unit that its field's name ends with; None when it can't be read.
+        source: such as ``nvml-energy-counter``, ``nvml-power-instant``, ``nvml-power-average``, ``rapl``, ``psutil``;
+            ``none`` when there is no value.
+        reason: why there is no value; empty otherwise.
+    """
+
+    value: float | None
+    source: str
+    reason: str = ""
+
+    @classmethod
+    def absent(cls, reason: str) -> Reading:
+        """Return a reading without value."""
+        return cls(None, "none", reason)
+
+
+@dataclass(frozen=True, slots=True)
+class HostReading:
+    """A host at one moment.
+
+    Attributes:
+        memory_used_bytes: GPU: in use on the device, by whomever; CPU: private memory of Triton and its stubs.
+        memory_total_bytes: of the device or of the host.
+        utilisation_ratio: of the device, or of the CPUs that Triton may use, by Triton and its stubs; 0..1.
+        power_w: drawn now.
+        energy_j: drawn since some fixed moment; only differences mean something.
+        server_id: changes when Triton is started anew; None when its process can't be seen.
+        live_instances: stub processes alive, by model name; None when the process can't be seen.
+    """
+
+    memory_used_bytes: Reading
+    memory_total_bytes: Reading
+    utilisation_ratio: Reading
+    power_w: Reading
+    energy_j: Reading
+    server_id: str | None = None
+    live_instances: Mapping[str, int] | None = None
