@@ -11,6 +11,7 @@ from orchestrator.scheduling.actions import (
     Refusal,
     RefusalReason,
 )
+from orchestrator.scheduling.draft import still_fits
 from orchestrator.scheduling.host import (
     Batching,
     HostSnapshot,
@@ -46,4 +47,5 @@ __all__ = [
     "SchedulerState",
     "measure_rates",
     "plan",
+    "still_fits",
 ]

@@ -147,7 +147,8 @@ class Plan:
         actions: to do.
         refusals: of what would have been done, ordered by model.
         notices: for the operator.
-        desired_instances: of every model of the repository, as far as actions lead there; ordered by model.
+        desired_instances: of every model of the repository, whether it may be had now or was refused; ordered by
+            model.
     """
 
     actions: tuple[Action, ...] = ()

@@ -1,15 +1,34 @@
-"""The plan of one host: see ``plan``."""
+"""The plan of one host: greedy, bounded, and with a reason for everything.
+
+In the order of what matters: back under the budget, repair what is broken, the minimum set, what was asked for, the
+width whose next instance relieves the most queueing per byte, then what costs nothing to give up, then the widths
+that there is room for, then batching. More budget never gives an earlier line of this list less; a later line may
+get less, because an earlier one took it. A solver over all of it at once would find fuller packings and could not
+say why; and a host has a handful of widths.
+
+What keeps a plan from swinging under constant load: conditions must hold for seconds without a break; an instance is
+added above one busy ratio and taken away only when the rest would stay below a smaller one; a width that made room
+is not loaded again while the one it made room for still lacks memory.
+"""
 
 from __future__ import annotations
 
-from orchestrator.scheduling.actions import Plan
-from orchestrator.scheduling.host import HostSnapshot
+from dataclasses import dataclass
+
+from orchestrator.scheduling.actions import Action, ActionKind, ActionReason, NoticeKind, Numbers, Plan, RefusalReason
+from orchestrator.scheduling.batching import Demand, plan_batching
+from orchestrator.scheduling.draft import Draft
+from orchestrator.scheduling.host import HostSnapshot, ModelSnapshot, ModelStatus
 from orchestrator.scheduling.limits import Limits
-from orchestrator.scheduling.state import SchedulerState
+from orchestrator.scheduling.state import ModelMemory, SchedulerState
+from orchestrator.scheduling.tracking import track
 
 
 def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s: float) -> tuple[Plan, SchedulerState]:
     """Return what to do now, and the state to plan the next step with.
+
+    Deterministic, and independent of the order of the snapshot's models. The actions are to be done one after another
+    in the order given, each only while ``still_fits``.
 
     Args:
         snapshot: the host now.
@@ -17,5 +36,298 @@ def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s
         limits: within which to stay.
         now_s: on a clock that never goes back.
     """
-    del snapshot, limits, now_s
-    return Plan(), state
+    state = track(snapshot, state, limits, now_s=now_s)
+    draft = Draft(snapshot, state, limits, now_s)
+    _notify(draft)
+    if not _shed(draft):
+        _repair(draft)
+        _load_minimum(draft)
+        _load_demanded(draft)
+        _grow(draft)
+    _shrink(draft)
+    _load_wanted(draft)
+    _follow_files(draft)
+    _size_batches(draft)
+    return draft.finish(), state
+
+
+def _notify(draft: Draft) -> None:
+    for seen in draft.models.values():
+        since_s = draft.memory(seen).moving_since_s
+        if since_s is not None and draft.has_held(since_s, draft.limits.stuck_after_s):
+            draft.notify(NoticeKind.STUCK, seen.name, (("for_s", draft.now_s - since_s),))
+    residue, limit = draft.state.memory.residue_bytes, draft.limits.leak_limit_bytes
+    if residue > limit:
+        draft.notify(NoticeKind.RESTART_ADVISED, None, (("residue_bytes", residue), ("limit_bytes", limit)))
+
+
+def _shed(draft: Draft) -> bool:
+    """Take one thing away when memory has grown over the budget by itself; return whether it has.
+
+    In this order: a width that is not kept and longest idle, an instance of the width with the most, a width that is
+    not kept and waited for least. One at a time, because each gives back what only a reading can tell.
+    """
+    used, budget = draft.snapshot.memory_used_bytes, draft.limits.memory_budget_bytes
+    if used is None or used <= budget:
+        return False
+    numbers = (("used_bytes", float(used)), ("budget_bytes", float(budget)))
+    ready = [seen for seen in draft.models.values() if seen.is_ready and draft.may_touch(seen)]
+    loose = [seen for seen in ready if not draft.is_kept(seen)]
+    idle = [(since_s, seen) for seen in loose if (since_s := draft.memory(seen).idle_since_s) is not None]
+    crowded = [seen for seen in ready if seen.loaded.instances > 1 and seen.loaded.is_canonical]
+    if idle:
+        _, seen = min(idle, key=lambda pair: (pair[0], -pair[1].model.width, pair[1].name))
+        draft.add(draft.unload(seen, ActionReason.OVER_BUDGET, numbers))
+    elif crowded:
+        seen = max(crowded, key=lambda s: (s.loaded.instances, s.model.width, s.name))
+        draft.add(draft.scale(seen, ActionReason.OVER_BUDGET, seen.loaded.instances - 1, numbers))
+    elif loose:
+        seen = min(loose, key=lambda s: (draft.memory(s).waiting_requests, -s.model.width, s.name))
+        draft.add(draft.unload(seen, ActionReason.OVER_BUDGET, numbers))
+    else:
+        draft.notify(NoticeKind.OVER_BUDGET, None, numbers)
+    return True
+
+
+def _repair(draft: Draft) -> None:
+    """Reload what has dead stubs or answers with nothing but errors; each repair that does not last waits longer."""
+    limits = draft.limits
+    for seen in draft.models.values():
+        memory = draft.memory(seen)
+        if not seen.is_ready or not draft.may_touch(seen):
+            continue
+        if draft.has_held(memory.dead_since_s, limits.repair_after_s):
+            reason = ActionReason.DEAD_INSTANCE
+            numbers = (("instances", float(seen.loaded.instances)), ("alive", float(seen.live_instances or 0)))
+        elif draft.has_held(memory.failing_since_s, limits.repair_after_s):
+            reason = ActionReason.FAILING
+            numbers = (
+                ("failures_per_s", seen.rates.failures_per_s),
+                ("for_s", _elapsed(draft, memory.failing_since_s)),
+            )
+        else:
+            continue
+        pause_s = min(limits.quarantine_max_s, limits.quarantine_s * 2.0 ** min(30, memory.repairs - 1))
+        if memory.repairs and memory.repaired_s is not None and draft.now_s - memory.repaired_s < pause_s:
+            continue
+        action = draft.reload(seen, reason, seen.loaded.batching, numbers, is_forced=True)
+        if draft.lacking_bytes(action.needed_bytes) == 0:
+            draft.add(action)
+        elif reason is ActionReason.DEAD_INSTANCE and not seen.live_instances:
+            # Nothing of it answers, so nothing is lost by unloading first what a reload would hold twice.
+            draft.add(draft.unload(seen, reason, action.numbers))
+        else:
+            draft.add_if_fits(action)
+
+
+def _load_minimum(draft: Draft) -> None:
+    absent = [seen for seen in draft.models.values() if seen.name in draft.limits.minimum and not seen.is_ready]
+    for seen in sorted(absent, key=lambda s: (draft.load_bytes(s, 1), s.model.width, s.name)):
+        draft.want(seen, 1)
+        if draft.may_touch(seen):
+            _load_making_room(draft, draft.load(seen, ActionReason.MINIMUM_SET))
+
+
+def _load_demanded(draft: Draft) -> None:
+    """Load what was asked for, the smallest first, so that as many as possible fit."""
+    absent = [seen for seen in draft.models.values() if draft.is_demanded(seen) and not seen.is_ready]
+    for seen in sorted(absent, key=lambda s: (draft.load_bytes(s, 1), s.model.width, s.name)):
+        if seen.name in draft.limits.minimum:
+            continue
+        draft.want(seen, 1)
+        if draft.may_touch(seen):
+            _load_making_room(draft, draft.load(seen, ActionReason.DEMANDED))
+
+
+@dataclass(frozen=True, slots=True)
+class _Growth:
+    seen: ModelSnapshot
+    action: Action
+    relief_per_byte: float
+
+
+def _grow(draft: Draft) -> None:
+    """Add one instance to the width where it relieves the most queueing per byte.
+
+    One instance more than c takes over the (c+1)-th part of those who wait. The best that may grow does, and no other:
+    the next one is judged by what this one changed. Ties go to the narrower width.
+    """
+    for growth in sorted(_growths(draft), key=lambda g: (-g.relief_per_byte, g.seen.model.width, g.seen.name)):
+        draft.want(growth.seen, growth.action.instances)
+        utilisation, ceiling = draft.snapshot.utilisation_ratio, draft.limits.utilisation_ceiling_ratio
+        if utilisation is not None and utilisation >= ceiling:
+            numbers = (("utilisation_ratio", utilisation), ("ceiling_ratio", ceiling))
+            draft.refuse(growth.action, RefusalReason.UTILISATION, numbers)
+        elif _load_making_room(draft, growth.action):
+            return
+        else:
+            draft.growth_lacks_memory = True
+
+
+def _growths(draft: Draft) -> list[_Growth]:
+    growths = []
+    for seen in draft.models.values():
+        memory, instances = draft.memory(seen), seen.loaded.instances
+        is_pressed = draft.has_held(memory.pressed_since_s, draft.limits.grow_after_s)
+        # Beside a dead stub a further instance would be of little use, and the repair is due in a moment.
+        if not is_pressed or memory.dead_since_s is not None:
+            continue
+        if not seen.loaded.is_canonical or not draft.is_settled(seen):
+            continue
+        needed = draft.instance_bytes(seen)
+        relief = memory.waiting_requests / (instances + 1)
+        numbers = (
+            ("waiting_requests", memory.waiting_requests),
+            ("busy_ratio", memory.busy_instances / instances),
+            ("relieved_requests", relief),
+            *draft.memory_numbers(needed),
+        )
+        action = draft.scale(seen, ActionReason.QUEUEING, instances + 1, numbers)
+        if instances >= draft.limits.max_instances:
+            draft.refuse(action, RefusalReason.MAX_INSTANCES, (("max_instances", float(draft.limits.max_instances)),))
+            continue
+        growths.append(_Growth(seen, action, relief / max(1, needed)))
+    return growths
+
+
+def _load_making_room(draft: Draft, action: Action) -> bool:
+    """Add an action, after unloading idle widths that are not kept where that makes it fit; return whether it was."""
+    lacking = draft.lacking_bytes(action.needed_bytes)
+    victims = _victims(draft, lacking, action) if lacking else []
+    if not victims:
+        return draft.add_if_fits(action)
+    key = (action.model, action.instances, action.batching)
+    if draft.state.quarantine.sentence(key, now_s=draft.now_s) is not None:
+        draft.add(action)  # which says that it is quarantined; nobody is unloaded for it
+        return False
+    for seen in victims:
+        idle_s = _elapsed(draft, draft.memory(seen).idle_since_s)
+        numbers = (("idle_s", idle_s), ("lacking_bytes", float(lacking or 0)))
+        draft.add(draft.unload(seen, ActionReason.MAKE_ROOM, numbers))
+    return draft.add(action, freed_bytes=sum(draft.learned_bytes(seen) for seen in victims))
+
+
+def _victims(draft: Draft, lacking_bytes: int, action: Action) -> list[ModelSnapshot]:
+    """Return the widths to unload, longest idle first, or none when all of them would not be enough.
+
+    One whose size was never learned, as after a restart of the controller, ends the search: what it gives back is
+    known only afterwards, and whoever carries the plan out looks before the action.
+    """
+    idle_s = draft.limits.idle_s
+    loose = [
+        (since_s, seen)
+        for seen in draft.models.values()
+        if seen.name != action.model
+        and not draft.is_kept(seen)
+        and draft.is_settled(seen)
+        and (since_s := draft.memory(seen).idle_since_s) is not None
+        and draft.has_held(since_s, idle_s)
+    ]
+    chosen: list[ModelSnapshot] = []
+    freed = 0
+    for _, seen in sorted(loose, key=lambda pair: (pair[0], -pair[1].model.width, pair[1].name)):
+        chosen.append(seen)
+        freed += draft.learned_bytes(seen)
+        if freed >= lacking_bytes or draft.learned_bytes(seen) == 0:
+            return chosen
+    return []
+
+
+def _shrink(draft: Draft) -> None:
+    """Take away instances that would not be missed, and widths that nobody wants and nobody uses."""
+    for seen in draft.models.values():
+        memory, limits = draft.memory(seen), draft.limits
+        if not draft.is_settled(seen):
+            continue
+        is_unwanted = not draft.is_kept(seen) and seen.name not in limits.wanted
+        if is_unwanted and draft.has_held(memory.idle_since_s, limits.unload_after_s):
+            idle: Numbers = (("idle_s", _elapsed(draft, memory.idle_since_s)),)
+            draft.add(draft.unload(seen, ActionReason.IDLE, idle))
+        elif seen.loaded.is_canonical and draft.has_held(memory.slack_since_s, limits.idle_s):
+            instances = _fewest_instances(memory.busy_instances, seen.loaded.instances, limits.shrink_busy_ratio)
+            slack: Numbers = (
+                ("busy_instances", memory.busy_instances),
+                ("for_s", _elapsed(draft, memory.slack_since_s)),
+            )
+            draft.add(draft.scale(seen, ActionReason.IDLE, instances, slack))
+
+
+def _fewest_instances(busy_instances: float, instances: int, shrink_busy_ratio: float) -> int:
+    """Return the smallest count at which each stays below the ratio; at least one is taken away, one stays."""
+    count = instances - 1
+    while count > 1 and busy_instances / (count - 1) < shrink_busy_ratio:
+        count -= 1
+    return max(1, count)
+
+
+def _load_wanted(draft: Draft) -> None:
+    """Load what there is room for, in the order in which it is wanted; the first that does not fit ends it.
+
+    What comes later must not take the room that what is wanted more waits for.
+    """
+    used, limits = draft.snapshot.memory_used_bytes, draft.limits
+    is_over = used is not None and used > limits.memory_budget_bytes
+    is_blocked = draft.growth_lacks_memory or is_over
+    for name in limits.wanted:
+        seen = draft.models.get(name)
+        if seen is None or seen.is_ready or draft.is_kept(seen) or seen.loaded.status is ModelStatus.LOADING:
+            continue
+        draft.want(seen, 1)
+        unloaded_s = draft.memory(seen).unloaded_s
+        has_rested = unloaded_s is None or draft.now_s - unloaded_s >= limits.idle_s
+        if is_blocked or not has_rested or not draft.may_touch(seen):
+            continue
+        action = draft.load(seen, ActionReason.WANTED)
+        is_blocked = draft.lacking_bytes(action.needed_bytes) != 0
+        draft.add_if_fits(action)
+
+
+def _follow_files(draft: Draft) -> None:
+    """Reload what runs with something else than its files say; not often, in case it can't be made the same."""
+    for seen in draft.models.values():
+        is_recent = _is_recent(draft, draft.memory(seen).batching_changed_s)
+        if not seen.loaded.is_canonical and not is_recent and draft.is_settled(seen):
+            batching = seen.model.batching
+            draft.add_if_fits(draft.reload(seen, ActionReason.DRIFTED, batching, (), is_forced=False))
+
+
+def _size_batches(draft: Draft) -> None:
+    limits = draft.limits
+    if limits.batching_horizon_s <= 0:
+        return
+    for seen in draft.models.values():
+        memory, line = draft.memory(seen), draft.memory(seen).curve.line()
+        if line is None or seen.rates.window_s <= 0 or memory.items_per_s <= 0:
+            continue
+        is_recent = _is_recent(draft, memory.batching_changed_s)
+        if is_recent or not seen.loaded.is_canonical or not draft.is_settled(seen):
+            continue
+        if memory.pressed_since_s is not None:  # another instance is cheaper, and changes what batching should be
+            continue
+        reload_s = draft.state.prices.price_s(ActionKind.RELOAD)
+        change = plan_batching(_demand(seen, memory, line), seen.loaded.batching, limits, reload_s=reload_s)
+        if change is not None:
+            action = draft.reload(seen, change.reason, change.batching, change.numbers, is_forced=False)
+            draft.add_if_fits(action)
+
+
+def _demand(seen: ModelSnapshot, memory: ModelMemory, line: tuple[float, float]) -> Demand:
+    item_s, batch_s = line
+    requests_per_s = seen.rates.requests_per_s
+    request_items = seen.rates.items_per_s / requests_per_s if requests_per_s else 1.0
+    return Demand(
+        item_s=item_s,
+        batch_s=batch_s,
+        items_per_s=memory.items_per_s,
+        request_items=max(1.0, request_items),
+        instances=seen.loaded.instances,
+        max_batch_size=seen.model.max_batch_size,
+    )
+
+
+def _is_recent(draft: Draft, reloaded_s: float | None) -> bool:
+    return reloaded_s is not None and draft.now_s - reloaded_s < draft.limits.batching_cooldown_s
+
+
+def _elapsed(draft: Draft, since_s: float | None) -> float:
+    return 0.0 if since_s is None else draft.now_s - since_s

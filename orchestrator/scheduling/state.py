@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from orchestrator.profile import LatencyFit
-from orchestrator.scheduling.actions import ActionKind, Outcome
+from orchestrator.scheduling.actions import ActionKind, ActionReason, Outcome
+from orchestrator.scheduling.curve import BatchCurve
 from orchestrator.scheduling.limits import Limits
 from orchestrator.scheduling.memory import MemoryLedger
 from orchestrator.scheduling.prices import Prices
 from orchestrator.scheduling.quarantine import Quarantine
 from orchestrator.snapshot import ModelName
+
+_REPAIRS = (ActionReason.DEAD_INSTANCE, ActionReason.FAILING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class ModelMemory:
     """What is remembered of one model.
 
     Attributes:
-        fit: seconds a batch takes, by its items.
+        curve: seconds a batch takes, by its items.
         items_per_s: smoothed arrival rate.
         busy_instances: smoothed number of instances that run.
         waiting_requests: smoothed number that wait.
@@ -36,9 +38,11 @@ class ModelMemory:
         changed_s: when it was last changed by an action.
         batching_changed_s: when its batching was.
         unloaded_s: when it was last taken out, to make room or because it was idle.
+        repairs: in a row that did not last.
+        repaired_s: when the last one ended.
     """
 
-    fit: LatencyFit = field(default_factory=LatencyFit)
+    curve: BatchCurve = field(default_factory=BatchCurve)
     items_per_s: float = 0.0
     busy_instances: float = 0.0
     waiting_requests: float = 0.0
@@ -52,6 +56,8 @@ class ModelMemory:
     changed_s: float | None = None
     batching_changed_s: float | None = None
     unloaded_s: float | None = None
+    repairs: int = 0
+    repaired_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,9 @@ class SchedulerState:
             memory = replace(memory, unloaded_s=ended_s)
         else:
             quarantine = quarantine.pardon(action.model)
-        if action.kind is ActionKind.RELOAD:
+        if action.kind is ActionKind.RELOAD and action.reason in _REPAIRS:
+            memory = replace(memory, repairs=memory.repairs + 1, repaired_s=ended_s)
+        elif action.kind is ActionKind.RELOAD:
             memory = replace(memory, batching_changed_s=ended_s)
         return replace(
             self,

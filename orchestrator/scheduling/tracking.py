@@ -1,0 +1,104 @@
+"""Conditions and their timers, brought up to date with a snapshot before anything is decided.
+
+Load is smoothed over about a second, arrivals over ten, because instances follow load and batching must not chase
+it. A window that could not be measured changes no timer: missing data is neither load nor calm.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from orchestrator.scheduling.host import HostSnapshot, ModelSnapshot, ModelStatus
+from orchestrator.scheduling.limits import Limits
+from orchestrator.scheduling.state import ModelMemory, SchedulerState
+
+LOAD_TIME_CONSTANT_S = 1.0
+ARRIVAL_TIME_CONSTANT_S = 10.0
+MIN_WAITING_REQUESTS = 0.5
+"""Fewer waiting on average than this is no queue: half of the time nobody waits at all."""
+HEALTHY_S = 60.0
+"""A repair that has held for so long is forgotten, and the next one need not wait longer."""
+
+
+def track(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s: float) -> SchedulerState:
+    """Return the state with every model's load, timers and curve as of this snapshot."""
+    models = {s.name: _track_model(s, state.model(s.name), snapshot, limits, now_s) for s in snapshot.models}
+    return replace(state, models=models, memory=state.memory.follow(snapshot.server_id))
+
+
+def _track_model(
+    seen: ModelSnapshot, old: ModelMemory, snapshot: HostSnapshot, limits: Limits, now_s: float
+) -> ModelMemory:
+    is_moving = seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING) or seen.name in snapshot.busy_models
+    moving_since_s = _since(old.moving_since_s, is_moving, now_s)
+    if not seen.is_ready:
+        return ModelMemory(
+            curve=old.curve,
+            moving_since_s=moving_since_s,
+            changed_s=old.changed_s,
+            batching_changed_s=old.batching_changed_s,
+            unloaded_s=old.unloaded_s,
+            repairs=old.repairs,
+            repaired_s=old.repaired_s,
+        )
+    is_dead = (
+        seen.loaded.is_python_based
+        and seen.live_instances is not None
+        and seen.live_instances < seen.loaded.instances
+        and seen.name not in snapshot.busy_models
+    )
+    memory = replace(
+        old, moving_since_s=moving_since_s, dead_since_s=_since(old.dead_since_s, is_dead, now_s), updated_s=now_s
+    )
+    if seen.rates.window_s > 0:
+        memory = _track_load(seen, memory, limits, now_s)
+    if memory.repairs and memory.repaired_s is not None and _is_well(memory) and now_s - memory.repaired_s >= HEALTHY_S:
+        memory = replace(memory, repairs=0)
+    return memory
+
+
+def _is_well(memory: ModelMemory) -> bool:
+    return memory.dead_since_s is None and memory.failing_since_s is None
+
+
+def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: float) -> ModelMemory:
+    rates, instances = seen.rates, max(1, seen.loaded.instances)
+    is_first = old.items_per_s == 0 and old.busy_instances == 0
+    busy = _smooth(old.busy_instances, rates.busy_instances, rates.window_s, LOAD_TIME_CONSTANT_S)
+    waiting = _smooth(old.waiting_requests, rates.waiting_requests, rates.window_s, LOAD_TIME_CONSTANT_S)
+    # The first arrivals are believed as they are; a long memory that starts at 0 would take half a minute to rise.
+    arrivals = (
+        rates.items_per_s
+        if is_first
+        else _smooth(old.items_per_s, rates.items_per_s, rates.window_s, ARRIVAL_TIME_CONSTANT_S)
+    )
+    is_pressed = busy / instances > limits.grow_busy_ratio and waiting >= MIN_WAITING_REQUESTS
+    is_slack = instances > 1 and busy / (instances - 1) < limits.shrink_busy_ratio
+    is_idle = rates.requests_per_s == 0 and rates.failures_per_s == 0 and rates.waiting_requests == 0
+    is_failing = rates.failures_per_s > 0 and rates.requests_per_s == 0
+    curve = old.curve
+    if rates.service_s is not None and rates.items_per_execution is not None:
+        curve = curve.observe(rates.items_per_execution, rates.service_s, now_s=now_s)
+    return replace(
+        old,
+        curve=curve,
+        items_per_s=arrivals,
+        busy_instances=busy,
+        waiting_requests=waiting,
+        pressed_since_s=_since(old.pressed_since_s, is_pressed, now_s),
+        slack_since_s=_since(old.slack_since_s, is_slack, now_s),
+        idle_since_s=_since(old.idle_since_s, is_idle, now_s),
+        failing_since_s=_since(old.failing_since_s, is_failing, now_s),
+    )
+
+
+def _since(since_s: float | None, holds: bool, now_s: float) -> float | None:
+    if not holds:
+        return None
+    return now_s if since_s is None else since_s
+
+
+def _smooth(old: float, new: float, window_s: float, time_constant_s: float) -> float:
+    kept = math.exp(-window_s / time_constant_s)
+    return old * kept + new * (1 - kept)

@@ -1,0 +1,206 @@
+"""What holds for every plan, over random fleets, budgets and histories."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.scheduling import ActionKind, ActionReason, Limits, SchedulerState, plan, still_fits
+from orchestrator.snapshot import ModelName
+from tests.scheduling.fluid_host import MIB, FluidHost, FluidModel, limits_for
+
+WIDTHS = (25, 50, 75, 100)
+Arrivals = dict[ModelName, float]
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> list[FluidModel]:
+    widths = draw(st.lists(st.sampled_from(WIDTHS), min_size=1, max_size=4, unique=True))
+    models = []
+    for width in sorted(widths):
+        load_mib = draw(st.integers(10, 55))
+        models.append(
+            FluidModel(
+                width,
+                item_s=draw(st.floats(1e-4, 0.02)),
+                batch_s=draw(st.floats(0, 0.02)),
+                load_bytes=load_mib * MIB,
+                instance_bytes=draw(st.integers(5, load_mib)) * MIB,
+                live=draw(st.sampled_from([None, 0])),
+            )
+        )
+    return models
+
+
+@st.composite
+def hosts(draw: st.DrawFn) -> tuple[FluidHost, Limits]:
+    models = draw(fleets())
+    host = FluidHost(
+        models, cpus=draw(st.integers(1, 8)), base_bytes=50 * MIB, noise=0.04, seed=draw(st.integers(0, 1000))
+    )
+    names = [model.name for model in models]
+    limits = limits_for(
+        models,
+        draw(st.integers(120, 600)) * MIB,
+        max_instances=draw(st.integers(1, 6)),
+        wanted=tuple(draw(st.permutations(names))[: draw(st.integers(0, len(names)))]),
+        minimum=tuple(names[: draw(st.integers(1, min(2, len(names))))]),
+        idle_s=draw(st.sampled_from([5.0, 30.0])),
+        unload_after_s=draw(st.sampled_from([10.0, 300.0])),
+        deadline_budget_s=draw(st.sampled_from([0.02, 0.2])),
+    )
+    return host, limits
+
+
+def rates_at(host: FluidHost, lots: random.Random) -> Arrivals:
+    return {name: lots.choice([0.0, 1.0, 30.0, 200.0, 1000.0]) for name in host.models}
+
+
+def disturb(host: FluidHost, lots: random.Random) -> None:
+    """Let something happen that no plan asked for."""
+    name = lots.choice(sorted(host.models))
+    match lots.randrange(12):
+        case 0:
+            host.demands[name] = host.now_s + lots.uniform(1, 60)
+        case 1:
+            host.models[name].failing = not host.models[name].failing
+        case 2:
+            for model in host.models.values():  # Triton is started anew
+                model.instances, model.held_bytes, model.failing = 0, [], False
+        case 3 if host.models[name].live:
+            host.models[name].live = 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(hosts(), st.integers(0, 10_000))
+def test_memory_never_exceeds_the_budget_and_the_minimum_set_stays(pair: tuple[FluidHost, Limits], seed: int) -> None:
+    host, limits = pair
+    lots = random.Random(seed)
+    state = SchedulerState()
+    arrivals = rates_at(host, lots)
+    for second in range(240):
+        if second % 20 == 0:
+            arrivals = rates_at(host, lots)
+            disturb(host, lots)
+        host.advance(arrivals, 1.0)
+        done = len(host.done)
+        dead = {name for name, model in host.models.items() if model.live == 0}
+        state = host.step(state, limits)
+        assert host.peak_bytes <= limits.memory_budget_bytes
+        for _, action in host.done[done:]:
+            if action.kind is ActionKind.UNLOAD and action.model in limits.minimum:
+                assert action.model in dead
+            assert action.instances <= limits.max_instances or action.kind is ActionKind.RELOAD
+            assert action.reason in ActionReason
+            assert action.numbers
+        for refusal in host.plans[-1].refusals:
+            assert refusal.numbers
+
+
+@settings(max_examples=40, deadline=None)
+@given(hosts(), st.integers(0, 10_000))
+def test_under_constant_load_at_most_one_change_in_ten_minutes(pair: tuple[FluidHost, Limits], seed: int) -> None:
+    host, limits = pair
+    arrivals = rates_at(host, random.Random(seed))
+    state = SchedulerState()
+    for _ in range(600):
+        host.advance(arrivals, 1.0)
+        state = host.step(state, limits)
+    converged = len(host.done)
+    for _ in range(600):
+        host.advance(arrivals, 1.0)
+        state = host.step(state, limits)
+    assert len(host.done) - converged <= 1, host.done[converged:]
+
+
+def history(host: FluidHost, limits: Limits, lots: random.Random, seconds: int) -> SchedulerState:
+    state = SchedulerState()
+    arrivals = rates_at(host, lots)
+    for second in range(seconds):
+        if second % 15 == 0:
+            arrivals = rates_at(host, lots)
+        host.advance(arrivals, 1.0)
+        state = host.step(state, limits)
+    host.advance(arrivals, 1.0)
+    return state
+
+
+def served(host: FluidHost, state: SchedulerState, limits: Limits) -> tuple[int, int, float, int]:
+    """Return what a plan gives to each line of its order: minimum, demanded, queueing relieved per byte, wanted."""
+    made, _ = plan(host.snapshot(), state, limits, now_s=host.now_s)
+    has = {name for name, model in host.models.items() if model.instances}
+    has |= {a.model for a in made.actions if a.kind is ActionKind.LOAD}
+    has -= {a.model for a in made.actions if a.kind is ActionKind.UNLOAD}
+    demanded = {name for name, until_s in host.demands.items() if host.now_s < until_s}
+    relief = sum(
+        dict(a.numbers)["relieved_requests"] / max(1, a.needed_bytes)
+        for a in made.actions
+        if a.reason is ActionReason.QUEUEING
+    )
+    return (
+        len(has & set(limits.minimum)),
+        len(has & demanded),
+        relief,
+        len(has & set(limits.wanted)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(hosts(), st.integers(0, 10_000), st.integers(1, 120), st.integers(0, 400))
+def test_more_budget_never_serves_less(pair: tuple[FluidHost, Limits], seed: int, seconds: int, more_mib: int) -> None:
+    host, limits = pair
+    lots = random.Random(seed)
+    state = history(host, limits, lots, seconds)
+    for _ in range(3):
+        disturb(host, lots)
+    richer = dataclasses.replace(limits, memory_budget_bytes=limits.memory_budget_bytes + more_mib * MIB)
+    assert served(host, state, richer) >= served(host, state, limits)
+
+
+@settings(max_examples=30, deadline=None)
+@given(hosts(), st.integers(0, 10_000), st.integers(1, 120))
+def test_the_order_of_the_models_does_not_matter_and_plans_are_deterministic(
+    pair: tuple[FluidHost, Limits], seed: int, seconds: int
+) -> None:
+    host, limits = pair
+    state = history(host, limits, random.Random(seed), seconds)
+    snapshot = host.snapshot()
+    mixed = list(snapshot.models)
+    random.Random(seed).shuffle(mixed)
+    shuffled = dataclasses.replace(snapshot, models=tuple(mixed))
+    first = plan(snapshot, state, limits, now_s=host.now_s)
+    assert plan(snapshot, state, limits, now_s=host.now_s) == first
+    again, later = plan(shuffled, state, limits, now_s=host.now_s)
+    assert again == first[0]
+    assert later == first[1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(hosts(), st.integers(0, 10_000))
+def test_a_controller_started_anew_ends_where_the_old_one_did(pair: tuple[FluidHost, Limits], seed: int) -> None:
+    """Timers, prices and sizes are lost with the daemon; what it then serves is the same."""
+    host, limits = pair
+    limits = dataclasses.replace(limits, batching_horizon_s=0.0)
+    arrivals = rates_at(host, random.Random(seed))
+    state = SchedulerState()
+    for _ in range(600):
+        host.advance(arrivals, 1.0)
+        state = host.step(state, limits)
+    before = {name: model.instances for name, model in host.models.items()}
+    state = SchedulerState()
+    for _ in range(600):
+        host.advance(arrivals, 1.0)
+        state = host.step(state, limits)
+    assert {name: model.instances for name, model in host.models.items()} == before
+
+
+@given(st.integers(0, 1000), st.integers(1, 1000), st.integers(1, 1000))
+def test_an_action_fits_exactly_up_to_the_budget(used: int, needed: int, budget: int) -> None:
+    host = FluidHost([FluidModel(25, 0.001, 0.0, 10, 10)], base_bytes=0)
+    limits = limits_for(list(host.models.values()), budget, unmeasured_instance_bytes=needed, memory_margin_ratio=0.0)
+    made, _ = plan(host.snapshot(), SchedulerState(), limits, now_s=0.0)
+    for action in made.actions:
+        assert still_fits(action, used, limits) == (used + needed <= budget)

@@ -1,0 +1,404 @@
+"""What the plan does in single situations, told by snapshots written down by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+
+from orchestrator.scheduling import (
+    Action,
+    ActionKind,
+    ActionReason,
+    Batching,
+    HostSnapshot,
+    Limits,
+    LoadedModel,
+    ModelSnapshot,
+    ModelStatus,
+    NoticeKind,
+    Outcome,
+    Plan,
+    Rates,
+    RefusalReason,
+    RepositoryModel,
+    SchedulerState,
+    plan,
+)
+from orchestrator.scheduling.memory import MemoryLedger
+from orchestrator.snapshot import Family, ModelName, Width
+from tests.scheduling.fluid_host import MIB, name_of
+
+W25, W50, W75, W100 = (name_of(width) for width in (25, 50, 75, 100))
+LIMITS = Limits(
+    memory_budget_bytes=1000 * MIB,
+    minimum=(W25,),
+    wanted=(W25, W50, W75, W100),
+    unmeasured_instance_bytes=100 * MIB,
+    memory_margin_ratio=0.0,
+)
+BUSY = Rates(
+    window_s=1.0,
+    requests_per_s=100,
+    items_per_s=100,
+    executions_per_s=100,
+    waiting_requests=6.0,
+    items_per_execution=1.0,
+    service_s=0.0098,
+)
+QUIET = Rates(window_s=1.0)
+
+
+def model(
+    width: int,
+    instances: int = 1,
+    rates: Rates = QUIET,
+    *,
+    status: ModelStatus = ModelStatus.READY,
+    demanded_until_s: float | None = None,
+    live: int | None = None,
+    **loaded: Any,
+) -> ModelSnapshot:
+    name = name_of(width)
+    files = RepositoryModel(name, Family("net"), Width(width), width / 100, 64, 1 * MIB)
+    state = LoadedModel(
+        name,
+        status,
+        instances=instances if status is ModelStatus.READY else 0,
+        is_python_based=live is not None,
+        **loaded,
+    )
+    return ModelSnapshot(files, state, rates, live, demanded_until_s)
+
+
+def absent(width: int, **changes: Any) -> ModelSnapshot:
+    return model(width, status=ModelStatus.ABSENT, **changes)
+
+
+def host(
+    *models: ModelSnapshot, used_mib: int | None = 200, utilisation: float | None = 0.5, **more: Any
+) -> HostSnapshot:
+    used = None if used_mib is None else used_mib * MIB
+    return HostSnapshot(models, used, utilisation, server_id="1", **more)
+
+
+def learned(**sizes_mib: int) -> SchedulerState:
+    """A state in which a load of w<nnn> was measured to take so much."""
+    sizes = {ModelName(f"net_{name}"): (mib * MIB,) for name, mib in sizes_mib.items()}
+    return SchedulerState(memory=MemoryLedger(loads_bytes=sizes, server_id="1"))
+
+
+def run(
+    snapshot: HostSnapshot, limits: Limits = LIMITS, *, seconds: int = 0, state: SchedulerState | None = None
+) -> Plan:
+    """Return the last plan after the host has looked the same for so many seconds."""
+    state = state or SchedulerState()
+    made = Plan()
+    for now_s in range(seconds + 1):
+        made, state = plan(snapshot, state, limits, now_s=float(now_s))
+    return made
+
+
+def brief(made: Plan) -> list[tuple[str, str, str, int]]:
+    return [(a.kind.value, a.model, a.reason.value, a.instances) for a in made.actions]
+
+
+# --- loading ---
+
+
+def test_an_empty_server_gets_the_minimum_set_first_and_then_what_is_wanted() -> None:
+    made = run(host(absent(100), absent(50), absent(25), absent(75)))
+    assert brief(made) == [
+        ("load", W25, "minimum-set", 1),
+        ("load", W50, "wanted", 1),
+        ("load", W75, "wanted", 1),
+        ("load", W100, "wanted", 1),
+    ]
+    assert all(a.needed_bytes == 100 * MIB for a in made.actions)
+    assert made.desired_instances == ((W25, 1), (W50, 1), (W75, 1), (W100, 1))
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers_and_ends_the_wanted_list() -> None:
+    made = run(host(model(25), absent(50), absent(75), absent(100), used_mib=850))
+    assert brief(made) == [("load", W50, "wanted", 1)]
+    (refusal,) = made.refusals
+    assert (refusal.kind, refusal.model, refusal.reason) == (ActionKind.LOAD, W75, RefusalReason.MEMORY_BUDGET)
+    assert dict(refusal.numbers) == {
+        "budget_bytes": 1000 * MIB,
+        "used_bytes": 850 * MIB,
+        "reserved_bytes": 100 * MIB,
+        "needed_bytes": 100 * MIB,
+    }
+    assert dict(made.desired_instances) == {W25: 1, W50: 1, W75: 1, W100: 1}
+
+
+def test_learned_sizes_replace_the_assumed_one() -> None:
+    state = learned(w050=30, w075=40, w100=150)
+    made = run(host(model(25), absent(50), absent(75), absent(100), used_mib=900), state=state)
+    assert brief(made) == [("load", W50, "wanted", 1), ("load", W75, "wanted", 1)]
+    assert [a.needed_bytes for a in made.actions] == [30 * MIB, 40 * MIB]
+
+
+def test_a_demand_loads_a_width_that_is_not_wanted_until_it_ends() -> None:
+    limits = dataclasses.replace(LIMITS, wanted=())
+    seen = absent(75, demanded_until_s=5.0)
+    assert brief(run(host(model(25), seen), limits)) == [("load", W75, "demanded", 1)]
+    assert run(host(model(25), seen), limits, seconds=5).actions == ()
+
+
+def test_the_minimum_set_is_loaded_even_when_memory_is_unknown_and_nothing_else_is() -> None:
+    made = run(host(absent(25), absent(50), used_mib=None))
+    assert brief(made) == [("load", W25, "minimum-set", 1)]
+    assert [(r.model, r.reason) for r in made.refusals] == [(W50, RefusalReason.MEMORY_UNKNOWN)]
+
+
+def test_a_failed_load_is_left_alone_with_its_reason_and_tried_again_later() -> None:
+    snapshot = host(absent(25), used_mib=100)
+    made, state = plan(snapshot, SchedulerState(), LIMITS, now_s=0.0)
+    outcome = Outcome(made.actions[0], 0.0, 1.0, error="no such file")
+    state = state.record(outcome, instances_before=0, limits=LIMITS)
+    made, state = plan(snapshot, state, LIMITS, now_s=2.0)
+    (refusal,) = made.refusals
+    assert made.actions == ()
+    assert (refusal.reason, refusal.detail) == (RefusalReason.QUARANTINED, "no such file")
+    assert dict(refusal.numbers) == {"failures": 1, "retry_in_s": 4.0}
+    made, state = plan(snapshot, state, LIMITS, now_s=6.0)
+    assert brief(made) == [("load", W25, "minimum-set", 1)]
+
+
+def test_what_is_loading_is_left_alone_its_memory_reserved_and_reported_when_it_takes_too_long() -> None:
+    loading = model(50, status=ModelStatus.LOADING)
+    made = run(host(model(25), loading, absent(75), used_mib=850))
+    assert made.actions == ()
+    assert dict(made.refusals[0].numbers)["reserved_bytes"] == 100 * MIB
+    assert made.notices == ()
+    made = run(host(model(25), loading, used_mib=850), seconds=60)
+    assert [(n.kind, n.model) for n in made.notices] == [(NoticeKind.STUCK, W50)]
+
+
+# --- instances ---
+
+
+def test_a_queue_gets_an_instance_after_it_has_lasted() -> None:
+    snapshot = host(model(25, 1, BUSY))
+    assert run(snapshot, seconds=2).actions == ()
+    made = run(snapshot, seconds=5)
+    assert brief(made) == [("scale-up", W25, "queueing", 2)]
+    numbers = dict(made.actions[0].numbers)
+    assert numbers["relieved_requests"] == pytest.approx(numbers["waiting_requests"] / 2)
+    assert numbers["busy_ratio"] == pytest.approx(0.98, abs=0.05)
+
+
+def test_of_two_queues_the_one_relieved_most_per_byte_comes_first_and_alone() -> None:
+    long = dataclasses.replace(BUSY, waiting_requests=10.0)
+    small = learned(w025=50, w050=50)
+    assert brief(run(host(model(25, 1, BUSY), model(50, 1, long)), seconds=5, state=small)) == [
+        ("scale-up", W50, "queueing", 2)
+    ]
+    large = learned(w025=50, w050=150)
+    assert brief(run(host(model(25, 1, BUSY), model(50, 1, long)), seconds=5, state=large)) == [
+        ("scale-up", W25, "queueing", 2)
+    ]
+
+
+def test_equal_relief_goes_to_the_narrower_width() -> None:
+    made = run(host(model(100, 1, BUSY), model(25, 1, BUSY), model(50, 1, BUSY)), seconds=5)
+    assert brief(made) == [("scale-up", W25, "queueing", 2)]
+
+
+@pytest.mark.parametrize(
+    ("instances", "utilisation", "used_mib", "reason"),
+    [
+        (4, 0.5, 200, RefusalReason.MAX_INSTANCES),
+        (1, 0.95, 200, RefusalReason.UTILISATION),
+        (1, 0.5, 950, RefusalReason.MEMORY_BUDGET),
+        (1, 0.5, None, RefusalReason.MEMORY_UNKNOWN),
+    ],
+)
+def test_growth_is_refused_beyond_each_limit(
+    instances: int, utilisation: float, used_mib: int | None, reason: RefusalReason
+) -> None:
+    rates = dataclasses.replace(BUSY, executions_per_s=100.0 * instances)
+    made = run(host(model(25, instances, rates), used_mib=used_mib, utilisation=utilisation), seconds=5)
+    assert made.actions == ()
+    assert [(r.kind, r.model, r.reason) for r in made.refusals] == [(ActionKind.SCALE_UP, W25, reason)]
+    assert made.refusals[0].numbers
+
+
+def test_growth_without_a_utilisation_reading_is_bounded_by_instances_alone() -> None:
+    assert brief(run(host(model(25, 1, BUSY), utilisation=None), seconds=5)) == [("scale-up", W25, "queueing", 2)]
+
+
+def test_idle_widths_make_room_for_a_queue_but_never_kept_ones() -> None:
+    state = learned(w025=50, w050=60, w075=70, w100=80)
+    snapshot = host(model(25), model(50), model(75, 1, BUSY), model(100), used_mib=990)
+    made = run(snapshot, seconds=40, state=state)
+    assert brief(made) == [("unload", W100, "make-room", 0), ("scale-up", W75, "queueing", 2)]
+    kept = host(model(25), model(75, 1, BUSY), model(100, demanded_until_s=1e9), used_mib=990)
+    made = run(kept, seconds=40, state=state)
+    assert made.actions == ()
+    assert [(r.model, r.reason) for r in made.refusals] == [(W75, RefusalReason.MEMORY_BUDGET)]
+
+
+def test_nobody_makes_room_when_all_together_would_not_be_enough() -> None:
+    state = learned(w025=50, w050=10, w075=300)
+    made = run(host(model(25), model(50), model(75, 1, BUSY), used_mib=990), seconds=40, state=state)
+    assert made.actions == ()
+
+
+def test_what_made_room_is_not_loaded_again_while_growth_lacks_memory() -> None:
+    state = learned(w025=50, w050=60, w075=200)
+    made = run(host(model(25), absent(50), model(75, 1, BUSY), used_mib=930), seconds=40, state=state)
+    assert made.actions == ()
+    assert [(r.kind, r.model) for r in made.refusals] == [(ActionKind.SCALE_UP, W75)]
+
+
+def test_idle_instances_are_taken_away_at_once_after_the_idle_time() -> None:
+    snapshot = host(model(25, 4))
+    assert run(snapshot, seconds=29).actions == ()
+    assert brief(run(snapshot, seconds=30)) == [("scale-down", W25, "idle", 1)]
+
+
+def test_only_as_many_are_taken_away_as_would_not_be_missed() -> None:
+    rates = dataclasses.replace(BUSY, waiting_requests=0.0)  # one instance's worth of work
+    assert brief(run(host(model(25, 4, rates)), seconds=40)) == [("scale-down", W25, "idle", 3)]
+    assert run(host(model(25, 3, rates)), seconds=40).actions == ()
+
+
+def test_an_unwanted_idle_width_is_unloaded_a_wanted_or_minimum_one_never() -> None:
+    limits = dataclasses.replace(LIMITS, wanted=(W50,))
+    snapshot = host(model(25), model(50), model(75))
+    assert run(snapshot, limits, seconds=299).actions == ()
+    assert brief(run(snapshot, limits, seconds=300)) == [("unload", W75, "idle", 0)]
+
+
+def test_missing_rates_are_neither_load_nor_calm() -> None:
+    unknown = Rates()
+    made = run(host(model(25, 4, unknown), model(50, 1, unknown)), dataclasses.replace(LIMITS, wanted=()), seconds=400)
+    assert made.actions == ()
+
+
+# --- over the budget ---
+
+
+def test_over_budget_the_idle_go_first_then_instances_then_the_rest_one_at_a_time() -> None:
+    over = dataclasses.replace(LIMITS, memory_budget_bytes=100 * MIB)
+    first = run(host(model(25, 3, BUSY), model(50, 1, BUSY), model(75), used_mib=200), over)
+    assert brief(first) == [("unload", W75, "over-budget", 0)]
+    second = run(host(model(25, 3, BUSY), model(50, 1, BUSY), used_mib=200), over)
+    assert brief(second) == [("scale-down", W25, "over-budget", 2)]
+    third = run(host(model(25, 1, BUSY), model(50, 1, BUSY), used_mib=200), over)
+    assert brief(third) == [("unload", W50, "over-budget", 0)]
+    last = run(host(model(25, 1, BUSY), used_mib=200), over, seconds=9)
+    assert last.actions == ()
+    assert [(n.kind, dict(n.numbers)["used_bytes"]) for n in last.notices] == [(NoticeKind.OVER_BUDGET, 200 * MIB)]
+
+
+# --- repair ---
+
+
+def test_a_dead_instance_is_repaired_by_a_forced_reload_after_a_moment() -> None:
+    snapshot = host(model(25, 2, live=1))
+    assert run(snapshot, seconds=1).actions == ()
+    made = run(snapshot, seconds=2)
+    assert brief(made) == [("reload", W25, "dead-instance", 2)]
+    assert made.actions[0].is_forced
+    assert dict(made.actions[0].numbers)["alive"] == 1
+
+
+def test_a_wholly_dead_width_without_room_for_a_reload_is_unloaded_first() -> None:
+    assert brief(run(host(model(25, 1, live=0), used_mib=950), seconds=2)) == [("unload", W25, "dead-instance", 0)]
+    assert run(host(model(25, 2, live=1), used_mib=950), seconds=2).actions == ()
+
+
+def test_a_width_that_only_fails_is_reloaded_and_each_repair_in_vain_waits_longer() -> None:
+    failing = Rates(window_s=1.0, failures_per_s=5.0)
+    snapshot = host(model(25, 1, failing))
+    state = SchedulerState()
+    repaired_s = []
+    for second in range(100):
+        made, state = plan(snapshot, state, LIMITS, now_s=float(second))
+        for action in made.actions:
+            assert action.reason is ActionReason.FAILING
+            repaired_s.append(second)
+            state = state.record(Outcome(action, second, second + 0.5), instances_before=1, limits=LIMITS)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(repaired_s)]
+    assert repaired_s[0] == 2
+    assert pauses == [6, 11, 21, 41]
+
+
+def test_single_failures_among_answers_repair_nothing() -> None:
+    mixed = dataclasses.replace(QUIET, requests_per_s=10.0, failures_per_s=5.0)
+    assert run(host(model(25, 1, mixed)), seconds=30).actions == ()
+
+
+# --- files and batching ---
+
+
+def test_a_width_that_runs_with_something_else_than_its_files_is_reloaded_once_in_a_while() -> None:
+    snapshot = host(model(25, 3, is_canonical=False))
+    made = run(snapshot)
+    assert brief(made) == [("reload", W25, "drifted", 3)]
+    assert not made.actions[0].is_forced
+    _, state = plan(snapshot, SchedulerState(), LIMITS, now_s=0.0)
+    state = state.record(Outcome(made.actions[0], 0.0, 1.0), instances_before=3, limits=LIMITS)
+    assert plan(snapshot, state, LIMITS, now_s=30.0)[0].actions == ()
+    assert brief(plan(snapshot, state, LIMITS, now_s=61.0)[0]) == [("reload", W25, "drifted", 3)]
+
+
+def observe_sizes(state: SchedulerState, rates: Rates, sizes: tuple[float, ...]) -> tuple[SchedulerState, float]:
+    """Show the plan windows with batches of these sizes on a curve of 1 ms an item and 4 ms a batch."""
+    now_s = 0.0
+    for size in sizes * 4:
+        window = dataclasses.replace(rates, items_per_execution=size, service_s=0.001 * size + 0.004)
+        _, state = plan(host(model(25, 1, window)), state, LIMITS, now_s=now_s)
+        now_s += 1.0
+    return state, now_s
+
+
+def test_batching_is_sized_where_it_saves_more_than_its_reload_costs() -> None:
+    rates = dataclasses.replace(BUSY, executions_per_s=100.0, waiting_requests=0.2)
+    state, now_s = observe_sizes(SchedulerState(), rates, (1.0, 2.0, 4.0))
+    window = dataclasses.replace(rates, service_s=0.005)
+    made, _ = plan(host(model(25, 1, window)), state, LIMITS, now_s=now_s)
+    assert brief(made) == [("reload", W25, "batching-gain", 1)]
+    batching = made.actions[0].batching
+    assert batching == Batching((4,), 30_000)
+    numbers = dict(made.actions[0].numbers)
+    assert numbers["saved_instance_s"] > numbers["price_instance_s"] > 0
+    assert numbers["latency_s"] <= LIMITS.deadline_budget_s
+
+
+def test_batching_is_left_alone_when_switched_off_or_when_the_curve_is_unknown() -> None:
+    rates = dataclasses.replace(BUSY, waiting_requests=0.2)
+    off = dataclasses.replace(LIMITS, batching_horizon_s=0.0)
+    state, now_s = observe_sizes(SchedulerState(), rates, (1.0, 2.0, 4.0))
+    assert plan(host(model(25, 1, rates)), state, off, now_s=now_s)[0].actions == ()
+    state, now_s = observe_sizes(SchedulerState(), rates, (1.0,))
+    assert plan(host(model(25, 1, rates)), state, LIMITS, now_s=now_s)[0].actions == ()
+
+
+# --- the whole ---
+
+
+def test_one_action_a_model_and_none_for_what_is_busy() -> None:
+    snapshot = host(model(25, 1, BUSY), model(50, 3), busy_models=frozenset({W25, W50}))
+    assert run(snapshot, seconds=100).actions == ()
+
+
+def test_a_leak_beyond_the_limit_advises_a_restart() -> None:
+    state = SchedulerState(memory=MemoryLedger(residue_bytes=600 * MIB, server_id="1"))
+    made = run(host(model(25)), state=state)
+    assert [(n.kind, n.model, dict(n.numbers)["residue_bytes"]) for n in made.notices] == [
+        (NoticeKind.RESTART_ADVISED, None, 600 * MIB)
+    ]
+
+
+def test_learning_goes_by_what_was_read_around_an_action() -> None:
+    action = Action(ActionKind.LOAD, W25, ActionReason.MINIMUM_SET, instances=1)
+    outcome = Outcome(action, 0.0, 2.0, memory_before_bytes=100, memory_after_bytes=142)
+    state = SchedulerState().record(outcome, instances_before=0, limits=LIMITS)
+    assert state.memory.load_bytes(W25, 1, unmeasured_bytes=7) == 42
+    assert state.prices.price_s(ActionKind.LOAD) == 2.0
