@@ -11,7 +11,10 @@ know. What is left out is as deliberate as what is set (all of it was measured o
 - On CPU ``intra_op_thread_count`` is always set, because each instance would otherwise take all cores. On GPU the
   cuDNN algorithm is found by heuristic instead of a search for every new batch size, and the memory arena grows by
   what is asked for; both parameters are read by the C++ backend from ``parameters``.
-- Warm-up only on GPU, where the first run of a batch size compiles and allocates.
+- Warm-up of the smallest and the largest batch: the first run of a size is slow on GPU, and everywhere an instance's
+  memory grows to what its largest batch needs. Run at load it is there at load, where whoever keeps a memory budget
+  can see it. Twice, because the second run still allocates. Measured on CPU with the demo family: without warm-up an
+  instance grows from 28 to 45 MiB under load, with one run from 38, with two it starts where it stays.
 
 The ``slim.*`` parameters make a server describe itself. The header's comments repeat how the file was made
 and a fingerprint of the values that describe the weights, so that an edit by hand can be told from an export.
@@ -35,6 +38,7 @@ from export.width import Width, width_key
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
 LABELS_FILE = "labels.txt"
+WARM_UP_RUNS = 2
 FAMILY_PATTERN = re.compile(r"[a-z][a-z0-9_-]*")
 _TUNING = re.compile(r"^# tuning: (.*)$", re.MULTILINE)
 _FINGERPRINT = re.compile(r"^# identity: ([0-9a-f]{64})$", re.MULTILINE)
@@ -146,7 +150,7 @@ def to_protobuf(identity: Identity, tuning: Tuning) -> model_config_pb2.ModelCon
     else:
         group.kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
         group.gpus.append(0)
-        _add_warmup(config, identity, tuning)
+    _add_warmup(config, identity, tuning)
     for key, value in _parameters(identity, tuning).items():
         config.parameters[key].string_value = value
     return config
@@ -309,7 +313,7 @@ def _parameters(identity: Identity, tuning: Tuning) -> dict[str, str]:
 def _add_warmup(config: model_config_pb2.ModelConfig, identity: Identity, tuning: Tuning) -> None:
     """Run the smallest and the largest batch before an instance serves: the one compiles, the other allocates."""
     for size in sorted({1, tuning.max_batch_size}):
-        warmup = config.model_warmup.add(name=f"batch_{size}", batch_size=size)
+        warmup = config.model_warmup.add(name=f"batch_{size}", batch_size=size, count=WARM_UP_RUNS)
         tensor = warmup.inputs[INPUT_NAME]
         tensor.data_type = model_config_pb2.TYPE_FP32
         tensor.dims.extend(identity.shape)

@@ -76,7 +76,7 @@ def test_cpu_and_gpu_differ_where_triton_wants_it() -> None:
     cpu, gpu = to_protobuf(FASHION, Tuning(intra_op_threads=2)), to_protobuf(FASHION, Tuning(Device.GPU))
     assert cpu.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
     assert cpu.parameters["intra_op_thread_count"].string_value == "2"
-    assert not cpu.model_warmup
+    assert [warmup.batch_size for warmup in cpu.model_warmup] == [1, 64]
     assert gpu.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
     assert list(gpu.instance_group[0].gpus) == [0]
     assert [warmup.batch_size for warmup in gpu.model_warmup] == [1, 64]
