@@ -1,1 +1,22 @@
 """What hosts and devices tell of themselves; the only importer of pynvml and psutil, and of the powercap files."""
+
+from orchestrator.telemetry.host import CpuTelemetry, Device, GpuTelemetry, open_telemetry
+from orchestrator.telemetry.nvml import DeviceReading, NvmlDevice
+from orchestrator.telemetry.powercap import Powercap, PowercapReading
+from orchestrator.telemetry.processes import ProcessReading, TritonProcesses
+from orchestrator.telemetry.reading import HostReading, Reading
+
+__all__ = [
+    "CpuTelemetry",
+    "Device",
+    "DeviceReading",
+    "GpuTelemetry",
+    "HostReading",
+    "NvmlDevice",
+    "Powercap",
+    "PowercapReading",
+    "ProcessReading",
+    "Reading",
+    "TritonProcesses",
+    "open_telemetry",
+]

@@ -1,0 +1,47 @@
+"""Reads a GPU at each line of its input, in a process of its own so that it can have an NVML of its own.
+
+    python -m tests.telemetry.nvml_driver
+
+A line is ``open INDEX``, before all else; ``read SECONDS``: the clock goes on by so much, then one JSON object is
+written; or ``close``.
+"""
+
+import asyncio
+import json
+import sys
+import threading
+from dataclasses import asdict
+
+from orchestrator.telemetry import GpuTelemetry, NvmlDevice
+
+TIMEOUT_S = 0.2
+
+
+class Clock:
+    """Goes on when told."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def main() -> None:
+    clock = Clock()
+    telemetry = GpuTelemetry(NvmlDevice(0), None)
+    for line in sys.stdin:
+        verb, *arguments = line.split()
+        answer: dict[str, object] = {}
+        if verb == "open":
+            await telemetry.close()
+            telemetry = GpuTelemetry(NvmlDevice(int(arguments[0]), clock=clock), None, timeout_s=TIMEOUT_S)
+        elif verb == "close":
+            await telemetry.close()
+        else:
+            clock.now_s += float(arguments[0])
+            answer = asdict(await telemetry.read()) | {"threads": threading.active_count()}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,58 @@
+"""NVML on a real GPU."""
+
+import asyncio
+import time
+
+import pytest
+
+from orchestrator.telemetry import NvmlDevice, open_telemetry
+
+PRESENCE = NvmlDevice(0).read().memory_total_bytes
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(PRESENCE.value is None, reason=f"needs an NVIDIA GPU: {PRESENCE.reason}"),
+]
+
+
+async def test_a_gpu_tells_of_itself_in_plausible_numbers() -> None:
+    telemetry = open_telemetry("gpu", grpc_port=None, gpu_index=0)
+    first = await telemetry.read()
+    await asyncio.sleep(2)
+    second = await telemetry.read()
+    await telemetry.close()
+    print(second)
+    assert 1 << 30 <= second.memory_total_bytes.value < 1 << 40
+    assert 0 <= second.memory_used_bytes.value < second.memory_total_bytes.value
+    for reading in (second.utilisation_ratio, second.power_w, second.energy_j):
+        assert (reading.value is None) == bool(reading.reason)
+    if second.utilisation_ratio.value is not None:
+        assert 0 <= second.utilisation_ratio.value <= 1
+    if second.power_w.value is not None:
+        assert 1 < second.power_w.value < 3000
+    if second.energy_j.value is not None and second.power_w.value is not None:
+        drawn_w = (second.energy_j.value - first.energy_j.value) / 2
+        assert 0.2 * second.power_w.value < drawn_w < 5 * second.power_w.value, "the two agree in order of magnitude"
+
+
+def test_a_read_is_cheap_enough_for_once_a_second() -> None:
+    device = NvmlDevice(0)
+    device.read()
+    began_s = time.perf_counter()
+    for _ in range(10):
+        device.read()
+    each_s = (time.perf_counter() - began_s) / 10
+    device.close()
+    print(f"{each_s * 1e3:.2f} ms a read")
+    assert each_s < 0.1
+
+
+def test_closed_and_opened_again() -> None:
+    device = NvmlDevice(0)
+    device.close()
+    for _ in range(2):
+        assert device.read().memory_total_bytes.value is not None
+        device.close()
+
+
+def test_there_is_no_such_gpu() -> None:
+    assert "there is no GPU 4096" in NvmlDevice(4096).read().power_w.reason
