@@ -45,6 +45,8 @@ class ActionReason(StrEnum):
     """Memory has grown beyond the budget by itself."""
     BATCHING_GAIN = "batching-gain"
     """Another batching saves more instance time than the reload costs."""
+    BATCHING_TOO_LONG = "batching-too-long"
+    """With its delay, batches no longer keep the deadline budget."""
     BATCHING_NEEDLESS = "batching-needless"
     """The delay no longer saves anything, and costs latency."""
     DEAD_INSTANCE = "dead-instance"

@@ -20,6 +20,8 @@ from orchestrator.scheduling.host import Batching
 from orchestrator.scheduling.limits import Limits
 
 NO_DELAY = Batching()
+HEADROOM_RATIO = 0.9
+"""Of the deadline budget, that a batching may use when it is chosen; it is given up only beyond the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +85,9 @@ def choose_batching(demand: Demand, limits: Limits) -> Batching:
     """Return the batching with the least instance time that keeps the deadline budget."""
     plain = forecast(demand, NO_DELAY)
     best, best_busy = NO_DELAY, plain.busy_instances - limits.batching_saving_ratio
-    for batching in _candidates(demand):
+    for batching in _candidates(demand, limits):
         seen = forecast(demand, batching)
-        if seen.latency_s <= limits.deadline_budget_s and seen.busy_instances < best_busy:
+        if seen.latency_s <= HEADROOM_RATIO * limits.deadline_budget_s and seen.busy_instances < best_busy:
             best, best_busy = batching, seen.busy_instances
     return best
 
@@ -115,41 +117,51 @@ def plan_batching(demand: Demand, current: Batching, limits: Limits, *, reload_s
             ("deadline_budget_s", limits.deadline_budget_s),
         )
         return BatchingChange(best, ActionReason.BATCHING_GAIN, gain)
+    loss: Numbers = (
+        ("items_per_s", demand.items_per_s),
+        ("latency_s", now.latency_s),
+        ("latency_after_s", then.latency_s),
+        ("deadline_budget_s", limits.deadline_budget_s),
+    )
+    if now.latency_s > limits.deadline_budget_s and then.latency_s < now.latency_s and current != NO_DELAY:
+        return BatchingChange(best, ActionReason.BATCHING_TOO_LONG, loss)
     saves = plain.busy_instances - now.busy_instances >= limits.batching_saving_ratio / 2
-    if current == NO_DELAY or (saves and now.latency_s <= limits.deadline_budget_s):
+    if current == NO_DELAY or saves:
         return None
-    # The delay is needless or too long. Every request is spared the difference; a reload holds those that come
+    # The delay is needless. Every request is spared the difference; a reload holds those that come
     # during it up for as long as it takes at the most. Both per request a second, so the rate cancels.
     spared_s = (now.latency_s - then.latency_s) * limits.batching_horizon_s
     if spared_s <= reload_s * reload_s:
         return None
-    loss: Numbers = (
-        ("items_per_s", demand.items_per_s),
-        ("latency_s", now.latency_s),
-        ("latency_without_s", then.latency_s),
-        ("deadline_budget_s", limits.deadline_budget_s),
-    )
     return BatchingChange(best, ActionReason.BATCHING_NEEDLESS, loss)
 
 
-def _candidates(demand: Demand) -> list[Batching]:
-    """Return a batching for each power of two that arrivals can fill."""
-    candidates = []
-    size = 2
-    while size <= demand.max_batch_size and demand.items_per_s > 0:
-        missing = size - demand.request_items
-        if missing > 0:
-            candidates.append(Batching((size,), math.ceil(missing / demand.items_per_s * 1e6)))
-        size *= 2
-    return candidates
+def _candidates(demand: Demand, limits: Limits) -> list[Batching]:
+    """Return a batching for each power of two, and the largest size, that arrivals fill within the deadline budget."""
+    if demand.items_per_s <= 0:
+        return []
+    powers = (2**n for n in range(1, demand.max_batch_size.bit_length()))
+    sizes = sorted({size for size in (*powers, demand.max_batch_size) if size > demand.request_items})
+    delays_s = ((size, (size - demand.request_items) / demand.items_per_s) for size in sizes)
+    return [Batching((size,), _round_us(delay_s)) for size, delay_s in delays_s if delay_s <= limits.deadline_budget_s]
+
+
+def _round_us(delay_s: float) -> int:
+    """Return microseconds to two digits, so that a rate that trembles does not make every config another one."""
+    delay_us = max(1.0, delay_s * 1e6)
+    unit = int(10 ** max(0, math.floor(math.log10(delay_us)) - 1))
+    return round(delay_us / unit) * unit
 
 
 def _gathered_items(demand: Demand, batching: Batching) -> float:
     """Return the mean batch that the delay gathers, never above the preferred size."""
     gathered = demand.request_items + demand.items_per_s * batching.delay_us / 1e6
-    if not batching.preferred_sizes:
-        return gathered
-    return min(gathered, max(batching.preferred_sizes[-1], demand.request_items))
+    return min(gathered, max(_target_items(demand, batching), demand.request_items))
+
+
+def _target_items(demand: Demand, batching: Batching) -> int:
+    """Return the size at which a batch is sent before its delay is over."""
+    return max(batching.preferred_sizes, default=demand.max_batch_size)
 
 
 def _self_formed_items(demand: Demand) -> float:
@@ -166,7 +178,7 @@ def _self_formed_items(demand: Demand) -> float:
 def _waited_s(demand: Demand, batching: Batching) -> float:
     """Return how long the first request of a batch is held back."""
     delay_s = batching.delay_us / 1e6
-    if not batching.preferred_sizes or demand.items_per_s <= 0:
+    if demand.items_per_s <= 0:
         return delay_s
-    missing = max(0.0, batching.preferred_sizes[-1] - demand.request_items)
+    missing = max(0.0, _target_items(demand, batching) - demand.request_items)
     return min(delay_s, missing / demand.items_per_s)

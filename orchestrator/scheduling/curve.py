@@ -44,8 +44,14 @@ class BatchCurve:
     classes: Mapping[int, SizeClass] = field(default_factory=dict)
 
     def observe(self, items: float, run_s: float, *, now_s: float) -> BatchCurve:
-        """Return the curve after a window in which batches of ``items`` on average took ``run_s`` on average."""
-        key = round(math.log2(max(1.0, items)))
+        """Return the curve after a window in which batches of ``items`` on average took ``run_s`` on average.
+
+        Where batches of one window differed in size, ``run_s`` leans to the larger ones (see ``Rates.service_s``). That
+        takes from b and adds to a, so batching is thought to gain less than it does.
+        """
+        if items < 1:
+            return self
+        key = round(math.log2(items))
         old = self.classes.get(key)
         if old is not None:
             items = KEPT_RATIO * old.items + (1 - KEPT_RATIO) * items

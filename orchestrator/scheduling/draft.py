@@ -54,7 +54,9 @@ class Draft:
         self._refusals: list[Refusal] = []
         self._notices: list[Notice] = []
         self._desired = {name: seen.loaded.instances if seen.is_ready else 0 for name, seen in self.models.items()}
-        self._reserved_bytes = sum(self.load_bytes(seen, 1) for seen in snapshot.models if self._is_moving(seen))
+        self._reserved_bytes = sum(
+            self.load_bytes(seen, max(1, seen.loaded.instances)) for seen in snapshot.models if self._is_moving(seen)
+        )
 
     def finish(self) -> Plan:
         """Return the plan."""
@@ -137,13 +139,12 @@ class Draft:
             action: whose memory has been found to fit.
             freed_bytes: that earlier actions of the plan give back for it.
         """
-        if action.kind is not ActionKind.UNLOAD:
-            key = (action.model, action.instances, action.batching)
-            sentence = self.state.quarantine.sentence(key, now_s=self.now_s)
-            if sentence is not None:
-                numbers: Numbers = (("failures", sentence.failures), ("retry_in_s", sentence.until_s - self.now_s))
-                self.refuse(action, RefusalReason.QUARANTINED, numbers, sentence.reason)
-                return False
+        key = (action.model, action.instances, action.batching)
+        sentence = self.state.quarantine.sentence(key, now_s=self.now_s)
+        if sentence is not None:
+            numbers: Numbers = (("failures", sentence.failures), ("retry_in_s", sentence.until_s - self.now_s))
+            self.refuse(action, RefusalReason.QUARANTINED, numbers, sentence.reason)
+            return False
         self._actions.append(action)
         self._reserved_bytes += max(0, action.needed_bytes - freed_bytes)
         self._desired[action.model] = action.instances

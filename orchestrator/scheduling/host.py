@@ -51,7 +51,7 @@ class RepositoryModel:
         accuracy: top-1 on the family's test split, 0..1.
         max_batch_size: items in one batch at the most.
         weights_bytes: size of the weights file.
-        instances: that config.pbtxt asks for; a load starts with so many.
+        instances: that config.pbtxt asks for; a controller starts with one and adds what is needed.
         batching: that config.pbtxt asks for.
     """
 

@@ -33,6 +33,8 @@ class Limits:
         repair_after_s: for how long an instance must have been missing, or every answer an error.
         quarantine_s: after the first failure of a config; doubles with each.
         quarantine_max_s: and no longer than this.
+        has_shared_runtime: whether the first load of a server brings libraries along that stay, as CUDA's do; what it
+            takes is then no size of its model.
         stuck_after_s: of loading or unloading, before it is reported.
     """
 
@@ -58,3 +60,4 @@ class Limits:
     quarantine_s: float = 5.0
     quarantine_max_s: float = 300.0
     stuck_after_s: float = 60.0
+    has_shared_runtime: bool = False

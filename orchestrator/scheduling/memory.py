@@ -44,22 +44,31 @@ class MemoryLedger:
     Attributes:
         loads_bytes: by model, the last rises of a load with one instance, oldest first.
         instances_bytes: by model, the last rises of one further instance, oldest first.
-        residue_bytes: sum of what was not given back, never below 0.
+        balance_bytes: sum of what was not given back, less what was given back beyond expectation.
         entries: the last residues, oldest first.
         server_id: of the process they belong to.
+        has_loaded: whether it has been seen to load anything.
     """
 
     loads_bytes: Mapping[ModelName, tuple[int, ...]] = field(default_factory=dict)
     instances_bytes: Mapping[ModelName, tuple[int, ...]] = field(default_factory=dict)
-    residue_bytes: int = 0
+    balance_bytes: int = 0
     entries: tuple[LedgerEntry, ...] = ()
     server_id: str | None = None
+    has_loaded: bool = False
+
+    @property
+    def residue_bytes(self) -> int:
+        """What unloads have not given back in all, never below 0."""
+        return max(0, self.balance_bytes)
 
     def follow(self, server_id: str | None) -> MemoryLedger:
         """Return the ledger for a Triton process: sizes are kept, a new process owes nothing."""
         if server_id is None or server_id == self.server_id:
             return self
-        return replace(self, residue_bytes=0, entries=(), server_id=server_id)
+        if self.server_id is None:  # the same process as far as anyone knows, seen for the first time
+            return replace(self, server_id=server_id)
+        return replace(self, balance_bytes=0, entries=(), server_id=server_id, has_loaded=False)
 
     def instance_bytes(self, model: ModelName, *, unmeasured_bytes: int) -> int:
         """Return what one further instance of a model takes; of one never measured, what its load took."""
@@ -77,7 +86,7 @@ class MemoryLedger:
         # settings' figure stays the floor until the width itself has been measured.
         return max([unmeasured_bytes, *(max(seen) for seen in self.loads_bytes.values())])
 
-    def record(self, outcome: Outcome, *, instances_before: int) -> MemoryLedger:
+    def record(self, outcome: Outcome, *, instances_before: int, has_shared_runtime: bool = False) -> MemoryLedger:
         """Return the ledger after an action that changed a model from so many instances.
 
         Failed actions and those without both readings teach nothing. A reload teaches nothing either: what it leaves
@@ -89,8 +98,11 @@ class MemoryLedger:
         action = outcome.action
         change = action.instances - instances_before
         match action.kind:
+            case ActionKind.LOAD if has_shared_runtime and not self.has_loaded:
+                return replace(self, has_loaded=True)
             case ActionKind.LOAD if action.instances == 1:
-                return replace(self, loads_bytes=_remember(self.loads_bytes, action.model, after - before))
+                loads = _remember(self.loads_bytes, action.model, after - before)
+                return replace(self, loads_bytes=loads, has_loaded=True)
             case ActionKind.SCALE_UP if change > 0:
                 each = (after - before) // change
                 return replace(self, instances_bytes=_remember(self.instances_bytes, action.model, each))
@@ -107,7 +119,7 @@ class MemoryLedger:
         entry = LedgerEntry(outcome.ended_s, model, expected, returned_bytes)
         return replace(
             self,
-            residue_bytes=max(0, self.residue_bytes + expected - returned_bytes),
+            balance_bytes=self.balance_bytes + expected - returned_bytes,
             entries=(*self.entries, entry)[-LEDGER_ENTRIES:],
         )
 

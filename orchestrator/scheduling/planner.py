@@ -22,6 +22,7 @@ from orchestrator.scheduling.host import HostSnapshot, ModelSnapshot, ModelStatu
 from orchestrator.scheduling.limits import Limits
 from orchestrator.scheduling.state import ModelMemory, SchedulerState
 from orchestrator.scheduling.tracking import track
+from orchestrator.snapshot import ModelName
 
 
 def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s: float) -> tuple[Plan, SchedulerState]:
@@ -75,18 +76,26 @@ def _shed(draft: Draft) -> bool:
     loose = [seen for seen in ready if not draft.is_kept(seen)]
     idle = [(since_s, seen) for seen in loose if (since_s := draft.memory(seen).idle_since_s) is not None]
     crowded = [seen for seen in ready if seen.loaded.instances > 1 and seen.loaded.is_canonical]
-    if idle:
-        _, seen = min(idle, key=lambda pair: (pair[0], -pair[1].model.width, pair[1].name))
-        draft.add(draft.unload(seen, ActionReason.OVER_BUDGET, numbers))
-    elif crowded:
-        seen = max(crowded, key=lambda s: (s.loaded.instances, s.model.width, s.name))
-        draft.add(draft.scale(seen, ActionReason.OVER_BUDGET, seen.loaded.instances - 1, numbers))
-    elif loose:
-        seen = min(loose, key=lambda s: (draft.memory(s).waiting_requests, -s.model.width, s.name))
-        draft.add(draft.unload(seen, ActionReason.OVER_BUDGET, numbers))
-    else:
+    reason = ActionReason.OVER_BUDGET
+    actions = [
+        *(draft.unload(seen, reason, numbers) for _, seen in sorted(idle, key=lambda p: (p[0], *_widest(p[1])))),
+        *(
+            draft.scale(seen, reason, seen.loaded.instances - 1, numbers)
+            for seen in sorted(crowded, key=lambda s: (-s.loaded.instances, *_widest(s)))
+        ),
+        *(
+            draft.unload(seen, reason, numbers)
+            for seen in sorted(loose, key=lambda s: (draft.memory(s).waiting_requests, *_widest(s)))
+        ),
+    ]
+    if not any(draft.add(action) for action in actions):  # the first that is not in quarantine
         draft.notify(NoticeKind.OVER_BUDGET, None, numbers)
     return True
+
+
+def _widest(seen: ModelSnapshot) -> tuple[int, ModelName]:
+    """Break ties among those who are to go: the widest first, it gives back most."""
+    return (-seen.model.width, seen.name)
 
 
 def _repair(draft: Draft) -> None:
@@ -96,10 +105,11 @@ def _repair(draft: Draft) -> None:
         memory = draft.memory(seen)
         if not seen.is_ready or not draft.may_touch(seen):
             continue
+        is_failing = seen.rates.failures_per_s > 0 and draft.has_held(memory.failing_since_s, limits.repair_after_s)
         if draft.has_held(memory.dead_since_s, limits.repair_after_s):
             reason = ActionReason.DEAD_INSTANCE
             numbers = (("instances", float(seen.loaded.instances)), ("alive", float(seen.live_instances or 0)))
-        elif draft.has_held(memory.failing_since_s, limits.repair_after_s):
+        elif is_failing:
             reason = ActionReason.FAILING
             numbers = (
                 ("failures_per_s", seen.rates.failures_per_s),
@@ -225,7 +235,7 @@ def _victims(draft: Draft, lacking_bytes: int, action: Action) -> list[ModelSnap
     ]
     chosen: list[ModelSnapshot] = []
     freed = 0
-    for _, seen in sorted(loose, key=lambda pair: (pair[0], -pair[1].model.width, pair[1].name)):
+    for _, seen in sorted(loose, key=lambda p: (p[0], *_widest(p[1]))):
         chosen.append(seen)
         freed += draft.learned_bytes(seen)
         if freed >= lacking_bytes or draft.learned_bytes(seen) == 0:

@@ -47,9 +47,13 @@ class Quarantine:
     def fail(self, key: ConfigKey, reason: str, *, now_s: float, first_s: float, max_s: float) -> Quarantine:
         """Return the quarantine after one more failure."""
         old = self.sentences.get(key)
+        if old is not None and now_s - old.until_s >= max_s:
+            old = None
         failures = 1 if old is None else old.failures + 1
         delay_s = min(max_s, first_s * 2.0 ** min(failures - 1, 30))
-        return replace(self, sentences={**self.sentences, key: Sentence(failures, now_s + delay_s, reason)})
+        # What was over so long ago that it would begin anew is forgotten.
+        kept = {k: s for k, s in self.sentences.items() if now_s - s.until_s < max_s}
+        return replace(self, sentences={**kept, key: Sentence(failures, now_s + delay_s, reason)})
 
     def pardon(self, model: ModelName) -> Quarantine:
         """Return the quarantine after any load of the model succeeded: what was wrong with it is over."""

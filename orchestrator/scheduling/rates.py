@@ -46,7 +46,8 @@ class Rates:
         executions_per_s: batches run.
         waiting_requests: that waited on average, or wait now, whichever is more.
         items_per_execution: mean batch; None when nothing ran.
-        service_s: mean duration of a batch; None when nothing ran.
+        service_s: mean duration of the batch that a request ran in; None when nothing ran. Triton adds it up over
+            requests, so where sizes differ large batches weigh more than their number.
     """
 
     window_s: float = 0.0
@@ -60,7 +61,7 @@ class Rates:
 
     @property
     def busy_instances(self) -> float:
-        """Instances that were running on average."""
+        """Instances that were running on average; too many where the sizes of batches differ, see ``service_s``."""
         return self.executions_per_s * (self.service_s or 0.0)
 
     @property
@@ -73,19 +74,30 @@ def measure_rates(before: Counters | None, after: Counters, window_s: float) -> 
     """Return the rates between two readings ``window_s`` apart; no rates without an earlier reading."""
     if before is None or window_s <= 0:
         return Rates(waiting_requests=float(after.pending_requests))
-    if after.requests < before.requests or after.executions < before.executions:
+    if any(now < then for now, then in zip(_totals(after), _totals(before), strict=True)):
         before = Counters()
     requests = after.requests - before.requests
     executions = after.executions - before.executions
     items = after.items - before.items
-    waited = max(0.0, after.queue_s - before.queue_s) / window_s
+    waited = (after.queue_s - before.queue_s) / window_s
     return Rates(
         window_s=window_s,
         requests_per_s=requests / window_s,
-        failures_per_s=max(0, after.failures - before.failures) / window_s,
+        failures_per_s=(after.failures - before.failures) / window_s,
         items_per_s=items / window_s,
         executions_per_s=executions / window_s,
         waiting_requests=max(waited, float(after.pending_requests)),
         items_per_execution=items / executions if executions else None,
-        service_s=max(0.0, after.service_s - before.service_s) / requests if requests and executions else None,
+        service_s=(after.service_s - before.service_s) / requests if requests and executions else None,
+    )
+
+
+def _totals(counters: Counters) -> tuple[float, ...]:
+    return (
+        counters.requests,
+        counters.failures,
+        counters.items,
+        counters.executions,
+        counters.queue_s,
+        counters.service_s,
     )

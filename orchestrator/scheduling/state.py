@@ -16,6 +16,7 @@ from orchestrator.scheduling.prices import Prices
 from orchestrator.scheduling.quarantine import Quarantine
 from orchestrator.snapshot import ModelName
 
+_BUILDS = (ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELOAD)
 _REPAIRS = (ActionReason.DEAD_INSTANCE, ActionReason.FAILING)
 
 
@@ -28,7 +29,6 @@ class ModelMemory:
         items_per_s: smoothed arrival rate.
         busy_instances: smoothed number of instances that run.
         waiting_requests: smoothed number that wait.
-        updated_s: when these were smoothed last.
         pressed_since_s: requests have waited on busy instances since then; None: they do not.
         slack_since_s: one instance fewer would have done since then.
         idle_since_s: no request has come since then.
@@ -46,7 +46,6 @@ class ModelMemory:
     items_per_s: float = 0.0
     busy_instances: float = 0.0
     waiting_requests: float = 0.0
-    updated_s: float | None = None
     pressed_since_s: float | None = None
     slack_since_s: float | None = None
     idle_since_s: float | None = None
@@ -96,9 +95,9 @@ class SchedulerState:
             quarantine = quarantine.fail(
                 key, outcome.error, now_s=ended_s, first_s=limits.quarantine_s, max_s=limits.quarantine_max_s
             )
-        elif action.kind is ActionKind.UNLOAD:
+        elif action.kind is ActionKind.UNLOAD and action.reason is not ActionReason.DEAD_INSTANCE:
             memory = replace(memory, unloaded_s=ended_s)
-        else:
+        elif action.kind in _BUILDS:
             quarantine = quarantine.pardon(action.model)
         if action.kind is ActionKind.RELOAD and action.reason in _REPAIRS:
             memory = replace(memory, repairs=memory.repairs + 1, repaired_s=ended_s)
@@ -107,7 +106,9 @@ class SchedulerState:
         return replace(
             self,
             models={**self.models, action.model: memory},
-            memory=self.memory.record(outcome, instances_before=instances_before),
+            memory=self.memory.record(
+                outcome, instances_before=instances_before, has_shared_runtime=limits.has_shared_runtime
+            ),
             prices=self.prices.record(outcome),
             quarantine=quarantine,
         )

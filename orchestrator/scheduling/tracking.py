@@ -1,7 +1,9 @@
 """Conditions and their timers, brought up to date with a snapshot before anything is decided.
 
 Load is smoothed over about a second, arrivals over ten, because instances follow load and batching must not chase
-it. A window that could not be measured changes no timer: missing data is neither load nor calm.
+it. Where a window could not be measured, no condition of load is known to have held without a break, so their timers
+begin anew: missing data is neither load nor calm. A window in which the model was changed is passed over, because
+Triton counts the warm-up of new instances as requests.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ LOAD_TIME_CONSTANT_S = 1.0
 ARRIVAL_TIME_CONSTANT_S = 10.0
 MIN_WAITING_REQUESTS = 0.5
 """Fewer waiting on average than this is no queue: half of the time nobody waits at all."""
+NO_ARRIVALS_PER_S = 1e-3
+"""Fewer is none: a mean that decays would never reach 0 by itself."""
 HEALTHY_S = 60.0
 """A repair that has held for so long is forgotten, and the next one need not wait longer."""
 
@@ -42,20 +46,23 @@ def _track_model(
             repairs=old.repairs,
             repaired_s=old.repaired_s,
         )
-    is_dead = (
-        seen.loaded.is_python_based
-        and seen.live_instances is not None
-        and seen.live_instances < seen.loaded.instances
-        and seen.name not in snapshot.busy_models
-    )
-    memory = replace(
-        old, moving_since_s=moving_since_s, dead_since_s=_since(old.dead_since_s, is_dead, now_s), updated_s=now_s
-    )
-    if seen.rates.window_s > 0:
+    is_busy = seen.name in snapshot.busy_models
+    memory = replace(old, moving_since_s=moving_since_s, dead_since_s=_dead_since_s(seen, old, is_busy, now_s))
+    if seen.rates.window_s <= 0:
+        memory = replace(memory, pressed_since_s=None, slack_since_s=None, idle_since_s=None, failing_since_s=None)
+    elif not is_busy and (old.changed_s is None or old.changed_s <= now_s - seen.rates.window_s):
         memory = _track_load(seen, memory, limits, now_s)
     if memory.repairs and memory.repaired_s is not None and _is_well(memory) and now_s - memory.repaired_s >= HEALTHY_S:
         memory = replace(memory, repairs=0)
     return memory
+
+
+def _dead_since_s(seen: ModelSnapshot, old: ModelMemory, is_busy: bool, now_s: float) -> float | None:
+    if not seen.loaded.is_python_based or is_busy:
+        return None
+    if seen.live_instances is None:  # not seen this time, which says nothing
+        return old.dead_since_s
+    return _since(old.dead_since_s, seen.live_instances < seen.loaded.instances, now_s)
 
 
 def _is_well(memory: ModelMemory) -> bool:
@@ -65,7 +72,8 @@ def _is_well(memory: ModelMemory) -> bool:
 def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: float) -> ModelMemory:
     rates, instances = seen.rates, max(1, seen.loaded.instances)
     is_first = old.items_per_s == 0 and old.busy_instances == 0
-    busy = _smooth(old.busy_instances, rates.busy_instances, rates.window_s, LOAD_TIME_CONSTANT_S)
+    busy_now = min(float(instances), rates.busy_instances)
+    busy = _smooth(old.busy_instances, busy_now, rates.window_s, LOAD_TIME_CONSTANT_S)
     waiting = _smooth(old.waiting_requests, rates.waiting_requests, rates.window_s, LOAD_TIME_CONSTANT_S)
     # The first arrivals are believed as they are; a long memory that starts at 0 would take half a minute to rise.
     arrivals = (
@@ -76,6 +84,7 @@ def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: fl
     is_pressed = busy / instances > limits.grow_busy_ratio and waiting >= MIN_WAITING_REQUESTS
     is_slack = instances > 1 and busy / (instances - 1) < limits.shrink_busy_ratio
     is_idle = rates.requests_per_s == 0 and rates.failures_per_s == 0 and rates.waiting_requests == 0
+    has_answered = rates.requests_per_s > 0 or rates.failures_per_s > 0
     is_failing = rates.failures_per_s > 0 and rates.requests_per_s == 0
     curve = old.curve
     if rates.service_s is not None and rates.items_per_execution is not None:
@@ -83,13 +92,14 @@ def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: fl
     return replace(
         old,
         curve=curve,
-        items_per_s=arrivals,
+        items_per_s=arrivals if arrivals >= NO_ARRIVALS_PER_S else 0.0,
         busy_instances=busy,
         waiting_requests=waiting,
         pressed_since_s=_since(old.pressed_since_s, is_pressed, now_s),
         slack_since_s=_since(old.slack_since_s, is_slack, now_s),
         idle_since_s=_since(old.idle_since_s, is_idle, now_s),
-        failing_since_s=_since(old.failing_since_s, is_failing, now_s),
+        # A window without an answer says nothing of whether it would have been an error.
+        failing_since_s=_since(old.failing_since_s, is_failing, now_s) if has_answered else old.failing_since_s,
     )
 
 

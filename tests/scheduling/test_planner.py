@@ -389,7 +389,7 @@ def test_one_action_a_model_and_none_for_what_is_busy() -> None:
 
 
 def test_a_leak_beyond_the_limit_advises_a_restart() -> None:
-    state = SchedulerState(memory=MemoryLedger(residue_bytes=600 * MIB, server_id="1"))
+    state = SchedulerState(memory=MemoryLedger(balance_bytes=600 * MIB, server_id="1"))
     made = run(host(model(25)), state=state)
     assert [(n.kind, n.model, dict(n.numbers)["residue_bytes"]) for n in made.notices] == [
         (NoticeKind.RESTART_ADVISED, None, 600 * MIB)
