@@ -16,9 +16,12 @@ import click
 from orchestrator.errors import SlimError
 
 _COMMANDS = {
+    "controller": "orchestrator.cli.controller:controller",
+    "demand": "orchestrator.cli.status:demand",
     "demo": "orchestrator.cli.demo:demo",
     "infer": "orchestrator.cli.infer:infer",
     "local": "orchestrator.cli.local:local",
+    "status": "orchestrator.cli.status:status",
 }
 _ENTRY_POINTS = "slimsched.commands"
 

@@ -43,7 +43,7 @@ class StepReport:
         now_s: the same on the controller's clock, which all timers in ``state`` and ``snapshot`` are on.
         steps: so far, this one included.
         snapshot: the host; None when Triton could not be observed.
-        trouble: why not; None otherwise.
+        trouble: what of Triton could not be read, in one line; beside a snapshot it is the metrics alone.
         reading: telemetry; None when it could not be read at all.
         plan: made of the snapshot; None without one.
         state: after the step.

@@ -57,6 +57,7 @@ class CpuTelemetry:
             energy_j=powercap.energy_j,
             server_id=triton.server_id,
             live_instances=triton.live_instances,
+            cpus=triton.cpus,
         )
 
     async def close(self) -> None:
@@ -92,6 +93,7 @@ class GpuTelemetry:
             energy_j=device.energy_j,
             server_id=triton.server_id,
             live_instances=triton.live_instances,
+            cpus=triton.cpus,
         )
 
     async def close(self) -> None:

@@ -29,6 +29,7 @@ class ProcessReading:
         utilisation_ratio: of the CPUs that Triton may run on, by it and its stubs, since the read before; 0..1.
         server_id: ``pid:create_time`` of Triton; None when it can't be seen.
         live_instances: see ``TreeUsage``; None also when Triton can't be seen.
+        cpus: that Triton may run on; None when it can't be seen.
     """
 
     memory_used_bytes: Reading
@@ -36,6 +37,7 @@ class ProcessReading:
     utilisation_ratio: Reading
     server_id: str | None = None
     live_instances: Mapping[str, int] | None = None
+    cpus: int | None = None
 
     @classmethod
     def absent(cls, reason: str, *, memory_total_bytes: Reading | None = None) -> ProcessReading:
@@ -86,6 +88,7 @@ class TritonProcesses:
             utilisation_ratio=self._utilisation(usage),
             server_id=tree.server_id,
             live_instances=usage.live_instances,
+            cpus=usage.cpus,
         )
 
     def _utilisation(self, usage: TreeUsage) -> Reading:

@@ -42,6 +42,7 @@ class HostReading:
         energy_j: drawn since some fixed moment; only differences mean something.
         server_id: changes when Triton is started anew; None when its process can't be seen.
         live_instances: stub processes alive, by model name; None when the process can't be seen.
+        cpus: that Triton may run on; None when the process can't be seen.
     """
 
     memory_used_bytes: Reading
@@ -51,3 +52,4 @@ class HostReading:
     energy_j: Reading
     server_id: str | None = None
     live_instances: Mapping[str, int] | None = None
+    cpus: int | None = None

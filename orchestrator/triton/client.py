@@ -48,6 +48,11 @@ _CHANNEL_ARGUMENTS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
+# What Triton says, with status UNAVAILABLE, when it will never do what was asked: no key for a restricted protocol
+# (a wrong one reads the same), and loading where --model-control-mode is none or poll.
+RESTRICTED = "This protocol is restricted, expecting header"
+NOT_EXPLICIT = "explicit model load / unload is not allowed"
+
 # What Triton says when it refused a request before running it; safe to send elsewhere.
 _NOT_EXECUTED = (
     "Server exiting",
@@ -99,11 +104,13 @@ class TritonClient:
     Args:
         address: ``host:port`` of the gRPC endpoint.
         timeout_s: of every call but ``infer`` and ``load_model``.
+        headers: sent with every call, see orchestrator.triton.protocol_key.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, address: str, *, timeout_s: float = 5.0, headers: Mapping[str, str] | None = None) -> None:
         self.address = address
         self._timeout_s = timeout_s
+        self._headers = dict(headers or {})
         self._calls: set[asyncio.Future[Any]] = set()
         self._client = aio.InferenceServerClient(address, channel_args=_CHANNEL_ARGUMENTS)
 
@@ -126,7 +133,7 @@ class TritonClient:
     async def is_ready(self) -> bool:
         """Return whether the server answers and says it is ready; never raises for an absent server."""
         try:
-            return bool(await self._client.is_server_ready(client_timeout=self._timeout_s))
+            return bool(await self._client.is_server_ready(headers=self._headers, client_timeout=self._timeout_s))
         except InferenceServerException:
             return False
 
@@ -136,7 +143,9 @@ class TritonClient:
         Raises:
             SlimError: as mapped from the gRPC status.
         """
-        answer = await self._call(self._client.get_model_repository_index(client_timeout=self._timeout_s))
+        answer = await self._call(
+            self._client.get_model_repository_index(headers=self._headers, client_timeout=self._timeout_s)
+        )
         entries = (IndexEntry(m.name, m.version, m.state, m.reason) for m in answer.models)
         return tuple(sorted(entries, key=lambda e: (e.name, e.version)))
 
@@ -147,7 +156,9 @@ class TritonClient:
             ModelNotFoundError: when the model is not loaded.
             SlimError: as mapped from the gRPC status.
         """
-        answer = await self._call(self._client.get_model_config(name, client_timeout=self._timeout_s))
+        answer = await self._call(
+            self._client.get_model_config(name, headers=self._headers, client_timeout=self._timeout_s)
+        )
         config: ModelConfig = answer.config
         return config
 
@@ -157,7 +168,9 @@ class TritonClient:
         Raises:
             SlimError: as mapped from the gRPC status.
         """
-        answer = await self._call(self._client.get_inference_statistics(name, client_timeout=self._timeout_s))
+        answer = await self._call(
+            self._client.get_inference_statistics(name, headers=self._headers, client_timeout=self._timeout_s)
+        )
         models = answer.model_stats
         return ModelStatistics(
             inference_count=sum(m.inference_count for m in models),
@@ -177,7 +190,7 @@ class TritonClient:
             SlimError: with Triton's reason.
         """
         override = None if config is None else json.dumps(config, sort_keys=True)
-        await self._call(self._client.load_model(name, config=override))
+        await self._call(self._client.load_model(name, headers=self._headers, config=override))
 
     async def unload_model(self, name: str) -> None:
         """Stop serving a model; its memory is freed some time after this returns.
@@ -185,7 +198,7 @@ class TritonClient:
         Raises:
             SlimError: as mapped from the gRPC status.
         """
-        await self._call(self._client.unload_model(name, client_timeout=self._timeout_s))
+        await self._call(self._client.unload_model(name, headers=self._headers, client_timeout=self._timeout_s))
 
     async def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Run a batch and return the named outputs.
@@ -204,7 +217,8 @@ class TritonClient:
             tensor.set_data_from_numpy(np.ascontiguousarray(array))
             tensors.append(tensor)
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
-        call = asyncio.ensure_future(self._call(self._client.infer(model, tensors, outputs=wanted)))
+        sent = self._client.infer(model, tensors, outputs=wanted, headers=self._headers)
+        call = asyncio.ensure_future(self._call(sent))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         call.add_done_callback(_retrieve)
@@ -222,13 +236,15 @@ def translate_error(error: InferenceServerException, address: str) -> SlimError:
     """Return our error for one of tritonclient's, its message in one line and naming the server."""
     detail = " ".join((error.message() or "no reason given").split())
     message = f"Triton at {address}: {detail}"
-    # Triton says UNAVAILABLE for these three as well, though it is there and has not run the request.
+    # Triton says UNAVAILABLE for these as well, though it is there and has not run the request.
     if "Exceeds maximum queue size" in detail:
         return CapacityError(message)
     if "Request timeout expired" in detail:
         return DeadlineError(message, executed=False)
     if "Request for unknown model" in detail:
         return ModelNotFoundError(message)
+    if RESTRICTED in detail or NOT_EXPLICIT in detail:
+        return PermanentError(message)
     match error.status():
         case "StatusCode.UNAVAILABLE":
             return ServerUnavailableError(message, executed=not any(mark in detail for mark in _NOT_EXECUTED))

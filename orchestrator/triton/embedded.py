@@ -61,6 +61,7 @@ class EmbeddedOptions:
         log_path: File the server's output is appended to; None keeps it in the private directory.
         start_timeout_s: Time from start to ready, model loading included.
         exit_timeout_s: How long a stopping server waits for requests in flight.
+        extra_flags: Arguments of tritonserver added after ours, such as a restricted protocol.
     """
 
     models: tuple[str, ...] | None = None
@@ -73,6 +74,7 @@ class EmbeddedOptions:
     log_path: Path | None = None
     start_timeout_s: float = 60.0
     exit_timeout_s: int = 5
+    extra_flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,15 @@ def choose_ports(options: EmbeddedOptions) -> Ports:
     Raises:
         EmbeddedServerError: A given port is in use; the message names it.
     """
-    wanted = (options.grpc_port, options.http_port, options.metrics_port)
+    return Ports(*_bind_all((options.grpc_port, options.http_port, options.metrics_port)))
+
+
+def choose_free_ports(count: int) -> tuple[int, ...]:
+    """Return so many ports of the loopback interface that nobody listens on now."""
+    return _bind_all((None,) * count)
+
+
+def _bind_all(wanted: tuple[int | None, ...]) -> tuple[int, ...]:
     with contextlib.ExitStack() as stack:  # all are held until all are chosen, so that they differ
         chosen = []
         for port in wanted:
@@ -104,7 +114,7 @@ def choose_ports(options: EmbeddedOptions) -> Ports:
                     f"can't start tritonserver on port {port}: {reason}; stop what uses it or give another port"
                 ) from exc
             chosen.append(int(probe.getsockname()[1]))
-    return Ports(*chosen)
+    return tuple(chosen)
 
 
 def check_repository(repository: Path, models: tuple[str, ...] | None) -> None:
@@ -181,6 +191,11 @@ class EmbeddedServer:
         """Wait until the server is gone for whatever reason, and return how it ended and why."""
         await self._running_process.wait_exited()
         return self._describe_exit()
+
+    @property
+    def repository(self) -> Path:
+        """Absolute path of the model repository."""
+        return self._repository
 
     @property
     def grpc_address(self) -> str:
@@ -290,6 +305,7 @@ class EmbeddedServer:
             http_port=ports.http,
             metrics_port=ports.metrics,
             exit_timeout_s=options.exit_timeout_s,
+            extra=options.extra_flags,
         )
         return Task(
             command=(str(wheel.server), *render_flags(flags)),

@@ -32,6 +32,7 @@ class ServerFlags:
         exit_timeout_s: How long a stopping server waits for requests in flight.
         metrics_interval_s: Refresh period of the CPU and GPU gauges; per-request counters are always live.
         gpu_load_limits: Pairs of GPU id and used-memory ratio (0-1) above which a load is refused.
+        extra: Arguments appended as they are; of a flag that is given twice Triton takes the later one.
     """
 
     repository: str
@@ -45,6 +46,7 @@ class ServerFlags:
     exit_timeout_s: int = 10
     metrics_interval_s: float = 1.0
     gpu_load_limits: tuple[tuple[int, float], ...] = ()
+    extra: tuple[str, ...] = ()
 
 
 def render_flags(flags: ServerFlags) -> tuple[str, ...]:
@@ -70,4 +72,5 @@ def render_flags(flags: ServerFlags) -> tuple[str, ...]:
         f"--metrics-interval-ms={flags.metrics_interval_s * 1000:g}",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
+        *flags.extra,
     )

@@ -61,6 +61,8 @@ class LocalServer:
         grpc: Host and port of its gRPC endpoint.
         http: Host and port of its HTTP endpoint.
         metrics: URL of its Prometheus endpoint.
+        controller: Host and port that a controller of it is to answer at; free when the fleet came up, held by nobody.
+        repository: Absolute path of the model repository it serves.
         process: tritonserver itself.
         slowdown: Emulated slow-down; 1 when it is as fast as this machine.
         cpus: CPUs it is bound to; None when it is not.
@@ -71,6 +73,8 @@ class LocalServer:
     grpc: str
     http: str
     metrics: str
+    controller: str
+    repository: str
     process: ProcessIdentity
     slowdown: float
     cpus: tuple[int, ...] | None

@@ -23,7 +23,8 @@ from typing import NoReturn
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
 from orchestrator.errors import EmbeddedServerError, SlimError
 from orchestrator.triton import local_state
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer, choose_free_ports
+from orchestrator.triton.flags import LOOPBACK
 from orchestrator.triton.local_state import LocalServer, read_identity
 
 ALREADY_RUNNING = 3
@@ -78,6 +79,8 @@ def render_settings(servers: tuple[LocalServer, ...]) -> str:
                         metrics=server.metrics,
                         device="cpu",
                         emulated_slowdown=server.slowdown if server.slowdown > 1.0 else None,
+                        repository=Path(server.repository),
+                        controller=server.controller,
                     )
                     for server in servers
                 )
@@ -110,7 +113,8 @@ async def supervise(request: FleetRequest, directory: Path) -> None:
                     starting.create_task(_start(name, server))
         except* SlimError as group:
             raise _first_leaf(group) from None
-        described = tuple(map(_describe, names, servers, options))
+        controllers = (f"{LOOPBACK}:{port}" for port in choose_free_ports(len(servers)))
+        described = tuple(map(_describe, names, servers, options, controllers))
         local_state.write_file(directory / local_state.FLEET_FILE, render_settings(described))
         local_state.write_servers(directory, described)
         async with asyncio.TaskGroup() as watching:
@@ -137,7 +141,7 @@ def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-def _describe(name: str, server: EmbeddedServer, options: EmbeddedOptions) -> LocalServer:
+def _describe(name: str, server: EmbeddedServer, options: EmbeddedOptions, controller: str) -> LocalServer:
     identity = read_identity(server.pid)
     if identity is None:
         raise EmbeddedServerError(f"{name}: tritonserver died as soon as it was ready; see {server.log_path}")
@@ -146,6 +150,8 @@ def _describe(name: str, server: EmbeddedServer, options: EmbeddedOptions) -> Lo
         grpc=server.grpc_address,
         http=server.http_address,
         metrics=server.metrics_url,
+        controller=controller,
+        repository=str(server.repository),
         process=identity,
         slowdown=options.slowdown,
         cpus=None if options.cpus is None else tuple(sorted(options.cpus)),

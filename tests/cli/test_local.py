@@ -123,6 +123,9 @@ def test_up_status_down(repository: Path, state: Path) -> None:
         ("local-0", None),
         ("local-1", 3.0),
     ]
+    assert {server.repository for server in fleet.servers} == {repository}
+    addresses = {address for s in fleet.servers for address in (s.grpc, s.metrics, s.controller)}
+    assert len(addresses) == 6
     for server in fleet.servers:
         with grpcclient.InferenceServerClient(server.grpc) as client:
             assert infer(client, "plus", x=np.zeros((1, 4), np.float32)).as_numpy("y")[0, 0] == 1

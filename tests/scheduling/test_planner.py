@@ -280,6 +280,18 @@ def test_missing_rates_are_neither_load_nor_calm() -> None:
     assert made.actions == ()
 
 
+@pytest.mark.parametrize("instances", [1, 3])
+def test_conditions_do_not_go_on_holding_through_an_outage_of_the_counters(instances: int) -> None:
+    limits = dataclasses.replace(LIMITS, wanted=())
+    calm, blind = host(model(25), model(50, instances)), host(model(25), model(50, instances, Rates()))
+    state = SchedulerState()
+    for now_s in range(300):
+        made, state = plan(calm if now_s < 29 else blind, state, limits, now_s=float(now_s))
+        assert made.actions == ()
+    made, _ = plan(calm, state, limits, now_s=300.0)
+    assert made.actions == ()
+
+
 # --- over the budget ---
 
 

@@ -24,8 +24,6 @@ from orchestrator.snapshot import Family, ModelName, Width
 
 NAME = ModelName("m")
 LIMITS = Limits(memory_budget_bytes=1 << 30, minimum=(), grow_busy_ratio=0.6, shrink_busy_ratio=0.4)
-    memory_budget_bytes=1 << 30, minimum=(), grow_busy_ratio=0.7, shrink_busy_ratio=0.4, grow_busy_ratio=0.6
-)
 UNMEASURED = Rates(waiting_requests=9.0)
 QUIET = Rates(window_s=1.0)
 
@@ -209,7 +207,7 @@ def test_pressed_needs_both_busy_instances_and_a_queue() -> None:
         return after(seen(rates, instances=instances)).pressed_since_s is not None
 
     assert is_pressed(0.75, 0.6, 1)
-    assert not is_pressed(0.65, 9.0, 1)
+    assert not is_pressed(0.55, 9.0, 1)
     assert not is_pressed(0.75, 0.4, 1)
     assert not is_pressed(0.75, 0.6, 2)
     assert is_pressed(1.5, 0.6, 2)

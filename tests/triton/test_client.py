@@ -29,6 +29,8 @@ from orchestrator.triton.client import TritonClient, translate_error
         ("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size", CapacityError, False),
         ("UNAVAILABLE", "Request timeout expired", DeadlineError, False),
         ("UNAVAILABLE", "Request for unknown model: 'm' is not ready", ModelNotFoundError, None),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", PermanentError, None),
+        ("UNAVAILABLE", "explicit model load / unload is not allowed if polling is enabled", PermanentError, None),
         ("NOT_FOUND", "Request for unknown model: 'm' is not found", ModelNotFoundError, None),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineError, True),
         ("RESOURCE_EXHAUSTED", "too large", CapacityError, False),

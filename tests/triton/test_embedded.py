@@ -8,6 +8,7 @@ from orchestrator.triton.embedded import (
     EmbeddedOptions,
     EmbeddedServer,
     check_repository,
+    choose_free_ports,
     choose_ports,
     describe_exit_code,
 )
@@ -20,6 +21,14 @@ def test_chosen_ports_differ_and_given_ones_are_kept() -> None:
     ports = choose_ports(EmbeddedOptions(http_port=free))
     assert ports.http == free
     assert len({ports.grpc, ports.http, ports.metrics}) == 3
+
+
+def test_free_ports_differ_and_can_be_bound() -> None:
+    ports = choose_free_ports(3)
+    assert len(set(ports)) == 3
+    for port in ports:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
 
 
 def test_a_busy_given_port_is_named() -> None:

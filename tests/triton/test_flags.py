@@ -47,3 +47,7 @@ def test_optional_flags_appear_only_when_given() -> None:
         "--model-load-gpu-limit=1:0.5",
     ]
     assert "--metrics-interval-ms=250" in rendered
+
+
+def test_extra_arguments_come_last() -> None:
+    assert render_flags(replace(FLAGS, extra=("--log-verbose=1",)))[-1] == "--log-verbose=1"

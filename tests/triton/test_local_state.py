@@ -21,6 +21,8 @@ def build_server(name: str = "local-0", slowdown: float = 1.0, port: int = 1) ->
         grpc=f"127.0.0.1:{port}",
         http=f"127.0.0.1:{port + 1}",
         metrics=f"http://127.0.0.1:{port + 2}/metrics",
+        controller=f"127.0.0.1:{port + 3}",
+        repository="/models",
         process=DEAD,
         slowdown=slowdown,
         cpus=(0, 1) if slowdown > 1 else None,
@@ -80,6 +82,12 @@ def test_the_fleet_file_labels_what_is_emulated() -> None:
         "http://127.0.0.1:3/metrics",
         "http://127.0.0.1:13/metrics",
     ]
+
+
+def test_the_fleet_file_tells_a_controller_where_it_belongs() -> None:
+    fleet = parse_fleet(render_settings((build_server(), build_server("local-1", 3.0, 11))))
+    assert [server.controller for server in fleet.servers] == ["127.0.0.1:4", "127.0.0.1:14"]
+    assert {server.repository for server in fleet.servers} == {Path("/models")}
 
 
 def test_a_request_survives_the_pipe() -> None:

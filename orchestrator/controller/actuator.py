@@ -1,0 +1,286 @@
+"""Performs the actions of a plan one after another, so that what memory does in between belongs to one of them.
+
+Before and after each action the memory is read; after it until two readings agree, because Triton gives memory back
+behind its answer. An action that takes longer than a step waits goes on as a task of its own: Triton does not stop a
+load whose caller is gone, so cancelling would only lose sight of it. Until it has ended
+
+- its model is busy, and no other action of it is begun;
+- nothing is begun that needs memory, because the reading can't be trusted and its rise would belong to nobody;
+- what gives memory back may run, and teaches nothing of sizes.
+
+An action stays in the books until its outcome has been handed over, so a cancelled step loses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.controller.observer import OBSERVE_TIMEOUT_S, one_line, read_host, used_bytes
+from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.errors import SlimError, TransientError
+from orchestrator.scheduling import Action, ActionKind, Limits, LoadedModel, ModelStatus, Outcome, still_fits
+from orchestrator.snapshot import ModelName
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 1.0
+"""Longest wait for memory to settle; the old version of a reload is freed well within it."""
+SETTLE_INTERVAL_S = 0.1
+"""Between two readings; on CPU one sums up the pages of every stub."""
+SETTLED_BYTES = 1 << 20
+SETTLED_RATIO = 0.01
+"""Two readings agree when they differ by less than SETTLED_BYTES, or by this part of the change since before."""
+CANCEL_S = 1.0
+"""How long a cancelled call may take to end."""
+
+_NEEDS_MEMORY = frozenset({ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELOAD})
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An action that ended.
+
+    Attributes:
+        outcome: of it.
+        instances_before: that the model ran with when it began.
+        is_executed: False when Triton certainly never saw it, so that it says nothing of the config.
+        is_late: whether it took longer than its step waited.
+    """
+
+    outcome: Outcome
+    instances_before: int
+    is_executed: bool = True
+    is_late: bool = False
+
+
+class Witness(Protocol):
+    """Is told what comes of actions, each time at once."""
+
+    def ended(self, ended: Ended) -> None:
+        """Take note of an action that ended."""
+        ...
+
+    def left(self, action: Action, *, took_s: float) -> None:
+        """Take note of an action that goes on by itself."""
+        ...
+
+    def withheld(self, action: Action, why: str) -> None:
+        """Take note of an action that was planned and not begun."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    ended_s: float
+    error: str | None = None
+    is_executed: bool = True
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    action: Action
+    instances_before: int
+    began_s: float
+    task: asyncio.Task[_Ending]
+    is_late: bool = False
+
+
+class Actuator:
+    """Owns every action from its beginning until its outcome was handed over."""
+
+    def __init__(
+        self,
+        control: ModelControl,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._control = control
+        self._telemetry = telemetry
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._sleep = sleep
+        self._under_way: dict[ModelName, _UnderWay] = {}
+        self._nonces = 0
+        self._settled_from_s = clock()
+        self._is_closing = False
+
+    @property
+    def busy_models(self) -> frozenset[ModelName]:
+        """Models whose action has not ended, or whose outcome was not collected."""
+        return frozenset(self._under_way)
+
+    def collect(self) -> tuple[Ended, ...]:
+        """Return the outcomes of actions that ended since they were left to themselves, in the order of their ends."""
+        done = [entry for entry in self._under_way.values() if entry.task.done()]
+        ended = [self._hand_over(entry, None, None) for entry in done]
+        return tuple(sorted(ended, key=lambda e: (e.outcome.ended_s, e.outcome.action.model)))
+
+    async def act(
+        self,
+        actions: tuple[Action, ...],
+        loaded: Mapping[ModelName, LoadedModel],
+        *,
+        limits: Limits,
+        timeout_s: float,
+        witness: Witness,
+    ) -> None:
+        """Perform actions in order; the first that fails or no longer fits ends it, the rest was planned on it.
+
+        Args:
+            actions: of the plan.
+            loaded: models as they were when it was made.
+            limits: it was made within.
+            timeout_s: for which each action is waited for.
+            witness: is told of each.
+        """
+        settled_bytes: int | None = None
+        for action in actions:
+            others = self.busy_models
+            if action.model in others or (others and action.kind in _NEEDS_MEMORY):
+                witness.withheld(action, f"waits for {', '.join(sorted(others))}")
+                continue
+            # A reading taken while others are under way belongs to nobody.
+            before = None if others else settled_bytes or await self._read_before()
+            if not still_fits(action, before, limits):
+                witness.withheld(action, f"no longer fits: used_bytes={before} needed_bytes={action.needed_bytes}")
+                return
+            if self._is_closing:
+                return
+            entry = self._begin(action, loaded.get(action.model))
+            await asyncio.wait({entry.task}, timeout=timeout_s)
+            if not entry.task.done():
+                entry.is_late = True
+                witness.left(action, took_s=self._clock() - entry.began_s)
+                continue
+            is_done = not entry.task.cancelled() and entry.task.result().error is None
+            settled_bytes = await self._settle(action.kind, before) if is_done and before is not None else None
+            ended = self._hand_over(entry, before, settled_bytes)
+            witness.ended(ended)
+            if ended.outcome.error is not None:
+                return
+
+    def begin_no_more(self) -> None:
+        """Begin no further action; those under way go on."""
+        self._is_closing = True
+
+    async def close(self, *, wait_s: float) -> None:
+        """Wait for what is under way, and after ``wait_s`` no longer; Triton finishes it all the same."""
+        self._is_closing = True
+        tasks = {entry.task for entry in self._under_way.values()}
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks, timeout=max(0.0, wait_s))
+        finally:
+            pending = {task for task in tasks if not task.done()}
+            for task in pending:
+                task.cancel()
+            if pending:
+                await asyncio.wait(pending, timeout=CANCEL_S)
+
+    def _begin(self, action: Action, loaded: LoadedModel | None) -> _UnderWay:
+        loaded = loaded or LoadedModel(action.model, ModelStatus.ABSENT)
+        nonce = self._fresh_nonce(loaded.nonce) if action.is_forced else loaded.nonce
+        task = asyncio.create_task(self._execute(action, nonce), name=f"{action.kind} {action.model}")
+        entry = _UnderWay(action, loaded.instances, self._clock(), task)
+        self._under_way[action.model] = entry
+        return entry
+
+    def _fresh_nonce(self, current: str) -> str:
+        """Return a marker that no config has had: neither this controller's nor one's before it was restarted."""
+        while True:
+            self._nonces += 1
+            nonce = f"{int(self._wall_clock() * 1000):x}-{self._nonces}"
+            if nonce != current:
+                return nonce
+
+    async def _execute(self, action: Action, nonce: str) -> _Ending:
+        try:
+            if action.kind is ActionKind.UNLOAD:
+                await self._control.unload(action.model)
+            else:
+                await self._control.apply(
+                    action.model, instances=action.instances, batching=action.batching, nonce=nonce
+                )
+            return _Ending(self._clock(), await self._verify(action))
+        except (SlimError, TimeoutError) as exc:
+            is_executed = not isinstance(exc, TransientError) or exc.executed
+            return _Ending(self._clock(), one_line(exc), is_executed)
+        except Exception as exc:
+            log.exception("%s of %s failed unexpectedly", action.kind, action.model)
+            return _Ending(self._clock(), f"{type(exc).__name__}: {one_line(exc)}")
+
+    async def _verify(self, action: Action) -> str | None:
+        """Return in what Triton contradicts an action that it called done, None when it agrees.
+
+        The batching is left to the next observation: Triton may fill in a preferred size of its own.
+        """
+        async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+            loaded = await self._control.loaded_models()
+        found = next((model for model in loaded if model.name == action.model), None)
+        status = found.status if found else ModelStatus.ABSENT
+        if action.kind is ActionKind.UNLOAD:
+            return f"Triton called it unloaded, yet it is {status}" if status is ModelStatus.READY else None
+        if found is None or status is not ModelStatus.READY:
+            return f"Triton called it loaded, yet it is {status}" + (
+                f": {found.reason}" if found and found.reason else ""
+            )
+        if found.instances != action.instances:
+            return f"Triton runs {found.instances} instances of it where {action.instances} were asked for"
+        return None
+
+    def _hand_over(self, entry: _UnderWay, before: int | None, after: int | None) -> Ended:
+        """Take an ended action out of the books and return what came of it."""
+        task, action = entry.task, entry.action
+        ending = _Ending(self._clock(), "given up") if task.cancelled() else task.result()
+        del self._under_way[action.model]
+        if after is None:  # nobody has waited for its memory to settle
+            self._settled_from_s = max(self._settled_from_s, ending.ended_s + SETTLE_S)
+        outcome = Outcome(action, entry.began_s, ending.ended_s, ending.error, before, after)
+        return Ended(outcome, entry.instances_before, ending.is_executed, entry.is_late)
+
+    async def _read_before(self) -> int | None:
+        """Return the memory in use; at once, unless an action ended just now whose memory nobody has seen settle."""
+        wait_s = self._settled_from_s - self._clock()
+        if wait_s > 0:
+            await self._sleep(wait_s)
+        return await self._read()
+
+    async def _settle(self, kind: ActionKind, before: int) -> int | None:
+        """Return the memory in use once it stands still, after SETTLE_S as it is then.
+
+        What an unload gives back comes after Triton's answer, and so does the end of a reload's old version; two
+        readings that agree before anything has come mean nothing.
+        """
+        ends_s = self._clock() + SETTLE_S
+        last = await self._read()
+        while last is not None and self._clock() < ends_s:
+            await self._sleep(SETTLE_INTERVAL_S)
+            now = await self._read()
+            if now is None:
+                return None
+            if abs(now - last) < max(SETTLED_BYTES, SETTLED_RATIO * abs(now - before)) and _has_come(kind, now, before):
+                return now
+            last = now
+        return last
+
+    async def _read(self) -> int | None:
+        return used_bytes(await read_host(self._telemetry))
+
+
+def _has_come(kind: ActionKind, now: int, before: int) -> bool:
+    """Return whether memory has moved the way in which an action moves it."""
+    match kind:
+        case ActionKind.UNLOAD | ActionKind.SCALE_DOWN:
+            return now <= before - SETTLED_BYTES
+        case ActionKind.RELOAD:
+            return now <= before + SETTLED_BYTES
+        case _:
+            return True

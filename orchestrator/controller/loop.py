@@ -1,0 +1,285 @@
+"""The daemon's loop: observe, plan, act, report; one ``step()`` at a time.
+
+Truth is read from Triton with every step. What the controller itself remembers (timers, learned sizes, quarantine,
+demands) only makes it quicker or calmer, so it may be killed at any await and started again: it then comes to the
+same plan. A step that fails in a way nobody expected is logged and tried again after a growing pause; the daemon of
+a host must not end for a fault that the next step may not meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Protocol
+
+from orchestrator.config import ControllerSettings
+from orchestrator.controller.actuator import Actuator, Ended
+from orchestrator.controller.demands import Demands
+from orchestrator.controller.journal import Journal
+from orchestrator.controller.observer import Observation, Observer, one_line
+from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.controller.report import StepReport
+from orchestrator.errors import ModelNotFoundError
+from orchestrator.scheduling import Action, HostSnapshot, Limits, Plan, SchedulerState, plan
+from orchestrator.snapshot import ModelName, ServerName
+
+log = logging.getLogger(__name__)
+
+BACK_OFFS_S = (1.0, 2.0, 5.0, 10.0)
+"""Pauses after unexpected failures in a row; the last one is repeated."""
+STOP_WAIT_S = 10.0
+"""In all, for what is under way when asked to stop; well within the 30 s that Kubernetes gives."""
+CLOSE_WAIT_S = 2.0
+"""For the connections to close."""
+
+
+class Planner(Protocol):
+    """Decides; ``orchestrator.scheduling.plan`` is the real one."""
+
+    def __call__(
+        self, snapshot: HostSnapshot, state: SchedulerState, limits: Limits, /, *, now_s: float
+    ) -> tuple[Plan, SchedulerState]:
+        """Return what to do now, and the state to plan the next step with."""
+        ...
+
+
+class Controller:
+    """Keeps one Triton loaded with the right instances.
+
+    Args:
+        server: that it looks after.
+        control: of its Triton; closed at the end of ``run``.
+        telemetry: of its host.
+        limits: to keep to.
+        settings: for the timings of the loop itself.
+        clock: never goes back; all timers are on it.
+        wall_clock: seconds since 1970, for reports and nonces.
+        sleep: such as asyncio.sleep.
+        dry_run: observe, plan and report, and change nothing.
+        planner: decides.
+        on_step: is told of each step that was taken; not of one that failed unexpectedly.
+    """
+
+    def __init__(
+        self,
+        server: ServerName,
+        control: ModelControl,
+        telemetry: Telemetry,
+        limits: Limits,
+        *,
+        settings: ControllerSettings,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        dry_run: bool = False,
+        planner: Planner = plan,
+        on_step: Callable[[StepReport], None] | None = None,
+    ) -> None:
+        self._server = server
+        self._control = control
+        self._limits = limits
+        self._settings = settings
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._sleep = sleep
+        self._dry_run = dry_run
+        self._planner = planner
+        self._on_step = on_step
+        self._observer = Observer(control, telemetry, clock=clock)
+        self._actuator = Actuator(control, telemetry, clock=clock, wall_clock=wall_clock, sleep=sleep)
+        self._journal = Journal(server, wall_clock=wall_clock)
+        self._state = SchedulerState()
+        self._demands = Demands()
+        self._replacement: tuple[Limits, ControllerSettings] | None = None
+        self._steps = 0
+        self._failed_steps = 0
+        self._failures_in_a_row = 0
+        self._report: StepReport | None = None
+        self._is_closed = False
+
+    @property
+    def last_report(self) -> StepReport | None:
+        """Of the step under way or the last one; None before the first."""
+        return self._report
+
+    @property
+    def failed_steps(self) -> int:
+        """Steps that failed unexpectedly; each is logged with its traceback."""
+        return self._failed_steps
+
+    @property
+    def demands(self) -> Demands:
+        """Leases that have not ended."""
+        return self._demands.at(self._clock())
+
+    def demand(self, model: ModelName, hold_s: float) -> None:
+        """Keep a model loaded from the next step on, for ``hold_s`` seconds from now; a longer lease of it stands.
+
+        Raises:
+            ModelNotFoundError: when the repository, as last seen, has no such model.
+            ConfigError: when ``hold_s`` is no time that may be asked for.
+            CapacityError: when too many models are asked for.
+        """
+        snapshot = self._report.snapshot if self._report else None
+        if snapshot is not None and all(seen.name != model for seen in snapshot.models):
+            names = ", ".join(seen.name for seen in snapshot.models) or "none"
+            raise ModelNotFoundError(f"server {self._server} has no model {model!r}; its repository has {names}")
+        self._demands = self._demands.hold(model, hold_s, now_s=self._clock())
+
+    def replace_limits(self, limits: Limits, settings: ControllerSettings) -> None:
+        """Keep to other limits from the next step on; nothing that was learned is lost."""
+        self._replacement = (limits, settings)
+
+    async def step(self) -> StepReport:
+        """Observe, plan, act and return what came of it; only a failure that nobody expects is raised."""
+        if self._replacement is not None:
+            (self._limits, self._settings), self._replacement = self._replacement, None
+        self._steps += 1
+        began_s = self._clock()
+        for ended in self._actuator.collect():
+            self.ended(ended)
+        self._demands = self._demands.at(began_s)
+        seen = await self._observer.observe(busy_models=self._actuator.busy_models, demands=self._demands)
+        self._journal.note_trouble(seen.trouble)
+        planned, plan_s = self._plan(seen)
+        self._report = self._report_of(seen, planned, plan_s=plan_s, step_s=self._clock() - began_s)
+        if seen.snapshot is not None and planned is not None and not self._dry_run:
+            await self._actuator.act(
+                planned.actions,
+                {model.name: model.loaded for model in seen.snapshot.models},
+                limits=self._limits,
+                timeout_s=self._settings.action_timeout_s,
+                witness=self,
+            )
+            self._report = replace(self._report, state=self._state, recent=self._journal.recent)
+        if self._on_step is not None:
+            self._on_step(self._report)
+        return self._report
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Step every ``period_s`` until asked to stop, then let what is under way end, and close the connections.
+
+        A step that takes longer than a period skips those that it missed. Each instance runs once.
+        """
+        stopped = asyncio.create_task(self._see_stop(stop))
+        due_s = self._clock()
+        try:
+            while not stop.is_set():
+                back_off_s = await self._step_guarded(stopped)
+                due_s = self._next_due_s(due_s) if back_off_s is None else self._clock() + back_off_s
+                await self._pause(due_s - self._clock(), stopped)
+            await self.close(wait_s=STOP_WAIT_S - (self._clock() - await stopped))
+        finally:
+            stopped.cancel()
+            await self.close(wait_s=0.0)
+
+    async def close(self, *, wait_s: float = 0.0) -> None:
+        """Wait for what is under way, at most ``wait_s``, and close the connections; a second time does nothing."""
+        if self._is_closed:
+            return
+        try:
+            await self._actuator.close(wait_s=wait_s)
+        finally:
+            self._is_closed = True
+            await self._close_control()
+
+    def ended(self, ended: Ended) -> None:
+        """Take what an action taught into the state; see ``Witness``."""
+        self._journal.note_ended(ended)
+        if ended.is_executed:
+            self._state = self._state.record(
+                ended.outcome, instances_before=ended.instances_before, limits=self._limits
+            )
+
+    def left(self, action: Action, *, took_s: float) -> None:
+        """See ``Witness``."""
+        self._journal.note_left(action, took_s=took_s)
+
+    def withheld(self, action: Action, why: str) -> None:
+        """See ``Witness``."""
+        self._journal.note_withheld(action, why)
+
+    def _plan(self, seen: Observation) -> tuple[Plan | None, float]:
+        """Return the plan, None without a snapshot, and the time it took to make."""
+        if seen.snapshot is None:
+            return None, 0.0
+        began_s = self._clock()
+        made, self._state = self._planner(seen.snapshot, self._state, self._limits, now_s=seen.at_s)
+        plan_s = self._clock() - began_s
+        self._journal.note_plan(made, is_dry=self._dry_run)
+        return made, plan_s
+
+    def _report_of(self, seen: Observation, planned: Plan | None, *, plan_s: float, step_s: float) -> StepReport:
+        return StepReport(
+            server=self._server,
+            unix_s=self._wall_clock(),
+            now_s=seen.at_s,
+            steps=self._steps,
+            snapshot=seen.snapshot,
+            trouble=seen.trouble,
+            reading=seen.reading,
+            plan=planned,
+            state=self._state,
+            limits=self._limits,
+            plan_s=plan_s,
+            step_s=step_s,
+            recent=self._journal.recent,
+        )
+
+    async def _see_stop(self, stop: asyncio.Event) -> float:
+        """Return when the wish to stop was seen; waiting for what is under way is bounded from then on."""
+        await stop.wait()
+        return self._clock()
+
+    async def _step_guarded(self, stopped: asyncio.Task[float]) -> float | None:
+        """Do a step; return how long to back off when it failed, None when it did not."""
+        step = asyncio.create_task(self.step())
+        try:
+            await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not step.done():
+                self._actuator.begin_no_more()
+                await asyncio.wait({step}, timeout=STOP_WAIT_S)
+        finally:
+            if not step.done():  # its action is the actuator's, which sees to it that it ends
+                step.cancel()
+                await asyncio.wait({step}, timeout=CLOSE_WAIT_S)
+        exc = None if not step.done() or step.cancelled() else step.exception()
+        if exc is None:
+            self._failures_in_a_row = 0
+            return None
+        back_off_s = BACK_OFFS_S[min(self._failures_in_a_row, len(BACK_OFFS_S) - 1)]
+        self._failures_in_a_row += 1
+        self._failed_steps += 1
+        log.error("server %s: a step failed, the next follows in %g s", self._server, back_off_s, exc_info=exc)
+        self._tell_failure(exc)
+        return back_off_s
+
+    def _tell_failure(self, exc: BaseException) -> None:
+        """Let the status page say that the daemon no longer knows its host."""
+        trouble = f"a step failed unexpectedly: {type(exc).__name__}: {one_line(exc)}"
+        seen = Observation(self._clock(), None, trouble, None)
+        self._report = self._report_of(seen, None, plan_s=0.0, step_s=0.0)
+
+    def _next_due_s(self, due_s: float) -> float:
+        """Return when the next step is due: on the schedule, past those that were missed."""
+        period_s, now_s = self._settings.period_s, self._clock()
+        missed = max(0, int((now_s - due_s) / period_s))
+        return due_s + (missed + 1) * period_s
+
+    async def _pause(self, delay_s: float, stopped: asyncio.Task[float]) -> None:
+        """Sleep, but no longer than until asked to stop."""
+        nap = asyncio.ensure_future(self._sleep(max(0.0, delay_s)))
+        try:
+            await asyncio.wait({nap, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            nap.cancel()
+
+    async def _close_control(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await self._control.close()
+        except Exception as exc:
+            log.warning("server %s: closing the connections failed: %s", self._server, one_line(exc))

@@ -1,0 +1,135 @@
+"""What is checked before a controller acts: that Triton lets itself be controlled, and that the minimum set fits.
+
+A daemon may be started before its Triton. Then the checks wait for the first answer, and until they have passed no
+step observes anything, so nothing is planned on a Triton that would refuse it. After an outage the Triton may be
+another one, so its mode and its protocols are checked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from orchestrator.controller.demands import Demands
+from orchestrator.controller.observer import Observer
+from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.controller.resolve import check_budget
+from orchestrator.errors import ServerUnavailableError
+from orchestrator.scheduling import Batching, Counters, Limits, LoadedModel, RepositoryModel
+from orchestrator.snapshot import ModelName, ServerName
+
+Check = Callable[[], Awaitable[None]]
+
+
+class CheckedControl:
+    """A ``ModelControl`` that answers only once its checks have passed.
+
+    Args:
+        control: to use.
+        check: of the Triton's mode and protocols; repeated after each failure to answer.
+        first_check: passed once in a life, after ``check``.
+    """
+
+    def __init__(self, control: ModelControl, *, check: Check, first_check: Check) -> None:
+        self._control = control
+        self._check = check
+        self._first_check = first_check
+        self._is_checked = False
+        self._was_checked = False
+
+    async def check(self) -> None:
+        """Pass the checks that are due.
+
+        Raises:
+            ConfigError: when one fails; says what and the remedy.
+            ServerUnavailableError: when Triton does not answer.
+        """
+        if not self._is_checked:
+            await self._check()
+            self._is_checked = True
+        if not self._was_checked:
+            await self._first_check()
+            self._was_checked = True
+
+    def repository_models(self) -> tuple[RepositoryModel, ...]:
+        """See ModelControl."""
+        return self._control.repository_models()
+
+    async def loaded_models(self) -> tuple[LoadedModel, ...]:
+        """See ModelControl.
+
+        Raises:
+            ConfigError: when a check fails.
+        """
+        try:
+            await self.check()
+            return await self._control.loaded_models()
+        except BaseException:  # an observation that was given up tells as little of what answers next
+            self._is_checked = False
+            raise
+
+    async def counters(self) -> Mapping[ModelName, Counters]:
+        """See ModelControl."""
+        return await self._control.counters()
+
+    async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
+        """See ModelControl."""
+        await self._control.apply(model, instances=instances, batching=batching, nonce=nonce)
+
+    async def unload(self, model: ModelName) -> None:
+        """See ModelControl."""
+        await self._control.unload(model)
+
+    async def close(self) -> None:
+        """See ModelControl."""
+        await self._control.close()
+
+
+class BudgetCheck:
+    """Looks at the host and checks that the budget can hold the minimum set; to be awaited as a ``Check``.
+
+    A plan loads the minimum set even while memory can't be read, because a host that serves nothing is worse. A
+    Triton that has only just started is found a moment later, though, so for ``patience_s`` this calls for another
+    look instead.
+
+    Args:
+        server: whose budget it is.
+        control: of its Triton.
+        telemetry: of its host.
+        limits: returns those to keep to now.
+        clock: that never goes back.
+        patience_s: from the first look on.
+    """
+
+    def __init__(
+        self,
+        server: ServerName,
+        control: ModelControl,
+        telemetry: Telemetry,
+        *,
+        limits: Callable[[], Limits],
+        clock: Callable[[], float],
+        patience_s: float = 0.0,
+    ) -> None:
+        self._server = server
+        self._observer = Observer(control, telemetry, clock=clock)
+        self._limits = limits
+        self._clock = clock
+        self._patience_s = patience_s
+        self._began_s: float | None = None
+
+    async def __call__(self) -> None:
+        """Pass or raise.
+
+        Raises:
+            ConfigError: when the minimum set can't fit; names the budget, what is in use and what is needed.
+            ServerUnavailableError: when the host can't be observed, or its memory not yet.
+        """
+        seen = await self._observer.observe(busy_models=frozenset(), demands=Demands())
+        if seen.snapshot is None:
+            raise ServerUnavailableError(seen.trouble or "Triton can't be observed")
+        if self._began_s is None:
+            self._began_s = self._clock()
+        if seen.snapshot.memory_used_bytes is None and self._clock() - self._began_s < self._patience_s:
+            reason = seen.reading.memory_used_bytes.reason if seen.reading else "no telemetry"
+            raise ServerUnavailableError(f"the memory in use can't be read yet ({reason})")
+        check_budget(self._limits(), seen.snapshot, server=self._server)

@@ -1,0 +1,112 @@
+"""fleet.yaml read again for a controller that runs.
+
+Limits and timings take effect with the next step and nothing that was learned is lost. What the connections were
+opened with does not: an address that moved under a running controller would leave two of them on one Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
+from orchestrator.errors import ConfigError
+from orchestrator.scheduling import Limits
+
+Resolve = Callable[[ServerSettings, ControllerSettings], Limits]
+
+_FIXED_CONTROLLER_KEYS = ("controller.family",)
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """Settings that were accepted.
+
+    Attributes:
+        limits: to keep to from the next step on.
+        settings: for the timings of the loop.
+        changes: in words, one a key; empty when nothing that concerns the server changed.
+    """
+
+    limits: Limits
+    settings: ControllerSettings
+    changes: tuple[str, ...]
+
+
+class SettingsFile:
+    """The fleet file of a running controller.
+
+    Args:
+        path: of fleet.yaml.
+        server: that the controller looks after, as it was started.
+        settings: of controllers, as it was started.
+        resolve: settles the limits; raises ConfigError for settings that can't be kept to.
+    """
+
+    def __init__(self, path: Path, server: ServerSettings, settings: ControllerSettings, *, resolve: Resolve) -> None:
+        self._path = path
+        self._server = server
+        self._settings = settings
+        self._resolve = resolve
+
+    def reload(self) -> Reloaded:
+        """Return what the file says now; when it is refused the old settings stay.
+
+        Raises:
+            ConfigError: when the file can't be used, or asks for what only a restart can give.
+        """
+        fleet = load_fleet(self._path)
+        server = find_server(fleet, self._server.name)
+        changed = tuple(
+            (key, old, new)
+            for key, old, new in _differences(_keys(self._server, self._settings), _keys(server, fleet.controller))
+        )
+        for key, old, new in changed:
+            if _needs_restart(key, self._server.name):
+                raise ConfigError(f"{key} changed from {old} to {new}; that needs a restart of the controller")
+        limits = self._resolve(server, fleet.controller)
+        self._server, self._settings = server, fleet.controller
+        return Reloaded(limits, fleet.controller, tuple(f"{key} {old} → {new}" for key, old, new in changed))
+
+
+def find_server(fleet: FleetSettings, name: str) -> ServerSettings:
+    """Return the server of a name.
+
+    Raises:
+        ConfigError: when there is none; lists those there are.
+    """
+    for server in fleet.servers:
+        if server.name == name:
+            return server
+    raise ConfigError(f"no server {name!r} in the fleet; it has {', '.join(s.name for s in fleet.servers)}")
+
+
+def _needs_restart(key: str, server: str) -> bool:
+    limits = f"servers[{server}].limits."
+    if key.startswith(limits):
+        return key == f"{limits}gpu_index"
+    return key.startswith("servers[") or key in _FIXED_CONTROLLER_KEYS
+
+
+def _keys(server: ServerSettings, settings: ControllerSettings) -> dict[str, Any]:
+    """Return every setting of a server's controller by its key path."""
+    return {
+        **dict(_flatten(f"servers[{server.name}]", server.model_dump(mode="json"))),
+        **dict(_flatten("controller", settings.model_dump(mode="json"))),
+    }
+
+
+def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(f"{prefix}.{key}", value)
+        else:
+            yield f"{prefix}.{key}", value
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for key in old:
+        if old[key] != new[key]:
+            yield key, old[key], new[key]

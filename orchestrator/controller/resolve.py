@@ -1,0 +1,128 @@
+"""From what fleet.yaml says, and what it leaves to the host, to the limits of one host's plans.
+
+Everything that depends on the host (its memory, its CPUs) or on the repository (its widths) is settled here, once, so
+that a plan has nothing left to assume. What can't be settled is refused with the key that settles it.
+"""
+
+from __future__ import annotations
+
+from orchestrator.config import ControllerSettings, ServerSettings
+from orchestrator.errors import ConfigError
+from orchestrator.scheduling import HostSnapshot, Limits, RepositoryModel
+from orchestrator.snapshot import ModelName, ServerName
+
+MIB = 1 << 20
+BUDGET_RATIO = {"gpu": 0.9, "cpu": 0.5}
+"""Of the memory there is, without a budget in the settings; a host also runs other things than Triton."""
+UNMEASURED_INSTANCE_MIB = {"gpu": 1024.0, "cpu": 128.0}
+GPU_MAX_INSTANCES = 4
+UNKNOWN_CPUS = 2
+
+
+def resolve_limits(
+    server: ServerSettings,
+    settings: ControllerSettings,
+    models: tuple[RepositoryModel, ...],
+    *,
+    memory_total_bytes: float | None,
+    cpus: int | None,
+) -> Limits:
+    """Return the limits of a server's plans.
+
+    Args:
+        server: that is to be controlled.
+        settings: of controllers.
+        models: of its repository, in any order.
+        memory_total_bytes: of the device on GPU, of the host on CPU; None: unknown.
+        cpus: that Triton may use; None: unknown.
+
+    Raises:
+        ConfigError: when a width is not in the repository, or there is no telling how much memory may be used.
+    """
+    by_width = {int(model.width): model.name for model in sorted(models, key=lambda m: m.width)}
+    if not by_width:
+        raise ConfigError(f"the repository of server {server.name} holds no width; export a family to it")
+    minimum = _names("minimum_widths", settings.minimum_widths, by_width, default=tuple(by_width)[:1])
+    wanted = _names("wanted_widths", settings.wanted_widths, by_width, default=tuple(by_width))
+    unmeasured_mib = settings.unmeasured_instance_mib or UNMEASURED_INSTANCE_MIB[server.device]
+    default_instances = GPU_MAX_INSTANCES if server.device == "gpu" else cpus or UNKNOWN_CPUS
+    return Limits(
+        memory_budget_bytes=_budget_bytes(server, memory_total_bytes),
+        minimum=minimum,
+        # The minimum first: whoever reads the order of what is wanted finds there what must be.
+        wanted=tuple(dict.fromkeys((*minimum, *wanted))),
+        max_instances=server.limits.max_instances or default_instances,
+        utilisation_ceiling_ratio=server.limits.utilisation_ceiling,
+        memory_margin_ratio=settings.memory_margin,
+        unmeasured_instance_bytes=int(unmeasured_mib * MIB),
+        leak_limit_bytes=int(settings.leak_limit_mib * MIB),
+        grow_busy_ratio=settings.grow_busy_ratio,
+        grow_after_s=settings.grow_after_s,
+        shrink_busy_ratio=settings.shrink_busy_ratio,
+        idle_s=settings.idle_s,
+        unload_after_s=settings.unload_after_s,
+        cooldown_s=settings.cooldown_s,
+        deadline_budget_s=settings.deadline_budget_ms / 1e3,
+        # A horizon of 0 means that no gain is ever worth a reload, which is what ``batching: false`` asks for.
+        batching_horizon_s=settings.batching_horizon_s if settings.batching else 0.0,
+        batching_cooldown_s=settings.batching_cooldown_s,
+        repair_after_s=settings.repair_after_s,
+        quarantine_s=settings.quarantine_s,
+        quarantine_max_s=settings.quarantine_max_s,
+        stuck_after_s=settings.stuck_after_s,
+        has_shared_runtime=server.device == "gpu",
+    )
+
+
+def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName) -> None:
+    """Refuse a budget in which the minimum set can't fit.
+
+    What is loaded is in the memory in use; what is missing is estimated. Nothing is refused while memory is unknown,
+    or while other widths or further instances are loaded: those can be taken away, and what that gives back is known
+    only afterwards.
+
+    Raises:
+        ConfigError: names the budget, what is in use and what is needed.
+    """
+    used_bytes = snapshot.memory_used_bytes
+    ready = {seen.name: seen.loaded.instances for seen in snapshot.models if seen.is_ready}
+    can_shrink = any(name not in limits.minimum or instances > 1 for name, instances in ready.items())
+    if used_bytes is None or can_shrink:
+        return
+    missing = [name for name in limits.minimum if name not in ready]
+    needed_bytes = int(len(missing) * limits.unmeasured_instance_bytes * (1 + limits.memory_margin_ratio))
+    if used_bytes + needed_bytes <= limits.memory_budget_bytes:
+        return
+    loading = f"loading {', '.join(missing)} takes about {_mib(needed_bytes)} more" if missing else "all is loaded"
+    raise ConfigError(
+        f"servers[{server}].limits.memory_budget_mib: a budget of {_mib(limits.memory_budget_bytes)} can't hold the "
+        f"minimum set: {_mib(used_bytes)} are in use and {loading}; raise it to at least "
+        f"{-(-(used_bytes + needed_bytes) // MIB)}, or name fewer controller.minimum_widths"
+        + (", or lower controller.unmeasured_instance_mib if a width takes less" if missing else "")
+    )
+
+
+def _names(
+    key: str, widths: tuple[int, ...] | None, by_width: dict[int, ModelName], *, default: tuple[int, ...]
+) -> tuple[ModelName, ...]:
+    for width in widths or ():
+        if width not in by_width:
+            there = ", ".join(str(there) for there in by_width)
+            raise ConfigError(f"controller.{key}: the repository has no width {width}; it has {there}")
+    return tuple(by_width[width] for width in (default if widths is None else widths))
+
+
+def _budget_bytes(server: ServerSettings, memory_total_bytes: float | None) -> int:
+    if server.limits.memory_budget_mib is not None:
+        return int(server.limits.memory_budget_mib * MIB)
+    if memory_total_bytes is None:
+        where = f"device {server.limits.gpu_index}" if server.device == "gpu" else "the host"
+        raise ConfigError(
+            f"servers[{server.name}].limits.memory_budget_mib is not set and the memory of {where} can't be read; "
+            "set it to what Triton may use"
+        )
+    return int(memory_total_bytes * BUDGET_RATIO[server.device])
+
+
+def _mib(amount_bytes: float) -> str:
+    return f"{amount_bytes / MIB:,.0f} MiB"

@@ -1,0 +1,197 @@
+"""``ModelControl`` over a real Triton: what is loaded, and how that is changed.
+
+Truth is read from Triton, nothing is remembered of what was done. Loads are always the canonical full config of
+the files (see ``repository``), never a plain load, which after an override does nothing and says that it did.
+
+Facts of Triton 2.51 that shape it, proven in tests/triton/test_real_control.py: a load returns when the new version
+serves, and answers a failed reload with the reason while the old one goes on; a load whose caller has gone goes on in
+the server; an unload returns at once, and the index says UNLOADING until the last stub is gone, a second or so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.errors import ConfigError, DeadlineError, ModelNotFoundError, PermanentError, TransientError
+from orchestrator.scheduling.host import Batching, LoadedModel, ModelStatus, RepositoryModel
+from orchestrator.scheduling.rates import Counters
+from orchestrator.snapshot import ModelName
+from orchestrator.triton.client import NOT_EXPLICIT, RESTRICTED, IndexEntry, TritonClient
+from orchestrator.triton.counters import read_counters
+from orchestrator.triton.protocol_key import HEADER_PREFIX, render_headers
+from orchestrator.triton.repository import Repository, RepositoryEntry, build_override, normalise_batching
+from orchestrator.triton.running import describe_running, group_versions, judge_versions
+
+POLL_FAILURE = "failed to poll from model repository"
+INDEX_PERIOD_S = 0.05
+PROBE = "slimsched-preflight-no-such-model"  # unloading a name that Triton doesn't know does nothing
+
+
+class TritonControl:
+    """One Triton in explicit mode, and its repository; to be used from one event loop.
+
+    Args:
+        address: ``host:port`` of the gRPC endpoint.
+        metrics_url: of the Prometheus endpoint.
+        repository: that the Triton serves, as seen from here.
+        family: to look after; None: the only one in the repository.
+        protocol_key: of restricted protocols, see read_protocol_key; None: they are not restricted.
+        timeout_s: of every call but loads, which take as long as they take.
+        unload_timeout_s: from the answer to an unload until the model is gone; requests in flight end first.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        metrics_url: str,
+        repository: Path,
+        *,
+        family: str | None = None,
+        protocol_key: tuple[str, str] | None = None,
+        timeout_s: float = 5.0,
+        unload_timeout_s: float = 10.0,
+    ) -> None:
+        self.client = TritonClient(address, timeout_s=timeout_s, headers=render_headers(protocol_key))
+        self.protocol_key = protocol_key
+        self.repository = Repository(repository, family)
+        self._metrics_url = metrics_url
+        self._timeout_s = timeout_s
+        self._unload_timeout_s = unload_timeout_s
+
+    def repository_models(self) -> tuple[RepositoryModel, ...]:
+        """See ModelControl."""
+        return tuple(entry.model for entry in self.repository.entries())
+
+    async def loaded_models(self) -> tuple[LoadedModel, ...]:
+        """See ModelControl."""
+        entries = self.repository.entries()
+        versions = group_versions(await self.client.index())
+        reads = (self._read(entry, versions.get(entry.model.name, ())) for entry in entries)
+        return tuple(await asyncio.gather(*reads))
+
+    async def counters(self) -> Mapping[ModelName, Counters]:
+        """See ModelControl."""
+        return await read_counters(self._metrics_url, timeout_s=self._timeout_s)
+
+    async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
+        """See ModelControl.
+
+        Raises:
+            ConfigError: Triton would refuse the config; nothing was sent.
+            ModelNotFoundError: The repository has no such model.
+            PermanentError: The load failed, with Triton's reason; what served before still does.
+            TransientError: Triton could not read the config, or runs something else than was asked for.
+        """
+        entry = self._find(model)
+        config = build_override(entry, instances=instances, batching=batching, nonce=nonce)
+        try:
+            await self.client.load_model(model, config=config)
+        except TransientError as exc:
+            if POLL_FAILURE not in str(exc):
+                raise
+            raise TransientError(f"{exc}; the reason is in Triton's log, in the line with 'Poll failed'") from exc
+        running = describe_running(entry, await self.client.model_config(model))
+        asked = (instances, normalise_batching(batching, entry.model.max_batch_size), nonce)
+        found = (running.instances, running.batching, running.nonce)
+        for name, wanted, actual in zip(("instances", "batching", "nonce"), asked, found, strict=True):
+            if actual != wanted:
+                raise TransientError(
+                    f"Triton at {self.client.address}: model {model} was loaded with {name} {wanted!r} and runs with "
+                    f"{actual!r}; something else changes it too"
+                )
+
+    async def unload(self, model: ModelName) -> None:
+        """See ModelControl.
+
+        Raises:
+            ModelNotFoundError: The repository has no such model.
+            DeadlineError: The model was not gone in time.
+        """
+        self._find(model)
+        await self.client.unload_model(model)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._unload_timeout_s
+        while states := await self._states_left(model):
+            if loop.time() > deadline_s:
+                raise DeadlineError(
+                    f"Triton at {self.client.address}: model {model} is still {' and '.join(states)} "
+                    f"{self._unload_timeout_s:g} s after its unload; requests in flight end first"
+                )
+            await asyncio.sleep(INDEX_PERIOD_S)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self.client.close()
+
+    async def _read(self, entry: RepositoryEntry, versions: Sequence[IndexEntry]) -> LoadedModel:
+        status, reason = judge_versions(versions)
+        if status is not ModelStatus.READY:
+            return LoadedModel(entry.model.name, status, reason)
+        try:
+            return describe_running(entry, await self.client.model_config(entry.model.name))
+        except ModelNotFoundError:  # unloaded since the index was read
+            return LoadedModel(entry.model.name, ModelStatus.ABSENT)
+
+    async def _states_left(self, model: ModelName) -> list[str]:
+        # A version that failed stays UNAVAILABLE with its reason; an unload does not clear it, and need not.
+        return sorted({e.state for e in await self.client.index() if e.name == model} - {"UNAVAILABLE", ""})
+
+    def _find(self, name: ModelName) -> RepositoryEntry:
+        entries = self.repository.entries()
+        for entry in entries:
+            if entry.model.name == name:
+                return entry
+        names = ", ".join(entry.model.name for entry in entries)
+        raise ModelNotFoundError(f"repository {self.repository.path} has no model {name!r}; it has: {names}")
+
+
+async def check_control(control: TritonControl) -> None:
+    """Check, without changing anything, that a Triton lets itself be controlled.
+
+    Raises:
+        ConfigError: Its repository, its mode or its restricted protocols stand against it; says what and the remedy.
+        ServerUnavailableError: It can't be reached; it may be starting.
+    """
+    names = [model.name for model in control.repository_models()]
+    client = control.client
+    try:
+        index = await client.index()
+        with contextlib.suppress(ModelNotFoundError):  # what 2.51 leaves out, a later Triton may well say
+            await client.unload_model(PROBE)
+        with contextlib.suppress(ModelNotFoundError):  # as it should be: the name is looked up after the key
+            await client.model_config(PROBE)
+    except PermanentError as exc:
+        raise _explain(exc, control) from exc
+    missing = sorted(set(names) - {entry.name for entry in index})
+    if missing:
+        raise ConfigError(
+            f"Triton at {client.address} knows no model {', '.join(missing)} of {control.repository.path}; "
+            "set the server's 'repository' to the folder that this Triton serves"
+        )
+
+
+def _explain(error: PermanentError, control: TritonControl) -> ConfigError:
+    address = control.client.address
+    if NOT_EXPLICIT in str(error):
+        return ConfigError(
+            f"Triton at {address} lets no one load or unload; start it with --model-control-mode=explicit"
+        )
+    if RESTRICTED not in str(error):
+        return ConfigError(f"this Triton refuses to be controlled: {error}")
+    found = re.search(f"'{HEADER_PREFIX}([^']*)'", str(error))
+    wanted = found.group(1) if found else "?"
+    key = None if control.protocol_key is None else control.protocol_key[0]
+    if key is None:
+        problem = "no key was given"
+    elif key != wanted:
+        problem = f"the key given is {key!r}"
+    else:
+        problem = f"the value given for {key!r} is not Triton's"
+    return ConfigError(
+        f"Triton at {address} restricts its control protocols to the key {wanted!r}, and {problem}; set the server's "
+        f"protocol_key_file to a file with '{wanted}=VALUE' as in Triton's --grpc-restricted-protocol"
+    )

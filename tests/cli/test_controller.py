@@ -1,0 +1,223 @@
+"""`slimsched controller`, `status` and `demand`: what they refuse, without any Triton."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from orchestrator.cli import main
+from orchestrator.controller.endpoint import ControllerEndpoint, Pulse
+from orchestrator.controller.metrics import ControllerMetrics
+from orchestrator.snapshot import ServerName
+from tests.controller_view.reports import full_report, repository_model
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = ROOT / "model_repository"
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
+
+
+def fail(*arguments: object) -> str:
+    result = call(*arguments)
+    assert result.exit_code == 1, result.output
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1, result.output
+    return result.output.removeprefix("Error: ").rstrip()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def write_fleet(path: Path, settings: dict[str, Any] | None = None, **server: Any) -> Path:
+    """Write a fleet of one server 'a' that is complete, but for what is given; None leaves a key out."""
+    complete = {
+        "name": "a",
+        "grpc": "127.0.0.1:9",
+        "metrics": "http://127.0.0.1:9/metrics",
+        "repository": str(REPOSITORY),
+        "controller": f"127.0.0.1:{free_port()}",
+    }
+    values = {key: value for key, value in {**complete, **server}.items() if value is not None}
+    file = path / "fleet.yaml"
+    file.write_text(json.dumps({"servers": [values], "controller": settings or {}}))  # JSON is YAML
+    return file
+
+
+@pytest.mark.parametrize("flag", ["--config", "--fleet"])
+def test_an_unknown_server_is_named_with_those_there_are(tmp_path: Path, flag: str) -> None:
+    fleet = write_fleet(tmp_path)
+    for command in (["controller"], ["status"], ["demand", "--width", "50"]):
+        assert fail(*command, flag, fleet, "--server", "b") == "no server 'b' in the fleet; it has a"
+
+
+@pytest.mark.parametrize("mode", [[], ["--once"], ["--dry-run"]], ids=["daemon", "once", "dry-run"])
+@pytest.mark.parametrize(
+    ("settings", "server", "problem"),
+    [
+        ({}, {"repository": None}, "servers[a].repository is not set; give the folder that its Triton serves"),
+        ({}, {"metrics": None}, "servers[a].metrics is not set; give the URL of its Triton's metrics"),
+        (
+            {},
+            {"repository": "/nowhere"},
+            "can't read repository /nowhere (No such file or directory); set the server's",
+        ),
+        ({"family": "cats"}, {}, "holds no width of family 'cats'; it has fashion; run 'slimsched export'"),
+        ({"minimum_widths": [33]}, {}, "controller.minimum_widths: the repository has no width 33; it has 25, 50, 75"),
+        ({"wanted_widths": [1]}, {}, "controller.wanted_widths: the repository has no width 1; it has 25, 50, 75, 100"),
+        ({"shrink_busy_ratio": 0.8}, {}, "shrink_busy_ratio 0.8 must be below grow_busy_ratio 0.7"),
+        ({"period": 1}, {}, "unknown key controller.period; allowed here: family, minimum_widths"),
+        ({}, {"limits": {"memory_budget_mib": -1}}, "servers[0].limits.memory_budget_mib: Input should be greater"),
+        ({}, {"protocol_key_file": "/nowhere"}, "no protocol key file at /nowhere; write one line KEY=VALUE into it"),
+    ],
+)
+def test_settings_that_can_t_be_kept_to_are_one_line(
+    tmp_path: Path, mode: list[str], settings: dict[str, Any], server: dict[str, Any], problem: str
+) -> None:
+    line = fail("controller", "--config", write_fleet(tmp_path, settings, **server), "--server", "a", *mode)
+    assert problem in line
+
+
+def test_a_repository_without_a_family_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "repository" / "other").mkdir(parents=True)
+    fleet = write_fleet(tmp_path, repository=str(tmp_path / "repository"))
+    line = fail("controller", "--config", fleet, "--server", "a")
+    assert "holds no width of any family; run 'slimsched export'" in line
+
+
+def test_two_families_ask_for_a_choice(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    for family in ("fashion", "cats"):
+        folder = shutil.copytree(REPOSITORY / "fashion_w025", repository / f"{family}_w025")
+        config = folder / "config.pbtxt"
+        text = config.read_text().replace('"fashion"', f'"{family}"').replace("fashion_w025", f"{family}_w025")
+        config.write_text(text)
+    fleet = write_fleet(tmp_path, repository=str(repository))
+    assert "holds the families cats, fashion; set controller.family to one" in fail(
+        "controller", "--config", fleet, "--server", "a"
+    )
+
+
+@pytest.mark.parametrize("mode", ["--once", "--dry-run"])
+def test_a_single_run_needs_its_triton(tmp_path: Path, mode: str) -> None:
+    line = fail("controller", "--config", write_fleet(tmp_path), "--server", "a", mode)
+    assert "127.0.0.1:9" in line
+
+
+@pytest.mark.parametrize("mode", [[], ["--once"]], ids=["daemon", "once"])
+def test_an_address_in_use_means_another_controller(tmp_path: Path, mode: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        fleet = write_fleet(tmp_path, {}, controller=address)
+        line = fail("controller", "--config", fleet, "--server", "a", *mode)
+    assert line.startswith(f"the controller address {address} of server 'a' is in use; does another controller run")
+
+
+def test_dry_run_and_once_exclude_each_other(tmp_path: Path) -> None:
+    result = call("controller", "--config", write_fleet(tmp_path), "--server", "a", "--once", "--dry-run")
+    assert result.exit_code == 2
+    assert "--dry-run changes nothing and --once does; give one of them" in result.output
+
+
+@pytest.fixture
+def answering(tmp_path: Path) -> Iterator[Path]:
+    """A fleet of three: one answers, one does not, one has no address."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    address = f"127.0.0.1:{free_port()}"
+    server = ServerName("gpu-0")
+    endpoint = ControllerEndpoint(
+        address,
+        server=server,
+        registry=ControllerMetrics(server).registry,
+        report=full_report,
+        pulse=Pulse(60.0, loop.time),
+        models=lambda: [repository_model(50)],
+        demand=lambda model, hold_s: None,
+        loop=loop,
+    )
+    fleet = tmp_path / "fleet.yaml"
+    servers = [
+        {"name": "gpu-0", "grpc": "127.0.0.1:1", "controller": address},
+        {"name": "gpu-1", "grpc": "127.0.0.1:2", "controller": f"127.0.0.1:{free_port()}"},
+        {"name": "gpu-2", "grpc": "127.0.0.1:3"},
+    ]
+    fleet.write_text(json.dumps({"servers": servers}))
+    with endpoint:
+        yield fleet
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_status_shows_who_answers_and_why_others_do_not(answering: Path) -> None:
+    result = call("status", "--config", answering)
+    assert result.exit_code == 1
+    text = " ".join(result.output.split())
+    assert "gpu-0 · fashion · step 312" in text
+    assert "refused w100: load refused, memory-budget: budget 300 MiB, used 250 MiB, needed 80 MiB" in text
+    assert "gpu-1 controller no controller answers at 127.0.0.1:" in text
+    assert "gpu-2 controller no controller address in fleet.yaml" in text
+    assert max(map(len, result.output.splitlines())) <= 100
+    alone = call("status", "--fleet", answering, "--server", "gpu-0")
+    assert alone.exit_code == 0
+    assert "gpu-1" not in alone.output
+
+
+def test_status_as_json_has_an_entry_a_server(answering: Path) -> None:
+    result = call("status", "--config", answering, "--json")
+    assert result.exit_code == 1
+    here, away, without = json.loads(result.output)["servers"]
+    assert (here["server"], here["error"], here["steps"], len(here["models"])) == ("gpu-0", None, 312, 4)
+    assert (away["server"], set(away)) == ("gpu-1", {"server", "error"})
+    assert "no controller answers" in away["error"]
+    assert "no controller address in fleet.yaml" in without["error"]
+    assert call("status", "--config", answering, "--json", "--server", "gpu-0").exit_code == 0
+
+
+def test_json_is_not_watched(answering: Path) -> None:
+    assert call("status", "--config", answering, "--json", "--watch", "1").exit_code == 2
+
+
+def test_watching_shows_anew_until_interrupted(answering: Path) -> None:
+    script = "from orchestrator.cli import main; main()"
+    command = [sys.executable, "-uc", script, "status", "--config", str(answering), "--watch", "0.1"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        seen = 0
+        while seen < 2:
+            line = process.stdout.readline()
+            assert line, "it ended by itself"
+            seen += "gpu-0 · fashion · step 312" in line
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_demand_says_what_is_kept_or_why_not(answering: Path) -> None:
+    result = call("demand", "--config", answering, "--server", "gpu-0", "--width", 50, "--hold", 30)
+    assert (result.exit_code, result.output) == (0, "gpu-0 keeps fashion_w050 for 30 s, if its budget has room\n")
+    assert "the repository has no width 33" in fail("demand", "--config", answering, "--server", "gpu-0", "--width", 33)
+    assert "has no 'controller' address in fleet.yaml" in fail(
+        "demand", "--config", answering, "--server", "gpu-2", "--width", 50
+    )
+    assert call("demand", "--config", answering, "--server", "gpu-0", "--width", 50, "--hold", 3601).exit_code == 2

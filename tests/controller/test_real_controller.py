@@ -1,0 +1,109 @@
+"""The controller on a real tritonserver: it fills it, repairs it, and may be killed in the middle of a load."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from orchestrator.config import ControllerSettings, ServerSettings
+from orchestrator.controller.loop import Controller
+from orchestrator.controller.report import StepReport
+from orchestrator.controller.resolve import resolve_limits
+from orchestrator.scheduling import ActionReason
+from orchestrator.snapshot import ServerName
+from orchestrator.telemetry import open_telemetry
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.control import TritonControl
+from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from tests.controller.worlds import W025, W050, W075, W100
+
+pytestmark = pytest.mark.integration
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    shutil.copytree(REPOSITORY, tmp_path / "repository")
+    async with EmbeddedServer(tmp_path / "repository", EmbeddedOptions(models=(), exit_timeout_s=3)) as embedded:
+        yield embedded
+
+
+@asynccontextmanager
+async def controlled(server: EmbeddedServer) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
+    """Run a controller beside the server, and stop it unless the test already has."""
+    control = TritonControl(server.grpc_address, server.metrics_url, server.repository)
+    telemetry = open_telemetry("cpu", grpc_port=int(server.grpc_address.rpartition(":")[2]))
+    settings = ControllerSettings(period_s=0.5, repair_after_s=0.5)
+    described = ServerSettings(name="a", grpc=server.grpc_address)
+    total_bytes = (await telemetry.read()).memory_total_bytes.value
+    limits = resolve_limits(described, settings, control.repository_models(), memory_total_bytes=total_bytes, cpus=2)
+    controller = Controller(ServerName("a"), control, telemetry, limits, settings=settings)
+    stop = asyncio.Event()
+    task = asyncio.create_task(controller.run(stop))
+    try:
+        yield controller, task
+    finally:
+        stop.set()
+        await asyncio.wait({task})
+        await telemetry.close()
+
+
+async def until(controller: Controller, holds: Callable[[StepReport], bool]) -> StepReport:
+    async with asyncio.timeout(30):
+        while (report := controller.last_report) is None or not holds(report):
+            await asyncio.sleep(0.05)
+        return report
+
+
+def is_full(report: StepReport) -> bool:
+    models = report.snapshot.models if report.snapshot else ()
+    return len(models) == 4 and all(seen.is_ready for seen in models)
+
+
+def is_well(report: StepReport) -> bool:
+    models = report.snapshot.models if report.snapshot else ()
+    return is_full(report) and all(seen.live_instances == seen.loaded.instances for seen in models)
+
+
+async def test_a_host_is_filled_and_every_size_measured(server: EmbeddedServer) -> None:
+    async with controlled(server) as (controller, _):
+        report = await until(controller, is_full)
+        learned = report.state.memory.loads_bytes
+        assert set(learned) == {W025, W050, W075, W100}
+        assert all(2**20 < sizes[-1] < 2**30 for sizes in learned.values())
+        assert {record.error for record in report.recent} == {None}
+
+
+async def test_a_dead_stub_is_repaired_and_answers_again(server: EmbeddedServer) -> None:
+    async with controlled(server) as (controller, _):
+        await until(controller, is_well)
+        os.kill(server.stub_pids()[0], signal.SIGKILL)
+        await until(controller, lambda report: not is_well(report))
+        report = await until(controller, is_well)
+        assert report.recent[-1].action.reason is ActionReason.DEAD_INSTANCE
+        client = TritonClient(server.grpc_address)
+        for model in (W025, W050, W075, W100):
+            await client.infer(model, {"pixels": np.zeros((1, 1, 28, 28), np.float32)}, ["logits"])
+        await client.close()
+
+
+async def test_a_controller_killed_during_a_load_is_followed_by_one_that_finishes(server: EmbeddedServer) -> None:
+    async with controlled(server) as (controller, task):
+        await until(controller, lambda report: bool(report.plan and report.plan.actions))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait({task})
+    async with controlled(server) as (controller, _):
+        report = await until(controller, is_full)
+        assert report.snapshot is not None
+        assert [seen.loaded.instances for seen in report.snapshot.models] == [1, 1, 1, 1]

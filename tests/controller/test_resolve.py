@@ -1,0 +1,167 @@
+"""From settings to limits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.config import ControllerSettings, LimitSettings, ServerSettings
+from orchestrator.controller.resolve import check_budget, resolve_limits
+from orchestrator.errors import ConfigError
+from orchestrator.scheduling import HostSnapshot, Limits, LoadedModel, ModelSnapshot, ModelStatus
+from orchestrator.snapshot import ServerName
+from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, W100
+from tests.fakes.control import repository_model
+
+MODELS = tuple(map(repository_model, (100, 25, 75, 50)))  # in no order
+GIB = 2**30
+
+
+def resolve(
+    *,
+    device: Any = "cpu",
+    limits: dict[str, Any] | None = None,
+    memory_total_bytes: float | None = 8 * GIB,
+    cpus: int | None = 6,
+    **settings: Any,
+) -> Limits:
+    server = ServerSettings(name="a", grpc="localhost:1", device=device, limits=LimitSettings(**(limits or {})))
+    return resolve_limits(
+        server, ControllerSettings(**settings), MODELS, memory_total_bytes=memory_total_bytes, cpus=cpus
+    )
+
+
+def test_defaults_on_a_cpu_host() -> None:
+    limits = resolve()
+    assert limits == Limits(
+        memory_budget_bytes=4 * GIB,
+        minimum=(W025,),
+        wanted=(W025, W050, W075, W100),
+        max_instances=6,
+        unmeasured_instance_bytes=128 * MIB,
+    ), "the defaults of settings and of limits agree"
+
+
+def test_defaults_on_a_gpu_host() -> None:
+    limits = resolve(device="gpu", memory_total_bytes=80 * GIB)
+    assert limits.memory_budget_bytes == 72 * GIB
+    assert (limits.max_instances, limits.unmeasured_instance_bytes) == (4, 1024 * MIB)
+    assert resolve(cpus=None).max_instances == 2
+
+
+def test_every_setting_reaches_its_limit_in_its_unit() -> None:
+    assert resolve(
+        limits={"memory_budget_mib": 300, "utilisation_ceiling": 0.5, "max_instances": 3},
+        minimum_widths=(50, 25),
+        wanted_widths=(100, 25),
+        grow_busy_ratio=0.8,
+        grow_after_s=3,
+        shrink_busy_ratio=0.3,
+        idle_s=4,
+        unload_after_s=5,
+        cooldown_s=6,
+        deadline_budget_ms=70,
+        batching_horizon_s=8,
+        batching_cooldown_s=9,
+        memory_margin=0.2,
+        unmeasured_instance_mib=10,
+        leak_limit_mib=11,
+        repair_after_s=12,
+        quarantine_s=13,
+        quarantine_max_s=14,
+        stuck_after_s=15,
+    ) == Limits(
+        memory_budget_bytes=300 * MIB,
+        minimum=(W050, W025),
+        wanted=(W050, W025, W100),
+        max_instances=3,
+        utilisation_ceiling_ratio=0.5,
+        memory_margin_ratio=0.2,
+        unmeasured_instance_bytes=10 * MIB,
+        leak_limit_bytes=11 * MIB,
+        grow_busy_ratio=0.8,
+        grow_after_s=3,
+        shrink_busy_ratio=0.3,
+        idle_s=4,
+        unload_after_s=5,
+        cooldown_s=6,
+        deadline_budget_s=0.07,
+        batching_horizon_s=8,
+        batching_cooldown_s=9,
+        repair_after_s=12,
+        quarantine_s=13,
+        quarantine_max_s=14,
+        stuck_after_s=15,
+    )
+
+
+def test_no_wanted_widths_leaves_the_minimum() -> None:
+    assert resolve(wanted_widths=()).wanted == (W025,)
+
+
+def test_batching_off_makes_no_gain_worth_a_reload() -> None:
+    assert resolve(batching=False).batching_horizon_s == 0
+
+
+@pytest.mark.parametrize("key", ["minimum_widths", "wanted_widths"])
+def test_a_width_that_the_repository_lacks_is_refused_by_name(key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"controller\.{key}: the repository has no width 30; it has 25, 50, 75, 100"
+    ):
+        resolve(**{key: (25, 30)})
+
+
+def test_a_budget_is_needed_where_the_memory_is_unknown() -> None:
+    with pytest.raises(
+        ConfigError, match=r"servers\[a\]\.limits\.memory_budget_mib is not set and the memory of device 0"
+    ):
+        resolve(device="gpu", memory_total_bytes=None)
+    with pytest.raises(ConfigError, match="memory of the host can't be read"):
+        resolve(memory_total_bytes=None)
+    assert resolve(memory_total_bytes=None, limits={"memory_budget_mib": 1}).memory_budget_bytes == MIB
+
+
+def test_a_repository_without_widths_is_refused() -> None:
+    server = ServerSettings(name="a", grpc="localhost:1")
+    with pytest.raises(ConfigError, match="holds no width"):
+        resolve_limits(server, ControllerSettings(), (), memory_total_bytes=GIB, cpus=1)
+
+
+def host(used_mib: float | None, **instances: int) -> HostSnapshot:
+    models = []
+    for model in MODELS:
+        count = instances.get(model.name.removeprefix("fashion_"), 0)
+        status = ModelStatus.READY if count else ModelStatus.ABSENT
+        models.append(ModelSnapshot(model, LoadedModel(model.name, status, instances=count)))
+    return HostSnapshot(tuple(models), None if used_mib is None else int(used_mib * MIB), None)
+
+
+def check(budget_mib: int, snapshot: HostSnapshot) -> None:
+    limits = replace(LIMITS, memory_budget_bytes=budget_mib * MIB, minimum=(W025, W050), memory_margin_ratio=0.25)
+    check_budget(limits, snapshot, server=ServerName("a"))
+
+
+def test_a_budget_below_the_minimum_set_is_refused_with_the_numbers() -> None:
+    with pytest.raises(ConfigError) as error:
+        check(399, host(80))
+    assert str(error.value).startswith(
+        "servers[a].limits.memory_budget_mib: a budget of 399 MiB can't hold the minimum set: 80 MiB are in use and "
+        "loading fashion_w025, fashion_w050 takes about 320 MiB more; raise it to at least 400,"
+    )
+    check(400, host(80))
+
+
+def test_what_is_loaded_counts_as_measured() -> None:
+    check(300, host(140, w025=1))
+    with pytest.raises(ConfigError, match="140 MiB are in use and loading fashion_w050 takes about 160 MiB more"):
+        check(299, host(140, w025=1))
+    check(200, host(200, w025=1, w050=1))
+    with pytest.raises(ConfigError, match="200 MiB are in use and all is loaded; raise it to at least 200"):
+        check(199, host(200, w025=1, w050=1))
+
+
+@pytest.mark.parametrize("snapshot", [host(None), host(500, w025=1, w100=1), host(500, w025=2)])
+def test_nothing_is_refused_that_a_measurement_or_an_unload_may_allow(snapshot: HostSnapshot) -> None:
+    check(10, snapshot)
