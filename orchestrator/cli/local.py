@@ -147,6 +147,8 @@ def _encode_status(status: FleetStatus | None) -> dict[str, object]:
             "grpc": entry.server.grpc,
             "http": entry.server.http,
             "metrics": entry.server.metrics,
+            "controller": entry.server.controller,
+            "repository": entry.server.repository,
             "pid": entry.server.process.pid,
             "emulated_slowdown": entry.server.slowdown if entry.server.slowdown > 1.0 else None,
             "cpus": entry.server.cpus,

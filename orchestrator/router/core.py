@@ -79,7 +79,11 @@ class Router:
     def from_fleet(cls, fleet: FleetSettings) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running."""
         timeout_s = fleet.router.connect_timeout_s
-        return cls(fleet.router, {ServerName(s.name): TritonServer(s.grpc, timeout_s=timeout_s) for s in fleet.servers})
+        clients: dict[ServerName, ServerClient] = {
+            ServerName(s.name): TritonServer(s.grpc, timeout_s=timeout_s, protocol_key_file=s.protocol_key_file)
+            for s in fleet.servers
+        }
+        return cls(fleet.router, clients)
 
     async def __aenter__(self) -> Self:
         try:

@@ -143,7 +143,12 @@ def _candidates(demand: Demand, limits: Limits) -> list[Batching]:
     powers = (2**n for n in range(1, demand.max_batch_size.bit_length()))
     sizes = sorted({size for size in (*powers, demand.max_batch_size) if size > demand.request_items})
     delays_s = ((size, (size - demand.request_items) / demand.items_per_s) for size in sizes)
-    return [Batching((size,), _round_us(delay_s)) for size, delay_s in delays_s if delay_s <= limits.deadline_budget_s]
+    return [
+        # The largest size needs no preference, and Triton does not tell the two apart.
+        Batching(() if size == demand.max_batch_size else (size,), _round_us(delay_s))
+        for size, delay_s in delays_s
+        if delay_s <= limits.deadline_budget_s
+    ]
 
 
 def _round_us(delay_s: float) -> int:

@@ -183,15 +183,23 @@ class Draft:
         )
 
     def reload(
-        self, seen: ModelSnapshot, reason: ActionReason, batching: Batching, numbers: Numbers, *, is_forced: bool
+        self,
+        seen: ModelSnapshot,
+        reason: ActionReason,
+        batching: Batching,
+        numbers: Numbers,
+        *,
+        is_forced: bool,
+        instances: int | None = None,
     ) -> Action:
-        """Return a full reload with as many instances as before; old and new are held at once."""
-        needed = self.load_bytes(seen, max(1, seen.loaded.instances))
+        """Return a full reload, with as many instances as before unless told; old and new are held at once."""
+        instances = max(1, seen.loaded.instances) if instances is None else instances
+        needed = self.load_bytes(seen, instances)
         return Action(
             ActionKind.RELOAD,
             seen.name,
             reason,
-            instances=max(1, seen.loaded.instances),
+            instances=instances,
             batching=batching,
             is_forced=is_forced,
             needed_bytes=needed,

@@ -149,11 +149,16 @@ def _load_demanded(draft: Draft) -> None:
             _load_making_room(draft, draft.load(seen, ActionReason.DEMANDED))
 
 
+FULL_RATIO = 0.9
+"""Of the largest batch, above which batches count as full."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Growth:
     seen: ModelSnapshot
     action: Action
     relief_per_byte: float
+    needs_reload: bool
 
 
 def _grow(draft: Draft) -> None:
@@ -168,10 +173,34 @@ def _grow(draft: Draft) -> None:
         if utilisation is not None and utilisation >= ceiling:
             numbers = (("utilisation_ratio", utilisation), ("ceiling_ratio", ceiling))
             draft.refuse(growth.action, RefusalReason.UTILISATION, numbers)
-        elif _load_making_room(draft, growth.action):
+        elif (growth.needs_reload and _reload_larger(draft, growth)) or _load_making_room(draft, growth.action):
             return
         else:
             draft.growth_lacks_memory = True
+
+
+def _reload_larger(draft: Draft, growth: _Growth) -> bool:
+    """Add the growth as a full reload if that fits as it is; return whether it was added."""
+    seen, action = growth.seen, growth.action
+    reload = draft.reload(
+        seen, action.reason, action.batching, action.numbers, is_forced=True, instances=action.instances
+    )
+    return draft.lacking_bytes(reload.needed_bytes) == 0 and draft.add(reload)
+
+
+def _is_starved(seen: ModelSnapshot, waiting_requests: float) -> bool:
+    """Return whether an in-place change of a model would not come through.
+
+    WORKAROUND(Triton 2.51): a new instance is set up by an order in a queue of its own, and a thread looks there only
+    when the queue of ready batches is empty (rate_limiter.cc, DequeuePayload). With more than one full batch waiting
+    for each instance it never is: measured here, an instance more took 10 to 50 s, and a full reload one second.
+    """
+    rates = seen.rates
+    if not rates.items_per_execution or not rates.requests_per_s:
+        return False
+    full_items = FULL_RATIO * seen.model.max_batch_size
+    waiting_items = waiting_requests * rates.items_per_s / rates.requests_per_s
+    return rates.items_per_execution >= full_items and waiting_items > full_items * seen.loaded.instances
 
 
 def _growths(draft: Draft) -> list[_Growth]:
@@ -190,13 +219,15 @@ def _growths(draft: Draft) -> list[_Growth]:
             ("waiting_requests", memory.waiting_requests),
             ("busy_ratio", memory.busy_instances / instances),
             ("relieved_requests", relief),
+            ("instance_bytes", float(needed)),
             *draft.memory_numbers(needed),
         )
         action = draft.scale(seen, ActionReason.QUEUEING, instances + 1, numbers)
         if instances >= draft.limits.max_instances:
             draft.refuse(action, RefusalReason.MAX_INSTANCES, (("max_instances", float(draft.limits.max_instances)),))
             continue
-        growths.append(_Growth(seen, action, relief / max(1, needed)))
+        is_starved = _is_starved(seen, memory.waiting_requests)
+        growths.append(_Growth(seen, action, relief / max(1, needed), is_starved))
     return growths
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
@@ -16,6 +17,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOut
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.snapshot import Family, ModelName, ServedModel, TensorSpec, Width
 from orchestrator.triton.client import Array, TritonClient
+from orchestrator.triton.protocol_key import read_protocol_key, render_headers
 
 
 class TritonServer:
@@ -24,10 +26,15 @@ class TritonServer:
     Args:
         address: ``host:port`` of the gRPC endpoint.
         timeout_s: for reading what it serves.
+        protocol_key_file: with the key of restricted protocols, see read_protocol_key; None: they are not restricted.
+
+    Raises:
+        ConfigError: The key file can't be used.
     """
 
-    def __init__(self, address: str, *, timeout_s: float) -> None:
-        self._client = TritonClient(address, timeout_s=timeout_s)
+    def __init__(self, address: str, *, timeout_s: float, protocol_key_file: Path | None = None) -> None:
+        key = None if protocol_key_file is None else read_protocol_key(protocol_key_file)
+        self._client = TritonClient(address, timeout_s=timeout_s, headers=render_headers(key))
 
     async def served_models(self) -> tuple[ServedModel, ...]:
         """See read_served_models."""

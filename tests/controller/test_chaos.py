@@ -27,6 +27,7 @@ class Chaos:
     def __init__(self, seed: int) -> None:
         self.lots = random.Random(seed)
         self.server = triton(cpus=8)
+        self.server.release_s = 0.5
         self.control = self._new_controller()
         self.stop = asyncio.Event()
         self.task = asyncio.create_task(self.control.run(self.stop))

@@ -312,11 +312,12 @@ class FakeTriton:
             model.alive.extend([True] * (call.instances - model.instances))
             del model.alive[: model.instances - call.instances]  # the oldest go
         else:
-            self._hold(model.instances * self._instance_bytes(call.model), self.release_s)
+            released = model.instances * self._instance_bytes(call.model)
             if call.kind == "load":
                 model.flow, model.has_counters = Flow(), True
             self._warm_up(model, call.instances)
             model.alive = [True] * call.instances
+            self._hold(released, self.release_s)
         model.status, model.reason, model.is_canonical = ModelStatus.READY, "", True
         model.batching, model.nonce = call.batching, call.nonce
         self._note_memory()
@@ -328,10 +329,10 @@ class FakeTriton:
         model.status = ModelStatus.UNLOADING
         await asyncio.sleep(self.unload_s)
         self._advance()
-        self._hold(model.instances * self._instance_bytes(call.model), self.release_s)
+        released = model.instances * self._instance_bytes(call.model)
         self._leaked_bytes += self.leak_bytes
         self._models[call.model] = ModelState(flow=model.flow, has_counters=self.keeps_counters, lock=model.lock)
-        self._note_memory()
+        self._hold(released, self.release_s)
 
     def _warm_up(self, model: ModelState, instances: int) -> None:
         if self.warm_up_requests and instances > 0:

@@ -179,7 +179,7 @@ class FluidHost:
                 assert 0 < action.instances < model.instances
                 del model.held_bytes[action.instances :]
             case ActionKind.RELOAD:
-                assert model.instances == action.instances > 0
+                assert 0 < model.instances <= action.instances
                 new = [self._noisy(model.load_bytes)]
                 new += [self._noisy(model.instance_bytes) for _ in range(action.instances - 1)]
                 self.peak_bytes = max(self.peak_bytes, self.used_bytes + sum(new))

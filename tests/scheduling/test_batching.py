@@ -125,7 +125,8 @@ def test_what_is_chosen_keeps_every_promise(demand: Demand, limits: Limits) -> N
     chosen = choose_batching(demand, limits)
     if chosen == NO_DELAY:
         return
-    (size,) = chosen.preferred_sizes
+    size = chosen.preferred_sizes[0] if chosen.preferred_sizes else demand.max_batch_size
+    assert chosen.preferred_sizes != (demand.max_batch_size,)  # which Triton can't tell from no preference
     assert demand.request_items < size <= demand.max_batch_size
     assert size & (size - 1) == 0 or size == demand.max_batch_size
     # The delay is what the missing items take to come, rounded to two digits of microseconds.
@@ -153,7 +154,9 @@ def test_no_power_of_two_would_have_been_clearly_better(demand: Demand, limits: 
     assume(demand.items_per_s > 0)
     chosen = choose_batching(demand, limits)
     plain_busy, _ = _by_hand(demand, 1)
-    chosen_busy, _ = _by_hand(demand, chosen.preferred_sizes[0] if chosen != NO_DELAY else 1)
+    chosen_busy, _ = _by_hand(
+        demand, 1 if chosen == NO_DELAY else max(chosen.preferred_sizes, default=demand.max_batch_size)
+    )
     for size in (2, 4, 8, 16, 32, 64):
         if not demand.request_items < size <= demand.max_batch_size:
             continue

@@ -136,7 +136,7 @@ def served(host: FluidHost, state: SchedulerState, limits: Limits) -> tuple[int,
     has -= {a.model for a in made.actions if a.kind is ActionKind.UNLOAD}
     demanded = {name for name, until_s in host.demands.items() if host.now_s < until_s}
     relief = sum(
-        dict(a.numbers)["relieved_requests"] / max(1, a.needed_bytes)
+        dict(a.numbers)["relieved_requests"] / max(1.0, dict(a.numbers)["instance_bytes"])
         for a in made.actions
         if a.reason is ActionReason.QUEUEING
     )

@@ -203,6 +203,24 @@ def test_of_two_queues_the_one_relieved_most_per_byte_comes_first_and_alone() ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("items", "waiting", "used_mib", "kind"),
+    [
+        (64.0, 6.0, 200, "reload"),  # full batches wait one behind the other: in place it would not come through
+        (64.0, 0.8, 200, "scale-up"),  # less than a batch waits for the instance
+        (16.0, 6.0, 200, "scale-up"),  # batches with room to spare leave gaps
+        (64.0, 6.0, 850, "scale-up"),  # no room to hold old and new at once
+    ],
+)
+def test_growth_behind_full_batches_is_a_reload_where_memory_allows(
+    items: float, waiting: float, used_mib: int, kind: str
+) -> None:
+    rates = dataclasses.replace(BUSY, items_per_s=100 * items, items_per_execution=items, waiting_requests=waiting)
+    made = run(host(model(25, 1, rates), used_mib=used_mib), seconds=5)
+    assert brief(made) == [(kind, W25, "queueing", 2)]
+    assert made.actions[0].is_forced == (kind == "reload")
+
+
 def test_equal_relief_goes_to_the_narrower_width() -> None:
     made = run(host(model(100, 1, BUSY), model(25, 1, BUSY), model(50, 1, BUSY)), seconds=5)
     assert brief(made) == [("scale-up", W25, "queueing", 2)]

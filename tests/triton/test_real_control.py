@@ -25,6 +25,7 @@ from orchestrator.errors import (
 from orchestrator.scheduling.host import Batching, LoadedModel, ModelStatus
 from orchestrator.snapshot import ModelName
 from orchestrator.triton.control import TritonControl, check_control
+from orchestrator.triton.discovery import TritonServer
 from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 from orchestrator.triton.repository import build_override
 from tests.triton import onnx_models
@@ -110,6 +111,7 @@ async def test_a_dead_stub_is_kept_in_place_and_repaired_by_a_nonce(
     before = set(server.stub_pids())
     await apply(control, 2)
     (newest,) = set(server.stub_pids()) - before
+    region = Path("/dev/shm", Path(f"/proc/{newest}/cmdline").read_text().split("\0")[2])
     os.kill(newest, signal.SIGKILL)
     loaded = await apply(control, 3)
     assert (loaded.status, loaded.instances) == (ModelStatus.READY, 3)
@@ -123,6 +125,7 @@ async def test_a_dead_stub_is_kept_in_place_and_repaired_by_a_nonce(
     loaded = await apply(control, 2, nonce="repair")
     assert (loaded.nonce, loaded.is_canonical) == ("repair", True)
     assert await send(control, 10) == []
+    region.unlink(missing_ok=True)  # a stub that is killed leaves it, and its server may not know
 
 
 async def test_a_file_that_has_changed_is_drift_until_it_is_applied(
@@ -227,7 +230,9 @@ async def test_a_server_that_is_not_in_explicit_mode_is_named(
         await control.close()
 
 
-async def test_restricted_protocols_open_with_the_right_key_only(repository: Path, options: EmbeddedOptions) -> None:
+async def test_restricted_protocols_open_with_the_right_key_only(
+    repository: Path, options: EmbeddedOptions, tmp_path: Path
+) -> None:
     options = replace(options, models=(W025,), extra_flags=(RESTRICTED,))
     async with EmbeddedServer(repository, options) as server:
         for key, problem in (
@@ -249,6 +254,11 @@ async def test_restricted_protocols_open_with_the_right_key_only(repository: Pat
         assert (await control.client.statistics(W025)).inference_count >= 0
         assert await control.client.is_ready()
         assert await send(control) == []
+        key_file = tmp_path / "key"
+        key_file.write_text("slim=secret\n")
+        router_side = TritonServer(server.grpc_address, timeout_s=5, protocol_key_file=key_file)
+        assert [model.name for model in await router_side.served_models()] == [W025]
+        await router_side.close()
         await control.unload(W025)
         await control.close()
 
