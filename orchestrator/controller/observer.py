@@ -156,5 +156,7 @@ def _join(
         loaded=loaded,
         rates=rates.get(model.name, Rates()) if is_ready else Rates(),
         live_instances=live.get(model.name, 0) if live is not None and loaded.is_python_based else None,
+        # On GPU what a stub holds of the host's memory says nothing of the device's; there are no stubs, though.
+        instance_bytes=reading.instance_bytes.get(model.name) if reading and loaded.is_python_based else None,
         demanded_until_s=demanded_until_s,
     )

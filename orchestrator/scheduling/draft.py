@@ -106,8 +106,8 @@ class Draft:
         return self._with_margin(learned)
 
     def learned_bytes(self, seen: ModelSnapshot) -> int:
-        """Return what unloading a model should give back, without margin; 0 while nothing was learned of it."""
-        if seen.name not in self.state.memory.loads_bytes:
+        """Return what unloading a model should give back, without margin; 0 while nothing is known of it."""
+        if not self.state.memory.is_measured(seen.name):
             return 0
         return self.state.memory.load_bytes(seen.name, max(1, seen.loaded.instances), unmeasured_bytes=0)
 

@@ -101,6 +101,7 @@ class ModelSnapshot:
         rates: of the last window; zero while it is not ready.
         live_instances: stub processes seen alive; None where instances are no processes or can't be seen.
         demanded_until_s: someone asked for it to be kept until then, on the controller's clock; None: nobody.
+        instance_bytes: memory of its largest instance now; None where instances are no processes or can't be seen.
     """
 
     model: RepositoryModel
@@ -108,6 +109,7 @@ class ModelSnapshot:
     rates: Rates = field(default_factory=Rates)
     live_instances: int | None = None
     demanded_until_s: float | None = None
+    instance_bytes: int | None = None
 
     @property
     def name(self) -> ModelName:

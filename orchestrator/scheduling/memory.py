@@ -1,5 +1,8 @@
 """What models really take: learned from readings before and after each change, and what was never given back.
 
+Where instances are processes their sizes can be seen at any time, which is how a controller that was started anew
+knows what runs already, and how growth under load is noticed. Everywhere else memory is known from its changes.
+
 Memory is measured, not believed. A load is charged with what the reading rose by, an instance change with its rise
 per instance; estimates are the largest of the last readings, because a budget is a promise and an underestimate
 breaks it. An unload that gives back less than was learned leaves a residue in the ledger; one that gives back more
@@ -48,6 +51,7 @@ class MemoryLedger:
         entries: the last residues, oldest first.
         server_id: of the process they belong to.
         has_loaded: whether it has been seen to load anything.
+        seen_bytes: by model, its largest instance as last seen, where instances are processes.
     """
 
     loads_bytes: Mapping[ModelName, tuple[int, ...]] = field(default_factory=dict)
@@ -56,6 +60,7 @@ class MemoryLedger:
     entries: tuple[LedgerEntry, ...] = ()
     server_id: str | None = None
     has_loaded: bool = False
+    seen_bytes: Mapping[ModelName, int] = field(default_factory=dict)
 
     @property
     def residue_bytes(self) -> int:
@@ -70,21 +75,32 @@ class MemoryLedger:
             return replace(self, server_id=server_id)
         return replace(self, balance_bytes=0, entries=(), server_id=server_id, has_loaded=False)
 
+    def observe(self, seen_bytes: Mapping[ModelName, int]) -> MemoryLedger:
+        """Return the ledger with these models' instances as they are now."""
+        return replace(self, seen_bytes={**self.seen_bytes, **seen_bytes}) if seen_bytes else self
+
+    def is_measured(self, model: ModelName) -> bool:
+        """Return whether anything is known of what a model takes."""
+        return model in self.loads_bytes or model in self.seen_bytes
+
     def instance_bytes(self, model: ModelName, *, unmeasured_bytes: int) -> int:
         """Return what one further instance of a model takes; of one never measured, what its load took."""
-        seen = self.instances_bytes.get(model) or self.loads_bytes.get(model)
-        return max(seen) if seen else self._unseen_bytes(unmeasured_bytes)
+        return self._largest(model, self.instances_bytes.get(model) or self.loads_bytes.get(model), unmeasured_bytes)
 
     def load_bytes(self, model: ModelName, instances: int, *, unmeasured_bytes: int) -> int:
         """Return what a load with so many instances takes."""
-        seen = self.loads_bytes.get(model)
-        first = max(seen) if seen else self._unseen_bytes(unmeasured_bytes)
+        first = self._largest(model, self.loads_bytes.get(model), unmeasured_bytes)
         return first + (instances - 1) * self.instance_bytes(model, unmeasured_bytes=unmeasured_bytes)
+
+    def _largest(self, model: ModelName, learned: tuple[int, ...] | None, unmeasured_bytes: int) -> int:
+        sizes = (*(learned or ()), *([self.seen_bytes[model]] if model in self.seen_bytes else ()))
+        return max(sizes) if sizes else self._unseen_bytes(unmeasured_bytes)
 
     def _unseen_bytes(self, unmeasured_bytes: int) -> int:
         # A sibling may be larger than what settings assume, and a width never seen larger than its siblings; the
         # settings' figure stays the floor until the width itself has been measured.
-        return max([unmeasured_bytes, *(max(seen) for seen in self.loads_bytes.values())])
+        learned = (max(sizes) for sizes in self.loads_bytes.values())
+        return max([unmeasured_bytes, *learned, *self.seen_bytes.values()])
 
     def record(self, outcome: Outcome, *, instances_before: int, has_shared_runtime: bool = False) -> MemoryLedger:
         """Return the ledger after an action that changed a model from so many instances.

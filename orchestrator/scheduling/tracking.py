@@ -28,7 +28,8 @@ HEALTHY_S = 60.0
 def track(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s: float) -> SchedulerState:
     """Return the state with every model's load, timers and curve as of this snapshot."""
     models = {s.name: _track_model(s, state.model(s.name), snapshot, limits, now_s) for s in snapshot.models}
-    return replace(state, models=models, memory=state.memory.follow(snapshot.server_id))
+    sizes = {s.name: s.instance_bytes for s in snapshot.models if s.is_ready and s.instance_bytes is not None}
+    return replace(state, models=models, memory=state.memory.follow(snapshot.server_id).observe(sizes))
 
 
 def _track_model(

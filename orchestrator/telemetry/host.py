@@ -58,6 +58,7 @@ class CpuTelemetry:
             server_id=triton.server_id,
             live_instances=triton.live_instances,
             cpus=triton.cpus,
+            instance_bytes=triton.instance_bytes,
         )
 
     async def close(self) -> None:

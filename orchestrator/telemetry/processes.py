@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
@@ -30,6 +30,7 @@ class ProcessReading:
         server_id: ``pid:create_time`` of Triton; None when it can't be seen.
         live_instances: see ``TreeUsage``; None also when Triton can't be seen.
         cpus: that Triton may run on; None when it can't be seen.
+        instance_bytes: see ``TreeUsage``; empty also when Triton can't be seen.
     """
 
     memory_used_bytes: Reading
@@ -38,6 +39,7 @@ class ProcessReading:
     server_id: str | None = None
     live_instances: Mapping[str, int] | None = None
     cpus: int | None = None
+    instance_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def absent(cls, reason: str, *, memory_total_bytes: Reading | None = None) -> ProcessReading:
@@ -89,6 +91,7 @@ class TritonProcesses:
             server_id=tree.server_id,
             live_instances=usage.live_instances,
             cpus=usage.cpus,
+            instance_bytes=usage.instance_bytes,
         )
 
     def _utilisation(self, usage: TreeUsage) -> Reading:

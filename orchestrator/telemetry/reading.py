@@ -6,7 +6,7 @@ Unknown is None, never 0: a device without a power sensor does not draw 0 watts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class HostReading:
         server_id: changes when Triton is started anew; None when its process can't be seen.
         live_instances: stub processes alive, by model name; None when the process can't be seen.
         cpus: that Triton may run on; None when the process can't be seen.
+        instance_bytes: private memory of the largest live stub, by model name; empty where there is none.
     """
 
     memory_used_bytes: Reading
@@ -53,3 +54,4 @@ class HostReading:
     server_id: str | None = None
     live_instances: Mapping[str, int] | None = None
     cpus: int | None = None
+    instance_bytes: Mapping[str, int] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -38,12 +38,14 @@ class TreeUsage:
         live_instances: stubs alive, by model name; a model without any is not in it. None when that can't be told:
             this server has had no stub yet (Triton's own onnxruntime backend never has one), or one stub's arguments
             are not understood.
+        instance_bytes: private memory of the largest live stub, by model name; empty where there is none.
     """
 
     private_bytes: int
     cpu_s: float
     cpus: int
     live_instances: Mapping[str, int] | None
+    instance_bytes: Mapping[str, int]
 
 
 class ServerTree:
@@ -92,7 +94,7 @@ class ServerTree:
         if private_bytes == 0:  # a process on its way out has no memory any more, but is still listed
             raise psutil.NoSuchProcess(self._server.pid)
         cpu_s, has_vanished = 0.0, False
-        live: list[int] = []
+        live: dict[int, int] = {}
         for pid, child in self._list_children().items():
             try:
                 with child.oneshot():
@@ -104,7 +106,7 @@ class ServerTree:
                 continue
             cpu_s += times.user + times.system  # a zombie's too: it is not the server's until reaped
             if is_live_stub:
-                live.append(pid)
+                live[pid] = own_bytes
                 private_bytes += own_bytes
         after = self._server.cpu_times()
         cpu_s += after.user + after.system + after.children_user + after.children_system
@@ -113,7 +115,7 @@ class ServerTree:
             after.children_system,
         )
         cpus = len(self._server.cpu_affinity() or ()) or psutil.cpu_count() or 1
-        return TreeUsage(private_bytes, cpu_s, cpus, self._count(live)), is_settled
+        return TreeUsage(private_bytes, cpu_s, cpus, self._count(live), self._measure(live)), is_settled
 
     def _list_children(self) -> dict[int, psutil.Process]:
         pids = set(psutil.pids())
@@ -148,7 +150,15 @@ class ServerTree:
             self._has_had_stubs = True
         return True
 
-    def _count(self, live: list[int]) -> Mapping[str, int] | None:
+    def _measure(self, live: Mapping[int, int]) -> Mapping[str, int]:
+        largest: dict[str, int] = {}
+        for pid, own_bytes in live.items():
+            model = self._models[pid]
+            if model is not None:
+                largest[model] = max(own_bytes, largest.get(model, 0))
+        return largest
+
+    def _count(self, live: Iterable[int]) -> Mapping[str, int] | None:
         models = [self._models[pid] for pid in live]
         known = [model for model in models if model is not None]
         return dict(Counter(known)) if self._has_had_stubs and len(known) == len(models) else None

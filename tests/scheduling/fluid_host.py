@@ -68,7 +68,15 @@ class FluidModel:
             batching=self.batching if is_ready else Batching(),
             is_python_based=self.live is not None,
         )
-        return ModelSnapshot(model, loaded, self.rates if is_ready else Rates(), self.live, demanded_until_s)
+        is_seen = is_ready and self.live is not None
+        return ModelSnapshot(
+            model,
+            loaded,
+            self.rates if is_ready else Rates(),
+            self.live,
+            instance_bytes=max(self.held_bytes) if is_seen else None,
+            demanded_until_s=demanded_until_s,
+        )
 
 
 class FluidHost:

@@ -253,3 +253,14 @@ def test_nothing_is_changed_in_place() -> None:
     loaded(before, 500)
     before.follow("2")
     assert before == copy
+
+
+def test_instances_that_can_be_seen_need_no_change_to_be_known_and_growth_is_noticed() -> None:
+    ledger = MemoryLedger().observe({A: 45})
+    assert ledger.load_bytes(A, 2, unmeasured_bytes=128) == 90
+    assert ledger.is_measured(A) and not ledger.is_measured(B)
+    grown = loaded(ledger, 30).observe({A: 60})
+    assert grown.instance_bytes(A, unmeasured_bytes=128) == 60
+    assert loaded(ledger, 70).instance_bytes(A, unmeasured_bytes=128) == 70
+    assert grown.observe({}) == grown
+    assert grown.load_bytes(B, 1, unmeasured_bytes=1) == 60  # a width never seen is no smaller than its siblings

@@ -70,7 +70,7 @@ def model(
         is_python_based=live is not None,
         **loaded,
     )
-    return ModelSnapshot(files, state, rates, live, demanded_until_s)
+    return ModelSnapshot(files, state, rates, live, demanded_until_s=demanded_until_s)
 
 
 def absent(width: int, **changes: Any) -> ModelSnapshot:
