@@ -47,12 +47,16 @@ class ActionReason(StrEnum):
     """Another batching saves more instance time than the reload costs."""
     BATCHING_TOO_LONG = "batching-too-long"
     """With its delay, batches no longer keep the deadline budget."""
+    BATCHING_HARMFUL = "batching-harmful"
+    """Since its delay, less has been answered than before."""
     BATCHING_NEEDLESS = "batching-needless"
     """The delay no longer saves anything, and costs latency."""
+    MAX_INSTANCES = "max-instances"
+    """It runs with more instances than it may."""
     DEAD_INSTANCE = "dead-instance"
     """A stub died; only a full reload brings it back."""
     FAILING = "failing"
-    """It answers with nothing but errors."""
+    """So large a part of its answers are errors that an instance of it must be broken."""
     DRIFTED = "drifted"
     """It runs with something else than its files say."""
 
@@ -92,6 +96,7 @@ class Action:
         reason: why.
         instances: afterwards; 0 for an unload.
         batching: afterwards.
+        batching_before: that it ran with when the plan was made.
         is_forced: a reload in spite of an equal config, by a new nonce.
         needed_bytes: that it may add at its peak, margin included; 0 when it adds none.
         numbers: behind it.
@@ -102,6 +107,7 @@ class Action:
     reason: ActionReason
     instances: int
     batching: Batching = field(default_factory=Batching)
+    batching_before: Batching = field(default_factory=Batching)
     is_forced: bool = False
     needed_bytes: int = 0
     numbers: Numbers = ()

@@ -35,6 +35,7 @@ class Demand:
         request_items: of a mean request, >= 1.
         instances: that run it.
         max_batch_size: items.
+        gatherable_items: the largest batch worth waiting for; None: max_batch_size.
     """
 
     item_s: float
@@ -43,6 +44,7 @@ class Demand:
     request_items: float
     instances: int
     max_batch_size: int
+    gatherable_items: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +142,9 @@ def _candidates(demand: Demand, limits: Limits) -> list[Batching]:
     """Return a batching for each power of two, and the largest size, that arrivals fill within the deadline budget."""
     if demand.items_per_s <= 0:
         return []
-    powers = (2**n for n in range(1, demand.max_batch_size.bit_length()))
-    sizes = sorted({size for size in (*powers, demand.max_batch_size) if size > demand.request_items})
+    largest = demand.max_batch_size if demand.gatherable_items is None else demand.gatherable_items
+    powers = (2**n for n in range(1, largest.bit_length()))
+    sizes = sorted({size for size in (*powers, largest) if size > demand.request_items})
     delays_s = ((size, (size - demand.request_items) / demand.items_per_s) for size in sizes)
     return [
         # The largest size needs no preference, and Triton does not tell the two apart.

@@ -95,14 +95,12 @@ class Draft:
 
     def load_bytes(self, seen: ModelSnapshot, instances: int) -> int:
         """Return what a load with so many instances takes, margin included."""
-        learned = self.state.memory.load_bytes(
-            seen.name, instances, unmeasured_bytes=self.limits.unmeasured_instance_bytes
-        )
+        learned = self.state.memory.load_bytes(seen.name, instances, unmeasured_bytes=self._assumed_bytes(seen))
         return self._with_margin(learned)
 
     def instance_bytes(self, seen: ModelSnapshot) -> int:
         """Return what one further instance takes, margin included."""
-        learned = self.state.memory.instance_bytes(seen.name, unmeasured_bytes=self.limits.unmeasured_instance_bytes)
+        learned = self.state.memory.instance_bytes(seen.name, unmeasured_bytes=self._assumed_bytes(seen))
         return self._with_margin(learned)
 
     def learned_bytes(self, seen: ModelSnapshot) -> int:
@@ -157,7 +155,9 @@ class Draft:
             self.refuse(action, RefusalReason.MEMORY_UNKNOWN, self.memory_numbers(action.needed_bytes))
             return False
         if lacking:
-            self.refuse(action, RefusalReason.MEMORY_BUDGET, self.memory_numbers(action.needed_bytes))
+            is_assumed = not self.state.memory.is_measured(action.model)
+            detail = "what it needs is assumed, it has not been measured yet" if is_assumed else ""
+            self.refuse(action, RefusalReason.MEMORY_BUDGET, self.memory_numbers(action.needed_bytes), detail)
             return False
         return self.add(action)
 
@@ -201,6 +201,7 @@ class Draft:
             reason,
             instances=instances,
             batching=batching,
+            batching_before=seen.loaded.batching,
             is_forced=is_forced,
             needed_bytes=needed,
             numbers=(*numbers, *self.memory_numbers(needed)),
@@ -226,6 +227,21 @@ class Draft:
     def _is_moving(self, seen: ModelSnapshot) -> bool:
         is_changing = seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING)
         return is_changing or seen.name in self.snapshot.busy_models
+
+    def _assumed_bytes(self, seen: ModelSnapshot) -> int:
+        """Return what an instance is taken for before one has been measured: the settings' figure, or less by siblings.
+
+        What an instance computes with grows with the width, what it holds by its weights, of which a runtime keeps up
+        to three copies while it loads.
+        """
+        guesses = [self.limits.unmeasured_instance_bytes]
+        for other in self.models.values():
+            if other.name != seen.name and self.state.memory.is_measured(other.name):
+                size = self.state.memory.load_bytes(other.name, 1, unmeasured_bytes=0)
+                wider_ratio = max(1.0, seen.model.width / other.model.width)
+                heavier_bytes = max(0, seen.model.weights_bytes - other.model.weights_bytes)
+                guesses.append(int(size * wider_ratio) + 3 * heavier_bytes)
+        return min(guesses)
 
     def _with_margin(self, learned_bytes: int) -> int:
         return int(learned_bytes * (1 + self.limits.memory_margin_ratio))

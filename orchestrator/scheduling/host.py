@@ -53,6 +53,7 @@ class RepositoryModel:
         weights_bytes: size of the weights file.
         instances: that config.pbtxt asks for; a controller starts with one and adds what is needed.
         batching: that config.pbtxt asks for.
+        files_stamp: changes whenever its files do.
     """
 
     name: ModelName
@@ -63,6 +64,7 @@ class RepositoryModel:
     weights_bytes: int
     instances: int = 1
     batching: Batching = Batching()
+    files_stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)

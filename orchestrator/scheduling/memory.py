@@ -25,12 +25,12 @@ LEDGER_ENTRIES = 50
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What one unload or scale-down did not give back.
+    """What one unload, scale-down or reload did not give back.
 
     Attributes:
         at_s: when, on the controller's clock.
         model: that was made smaller.
-        expected_bytes: learned when it grew.
+        expected_bytes: learned when it grew; 0 for a reload.
         returned_bytes: that the reading fell by.
     """
 
@@ -105,8 +105,9 @@ class MemoryLedger:
     def record(self, outcome: Outcome, *, instances_before: int, has_shared_runtime: bool = False) -> MemoryLedger:
         """Return the ledger after an action that changed a model from so many instances.
 
-        Failed actions and those without both readings teach nothing. A reload teaches nothing either: what it leaves
-        mixes a size and a residue.
+        Failed actions and those without both readings teach nothing. A reload teaches no size; with as many instances
+        as before it should leave memory as it was, and what it leaves beyond is residue: Triton 2.51 keeps the living
+        stubs of a version of which one has died.
         """
         before, after = outcome.memory_before_bytes, outcome.memory_after_bytes
         if outcome.error is not None or before is None or after is None:
@@ -123,16 +124,15 @@ class MemoryLedger:
                 each = (after - before) // change
                 return replace(self, instances_bytes=_remember(self.instances_bytes, action.model, each))
             case ActionKind.SCALE_DOWN | ActionKind.UNLOAD:
-                return self._book(outcome, instances_before, before - after)
+                expected = self._learned_bytes(action.model, instances_before, action.instances)
+                return self if expected is None else self._book(outcome, expected, before - after)
+            case ActionKind.RELOAD if change == 0:
+                return self._book(outcome, 0, before - after)
             case _:
                 return self
 
-    def _book(self, outcome: Outcome, instances_before: int, returned_bytes: int) -> MemoryLedger:
-        model = outcome.action.model
-        expected = self._learned_bytes(model, instances_before, outcome.action.instances)
-        if expected is None:
-            return self
-        entry = LedgerEntry(outcome.ended_s, model, expected, returned_bytes)
+    def _book(self, outcome: Outcome, expected: int, returned_bytes: int) -> MemoryLedger:
+        entry = LedgerEntry(outcome.ended_s, outcome.action.model, expected, returned_bytes)
         return replace(
             self,
             balance_bytes=self.balance_bytes + expected - returned_bytes,

@@ -20,7 +20,7 @@ from orchestrator.scheduling.batching import Demand, plan_batching
 from orchestrator.scheduling.draft import Draft
 from orchestrator.scheduling.host import HostSnapshot, ModelSnapshot, ModelStatus
 from orchestrator.scheduling.limits import Limits
-from orchestrator.scheduling.state import ModelMemory, SchedulerState
+from orchestrator.scheduling.state import ModelMemory, SchedulerState, Trial
 from orchestrator.scheduling.tracking import track
 from orchestrator.snapshot import ModelName
 
@@ -63,10 +63,11 @@ def _notify(draft: Draft) -> None:
 
 
 def _shed(draft: Draft) -> bool:
-    """Take one thing away when memory has grown over the budget by itself; return whether it has.
+    """Take one thing away when memory has grown over the budget by itself; return whether something is.
 
-    In this order: a width that is not kept and longest idle, an instance of the width with the most, a width that is
-    not kept and waited for least. One at a time, because each gives back what only a reading can tell.
+    In this order: an instance that would not be missed, a width that is not kept and longest idle, an instance of the
+    width with the most, a width that is not kept and waited for least. One at a time, because each gives back what
+    only a reading can tell.
     """
     used, budget = draft.snapshot.memory_used_bytes, draft.limits.memory_budget_bytes
     if used is None or used <= budget:
@@ -77,7 +78,12 @@ def _shed(draft: Draft) -> bool:
     idle = [(since_s, seen) for seen in loose if (since_s := draft.memory(seen).idle_since_s) is not None]
     crowded = [seen for seen in ready if seen.loaded.instances > 1 and seen.loaded.is_canonical]
     reason = ActionReason.OVER_BUDGET
+    spare = [seen for seen in crowded if draft.memory(seen).slack_since_s is not None]
     actions = [
+        *(
+            draft.scale(seen, reason, seen.loaded.instances - 1, numbers)
+            for seen in sorted(spare, key=lambda s: (-s.loaded.instances, *_widest(s)))
+        ),
         *(draft.unload(seen, reason, numbers) for _, seen in sorted(idle, key=lambda p: (p[0], *_widest(p[1])))),
         *(
             draft.scale(seen, reason, seen.loaded.instances - 1, numbers)
@@ -88,9 +94,10 @@ def _shed(draft: Draft) -> bool:
             for seen in sorted(loose, key=lambda s: (draft.memory(s).waiting_requests, *_widest(s)))
         ),
     ]
-    if not any(draft.add(action) for action in actions):  # the first that is not in quarantine
-        draft.notify(NoticeKind.OVER_BUDGET, None, numbers)
-    return True
+    if any(draft.add(action) for action in actions):  # the first that is not in quarantine
+        return True
+    draft.notify(NoticeKind.OVER_BUDGET, None, numbers)
+    return False
 
 
 def _widest(seen: ModelSnapshot) -> tuple[int, ModelName]:
@@ -99,7 +106,7 @@ def _widest(seen: ModelSnapshot) -> tuple[int, ModelName]:
 
 
 def _repair(draft: Draft) -> None:
-    """Reload what has dead stubs or answers with nothing but errors; each repair that does not last waits longer."""
+    """Reload what has dead stubs or answers with errors; each repair that does not last waits longer."""
     limits = draft.limits
     for seen in draft.models.values():
         memory = draft.memory(seen)
@@ -121,13 +128,18 @@ def _repair(draft: Draft) -> None:
         if memory.repairs and memory.repaired_s is not None and draft.now_s - memory.repaired_s < pause_s:
             continue
         action = draft.reload(seen, reason, seen.loaded.batching, numbers, is_forced=True)
-        if draft.lacking_bytes(action.needed_bytes) == 0:
-            draft.add(action)
-        elif reason is ActionReason.DEAD_INSTANCE and not seen.live_instances:
-            # Nothing of it answers, so nothing is lost by unloading first what a reload would hold twice.
-            draft.add(draft.unload(seen, reason, action.numbers))
-        else:
-            draft.add_if_fits(action)
+        answers_nothing = seen.live_instances == 0 or (is_failing and seen.rates.requests_per_s == 0)
+        _reload_or_unload(draft, seen, action, may_unload=answers_nothing)
+
+
+def _reload_or_unload(draft: Draft, seen: ModelSnapshot, action: Action, *, may_unload: bool) -> bool:
+    """Add a reload that can't wait, making room for it; where there is none, unload first what need not be held twice.
+
+    What was unloaded is loaded again by a later step, as it should be.
+    """
+    if draft.lacking_bytes(action.needed_bytes) and not _victims(draft, action) and may_unload:
+        return draft.add(draft.unload(seen, action.reason, action.numbers))
+    return _add_making_room(draft, action)
 
 
 def _load_minimum(draft: Draft) -> None:
@@ -135,7 +147,7 @@ def _load_minimum(draft: Draft) -> None:
     for seen in sorted(absent, key=lambda s: (draft.load_bytes(s, 1), s.model.width, s.name)):
         draft.want(seen, 1)
         if draft.may_touch(seen):
-            _load_making_room(draft, draft.load(seen, ActionReason.MINIMUM_SET))
+            _add_making_room(draft, draft.load(seen, ActionReason.MINIMUM_SET))
 
 
 def _load_demanded(draft: Draft) -> None:
@@ -146,11 +158,23 @@ def _load_demanded(draft: Draft) -> None:
             continue
         draft.want(seen, 1)
         if draft.may_touch(seen):
-            _load_making_room(draft, draft.load(seen, ActionReason.DEMANDED))
+            _add_making_room(draft, draft.load(seen, ActionReason.DEMANDED))
 
 
+STARVED_S = 10.0
+"""Price of an in-place change that has to wait for a gap between full batches; 10 to 50 s were measured."""
 FULL_RATIO = 0.9
 """Of the largest batch, above which batches count as full."""
+
+
+MAX_DRIFT_FAILURES = 3
+STEADY_S = 10.0
+"""For which arrivals must have been steady before a batching is sized for them."""
+TRIAL_S = 5.0
+"""After which a new batching is judged by what is answered."""
+TRIAL_RATIO = 0.85
+SATURATED_RATIO = 0.7
+"""Instances busier than this leave no doubt that what waits is all that there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +197,7 @@ def _grow(draft: Draft) -> None:
         if utilisation is not None and utilisation >= ceiling:
             numbers = (("utilisation_ratio", utilisation), ("ceiling_ratio", ceiling))
             draft.refuse(growth.action, RefusalReason.UTILISATION, numbers)
-        elif (growth.needs_reload and _reload_larger(draft, growth)) or _load_making_room(draft, growth.action):
+        elif (growth.needs_reload and _reload_larger(draft, growth)) or _add_making_room(draft, growth.action):
             return
         else:
             draft.growth_lacks_memory = True
@@ -226,15 +250,17 @@ def _growths(draft: Draft) -> list[_Growth]:
         if instances >= draft.limits.max_instances:
             draft.refuse(action, RefusalReason.MAX_INSTANCES, (("max_instances", float(draft.limits.max_instances)),))
             continue
-        is_starved = _is_starved(seen, memory.waiting_requests)
-        growths.append(_Growth(seen, action, relief / max(1, needed), is_starved))
+        prices = draft.state.prices
+        in_place_s = STARVED_S if _is_starved(seen, memory.waiting_requests) else prices.price_s(ActionKind.SCALE_UP)
+        needs_reload = in_place_s > prices.price_s(ActionKind.RELOAD)
+        growths.append(_Growth(seen, action, relief / max(1, needed), needs_reload))
     return growths
 
 
-def _load_making_room(draft: Draft, action: Action) -> bool:
-    """Add an action, after unloading idle widths that are not kept where that makes it fit; return whether it was."""
+def _add_making_room(draft: Draft, action: Action) -> bool:
+    """Add an action, after unloading other widths where that makes it fit; return whether it was added."""
     lacking = draft.lacking_bytes(action.needed_bytes)
-    victims = _victims(draft, lacking, action) if lacking else []
+    victims = _victims(draft, action) if lacking else []
     if not victims:
         return draft.add_if_fits(action)
     key = (action.model, action.instances, action.batching)
@@ -248,25 +274,30 @@ def _load_making_room(draft: Draft, action: Action) -> bool:
     return draft.add(action, freed_bytes=sum(draft.learned_bytes(seen) for seen in victims))
 
 
-def _victims(draft: Draft, lacking_bytes: int, action: Action) -> list[ModelSnapshot]:
-    """Return the widths to unload, longest idle first, or none when all of them would not be enough.
+def _victims(draft: Draft, action: Action) -> list[ModelSnapshot]:
+    """Return the widths to unload for an action, longest idle first, or none when all would not be enough.
 
-    One whose size was never learned, as after a restart of the controller, ends the search: what it gives back is
-    known only afterwards, and whoever carries the plan out looks before the action.
+    Only idle ones that are not kept, but for the minimum set whatever is not of it: without it nothing answers when
+    nothing else can. One whose size was never learned, as after a restart of the controller, ends the search: what it
+    gives back is known only afterwards, and whoever carries the plan out looks before the action.
     """
-    idle_s = draft.limits.idle_s
-    loose = [
+    lacking_bytes = draft.lacking_bytes(action.needed_bytes) or 0
+    others = [seen for seen in draft.models.values() if seen.name != action.model and draft.may_touch(seen)]
+    idle = [
         (since_s, seen)
-        for seen in draft.models.values()
-        if seen.name != action.model
-        and not draft.is_kept(seen)
+        for seen in others
+        if not draft.is_kept(seen)
         and draft.is_settled(seen)
         and (since_s := draft.memory(seen).idle_since_s) is not None
-        and draft.has_held(since_s, idle_s)
+        and draft.has_held(since_s, draft.limits.idle_s)
     ]
+    candidates = [seen for _, seen in sorted(idle, key=lambda p: (p[0], *_widest(p[1])))]
+    if action.model in draft.limits.minimum:
+        busy = [s for s in others if s.is_ready and s.name not in draft.limits.minimum and s not in candidates]
+        candidates += sorted(busy, key=lambda s: (draft.memory(s).waiting_requests, *_widest(s)))
     chosen: list[ModelSnapshot] = []
     freed = 0
-    for _, seen in sorted(loose, key=lambda p: (p[0], *_widest(p[1]))):
+    for seen in candidates:
         chosen.append(seen)
         freed += draft.learned_bytes(seen)
         if freed >= lacking_bytes or draft.learned_bytes(seen) == 0:
@@ -281,7 +312,13 @@ def _shrink(draft: Draft) -> None:
         if not draft.is_settled(seen):
             continue
         is_unwanted = not draft.is_kept(seen) and seen.name not in limits.wanted
-        if is_unwanted and draft.has_held(memory.idle_since_s, limits.unload_after_s):
+        if seen.loaded.instances > limits.max_instances and seen.loaded.is_canonical:
+            too_many: Numbers = (
+                ("instances", float(seen.loaded.instances)),
+                ("max_instances", float(limits.max_instances)),
+            )
+            draft.add(draft.scale(seen, ActionReason.MAX_INSTANCES, limits.max_instances, too_many))
+        elif is_unwanted and draft.has_held(memory.idle_since_s, limits.unload_after_s):
             idle: Numbers = (("idle_s", _elapsed(draft, memory.idle_since_s)),)
             draft.add(draft.unload(seen, ActionReason.IDLE, idle))
         elif seen.loaded.is_canonical and draft.has_held(memory.slack_since_s, limits.idle_s):
@@ -324,12 +361,28 @@ def _load_wanted(draft: Draft) -> None:
 
 
 def _follow_files(draft: Draft) -> None:
-    """Reload what runs with something else than its files say; not often, in case it can't be made the same."""
+    """Reload what runs with something else than its files say; not often, in case it can't be made the same.
+
+    A batching that nobody here has sized is such a thing too, unless the curve is known: then it is judged like any.
+    Files that have failed to load several times are left alone until they change, because the old version serves, and
+    each failed reload leaves an entry in Triton that makes its shutdown wait.
+    """
     for seen in draft.models.values():
-        is_recent = _is_recent(draft, draft.memory(seen).batching_changed_s)
-        if not seen.loaded.is_canonical and not is_recent and draft.is_settled(seen):
-            batching = seen.model.batching
-            draft.add_if_fits(draft.reload(seen, ActionReason.DRIFTED, batching, (), is_forced=False))
+        memory, limits = draft.memory(seen), draft.limits
+        is_unsized = limits.batching_horizon_s <= 0 or (
+            memory.curve.line() is None and draft.has_held(memory.foreign_since_s, limits.batching_cooldown_s)
+        )
+        has_drifted = not seen.loaded.is_canonical or (memory.foreign_since_s is not None and is_unsized)
+        is_recent = _is_recent(draft, memory.batching_changed_s)
+        if not has_drifted or is_recent or not draft.is_settled(seen):
+            continue
+        numbers: Numbers = (("failures", float(memory.drift_failures)),)
+        action = draft.reload(seen, ActionReason.DRIFTED, seen.model.batching, numbers, is_forced=False)
+        if memory.drift_failures >= MAX_DRIFT_FAILURES:
+            draft.refuse(action, RefusalReason.QUARANTINED, numbers, "its files have failed to load; export them again")
+            continue
+        is_idle = not draft.is_kept(seen) and draft.has_held(memory.idle_since_s, limits.idle_s)
+        _reload_or_unload(draft, seen, action, may_unload=is_idle)
 
 
 def _size_batches(draft: Draft) -> None:
@@ -340,8 +393,15 @@ def _size_batches(draft: Draft) -> None:
         memory, line = draft.memory(seen), draft.memory(seen).curve.line()
         if line is None or seen.rates.window_s <= 0 or memory.items_per_s <= 0:
             continue
-        is_recent = _is_recent(draft, memory.batching_changed_s)
-        if is_recent or not seen.loaded.is_canonical or not draft.is_settled(seen):
+        if not seen.loaded.is_canonical or not draft.is_settled(seen):
+            continue
+        if memory.trial is not None:
+            _judge_trial(draft, seen, memory, memory.trial)
+            continue
+        is_barred = memory.barred_until_s is not None and draft.now_s < memory.barred_until_s
+        if is_barred or _is_recent(draft, memory.batching_changed_s):
+            continue
+        if not draft.has_held(memory.steady_since_s, STEADY_S):
             continue
         if memory.pressed_since_s is not None:  # another instance is cheaper, and changes what batching should be
             continue
@@ -352,10 +412,31 @@ def _size_batches(draft: Draft) -> None:
             draft.add_if_fits(action)
 
 
+def _judge_trial(draft: Draft, seen: ModelSnapshot, memory: ModelMemory, trial: Trial) -> None:
+    """Go back to what was before a delay when less has been answered since.
+
+    Arrivals are taken to be independent of the delay. Clients that wait for an answer before they send the next
+    request belie that: a delay for a batch that they can't fill throttles them, and only trying it shows.
+    """
+    changed_s = memory.batching_changed_s
+    is_due = changed_s is not None and draft.now_s - changed_s >= TRIAL_S
+    if not is_due or memory.recent_items_per_s >= TRIAL_RATIO * trial.items_per_s:
+        return
+    numbers: Numbers = (("items_per_s", memory.recent_items_per_s), ("items_before_per_s", trial.items_per_s))
+    action = draft.reload(seen, ActionReason.BATCHING_HARMFUL, trial.batching, numbers, is_forced=False)
+    draft.add_if_fits(action)
+
+
 def _demand(seen: ModelSnapshot, memory: ModelMemory, line: tuple[float, float]) -> Demand:
     item_s, batch_s = line
     requests_per_s = seen.rates.requests_per_s
     request_items = seen.rates.items_per_s / requests_per_s if requests_per_s else 1.0
+    # Behind busy instances no more can gather than are there; what comes when they are not is not known.
+    present_items = memory.waiting_requests * request_items + memory.busy_instances * (
+        seen.rates.items_per_execution or 1.0
+    )
+    is_busy = memory.busy_instances > SATURATED_RATIO * seen.loaded.instances
+    largest = int(max(1.0, present_items)) if is_busy else seen.model.max_batch_size
     return Demand(
         item_s=item_s,
         batch_s=batch_s,
@@ -363,6 +444,7 @@ def _demand(seen: ModelSnapshot, memory: ModelMemory, line: tuple[float, float])
         request_items=max(1.0, request_items),
         instances=seen.loaded.instances,
         max_batch_size=seen.model.max_batch_size,
+        gatherable_items=min(largest, seen.model.max_batch_size),
     )
 
 

@@ -16,7 +16,7 @@ class Counters:
 
     Attributes:
         requests: answered with success.
-        failures: answered with an error, for whatever reason.
+        failures: that the model or the server is to blame for; what a client cancelled or a full queue refused is not.
         items: answered.
         executions: batches run.
         queue_s: time requests spent waiting for an instance, summed over requests.

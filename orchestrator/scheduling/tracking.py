@@ -17,6 +17,9 @@ from orchestrator.scheduling.state import ModelMemory, SchedulerState
 
 LOAD_TIME_CONSTANT_S = 1.0
 ARRIVAL_TIME_CONSTANT_S = 10.0
+RECENT_TIME_CONSTANT_S = 2.0
+STEADY_RATIO = 0.2
+"""Two means of arrivals that differ by less are one."""
 MIN_WAITING_REQUESTS = 0.5
 """Fewer waiting on average than this is no queue: half of the time nobody waits at all."""
 NO_ARRIVALS_PER_S = 1e-3
@@ -27,14 +30,22 @@ HEALTHY_S = 60.0
 
 def track(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s: float) -> SchedulerState:
     """Return the state with every model's load, timers and curve as of this snapshot."""
+    quarantine = state.quarantine
+    for seen in snapshot.models:
+        if state.model(seen.name).files_stamp not in ("", seen.model.files_stamp):
+            quarantine = quarantine.pardon(seen.name)  # new files are tried at once
     models = {s.name: _track_model(s, state.model(s.name), snapshot, limits, now_s) for s in snapshot.models}
     sizes = {s.name: s.instance_bytes for s in snapshot.models if s.is_ready and s.instance_bytes is not None}
-    return replace(state, models=models, memory=state.memory.follow(snapshot.server_id).observe(sizes))
+    return replace(
+        state, models=models, quarantine=quarantine, memory=state.memory.follow(snapshot.server_id).observe(sizes)
+    )
 
 
 def _track_model(
     seen: ModelSnapshot, old: ModelMemory, snapshot: HostSnapshot, limits: Limits, now_s: float
 ) -> ModelMemory:
+    if old.files_stamp != seen.model.files_stamp:
+        old = replace(old, files_stamp=seen.model.files_stamp, drift_failures=0)
     is_moving = seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING) or seen.name in snapshot.busy_models
     moving_since_s = _since(old.moving_since_s, is_moving, now_s)
     if not seen.is_ready:
@@ -44,13 +55,30 @@ def _track_model(
             changed_s=old.changed_s,
             batching_changed_s=old.batching_changed_s,
             unloaded_s=old.unloaded_s,
+            trials_failed=old.trials_failed,
+            barred_until_s=old.barred_until_s,
+            files_stamp=old.files_stamp,
+            drift_failures=old.drift_failures,
             repairs=old.repairs,
             repaired_s=old.repaired_s,
         )
     is_busy = seen.name in snapshot.busy_models
-    memory = replace(old, moving_since_s=moving_since_s, dead_since_s=_dead_since_s(seen, old, is_busy, now_s))
+    is_foreign = seen.loaded.batching not in (seen.model.batching, old.sized_batching)
+    memory = replace(
+        old,
+        moving_since_s=moving_since_s,
+        dead_since_s=_dead_since_s(seen, old, is_busy, now_s),
+        foreign_since_s=_since(old.foreign_since_s, is_foreign and not is_busy, now_s),
+    )
     if seen.rates.window_s <= 0:
-        memory = replace(memory, pressed_since_s=None, slack_since_s=None, idle_since_s=None, failing_since_s=None)
+        memory = replace(
+            memory,
+            pressed_since_s=None,
+            slack_since_s=None,
+            idle_since_s=None,
+            failing_since_s=None,
+            steady_since_s=None,
+        )
     elif not is_busy and (old.changed_s is None or old.changed_s <= now_s - seen.rates.window_s):
         memory = _track_load(seen, memory, limits, now_s)
     if memory.repairs and memory.repaired_s is not None and _is_well(memory) and now_s - memory.repaired_s >= HEALTHY_S:
@@ -83,16 +111,26 @@ def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: fl
         else _smooth(old.items_per_s, rates.items_per_s, rates.window_s, ARRIVAL_TIME_CONSTANT_S)
     )
     is_pressed = busy / instances > limits.grow_busy_ratio and waiting >= MIN_WAITING_REQUESTS
-    is_slack = instances > 1 and busy / (instances - 1) < limits.shrink_busy_ratio
+    recent = (
+        rates.items_per_s
+        if is_first
+        else _smooth(old.recent_items_per_s, rates.items_per_s, rates.window_s, RECENT_TIME_CONSTANT_S)
+    )
+    is_steady = abs(recent - arrivals) <= STEADY_RATIO * arrivals
+    # An instance that fails at once looks as calm as one with nothing to do.
+    is_slack = instances > 1 and rates.failures_per_s == 0 and busy / (instances - 1) < limits.shrink_busy_ratio
     is_idle = rates.requests_per_s == 0 and rates.failures_per_s == 0 and rates.waiting_requests == 0
-    has_answered = rates.requests_per_s > 0 or rates.failures_per_s > 0
-    is_failing = rates.failures_per_s > 0 and rates.requests_per_s == 0
+    answers_per_s = rates.requests_per_s + rates.failures_per_s
+    # One broken instance of n gets an n-th of the requests, and more when it fails faster than the others answer.
+    is_failing = rates.failures_per_s > 0 and rates.failures_per_s >= answers_per_s / (2 * instances)
     curve = old.curve
     if rates.service_s is not None and rates.items_per_execution is not None:
         curve = curve.observe(rates.items_per_execution, rates.service_s, now_s=now_s)
     return replace(
         old,
         curve=curve,
+        recent_items_per_s=recent,
+        steady_since_s=_since(old.steady_since_s, is_steady, now_s),
         items_per_s=arrivals if arrivals >= NO_ARRIVALS_PER_S else 0.0,
         busy_instances=busy,
         waiting_requests=waiting,
@@ -100,7 +138,7 @@ def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: fl
         slack_since_s=_since(old.slack_since_s, is_slack, now_s),
         idle_since_s=_since(old.idle_since_s, is_idle, now_s),
         # A window without an answer says nothing of whether it would have been an error.
-        failing_since_s=_since(old.failing_since_s, is_failing, now_s) if has_answered else old.failing_since_s,
+        failing_since_s=_since(old.failing_since_s, is_failing, now_s) if answers_per_s else old.failing_since_s,
     )
 
 

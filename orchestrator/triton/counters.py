@@ -28,6 +28,7 @@ from orchestrator.scheduling.rates import Counters
 from orchestrator.snapshot import ModelName
 
 PREFIX = "nv_inference_"
+_CLIENTS_OWN = ("REJECTED", "CANCELED")  # a full queue and a client that gave up say nothing of a model's health
 LIMIT_BYTES = 16 * 2**20  # hundreds of models stay far below; whatever is larger is no metrics page
 
 _FIELDS: Mapping[str, str] = {
@@ -71,6 +72,8 @@ def parse_counters(text: str) -> dict[ModelName, Counters]:
             # Triton names counters without the ending that the parser then adds.
             field = _FIELDS.get(sample.name.removesuffix("_total"))
             if field is None:
+                continue
+            if sample.labels.get("reason") in _CLIENTS_OWN:
                 continue
             if "model" not in sample.labels:
                 raise ValueError(f"{sample.name} names no model")

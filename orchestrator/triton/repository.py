@@ -109,8 +109,10 @@ class Repository:
             raise ConfigError(f"can't read {path} ({exc}); {EXPORT_AGAIN}") from exc
         if parsed.entry is None:
             return None
-        weights_bytes = _measure_weights(self.path / name, parsed.model_file)
-        return replace(parsed.entry, model=replace(parsed.entry.model, weights_bytes=weights_bytes))
+        weights = _stat_weights(self.path / name, parsed.model_file)
+        files_stamp = f"{stamp[0]}-{stamp[1]}-{weights.st_mtime_ns}-{weights.st_size}"
+        model = replace(parsed.entry.model, weights_bytes=weights.st_size, files_stamp=files_stamp)
+        return replace(parsed.entry, model=model)
 
 
 def build_override(entry: RepositoryEntry, *, instances: int, batching: Batching, nonce: str) -> dict[str, Any]:
@@ -251,13 +253,13 @@ def _require_instances(name: str, config: ModelConfig) -> int:
     return int(groups[0].count)
 
 
-def _measure_weights(folder: Path, model_file: str) -> int:
-    """Return the size of the newest version's model file; Triton serves that one unless told otherwise."""
+def _stat_weights(folder: Path, model_file: str) -> os.stat_result:
+    """Return the status of the newest version's model file; Triton serves that one unless told otherwise."""
     try:
         with os.scandir(folder) as found:
             versions = sorted(int(entry.name) for entry in found if entry.name.isascii() and entry.name.isdigit())
         if versions:
-            return (folder / str(versions[-1]) / model_file).stat().st_size
+            return (folder / str(versions[-1]) / model_file).stat()
     except OSError:
         pass
     raise ConfigError(f"model {folder.name} has no <version>/{model_file} in {folder}; {EXPORT_AGAIN}")

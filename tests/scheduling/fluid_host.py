@@ -90,6 +90,8 @@ class FluidHost:
         self.base_bytes = base_bytes
         self.peak_bytes = base_bytes
         self.now_s = 0.0
+        self.clients: dict[ModelName, int] = {}
+        """Clients that send the next request when the last was answered; they take the place of arrivals."""
         self.demands: dict[ModelName, float] = {}
         self.done: list[tuple[float, Action]] = []
         self.plans: list[Plan] = []
@@ -111,7 +113,10 @@ class FluidHost:
         share = min(1.0, self.cpus / total) if (total := sum(wanted.values())) else 1.0
         self.busy_total = total * share
         for name, model in self.models.items():
-            self._serve(model, arrivals_per_s.get(name, 0.0), share, dt_s)
+            if self.clients.get(name) and model.instances:
+                self._serve_clients(model, self.clients[name], dt_s)
+            else:
+                self._serve(model, arrivals_per_s.get(name, 0.0), share, dt_s)
 
     def _batch(self, model: FluidModel, arrivals_per_s: float) -> float:
         gathered = 1 + arrivals_per_s * model.batching.delay_us / 1e6
@@ -151,6 +156,29 @@ class FluidHost:
             waiting_requests=waiting if served else 0.0,
             items_per_execution=size if served else None,
             service_s=run_s if served else None,
+        )
+
+    def _serve_clients(self, model: FluidModel, clients: int, dt_s: float) -> None:
+        target = max(model.batching.preferred_sizes, default=64)
+        is_short = model.batching.delay_us > 0 and clients < target
+        if is_short:  # all there are gather, and wait for the rest that never come
+            size, wait_s = float(clients), model.batching.delay_us / 1e6
+        else:
+            size, wait_s = (float(target) if model.batching.delay_us else clients / (model.instances + 1)), 0.0
+        size = max(1.0, size)
+        run_s = model.item_s * size + model.batch_s
+        instances = min(model.instances, self.cpus)
+        items_per_s = min(instances * size / run_s, clients / (wait_s + run_s))
+        busy = items_per_s / size * run_s
+        self.busy_total += busy
+        model.rates = Rates(
+            window_s=dt_s,
+            requests_per_s=items_per_s,
+            items_per_s=items_per_s,
+            executions_per_s=items_per_s / size,
+            waiting_requests=max(0.0, clients - busy * size),
+            items_per_execution=size,
+            service_s=run_s,
         )
 
     def snapshot(self) -> HostSnapshot:

@@ -117,8 +117,7 @@ def test_more_instances_never_take_less(loads: list[int], rises: list[int], unme
         replace(outcome(ActionKind.LOAD, 900), memory_before_bytes=None),
         replace(outcome(ActionKind.LOAD, 900), memory_after_bytes=None),
         outcome(ActionKind.LOAD, 900, instances=2),
-        outcome(ActionKind.RELOAD, 900),
-        outcome(ActionKind.RELOAD, -900),
+        outcome(ActionKind.RELOAD, 900, instances=2),
         outcome(ActionKind.SCALE_UP, 900, instances=1),
         outcome(ActionKind.UNLOAD, 0, instances=0, error="still in use"),
         replace(outcome(ActionKind.UNLOAD, 0, instances=0), memory_before_bytes=None),
@@ -264,3 +263,11 @@ def test_instances_that_can_be_seen_need_no_change_to_be_known_and_growth_is_not
     assert loaded(ledger, 70).instance_bytes(A, unmeasured_bytes=128) == 70
     assert grown.observe({}) == grown
     assert grown.load_bytes(B, 1, unmeasured_bytes=1) == 60  # a width never seen is no smaller than its siblings
+
+
+def test_what_a_reload_leaves_beyond_what_was_there_is_residue() -> None:
+    ledger = loaded(MemoryLedger(), 100)
+    leaky = ledger.record(outcome(ActionKind.RELOAD, 40), instances_before=1)
+    assert leaky.residue_bytes == 40
+    assert leaky.load_bytes(A, 1, unmeasured_bytes=1) == 100
+    assert leaky.record(outcome(ActionKind.RELOAD, -40), instances_before=1).residue_bytes == 0

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.scheduling import Action, ActionKind, ActionReason, Batching, Limits, Outcome, SchedulerState
-from orchestrator.scheduling.state import ModelMemory
+from orchestrator.scheduling.state import ModelMemory, Trial
 from orchestrator.snapshot import ModelName
 
 A, B = ModelName("a"), ModelName("b")
@@ -43,8 +43,32 @@ RECORDED: list[tuple[ActionKind, ActionReason, str | None, dict[str, object]]] =
     (ActionKind.SCALE_DOWN, ActionReason.IDLE, None, {}),
     (ActionKind.UNLOAD, ActionReason.MAKE_ROOM, None, {"unloaded_s": 100.0}),
     (ActionKind.UNLOAD, ActionReason.IDLE, None, {"unloaded_s": 100.0}),
-    (ActionKind.RELOAD, ActionReason.BATCHING_GAIN, None, {"batching_changed_s": 100.0}),
-    (ActionKind.RELOAD, ActionReason.BATCHING_NEEDLESS, None, {"batching_changed_s": 100.0}),
+    (
+        ActionKind.RELOAD,
+        ActionReason.BATCHING_GAIN,
+        None,
+        {"batching_changed_s": 100.0, "sized_batching": Batching(), "trial": Trial(Batching(), OLD.items_per_s)},
+    ),
+    (
+        ActionKind.RELOAD,
+        ActionReason.BATCHING_HARMFUL,
+        None,
+        {
+            "batching_changed_s": 100.0,
+            "sized_batching": Batching(),
+            "trials_failed": OLD.trials_failed + 1,
+            "barred_until_s": 3700.0,
+        },
+    ),
+    (ActionKind.RELOAD, ActionReason.QUEUEING, None, {}),
+    (ActionKind.UNLOAD, ActionReason.DRIFTED, None, {}),
+    (ActionKind.RELOAD, ActionReason.DRIFTED, "no", {"batching_changed_s": 100.0, "drift_failures": 1}),
+    (
+        ActionKind.RELOAD,
+        ActionReason.BATCHING_NEEDLESS,
+        None,
+        {"batching_changed_s": 100.0, "sized_batching": Batching()},
+    ),
     (ActionKind.RELOAD, ActionReason.DRIFTED, None, {"batching_changed_s": 100.0}),
     (ActionKind.RELOAD, ActionReason.DEAD_INSTANCE, None, {"repairs": 2, "repaired_s": 100.0}),
     (ActionKind.RELOAD, ActionReason.FAILING, None, {"repairs": 2, "repaired_s": 100.0}),
