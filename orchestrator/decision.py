@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from orchestrator.snapshot import ServerName, Width
@@ -15,6 +16,13 @@ class Reason(StrEnum):
     NEXT_IN_TURN = "next in turn"
     FEWEST_ITEMS = "fewest items"
     LEAST_COMPLETION = "least expected completion"
+    LEAST_DELAY = "shortest expected delay"
+    BETTER_OF_TWO = "the better of two drawn by lot"
+    DRAWN_BY_CAPACITY = "drawn by lot, by capacity"
+    SLACK_BUCKET = "fills the slack of the head"
+    MOST_ACCURATE = "the most accurate in time"
+    LARGEST_BATCH = "the largest batch in time"
+    NONE_IN_TIME = "nothing is in time, so what drains first"
     BETTER_SERVER_BUSY = "a better server is busy"
     NO_CANDIDATE = "no server serves an allowed width"
 
@@ -34,6 +42,13 @@ class Candidate:
         drain_s: expected time from now until all that waits would be answered, were this width used on all servers.
         server_items: that the server already has.
         has_room: whether it can be sent now.
+        wait_s: expected time until an instance is free for it.
+        item_s: expected time an item adds to a group.
+        group_s: expected time of a group besides its items.
+        max_batch_size: items in one group at the most.
+        instances: of this width on this server.
+        overdue_ratio: how many times longer than expected, the margin included, the server already takes over what
+            it runs; 1 while it is in time.
     """
 
     server: ServerName
@@ -46,6 +61,27 @@ class Candidate:
     drain_s: float
     server_items: int
     has_room: bool
+    wait_s: float
+    item_s: float
+    group_s: float
+    max_batch_size: int
+    instances: int
+    overdue_ratio: float
+
+    @property
+    def capacity_rps(self) -> float:
+        """Items a second when every instance runs full batches; infinite while it is guessed to be instant."""
+        service_s = self.item_s * self.max_batch_size + self.group_s
+        return self.instances * self.max_batch_size / service_s if service_s > 0 else math.inf
+
+    def with_items(self, items: int) -> Candidate:
+        """Return the same with a smaller group; ``items`` must lie between the head's and this one's."""
+        return replace(
+            self,
+            items=items,
+            service_s=self.item_s * items + self.group_s,
+            completion_s=self.wait_s + self.item_s * items + self.group_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)

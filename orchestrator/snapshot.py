@@ -6,7 +6,8 @@ item, a request may bring several), and a width is a whole percentage, never a f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NewType
 
 ServerName = NewType("ServerName", str)
@@ -71,11 +72,28 @@ class GroupInFlight:
         model: it runs on.
         items: in it.
         sent_s: when it was sent, on the router's clock.
+        began_s: when an instance of several was free for it; None while it waits for one, and always where a width
+            has one instance only, because its groups simply follow each other. It grows with what is known of the
+            group and tells nothing of which group it is, so it does not count for equality.
     """
 
     model: ModelName
     items: int
     sent_s: float
+    began_s: float | None = field(default=None, compare=False)
+
+
+def has_room(in_flight: Sequence[GroupInFlight], model: ServedModel, *, group_limit: int, waiting_limit: int) -> bool:
+    """Return whether a server that holds ``in_flight`` may be sent a group of ``model``.
+
+    Of one width it may hold a group for each instance and ``waiting_limit`` more; more would only wait there instead
+    of in the router, where they can still be given to another server. ``group_limit`` bounds all widths together.
+    """
+    if len(in_flight) >= group_limit:
+        return False
+    model_limit = model.instances + waiting_limit
+    # Fewer groups than the limit of one width can't exceed it; so most calls count nothing.
+    return len(in_flight) < model_limit or sum([group.model == model.name for group in in_flight]) < model_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +106,8 @@ class ServerState:
         other_models: of other families, which its load may be of.
         in_flight: groups it has not answered, in the order they were sent.
         bound_items: items already bound to it that wait in the router, with their model.
-        group_limit: groups it may hold at a time.
+        group_limit: groups it may hold at a time, of all widths.
+        waiting_limit: groups of one width it may hold beyond one for each instance of that width.
         last_answer_s: when it last answered, None before the first time.
         healthy: False while it does not answer.
     """
@@ -99,6 +118,7 @@ class ServerState:
     in_flight: tuple[GroupInFlight, ...] = ()
     bound_items: tuple[tuple[ModelName, int], ...] = ()
     group_limit: int = 2
+    waiting_limit: int = 1
     last_answer_s: float | None = None
     healthy: bool = True
 
@@ -107,10 +127,11 @@ class ServerState:
         """Items it has or will have: in flight and bound."""
         return sum(group.items for group in self.in_flight) + sum(n for _, n in self.bound_items)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether it may be sent a group now."""
-        return self.healthy and len(self.in_flight) < self.group_limit
+    def has_room_for(self, model: ServedModel) -> bool:
+        """Return whether it may be sent a group of ``model`` now."""
+        return self.healthy and has_room(
+            self.in_flight, model, group_limit=self.group_limit, waiting_limit=self.waiting_limit
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,7 +287,7 @@ class Router:
 
     def _send(self, link: ServerLink, lane: Lane, width: Width, items: int) -> bool:
         model = link.model(lane.key.family, width)
-        if model is None or not link.is_healthy or len(link.in_flight) >= link.group_limit:
+        if model is None or not link.has_room_for(model):
             return False
         requests = lane.take(min(items, model.max_batch_size))
         sent = GroupInFlight(model.name, sum(r.items for r in requests), asyncio.get_running_loop().time())

@@ -23,7 +23,17 @@ from orchestrator.config import RouterSettings
 from orchestrator.errors import ModelNotFoundError, ServerUnavailableError, SlimError, TransientError
 from orchestrator.profile import Run, merge_runs
 from orchestrator.router.request import Array, blank_batch
-from orchestrator.snapshot import Family, GroupInFlight, ModelName, ServedModel, ServerName, ServerState, Width
+from orchestrator.routing import mark_begun
+from orchestrator.snapshot import (
+    Family,
+    GroupInFlight,
+    ModelName,
+    ServedModel,
+    ServerName,
+    ServerState,
+    Width,
+    has_room,
+)
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +107,20 @@ class ServerLink:
         return tuple(m for m in self.served if m.name not in self._suspended)
 
     @property
+    def waiting_limit(self) -> int:
+        """Groups of one width that may wait there, besides one for each instance that runs."""
+        return self.settings.in_flight_groups - 1
+
+    @property
     def group_limit(self) -> int:
-        """Groups it may hold: one in waiting, besides one for each instance of its best-staffed width."""
-        return self.settings.in_flight_groups - 1 + max((m.instances for m in self.served), default=1)
+        """Groups it may hold of all widths: as many as of its best-staffed width alone."""
+        return self.waiting_limit + max((m.instances for m in self.served), default=1)
+
+    def has_room_for(self, model: ServedModel) -> bool:
+        """Return whether it may be sent a group of ``model`` now."""
+        return self.is_healthy and has_room(
+            self.in_flight, model, group_limit=self.group_limit, waiting_limit=self.waiting_limit
+        )
 
     def models_of(self, family: Family) -> tuple[ServedModel, ...]:
         """Return the widths of a family that it may be sent, ascending."""
@@ -118,19 +139,29 @@ class ServerLink:
             in_flight=tuple(self.in_flight),
             bound_items=bound_items,
             group_limit=self.group_limit,
+            waiting_limit=self.waiting_limit,
             last_answer_s=self.last_answer_s,
             healthy=self.is_healthy,
         )
 
     def finish(self, group: GroupInFlight, *, now_s: float) -> None:
         """Note that a group was answered, and observe how long the server took for it."""
-        # Groups run one after another, so this one began when the one before it was answered.
-        run = Run(group.model, group.items, max(group.sent_s, self.last_answer_s or group.sent_s), now_s)
-        merged = self.last_run and merge_runs(self.last_run, run, later_sent_s=group.sent_s)
+        instances = {m.name: m.instances for m in self.served}
+        # Equal groups are interchangeable, so the first that equals it will do.
+        at = self.in_flight.index(group)
+        held = mark_begun(self.in_flight, instances, since_s=self.last_answer_s)
+        own_began_s = held.pop(at).began_s
+        # Without an instance of its own it followed the one before it, so it began when that was answered.
+        began_s = max(group.sent_s, self.last_answer_s or group.sent_s) if own_began_s is None else own_began_s
+        run = Run(group.model, group.items, began_s, now_s)
+        merged = None
+        if self.last_run and own_began_s is None:  # two that had an instance each were not joined
+            merged = merge_runs(self.last_run, run, later_sent_s=group.sent_s)
         if self.last_run and not merged:
             self._observe_run(self.last_run)
         self.last_run, self.last_answer_s = merged or run, now_s
-        if len(self.in_flight) == 1:  # this one: nothing is left that could have run with it
+        self.in_flight[:] = [group, *mark_begun(held, instances, since_s=now_s)]  # the caller removes the first equal
+        if not held:  # nothing is left that could have run with it
             self._observe_run(self.last_run)
             self.last_run = None
 

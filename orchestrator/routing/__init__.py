@@ -5,7 +5,17 @@ and a simulator call the very same functions, and a test needs no fakes.
 """
 
 from orchestrator.routing.candidates import build_candidates
-from orchestrator.routing.policy import Binding, Policy, Situation
-from orchestrator.routing.registry import parse_policy
+from orchestrator.routing.occupancy import mark_begun
+from orchestrator.routing.policy import Binding, Policy, Situation, is_offered
+from orchestrator.routing.registry import parse_policy, policy_names
 
-__all__ = ["Binding", "Policy", "Situation", "build_candidates", "parse_policy"]
+__all__ = [
+    "Binding",
+    "Policy",
+    "Situation",
+    "build_candidates",
+    "is_offered",
+    "mark_begun",
+    "parse_policy",
+    "policy_names",
+]

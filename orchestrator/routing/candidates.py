@@ -1,7 +1,8 @@
 """The one function that says what could be done with the head of a queue.
 
-Expected times rest on two readings of a server: the groups it holds run one after another in the order they were
-sent, and each takes a·n + b of its width. That is exact for one instance on one core and a fair guess elsewhere.
+Expected times rest on two readings of a server: its groups take turns as ``orchestrator.routing.occupancy`` says,
+one after another or, of a width with k instances, k at once; and each takes a·n + b of its width. That is exact for
+one instance on one core and a fair guess elsewhere.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from orchestrator.decision import Candidate
 from orchestrator.profile import LatencyTable
+from orchestrator.routing.occupancy import Occupancy
 from orchestrator.snapshot import QueueState, ServedModel, ServerState, Width
 
 
@@ -30,9 +32,9 @@ def build_candidates(
     """
     usable = sorted((s for s in servers if s.healthy), key=lambda s: s.name)
     options = [
-        _Option(server, model, wait_s, *latency.line(server.name, model, server.models))
+        _Option(server, model, held, held.wait_s(model), *held.lines[model.name])
         for server in usable
-        for wait_s in [backlog_s(server, latency, now_s=now_s)]
+        for held in [Occupancy(server, latency, now_s=now_s)]
         for model in server.models
         if model.width in queue.allowed_widths
         and model.accuracy >= queue.min_accuracy
@@ -49,6 +51,7 @@ def build_candidates(
             queue,
             items=_group_items(option, by_width[option.model.width], queue, slack_s=slack_s),
             drain_s=drains_s[option.model.width],
+            slack_margin=slack_margin,
         )
         for option in options
     )
@@ -60,6 +63,7 @@ class _Option:
 
     server: ServerState
     model: ServedModel
+    held: Occupancy
     wait_s: float
     slope_s: float
     group_s: float
@@ -68,7 +72,7 @@ class _Option:
         return self.wait_s + self.slope_s * items + self.group_s
 
 
-def _candidate(option: _Option, queue: QueueState, *, items: int, drain_s: float) -> Candidate:
+def _candidate(option: _Option, queue: QueueState, *, items: int, drain_s: float, slack_margin: float) -> Candidate:
     return Candidate(
         server=option.server.name,
         width=option.model.width,
@@ -78,34 +82,15 @@ def _candidate(option: _Option, queue: QueueState, *, items: int, drain_s: float
         completion_s=option.completion_s(items),
         head_completion_s=option.completion_s(queue.head_items),
         drain_s=drain_s,
-        server_items=option.server.items,
-        has_room=option.server.has_room,
+        server_items=option.held.items,
+        has_room=option.server.has_room_for(option.model),
+        wait_s=option.wait_s,
+        item_s=option.slope_s,
+        group_s=option.group_s,
+        max_batch_size=option.model.max_batch_size,
+        instances=option.model.instances,
+        overdue_ratio=option.held.overdue_ratio(slack_margin),
     )
-
-
-def backlog_s(server: ServerState, latency: LatencyTable, *, now_s: float) -> float:
-    """Return the expected time until the server has done all that it has or that is bound to it.
-
-    The first group in flight has run since the later of its sending and the server's last answer, and that is taken
-    off. One that is overdue is expected to take as long again as it is overdue: a server that hangs looks worse and
-    worse, not as if it were done any moment.
-    """
-    lines = {
-        m.name: latency.line(server.name, m, models) for models in (server.models, server.other_models) for m in models
-    }
-    total_s = 0.0
-    for index, group in enumerate(server.in_flight):
-        slope_s, intercept_s = lines.get(group.model, (0.0, 0.0))
-        remaining_s = slope_s * group.items + intercept_s
-        if index == 0:
-            started_s = max(group.sent_s, server.last_answer_s or group.sent_s)
-            remaining_s = abs(remaining_s - (now_s - started_s))
-        total_s += remaining_s
-    batch_limits = {m.name: m.max_batch_size for m in (*server.models, *server.other_models)}
-    for name, items in server.bound_items:
-        slope_s, intercept_s = lines.get(name, (0.0, 0.0))
-        total_s += slope_s * items + intercept_s * math.ceil(items / batch_limits.get(name, 1))
-    return total_s
 
 
 def _group_items(option: _Option, same_width: Sequence[_Option], queue: QueueState, *, slack_s: float) -> int:
@@ -117,6 +102,8 @@ def _group_items(option: _Option, same_width: Sequence[_Option], queue: QueueSta
       answer before a fast one that is busy gets to them, and not a full batch that would come back last.
     """
     most = max(queue.head_items, min(queue.items, option.model.max_batch_size))
+    if most == queue.head_items:  # which no bound lowers
+        return most
     if option.slope_s > 0:
         in_time = math.floor((slack_s - option.wait_s - option.group_s) / option.slope_s)
         if in_time >= queue.head_items:
@@ -124,22 +111,25 @@ def _group_items(option: _Option, same_width: Sequence[_Option], queue: QueueSta
     for other in same_width:
         if other.slope_s < option.slope_s:
             head_start_s = other.wait_s + other.group_s - option.wait_s - option.group_s
-            sooner = math.floor(head_start_s / (option.slope_s - other.slope_s))
-            most = min(most, max(queue.head_items, sooner))
+            sooner = head_start_s / (option.slope_s - other.slope_s)
+            if sooner < most:
+                most = max(queue.head_items, math.floor(sooner))
     return most
 
 
 def _drain_s(same_width: Sequence[_Option], queue: QueueState) -> float:
     """Return when all that waits would be answered if every server ran one width.
 
-    With rates r_s in items a second and waits w_s, the fluid answer T solves Σ r_s·(T − w_s) = items.
+    With rates r_s in items a second and backlogs w_s, the fluid answer T solves Σ r_s·(T − w_s) = items. Several
+    instances multiply the rate, as far as there are groups for them.
     """
     work, total_rps = float(queue.items), 0.0
     for option in same_width:
         batch = max(1, min(queue.items, option.model.max_batch_size))
         service_s = option.slope_s * batch + option.group_s
         if service_s <= 0:  # never observed, so guessed to be instant
-            return min(o.wait_s for o in same_width if o.slope_s + o.group_s <= 0)
-        work += batch / service_s * option.wait_s
-        total_rps += batch / service_s
+            return min(o.held.backlog_s for o in same_width if o.slope_s + o.group_s <= 0)
+        rate_rps = min(option.model.instances, math.ceil(queue.items / batch)) * batch / service_s
+        work += rate_rps * option.held.backlog_s
+        total_rps += rate_rps
     return work / total_rps

@@ -38,6 +38,23 @@ class Situation:
     lots: tuple[float, float]
     slack_margin: float
 
+    @property
+    def head_slack_s(self) -> float:
+        """Time until the head is due; negative when it is late already."""
+        return self.queue.head_deadline_s - self.now_s
+
+    def is_in_time(self, completion_s: float) -> bool:
+        """Return whether an answer expected ``completion_s`` from now meets the head's deadline, with the margin."""
+        return completion_s * self.slack_margin <= self.head_slack_s
+
+
+def is_offered(choice: Candidate, candidates: Sequence[Candidate], *, head_items: int) -> bool:
+    """Return whether a policy may choose so: a server and width among the candidates, and no larger a group."""
+    return any(
+        (c.server, c.width) == (choice.server, choice.width) and head_items <= choice.items <= c.items
+        for c in candidates
+    )
+
 
 class Policy(Protocol):
     """Chooses among candidates; a pure function of its arguments."""
@@ -53,7 +70,7 @@ class Policy(Protocol):
         ...
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """Return the candidate to dispatch, or why to hold.
+        """Return the candidate to dispatch, perhaps with a smaller group, or why to hold.
 
         Args:
             candidates: ordered by server name, then width; perhaps none.

@@ -53,10 +53,14 @@ def by_slack(candidates: Sequence[Candidate], situation: Situation) -> Sequence[
     must also drain, at that width on all servers, before nine of ten in the queue are due. When no width does both,
     the one that drains first is taken.
     """
-    queue, margin = situation.queue, situation.slack_margin
-    head_slack_s = queue.head_deadline_s - situation.now_s
-    tail_slack_s = queue.tail_deadline_s - situation.now_s
-    in_time = [c for c in candidates if c.completion_s * margin <= head_slack_s and c.drain_s * margin <= tail_slack_s]
+    margin = situation.slack_margin
+    tail_slack_s = situation.queue.tail_deadline_s - situation.now_s
+    in_time = [c for c in candidates if situation.is_in_time(c.completion_s) and c.drain_s * margin <= tail_slack_s]
     if in_time:
         return of_width(in_time, max(c.width for c in in_time))
+    return soonest_drained(candidates)
+
+
+def soonest_drained(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Return the candidates of the width at which all that waits is answered first."""
     return of_width(candidates, min((c.drain_s, c.width) for c in candidates)[1])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.decision import Candidate
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.routing import build_candidates
-from orchestrator.routing.candidates import backlog_s
+from orchestrator.routing.occupancy import Occupancy
 from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
 
@@ -32,6 +32,10 @@ def line(slope_s: float, group_s: float) -> LatencyFit:
 
 def server(name: str = "a", widths: tuple[int, ...] = (100,), **state: object) -> ServerState:
     return ServerState(ServerName(name), tuple(served_model(w) for w in widths), **state)  # type: ignore[arg-type]
+
+
+def backlog_s(held: ServerState, latency: LatencyTable, *, now_s: float) -> float:
+    return Occupancy(held, latency, now_s=now_s).backlog_s
 
 
 def queue(items: int = 1, *, head: int = 1, slack_s: float = 10.0, tail_s: float | None = None) -> QueueState:

@@ -15,7 +15,7 @@ from orchestrator.snapshot import QueueState, ServerName, Width
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
 NAMES = [
     f"{server}{width}"
-    for server in ("random", "round-robin", "jsq", "lert")
+    for server in ("random", "round-robin", "jsq", "lert", "lect", "p2c", "p2c-jsq", "sed", "weighted-random")
     for width in ("", ":random", ":widest", ":narrowest", ":slack", ":50", ":33")
 ]
 
@@ -29,6 +29,12 @@ def candidate(server: str = "a", width: int = 100, **values: Any) -> Candidate:
         "drain_s": 0.01,
         "server_items": 0,
         "has_room": True,
+        "wait_s": 0.0,
+        "item_s": 0.01,
+        "group_s": 0.0,
+        "max_batch_size": 32,
+        "instances": 1,
+        "overdue_ratio": 1.0,
     }
     values = {**defaults, **values}
     values.setdefault("head_completion_s", values["completion_s"])
@@ -113,6 +119,82 @@ def test_a_fixed_width_gives_way_to_the_nearest_allowed_one() -> None:
     assert chosen("lert:50", [candidate(width=75), candidate(width=100)])[1] == 75
 
 
+def test_lect_is_lert_while_servers_are_in_time() -> None:
+    options = [candidate("a", completion_s=0.03), candidate("b", completion_s=0.05)]
+    assert parse_policy("lect").choose(options, situation()) == parse_policy("lert").choose(options, situation())
+
+
+def test_lect_turns_away_from_a_server_whose_answers_should_have_come() -> None:
+    options = [candidate("a", completion_s=0.03, overdue_ratio=2.0), candidate("b", completion_s=0.05)]
+    assert chosen("lert", options) == ("a", 100)
+    assert chosen("lect", options) == ("b", 100)
+    # It is the expected completion that is stretched, so one that is still sooner stays.
+    assert chosen("lect", [options[0], candidate("b", completion_s=0.07)]) == ("a", 100)
+
+
+def test_lect_takes_no_width_for_timely_on_a_server_that_is_overdue() -> None:
+    options = [
+        candidate("a", 100, completion_s=0.06, overdue_ratio=2.0),
+        candidate("b", 50, completion_s=0.05),
+    ]
+    assert chosen("lert:slack", options) == ("a", 100)
+    assert chosen("lect:slack", options) == ("b", 50)
+
+
+THREE = [candidate("a", completion_s=0.5), candidate("b", completion_s=0.2), candidate("c", completion_s=0.1)]
+
+
+def test_p2c_takes_the_sooner_of_two_distinct_servers() -> None:
+    # Ordered pairs: ab, ac, ba, bc, ca, cb.
+    assert [chosen("p2c", THREE, lots=(0.0, (pair + 0.5) / 6))[0] for pair in range(6)] == list("bcbccc")
+    assert chosen("p2c", THREE[:1]) == ("a", 100)
+    assert chosen("p2c", THREE[:2]) == ("b", 100)
+
+
+def test_p2c_draws_every_pair_of_servers_equally_often() -> None:
+    options = [candidate(name, completion_s=index) for index, name in enumerate("abcde")]
+    counts = Counter(chosen("p2c", options, lots=(0.0, (n + 0.5) / 200))[0] for n in range(200))
+    # The k-th best of 5 is the better one in 5 − k of 10 pairs.
+    assert counts == {"a": 80, "b": 60, "c": 40, "d": 20}
+
+
+def test_p2c_jsq_looks_at_items_alone() -> None:
+    options = [candidate("a", completion_s=0.5, server_items=1), candidate("b", completion_s=0.2, server_items=2)]
+    assert chosen("p2c-jsq", options) == ("a", 100)
+    assert chosen("p2c", options) == ("b", 100)
+
+
+def test_sed_weighs_items_by_capacity() -> None:
+    fast = {"item_s": 1 / 300, "max_batch_size": 8}
+    assert chosen("sed", [candidate("a", server_items=2), candidate("b", server_items=7, **fast)]) == ("b", 100)
+    assert chosen("sed", [candidate("a", server_items=2), candidate("b", server_items=9, **fast)]) == ("a", 100)
+    assert chosen("sed", [candidate("a"), candidate("b", item_s=0.0, server_items=99)]) == ("b", 100)
+
+
+def test_capacity_is_that_of_full_batches_on_all_instances() -> None:
+    assert candidate(item_s=0.01, group_s=0.08, max_batch_size=8).capacity_rps == pytest.approx(50)
+    assert candidate(item_s=0.01, group_s=0.08, max_batch_size=8, instances=3).capacity_rps == pytest.approx(150)
+    assert candidate(item_s=0.0, group_s=0.0).capacity_rps == float("inf")
+
+
+def test_weighted_random_draws_by_capacity() -> None:
+    options = [candidate("a", item_s=1 / 100), candidate("b", item_s=1 / 500), candidate("c", item_s=1 / 200)]
+    counts = Counter(chosen("weighted-random", options, lots=(0.0, (n + 0.5) / 80))[0] for n in range(80))
+    assert counts == {"a": 10, "b": 50, "c": 20}
+    assert chosen("weighted-random", options, lots=(0.0, 1 - 2**-53)) == ("c", 100)
+
+
+def test_weighted_random_tries_servers_that_were_never_seen_first() -> None:
+    options = [candidate("a"), candidate("b", item_s=0.0), candidate("c", item_s=0.0)]
+    assert {chosen("weighted-random", options, lots=(0.0, n / 10))[0] for n in range(10)} == {"b", "c"}
+
+
+@pytest.mark.parametrize("name", ["p2c", "p2c-jsq", "sed", "weighted-random"])
+def test_rules_of_load_balancers_bind_early(name: str) -> None:
+    assert parse_policy(name).binding is Binding.EARLY
+    assert parse_policy(name).name == name
+
+
 def test_ties_go_to_the_wider_then_the_first_name() -> None:
     assert chosen("lert", [candidate("b"), candidate("a")]) == ("a", 100)
     assert chosen("lert:slack", EIGHT) == ("a", 100)
@@ -165,6 +247,11 @@ def test_every_policy_returns_a_candidate_it_was_given_and_one_with_room_if_it_b
         ("fastest", "unknown policy 'fastest'; known before the colon: random, round-robin, jsq, lert"),
         ("lert:0.25", "unknown width rule '0.25' in policy 'lert:0.25'; known: random"),
         ("lert:0", "unknown width rule '0'"),
+        ("p2c:slackfit", "unknown width rule 'slackfit' in policy 'p2c:slackfit'"),
+        ("", "unknown policy ''; known before the colon: .*sed, weighted-random, slackfit, .*max-batch"),
+        ("slackfit:0", "bad number of buckets '0' in policy 'slackfit:0'; from 1 to 1024"),
+        ("slackfit-accuracy:slack", "bad number of buckets 'slack'"),
+        ("max-batch:50", "max-batch chooses the width itself and takes nothing after a colon"),
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(name: str, problem: str) -> None:
