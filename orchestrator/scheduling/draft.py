@@ -85,6 +85,10 @@ class Draft:
         """Return whether a condition has held for so long."""
         return since_s is not None and self.now_s - since_s >= duration_s
 
+    def elapsed_s(self, since_s: float | None) -> float:
+        """Return for how long a condition has held; 0 when it does not."""
+        return 0.0 if since_s is None else self.now_s - since_s
+
     def is_kept(self, seen: ModelSnapshot) -> bool:
         """Return whether a model may not be unloaded: of the minimum set, or demanded."""
         return seen.name in self.limits.minimum or self.is_demanded(seen)

@@ -48,9 +48,9 @@ nv_inference_pending_request_count{model="a",version="1"} 7
 """
 
 
-def test_series_are_summed_over_all_but_the_model_and_microseconds_become_seconds() -> None:
+def test_series_are_summed_and_microseconds_become_seconds_and_what_clients_are_to_blame_for_is_left_out() -> None:
     assert parse_counters(EMPTY + PAGE) == {
-        "a": Counters(requests=42, failures=7, items=50, executions=10, queue_s=1.5, service_s=2.5, pending_requests=7),
+        "a": Counters(requests=42, failures=3, items=50, executions=10, queue_s=1.5, service_s=2.5, pending_requests=7),
         "b": Counters(requests=1),
     }
 
