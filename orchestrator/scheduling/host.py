@@ -133,6 +133,8 @@ class HostSnapshot:
         memory_used_bytes: against the budget: of the device on GPU, of Triton and its stubs on CPU; None: unreadable.
         utilisation_ratio: of the device or of the CPUs that Triton may use, 0..1; None: unreadable.
         server_id: of the running Triton process, another one after a restart; None: unknown.
+        overhead_bytes: of the memory in use, what no instance that serves holds: the server itself, and what was not
+            given back; None where instances are no processes or can't be seen.
         busy_models: whose last action has not ended; they are left alone.
     """
 
@@ -141,3 +143,4 @@ class HostSnapshot:
     utilisation_ratio: float | None
     server_id: str | None = None
     busy_models: frozenset[ModelName] = frozenset()
+    overhead_bytes: int | None = None

@@ -6,7 +6,8 @@ knows what runs already, and how growth under load is noticed. Everywhere else m
 Memory is measured, not believed. A load is charged with what the reading rose by, an instance change with its rise
 per instance; estimates are the largest of the last readings, because a budget is a promise and an underestimate
 breaks it. An unload that gives back less than was learned leaves a residue in the ledger; one that gives back more
-repays it, so noise cancels and a leak adds up.
+repays it, so noise cancels and a leak adds up. Where instances are processes no sum is needed: what the server holds
+beside them, less what it held when it was first seen, is the residue, whenever it came about.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class MemoryLedger:
         server_id: of the process they belong to.
         has_loaded: whether it has been seen to load anything.
         seen_bytes: by model, its largest instance as last seen, where instances are processes.
+        first_overhead_bytes: that the server held beside its instances when it was first seen; None: can't be seen.
+        overhead_bytes: that it holds now; None as above.
     """
 
     loads_bytes: Mapping[ModelName, tuple[int, ...]] = field(default_factory=dict)
@@ -61,10 +64,14 @@ class MemoryLedger:
     server_id: str | None = None
     has_loaded: bool = False
     seen_bytes: Mapping[ModelName, int] = field(default_factory=dict)
+    first_overhead_bytes: int | None = None
+    overhead_bytes: int | None = None
 
     @property
     def residue_bytes(self) -> int:
-        """What unloads have not given back in all, never below 0."""
+        """What was not given back in all, never below 0."""
+        if self.overhead_bytes is not None and self.first_overhead_bytes is not None:
+            return max(0, self.overhead_bytes - self.first_overhead_bytes)
         return max(0, self.balance_bytes)
 
     def follow(self, server_id: str | None) -> MemoryLedger:
@@ -73,11 +80,27 @@ class MemoryLedger:
             return self
         if self.server_id is None:  # the same process as far as anyone knows, seen for the first time
             return replace(self, server_id=server_id)
-        return replace(self, balance_bytes=0, entries=(), server_id=server_id, has_loaded=False)
+        return replace(
+            self,
+            balance_bytes=0,
+            entries=(),
+            server_id=server_id,
+            has_loaded=False,
+            first_overhead_bytes=None,
+            overhead_bytes=None,
+        )
 
-    def observe(self, seen_bytes: Mapping[ModelName, int]) -> MemoryLedger:
-        """Return the ledger with these models' instances as they are now."""
-        return replace(self, seen_bytes={**self.seen_bytes, **seen_bytes}) if seen_bytes else self
+    def observe(self, seen_bytes: Mapping[ModelName, int], overhead_bytes: int | None = None) -> MemoryLedger:
+        """Return the ledger with these models' instances, and what the server holds beside all, as they are now."""
+        if overhead_bytes is None and not seen_bytes:
+            return self
+        first = overhead_bytes if self.first_overhead_bytes is None else self.first_overhead_bytes
+        return replace(
+            self,
+            seen_bytes={**self.seen_bytes, **seen_bytes},
+            first_overhead_bytes=first,
+            overhead_bytes=self.overhead_bytes if overhead_bytes is None else overhead_bytes,
+        )
 
     def is_measured(self, model: ModelName) -> bool:
         """Return whether anything is known of what a model takes."""

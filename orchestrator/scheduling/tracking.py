@@ -36,9 +36,10 @@ def track(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_
             quarantine = quarantine.pardon(seen.name)  # new files are tried at once
     models = {s.name: _track_model(s, state.model(s.name), snapshot, limits, now_s) for s in snapshot.models}
     sizes = {s.name: s.instance_bytes for s in snapshot.models if s.is_ready and s.instance_bytes is not None}
-    return replace(
-        state, models=models, quarantine=quarantine, memory=state.memory.follow(snapshot.server_id).observe(sizes)
-    )
+    memory = state.memory.follow(snapshot.server_id)
+    if not snapshot.busy_models:  # in the middle of a change the instances of both versions are there
+        memory = memory.observe(sizes, snapshot.overhead_bytes)
+    return replace(state, models=models, quarantine=quarantine, memory=memory)
 
 
 def _track_model(
@@ -118,7 +119,8 @@ def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: fl
     )
     is_steady = abs(recent - arrivals) <= STEADY_RATIO * arrivals
     # An instance that fails at once looks as calm as one with nothing to do.
-    is_slack = instances > 1 and rates.failures_per_s == 0 and busy / (instances - 1) < limits.shrink_busy_ratio
+    # By the window itself: a mean that fades would hold the shrinking up, and one busy window ends the calm as well.
+    is_slack = instances > 1 and rates.failures_per_s == 0 and busy_now / (instances - 1) < limits.shrink_busy_ratio
     is_idle = rates.requests_per_s == 0 and rates.failures_per_s == 0 and rates.waiting_requests == 0
     answers_per_s = rates.requests_per_s + rates.failures_per_s
     # One broken instance of n gets an n-th of the requests, and more when it fails faster than the others answer.
@@ -135,8 +137,9 @@ def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: fl
         busy_instances=busy,
         waiting_requests=waiting,
         pressed_since_s=_since(old.pressed_since_s, is_pressed, now_s),
-        slack_since_s=_since(old.slack_since_s, is_slack, now_s),
-        idle_since_s=_since(old.idle_since_s, is_idle, now_s),
+        # What a whole window shows has held since it began.
+        slack_since_s=_since(old.slack_since_s, is_slack, now_s - rates.window_s),
+        idle_since_s=_since(old.idle_since_s, is_idle, now_s - rates.window_s),
         # A window without an answer says nothing of whether it would have been an error.
         failing_since_s=_since(old.failing_since_s, is_failing, now_s) if answers_per_s else old.failing_since_s,
     )

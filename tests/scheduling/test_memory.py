@@ -271,3 +271,13 @@ def test_what_a_reload_leaves_beyond_what_was_there_is_residue() -> None:
     assert leaky.residue_bytes == 40
     assert leaky.load_bytes(A, 1, unmeasured_bytes=1) == 100
     assert leaky.record(outcome(ActionKind.RELOAD, -40), instances_before=1).residue_bytes == 0
+
+
+def test_what_a_server_holds_beside_its_instances_is_the_residue_where_it_can_be_seen() -> None:
+    ledger = MemoryLedger(server_id="1").observe({}, 10)
+    assert ledger.residue_bytes == 0
+    grown = cycles(100, [30]).observe({}, 10).observe({A: 5}, 17)
+    assert grown.residue_bytes == 7  # whatever the sum says
+    assert grown.observe({A: 6}).residue_bytes == 7
+    assert grown.observe({}, 9).residue_bytes == 0
+    assert ledger.observe({}, 17).follow("2").observe({}, 12).residue_bytes == 0

@@ -306,8 +306,8 @@ def test_what_made_room_is_not_loaded_again_while_growth_lacks_memory() -> None:
 
 def test_idle_instances_are_taken_away_at_once_after_the_idle_time() -> None:
     snapshot = host(model(25, 4))
-    assert run(snapshot, seconds=29).actions == ()
-    assert brief(run(snapshot, seconds=30)) == [("scale-down", W25, "idle", 1)]
+    assert run(snapshot, seconds=28).actions == ()
+    assert brief(run(snapshot, seconds=29)) == [("scale-down", W25, "idle", 1)]  # the first window began at -1
 
 
 def test_nothing_is_taken_away_from_a_width_that_fails() -> None:
@@ -330,8 +330,8 @@ def test_only_as_many_are_taken_away_as_would_not_be_missed() -> None:
 def test_an_unwanted_idle_width_is_unloaded_a_wanted_or_minimum_one_never() -> None:
     limits = dataclasses.replace(LIMITS, wanted=(W50,))
     snapshot = host(model(25), model(50), model(75))
-    assert run(snapshot, limits, seconds=299).actions == ()
-    assert brief(run(snapshot, limits, seconds=300)) == [("unload", W75, "idle", 0)]
+    assert run(snapshot, limits, seconds=298).actions == ()
+    assert brief(run(snapshot, limits, seconds=299)) == [("unload", W75, "idle", 0)]
 
 
 def test_missing_rates_are_neither_load_nor_calm() -> None:
