@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,6 +22,30 @@ class _Section(BaseModel):
 
 
 _ADDRESS = r"^[^:/\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
+
+
+def _check_port(address: str | None) -> str | None:
+    """Return the address as it is; ValueError when its port can't be one."""
+    if address is not None and not 1 <= int(address.rpartition(":")[2]) <= 65535:
+        raise ValueError(f"port {address.rpartition(':')[2]} is outside 1 to 65535")
+    return address
+
+
+def _check_url(url: str | None) -> str | None:
+    """Return the URL as it is; ValueError when it names no host, or no port that can be one."""
+    if url is None:
+        return None
+    remedy = "give a URL such as http://127.0.0.1:8002/metrics"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as exc:  # a port that is no number or above 65535, brackets that don't close
+        raise ValueError(f"{exc}; {remedy}") from None
+    if parts.scheme != "http" or not parts.hostname or " " in url:
+        raise ValueError(f"this is no http:// URL with a host; {remedy}")
+    if port == 0:
+        raise ValueError(f"port 0 is outside 1 to 65535; {remedy}")
+    return url
 
 
 class LimitSettings(_Section):
@@ -44,8 +69,8 @@ class ServerSettings(_Section):
     """Unique in the fleet; appears in answers, logs and metrics."""
     grpc: str = Field(pattern=_ADDRESS)
     """Address of its gRPC endpoint, ``host:port``."""
-    metrics: str | None = Field(default=None, pattern=r"^http://")
-    """URL of its Prometheus endpoint; None when it has none."""
+    metrics: str | None = None
+    """URL of its Prometheus endpoint, such as ``http://127.0.0.1:8002/metrics``; None when it has none."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What its instances run on."""
     emulated_slowdown: float | None = Field(default=None, ge=1)
@@ -58,15 +83,15 @@ class ServerSettings(_Section):
     """File with one line ``KEY=VALUE``, as given to Triton's ``--grpc-restricted-protocol``; None: not restricted."""
     limits: LimitSettings = LimitSettings()
 
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_is_url(cls, url: str | None) -> str | None:
+        return _check_url(url)
+
     @field_validator("grpc", "controller")
     @classmethod
     def _port_is_one(cls, address: str | None) -> str | None:
-        if address is None:
-            return None
-        port = int(address.rpartition(":")[2])
-        if not 1 <= port <= 65535:
-            raise ValueError(f"port {port} is outside 1 to 65535")
-        return address
+        return _check_port(address)
 
 
 class RouterSettings(_Section):
@@ -149,8 +174,9 @@ class ControllerSettings(_Section):
     """And no longer than this."""
     stuck_after_s: float = Field(default=60.0, gt=0)
     """Of loading, before it is reported as stuck."""
-    action_timeout_s: float = Field(default=10.0, gt=0)
-    """How long a step waits for one action; a slower one goes on by itself and its width is left alone meanwhile."""
+    action_timeout_s: float = Field(default=10.0, ge=0.5)
+    """How long a step waits for one action; a slower one goes on by itself and its width is left alone meanwhile.
+    Hardly any is done in less than half a second."""
 
     @model_validator(mode="after")
     def _do_not_contradict(self) -> ControllerSettings:
@@ -162,6 +188,16 @@ class ControllerSettings(_Section):
         if self.quarantine_max_s < self.quarantine_s:
             raise ValueError(
                 f"quarantine_max_s {self.quarantine_max_s:g} is below quarantine_s {self.quarantine_s:g}; raise it"
+            )
+        if self.stuck_after_s < self.action_timeout_s:
+            raise ValueError(
+                f"stuck_after_s {self.stuck_after_s:g} is below action_timeout_s {self.action_timeout_s:g}, for which "
+                "an action is waited for; raise it"
+            )
+        if self.idle_s > self.unload_after_s:
+            raise ValueError(
+                f"idle_s {self.idle_s:g} is above unload_after_s {self.unload_after_s:g}; an instance goes before its "
+                "width does: lower it"
             )
         return self
 
@@ -176,12 +212,47 @@ class ControllerSettings(_Section):
         return widths
 
 
+class GatewaySettings(_Section):
+    """Where the gateway listens and what it takes from a client."""
+
+    grpc: str | None = Field(default="127.0.0.1:8081", pattern=_ADDRESS)
+    """KServe v2 over gRPC, ``host:port``; None: not offered. 8000 to 8002 are left to a Triton of the same machine."""
+    http: str | None = Field(default="127.0.0.1:8080", pattern=_ADDRESS)
+    """KServe v2 over HTTP, ``host:port``; None: not offered."""
+    metrics: str | None = Field(default="127.0.0.1:8082", pattern=_ADDRESS)
+    """Prometheus metrics, ``host:port``; None: not offered."""
+    max_message_mib: float = Field(default=64.0, gt=0, le=2047)
+    """A larger request is refused, before and after decompression; Triton's own bound over HTTP from 25.06 on."""
+    stream_window: int = Field(default=256, ge=1)
+    """Requests of one stream under way at a time; the stream is read no further until one of them is answered."""
+    statistics_period_s: float = Field(default=10.0, gt=0)
+    """Between two readings of the servers' statistics, so that little is lost to a reload that sets them back."""
+    drain_s: float = Field(default=20.0, ge=0)
+    """How long a stopping gateway waits for what it has accepted."""
+
+    @field_validator("grpc", "http", "metrics")
+    @classmethod
+    def _port_is_one(cls, address: str | None) -> str | None:
+        return _check_port(address)
+
+    @model_validator(mode="after")
+    def _listens_somewhere(self) -> GatewaySettings:
+        if self.grpc is None and self.http is None:
+            raise ValueError("grpc and http are both null; give one of them an address")
+        given = [address for address in (self.grpc, self.http, self.metrics) if address is not None]
+        for address in given:
+            if given.count(address) > 1:
+                raise ValueError(f"the address {address} is used twice; grpc, http and metrics need one each")
+        return self
+
+
 class FleetSettings(_Section):
     """All of fleet.yaml."""
 
     servers: tuple[ServerSettings, ...] = Field(min_length=1)
     router: RouterSettings = RouterSettings()
     controller: ControllerSettings = ControllerSettings()
+    gateway: GatewaySettings = GatewaySettings()
 
     @field_validator("servers")
     @classmethod
@@ -191,6 +262,17 @@ class FleetSettings(_Section):
         if twice:
             raise ValueError(f"name {twice[0]!r} is used twice; names must be unique")
         return servers
+
+    def server(self, name: str) -> ServerSettings:
+        """Return the server of a name.
+
+        Raises:
+            ConfigError: when there is none; lists those there are.
+        """
+        for server in self.servers:
+            if server.name == name:
+                return server
+        raise ConfigError(f"no server {name!r} in the fleet; it has {', '.join(s.name for s in self.servers)}")
 
     @model_validator(mode="after")
     def _addresses_are_unique(self) -> FleetSettings:
@@ -264,7 +346,12 @@ def _key_path(location: tuple[int | str, ...]) -> str:
 
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     """Return the keys of the section in which ``location`` lies."""
-    sections = {"servers": ServerSettings, "router": RouterSettings, "controller": ControllerSettings}
+    sections = {
+        "servers": ServerSettings,
+        "router": RouterSettings,
+        "controller": ControllerSettings,
+        "gateway": GatewaySettings,
+    }
     section: Any = FleetSettings
     for part in location[:-1]:
         section = LimitSettings if part == "limits" else sections.get(str(part), section)

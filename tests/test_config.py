@@ -68,6 +68,43 @@ def test_what_is_wrong_is_named_in_one_line(text: str, problem: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["http://h:8002/metrics", "http://h", "http://[::1]:8002/metrics", "http://h:65535"])
+def test_metrics_urls(url: str) -> None:
+    assert ServerSettings(name="a", grpc="h:1", metrics=url).metrics == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http://:8002/metrics", "http://h:0/metrics", "http://h:65536/metrics", "http://h:x/", "http://[::1/",
+     "https://h:8002", "h:8002", "http://a b:1/"],
+)  # fmt: skip
+def test_a_metrics_url_that_can_t_be_asked_is_named_with_a_remedy(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"servers\[0\]\.metrics: .*give a URL such as http://.*, got") as caught:
+        parse_fleet(f"servers: [{{name: a, grpc: 'h:1', metrics: '{url}'}}]")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ("stuck_after_s: 9", "controller: .*stuck_after_s 9 is below action_timeout_s 10.*raise it"),
+        ("idle_s: 301", "controller: .*idle_s 301 is above unload_after_s 300.*lower it"),
+        ("action_timeout_s: 0.4", r"controller\.action_timeout_s: .*greater than or equal to 0\.5, got 0\.4"),
+    ],
+)
+def test_timings_that_contradict_each_other_are_refused(settings: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        parse_fleet(f"servers: [{{name: a, grpc: 'h:1'}}]\ncontroller: {{{settings}}}")
+    assert "\n" not in str(caught.value)
+
+
+def test_servers_are_found_by_name() -> None:
+    fleet = parse_fleet(FLEET)
+    assert fleet.server("slow") is fleet.servers[1]
+    with pytest.raises(ConfigError, match="no server 'b' in the fleet; it has fast, slow"):
+        fleet.server("b")
+
+
 def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no fleet file at .*fleet\.yaml"):
         load_fleet(tmp_path / "fleet.yaml")

@@ -1,47 +1,21 @@
-"""``slimsched controller``: the daemon beside a Triton, or one look at what it would do."""
+"""``slimsched controller``: the daemon beside a Triton, or one look at what it would do.
+
+Only what the command needs to catch a SIGHUP is imported here; what it does is in ``daemon``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from orchestrator.cli.status import fleet_option
-from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
-from orchestrator.controller.endpoint import ControllerEndpoint, Pulse
-from orchestrator.controller.loop import Controller
-from orchestrator.controller.metrics import ControllerMetrics
-from orchestrator.controller.preflight import BudgetCheck, CheckedControl
-from orchestrator.controller.reload import SettingsFile, find_server
-from orchestrator.controller.report import StepReport
-from orchestrator.controller.resolve import check_budget, resolve_limits
-from orchestrator.controller.status import describe_status
-from orchestrator.controller.status_view import render_done, render_plan
-from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError, TransientError
-from orchestrator.scheduling import Limits
-from orchestrator.snapshot import ServerName
-from orchestrator.telemetry import open_telemetry
-from orchestrator.telemetry.reading import HostReading
-from orchestrator.triton.control import TritonControl, check_control
-from orchestrator.triton.protocol_key import read_protocol_key
-
-log = logging.getLogger(__name__)
-
-MISSED_PERIODS = 5
-"""Without a step, besides one action that takes as long as it may, before the controller calls itself unhealthy."""
-
-MEMORY_PATIENCE_S = 5.0
-"""Telemetry looks for a Triton that has just started every two seconds."""
+from orchestrator.cli.fleet_option import fleet_option
+from orchestrator.cli.hangup import Hangup, caught_hangup
 
 
 @click.command()
@@ -72,196 +46,21 @@ def controller(fleet_path: Path, server_name: str, is_dry: bool, is_once: bool, 
     """
     if is_dry and is_once:
         raise click.UsageError("--dry-run changes nothing and --once does; give one of them")
-    fleet = load_fleet(fleet_path)
-    server = find_server(fleet, server_name)
-    level = log_level or ("error" if is_dry or is_once else "info")
-    with _logging_to_stderr(level.upper()):
-        if is_dry:
-            asyncio.run(_show_plan(fleet, server))
-        elif is_once:
-            asyncio.run(_act_once(fleet, server))
-        else:
-            asyncio.run(_serve(fleet, server, fleet_path))
+    with nullcontext(Hangup()) if is_dry or is_once else caught_hangup() as hangup:
+        # The rest takes a second to import, in which a daemon must not be ended by a wish to read its file.
+        from orchestrator.cli.daemon import act_once, serve, show_plan
+        from orchestrator.config import load_fleet
 
-
-@dataclass(slots=True)
-class _Host:
-    """A controller and what it is made of; only its limits change, when the fleet file is read again."""
-
-    controller: Controller
-    control: CheckedControl
-    limits: Limits
-    metrics: ControllerMetrics
-    pulse: Pulse
-    first_reading: HostReading
-
-    def resolve(self, server: ServerSettings, settings: ControllerSettings) -> Limits:
-        """Return the limits that settings lead to on this host, held against what it runs now."""
-        report = self.controller.last_report
-        reading = report.reading if report is not None and report.reading is not None else self.first_reading
-        limits = _resolve(self.control, server, settings, reading)
-        if report is not None and report.snapshot is not None:
-            check_budget(limits, report.snapshot, server=ServerName(server.name))
-        return limits
-
-
-@asynccontextmanager
-async def _host(
-    fleet: FleetSettings, server: ServerSettings, *, is_dry: bool = False, patience_s: float = 0.0
-) -> AsyncIterator[_Host]:
-    """Compose the controller of a server; nothing is asked of its Triton yet.
-
-    Args:
-        fleet: that the server belongs to.
-        server: to look after.
-        is_dry: change nothing.
-        patience_s: with a Triton that answers and whose memory can't be read.
-    """
-    settings, name = fleet.controller, ServerName(server.name)
-    triton = _open_control(server, settings)
-    telemetry = open_telemetry(
-        server.device, grpc_port=int(server.grpc.rpartition(":")[2]), gpu_index=server.limits.gpu_index
-    )
-    try:
-        first = await telemetry.read()
-        limits = _resolve(triton, server, settings, first)
-        metrics = ControllerMetrics(name, failed_steps=lambda: daemon.failed_steps)
-        pulse = Pulse(_pulse_limit_s(settings), time.monotonic)
-
-        def observed(report: StepReport) -> None:
-            metrics.observe(report)
-            pulse.beat()
-
-        control = CheckedControl(
-            triton,
-            check=lambda: check_control(triton),
-            first_check=BudgetCheck(
-                name,
-                triton,
-                telemetry,
-                limits=lambda: host.limits,
-                clock=time.monotonic,
-                patience_s=patience_s,
-            ),
-        )
-        daemon = Controller(name, control, telemetry, limits, settings=settings, dry_run=is_dry, on_step=observed)
-        host = _Host(daemon, control, limits, metrics, pulse, first)
-        yield host
-    finally:
-        await triton.close()
-        await telemetry.close()
-
-
-def _open_control(server: ServerSettings, settings: ControllerSettings) -> TritonControl:
-    if server.repository is None:
-        raise ConfigError(
-            f"servers[{server.name}].repository is not set; give the folder that its Triton serves, as seen from here"
-        )
-    if server.metrics is None:
-        raise ConfigError(
-            f"servers[{server.name}].metrics is not set; give the URL of its Triton's metrics, such as "
-            "http://127.0.0.1:8002/metrics"
-        )
-    key = None if server.protocol_key_file is None else read_protocol_key(server.protocol_key_file)
-    return TritonControl(server.grpc, server.metrics, server.repository, family=settings.family, protocol_key=key)
-
-
-def _resolve(
-    control: TritonControl | CheckedControl,
-    server: ServerSettings,
-    settings: ControllerSettings,
-    reading: HostReading,
-) -> Limits:
-    return resolve_limits(
-        server,
-        settings,
-        control.repository_models(),
-        memory_total_bytes=reading.memory_total_bytes.value,
-        # A Triton that is not there yet is taken to be allowed what this process is.
-        cpus=reading.cpus or len(os.sched_getaffinity(0)),
-    )
-
-
-def _pulse_limit_s(settings: ControllerSettings) -> float:
-    return MISSED_PERIODS * settings.period_s + settings.action_timeout_s
-
-
-def _endpoint(host: _Host, server: ServerSettings) -> ControllerEndpoint | nullcontext[None]:
-    if server.controller is None:
-        log.warning(
-            "servers[%s].controller is not set: nothing tells this controller's status, and nothing keeps a second one "
-            "away",
-            server.name,
-        )
-        return nullcontext()
-    return ControllerEndpoint(
-        server.controller,
-        server=ServerName(server.name),
-        registry=host.metrics.registry,
-        report=lambda: host.controller.last_report,
-        pulse=host.pulse,
-        models=host.control.repository_models,
-        demand=host.controller.demand,
-        loop=asyncio.get_running_loop(),
-    )
-
-
-async def _serve(fleet: FleetSettings, server: ServerSettings, fleet_path: Path) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with _host(fleet, server, patience_s=MEMORY_PATIENCE_S) as host:
-        settings_file = SettingsFile(fleet_path, server, fleet.controller, resolve=host.resolve)
-        loop.add_signal_handler(signal.SIGHUP, _reload, host, settings_file)
-        with _endpoint(host, server):
-            try:
-                await host.control.check()
-            except TransientError as exc:
-                log.warning("waiting for Triton at %s: %s", server.grpc, exc)
-            log.info("controller of %s runs, on %s", server.name, server.controller or "no address")
-            await host.controller.run(stop)
-    log.info("controller of %s has ended", server.name)
-
-
-def _reload(host: _Host, settings_file: SettingsFile) -> None:
-    try:
-        found = settings_file.reload()
-    except SlimError as exc:
-        log.error("the fleet file is refused and the old settings stay: %s", " ".join(str(exc).split()))
-        return
-    host.limits = found.limits
-    host.controller.replace_limits(found.limits, found.settings)
-    host.pulse.limit_s = _pulse_limit_s(found.settings)
-    log.info("the fleet file was read again: %s", "; ".join(found.changes) or "nothing changed for this server")
-
-
-async def _show_plan(fleet: FleetSettings, server: ServerSettings) -> None:
-    async with _host(fleet, server, is_dry=True) as host:
-        report = await _look_twice(host, fleet.controller)
-    if report.snapshot is None:
-        raise ServerUnavailableError(report.trouble or "Triton can't be observed")
-    click.echo(f"{server.name}, seen for {fleet.controller.period_s:g} s; nothing is changed")
-    Console().print(render_plan(describe_status(report)))
-
-
-async def _act_once(fleet: FleetSettings, server: ServerSettings) -> None:
-    async with _host(fleet, server) as host:
-        with _endpoint(host, server):
-            report = await _look_twice(host, fleet.controller)
-            await host.controller.close(wait_s=fleet.controller.action_timeout_s)
-    click.echo(f"{server.name}, seen for {fleet.controller.period_s:g} s")
-    Console().print(render_done(describe_status(report)))
-    if report.snapshot is None or any(record.error is not None for record in report.recent):
-        raise click.exceptions.Exit(1)
-
-
-async def _look_twice(host: _Host, settings: ControllerSettings) -> StepReport:
-    """Return the report of a second step, which knows rates."""
-    await host.control.check()
-    await host.controller.step()
-    await asyncio.sleep(settings.period_s)
-    return await host.controller.step()
+        fleet = load_fleet(fleet_path)
+        server = fleet.server(server_name)
+        level = log_level or ("error" if is_dry or is_once else "info")
+        with _logging_to_stderr(level.upper()):
+            if is_dry:
+                asyncio.run(show_plan(fleet, server))
+            elif is_once:
+                asyncio.run(act_once(fleet, server))
+            else:
+                asyncio.run(serve(fleet, server, fleet_path, hangup))
 
 
 @contextmanager

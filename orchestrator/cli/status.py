@@ -11,21 +11,14 @@ from typing import Any
 import click
 from rich.console import Console, Group, RenderableType
 
+from orchestrator.cli.fleet_option import fleet_option
 from orchestrator.config import ServerSettings, load_fleet
+from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.endpoint_client import fetch_status, send_demand
-from orchestrator.controller.reload import find_server
 from orchestrator.controller.status_page import parse_page
 from orchestrator.controller.status_view import render_status, render_unreachable
 from orchestrator.errors import ConfigError, SlimError
 
-fleet_option = click.option(
-    "--config",
-    "--fleet",
-    "fleet_path",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Which servers there are: fleet.yaml.",
-)
 _Answer = dict[str, Any] | SlimError
 
 
@@ -48,7 +41,7 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
     if as_json and watch_s is not None:
         raise click.UsageError("--json and --watch don't go together; call it repeatedly")
     fleet = load_fleet(fleet_path)
-    servers = fleet.servers if server_name is None else (find_server(fleet, server_name),)
+    servers = fleet.servers if server_name is None else (fleet.server(server_name),)
     if watch_s is not None:
         _watch(servers, watch_s, timeout_s)
         return
@@ -66,7 +59,7 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
 @click.option("--server", "server_name", required=True, help="Whose controller to ask; it must run on this machine.")
 @click.option("--width", type=click.IntRange(1, 100), required=True, help="To keep loaded, in percent.")
 @click.option(
-    "--hold", "hold_s", type=click.FloatRange(min=0, min_open=True, max=3600), default=60.0, show_default=True,
+    "--hold", "hold_s", type=click.FloatRange(min=0, min_open=True, max=MAX_HOLD_S), default=60.0, show_default=True,
     help="For so many seconds.",
 )  # fmt: skip
 def demand(fleet_path: Path, server_name: str, width: int, hold_s: float) -> None:
@@ -78,7 +71,7 @@ def demand(fleet_path: Path, server_name: str, width: int, hold_s: float) -> Non
     Example:
       slimsched demand --config fleet.yaml --server local-0 --width 100 --hold 60
     """
-    server = find_server(load_fleet(fleet_path), server_name)
+    server = load_fleet(fleet_path).server(server_name)
     model = send_demand(server, width=width, hold_s=hold_s, timeout_s=10.0)
     click.echo(f"{server_name} keeps {model} for {hold_s:g} s, if its budget has room")
 

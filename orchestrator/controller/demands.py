@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from orchestrator.errors import CapacityError, ConfigError
 from orchestrator.snapshot import ModelName
 
-MAX_HOLD_S = 24 * 3600.0
-"""Longest lease; what is wanted for longer than a day belongs in wanted_widths."""
+MAX_HOLD_S = 3600.0
+"""Longest lease: it must be renewed at least so often, so that a forgotten one ends; what is wanted for good belongs in
+wanted_widths."""
 MAX_DEMANDS = 256
 """More models than a family has widths; a client that asks for invented names can't fill the memory."""
 

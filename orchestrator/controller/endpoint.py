@@ -30,6 +30,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.status import encode_status
 from orchestrator.errors import ConfigError, ModelNotFoundError, SlimError
@@ -39,8 +40,6 @@ from orchestrator.snapshot import ModelName, ServerName
 log = logging.getLogger(__name__)
 
 BODY_LIMIT_BYTES = 4096
-HOLD_LIMIT_S = 3600.0
-"""A demand must be renewed at least so often, so that a forgotten one ends."""
 READ_TIMEOUT_S = 5.0
 """For a client to send its request."""
 LOOP_TIMEOUT_S = 5.0
@@ -224,7 +223,7 @@ class _DemandBody(BaseModel):
 
     width: int | None = None
     model: str | None = None
-    hold_s: float = Field(default=60.0, gt=0, le=HOLD_LIMIT_S)
+    hold_s: float = Field(default=60.0, gt=0, le=MAX_HOLD_S)
 
 
 _Reply = tuple[HTTPStatus, dict[str, Any]]

@@ -9,7 +9,6 @@ import urllib.request
 from typing import Any
 
 from orchestrator.config import ServerSettings
-from orchestrator.controller.status_page import ControllerStatus, parse_page
 from orchestrator.errors import ConfigError, PermanentError, ServerUnavailableError
 
 ANSWER_LIMIT_BYTES = 4 << 20
@@ -32,15 +31,6 @@ def fetch_status(server: ServerSettings, *, timeout_s: float) -> dict[str, Any]:
             f"{_address(server)} answers for server {values.get('server')!r}; correct 'controller' in fleet.yaml"
         )
     return values
-
-
-def read_status(server: ServerSettings, *, timeout_s: float) -> ControllerStatus:
-    """Return the status of a server's controller.
-
-    Raises:
-        SlimError: as fetch_status.
-    """
-    return parse_page(fetch_status(server, timeout_s=timeout_s))
 
 
 def send_demand(server: ServerSettings, *, width: int, hold_s: float, timeout_s: float) -> str:

@@ -24,7 +24,7 @@ from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.controller.report import StepReport
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.scheduling import Action, HostSnapshot, Limits, Plan, SchedulerState, plan
-from orchestrator.snapshot import ModelName, ServerName
+from orchestrator.snapshot import Family, ModelName, ServerName
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Controller:
         dry_run: observe, plan and report, and change nothing.
         planner: decides.
         on_step: is told of each step that was taken; not of one that failed unexpectedly.
+        on_action: is called when an action has ended or is left to itself; a step may hold several slow ones.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Controller:
         dry_run: bool = False,
         planner: Planner = plan,
         on_step: Callable[[StepReport], None] | None = None,
+        on_action: Callable[[], None] | None = None,
     ) -> None:
         self._server = server
         self._control = control
@@ -88,6 +90,7 @@ class Controller:
         self._dry_run = dry_run
         self._planner = planner
         self._on_step = on_step
+        self._on_action = on_action
         self._observer = Observer(control, telemetry, clock=clock)
         self._actuator = Actuator(control, telemetry, clock=clock, wall_clock=wall_clock, sleep=sleep)
         self._journal = Journal(server, wall_clock=wall_clock)
@@ -98,11 +101,12 @@ class Controller:
         self._failed_steps = 0
         self._failures_in_a_row = 0
         self._report: StepReport | None = None
+        self._family: Family | None = None
         self._is_closed = False
 
     @property
     def last_report(self) -> StepReport | None:
-        """Of the step under way or the last one; None before the first."""
+        """Of the step under way, with the actions that have ended so far, or the last one; None before the first."""
         return self._report
 
     @property
@@ -154,7 +158,6 @@ class Controller:
                 timeout_s=self._settings.action_timeout_s,
                 witness=self,
             )
-            self._report = replace(self._report, state=self._state, recent=self._journal.recent)
         if self._on_step is not None:
             self._on_step(self._report)
         return self._report
@@ -193,14 +196,22 @@ class Controller:
             self._state = self._state.record(
                 ended.outcome, instances_before=ended.instances_before, limits=self._limits
             )
+        self._tell_action()
 
     def left(self, action: Action, *, took_s: float) -> None:
         """See ``Witness``."""
         self._journal.note_left(action, took_s=took_s)
+        self._tell_action()
 
     def withheld(self, action: Action, why: str) -> None:
         """See ``Witness``."""
         self._journal.note_withheld(action, why)
+
+    def _tell_action(self) -> None:
+        if self._report is not None:
+            self._report = replace(self._report, state=self._state, recent=self._journal.recent)
+        if self._on_action is not None:
+            self._on_action()
 
     def _plan(self, seen: Observation) -> tuple[Plan | None, float]:
         """Return the plan, None without a snapshot, and the time it took to make."""
@@ -213,6 +224,8 @@ class Controller:
         return made, plan_s
 
     def _report_of(self, seen: Observation, planned: Plan | None, *, plan_s: float, step_s: float) -> StepReport:
+        if seen.snapshot is not None and seen.snapshot.models:
+            self._family = seen.snapshot.models[0].model.family
         return StepReport(
             server=self._server,
             unix_s=self._wall_clock(),
@@ -227,6 +240,7 @@ class Controller:
             plan_s=plan_s,
             step_s=step_s,
             recent=self._journal.recent,
+            family=self._family,
         )
 
     async def _see_stop(self, stop: asyncio.Event) -> float:

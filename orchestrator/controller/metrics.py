@@ -158,7 +158,11 @@ class _ReportCollector(Collector):
         further = self._by_model("slim_controller_learned_instance_bytes", text)
         for model, seen in sorted(ledger.instances_bytes.items()):
             further.add_metric((self._server, model), max(seen))
-        yield from (load, further)
+        text = "What its largest instance was last seen to take, where instances are processes."
+        sizes = self._by_model("slim_controller_learned_seen_bytes", text)
+        for model, size in sorted(ledger.seen_bytes.items()):
+            sizes.add_metric((self._server, model), size)
+        yield from (load, further, sizes)
 
     def _readings(self, reading: HostReading) -> Iterator[Metric]:
         yield from self._reading(

@@ -68,8 +68,16 @@ class Observer:
         self._counted: dict[ModelName, tuple[float, Counters]] = {}
         self._server_id: str | None = None
 
-    async def observe(self, *, busy_models: frozenset[ModelName], demands: Demands) -> Observation:
-        """Return what can be seen now; only a failure that nobody expects is raised."""
+    async def observe(
+        self, *, busy_models: frozenset[ModelName], demands: Demands, with_rates: bool = True
+    ) -> Observation:
+        """Return what can be seen now; only a failure that nobody expects is raised.
+
+        Args:
+            busy_models: whose last action has not ended.
+            demands: leases on models.
+            with_rates: False leaves the counters unread, for whoever must not wait for them.
+        """
         reading = await read_host(self._telemetry)
         try:
             models = self._control.repository_models()
@@ -78,7 +86,7 @@ class Observer:
         except (SlimError, TimeoutError) as exc:
             return Observation(self._clock(), None, f"Triton can't be observed: {one_line(exc)}", reading)
         self._follow(reading.server_id if reading else None)
-        rates, trouble = await self._read_rates()
+        rates, trouble = await self._read_rates() if with_rates else ({}, None)
         now_s = self._clock()
         until_s = demands.at(now_s).until_s
         snapshot = HostSnapshot(
@@ -89,6 +97,7 @@ class Observer:
             utilisation_ratio=reading.utilisation_ratio.value if reading else None,
             server_id=reading.server_id if reading else None,
             busy_models=busy_models,
+            overhead_bytes=reading.overhead_bytes if reading else None,
         )
         return Observation(now_s, snapshot, trouble, reading)
 

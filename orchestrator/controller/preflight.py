@@ -89,7 +89,8 @@ class BudgetCheck:
 
     A plan loads the minimum set even while memory can't be read, because a host that serves nothing is worse. A
     Triton that has only just started is found a moment later, though, so for ``patience_s`` this calls for another
-    look instead.
+    look instead. The counters are not read: a metrics port that answers nothing would use up the time in which the
+    whole look must be done, and the check would never pass.
 
     Args:
         server: whose budget it is.
@@ -98,6 +99,7 @@ class BudgetCheck:
         limits: returns those to keep to now.
         clock: that never goes back.
         patience_s: from the first look on.
+        may_be_resuming: see ``check_budget``.
     """
 
     def __init__(
@@ -109,12 +111,14 @@ class BudgetCheck:
         limits: Callable[[], Limits],
         clock: Callable[[], float],
         patience_s: float = 0.0,
+        may_be_resuming: bool = False,
     ) -> None:
         self._server = server
         self._observer = Observer(control, telemetry, clock=clock)
         self._limits = limits
         self._clock = clock
         self._patience_s = patience_s
+        self._may_be_resuming = may_be_resuming
         self._began_s: float | None = None
 
     async def __call__(self) -> None:
@@ -124,7 +128,7 @@ class BudgetCheck:
             ConfigError: when the minimum set can't fit; names the budget, what is in use and what is needed.
             ServerUnavailableError: when the host can't be observed, or its memory not yet.
         """
-        seen = await self._observer.observe(busy_models=frozenset(), demands=Demands())
+        seen = await self._observer.observe(busy_models=frozenset(), demands=Demands(), with_rates=False)
         if seen.snapshot is None:
             raise ServerUnavailableError(seen.trouble or "Triton can't be observed")
         if self._began_s is None:
@@ -132,4 +136,4 @@ class BudgetCheck:
         if seen.snapshot.memory_used_bytes is None and self._clock() - self._began_s < self._patience_s:
             reason = seen.reading.memory_used_bytes.reason if seen.reading else "no telemetry"
             raise ServerUnavailableError(f"the memory in use can't be read yet ({reason})")
-        check_budget(self._limits(), seen.snapshot, server=self._server)
+        check_budget(self._limits(), seen.snapshot, server=self._server, may_be_resuming=self._may_be_resuming)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
+from orchestrator.config import ControllerSettings, ServerSettings, load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling import Limits
 
@@ -58,7 +58,7 @@ class SettingsFile:
             ConfigError: when the file can't be used, or asks for what only a restart can give.
         """
         fleet = load_fleet(self._path)
-        server = find_server(fleet, self._server.name)
+        server = fleet.server(self._server.name)
         changed = tuple(
             (key, old, new)
             for key, old, new in _differences(_keys(self._server, self._settings), _keys(server, fleet.controller))
@@ -69,18 +69,6 @@ class SettingsFile:
         limits = self._resolve(server, fleet.controller)
         self._server, self._settings = server, fleet.controller
         return Reloaded(limits, fleet.controller, tuple(f"{key} {old} → {new}" for key, old, new in changed))
-
-
-def find_server(fleet: FleetSettings, name: str) -> ServerSettings:
-    """Return the server of a name.
-
-    Raises:
-        ConfigError: when there is none; lists those there are.
-    """
-    for server in fleet.servers:
-        if server.name == name:
-            return server
-    raise ConfigError(f"no server {name!r} in the fleet; it has {', '.join(s.name for s in fleet.servers)}")
 
 
 def _needs_restart(key: str, server: str) -> bool:

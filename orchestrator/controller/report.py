@@ -8,7 +8,7 @@ from orchestrator.scheduling.actions import Action, Plan
 from orchestrator.scheduling.host import HostSnapshot
 from orchestrator.scheduling.limits import Limits
 from orchestrator.scheduling.state import SchedulerState
-from orchestrator.snapshot import ServerName
+from orchestrator.snapshot import Family, ServerName
 from orchestrator.telemetry.reading import HostReading
 
 RECENT_ACTIONS = 50
@@ -51,6 +51,7 @@ class StepReport:
         plan_s: that planning took.
         step_s: that the step took without its actions.
         recent: the last actions, oldest first.
+        family: that is looked after, as last seen; None until a repository has been.
     """
 
     server: ServerName
@@ -66,3 +67,4 @@ class StepReport:
     plan_s: float
     step_s: float
     recent: tuple[ActionRecord, ...] = field(default=())
+    family: Family | None = None

@@ -6,10 +6,14 @@ that a plan has nothing left to assume. What can't be settled is refused with th
 
 from __future__ import annotations
 
+import logging
+
 from orchestrator.config import ControllerSettings, ServerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling import HostSnapshot, Limits, RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
+
+log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 BUDGET_RATIO = {"gpu": 0.9, "cpu": 0.5}
@@ -37,7 +41,8 @@ def resolve_limits(
         cpus: that Triton may use; None: unknown.
 
     Raises:
-        ConfigError: when a width is not in the repository, or there is no telling how much memory may be used.
+        ConfigError: when a width is not in the repository, when there is no telling how much memory may be used, or
+            when more may be used than there is.
     """
     by_width = {int(model.width): model.name for model in sorted(models, key=lambda m: m.width)}
     if not by_width:
@@ -74,32 +79,67 @@ def resolve_limits(
     )
 
 
-def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName) -> None:
+def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName, may_be_resuming: bool = False) -> None:
     """Refuse a budget in which the minimum set can't fit.
 
-    What is loaded is in the memory in use; what is missing is estimated. Nothing is refused while memory is unknown,
-    or while other widths or further instances are loaded: those can be taken away, and what that gives back is known
-    only afterwards.
+    What is held against the budget is what would be left with the minimum set alone, one instance each: the memory in
+    use, less the sizes of all other instances where these are seen, plus an estimate of what is missing. Nothing is
+    refused while memory is unknown, or while something of a size that can't be seen could be taken away.
+
+    A daemon that was killed is started again by systemd and the like, and must not be refused for memory that has
+    grown meanwhile: the plan sheds what it can and then gives notice. A first start looks just like that to whoever
+    remembers nothing, so with ``may_be_resuming``
+
+    - a host with the minimum set alone is only warned of: there is nothing that its plan could do wrong;
+    - a host with the whole minimum set and more, as one that was killed while it shed, has ``memory_margin_ratio`` of
+      the budget for what has grown. Beyond that the budget is taken for a mistake, as on a Triton that ``local up``
+      has just filled.
+
+    Args:
+        limits: to keep to.
+        snapshot: the host now; its rates are not looked at.
+        server: for the message.
+        may_be_resuming: whether a refusal would end a daemon; one that only leaves old settings in force is strict.
 
     Raises:
-        ConfigError: names the budget, what is in use and what is needed.
+        ConfigError: names the budget, what is in use, what is needed and the remedy.
     """
     used_bytes = snapshot.memory_used_bytes
-    ready = {seen.name: seen.loaded.instances for seen in snapshot.models if seen.is_ready}
-    can_shrink = any(name not in limits.minimum or instances > 1 for name, instances in ready.items())
-    if used_bytes is None or can_shrink:
+    surplus_bytes = _surplus_bytes(limits, snapshot)
+    if used_bytes is None or surplus_bytes is None:
         return
+    ready = {seen.name for seen in snapshot.models if seen.is_ready}
     missing = [name for name in limits.minimum if name not in ready]
     needed_bytes = int(len(missing) * limits.unmeasured_instance_bytes * (1 + limits.memory_margin_ratio))
-    if used_bytes + needed_bytes <= limits.memory_budget_bytes:
+    floor_bytes = max(0, used_bytes - surplus_bytes) + needed_bytes
+    may_have_grown = may_be_resuming and not missing
+    allowance_bytes = int(limits.memory_budget_bytes * limits.memory_margin_ratio) if may_have_grown else 0
+    if floor_bytes <= limits.memory_budget_bytes + allowance_bytes:
         return
+    given_back = f", of which about {_mib(surplus_bytes)} can be given back," if surplus_bytes else ""
     loading = f"loading {', '.join(missing)} takes about {_mib(needed_bytes)} more" if missing else "all is loaded"
-    raise ConfigError(
+    problem = (
         f"servers[{server}].limits.memory_budget_mib: a budget of {_mib(limits.memory_budget_bytes)} can't hold the "
-        f"minimum set: {_mib(used_bytes)} are in use and {loading}; raise it to at least "
-        f"{-(-(used_bytes + needed_bytes) // MIB)}, or name fewer controller.minimum_widths"
+        f"minimum set: {_mib(used_bytes)} are in use{given_back} and {loading}; raise it to at least "
+        f"{-(-floor_bytes // MIB)}, or name fewer controller.minimum_widths"
         + (", or lower controller.unmeasured_instance_mib if a width takes less" if missing else "")
     )
+    if may_have_grown and surplus_bytes == 0:
+        log.warning("%s; it is left as it is, because a controller may have been killed here", problem)
+        return
+    raise ConfigError(problem)
+
+
+def _surplus_bytes(limits: Limits, snapshot: HostSnapshot) -> int | None:
+    """Return what all but one instance of each model of the minimum set take; None where that can't be seen."""
+    surplus_bytes = 0
+    for seen in snapshot.models:
+        instances = seen.loaded.instances if seen.live_instances is None else seen.live_instances
+        surplus = max(0, instances - (seen.name in limits.minimum)) if seen.is_ready else 0
+        if surplus and seen.instance_bytes is None:
+            return None
+        surplus_bytes += surplus * (seen.instance_bytes or 0)
+    return surplus_bytes
 
 
 def _names(
@@ -113,10 +153,17 @@ def _names(
 
 
 def _budget_bytes(server: ServerSettings, memory_total_bytes: float | None) -> int:
-    if server.limits.memory_budget_mib is not None:
-        return int(server.limits.memory_budget_mib * MIB)
+    where = f"device {server.limits.gpu_index}" if server.device == "gpu" else "the host"
+    budget_mib = server.limits.memory_budget_mib
+    if budget_mib is not None:
+        if memory_total_bytes is not None and budget_mib * MIB > memory_total_bytes:
+            raise ConfigError(
+                f"servers[{server.name}].limits.memory_budget_mib: {budget_mib:g} is more than the "
+                f"{_mib(memory_total_bytes)} of {where}; lower it, or leave it out for "
+                f"{BUDGET_RATIO[server.device]:.0%} of that"
+            )
+        return int(budget_mib * MIB)
     if memory_total_bytes is None:
-        where = f"device {server.limits.gpu_index}" if server.device == "gpu" else "the host"
         raise ConfigError(
             f"servers[{server.name}].limits.memory_budget_mib is not set and the memory of {where} can't be read; "
             "set it to what Triton may use"

@@ -33,7 +33,7 @@ def describe_status(report: StepReport) -> ControllerStatus:
     reading = report.reading or _no_reading()
     return ControllerStatus(
         server=report.server,
-        family=seen[0].model.family if seen else None,
+        family=report.family,
         unix_s=report.unix_s,
         steps=report.steps,
         trouble=report.trouble,
@@ -79,6 +79,7 @@ def _model(report: StepReport, seen: ModelSnapshot) -> ModelState:
         desired_instances=desired.get(seen.name),
         live_instances=seen.live_instances,
         batching=seen.loaded.batching if seen.is_ready else None,
+        is_canonical=seen.loaded.is_canonical if seen.is_ready else None,
         rates=_rates(seen.rates, is_ready=seen.is_ready, trouble=report.trouble),
         waiting_requests=seen.rates.waiting_requests if seen.is_ready else None,
         is_changing=seen.name in report.snapshot.busy_models,
@@ -121,11 +122,13 @@ def _quarantine(report: StepReport, model: str) -> tuple[QuarantineStatus, ...]:
 
 def _memory(report: StepReport, reading: HostReading) -> MemoryStatus:
     ledger = report.state.memory
-    loads, further = ledger.loads_bytes, ledger.instances_bytes
+    loads, further, sizes = ledger.loads_bytes, ledger.instances_bytes, ledger.seen_bytes
     # The largest of the last readings, as the plan takes it.
     learned = {
-        str(model): LearnedMemory(max(loads.get(model, ()), default=None), max(further.get(model, ()), default=None))
-        for model in sorted({*loads, *further})
+        str(model): LearnedMemory(
+            max(loads.get(model, ()), default=None), max(further.get(model, ()), default=None), sizes.get(model)
+        )
+        for model in sorted({*loads, *further, *sizes})
     }
     return MemoryStatus(
         used_bytes=reading.memory_used_bytes,

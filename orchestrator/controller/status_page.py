@@ -87,6 +87,8 @@ class ModelState:
         is_changing: an action on it has not ended.
         demanded_for_s: that a demand still lasts; None: nobody asked for it.
         quarantine: its configs that are left alone.
+        is_canonical: whether it runs with what its files say, but for instances and batching; None while it is not
+            ready.
     """
 
     model: str
@@ -104,19 +106,22 @@ class ModelState:
     is_changing: bool
     demanded_for_s: float | None
     quarantine: tuple[QuarantineStatus, ...] = ()
+    is_canonical: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedMemory:
-    """What a model was measured to take.
+    """What a model was measured to take; a plan takes the largest of what there is.
 
     Attributes:
         load_bytes: of a load with one instance; None: not measured yet.
         further_instance_bytes: of one instance more; None: not measured yet.
+        seen_bytes: of its largest instance as last seen; None where instances are no processes.
     """
 
     load_bytes: int | None
     further_instance_bytes: int | None
+    seen_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

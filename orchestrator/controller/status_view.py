@@ -104,6 +104,8 @@ def _number(value: float | None, form: str) -> str:
 def _notes(model: ModelState) -> Iterator[str]:
     if model.is_changing:
         yield "changing"
+    if model.is_canonical is False:
+        yield "differs from its files"
     if model.live_instances is not None and model.live_instances < model.instances:
         yield f"{model.live_instances} of {model.instances} alive"
     if model.rates.failures_per_s:

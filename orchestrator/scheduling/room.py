@@ -49,6 +49,7 @@ def choose_victims(draft: Draft, action: Action) -> list[ModelSnapshot]:
         for seen in others
         if not draft.is_kept(seen)
         and draft.is_settled(seen)
+        and draft.memory(seen).dead_since_s is None  # Triton 2.51 may never end the unload of one with a dead stub
         and (since_s := draft.memory(seen).idle_since_s) is not None
         and draft.has_held(since_s, draft.limits.idle_s)
     ]

@@ -59,6 +59,7 @@ class CpuTelemetry:
             live_instances=triton.live_instances,
             cpus=triton.cpus,
             instance_bytes=triton.instance_bytes,
+            overhead_bytes=triton.overhead_bytes,
         )
 
     async def close(self) -> None:

@@ -31,6 +31,7 @@ class ProcessReading:
         live_instances: see ``TreeUsage``; None also when Triton can't be seen.
         cpus: that Triton may run on; None when it can't be seen.
         instance_bytes: see ``TreeUsage``; empty also when Triton can't be seen.
+        overhead_bytes: see ``TreeUsage``; None also when Triton can't be seen.
     """
 
     memory_used_bytes: Reading
@@ -40,6 +41,7 @@ class ProcessReading:
     live_instances: Mapping[str, int] | None = None
     cpus: int | None = None
     instance_bytes: Mapping[str, int] = field(default_factory=dict)
+    overhead_bytes: int | None = None
 
     @classmethod
     def absent(cls, reason: str, *, memory_total_bytes: Reading | None = None) -> ProcessReading:
@@ -92,6 +94,7 @@ class TritonProcesses:
             live_instances=usage.live_instances,
             cpus=usage.cpus,
             instance_bytes=usage.instance_bytes,
+            overhead_bytes=usage.overhead_bytes,
         )
 
     def _utilisation(self, usage: TreeUsage) -> Reading:

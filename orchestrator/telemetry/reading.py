@@ -44,6 +44,7 @@ class HostReading:
         live_instances: stub processes alive, by model name; None when the process can't be seen.
         cpus: that Triton may run on; None when the process can't be seen.
         instance_bytes: private memory of the largest live stub, by model name; empty where there is none.
+        overhead_bytes: of the memory used, what no stub that serves holds; None where stubs are not what uses it.
     """
 
     memory_used_bytes: Reading
@@ -55,3 +56,4 @@ class HostReading:
     live_instances: Mapping[str, int] | None = None
     cpus: int | None = None
     instance_bytes: Mapping[str, int] = field(default_factory=dict)
+    overhead_bytes: int | None = None

@@ -5,6 +5,17 @@ read looks only at the processes that are new since the last one; `Process.child
 /proc/PID/task/*/children, one file for each of Triton's threads, needs a kernel built for it. A stub's arguments never
 change either. That a process id comes round again between two reads is not guarded against.
 
+Not every stub that lives serves. WORKAROUND(Triton 2.51): when one stub of a model died with a request in hand, the
+version it belonged to is never taken down: a reload brings new stubs, and the others of the old version stay for ever,
+children of the server, under the same names, in memory and of no use. Names alone don't tell them apart, because a
+count changed in place uses names again: after 1, 2, 1 and 2 instances both that serve are called ``_0_1``. What tells
+them apart is that every load and full reload starts an instance 0, and a change in place never does, for at least one
+instance stays. So the newest instance 0 ever seen begins the generation that serves, and who is older does not count.
+Its siblings are started side by side with it, some a moment earlier; of those a moment older, whoever has a namesake
+in the generation is none of them. Proven on the binary in tests/telemetry/test_real_triton.py.
+
+What is not seen: orphans from before the first look, once the instance 0 of the generation that serves is gone.
+
 CPU time is that of the server, of the children it has reaped and of those it has not: a stub that ends moves from
 the last to the second of these, so the sum never falls, and the tail of a stub's life is not lost.
 """
@@ -22,7 +33,10 @@ import psutil
 STUB_NAME = "triton_python_backend_stub"
 KERNEL_NAME = STUB_NAME[:15]  # the kernel keeps so much of a name
 INSTANCE_ARGUMENT = 8  # of the stub's, counted from the program; the order is the stub's own, of no documentation
-INSTANCE_NAME = re.compile(r"(?P<model>.+)_\d+_\d+")  # model, instance group, instance
+INSTANCE_NAME = re.compile(r"(?P<group>(?P<model>.+)_\d+)_(?P<index>\d+)")  # model, instance group, instance
+SIBLING_S = 3.0
+"""Within which the stubs of one load are started; 0.7 s at most were measured on a busy host. A change of the same
+model needs longer: its stubs must first have come up."""
 ATTEMPTS = 3
 
 
@@ -31,14 +45,15 @@ class TreeUsage:
     """What a server and its stubs use, all of one moment.
 
     Attributes:
-        private_bytes: resident memory that is no file's and nobody else's. Libraries and shared memory regions, mapped
-            by every stub alike, don't count: they would count once a stub.
+        private_bytes: resident memory that is no file's and nobody else's, orphans included. Libraries and shared
+            memory regions, mapped by every stub alike, don't count: they would count once a stub.
         cpu_s: processor time since the server's start, of stubs that have ended included.
         cpus: on how many the server may run.
-        live_instances: stubs alive, by model name; a model without any is not in it. None when that can't be told:
-            this server has had no stub yet (Triton's own onnxruntime backend never has one), or one stub's arguments
-            are not understood.
-        instance_bytes: private memory of the largest live stub, by model name; empty where there is none.
+        live_instances: stubs alive that serve, by model name; a model without any is not in it. None when that can't
+            be told: this server has had no stub yet (Triton's own onnxruntime backend never has one), or one stub's
+            arguments are not understood.
+        instance_bytes: private memory of the largest of these, by model name; empty where there is none.
+        overhead_bytes: private memory of all but these; None while this server has had no stub.
     """
 
     private_bytes: int
@@ -46,6 +61,17 @@ class TreeUsage:
     cpus: int
     live_instances: Mapping[str, int] | None
     instance_bytes: Mapping[str, int]
+    overhead_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stub:
+    """A stub by its arguments; both names are None where they are not understood."""
+
+    started_s: float
+    model: str | None = None
+    group: str | None = None
+    index: int | None = None
 
 
 class ServerTree:
@@ -59,7 +85,9 @@ class ServerTree:
         self._server = server
         self._seen: set[int] = set()
         self._children: dict[int, psutil.Process] = {}
-        self._models: dict[int, str | None] = {}  # of the children that are stubs; None where not understood
+        self._stubs: dict[int, _Stub] = {}  # of the children that are stubs, zombies included
+        self._orphans: set[int] = set()
+        self._generations_s: dict[str, float] = {}  # by group, when the newest instance 0 ever seen was started
         self._has_had_stubs = False
         self.server_id = f"{server.pid}:{server.create_time():.2f}"
 
@@ -115,7 +143,12 @@ class ServerTree:
             after.children_system,
         )
         cpus = len(self._server.cpu_affinity() or ()) or psutil.cpu_count() or 1
-        return TreeUsage(private_bytes, cpu_s, cpus, self._count(live), self._measure(live)), is_settled
+        # For good, because the namesakes by which some are known may go.
+        self._orphans |= {pid for pid in live if not self._is_serving(self._stubs[pid])}
+        serving = {pid: own_bytes for pid, own_bytes in live.items() if pid not in self._orphans}
+        overhead_bytes = private_bytes - sum(serving.values()) if self._has_had_stubs else None
+        usage = TreeUsage(private_bytes, cpu_s, cpus, self._count(serving), self._measure(serving), overhead_bytes)
+        return usage, is_settled
 
     def _list_children(self) -> dict[int, psutil.Process]:
         pids = set(psutil.pids())
@@ -125,7 +158,8 @@ class ServerTree:
             new = self._server.children()
         self._seen = pids
         self._children = {pid: child for pid, child in self._children.items() if pid in pids}
-        self._models = {pid: model for pid, model in self._models.items() if pid in pids}
+        self._stubs = {pid: stub for pid, stub in self._stubs.items() if pid in pids}
+        self._orphans &= pids
         self._children.update((child.pid, child) for child in new)
         return self._children
 
@@ -142,33 +176,51 @@ class ServerTree:
             # Its arguments are gone but its name is not: a controller that comes late still learns of dead stubs.
             self._has_had_stubs |= child.name().startswith(KERNEL_NAME)
             return False
-        if pid not in self._models:
+        if pid not in self._stubs:
             arguments = child.cmdline()
             if not arguments or os.path.basename(arguments[0]) != STUB_NAME:
                 return False
-            self._models[pid] = _parse_model(arguments)
-            self._has_had_stubs = True
+            self._enter(pid, _parse_stub(arguments, child.create_time()))
         return True
 
-    def _measure(self, live: Mapping[int, int]) -> Mapping[str, int]:
+    def _enter(self, pid: int, stub: _Stub) -> None:
+        self._stubs[pid] = stub
+        self._has_had_stubs = True
+        if stub.group is not None and stub.index == 0:
+            self._generations_s[stub.group] = max(stub.started_s, self._generations_s.get(stub.group, 0.0))
+
+    def _is_serving(self, stub: _Stub) -> bool:
+        """Return whether a stub belongs to the version that serves; True as well where that can't be told."""
+        began_s = self._generations_s.get(stub.group) if stub.group is not None else None
+        if began_s is None or stub.started_s >= began_s:
+            return True
+        if stub.index == 0 or stub.started_s < began_s - SIBLING_S:
+            return False
+        return not any(
+            (other.group, other.index) == (stub.group, stub.index)
+            and stub.started_s < other.started_s <= began_s + SIBLING_S
+            for other in self._stubs.values()
+        )
+
+    def _measure(self, serving: Mapping[int, int]) -> Mapping[str, int]:
         largest: dict[str, int] = {}
-        for pid, own_bytes in live.items():
-            model = self._models[pid]
+        for pid, own_bytes in serving.items():
+            model = self._stubs[pid].model
             if model is not None:
                 largest[model] = max(own_bytes, largest.get(model, 0))
         return largest
 
-    def _count(self, live: Iterable[int]) -> Mapping[str, int] | None:
-        models = [self._models[pid] for pid in live]
+    def _count(self, serving: Iterable[int]) -> Mapping[str, int] | None:
+        models = [self._stubs[pid].model for pid in serving]
         known = [model for model in models if model is not None]
         return dict(Counter(known)) if self._has_had_stubs and len(known) == len(models) else None
 
 
-def _parse_model(arguments: list[str]) -> str | None:
+def _parse_stub(arguments: list[str], started_s: float) -> _Stub:
     if len(arguments) <= INSTANCE_ARGUMENT:
-        return None
+        return _Stub(started_s)
     match = INSTANCE_NAME.fullmatch(arguments[INSTANCE_ARGUMENT])
-    return None if match is None else match["model"]
+    return _Stub(started_s) if match is None else _Stub(started_s, match["model"], match["group"], int(match["index"]))
 
 
 def _private_bytes(process: psutil.Process) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,37 @@ def test_two_families_ask_for_a_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["--once", "--dry-run"])
 def test_a_single_run_needs_its_triton(tmp_path: Path, mode: str) -> None:
     line = fail("controller", "--config", write_fleet(tmp_path), "--server", "a", mode)
-    assert "127.0.0.1:9" in line
+    assert line.startswith("servers[a].grpc: Triton at 127.0.0.1:9: ")
+    assert line.endswith("; start the Triton at 127.0.0.1:9 ('slimsched local up' starts local ones), or correct the "
+                         "address")  # fmt: skip
+
+
+def test_a_hangup_during_the_start_is_kept_until_the_daemon_is_ready(tmp_path: Path) -> None:
+    """The fleet file is a pipe: whoever opens it to write knows that the command is just reading it."""
+    plain = write_fleet(tmp_path)
+    pipe, log = tmp_path / "fleet.pipe", tmp_path / "log"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [*command, "controller", "--config", str(pipe), "--server", "a"], cwd=ROOT, stderr=errors
+        ) as daemon,
+    ):
+        try:
+            with pipe.open("w") as first:
+                daemon.send_signal(signal.SIGHUP)
+                daemon.send_signal(signal.SIGHUP)
+                first.write(plain.read_text())
+                os.replace(plain, pipe)  # for the second reading
+            deadline_s = time.monotonic() + 20
+            while "the fleet file was read again: nothing changed" not in log.read_text():
+                assert daemon.poll() is None and time.monotonic() < deadline_s, log.read_text()
+                time.sleep(0.05)
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait(20)
+    assert daemon.returncode == 0, log.read_text()
 
 
 @pytest.mark.parametrize("mode", [[], ["--once"]], ids=["daemon", "once"])

@@ -146,13 +146,27 @@ def test_a_width_that_would_not_fit_is_refused_with_the_numbers(tmp_path: Path) 
         assert code == 0, output
         text = " ".join(output.split())
         assert re.search(
-            r"refused w050: load refused, memory-budget: budget 170 MiB, used \d+ MiB, .*needed \d+ MiB", text
+            r"refused w075: load refused, memory-budget: budget 170 MiB, used \d+ MiB, .*needed \d+ MiB", text
         )
-        assert loaded(server) == ["fashion_w025"]
+        assert loaded(server) == ["fashion_w025", "fashion_w050"]
+        # What the wider one would give back is known, and would not do.
         host.write(limits={"memory_budget_mib": 2}, minimum_widths=[25])
         code, output = host.call("controller", "--once")
         assert code == 1
         assert "servers[here].limits.memory_budget_mib: a budget of 2 MiB can't hold the minimum set" in output
+        assert "can be given back, and all is loaded; raise it to at least" in output
+
+
+def test_a_daemon_is_let_in_again_beside_its_minimum_set_whatever_the_budget(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.write(minimum_widths=[25], wanted_widths=[25])
+    with triton(ports=host.ports):
+        assert host.call("controller", "--once")[0] == 0
+        host.write(limits={"memory_budget_mib": 2}, minimum_widths=[25], wanted_widths=[25])
+        with host.daemon():
+            host.wait_log("WARNING .*a budget of 2 MiB can't hold the minimum set.*may have been killed here")
+            wait(lambda: [n["kind"] for n in host.status().get("notices", ())] == ["over-budget"], host.status)
+            assert ready(host.status()) == ["fashion_w025"]
 
 
 def test_the_daemon_tells_what_it_does_and_takes_demands(tmp_path: Path) -> None:

@@ -64,6 +64,21 @@ async def test_a_dead_stub_fails_its_share_until_a_full_reload() -> None:
     assert server.live_instances() == {A: 1}
 
 
+async def test_a_reload_after_a_death_leaves_the_living_siblings_in_memory() -> None:
+    server = build()
+    await server.apply(A, instances=3, batching=NONE, nonce="")
+    server.kill_stub(A)
+    await server.apply(A, instances=3, batching=NONE, nonce="x")
+    assert server.live_instances() == {A: 3}
+    assert server.memory_bytes() == (100 + 30 + 20) * MIB
+    await server.apply(A, instances=3, batching=NONE, nonce="y")
+    await server.unload(A)
+    await asyncio.sleep(1e6)
+    assert (server.live_instances(), server.memory_bytes()) == ({}, (100 + 20) * MIB)
+    server.restart()
+    assert server.memory_bytes() == 100 * MIB
+
+
 async def test_what_the_instances_can_not_take_waits() -> None:
     server = build()
     await server.apply(A, instances=1, batching=NONE, nonce="")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import ControllerSettings
+from orchestrator.controller.endpoint import Pulse
 from orchestrator.controller.loop import BACK_OFFS_S, STOP_WAIT_S
 from orchestrator.errors import CapacityError, ConfigError, ModelNotFoundError, ServerUnavailableError
 from orchestrator.scheduling import (
@@ -64,6 +65,45 @@ async def test_a_step_observes_plans_acts_and_reports() -> None:
     again = await control.step()
     assert again.snapshot is not None
     assert [seen.is_ready for seen in again.snapshot.models] == [True, True, False, False]
+
+
+async def test_the_pulse_beats_and_the_report_grows_with_each_action_of_a_long_step() -> None:
+    server = triton()
+    server.load_s = 9
+    pulse = Pulse(15, now_s)
+    script = Script((load(W025), load(W050), load(W075), load(W100)))
+    control = controller(server, script, on_step=lambda report: pulse.beat(), on_action=pulse.beat)
+    pulse.beat()
+    step = asyncio.create_task(control.step())
+    seen: list[tuple[int, int]] = []
+    while not step.done():
+        assert pulse.trouble() is None
+        report = control.last_report
+        if report is not None:
+            seen.append((len(report.recent), len(report.state.memory.loads_bytes)))
+        await asyncio.sleep(1)
+    assert now_s() > 36
+    assert list(dict.fromkeys(seen)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+async def test_an_action_that_is_left_to_itself_beats_too() -> None:
+    server, beats = triton(), list[float]()
+    server.load_s = 100
+    control = controller(server, Script(load(W025)), action_timeout_s=3, on_action=lambda: beats.append(now_s()))
+    report = await control.step()
+    assert beats == [3] and report.recent[0].is_under_way
+
+
+async def test_the_family_stays_known_while_triton_is_down() -> None:
+    server = triton()
+    control = controller(server, Script())
+    server.kill()
+    assert (await control.step()).family is None
+    server.restart()
+    assert (await control.step()).family == "fashion"
+    server.kill()
+    report = await control.step()
+    assert (report.snapshot, report.family) == (None, "fashion")
 
 
 async def test_a_failure_is_remembered_and_the_rest_of_the_plan_dropped() -> None:
@@ -210,7 +250,7 @@ async def test_stopping_lets_the_action_under_way_end_and_begins_no_other() -> N
 async def test_stopping_waits_only_so_long(action_timeout_s: float) -> None:
     server = triton()
     server.load_s = 1000
-    control = controller(server, Script(load(W025)), action_timeout_s=action_timeout_s)
+    control = controller(server, Script(load(W025)), action_timeout_s=action_timeout_s, stuck_after_s=300)
     await running(control, for_s=5)
     assert 5 + STOP_WAIT_S <= now_s() <= 5 + STOP_WAIT_S + 2
     assert server.closed
@@ -227,7 +267,7 @@ async def test_a_run_that_is_cancelled_leaves_no_task_behind(call: str) -> None:
 
     server = Silent(clock=asyncio.get_running_loop().time)
     server.load_s = 1 if call == "observe" else 600
-    run = asyncio.create_task(controller(server, action_timeout_s=300).run(asyncio.Event()))
+    run = asyncio.create_task(controller(server, action_timeout_s=300, stuck_after_s=300).run(asyncio.Event()))
     await asyncio.sleep(5)
     run.cancel()
     await asyncio.wait({run})

@@ -129,28 +129,44 @@ def test_a_repository_without_widths_is_refused() -> None:
         resolve_limits(server, ControllerSettings(), (), memory_total_bytes=GIB, cpus=1)
 
 
-def host(used_mib: float | None, **instances: int) -> HostSnapshot:
+def test_a_budget_above_what_there_is_is_refused() -> None:
+    assert resolve(limits={"memory_budget_mib": 8192}).memory_budget_bytes == 8 * GIB
+    with pytest.raises(ConfigError) as error:
+        resolve(limits={"memory_budget_mib": 8193})
+    assert str(error.value) == (
+        "servers[a].limits.memory_budget_mib: 8193 is more than the 8,192 MiB of the host; lower it, or leave it out "
+        "for 50% of that"
+    )
+    with pytest.raises(ConfigError, match="99999 is more than the 81,920 MiB of device 2"):
+        resolve(device="gpu", memory_total_bytes=80 * GIB, limits={"memory_budget_mib": 99999, "gpu_index": 2})
+
+
+def host(used_mib: float | None, *, each_mib: float | None = None, **instances: int) -> HostSnapshot:
+    """Return a host that runs so many instances of its widths, each of a size that may be seen."""
     models = []
+    each_bytes = None if each_mib is None else int(each_mib * MIB)
     for model in MODELS:
         count = instances.get(model.name.removeprefix("fashion_"), 0)
         status = ModelStatus.READY if count else ModelStatus.ABSENT
-        models.append(ModelSnapshot(model, LoadedModel(model.name, status, instances=count)))
+        loaded = LoadedModel(model.name, status, instances=count)
+        models.append(ModelSnapshot(model, loaded, instance_bytes=each_bytes if count else None))
     return HostSnapshot(tuple(models), None if used_mib is None else int(used_mib * MIB), None)
 
 
-def check(budget_mib: int, snapshot: HostSnapshot) -> None:
+def check(budget_mib: int, snapshot: HostSnapshot, *, may_be_resuming: bool = False) -> None:
     limits = replace(LIMITS, memory_budget_bytes=budget_mib * MIB, minimum=(W025, W050), memory_margin_ratio=0.25)
-    check_budget(limits, snapshot, server=ServerName("a"))
+    check_budget(limits, snapshot, server=ServerName("a"), may_be_resuming=may_be_resuming)
 
 
-def test_a_budget_below_the_minimum_set_is_refused_with_the_numbers() -> None:
+@pytest.mark.parametrize("may_be_resuming", [False, True])
+def test_a_budget_below_the_minimum_set_is_refused_with_the_numbers(may_be_resuming: bool) -> None:
     with pytest.raises(ConfigError) as error:
-        check(399, host(80))
+        check(399, host(80), may_be_resuming=may_be_resuming)
     assert str(error.value).startswith(
         "servers[a].limits.memory_budget_mib: a budget of 399 MiB can't hold the minimum set: 80 MiB are in use and "
         "loading fashion_w025, fashion_w050 takes about 320 MiB more; raise it to at least 400,"
     )
-    check(400, host(80))
+    check(400, host(80), may_be_resuming=may_be_resuming)
 
 
 def test_what_is_loaded_counts_as_measured() -> None:
@@ -165,3 +181,52 @@ def test_what_is_loaded_counts_as_measured() -> None:
 @pytest.mark.parametrize("snapshot", [host(None), host(500, w025=1, w100=1), host(500, w025=2)])
 def test_nothing_is_refused_that_a_measurement_or_an_unload_may_allow(snapshot: HostSnapshot) -> None:
     check(10, snapshot)
+
+
+@pytest.mark.parametrize("may_be_resuming", [False, True])
+def test_a_budget_below_the_minimum_set_is_refused_beside_widths_that_could_go(may_be_resuming: bool) -> None:
+    """60 MiB of Triton's own, five instances of 20 MiB, of which two are the minimum set."""
+    full = host(160, each_mib=20, w025=2, w050=1, w075=1, w100=1)
+    check(100, full)
+    with pytest.raises(ConfigError) as error:
+        check(30, full, may_be_resuming=may_be_resuming)
+    assert str(error.value) == (
+        "servers[a].limits.memory_budget_mib: a budget of 30 MiB can't hold the minimum set: 160 MiB are in use, of "
+        "which about 60 MiB can be given back, and all is loaded; raise it to at least 100, or name fewer "
+        "controller.minimum_widths"
+    )
+
+
+def test_what_is_missing_is_estimated_beside_widths_that_could_go() -> None:
+    others = host(160, each_mib=20, w075=3, w100=2)
+    check(60 + 320, others)
+    with pytest.raises(ConfigError, match=r"of which about 100 MiB can be given back, and loading fashion_w025, "):
+        check(60 + 319, others)
+
+
+def test_a_dead_instance_gives_nothing_back() -> None:
+    seen = host(120, each_mib=20, w025=1, w050=3)
+    models = tuple(replace(m, live_instances=2 if m.name == W050 else None) for m in seen.models)
+    check(100, replace(seen, models=models))
+    with pytest.raises(ConfigError, match="about 20 MiB can be given back"):
+        check(99, replace(seen, models=models))
+
+
+def test_a_daemon_that_was_killed_starts_again_whatever_its_minimum_set_has_grown_to(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for grown in (host(900, each_mib=20, w025=1, w050=1), host(900, w025=1, w050=1)):
+        caplog.clear()
+        check(100, grown, may_be_resuming=True)
+        assert "a budget of 100 MiB can't hold the minimum set" in caplog.text
+        with pytest.raises(ConfigError):
+            check(100, grown)
+
+
+def test_a_daemon_that_was_killed_while_it_shed_starts_again_after_some_growth() -> None:
+    shedding = host(145, each_mib=20, w025=1, w050=1, w100=1)  # 125 MiB would be left
+    check(100, shedding, may_be_resuming=True)
+    with pytest.raises(ConfigError):
+        check(99, shedding, may_be_resuming=True)
+    with pytest.raises(ConfigError):
+        check(100, shedding)

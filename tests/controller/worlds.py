@@ -52,7 +52,13 @@ def scale(model: ModelName, instances: int, *, up: bool = True) -> Action:
 
 def reload(model: ModelName, *, batching: Batching | None = None, is_forced: bool = False) -> Action:
     return Action(
-        ActionKind.RELOAD, model, ActionReason.DRIFTED, 1, batching or Batching(), is_forced, needed_bytes=64 * MIB
+        ActionKind.RELOAD,
+        model,
+        ActionReason.DRIFTED,
+        1,
+        batching or Batching(),
+        is_forced=is_forced,
+        needed_bytes=64 * MIB,
     )
 
 

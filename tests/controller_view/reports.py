@@ -53,8 +53,11 @@ def ready(
     rates: Rates = QUIET,
     live_instances: int | None = None,
     demanded_until_s: float | None = None,
+    is_canonical: bool = True,
 ) -> ModelSnapshot:
-    loaded = LoadedModel(name(width), ModelStatus.READY, instances=instances, batching=batching)
+    loaded = LoadedModel(
+        name(width), ModelStatus.READY, instances=instances, batching=batching, is_canonical=is_canonical
+    )
     return ModelSnapshot(repository_model(width), loaded, rates, live_instances, demanded_until_s)
 
 
@@ -105,6 +108,7 @@ STATE = SchedulerState(
         balance_bytes=12 * MIB,
         entries=(LedgerEntry(NOW_S - 60, name(50), 60 * MIB, 48 * MIB),),
         server_id="123-456",
+        seen_bytes={name(25): 22 * MIB, name(75): 70 * MIB},
     ),
     prices=Prices({ActionKind.SCALE_UP: 0.25, ActionKind.LOAD: 1.25}),
     quarantine=Quarantine(
@@ -151,6 +155,7 @@ def full_report() -> StepReport:
         plan_s=0.0004,
         step_s=0.012,
         recent=RECENT,
+        family=Family("fashion"),
     )
 
 

@@ -16,10 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.config import ServerSettings
 from orchestrator.controller.endpoint import BODY_LIMIT_BYTES, ControllerEndpoint, Pulse, find_model
-from orchestrator.controller.endpoint_client import fetch_status, read_status, send_demand
+from orchestrator.controller.endpoint_client import fetch_status, send_demand
 from orchestrator.controller.metrics import ControllerMetrics
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.status import describe_status, encode_status
+from orchestrator.controller.status_page import parse_page
 from orchestrator.errors import (
     CapacityError,
     ConfigError,
@@ -347,7 +348,7 @@ def test_requests_leave_no_line_behind(controller: Controller, capfd: pytest.Cap
 
 def test_the_client_reads_what_the_endpoint_says(controller: Controller) -> None:
     controller.report = full_report()
-    assert read_status(controller.settings(), timeout_s=5) == describe_status(full_report())
+    assert parse_page(fetch_status(controller.settings(), timeout_s=5)) == describe_status(full_report())
     assert send_demand(controller.settings(), width=50, hold_s=5, timeout_s=5) == "fashion_w050"
     assert controller.demands[0][:2] == (name(50), 5)
     anywhere = ServerSettings(

@@ -63,6 +63,7 @@ def test_the_host_and_its_models() -> None:
     assert of("memory_residue_bytes", found) == {(): 12 * MIB}
     assert of("learned_load_bytes", found) == {w025: 40 * MIB, w050: 60 * MIB}
     assert of("learned_instance_bytes", found) == {w025: 20 * MIB}
+    assert of("learned_seen_bytes", found) == {w025: 22 * MIB, w075: 70 * MIB}
     assert of("utilisation_ratio", found) == {("psutil",): 0.35}
     assert of("plan_seconds_count", found) == of("step_seconds_count", found) == {(): 1}
     assert of("step_seconds_sum", found) == {(): 0.012}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import Controller
 from orchestrator.controller.preflight import BudgetCheck, CheckedControl
 from orchestrator.errors import ConfigError, ServerUnavailableError
-from orchestrator.scheduling import Limits
+from orchestrator.scheduling import Counters, Limits
 from orchestrator.snapshot import ModelName, ServerName
 from tests.fakes.control import FakeTriton
 
@@ -136,6 +137,39 @@ async def test_memory_that_stays_unreadable_is_not_waited_for_longer() -> None:
     assert (await world.controller.step()).snapshot is None
     await asyncio.sleep(5)
     assert (await world.controller.step()).trouble is None
+
+
+async def test_counters_that_hang_don_t_keep_the_check_from_passing() -> None:
+    class Silent(FakeTriton):
+        async def counters(self) -> Mapping[ModelName, Counters]:
+            await asyncio.sleep(1e6)
+            raise AssertionError("nobody waits so long")
+
+    clock = asyncio.get_running_loop().time
+    triton = Silent(clock=clock)
+    check = BudgetCheck(HERE, triton, triton.telemetry, limits=lambda: LIMITS, clock=clock)
+
+    async def mode() -> None:
+        await triton.loaded_models()
+
+    control = CheckedControl(triton, check=mode, first_check=check)
+    controller = Controller(HERE, control, triton.telemetry, LIMITS, settings=ControllerSettings(), clock=clock)
+    report = await controller.step()
+    assert report.snapshot is not None, report.trouble
+    assert [call.kind for call in triton.calls] == ["load"], "the minimum set needs no rates"
+    assert "metrics can't be read: no answer within 5 s" in str(report.trouble)
+
+
+async def test_a_daemon_that_was_killed_is_let_in_again_and_a_single_run_is_told() -> None:
+    world = World()
+    world.triton.preload(ModelName("fashion_w025"))
+    world.limits = replace(LIMITS, memory_budget_bytes=150 * MIB)
+    with pytest.raises(ConfigError, match="164 MiB are in use and all is loaded"):
+        await world.control.check()
+    daemons = BudgetCheck(
+        HERE, world.triton, world.triton.telemetry, limits=lambda: world.limits, clock=world.clock, may_be_resuming=True
+    )
+    await daemons()
 
 
 async def test_everything_else_is_passed_on() -> None:

@@ -39,8 +39,9 @@ def test_the_host_is_told_with_sources_and_reasons() -> None:
     assert memory["used_bytes"] == {"value": 250 * MIB, "source": "smaps", "reason": ""}
     assert (memory["budget_bytes"], memory["residue_bytes"]) == (300 * MIB, 12 * MIB)
     assert memory["learned"] == {
-        "fashion_w025": {"load_bytes": 40 * MIB, "further_instance_bytes": 20 * MIB},
-        "fashion_w050": {"load_bytes": 60 * MIB, "further_instance_bytes": None},
+        "fashion_w025": {"load_bytes": 40 * MIB, "further_instance_bytes": 20 * MIB, "seen_bytes": 22 * MIB},
+        "fashion_w050": {"load_bytes": 60 * MIB, "further_instance_bytes": None, "seen_bytes": None},
+        "fashion_w075": {"load_bytes": None, "further_instance_bytes": None, "seen_bytes": 70 * MIB},
     }
     assert memory["residues"] == [
         {"at_unix_s": UNIX_S - 60, "model": "fashion_w050", "expected_bytes": 60 * MIB, "returned_bytes": 48 * MIB}
@@ -55,6 +56,7 @@ def test_models_are_told_by_width() -> None:
         "model": "fashion_w025", "label": "w025", "width": 25, "accuracy": 0.9, "status": "ready", "status_reason": "",
         "instances": 2, "desired_instances": 2, "live_instances": 1, "batching": NO_WAIT, "rates": None,
         "waiting_requests": 3.25, "is_changing": False, "demanded_for_s": 58.0, "quarantine": [],
+        "is_canonical": True,
     }  # fmt: skip
     assert narrow["rates"] == {
         "window_s": 1.0, "requests_per_s": 1200.0, "failures_per_s": 0.5, "items_per_s": 1200.0,
@@ -64,7 +66,7 @@ def test_models_are_told_by_width() -> None:
     assert half["is_changing"]
     assert failed["status_reason"] == TRITONS_REASON
     assert (failed["instances"], failed["desired_instances"], failed["batching"]) == (0, 1, None)
-    assert absent["status"] == "absent"
+    assert (absent["status"], absent["is_canonical"]) == ("absent", None)
 
 
 def test_rates_that_are_unknown_are_null_with_a_reason_never_zero() -> None:
@@ -124,6 +126,12 @@ def test_without_triton_the_page_says_why_and_invents_nothing() -> None:
     assert page["memory"]["used_bytes"] == {
         "value": None, "source": "none", "reason": "the host has not been read yet"
     }  # fmt: skip
+
+
+def test_names_stay_short_while_triton_is_down() -> None:
+    report = replace(full_report(), snapshot=None, plan=None, trouble="Triton can't be observed: refused")
+    page = describe_status(report)
+    assert (page.family, page.models) == ("fashion", ())
 
 
 @pytest.mark.parametrize("report", [full_report(), blind_report()], ids=["full", "blind"])

@@ -13,7 +13,16 @@ from orchestrator.controller.status_view import render_done, render_plan, render
 from orchestrator.controller.wording import say_age, say_bytes, say_duration, say_number
 from orchestrator.scheduling import ActionKind, ActionReason, Batching, Plan
 from orchestrator.telemetry.reading import Reading
-from tests.controller_view.reports import MIB, RELOAD, SCALE_UP, TRITONS_REASON, UNIX_S, blind_report, full_report
+from tests.controller_view.reports import (
+    MIB,
+    RELOAD,
+    SCALE_UP,
+    TRITONS_REASON,
+    UNIX_S,
+    blind_report,
+    full_report,
+    ready,
+)
 
 
 def show(renderable: RenderableType, width: int = 100) -> list[str]:
@@ -98,6 +107,20 @@ def test_only_the_last_actions_are_shown_latest_first() -> None:
     many = tuple(replace(record, ended_unix_s=UNIX_S - 100 + n) for n in range(9))
     shown = [line.split(" ago")[0] for line in show_report(replace(report, recent=many)) if " s ago   " in line]
     assert shown == ["92 s", "93 s", "94 s", "95 s", "96 s"]
+
+
+def test_a_width_that_differs_from_its_files_is_marked() -> None:
+    report = full_report()
+    assert report.snapshot is not None
+    snapshot = replace(report.snapshot, models=(ready(25, is_canonical=False), ready(50)))
+    lines = show_report(replace(report, snapshot=snapshot), 120)
+    (drifted,) = [line for line in lines if "differs from its files" in line]
+    assert drifted.startswith(" w025")
+
+
+def test_actions_keep_their_short_names_while_triton_is_down() -> None:
+    report = replace(full_report(), snapshot=None, plan=None, trouble="Triton can't be observed: refused")
+    assert "12 s ago w025: scale-up to 2 instances" in " ".join(" ".join(show_report(report)).split())
 
 
 def test_markup_in_reasons_is_text() -> None:

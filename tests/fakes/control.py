@@ -4,8 +4,9 @@ It stands in for ``orchestrator.triton.control.TritonControl`` behind ``ModelCon
 host's readings; the contract suite in tests/contract runs on both. What it imitates of Triton 2.51: a change of the
 instance count alone is done in place and keeps dead stubs; any other change is a full reload, which holds old and new
 in memory at once while the old one serves; a failed change leaves the old one serving, a failed first load nothing;
-changes of one model queue up; a caller that gives up does not stop what the server does; counters survive a reload,
-not an unload.
+after the death of a stub a full reload leaves its living siblings behind, in memory and of no use, until the server
+ends; changes of one model queue up; a caller that gives up does not stop what the server does; counters survive a
+reload, not an unload.
 """
 
 from __future__ import annotations
@@ -232,8 +233,17 @@ class FakeTriton:
         self.preload(*models)
 
     def live_instances(self) -> dict[str, int]:
-        """Return the stub processes alive, by model; one without any is not in it."""
+        """Return the stub processes alive that serve, by model; one without any is not in it."""
         return {name: m.instances - m.dead for name, m in self._models.items() if m.instances > m.dead}
+
+    def largest_instances(self) -> dict[str, int]:
+        """Return what one instance takes, by model; of those that have one alive."""
+        return {name: self._instance_bytes(ModelName(name)) for name in self.live_instances()}
+
+    def overhead_bytes(self) -> int:
+        """Return what no instance that serves holds."""
+        live = self.live_instances()
+        return self.memory_bytes() - sum(n * self._instance_bytes(ModelName(name)) for name, n in live.items())
 
     def memory_bytes(self) -> int:
         """Return what the server and ``other_bytes`` use now."""
@@ -316,6 +326,10 @@ class FakeTriton:
             if call.kind == "load":
                 model.flow, model.has_counters = Flow(), True
             self._warm_up(model, call.instances)
+            if model.dead:
+                orphans = (model.instances - model.dead) * self._instance_bytes(call.model)
+                self._held.append((FAR_S, orphans))
+                released -= orphans
             model.alive = [True] * call.instances
             self._hold(released, self.release_s)
         model.status, model.reason, model.is_canonical = ModelStatus.READY, "", True

@@ -23,6 +23,10 @@ class Host(Protocol):
 
     def live_instances(self) -> dict[str, int]: ...
 
+    def largest_instances(self) -> dict[str, int]: ...
+
+    def overhead_bytes(self) -> int: ...
+
 
 class FakeTelemetry:
     """The host of a FakeTriton; a test may make each value unreadable."""
@@ -51,4 +55,6 @@ class FakeTelemetry:
             energy_j=Reading.absent("no sensor"),
             server_id=f"start-{server.starts}" if is_seen else None,
             live_instances=server.live_instances() if is_seen and server.is_python_based else None,
+            instance_bytes=server.largest_instances() if is_seen and server.is_python_based else {},
+            overhead_bytes=server.overhead_bytes() if is_seen and server.is_python_based else None,
         )

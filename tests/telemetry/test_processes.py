@@ -102,6 +102,67 @@ def test_arguments_that_are_not_understood_leave_the_counts_unknown(start_triton
     assert processes.read().live_instances is None
 
 
+def end(triton: FakeTriton, *stubs: int) -> None:
+    """Take stubs down as Triton does when it scales in place: nothing is left of them."""
+    for stub in stubs:
+        os.kill(stub, signal.SIGKILL)
+        triton.reap(stub)
+
+
+def test_what_a_reload_left_of_the_old_version_is_not_alive(start_triton: Start) -> None:
+    triton = start_triton()
+    processes = follow(triton.port)
+    victim, orphan = triton.spawn("m_0_0"), triton.spawn("m_0_1")
+    assert processes.read().live_instances == {"m": 2}
+    os.kill(victim, signal.SIGKILL)
+    wait_for(processes, lambda reading: reading.live_instances == {"m": 1})
+    os.kill(orphan, signal.SIGUSR1)
+    large = wait_for(processes, lambda reading: reading.instance_bytes["m"] > 60 * MIB)
+    second, first = triton.spawn("m_0_1"), triton.spawn("m_0_0")  # side by side: the order is any
+    reloaded = processes.read()
+    assert reloaded.live_instances == {"m": 2}
+    assert reloaded.instance_bytes["m"] < 60 * MIB, "the orphan's size is no instance's"
+    assert reloaded.memory_used_bytes.value > large.memory_used_bytes.value, "and yet it is in memory"
+    assert follow(triton.port).read().live_instances == {"m": 2}, "one that comes late sees as much"
+    os.kill(first, signal.SIGKILL)
+    wait_for(processes, lambda reading: reading.live_instances == {"m": 1})
+    end(triton, second)
+    assert processes.read().live_instances == {}
+    triton.reap(first)
+    assert processes.read().live_instances == {}, "nobody older comes back when the newer have gone"
+    triton.spawn("m_0_0")
+    assert processes.read().live_instances == {"m": 1}
+
+
+def test_names_that_a_change_in_place_uses_again_count_each_time(start_triton: Start) -> None:
+    triton = start_triton()
+    processes = follow(triton.port)
+    first = triton.spawn("m_0_0")
+    second = triton.spawn("m_0_1")
+    processes.read()
+    end(triton, first)
+    assert processes.read().live_instances == {"m": 1}
+    triton.spawn("m_0_1")
+    assert processes.read().live_instances == {"m": 2}, "two of one name, and both serve"
+    third = triton.spawn("m_0_2")
+    assert processes.read().live_instances == {"m": 3}
+    end(triton, second)
+    triton.spawn("m_0_2")
+    assert processes.read().live_instances == {"m": 3}
+    os.kill(third, signal.SIGKILL)
+    wait_for(processes, lambda reading: reading.live_instances == {"m": 2})
+
+
+def test_models_and_groups_are_reloaded_each_for_itself(start_triton: Start) -> None:
+    triton = start_triton()
+    processes = follow(triton.port)
+    for instance in ("m_0_0", "m_1_0", "m_1_1", "n_0_0"):
+        triton.spawn(instance)
+    assert processes.read().live_instances == {"m": 3, "n": 1}
+    triton.spawn("m_0_0")
+    assert processes.read().live_instances == {"m": 3, "n": 1}
+
+
 def test_memory_grows_with_what_a_stub_takes(start_triton: Start) -> None:
     triton = start_triton()
     stub = triton.spawn("m_0_0")

@@ -4,12 +4,20 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
+from orchestrator.errors import SlimError
+from orchestrator.scheduling import Batching
+from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import CpuTelemetry, HostReading, TritonProcesses, open_telemetry
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.control import TritonControl
 from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 from orchestrator.triton.guardian import read_command_line
 
@@ -59,6 +67,83 @@ async def test_a_stub_dies_and_the_server_is_restarted() -> None:
         assert again.server_id != first.server_id
         assert again.live_instances == {MODELS[0]: 1}
     await telemetry.close()
+
+
+def stubs_of(server: EmbeddedServer) -> dict[int, str]:
+    """Return the instance name of each stub that lives."""
+    return {pid: line[8] for pid in server.stub_pids() if len(line := read_command_line(pid)) > 8}
+
+
+@asynccontextmanager
+async def traffic(server: EmbeddedServer, model: ModelName) -> AsyncIterator[None]:
+    """Keep four requests under way; those that fail are sent again."""
+    client = TritonClient(server.grpc_address)
+
+    async def send() -> None:
+        while True:
+            try:
+                async with asyncio.timeout(3):
+                    await client.infer(model, {"pixels": np.zeros((16, 1, 28, 28), np.float32)}, ["logits"])
+            except (SlimError, TimeoutError):
+                await asyncio.sleep(0.02)
+
+    senders = [asyncio.create_task(send()) for _ in range(4)]
+    try:
+        yield
+    finally:
+        for sender in senders:
+            sender.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
+        await client.close()
+
+
+async def test_stubs_that_a_repair_leaves_behind_are_not_alive() -> None:
+    model = ModelName("fashion_w100")
+    async with EmbeddedServer(REPOSITORY, EmbeddedOptions(models=(), exit_timeout_s=3)) as server:
+        control = TritonControl(server.grpc_address, server.metrics_url, server.repository)
+        telemetry = open_telemetry("cpu", grpc_port=port_of(server))
+        await control.apply(model, instances=2, batching=Batching(), nonce="one")
+        await wait_for(telemetry, lambda reading: reading.live_instances == {model: 2})
+        old = stubs_of(server)
+        async with traffic(server, model):
+            await asyncio.sleep(0.5)
+            victim, orphan = old
+            os.kill(victim, signal.SIGKILL)
+            await wait_for(telemetry, lambda reading: reading.live_instances == {model: 1})
+            await asyncio.sleep(1)
+            await control.apply(model, instances=2, batching=Batching(), nonce="two")
+            await asyncio.sleep(2)
+        fresh = stubs_of(server)
+        assert orphan in fresh, "Triton has learned to take it down: the workaround may go"
+        serving = sorted(set(fresh) - set(old))
+        assert len(serving) == 2
+        assert (await telemetry.read()).live_instances == {model: 2}
+        late = open_telemetry("cpu", grpc_port=port_of(server))
+        assert (await late.read()).live_instances == {model: 2}
+        for left, pid in enumerate(reversed(serving)):
+            os.kill(pid, signal.SIGKILL)
+            expected = {model: 1 - left} if left == 0 else {}
+            await wait_for(telemetry, lambda reading, expected=expected: reading.live_instances == expected)
+        assert psutil.pid_exists(orphan)
+        await control.close()
+
+
+async def test_counts_are_right_however_often_names_come_again() -> None:
+    model = ModelName("fashion_w025")
+    names: list[list[str]] = []
+    async with EmbeddedServer(REPOSITORY, EmbeddedOptions(models=(), exit_timeout_s=3)) as server:
+        control = TritonControl(server.grpc_address, server.metrics_url, server.repository)
+        telemetry = open_telemetry("cpu", grpc_port=port_of(server))
+        for instances, nonce in ((1, ""), (2, ""), (1, ""), (2, ""), (3, ""), (2, ""), (3, "a"), (1, "a"), (2, "a")):
+            await control.apply(model, instances=instances, batching=Batching(), nonce=nonce)
+            await wait_for(telemetry, lambda reading, n=instances: reading.live_instances == {model: n})
+            async with asyncio.timeout(10):
+                while len(stubs_of(server)) != instances:  # the old ones of a reload are no longer counted, yet there
+                    await asyncio.sleep(0.05)
+            names.append(sorted(name.removeprefix(f"{model}_0_") for name in stubs_of(server).values()))
+        assert names[:4] == [["0"], ["0", "1"], ["1"], ["1", "1"]], "a name is no instance's own"
+        assert names[6] == ["0", "1", "2"], "a full reload begins at 0, and only that does"
+        await control.close()
 
 
 async def test_a_read_costs_next_to_nothing() -> None:

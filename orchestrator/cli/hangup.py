@@ -1,0 +1,40 @@
+"""SIGHUP from a command's first moment on: kept until there is someone to act on it, instead of ending the process."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Hangup:
+    """Whether a SIGHUP has come, and what is to be done about one; for the main thread alone."""
+
+    def __init__(self) -> None:
+        self._is_pending = False
+        self._act: Callable[[], None] | None = None
+
+    def come(self) -> None:
+        """Act on a SIGHUP, or keep it; several that are kept count as one."""
+        if self._act is None:
+            self._is_pending = True
+        else:
+            self._act()
+
+    def take_over(self, act: Callable[[], None]) -> None:
+        """Act on each from now on, and at once on one that was kept."""
+        self._act = act
+        if self._is_pending:
+            self._is_pending = False
+            act()
+
+
+@contextmanager
+def caught_hangup() -> Iterator[Hangup]:
+    """Catch SIGHUP while it lasts."""
+    hangup = Hangup()
+    old = signal.signal(signal.SIGHUP, lambda number, frame: hangup.come())
+    try:
+        yield hangup
+    finally:
+        signal.signal(signal.SIGHUP, old)
