@@ -1,0 +1,75 @@
+"""Calls that change or reach into a server: closed, and answered so that no client stumbles.
+
+Loading and unloading belong to the controllers. Shared memory works on one host only, and its "unregister all" would
+hit every client's regions. Log and trace settings are the server operator's. Closed calls get PERMISSION_DENIED, over
+HTTP 403 as from a Triton with a restricted API: UNIMPLEMENTED would say that nobody can do it, and UNAVAILABLE, which
+Triton's own restriction over gRPC uses, makes KServe's client retry. Reading those settings gives an empty list, and
+unregistering *all* shared memory succeeds without a server being asked, because nothing is ever registered here;
+``perf_analyzer`` does that first and last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from orchestrator.errors import ModelNotFoundError, PermanentError
+from orchestrator.gateway.messages import parse, pb
+from orchestrator.triton.passthrough import Metadata
+
+Unary = Callable[[bytes, Metadata], Awaitable[bytes]]
+"""Answers one serialised call."""
+
+
+class ClosedError(PermanentError):
+    """The call is one that the gateway does not let through."""
+
+
+def closed_call(what: str) -> Unary:
+    """Return the answer to a call that is never let through."""
+
+    async def refuse(message: bytes, metadata: Metadata) -> bytes:
+        raise ClosedError(f"{what} through the gateway is closed; see docs/gateway.md")
+
+    return refuse
+
+
+def settings_call(what: str, request_kind: Any, answer_kind: Any) -> Unary:
+    """Return the answer to a call that reads or changes settings: an empty list, or closed."""
+
+    async def answer(message: bytes, metadata: Metadata) -> bytes:
+        if parse(request_kind, message).settings:
+            raise ClosedError(f"changing {what} through the gateway is closed; see docs/gateway.md")
+        serialised: bytes = answer_kind().SerializeToString()
+        return serialised
+
+    return answer
+
+
+def shared_memory_status(kind: str) -> Unary:
+    """Return the answer to a question for registered regions: there are none."""
+    request_kind = getattr(pb, f"{kind}SharedMemoryStatusRequest")
+    answer_kind = getattr(pb, f"{kind}SharedMemoryStatusResponse")
+
+    async def answer(message: bytes, metadata: Metadata) -> bytes:
+        name = parse(request_kind, message).name
+        if name:
+            raise ModelNotFoundError(f"Unable to find {kind.lower()} shared memory region: '{name}'")
+        serialised: bytes = answer_kind().SerializeToString()
+        return serialised
+
+    return answer
+
+
+def shared_memory_unregister(kind: str) -> Unary:
+    """Return the answer to unregistering: done when all are meant, closed when one is."""
+    request_kind = getattr(pb, f"{kind}SharedMemoryUnregisterRequest")
+    answer_kind = getattr(pb, f"{kind}SharedMemoryUnregisterResponse")
+
+    async def answer(message: bytes, metadata: Metadata) -> bytes:
+        if parse(request_kind, message).name:
+            raise ClosedError("unregistering shared memory by name through the gateway is closed; see docs/gateway.md")
+        serialised: bytes = answer_kind().SerializeToString()
+        return serialised
+
+    return answer

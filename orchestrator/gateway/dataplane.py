@@ -1,0 +1,397 @@
+"""What the gateway answers, whatever the transport.
+
+Used by both transports: gRPC hands over serialised calls as they come (``call``, ``stream``), HTTP builds the same
+messages (``infer``, ``ask``). A family's requests go through the router. Those for other models, the single widths of
+a family included, are passed on byte for byte to a server that has the model. What changes or reaches into a server is
+closed, see ``administration``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from orchestrator.errors import (
+    ConfigError,
+    ModelNotFoundError,
+    ServerUnavailableError,
+    SlimError,
+)
+from orchestrator.gateway.administration import (
+    Unary,
+    closed_call,
+    settings_call,
+    shared_memory_status,
+    shared_memory_unregister,
+)
+from orchestrator.gateway.catalogue import READY, Catalogue, ServerView
+from orchestrator.gateway.family import (
+    VERSION,
+    FamilyModel,
+    build_response,
+    merge_config,
+    read_request,
+)
+from orchestrator.gateway.messages import Message, parse, pb
+from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.outcomes import outcome_of
+from orchestrator.gateway.ports import InferenceRouter, RoutedAnswer
+from orchestrator.gateway.statistics import FleetStatistics
+from orchestrator.gateway.tensors import Array
+from orchestrator.gateway.wire import Address, MalformedMessageError, read_address
+from orchestrator.triton.passthrough import Metadata, RefusedCallError
+
+log = logging.getLogger(__name__)
+
+SERVER_NAME = "slim-scheduler"
+EXTENSIONS = (
+    "classification",
+    "sequence",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "generate",
+)
+"""Those of Triton's that are honoured here; the others are closed."""
+
+
+class DataPlane:
+    """Answers calls of KServe's service.
+
+    Args:
+        router: for the families.
+        catalogue: of what the servers serve; the caller refreshes it.
+        metrics: to count in.
+
+    Attributes:
+        is_draining: whether requests are answered that have come, and no more taken.
+    """
+
+    def __init__(self, router: InferenceRouter, catalogue: Catalogue, metrics: GatewayMetrics) -> None:
+        self.catalogue = catalogue
+        self.metrics = metrics
+        self.is_draining = False
+        self._router = router
+        self._statistics = FleetStatistics()
+        self._methods: dict[str, Unary] = {
+            "ServerLive": self._answer_live,
+            "ServerReady": self._answer_ready,
+            "ModelReady": self._answer_model_ready,
+            "ServerMetadata": self._answer_metadata,
+            "ModelMetadata": self._answer_model_metadata,
+            "ModelConfig": self._answer_model_config,
+            "ModelInfer": self._answer_infer,
+            "ModelStatistics": self._answer_statistics,
+            "RepositoryIndex": self._answer_index,
+            "TraceSetting": settings_call("trace settings", pb.TraceSettingRequest, pb.TraceSettingResponse),
+            "LogSettings": settings_call("log settings", pb.LogSettingsRequest, pb.LogSettingsResponse),
+        }
+        for kind in ("System", "Cuda"):
+            self._methods[f"{kind}SharedMemoryStatus"] = shared_memory_status(kind)
+            self._methods[f"{kind}SharedMemoryUnregister"] = shared_memory_unregister(kind)
+            self._methods[f"{kind}SharedMemoryRegister"] = closed_call("registering shared memory")
+        self._methods["RepositoryModelLoad"] = closed_call("loading models")
+        self._methods["RepositoryModelUnload"] = closed_call("unloading models")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the unary calls that are answered."""
+        return tuple(self._methods)
+
+    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+        """Return the serialised answer to a serialised unary call.
+
+        Raises:
+            SlimError: for the transport to turn into a status.
+        """
+        return await self._methods[method](message, metadata)
+
+    async def ask(self, method: str, request: Message, kind: Any, metadata: Metadata = ()) -> Message:
+        """Return the answer to a call as a message of ``kind``; raises as ``call``."""
+        return kind.FromString(await self.call(method, request.SerializeToString(), metadata))
+
+    async def infer(self, request: Message, metadata: Metadata = ()) -> Message:
+        """Return the ModelInferResponse to a ModelInferRequest; raises as ``call``."""
+        family = self.catalogue.families.get(request.model_name)
+        if family is None:
+            return await self.ask("ModelInfer", request, pb.ModelInferResponse, metadata)
+        return await self._infer_family(family, request)
+
+    # --- health ---
+
+    def is_ready(self) -> bool:
+        """Return whether each expected family is answered by some server, and the gateway takes requests."""
+        return not self.is_draining and all(self._is_family_ready(name) for name in self.catalogue.families)
+
+    def require_open(self) -> None:
+        """Raise ServerUnavailableError when no more requests are taken."""
+        if self.is_draining:
+            raise ServerUnavailableError("the gateway is stopping; send it to another", executed=False)
+
+    def _is_family_ready(self, family: str) -> bool:
+        try:
+            return any(self._router.served_by(family).values())
+        except ConfigError:
+            return False
+
+    def is_model_ready(self, name: str, wanted_version: str = "") -> bool:
+        """Return whether a model is answered by some server.
+
+        Raises:
+            ConfigError: when the version is no number.
+        """
+        _check_version(wanted_version)
+        if name in self.catalogue.families:
+            return wanted_version in ("", VERSION) and self._is_family_ready(name)
+        try:
+            return any(view.problem is None for view in self.catalogue.find(Address(name, wanted_version)))
+        except SlimError:
+            return False
+
+    async def _answer_live(self, message: bytes, metadata: Metadata) -> bytes:
+        answer: bytes = pb.ServerLiveResponse(live=True).SerializeToString()
+        return answer
+
+    async def _answer_ready(self, message: bytes, metadata: Metadata) -> bytes:
+        answer: bytes = pb.ServerReadyResponse(ready=self.is_ready()).SerializeToString()
+        return answer
+
+    async def _answer_model_ready(self, message: bytes, metadata: Metadata) -> bytes:
+        request = parse(pb.ModelReadyRequest, message)
+        ready = self.is_model_ready(request.name, request.version)
+        answer: bytes = pb.ModelReadyResponse(ready=ready).SerializeToString()
+        return answer
+
+    # --- what there is ---
+
+    async def _answer_metadata(self, message: bytes, metadata: Metadata) -> bytes:
+        answer = pb.ServerMetadataResponse(name=SERVER_NAME, version=_package_version(), extensions=EXTENSIONS)
+        serialised: bytes = answer.SerializeToString()
+        return serialised
+
+    async def _answer_model_metadata(self, message: bytes, metadata: Metadata) -> bytes:
+        request = parse(pb.ModelMetadataRequest, message)
+        family = self._family(request.name, request.version)
+        if family is None:
+            return await self._forward("ModelMetadata", message, metadata)
+        answer = await self._ask_a_width(family, "ModelMetadata", pb.ModelMetadataRequest, pb.ModelMetadataResponse)
+        answer.name = family.name
+        del answer.versions[:]
+        answer.versions.append(VERSION)
+        serialised: bytes = answer.SerializeToString()
+        return serialised
+
+    async def _answer_model_config(self, message: bytes, metadata: Metadata) -> bytes:
+        request = parse(pb.ModelConfigRequest, message)
+        family = self._family(request.name, request.version)
+        if family is None:
+            return await self._forward("ModelConfig", message, metadata)
+        answer = await self._ask_a_width(family, "ModelConfig", pb.ModelConfigRequest, pb.ModelConfigResponse)
+        widths = self.catalogue.widths(family.name)
+        merge_config(answer.config, family, {width: model.accuracy for width, model in widths.items()})
+        serialised: bytes = answer.SerializeToString()
+        return serialised
+
+    async def _ask_a_width(self, family: FamilyModel, method: str, request_kind: Any, answer_kind: Any) -> Message:
+        """Return what a server says of one width of a family, the narrowest that it has."""
+        for model in self.catalogue.widths(family.name).values():
+            try:
+                asked = request_kind(name=model.name).SerializeToString()
+                return parse(answer_kind, await self._forward(method, asked, ()))
+            except (SlimError, MalformedMessageError) as exc:
+                log.debug("%s of %s: %s", method, model.name, exc)
+        raise ServerUnavailableError(f"no server that answers has a width of family '{family.name}'", executed=False)
+
+    async def _answer_index(self, message: bytes, metadata: Metadata) -> bytes:
+        request = parse(pb.RepositoryIndexRequest, message)
+        if request.repository_name:
+            raise RefusedCallError("UNIMPLEMENTED", "'repository_name' specification is not supported")
+        answer = pb.RepositoryIndexResponse()
+        families = self.catalogue.families
+        for name in families:
+            is_ready = self._is_family_ready(name)
+            if is_ready or not request.ready:
+                reason = "" if is_ready else "no width is answered by any server"
+                answer.models.add(name=name, version=VERSION, state=READY if is_ready else "UNAVAILABLE", reason=reason)
+        for entry in self.catalogue.merged_entries(families):
+            if entry.state == READY or not request.ready:
+                answer.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
+        serialised: bytes = answer.SerializeToString()
+        return serialised
+
+    # --- statistics ---
+
+    async def observe_statistics(self) -> None:
+        """Read the statistics of every server that answers; never raises."""
+        await asyncio.gather(*(self._read_statistics(view) for view in self.catalogue.views if view.problem is None))
+
+    async def _read_statistics(self, view: ServerView) -> None:
+        try:
+            # One reading at a time: two that overtook each other would look like a reload.
+            async with view.statistics_lock:
+                answer = await view.server.call("ModelStatistics", pb.ModelStatisticsRequest().SerializeToString())
+                self._statistics.observe(view.name, parse(pb.ModelStatisticsResponse, answer).model_stats)
+        except SlimError as exc:
+            log.debug("statistics of %s: %s", view.name, exc)
+
+    async def _answer_statistics(self, message: bytes, metadata: Metadata) -> bytes:
+        request = parse(pb.ModelStatisticsRequest, message)
+        _check_version(request.version)
+        await self.observe_statistics()
+        answer = pb.ModelStatisticsResponse()
+        families = self.catalogue.families
+        for name in families if not request.name else {request.name} & families.keys():
+            if request.version in ("", VERSION):
+                widths = {
+                    str(m.name) for view in self.catalogue.views for m in view.widths.values() if m.family == name
+                }
+                answer.model_stats.append(self._statistics.total(name, VERSION, _one_of(widths)))
+        if request.name not in families:
+            for model, of_version in sorted(self._statistics.known()):
+                is_wanted = model == request.name or (not request.name and not self.catalogue.is_width(model))
+                if is_wanted and request.version in ("", of_version):
+                    wanted = _exactly(model, of_version)
+                    answer.model_stats.append(self._statistics.total(model, of_version, wanted))
+        if request.name and not answer.model_stats:
+            raise ConfigError(f"requested model '{request.name}' is not available")
+        serialised: bytes = answer.SerializeToString()
+        return serialised
+
+    # --- inference ---
+
+    async def _answer_infer(self, message: bytes, metadata: Metadata) -> bytes:
+        name = read_address(message).model
+        family = self.catalogue.families.get(name)
+        if family is not None:
+            response = await self._infer_family(family, parse(pb.ModelInferRequest, message))
+            serialised: bytes = response.SerializeToString()
+            return serialised
+        self.metrics.begin()
+        began_s = time.perf_counter()
+        outcome = "ok"
+        try:
+            self.require_open()
+            return await self._forward("ModelInfer", message, metadata, began_s=began_s)
+        except BaseException as exc:
+            outcome = outcome_of(exc)
+            raise
+        finally:
+            self.metrics.end()
+            self.metrics.count("" if outcome == "not_found" else name, outcome)
+
+    async def _infer_family(self, family: FamilyModel, request: Message, *, in_stream: bool = False) -> Message:
+        self.metrics.begin()
+        began_s = time.perf_counter()
+        outcome = "ok"
+        try:
+            self.require_open()
+            self._family(family.name, request.model_version)
+            wanted = read_request(request, family)
+            answer = await self._route(family, wanted.batch, wanted.wishes)
+            response = build_response(request.id, family, answer, wanted.classes)
+            if in_stream:
+                response.parameters["triton_final_response"].bool_param = True
+            self.metrics.time(
+                family.name,
+                width=str(answer.width),
+                server=answer.server,
+                latency_s=time.perf_counter() - began_s,
+                queue_s=answer.queue_s,
+            )
+            return response
+        except BaseException as exc:
+            outcome = outcome_of(exc)
+            raise
+        finally:
+            self.metrics.end()
+            self.metrics.count(family.name, outcome)
+
+    async def _route(self, family: FamilyModel, batch: Array, wishes: Any) -> RoutedAnswer:
+        try:
+            return await self._router.infer(
+                batch,
+                deadline_ms=wishes.deadline_ms,
+                min_accuracy=wishes.min_accuracy,
+                width=wishes.width,
+                family=family.name,
+            )
+        except ConfigError as exc:
+            try:
+                self._router.models(family.name)
+            except ConfigError:  # not the client's fault: the family is known but has left all servers
+                raise ServerUnavailableError(f"family '{family.name}' is on no server now", executed=False) from exc
+            raise
+
+    def _family(self, name: str, wanted_version: str) -> FamilyModel | None:
+        """Return a family by name, None when it is another model.
+
+        Raises:
+            ConfigError: when the version is no number.
+            ModelNotFoundError: when the family has no such version.
+        """
+        _check_version(wanted_version)
+        family = self.catalogue.families.get(name)
+        if family is not None and wanted_version not in ("", VERSION):
+            raise ModelNotFoundError(f"Request for unknown model: '{name}' version {wanted_version} is not found")
+        return family
+
+    async def _forward(self, method: str, message: bytes, metadata: Metadata, *, began_s: float | None = None) -> bytes:
+        """Return what a server that has the model answers; another one is asked when the first did not run it."""
+        address = read_address(message)
+        _check_version(address.version)
+        views = self.catalogue.find(address)
+        for view in views:
+            try:
+                answer = await view.server.call(method, message, metadata)
+            except RefusedCallError as exc:
+                if exc.status == "UNAVAILABLE" and not exc.executed:
+                    view.note_problem(str(exc))
+                if exc.executed or view is views[-1]:
+                    raise
+                log.info("%s of %s was not run by %s: %s", method, address.model, view.name, exc)
+                continue
+            if began_s is not None:
+                latency_s = time.perf_counter() - began_s
+                self.metrics.time(address.model, width="", server=view.name, latency_s=latency_s, queue_s=None)
+            return answer
+        raise AssertionError("find returns at least one server, and the last one's refusal is raised")
+
+    async def infer_streamed(self, family: FamilyModel, message: bytes) -> bytes:
+        """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""
+        request = parse(pb.ModelInferRequest, message)
+        response = pb.ModelStreamInferResponse()
+        try:
+            response.infer_response.CopyFrom(await self._infer_family(family, request, in_stream=True))
+        except SlimError as exc:
+            response.error_message = str(exc)
+            response.infer_response.id = request.id
+        serialised: bytes = response.SerializeToString()
+        return serialised
+
+
+def _check_version(wanted: str) -> None:
+    if wanted and not (wanted.isascii() and wanted.isdigit()):
+        raise ConfigError(
+            f"failed to get model version from specified version string '{wanted}', version should be an integral "
+            "value > 0"
+        )
+
+
+def _exactly(model: str, of_version: str) -> Callable[[str, str], bool]:
+    return lambda name, number: (name, number) == (model, of_version)
+
+
+def _one_of(models: set[str]) -> Callable[[str, str], bool]:
+    return lambda name, number: name in models
+
+
+def _package_version() -> str:
+    try:
+        return version("slim-scheduler")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"

@@ -1,0 +1,354 @@
+"""KServe v2 over HTTP with Triton's extensions: bodies to messages, errors to statuses; the data plane does the rest.
+
+aiohttp's low-level server with a routing of our own: Triton's paths carry optional parts in the middle
+(``/v2/models/M[/versions/V]/...``), and matching a split path is quicker than a table of patterns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from orchestrator.errors import ConfigError, SlimError
+from orchestrator.gateway.compression import (
+    TooLargeError,
+    choose_encoding,
+    compress,
+    decompress,
+)
+from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.descriptions import Descriptions
+from orchestrator.gateway.generate import parse_generate, render_generate
+from orchestrator.gateway.http_codec import (
+    OutputForms,
+    dump_json,
+    load_json,
+    parse_infer,
+    parse_raw,
+    render_infer,
+    split_body,
+)
+from orchestrator.gateway.http_errors import error_response, status_of
+from orchestrator.gateway.listening import listen
+from orchestrator.gateway.messages import Message, pb, to_json_value
+from orchestrator.gateway.stream import StreamSession
+
+log = logging.getLogger(__name__)
+
+JSON_BYTES_HEADER = "Inference-Header-Content-Length"
+_THREAD_FROM_BYTES = 256 * 1024  # (de)compressing more takes milliseconds, which the event loop can't spare
+
+
+class _NoSuchRouteError(SlimError):
+    """No route has this path."""
+
+
+class _WrongMethodError(SlimError):
+    """The path is there, but not with this method."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A model that a path names, and what is asked of it."""
+
+    model: str
+    version: str
+    action: str
+
+
+class HttpServer:
+    """The HTTP endpoint of a gateway.
+
+    Args:
+        plane: that answers.
+        address: ``host:port`` to listen on; port 0 takes a free one.
+        max_message_bytes: of a request, before and after decompression.
+
+    Attributes:
+        address: where it listens, once started.
+    """
+
+    def __init__(self, plane: DataPlane, address: str, *, max_message_bytes: int) -> None:
+        self.address = address
+        self._plane = plane
+        self._limit_bytes = max_message_bytes
+        self._descriptions = Descriptions(plane)
+        self._runner: web.ServerRunner | None = None
+        self._server: web.Server | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: when the address can't be listened on.
+        """
+        # A client that leaves withdraws its request from the router's queue.
+        self._server = web.Server(self._answer, access_log=None, auto_decompress=False, handler_cancellation=True)
+        self._runner, self.address = await listen(self._server, self.address, key="gateway.http")
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more connections, wait for requests under way for so long, and end the rest."""
+        if self._runner is None or self._server is None:
+            return
+        for site in list(self._runner.sites):
+            await site.stop()
+        self._server.pre_shutdown()  # ends connections that wait for a next request
+        await self._server.shutdown(grace_s)
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = await self._answer_or_error(request)
+        if self._plane.is_draining and not response.prepared:
+            response.force_close()  # the next request is to find another gateway
+        return response
+
+    async def _answer_or_error(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._route(request)
+        except _NoSuchRouteError:
+            return error_response(HTTPStatus.NOT_FOUND, "Not Found")
+        except _WrongMethodError:
+            return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed")
+        except SlimError as exc:
+            return error_response(status_of(exc), str(exc))
+        except (ConnectionError, web.HTTPException):
+            raise
+        except Exception as exc:
+            log.exception("%s %s failed unexpectedly", request.method, request.path)
+            return error_response(
+                HTTPStatus.INTERNAL_SERVER_ERROR, f"the gateway failed: {type(exc).__name__}; its log says more"
+            )
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        match _split_path(request):
+            case []:
+                _require(request, "GET")
+                return await self._reply("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
+            case ["health", "live"]:
+                return _health(request, True)
+            case ["health", "ready"]:
+                return _health(request, self._plane.is_ready())
+            case ["models", "stats"]:
+                _require(request, "GET")
+                return await self._reply("ModelStatistics", pb.ModelStatisticsRequest(), pb.ModelStatisticsResponse)
+            case ["models", model, "versions", version, *rest]:
+                return await self._answer_model(request, _Target(model, version, "/".join(rest)))
+            case ["models", model, *rest]:
+                return await self._answer_model(request, _Target(model, "", "/".join(rest)))
+            case ["repository", *rest]:
+                return await self._answer_repository(request, rest)
+            case ["trace", "setting"]:
+                return await self._answer_settings(request, "TraceSetting")
+            case ["logging"]:
+                return await self._answer_settings(request, "LogSettings")
+            case ["systemsharedmemory" | "cudasharedmemory" as kind, *rest]:
+                return await self._answer_shared_memory(request, kind.partition("sharedmemory")[0].capitalize(), rest)
+        raise _NoSuchRouteError
+
+    # --- models ---
+
+    async def _answer_model(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
+        name, version = target.model, target.version
+        posted: dict[str, Callable[[web.BaseRequest, _Target], Awaitable[web.StreamResponse]]] = {
+            "infer": self._infer,
+            "generate": self._generate,
+            "generate_stream": self._generate_stream,
+        }
+        if target.action in posted:
+            _require(request, "POST")
+            return await posted[target.action](request, target)
+        if target.action == "trace/setting":
+            return await self._answer_settings(request, "TraceSetting")
+        match target.action:
+            case "ready":
+                return _health(request, self._plane.is_model_ready(name, version))
+            case "":
+                _require(request, "GET")
+                asked = pb.ModelMetadataRequest(name=name, version=version)
+                return await self._reply("ModelMetadata", asked, pb.ModelMetadataResponse)
+            case "config":
+                _require(request, "GET")
+                asked = pb.ModelConfigRequest(name=name, version=version)
+                answer = await self._plane.ask("ModelConfig", asked, pb.ModelConfigResponse)
+                return _json(to_json_value(answer.config))
+            case "stats":
+                _require(request, "GET")
+                statistics = pb.ModelStatisticsRequest(name=name, version=version)
+                return await self._reply("ModelStatistics", statistics, pb.ModelStatisticsResponse)
+        raise _NoSuchRouteError
+
+    async def _infer(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
+        body = await self._read(request)
+        length = _json_bytes(request, body)
+        text, binary = split_body(body, length)
+        if length == 0:
+            config = (await self._descriptions.of(target.model, target.version)).config
+            message, forms = parse_raw(target.model, target.version, config, binary), OutputForms(by_default=True)
+        else:
+            message, forms = parse_infer(target.model, target.version, text, binary)
+        reply = render_infer(await self._plane.infer(message), forms)
+        headers = {"Content-Type": "application/json"}
+        if reply.json_bytes is not None:
+            headers = {"Content-Type": "application/octet-stream", JSON_BYTES_HEADER: str(reply.json_bytes)}
+        return await _encoded(request, reply.data, headers)
+
+    async def _generate(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
+        message = await self._read_generate(request, target)
+        return _json(render_generate(await self._plane.infer(message)))
+
+    async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
+        message = await self._read_generate(request, target)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+
+        async def send(serialised: bytes) -> None:
+            answer = pb.ModelStreamInferResponse.FromString(serialised)
+            if answer.error_message and not response.prepared:
+                raise ConfigError(answer.error_message)
+            if not response.prepared:
+                await response.prepare(request)
+            event = {"error": answer.error_message} if answer.error_message else render_generate(answer.infer_response)
+            await response.write(b"data: " + dump_json(event) + b"\n\n")
+
+        try:
+            await StreamSession(self._plane, send, window=1).run(_one(message.SerializeToString()))
+        except SlimError as exc:
+            if not response.prepared:
+                raise
+            await response.write(b"data: " + dump_json({"error": str(exc)}) + b"\n\n")
+        if not response.prepared:
+            await response.prepare(request)
+        await response.write_eof()
+        return response
+
+    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> Message:
+        content = load_json(await self._read(request))
+        found = await self._descriptions.of(target.model, target.version)
+        return parse_generate(target.model, target.version, content, found.config, found.metadata)
+
+    # --- the rest ---
+
+    async def _answer_repository(self, request: web.BaseRequest, rest: list[str]) -> web.StreamResponse:
+        match rest:
+            case ["index"]:
+                _require(request, "POST")
+                content = load_json(await self._read(request))
+                if not isinstance(content.get("ready", False), bool):
+                    raise ConfigError("Unable to parse 'ready': give true or false")
+                asked = pb.RepositoryIndexRequest(ready=content.get("ready", False))
+                index = await self._plane.ask("RepositoryIndex", asked, pb.RepositoryIndexResponse)
+                # Triton leaves out what is empty.
+                return _json([{k: v for k, v in to_json_value(model).items() if v} for model in index.models])
+            case ["models", model, "load" | "unload" as action]:
+                _require(request, "POST")
+                kind = f"RepositoryModel{action.capitalize()}"
+                asked = getattr(pb, f"{kind}Request")(model_name=model)
+                await self._plane.ask(kind, asked, getattr(pb, f"{kind}Response"))
+        raise _NoSuchRouteError
+
+    async def _answer_settings(self, request: web.BaseRequest, method: str) -> web.StreamResponse:
+        asked = getattr(pb, f"{method}Request")()
+        if request.method == "POST":
+            if load_json(await self._read(request)):
+                asked.settings["changed"].SetInParent()  # which one does not matter: all are closed
+        else:
+            _require(request, "GET")
+        answer = await self._plane.ask(method, asked, getattr(pb, f"{method}Response"))
+        return _json(to_json_value(answer)["settings"])
+
+    async def _answer_shared_memory(self, request: web.BaseRequest, kind: str, rest: list[str]) -> web.StreamResponse:
+        match rest:
+            case ["region", region, action]:
+                pass
+            case [action]:
+                region = ""
+            case _:
+                raise _NoSuchRouteError
+        if action not in ("status", "register", "unregister"):
+            raise _NoSuchRouteError
+        _require(request, "GET" if action == "status" else "POST")
+        method = f"{kind}SharedMemory{action.capitalize()}"
+        asked = getattr(pb, f"{method}Request")(name=region)
+        await self._plane.ask(method, asked, getattr(pb, f"{method}Response"))
+        return _json([]) if action == "status" else web.Response(headers={"Content-Type": "application/json"})
+
+    async def _reply(self, method: str, asked: Message, kind: Any) -> web.Response:
+        return _json(to_json_value(await self._plane.ask(method, asked, kind)))
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        """Return the body, decompressed.
+
+        Raises:
+            ConfigError: when it is larger than allowed, or damaged.
+        """
+        too_large = TooLargeError(f"the body is larger than {self._limit_bytes} bytes; see gateway.max_message_mib")
+        if (request.content_length or 0) > self._limit_bytes:
+            raise too_large
+        chunks, size = [], 0
+        async for chunk in request.content.iter_any():
+            size += len(chunk)
+            if size > self._limit_bytes:
+                raise too_large
+            chunks.append(chunk)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        encoding = request.headers.get("Content-Encoding", "").strip().lower()
+        if not encoding or not body:
+            return body
+        if size < _THREAD_FROM_BYTES:
+            return decompress(body, encoding, limit_bytes=self._limit_bytes)
+        return await asyncio.to_thread(decompress, body, encoding, limit_bytes=self._limit_bytes)
+
+
+def _split_path(request: web.BaseRequest) -> list[str]:
+    """Return the decoded parts of the path after ``/v2``."""
+    try:
+        parts = [unquote(part, errors="strict") for part in request.raw_path.partition("?")[0].split("/")[1:]]
+    except UnicodeDecodeError:
+        raise _NoSuchRouteError from None
+    if not parts or parts[0] != "v2" or parts[-1] == "":
+        raise _NoSuchRouteError
+    return parts[1:]
+
+
+async def _one(message: bytes) -> AsyncIterator[bytes]:
+    yield message
+
+
+def _json_bytes(request: web.BaseRequest, body: bytes) -> int | None:
+    text = request.headers.get(JSON_BYTES_HEADER)
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"inference header size should be in range (0, {len(body)}), got: {text}") from None
+
+
+def _require(request: web.BaseRequest, method: str) -> None:
+    if request.method != method:
+        raise _WrongMethodError
+
+
+def _health(request: web.BaseRequest, is_good: bool) -> web.Response:
+    """Return 200 or 503; Triton says 400, which load balancers take for their own fault."""
+    _require(request, "GET")
+    return web.Response(status=HTTPStatus.OK if is_good else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=dump_json(value), headers={"Content-Type": "application/json"})
+
+
+async def _encoded(request: web.BaseRequest, data: bytes, headers: dict[str, str]) -> web.Response:
+    encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
+    if encoding is not None:
+        headers["Content-Encoding"] = encoding
+        in_thread = len(data) >= _THREAD_FROM_BYTES
+        data = await asyncio.to_thread(compress, data, encoding) if in_thread else compress(data, encoding)
+    return web.Response(body=data, headers=headers)

@@ -1,0 +1,156 @@
+"""A gateway from its parts: router, catalogue, data plane, transports; started together and drained in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Protocol, Self
+
+from orchestrator.config import FleetSettings, GatewaySettings
+from orchestrator.gateway.catalogue import Catalogue
+from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.grpc_server import GrpcServer
+from orchestrator.gateway.http_server import HttpServer
+from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
+from orchestrator.gateway.ports import InferenceRouter, Server
+from orchestrator.router import Router
+from orchestrator.snapshot import ServerName
+from orchestrator.triton.passthrough import TritonPassthrough
+
+log = logging.getLogger(__name__)
+
+_MIB = 2**20
+_DRAIN_LOOK_S = 0.1  # also for how long, at the least, clients are told to go elsewhere
+_LAST_CALLS_S = 0.5  # for calls that are no inferences, and streams that wait for nothing
+
+
+class Endpoint(Protocol):
+    """Something that listens."""
+
+    address: str
+
+    async def start(self) -> None:
+        """Listen; raises ConfigError."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more, and wait so long for what is under way."""
+        ...
+
+
+class Gateway:
+    """Listens while the context is open; leaving it drains.
+
+    Args:
+        settings: its section of fleet.yaml.
+        router: for the families; the caller opens and closes it.
+        servers: to pass calls on to, by name; closed by the gateway.
+        timeout_s: for a server to say what it serves.
+        discovery_period_s: how often they are asked.
+
+    Attributes:
+        grpc: where it listens; None when not offered.
+        http: likewise.
+        metrics: likewise.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        router: InferenceRouter,
+        servers: Mapping[ServerName, Server],
+        *,
+        timeout_s: float,
+        discovery_period_s: float,
+    ) -> None:
+        self._settings = settings
+        self._discovery_period_s = discovery_period_s
+        self._metrics = GatewayMetrics()
+        self._catalogue = Catalogue(servers, timeout_s=timeout_s)
+        self._plane = DataPlane(router, self._catalogue, self._metrics)
+        limit_bytes = int(settings.max_message_mib * _MIB)
+        self.grpc = None if settings.grpc is None else GrpcServer(
+            self._plane, settings.grpc, max_message_bytes=limit_bytes, stream_window=settings.stream_window
+        )  # fmt: skip
+        self.http = None if settings.http is None else HttpServer(
+            self._plane, settings.http, max_message_bytes=limit_bytes
+        )  # fmt: skip
+        self.metrics = None if settings.metrics is None else MetricsEndpoint(
+            settings.metrics, self._metrics.registry
+        )  # fmt: skip
+        self._watchers: list[asyncio.Task[None]] = []
+
+    @classmethod
+    def over(cls, fleet: FleetSettings, router: Router) -> Self:
+        """Return a gateway over the Tritons of a fleet; call it with an event loop running.
+
+        Raises:
+            ConfigError: A protocol key file can't be used.
+        """
+        servers: dict[ServerName, Server] = {
+            ServerName(s.name): TritonPassthrough(s.grpc, protocol_key_file=s.protocol_key_file) for s in fleet.servers
+        }
+        return cls(
+            fleet.gateway,
+            router,
+            servers,
+            timeout_s=fleet.router.connect_timeout_s,
+            discovery_period_s=fleet.router.discovery_period_s,
+        )
+
+    @property
+    def _transports(self) -> list[Endpoint]:
+        return [endpoint for endpoint in (self.grpc, self.http) if endpoint is not None]
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._catalogue.close)
+            await self._catalogue.refresh()
+            endpoints: list[Endpoint] = [*self._transports, *([self.metrics] if self.metrics else [])]
+            for endpoint in endpoints:
+                stack.push_async_callback(endpoint.stop, 0.0)
+                await endpoint.start()
+            stack.pop_all()
+        self._watchers = [
+            asyncio.create_task(self._catalogue.watch(self._discovery_period_s)),
+            asyncio.create_task(self._watch_statistics()),
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Say "not ready", take no more, answer what is in, then close.
+
+        gRPC's own graceful stop ends calls that arrive meanwhile with CANCELLED, which no client takes for "send it
+        elsewhere". So calls are refused as unavailable first, and the transports stopped when nothing is in.
+        """
+        self._plane.is_draining = True
+        try:
+            await self._drain()
+            await asyncio.gather(*(endpoint.stop(_LAST_CALLS_S) for endpoint in self._transports))
+        finally:
+            for task in self._watchers:
+                task.cancel()
+            await asyncio.gather(*self._watchers, return_exceptions=True)
+            if self.metrics is not None:
+                await self.metrics.stop(0.0)
+            await self._catalogue.close()
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._settings.drain_s
+        while loop.time() < until_s:
+            await asyncio.sleep(_DRAIN_LOOK_S)
+            if self._metrics.in_flight == 0:
+                return
+        log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
+
+    async def _watch_statistics(self) -> None:
+        while True:
+            await self._plane.observe_statistics()
+            await asyncio.sleep(self._settings.statistics_period_s)

@@ -1,0 +1,202 @@
+"""Triton's datatypes as bytes, as numpy arrays and as JSON values; pure.
+
+Raw tensors are little-endian and in row-major order; BYTES elements each follow their length in four bytes. FP16 and
+BF16 have no form in JSON, as in Triton: they travel as binary data only.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Datatype:
+    """One of Triton's element types.
+
+    Attributes:
+        size_bytes: of an element; 0 for BYTES, whose elements differ.
+        numpy: the same in numpy; None where it has none.
+        contents_field: of InferTensorContents that may hold it; None where there is none.
+        has_json: whether it can be written as JSON.
+    """
+
+    size_bytes: int
+    numpy: str | None
+    contents_field: str | None
+    has_json: bool = True
+
+
+DATATYPES: dict[str, Datatype] = {
+    "BOOL": Datatype(1, "?", "bool_contents"),
+    "UINT8": Datatype(1, "<u1", "uint_contents"),
+    "UINT16": Datatype(2, "<u2", "uint_contents"),
+    "UINT32": Datatype(4, "<u4", "uint_contents"),
+    "UINT64": Datatype(8, "<u8", "uint64_contents"),
+    "INT8": Datatype(1, "<i1", "int_contents"),
+    "INT16": Datatype(2, "<i2", "int_contents"),
+    "INT32": Datatype(4, "<i4", "int_contents"),
+    "INT64": Datatype(8, "<i8", "int64_contents"),
+    "FP16": Datatype(2, "<f2", None, has_json=False),
+    "BF16": Datatype(2, None, None, has_json=False),
+    "FP32": Datatype(4, "<f4", "fp32_contents"),
+    "FP64": Datatype(8, "<f8", "fp64_contents"),
+    "BYTES": Datatype(0, None, "bytes_contents"),
+}
+
+
+def count_elements(shape: Sequence[int]) -> int:
+    """Return how many elements a tensor of this shape has."""
+    return math.prod(shape)
+
+
+def encode_bytes(elements: Sequence[bytes]) -> bytes:
+    """Return BYTES elements as raw data."""
+    return b"".join(part for element in elements for part in (struct.pack("<I", len(element)), element))
+
+
+def decode_bytes(raw: bytes, name: str) -> list[bytes]:
+    """Return the elements of raw BYTES data.
+
+    Raises:
+        ConfigError: when a length points beyond the data.
+    """
+    elements, position = [], 0
+    while position < len(raw):
+        if position + 4 > len(raw):
+            raise ConfigError(f"incomplete string length indicator for '{name}'")
+        (size,) = struct.unpack_from("<I", raw, position)
+        position += 4
+        if position + size > len(raw):
+            raise ConfigError(f"incomplete string data for '{name}', expecting string of length {size}")
+        elements.append(raw[position : position + size])
+        position += size
+    return elements
+
+
+def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> bytes:
+    """Return JSON data, nested or flat, as raw data.
+
+    Raises:
+        ConfigError: when it has another number of elements, or one is no value of the type.
+    """
+    kind = _require_datatype(name, datatype)
+    if not kind.has_json:
+        raise ConfigError(
+            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
+        )
+    flat: list[object] = []
+    _flatten(data, flat)
+    if len(flat) != count_elements(shape):
+        raise ConfigError(f"Unable to parse 'data': Shape does not match true shape of 'data' field of input {name}")
+    if datatype == "BYTES":
+        if not all(isinstance(value, str) for value in flat):
+            raise ConfigError(f"Unable to parse JSON bytes array: input {name} holds something else than strings")
+        return encode_bytes([_utf8(name, str(value)) for value in flat])
+    wanted: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int,) if kind.numpy and kind.numpy[1] in "iu" else ()
+    _require_types(name, datatype, flat, wanted or (int, float))
+    return _pack(name, datatype, flat)
+
+
+def _pack(name: str, datatype: str, values: Sequence[Any]) -> bytes:
+    dtype = np.dtype(DATATYPES[datatype].numpy)
+    if dtype.kind in "iu" and len(values):
+        limits = np.iinfo(dtype)
+        for value in (min(values), max(values)):  # numpy would wrap it around
+            if not limits.min <= value <= limits.max:
+                raise ConfigError(f"Unable to parse 'data': input {name} holds {value}, which is no {datatype}")
+    try:
+        with np.errstate(over="ignore"):  # beyond FP32 lies infinity, as in Triton
+            return np.array(values, dtype=dtype).tobytes()
+    except OverflowError as exc:  # an integer beyond FP64
+        raise ConfigError(f"Unable to parse 'data': input {name} holds a value that is no {datatype}") from exc
+
+
+def _require_types(name: str, datatype: str, flat: list[object], types: tuple[type, ...]) -> None:
+    # By exact types, which JSON has few of: in Python a bool is an int, in JSON it is not.
+    if not set(map(type, flat)).issubset(types):
+        value = next(value for value in flat if type(value) not in types)
+        raise ConfigError(f"Unable to parse 'data': input {name} holds {value!r}, which is no {datatype}")
+
+
+def to_json(name: str, datatype: str, raw: bytes) -> list[Any]:
+    """Return raw data as a flat list of JSON values.
+
+    Raises:
+        ConfigError: when the type has no form in JSON, or BYTES hold no text.
+    """
+    kind = _require_datatype(name, datatype)
+    if not kind.has_json:
+        raise ConfigError(
+            f"sending {datatype} data via JSON is not supported. Please use the binary data format for output {name}"
+        )
+    if datatype == "BYTES":
+        try:
+            return [element.decode() for element in decode_bytes(raw, name)]
+        except UnicodeDecodeError as exc:
+            raise ConfigError(
+                f"output {name} holds bytes that are no UTF-8 text; ask for it with binary_data true"
+            ) from exc
+    values: list[Any] = np.frombuffer(raw, dtype=kind.numpy).tolist()
+    return values
+
+
+def from_contents(name: str, datatype: str, contents: Any) -> bytes:
+    """Return the typed contents of a protobuf tensor as raw data.
+
+    Raises:
+        ConfigError: when the type has no such field or a value does not fit it.
+    """
+    kind = _require_datatype(name, datatype)
+    values = getattr(contents, kind.contents_field) if kind.contents_field else ()
+    if datatype == "BYTES":
+        return encode_bytes(values)
+    return _pack(name, datatype, values) if values else b""
+
+
+def topk_strings(scores: Array, count: int, labels: Sequence[str]) -> list[bytes]:
+    """Return the ``count`` highest of a row of scores as Triton writes them, ``value:index[:label]``, highest first."""
+    order = np.argsort(-scores.astype(np.float64), kind="stable")[:count]
+    return [
+        (f"{scores[i]:f}:{i}" + (f":{labels[i]}" if i < len(labels) else "")).encode() for i in (int(o) for o in order)
+    ]
+
+
+def _require_datatype(name: str, datatype: str) -> Datatype:
+    kind = DATATYPES.get(datatype)
+    if kind is None:
+        raise ConfigError(f"invalid datatype for input {name}")
+    return kind
+
+
+def _utf8(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:  # a lone surrogate escape
+        raise ConfigError(f"input {name} holds a string that is no Unicode text") from exc
+
+
+def _flatten(data: object, flat: list[object]) -> None:
+    """Append the leaves of nested lists, without recursion: JSON may be nested deeply."""
+    if isinstance(data, list) and list not in set(map(type, data)):
+        flat.extend(data)  # the usual form, at the speed of C
+        return
+    stack = [iter(data if isinstance(data, list) else [data])]
+    while stack:
+        for value in stack[-1]:
+            if isinstance(value, list):
+                stack.append(iter(value))
+                break
+            flat.append(value)
+        else:
+            stack.pop()

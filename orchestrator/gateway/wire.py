@@ -1,0 +1,86 @@
+"""The few fields of a serialised request that decide where it goes, read without parsing the rest.
+
+A request for a model that is not ours may carry megabytes that only its server understands. Protocol buffers are a
+sequence of (field number, wire type, value), so what is not wanted is skipped by its length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.errors import SlimError
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+
+
+class MalformedMessageError(SlimError):
+    """The bytes are no message of the expected kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Which model a request is for.
+
+    Attributes:
+        model: its name.
+        version: empty when any will do.
+        sequence: the serialised ``sequence_id``, empty when the request is of none.
+    """
+
+    model: str
+    version: str = ""
+    sequence: bytes = b""
+
+
+_MODEL, _VERSION, _PARAMETERS = 1, 2, 4
+_SEQUENCE_ID = b"\x0a\x0bsequence_id"  # field 1 of a map's entry: its key
+
+
+def read_address(message: bytes) -> Address:
+    """Return which model a request is for; a later occurrence of a field wins, as protocol buffers want it.
+
+    Fits ModelInferRequest and every request whose fields 1 and 2 are a model's name and version.
+
+    Raises:
+        MalformedMessageError: when this is no protocol buffer, or a name is no UTF-8.
+    """
+    model = version = sequence = b""
+    position, end = 0, len(message)
+    while position < end:
+        key, position = _read_varint(message, position)
+        number, wire_type = key >> 3, key & 7
+        if wire_type == _BYTES:
+            size, position = _read_varint(message, position)
+            if number == _MODEL:
+                model = message[position : position + size]
+            elif number == _VERSION:
+                version = message[position : position + size]
+            elif number == _PARAMETERS and message.startswith(_SEQUENCE_ID, position):
+                sequence = message[position : position + size]
+            position += size
+        elif wire_type == _VARINT:
+            _, position = _read_varint(message, position)
+        elif wire_type == _FIXED64:
+            position += 8
+        elif wire_type == _FIXED32:
+            position += 4
+        else:
+            raise MalformedMessageError("Unable to parse request")
+    if position != end:
+        raise MalformedMessageError("Unable to parse request")
+    try:
+        return Address(model.decode(), version.decode(), sequence)
+    except UnicodeDecodeError as exc:
+        raise MalformedMessageError("Unable to parse request") from exc
+
+
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(message) and shift < 70:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise MalformedMessageError("Unable to parse request")

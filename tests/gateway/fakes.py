@@ -1,0 +1,204 @@
+"""A fleet without a process: the real router over fake servers, and Tritons that answer calls passed on to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from orchestrator.config import GatewaySettings, RouterSettings
+from orchestrator.gateway import Gateway
+from orchestrator.gateway.messages import pb
+from orchestrator.router import Router
+from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.triton.embedded import choose_free_ports
+from orchestrator.triton.passthrough import Metadata, RefusedCallError
+from tests.fakes.servers import FakeServer
+
+
+class FakeTriton:
+    """Serves models by the passthrough's protocol; those that are no widths answer what they are given.
+
+    ``refusals`` are raised by the next inferences, one each. ``seen`` are the calls that came, as bytes.
+    """
+
+    def __init__(self, widths: Sequence[ServedModel] = (), others: Iterable[str] = ()) -> None:
+        self.widths = {str(model.name): model for model in widths}
+        self.others = set(others)
+        self.unready: dict[str, str] = {}
+        self.is_up = True
+        self.in_flight = 0
+        self.refusals: list[RefusedCallError] = []
+        self.seen: list[tuple[str, bytes, Metadata]] = []
+        self.counts: dict[str, int] = {}
+        self.closed = False
+        self.streams: list[FakeStream] = []
+        self._methods = {
+            "RepositoryIndex": self.answer_index,
+            "ModelConfig": self.answer_config,
+            "ModelMetadata": self.answer_metadata,
+            "ModelStatistics": self.answer_statistics,
+            "ModelInfer": self.answer_infer,
+        }
+
+    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+        self.require_up()
+        self.seen.append((method, message, metadata))
+        await asyncio.sleep(0)
+        answer: bytes = self._methods[method](message).SerializeToString()
+        return answer
+
+    def open_stream(self, method: str, metadata: Metadata = ()) -> FakeStream:
+        self.streams.append(FakeStream(self))
+        return self.streams[-1]
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def require_up(self) -> None:
+        if not self.is_up:
+            raise RefusedCallError("UNAVAILABLE", "failed to connect", executed=False)
+
+    def answer_index(self, message: bytes) -> Any:
+        answer = pb.RepositoryIndexResponse()
+        for name in sorted({*self.widths, *self.others}):
+            answer.models.add(name=name, version="1", state="READY")
+        for name, reason in self.unready.items():
+            answer.models.add(name=name, version="1", state="UNAVAILABLE", reason=reason)
+        return answer
+
+    def answer_config(self, message: bytes) -> Any:
+        name = pb.ModelConfigRequest.FromString(message).name
+        self._require(name)
+        answer = pb.ModelConfigResponse()
+        config = answer.config
+        config.name, config.backend = name, "onnxruntime"
+        model = self.widths.get(name)
+        if model is None:
+            config.input.add(name="x", data_type="TYPE_FP32", dims=[2])
+            config.output.add(name="x", data_type="TYPE_FP32", dims=[2])
+            return answer
+        config.max_batch_size = model.max_batch_size
+        config.input.add(name=model.input.name, data_type="TYPE_FP32", dims=model.input.shape)
+        config.output.add(name=model.output.name, data_type="TYPE_FP32", dims=model.output.shape)
+        config.model_warmup.add(name="warm", batch_size=1)
+        for key, value in (("family", model.family), ("width", model.width), ("accuracy", model.accuracy)):
+            config.parameters[f"slim.{key}"].string_value = str(value)
+        return answer
+
+    def answer_metadata(self, message: bytes) -> Any:
+        name = pb.ModelMetadataRequest.FromString(message).name
+        self._require(name)
+        answer = pb.ModelMetadataResponse(name=name, versions=["1"], platform="onnxruntime_onnx")
+        model = self.widths.get(name)
+        shape = [2] if model is None else [-1, *model.input.shape]
+        answer.inputs.add(name="x" if model is None else model.input.name, datatype="FP32", shape=shape)
+        return answer
+
+    def answer_statistics(self, message: bytes) -> Any:
+        answer = pb.ModelStatisticsResponse()
+        for name in sorted({*self.widths, *self.others}):
+            count = self.counts.get(name, 0)
+            statistics = answer.model_stats.add(name=name, version="1", inference_count=count, execution_count=count)
+            statistics.inference_stats.success.count = count
+        return answer
+
+    def answer_infer(self, message: bytes) -> Any:
+        request = pb.ModelInferRequest.FromString(message)
+        self._require(request.model_name)
+        if self.refusals:
+            raise self.refusals.pop(0)
+        return echo(request)
+
+    def _require(self, name: str) -> None:
+        if name not in self.widths and name not in self.others:
+            detail = f"Request for unknown model: '{name}' is not found"
+            raise RefusedCallError("NOT_FOUND", detail, executed=False)
+
+
+def echo(request: Any) -> Any:
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+    for tensor in request.inputs:
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    response.raw_output_contents.extend(request.raw_input_contents)
+    return response
+
+
+class FakeStream:
+    """Answers each request twice, as a decoupled model may."""
+
+    def __init__(self, server: FakeTriton) -> None:
+        self._server = server
+        self._answers: asyncio.Queue[bytes | RefusedCallError | None] = asyncio.Queue()
+        self.is_abandoned = False
+
+    async def send(self, message: bytes) -> None:
+        self._server.seen.append(("ModelStreamInfer", message, ()))
+        response = pb.ModelStreamInferResponse(infer_response=echo(pb.ModelInferRequest.FromString(message)))
+        for _ in range(2):
+            self._answers.put_nowait(response.SerializeToString())
+
+    async def finish(self) -> None:
+        self._answers.put_nowait(None)
+
+    def break_off(self, error: RefusedCallError) -> None:
+        self._answers.put_nowait(error)
+
+    async def answers(self) -> AsyncIterator[bytes]:
+        while (answer := await self._answers.get()) is not None:
+            if isinstance(answer, RefusedCallError):
+                raise answer
+            yield answer
+
+    def abandon(self) -> None:
+        self.is_abandoned = True
+
+
+class World:
+    """Two servers a to b, a gateway over them, and what a test needs to reach into."""
+
+    def __init__(self, servers: dict[str, FakeServer], tritons: dict[str, FakeTriton], gateway: Gateway) -> None:
+        self.servers = servers
+        self.tritons = tritons
+        self.gateway = gateway
+
+    @property
+    def grpc(self) -> str:
+        assert self.gateway.grpc is not None
+        return self.gateway.grpc.address
+
+    @property
+    def http(self) -> str:
+        assert self.gateway.http is not None
+        return f"http://{self.gateway.http.address}"
+
+
+@asynccontextmanager
+async def open_world(
+    *, others: dict[str, Sequence[str]] | None = None, router: dict[str, Any] | None = None, **gateway: Any
+) -> AsyncIterator[World]:
+    others = others or {"a": ("echo", "only_a"), "b": ("echo",)}
+    servers = {name: FakeServer(item_s=0.001, group_s=0.0) for name in others}
+    tritons = {name: FakeTriton(servers[name].models, models) for name, models in others.items()}
+    grpc_port, http_port, metrics_port = choose_free_ports(3)
+    settings = GatewaySettings.model_validate(
+        {
+            "grpc": f"127.0.0.1:{grpc_port}",
+            "http": f"127.0.0.1:{http_port}",
+            "metrics": f"127.0.0.1:{metrics_port}",
+            **gateway,
+        }
+    )
+    routing = RouterSettings.model_validate({"warm_up": False, "discovery_period_s": 0.05, **(router or {})})
+    async with (
+        Router(routing, {ServerName(n): s for n, s in servers.items()}) as opened,
+        Gateway(
+            settings,
+            opened,
+            {ServerName(name): triton for name, triton in tritons.items()},
+            timeout_s=1.0,
+            discovery_period_s=0.05,
+        ) as gate,
+    ):
+        yield World(servers, tritons, gate)

@@ -1,0 +1,109 @@
+"""No bytes that a client sends make the data plane fail unexpectedly."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.config import RouterSettings
+from orchestrator.errors import SlimError
+from orchestrator.gateway.catalogue import Catalogue
+from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.messages import pb
+from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.stream import StreamSession
+from orchestrator.router import Router
+from orchestrator.snapshot import ServerName
+from tests.fakes.servers import FakeServer
+from tests.gateway.calls import item_request
+from tests.gateway.fakes import FakeTriton
+
+A = ServerName("a")
+
+
+async def answer(method: str, message: bytes) -> bytes | None:
+    """Return what a new data plane answers, None when it refuses; any other exception is a failure."""
+    server = FakeServer(item_s=0.0, group_s=0.0)
+    catalogue = Catalogue({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
+    await catalogue.refresh()
+    async with Router(RouterSettings(warm_up=False), {A: server}) as router:
+        plane = DataPlane(router, catalogue, GatewayMetrics())
+        try:
+            if method == "ModelStreamInfer":
+                await StreamSession(plane, _discard, window=2).run(_one(message))
+                return b""
+            return await plane.call(method, message)
+        except SlimError:
+            return None
+        finally:
+            assert plane.metrics.in_flight == 0
+
+
+async def _discard(message: bytes) -> None:
+    pb.ModelStreamInferResponse.FromString(message)
+
+
+async def _one(message: bytes) -> Any:
+    yield message
+
+
+@st.composite
+def damaged_requests(draw: st.DrawFn) -> bytes:
+    request = item_request(draw(st.integers(0, 9)), items=draw(st.integers(1, 3)), id=draw(st.text(max_size=3)))
+    tensor = request.inputs[0]
+    for damage in draw(st.lists(st.sampled_from(["shape", "type", "name", "raw", "output", "parameter", "bytes"]))):
+        if damage == "shape":
+            tensor.shape[:] = draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5))
+        elif damage == "type":
+            tensor.datatype = draw(st.sampled_from(["FP32", "FP16", "BYTES", "BF16", "x", ""]))
+        elif damage == "name":
+            tensor.name = draw(st.text(max_size=4))
+        elif damage == "raw":
+            request.raw_input_contents[:] = draw(st.lists(st.binary(max_size=40), max_size=3))
+        elif damage == "output":
+            output = request.outputs.add(name=draw(st.sampled_from(["logits", "x"])))
+            output.parameters["classification"].int64_param = draw(st.integers(-(2**63), 2**63 - 1))
+        elif damage == "parameter":
+            name = draw(st.sampled_from(["slim_width", "slim_deadline_ms", "slim_min_accuracy", "priority", "triton_"]))
+            request.parameters[name].double_param = draw(st.floats())
+    message = bytearray(request.SerializeToString())
+    for _ in range(draw(st.integers(0, 3))):
+        message[draw(st.integers(0, len(message) - 1))] = draw(st.integers(0, 255))
+    return bytes(message[: draw(st.integers(0, len(message)))] if draw(st.booleans()) else message)
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+@given(message=damaged_requests())
+@settings(max_examples=150, deadline=None)
+def test_damaged_requests_are_answered_or_refused(method: str, message: bytes) -> None:
+    asyncio.run(answer(method, message))
+
+
+@given(
+    method=st.sampled_from(
+        [
+            "ModelReady",
+            "ModelMetadata",
+            "ModelConfig",
+            "ModelStatistics",
+            "RepositoryIndex",
+            "TraceSetting",
+            "LogSettings",
+            "SystemSharedMemoryStatus",
+            "CudaSharedMemoryUnregister",
+            "ModelInfer",
+        ]
+    ),
+    message=st.binary(max_size=40),
+)
+@settings(max_examples=150, deadline=None)
+def test_bytes_of_no_message_are_answered_or_refused(method: str, message: bytes) -> None:
+    asyncio.run(answer(method, message))
+
+
+def test_a_good_request_is_answered_there() -> None:
+    assert asyncio.run(answer("ModelInfer", item_request().SerializeToString())) is not None

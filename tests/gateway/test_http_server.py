@@ -1,0 +1,288 @@
+"""The HTTP transport, over a fake fleet; the data plane behind it is tested with the gRPC one."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import zlib
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from yarl import URL
+
+from tests.gateway.fakes import World, open_world
+
+INFER = "/v2/models/fashion/infer"
+LENGTH = "Inference-Header-Content-Length"
+
+
+def content(mark: int = 1, *, binary: bool = False, **more: Any) -> dict[str, Any]:
+    tensor: dict[str, Any] = {"name": "pixels", "shape": [1, 1, 2, 2], "datatype": "FP32"}
+    if binary:
+        tensor["parameters"] = {"binary_data_size": 16}
+    else:
+        tensor["data"] = [[[[mark, mark], [mark, mark]]]]
+    return {"inputs": [tensor], **more}
+
+
+def encoded(mark: int = 1, **more: Any) -> tuple[bytes, dict[str, str]]:
+    text = json.dumps(content(mark, binary=True, **more)).encode()
+    return text + np.full(4, mark, np.float32).tobytes(), {LENGTH: str(len(text))}
+
+
+async def test_json_in_and_out(http: aiohttp.ClientSession) -> None:
+    async with http.post(INFER, json=content(5, id="i", parameters={"slim_width": 75})) as response:
+        found = await response.json()
+    assert (response.status, found["id"], found["model_name"]) == (200, "i", "fashion")
+    assert found["parameters"]["slim_width"] == 75
+    output = found["outputs"][0]
+    assert (output["name"], output["shape"], int(np.argmax(output["data"]))) == ("logits", [1, 10], 5)
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip", "deflate"])
+async def test_binary_tensors_both_ways_compressed_or_not(http: aiohttp.ClientSession, encoding: str | None) -> None:
+    body, headers = encoded(6, parameters={"binary_data_output": True})
+    if encoding is not None:
+        body = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+        headers |= {"Content-Encoding": encoding, "Accept-Encoding": encoding}
+    async with http.post(INFER, data=body, headers=headers) as response:
+        data = await response.read()
+    assert response.status == 200
+    assert response.headers.get("Content-Encoding") == encoding
+    if encoding is not None:
+        data = gzip.decompress(data) if encoding == "gzip" else zlib.decompress(data)
+    length = int(response.headers[LENGTH])
+    assert json.loads(data[:length])["outputs"][0]["parameters"] == {"binary_data_size": 40}
+    assert np.frombuffer(data[length:], np.float32).argmax() == 6
+
+
+async def test_a_raw_body_is_the_tensor(http: aiohttp.ClientSession) -> None:
+    async with http.post(INFER, data=np.full(4, 8, np.float32).tobytes(), headers={LENGTH: "0"}) as response:
+        data = await response.read()
+    assert np.frombuffer(data[int(response.headers[LENGTH]) :], np.float32).argmax() == 8
+
+
+async def test_other_models_get_exactly_the_tensors(world: World, http: aiohttp.ClientSession) -> None:
+    raw = bytes(range(8))
+    text = json.dumps(
+        {
+            "inputs": [
+                {"name": "x", "datatype": "BF16", "shape": [4], "parameters": {"binary_data_size": 8, "own": 1}}
+            ],
+            "outputs": [{"name": "x", "parameters": {"binary_data": True}}],
+            "parameters": {"sequence_id": "s", "custom": 1.5},
+        }
+    ).encode()
+    async with http.post("/v2/models/echo/infer", data=text + raw, headers={LENGTH: str(len(text))}) as response:
+        data = await response.read()
+    assert data[int(response.headers[LENGTH]) :] == raw
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "expected"),
+    [
+        ("GET", "/v2", 200, "slim-scheduler"),
+        ("GET", "/v2/health/live", 200, ""),
+        ("GET", "/v2/health/ready", 200, ""),
+        ("GET", "/v2/models/fashion", 200, '"shape":[-1,1,2,2]'),
+        ("GET", "/v2/models/fashion/versions/1", 200, '"name":"fashion"'),
+        ("GET", "/v2/models/fashion/versions/9", 404, "version 9 is not found"),
+        ("GET", "/v2/models/fashion/versions/x", 400, "version string"),
+        ("GET", "/v2/models/fashion/ready", 200, ""),
+        ("GET", "/v2/models/fashion/versions/1/ready", 200, ""),
+        ("GET", "/v2/models/nope/ready", 503, ""),
+        ("GET", "/v2/models/fashion/config", 200, '"max_batch_size":32'),
+        ("GET", "/v2/models/fashion/stats", 200, '"inference_count":0'),
+        ("GET", "/v2/models/fashion/versions/1/stats", 200, '"inference_count":0'),
+        ("GET", "/v2/models/stats", 200, '"name":"echo"'),
+        ("GET", "/v2/models/echo", 200, '"name":"echo"'),
+        ("GET", "/v2/models/%65cho", 200, '"name":"echo"'),
+        ("GET", "/v2/models/nope", 404, "unknown model: 'nope'"),
+        ("GET", "/v2/models/n%C3%A9e", 404, "unknown model: 'née'"),
+        ("GET", "/v2/trace/setting", 200, "{}"),
+        ("GET", "/v2/models/fashion/trace/setting", 200, "{}"),
+        ("POST", "/v2/trace/setting", 200, "{}"),
+        ("GET", "/v2/logging", 200, "{}"),
+        ("POST", "/v2/repository/index", 200, '"name":"fashion"'),
+        ("POST", "/v2/repository/models/echo/load", 403, "closed"),
+        ("POST", "/v2/repository/models/echo/unload", 403, "closed"),
+        ("GET", "/v2/systemsharedmemory/status", 200, "[]"),
+        ("GET", "/v2/cudasharedmemory/region/r/status", 404, "Unable to find cuda"),
+        ("POST", "/v2/systemsharedmemory/unregister", 200, ""),
+        ("POST", "/v2/cudasharedmemory/region/r/unregister", 403, "closed"),
+        ("POST", "/v2/systemsharedmemory/region/r/register", 403, "closed"),
+        ("GET", "/v2/", 404, "Not Found"),
+        ("GET", "/v2/models", 404, "Not Found"),
+        ("GET", "/v2/models/fashion/nope", 404, "Not Found"),
+        ("GET", "/v2/models/%FF", 404, "Not Found"),
+        ("GET", "/v2/systemsharedmemory/a/b/c", 404, "Not Found"),
+        ("GET", "/", 404, "Not Found"),
+        ("GET", INFER, 405, "Method Not Allowed"),
+        ("POST", "/v2/models/fashion", 405, "Method Not Allowed"),
+        ("DELETE", "/v2/health/live", 405, "Method Not Allowed"),
+    ],
+)
+async def test_every_route(http: aiohttp.ClientSession, method: str, path: str, status: int, expected: str) -> None:
+    async with http.request(method, URL(path, encoded=True)) as response:
+        text = await response.text()
+    assert (response.status, expected in text) == (status, True), text
+
+
+async def test_writes_of_settings_are_closed(http: aiohttp.ClientSession) -> None:
+    for path in ("/v2/trace/setting", "/v2/models/fashion/trace/setting", "/v2/logging"):
+        async with http.post(path, json={"trace_rate": "1"}) as response:
+            assert response.status == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b'{"inputs":', {}, 400),
+        (b"\xff\xfe", {}, 400),
+        (b"[" * 100_000, {}, 400),
+        (b"{}", {}, 400),
+        (b"{}", {LENGTH: "99"}, 400),
+        (b"{}", {LENGTH: "-1"}, 400),
+        (b"{}", {LENGTH: "x"}, 400),
+        (b"123", {LENGTH: "0"}, 400),
+        (b"{}", {"Content-Encoding": "br"}, 501),
+        (b"{}", {"Content-Encoding": "gzip"}, 400),
+        (json.dumps(content(parameters={"slim_x": 1})).encode(), {}, 400),
+        (json.dumps(content(parameters={"slim_width": -1})).encode(), {}, 400),
+        (json.dumps(content(parameters={"slim_deadline_ms": float("nan")})).encode(), {}, 400),
+        (b'{"inputs":[],"parameters":{"slim_width":1e999}}', {}, 400),
+    ],
+)
+async def test_malformed_requests_are_the_clients_fault(
+    http: aiohttp.ClientSession, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    async with http.post(INFER, data=body, headers=headers) as response:
+        found = await response.json(content_type=None)
+    assert response.status == status
+    assert found["error"]
+    async with http.post(INFER, json=content()) as response:
+        assert response.status == 200
+
+
+async def test_a_body_beyond_the_limit_is_refused_before_and_after_decompression() -> None:
+    async with open_world(max_message_mib=0.01) as world, aiohttp.ClientSession(world.http) as http:
+        async with http.post(INFER, data=bytes(20_000)) as response:
+            assert response.status == 413
+        async with http.post(INFER, data=gzip.compress(bytes(10**7)), headers={"Content-Encoding": "gzip"}) as response:
+            assert response.status == 413
+
+        async def chunks() -> Any:
+            for _ in range(20):
+                yield bytes(1000)
+
+        async with http.post(INFER, data=chunks()) as response:
+            assert response.status == 413
+
+
+async def test_generate_takes_and_gives_plain_json(http: aiohttp.ClientSession) -> None:
+    async with http.post("/v2/models/fashion/generate", json={"pixels": [3, 3, 3, 3], "slim_width": 25}) as response:
+        found = await response.json()
+    assert (found["model_name"], found["slim_width"], int(np.argmax(found["logits"]))) == ("fashion", 25, 3)
+    async with http.post("/v2/models/echo/generate", json={"x": [1, 2], "id": "q"}) as response:
+        assert await response.json() == {"id": "q", "model_name": "echo", "model_version": "1", "x": [1.0, 2.0]}
+    for wrong in ({"x": [1, 2, 3]}, {"y": [1]}, {"id": 5}, {"x": ["a", "b"]}):
+        async with http.post("/v2/models/echo/generate", json=wrong) as response:
+            assert response.status == 400
+
+
+async def test_servers_are_not_asked_what_a_model_is_before_each_raw_request(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    for _ in range(5):
+        async with http.post("/v2/models/echo/infer", data=bytes(8), headers={LENGTH: "0"}) as response:
+            assert response.status == 200
+    asked = [call[0] for triton in world.tritons.values() for call in triton.seen if b"echo" in call[1]]
+    started = len(world.tritons)  # each server was asked once when it was found
+    assert (asked.count("ModelConfig"), asked.count("ModelMetadata")) == (started + 1, 1)
+
+
+async def test_generate_stream_is_server_sent_events(http: aiohttp.ClientSession) -> None:
+    async with http.post("/v2/models/echo/generate_stream", json={"x": [1, 2]}) as response:
+        text = await response.text()
+    assert response.content_type == "text/event-stream"
+    assert text == 2 * 'data: {"model_name":"echo","model_version":"1","x":[1.0,2.0]}\n\n'
+    async with http.post("/v2/models/fashion/generate_stream", json={"pixels": [2] * 4, "slim_x": 1}) as response:
+        assert response.status == 400
+        assert "slim_x" in await response.text()
+
+
+async def test_a_full_queue_is_429_with_retry_after() -> None:
+    async with open_world(router={"queue_limit": 1}) as world, aiohttp.ClientSession(world.http) as http:
+        for server in world.servers.values():
+            server.item_s = 0.2
+
+        async def post() -> tuple[int, str | None]:
+            async with http.post(INFER, json=content()) as response:
+                return response.status, response.headers.get("Retry-After")
+
+        outcomes = set(await asyncio.gather(*(post() for _ in range(30))))
+    assert outcomes == {(200, None), (429, "1")}
+
+
+async def test_readiness_is_503_without_servers(world: World, http: aiohttp.ClientSession) -> None:
+    for name in ("a", "b"):
+        world.servers[name].is_up = world.tritons[name].is_up = False
+    await asyncio.sleep(0.3)
+    for path, status in (("live", 200), ("ready", 503)):
+        async with http.get(f"/v2/health/{path}") as response:
+            assert response.status == status
+
+
+async def test_a_client_that_leaves_takes_its_request_along(world: World, http: aiohttp.ClientSession) -> None:
+    for server in world.servers.values():
+        server.item_s = 0.3
+    leaving = asyncio.create_task(http.post(INFER, json=content()).__aenter__())
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    async with http.post(INFER, json=content(4)) as response:
+        assert response.status == 200
+
+
+async def test_closing_answers_what_is_in() -> None:
+    async with open_world(drain_s=5) as world, aiohttp.ClientSession(world.http) as http:
+        for server in world.servers.values():
+            server.item_s = 0.5
+
+        async def post() -> int:
+            async with http.post(INFER, json=content(6)) as response:
+                return response.status
+
+        async with http.get("/v2/health/live") as response:  # leaves a connection that waits for its next request
+            assert response.status == 200
+        under_way = asyncio.create_task(post())
+        await asyncio.sleep(0.1)
+        began_s = asyncio.get_running_loop().time()
+        closing = asyncio.create_task(world.gateway.__aexit__(None, None, None))
+        assert await under_way == 200
+        await closing
+        assert asyncio.get_running_loop().time() - began_s < 3, "idle connections are not waited for"
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await post()
+
+
+async def test_metrics_tell_outcomes_widths_and_servers(world: World, http: aiohttp.ClientSession) -> None:
+    for parameters in ({"slim_width": 25}, {"slim_width": 25}, {"slim_x": 1}):
+        async with http.post(INFER, json=content(parameters=parameters)):
+            pass
+    async with http.post("/v2/models/made-up/infer", json={"inputs": []}) as response:
+        assert response.status == 404
+    assert world.gateway.metrics is not None
+    async with aiohttp.ClientSession() as plain, plain.get(f"http://{world.gateway.metrics.address}/metrics") as page:
+        text = await page.text()
+    assert 'slim_gateway_requests_total{model="fashion",outcome="ok"} 2.0' in text
+    assert 'slim_gateway_requests_total{model="fashion",outcome="invalid"} 1.0' in text
+    assert 'slim_gateway_requests_total{model="",outcome="not_found"} 1.0' in text
+    assert "made-up" not in text
+    counts = [line for line in text.splitlines() if line.startswith("slim_gateway_latency_seconds_count")]
+    assert sum(float(line.rpartition(" ")[2]) for line in counts) == 2
+    assert all('width="25"' in line for line in counts)
+    assert "slim_gateway_in_flight 0.0" in text
