@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := export orchestrator tests examples
 
-.PHONY: help demo test check fast integration format clean
+.PHONY: help demo test check fast integration bench-controller format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
 	@echo "make test    all checks, then every test, those on real Triton included"
 	@echo "make check   format, lint, types, layers and the fast tests"
+	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 12 minutes"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
 
@@ -29,6 +30,10 @@ check: $(VENV)/.everything
 
 integration: $(VENV)/.everything
 	$(BIN)/pytest -q -m "integration or gpu" --integration
+
+# Alone on the machine: its figures are times and processor shares.
+bench-controller: $(VENV)/.bench
+	$(BIN)/python -m orchestrator.benchmark.controller --out docs/benchmarks
 
 format: $(VENV)/.everything
 	$(BIN)/ruff format $(SOURCES)
@@ -51,6 +56,12 @@ $(VENV)/.everything: pyproject.toml | $(BIN)/pip
 	@echo "installing everything into $(VENV) (some minutes on the first run)"
 	$(PIP) --editable '.[all]'
 	@touch $(VENV)/.serving $@
+
+# What the benchmarks need beside what serving needs.
+$(VENV)/.bench: $(VENV)/.serving
+	@echo "installing the load generator into $(VENV)"
+	$(PIP) --editable '.[local,plot,bench]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) reports build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
