@@ -12,7 +12,7 @@ help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
 	@echo "make test    all checks, then every test, those on real Triton included"
 	@echo "make check   format, lint, types, layers and the fast tests"
-	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 12 minutes"
+	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
 

@@ -55,7 +55,10 @@ def main(repository: Path, out: Path, only: tuple[str, ...], source: Path | None
         click.echo(f"{time.monotonic() - began_s:6.1f} s  {text}")
 
     if source is not None:
-        results = parse_results(json.loads(source.read_text())["raw"])
+        try:
+            results = parse_results(json.loads(source.read_text())["raw"])
+        except SlimError as exc:
+            raise click.ClickException(f"{source}: {exc}") from exc
     else:
         results = asyncio.run(_run(repository, only or tuple(SCENARIOS), say))
     claims = draw_claims(results)

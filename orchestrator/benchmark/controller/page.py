@@ -167,7 +167,8 @@ def _reconfigurations(run: Reconfigurations) -> Iterator[str]:
         f"{growth_bytes / MIB:+.1f} MiB. The ledger, fed with a settled reading before and after each of these "
         f"changes and with what the server holds beside its instances, which on CPU is its measure of what was not "
         f"given back, holds a residue of {_mib(run.residue_bytes)}. Each reload brings new processes, and no two "
-        f"take the same: {run.fresh_loads} fresh loads in a row spread by {_mib(run.noise_bytes)}, which is the tolerance."
+        f"take the same: {run.fresh_loads} fresh loads in a row spread by {_mib(run.noise_bytes)}, which is the "
+        "tolerance."
     )
     if run.memory:
         readings = ", ".join(f"{point.used_bytes / MIB:.1f} ({point.changes})" for point in run.memory)
@@ -217,7 +218,7 @@ def _kills(run: Kills) -> Iterator[str]:
 
 def _cost(run: Cost) -> Iterator[str]:
     steps_s = sorted(run.steps_s)
-    p99_s = quantiles(steps_s, n=100)[-1] if len(steps_s) > 1 else mean(steps_s or [0.0])
+    p99_s = quantiles(steps_s, n=100, method="inclusive")[-1] if len(steps_s) > 1 else mean(steps_s or [0.0])
     yield "## What the daemon itself takes"
     yield (
         f"{run.widths} widths, a period of {run.period_s:g} s, {run.requests_per_s:.0f} requests a second, watched for "
