@@ -27,7 +27,7 @@ from orchestrator.benchmark.controller.machine import describe_machine, list_ver
 from orchestrator.benchmark.controller.page import render_json, render_page
 from orchestrator.benchmark.controller.picture import draw_picture
 from orchestrator.benchmark.controller.reconfigurations import run_reconfigurations
-from orchestrator.benchmark.controller.results import Results, parse_results
+from orchestrator.benchmark.controller.results import Results, parse_results, replace_scenarios
 from orchestrator.benchmark.controller.rising import run_rising
 from orchestrator.errors import SlimError
 
@@ -46,7 +46,12 @@ STEM = "controller"
 @click.option("--repository", type=click.Path(path_type=Path), default=Path("model_repository"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/benchmarks"), show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(list(SCENARIOS)), help="Run these alone and write nothing.")
-@click.option("--from", "source", type=click.Path(path_type=Path, exists=True), help="Write anew from a run's JSON.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, exists=True),
+    help="Write anew from a run's JSON; with --only, after running these again.",
+)
 def main(repository: Path, out: Path, only: tuple[str, ...], source: Path | None) -> None:
     """Run the controller's benchmark; the exit status is 1 when a claim is not met."""
     began_s = time.monotonic()
@@ -54,19 +59,21 @@ def main(repository: Path, out: Path, only: tuple[str, ...], source: Path | None
     def say(text: str) -> None:
         click.echo(f"{time.monotonic() - began_s:6.1f} s  {text}")
 
-    if source is not None:
+    if source is None:
+        results = asyncio.run(_run(repository, only or tuple(SCENARIOS), say))
+    else:
         try:
             results = parse_results(json.loads(source.read_text())["raw"])
         except SlimError as exc:
             raise click.ClickException(f"{source}: {exc}") from exc
-    else:
-        results = asyncio.run(_run(repository, only or tuple(SCENARIOS), say))
+        if only:
+            results = replace_scenarios(results, asyncio.run(_run(repository, only, say)), only)
     claims = draw_claims(results)
     for claim in claims:
         click.echo(_line(claim))
     for name, reason in results.failures.items():
         click.echo(f"NO NUMBERS  {name}: {reason}")
-    if only:
+    if only and source is None:
         click.echo(render_json(results))
     else:
         for path in _write(results, out):

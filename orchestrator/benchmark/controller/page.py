@@ -38,7 +38,7 @@ def render_json(results: Results) -> str:
         }
         for claim in draw_claims(results)
     ]
-    head = {key: raw[key] for key in ("taken_at", "machine", "versions", "failures")}
+    head = {key: raw[key] for key in ("taken_at", "taken_again", "machine", "versions", "failures")}
     return json.dumps({"claims": claims, **head, "raw": raw}, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -83,6 +83,8 @@ def _head(results: Results, claims: Sequence[Claim]) -> Iterator[str]:
         f"{machine.memory_bytes / GIB:.0f} GiB, {machine.kernel}, with a load of {machine.load_before:g} in the minute "
         f"before. {versions}."
     )
+    for name, taken_at in results.taken_again.items():
+        yield f"`{name}` was taken again, alone, at {taken_at}, because other work disturbed the machine meanwhile."
     yield f"## Claims: {met} of {len(claims)} met"
     rows = ((c.name, _number(c.value), _bar(c), c.unit, "met" if c.is_met else "**not met**") for c in claims)
     yield _table(("claim", "value", "bar", "unit", ""), rows)

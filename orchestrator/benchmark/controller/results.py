@@ -5,7 +5,8 @@ They are kept whole, so that claims, page and picture can be made anew from a co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -296,6 +297,7 @@ class Results:
         machine: it was made on.
         versions: of what took part, by name.
         failures: why a scenario has no numbers, by its name.
+        taken_again: when a scenario was taken anew and alone, by its name; see ``replace_scenarios``.
     """
 
     taken_at: str
@@ -308,6 +310,21 @@ class Results:
     budget: Budget | None = None
     kills: Kills | None = None
     cost: Cost | None = None
+    taken_again: dict[str, str] = field(default_factory=dict)
+
+
+def replace_scenarios(run: Results, again: Results, names: Sequence[str]) -> Results:
+    """Return a run with some of its scenarios taken from another, which was made of these alone.
+
+    For when other work disturbed the machine during one scenario of a long run; the page says which and when.
+    """
+    failures = {name: reason for name, reason in run.failures.items() if name not in names}
+    return replace(
+        run,
+        **{name: getattr(again, name) for name in names},
+        failures={**failures, **again.failures},
+        taken_again={**run.taken_again, **dict.fromkeys(names, again.taken_at)},
+    )
 
 
 def encode_results(results: Results) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.benchmark.controller.page import render_json, render_page
 from orchestrator.benchmark.controller.picture import draw_picture, typical
-from orchestrator.benchmark.controller.results import parse_results
+from orchestrator.benchmark.controller.results import parse_results, replace_scenarios
 from orchestrator.errors import ConfigError
 from tests.benchmark.controller import runs
 
@@ -34,6 +34,16 @@ def test_json_tells_each_claim_and_whether_it_is_met() -> None:
     ]
     assert values["machine"]["cpus"] == 2
     assert values["versions"] == {"python": "3.11"}
+
+
+def test_a_scenario_that_was_taken_again_takes_the_place_of_the_old_one_and_the_page_says_so() -> None:
+    again = replace(runs.results(kills=runs.kills(None)), taken_at="later")
+    run = replace_scenarios(replace(runs.full(), failures={"kills": "no", "cost": "none"}), again, ["kills"])
+    assert run.kills == again.kills
+    assert run.budget == runs.full().budget
+    assert run.failures == {"cost": "none"}
+    assert run.taken_again == {"kills": "later"}
+    assert "`kills` was taken again, alone, at later" in render_page(run, picture=None)
 
 
 def test_something_else_is_no_run() -> None:
