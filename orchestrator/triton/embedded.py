@@ -331,8 +331,9 @@ class EmbeddedServer:
 
     def _describe_exit(self) -> str:
         exit_code = self._running_process.exit_code
-        # What was logged explains an exit, but never a kill.
-        reason = self._read_reason() if exit_code is not None and exit_code >= 0 else None
+        # What was logged explains an exit, and an abort, which a process does to itself; but never a kill.
+        was_by_itself = exit_code is not None and (exit_code >= 0 or exit_code == -signal.SIGABRT)
+        reason = self._read_reason() if was_by_itself else None
         suffix = f": {reason}" if reason else ""
         kept = f" (log: {self._log_path})" if self._options.log_path else ""
         return f"tritonserver {describe_exit_code(exit_code)}{suffix}{kept}"

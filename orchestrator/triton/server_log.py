@@ -15,6 +15,8 @@ _TELLING = (
     re.compile(r"error: creating server: (.*)"),
     re.compile(r"(.*error while loading shared libraries.*)"),
     re.compile(r"error: (can't start .*)"),
+    re.compile(r"what\(\):\s*(.*)"),
+    re.compile(r"(terminate called .*)"),
 )
 _PARSE_ERROR = re.compile(r"Error parsing text-format [\w.]+: (.*)")
 # Tables, and what every start on a machine without GPU complains about.

@@ -9,6 +9,12 @@ PREFIX = "E1124 23:50:05.402641 3812 model_lifecycle.cc:642] "
     ("log", "reason"),
     [
         ("", None),
+        (
+            "terminate called after throwing an instance of 'std::system_error'\n"
+            "  what():  Resource temporarily unavailable\n",
+            "Resource temporarily unavailable",
+        ),
+        ("terminate called without an active exception\n", "terminate called without an active exception"),
         ('I1124 23:49:38.326010 3812 model_lifecycle.cc:472] "loading: lookup:1"', None),
         (
             f"{PREFIX}\"failed to load 'm' version 1: Internal: TritonModelException: unexpected output 'z'\\n\\nAt:\\n"
