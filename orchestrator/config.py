@@ -141,7 +141,7 @@ class ControllerSettings(_Section):
     """Between two steps; one costs some milliseconds."""
     grow_busy_ratio: float = Field(default=0.7, gt=0, le=1)
     """A width whose instances are busier than this while requests wait gets another one."""
-    grow_after_s: float = Field(default=1.5, ge=0)
+    grow_after_s: float = Field(default=1.0, ge=0)
     """For how long they must have been; shorter bursts are cheaper to sit out."""
     shrink_busy_ratio: float = Field(default=0.4, ge=0, lt=1)
     """An instance is taken away when the others would stay below this; the gap to grow_busy_ratio is the hysteresis."""

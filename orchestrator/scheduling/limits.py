@@ -47,7 +47,7 @@ class Limits:
     unmeasured_instance_bytes: int = 128 << 20
     leak_limit_bytes: int = 512 << 20
     grow_busy_ratio: float = 0.7
-    grow_after_s: float = 1.5
+    grow_after_s: float = 1.0
     shrink_busy_ratio: float = 0.4
     idle_s: float = 30.0
     unload_after_s: float = 300.0

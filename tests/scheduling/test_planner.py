@@ -183,7 +183,7 @@ def test_what_is_loading_is_left_alone_its_memory_reserved_and_reported_when_it_
 
 def test_a_queue_gets_an_instance_after_it_has_lasted() -> None:
     snapshot = host(model(25, 1, BUSY))
-    assert run(snapshot, seconds=2).actions == ()
+    assert run(snapshot, seconds=1).actions == ()
     made = run(snapshot, seconds=5)
     assert brief(made) == [("scale-up", W25, "queueing", 2)]
     numbers = dict(made.actions[0].numbers)
