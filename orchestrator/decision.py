@@ -23,6 +23,7 @@ class Reason(StrEnum):
     MOST_ACCURATE = "the most accurate in time"
     LARGEST_BATCH = "the largest batch in time"
     NONE_IN_TIME = "nothing is in time, so what drains first"
+    BEST_BY_PREFERENCE = "the best by what the request prefers"
     BETTER_SERVER_BUSY = "a better server is busy"
     NO_CANDIDATE = "no server serves an allowed width"
 
@@ -49,6 +50,8 @@ class Candidate:
         instances: of this width on this server.
         overdue_ratio: how many times longer than expected, the margin included, the server already takes over what
             it runs; 1 while it is in time.
+        item_j: expected energy that an item adds to a group; None while that is unknown.
+        group_j: expected energy of a group besides its items; None as item_j.
     """
 
     server: ServerName
@@ -67,6 +70,15 @@ class Candidate:
     max_batch_size: int
     instances: int
     overdue_ratio: float
+    item_j: float | None = None
+    group_j: float | None = None
+
+    @property
+    def energy_j(self) -> float | None:
+        """Expected joules of the whole group; None while unknown, never 0 for that."""
+        if self.item_j is None or self.group_j is None:
+            return None
+        return self.item_j * self.items + self.group_j
 
     @property
     def capacity_rps(self) -> float:
@@ -94,9 +106,22 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Decide again when something has changed: a request came, a group was answered, a server returned."""
+    """Decide again when something has changed: a request came, a group was answered, a server returned.
+
+    Attributes:
+        reason: why nothing is sent.
+        until_s: decide again then at the latest, on the clock of ``Situation.now_s``; None: when something changes.
+    """
+
+    reason: Reason
+    until_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Give the head up: its caller is told at once to come again later."""
 
     reason: Reason
 
 
-Decision = Dispatch | Hold
+Decision = Dispatch | Hold | Reject

@@ -135,6 +135,15 @@ class ServerState:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """What counts for a request that is in time anyhow: three weights, none negative, that add up to 1."""
+
+    accuracy: float
+    latency: float
+    energy: float
+
+
+@dataclass(frozen=True, slots=True)
 class QueueState:
     """What waits for a decision, seen from its head.
 
@@ -145,6 +154,9 @@ class QueueState:
         tail_deadline_s: late in the queue: nine of ten are due by then.
         allowed_widths: that the head accepts, ascending.
         min_accuracy: that the head accepts, 0..1.
+        priority: of the head; 1 is the highest, 0 stands for the default level, as in Triton.
+        max_item_j: joules that the head may cost per item were it sent alone; None: any.
+        preference: of the head; None: the policy's own.
     """
 
     items: int
@@ -153,3 +165,6 @@ class QueueState:
     tail_deadline_s: float
     allowed_widths: tuple[Width, ...]
     min_accuracy: float = 0.0
+    priority: int = 0
+    max_item_j: float | None = None
+    preference: Preference | None = None

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.config import FleetSettings, RouterSettings
-from orchestrator.decision import Candidate, Dispatch
+from orchestrator.decision import Candidate, Dispatch, Reject
 from orchestrator.errors import (
     CapacityError,
     ConfigError,
@@ -279,6 +279,10 @@ class Router:
         lots = (self._random.random(), self._random.random())
         situation = Situation(queue, now_s, turn=next(self._turns), lots=lots, slack_margin=margin)
         decision = self._policy.choose(candidates, situation)
+        if isinstance(decision, Reject):
+            for request in lane.take(head.items):
+                _fail(request, CapacityError(f"policy {self._policy.name} gave it up: {decision.reason}; retry later"))
+            self._wake()  # for those behind it
         return decision.candidate if isinstance(decision, Dispatch) else None
 
     def _bound_items(self, link: ServerLink) -> tuple[tuple[ModelName, int], ...]:

@@ -1,0 +1,36 @@
+"""What a router tells of itself while it works, for whoever counts: the gateway's metrics, a test.
+
+Calls come from the event loop in the middle of routing, so an observer must be quick and must not raise. They are few:
+one a decision, two a group, and one for each thing that goes wrong; none for a request that is simply answered,
+because its Answer says it all. ``RouterObserver`` itself does nothing, so that an observer needs no more than what it
+is interested in and the router no check for None.
+"""
+
+from __future__ import annotations
+
+from orchestrator.snapshot import ServerName, Width
+
+
+class RouterObserver:
+    """Does nothing; to be derived from."""
+
+    def on_decision(self, policy_s: float) -> None:
+        """Note that a policy was asked, and how long it took."""
+
+    def on_fallback(self, reason: str) -> None:
+        """Note that the fallback decided in place of the policy, and why, in one word."""
+
+    def on_shed(self, reason: str, items: int) -> None:
+        """Note that an accepted request, or one that came, is not served, and why, in one word."""
+
+    def on_sent(self, server: ServerName, width: Width, items: int) -> None:
+        """Note that a group was sent."""
+
+    def on_ended(self, server: ServerName, width: Width, items: int) -> None:
+        """Note that a group that was sent has ended, well or not."""
+
+    def on_retry(self, server: ServerName) -> None:
+        """Note that a request that ``server`` did not run waits for another attempt."""
+
+    def on_ejection(self, server: ServerName, reason: str) -> None:
+        """Note that a server, or a width on it, is not sent to any more, and why, in one word."""
