@@ -1,0 +1,63 @@
+"""What a group costs in joules on a server with a model: item_j·n + group_j, or unknown.
+
+These are joules above what the server draws anyway: the marginal energy of the group. Idle power belongs to the
+server and not to a request, so it is kept apart (see ``orchestrator.profile``); a policy that weighs candidates must
+not be told that a request costs less where the machine idles more. Unknown is None, never 0: a server that can't be
+measured is not free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from orchestrator.snapshot import ModelName, ServerName
+
+
+class EnergySource(StrEnum):
+    """Where joules come from; reported wherever they are."""
+
+    ENERGY_COUNTER = "energy-counter"
+    """The device counts energy itself; differences of its counter."""
+    INSTANT = "instant"
+    """Power readings integrated over time."""
+    RAPL = "rapl"
+    """The counters of the CPU packages."""
+    ESTIMATED = "estimated"
+    """A stated power model times a measured duration; nothing was measured in joules."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyLine:
+    """Energy of groups of one (server, model).
+
+    Attributes:
+        item_j: joules an item adds to a group.
+        group_j: joules of a group besides its items.
+        source: of both.
+    """
+
+    item_j: float
+    group_j: float
+    source: EnergySource
+
+    def of_group(self, items: int) -> float:
+        """Return the joules of a group of ``items``."""
+        return self.item_j * items + self.group_j
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyTable:
+    """The energy of groups on all servers and models of which it is known."""
+
+    lines: Mapping[tuple[ServerName, ModelName], EnergyLine] = field(default_factory=dict)
+
+    def line(self, server: ServerName, model: ModelName) -> EnergyLine | None:
+        """Return what groups cost there, None when that is unknown; never guessed from a sibling."""
+        return self.lines.get((server, model))
+
+    def group_j(self, server: ServerName, model: ModelName, items: int) -> float | None:
+        """Return the joules of a group of ``items``, None when they are unknown."""
+        line = self.line(server, model)
+        return None if line is None else line.of_group(items)

@@ -1,0 +1,68 @@
+"""How long a group takes: a·n + b, fitted to what is observed of one server and model.
+
+The straight line is what batching looks like on CPUs and on GPUs beyond the launch-bound range. It is fitted by
+least squares over observations whose weight decays, so a machine that throttles is noticed after some tens of
+groups; a single stall counts no more than OUTLIER_RATIO times what was expected, because a server that looks slow
+is not chosen and so would never be seen to be fast again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DECAY = 0.95
+"""Weight an observation keeps when the next one comes; half after 14, a twentieth after 58."""
+OUTLIER_RATIO = 3.0
+"""An observation counts as at most this many times what was expected; a machine that is slower for good is believed
+after a few groups all the same, because what is expected grows with each."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyFit:
+    """Weighted sums of observations of one (server, model); immutable, ``observe`` returns a new one."""
+
+    weight: float = 0.0
+    sum_n: float = 0.0
+    sum_nn: float = 0.0
+    sum_t_s: float = 0.0
+    sum_nt_s: float = 0.0
+
+    def observe(self, items: int, service_s: float) -> LatencyFit:
+        """Return the fit after a group of ``items`` took ``service_s``."""
+        if self.weight > 1:
+            slope_s, intercept_s = self.line()
+            # The mean as well, because a line through groups of one size says too little of smaller ones.
+            expected_s = max(slope_s * items + intercept_s, self.sum_t_s / self.weight)
+            service_s = min(service_s, OUTLIER_RATIO * expected_s)
+        return LatencyFit(
+            weight=self.weight * DECAY + 1,
+            sum_n=self.sum_n * DECAY + items,
+            sum_nn=self.sum_nn * DECAY + items * items,
+            sum_t_s=self.sum_t_s * DECAY + service_s,
+            sum_nt_s=self.sum_nt_s * DECAY + items * service_s,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was observed."""
+        return self.weight == 0
+
+    def line(self) -> tuple[float, float]:
+        """Return (seconds an item, seconds a group), neither below 0; (0, 0) when empty.
+
+        With groups of one size only, the time is laid on the items alone.
+        """
+        if self.is_empty:
+            return (0.0, 0.0)
+        mean_n, mean_t_s = self.sum_n / self.weight, self.sum_t_s / self.weight
+        variance = self.sum_nn / self.weight - mean_n * mean_n
+        if variance < 1e-6 * mean_n * mean_n:
+            return (mean_t_s / mean_n, 0.0)
+        slope_s = (self.sum_nt_s / self.weight - mean_n * mean_t_s) / variance
+        # Each bound is the least-squares line under the constraint that the other parameter is 0.
+        if slope_s <= 0:
+            return (0.0, mean_t_s)
+        intercept_s = mean_t_s - slope_s * mean_n
+        if intercept_s < 0:
+            return (self.sum_nt_s / self.sum_nn, 0.0)
+        return (slope_s, intercept_s)
