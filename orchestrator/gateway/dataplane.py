@@ -43,6 +43,7 @@ from orchestrator.gateway.ports import InferenceRouter, RoutedAnswer
 from orchestrator.gateway.statistics import FleetStatistics
 from orchestrator.gateway.tensors import Array
 from orchestrator.gateway.wire import Address, MalformedMessageError, read_address
+from orchestrator.snapshot import ServerName
 from orchestrator.triton.passthrough import Metadata, RefusedCallError
 
 log = logging.getLogger(__name__)
@@ -273,21 +274,28 @@ class DataPlane:
             return serialised
         self.metrics.begin()
         began_s = time.perf_counter()
-        outcome = "ok"
+        outcome, server = "ok", ""
         try:
             self.require_open()
-            return await self._forward("ModelInfer", message, metadata, began_s=began_s)
+            answer, server = await self._ask_a_server("ModelInfer", message, metadata)
+            return answer
         except BaseException as exc:
             outcome = outcome_of(exc)
             raise
         finally:
             self.metrics.end()
-            self.metrics.count("" if outcome == "not_found" else name, outcome)
+            self.metrics.time(
+                "" if outcome == "not_found" else name,
+                outcome,
+                server=server,
+                latency_s=time.perf_counter() - began_s,
+                queue_s=None,
+            )
 
     async def _infer_family(self, family: FamilyModel, request: Message, *, in_stream: bool = False) -> Message:
         self.metrics.begin()
         began_s = time.perf_counter()
-        outcome = "ok"
+        outcome, answer = "ok", None
         try:
             self.require_open()
             self._family(family.name, request.model_version)
@@ -296,20 +304,20 @@ class DataPlane:
             response = build_response(request.id, family, answer, wanted.classes)
             if in_stream:
                 response.parameters["triton_final_response"].bool_param = True
-            self.metrics.time(
-                family.name,
-                width=str(answer.width),
-                server=answer.server,
-                latency_s=time.perf_counter() - began_s,
-                queue_s=answer.queue_s,
-            )
             return response
         except BaseException as exc:
             outcome = outcome_of(exc)
             raise
         finally:
             self.metrics.end()
-            self.metrics.count(family.name, outcome)
+            self.metrics.time(
+                family.name,
+                outcome,
+                width="" if answer is None else str(answer.width),
+                server="" if answer is None else answer.server,
+                latency_s=time.perf_counter() - began_s,
+                queue_s=None if answer is None else answer.queue_s,
+            )
 
     async def _route(self, family: FamilyModel, batch: Array, wishes: Any) -> RoutedAnswer:
         try:
@@ -340,8 +348,12 @@ class DataPlane:
             raise ModelNotFoundError(f"Request for unknown model: '{name}' version {wanted_version} is not found")
         return family
 
-    async def _forward(self, method: str, message: bytes, metadata: Metadata, *, began_s: float | None = None) -> bytes:
-        """Return what a server that has the model answers; another one is asked when the first did not run it."""
+    async def _forward(self, method: str, message: bytes, metadata: Metadata) -> bytes:
+        """Return what a server that has the model answers."""
+        return (await self._ask_a_server(method, message, metadata))[0]
+
+    async def _ask_a_server(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
+        """Return what a server answers, and which; another one is asked when the first did not run it."""
         address = read_address(message)
         _check_version(address.version)
         views = self.catalogue.find(address)
@@ -355,10 +367,7 @@ class DataPlane:
                     raise
                 log.info("%s of %s was not run by %s: %s", method, address.model, view.name, exc)
                 continue
-            if began_s is not None:
-                latency_s = time.perf_counter() - began_s
-                self.metrics.time(address.model, width="", server=view.name, latency_s=latency_s, queue_s=None)
-            return answer
+            return answer, view.name
         raise AssertionError("find returns at least one server, and the last one's refusal is raised")
 
     async def infer_streamed(self, family: FamilyModel, message: bytes) -> bytes:

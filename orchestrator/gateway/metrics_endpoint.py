@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from orchestrator.gateway.listening import listen
+from orchestrator.gateway.metrics import MEASURES
+from orchestrator.gateway.tallies import Tally
 
 
 class MetricsEndpoint:
@@ -16,12 +19,12 @@ class MetricsEndpoint:
 
     Args:
         address: ``host:port`` to listen on.
-        registry: to show.
+        read: returns what was tallied until now, by all processes.
     """
 
-    def __init__(self, address: str, registry: CollectorRegistry) -> None:
+    def __init__(self, address: str, read: Callable[[], Awaitable[Tally]]) -> None:
         self.address = address
-        self._registry = registry
+        self._read = read
         self._runner: web.ServerRunner | None = None
 
     async def start(self) -> None:
@@ -44,4 +47,15 @@ class MetricsEndpoint:
             return web.Response(status=404, text="there is GET /metrics here\n")
         encode: Any
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+        page = encode(_Page(await self._read()))
+        return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+class _Page:
+    """What prometheus_client's encoders need of a registry."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterable[Metric]:
+        return self._tally.families(MEASURES.values())

@@ -14,9 +14,10 @@ from orchestrator.gateway.catalogue import Catalogue
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc_server import GrpcServer
 from orchestrator.gateway.http_server import HttpServer
-from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.metrics import WORKER_RESTARTS, WORKERS, GatewayMetrics
 from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
 from orchestrator.gateway.ports import InferenceRouter, Server
+from orchestrator.gateway.tallies import Tally
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.passthrough import TritonPassthrough
@@ -79,9 +80,7 @@ class Gateway:
         self.http = None if settings.http is None else HttpServer(
             self._plane, settings.http, max_message_bytes=limit_bytes
         )  # fmt: skip
-        self.metrics = None if settings.metrics is None else MetricsEndpoint(
-            settings.metrics, self._metrics.registry
-        )  # fmt: skip
+        self.metrics = None if settings.metrics is None else MetricsEndpoint(settings.metrics, self._tally)
         self._watchers: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -101,6 +100,11 @@ class Gateway:
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
         )
+
+    async def _tally(self) -> Tally:
+        tally = self._metrics.tally()
+        tally.values |= {WORKERS.name: {(): [1.0]}, WORKER_RESTARTS.name: {(): [0.0]}}
+        return tally
 
     @property
     def _transports(self) -> list[Endpoint]:

@@ -278,11 +278,14 @@ async def test_metrics_tell_outcomes_widths_and_servers(world: World, http: aioh
     assert world.gateway.metrics is not None
     async with aiohttp.ClientSession() as plain, plain.get(f"http://{world.gateway.metrics.address}/metrics") as page:
         text = await page.text()
-    assert 'slim_gateway_requests_total{model="fashion",outcome="ok"} 2.0' in text
-    assert 'slim_gateway_requests_total{model="fashion",outcome="invalid"} 1.0' in text
-    assert 'slim_gateway_requests_total{model="",outcome="not_found"} 1.0' in text
+    lines = text.splitlines()
+    answered = [line for line in lines if line.startswith("slim_gateway_requests_total") and '="ok"' in line]
+    assert sum(float(line.rpartition(" ")[2]) for line in answered) == 2
+    assert all('model="fashion"' in line and 'width="25"' in line for line in answered)
+    assert 'slim_gateway_requests_total{model="fashion",outcome="invalid",server="",width=""} 1.0' in lines
+    assert 'slim_gateway_requests_total{model="",outcome="not_found",server="",width=""} 1.0' in lines
     assert "made-up" not in text
-    counts = [line for line in text.splitlines() if line.startswith("slim_gateway_latency_seconds_count")]
-    assert sum(float(line.rpartition(" ")[2]) for line in counts) == 2
-    assert all('width="25"' in line for line in counts)
+    for histogram, times in (("latency", 4), ("queue", 2), ("service", 2)):
+        counts = [line for line in lines if line.startswith(f"slim_gateway_{histogram}_seconds_count")]
+        assert sum(float(line.rpartition(" ")[2]) for line in counts) == times, histogram
     assert "slim_gateway_in_flight 0.0" in text
