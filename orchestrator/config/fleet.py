@@ -1,54 +1,19 @@
-"""fleet.yaml as frozen settings, one section a component.
-
-A component receives only its own section; only the command line reads files. Unknown keys, wrong types and
-values out of range are refused with the key path, the value and what is allowed, because a misspelt key that is
-silently ignored is found in production. Defaults live here and nowhere else, each with its unit and reason.
-"""
+"""fleet.yaml: servers, router and controller; the gateway's section is beside."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from orchestrator.config.gateway import GatewaySettings
+from orchestrator.config.section import ADDRESS, Section, check_port, check_url, parse_settings
 from orchestrator.errors import ConfigError
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-_ADDRESS = r"^[^:/\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
-
-
-def _check_port(address: str | None) -> str | None:
-    """Return the address as it is; ValueError when its port can't be one."""
-    if address is not None and not 1 <= int(address.rpartition(":")[2]) <= 65535:
-        raise ValueError(f"port {address.rpartition(':')[2]} is outside 1 to 65535")
-    return address
-
-
-def _check_url(url: str | None) -> str | None:
-    """Return the URL as it is; ValueError when it names no host, or no port that can be one."""
-    if url is None:
-        return None
-    remedy = "give a URL such as http://127.0.0.1:8002/metrics"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as exc:  # a port that is no number or above 65535, brackets that don't close
-        raise ValueError(f"{exc}; {remedy}") from None
-    if parts.scheme != "http" or not parts.hostname or " " in url:
-        raise ValueError(f"this is no http:// URL with a host; {remedy}")
-    if port == 0:
-        raise ValueError(f"port 0 is outside 1 to 65535; {remedy}")
-    return url
-
-
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """What one server may use of its host."""
 
     memory_budget_mib: float | None = Field(default=None, gt=0)
@@ -62,12 +27,12 @@ class LimitSettings(_Section):
     """Which device of the host, in NVML's order."""
 
 
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """One Triton of the fleet."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Unique in the fleet; appears in answers, logs and metrics."""
-    grpc: str = Field(pattern=_ADDRESS)
+    grpc: str = Field(pattern=ADDRESS)
     """Address of its gRPC endpoint, ``host:port``."""
     metrics: str | None = None
     """URL of its Prometheus endpoint, such as ``http://127.0.0.1:8002/metrics``; None when it has none."""
@@ -77,7 +42,7 @@ class ServerSettings(_Section):
     """Set only on embedded servers that play a slower machine; figures taken there are emulated."""
     repository: Path | None = None
     """Its model repository as the controller beside it sees it; None where no controller runs."""
-    controller: str | None = Field(default=None, pattern=_ADDRESS)
+    controller: str | None = Field(default=None, pattern=ADDRESS)
     """Where its controller answers with status and metrics, ``host:port``; None: the controller answers nowhere."""
     protocol_key_file: Path | None = None
     """File with one line ``KEY=VALUE``, as given to Triton's ``--grpc-restricted-protocol``; None: not restricted."""
@@ -86,15 +51,15 @@ class ServerSettings(_Section):
     @field_validator("metrics")
     @classmethod
     def _metrics_is_url(cls, url: str | None) -> str | None:
-        return _check_url(url)
+        return check_url(url)
 
     @field_validator("grpc", "controller")
     @classmethod
     def _port_is_one(cls, address: str | None) -> str | None:
-        return _check_port(address)
+        return check_port(address)
 
 
-class RouterSettings(_Section):
+class RouterSettings(Section):
     """How the router queues, groups and sends."""
 
     policy: str = "lert:slack"
@@ -127,7 +92,7 @@ class RouterSettings(_Section):
     """Of policies that draw lots."""
 
 
-class ControllerSettings(_Section):
+class ControllerSettings(Section):
     """What a controller keeps loaded and how quickly it changes it; the same for every server."""
 
     family: str | None = None
@@ -212,41 +177,7 @@ class ControllerSettings(_Section):
         return widths
 
 
-class GatewaySettings(_Section):
-    """Where the gateway listens and what it takes from a client."""
-
-    grpc: str | None = Field(default="127.0.0.1:8081", pattern=_ADDRESS)
-    """KServe v2 over gRPC, ``host:port``; None: not offered. 8000 to 8002 are left to a Triton of the same machine."""
-    http: str | None = Field(default="127.0.0.1:8080", pattern=_ADDRESS)
-    """KServe v2 over HTTP, ``host:port``; None: not offered."""
-    metrics: str | None = Field(default="127.0.0.1:8082", pattern=_ADDRESS)
-    """Prometheus metrics, ``host:port``; None: not offered."""
-    max_message_mib: float = Field(default=64.0, gt=0, le=2047)
-    """A larger request is refused, before and after decompression; Triton's own bound over HTTP from 25.06 on."""
-    stream_window: int = Field(default=256, ge=1)
-    """Requests of one stream under way at a time; the stream is read no further until one of them is answered."""
-    statistics_period_s: float = Field(default=10.0, gt=0)
-    """Between two readings of the servers' statistics, so that little is lost to a reload that sets them back."""
-    drain_s: float = Field(default=20.0, ge=0)
-    """How long a stopping gateway waits for what it has accepted."""
-
-    @field_validator("grpc", "http", "metrics")
-    @classmethod
-    def _port_is_one(cls, address: str | None) -> str | None:
-        return _check_port(address)
-
-    @model_validator(mode="after")
-    def _listens_somewhere(self) -> GatewaySettings:
-        if self.grpc is None and self.http is None:
-            raise ValueError("grpc and http are both null; give one of them an address")
-        given = [address for address in (self.grpc, self.http, self.metrics) if address is not None]
-        for address in given:
-            if given.count(address) > 1:
-                raise ValueError(f"the address {address} is used twice; grpc, http and metrics need one each")
-        return self
-
-
-class FleetSettings(_Section):
+class FleetSettings(Section):
     """All of fleet.yaml."""
 
     servers: tuple[ServerSettings, ...] = Field(min_length=1)
@@ -305,16 +236,7 @@ def parse_fleet(text: str, *, source: str = "fleet.yaml") -> FleetSettings:
     Raises:
         ConfigError: as for load_fleet.
     """
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{source} is no YAML: {' '.join(str(exc).split())}") from exc
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source} holds no mapping; it starts with 'servers:'")
-    try:
-        return FleetSettings.model_validate(values)
-    except ValidationError as exc:
-        raise ConfigError(f"{source}: {_first_problem(exc)}") from exc
+    return parse_settings(FleetSettings, text, source=source, start="servers")
 
 
 def render_fleet(fleet: FleetSettings) -> str:
@@ -322,37 +244,3 @@ def render_fleet(fleet: FleetSettings) -> str:
     values = fleet.model_dump(mode="json", exclude_defaults=True)
     text: str = yaml.safe_dump(values, sort_keys=False)
     return text
-
-
-def _first_problem(error: ValidationError) -> str:
-    problems = error.errors(include_url=False)
-    problem = problems[0]
-    path = _key_path(problem["loc"])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        allowed = ", ".join(_allowed_keys(problem["loc"]))
-        return f"unknown key {path}; allowed here: {allowed}{more}"
-    if problem["type"] == "missing":
-        return f"key {path} is missing{more}"
-    return f"{path or 'the file'}: {problem['msg']}, got {problem['input']!r}{more}"
-
-
-def _key_path(location: tuple[int | str, ...]) -> str:
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
-
-
-def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys of the section in which ``location`` lies."""
-    sections = {
-        "servers": ServerSettings,
-        "router": RouterSettings,
-        "controller": ControllerSettings,
-        "gateway": GatewaySettings,
-    }
-    section: Any = FleetSettings
-    for part in location[:-1]:
-        section = LimitSettings if part == "limits" else sections.get(str(part), section)
-    return list(section.model_fields)

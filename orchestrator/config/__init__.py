@@ -1,0 +1,30 @@
+"""Settings files as frozen values, one section a component.
+
+A component receives only its own section; only the command line reads fleet.yaml. Unknown keys, wrong types and
+values out of range are refused with the key path, the value and what is allowed, because a misspelt key that is
+silently ignored is found in production. Defaults live here and nowhere else, each with its unit and reason.
+"""
+
+from orchestrator.config.fleet import (
+    ControllerSettings,
+    FleetSettings,
+    LimitSettings,
+    RouterSettings,
+    ServerSettings,
+    load_fleet,
+    parse_fleet,
+    render_fleet,
+)
+from orchestrator.config.gateway import GatewaySettings
+
+__all__ = [
+    "ControllerSettings",
+    "FleetSettings",
+    "GatewaySettings",
+    "LimitSettings",
+    "RouterSettings",
+    "ServerSettings",
+    "load_fleet",
+    "parse_fleet",
+    "render_fleet",
+]
