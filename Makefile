@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := export orchestrator tests examples
 
-.PHONY: help demo test check fast integration bench-controller format clean
+.PHONY: help demo test check integration bench-controller format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
