@@ -69,6 +69,8 @@ class RefusalReason(StrEnum):
     UTILISATION = "utilisation"
     MAX_INSTANCES = "max-instances"
     QUARANTINED = "quarantined"
+    PRICE = "price"
+    """The room for it, made by an unload and paid back with a load, costs more than it saves."""
 
 
 class NoticeKind(StrEnum):

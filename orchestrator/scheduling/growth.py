@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.scheduling.actions import Action, ActionKind, ActionReason, RefusalReason
 from orchestrator.scheduling.draft import Draft
 from orchestrator.scheduling.host import ModelSnapshot
-from orchestrator.scheduling.room import add_making_room
+from orchestrator.scheduling.room import add_making_room, choose_victims
 
 STARVED_S = 10.0
 """Price of an in-place change that has to wait for a gap between full batches; 10 to 50 s were measured."""
@@ -19,6 +19,7 @@ FULL_RATIO = 0.9
 class _Growth:
     seen: ModelSnapshot
     action: Action
+    relieved_requests: float
     relief_per_byte: float
     needs_reload: bool
 
@@ -35,7 +36,7 @@ def grow(draft: Draft) -> None:
         if utilisation is not None and utilisation >= ceiling:
             numbers = (("utilisation_ratio", utilisation), ("ceiling_ratio", ceiling))
             draft.refuse(growth.action, RefusalReason.UTILISATION, numbers)
-        elif (growth.needs_reload and _reload_larger(draft, growth)) or add_making_room(draft, growth.action):
+        elif (growth.needs_reload and _reload_larger(draft, growth)) or _add_if_worth_its_room(draft, growth):
             return
         else:
             draft.growth_lacks_memory = True
@@ -67,7 +68,7 @@ def _growths(draft: Draft) -> list[_Growth]:
         prices = draft.state.prices
         in_place_s = STARVED_S if _is_starved(seen, memory.waiting_requests) else prices.price_s(ActionKind.SCALE_UP)
         needs_reload = in_place_s > prices.price_s(ActionKind.RELOAD)
-        growths.append(_Growth(seen, action, relief / max(1, needed), needs_reload))
+        growths.append(_Growth(seen, action, relief, relief / max(1, needed), needs_reload))
     return growths
 
 
@@ -78,6 +79,24 @@ def _reload_larger(draft: Draft, growth: _Growth) -> bool:
         seen, action.reason, action.batching, action.numbers, is_forced=True, instances=action.instances
     )
     return draft.lacking_bytes(reload.needed_bytes) == 0 and draft.add(reload)
+
+
+def _add_if_worth_its_room(draft: Draft, growth: _Growth) -> bool:
+    """Add the growth, making room where that is worth it; return whether it was added.
+
+    Room costs an unload, and a load when the width is wanted again, for which somebody waits. A width that has been
+    idle for so long is taken to stay so for as long again, and for that long the growth relieves its queue. So a slow
+    load only makes the queue wait longer for the room; it never denies it for good.
+    """
+    prices, victims = draft.state.prices, choose_victims(draft, growth.action)
+    price_s = len(victims) * (prices.price_s(ActionKind.UNLOAD) + prices.price_s(ActionKind.LOAD))
+    idle_s = min((draft.elapsed_s(draft.memory(seen).idle_since_s) for seen in victims), default=0.0)
+    saved_s = growth.relieved_requests * idle_s
+    if victims and saved_s <= price_s:
+        numbers = (("saved_wait_s", saved_s), ("price_s", price_s), *draft.memory_numbers(growth.action.needed_bytes))
+        draft.refuse(growth.action, RefusalReason.PRICE, numbers, "room for it costs more than it saves")
+        return False
+    return add_making_room(draft, growth.action)
 
 
 def _is_starved(seen: ModelSnapshot, waiting_requests: float) -> bool:

@@ -11,7 +11,7 @@ from orchestrator.snapshot import ModelName
 def add_making_room(draft: Draft, action: Action) -> bool:
     """Add an action, after unloading other widths where that makes it fit; return whether it was added."""
     lacking = draft.lacking_bytes(action.needed_bytes)
-    victims = choose_victims(draft, action) if lacking else []
+    victims = choose_victims(draft, action)
     if not victims:
         return draft.add_if_fits(action)
     key = (action.model, action.instances, action.batching)
@@ -36,13 +36,15 @@ def reload_or_unload(draft: Draft, seen: ModelSnapshot, action: Action, *, may_u
 
 
 def choose_victims(draft: Draft, action: Action) -> list[ModelSnapshot]:
-    """Return the widths to unload for an action, longest idle first, or none when all would not be enough.
+    """Return the widths to unload for an action, longest idle first; none when it fits, or when all are not enough.
 
     Only idle ones that are not kept, but for the minimum set whatever is not of it: without it nothing answers when
     nothing else can. One whose size was never learned, as after a restart of the controller, ends the search: what it
     gives back is known only afterwards, and whoever carries the plan out looks before the action.
     """
-    lacking_bytes = draft.lacking_bytes(action.needed_bytes) or 0
+    lacking_bytes = draft.lacking_bytes(action.needed_bytes)
+    if not lacking_bytes:
+        return []
     others = [seen for seen in draft.models.values() if seen.name != action.model and draft.may_touch(seen)]
     idle = [
         (since_s, seen)

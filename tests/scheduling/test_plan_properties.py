@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.scheduling import ActionKind, ActionReason, Batching, Limits, SchedulerState, plan, still_fits
@@ -68,10 +68,15 @@ def disturb(host: FluidHost, lots: random.Random) -> None:
         case 1:
             host.models[name].failing = not host.models[name].failing
         case 2:
-            for model in host.models.values():  # Triton is started anew
-                model.instances, model.held_bytes, model.failing = 0, [], False
+            restart(host)
         case 3 if host.models[name].live:
             host.models[name].live = 0
+
+
+def restart(host: FluidHost) -> None:
+    """Let Triton be started anew, with nothing loaded."""
+    for model in host.models.values():
+        model.instances, model.held_bytes, model.failing = 0, [], False
 
 
 @settings(max_examples=40, deadline=None)
@@ -98,6 +103,29 @@ def test_memory_never_exceeds_the_budget_and_the_minimum_set_stays(pair: tuple[F
             assert action.numbers
         for refusal in host.plans[-1].refusals:
             assert refusal.numbers
+
+
+@settings(max_examples=30, deadline=None)
+@given(hosts(), st.integers(0, 10_000))
+def test_the_minimum_set_is_there_in_a_moment_and_never_missing_again(
+    pair: tuple[FluidHost, Limits], seed: int
+) -> None:
+    host, limits = pair
+    room = host.base_bytes + len(limits.minimum) * 1.1 * limits.unmeasured_instance_bytes
+    assume(room <= limits.memory_budget_bytes)
+    lots = random.Random(seed)
+    state = SchedulerState()
+    arrivals = rates_at(host, lots)
+    for second in range(180):
+        if second % 10 == 0:
+            arrivals = rates_at(host, lots)
+            host.demands[lots.choice(sorted(host.models))] = host.now_s + lots.uniform(1, 60)
+        if second == 90:
+            restart(host)
+        host.advance(arrivals, 1.0)
+        state = host.step(state, limits)
+        missing = [name for name in limits.minimum if not host.models[name].instances]
+        assert not missing, (second, missing)
 
 
 @settings(max_examples=15, deadline=None)

@@ -291,6 +291,28 @@ def test_idle_widths_make_room_for_a_queue_but_never_kept_ones() -> None:
     assert [(r.model, r.reason) for r in made.refusals] == [(W75, RefusalReason.MEMORY_BUDGET)]
 
 
+def test_room_that_costs_more_than_the_queue_is_made_later() -> None:
+    slow = learned(w025=50, w050=60, w075=70, w100=80)
+    for kind, took_s in ((ActionKind.UNLOAD, 20.0), (ActionKind.LOAD, 70.0)):
+        slow = slow.record(
+            Outcome(Action(kind, W50, ActionReason.DEMANDED, 1), 0.0, took_s), instances_before=1, limits=LIMITS
+        )
+    some = dataclasses.replace(BUSY, waiting_requests=4.0)  # of which another instance relieves two
+    snapshot = host(model(25), model(75, 1, some), model(100), used_mib=990)
+    made = run(snapshot, seconds=40, state=slow)
+    assert made.actions == ()
+    (refused,) = (r for r in made.refusals if r.model == W75)
+    assert refused.reason is RefusalReason.PRICE
+    numbers = dict(refused.numbers)
+    assert (numbers["price_s"], round(numbers["saved_wait_s"])) == (90.0, 82)
+    assert run(snapshot, seconds=43, state=slow).actions == ()
+    made = run(snapshot, seconds=45, state=slow)
+    assert brief(made) == [("unload", W100, "make-room", 0), ("scale-up", W75, "queueing", 2)]
+    # Where nobody must go for it the same growth has no such price.
+    free = dataclasses.replace(snapshot, memory_used_bytes=200 * MIB)
+    assert brief(run(free, seconds=5, state=slow)) == [("scale-up", W75, "queueing", 2)]
+
+
 def test_nobody_makes_room_when_all_together_would_not_be_enough() -> None:
     state = learned(w025=50, w050=10, w075=300)
     made = run(host(model(25), model(50), model(75, 1, BUSY), used_mib=990), seconds=40, state=state)
