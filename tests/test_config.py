@@ -89,6 +89,9 @@ def test_a_metrics_url_that_can_t_be_asked_is_named_with_a_remedy(url: str) -> N
     [
         ("stuck_after_s: 9", "controller: .*stuck_after_s 9 is below action_timeout_s 10.*raise it"),
         ("idle_s: 301", "controller: .*idle_s 301 is above unload_after_s 300.*lower it"),
+        ("deadline_budget_ms: 101", "deadline_budget_ms 101 is above router.deadline_ms 100.*lower it"),
+        ("grow_busy_ratio: 0.4", "controller: shrink_busy_ratio 0.4 must be below grow_busy_ratio 0.4"),
+        ("quarantine_s: 301", "controller: quarantine_max_s 300 is below quarantine_s 301; raise it$"),
         ("action_timeout_s: 0.4", r"controller\.action_timeout_s: .*greater than or equal to 0\.5, got 0\.4"),
     ],
 )

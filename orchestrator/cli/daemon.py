@@ -55,11 +55,11 @@ class _Host:
     pulse: Pulse
     first_reading: HostReading
 
-    def resolve(self, server: ServerSettings, settings: ControllerSettings) -> Limits:
+    def resolve(self, server: ServerSettings, fleet: FleetSettings) -> Limits:
         """Return the limits that settings lead to on this host, held against what it runs now."""
         report = self.controller.last_report
         reading = report.reading if report is not None and report.reading is not None else self.first_reading
-        limits = _resolve(self.control, server, settings, reading)
+        limits = _resolve(self.control, server, fleet, reading)
         if report is not None and report.snapshot is not None:
             check_budget(limits, report.snapshot, server=ServerName(server.name))
         return limits
@@ -84,7 +84,7 @@ async def _host(
     )
     try:
         first = await telemetry.read()
-        limits = _resolve(triton, server, settings, first)
+        limits = _resolve(triton, server, fleet, first)
         metrics = ControllerMetrics(name, failed_steps=lambda: daemon.failed_steps)
         pulse = Pulse(_pulse_limit_s(settings), time.monotonic)
 
@@ -132,16 +132,17 @@ def _open_control(server: ServerSettings, settings: ControllerSettings) -> Trito
 def _resolve(
     control: TritonControl | CheckedControl,
     server: ServerSettings,
-    settings: ControllerSettings,
+    fleet: FleetSettings,
     reading: HostReading,
 ) -> Limits:
     return resolve_limits(
         server,
-        settings,
+        fleet.controller,
         control.repository_models(),
         memory_total_bytes=reading.memory_total_bytes.value,
         # A Triton that is not there yet is taken to be allowed what this process is.
         cpus=reading.cpus or len(os.sched_getaffinity(0)),
+        deadline_ms=fleet.router.deadline_ms,
     )
 
 
@@ -186,7 +187,7 @@ async def serve(fleet: FleetSettings, server: ServerSettings, fleet_path: Path, 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with _host(fleet, server, is_daemon=True) as host:
-        settings_file = SettingsFile(fleet_path, server, fleet.controller, resolve=host.resolve)
+        settings_file = SettingsFile(fleet_path, server, fleet, resolve=host.resolve)
         loop.add_signal_handler(signal.SIGHUP, hangup.come)
         with _endpoint(host, server):
             hangup.take_over(partial(_reload, host, settings_file))

@@ -116,8 +116,9 @@ class ControllerSettings(Section):
     """Without a request, before a width that is neither wanted nor asked for is unloaded."""
     cooldown_s: float = Field(default=2.0, ge=0)
     """Between two changes of one width, so that the second sees what the first did."""
-    deadline_budget_ms: float = Field(default=50.0, gt=0)
-    """Of a request's deadline, what waiting for a batch and running it may take; half of the router's default."""
+    deadline_budget_ms: float | None = Field(default=None, gt=0)
+    """Of a request's deadline, what waiting for a batch and running it may take; None: half of ``router.deadline_ms``,
+    the rest is for the way and for the router's queue."""
     batching: bool = True
     """Whether batching parameters are sized at all; False leaves what config.pbtxt says."""
     batching_horizon_s: float = Field(default=60.0, gt=0)
@@ -204,6 +205,16 @@ class FleetSettings(Section):
             if server.name == name:
                 return server
         raise ConfigError(f"no server {name!r} in the fleet; it has {', '.join(s.name for s in self.servers)}")
+
+    @model_validator(mode="after")
+    def _batches_keep_the_deadline(self) -> FleetSettings:
+        budget_ms, deadline_ms = self.controller.deadline_budget_ms, self.router.deadline_ms
+        if budget_ms is not None and budget_ms > deadline_ms:
+            raise ValueError(
+                f"controller.deadline_budget_ms {budget_ms:g} is above router.deadline_ms {deadline_ms:g}, of which it "
+                "is a part; lower it, or leave it out for half of that"
+            )
+        return self
 
     @model_validator(mode="after")
     def _addresses_are_unique(self) -> FleetSettings:

@@ -96,8 +96,9 @@ def _first_problem(error: ValidationError, root: type[Section], *, is_secret: bo
     path = _key_path(location)
     if problem["type"] == "missing":
         return f"key {path} is missing{more}"
-    got = "" if is_secret else f", got {problem['input']!r}"
-    return f"{path or 'the file'}: {problem['msg']}{got}{more}"
+    # Settings that contradict each other are told with their values; a whole section behind them would hide that.
+    got = "" if is_secret or isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    return f"{path or 'the file'}: {problem['msg'].removeprefix('Value error, ')}{got}{more}"
 
 
 def _key_path(location: tuple[int | str, ...]) -> str:

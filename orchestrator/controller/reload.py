@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import ControllerSettings, ServerSettings, load_fleet
+from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling import Limits
 
-Resolve = Callable[[ServerSettings, ControllerSettings], Limits]
+Resolve = Callable[[ServerSettings, FleetSettings], Limits]
 
 _FIXED_CONTROLLER_KEYS = ("controller.family",)
 
@@ -40,15 +40,15 @@ class SettingsFile:
 
     Args:
         path: of fleet.yaml.
-        server: that the controller looks after, as it was started.
-        settings: of controllers, as it was started.
+        server: of it, that the controller looks after.
+        fleet: that the controller was started with.
         resolve: settles the limits; raises ConfigError for settings that can't be kept to.
     """
 
-    def __init__(self, path: Path, server: ServerSettings, settings: ControllerSettings, *, resolve: Resolve) -> None:
+    def __init__(self, path: Path, server: ServerSettings, fleet: FleetSettings, *, resolve: Resolve) -> None:
         self._path = path
         self._server = server
-        self._settings = settings
+        self._fleet = fleet
         self._resolve = resolve
 
     def reload(self) -> Reloaded:
@@ -60,14 +60,13 @@ class SettingsFile:
         fleet = load_fleet(self._path)
         server = fleet.server(self._server.name)
         changed = tuple(
-            (key, old, new)
-            for key, old, new in _differences(_keys(self._server, self._settings), _keys(server, fleet.controller))
+            (key, old, new) for key, old, new in _differences(_keys(self._server, self._fleet), _keys(server, fleet))
         )
         for key, old, new in changed:
             if _needs_restart(key, self._server.name):
                 raise ConfigError(f"{key} changed from {old} to {new}; that needs a restart of the controller")
-        limits = self._resolve(server, fleet.controller)
-        self._server, self._settings = server, fleet.controller
+        limits = self._resolve(server, fleet)
+        self._server, self._fleet = server, fleet
         return Reloaded(limits, fleet.controller, tuple(f"{key} {old} → {new}" for key, old, new in changed))
 
 
@@ -78,11 +77,12 @@ def _needs_restart(key: str, server: str) -> bool:
     return key.startswith("servers[") or key in _FIXED_CONTROLLER_KEYS
 
 
-def _keys(server: ServerSettings, settings: ControllerSettings) -> dict[str, Any]:
+def _keys(server: ServerSettings, fleet: FleetSettings) -> dict[str, Any]:
     """Return every setting of a server's controller by its key path."""
     return {
         **dict(_flatten(f"servers[{server.name}]", server.model_dump(mode="json"))),
-        **dict(_flatten("controller", settings.model_dump(mode="json"))),
+        **dict(_flatten("controller", fleet.controller.model_dump(mode="json"))),
+        "router.deadline_ms": fleet.router.deadline_ms,
     }
 
 

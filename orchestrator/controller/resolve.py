@@ -21,6 +21,7 @@ BUDGET_RATIO = {"gpu": 0.9, "cpu": 0.5}
 UNMEASURED_INSTANCE_MIB = {"gpu": 1024.0, "cpu": 128.0}
 GPU_MAX_INSTANCES = 4
 UNKNOWN_CPUS = 2
+BUDGET_OF_DEADLINE_RATIO = 0.5
 
 
 def resolve_limits(
@@ -30,6 +31,7 @@ def resolve_limits(
     *,
     memory_total_bytes: float | None,
     cpus: int | None,
+    deadline_ms: float,
 ) -> Limits:
     """Return the limits of a server's plans.
 
@@ -39,6 +41,7 @@ def resolve_limits(
         models: of its repository, in any order.
         memory_total_bytes: of the device on GPU, of the host on CPU; None: unknown.
         cpus: that Triton may use; None: unknown.
+        deadline_ms: of requests that bring none.
 
     Raises:
         ConfigError: when a width is not in the repository, when there is no telling how much memory may be used, or
@@ -67,7 +70,7 @@ def resolve_limits(
         idle_s=settings.idle_s,
         unload_after_s=settings.unload_after_s,
         cooldown_s=settings.cooldown_s,
-        deadline_budget_s=settings.deadline_budget_ms / 1e3,
+        deadline_budget_s=(settings.deadline_budget_ms or BUDGET_OF_DEADLINE_RATIO * deadline_ms) / 1e3,
         # A horizon of 0 means that no gain is ever worth a reload, which is what ``batching: false`` asks for.
         batching_horizon_s=settings.batching_horizon_s if settings.batching else 0.0,
         batching_cooldown_s=settings.batching_cooldown_s,

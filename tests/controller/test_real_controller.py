@@ -46,7 +46,8 @@ async def controlled(server: EmbeddedServer) -> AsyncIterator[tuple[Controller, 
     settings = ControllerSettings(period_s=0.5, repair_after_s=0.5)
     described = ServerSettings(name="a", grpc=server.grpc_address)
     total_bytes = (await telemetry.read()).memory_total_bytes.value
-    limits = resolve_limits(described, settings, control.repository_models(), memory_total_bytes=total_bytes, cpus=2)
+    models = control.repository_models()
+    limits = resolve_limits(described, settings, models, memory_total_bytes=total_bytes, cpus=2, deadline_ms=100)
     controller = Controller(ServerName("a"), control, telemetry, limits, settings=settings)
     stop = asyncio.Event()
     task = asyncio.create_task(controller.run(stop))

@@ -25,11 +25,17 @@ def resolve(
     limits: dict[str, Any] | None = None,
     memory_total_bytes: float | None = 8 * GIB,
     cpus: int | None = 6,
+    deadline_ms: float = 100,
     **settings: Any,
 ) -> Limits:
     server = ServerSettings(name="a", grpc="localhost:1", device=device, limits=LimitSettings(**(limits or {})))
     return resolve_limits(
-        server, ControllerSettings(**settings), MODELS, memory_total_bytes=memory_total_bytes, cpus=cpus
+        server,
+        ControllerSettings(**settings),
+        MODELS,
+        memory_total_bytes=memory_total_bytes,
+        cpus=cpus,
+        deadline_ms=deadline_ms,
     )
 
 
@@ -97,6 +103,11 @@ def test_every_setting_reaches_its_limit_in_its_unit() -> None:
     )
 
 
+def test_batches_may_use_half_of_the_deadline_unless_said() -> None:
+    assert resolve(deadline_ms=20).deadline_budget_s == 0.01
+    assert resolve(deadline_ms=20, deadline_budget_ms=15).deadline_budget_s == 0.015
+
+
 def test_no_wanted_widths_leaves_the_minimum() -> None:
     assert resolve(wanted_widths=()).wanted == (W025,)
 
@@ -126,7 +137,7 @@ def test_a_budget_is_needed_where_the_memory_is_unknown() -> None:
 def test_a_repository_without_widths_is_refused() -> None:
     server = ServerSettings(name="a", grpc="localhost:1")
     with pytest.raises(ConfigError, match="holds no width"):
-        resolve_limits(server, ControllerSettings(), (), memory_total_bytes=GIB, cpus=1)
+        resolve_limits(server, ControllerSettings(), (), memory_total_bytes=GIB, cpus=1, deadline_ms=1)
 
 
 def test_a_budget_above_what_there_is_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import ControllerSettings, ServerSettings, load_fleet
+from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
 from orchestrator.controller.reload import Reloaded, SettingsFile
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling import Limits
@@ -31,18 +31,18 @@ class File:
         self.resolved: list[float] = []
         self.write()
         fleet = load_fleet(path)
-        self.settings = SettingsFile(path, fleet.servers[0], fleet.controller, resolve=self.resolve)
+        self.settings = SettingsFile(path, fleet.servers[0], fleet, resolve=self.resolve)
 
     def write(self, settings: dict[str, Any] | None = None, **server: Any) -> None:
         servers = [{**SERVER, **server}, {"name": "b", "grpc": "127.0.0.1:7001"}]
         self.path.write_text(json.dumps({"servers": servers, "controller": settings or {}}))
 
-    def resolve(self, server: ServerSettings, settings: ControllerSettings) -> Limits:
+    def resolve(self, server: ServerSettings, fleet: FleetSettings) -> Limits:
         budget_mib = server.limits.memory_budget_mib or 0.0
         if budget_mib < 100:
             raise ConfigError("the minimum set does not fit")
         self.resolved.append(budget_mib)
-        return Limits(memory_budget_bytes=int(budget_mib) << 20, minimum=(), idle_s=settings.idle_s)
+        return Limits(memory_budget_bytes=int(budget_mib) << 20, minimum=(), idle_s=fleet.controller.idle_s)
 
     def refusal(self) -> str:
         with pytest.raises(ConfigError) as caught:
@@ -68,6 +68,13 @@ def test_limits_and_timings_are_taken_and_named(file: File) -> None:
         ),
     )
     assert file.settings.reload().changes == (), "changes are told once"
+
+
+def test_the_deadline_of_requests_concerns_a_controller_too(file: File) -> None:
+    values = json.loads(file.path.read_text())
+    values["router"] = {"deadline_ms": 20}
+    file.path.write_text(json.dumps(values))
+    assert file.settings.reload().changes == ("router.deadline_ms 100.0 → 20.0",)
 
 
 @pytest.mark.parametrize(
