@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +36,15 @@ WIDTHS = ["fashion_w025", "fashion_w050", "fashion_w075", "fashion_w100"]
 
 
 @contextmanager
-def triton(*flags: str, ports: tuple[int, ...] | None = None) -> Iterator[EmbeddedServer]:
+def triton(
+    *flags: str, ports: tuple[int, ...] | None = None, repository: Path = REPOSITORY
+) -> Iterator[EmbeddedServer]:
     """Run a Triton with nothing loaded."""
     grpc_port, http_port, metrics_port = ports or choose_free_ports(3)
     options = EmbeddedOptions(
         models=(), grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, extra_flags=flags
     )
-    server = EmbeddedServer(REPOSITORY, options)
+    server = EmbeddedServer(repository, options)
     with asyncio.Runner() as runner:
         runner.run(server.__aenter__())
         try:
@@ -62,12 +67,19 @@ class Host:
     def ports(self) -> tuple[int, ...]:
         return self.grpc_port, self.http_port, self.metrics_port
 
-    def write(self, *, port: int | None = None, limits: dict[str, Any] | None = None, **settings: Any) -> None:
+    def write(
+        self,
+        *,
+        port: int | None = None,
+        limits: dict[str, Any] | None = None,
+        repository: Path = REPOSITORY,
+        **settings: Any,
+    ) -> None:
         server = {
             "name": "here",
             "grpc": f"127.0.0.1:{self.grpc_port}",
             "metrics": f"http://127.0.0.1:{self.metrics_port}/metrics",
-            "repository": str(REPOSITORY),
+            "repository": str(repository),
             "controller": f"127.0.0.1:{port or self.port}",
             "limits": limits or {},
         }
@@ -321,27 +333,64 @@ def test_a_restricted_triton_needs_its_key(tmp_path: Path) -> None:
         assert "did" in output
 
 
-def test_a_failed_action_is_told_and_is_a_failure(tmp_path: Path) -> None:
+def test_a_load_that_hangs_is_reported_as_stuck_until_it_ends(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.write(minimum_widths=[25], wanted_widths=[25], action_timeout_s=0.5, stuck_after_s=2)
+    with triton(ports=host.ports) as server, host.daemon():
+        wait(lambda: ready(host.status()) == ["fashion_w025"], host.status)
+        known = set(server.stub_pids())
+        assert host.call("demand", "--width", 100, "--hold", 60)[0] == 0
+        deadline_s = time.monotonic() + WAIT_S
+        while not (new := set(server.stub_pids()) - known):
+            assert time.monotonic() < deadline_s, host.status()
+            time.sleep(0.005)
+        for pid in new:  # a stub that is told nothing more, as one whose model file lies on a dead disk
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            wait(lambda: bool(host.status()["notices"]), host.status)
+            page = host.status()
+            (notice,) = page["notices"]
+            assert (notice["kind"], notice["model"]) == ("stuck", "fashion_w100")
+            assert notice["numbers"]["for_s"] >= 2
+            assert ready(page) == ["fashion_w025"]
+            assert [a["is_under_way"] for a in page["actions"] if a["action"]["model"] == "fashion_w100"] == [True]
+            text = " ".join(host.call("status")[1].split())
+            assert re.search(r"notice w100: stuck: for \d", text), text
+        finally:
+            for pid in new:
+                os.kill(pid, signal.SIGCONT)
+        wait(lambda: ready(host.status()) == ["fashion_w025", "fashion_w100"], host.status)
+        wait(lambda: host.status()["notices"] == [], host.status)
+
+
+def test_what_fails_is_told_left_alone_for_longer_each_time_and_tried_at_once_when_it_changes(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()
     for name in WIDTHS[:2]:
         os.symlink(REPOSITORY / name, repository / name)
-    broken = repository / "fashion_w100" / "1"
-    broken.mkdir(parents=True)
-    (broken / "model.onnx").write_bytes(b"no network")
-    text = (REPOSITORY / "fashion_w100" / "config.pbtxt").read_text()
-    (broken.parent / "config.pbtxt").write_text(text)
+    network = shutil.copytree(REPOSITORY / "fashion_w100", repository / "fashion_w100") / "1" / "model.onnx"
+    network.write_bytes(b"no network")
     host = Host(tmp_path)
-    values = json.loads(host.path.read_text())
-    values["servers"][0]["repository"] = str(repository)
-    host.path.write_text(json.dumps(values))
-    options = EmbeddedOptions(models=(), grpc_port=host.grpc_port, metrics_port=host.metrics_port)
-    with asyncio.Runner() as runner:
-        server = EmbeddedServer(repository, options)
-        runner.run(server.__aenter__())
-        try:
-            code, output = host.call("controller", "--once")
-        finally:
-            runner.run(server.stop())
-    assert code == 1
-    assert re.search(r"did w100: load, wanted: .*; FAILED after [\d.]+ m?s: ", " ".join(output.split())), output
+    host.write(repository=repository, quarantine_s=0.5)
+    with triton(ports=host.ports, repository=repository):
+        code, output = host.call("controller", "--once")
+        assert code == 1
+        assert re.search(r"did w100: load, wanted: .*; FAILED after [\d.]+ m?s: ", " ".join(output.split())), output
+
+        with host.daemon():
+            failed = r"load fashion_w100 .* failed: .*model\.onnx"
+            wait(lambda: len(re.findall(failed, host.log.read_text())) >= 4, lambda: host.log.read_text())
+            (sentence,) = next(m for m in host.status()["models"] if m["width"] == 100)["quarantine"]
+            assert sentence["failures"] >= 4
+            assert "model.onnx" in sentence["reason"]
+            assert ready(host.status()) == WIDTHS[:2]
+            at_s = [_clock_s(line) for line in re.findall(rf"(?m)^(\S+ \S+) WARNING .*{failed}", host.log.read_text())]
+            pauses_s = [later - earlier for earlier, later in itertools.pairwise(at_s[:4])]
+            assert all(pause_s >= least_s for pause_s, least_s in zip(pauses_s, (0.5, 1.0, 2.0), strict=True)), pauses_s
+
+            shutil.copy(REPOSITORY / "fashion_w100" / "1" / "model.onnx", network)
+            wait(lambda: ready(host.status()) == [*WIDTHS[:2], "fashion_w100"], host.status)
+
+
+def _clock_s(text: str) -> float:
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").timestamp()

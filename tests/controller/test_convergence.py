@@ -127,8 +127,14 @@ async def test_an_outage_of_the_metrics_neither_grows_nor_shrinks_anything() -> 
 
 
 @types.coroutine
-def interrupted(work: Coroutine[Any, Any, Any], at: int) -> Generator[Any, Any, Any]:
-    """Await ``work`` and cancel the task that does at its ``at``-th suspension, counted from 1."""
+def interrupted(
+    work: Coroutine[Any, Any, Any], at: int, *, reached: asyncio.Event, resumed: asyncio.Event | None
+) -> Generator[Any, Any, Any]:
+    """Await ``work`` up to its ``at``-th suspension, counted from 1, and tell that it is ``reached``.
+
+    There the task is cancelled; or, as kill -9 does, ``work`` gets no turn any more, not even to clean up, until it
+    is ``resumed``.
+    """
     error: BaseException | None = None
     count = 0
     while True:
@@ -137,17 +143,22 @@ def interrupted(work: Coroutine[Any, Any, Any], at: int) -> Generator[Any, Any, 
         except StopIteration as end:
             return end.value
         error, count = None, count + 1
-        if count == at:
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
         try:
+            if count == at:
+                reached.set()
+                task = asyncio.current_task()
+                assert task is not None
+                if resumed is None:
+                    task.cancel()
+                else:
+                    yield from resumed.wait().__await__()
             yield waited_for
         except BaseException as exc:
             error = exc
 
 
-async def test_a_step_may_be_killed_at_any_await() -> None:
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["cancelled", "killed"])
+async def test_a_step_may_be_killed_at_any_await(is_frozen: bool) -> None:
     reference = triton()
     await running(controller(reference, limits=ROOM_FOR_THREE), for_s=60)
     expected = await loaded(reference)
@@ -161,12 +172,19 @@ async def test_a_step_may_be_killed_at_any_await() -> None:
                 await control.step()
                 await asyncio.sleep(1)
 
-        killed = asyncio.create_task(_as_coroutine(interrupted(steps(), at)))
-        await asyncio.wait({killed})
+        reached = asyncio.Event()
+        work = interrupted(steps(), at, reached=reached, resumed=asyncio.Event() if is_frozen else None)
+        killed = asyncio.create_task(_as_coroutine(work))
+        await asyncio.wait({killed, end := asyncio.create_task(reached.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        if not is_frozen:
+            await asyncio.wait({killed})
         await running(controller(server, limits=ROOM_FOR_THREE), for_s=60)
         assert await loaded(server) == expected, f"killed at await {at}"
         assert server.peak_bytes <= ROOM_FOR_THREE.memory_budget_bytes
-        if not killed.cancelled():
+        end.cancel()
+        killed.cancel()
+        await asyncio.wait({killed, end})
+        if not reached.is_set():
             break
     assert 20 < at < 999
 
