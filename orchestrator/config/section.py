@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import ConfigError
+from orchestrator.validation import describe_problem
 
 ADDRESS = r"^[^:/\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
 
@@ -71,7 +72,7 @@ def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, 
         return kind.model_validate(values)
     except ValidationError as exc:
         # The chained exception would show the values too.
-        raise ConfigError(f"{source}: {_first_problem(exc, kind, is_secret=is_secret)}") from (
+        raise ConfigError(f"{source}: {describe_problem(exc, kind, is_secret=is_secret)}") from (
             None if is_secret else exc
         )
 
@@ -80,45 +81,3 @@ def _place(error: Exception) -> str:
     """Return where YAML ends, without the text there."""
     mark = getattr(error, "problem_mark", None)
     return "line unknown" if mark is None else f"see line {mark.line + 1}, column {mark.column + 1}"
-
-
-def _first_problem(error: ValidationError, root: type[Section], *, is_secret: bool) -> str:
-    problems = error.errors(include_url=False)
-    problem = problems[0]
-    location = problem["loc"]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        allowed = ", ".join(_section_at(location[:-1], root).model_fields)
-        if is_secret:  # a token may stand where a key should
-            where = _key_path(location[:-1])
-            return f"unknown key in {where or 'the file'}; allowed here: {allowed}{more}"
-        return f"unknown key {_key_path(location)}; allowed here: {allowed}{more}"
-    path = _key_path(location)
-    if problem["type"] == "missing":
-        return f"key {path} is missing{more}"
-    # Settings that contradict each other are told with their values; a whole section behind them would hide that.
-    got = "" if is_secret or isinstance(problem["input"], dict) else f", got {problem['input']!r}"
-    return f"{path or 'the file'}: {problem['msg'].removeprefix('Value error, ')}{got}{more}"
-
-
-def _key_path(location: tuple[int | str, ...]) -> str:
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
-
-
-def _section_at(location: tuple[int | str, ...], root: type[Section]) -> type[Section]:
-    """Return the section that a key path leads to; list indices and type variants of pydantic's are passed over."""
-    section = root
-    for part in location:
-        field = section.model_fields.get(str(part))
-        if field is not None:
-            section = _section_in(field.annotation) or section
-    return section
-
-
-def _section_in(annotation: Any) -> type[Section] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)

@@ -1,20 +1,65 @@
-"""What a group costs on a server: time and energy, as pure values.
+"""What a group costs on a server: time and energy, observed live or read from profile.json, as pure values.
 
 ``fit`` is the line of one (server, model), ``table`` the lines of all, ``runs`` tells what to observe of answers that
-came together, ``energy`` holds joules. Nothing here measures, reads a file or knows a clock.
+came together, ``energy`` holds joules and ``attribution`` shares a counter's joules over batches. ``document`` is
+profile.json as values, ``codec`` its text, ``lines`` fits it, and ``start`` says what it is worth for a server as it
+is now. Nothing here measures or knows a clock.
 """
 
+from orchestrator.profile.attribution import Attribution, attribute_energy, busy_within
+from orchestrator.profile.codec import parse_profile, read_profile, render_profile, write_profile
+from orchestrator.profile.document import (
+    BatchProfile,
+    Conditions,
+    FittedLine,
+    IdlePower,
+    ModelChanges,
+    ModelProfile,
+    Origin,
+    Profile,
+    ServerProfile,
+    Timing,
+    batch_ladder,
+)
 from orchestrator.profile.energy import EnergyLine, EnergySource, EnergyTable
 from orchestrator.profile.fit import LatencyFit
+from orchestrator.profile.lines import fit_energy, fit_latency
 from orchestrator.profile.runs import Run, merge_runs
+from orchestrator.profile.start import FoundServer, Ignored, Start, check_binding, check_live, find_start
 from orchestrator.profile.table import LatencyTable
 
 __all__ = [
+    "Attribution",
+    "BatchProfile",
+    "Conditions",
     "EnergyLine",
     "EnergySource",
     "EnergyTable",
+    "FittedLine",
+    "FoundServer",
+    "IdlePower",
+    "Ignored",
     "LatencyFit",
     "LatencyTable",
+    "ModelChanges",
+    "ModelProfile",
+    "Origin",
+    "Profile",
     "Run",
+    "ServerProfile",
+    "Start",
+    "Timing",
+    "attribute_energy",
+    "batch_ladder",
+    "busy_within",
+    "check_binding",
+    "check_live",
+    "find_start",
+    "fit_energy",
+    "fit_latency",
     "merge_runs",
+    "parse_profile",
+    "read_profile",
+    "render_profile",
+    "write_profile",
 ]

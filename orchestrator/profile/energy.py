@@ -53,6 +53,11 @@ class EnergyTable:
 
     lines: Mapping[tuple[ServerName, ModelName], EnergyLine] = field(default_factory=dict)
 
+    def start(self, server: ServerName, model: ModelName, line: EnergyLine | None) -> EnergyTable:
+        """Return the table with ``line``, or nothing, as what is known of one model."""
+        others = {key: known for key, known in self.lines.items() if key != (server, model)}
+        return EnergyTable(others if line is None else {**others, (server, model): line})
+
     def line(self, server: ServerName, model: ModelName) -> EnergyLine | None:
         """Return what groups cost there, None when that is unknown; never guessed from a sibling."""
         return self.lines.get((server, model))

@@ -25,6 +25,10 @@ class LatencyTable:
         fit = self.fits.get(key, LatencyFit()).observe(items, service_s)
         return replace(self, fits={**self.fits, key: fit})
 
+    def start(self, server: ServerName, model: ModelName, fit: LatencyFit) -> LatencyTable:
+        """Return the table with ``fit`` in place of what was observed of one model."""
+        return replace(self, fits={**self.fits, (server, model): fit})
+
     def line(self, server: ServerName, model: ServedModel, models: tuple[ServedModel, ...]) -> tuple[float, float]:
         """Return (seconds an item, seconds a group) of ``model``, guessed from its siblings when never seen.
 

@@ -1,0 +1,158 @@
+"""What a profile says of a served model: a start for the router's own observations, or why it says nothing.
+
+The start weighs as much as PRIOR_GROUPS observed groups. Observations weigh up to 1 / (1 - DECAY) = 20 in all, so the
+profile decides at first and is outweighed after a dozen groups: a machine that has become slower than its profile is
+noticed nearly as soon as one that never had any.
+
+An entry for other weights is no worse guess but about something else, so it is ignored and the reason is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.errors import ConfigError
+from orchestrator.profile.codec import TAKE_AGAIN
+from orchestrator.profile.document import ModelProfile, Origin, Profile
+from orchestrator.profile.energy import EnergyLine
+from orchestrator.profile.fit import LatencyFit
+from orchestrator.profile.lines import fit_energy
+from orchestrator.snapshot import ServedModel, ServerName
+
+PRIOR_GROUPS = 10.0
+"""Observed groups that a profile counts as."""
+PRIOR_ITEMS = 8
+"""In half of them; one in the others. Groups of 32 would hold the line where it was by their long lever: of a machine
+that became three times slower and gets groups of 1 and 8, a group of 1 is then thought to take twice as long as it
+does after 16 groups; with 8 it is 19 % less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a (server, model) starts.
+
+    Attributes:
+        latency: as if PRIOR_GROUPS groups had been observed.
+        energy: of its groups; None when the profile does not know it.
+    """
+
+    latency: LatencyFit
+    energy: EnergyLine | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """An entry that is not about what is served.
+
+    Attributes:
+        reason: one sentence, with the remedy.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundServer:
+    """A server as it is now, to be held against a profile.
+
+    Attributes:
+        name: in fleet.yaml.
+        triton_version: it tells.
+        slowdown: emulated factor; None when it is as fast as its machine.
+        models: it serves.
+    """
+
+    name: ServerName
+    triton_version: str
+    slowdown: float | None
+    models: tuple[ServedModel, ...]
+
+
+def find_start(profile: Profile, server: ServerName, model: ServedModel, *, slowdown: float | None) -> Start | Ignored:
+    """Return where ``model`` on ``server`` starts, or why the profile does not tell.
+
+    Args:
+        profile: in question.
+        server: that serves the model.
+        model: as served now.
+        slowdown: emulated factor of the server as fleet.yaml has it; None when there is none.
+    """
+    found = profile.server(server)
+    entry = profile.model(server, model.name)
+    if found is None or entry is None:
+        return Ignored(f"it has no entry for model {model.name} on server {server}; {TAKE_AGAIN}")
+    problem = _slowdown_problem(server, found.slowdown, slowdown) or _model_problem(server, entry, model)
+    return Ignored(problem) if problem else Start(prior_fit(entry), fit_energy(entry.batches))
+
+
+def check_live(profile: Profile, *, source: str) -> None:
+    """Check that a profile may steer real servers.
+
+    Raises:
+        ConfigError: when it is synthetic.
+    """
+    for server in profile.servers:
+        if server.origin is Origin.SYNTHETIC:
+            raise ConfigError(f"{source}: server {server.name} is synthetic, which is for simulation; {TAKE_AGAIN}")
+
+
+def check_binding(profile: Profile, servers: Sequence[FoundServer], *, source: str) -> None:
+    """Check that a profile is about these servers as they are now.
+
+    Raises:
+        ConfigError: when it lacks one of them or one of their models, or was taken of other weights, another Triton
+            or another emulation.
+    """
+    for found in servers:
+        entry = profile.server(found.name)
+        if entry is None:
+            raise ConfigError(f"{source}: it has no server {found.name}; {TAKE_AGAIN}")
+        if entry.triton_version != found.triton_version:
+            raise ConfigError(
+                f"{source}: server {found.name}: triton_version {entry.triton_version} is not the server's "
+                f"{found.triton_version}; {TAKE_AGAIN}"
+            )
+        for model in found.models:
+            start = find_start(profile, found.name, model, slowdown=found.slowdown)
+            if isinstance(start, Ignored):
+                raise ConfigError(f"{source}: {start.reason}")
+
+
+def prior_fit(model: ModelProfile) -> LatencyFit:
+    """Return the model's line as if PRIOR_GROUPS groups had been observed on it."""
+    fit = LatencyFit()
+    sizes = (1, min(PRIOR_ITEMS, model.max_batch_size))
+    part = PRIOR_GROUPS / len(sizes)
+    for items in sizes:
+        time_s = model.line.item_s * items + model.line.group_s
+        fit = LatencyFit(
+            weight=fit.weight + part,
+            sum_n=fit.sum_n + part * items,
+            sum_nn=fit.sum_nn + part * items * items,
+            sum_t_s=fit.sum_t_s + part * time_s,
+            sum_nt_s=fit.sum_nt_s + part * items * time_s,
+        )
+    return fit
+
+
+def _slowdown_problem(server: ServerName, profiled: float | None, actual: float | None) -> str:
+    if profiled == actual:
+        return ""
+    return (
+        f"server {server}: it was taken with the emulated slow-down {profiled or 1:g}, the server has "
+        f"{actual or 1:g}; {TAKE_AGAIN}"
+    )
+
+
+def _model_problem(server: ServerName, entry: ModelProfile, model: ServedModel) -> str:
+    if entry.sha256 != model.sha256:
+        return (
+            f"model {model.name} on server {server}: sha256 {_short(entry.sha256)} is not the served "
+            f"{_short(model.sha256)}; {TAKE_AGAIN}"
+        )
+    return ""
+
+
+def _short(sha256: str | None) -> str:
+    return "unknown" if sha256 is None else f"{sha256[:12]}…"
