@@ -27,6 +27,21 @@ class LimitSettings(Section):
     """Which device of the host, in NVML's order."""
 
 
+class PowerSettings(Section):
+    """A power model, for energy where no counter can be read; what rests on it is labelled ``estimated``."""
+
+    idle_w: float = Field(ge=0)
+    """What the server draws while it runs nothing, in watts."""
+    busy_w: float = Field(gt=0)
+    """What it draws while it runs batches without a pause; of a device, no more than its board's limit."""
+
+    @model_validator(mode="after")
+    def _busy_draws_more(self) -> PowerSettings:
+        if self.busy_w < self.idle_w:
+            raise ValueError(f"busy_w {self.busy_w:g} is below idle_w {self.idle_w:g}; swap or correct them")
+        return self
+
+
 class ServerSettings(Section):
     """One Triton of the fleet."""
 
@@ -47,6 +62,8 @@ class ServerSettings(Section):
     protocol_key_file: Path | None = None
     """File with one line ``KEY=VALUE``, as given to Triton's ``--grpc-restricted-protocol``; None: not restricted."""
     limits: LimitSettings = LimitSettings()
+    power: PowerSettings | None = None
+    """None: energy is known only where a counter can be read."""
 
     @field_validator("metrics")
     @classmethod
@@ -90,6 +107,9 @@ class RouterSettings(Section):
     """How long closing waits for answers under way."""
     seed: int = 0
     """Of policies that draw lots."""
+    profile: Path | None = None
+    """profile.json of 'slimsched profile', from which expected times and joules start; None: each width is warmed up
+    and its energy unknown."""
 
 
 class ControllerSettings(Section):

@@ -137,7 +137,7 @@ def prior_fit(model: ModelProfile) -> LatencyFit:
 
 
 def _slowdown_problem(server: ServerName, profiled: float | None, actual: float | None) -> str:
-    if profiled == actual:
+    if (profiled or 1) == (actual or 1):
         return ""
     return (
         f"server {server}: it was taken with the emulated slow-down {profiled or 1:g}, the server has "

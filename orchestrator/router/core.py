@@ -34,11 +34,12 @@ from orchestrator.errors import (
     SlimError,
     TransientError,
 )
-from orchestrator.profile import LatencyTable
+from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.router.group import Group
 from orchestrator.router.lanes import Lane, Lanes
 from orchestrator.router.link import ServerClient, ServerLink, StalledServerError
 from orchestrator.router.request import Answer, Array, LaneKey, PendingRequest, as_batch
+from orchestrator.router.start import ProfileStarts
 from orchestrator.routing import Binding, Situation, build_candidates, parse_policy
 from orchestrator.snapshot import Family, GroupInFlight, ModelName, ServedModel, ServerName, Width
 from orchestrator.triton.discovery import TritonServer
@@ -52,20 +53,30 @@ class Router:
     Args:
         settings: its section of fleet.yaml.
         servers: connections by name.
+        starts: what is known of models before they were run.
 
     Example:
         async with Router.from_fleet(load_fleet(Path("fleet.yaml"))) as router:
             answer = await router.infer(pixels, deadline_ms=50, min_accuracy=0.91)
     """
 
-    def __init__(self, settings: RouterSettings, servers: Mapping[ServerName, ServerClient]) -> None:
+    def __init__(
+        self,
+        settings: RouterSettings,
+        servers: Mapping[ServerName, ServerClient],
+        *,
+        starts: ProfileStarts | None = None,
+    ) -> None:
         self._settings = settings
         self._policy = parse_policy(settings.policy)
         self._links = {
-            name: ServerLink(name, client, settings, self._observe) for name, client in sorted(servers.items())
+            name: ServerLink(name, client, settings, self._observe, self._start)
+            for name, client in sorted(servers.items())
         }
         self._lanes = Lanes()
+        self._starts = starts or ProfileStarts()
         self._latency = LatencyTable()
+        self._energy = EnergyTable()
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
         self._groups = itertools.count(1)
@@ -77,13 +88,17 @@ class Router:
 
     @classmethod
     def from_fleet(cls, fleet: FleetSettings) -> Self:
-        """Return a router over the Tritons of a fleet; call it with an event loop running."""
+        """Return a router over the Tritons of a fleet; call it with an event loop running.
+
+        Raises:
+            ConfigError: when a key file or the profile can't be used.
+        """
         timeout_s = fleet.router.connect_timeout_s
         clients: dict[ServerName, ServerClient] = {
             ServerName(s.name): TritonServer(s.grpc, timeout_s=timeout_s, protocol_key_file=s.protocol_key_file)
             for s in fleet.servers
         }
-        return cls(fleet.router, clients)
+        return cls(fleet.router, clients, starts=ProfileStarts.from_fleet(fleet))
 
     async def __aenter__(self) -> Self:
         try:
@@ -184,6 +199,11 @@ class Router:
     def latency(self) -> LatencyTable:
         """What groups are expected to take, from all that was observed so far."""
         return self._latency
+
+    @property
+    def energy(self) -> EnergyTable:
+        """What groups cost in joules, as far as the profile knows."""
+        return self._energy
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
         """Return, for each server that answers, the widths of a family that it serves, ascending.
@@ -342,6 +362,10 @@ class Router:
 
     def _observe(self, server: ServerName, model: ModelName, items: int, service_s: float) -> None:
         self._latency = self._latency.observe(server, model, items, service_s)
+
+    def _start(self, server: ServerName, model: ServedModel) -> bool:
+        self._latency, self._energy, has_entry = self._starts.begin(server, model, self._latency, self._energy)
+        return has_entry
 
     @property
     def _timeout_text(self) -> str:

@@ -6,7 +6,8 @@ Three things can be wrong, and each takes out as little as it must:
   it has answered blank items again: one that hangs may well go on saying that it is ready.
 - A model that fails (a Python stub that died keeps its model "ready") is out alone, and returns when it has answered
   blank items; it is asked again after 1, 2, 4, … seconds.
-- A model that is new is tried on blank items before it is used; so the first decisions rest on measured times.
+- A model that is new, and in no profile, is tried on blank items before it is used; so the first decisions rest on
+  measured times.
 
 Blank items go to a server only for that; a healthy one is never probed.
 """
@@ -80,6 +81,10 @@ class _Suspension:
         self.failures += 1
 
 
+def _is_unknown(server: ServerName, model: ServedModel) -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class ServerLink:
     """The router's record of one server; changed only on the event loop."""
@@ -88,6 +93,7 @@ class ServerLink:
     client: ServerClient
     settings: RouterSettings
     observe: Callable[[ServerName, ModelName, int, float], None]
+    start: Callable[[ServerName, ServedModel], bool] = _is_unknown  # of a new model: is it known without a warm-up?
     served: tuple[ServedModel, ...] = ()
     in_flight: list[GroupInFlight] = field(default_factory=list)
     last_answer_s: float | None = None
@@ -211,7 +217,8 @@ class ServerLink:
         self._suspended = {name: why for name, why in self._suspended.items() if name in names}
         known = {(m.name, m.sha256) for m in self.served}  # another instance count makes no new model
         for model in served:
-            if (model.name, model.sha256) not in known and self.settings.warm_up:
+            is_new = (model.name, model.sha256) not in known
+            if is_new and not self.start(self.name, model) and self.settings.warm_up:
                 self._suspended.setdefault(model.name, _Suspension())
             suspension = self._suspended.get(model.name)
             if suspension is None or clock() < suspension.until_s:

@@ -1,0 +1,76 @@
+"""Where models of real servers start: from their entries in profile.json, when there is one that is about them.
+
+The router asks once for each model that it discovers. An entry replaces the warm-up and all that was observed of the
+name before, for other weights may have served under it; what has no entry warms up as ever. Entries for other weights
+or another emulation are told of once and ignored.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Self
+
+from orchestrator.config import FleetSettings
+from orchestrator.profile import EnergyTable, LatencyTable, Profile, Start, check_live, find_start, read_profile
+from orchestrator.snapshot import ModelName, ServedModel, ServerName
+
+log = logging.getLogger(__name__)
+
+
+class ProfileStarts:
+    """Starts from a profile.
+
+    Args:
+        profile: None: nothing has an entry.
+        slowdowns: emulated factors by server; None where a server is as fast as its machine.
+    """
+
+    def __init__(
+        self, profile: Profile | None = None, slowdowns: Mapping[ServerName, float | None] | None = None
+    ) -> None:
+        self._profile = profile
+        self._slowdowns = slowdowns or {}
+        self._told: set[str] = set()
+        self._begun: dict[tuple[ServerName, ModelName], str | None] = {}
+
+    @classmethod
+    def from_fleet(cls, fleet: FleetSettings) -> Self:
+        """Return the starts that a fleet's settings name.
+
+        Raises:
+            ConfigError: when ``router.profile`` can't be read, is no profile or is synthetic.
+        """
+        path = fleet.router.profile
+        if path is None:
+            return cls()
+        profile = read_profile(path)
+        check_live(profile, source=str(path))
+        return cls(profile, {ServerName(server.name): server.emulated_slowdown for server in fleet.servers})
+
+    def begin(
+        self, server: ServerName, model: ServedModel, latency: LatencyTable, energy: EnergyTable
+    ) -> tuple[LatencyTable, EnergyTable, bool]:
+        """Return the tables to go on with once a model was discovered, and whether it has an entry.
+
+        What was observed of the same weights before, on a server that was away, stays.
+        """
+        key = (server, model.name)
+        found = self._find(server, model)
+        if found is None:
+            return latency, energy.start(server, model.name, None), False
+        if self._begun.get(key) == model.sha256:
+            return latency, energy, True
+        self._begun[key] = model.sha256
+        return latency.start(server, model.name, found.latency), energy.start(server, model.name, found.energy), True
+
+    def _find(self, server: ServerName, model: ServedModel) -> Start | None:
+        if self._profile is None:
+            return None
+        found = find_start(self._profile, server, model, slowdown=self._slowdowns.get(server))
+        if isinstance(found, Start):
+            return found
+        if found.reason not in self._told:
+            self._told.add(found.reason)
+            log.warning("the profile tells nothing of model %s on server %s: %s", model.name, server, found.reason)
+        return None
