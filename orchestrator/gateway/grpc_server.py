@@ -1,18 +1,19 @@
 """KServe v2 over gRPC: carries serialised calls to the data plane and its errors back as statuses.
 
-A generic handler on raw bytes: nothing is parsed before the data plane knows where a request goes, and what is passed
-on is never parsed at all. ``grpc.health.v1.Health/Check`` tells what ServerReady tells, whatever the service asked for,
-as Triton does; its two possible answers are written down as bytes, which saves a dependency.
+Nothing is parsed before the data plane knows where a request goes, and what is passed on is never parsed at all.
+``grpc.health.v1.Health/Check`` tells what ServerReady tells, whatever the service asked for, as Triton does; its two
+possible answers are written down as bytes, which saves a dependency.
+
+The transport is ``orchestrator.http2``, because gRPC's own server costs more CPU than all the rest of a request.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
-
-import grpc
+import ssl as tls
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from orchestrator.errors import (
     CapacityError,
@@ -28,11 +29,17 @@ from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.stream import METHOD as STREAM_METHOD
 from orchestrator.gateway.stream import StreamSession
 from orchestrator.gateway.wire import MalformedMessageError
+from orchestrator.http2.connection import Connection
+from orchestrator.http2.grpc_calls import Metadata, Send, Service, UnaryHandler
+from orchestrator.http2.grpc_wire import RequestHead, RpcError, read_request_head
+from orchestrator.http2.headers import HeaderDecoder
+from orchestrator.http2.limits import Limits
+from orchestrator.http2.listener import Listener
 from orchestrator.triton.passthrough import SERVICE, RefusedCallError
 
 log = logging.getLogger(__name__)
 
-HEALTH_SERVICE = "grpc.health.v1.Health"
+HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
 # The first that fits counts, so a class stands before the one it is derived from.
@@ -64,17 +71,40 @@ class GrpcServer:
         address: ``host:port`` to listen on; port 0 takes a free one.
         max_message_bytes: of a request.
         stream_window: requests of one stream under way at a time.
+        ssl: to speak TLS with; None: plain.
+        reuse_port: whether other processes listen on the same port too.
+        limits: of what one client may take.
 
     Attributes:
         address: where it listens, once started.
     """
 
-    def __init__(self, plane: DataPlane, address: str, *, max_message_bytes: int, stream_window: int) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        address: str,
+        *,
+        max_message_bytes: int,
+        stream_window: int,
+        ssl: tls.SSLContext | None = None,
+        reuse_port: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
         self.address = address
         self._plane = plane
-        self._max_message_bytes = max_message_bytes
         self._window = stream_window
-        self._server: Any = None
+        self._ssl = ssl
+        self._reuse_port = reuse_port
+        self._limits = limits or Limits()
+        unary: dict[str, UnaryHandler] = {f"/{SERVICE}/{name}": partial(plane.call, name) for name in plane.methods}
+        self._service = Service(
+            unary={**unary, HEALTH_METHOD: self._check_health},
+            streaming={f"/{SERVICE}/{STREAM_METHOD}": self._stream},
+            explain=explain,
+            max_message_bytes=max_message_bytes,
+            limits=self._limits,
+        )
+        self._listener = Listener(self._make_connection, self._limits)
 
     async def start(self) -> None:
         """Listen.
@@ -82,67 +112,35 @@ class GrpcServer:
         Raises:
             ConfigError: when the address can't be listened on.
         """
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", self._max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # a second gateway is told, instead of taking half of the connections
-            ]
-        )
-        handlers = {name: grpc.unary_unary_rpc_method_handler(self._unary(name)) for name in self._plane.methods}
-        handlers[STREAM_METHOD] = grpc.stream_stream_rpc_method_handler(self._stream)
-        health = {"Check": grpc.unary_unary_rpc_method_handler(self._check_health)}
-        self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(SERVICE, handlers),
-                grpc.method_handlers_generic_handler(HEALTH_SERVICE, health),
-            )
-        )
-        host = self.address.rpartition(":")[0]
+        host, _, port = self.address.rpartition(":")
         try:
-            port = self._server.add_insecure_port(self.address)
-        except RuntimeError as exc:
+            found = await self._listener.start(host.strip("[]"), int(port), ssl=self._ssl, reuse_port=self._reuse_port)
+        except OSError as exc:
             raise ConfigError(
-                f"can't listen on gateway.grpc = {self.address}: it is in use or not of this machine"
+                f"can't listen on gateway.grpc = {self.address} ({exc.strerror or exc}); give a free address of this "
+                "machine"
             ) from exc
-        self.address = f"{host}:{port}"
-        await self._server.start()
+        self.address = f"{host}:{found}"
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, wait for those under way for so long, and cancel the rest."""
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        await self._listener.stop(grace_s)
 
-    def _unary(self, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
-        async def answer(message: bytes, context: Any) -> bytes:
-            try:
-                return await self._plane.call(method, message, context.invocation_metadata() or ())
-            except SlimError as exc:
-                return await _abort(context, exc)
-            except Exception as exc:
-                log.exception("%s failed unexpectedly", method)
-                return await _abort(context, SlimError(f"the gateway failed: {type(exc).__name__}; its log says more"))
+    def _make_connection(self, wake: Callable[[], None]) -> Connection[RequestHead]:
+        most_bytes = self._limits.header_list_bytes
+        decoder = HeaderDecoder(partial(read_request_head, max_list_bytes=most_bytes), max_list_bytes=most_bytes)
+        return Connection(decoder, self._service.accept, self._limits, clock=time.monotonic, wake=wake)
 
-        return answer
+    async def _stream(self, requests: AsyncIterator[bytes], send: Send, metadata: Metadata) -> None:
+        await StreamSession(self._plane, send, window=self._window, metadata=metadata).run(requests)
 
-    async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
-        metadata = context.invocation_metadata() or ()
-        session = StreamSession(self._plane, context.write, window=self._window, metadata=metadata)
-        try:
-            await session.run(requests)
-        except SlimError as exc:
-            await _abort(context, exc)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            raise
-        except Exception as exc:
-            log.exception("a stream failed unexpectedly")
-            await _abort(context, SlimError(f"the gateway failed: {type(exc).__name__}; its log says more"))
-
-    async def _check_health(self, message: bytes, context: Any) -> bytes:
+    async def _check_health(self, message: bytes, metadata: Metadata) -> bytes:
         return _SERVING if self._plane.is_ready() else _NOT_SERVING
 
 
-async def _abort(context: Any, error: SlimError) -> bytes:
-    """End a call with the status of an error; never returns, because gRPC raises."""
-    await context.abort(grpc.StatusCode[status_of(error)], str(error))
-    raise AssertionError("abort always raises")
+def explain(error: Exception) -> RpcError:
+    """Return how an error is told to a client; what nobody expected is logged and told without its details."""
+    if isinstance(error, SlimError):
+        return RpcError(status_of(error), str(error))
+    log.error("a call failed unexpectedly", exc_info=error)
+    return RpcError("INTERNAL", f"the gateway failed: {type(error).__name__}; its log says more")

@@ -1,0 +1,230 @@
+"""What gRPC writes into HTTP/2: heads, messages, statuses and timeouts; pure.
+
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+import zlib
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from orchestrator.errors import SlimError
+from orchestrator.http2.headers import Field, encode_literals, list_bytes
+
+PREFIX_BYTES: Final = 5
+"""Before each message: whether it is compressed, and its length."""
+STATUS_NAMES: Final = (
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+"""gRPC's statuses in the order of their numbers."""
+_STATUS_NUMBERS: Final = {name: str(number).encode() for number, name in enumerate(STATUS_NAMES)}
+ENCODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""Compressions that are understood, with what zlib calls them."""
+
+RESPONSE_HEADERS: Final = b"\x88" + encode_literals(
+    ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip"))
+)
+OK_TRAILERS: Final = encode_literals(((b"grpc-status", b"0"),))
+_TRAILERS_ONLY: Final = b"\x88" + encode_literals(((b"content-type", b"application/grpc"),))
+_LONGEST_MESSAGE: Final = 1024
+_PLAIN: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+_TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
+_UNITS_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_NAME: Final = re.compile(rb"[0-9a-z_.\-!#$%&'*+^`|~]+")
+_CONNECTION_FIELDS: Final = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+)
+_PSEUDO: Final = frozenset((b":method", b":path", b":scheme", b":authority"))
+_NOT_METADATA: Final = frozenset((b"te", b"content-type"))
+
+
+class RpcError(SlimError):
+    """A call that ends with a status other than OK.
+
+    Attributes:
+        status: gRPC's name of it.
+        detail: the message.
+    """
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What the headers of a call say.
+
+    Attributes:
+        path: ``/service/method``.
+        metadata: of the client; what ends in ``-bin`` is bytes.
+        timeout_s: that the client grants; None: any time.
+        encoding: of compressed messages.
+        problem: an HTTP status to refuse with, because this is no gRPC call; 0: it is one.
+        is_malformed: whether it breaks HTTP's own rules.
+        is_too_large: whether there is more of it than allowed.
+    """
+
+    path: str = ""
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
+    timeout_s: float | None = None
+    encoding: str = "identity"
+    problem: int = 0
+    is_malformed: bool = False
+    is_too_large: bool = False
+
+
+MALFORMED: Final = RequestHead(is_malformed=True)
+
+
+def read_request_head(fields: list[Field], *, max_list_bytes: int) -> RequestHead:
+    """Return what the fields of a request say."""
+    pseudo: dict[bytes, bytes] = {}
+    regular: list[Field] = []
+    for name, value in fields:
+        if name.startswith(b":"):
+            if regular or name in pseudo or name not in _PSEUDO:
+                return MALFORMED
+            pseudo[name] = value
+        elif not _NAME.fullmatch(name) or name in _CONNECTION_FIELDS or _has_control(value):
+            return MALFORMED
+        else:
+            regular.append((name, value))
+    if not pseudo:
+        return RequestHead(problem=400)  # trailers; nobody looks at them
+    found = dict(regular)
+    path = pseudo.get(b":path", b"")
+    if not path or b":method" not in pseudo or b":scheme" not in pseudo or _has_control(path):
+        return MALFORMED
+    if pseudo[b":method"] != b"POST":
+        return RequestHead(problem=405)
+    kind = found.get(b"content-type", b"")
+    if not (kind == b"application/grpc" or kind.startswith((b"application/grpc+", b"application/grpc;"))):
+        return RequestHead(problem=415)
+    timeout = found.get(b"grpc-timeout")
+    timeout_s = None if timeout is None else read_timeout_s(timeout)
+    if timeout_s is not None and math.isnan(timeout_s):
+        return RequestHead(problem=400)
+    return RequestHead(
+        path=path.decode("latin-1"),
+        metadata=_read_metadata(regular),
+        timeout_s=timeout_s,
+        encoding=found.get(b"grpc-encoding", b"identity").decode("latin-1"),
+        is_too_large=list_bytes(fields) > max_list_bytes,
+    )
+
+
+def _has_control(value: bytes) -> bool:
+    return b"\0" in value or b"\r" in value or b"\n" in value
+
+
+def _read_metadata(fields: list[Field]) -> tuple[tuple[str, str | bytes], ...]:
+    found: list[tuple[str, str | bytes]] = []
+    for name, value in fields:
+        if name in _NOT_METADATA or name.startswith(b"grpc-"):
+            continue
+        key = name.decode("ascii")
+        if name.endswith(b"-bin"):
+            found += ((key, part) for part in map(_from_base64, value.split(b",")) if part is not None)
+        else:
+            found.append((key, value.decode("latin-1")))
+    return tuple(found)
+
+
+def _from_base64(text: bytes) -> bytes | None:
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        return None
+
+
+def read_timeout_s(text: bytes) -> float:
+    """Return what a ``grpc-timeout`` says, NaN when it says nothing."""
+    found = _TIMEOUT.fullmatch(text)
+    return math.nan if found is None else int(found[1]) * _UNITS_S[found[2]]
+
+
+def trailers(status: str, detail: str, *, is_only: bool) -> bytes:
+    """Return the header block that ends a call.
+
+    Args:
+        status: gRPC's name of it.
+        detail: the message; a very long one is cut, because clients bound what they take.
+        is_only: whether no headers went before.
+    """
+    fields = [(b"grpc-status", _STATUS_NUMBERS[status])]
+    if detail:
+        fields.append((b"grpc-message", quote(detail[:_LONGEST_MESSAGE], safe=_PLAIN).encode()))
+    return (_TRAILERS_ONLY if is_only else b"") + encode_literals(fields)
+
+
+def http_refusal(status: int) -> bytes:
+    """Return the header block of an answer in plain HTTP to what is no gRPC call."""
+    return encode_literals(((b":status", str(status).encode()),))
+
+
+def pack_message(message: bytes) -> bytes:
+    """Return a message with its prefix, not compressed."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def message_bytes(prefix: bytes | bytearray, max_bytes: int) -> int:
+    """Return the length that a message's prefix tells.
+
+    Raises:
+        RpcError: when it is more than allowed.
+    """
+    size = int.from_bytes(prefix[1:PREFIX_BYTES], "big")
+    if size > max_bytes:
+        raise RpcError("RESOURCE_EXHAUSTED", f"the message has {size} bytes, at most {max_bytes} are taken")
+    return size
+
+
+def unpack_message(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Return a message whose prefix began with ``flag``.
+
+    Raises:
+        RpcError: when it can't be decompressed, or holds more than allowed.
+    """
+    if flag == 0:
+        return payload
+    if flag != 1 or encoding == "identity":
+        raise RpcError("INTERNAL", f"a message has the compression flag {flag}, with encoding '{encoding}'")
+    bits = ENCODINGS.get(encoding)
+    if bits is None:
+        raise RpcError(
+            "UNIMPLEMENTED", f"compression '{encoding}' is not understood; take one of {', '.join(ENCODINGS)}"
+        )
+    unpacker = zlib.decompressobj(bits)
+    try:
+        message = unpacker.decompress(payload, max_bytes + 1)
+    except zlib.error as exc:
+        raise RpcError("INTERNAL", f"a message is no {encoding} data ({exc})") from exc
+    if len(message) > max_bytes:
+        raise RpcError("RESOURCE_EXHAUSTED", f"the message holds more than {max_bytes} bytes")
+    if not unpacker.eof:
+        raise RpcError("INTERNAL", f"a message's {encoding} data breaks off")
+    return message

@@ -1,0 +1,126 @@
+"""HTTP/2 connections on asyncio: what comes goes to a ``Connection``, what it says goes out once a turn of the loop.
+
+All answers that are given in one turn leave in one write: the requests of one group are answered together, and a system
+call costs as much as all the rest of an answer. A transport that takes no more stops the reading too, so a client that
+does not read its answers is not read either, and holds what its window allows and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.http2.connection import Connection
+from orchestrator.http2.frames import ErrorCode
+
+_WRITE_BUFFER_BYTES = 2**20
+
+
+class Http2Protocol(asyncio.Protocol):
+    """One connection; made by ``asyncio``'s servers and clients.
+
+    Args:
+        make: returns the connection's logic, given what to call when it has something to say.
+        on_made: called with this when the connection stands.
+        on_lost: called with this when it is gone.
+
+    Attributes:
+        connection: its logic; None before it stands.
+        paused_since_s: since when the peer takes nothing, on the loop's clock; None while it does.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Callable[[], None]], Connection[Any]],
+        *,
+        on_made: Callable[[Http2Protocol], bool],
+        on_lost: Callable[[Http2Protocol], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._make = make
+        self._on_made = on_made
+        self._on_lost = on_lost
+        self._transport: Any = None
+        self.connection: Connection[Any] | None = None
+        self.paused_since_s: float | None = None
+        self._closing_since_s: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say hello."""
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        tls = transport.get_extra_info("ssl_object")
+        if not self._on_made(self) or (tls is not None and tls.selected_alpn_protocol() not in ("h2", None)):
+            self._transport.abort()
+            return
+        self.connection = self._make(self._wake)
+        self.connection.start()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand it on."""
+        connection = self.connection
+        if connection is not None:
+            connection.receive(data)
+            if connection.violation is not None:
+                self.close()
+
+    def pause_writing(self) -> None:
+        """Send and read no more."""
+        self.paused_since_s = self._loop.time()
+        if self.connection is not None:
+            self.connection.is_paused = True
+        if self._closing_since_s is None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.paused_since_s = None
+        if self.connection is not None:
+            self.connection.resume()
+        if self._closing_since_s is None:
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Abort what is under way."""
+        self._closing_since_s = self._loop.time()
+        if self.connection is not None:
+            self.connection.abort(ErrorCode.CANCEL)
+        self._on_lost(self)
+
+    def check(self, stall_s: float) -> None:
+        """End the connection, or streams of it, that make no progress."""
+        if self.connection is None:
+            return
+        self.connection.check()
+        since_s = self.paused_since_s if self._closing_since_s is None else self._closing_since_s
+        if since_s is not None and self._loop.time() - since_s > stall_s:
+            self.abort()
+        elif self.connection.violation is not None:
+            self.close()
+
+    def drain(self) -> None:
+        """Take no more calls, and close when none is left."""
+        if self.connection is not None and self._closing_since_s is None:
+            self.connection.drain()
+
+    def close(self) -> None:
+        """Close once what was said has gone out; ``check`` sees to it that this does not take for ever."""
+        if self._closing_since_s is None:
+            self._closing_since_s = self._loop.time()
+            self._flush()
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._closing_since_s = self._loop.time()
+        self._transport.abort()
+
+    def _wake(self) -> None:
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        assert self.connection is not None
+        data = self.connection.take_out()
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
