@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
 import click
 
+from orchestrator.cli import gateway_worker
+from orchestrator.cli.stopping import watch_for_stop
 from orchestrator.config import FleetSettings, load_fleet
-from orchestrator.gateway import Gateway, new_event_loop
+from orchestrator.gateway import Gateway, Supervisor, new_event_loop, open_servers
 from orchestrator.router import Router
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,8 @@ log = logging.getLogger(__name__)
     show_default=True,
     help="Of the lines on stderr.",
 )
-def gateway(fleet_path: Path, log_level: str) -> None:
+@click.option("--until-stdin-ends", is_flag=True, hidden=True, help="Stop at the end of standard input too.")
+def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
     """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
 
     The family is one model; other models are passed on to a server that has them. Runs until SIGTERM or SIGINT, then
@@ -53,27 +57,63 @@ def gateway(fleet_path: Path, log_level: str) -> None:
     root.addHandler(handler)
     root.setLevel(log_level.upper())
     try:
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(_serve(fleet))
+        if fleet.gateway.workers == 1:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(_serve(fleet, until_stdin_ends=until_stdin_ends))
+        else:
+            asyncio.run(_supervise(fleet, log_level, until_stdin_ends=until_stdin_ends))
     finally:
         root.removeHandler(handler)
 
 
-async def _serve(fleet: FleetSettings) -> None:
+async def _serve(fleet: FleetSettings, *, until_stdin_ends: bool) -> None:
     stop = asyncio.Event()
+    watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
+    async with Router.from_fleet(fleet) as router, Gateway.over(fleet, router) as opened:
+        _tell_addresses(opened)
+        await stop.wait()
+        _tell_stopping(fleet)
+    log.info("the gateway has ended")
+
+
+async def _supervise(fleet: FleetSettings, log_level: str, *, until_stdin_ends: bool) -> None:
+    supervisor = Supervisor(
+        fleet.gateway,
+        open_servers(fleet),
+        timeout_s=fleet.router.connect_timeout_s,
+        discovery_period_s=fleet.router.discovery_period_s,
+        stop_s=fleet.router.drain_s,
+        hello=lambda number: {"number": number, "log_level": log_level, "fleet": fleet.model_dump_json()},
+        command=lambda channel, door: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(door)),
+        environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    stop = asyncio.Event()
+    watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
+    async with supervisor:
+        _tell_addresses(supervisor)
+        await stop.wait()
+        _tell_stopping(fleet)
+        _end_at_once_on_signal(supervisor)
+    log.info("the gateway has ended")
+
+
+def _end_at_once_on_signal(supervisor: Supervisor) -> None:
+    """Let a second signal end the workers too, which would else go on until they have drained."""
     loop = asyncio.get_running_loop()
 
-    def begin_to_stop() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # so that a second one ends at once
-        stop.set()
+    def end(number: signal.Signals) -> None:
+        supervisor.kill()
+        loop.remove_signal_handler(number)
+        signal.raise_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, begin_to_stop)
-    async with Router.from_fleet(fleet) as router, Gateway.over(fleet, router) as opened:
-        for what, endpoint in (("gRPC", opened.grpc), ("HTTP", opened.http), ("metrics", opened.metrics)):
-            if endpoint is not None:
-                log.info("%s on %s", what, endpoint.address)
-        await stop.wait()
-        log.info("stopping: no more is taken, what is in is answered within %g s", fleet.gateway.drain_s)
-    log.info("the gateway has ended")
+        loop.add_signal_handler(number, end, number)
+
+
+def _tell_addresses(opened: Gateway | Supervisor) -> None:
+    for what, address in opened.addresses:
+        log.info("%s on %s", what, address)
+
+
+def _tell_stopping(fleet: FleetSettings) -> None:
+    log.info("stopping: no more is taken, what is in is answered within %g s", fleet.gateway.drain_s)

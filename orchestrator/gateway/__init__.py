@@ -2,10 +2,14 @@
 
 One data plane (``dataplane``) answers serialised calls of ``inference.GRPCInferenceService``; two transports
 (``grpc_server``, ``http_server``) carry them and turn errors into their own statuses, each by one table. KServe's
-protobuf messages are the values between them, because they are what both protocols mean.
+protobuf messages are the values between them, because they are what both protocols mean. Several processes can share
+one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``WorkerTeam``.
 """
 
 from orchestrator.gateway.event_loop import new_event_loop
-from orchestrator.gateway.server import Gateway
+from orchestrator.gateway.server import Gateway, open_servers
+from orchestrator.gateway.shares import share_router
+from orchestrator.gateway.supervisor import Supervisor
+from orchestrator.gateway.worker import WorkerTeam
 
-__all__ = ["Gateway", "new_event_loop"]
+__all__ = ["Gateway", "Supervisor", "WorkerTeam", "new_event_loop", "open_servers", "share_router"]

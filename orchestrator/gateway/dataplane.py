@@ -8,7 +8,6 @@ closed, see ``administration``.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from orchestrator.gateway.administration import (
     shared_memory_status,
     shared_memory_unregister,
 )
-from orchestrator.gateway.catalogue import READY, Catalogue, ServerView
+from orchestrator.gateway.catalogue import Catalogue
 from orchestrator.gateway.family import (
     VERSION,
     FamilyModel,
@@ -36,11 +35,11 @@ from orchestrator.gateway.family import (
     merge_config,
     read_request,
 )
+from orchestrator.gateway.inventory import FleetInventory, Inventory, check_version
 from orchestrator.gateway.messages import Message, parse, pb
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.outcomes import outcome_of
 from orchestrator.gateway.ports import InferenceRouter, RoutedAnswer
-from orchestrator.gateway.statistics import FleetStatistics
 from orchestrator.gateway.tensors import Array
 from orchestrator.gateway.wire import Address, MalformedMessageError, read_address
 from orchestrator.snapshot import ServerName
@@ -68,17 +67,28 @@ class DataPlane:
         router: for the families.
         catalogue: of what the servers serve; the caller refreshes it.
         metrics: to count in.
+        inventory: that answers for the whole fleet; None: this process does.
+        is_served_elsewhere: whether the gateway's other processes can answer a family; None: there are none.
 
     Attributes:
         is_draining: whether requests are answered that have come, and no more taken.
     """
 
-    def __init__(self, router: InferenceRouter, catalogue: Catalogue, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        router: InferenceRouter,
+        catalogue: Catalogue,
+        metrics: GatewayMetrics,
+        *,
+        inventory: Inventory | None = None,
+        is_served_elsewhere: Callable[[str], bool] | None = None,
+    ) -> None:
         self.catalogue = catalogue
         self.metrics = metrics
         self.is_draining = False
         self._router = router
-        self._statistics = FleetStatistics()
+        self._inventory = inventory or FleetInventory(catalogue, self.is_family_ready)
+        self._is_served_elsewhere = is_served_elsewhere
         self._methods: dict[str, Unary] = {
             "ServerLive": self._answer_live,
             "ServerReady": self._answer_ready,
@@ -127,14 +137,20 @@ class DataPlane:
 
     def is_ready(self) -> bool:
         """Return whether each expected family is answered by some server, and the gateway takes requests."""
-        return not self.is_draining and all(self._is_family_ready(name) for name in self.catalogue.families)
+        return not self.is_draining and all(self.is_family_ready(name) for name in self.catalogue.families)
 
     def require_open(self) -> None:
         """Raise ServerUnavailableError when no more requests are taken."""
         if self.is_draining:
             raise ServerUnavailableError("the gateway is stopping; send it to another", executed=False)
 
-    def _is_family_ready(self, family: str) -> bool:
+    def is_family_ready(self, family: str) -> bool:
+        """Return whether every process of the gateway can answer a family: a client may reach any of them."""
+        elsewhere = self._is_served_elsewhere
+        return self.serves(family) and (elsewhere is None or elsewhere(family))
+
+    def serves(self, family: str) -> bool:
+        """Return whether some server answers a width of a family, as this process sees it."""
         try:
             return any(self._router.served_by(family).values())
         except ConfigError:
@@ -146,9 +162,9 @@ class DataPlane:
         Raises:
             ConfigError: when the version is no number.
         """
-        _check_version(wanted_version)
+        check_version(wanted_version)
         if name in self.catalogue.families:
-            return wanted_version in ("", VERSION) and self._is_family_ready(name)
+            return wanted_version in ("", VERSION) and self.is_family_ready(name)
         try:
             return any(view.problem is None for view in self.catalogue.find(Address(name, wanted_version)))
         except SlimError:
@@ -209,59 +225,10 @@ class DataPlane:
         raise ServerUnavailableError(f"no server that answers has a width of family '{family.name}'", executed=False)
 
     async def _answer_index(self, message: bytes, metadata: Metadata) -> bytes:
-        request = parse(pb.RepositoryIndexRequest, message)
-        if request.repository_name:
-            raise RefusedCallError("UNIMPLEMENTED", "'repository_name' specification is not supported")
-        answer = pb.RepositoryIndexResponse()
-        families = self.catalogue.families
-        for name in families:
-            is_ready = self._is_family_ready(name)
-            if is_ready or not request.ready:
-                reason = "" if is_ready else "no width is answered by any server"
-                answer.models.add(name=name, version=VERSION, state=READY if is_ready else "UNAVAILABLE", reason=reason)
-        for entry in self.catalogue.merged_entries(families):
-            if entry.state == READY or not request.ready:
-                answer.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
-        serialised: bytes = answer.SerializeToString()
-        return serialised
-
-    # --- statistics ---
-
-    async def observe_statistics(self) -> None:
-        """Read the statistics of every server that answers; never raises."""
-        await asyncio.gather(*(self._read_statistics(view) for view in self.catalogue.views if view.problem is None))
-
-    async def _read_statistics(self, view: ServerView) -> None:
-        try:
-            # One reading at a time: two that overtook each other would look like a reload.
-            async with view.statistics_lock:
-                answer = await view.server.call("ModelStatistics", pb.ModelStatisticsRequest().SerializeToString())
-                self._statistics.observe(view.name, parse(pb.ModelStatisticsResponse, answer).model_stats)
-        except SlimError as exc:
-            log.debug("statistics of %s: %s", view.name, exc)
+        return await self._inventory.index(message)
 
     async def _answer_statistics(self, message: bytes, metadata: Metadata) -> bytes:
-        request = parse(pb.ModelStatisticsRequest, message)
-        _check_version(request.version)
-        await self.observe_statistics()
-        answer = pb.ModelStatisticsResponse()
-        families = self.catalogue.families
-        for name in families if not request.name else {request.name} & families.keys():
-            if request.version in ("", VERSION):
-                widths = {
-                    str(m.name) for view in self.catalogue.views for m in view.widths.values() if m.family == name
-                }
-                answer.model_stats.append(self._statistics.total(name, VERSION, _one_of(widths)))
-        if request.name not in families:
-            for model, of_version in sorted(self._statistics.known()):
-                is_wanted = model == request.name or (not request.name and not self.catalogue.is_width(model))
-                if is_wanted and request.version in ("", of_version):
-                    wanted = _exactly(model, of_version)
-                    answer.model_stats.append(self._statistics.total(model, of_version, wanted))
-        if request.name and not answer.model_stats:
-            raise ConfigError(f"requested model '{request.name}' is not available")
-        serialised: bytes = answer.SerializeToString()
-        return serialised
+        return await self._inventory.statistics(message)
 
     # --- inference ---
 
@@ -342,7 +309,7 @@ class DataPlane:
             ConfigError: when the version is no number.
             ModelNotFoundError: when the family has no such version.
         """
-        _check_version(wanted_version)
+        check_version(wanted_version)
         family = self.catalogue.families.get(name)
         if family is not None and wanted_version not in ("", VERSION):
             raise ModelNotFoundError(f"Request for unknown model: '{name}' version {wanted_version} is not found")
@@ -355,7 +322,7 @@ class DataPlane:
     async def _ask_a_server(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         """Return what a server answers, and which; another one is asked when the first did not run it."""
         address = read_address(message)
-        _check_version(address.version)
+        check_version(address.version)
         views = self.catalogue.find(address)
         for view in views:
             try:
@@ -381,22 +348,6 @@ class DataPlane:
             response.infer_response.id = request.id
         serialised: bytes = response.SerializeToString()
         return serialised
-
-
-def _check_version(wanted: str) -> None:
-    if wanted and not (wanted.isascii() and wanted.isdigit()):
-        raise ConfigError(
-            f"failed to get model version from specified version string '{wanted}', version should be an integral "
-            "value > 0"
-        )
-
-
-def _exactly(model: str, of_version: str) -> Callable[[str, str], bool]:
-    return lambda name, number: (name, number) == (model, of_version)
-
-
-def _one_of(models: set[str]) -> Callable[[str, str], bool]:
-    return lambda name, number: name in models
 
 
 def _package_version() -> str:

@@ -10,6 +10,7 @@ The transport is ``orchestrator.http2``, because gRPC's own server costs more CP
 from __future__ import annotations
 
 import logging
+import socket
 import ssl as tls
 import time
 from collections.abc import AsyncIterator, Callable
@@ -72,7 +73,7 @@ class GrpcServer:
         max_message_bytes: of a request.
         stream_window: requests of one stream under way at a time.
         ssl: to speak TLS with; None: plain.
-        reuse_port: whether other processes listen on the same port too.
+        listens: itself; else another process does, and its connections are adopted.
         limits: of what one client may take.
 
     Attributes:
@@ -87,14 +88,14 @@ class GrpcServer:
         max_message_bytes: int,
         stream_window: int,
         ssl: tls.SSLContext | None = None,
-        reuse_port: bool = False,
+        listens: bool = True,
         limits: Limits | None = None,
     ) -> None:
         self.address = address
         self._plane = plane
         self._window = stream_window
         self._ssl = ssl
-        self._reuse_port = reuse_port
+        self._listens = listens
         self._limits = limits or Limits()
         unary: dict[str, UnaryHandler] = {f"/{SERVICE}/{name}": partial(plane.call, name) for name in plane.methods}
         self._service = Service(
@@ -112,15 +113,27 @@ class GrpcServer:
         Raises:
             ConfigError: when the address can't be listened on.
         """
+        if not self._listens:
+            self._listener.open()
+            return
         host, _, port = self.address.rpartition(":")
         try:
-            found = await self._listener.start(host.strip("[]"), int(port), ssl=self._ssl, reuse_port=self._reuse_port)
+            found = await self._listener.start(host.strip("[]"), int(port), ssl=self._ssl)
         except OSError as exc:
             raise ConfigError(
                 f"can't listen on gateway.grpc = {self.address} ({exc.strerror or exc}); give a free address of this "
                 "machine"
             ) from exc
         self.address = f"{host}:{found}"
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that another process has accepted; it belongs to this one from now on."""
+        await self._listener.adopt(connection, ssl=self._ssl)
+
+    @property
+    def connections(self) -> int:
+        """Open now."""
+        return self._listener.connections
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, wait for those under way for so long, and cancel the rest."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -70,13 +71,15 @@ class HttpServer:
         plane: that answers.
         address: ``host:port`` to listen on; port 0 takes a free one.
         max_message_bytes: of a request, before and after decompression.
+        listens: itself; else another process does, and its connections are adopted.
 
     Attributes:
         address: where it listens, once started.
     """
 
-    def __init__(self, plane: DataPlane, address: str, *, max_message_bytes: int) -> None:
+    def __init__(self, plane: DataPlane, address: str, *, max_message_bytes: int, listens: bool = True) -> None:
         self.address = address
+        self._listens = listens
         self._plane = plane
         self._limit_bytes = max_message_bytes
         self._descriptions = Descriptions(plane)
@@ -91,17 +94,29 @@ class HttpServer:
         """
         # A client that leaves withdraws its request from the router's queue.
         self._server = web.Server(self._answer, access_log=None, auto_decompress=False, handler_cancellation=True)
-        self._runner, self.address = await listen(self._server, self.address, key="gateway.http")
+        if self._listens:
+            self._runner, self.address = await listen(self._server, self.address, key="gateway.http")
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that another process has accepted; it belongs to this one from now on."""
+        assert self._server is not None, "adopt follows start"
+        await asyncio.get_running_loop().connect_accepted_socket(self._server, sock=connection)
+
+    @property
+    def connections(self) -> int:
+        """Open now."""
+        return 0 if self._server is None else len(self._server.connections)
 
     async def stop(self, grace_s: float) -> None:
         """Take no more connections, wait for requests under way for so long, and end the rest."""
-        if self._runner is None or self._server is None:
+        if self._server is None:
             return
-        for site in list(self._runner.sites):
+        for site in list(self._runner.sites if self._runner is not None else ()):
             await site.stop()
         self._server.pre_shutdown()  # ends connections that wait for a next request
         await self._server.shutdown(grace_s)
-        await self._runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         response = await self._answer_or_error(request)

@@ -1,10 +1,14 @@
-"""An aiohttp server on a TCP address."""
+"""Listening on TCP addresses, and one line when that fails."""
 
 from __future__ import annotations
+
+import socket
 
 from aiohttp import web
 
 from orchestrator.errors import ConfigError
+
+_BACKLOG = 1024
 
 
 async def listen(server: web.Server, address: str, *, key: str) -> tuple[web.ServerRunner, str]:
@@ -26,6 +30,39 @@ async def listen(server: web.Server, address: str, *, key: str) -> tuple[web.Ser
         await site.start()
     except OSError as exc:
         await runner.cleanup()
-        reason = exc.strerror or exc
-        raise ConfigError(f"can't listen on {key} = {address} ({reason}); give a free address of this machine") from exc
+        raise _refused(address, key, exc) from exc
     return runner, f"{host}:{runner.addresses[0][1]}"
+
+
+def bind(address: str, *, key: str) -> socket.socket:
+    """Return a non-blocking socket that listens on ``host:port``, which nobody else has.
+
+    Args:
+        address: to bind to; of a name that has several, the first.
+        key: of fleet.yaml, for the message when it fails.
+
+    Raises:
+        ConfigError: when the address can't be had.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, place = found[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(place)
+            bound.listen(_BACKLOG)
+        except BaseException:
+            bound.close()
+            raise
+    except OSError as exc:
+        raise _refused(address, key, exc) from exc
+    bound.setblocking(False)
+    return bound
+
+
+def _refused(address: str, key: str, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"can't listen on {key} = {address} ({error.strerror or error}); give a free address of this machine"
+    )

@@ -14,6 +14,7 @@ from orchestrator.gateway.catalogue import Catalogue
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc_server import GrpcServer
 from orchestrator.gateway.http_server import HttpServer
+from orchestrator.gateway.inventory import FleetInventory, Inventory
 from orchestrator.gateway.metrics import WORKER_RESTARTS, WORKERS, GatewayMetrics
 from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
 from orchestrator.gateway.ports import InferenceRouter, Server
@@ -43,6 +44,19 @@ class Endpoint(Protocol):
         ...
 
 
+class Team(Protocol):
+    """The gateway's other processes, as a worker knows them; its transports then do not listen by themselves."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """That all of them ask."""
+        ...
+
+    def is_served(self, family: str) -> bool:
+        """Return whether all of them can answer a family."""
+        ...
+
+
 class Gateway:
     """Listens while the context is open; leaving it drains.
 
@@ -52,6 +66,7 @@ class Gateway:
         servers: to pass calls on to, by name; closed by the gateway.
         timeout_s: for a server to say what it serves.
         discovery_period_s: how often they are asked.
+        team: when this is one of several processes.
 
     Attributes:
         grpc: where it listens; None when not offered.
@@ -67,42 +82,78 @@ class Gateway:
         *,
         timeout_s: float,
         discovery_period_s: float,
+        team: Team | None = None,
     ) -> None:
         self._settings = settings
         self._discovery_period_s = discovery_period_s
         self._metrics = GatewayMetrics()
         self._catalogue = Catalogue(servers, timeout_s=timeout_s)
-        self._plane = DataPlane(router, self._catalogue, self._metrics)
+        self._inventory = None if team is not None else FleetInventory(self._catalogue, self.serves)
+        self._plane = DataPlane(
+            router,
+            self._catalogue,
+            self._metrics,
+            inventory=self._inventory if team is None else team.inventory,
+            is_served_elsewhere=None if team is None else team.is_served,
+        )
         limit_bytes = int(settings.max_message_mib * _MIB)
         self.grpc = None if settings.grpc is None else GrpcServer(
-            self._plane, settings.grpc, max_message_bytes=limit_bytes, stream_window=settings.stream_window
+            self._plane,
+            settings.grpc,
+            max_message_bytes=limit_bytes,
+            stream_window=settings.stream_window,
+            listens=team is None,
         )  # fmt: skip
         self.http = None if settings.http is None else HttpServer(
-            self._plane, settings.http, max_message_bytes=limit_bytes
+            self._plane, settings.http, max_message_bytes=limit_bytes, listens=team is None
         )  # fmt: skip
-        self.metrics = None if settings.metrics is None else MetricsEndpoint(settings.metrics, self._tally)
+        self.metrics = None if settings.metrics is None or team is not None else MetricsEndpoint(
+            settings.metrics, self._read_tally
+        )  # fmt: skip
         self._watchers: list[asyncio.Task[None]] = []
 
     @classmethod
-    def over(cls, fleet: FleetSettings, router: Router) -> Self:
+    def over(cls, fleet: FleetSettings, router: Router, team: Team | None = None) -> Self:
         """Return a gateway over the Tritons of a fleet; call it with an event loop running.
+
+        Args:
+            fleet: all of it.
+            router: over the same fleet.
+            team: when this is one of several processes.
 
         Raises:
             ConfigError: A protocol key file can't be used.
         """
-        servers: dict[ServerName, Server] = {
-            ServerName(s.name): TritonPassthrough(s.grpc, protocol_key_file=s.protocol_key_file) for s in fleet.servers
-        }
         return cls(
             fleet.gateway,
             router,
-            servers,
+            open_servers(fleet),
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
+            team=team,
         )
 
-    async def _tally(self) -> Tally:
-        tally = self._metrics.tally()
+    @property
+    def addresses(self) -> list[tuple[str, str]]:
+        """What is offered, and where."""
+        endpoints = (("gRPC", self.grpc), ("HTTP", self.http), ("metrics", self.metrics))
+        return [(what, endpoint.address) for what, endpoint in endpoints if endpoint is not None]
+
+    def serves(self, family: str) -> bool:
+        """Return whether some server answers a width of a family, as this process sees it."""
+        return self._plane.serves(family)
+
+    @property
+    def served(self) -> frozenset[str]:
+        """Families that some server answers a width of, as this process sees it."""
+        return frozenset(name for name in self._catalogue.families if self.serves(name))
+
+    def tally(self) -> Tally:
+        """Return what this process has counted."""
+        return self._metrics.tally()
+
+    async def _read_tally(self) -> Tally:
+        tally = self.tally()
         tally.values |= {WORKERS.name: {(): [1.0]}, WORKER_RESTARTS.name: {(): [0.0]}}
         return tally
 
@@ -119,10 +170,10 @@ class Gateway:
                 stack.push_async_callback(endpoint.stop, 0.0)
                 await endpoint.start()
             stack.pop_all()
-        self._watchers = [
-            asyncio.create_task(self._catalogue.watch(self._discovery_period_s)),
-            asyncio.create_task(self._watch_statistics()),
-        ]
+        self._watchers = [asyncio.create_task(self._catalogue.watch(self._discovery_period_s))]
+        if self._inventory is not None:
+            watch = self._inventory.watch(self._settings.statistics_period_s)
+            self._watchers.append(asyncio.create_task(watch))
         return self
 
     async def __aexit__(
@@ -154,7 +205,11 @@ class Gateway:
                 return
         log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
 
-    async def _watch_statistics(self) -> None:
-        while True:
-            await self._plane.observe_statistics()
-            await asyncio.sleep(self._settings.statistics_period_s)
+
+def open_servers(fleet: FleetSettings) -> dict[ServerName, Server]:
+    """Return a connection to each Triton, to pass calls on; call it with an event loop running.
+
+    Raises:
+        ConfigError: A protocol key file can't be used.
+    """
+    return {ServerName(s.name): TritonPassthrough(s.grpc, protocol_key_file=s.protocol_key_file) for s in fleet.servers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl as tls
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,7 +19,7 @@ _MOST_CONNECTIONS: Final = 4096
 
 
 class Listener:
-    """Accepts connections until it is stopped.
+    """Accepts connections, or adopts those that another process has accepted, until it is stopped.
 
     Args:
         make: returns the logic of a new connection, given what to call when it has something to say.
@@ -33,7 +34,24 @@ class Listener:
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
 
-    async def start(self, host: str, port: int, *, ssl: tls.SSLContext | None = None, reuse_port: bool = False) -> int:
+    @property
+    def connections(self) -> int:
+        """Open now."""
+        return len(self._protocols)
+
+    def open(self) -> None:
+        """Begin to look after connections, without listening: they are adopted."""
+        self._timer = asyncio.get_running_loop().call_later(_CHECK_S, self._check)
+
+    async def adopt(self, connection: socket.socket, *, ssl: tls.SSLContext | None = None) -> None:
+        """Serve a connection that another process has accepted; it belongs to this one from now on.
+
+        Raises:
+            OSError: when it is lost at once.
+        """
+        await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, sock=connection, ssl=ssl)
+
+    async def start(self, host: str, port: int, *, ssl: tls.SSLContext | None = None) -> int:
         """Listen, and return the port.
 
         Raises:
@@ -41,22 +59,22 @@ class Listener:
         """
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Http2Protocol(self._make, on_made=self._add, on_lost=self._remove),
+            self._new_protocol,
             host,
             port,
             ssl=ssl,
             backlog=_BACKLOG,
-            reuse_port=reuse_port or None,
         )
-        self._timer = loop.call_later(_CHECK_S, self._check)
+        self.open()
         found: int = self._server.sockets[0].getsockname()[1]
         return found
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more, let calls under way end for so long, and close everything."""
-        if self._server is None:
+        if self._timer is None:
             return
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         for protocol in list(self._protocols):
             protocol.drain()
         self._close_idle()
@@ -70,13 +88,15 @@ class Listener:
             pass
         for protocol in list(self._protocols):
             protocol.abort()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
 
     def _close_idle(self) -> None:
         for protocol in list(self._protocols):
             if protocol.connection is None or protocol.connection.is_idle:
                 protocol.close()
+
+    def _new_protocol(self) -> Http2Protocol:
+        return Http2Protocol(self._make, on_made=self._add, on_lost=self._remove)
 
     def _add(self, protocol: Http2Protocol) -> bool:
         self._protocols.add(protocol)

@@ -1,0 +1,163 @@
+"""Accepted connections on their way from the supervisor to a worker.
+
+One process accepts and gives each connection to the worker that has the fewest of its kind. gRPC's connections live for
+hours, so who gets one matters: of eight that arrived at once, two workers with SO_REUSEPORT got 3 and 5 or 1 and 7 by
+the kernel's hash, and with one listening socket for both often 0 and 8. Here it is 4 and 4. It costs two system calls a
+connection, and none a request. A worker that ends takes no connection along that it had not begun with: those that wait
+to be accepted are the supervisor's, and those on their way are given to another worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+log = logging.getLogger(__name__)
+
+_TAKEN = b"+"
+_MESSAGE_BYTES = 256
+_TELL_S = 0.1
+Kind = str
+
+
+class Door:
+    """The supervisor's side, one a worker.
+
+    Args:
+        end: of a SOCK_SEQPACKET pair.
+        on_room: called when the worker has taken a connection.
+
+    Attributes:
+        open: connections that the worker has, by kind, those on their way included.
+    """
+
+    def __init__(self, end: socket.socket, on_room: Callable[[], None]) -> None:
+        end.setblocking(False)
+        self._end = end
+        self._on_room = on_room
+        self._told: Counter[Kind] = Counter()
+        self._on_their_way: deque[tuple[Kind, socket.socket]] = deque()
+        asyncio.get_running_loop().add_reader(end, self._read)
+
+    def count(self, kind: Kind) -> int:
+        """Return how many connections of a kind the worker has, those on their way included."""
+        return self._told[kind] + sum(1 for on_its_way, _ in self._on_their_way if on_its_way == kind)
+
+    @property
+    def total(self) -> int:
+        """Connections of all kinds."""
+        return sum(self._told.values()) + len(self._on_their_way)
+
+    def give(self, kind: Kind, connection: socket.socket) -> bool:
+        """Send a connection; False when the worker takes none now, or is gone."""
+        try:
+            socket.send_fds(self._end, [kind.encode()], [connection.fileno()])
+        except OSError:
+            return False
+        self._on_their_way.append((kind, connection))  # ours stays open until it is taken
+        return True
+
+    def close(self) -> list[tuple[Kind, socket.socket]]:
+        """Close, and return the connections that the worker never took."""
+        asyncio.get_running_loop().remove_reader(self._end)
+        self._end.close()
+        left = list(self._on_their_way)
+        self._on_their_way.clear()
+        return left
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message = self._end.recv(_MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:  # the worker is gone; its process is watched elsewhere
+                asyncio.get_running_loop().remove_reader(self._end)
+                return
+            if message == _TAKEN:
+                kind, connection = self._on_their_way.popleft()
+                connection.close()
+                self._told[kind] += 1
+                self._on_room()
+            else:
+                kind, _, number = message.decode().partition("=")
+                self._told[kind] = int(number)
+
+
+class Adopter(Protocol):
+    """Serves connections that were accepted elsewhere."""
+
+    @property
+    def connections(self) -> int:
+        """Open now."""
+        ...
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Begin to serve one; raises OSError when it is lost at once."""
+        ...
+
+
+class Receiver:
+    """A worker's side.
+
+    Args:
+        end: of the pair.
+        adopters: that serve connections, by kind.
+    """
+
+    def __init__(self, end: socket.socket, adopters: Mapping[Kind, Adopter]) -> None:
+        end.setblocking(False)
+        self._end = end
+        self._adopters = adopters
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Take connections and tell how many are open, until cancelled."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._end, self._read)
+        told: dict[Kind, int] = {}
+        try:
+            while True:
+                await asyncio.sleep(_TELL_S)
+                now = {kind: adopter.connections for kind, adopter in self._adopters.items()}
+                for kind, number in now.items():
+                    if told.get(kind) != number:
+                        self._say(f"{kind}={number}".encode())
+                told = now
+        finally:
+            loop.remove_reader(self._end)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message, descriptors, _, _ = socket.recv_fds(self._end, _MESSAGE_BYTES, 1)
+            except OSError:  # nothing more now, or the supervisor is gone, which the channel tells
+                return
+            if not message:
+                asyncio.get_running_loop().remove_reader(self._end)
+                return
+            for descriptor in descriptors:
+                connection = socket.socket(fileno=descriptor)
+                connection.setblocking(False)
+                task = asyncio.get_running_loop().create_task(self._adopt(message.decode(), connection))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            self._say(_TAKEN)
+
+    async def _adopt(self, kind: Kind, connection: socket.socket) -> None:
+        try:
+            await self._adopters[kind].adopt(connection)
+        except OSError as exc:  # the client has left, or broke off TLS
+            log.debug("a connection for %s was lost at once: %s", kind, exc)
+            connection.close()
+
+    def _say(self, message: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._end.send(message)

@@ -1,0 +1,25 @@
+"""What one of several workers may take of limits that hold for all of them.
+
+Each worker has a router of its own and knows only its own groups and waiters. So limits on amounts are divided: the
+waiting items, and the groups a server holds (by at least one each, so a server may hold as many groups as there are
+workers). Ratios (retries to traffic) need no division, and neither do times.
+"""
+
+from __future__ import annotations
+
+from orchestrator.config import RouterSettings
+
+
+def share_router(settings: RouterSettings, workers: int) -> RouterSettings:
+    """Return the router's settings for one of so many workers."""
+    return settings.model_copy(
+        update={
+            "queue_limit": divide(settings.queue_limit, workers),
+            "in_flight_groups": divide(settings.in_flight_groups, workers),
+        }
+    )
+
+
+def divide(amount: int, workers: int) -> int:
+    """Return a part of an amount, rounded up, so that nobody has none."""
+    return -(-amount // workers)
