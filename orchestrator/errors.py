@@ -43,10 +43,15 @@ class DeadlineError(TransientError):
 
 
 class CapacityError(TransientError):
-    """A queue or budget is full; the request was not accepted."""
+    """A queue or budget is full; the request was not accepted.
 
-    def __init__(self, message: str) -> None:
+    Attributes:
+        retry_after_s: when it may be accepted; None when nobody can say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message, executed=False)
+        self.retry_after_s = retry_after_s
 
 
 class EmbeddedServerError(SlimError):

@@ -23,6 +23,7 @@ _COMMANDS = {
     "infer": "orchestrator.cli.infer:infer",
     "local": "orchestrator.cli.local:local",
     "status": "orchestrator.cli.status:status",
+    "token": "orchestrator.cli.token:token",
 }
 _ENTRY_POINTS = "slimsched.commands"
 

@@ -41,7 +41,8 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
     """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
 
     The family is one model; other models are passed on to a server that has them. Runs until SIGTERM or SIGINT, then
-    takes no more, answers what is in, and ends with status 0; a second signal ends it at once. Addresses and limits
+    takes no more, answers what is in, and ends with status 0; a second signal ends it at once. SIGHUP reads tokens and
+    certificates again. Addresses and limits
     are in the fleet file's `gateway` section.
 
     \b
@@ -71,6 +72,7 @@ async def _serve(fleet: FleetSettings, *, until_stdin_ends: bool) -> None:
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     async with Router.from_fleet(fleet) as router, Gateway.over(fleet, router) as opened:
         _tell_addresses(opened)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
         await stop.wait()
         _tell_stopping(fleet)
     log.info("the gateway has ended")
@@ -91,6 +93,8 @@ async def _supervise(fleet: FleetSettings, log_level: str, *, until_stdin_ends: 
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     async with supervisor:
         _tell_addresses(supervisor)
+        # Nothing to do here: the workers look at their files once a second, whether told or not.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
         await stop.wait()
         _tell_stopping(fleet)
         _end_at_once_on_signal(supervisor)

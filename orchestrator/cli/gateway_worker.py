@@ -55,6 +55,7 @@ async def _work(fleet: FleetSettings, channel_end: socket.socket, door_end: sock
     try:
         async with Router.from_fleet(fleet) as router, Gateway.over(fleet, router, team) as gateway:
             team.serve(gateway)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             await stop.wait()
     except SlimError as exc:
         failure = str(exc)

@@ -16,9 +16,11 @@ from orchestrator.config.fleet import (
     parse_fleet,
     render_fleet,
 )
-from orchestrator.config.gateway import GatewaySettings
+from orchestrator.config.gateway import AuthSettings, GatewaySettings
+from orchestrator.config.tenants import TenantSettings, load_tenants, parse_tenants
 
 __all__ = [
+    "AuthSettings",
     "ControllerSettings",
     "FleetSettings",
     "GatewaySettings",
@@ -26,7 +28,10 @@ __all__ = [
     "PowerSettings",
     "RouterSettings",
     "ServerSettings",
+    "TenantSettings",
     "load_fleet",
+    "load_tenants",
     "parse_fleet",
+    "parse_tenants",
     "render_fleet",
 ]

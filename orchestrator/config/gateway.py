@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.section import ADDRESS, Section, check_port
+
+
+class AuthSettings(Section):
+    """Who may call."""
+
+    tokens_file: Path
+    """Tenants, digests of their tokens, and quotas; see orchestrator.config.tenants. Read again when it changes."""
+    open_health: bool = True
+    """Whether health needs no token; load balancers rarely have one."""
 
 
 class GatewaySettings(Section):
@@ -18,6 +29,8 @@ class GatewaySettings(Section):
     """Prometheus metrics, ``host:port``; None: not offered."""
     max_message_mib: float = Field(default=64.0, gt=0, le=2047)
     """A larger request is refused, before and after decompression; Triton's own bound over HTTP from 25.06 on."""
+    auth: AuthSettings | None = None
+    """None: whoever reaches the gateway may use it."""
     stream_window: int = Field(default=256, ge=1)
     """Requests of one stream under way at a time; the stream is read no further until one of them is answered."""
     statistics_period_s: float = Field(default=10.0, gt=0)

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from orchestrator.errors import ModelNotFoundError, PermanentError
+from orchestrator.gateway.guard import Caller
 from orchestrator.gateway.messages import parse, pb
-from orchestrator.triton.passthrough import Metadata
 
-Unary = Callable[[bytes, Metadata], Awaitable[bytes]]
+Unary = Callable[[bytes, Caller], Awaitable[bytes]]
 """Answers one serialised call."""
 
 
@@ -28,7 +28,7 @@ class ClosedError(PermanentError):
 def closed_call(what: str) -> Unary:
     """Return the answer to a call that is never let through."""
 
-    async def refuse(message: bytes, metadata: Metadata) -> bytes:
+    async def refuse(message: bytes, caller: Caller) -> bytes:
         raise ClosedError(f"{what} through the gateway is closed; see docs/gateway.md")
 
     return refuse
@@ -37,7 +37,7 @@ def closed_call(what: str) -> Unary:
 def settings_call(what: str, request_kind: Any, answer_kind: Any) -> Unary:
     """Return the answer to a call that reads or changes settings: an empty list, or closed."""
 
-    async def answer(message: bytes, metadata: Metadata) -> bytes:
+    async def answer(message: bytes, caller: Caller) -> bytes:
         if parse(request_kind, message).settings:
             raise ClosedError(f"changing {what} through the gateway is closed; see docs/gateway.md")
         serialised: bytes = answer_kind().SerializeToString()
@@ -51,7 +51,7 @@ def shared_memory_status(kind: str) -> Unary:
     request_kind = getattr(pb, f"{kind}SharedMemoryStatusRequest")
     answer_kind = getattr(pb, f"{kind}SharedMemoryStatusResponse")
 
-    async def answer(message: bytes, metadata: Metadata) -> bytes:
+    async def answer(message: bytes, caller: Caller) -> bytes:
         name = parse(request_kind, message).name
         if name:
             raise ModelNotFoundError(f"Unable to find {kind.lower()} shared memory region: '{name}'")
@@ -66,7 +66,7 @@ def shared_memory_unregister(kind: str) -> Unary:
     request_kind = getattr(pb, f"{kind}SharedMemoryUnregisterRequest")
     answer_kind = getattr(pb, f"{kind}SharedMemoryUnregisterResponse")
 
-    async def answer(message: bytes, metadata: Metadata) -> bytes:
+    async def answer(message: bytes, caller: Caller) -> bytes:
         if parse(request_kind, message).name:
             raise ClosedError("unregistering shared memory by name through the gateway is closed; see docs/gateway.md")
         serialised: bytes = answer_kind().SerializeToString()

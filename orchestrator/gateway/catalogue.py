@@ -142,6 +142,10 @@ class Catalogue:
         found = {m.width: m for view in self.views for m in view.widths.values() if m.family == family}
         return {width: found[width] for width in sorted(found)}
 
+    def is_known(self, model: str) -> bool:
+        """Return whether a model is a family's or listed by a server, ready or not."""
+        return model in self._families or any(entry.name == model for view in self.views for entry in view.entries)
+
     def is_width(self, model: str) -> bool:
         """Return whether a model of a server is a width of a family."""
         return any(model in view.widths for view in self.views)

@@ -35,6 +35,7 @@ from orchestrator.gateway.family import (
     merge_config,
     read_request,
 )
+from orchestrator.gateway.guard import Caller, Guard, Ticket, UnauthenticatedError
 from orchestrator.gateway.inventory import FleetInventory, Inventory, check_version
 from orchestrator.gateway.messages import Message, parse, pb
 from orchestrator.gateway.metrics import GatewayMetrics
@@ -42,6 +43,7 @@ from orchestrator.gateway.outcomes import outcome_of
 from orchestrator.gateway.ports import InferenceRouter, RoutedAnswer
 from orchestrator.gateway.tensors import Array
 from orchestrator.gateway.wire import Address, MalformedMessageError, read_address
+from orchestrator.gateway.wishes import read_priority
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.passthrough import Metadata, RefusedCallError
 
@@ -58,6 +60,12 @@ EXTENSIONS = (
     "generate",
 )
 """Those of Triton's that are honoured here; the others are closed."""
+_OF_A_MODEL = frozenset({"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
+_LISTS: dict[str, tuple[Any, str]] = {
+    "RepositoryIndex": (pb.RepositoryIndexResponse, "models"),
+    "ModelStatistics": (pb.ModelStatisticsResponse, "model_stats"),
+}
+"""Answers that list models, and in which field."""
 
 
 class DataPlane:
@@ -69,6 +77,7 @@ class DataPlane:
         metrics: to count in.
         inventory: that answers for the whole fleet; None: this process does.
         is_served_elsewhere: whether the gateway's other processes can answer a family; None: there are none.
+        guard: that says who may call; None lets everybody do everything.
 
     Attributes:
         is_draining: whether requests are answered that have come, and no more taken.
@@ -82,9 +91,11 @@ class DataPlane:
         *,
         inventory: Inventory | None = None,
         is_served_elsewhere: Callable[[str], bool] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.metrics = metrics
+        self.guard = guard or Guard()
         self.is_draining = False
         self._router = router
         self._inventory = inventory or FleetInventory(catalogue, self.is_family_ready)
@@ -96,7 +107,6 @@ class DataPlane:
             "ServerMetadata": self._answer_metadata,
             "ModelMetadata": self._answer_model_metadata,
             "ModelConfig": self._answer_model_config,
-            "ModelInfer": self._answer_infer,
             "ModelStatistics": self._answer_statistics,
             "RepositoryIndex": self._answer_index,
             "TraceSetting": settings_call("trace settings", pb.TraceSettingRequest, pb.TraceSettingResponse),
@@ -112,7 +122,7 @@ class DataPlane:
     @property
     def methods(self) -> tuple[str, ...]:
         """Names of the unary calls that are answered."""
-        return tuple(self._methods)
+        return ("ModelInfer", *self._methods)
 
     async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
         """Return the serialised answer to a serialised unary call.
@@ -120,18 +130,65 @@ class DataPlane:
         Raises:
             SlimError: for the transport to turn into a status.
         """
-        return await self._methods[method](message, metadata)
+        caller = self.identify(method, metadata)
+        if method != "ModelInfer":
+            return await self._answer(method, message, caller)
+        with self.admit(caller, read_address(message).model):
+            return await self._answer_infer(message, caller)
 
-    async def ask(self, method: str, request: Message, kind: Any, metadata: Metadata = ()) -> Message:
-        """Return the answer to a call as a message of ``kind``; raises as ``call``."""
-        return kind.FromString(await self.call(method, request.SerializeToString(), metadata))
+    async def ask(self, method: str, request: Message, kind: Any, caller: Caller) -> Message:
+        """Return the answer to a call that is no inference as a message of ``kind``; raises as ``call``."""
+        return kind.FromString(await self._answer(method, request.SerializeToString(), caller))
 
-    async def infer(self, request: Message, metadata: Metadata = ()) -> Message:
-        """Return the ModelInferResponse to a ModelInferRequest; raises as ``call``."""
+    async def infer(self, request: Message, caller: Caller) -> Message:
+        """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
         family = self.catalogue.families.get(request.model_name)
         if family is None:
-            return await self.ask("ModelInfer", request, pb.ModelInferResponse, metadata)
-        return await self._infer_family(family, request)
+            answer = await self._answer_infer(request.SerializeToString(), caller)
+            return pb.ModelInferResponse.FromString(answer)
+        return await self._infer_family(family, request, caller)
+
+    # --- who may ---
+
+    def identify(self, method: str, metadata: Metadata) -> Caller:
+        """Return who makes a call.
+
+        Raises:
+            UnauthenticatedError: when that can't be told and must be.
+        """
+        try:
+            return self.guard.identify(method, metadata)
+        except UnauthenticatedError:
+            self.metrics.count_unauthenticated()
+            raise
+
+    def admit(self, caller: Caller, model: str) -> Ticket:
+        """Return what holds an inference's place among those under way; to be closed when it is answered.
+
+        Raises:
+            ForbiddenError: The caller may not use the model.
+            QuotaError: It has had its share.
+        """
+        try:
+            return self.guard.admit(caller, model)
+        except SlimError as exc:
+            self.metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+            raise
+
+    def _label(self, model: str) -> str:
+        """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
+        return model if self.catalogue.is_known(model) else ""
+
+    async def _answer(self, method: str, message: bytes, caller: Caller) -> bytes:
+        sees_all = self.guard.sees_all(caller)
+        if not sees_all and method in _OF_A_MODEL:
+            model = read_address(message).model
+            if model or method not in _LISTS:
+                self.guard.require_model(caller, model)
+        answer = await self._methods[method](message, caller)
+        if not sees_all and method in _LISTS:
+            return _keep(answer, *_LISTS[method], lambda model: self.guard.may_use(caller, model))
+        return answer
 
     # --- health ---
 
@@ -170,15 +227,15 @@ class DataPlane:
         except SlimError:
             return False
 
-    async def _answer_live(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _answer_live(self, message: bytes, caller: Caller) -> bytes:
         answer: bytes = pb.ServerLiveResponse(live=True).SerializeToString()
         return answer
 
-    async def _answer_ready(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _answer_ready(self, message: bytes, caller: Caller) -> bytes:
         answer: bytes = pb.ServerReadyResponse(ready=self.is_ready()).SerializeToString()
         return answer
 
-    async def _answer_model_ready(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _answer_model_ready(self, message: bytes, caller: Caller) -> bytes:
         request = parse(pb.ModelReadyRequest, message)
         ready = self.is_model_ready(request.name, request.version)
         answer: bytes = pb.ModelReadyResponse(ready=ready).SerializeToString()
@@ -186,16 +243,16 @@ class DataPlane:
 
     # --- what there is ---
 
-    async def _answer_metadata(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _answer_metadata(self, message: bytes, caller: Caller) -> bytes:
         answer = pb.ServerMetadataResponse(name=SERVER_NAME, version=_package_version(), extensions=EXTENSIONS)
         serialised: bytes = answer.SerializeToString()
         return serialised
 
-    async def _answer_model_metadata(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _answer_model_metadata(self, message: bytes, caller: Caller) -> bytes:
         request = parse(pb.ModelMetadataRequest, message)
         family = self._family(request.name, request.version)
         if family is None:
-            return await self._forward("ModelMetadata", message, metadata)
+            return await self._forward("ModelMetadata", message, caller.metadata)
         answer = await self._ask_a_width(family, "ModelMetadata", pb.ModelMetadataRequest, pb.ModelMetadataResponse)
         answer.name = family.name
         del answer.versions[:]
@@ -203,11 +260,11 @@ class DataPlane:
         serialised: bytes = answer.SerializeToString()
         return serialised
 
-    async def _answer_model_config(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _answer_model_config(self, message: bytes, caller: Caller) -> bytes:
         request = parse(pb.ModelConfigRequest, message)
         family = self._family(request.name, request.version)
         if family is None:
-            return await self._forward("ModelConfig", message, metadata)
+            return await self._forward("ModelConfig", message, caller.metadata)
         answer = await self._ask_a_width(family, "ModelConfig", pb.ModelConfigRequest, pb.ModelConfigResponse)
         widths = self.catalogue.widths(family.name)
         merge_config(answer.config, family, {width: model.accuracy for width, model in widths.items()})
@@ -224,19 +281,19 @@ class DataPlane:
                 log.debug("%s of %s: %s", method, model.name, exc)
         raise ServerUnavailableError(f"no server that answers has a width of family '{family.name}'", executed=False)
 
-    async def _answer_index(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _answer_index(self, message: bytes, caller: Caller) -> bytes:
         return await self._inventory.index(message)
 
-    async def _answer_statistics(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _answer_statistics(self, message: bytes, caller: Caller) -> bytes:
         return await self._inventory.statistics(message)
 
     # --- inference ---
 
-    async def _answer_infer(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _answer_infer(self, message: bytes, caller: Caller) -> bytes:
         name = read_address(message).model
         family = self.catalogue.families.get(name)
         if family is not None:
-            response = await self._infer_family(family, parse(pb.ModelInferRequest, message))
+            response = await self._infer_family(family, parse(pb.ModelInferRequest, message), caller)
             serialised: bytes = response.SerializeToString()
             return serialised
         self.metrics.begin()
@@ -244,7 +301,8 @@ class DataPlane:
         outcome, server = "ok", ""
         try:
             self.require_open()
-            answer, server = await self._ask_a_server("ModelInfer", message, metadata)
+            self.guard.charge_items(caller, 1)
+            answer, server = await self._ask_a_server("ModelInfer", message, caller.metadata)
             return answer
         except BaseException as exc:
             outcome = outcome_of(exc)
@@ -252,14 +310,17 @@ class DataPlane:
         finally:
             self.metrics.end()
             self.metrics.time(
-                "" if outcome == "not_found" else name,
+                name if outcome == "ok" else self._label(name),
                 outcome,
+                tenant=caller.tenant,
                 server=server,
                 latency_s=time.perf_counter() - began_s,
                 queue_s=None,
             )
 
-    async def _infer_family(self, family: FamilyModel, request: Message, *, in_stream: bool = False) -> Message:
+    async def _infer_family(
+        self, family: FamilyModel, request: Message, caller: Caller, *, in_stream: bool = False
+    ) -> Message:
         self.metrics.begin()
         began_s = time.perf_counter()
         outcome, answer = "ok", None
@@ -267,6 +328,8 @@ class DataPlane:
             self.require_open()
             self._family(family.name, request.model_version)
             wanted = read_request(request, family)
+            self.guard.require_priority(caller, read_priority(request.parameters))
+            self.guard.charge_items(caller, len(wanted.batch))
             answer = await self._route(family, wanted.batch, wanted.wishes)
             response = build_response(request.id, family, answer, wanted.classes)
             if in_stream:
@@ -280,6 +343,7 @@ class DataPlane:
             self.metrics.time(
                 family.name,
                 outcome,
+                tenant=caller.tenant,
                 width="" if answer is None else str(answer.width),
                 server="" if answer is None else answer.server,
                 latency_s=time.perf_counter() - began_s,
@@ -337,17 +401,31 @@ class DataPlane:
             return answer, view.name
         raise AssertionError("find returns at least one server, and the last one's refusal is raised")
 
-    async def infer_streamed(self, family: FamilyModel, message: bytes) -> bytes:
+    async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
         """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""
-        request = parse(pb.ModelInferRequest, message)
         response = pb.ModelStreamInferResponse()
         try:
-            response.infer_response.CopyFrom(await self._infer_family(family, request, in_stream=True))
+            with self.admit(caller, family.name):
+                request = parse(pb.ModelInferRequest, message)
+                response.infer_response.CopyFrom(await self._infer_family(family, request, caller, in_stream=True))
+        except MalformedMessageError:
+            raise
         except SlimError as exc:
             response.error_message = str(exc)
-            response.infer_response.id = request.id
+            response.infer_response.id = parse(pb.ModelInferRequest, message).id
         serialised: bytes = response.SerializeToString()
         return serialised
+
+
+def _keep(answer: bytes, kind: Any, field: str, is_kept: Callable[[str], bool]) -> bytes:
+    """Return a serialised list of models without those that are not to be seen."""
+    message = kind.FromString(answer)
+    models = getattr(message, field)
+    kept = [model for model in models if is_kept(model.name)]
+    del models[:]
+    models.extend(kept)
+    serialised: bytes = message.SerializeToString()
+    return serialised
 
 
 def _package_version() -> str:

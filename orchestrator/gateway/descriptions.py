@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.guard import ANYONE
 from orchestrator.gateway.messages import Message, pb
 
 KEPT_S = 2.0
@@ -47,10 +48,10 @@ class Descriptions:
         self._kept.pop((model, version), None)
         asked_s = self._clock()
         config = await self._plane.ask(
-            "ModelConfig", pb.ModelConfigRequest(name=model, version=version), pb.ModelConfigResponse
+            "ModelConfig", pb.ModelConfigRequest(name=model, version=version), pb.ModelConfigResponse, ANYONE
         )
         metadata = await self._plane.ask(
-            "ModelMetadata", pb.ModelMetadataRequest(name=model, version=version), pb.ModelMetadataResponse
+            "ModelMetadata", pb.ModelMetadataRequest(name=model, version=version), pb.ModelMetadataResponse, ANYONE
         )
         found = self._kept[model, version] = Description(config.config, metadata, asked_s)
         return found

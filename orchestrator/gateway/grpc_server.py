@@ -27,6 +27,7 @@ from orchestrator.errors import (
 )
 from orchestrator.gateway.administration import ClosedError
 from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.guard import ForbiddenError, UnauthenticatedError
 from orchestrator.gateway.stream import METHOD as STREAM_METHOD
 from orchestrator.gateway.stream import StreamSession
 from orchestrator.gateway.wire import MalformedMessageError
@@ -46,6 +47,8 @@ _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 # The first that fits counts, so a class stands before the one it is derived from.
 STATUSES: tuple[tuple[type[SlimError], str], ...] = (
     (MalformedMessageError, "INTERNAL"),  # as Triton has it
+    (UnauthenticatedError, "UNAUTHENTICATED"),
+    (ForbiddenError, "PERMISSION_DENIED"),
     (ClosedError, "PERMISSION_DENIED"),
     (ModelNotFoundError, "NOT_FOUND"),
     (CapacityError, "RESOURCE_EXHAUSTED"),  # not UNAVAILABLE, which KServe's client retries at once
@@ -104,6 +107,7 @@ class GrpcServer:
             explain=explain,
             max_message_bytes=max_message_bytes,
             limits=self._limits,
+            check=self._check_caller if plane.guard.is_on else None,
         )
         self._listener = Listener(self._make_connection, self._limits)
 
@@ -145,7 +149,12 @@ class GrpcServer:
         return Connection(decoder, self._service.accept, self._limits, clock=time.monotonic, wake=wake)
 
     async def _stream(self, requests: AsyncIterator[bytes], send: Send, metadata: Metadata) -> None:
-        await StreamSession(self._plane, send, window=self._window, metadata=metadata).run(requests)
+        caller = self._plane.identify(STREAM_METHOD, metadata)
+        await StreamSession(self._plane, send, window=self._window, caller=caller).run(requests)
+
+    def _check_caller(self, path: str, metadata: Metadata) -> None:
+        """Refuse who is unknown before a message is taken; the data plane asks again, for who it is."""
+        self._plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
 
     async def _check_health(self, message: bytes, metadata: Metadata) -> bytes:
         return _SERVING if self._plane.is_ready() else _NOT_SERVING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from orchestrator.errors import (
 )
 from orchestrator.gateway.administration import ClosedError
 from orchestrator.gateway.compression import TooLargeError, UnsupportedEncodingError
+from orchestrator.gateway.guard import ForbiddenError, UnauthenticatedError
 from orchestrator.gateway.http_codec import dump_json
 from orchestrator.gateway.wire import MalformedMessageError
 from orchestrator.triton.passthrough import RefusedCallError
@@ -28,6 +30,8 @@ RETRY_AFTER_S = 1
 STATUSES: tuple[tuple[type[SlimError], HTTPStatus], ...] = (
     (UnsupportedEncodingError, HTTPStatus.NOT_IMPLEMENTED),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (UnauthenticatedError, HTTPStatus.UNAUTHORIZED),
+    (ForbiddenError, HTTPStatus.FORBIDDEN),
     (ClosedError, HTTPStatus.FORBIDDEN),
     (ModelNotFoundError, HTTPStatus.NOT_FOUND),
     (CapacityError, HTTPStatus.TOO_MANY_REQUESTS),
@@ -59,11 +63,18 @@ def status_of(error: SlimError) -> HTTPStatus:
     return next(status for kind, status in STATUSES if isinstance(error, kind))
 
 
-def error_response(status: HTTPStatus, reason: str) -> web.Response:
+def refusal(error: SlimError) -> web.Response:
     """Return the answer that says why there is no other."""
+    return error_response(status_of(error), str(error), retry_after_s=getattr(error, "retry_after_s", None))
+
+
+def error_response(status: HTTPStatus, reason: str, *, retry_after_s: float | None = None) -> web.Response:
+    """Return the answer of a status; 429 says when to come again, by a guess when ``retry_after_s`` is None."""
     headers = {"Content-Type": "application/json"}
     if status is HTTPStatus.TOO_MANY_REQUESTS:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers["Retry-After"] = str(RETRY_AFTER_S if retry_after_s is None else max(1, math.ceil(retry_after_s)))
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     if status is HTTPStatus.NOT_IMPLEMENTED:
         headers["Accept-Encoding"] = "gzip, deflate"
     return web.Response(status=status, body=dump_json({"error": reason}), headers=headers)

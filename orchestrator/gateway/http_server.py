@@ -27,6 +27,7 @@ from orchestrator.gateway.compression import (
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.descriptions import Descriptions
 from orchestrator.gateway.generate import parse_generate, render_generate
+from orchestrator.gateway.guard import Caller
 from orchestrator.gateway.http_codec import (
     OutputForms,
     dump_json,
@@ -36,10 +37,11 @@ from orchestrator.gateway.http_codec import (
     render_infer,
     split_body,
 )
-from orchestrator.gateway.http_errors import error_response, status_of
+from orchestrator.gateway.http_errors import error_response, refusal
 from orchestrator.gateway.listening import listen
 from orchestrator.gateway.messages import Message, pb, to_json_value
 from orchestrator.gateway.stream import StreamSession
+from orchestrator.triton.passthrough import Metadata
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +59,12 @@ class _WrongMethodError(SlimError):
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A model that a path names, and what is asked of it."""
+    """A model that a path names, what is asked of it, and by whom."""
 
     model: str
     version: str
     action: str
+    caller: Caller
 
 
 class HttpServer:
@@ -132,7 +135,7 @@ class HttpServer:
         except _WrongMethodError:
             return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed")
         except SlimError as exc:
-            return error_response(status_of(exc), str(exc))
+            return refusal(exc)
         except (ConnectionError, web.HTTPException):
             raise
         except Exception as exc:
@@ -142,61 +145,75 @@ class HttpServer:
             )
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
-        match _split_path(request):
+        parts = _split_path(request)
+        # Before anything of the body is read, and before it is told which paths there are.
+        caller = self._plane.identify(
+            "ServerReady" if parts is not None and parts[:1] == ["health"] else "", _credentials(request)
+        )
+        match parts:
+            case None:
+                raise _NoSuchRouteError
             case []:
                 _require(request, "GET")
-                return await self._reply("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
+                asked = pb.ServerMetadataRequest()
+                return await self._reply("ServerMetadata", asked, pb.ServerMetadataResponse, caller)
             case ["health", "live"]:
                 return _health(request, True)
             case ["health", "ready"]:
                 return _health(request, self._plane.is_ready())
             case ["models", "stats"]:
                 _require(request, "GET")
-                return await self._reply("ModelStatistics", pb.ModelStatisticsRequest(), pb.ModelStatisticsResponse)
+                statistics = pb.ModelStatisticsRequest()
+                return await self._reply("ModelStatistics", statistics, pb.ModelStatisticsResponse, caller)
             case ["models", model, "versions", version, *rest]:
-                return await self._answer_model(request, _Target(model, version, "/".join(rest)))
+                return await self._answer_model(request, _Target(model, version, "/".join(rest), caller))
             case ["models", model, *rest]:
-                return await self._answer_model(request, _Target(model, "", "/".join(rest)))
+                return await self._answer_model(request, _Target(model, "", "/".join(rest), caller))
             case ["repository", *rest]:
-                return await self._answer_repository(request, rest)
+                return await self._answer_repository(request, rest, caller)
             case ["trace", "setting"]:
-                return await self._answer_settings(request, "TraceSetting")
+                return await self._answer_settings(request, "TraceSetting", caller)
             case ["logging"]:
-                return await self._answer_settings(request, "LogSettings")
+                return await self._answer_settings(request, "LogSettings", caller)
             case ["systemsharedmemory" | "cudasharedmemory" as kind, *rest]:
-                return await self._answer_shared_memory(request, kind.partition("sharedmemory")[0].capitalize(), rest)
+                name = kind.partition("sharedmemory")[0].capitalize()
+                return await self._answer_shared_memory(request, name, rest, caller)
         raise _NoSuchRouteError
 
     # --- models ---
 
     async def _answer_model(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        name, version = target.model, target.version
+        name, version, caller = target.model, target.version, target.caller
         posted: dict[str, Callable[[web.BaseRequest, _Target], Awaitable[web.StreamResponse]]] = {
             "infer": self._infer,
             "generate": self._generate,
-            "generate_stream": self._generate_stream,
         }
         if target.action in posted:
             _require(request, "POST")
-            return await posted[target.action](request, target)
+            with self._plane.admit(caller, name):
+                return await posted[target.action](request, target)
+        self._plane.guard.require_model(caller, name)
+        if target.action == "generate_stream":  # the session admits, as for every stream
+            _require(request, "POST")
+            return await self._generate_stream(request, target)
         if target.action == "trace/setting":
-            return await self._answer_settings(request, "TraceSetting")
+            return await self._answer_settings(request, "TraceSetting", caller)
         match target.action:
             case "ready":
                 return _health(request, self._plane.is_model_ready(name, version))
             case "":
                 _require(request, "GET")
                 asked = pb.ModelMetadataRequest(name=name, version=version)
-                return await self._reply("ModelMetadata", asked, pb.ModelMetadataResponse)
+                return await self._reply("ModelMetadata", asked, pb.ModelMetadataResponse, caller)
             case "config":
                 _require(request, "GET")
                 asked = pb.ModelConfigRequest(name=name, version=version)
-                answer = await self._plane.ask("ModelConfig", asked, pb.ModelConfigResponse)
+                answer = await self._plane.ask("ModelConfig", asked, pb.ModelConfigResponse, caller)
                 return _json(to_json_value(answer.config))
             case "stats":
                 _require(request, "GET")
                 statistics = pb.ModelStatisticsRequest(name=name, version=version)
-                return await self._reply("ModelStatistics", statistics, pb.ModelStatisticsResponse)
+                return await self._reply("ModelStatistics", statistics, pb.ModelStatisticsResponse, caller)
         raise _NoSuchRouteError
 
     async def _infer(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
@@ -208,7 +225,7 @@ class HttpServer:
             message, forms = parse_raw(target.model, target.version, config, binary), OutputForms(by_default=True)
         else:
             message, forms = parse_infer(target.model, target.version, text, binary)
-        reply = render_infer(await self._plane.infer(message), forms)
+        reply = render_infer(await self._plane.infer(message, target.caller), forms)
         headers = {"Content-Type": "application/json"}
         if reply.json_bytes is not None:
             headers = {"Content-Type": "application/octet-stream", JSON_BYTES_HEADER: str(reply.json_bytes)}
@@ -216,7 +233,7 @@ class HttpServer:
 
     async def _generate(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
         message = await self._read_generate(request, target)
-        return _json(render_generate(await self._plane.infer(message)))
+        return _json(render_generate(await self._plane.infer(message, target.caller)))
 
     async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
         message = await self._read_generate(request, target)
@@ -232,7 +249,8 @@ class HttpServer:
             await response.write(b"data: " + dump_json(event) + b"\n\n")
 
         try:
-            await StreamSession(self._plane, send, window=1).run(_one(message.SerializeToString()))
+            session = StreamSession(self._plane, send, window=1, caller=target.caller)
+            await session.run(_one(message.SerializeToString()))
         except SlimError as exc:
             if not response.prepared:
                 raise
@@ -249,7 +267,7 @@ class HttpServer:
 
     # --- the rest ---
 
-    async def _answer_repository(self, request: web.BaseRequest, rest: list[str]) -> web.StreamResponse:
+    async def _answer_repository(self, request: web.BaseRequest, rest: list[str], caller: Caller) -> web.StreamResponse:
         match rest:
             case ["index"]:
                 _require(request, "POST")
@@ -257,27 +275,29 @@ class HttpServer:
                 if not isinstance(content.get("ready", False), bool):
                     raise ConfigError("Unable to parse 'ready': give true or false")
                 asked = pb.RepositoryIndexRequest(ready=content.get("ready", False))
-                index = await self._plane.ask("RepositoryIndex", asked, pb.RepositoryIndexResponse)
+                index = await self._plane.ask("RepositoryIndex", asked, pb.RepositoryIndexResponse, caller)
                 # Triton leaves out what is empty.
                 return _json([{k: v for k, v in to_json_value(model).items() if v} for model in index.models])
             case ["models", model, "load" | "unload" as action]:
                 _require(request, "POST")
                 kind = f"RepositoryModel{action.capitalize()}"
                 asked = getattr(pb, f"{kind}Request")(model_name=model)
-                await self._plane.ask(kind, asked, getattr(pb, f"{kind}Response"))
+                await self._plane.ask(kind, asked, getattr(pb, f"{kind}Response"), caller)
         raise _NoSuchRouteError
 
-    async def _answer_settings(self, request: web.BaseRequest, method: str) -> web.StreamResponse:
+    async def _answer_settings(self, request: web.BaseRequest, method: str, caller: Caller) -> web.StreamResponse:
         asked = getattr(pb, f"{method}Request")()
         if request.method == "POST":
             if load_json(await self._read(request)):
                 asked.settings["changed"].SetInParent()  # which one does not matter: all are closed
         else:
             _require(request, "GET")
-        answer = await self._plane.ask(method, asked, getattr(pb, f"{method}Response"))
+        answer = await self._plane.ask(method, asked, getattr(pb, f"{method}Response"), caller)
         return _json(to_json_value(answer)["settings"])
 
-    async def _answer_shared_memory(self, request: web.BaseRequest, kind: str, rest: list[str]) -> web.StreamResponse:
+    async def _answer_shared_memory(
+        self, request: web.BaseRequest, kind: str, rest: list[str], caller: Caller
+    ) -> web.StreamResponse:
         match rest:
             case ["region", region, action]:
                 pass
@@ -290,11 +310,11 @@ class HttpServer:
         _require(request, "GET" if action == "status" else "POST")
         method = f"{kind}SharedMemory{action.capitalize()}"
         asked = getattr(pb, f"{method}Request")(name=region)
-        await self._plane.ask(method, asked, getattr(pb, f"{method}Response"))
+        await self._plane.ask(method, asked, getattr(pb, f"{method}Response"), caller)
         return _json([]) if action == "status" else web.Response(headers={"Content-Type": "application/json"})
 
-    async def _reply(self, method: str, asked: Message, kind: Any) -> web.Response:
-        return _json(to_json_value(await self._plane.ask(method, asked, kind)))
+    async def _reply(self, method: str, asked: Message, kind: Any, caller: Caller) -> web.Response:
+        return _json(to_json_value(await self._plane.ask(method, asked, kind, caller)))
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         """Return the body, decompressed.
@@ -320,15 +340,23 @@ class HttpServer:
         return await asyncio.to_thread(decompress, body, encoding, limit_bytes=self._limit_bytes)
 
 
-def _split_path(request: web.BaseRequest) -> list[str]:
-    """Return the decoded parts of the path after ``/v2``."""
+def _split_path(request: web.BaseRequest) -> list[str] | None:
+    """Return the decoded parts of the path after ``/v2``, None when it is no such path.
+
+    Parts are decoded after they were split, so an encoded slash stays inside a model's name, where no server has it.
+    """
     try:
         parts = [unquote(part, errors="strict") for part in request.raw_path.partition("?")[0].split("/")[1:]]
     except UnicodeDecodeError:
-        raise _NoSuchRouteError from None
+        return None
     if not parts or parts[0] != "v2" or parts[-1] == "":
-        raise _NoSuchRouteError
+        return None
     return parts[1:]
+
+
+def _credentials(request: web.BaseRequest) -> Metadata:
+    """Return what says who calls, as gRPC's metadata has it."""
+    return tuple(("authorization", value) for value in request.headers.getall("Authorization", ()))
 
 
 async def _one(message: bytes) -> AsyncIterator[bytes]:

@@ -35,10 +35,19 @@ _SERVICE = Measure(
 _IN_FLIGHT = Measure(
     "slim_gateway_in_flight", "Inference requests being answered, and streams passed on.", kind="gauge"
 )
+_TENANTS = Measure(
+    "slim_gateway_tenant_requests",
+    "Inference requests of callers with a token that ended, streams' requests included.",
+    ("tenant", "model", "outcome"),
+)
+_UNAUTHENTICATED = Measure("slim_gateway_unauthenticated", "Calls of any kind without a token that is known.")
 WORKERS = Measure("slim_gateway_workers", "Worker processes that take requests.", kind="gauge")
 WORKER_RESTARTS = Measure("slim_gateway_worker_restarts", "Workers that died and were started again.")
 
-MEASURES = {m.name: m for m in (_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT, WORKERS, WORKER_RESTARTS)}
+MEASURES = {
+    m.name: m
+    for m in (_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT, _TENANTS, _UNAUTHENTICATED, WORKERS, WORKER_RESTARTS)
+}
 """All there is, by name, in the order of the page."""
 
 
@@ -62,6 +71,8 @@ class GatewayMetrics:
     def __init__(self) -> None:
         self.in_flight = 0
         self._ended: dict[Labels, _Ended] = {}
+        self._tenants: dict[Labels, Cell] = {}
+        self._unauthenticated = Cell()
 
     def begin(self) -> None:
         """Note that a request came, or that a stream is passed on."""
@@ -71,18 +82,32 @@ class GatewayMetrics:
         """Note that it was answered, one way or another."""
         self.in_flight -= 1
 
-    def count(self, model: str, outcome: str) -> None:
+    def count(self, model: str, outcome: str, *, tenant: str | None = None) -> None:
         """Note a request whose end is not timed."""
         self._of((model, "", "", outcome)).requests.value += 1
+        self._count_tenant(tenant, model, outcome)
+
+    def count_unauthenticated(self) -> None:
+        """Note a call without a token that is known."""
+        self._unauthenticated.value += 1
 
     def time(
-        self, model: str, outcome: str, *, latency_s: float, width: str = "", server: str = "", queue_s: float | None
+        self,
+        model: str,
+        outcome: str,
+        *,
+        tenant: str | None = None,
+        latency_s: float,
+        width: str = "",
+        server: str = "",
+        queue_s: float | None,
     ) -> None:
         """Note how a request ended.
 
         Args:
             model: it was for; empty when nobody has it.
             outcome: in a word, see ``outcomes``.
+            tenant: that sent it; None when nobody has to say who they are.
             latency_s: from its arrival.
             width: that ran it; empty when none did, or the model has no widths.
             server: likewise.
@@ -94,6 +119,15 @@ class GatewayMetrics:
         if queue_s is not None:
             ended.queue.observe(queue_s)
             ended.service.observe(latency_s - queue_s)
+        self._count_tenant(tenant, model, outcome)
+
+    def _count_tenant(self, tenant: str | None, model: str, outcome: str) -> None:
+        if tenant is not None:
+            labels = (tenant, model, outcome)
+            cell = self._tenants.get(labels)
+            if cell is None:
+                cell = self._tenants[labels] = Cell()
+            cell.value += 1
 
     def _of(self, labels: Labels) -> _Ended:
         ended = self._ended.get(labels)
@@ -110,4 +144,6 @@ class GatewayMetrics:
             for measure, buckets in ((_LATENCY, ended.latency), (_QUEUE, ended.queue), (_SERVICE, ended.service)):
                 if any(buckets.counts):
                     tally.values.setdefault(measure.name, {})[labels] = [*buckets.counts, buckets.total]
+        tally.values[_TENANTS.name] = {labels: [cell.value] for labels, cell in self._tenants.items()}
+        tally.values[_UNAUTHENTICATED.name] = {(): [self._unauthenticated.value]}
         return tally

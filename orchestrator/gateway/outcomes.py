@@ -12,6 +12,7 @@ from orchestrator.errors import (
     PermanentError,
     ServerUnavailableError,
 )
+from orchestrator.gateway.guard import ForbiddenError, QuotaError, UnauthenticatedError
 from orchestrator.gateway.wire import MalformedMessageError
 from orchestrator.triton.passthrough import RefusedCallError
 
@@ -28,6 +29,9 @@ _OUTCOMES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], st
     (asyncio.CancelledError, "cancelled"),
     (RefusedCallError, "refused"),
     (ModelNotFoundError, "not_found"),
+    (UnauthenticatedError, "unauthenticated"),
+    (ForbiddenError, "forbidden"),
+    (QuotaError, "over_quota"),
     (CapacityError, "shed"),
     (DeadlineError, "deadline"),
     (ServerUnavailableError, "unavailable"),

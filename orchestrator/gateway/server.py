@@ -9,15 +9,17 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Protocol, Self
 
-from orchestrator.config import FleetSettings, GatewaySettings
+from orchestrator.config import FleetSettings, GatewaySettings, load_tenants
 from orchestrator.gateway.catalogue import Catalogue
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc_server import GrpcServer
+from orchestrator.gateway.guard import Guard
 from orchestrator.gateway.http_server import HttpServer
 from orchestrator.gateway.inventory import FleetInventory, Inventory
 from orchestrator.gateway.metrics import WORKER_RESTARTS, WORKERS, GatewayMetrics
 from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
 from orchestrator.gateway.ports import InferenceRouter, Server
+from orchestrator.gateway.reloading import WatchedFiles, watch
 from orchestrator.gateway.tallies import Tally
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
@@ -68,6 +70,9 @@ class Gateway:
         discovery_period_s: how often they are asked.
         team: when this is one of several processes.
 
+    Raises:
+        ConfigError: The tokens file can't be used.
+
     Attributes:
         grpc: where it listens; None when not offered.
         http: likewise.
@@ -88,6 +93,7 @@ class Gateway:
         self._discovery_period_s = discovery_period_s
         self._metrics = GatewayMetrics()
         self._catalogue = Catalogue(servers, timeout_s=timeout_s)
+        self._files: list[WatchedFiles] = []
         self._inventory = None if team is not None else FleetInventory(self._catalogue, self.serves)
         self._plane = DataPlane(
             router,
@@ -95,6 +101,7 @@ class Gateway:
             self._metrics,
             inventory=self._inventory if team is None else team.inventory,
             is_served_elsewhere=None if team is None else team.is_served,
+            guard=self._make_guard(share=1.0 if team is None else 1.0 / settings.workers),
         )
         limit_bytes = int(settings.max_message_mib * _MIB)
         self.grpc = None if settings.grpc is None else GrpcServer(
@@ -111,6 +118,20 @@ class Gateway:
             settings.metrics, self._read_tally
         )  # fmt: skip
         self._watchers: list[asyncio.Task[None]] = []
+
+    def _make_guard(self, share: float) -> Guard:
+        auth = self._settings.auth
+        if auth is None:
+            return Guard()
+        path = auth.tokens_file
+        guard = Guard(load_tenants(path), is_health_open=auth.open_health, share=share)
+        self._files.append(WatchedFiles("tenants", [path], lambda: guard.replace(load_tenants(path))))
+        return guard
+
+    def reload(self) -> None:
+        """Read tokens and certificates again now, as happens anyway within a second of their change."""
+        for files in self._files:
+            files.refresh(is_forced=True)
 
     @classmethod
     def over(cls, fleet: FleetSettings, router: Router, team: Team | None = None) -> Self:
@@ -170,10 +191,13 @@ class Gateway:
                 stack.push_async_callback(endpoint.stop, 0.0)
                 await endpoint.start()
             stack.pop_all()
-        self._watchers = [asyncio.create_task(self._catalogue.watch(self._discovery_period_s))]
+        self._watchers = [
+            asyncio.create_task(self._catalogue.watch(self._discovery_period_s)),
+            asyncio.create_task(watch(self._files)),
+        ]
         if self._inventory is not None:
-            watch = self._inventory.watch(self._settings.statistics_period_s)
-            self._watchers.append(asyncio.create_task(watch))
+            watching = self._inventory.watch(self._settings.statistics_period_s)
+            self._watchers.append(asyncio.create_task(watching))
         return self
 
     async def __aexit__(

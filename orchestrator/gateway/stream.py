@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from orchestrator.errors import SlimError
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.family import FamilyModel
+from orchestrator.gateway.guard import Caller, Ticket
 from orchestrator.gateway.messages import parse, pb
 from orchestrator.gateway.outcomes import outcome_of
 from orchestrator.gateway.ports import ServerStream
 from orchestrator.gateway.wire import read_address
 from orchestrator.snapshot import ServerName
-from orchestrator.triton.passthrough import Metadata
 
 METHOD = "ModelStreamInfer"
 
@@ -32,15 +32,16 @@ class StreamSession:
         plane: that answers them.
         send: takes one serialised ModelStreamInferResponse; waits while the client takes no more.
         window: requests of families under way at a time.
-        metadata: of the client, for servers.
+        caller: whose stream it is.
     """
 
     def __init__(
-        self, plane: DataPlane, send: Callable[[bytes], Awaitable[object]], *, window: int, metadata: Metadata = ()
+        self, plane: DataPlane, send: Callable[[bytes], Awaitable[object]], *, window: int, caller: Caller
     ) -> None:
         self._plane = plane
         self._send = send
-        self._metadata = metadata
+        self._caller = caller
+        self._tickets: dict[str, Ticket] = {}
         self._window = asyncio.Semaphore(window)
         self._sending = asyncio.Lock()  # a stream takes one message at a time
         self._streams: dict[ServerName, ServerStream] = {}
@@ -67,6 +68,8 @@ class StreamSession:
             for stream in self._streams.values():
                 self._plane.metrics.end()
                 stream.abandon()
+            for ticket in self._tickets.values():
+                ticket.close()
 
     async def _take(self, message: bytes, tasks: asyncio.TaskGroup) -> None:
         address = read_address(message)
@@ -77,20 +80,31 @@ class StreamSession:
             return
         try:
             self._plane.require_open()
+            self._charge(address.model)
             stream = self._pinned.get(address.model) or self._open(message, tasks)
         except SlimError as exc:
-            self._plane.metrics.count("", outcome_of(exc))
+            self._plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)
             await self._fail(message, exc)
             return
         self._pinned[address.model] = stream
-        self._plane.metrics.count(address.model, "streamed")
+        self._plane.metrics.count(address.model, "streamed", tenant=self._caller.tenant)
         await stream.send(message)
+
+    def _charge(self, model: str) -> None:
+        """Count a request that is passed on; a model holds one place among those under way as long as the stream."""
+        guard = self._plane.guard
+        if model in self._tickets:
+            guard.require_model(self._caller, model)
+            guard.charge_request(self._caller)
+        else:
+            self._tickets[model] = guard.admit(self._caller, model)
+        guard.charge_items(self._caller, 1)
 
     def _open(self, message: bytes, tasks: asyncio.TaskGroup) -> ServerStream:
         view = self._plane.catalogue.find(read_address(message))[0]
         stream = self._streams.get(view.name)
         if stream is None:
-            stream = self._streams[view.name] = view.server.open_stream(METHOD, self._metadata)
+            stream = self._streams[view.name] = view.server.open_stream(METHOD, self._caller.metadata)
             self._plane.metrics.begin()
             tasks.create_task(self._pump(stream))
         return stream
@@ -101,7 +115,7 @@ class StreamSession:
 
     async def _answer(self, family: FamilyModel, message: bytes) -> None:
         try:
-            await self._pass_on(await self._plane.infer_streamed(family, message))
+            await self._pass_on(await self._plane.infer_streamed(family, message, self._caller))
         finally:
             self._window.release()
 

@@ -66,6 +66,12 @@ def parse_wishes(parameters: Any) -> Wishes:
     )
 
 
+def read_priority(parameters: Any) -> int:
+    """Return the priority that parameters which were checked ask for, 0 when none."""
+    value = read_value(parameters["priority"]) if "priority" in parameters else 0
+    return value if isinstance(value, int) else 0
+
+
 def _check_scheduling(name: str, parameter: Any) -> None:
     which = parameter.WhichOneof("parameter_choice")
     allowed = ("int64_param", "uint64_param") if name == "priority" else ("int64_param",)

@@ -49,6 +49,8 @@ class Service:
         explain: the RpcError that stands for what a handler raised.
         max_message_bytes: of a request.
         limits: of a connection.
+        check: raises what a call is refused with by its path and metadata, before its message has come; None lets all
+            in.
     """
 
     unary: dict[str, UnaryHandler]
@@ -56,6 +58,7 @@ class Service:
     explain: Callable[[Exception], RpcError]
     max_message_bytes: int
     limits: Limits
+    check: Callable[[str, Metadata], None] | None = None
 
     def accept(self, stream: Stream, head: RequestHead) -> Receiver | None:
         """Begin a call, or answer at once what is none."""
@@ -65,12 +68,23 @@ class Service:
             stream.send_headers(http_refusal(head.problem), is_last=True)
         elif head.is_too_large:
             _refuse(stream, "RESOURCE_EXHAUSTED", f"more than {self.limits.header_list_bytes} bytes of metadata")
+        elif (refusal := self._refusal(head)) is not None:
+            _refuse(stream, refusal.status, refusal.detail)
         elif (unary := self.unary.get(head.path)) is not None:
             return UnaryCall(self, stream, head, unary)
         elif (streaming := self.streaming.get(head.path)) is not None:
             return StreamingCall(self, stream, head, streaming)
         else:
             _refuse(stream, "UNIMPLEMENTED", f"there is no method {head.path[:200]}")
+        return None
+
+    def _refusal(self, head: RequestHead) -> RpcError | None:
+        if self.check is None:
+            return None
+        try:
+            self.check(head.path, head.metadata)
+        except Exception as exc:
+            return self.explain(exc)
         return None
 
 

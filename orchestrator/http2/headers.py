@@ -10,6 +10,7 @@ on the wire, and no state.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
@@ -17,6 +18,9 @@ import hpack
 from hpack.table import HeaderTable
 
 from orchestrator.http2.frames import ErrorCode, ViolationError
+
+# At level debug it logs every field that it decodes: clients' tokens among them.
+logging.getLogger("hpack").setLevel(logging.INFO)
 
 T = TypeVar("T")
 Field = tuple[bytes, bytes]

@@ -1,0 +1,101 @@
+"""The tokens file: who may call the gateway, and how much.
+
+It holds digests of tokens and no token, so that reading it opens nothing; errors quote nothing of it all the same,
+because a token may have been pasted where its digest belongs. A file of its own, because it changes while the gateway
+runs and is usually a secret of the platform.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from orchestrator.config.section import Section, parse_settings
+from orchestrator.errors import ConfigError
+
+DIGEST_PREFIX = "sha256:"
+_MOST_BYTES = 2**20
+"""Of the file. Every token costs each request a third of a microsecond, so long before this a proxy is the place."""
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class TenantSettings(Section):
+    """One tenant; its quotas are over all of its tokens."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
+    """Unique in the file; a label of metrics."""
+    tokens: tuple[Digest, ...]
+    """``sha256:`` and the digest in hexadecimal, as ``slimsched token new`` prints it. Several, so that one can be
+    replaced while the other is in use; none at all shuts the tenant out."""
+    requests_per_s: float | None = Field(default=None, gt=0)
+    """Inferences a second in the long run; None: unbounded."""
+    requests_burst: int | None = Field(default=None, ge=1)
+    """Inferences that may come at once after a pause; None: a second's worth."""
+    items_per_s: float | None = Field(default=None, gt=0)
+    """Items of families a second, a request of batch 8 being eight; one of another model counts as one. None:
+    unbounded."""
+    items_burst: int | None = Field(default=None, ge=1)
+    """Items that may come at once, and so the largest batch; None: a second's worth."""
+    concurrent_requests: int | None = Field(default=None, ge=1)
+    """Inferences under way at a time; None: unbounded."""
+    highest_priority: int = Field(default=1, ge=1)
+    """Of requests for families. 1 is the highest there is, as in Triton, so 3 refuses 1 and 2."""
+    models: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Families and other models that it may use and see; None: all."""
+
+    @model_validator(mode="after")
+    def _do_not_contradict(self) -> TenantSettings:
+        for what in ("requests", "items"):
+            if getattr(self, f"{what}_burst") is not None and getattr(self, f"{what}_per_s") is None:
+                raise ValueError(f"{what}_burst bounds nothing without {what}_per_s; give both or neither")
+        return self
+
+
+class TenantsSettings(Section):
+    """All of the tokens file."""
+
+    tenants: tuple[TenantSettings, ...] = Field(min_length=1)
+
+    @field_validator("tenants")
+    @classmethod
+    def _are_distinct(cls, tenants: tuple[TenantSettings, ...]) -> tuple[TenantSettings, ...]:
+        names = [tenant.name for tenant in tenants]
+        digests = [digest for tenant in tenants for digest in tenant.tokens]
+        if len(set(names)) != len(names):
+            raise ValueError("a name is used twice; names must be unique")
+        if len(set(digests)) != len(digests):
+            raise ValueError("a token is listed twice; it can be of one tenant only, and needs one line")
+        return tenants
+
+
+def parse_tenants(text: str, *, source: str = "tokens.yaml") -> tuple[TenantSettings, ...]:
+    """Return the tenants that the YAML ``text`` spells.
+
+    Raises:
+        ConfigError: as parse_settings; quotes nothing of the text.
+    """
+    return parse_settings(TenantsSettings, text, source=source, start="tenants", is_secret=True).tenants
+
+
+def load_tenants(path: Path) -> tuple[TenantSettings, ...]:
+    """Return the tenants in a tokens file.
+
+    Raises:
+        ConfigError: when it can't be read, is too large, or says what is not allowed.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        text = data.decode()
+    except FileNotFoundError:
+        raise ConfigError(f"no tokens file at {path}; 'slimsched token new TENANT' prints what belongs there") from None
+    except OSError as exc:
+        raise ConfigError(f"can't read the tokens file {path} ({exc.strerror or exc})") from exc
+    except UnicodeDecodeError:
+        raise ConfigError(f"the tokens file {path} is no UTF-8 text") from None
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"the tokens file {path} is larger than {_MOST_BYTES} bytes; it is no list of tenants")
+    return parse_tenants(text, source=str(path))

@@ -1,0 +1,70 @@
+"""Files that are read again when they change, while the gateway runs.
+
+Looked at once a second instead of watched by inotify, which misses the swapped links of Kubernetes' mounted secrets and
+network file systems; one ``stat`` a file costs nothing. What can't be used is refused with one line in the log and what
+was read before is kept, until the files change once more: a certificate whose key comes a moment later is taken then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from orchestrator.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 1.0
+
+_Stamp = tuple[int, int, int, int] | None
+
+
+class WatchedFiles:
+    """Some files that are taken together.
+
+    Args:
+        what: they are, for the log.
+        paths: where they are; must have been read already.
+        take: reads them and puts them to use; raises ConfigError when they can't be used, and then changes nothing.
+    """
+
+    def __init__(self, what: str, paths: Iterable[Path], take: Callable[[], None]) -> None:
+        self._what = what
+        self._paths = tuple(paths)
+        self._take = take
+        self._stamps = self._look()
+
+    def refresh(self, *, is_forced: bool = False) -> None:
+        """Read the files when they have changed, or anyway; never raises."""
+        stamps = self._look()
+        if stamps == self._stamps and not is_forced:
+            return
+        self._stamps = stamps
+        try:
+            self._take()
+        except ConfigError as exc:
+            log.warning("%s are kept as they were: %s", self._what, exc)
+        else:
+            log.info("%s were read again", self._what)
+
+    def _look(self) -> tuple[_Stamp, ...]:
+        return tuple(_stamp(path) for path in self._paths)
+
+
+async def watch(files: Sequence[WatchedFiles]) -> None:
+    """Refresh for ever."""
+    while True:
+        await asyncio.sleep(PERIOD_S)
+        for watched in files:
+            watched.refresh()
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Return what changes when a file does, None when it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
