@@ -38,6 +38,14 @@ class ServerUnavailableError(TransientError):
     """A server can't be reached, is starting or is going down."""
 
 
+class ConnectionLostError(ServerUnavailableError):
+    """The connection broke while a call was under way: it may have run, but its answer can't come any more."""
+
+
+class WrongAnswerError(TransientError):
+    """A server answered, and what it answered can't be right."""
+
+
 class DeadlineError(TransientError):
     """The time allowed for a call ran out before its answer came."""
 

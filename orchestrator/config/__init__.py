@@ -5,6 +5,7 @@ values out of range are refused with the key path, the value and what is allowed
 silently ignored is found in production. Defaults live here and nowhere else, each with its unit and reason.
 """
 
+from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.fleet import (
     ControllerSettings,
     FleetSettings,
@@ -22,10 +23,14 @@ from orchestrator.config.tenants import TenantSettings, load_tenants, parse_tena
 __all__ = [
     "AuthSettings",
     "ControllerSettings",
+    "EjectionSettings",
     "FleetSettings",
     "GatewaySettings",
+    "HedgeSettings",
     "LimitSettings",
     "PowerSettings",
+    "ProbeSettings",
+    "RetrySettings",
     "RouterSettings",
     "ServerSettings",
     "TenantSettings",

@@ -8,6 +8,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.gateway import GatewaySettings
 from orchestrator.config.section import ADDRESS, Section, check_port, check_url, parse_settings
 from orchestrator.errors import ConfigError
@@ -102,7 +103,13 @@ class RouterSettings(Section):
     warm_up: bool = True
     """Run each newly found width a few times on blank items, so that the first decisions rest on measured times."""
     max_attempts: int = Field(default=3, ge=1)
-    """How often a request is sent at the most; only requests that no server has run are sent again."""
+    """How often a request is sent at the most; see orchestrator.router.retry."""
+    retries: RetrySettings = RetrySettings()
+    hedge: HedgeSettings | None = None
+    """None: no second copies beside what is overdue."""
+    ejection: EjectionSettings = EjectionSettings()
+    probes: ProbeSettings | None = ProbeSettings()
+    """None: answers are believed as they come."""
     drain_s: float = Field(default=10.0, ge=0)
     """How long closing waits for answers under way."""
     seed: int = 0

@@ -28,23 +28,28 @@ from orchestrator.errors import (
     CapacityError,
     ConfigError,
     DeadlineError,
-    ModelNotFoundError,
     PermanentError,
     ServerUnavailableError,
     SlimError,
     TransientError,
+    WrongAnswerError,
 )
 from orchestrator.profile import EnergyTable, LatencyTable
+from orchestrator.router.attempts import Attempts
+from orchestrator.router.fleet import Fleet
 from orchestrator.router.group import Group
 from orchestrator.router.lanes import Lane, Lanes
-from orchestrator.router.link import ServerClient, ServerLink, StalledServerError
+from orchestrator.router.link import ServerClient, ServerLink
+from orchestrator.router.observer import RouterObserver
 from orchestrator.router.request import Answer, Array, LaneKey, PendingRequest, as_batch
 from orchestrator.router.start import ProfileStarts
 from orchestrator.routing import Binding, Situation, build_candidates, parse_policy
-from orchestrator.snapshot import Family, GroupInFlight, ModelName, ServedModel, ServerName, Width
+from orchestrator.snapshot import GroupInFlight, ModelName, ServedModel, ServerName, Width
 from orchestrator.triton.discovery import TritonServer
 
 log = logging.getLogger(__name__)
+
+_SILENT = RouterObserver()
 
 
 class Router:
@@ -54,6 +59,7 @@ class Router:
         settings: its section of fleet.yaml.
         servers: connections by name.
         starts: what is known of models before they were run.
+        observer: is told what happens.
 
     Example:
         async with Router.from_fleet(load_fleet(Path("fleet.yaml"))) as router:
@@ -66,17 +72,13 @@ class Router:
         servers: Mapping[ServerName, ServerClient],
         *,
         starts: ProfileStarts | None = None,
+        observer: RouterObserver = _SILENT,
     ) -> None:
         self._settings = settings
         self._policy = parse_policy(settings.policy)
-        self._links = {
-            name: ServerLink(name, client, settings, self._observe, self._start)
-            for name, client in sorted(servers.items())
-        }
+        self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
         self._lanes = Lanes()
-        self._starts = starts or ProfileStarts()
-        self._latency = LatencyTable()
-        self._energy = EnergyTable()
+        self._attempts = Attempts(self._fleet, self._lanes, observer, self._wake)
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
         self._groups = itertools.count(1)
@@ -84,7 +86,6 @@ class Router:
         self._pump_scheduled = False
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watchers: list[asyncio.Task[None]] = []
 
     @classmethod
     def from_fleet(cls, fleet: FleetSettings) -> Self:
@@ -102,29 +103,34 @@ class Router:
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.gather(*(link.refresh() for link in self._links.values()))
-            self._require_servers()
+            await self._fleet.open(self._wake)
         except BaseException:
-            await self._close_links()
+            await self._fleet.close()
             raise
-        self._watchers = [asyncio.create_task(link.watch(self._wake)) for link in self._links.values()]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._closing = True
+        self._closing = self._attempts.is_closing = True
         for request in self._lanes.take_all():
             _fail(request, ServerUnavailableError("the router is closing", executed=False))
         try:
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=self._settings.drain_s)
+            await self._drain()
         finally:
-            remaining = [*self._watchers, *self._tasks]
+            remaining = list(self._tasks)
             for task in remaining:
                 task.cancel()
             await asyncio.gather(*remaining, return_exceptions=True)
-            await self._close_links()
+            await self._fleet.stop()
+            await self._fleet.close()
+
+    async def _drain(self) -> None:
+        """Wait, not too long, for groups that somebody still waits for."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._settings.drain_s
+        while (awaited := self._tasks - self._attempts.given_up) and loop.time() < until_s:
+            await asyncio.wait(awaited, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED)
 
     async def infer(
         self,
@@ -154,13 +160,14 @@ class Router:
         """
         loop = asyncio.get_running_loop()
         now_s = loop.time()
+        is_own = deadline_ms is not None
         if deadline_ms is None:
             deadline_ms = self._settings.deadline_ms
         if math.isnan(deadline_ms) or deadline_ms == -math.inf:
             raise ConfigError(f"deadline_ms = {deadline_ms} is no time; give milliseconds from now")
         key, batch, is_single = self._admit(array, family, min_accuracy or 0.0, width)
         deadline_s = now_s + min(deadline_ms / 1e3, self._settings.request_timeout_s)
-        request = PendingRequest(batch, is_single, now_s, deadline_s, loop.create_future())
+        request = PendingRequest(batch, is_single, now_s, deadline_s, loop.create_future(), is_own)
         self._lanes.push(key, request)
         self._wake()
         try:
@@ -169,7 +176,7 @@ class Router:
         except TimeoutError:
             raise DeadlineError(
                 f"no answer within request_timeout_s = {self._settings.request_timeout_s}; "
-                f"servers: {self._describe_servers()}"
+                f"servers: {self._fleet.describe()}"
             ) from None
         finally:
             if request.withdraw is not None:  # timed out or cancelled while it waited
@@ -181,29 +188,17 @@ class Router:
         Raises:
             ConfigError: when the family is unknown, or not named although there are several.
         """
-        known: dict[Family, dict[Width, ServedModel]] = {}
-        for link in self._links.values():
-            for model in link.served:
-                known.setdefault(model.family, {}).setdefault(model.width, model)
-        wanted = family or self._settings.family
-        if wanted is None:
-            if len(known) != 1:
-                raise ConfigError(f"name the family; the fleet serves {', '.join(sorted(known)) or 'none'}")
-            wanted = next(iter(known))
-        widths = known.get(Family(wanted))
-        if widths is None:
-            raise ConfigError(f"unknown family {wanted!r}; the fleet serves {', '.join(sorted(known)) or 'none'}")
-        return tuple(widths[w] for w in sorted(widths))
+        return self._fleet.models(family)
 
     @property
     def latency(self) -> LatencyTable:
         """What groups are expected to take, from all that was observed so far."""
-        return self._latency
+        return self._fleet.latency
 
     @property
     def energy(self) -> EnergyTable:
         """What groups cost in joules, as far as the profile knows."""
-        return self._energy
+        return self._fleet.energy
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
         """Return, for each server that answers, the widths of a family that it serves, ascending.
@@ -212,7 +207,7 @@ class Router:
             ConfigError: as ``models``.
         """
         name = self.models(family)[0].family
-        return {link.name: link.models_of(name) for link in self._links.values() if link.is_healthy}
+        return {link.name: link.models_of(name) for link in self._fleet.links.values() if link.is_healthy}
 
     def _admit(
         self, array: Array, family: str | None, min_accuracy: float, width: Width | None
@@ -220,7 +215,7 @@ class Router:
         models = self.models(family)
         allowed = [
             model
-            for link in self._links.values()
+            for link in self._fleet.links.values()
             for model in link.served
             if model.family == models[0].family
             and (width is None or model.width == width)
@@ -258,8 +253,9 @@ class Router:
         for key in self._lanes.bound_keys():
             assert key.bound_to is not None  # bound_keys returns no other
             server, width = key.bound_to
-            link = self._links[server]
-            if not link.is_healthy or link.model(key.family, width) is None:
+            link = self._fleet.links[server]
+            is_lost = link.is_suspect and self._fleet.elsewhere_s(key.elsewhere(server), 1) is not None
+            if is_lost or not link.is_healthy or link.model(key.family, width) is None:
                 for request in self._lanes.take_all(key):
                     self._lanes.push(key.unbound(), request)
 
@@ -284,18 +280,16 @@ class Router:
         else:
             server, width = lane.key.bound_to
             items = lane.items
-        return self._send(self._links[server], lane, width, items)
+        return self._send(self._fleet.links[server], lane, width, items)
 
     def _decide(self, lane: Lane, head: PendingRequest) -> Candidate | None:
         now_s = asyncio.get_running_loop().time()
         queue = lane.state(head)
         family = lane.key.family
         margin = self._settings.slack_margin
-        states = [link.state(family, self._bound_items(link)) for link in self._links.values()]
-        candidates = build_candidates(states, queue, self._latency, now_s=now_s, slack_margin=margin)
-        # Where it was not run before it is sent only when there is nowhere else.
-        elsewhere = [c for c in candidates if c.server not in head.failed_on]
-        candidates = tuple(elsewhere) or candidates
+        states = [link.state(family, self._bound_items(link)) for link in self._fleet.links.values()]
+        candidates = build_candidates(states, queue, self._fleet.latency, now_s=now_s, slack_margin=margin)
+        candidates = self._fleet.preferred(candidates, lane.key.avoid)
         lots = (self._random.random(), self._random.random())
         situation = Situation(queue, now_s, turn=next(self._turns), lots=lots, slack_margin=margin)
         decision = self._policy.choose(candidates, situation)
@@ -325,83 +319,42 @@ class Router:
     async def _run_group(self, group: Group) -> None:
         """Send a group and resolve its requests; never raises but when cancelled at closing."""
         link = group.link
-        for request in group.requests:
-            request.attempts += 1
+        attempt = self._attempts.begin(group)
         try:
-            async with asyncio.timeout(self._settings.group_timeout_s):  # of the waiting; the call itself goes on
-                output = await link.client.infer_batch(group.model, group.batch())
+            output = await link.client.infer_batch(group.model, group.batch())
             if len(output) != group.sent.items:
-                raise PermanentError(f"{link.name} answered {len(output)} items of {group.sent.items}; check the model")
-        except TimeoutError:
-            self._give_up(group, StalledServerError(f"{link.name} left a group unanswered, {self._timeout_text}"))
+                raise WrongAnswerError(f"{link.name} answered {len(output)} items of {group.sent.items}")
         except SlimError as exc:
-            self._give_up(group, exc)
+            if self._attempts.end(attempt):
+                self._attempts.fail(group, exc)
         except asyncio.CancelledError:
+            self._attempts.end(attempt)
             for request in group.requests:
                 _fail(request, ServerUnavailableError("the router closed before the answer came"))
             raise
         except Exception as exc:
             log.exception("sending a group to %s failed unexpectedly", link.name)
+            self._attempts.end(attempt)
             for request in group.requests:
                 _fail(request, TransientError(f"{link.name}: {type(exc).__name__}: {exc}"))
         else:
-            self._answer(group, output)
+            if self._attempts.end(attempt):
+                self._answer(group, output)
         finally:
-            link.in_flight.remove(group.sent)
+            if not attempt.is_given_up:
+                link.in_flight.remove(group.sent)
             self._wake()
 
     def _answer(self, group: Group, output: Array) -> None:
         now_s = asyncio.get_running_loop().time()
         group.link.finish(group.sent, now_s=now_s)
+        self._attempts.note_answered(len(group.requests))
         start = 0
         for request in group.requests:
             part = output[start : start + request.items]
             start += request.items
             if not request.future.done():
                 request.future.set_result(group.answer(request, part, now_s=now_s, policy=self._policy.name))
-
-    def _observe(self, server: ServerName, model: ModelName, items: int, service_s: float) -> None:
-        self._latency = self._latency.observe(server, model, items, service_s)
-
-    def _start(self, server: ServerName, model: ServedModel) -> bool:
-        self._latency, self._energy, has_entry = self._starts.begin(server, model, self._latency, self._energy)
-        return has_entry
-
-    @property
-    def _timeout_text(self) -> str:
-        return f"group_timeout_s = {self._settings.group_timeout_s}"
-
-    def _give_up(self, group: Group, error: SlimError) -> None:
-        group.link.note_failure(group.model, error)
-        for request in group.requests:
-            request.failed_on.add(group.link.name)
-            self._retry_or_fail(group.key, request, error)
-
-    def _retry_or_fail(self, key: LaneKey, request: PendingRequest, error: SlimError) -> None:
-        """Queue a request again when no server has run it and it has attempts left; else fail it."""
-        not_executed = isinstance(error, ModelNotFoundError) or (
-            isinstance(error, TransientError) and not error.executed
-        )
-        if not_executed and not self._closing and request.attempts < self._settings.max_attempts:
-            self._lanes.push(key.unbound(), request)
-        else:
-            _fail(request, error)
-
-    def _require_servers(self) -> None:
-        if not any(link.served for link in self._links.values()):
-            raise ServerUnavailableError(
-                f"no server serves a slimmable family ({self._describe_servers()}); "
-                "check the addresses in fleet.yaml and the servers' repositories",
-                executed=False,
-            )
-
-    def _describe_servers(self) -> str:
-        return "; ".join(
-            f"{link.name}: {link.problem or f'{len(link.models)} models'}" for link in self._links.values()
-        )
-
-    async def _close_links(self) -> None:
-        await asyncio.gather(*(link.client.close() for link in self._links.values()), return_exceptions=True)
 
 
 def _fail(request: PendingRequest, error: SlimError) -> None:

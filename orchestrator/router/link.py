@@ -20,9 +20,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from orchestrator.config import RouterSettings
-from orchestrator.errors import ModelNotFoundError, ServerUnavailableError, SlimError, TransientError
+from orchestrator.config import EjectionSettings, RouterSettings
+from orchestrator.errors import (
+    ModelNotFoundError,
+    ServerUnavailableError,
+    SlimError,
+    TransientError,
+    WrongAnswerError,
+)
 from orchestrator.profile import Run, merge_runs
+from orchestrator.router.ejection import ServerHealth
 from orchestrator.router.request import Array, blank_batch
 from orchestrator.routing import mark_begun
 from orchestrator.snapshot import (
@@ -39,7 +46,8 @@ from orchestrator.snapshot import (
 log = logging.getLogger(__name__)
 
 _WARM_UP_ITEMS = 8  # far enough from 1 to tell the cost of an item from the cost of a group
-_RECHECK_S = 0.5  # so that a server that returns is used again within a second
+_RECHECK_S = 0.25  # so that a server that returns is used again within a second
+_BLIP_S = 1.0  # who was away for less comes back at full share
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 
@@ -99,13 +107,21 @@ class ServerLink:
     last_answer_s: float | None = None
     last_run: Run | None = None  # not yet observed, because the next answer may turn out to be part of it
     problem: str | None = "not asked yet"
+    health: ServerHealth = field(default_factory=ServerHealth)
+    is_suspect: bool = False  # has an overdue group, and has answered nothing since it was sent
+    _away_since_s: float | None = None
     _suspended: dict[ModelName, _Suspension] = field(default_factory=dict)
     _recheck: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the server answered when last asked."""
-        return self.problem is None
+        """Whether the server answered when last asked, and is not ejected."""
+        return self.problem is None and not self.health.is_ejected
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it may be sent anything."""
+        return self.is_healthy and bool(self.models)
 
     @property
     def models(self) -> tuple[ServedModel, ...]:
@@ -115,12 +131,19 @@ class ServerLink:
     @property
     def waiting_limit(self) -> int:
         """Groups of one width that may wait there, besides one for each instance that runs."""
-        return self.settings.in_flight_groups - 1
+        return int((self.settings.in_flight_groups - 1) * self._share())
 
     @property
     def group_limit(self) -> int:
         """Groups it may hold of all widths: as many as of its best-staffed width alone."""
-        return self.waiting_limit + max((m.instances for m in self.served), default=1)
+        instances = max((m.instances for m in self.served), default=1)
+        return self.waiting_limit + max(1, int(instances * self._share()))
+
+    def _share(self) -> float:
+        """Return which part of its budget it is given: all of it, or less just after it came back."""
+        if self.health.returned_s is None:
+            return 1.0
+        return self.health.share(self.settings.ejection, now_s=asyncio.get_running_loop().time())
 
     def has_room_for(self, model: ServedModel) -> bool:
         """Return whether it may be sent a group of ``model`` now."""
@@ -166,6 +189,7 @@ class ServerLink:
         if self.last_run and not merged:
             self._observe_run(self.last_run)
         self.last_run, self.last_answer_s = merged or run, now_s
+        self.health = self.health.after_success()
         self.in_flight[:] = [group, *mark_begun(held, instances, since_s=now_s)]  # the caller removes the first equal
         if not held:  # nothing is left that could have run with it
             self._observe_run(self.last_run)
@@ -178,15 +202,31 @@ class ServerLink:
         """Take out what a failed group shows to be broken, and look again at once."""
         now_s = asyncio.get_running_loop().time()
         if isinstance(error, ServerUnavailableError):
-            self.problem = str(error)
+            self._note_problem(str(error))
             if isinstance(error, StalledServerError):
                 for served in self.served:
                     self._suspended.setdefault(served.name, _Suspension(failures=1))
         elif isinstance(error, ModelNotFoundError):
             self.served = tuple(m for m in self.served if m.name != model.name)
-        elif type(error) is TransientError:  # the model itself failed; a full queue or a late answer is no such sign
+        # The model itself failed; a full queue or a late answer is no such sign.
+        elif type(error) in (TransientError, WrongAnswerError):
             log.warning("model %s on %s is out: %s", model.name, self.name, error)
             self._suspended.setdefault(model.name, _Suspension()).extend(now_s)
+        self._recheck.set()
+
+    def note_sign_of_life(self) -> None:
+        """Look at once whether a server that was given up has come back."""
+        self._recheck.set()
+
+    def eject(self, settings: EjectionSettings, *, now_s: float) -> None:
+        """Leave it out for a time, then until its models have answered blank items."""
+        self.health = self.health.ejected(settings, now_s=now_s)
+        for served in self.served:
+            self._suspended.setdefault(served.name, _Suspension())
+
+    def readmit(self, *, now_s: float) -> None:
+        """End its ejection; the models are asked at once."""
+        self.health = self.health.returned(now_s=now_s)
         self._recheck.set()
 
     async def refresh(self) -> None:
@@ -201,14 +241,22 @@ class ServerLink:
             log.exception("asking server %s failed unexpectedly", self.name)
             self._note_problem(f"{type(exc).__name__}: {exc}")
         else:
-            if not self.is_healthy:
-                log.info("server %s serves %d models", self.name, len(served))
-            self.served, self.problem = served, None
+            self.served = served
+            if self.problem is not None:
+                self._note_return()
 
     def _note_problem(self, problem: str) -> None:
-        if self.is_healthy:
+        if self.problem is None:
             log.warning("server %s is gone: %s", self.name, problem)
+            self._away_since_s = asyncio.get_running_loop().time()
         self.problem = problem
+
+    def _note_return(self) -> None:
+        log.info("server %s serves %d models", self.name, len(self.served))
+        now_s = asyncio.get_running_loop().time()
+        if self._away_since_s is not None and now_s - self._away_since_s >= _BLIP_S and not self.health.is_ejected:
+            self.health = self.health.returned(now_s=now_s)
+        self.problem, self.is_suspect = None, False
 
     async def _try_suspended(self, served: tuple[ServedModel, ...]) -> None:
         """Run new and formerly broken models on blank items; those that answer may be sent from then on."""
@@ -221,7 +269,7 @@ class ServerLink:
             if is_new and not self.start(self.name, model) and self.settings.warm_up:
                 self._suspended.setdefault(model.name, _Suspension())
             suspension = self._suspended.get(model.name)
-            if suspension is None or clock() < suspension.until_s:
+            if suspension is None or self.health.is_ejected or clock() < suspension.until_s:
                 continue
             try:
                 await self._warm_up(model)
@@ -248,16 +296,20 @@ class ServerLink:
                 if is_measured:
                     self.observe(self.name, model.name, items, clock() - began_s)
 
-    async def watch(self, changed: Callable[[], None]) -> None:
-        """Refresh for ever, calling ``changed`` after each time."""
+    async def watch(self, changed: Callable[[], None], returned: Callable[[ServerName], None]) -> None:
+        """Refresh for ever, calling ``changed`` after each time, and ``returned`` when it was out and is not."""
         while True:
+            was_usable = self.is_usable
             try:
                 async with asyncio.timeout(self._pause_s()):
                     await self._recheck.wait()
             except TimeoutError:
                 pass
             self._recheck.clear()
+            was_usable = was_usable and self.is_usable
             await self.refresh()
+            if self.is_usable and not was_usable:
+                returned(self.name)
             changed()
 
     def _pause_s(self) -> float:

@@ -30,7 +30,16 @@ class RouterObserver:
         """Note that a group that was sent has ended, well or not."""
 
     def on_retry(self, server: ServerName) -> None:
-        """Note that a request that ``server`` did not run waits for another attempt."""
+        """Note that a request whose attempt on ``server`` failed or is overdue waits for another attempt."""
+
+    def on_hedge(self, server: ServerName) -> None:
+        """Note that a second copy of a request that ``server`` has waits for another server."""
 
     def on_ejection(self, server: ServerName, reason: str) -> None:
         """Note that a server, or a width on it, is not sent to any more, and why, in one word."""
+
+    def on_readmission(self, server: ServerName) -> None:
+        """Note that a server that was ejected or did not answer is sent to again."""
+
+    def on_wrong_answer(self, server: ServerName, width: Width) -> None:
+        """Note that a server answered a question with a known answer wrong, and is not sent that width any more."""

@@ -59,6 +59,7 @@ class LaneKey:
         widths: they all accept, ascending.
         min_accuracy: they all ask for, 0..1.
         bound_to: server and width that early binding chose; None before binding and always with late binding.
+        avoid: servers on which an attempt failed or is overdue; others are taken while there are any.
     """
 
     family: Family
@@ -66,10 +67,15 @@ class LaneKey:
     widths: tuple[Width, ...]
     min_accuracy: float = 0.0
     bound_to: tuple[ServerName, Width] | None = None
+    avoid: frozenset[ServerName] = frozenset()
 
     def unbound(self) -> LaneKey:
         """Return the key of the lane in which such requests wait for a decision."""
         return replace(self, bound_to=None)
+
+    def elsewhere(self, server: ServerName) -> LaneKey:
+        """Return the key of the lane in which requests wait for another server than ``server``."""
+        return replace(self, bound_to=None, avoid=self.avoid | {server})
 
 
 @dataclass(slots=True)
@@ -82,8 +88,9 @@ class PendingRequest:
         arrived_s: on the router's clock.
         deadline_s: on the router's clock.
         future: resolves to the Answer; cancelled when the caller has given up.
+        has_own_deadline: whether its caller named the deadline; the router's own is no reason to give a request up.
         attempts: how often it was sent.
-        failed_on: servers that did not run it, so that it is sent to others first.
+        under_way: attempts that have not ended.
         withdraw: takes its items out of the count of its lane; None while it is in none.
     """
 
@@ -92,9 +99,15 @@ class PendingRequest:
     arrived_s: float
     deadline_s: float
     future: asyncio.Future[Answer] = field(repr=False)
+    has_own_deadline: bool = False
     attempts: int = 0
-    failed_on: set[ServerName] = field(default_factory=set)
+    under_way: int = 0
     withdraw: Callable[[], None] | None = field(default=None, repr=False)
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether it waits in a lane."""
+        return self.withdraw is not None
 
     @property
     def items(self) -> int:

@@ -25,43 +25,24 @@ from tritonclient.grpc import aio
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from orchestrator.errors import (
-    CapacityError,
-    DeadlineError,
-    ModelNotFoundError,
-    PermanentError,
-    ServerUnavailableError,
-    SlimError,
-    TransientError,
-)
+from orchestrator.errors import PermanentError, SlimError
+from orchestrator.triton.translation import translate_status
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
-_CHANNEL_ARGUMENTS = [
+CHANNEL_ARGUMENTS = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # A server that comes back is found within a second, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # How long one attempt to connect may take (gRPC's default is 20 s). Where the accept queue is full the kernel drops
+    # SYNs and waits 1, 2, 4, … s before it sends the next; a new attempt is quicker than the old one's next SYN.
+    ("grpc.min_reconnect_backoff_ms", 500),
 ]
-
-# What Triton says, with status UNAVAILABLE, when it will never do what was asked: no key for a restricted protocol
-# (a wrong one reads the same), and loading where --model-control-mode is none or poll.
-RESTRICTED = "This protocol is restricted, expecting header"
-NOT_EXPLICIT = "explicit model load / unload is not allowed"
-
-# What Triton says when it refused a request before running it; safe to send elsewhere.
-_NOT_EXECUTED = (
-    "Server exiting",
-    "Server is stopping",
-    "failed to connect",
-    "Connection refused",
-    "is not healthy",
-    "is not ready",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +93,7 @@ class TritonClient:
         self._timeout_s = timeout_s
         self._headers = dict(headers or {})
         self._calls: set[asyncio.Future[Any]] = set()
-        self._client = aio.InferenceServerClient(address, channel_args=_CHANNEL_ARGUMENTS)
+        self._client = aio.InferenceServerClient(address, channel_args=CHANNEL_ARGUMENTS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -209,7 +190,7 @@ class TritonClient:
             outputs: names of those wanted.
 
         Raises:
-            SlimError: as mapped from the gRPC status; TransientError.executed says whether a retry is safe.
+            SlimError: as translate_status says; whether the batch may have run is among it.
         """
         tensors = []
         for name, array in inputs.items():
@@ -233,31 +214,8 @@ class TritonClient:
 
 
 def translate_error(error: InferenceServerException, address: str) -> SlimError:
-    """Return our error for one of tritonclient's, its message in one line and naming the server."""
-    detail = " ".join((error.message() or "no reason given").split())
-    message = f"Triton at {address}: {detail}"
-    # Triton says UNAVAILABLE for these as well, though it is there and has not run the request.
-    if "Exceeds maximum queue size" in detail:
-        return CapacityError(message)
-    if "Request timeout expired" in detail:
-        return DeadlineError(message, executed=False)
-    if "Request for unknown model" in detail:
-        return ModelNotFoundError(message)
-    if RESTRICTED in detail or NOT_EXPLICIT in detail:
-        return PermanentError(message)
-    match error.status():
-        case "StatusCode.UNAVAILABLE":
-            return ServerUnavailableError(message, executed=not any(mark in detail for mark in _NOT_EXECUTED))
-        case "StatusCode.DEADLINE_EXCEEDED":
-            return DeadlineError(message)
-        case "StatusCode.NOT_FOUND":
-            return ModelNotFoundError(message)
-        case "StatusCode.RESOURCE_EXHAUSTED":
-            return CapacityError(message)
-        case "StatusCode.INVALID_ARGUMENT" | "StatusCode.UNIMPLEMENTED" | "StatusCode.UNAUTHENTICATED":
-            return PermanentError(message)
-        case _:
-            return TransientError(message, executed=not any(mark in detail for mark in _NOT_EXECUTED))
+    """Return our error for one of tritonclient's, see translate_status."""
+    return translate_status(error.status(), error.message() or "no reason given", address)
 
 
 def _retrieve(call: asyncio.Future[Any]) -> None:

@@ -20,11 +20,12 @@ from orchestrator.errors import ConfigError, DeadlineError, ModelNotFoundError, 
 from orchestrator.scheduling.host import Batching, LoadedModel, ModelStatus, RepositoryModel
 from orchestrator.scheduling.rates import Counters
 from orchestrator.snapshot import ModelName
-from orchestrator.triton.client import NOT_EXPLICIT, RESTRICTED, IndexEntry, TritonClient
+from orchestrator.triton.client import IndexEntry, TritonClient
 from orchestrator.triton.counters import read_counters
 from orchestrator.triton.protocol_key import HEADER_PREFIX, render_headers
 from orchestrator.triton.repository import Repository, RepositoryEntry, build_override, normalise_batching
 from orchestrator.triton.running import describe_running, group_versions, judge_versions
+from orchestrator.triton.translation import NOT_EXPLICIT, RESTRICTED
 
 POLL_FAILURE = "failed to poll from model repository"
 INDEX_PERIOD_S = 0.05

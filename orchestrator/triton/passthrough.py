@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tritonclient.utils import InferenceServerException
 
 from orchestrator.errors import ModelNotFoundError, ServerUnavailableError, SlimError, TransientError
-from orchestrator.triton.client import translate_error
+from orchestrator.triton.client import CHANNEL_ARGUMENTS
 from orchestrator.triton.protocol_key import HEADER_PREFIX, read_protocol_key, render_headers
+from orchestrator.triton.translation import translate_status
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +27,6 @@ SERVICE = "inference.GRPCInferenceService"
 Metadata = Sequence[tuple[str, str | bytes]]
 _BUFFERED = 16  # answers of a stream held for a client that does not take them; then the server is not read either
 
-_CHANNEL_ARGUMENTS = [  # as orchestrator.triton.client has them, with their reasons
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 # What belongs to the connection with our client, or could open what is closed, is not passed on.
 _OWN_PREFIXES = ("grpc-", ":", HEADER_PREFIX)
 _OWN_KEYS = frozenset({"user-agent", "content-type", "te", "authorization"})
@@ -70,7 +63,7 @@ class TritonPassthrough:
         key = None if protocol_key_file is None else read_protocol_key(protocol_key_file)
         self.address = address
         self._headers = tuple(render_headers(key).items())
-        self._channel: Any = grpc.aio.insecure_channel(address, options=_CHANNEL_ARGUMENTS)
+        self._channel: Any = grpc.aio.insecure_channel(address, options=CHANNEL_ARGUMENTS)
         self._unary: dict[str, Any] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
@@ -208,7 +201,7 @@ class PassthroughStream:
 
 def _refusal(error: Any, address: str) -> RefusedCallError:
     code, detail = error.code(), error.details() or ""
-    translated = translate_error(InferenceServerException(detail or "no reason given", status=str(code)), address)
+    translated = translate_status(code.name, detail or "no reason given", address)
     refused = isinstance(translated, ModelNotFoundError)
     executed = not (refused or (isinstance(translated, TransientError) and not translated.executed))
     if isinstance(translated, ServerUnavailableError) and not executed:

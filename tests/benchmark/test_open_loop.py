@@ -8,7 +8,7 @@ import pytest
 from orchestrator.benchmark.open_loop import Outcome, poisson_arrivals_s, run_open_loop
 from orchestrator.benchmark.summary import summarize
 from orchestrator.config import RouterSettings
-from orchestrator.errors import TransientError
+from orchestrator.errors import PermanentError
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 from tests.fakes.servers import FakeServer, item
@@ -45,9 +45,9 @@ async def test_requests_are_sent_when_due_whether_or_not_earlier_ones_are_answer
 async def test_a_failure_is_an_outcome() -> None:
     server = FakeServer()
     async with Router(RouterSettings(), {A: server}) as router:
-        server.failures = [TransientError("socket closed")]
+        server.failures = [PermanentError("unexpected shape")]
         (outcome,) = await run_open_loop(router, [item(0)], [0], [0.0], deadline_s=1)
-    assert outcome.error == "socket closed"
+    assert outcome.error == "unexpected shape"
     assert outcome.predicted is None
     assert not outcome.is_in_time
 

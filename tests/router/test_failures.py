@@ -239,4 +239,4 @@ async def test_closing_that_is_cancelled_closes_all_the_same() -> None:
     with pytest.raises(asyncio.CancelledError):
         await use()
     assert server.closed
-    assert all(task.done() for task in router._watchers)
+    assert all(task.done() for task in router._fleet._watchers.values())

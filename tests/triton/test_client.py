@@ -10,6 +10,7 @@ from tritonclient.utils import InferenceServerException
 
 from orchestrator.errors import (
     CapacityError,
+    ConnectionLostError,
     DeadlineError,
     ModelNotFoundError,
     PermanentError,
@@ -25,7 +26,14 @@ from orchestrator.triton.client import TritonClient, translate_error
     [
         ("UNAVAILABLE", "failed to connect to all addresses", ServerUnavailableError, False),
         ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped", ServerUnavailableError, False),
-        ("UNAVAILABLE", "Socket closed", ServerUnavailableError, True),
+        ("UNAVAILABLE", "failed to connect: recvmsg:Connection reset by peer", ServerUnavailableError, False),
+        ("UNAVAILABLE", "Socket closed", ConnectionLostError, True),
+        ("UNAVAILABLE", "recvmsg:Connection reset by peer", ConnectionLostError, True),
+        ("UNAVAILABLE", "ping timeout", ConnectionLostError, True),
+        ("UNKNOWN", "Stream removed", ConnectionLostError, True),
+        ("INTERNAL", "the model's own database: Connection reset by peer", TransientError, True),
+        ("INTERNAL", "Server is stopping", TransientError, False),
+        ("UNAVAILABLE", "words that nobody knows", ServerUnavailableError, True),
         ("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size", CapacityError, False),
         ("UNAVAILABLE", "Request timeout expired", DeadlineError, False),
         ("UNAVAILABLE", "Request for unknown model: 'm' is not ready", ModelNotFoundError, None),

@@ -1,0 +1,210 @@
+"""Groups under way: watched until they are answered, and given up for their callers' sake when they take too long.
+
+A call to Triton is never cancelled (see orchestrator.triton.client), so an attempt ends only when its answer or its
+failure comes, or when ``group_timeout_s`` has passed and nothing more is hoped for. Before that two things may happen,
+each by a timer: after a quantile of what is expected its requests are *hedged*, where that is on, and far beyond what
+is expected they are *overdue*. Both put the request into the queue again while its first attempt goes on. The first
+answer is given to the caller; any later one is dropped, and only tells that the server is alive.
+
+A server that has an overdue group and has answered nothing since it was sent is *suspect*: nothing more goes there, as
+long as there is another, until it answers something. So a server that hangs costs nobody more than the overdue time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orchestrator.errors import CapacityError, DeadlineError, SlimError, TransientError
+from orchestrator.router.ejection import latency_quantile
+from orchestrator.router.fleet import Fleet
+from orchestrator.router.group import Group
+from orchestrator.router.lanes import Lanes
+from orchestrator.router.link import StalledServerError
+from orchestrator.router.observer import RouterObserver
+from orchestrator.router.request import LaneKey, PendingRequest
+from orchestrator.router.retry import (
+    Cause,
+    RetryBudget,
+    Standing,
+    Verdict,
+    is_repeatable,
+    judge_retry,
+    overdue_after_s,
+)
+
+log = logging.getLogger(__name__)
+
+_HEDGE_MARGIN = 1.1  # over the quantile, so that what is only just over it is let through
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One group under way.
+
+    Attributes:
+        group: that was sent.
+        task: that waits for its answer.
+        is_given_up: whether its requests no longer wait for it.
+    """
+
+    group: Group
+    task: asyncio.Task[None] | None
+    is_given_up: bool = False
+    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+
+class Attempts:
+    """Begins and ends attempts, and sends requests again where the rules of orchestrator.router.retry allow.
+
+    Args:
+        fleet: they go to.
+        lanes: requests wait in.
+        observer: is told of retries and hedges.
+        wake: called when something was queued or has ended.
+
+    Attributes:
+        given_up: tasks that wait for calls that nobody else waits for.
+        is_closing: whether nothing is sent again.
+    """
+
+    def __init__(self, fleet: Fleet, lanes: Lanes, observer: RouterObserver, wake: Callable[[], None]) -> None:
+        self.given_up: set[asyncio.Task[None]] = set()
+        self.is_closing = False
+        self._fleet = fleet
+        self._lanes = lanes
+        self._observer = observer
+        self._wake = wake
+        minimum = fleet.settings.retries.minimum
+        self._budget = RetryBudget(float(minimum), 0.0)
+
+    def begin(self, group: Group) -> Attempt:
+        """Count a group as under way, and watch it."""
+        for request in group.requests:
+            request.attempts += 1
+            request.under_way += 1
+        attempt = Attempt(group, asyncio.current_task())
+        stages = self._stages(group)
+        self._schedule(attempt, stages, 0.0)
+        return attempt
+
+    def end(self, attempt: Attempt) -> bool:
+        """Count a group as ended; return whether anybody still waited for it."""
+        attempt.group.link.is_suspect = False
+        if attempt.is_given_up:
+            attempt.group.link.note_sign_of_life()
+            return False
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        self._release(attempt.group)
+        return True
+
+    def note_answered(self, requests: int) -> None:
+        """Note that so many requests were answered, which lets others be sent again."""
+        self._budget = self._budget.answered(requests, self._fleet.settings.retries)
+
+    def fail(self, group: Group, error: SlimError) -> None:
+        """Send the requests of a group that failed again, or fail them, and note what it says of the server."""
+        if isinstance(error, TransientError) and not isinstance(error, CapacityError | DeadlineError):
+            self._fleet.note_failure(group.link, group.sent)
+        group.link.note_failure(group.model, error)
+        key = group.key.elsewhere(group.link.name)
+        for request in group.requests:
+            if request.future.done():
+                continue
+            verdict = self._judge(request, key, Cause.FAILED, repeatable=is_repeatable(error))
+            if verdict is Verdict.SEND_AGAIN:
+                self._observer.on_retry(group.link.name)
+                self._lanes.push(key, request)
+            elif verdict is not Verdict.ELSEWHERE_ALREADY:
+                log.debug("a request is not sent again, %s: %s", verdict, error)
+                request.future.set_exception(error)
+
+    def _stages(self, group: Group) -> tuple[tuple[float, Callable[[Attempt], None]], ...]:
+        """Return what happens to a group that is not answered, and how long after it was sent."""
+        settings = self._fleet.settings
+        stages: list[tuple[float, Callable[[Attempt], None]]] = [(settings.group_timeout_s, self._on_stalled)]
+        expected_s = self._fleet.expected_s(group.link)
+        overdue_s = overdue_after_s(expected_s, settings.retries)
+        if overdue_s is not None and overdue_s < settings.group_timeout_s:
+            stages.insert(0, (overdue_s, self._on_overdue))
+        if settings.hedge is not None and expected_s > 0:
+            factor = latency_quantile((link.health for link in self._fleet.links.values()), settings.hedge.quantile)
+            hedge_s = max(settings.hedge.floor_ms / 1e3, _HEDGE_MARGIN * expected_s * (factor or 1.0))
+            if hedge_s < stages[0][0]:
+                stages.insert(0, (hedge_s, self._on_hedge))
+        return tuple(stages)
+
+    def _schedule(
+        self, attempt: Attempt, stages: tuple[tuple[float, Callable[[Attempt], None]], ...], passed_s: float
+    ) -> None:
+        """Let the first stage happen when its time has come, and the others after it."""
+        if not stages:
+            return
+        (after_s, act), *rest = stages
+
+        def reach() -> None:
+            self._schedule(attempt, tuple(rest), after_s)
+            act(attempt)
+
+        attempt.timer = asyncio.get_running_loop().call_later(after_s - passed_s, reach)
+
+    def _on_hedge(self, attempt: Attempt) -> None:
+        self._copy(attempt.group, Cause.HEDGE)
+
+    def _on_overdue(self, attempt: Attempt) -> None:
+        group, link = attempt.group, attempt.group.link
+        if link.last_answer_s is None or link.last_answer_s <= group.sent.sent_s:
+            link.is_suspect = True
+        self._copy(group, Cause.OVERDUE)
+
+    def _on_stalled(self, attempt: Attempt) -> None:
+        group = attempt.group
+        attempt.is_given_up = True
+        if attempt.task is not None:
+            self.given_up.add(attempt.task)
+            attempt.task.add_done_callback(self.given_up.discard)
+        self._release(group)
+        group.link.in_flight.remove(group.sent)
+        limit = f"group_timeout_s = {self._fleet.settings.group_timeout_s}"
+        self.fail(group, StalledServerError(f"{group.link.name} left a group unanswered, {limit}"))
+        self._wake()
+
+    def _release(self, group: Group) -> None:
+        for request in group.requests:
+            request.under_way -= 1
+
+    def _copy(self, group: Group, cause: Cause) -> None:
+        """Queue the requests of a group that is under way for another server, where that helps."""
+        key = group.key.elsewhere(group.link.name)
+        for request in group.requests:
+            if request.future.done():
+                continue
+            if self._judge(request, key, cause, repeatable=True) is Verdict.SEND_AGAIN:
+                tell = self._observer.on_hedge if cause is Cause.HEDGE else self._observer.on_retry
+                tell(group.link.name)
+                self._lanes.push(key, request)
+        self._wake()
+
+    def _judge(self, request: PendingRequest, key: LaneKey, cause: Cause, *, repeatable: bool) -> Verdict:
+        """Return whether a request is sent again; the budget is spent when it is."""
+        now_s = asyncio.get_running_loop().time()
+        ended = 1 if cause is not Cause.FAILED else 0  # the attempt in question is still counted as under way
+        standing = Standing(
+            cause=cause,
+            repeatable=repeatable and not self.is_closing,
+            attempts=request.attempts,
+            others=request.under_way - ended + (1 if request.is_queued else 0),
+            slack_s=request.deadline_s - now_s if request.has_own_deadline else None,
+            elsewhere_s=self._fleet.elsewhere_s(key, request.items),
+        )
+        verdict = judge_retry(standing, max_attempts=self._fleet.settings.max_attempts)
+        if verdict is not Verdict.SEND_AGAIN:
+            return verdict
+        spent = self._budget.refilled(self._fleet.settings.retries, now_s=now_s).spent()
+        if spent is None:
+            return Verdict.NO_BUDGET
+        self._budget = spent
+        return verdict

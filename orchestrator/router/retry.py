@@ -1,0 +1,124 @@
+"""Whether a request is sent once more, and from what budget; pure.
+
+Three things send a request again: its attempt failed, its attempt is far over what was expected (*overdue*), or, where
+hedging is on, it takes longer than most. All three cost a server work that somebody else may be waiting for, and all
+three come in crowds when a fleet is in trouble. So they draw on one budget, a tenth of the requests that are answered:
+at the worst a fleet that fails does a tenth more work than one that does not (Finagle's and Envoy's retry budgets). A
+fixed minimum lets a fleet with little traffic get over the death of a server.
+
+A failed attempt may be repeated when no answer of it can come. For a slimmable network that is every failure that may
+pass elsewhere, because inference is a pure function of the input: whether the first server ran it does not matter.
+Other models keep the strict rule (not executed), see the gateway's data plane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from orchestrator.config import RetrySettings
+from orchestrator.errors import ModelNotFoundError, SlimError, TransientError
+
+_REFILL_S = 10.0
+"""In which an empty budget fills up to its minimum by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """How many requests may be sent again now.
+
+    Attributes:
+        tokens: one a request; at least 0.
+        at_s: when that was.
+    """
+
+    tokens: float
+    at_s: float
+
+    def refilled(self, settings: RetrySettings, *, now_s: float) -> RetryBudget:
+        """Return the budget with what time alone gives: up to the minimum, never beyond."""
+        if self.tokens >= settings.minimum:
+            return replace(self, at_s=now_s)
+        grown = self.tokens + settings.minimum * max(0.0, now_s - self.at_s) / _REFILL_S
+        return RetryBudget(min(float(settings.minimum), grown), now_s)
+
+    def answered(self, requests: int, settings: RetrySettings) -> RetryBudget:
+        """Return the budget after so many requests were answered."""
+        most = max(settings.minimum, settings.burst)
+        return replace(self, tokens=min(most, self.tokens + settings.budget_ratio * requests))
+
+    def spent(self) -> RetryBudget | None:
+        """Return the budget after one request was sent again; None when there is nothing left for it."""
+        return replace(self, tokens=self.tokens - 1) if self.tokens >= 1 else None
+
+
+class Cause(StrEnum):
+    """Why a request might be sent again."""
+
+    FAILED = "its attempt failed"
+    OVERDUE = "its attempt is overdue"
+    HEDGE = "it takes longer than most"
+
+
+class Verdict(StrEnum):
+    """What becomes of a request; all but the first two leave it to what is under way, or fail it where nothing is."""
+
+    SEND_AGAIN = "is sent again"
+    ELSEWHERE_ALREADY = "another attempt is queued or under way"
+    NOT_REPEATABLE = "the failure would come again"
+    NO_ATTEMPTS_LEFT = "max_attempts are used up"
+    TOO_LATE = "no server could answer before its deadline"
+    NOWHERE_ELSE = "no other server serves it"
+    NO_BUDGET = "the retry budget is used up"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a request when it might be sent again.
+
+    Attributes:
+        cause: why it might.
+        repeatable: whether a failed attempt may be repeated; not looked at for other causes.
+        attempts: that were made.
+        others: attempts under way, or queued, beside the one in question.
+        slack_s: until its deadline; None when its caller gave none.
+        elsewhere_s: expected time until another server would have answered it; None when there is no other.
+    """
+
+    cause: Cause
+    repeatable: bool
+    attempts: int
+    others: int
+    slack_s: float | None
+    elsewhere_s: float | None
+
+
+def judge_retry(standing: Standing, *, max_attempts: int) -> Verdict:
+    """Return whether a request is to be sent again, the budget apart.
+
+    A failed one may wait for the server it failed on, which may be the only one there is. A copy beside an attempt that
+    is under way goes to another server, or nowhere.
+    """
+    if standing.others > 0:
+        return Verdict.ELSEWHERE_ALREADY
+    if standing.cause is Cause.FAILED and not standing.repeatable:
+        return Verdict.NOT_REPEATABLE
+    if standing.attempts >= max_attempts:
+        return Verdict.NO_ATTEMPTS_LEFT
+    if standing.cause is not Cause.FAILED and standing.elsewhere_s is None:
+        return Verdict.NOWHERE_ELSE
+    if standing.slack_s is not None and standing.slack_s <= (standing.elsewhere_s or 0.0):
+        return Verdict.TOO_LATE
+    return Verdict.SEND_AGAIN
+
+
+def is_repeatable(error: SlimError) -> bool:
+    """Return whether an attempt that failed so may succeed elsewhere, for a model that is a pure function."""
+    return isinstance(error, ModelNotFoundError | TransientError)
+
+
+def overdue_after_s(expected_s: float, settings: RetrySettings) -> float | None:
+    """Return after which time an attempt is overdue; None when nothing is expected of it yet."""
+    if expected_s <= 0:
+        return None
+    return max(settings.overdue_floor_ms / 1e3, settings.overdue_factor * expected_s)

@@ -1,0 +1,108 @@
+"""What Triton and gRPC say when a call fails, as errors of ours; a table, because the status alone tells too little.
+
+UNAVAILABLE stands for at least seven things: nobody listens, the connection broke, the server is stopping, a queue is
+full, a request waited too long in Triton, the model is not there, a protocol is restricted. They differ in what may be
+done next, so the words decide, and the status where the words are unknown:
+
+- *not executed*: refused or never sent; whoever asked may ask another server, whatever the model does.
+- *connection lost*: it may have run, but no answer can come. Asking another server is right for a pure function, such
+  as a slimmable network, and wrong for a model that keeps state; so it is an error of its own (ConnectionLostError).
+- anything else that failed may have run, and the server is there.
+
+The words are those of Triton 2.51 and of gRPC 1.5x to 1.7x, taken from their sources and from servers that were killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from orchestrator.errors import (
+    CapacityError,
+    ConnectionLostError,
+    DeadlineError,
+    ModelNotFoundError,
+    PermanentError,
+    ServerUnavailableError,
+    SlimError,
+    TransientError,
+)
+
+# What Triton says, with status UNAVAILABLE, when it will never do what was asked: no key for a restricted protocol
+# (a wrong one reads the same), and loading where --model-control-mode is none or poll.
+RESTRICTED = "This protocol is restricted, expecting header"
+NOT_EXPLICIT = "explicit model load / unload is not allowed"
+
+_Make = Callable[[str], SlimError]
+_NOT_REACHED: _Make = partial(ServerUnavailableError, executed=False)
+_NOT_RUN: _Make = partial(TransientError, executed=False)
+
+# The first mark found in the message decides, whatever the status.
+_BY_WORDS: tuple[tuple[str, _Make], ...] = (
+    ("Exceeds maximum queue size", CapacityError),
+    ("Request timeout expired", partial(DeadlineError, executed=False)),
+    ("Request for unknown model", ModelNotFoundError),
+    (RESTRICTED, PermanentError),
+    (NOT_EXPLICIT, PermanentError),
+    # Before the connection's own words, because gRPC tells of the connection that it tried within.
+    ("failed to connect", _NOT_REACHED),
+    ("Failed to connect", _NOT_REACHED),
+    ("Connection refused", _NOT_REACHED),
+    ("DNS resolution failed", _NOT_REACHED),
+    ("Server exiting", _NOT_REACHED),
+    ("Server is stopping", _NOT_REACHED),
+    ("is not healthy", _NOT_RUN),  # the stub of a Python-based backend has died
+)
+
+# Told by gRPC when the transport ends under a call. Only with the statuses that gRPC gives by itself: a model may well
+# fail with such words about a connection of its own.
+_LOST = (
+    "Socket closed",
+    "Connection reset",
+    "Connection aborted",
+    "Connection closed",
+    "Broken pipe",
+    "Stream removed",
+    "RST_STREAM",
+    "GOAWAY",
+    "Transport closed",
+    "transport is closing",
+    "ping timeout",
+    "keepalive watchdog timeout",
+    "End of TCP stream",
+    "recvmsg",
+    "sendmsg",
+)
+_TRANSPORT_STATUSES = frozenset({"UNAVAILABLE", "UNKNOWN", "CANCELLED"})
+
+_BY_STATUS: dict[str, _Make] = {
+    "UNAVAILABLE": ServerUnavailableError,
+    "DEADLINE_EXCEEDED": DeadlineError,
+    "NOT_FOUND": ModelNotFoundError,
+    "RESOURCE_EXHAUSTED": CapacityError,
+    "INVALID_ARGUMENT": PermanentError,
+    "UNIMPLEMENTED": PermanentError,
+    "UNAUTHENTICATED": PermanentError,
+}
+
+
+def translate_status(status: str | None, detail: str, address: str) -> SlimError:
+    """Return our error for a failed call, its message in one line and naming the server.
+
+    Args:
+        status: gRPC's name of it, with or without ``StatusCode.``; None when there was none.
+        detail: what the server or gRPC said.
+        address: of the server.
+    """
+    name = (status or "").removeprefix("StatusCode.")
+    words = " ".join(detail.split())
+    message = f"Triton at {address}: {words}"
+    for mark, make in _BY_WORDS:
+        if mark in words:
+            # A server that is stopping can say so in any status; only UNAVAILABLE tells of the whole server.
+            return _NOT_RUN(message) if make is _NOT_REACHED and name != "UNAVAILABLE" else make(message)
+    if name in _TRANSPORT_STATUSES and any(mark in words for mark in _LOST):
+        return ConnectionLostError(message)
+    if name == "UNAVAILABLE" and "is not ready" in words:
+        return _NOT_REACHED(message)
+    return _BY_STATUS.get(name, TransientError)(message)
