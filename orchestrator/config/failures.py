@@ -12,8 +12,9 @@ class RetrySettings(Section):
 
     budget_ratio: float = Field(default=0.1, ge=0, le=1)
     """Of the requests that are answered, so many more may be sent again: what a failing fleet does in vain."""
-    minimum: int = Field(default=64, ge=0)
-    """Requests that may be sent again after ten quiet seconds whatever the traffic; about two groups."""
+    minimum: int = Field(default=256, ge=0)
+    """Requests that may be sent again after ten quiet seconds whatever the traffic; what one server has in flight when
+    it dies, with some full groups of 64."""
     burst: int = Field(default=1000, ge=0)
     """And no more than this at once, however long nothing went wrong."""
     overdue_factor: float = Field(default=4.0, ge=1)
