@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := export orchestrator tests examples
 
-.PHONY: help demo test check integration bench-controller format clean
+.PHONY: help demo test check integration bench-controller bench-overhead format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
 	@echo "make test    all checks, then every test, those on real Triton included"
 	@echo "make check   format, lint, types, layers and the fast tests"
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
+	@echo "make bench-overhead    router and gateway against tritonclient and Envoy: docs/benchmarks/overhead.md, some 5 minutes"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
 
@@ -34,6 +35,10 @@ integration: $(VENV)/.everything
 # Alone on the machine: its figures are times and processor shares.
 bench-controller: $(VENV)/.bench
 	$(BIN)/python -m orchestrator.benchmark.controller --out docs/benchmarks
+
+# Likewise: router and gateway against tritonclient and Envoy.
+bench-overhead: $(VENV)/.bench
+	$(BIN)/python -m orchestrator.benchmark.overhead --out docs/benchmarks --report reports/bench-overhead.json
 
 format: $(VENV)/.everything
 	$(BIN)/ruff format $(SOURCES)

@@ -127,7 +127,7 @@ async def measure_latency(
     report.unlink(missing_ok=True)
     # What it calls unstable it measures again and again; here all windows count, so any spread is stable enough.
     windows = ("-p", f"{window_s * 1e3:.0f}", "-r", str(WINDOWS), "-s", "999", "-f", str(report))
-    async with _perf_analyzer(address, model, batch, concurrency, windows) as process:
+    async with perf_analyzer(address, model, batch, concurrency, windows) as process:
         try:
             async with asyncio.timeout(PERF_TIMEOUT_S):
                 output, _ = await process.communicate()
@@ -150,7 +150,7 @@ async def press(
         ConfigError: when perf_analyzer is not there.
         PermanentError: when it does not end.
     """
-    async with _perf_analyzer(address, model, batch, concurrency, _ENDLESS) as process:
+    async with perf_analyzer(address, model, batch, concurrency, _ENDLESS) as process:
         # Its output is read, or it would stand still on a full pipe.
         reading = asyncio.create_task(process.communicate(), name="perf_analyzer's output")
         ends_s = time.monotonic() + timeout_s
@@ -165,13 +165,24 @@ async def press(
 
 
 @asynccontextmanager
-async def _perf_analyzer(
+async def perf_analyzer(
     address: str, model: str, batch: int, concurrency: int, options: Sequence[str]
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run perf_analyzer; it is gone at the end of the block."""
+    """Run perf_analyzer over gRPC; it is gone at the end of the block.
+
+    Args:
+        address: that is asked.
+        model: likewise.
+        batch: items in a request.
+        concurrency: requests under way at any time.
+        options: more of its own.
+
+    Raises:
+        ConfigError: when perf_analyzer is not there.
+    """
     program = Path(sys.executable).with_name("perf_analyzer")
     if not program.exists():
-        raise ConfigError(f"no perf_analyzer beside {sys.executable}; run: make bench-controller")
+        raise ConfigError(f"no perf_analyzer beside {sys.executable}; install the extra 'bench'")
     process = await asyncio.create_subprocess_exec(
         str(program),
         *("-m", model, "-u", address, "-i", "grpc"),

