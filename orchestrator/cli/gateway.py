@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli import gateway_worker
+from orchestrator.cli.descriptors import raise_descriptor_limit
 from orchestrator.cli.stopping import watch_for_stop
 from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.gateway import Gateway, Supervisor, new_event_loop, open_servers
@@ -42,8 +43,7 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
 
     The family is one model; other models are passed on to a server that has them. Runs until SIGTERM or SIGINT, then
     takes no more, answers what is in, and ends with status 0; a second signal ends it at once. SIGHUP reads tokens and
-    certificates again. Addresses and limits
-    are in the fleet file's `gateway` section.
+    certificates again. Addresses and limits are in the fleet file's `gateway` section.
 
     \b
     Example:
@@ -52,6 +52,7 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
       curl -s localhost:8080/v2/health/ready -o /dev/null -w '%{http_code}\\n'
     """
     fleet = load_fleet(fleet_path)
+    raise_descriptor_limit()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger()

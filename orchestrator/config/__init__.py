@@ -17,11 +17,12 @@ from orchestrator.config.fleet import (
     parse_fleet,
     render_fleet,
 )
-from orchestrator.config.gateway import AuthSettings, GatewaySettings
+from orchestrator.config.gateway import AuthSettings, ClientLimitSettings, GatewaySettings, TlsSettings
 from orchestrator.config.tenants import TenantSettings, load_tenants, parse_tenants
 
 __all__ = [
     "AuthSettings",
+    "ClientLimitSettings",
     "ControllerSettings",
     "EjectionSettings",
     "FleetSettings",
@@ -34,6 +35,7 @@ __all__ = [
     "RouterSettings",
     "ServerSettings",
     "TenantSettings",
+    "TlsSettings",
     "load_fleet",
     "load_tenants",
     "parse_fleet",

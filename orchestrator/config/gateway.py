@@ -3,10 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.section import ADDRESS, Section, check_port
+
+
+class TlsSettings(Section):
+    """TLS of both transports; the metrics address stays plain. All files are PEM, and read again when they change."""
+
+    certificate: Path
+    """The gateway's own, followed by those between it and its authority."""
+    key: Path
+    """Of the certificate, without a passphrase."""
+    client_ca: Path | None = None
+    """Authorities; a client must show a certificate of one of them. None: clients show none."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """Older handshakes are refused. Every client of the last ten years speaks 1.2."""
+
+    @field_validator("minimum_version", mode="before")
+    @classmethod
+    def _number_is_version(cls, version: object) -> object:
+        return str(version) if isinstance(version, float) else version  # YAML takes 1.3 for a number
+
+    @model_validator(mode="after")
+    def _files_differ(self) -> TlsSettings:
+        if self.client_ca is not None and self.client_ca == self.key:
+            raise ValueError(f"client_ca and key are both {self.key}; give the authorities' certificates")
+        return self
+
+
+class ClientLimitSettings(Section):
+    """What one client, or all together, may take of a gateway process."""
+
+    max_connections: int = Field(default=1000, ge=1)
+    """Of each transport. One more takes the place of one that only waits, of the address that has the most."""
+    max_concurrent_streams: int = Field(default=1024, ge=1, le=2**31 - 1)
+    """gRPC calls of one connection under way at a time; a further one waits at the client."""
+    max_header_kib: float = Field(default=16.0, ge=1, le=1024)
+    """Of a request's headers, all together; those of usual clients are below 1."""
+    header_timeout_s: float = Field(default=10.0, gt=0)
+    """For a TLS handshake, and for a request's headers to come whole."""
+    stall_timeout_s: float = Field(default=30.0, gt=0)
+    """For the next piece of a body to come, and for a client to take the next piece of its answer."""
+    idle_timeout_s: float = Field(default=300.0, gt=0)
+    """Of an HTTP connection without a request; gRPC clients are pinged instead."""
+    max_held_mib: float = Field(default=512.0, gt=0)
+    """Of bodies that have not come whole, of each transport; what comes beyond is refused as too much."""
+
+    @model_validator(mode="after")
+    def _do_not_contradict(self) -> ClientLimitSettings:
+        if self.idle_timeout_s < self.header_timeout_s:
+            raise ValueError(
+                f"idle_timeout_s {self.idle_timeout_s:g} is below header_timeout_s {self.header_timeout_s:g}, which a "
+                "new connection has for its first request; raise it"
+            )
+        return self
 
 
 class AuthSettings(Section):
@@ -29,6 +82,9 @@ class GatewaySettings(Section):
     """Prometheus metrics, ``host:port``; None: not offered."""
     max_message_mib: float = Field(default=64.0, gt=0, le=2047)
     """A larger request is refused, before and after decompression; Triton's own bound over HTTP from 25.06 on."""
+    tls: TlsSettings | None = None
+    """None: both transports are plain."""
+    limits: ClientLimitSettings = ClientLimitSettings()
     auth: AuthSettings | None = None
     """None: whoever reaches the gateway may use it."""
     stream_window: int = Field(default=256, ge=1)
@@ -45,6 +101,15 @@ class GatewaySettings(Section):
     @classmethod
     def _port_is_one(cls, address: str | None) -> str | None:
         return check_port(address)
+
+    @model_validator(mode="after")
+    def _a_message_can_be_held(self) -> GatewaySettings:
+        if self.limits.max_held_mib < self.max_message_mib:
+            raise ValueError(
+                f"limits.max_held_mib {self.limits.max_held_mib:g} is below max_message_mib {self.max_message_mib:g}, "
+                "so that the largest message could never come; raise it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _listens_somewhere(self) -> GatewaySettings:

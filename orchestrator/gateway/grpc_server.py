@@ -78,6 +78,7 @@ class GrpcServer:
         ssl: to speak TLS with; None: plain.
         listens: itself; else another process does, and its connections are adopted.
         limits: of what one client may take.
+        max_connections: at a time.
 
     Attributes:
         address: where it listens, once started.
@@ -93,6 +94,7 @@ class GrpcServer:
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
         limits: Limits | None = None,
+        max_connections: int = 1000,
     ) -> None:
         self.address = address
         self._plane = plane
@@ -109,7 +111,7 @@ class GrpcServer:
             limits=self._limits,
             check=self._check_caller if plane.guard.is_on else None,
         )
-        self._listener = Listener(self._make_connection, self._limits)
+        self._listener = Listener(self._make_connection, self._limits, max_connections=max_connections)
 
     async def start(self) -> None:
         """Listen.

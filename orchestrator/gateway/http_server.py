@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl as tls
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,7 +18,8 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from orchestrator.errors import ConfigError, SlimError
+from orchestrator.config import ClientLimitSettings
+from orchestrator.errors import CapacityError, ConfigError, SlimError
 from orchestrator.gateway.compression import (
     TooLargeError,
     choose_encoding,
@@ -37,8 +39,9 @@ from orchestrator.gateway.http_codec import (
     render_infer,
     split_body,
 )
+from orchestrator.gateway.http_connection import HttpConnection, HttpCrowd
 from orchestrator.gateway.http_errors import error_response, refusal
-from orchestrator.gateway.listening import listen
+from orchestrator.gateway.listening import BACKLOG, refused_address
 from orchestrator.gateway.messages import Message, pb, to_json_value
 from orchestrator.gateway.stream import StreamSession
 from orchestrator.triton.passthrough import Metadata
@@ -46,11 +49,16 @@ from orchestrator.triton.passthrough import Metadata
 log = logging.getLogger(__name__)
 
 JSON_BYTES_HEADER = "Inference-Header-Content-Length"
+_MIB = 2**20
 _THREAD_FROM_BYTES = 256 * 1024  # (de)compressing more takes milliseconds, which the event loop can't spare
 
 
 class _NoSuchRouteError(SlimError):
     """No route has this path."""
+
+
+class _StalledError(SlimError):
+    """A body has stopped coming."""
 
 
 class _WrongMethodError(SlimError):
@@ -75,19 +83,34 @@ class HttpServer:
         address: ``host:port`` to listen on; port 0 takes a free one.
         max_message_bytes: of a request, before and after decompression.
         listens: itself; else another process does, and its connections are adopted.
+        ssl: to speak TLS with; None: plain.
+        limits: of what clients may take.
 
     Attributes:
         address: where it listens, once started.
     """
 
-    def __init__(self, plane: DataPlane, address: str, *, max_message_bytes: int, listens: bool = True) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        address: str,
+        *,
+        max_message_bytes: int,
+        listens: bool = True,
+        ssl: tls.SSLContext | None = None,
+        limits: ClientLimitSettings | None = None,
+    ) -> None:
         self.address = address
+        self._ssl = ssl
+        self._limits = limits or ClientLimitSettings()
         self._listens = listens
         self._plane = plane
         self._limit_bytes = max_message_bytes
         self._descriptions = Descriptions(plane)
-        self._runner: web.ServerRunner | None = None
+        self._held_bytes = 0  # of bodies that are coming
         self._server: web.Server | None = None
+        self._crowd: HttpCrowd | None = None
+        self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -96,14 +119,37 @@ class HttpServer:
             ConfigError: when the address can't be listened on.
         """
         # A client that leaves withdraws its request from the router's queue.
-        self._server = web.Server(self._answer, access_log=None, auto_decompress=False, handler_cancellation=True)
+        self._server = web.Server(self._answer, handler_cancellation=True)
+        self._crowd = HttpCrowd(self._server, self._limits)
+        self._crowd.open()
         if self._listens:
-            self._runner, self.address = await listen(self._server, self.address, key="gateway.http")
+            try:
+                self._listener = await self._listen(self._crowd)
+            except ConfigError:
+                self._crowd.close()
+                raise
+
+    async def _listen(self, crowd: HttpCrowd) -> asyncio.Server:
+        host, _, port = self.address.rpartition(":")
+        try:
+            listener = await asyncio.get_running_loop().create_server(
+                crowd.new_connection, host.strip("[]"), int(port), backlog=BACKLOG, **self._tls()
+            )
+        except OSError as exc:
+            raise refused_address(self.address, "gateway.http", exc) from exc
+        self.address = f"{host}:{listener.sockets[0].getsockname()[1]}"
+        return listener
+
+    def _tls(self) -> dict[str, Any]:
+        if self._ssl is None:
+            return {}
+        return {"ssl": self._ssl, "ssl_handshake_timeout": self._limits.header_timeout_s}
 
     async def adopt(self, connection: socket.socket) -> None:
         """Serve a connection that another process has accepted; it belongs to this one from now on."""
-        assert self._server is not None, "adopt follows start"
-        await asyncio.get_running_loop().connect_accepted_socket(self._server, sock=connection)
+        assert self._crowd is not None, "adopt follows start"
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._crowd.new_connection, sock=connection, **self._tls())
 
     @property
     def connections(self) -> int:
@@ -112,17 +158,23 @@ class HttpServer:
 
     async def stop(self, grace_s: float) -> None:
         """Take no more connections, wait for requests under way for so long, and end the rest."""
-        if self._server is None:
+        if self._server is None or self._crowd is None:
             return
-        for site in list(self._runner.sites if self._runner is not None else ()):
-            await site.stop()
+        if self._listener is not None:
+            self._listener.close()
         self._server.pre_shutdown()  # ends connections that wait for a next request
         await self._server.shutdown(grace_s)
-        if self._runner is not None:
-            await self._runner.cleanup()
+        self._crowd.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        response = await self._answer_or_error(request)
+        connection = request.protocol
+        assert isinstance(connection, HttpConnection)
+        size = sum(len(name) + len(value) for name, value in request.raw_headers) + len(request.raw_path)
+        with connection.answering():
+            if size > self._limits.max_header_kib * 1024:
+                response: web.StreamResponse = _refuse_headers(self._limits.max_header_kib)
+            else:
+                response = await self._answer_or_error(request)
         if self._plane.is_draining and not response.prepared:
             response.force_close()  # the next request is to find another gateway
         return response
@@ -132,6 +184,10 @@ class HttpServer:
             return await self._route(request)
         except _NoSuchRouteError:
             return error_response(HTTPStatus.NOT_FOUND, "Not Found")
+        except _StalledError as exc:
+            response = error_response(HTTPStatus.REQUEST_TIMEOUT, str(exc))
+            response.force_close()
+            return response
         except _WrongMethodError:
             return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed")
         except SlimError as exc:
@@ -316,6 +372,25 @@ class HttpServer:
     async def _reply(self, method: str, asked: Message, kind: Any, caller: Caller) -> web.Response:
         return _json(to_json_value(await self._plane.ask(method, asked, kind, caller)))
 
+    async def _read_raw(self, request: web.BaseRequest, too_large: TooLargeError) -> bytes:
+        """Return the body as it came; what all clients send at a time is bounded, not only what each does."""
+        chunks, size = [], 0
+        if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.is_eof():
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the answer has not begun
+        try:
+            while chunk := await _next_chunk(request, self._limits.stall_timeout_s):
+                size += len(chunk)
+                self._held_bytes += len(chunk)
+                if size > self._limit_bytes:
+                    raise too_large
+                if self._held_bytes > self._limits.max_held_mib * _MIB:
+                    raise CapacityError("too many large requests are coming in at a time; send it again")
+                chunks.append(chunk)
+        finally:
+            self._held_bytes -= size
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
     async def _read(self, request: web.BaseRequest) -> bytes:
         """Return the body, decompressed.
 
@@ -325,19 +400,33 @@ class HttpServer:
         too_large = TooLargeError(f"the body is larger than {self._limit_bytes} bytes; see gateway.max_message_mib")
         if (request.content_length or 0) > self._limit_bytes:
             raise too_large
-        chunks, size = [], 0
-        async for chunk in request.content.iter_any():
-            size += len(chunk)
-            if size > self._limit_bytes:
-                raise too_large
-            chunks.append(chunk)
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body = await self._read_raw(request, too_large)
         encoding = request.headers.get("Content-Encoding", "").strip().lower()
         if not encoding or not body:
             return body
-        if size < _THREAD_FROM_BYTES:
+        if len(body) < _THREAD_FROM_BYTES:
             return decompress(body, encoding, limit_bytes=self._limit_bytes)
         return await asyncio.to_thread(decompress, body, encoding, limit_bytes=self._limit_bytes)
+
+
+def _refuse_headers(most_kib: float) -> web.Response:
+    reason = f"the headers are larger than {most_kib:g} KiB; see gateway.limits.max_header_kib"
+    return error_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
+
+
+async def _next_chunk(request: web.BaseRequest, stall_s: float) -> bytes:
+    """Return what has come of a body next, nothing at its end."""
+    content = request.content
+    if content.is_eof():  # all has come, as of most bodies before they are asked for
+        return content.read_nowait()
+    connection = request.protocol
+    assert isinstance(connection, HttpConnection)
+    with connection.receiving():
+        try:
+            async with asyncio.timeout(stall_s):
+                return await content.readany()
+        except TimeoutError:
+            raise _StalledError(f"nothing of the body has come for {stall_s:g} s") from None
 
 
 def _split_path(request: web.BaseRequest) -> list[str] | None:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from orchestrator.errors import ConfigError
 
-_BACKLOG = 1024
+BACKLOG = 1024
 
 
 async def listen(server: web.Server, address: str, *, key: str) -> tuple[web.ServerRunner, str]:
@@ -30,7 +30,7 @@ async def listen(server: web.Server, address: str, *, key: str) -> tuple[web.Ser
         await site.start()
     except OSError as exc:
         await runner.cleanup()
-        raise _refused(address, key, exc) from exc
+        raise refused_address(address, key, exc) from exc
     return runner, f"{host}:{runner.addresses[0][1]}"
 
 
@@ -52,17 +52,18 @@ def bind(address: str, *, key: str) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(place)
-            bound.listen(_BACKLOG)
+            bound.listen(BACKLOG)
         except BaseException:
             bound.close()
             raise
     except OSError as exc:
-        raise _refused(address, key, exc) from exc
+        raise refused_address(address, key, exc) from exc
     bound.setblocking(False)
     return bound
 
 
-def _refused(address: str, key: str, error: OSError) -> ConfigError:
+def refused_address(address: str, key: str, error: OSError) -> ConfigError:
+    """Return what says that ``key`` of fleet.yaml can't be listened on."""
     return ConfigError(
         f"can't listen on {key} = {address} ({error.strerror or error}); give a free address of this machine"
     )

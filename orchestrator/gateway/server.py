@@ -21,6 +21,8 @@ from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
 from orchestrator.gateway.ports import InferenceRouter, Server
 from orchestrator.gateway.reloading import WatchedFiles, watch
 from orchestrator.gateway.tallies import Tally
+from orchestrator.gateway.tls import HTTP1, HTTP2, TlsFiles
+from orchestrator.http2.limits import Limits
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.passthrough import TritonPassthrough
@@ -71,7 +73,7 @@ class Gateway:
         team: when this is one of several processes.
 
     Raises:
-        ConfigError: The tokens file can't be used.
+        ConfigError: The tokens file, or a file of TLS, can't be used.
 
     Attributes:
         grpc: where it listens; None when not offered.
@@ -103,16 +105,31 @@ class Gateway:
             is_served_elsewhere=None if team is None else team.is_served,
             guard=self._make_guard(share=1.0 if team is None else 1.0 / settings.workers),
         )
-        limit_bytes = int(settings.max_message_mib * _MIB)
+        limit_bytes, limits = int(settings.max_message_mib * _MIB), settings.limits
+        tls = self._open_tls()
         self.grpc = None if settings.grpc is None else GrpcServer(
             self._plane,
             settings.grpc,
             max_message_bytes=limit_bytes,
             stream_window=settings.stream_window,
             listens=team is None,
+            ssl=None if tls is None else tls.context(HTTP2),
+            limits=Limits(
+                max_streams=limits.max_concurrent_streams,
+                held_bytes=int(limits.max_held_mib * _MIB),
+                header_list_bytes=int(limits.max_header_kib * 1024),
+                handshake_s=limits.header_timeout_s,
+                stall_s=limits.stall_timeout_s,
+            ),
+            max_connections=limits.max_connections,
         )  # fmt: skip
         self.http = None if settings.http is None else HttpServer(
-            self._plane, settings.http, max_message_bytes=limit_bytes, listens=team is None
+            self._plane,
+            settings.http,
+            max_message_bytes=limit_bytes,
+            listens=team is None,
+            ssl=None if tls is None else tls.context(HTTP1),
+            limits=limits,
         )  # fmt: skip
         self.metrics = None if settings.metrics is None or team is not None else MetricsEndpoint(
             settings.metrics, self._read_tally
@@ -127,6 +144,13 @@ class Gateway:
         guard = Guard(load_tenants(path), is_health_open=auth.open_health, share=share)
         self._files.append(WatchedFiles("tenants", [path], lambda: guard.replace(load_tenants(path))))
         return guard
+
+    def _open_tls(self) -> TlsFiles | None:
+        if self._settings.tls is None:
+            return None
+        tls = TlsFiles(self._settings.tls)
+        self._files.append(WatchedFiles("certificates", tls.paths, tls.refresh))
+        return tls
 
     def reload(self) -> None:
         """Read tokens and certificates again now, as happens anyway within a second of their change."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl as tls
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,8 +15,6 @@ from orchestrator.http2.protocol import Http2Protocol
 
 _CHECK_S: Final = 1.0
 _BACKLOG: Final = 1024
-_MOST_CONNECTIONS: Final = 4096
-"""Well below usual limits of file descriptors; one that comes beyond is closed at once."""
 
 
 class Listener:
@@ -24,12 +23,16 @@ class Listener:
     Args:
         make: returns the logic of a new connection, given what to call when it has something to say.
         limits: of a connection.
+        max_connections: at a time; one beyond takes the place of one that is idle, or is closed at once.
     """
 
-    def __init__(self, make: Callable[[Callable[[], None]], Connection[Any]], limits: Limits) -> None:
+    def __init__(
+        self, make: Callable[[Callable[[], None]], Connection[Any]], limits: Limits, *, max_connections: int = 4096
+    ) -> None:
         self._make = make
         self._limits = limits
-        self._protocols: set[Http2Protocol] = set()
+        self._max_connections = max_connections
+        self._protocols: dict[Http2Protocol, None] = {}  # in the order they came
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -49,7 +52,7 @@ class Listener:
         Raises:
             OSError: when it is lost at once.
         """
-        await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, sock=connection, ssl=ssl)
+        await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, sock=connection, **self._tls(ssl))
 
     async def start(self, host: str, port: int, *, ssl: tls.SSLContext | None = None) -> int:
         """Listen, and return the port.
@@ -62,12 +65,15 @@ class Listener:
             self._new_protocol,
             host,
             port,
-            ssl=ssl,
             backlog=_BACKLOG,
+            **self._tls(ssl),
         )
         self.open()
         found: int = self._server.sockets[0].getsockname()[1]
         return found
+
+    def _tls(self, ssl: tls.SSLContext | None) -> dict[str, Any]:
+        return {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": self._limits.handshake_s}
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more, let calls under way end for so long, and close everything."""
@@ -99,11 +105,27 @@ class Listener:
         return Http2Protocol(self._make, on_made=self._add, on_lost=self._remove)
 
     def _add(self, protocol: Http2Protocol) -> bool:
-        self._protocols.add(protocol)
-        return len(self._protocols) <= _MOST_CONNECTIONS
+        if len(self._protocols) >= self._max_connections and not self._make_room():
+            return False
+        self._protocols[protocol] = None
+        return True
+
+    def _make_room(self) -> bool:
+        """Close the oldest idle connection of the address that has the most of them; False when none is idle.
+
+        So a client that opens connections by the thousand closes its own, and nobody else's.
+        """
+        idle = [p for p in self._protocols if p.connection is None or p.connection.is_idle]
+        if not idle:
+            return False
+        crowds = Counter(protocol.peer for protocol in idle)
+        victim = next(protocol for protocol in idle if crowds[protocol.peer] == max(crowds.values()))
+        del self._protocols[victim]
+        victim.abort()
+        return True
 
     def _remove(self, protocol: Http2Protocol) -> None:
-        self._protocols.discard(protocol)
+        self._protocols.pop(protocol, None)
         if not self._protocols:
             self._empty.set()
 

@@ -27,6 +27,7 @@ class Http2Protocol(asyncio.Protocol):
 
     Attributes:
         connection: its logic; None before it stands.
+        peer: the address it comes from.
         paused_since_s: since when the peer takes nothing, on the loop's clock; None while it does.
     """
 
@@ -42,6 +43,7 @@ class Http2Protocol(asyncio.Protocol):
         self._on_made = on_made
         self._on_lost = on_lost
         self._transport: Any = None
+        self.peer = ""
         self.connection: Connection[Any] | None = None
         self.paused_since_s: float | None = None
         self._closing_since_s: float | None = None
@@ -49,6 +51,7 @@ class Http2Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello."""
         self._transport = transport
+        self.peer = str((transport.get_extra_info("peername") or ("",))[0])
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         tls = transport.get_extra_info("ssl_object")
         if not self._on_made(self) or (tls is not None and tls.selected_alpn_protocol() not in ("h2", None)):

@@ -1,0 +1,99 @@
+"""TLS for both transports, with certificates that may change while the gateway runs.
+
+A listening socket keeps the context it was opened with, so that context does nothing but hand each new handshake to the
+newest one, through OpenSSL's server-name callback, which is called with or without a name. Loading new files into the
+old context instead would leave it half changed when the second file is bad, and could never take a client authority
+away. Connections that stand are not touched. Handshakes are never resumed where clients have to show a certificate,
+because a resumed one is not checked against the authorities again.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import TlsSettings
+from orchestrator.errors import ConfigError
+
+HTTP2, HTTP1 = "h2", "http/1.1"
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class TlsFiles:
+    """Certificate, key and client authorities of a gateway.
+
+    Args:
+        settings: where they are.
+
+    Raises:
+        ConfigError: when they can't be used.
+    """
+
+    def __init__(self, settings: TlsSettings) -> None:
+        self._settings = settings
+        self._newest = {protocol: self._build(protocol) for protocol in (HTTP2, HTTP1)}
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Of the files."""
+        of = self._settings
+        return (of.certificate, of.key, *([of.client_ca] if of.client_ca is not None else []))
+
+    def context(self, protocol: str) -> ssl.SSLContext:
+        """Return a context to listen with; its handshakes always use the files that were read last.
+
+        Args:
+            protocol: that is spoken inside, HTTP2 or HTTP1.
+        """
+        context = self._build(protocol)
+
+        def hand_over(handshake: Any, name: str | None, original: ssl.SSLContext) -> None:
+            handshake.context = self._newest[protocol]
+
+        context.sni_callback = hand_over
+        return context
+
+    def refresh(self) -> None:
+        """Read the files again, for handshakes from now on.
+
+        Raises:
+            ConfigError: when they can't be used; then nothing changes.
+        """
+        self._newest = {protocol: self._build(protocol) for protocol in self._newest}
+
+    def _build(self, protocol: str) -> ssl.SSLContext:
+        of = self._settings
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = _VERSIONS[of.minimum_version]
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.set_alpn_protocols([protocol])
+        try:
+            # Without a password at hand OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(of.certificate, of.key, password=_no_password)
+        except OSError as exc:  # ssl.SSLError is one
+            raise ConfigError(
+                f"can't use gateway.tls.certificate {of.certificate} with gateway.tls.key {of.key} ({_reason(exc)}); "
+                "give a PEM chain and its key, without a passphrase"
+            ) from exc
+        if of.client_ca is not None:
+            try:
+                context.load_verify_locations(of.client_ca)
+            except OSError as exc:
+                raise ConfigError(
+                    f"can't use gateway.tls.client_ca {of.client_ca} ({_reason(exc)}); give PEM certificates"
+                ) from exc
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.num_tickets = 0
+            context.options |= ssl.OP_NO_TICKET
+        return context
+
+
+def _no_password() -> str:
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "no PEM data").lower().replace("_", " ")
+    return error.strerror or str(error)

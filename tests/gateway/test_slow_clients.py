@@ -1,0 +1,261 @@
+"""Clients that are slow, broken or far too many, on real sockets, while a good one goes on being answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.gateway.http_connection import Waiting, choose_victim
+from tests.gateway.calls import RawCalls, item_request
+from tests.gateway.fakes import World, open_world
+
+INFER = "/v2/models/fashion/infer"
+HEAD = f"POST {INFER} HTTP/1.1\r\nHost: g\r\n"
+
+
+def content(items: int = 1) -> bytes:
+    data = np.ones((items, 1, 2, 2)).tolist()
+    tensor = {"name": "pixels", "shape": [items, 1, 2, 2], "datatype": "FP32", "data": data}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+class Peer:
+    """A client on a bare socket."""
+
+    def __init__(self, world: World) -> None:
+        self._place = world.http.removeprefix("http://").split(":")
+
+    async def __aenter__(self) -> Peer:
+        self.reader, self.writer = await asyncio.open_connection(*self._place)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await hang_up(self.writer)
+
+    async def say(self, data: bytes | str) -> None:
+        self.writer.write(data.encode() if isinstance(data, str) else data)
+        with contextlib.suppress(ConnectionError):
+            await self.writer.drain()
+
+    async def hear_all(self) -> bytes:
+        """Return what comes until the other side closes."""
+        try:
+            return await self.reader.read()
+        except ConnectionError:
+            return b""
+
+    async def hear_status(self) -> bytes:
+        return (await self.reader.readline()).split(b" ")[1]
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    limits = {"header_timeout_s": 0.3, "stall_timeout_s": 0.3, "idle_timeout_s": 0.6, "max_connections": 20}
+    async with open_world(limits=limits) as opened:
+        yield opened
+
+
+async def be_good(world: World, over: asyncio.Event) -> int:
+    """Ask again and again over both transports; return how often, all of it answered."""
+    count = 0
+    channel: Any
+    async with aiohttp.ClientSession(world.http) as session, grpc.aio.insecure_channel(world.grpc) as channel:
+        while not over.is_set() or count < 5:
+            async with session.post(INFER, data=content()) as response:
+                assert response.status == 200, await response.text()
+            assert (await RawCalls(channel).infer(item_request())).outputs
+            count += 1
+            await asyncio.sleep(0)
+    return count
+
+
+@contextlib.asynccontextmanager
+async def good_client(world: World) -> AsyncIterator[None]:
+    """Have a good client beside; it must be answered until the end."""
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        good = tasks.create_task(be_good(world, over))
+        yield
+        over.set()
+    assert good.result() >= 5
+
+
+@pytest.mark.parametrize("begin", ["", "P", HEAD, HEAD + "Content-Length: 5", HEAD + "X: " + "y" * 5000])
+async def test_half_a_header_is_waited_for_and_then_closed(world: World, begin: str) -> None:
+    async with good_client(world), Peer(world) as peer:
+        await peer.say(begin)
+        assert await peer.hear_all() == b""
+
+
+async def test_headers_that_drip_do_not_buy_time(world: World) -> None:
+    async with good_client(world), Peer(world) as peer:
+        await peer.say(HEAD)
+
+        async def drip() -> None:
+            while True:
+                await peer.say("X: y\r\n")
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.create_task(drip())
+        assert await peer.hear_all() == b""
+        dripping.cancel()
+
+
+async def test_an_idle_connection_is_closed(world: World) -> None:
+    async with good_client(world), Peer(world) as peer:
+        await peer.say("GET /v2/health/live HTTP/1.1\r\nHost: g\r\n\r\n")
+        assert (await peer.hear_all()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n5\r\n{    "])
+async def test_half_a_body_is_told_of_and_closed(world: World, framing: str) -> None:
+    async with good_client(world), Peer(world) as peer:
+        await peer.say(HEAD + framing)
+        answer = await peer.hear_all()
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"nothing of the body has come" in answer
+
+
+async def test_a_body_that_comes_slowly_but_comes_is_taken(world: World) -> None:
+    body = content()
+    async with good_client(world), Peer(world) as peer:
+        await peer.say(HEAD + f"Content-Length: {len(body)}\r\n\r\n")
+        for start in range(0, len(body), 10):
+            await peer.say(body[start : start + 10])
+            await asyncio.sleep(0.06)  # more in all than the limit, less for each piece
+        assert await peer.hear_status() == b"200"
+
+
+async def test_who_takes_no_answer_is_closed(world: World) -> None:
+    """Answers beyond what the kernel buffers are left untaken."""
+    body = json.dumps({"inputs": [{"name": "x", "shape": [2, 100_000], "datatype": "FP32", "data": [0] * 200_000}]})
+    request = f"POST /v2/models/echo/infer HTTP/1.1\r\nHost: g\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    async with good_client(world):
+        before = world.gateway.http.connections if world.gateway.http else 0
+        place = world.http.removeprefix("http://").split(":")
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, (place[0], int(place[1])))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(30):
+                await loop.sock_sendall(sock, request.encode())  # fails once the gateway has had enough
+            raise AssertionError("thirty answers of 800 kB were written to nobody")
+        sock.close()
+        assert world.gateway.http is not None
+        while world.gateway.http.connections > max(before, 1):
+            await asyncio.sleep(0.02)
+
+
+async def test_hundreds_of_connections_cost_nobody_else(world: World) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(good_client(world))
+        for number in range(200):
+            peer = await stack.enter_async_context(Peer(world))
+            await peer.say(("", HEAD, HEAD + "Content-Length: 100\r\n\r\n{")[number % 3])
+
+
+async def test_no_more_connections_are_kept_than_allowed(world: World) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(Peer(world)) for _ in range(60)]
+        for peer in peers:
+            await peer.say(HEAD)
+        heard = await asyncio.gather(*(peer.hear_all() for peer in peers[:40]))
+        assert heard == [b""] * 40, "the oldest made room"
+    async with aiohttp.ClientSession(world.http) as session, session.post(INFER, data=content()) as response:
+        assert response.status == 200
+
+
+async def test_idle_grpc_connections_make_room_too(world: World) -> None:
+    async with good_client(world), contextlib.AsyncExitStack() as stack:
+        place = world.grpc.split(":")
+        hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+        for _ in range(60):
+            _, writer = await asyncio.open_connection(*place)
+            stack.push_async_callback(hang_up, writer)
+            writer.write(hello)
+        assert world.gateway.grpc is not None
+        assert world.gateway.grpc.connections <= 20
+
+
+async def test_all_bodies_together_are_bounded() -> None:
+    async with (
+        open_world(max_message_mib=0.5, limits={"max_held_mib": 1}) as world,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(2):
+            peer = await stack.enter_async_context(Peer(world))
+            await peer.say(HEAD + f"Content-Length: {2**19}\r\n\r\n".ljust(20))
+            await peer.say(bytes(2**19 - 1))
+        codes = set()
+        async with aiohttp.ClientSession(world.http) as session:
+            while 429 not in codes:
+                async with session.post(INFER, data=bytes(2**19)) as response:
+                    codes.add(response.status)
+            async with session.post(INFER, data=content()) as response:
+                assert response.status in (200, 429)
+        assert codes <= {400, 429}
+        await stack.aclose()
+        async with aiohttp.ClientSession(world.http) as session:
+            while True:
+                async with session.post(INFER, data=content()) as response:
+                    if response.status == 200:
+                        break
+
+
+async def test_headers_are_bounded_one_by_one_and_all_together(world: World) -> None:
+    async with aiohttp.ClientSession(world.http) as session:
+        async with session.get("/v2", headers={"X": "y" * 15_000}) as response:
+            assert response.status == 200
+        async with session.get("/v2", headers={"X": "y" * 17_000}) as response:
+            assert response.status == 400
+        async with session.get("/v2", headers={f"X-{n}": "y" * 1000 for n in range(20)}) as response:
+            assert response.status == 431
+        async with session.get("/v2/models/" + "y" * 20_000) as response:
+            assert response.status == 400
+        async with session.get("/v2") as response:
+            assert response.status == 200
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on(world: World) -> None:
+    body = content()
+    async with Peer(world) as peer:
+        await peer.say(HEAD + f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n")
+        assert await peer.hear_status() == b"100"
+        await peer.reader.readline()
+        await peer.say(body)
+        assert await peer.hear_status() == b"200"
+
+
+waiting = st.builds(Waiting, st.sampled_from(["a", "b", "c"]), st.floats(0, 100))
+
+
+@given(st.lists(waiting, max_size=12))
+def test_the_victim_is_the_longest_waiting_of_the_largest_crowd(found: list[Waiting]) -> None:
+    index = choose_victim(found)
+    if not found:
+        assert index is None
+        return
+    assert index is not None
+    sizes = {peer: sum(w.peer == peer for w in found) for peer in "abc"}
+    assert sizes[found[index].peer] == max(sizes.values())
+    assert all(w.since_s >= found[index].since_s for w in found if w.peer == found[index].peer)
