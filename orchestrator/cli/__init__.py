@@ -22,6 +22,7 @@ _COMMANDS = {
     "gateway": "orchestrator.cli.gateway:gateway",
     "infer": "orchestrator.cli.infer:infer",
     "local": "orchestrator.cli.local:local",
+    "profile": "orchestrator.cli.profile:profile",
     "status": "orchestrator.cli.status:status",
     "token": "orchestrator.cli.token:token",
 }

@@ -1,5 +1,6 @@
 """What hosts and devices tell of themselves; the only importer of pynvml and psutil, and of the powercap files."""
 
+from orchestrator.telemetry.description import describe_cpu, describe_gpu
 from orchestrator.telemetry.host import CpuTelemetry, Device, GpuTelemetry, open_telemetry
 from orchestrator.telemetry.nvml import DeviceReading, NvmlDevice
 from orchestrator.telemetry.powercap import Powercap, PowercapReading
@@ -18,5 +19,7 @@ __all__ = [
     "ProcessReading",
     "Reading",
     "TritonProcesses",
+    "describe_cpu",
+    "describe_gpu",
     "open_telemetry",
 ]

@@ -118,6 +118,17 @@ class TritonClient:
         except InferenceServerException:
             return False
 
+    async def version(self) -> str:
+        """Return the server's version, such as ``2.51.0``.
+
+        Raises:
+            SlimError: as mapped from the gRPC status.
+        """
+        answer = await self._call(
+            self._client.get_server_metadata(headers=self._headers, client_timeout=self._timeout_s)
+        )
+        return str(answer.version)
+
     async def index(self) -> tuple[IndexEntry, ...]:
         """Return the repository index, ordered by name.
 

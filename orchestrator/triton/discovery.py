@@ -36,6 +36,10 @@ class TritonServer:
         key = None if protocol_key_file is None else read_protocol_key(protocol_key_file)
         self._client = TritonClient(address, timeout_s=timeout_s, headers=render_headers(key))
 
+    async def version(self) -> str:
+        """See TritonClient."""
+        return await self._client.version()
+
     async def served_models(self) -> tuple[ServedModel, ...]:
         """See read_served_models."""
         return await read_served_models(self._client)

@@ -1,0 +1,156 @@
+"""Runs a campaign: changes first when asked for, then rounds over all cells until every one is settled.
+
+Servers are visited one after another and not side by side: on one machine they would measure each other, and where
+each has its own a profile is taken once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.profile import batch_ladder
+from orchestrator.profiling.changes import describe_before, measure_cycle, restore
+from orchestrator.profiling.journal import Journal, ModelKey
+from orchestrator.profiling.ports import Control, ProfiledServer, Telemetry
+from orchestrator.profiling.probe import Clock, idle_window, visit_cell
+from orchestrator.profiling.sampling import Cell, Sampling, is_settled, plan_round
+from orchestrator.snapshot import ServedModel, ServerName
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a campaign is.
+
+    Attributes:
+        settled: cells with enough measurements.
+        cells: all.
+        round_number: under way; 0 while changes are measured.
+        now: what is being measured.
+    """
+
+    settled: int
+    cells: int
+    round_number: int
+    now: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A server to be measured.
+
+    Attributes:
+        name: in fleet.yaml.
+        client: batches go through.
+        models: it serves.
+        telemetry: of its host; None where it can't be read.
+        control: None where nothing may be changed.
+        has_counter: whether telemetry tells of energy.
+    """
+
+    name: ServerName
+    client: ProfiledServer
+    models: tuple[ServedModel, ...]
+    telemetry: Telemetry | None
+    control: Control | None = None
+    has_counter: bool = False
+
+    @property
+    def meter(self) -> Telemetry | None:
+        """Telemetry for windows of energy, None where there is none to be read."""
+        return self.telemetry if self.has_counter else None
+
+
+async def restore_left(controls: Mapping[ServerName, Control], journal: Journal) -> None:
+    """Bring back what a killed campaign has left changed.
+
+    Raises:
+        SlimError: when Triton does not.
+    """
+    for (server, model), before in list(journal.unrestored.items()):
+        if server in controls:
+            await restore(controls[server], model, before)
+            journal.note_restored((server, model))
+
+
+async def measure_changes(
+    subjects: Sequence[Subject],
+    journal: Journal,
+    sampling: Sampling,
+    *,
+    tell: Callable[[Progress], None],
+    clock: Clock,
+) -> None:
+    """Measure what changes of every model cost, some cycles of each in turn.
+
+    Raises:
+        SlimError: when a server fails; what was measured is in the journal.
+    """
+    by_name = {subject.name: subject for subject in subjects if subject.control is not None}
+    keys: list[ModelKey] = sorted((name, model.name) for name, each in by_name.items() for model in each.models)
+    for cycle in range(sampling.cycles):
+        order = random.Random(f"{sampling.seed}-changes-{cycle}")
+        for server, model in sorted(keys, key=lambda key: (order.random(), key)):
+            subject = by_name[server]
+            if len(journal.cycles.get((server, model), ())) > cycle:
+                continue
+            assert subject.control is not None
+            assert subject.telemetry is not None
+            tell(Progress(0, len(list_cells(subjects)), 0, f"changes of {model} on {server}"))
+            loaded = {each.name: each for each in await subject.control.loaded_models()}
+            before = describe_before(loaded[model], server=server)
+            journal.add_before((server, model), before)
+            tag = f"profile-{sampling.seed}-{cycle}-{len(journal.cycles.get((server, model), ()))}"
+            measured = await measure_cycle(subject.control, subject.telemetry, model, before, tag=tag, clock=clock)
+            journal.note_restored((server, model))
+            journal.add_cycle((server, model), measured)
+
+
+async def measure_batches(
+    subjects: Sequence[Subject],
+    journal: Journal,
+    sampling: Sampling,
+    *,
+    tell: Callable[[Progress], None],
+    clock: Clock,
+) -> None:
+    """Visit all cells in rounds until each is settled.
+
+    Raises:
+        SlimError: when a server fails; what was measured is in the journal.
+    """
+    by_name = {subject.name: subject for subject in subjects}
+    models = {(subject.name, model.name): model for subject in subjects for model in subject.models}
+    cells = list_cells(subjects)
+    while True:
+        number, order = plan_round(cells, journal.visits, sampling)
+        if not order:
+            return
+        for subject in subjects:
+            if subject.meter is not None and len(journal.idles.get(subject.name, ())) < number:
+                window = await idle_window(subject.meter, sampling.idle_window_s, clock=clock)
+                journal.add_idle(subject.name, window)
+        for cell in order:
+            settled = sum(is_settled(journal.visits.get(each, ()), sampling) for each in cells)
+            tell(Progress(settled, len(cells), number, f"{cell.model} × {cell.items} on {cell.server}"))
+            subject = by_name[cell.server]
+            visit = await visit_cell(
+                subject.client,
+                models[cell.server, cell.model],
+                cell.items,
+                sampling,
+                telemetry=subject.meter,
+                clock=clock,
+            )
+            journal.add_visit(cell, visit)
+
+
+def list_cells(subjects: Sequence[Subject]) -> tuple[Cell, ...]:
+    """Return every batch size of every model of every server."""
+    return tuple(
+        Cell(subject.name, model.name, items)
+        for subject in subjects
+        for model in subject.models
+        for items in batch_ladder(model.max_batch_size)
+    )

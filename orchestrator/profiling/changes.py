@@ -1,0 +1,122 @@
+"""How long loads, unloads, reloads and changes of the instance count take, and what an instance weighs.
+
+One cycle takes a model through all of them and brings it back to how it ran. That is written down before the first
+change, so that the next campaign brings back what a killed one has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+from orchestrator.errors import ConfigError, SlimError
+from orchestrator.profiling.journal import Before, Cycle
+from orchestrator.profiling.ports import Control, Telemetry
+from orchestrator.profiling.probe import Clock
+from orchestrator.scheduling.host import Batching, LoadedModel
+from orchestrator.snapshot import ModelName
+from orchestrator.telemetry import HostReading
+
+SETTLE_S = 0.3
+"""Until memory is read: what an old instance held is given back some time after its unload returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    instance_bytes: int | None
+    source: str
+    reason: str = ""
+
+
+def describe_before(model: LoadedModel, *, server: str) -> Before:
+    """Return how a model runs.
+
+    Raises:
+        ConfigError: when it does not run.
+    """
+    if model.instances < 1:
+        raise ConfigError(f"model {model.name} on {server} is {model.status.value}; load it, or leave out --control")
+    return Before(model.instances, model.batching.preferred_sizes, model.batching.delay_us, model.nonce)
+
+
+async def measure_cycle(
+    control: Control, telemetry: Telemetry, name: ModelName, before: Before, *, tag: str, clock: Clock
+) -> Cycle:
+    """Take a model through every change and back; return what each took.
+
+    Args:
+        control: of the server.
+        telemetry: of its host.
+        name: of the model, which runs.
+        before: how it runs; it does so again in the end, also when this fails.
+        tag: unlike those of other cycles, because only a config that differs is a reload.
+        clock: monotonic, in seconds.
+
+    Raises:
+        SlimError: when Triton fails a change.
+    """
+    batching = Batching(before.preferred_sizes, before.delay_us)
+
+    async def apply(instances: int, nonce: str) -> None:
+        await control.apply(name, instances=instances, batching=batching, nonce=nonce)
+
+    try:
+        unload_s = await _timed(control.unload(name), clock)
+        load_s = await _timed(apply(1, f"{tag}-a"), clock)
+        one = await _read_settled(telemetry)
+        scale_up_s = await _timed(apply(2, f"{tag}-a"), clock)
+        two = await _read_settled(telemetry)
+        scale_down_s = await _timed(apply(1, f"{tag}-a"), clock)
+        reload_s = await _timed(apply(1, f"{tag}-b"), clock)
+    finally:
+        await restore(control, name, before)
+    memory = _instance_memory(name, one, two)
+    return Cycle(
+        load_s=load_s,
+        unload_s=unload_s,
+        reload_s=reload_s,
+        scale_up_s=scale_up_s,
+        scale_down_s=scale_down_s,
+        instance_bytes=memory.instance_bytes,
+        memory_source=memory.source,
+        memory_reason=memory.reason,
+    )
+
+
+async def restore(control: Control, name: ModelName, before: Before) -> None:
+    """Let a model run as it did before.
+
+    Raises:
+        SlimError: when Triton does not; tells how it ran.
+    """
+    batching = Batching(before.preferred_sizes, before.delay_us)
+    try:
+        await control.apply(name, instances=before.instances, batching=batching, nonce=before.nonce)
+    except SlimError as exc:
+        raise type(exc)(f"{exc}; before the measurement {name} ran with {before.instances} instance(s)") from exc
+
+
+async def _timed(change: Awaitable[None], clock: Clock) -> float:
+    began_s = clock()
+    await change
+    return clock() - began_s
+
+
+async def _read_settled(telemetry: Telemetry) -> HostReading:
+    await asyncio.sleep(SETTLE_S)
+    return await telemetry.read()
+
+
+def _instance_memory(name: ModelName, one: HostReading, two: HostReading) -> _Memory:
+    """Return what an instance holds: the stub that it is, else what the second one added to the device."""
+    stub_bytes = two.instance_bytes.get(name)
+    if stub_bytes is not None:
+        return _Memory(stub_bytes, "private memory of its process")
+    first, second = one.memory_used_bytes, two.memory_used_bytes
+    if first.value is None or second.value is None:
+        return _Memory(None, "none", first.reason or second.reason)
+    added_bytes = round(second.value - first.value)
+    if added_bytes <= 0:
+        return _Memory(None, "none", "a second instance added nothing that could be seen")
+    return _Memory(added_bytes, f"what a second instance added ({second.source})")

@@ -1,0 +1,117 @@
+"""Sends batches to one server and reads its counters: one request at a time, nothing else on the server.
+
+The latency is that of the whole call, as the router observes it. Blank items do: the time of a convolution does not
+depend on the pixels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from orchestrator.errors import ConfigError
+from orchestrator.profiling.ports import ProfiledServer, Telemetry
+from orchestrator.profiling.sampling import Sampling, Visit, Window
+from orchestrator.router.request import Array, blank_batch
+from orchestrator.snapshot import ServedModel
+from orchestrator.telemetry import Reading
+
+INTEGRATED = "nvml-power-integrated"
+POLL_S = 0.1
+"""Between readings of a power that is integrated: a sensor renews its value some 10 times a second."""
+
+Clock = Callable[[], float]
+
+
+async def visit_cell(
+    server: ProfiledServer,
+    model: ServedModel,
+    items: int,
+    sampling: Sampling,
+    *,
+    telemetry: Telemetry | None,
+    clock: Clock,
+) -> Visit:
+    """Return the latencies of some requests in a row, with the energy of the time they took.
+
+    Args:
+        server: to send to.
+        model: of it.
+        items: in each request.
+        sampling: how many, and for how long.
+        telemetry: of its host; None: no counter is read.
+        clock: monotonic, in seconds.
+
+    Raises:
+        ConfigError: when the model's input leaves open what a blank item is.
+        SlimError: when the server fails.
+    """
+    batch = blank_batch(model.input, items)
+    if batch is None:
+        raise ConfigError(f"model {model.name}: input {model.input} has no fixed shape; it can't be profiled")
+    for _ in range(sampling.warm_up_requests):
+        await server.infer_batch(model, batch)
+    least_s = sampling.energy_window_s if telemetry is not None else 0.0
+    latencies_s: list[float] = []
+
+    async def send() -> None:
+        began_s = now_s = clock()
+        while not latencies_s or (
+            now_s - began_s < sampling.visit_limit_s
+            and (len(latencies_s) < sampling.visit_requests or now_s - began_s < least_s)
+        ):
+            await _send_one(server, model, batch, latencies_s, clock)
+            now_s = clock()
+
+    if telemetry is None:
+        await send()
+        return Visit(tuple(latencies_s))
+    window = await _measure_window(telemetry, send, clock)
+    return Visit(tuple(latencies_s), window)
+
+
+async def idle_window(telemetry: Telemetry, duration_s: float, *, clock: Clock) -> Window:
+    """Return the energy of some time in which we send nothing."""
+
+    async def wait() -> None:
+        await asyncio.sleep(duration_s)
+
+    return await _measure_window(telemetry, wait, clock)
+
+
+async def _send_one(
+    server: ProfiledServer, model: ServedModel, batch: Array, latencies_s: list[float], clock: Clock
+) -> None:
+    began_s = clock()
+    await server.infer_batch(model, batch)
+    latencies_s.append(clock() - began_s)
+
+
+async def _measure_window(telemetry: Telemetry, work: Callable[[], object], clock: Clock) -> Window:
+    before = (await telemetry.read()).energy_j
+    began_s = clock()
+    polling = asyncio.create_task(_poll(telemetry)) if before.source == INTEGRATED else None
+    try:
+        outcome = work()
+        assert asyncio.iscoroutine(outcome)
+        await outcome
+    finally:
+        if polling is not None:
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
+    after = (await telemetry.read()).energy_j
+    return _window(before, after, clock() - began_s)
+
+
+async def _poll(telemetry: Telemetry) -> None:
+    while True:
+        await asyncio.sleep(POLL_S)
+        await telemetry.read()
+
+
+def _window(before: Reading, after: Reading, duration_s: float) -> Window:
+    if before.value is None or after.value is None:
+        return Window(None, duration_s, "none", before.reason or after.reason)
+    if before.source != after.source:
+        return Window(None, duration_s, "none", f"the counter changed from {before.source} to {after.source}")
+    return Window(max(0.0, after.value - before.value), duration_s, after.source)

@@ -1,0 +1,134 @@
+"""Which batch to measure next, and when there is enough of it: pure.
+
+Machines drift: they warm up, throttle, and share their host. So no cell is measured in one go. Every round visits all
+cells that are not settled yet, in an order drawn by lot, and a cell's mean is judged by how much its visits differ
+among themselves (batch means): requests of one visit resemble each other, and an interval that took them for
+independent would be too narrow by far.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.snapshot import ModelName, ServerName
+
+_T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
+"""Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond them 2.1 errs to the safe side."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """One batch size of one model on one server."""
+
+    server: ServerName
+    model: ModelName
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Energy between two readings of a counter.
+
+    Attributes:
+        energy_j: None when it can't be read.
+        duration_s: between the readings.
+        source: as telemetry names it; ``none`` without energy.
+        reason: why there is none; empty otherwise.
+    """
+
+    energy_j: float | None
+    duration_s: float
+    source: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Requests sent to a cell one after another.
+
+    Attributes:
+        latencies_s: of each, in order.
+        window: over all of them; None where no counter is read.
+    """
+
+    latencies_s: tuple[float, ...]
+    window: Window | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How much to measure.
+
+    Attributes:
+        visit_requests: of one visit, after ``warm_up_requests`` that are not counted.
+        warm_up_requests: first of each visit, because others ran before and caches are theirs.
+        visit_limit_s: a visit ends earlier when this has passed.
+        min_visits: before a cell can be settled.
+        min_requests: before a cell can be settled; below 100 a p99 is the largest seen.
+        max_requests: after which a cell is settled however noisy it is.
+        cell_limit_s: time spent on a cell after which it is settled, for slow machines.
+        precision_ratio: half the 95 % interval of the mean, over the mean, that settles a cell.
+        energy_window_s: least length of a visit where a counter is read; counters tick some 10 times a second.
+        idle_window_s: of the reading of idle power in each round.
+        cycles: times that each change of a model is measured.
+        seed: of the order.
+    """
+
+    visit_requests: int = 25
+    warm_up_requests: int = 2
+    visit_limit_s: float = 5.0
+    min_visits: int = 4
+    min_requests: int = 100
+    max_requests: int = 400
+    cell_limit_s: float = 20.0
+    precision_ratio: float = 0.02
+    energy_window_s: float = 1.0
+    idle_window_s: float = 2.0
+    cycles: int = 3
+    seed: int = 0
+
+
+def is_settled(visits: Sequence[Visit], sampling: Sampling) -> bool:
+    """Return whether a cell has been measured often enough."""
+    times_s = [latency_s for visit in visits for latency_s in visit.latencies_s]
+    if len(visits) < sampling.min_visits:
+        return False
+    if len(times_s) >= sampling.max_requests or math.fsum(times_s) >= sampling.cell_limit_s:
+        return True
+    return len(times_s) >= sampling.min_requests and precision(visits) <= sampling.precision_ratio
+
+
+def precision(visits: Sequence[Visit]) -> float:
+    """Return half the 95 % interval of the mean latency over the mean, by batch means; infinite below two visits."""
+    means_s = [math.fsum(visit.latencies_s) / len(visit.latencies_s) for visit in visits]
+    if len(means_s) < 2:
+        return math.inf
+    mean_s = math.fsum(means_s) / len(means_s)
+    variance = math.fsum((each_s - mean_s) ** 2 for each_s in means_s) / (len(means_s) - 1)
+    quantile = _T_95[min(len(means_s) - 2, len(_T_95) - 1)]
+    return quantile * math.sqrt(variance / len(means_s)) / mean_s
+
+
+def plan_round(
+    cells: Iterable[Cell], visits: Mapping[Cell, Sequence[Visit]], sampling: Sampling
+) -> tuple[int, tuple[Cell, ...]]:
+    """Return the number of the next round and the cells to visit in it, in the order to visit them; none when done.
+
+    A cell is visited in a round when it is not settled and has fewer visits than the round's number; so a campaign
+    that was interrupted goes on in the middle of its round, and the order of a round depends on seed and number alone.
+    """
+    open_cells = [cell for cell in sorted(cells) if not is_settled(visits.get(cell, ()), sampling)]
+    if not open_cells:
+        return 0, ()
+    number = 1 + min(len(visits.get(cell, ())) for cell in open_cells)
+    order = random.Random(f"{sampling.seed}-{number}")
+    drawn = sorted(open_cells, key=lambda cell: (order.random(), cell))
+    return number, tuple(cell for cell in drawn if len(visits.get(cell, ())) < number)
+
+
+def quantile(values: Sequence[float], ratio: float) -> float:
+    """Return a quantile by nearest rank: a value that was seen."""
+    return sorted(values)[max(0, math.ceil(ratio * len(values)) - 1)]

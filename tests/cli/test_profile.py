@@ -1,0 +1,89 @@
+"""``slimsched profile`` where no server is needed: what it refuses before it asks one, and what it shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.cli import main
+from orchestrator.profile import write_profile
+from tests.profile.profiles import profile_of
+
+FLEET = "servers: [{name: a, grpc: '127.0.0.1:1'}]\nrouter: {connect_timeout_s: 1}\n"
+
+
+def run(tmp_path: Path, *arguments: object, fleet: str = FLEET) -> tuple[int, str]:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(fleet)
+    result = CliRunner().invoke(main, ["profile", "--fleet", str(path), *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["--check", "--show"], 2, "give one of them"),
+        (["--force"], 2, "--force goes with --control"),
+        (["--requests", "1"], 2, "--requests"),
+        (["--precision", "0"], 2, "--precision"),
+        (["--server", "z"], 1, "no server 'z' in the fleet; it has a"),
+        (["--plot", "p.jpg"], 1, "a picture's name ends in .png"),
+        (["--out", "no/folder/profile.json"], 1, "there is no folder no/folder"),
+        (["--show", "--out", "no/profile.json"], 1, "no profile at no/profile.json"),
+        (["--control"], 1, "servers[a] needs 'repository' and 'metrics' in fleet.yaml"),
+        ([], 1, "127.0.0.1:1"),  # nobody listens there
+    ],
+)
+def test_what_can_not_be_done_is_one_line(tmp_path: Path, arguments: list[str], code: int, problem: str) -> None:
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", str(tmp_path / "profile.json")]
+    found, output = run(tmp_path, *arguments)
+    assert found == code
+    assert output.splitlines()[-1].startswith("Error: ")
+    assert problem in output
+    assert not (tmp_path / "profile.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("power", "problem"),
+    [
+        ("{idle_w: 5}", "key servers[0].power.busy_w is missing"),
+        ("{idle_w: 5, busy_w: 4}", "busy_w 4 is below idle_w 5"),
+        ("{idle_w: -1, busy_w: 4}", "servers[0].power.idle_w: Input should be greater than or equal to 0, got -1"),
+        ("{idle_w: 1, busy_w: 4, peak_w: 9}", "unknown key servers[0].power.peak_w; allowed here: idle_w, busy_w"),
+    ],
+)
+def test_a_power_model_that_can_not_be_is_refused(tmp_path: Path, power: str, problem: str) -> None:
+    code, output = run(tmp_path, fleet=f"servers: [{{name: a, grpc: 'h:1', power: {power}}}]")
+    assert code == 1
+    assert problem in output
+
+
+def test_a_server_on_another_host_can_not_be_controlled_from_here(tmp_path: Path) -> None:
+    fleet = "servers: [{name: a, grpc: '10.0.0.1:1', metrics: 'http://10.0.0.1:2', repository: .}]"
+    code, output = run(tmp_path, "--control", "--out", tmp_path / "p.json", fleet=fleet)
+    assert code == 1
+    assert "run 'slimsched profile' beside the server" in output
+
+
+def test_a_profile_is_shown_and_drawn_without_asking_anybody(tmp_path: Path) -> None:
+    out, picture = tmp_path / "profile.json", tmp_path / "p.png"
+    write_profile(profile_of(), out)
+    code, output = run(tmp_path, "--show", "--out", out, "--plot", picture)
+    assert code == 0
+    assert "100 %" in output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_damaged_partial_profile_is_refused_and_can_be_forgotten(tmp_path: Path) -> None:
+    out, partial = tmp_path / "profile.json", tmp_path / "profile.json.partial"
+    partial.write_text("no journal\n")
+    code, output = run(tmp_path, "--out", out)
+    assert code == 1
+    assert "line 1 is damaged" in output
+    assert "--restart" in output
+    code, output = run(tmp_path, "--out", out, "--restart")
+    assert code == 1  # the server is absent all the same
+    assert "damaged" not in output

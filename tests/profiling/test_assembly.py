@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.profile import EnergySource
+from orchestrator.profiling.assembly import PowerModel, ServerFacts, find_idle
+from orchestrator.profiling.sampling import Window
+from tests.profiling.worlds import A
+
+
+def facts(*, power: PowerModel | None = None, no_counter: str = "") -> ServerFacts:
+    return ServerFacts(A, "cpu", "fake", None, "2.51.0", None, power, no_counter, ())
+
+
+def test_idle_power_is_pooled_over_all_windows() -> None:
+    idle = find_idle(facts(), [Window(30.0, 2.0, "rapl"), Window(50.0, 2.0, "rapl")])
+    assert (idle.power_w, idle.source) == (pytest.approx(20), EnergySource.RAPL)
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        [],
+        [Window(None, 2.0, "none", "gone")],
+        [Window(30.0, 2.0, "rapl"), Window(None, 2.0, "none", "gone")],
+        [Window(30.0, 2.0, "rapl"), Window(30.0, 2.0, "nvml-energy-counter")],
+        [Window(30.0, 2.0, "a stranger")],
+    ],
+)
+def test_without_a_counter_over_all_windows_the_stated_power_stands_in_or_the_reason(windows: list[Window]) -> None:
+    stated = find_idle(facts(power=PowerModel(7, 9)), windows)
+    assert (stated.power_w, stated.source) == (7, EnergySource.ESTIMATED)
+    unknown = find_idle(facts(), windows)
+    assert (unknown.power_w, unknown.source) == (None, None)
+    assert unknown.reason.endswith("fleet.yaml states no 'power' for the server")
+
+
+def test_the_reason_is_the_counters_own() -> None:
+    assert find_idle(facts(no_counter="no RAPL"), []).reason.startswith("no RAPL; ")
+    assert find_idle(facts(), [Window(None, 1.0, "none", "gone")]).reason.startswith("gone; ")

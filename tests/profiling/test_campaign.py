@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import ConfigError
+from orchestrator.profile import Conditions, EnergySource, Origin, Profile, batch_ladder, parse_profile, render_profile
+from orchestrator.profiling.assembly import PowerModel, ServerFacts, assemble_profile
+from orchestrator.profiling.campaign import (
+    Progress,
+    Subject,
+    list_cells,
+    measure_batches,
+    measure_changes,
+    restore_left,
+)
+from orchestrator.profiling.journal import Journal
+from orchestrator.snapshot import ServerName, TensorSpec
+from tests.fakes.control import FakeTriton, repository_model
+from tests.profiling.worlds import QUICK, A, B, FakeCounter, ProfiledFake, silent, subject
+
+pytestmark = pytest.mark.virtual_time
+
+CONDITIONS = Conditions("2026-01-01T00:00:00+00:00", "a host", None, 0, ())
+
+
+def facts(name: ServerName, server: ProfiledFake, *, power: PowerModel | None = None) -> ServerFacts:
+    return ServerFacts(
+        name=name,
+        device="cpu",
+        description="fake",
+        slowdown=3.0 if name == B else None,
+        triton_version="2.51.0",
+        memory_bytes=None,
+        power=power,
+        no_counter="" if power is None else "no counter",
+        models=server.models,
+    )
+
+
+async def campaign(path: Path, *subjects: Subject) -> Journal:
+    with Journal.open(path) as journal:
+        journal.bind({"servers": {}})
+        await measure_batches(subjects, journal, QUICK, tell=silent, clock=asyncio.get_running_loop().time)
+    return journal
+
+
+def assembled(journal: Journal, *servers: ServerFacts) -> Profile:
+    profile = assemble_profile(servers, CONDITIONS, visits=journal.visits, idles=journal.idles, cycles=journal.cycles)
+    assert parse_profile(render_profile(profile)) == profile
+    return profile
+
+
+async def test_every_batch_of_every_width_and_server_is_measured_as_it_is(tmp_path: Path) -> None:
+    servers = {A: ProfiledFake((25, 100), item_s=0.01), B: ProfiledFake((25, 100), item_s=0.03, max_batch_size=12)}
+    journal = await campaign(tmp_path / "p", *(subject(name, server) for name, server in servers.items()))
+    power = PowerModel(idle_w=5, busy_w=25)
+    profile = assembled(journal, facts(B, servers[B], power=power), facts(A, servers[A]))
+    assert [server.name for server in profile.servers] == ["a", "b"]
+    assert [server.origin for server in profile.servers] == [Origin.MEASURED, Origin.EMULATED]
+    for entry in profile.servers:
+        server = servers[ServerName(entry.name)]
+        for model in entry.models:
+            assert [batch.items for batch in model.batches] == list(batch_ladder(model.max_batch_size))
+            for batch in model.batches:
+                expected_s = server.service_s(model.width, batch.items)
+                assert (batch.mean_s, batch.p50_s, batch.p99_s) == pytest.approx((expected_s,) * 3)
+                assert batch.n == 6
+                if entry.name == "b":
+                    assert batch.energy_j == pytest.approx(20 * expected_s)
+                    assert batch.energy_source is EnergySource.ESTIMATED
+                else:
+                    assert batch.energy_j is None
+                    assert "fleet.yaml states no 'power'" in batch.energy_reason
+            assert model.line.item_s == pytest.approx(server.item_s * (model.width / 100) ** 2, rel=1e-3)
+            assert model.line.held_out_error_ratio == pytest.approx(0, abs=1e-3)
+            assert model.changes is None
+
+
+async def test_an_interruption_loses_at_most_the_visit_under_way(tmp_path: Path) -> None:
+    whole = ProfiledFake((25, 50))
+    await campaign(tmp_path / "whole", subject(A, whole))
+    cut = ProfiledFake((25, 50), requests_left=29)
+    with pytest.raises(asyncio.CancelledError):
+        await campaign(tmp_path / "cut", subject(A, cut))
+    kept = sum(len(visits) for visits in Journal.open(tmp_path / "cut").visits.values())
+    assert kept == 29 // 4  # a visit is four requests, one of them to warm up
+    cut.requests_left = None
+    await campaign(tmp_path / "cut", subject(A, cut))
+    assert len(cut.groups) == len(whole.groups) + 29 % 4
+    counts = [
+        {cell: len(visits) for cell, visits in Journal.open(tmp_path / name).visits.items()}
+        for name in ("cut", "whole")
+    ]
+    assert counts[0] == counts[1]
+
+
+async def test_cells_take_turns_so_that_drift_hits_all_alike(tmp_path: Path) -> None:
+    server = ProfiledFake((25, 100))
+    told: list[Progress] = []
+    with Journal.open(tmp_path / "p") as journal:
+        journal.bind({})
+        subjects = [subject(A, server)]
+        await measure_batches(subjects, journal, QUICK, tell=told.append, clock=asyncio.get_running_loop().time)
+    cells = len(list_cells(subjects))
+    seen = [group for group, before in zip(server.groups, [None, *server.groups], strict=False) if group != before]
+    assert len(set(seen[:cells])) == cells  # all once before any twice
+    assert seen[:cells] != seen[cells:]
+    assert [progress.round_number for progress in told] == [1] * cells + [2] * cells
+    assert told[-1].settled == cells - 1
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("rapl", EnergySource.RAPL), ("nvml-energy-counter", EnergySource.ENERGY_COUNTER)],
+)
+async def test_energy_is_what_the_counter_says_above_idle(tmp_path: Path, source: str, expected: EnergySource) -> None:
+    server = ProfiledFake((100,), max_batch_size=8)
+    counter = FakeCounter(server, idle_w=20, busy_w=70, source=source)
+    journal = await campaign(tmp_path / "p", subject(A, server, telemetry=counter, has_counter=True))
+    (entry,) = assembled(journal, facts(A, server)).servers
+    assert entry.idle.power_w == pytest.approx(20)
+    assert entry.idle.source is expected
+    for batch in entry.models[0].batches:
+        assert batch.energy_source is expected
+        assert batch.energy_j == pytest.approx(50 * server.service_s(100, batch.items))
+    for visits in journal.visits.values():
+        assert all(visit.window is not None and visit.window.duration_s >= QUICK.energy_window_s for visit in visits)
+
+
+async def test_power_without_a_counter_is_read_often_to_be_integrated(tmp_path: Path) -> None:
+    server = ProfiledFake((100,), max_batch_size=1)
+    counter = FakeCounter(server, idle_w=20, busy_w=70, source="nvml-power-integrated")
+    journal = await campaign(tmp_path / "p", subject(A, server, telemetry=counter, has_counter=True))
+    assert assembled(journal, facts(A, server)).servers[0].idle.source is EnergySource.INSTANT
+    assert counter.reads > 50  # two windows of idling and two of a second each, read every tenth of one
+
+
+async def test_changes_are_measured_and_undone(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    triton = FakeTriton((repository_model(25), repository_model(100)), clock=loop.time)
+    server = ProfiledFake((25, 100))
+    for model in triton.repository_models():
+        await triton.apply(model.name, instances=2, batching=model.batching, nonce="")
+    measured = subject(A, server, control=triton, telemetry=triton.telemetry)
+    with Journal.open(tmp_path / "p") as journal:
+        journal.bind({})
+        await measure_changes([measured], journal, QUICK, tell=silent, clock=loop.time)
+        await measure_batches([measured], journal, QUICK, tell=silent, clock=loop.time)
+    assert {model.name: (model.instances, model.nonce) for model in await triton.loaded_models()} == {
+        model.name: (2, "") for model in server.models
+    }
+    assert journal.unrestored == {}
+    assert all(len(cycles) == QUICK.cycles for cycles in journal.cycles.values())
+    for model in assembled(journal, facts(A, server)).servers[0].models:
+        assert model.changes is not None
+        assert model.changes.instance_bytes is not None
+        assert min(model.changes.load.mean_s, model.changes.reload.mean_s, model.changes.unload.mean_s) > 0
+        assert model.changes.scale_up.n == QUICK.cycles
+
+
+async def test_what_a_killed_campaign_left_is_brought_back(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    triton = FakeTriton((repository_model(25),), clock=loop.time)
+    (model,) = triton.repository_models()
+    await triton.apply(model.name, instances=3, batching=model.batching, nonce="")
+    with Journal.open(tmp_path / "p") as journal:
+        journal.bind({})
+        server = ProfiledFake((25,))
+        measured = subject(A, server, control=triton, telemetry=triton.telemetry)
+        task = asyncio.ensure_future(measure_changes([measured], journal, QUICK, tell=silent, clock=loop.time))
+        while not journal.unrestored:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
+        left = dict(journal.unrestored)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await triton.unload(model.name)  # as a kill -9 in the middle leaves it
+    with Journal.open(tmp_path / "p") as journal:
+        assert journal.unrestored == left
+        await restore_left({A: triton}, journal)
+        assert journal.unrestored == {}
+    assert [loaded.instances for loaded in await triton.loaded_models()] == [3]
+
+
+async def test_a_model_whose_input_is_open_can_not_be_profiled(tmp_path: Path) -> None:
+    server = ProfiledFake((25,))
+    server.models = tuple(
+        type(m)(**{**{f: getattr(m, f) for f in m.__slots__}, "input": TensorSpec("pixels", "FP32", (-1, 2))})
+        for m in server.models
+    )
+    with pytest.raises(ConfigError, match="has no fixed shape; it can't be profiled"):
+        await campaign(tmp_path / "p", subject(A, server))

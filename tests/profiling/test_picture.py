@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.errors import ConfigError
+from orchestrator.profile import Origin
+from orchestrator.profiling.picture import check_picture, draw_picture, write_picture
+from orchestrator.profiling.view import render_profile_table
+from tests.profile.profiles import model_profile, profile_of, server_profile
+
+PNG = b"\x89PNG\r\n\x1a\n"
+PROFILE = profile_of(
+    server_profile("a"),
+    server_profile("b", model_profile(50, item_s=0.02, item_j=None), origin=Origin.EMULATED, slowdown=3.0),
+)
+
+
+@pytest.mark.parametrize("servers", [1, 2, 4])
+def test_there_is_a_picture_of_any_number_of_servers(servers: int) -> None:
+    profile = profile_of(*(server_profile(f"s{index}") for index in range(servers)))
+    assert draw_picture(profile).startswith(PNG)
+
+
+def test_places_are_checked_before_the_work_and_when_writing(tmp_path: Path) -> None:
+    check_picture(tmp_path / "p.png")
+    write_picture(PROFILE, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(PNG)
+    for path, problem in [
+        (tmp_path / "p.jpg", "a picture's name ends in .png"),
+        (tmp_path / "no" / "p.png", "there is no folder"),
+    ]:
+        with pytest.raises(ConfigError, match=problem):
+            check_picture(path)
+    with pytest.raises(ConfigError, match="can't write"):
+        write_picture(PROFILE, tmp_path)
+
+
+def test_the_table_fits_a_terminal_and_tells_what_is_emulated_and_unknown() -> None:
+    console = Console(width=80, record=True, force_terminal=False)
+    console.print(render_profile_table(PROFILE))
+    lines = console.export_text().splitlines()
+    (narrow,) = [line for line in lines if " 25 %" in line]
+    assert narrow.split() == ["a", "25", "%", "12.00", "322.00", "10.000", "2.00", "0.0%", "0.6", "-", "-"]
+    (slow,) = [line for line in lines if " 50 %" in line]
+    assert slow.split()[:4] == ["b,", "emulated", "3×", "50"]
+    assert slow.split()[-3:] == ["-", "-", "-"]
