@@ -14,9 +14,18 @@ import click
 from orchestrator.cli import gateway_worker
 from orchestrator.cli.descriptors import raise_descriptor_limit
 from orchestrator.cli.stopping import watch_for_stop
-from orchestrator.config import FleetSettings, load_fleet
-from orchestrator.gateway import Gateway, Supervisor, new_event_loop, open_servers
+from orchestrator.config import FleetSettings, find_changes, load_fleet
+from orchestrator.gateway import (
+    Gateway,
+    Supervisor,
+    WatchedFiles,
+    follow_fleet,
+    new_event_loop,
+    open_servers,
+    watch,
+)
 from orchestrator.router import Router
+from orchestrator.snapshot import ServerName
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +51,9 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
     """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
 
     The family is one model; other models are passed on to a server that has them. Runs until SIGTERM or SIGINT, then
-    takes no more, answers what is in, and ends with status 0; a second signal ends it at once. SIGHUP reads tokens and
-    certificates again. Addresses and limits are in the fleet file's `gateway` section.
+    takes no more, answers what is in, and ends with status 0; a second signal ends it at once. SIGHUP reads the fleet
+    file, tokens and certificates again, as happens anyway within a second of a change. Servers come and go so without a
+    request being lost; the `gateway` section, with addresses and limits, needs a new start.
 
     \b
     Example:
@@ -61,32 +71,47 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
     try:
         if fleet.gateway.workers == 1:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
-                runner.run(_serve(fleet, until_stdin_ends=until_stdin_ends))
+                runner.run(_serve(fleet, fleet_path, until_stdin_ends=until_stdin_ends))
         else:
-            asyncio.run(_supervise(fleet, log_level, until_stdin_ends=until_stdin_ends))
+            asyncio.run(_supervise(fleet, fleet_path, log_level, until_stdin_ends=until_stdin_ends))
     finally:
         root.removeHandler(handler)
 
 
-async def _serve(fleet: FleetSettings, *, until_stdin_ends: bool) -> None:
+async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     async with Router.from_fleet(fleet) as router, Gateway.over(fleet, router) as opened:
         _tell_addresses(opened)
+        opened.follow(follow_fleet(path, router, opened))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
         await stop.wait()
         _tell_stopping(fleet)
     log.info("the gateway has ended")
 
 
-async def _supervise(fleet: FleetSettings, log_level: str, *, until_stdin_ends: bool) -> None:
+async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_stdin_ends: bool) -> None:
+    current = fleet
+
+    def take() -> None:
+        nonlocal current
+        new = load_fleet(path)
+        changes = find_changes(current.servers, new.servers)
+        supervisor.reconfigure(open_servers(changes.opened), map(ServerName, changes.closed))
+        # Workers that are started again are to be as many, and to listen, as before.
+        current = new.model_copy(update={"gateway": fleet.gateway})
+
+    def hello(number: int) -> dict[str, object]:
+        told = {"fleet": current.model_dump_json(), "fleet_path": str(path.absolute())}
+        return {"number": number, "log_level": log_level, **told}
+
     supervisor = Supervisor(
         fleet.gateway,
-        open_servers(fleet),
+        open_servers(fleet.servers),
         timeout_s=fleet.router.connect_timeout_s,
         discovery_period_s=fleet.router.discovery_period_s,
         stop_s=fleet.router.drain_s,
-        hello=lambda number: {"number": number, "log_level": log_level, "fleet": fleet.model_dump_json()},
+        hello=hello,
         command=lambda channel, door: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(door)),
         environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
@@ -94,9 +119,12 @@ async def _supervise(fleet: FleetSettings, log_level: str, *, until_stdin_ends: 
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     async with supervisor:
         _tell_addresses(supervisor)
-        # Nothing to do here: the workers look at their files once a second, whether told or not.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
+        # The workers look at their files once a second by themselves, whether told or not.
+        files = WatchedFiles("the fleet's servers", [path], take)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: files.refresh(is_forced=True))
+        watching = asyncio.create_task(watch([files]))
         await stop.wait()
+        watching.cancel()
         _tell_stopping(fleet)
         _end_at_once_on_signal(supervisor)
     log.info("the gateway has ended")

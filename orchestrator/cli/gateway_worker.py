@@ -8,11 +8,12 @@ import logging
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
-from orchestrator.gateway import Gateway, WorkerTeam, new_event_loop, share_router
+from orchestrator.gateway import Gateway, WorkerTeam, follow_fleet, new_event_loop, share_router
 from orchestrator.router import Router
 
 
@@ -30,7 +31,7 @@ def main(channel_descriptor: int, door_descriptor: int) -> int:
     fleet = FleetSettings.model_validate_json(hello["fleet"])
     shared = fleet.model_copy(update={"router": share_router(fleet.router, fleet.gateway.workers)})
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_work(shared, channel_end, door_end))
+        return runner.run(_work(shared, Path(hello["fleet_path"]), channel_end, door_end))
 
 
 def _read_hello(channel_end: socket.socket) -> dict[str, Any] | None:
@@ -46,7 +47,7 @@ def _read_hello(channel_end: socket.socket) -> dict[str, Any] | None:
     return hello
 
 
-async def _work(fleet: FleetSettings, channel_end: socket.socket, door_end: socket.socket) -> int:
+async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, door_end: socket.socket) -> int:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     team = WorkerTeam(channel_end, door_end, on_alone=stop.set)
@@ -55,6 +56,7 @@ async def _work(fleet: FleetSettings, channel_end: socket.socket, door_end: sock
     try:
         async with Router.from_fleet(fleet) as router, Gateway.over(fleet, router, team) as gateway:
             team.serve(gateway)
+            gateway.follow(follow_fleet(path, router, gateway, workers=fleet.gateway.workers))
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             await stop.wait()
     except SlimError as exc:

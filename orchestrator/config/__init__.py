@@ -5,6 +5,7 @@ values out of range are refused with the key path, the value and what is allowed
 silently ignored is found in production. Defaults live here and nowhere else, each with its unit and reason.
 """
 
+from orchestrator.config.changes import ServerChanges, find_changes
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.fleet import (
     ControllerSettings,
@@ -33,9 +34,11 @@ __all__ = [
     "ProbeSettings",
     "RetrySettings",
     "RouterSettings",
+    "ServerChanges",
     "ServerSettings",
     "TenantSettings",
     "TlsSettings",
+    "find_changes",
     "load_fleet",
     "load_tenants",
     "parse_fleet",

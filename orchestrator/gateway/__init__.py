@@ -7,9 +7,21 @@ one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``
 """
 
 from orchestrator.gateway.event_loop import new_event_loop
+from orchestrator.gateway.following import follow_fleet
+from orchestrator.gateway.reloading import WatchedFiles, watch
 from orchestrator.gateway.server import Gateway, open_servers
 from orchestrator.gateway.shares import share_router
 from orchestrator.gateway.supervisor import Supervisor
 from orchestrator.gateway.worker import WorkerTeam
 
-__all__ = ["Gateway", "Supervisor", "WorkerTeam", "new_event_loop", "open_servers", "share_router"]
+__all__ = [
+    "Gateway",
+    "Supervisor",
+    "WatchedFiles",
+    "WorkerTeam",
+    "follow_fleet",
+    "new_event_loop",
+    "open_servers",
+    "share_router",
+    "watch",
+]

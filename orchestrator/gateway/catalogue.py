@@ -9,6 +9,7 @@ listed it answers without listing it, so that losing all servers shows as "not r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from orchestrator.triton.passthrough import RefusedCallError
 log = logging.getLogger(__name__)
 
 READY = "READY"
+_LEAVING_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Catalogue:
         self.views = tuple(ServerView(name, server) for name, server in sorted(servers.items()))
         self._timeout_s = timeout_s
         self._families: dict[str, FamilyModel] = {}
+        self._leaving: dict[asyncio.Task[None], Server] = {}
+        self._has_changed = asyncio.Event()
 
     async def refresh(self) -> None:
         """Ask every server what it serves; never raises."""
@@ -125,12 +129,35 @@ class Catalogue:
     async def watch(self, period_s: float) -> None:
         """Refresh for ever."""
         while True:
-            await asyncio.sleep(period_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(period_s):
+                    await self._has_changed.wait()
+            self._has_changed.clear()
             await self.refresh()
+
+    def reconfigure(self, opened: Mapping[ServerName, Server], closed: Iterable[ServerName]) -> None:
+        """Go on with other servers; one that is in both has moved.
+
+        A server that leaves is asked nothing more, and let go when what it has is answered.
+        """
+        views = {view.name: view for view in self.views}
+        for name in closed:
+            server = views.pop(name).server
+            task = asyncio.create_task(_see_off(server))
+            self._leaving[task] = server
+            task.add_done_callback(lambda done: self._leaving.pop(done, None))
+        views |= {name: ServerView(name, server) for name, server in opened.items()}
+        self.views = tuple(views[name] for name in sorted(views))
+        self._has_changed.set()
 
     async def close(self) -> None:
         """Release all connections."""
-        await asyncio.gather(*(view.server.close() for view in self.views), return_exceptions=True)
+        leaving = dict(self._leaving)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        servers = [*(view.server for view in self.views), *leaving.values()]
+        await asyncio.gather(*(server.close() for server in servers), return_exceptions=True)
 
     @property
     def families(self) -> Mapping[str, FamilyModel]:
@@ -190,6 +217,13 @@ class Catalogue:
                 if seen is None or (seen.state != READY and here.state == READY):
                     merged[entry.name, entry.version] = here
         return [merged[key] for key in sorted(merged)]
+
+
+async def _see_off(server: Server) -> None:
+    """Close a connection once nothing is under way on it: closing it earlier would cancel that on the server."""
+    while server.in_flight > 0:
+        await asyncio.sleep(_LEAVING_LOOK_S)
+    await server.close()
 
 
 def _weight(view: ServerView, sequence: bytes) -> bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Protocol, Self
 
-from orchestrator.config import FleetSettings, GatewaySettings, load_tenants
+from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, find_changes, load_tenants
 from orchestrator.gateway.catalogue import Catalogue
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc_server import GrpcServer
@@ -96,6 +96,7 @@ class Gateway:
         self._metrics = GatewayMetrics()
         self._catalogue = Catalogue(servers, timeout_s=timeout_s)
         self._files: list[WatchedFiles] = []
+        self._servers: tuple[ServerSettings, ...] = ()
         self._inventory = None if team is not None else FleetInventory(self._catalogue, self.serves)
         self._plane = DataPlane(
             router,
@@ -157,6 +158,26 @@ class Gateway:
         for files in self._files:
             files.refresh(is_forced=True)
 
+    def reconfigure(self, fleet: FleetSettings) -> None:
+        """Go on with other servers, losing no call; returns at once. Only for gateways made by ``over``.
+
+        The router is reconfigured by whoever opened it. What counts requests goes on counting. Of the gateway's own
+        settings none changes before it is started again, which is told in the log.
+
+        Raises:
+            ConfigError: A protocol key file can't be used; then nothing has changed.
+        """
+        changes = find_changes(self._servers, fleet.servers)
+        opened = open_servers(changes.opened)
+        self._servers = fleet.servers
+        self._catalogue.reconfigure(opened, map(ServerName, changes.closed))
+        if fleet.gateway != self._settings:
+            log.warning("the gateway section has changed; start the gateway again for it to take effect")
+
+    def follow(self, files: WatchedFiles) -> None:
+        """Look after some more files."""
+        self._files.append(files)
+
     @classmethod
     def over(cls, fleet: FleetSettings, router: Router, team: Team | None = None) -> Self:
         """Return a gateway over the Tritons of a fleet; call it with an event loop running.
@@ -169,14 +190,16 @@ class Gateway:
         Raises:
             ConfigError: A protocol key file can't be used.
         """
-        return cls(
+        gateway = cls(
             fleet.gateway,
             router,
-            open_servers(fleet),
+            open_servers(fleet.servers),
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
             team=team,
         )
+        gateway._servers = fleet.servers
+        return gateway
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
@@ -254,10 +277,10 @@ class Gateway:
         log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
 
 
-def open_servers(fleet: FleetSettings) -> dict[ServerName, Server]:
+def open_servers(servers: Iterable[ServerSettings]) -> dict[ServerName, Server]:
     """Return a connection to each Triton, to pass calls on; call it with an event loop running.
 
     Raises:
         ConfigError: A protocol key file can't be used.
     """
-    return {ServerName(s.name): TritonPassthrough(s.grpc, protocol_key_file=s.protocol_key_file) for s in fleet.servers}
+    return {ServerName(s.name): TritonPassthrough(s.grpc, protocol_key_file=s.protocol_key_file) for s in servers}

@@ -17,7 +17,7 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -123,6 +123,10 @@ class Supervisor:
         self._watchers: list[asyncio.Task[None]] = []
         self.metrics = None if settings.metrics is None else MetricsEndpoint(settings.metrics, self.read_tally)
         self.restarts = 0
+
+    def reconfigure(self, opened: Mapping[ServerName, Server], closed: Iterable[ServerName]) -> None:
+        """Read other servers from now on; the workers are told by whoever made them."""
+        self._catalogue.reconfigure(opened, closed)
 
     # --- life ---
 

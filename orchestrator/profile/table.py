@@ -29,6 +29,10 @@ class LatencyTable:
         """Return the table with ``fit`` in place of what was observed of one model."""
         return replace(self, fits={**self.fits, (server, model): fit})
 
+    def without(self, server: ServerName) -> LatencyTable:
+        """Return the table after a server has left for good."""
+        return replace(self, fits={key: fit for key, fit in self.fits.items() if key[0] != server})
+
     def line(self, server: ServerName, model: ServedModel, models: tuple[ServedModel, ...]) -> tuple[float, float]:
         """Return (seconds an item, seconds a group) of ``model``, guessed from its siblings when never seen.
 

@@ -82,6 +82,7 @@ class Attempts:
 
     def begin(self, group: Group) -> Attempt:
         """Count a group as under way, and watch it."""
+        group.link.calls += 1
         for request in group.requests:
             request.attempts += 1
             request.under_way += 1
@@ -92,6 +93,7 @@ class Attempts:
 
     def end(self, attempt: Attempt) -> bool:
         """Count a group as ended; return whether anybody still waited for it."""
+        attempt.group.link.calls -= 1
         attempt.group.link.is_suspect = False
         if attempt.is_given_up:
             attempt.group.link.note_sign_of_life()

@@ -17,12 +17,12 @@ import logging
 import math
 import random
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from orchestrator.config import FleetSettings, RouterSettings
+from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, find_changes
 from orchestrator.decision import Candidate, Dispatch, Reject
 from orchestrator.errors import (
     CapacityError,
@@ -52,6 +52,13 @@ log = logging.getLogger(__name__)
 _SILENT = RouterObserver()
 
 
+Connect = Callable[[ServerSettings, RouterSettings], ServerClient]
+
+
+def _connect_triton(server: ServerSettings, settings: RouterSettings) -> ServerClient:
+    return TritonServer(server.grpc, timeout_s=settings.connect_timeout_s, protocol_key_file=server.protocol_key_file)
+
+
 class Router:
     """Routes inference requests over servers; an async context manager.
 
@@ -74,6 +81,8 @@ class Router:
         starts: ProfileStarts | None = None,
         observer: RouterObserver = _SILENT,
     ) -> None:
+        self._servers: tuple[ServerSettings, ...] = ()
+        self._connect: Connect = _connect_triton
         self._settings = settings
         self._policy = parse_policy(settings.policy)
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
@@ -88,18 +97,39 @@ class Router:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def from_fleet(cls, fleet: FleetSettings) -> Self:
+    def from_fleet(
+        cls, fleet: FleetSettings, *, observer: RouterObserver = _SILENT, connect: Connect = _connect_triton
+    ) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running.
+
+        Args:
+            fleet: all of it.
+            observer: is told what happens.
+            connect: makes the connection to a server.
 
         Raises:
             ConfigError: when a key file or the profile can't be used.
         """
-        timeout_s = fleet.router.connect_timeout_s
-        clients: dict[ServerName, ServerClient] = {
-            ServerName(s.name): TritonServer(s.grpc, timeout_s=timeout_s, protocol_key_file=s.protocol_key_file)
-            for s in fleet.servers
-        }
-        return cls(fleet.router, clients, starts=ProfileStarts.from_fleet(fleet))
+        clients = {ServerName(s.name): connect(s, fleet.router) for s in fleet.servers}
+        router = cls(fleet.router, clients, starts=ProfileStarts.from_fleet(fleet), observer=observer)
+        router._servers, router._connect = fleet.servers, connect
+        return router
+
+    def reconfigure(self, fleet: FleetSettings) -> None:
+        """Go on with other servers and settings, losing no request; returns at once.
+
+        Servers that are new, or have another address or key, are connected to; those that are gone get nothing more
+        and finish what they have. What was bound to them is bound anew. Only for routers made by ``from_fleet``.
+
+        Raises:
+            ConfigError: when the policy, a key file or the profile can't be used; then nothing has changed.
+        """
+        policy, starts = parse_policy(fleet.router.policy), ProfileStarts.from_fleet(fleet)
+        changes = find_changes(self._servers, fleet.servers)
+        opened = {ServerName(s.name): self._connect(s, fleet.router) for s in changes.opened}
+        self._servers, self._settings, self._policy = fleet.servers, fleet.router, policy
+        self._fleet.reconfigure(fleet.router, starts, opened=opened, closed=map(ServerName, changes.closed))
+        self._wake()
 
     async def __aenter__(self) -> Self:
         try:
@@ -251,11 +281,7 @@ class Router:
     def _rebind_lost(self) -> None:
         """Take requests back from servers that are gone or no longer serve the width."""
         for key in self._lanes.bound_keys():
-            assert key.bound_to is not None  # bound_keys returns no other
-            server, width = key.bound_to
-            link = self._fleet.links[server]
-            is_lost = link.is_suspect and self._fleet.elsewhere_s(key.elsewhere(server), 1) is not None
-            if is_lost or not link.is_healthy or link.model(key.family, width) is None:
+            if self._fleet.has_lost(key):
                 for request in self._lanes.take_all(key):
                     self._lanes.push(key.unbound(), request)
 

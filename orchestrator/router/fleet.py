@@ -19,6 +19,8 @@ from orchestrator.snapshot import Family, GroupInFlight, ModelName, ServedModel,
 
 log = logging.getLogger(__name__)
 
+_LEAVING_LOOK_S = 0.1
+
 
 class Fleet:
     """All servers of one router; changed only on the event loop.
@@ -51,6 +53,8 @@ class Fleet:
         self._changed: Callable[[], None] = _do_nothing
         self.links = {name: self._link(name, client) for name, client in sorted(clients.items())}
         self._watchers: dict[ServerName, asyncio.Task[None]] = {}
+        self._leaving: dict[asyncio.Task[None], ServerLink] = {}
+        self._is_open = False
         self._readmissions: dict[ServerName, asyncio.TimerHandle] = {}
 
     def _link(self, name: ServerName, client: ServerClient) -> ServerLink:
@@ -73,6 +77,7 @@ class Fleet:
                 "check the addresses in fleet.yaml and the servers' repositories",
                 executed=False,
             )
+        self._is_open = True
         for link in self.links.values():
             self._watch(link)
 
@@ -83,14 +88,71 @@ class Fleet:
         """Look after them no longer."""
         for timer in self._readmissions.values():
             timer.cancel()
-        watchers = list(self._watchers.values())
+        self._is_open = False
+        watchers = [*self._watchers.values(), *self._leaving]
         for task in watchers:
             task.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
 
     async def close(self) -> None:
         """Release all connections."""
-        await asyncio.gather(*(link.client.close() for link in self.links.values()), return_exceptions=True)
+        links = [*self.links.values(), *self._leaving.values()]
+        await asyncio.gather(*(link.client.close() for link in links), return_exceptions=True)
+
+    # --- who belongs to it ---
+
+    def reconfigure(
+        self,
+        settings: RouterSettings,
+        starts: ProfileStarts,
+        *,
+        opened: Mapping[ServerName, ServerClient],
+        closed: Iterable[ServerName],
+    ) -> None:
+        """Go on with other settings and servers; one that is in both has moved.
+
+        A server that leaves gets nothing more at once, finishes what it has, and is then let go. A new one is taken
+        to serve what the others did until it has been asked, so that requests wait for it and are not refused.
+        """
+        assumed = {model.name: model for link in self.links.values() for model in link.served}
+        self.settings, self._starts = settings, starts
+        for name in closed:
+            self._leave(name)
+        for link in self.links.values():
+            link.settings = settings
+        for name, client in opened.items():
+            self.links[name] = link = self._link(name, client)
+            link.served, link.is_assumed = tuple(assumed.values()), True
+            log.info("server %s has joined", name)
+            if self._is_open:
+                link.note_sign_of_life()  # so that it is asked at once
+                self._watch(link)
+        self.links = {name: self.links[name] for name in sorted(self.links)}
+        self._changed()
+
+    def _leave(self, name: ServerName) -> None:
+        link = self.links.pop(name)
+        self.latency = self.latency.without(name)
+        link.observe = _ignore  # another machine may go by its name
+        timer = self._readmissions.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+        watcher = self._watchers.pop(name, None)
+        if watcher is not None:
+            watcher.cancel()
+        log.info("server %s leaves; %d groups are still to be answered", name, link.calls)
+        task = asyncio.create_task(self._see_off(link, watcher))
+        self._leaving[task] = link
+        task.add_done_callback(lambda done: self._leaving.pop(done, None))
+
+    async def _see_off(self, link: ServerLink, watcher: asyncio.Task[None] | None) -> None:
+        """Close a connection once nothing is under way on it: closing it earlier would cancel that on the server."""
+        while link.calls > 0:
+            await asyncio.sleep(_LEAVING_LOOK_S)
+        if watcher is not None:
+            await asyncio.gather(watcher, return_exceptions=True)
+        await link.client.close()
+        log.info("server %s has left", link.name)
 
     # --- what they serve ---
 
@@ -167,6 +229,15 @@ class Fleet:
 
     # --- who is left out ---
 
+    def has_lost(self, key: LaneKey) -> bool:
+        """Return whether requests bound to a server have to be given to another, because it has gone or hangs."""
+        assert key.bound_to is not None  # or there is nothing to ask
+        server, width = key.bound_to
+        link = self.links.get(server)
+        if link is None or not link.is_healthy or link.model(key.family, width) is None:
+            return True
+        return link.is_suspect and self.elsewhere_s(key.elsewhere(server), 1) is not None
+
     def preferred(self, candidates: tuple[Candidate, ...], avoid: frozenset[ServerName]) -> tuple[Candidate, ...]:
         """Return the candidates on servers that are not avoided or suspect; all of them when there are none."""
         if not avoid and not any(link.is_suspect for link in self.links.values()):
@@ -221,4 +292,8 @@ class Fleet:
 
 
 def _do_nothing() -> None:
+    pass
+
+
+def _ignore(server: ServerName, model: ModelName, items: int, service_s: float) -> None:
     pass

@@ -107,6 +107,8 @@ class ServerLink:
     last_answer_s: float | None = None
     last_run: Run | None = None  # not yet observed, because the next answer may turn out to be part of it
     problem: str | None = "not asked yet"
+    is_assumed: bool = False  # what it serves is taken from others until it has said so itself
+    calls: int = 0  # groups under way, those that nobody waits for any more included
     health: ServerHealth = field(default_factory=ServerHealth)
     is_suspect: bool = False  # has an overdue group, and has answered nothing since it was sent
     _away_since_s: float | None = None
@@ -241,7 +243,7 @@ class ServerLink:
             log.exception("asking server %s failed unexpectedly", self.name)
             self._note_problem(f"{type(exc).__name__}: {exc}")
         else:
-            self.served = served
+            self.served, self.is_assumed = served, False
             if self.problem is not None:
                 self._note_return()
 
@@ -263,7 +265,9 @@ class ServerLink:
         clock = asyncio.get_running_loop().time
         names = {m.name for m in served}
         self._suspended = {name: why for name, why in self._suspended.items() if name in names}
-        known = {(m.name, m.sha256) for m in self.served}  # another instance count makes no new model
+        known = (
+            set() if self.is_assumed else {(m.name, m.sha256) for m in self.served}
+        )  # another instance count makes no new model
         for model in served:
             is_new = (model.name, model.sha256) not in known
             if is_new and not self.start(self.name, model) and self.settings.warm_up:

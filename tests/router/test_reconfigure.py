@@ -1,0 +1,124 @@
+"""Servers that come, go and move while requests are on their way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
+from orchestrator.errors import ConfigError
+from orchestrator.router import Answer, Router
+from orchestrator.snapshot import ServerName
+from tests.fakes.servers import FakeServer, item
+from tests.fakes.troubled import TroubledServer
+from tests.router.test_router import right
+
+pytestmark = pytest.mark.virtual_time
+
+
+def fleet_of(addresses: Mapping[str, str], **router: Any) -> FleetSettings:
+    return FleetSettings(
+        servers=tuple(ServerSettings(name=name, grpc=address) for name, address in addresses.items()),
+        router=RouterSettings.model_validate({"policy": "lert", "probes": None, **router}),
+    )
+
+
+@asynccontextmanager
+async def routed(fleet: FleetSettings, fakes: Mapping[str, FakeServer]) -> AsyncIterator[Router]:
+    async with Router.from_fleet(fleet, connect=lambda server, settings: fakes[server.grpc]) as router:
+        yield router
+
+
+@pytest.mark.parametrize("policy", ["lert", "round-robin", "jsq"])
+async def test_servers_are_exchanged_under_load_without_losing_a_request(policy: str) -> None:
+    fakes = {f"h:{n}": FakeServer(item_s=0.005) for n in range(1, 5)}
+    async with routed(fleet_of({"a": "h:1", "b": "h:2"}, policy=policy), fakes) as router:
+        loop = asyncio.get_running_loop()
+        changes = [{"b": "h:2", "c": "h:3"}, {"c": "h:3"}, {"c": "h:4"}, {"a": "h:1", "c": "h:4"}]
+        for n, addresses in enumerate(changes):
+            loop.call_later(0.5 + 0.5 * n, router.reconfigure, fleet_of(addresses, policy=policy))
+        calls = []
+        for n in range(600):
+            calls.append(asyncio.create_task(router.infer(item(n % 10))))
+            await asyncio.sleep(0.005)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))
+        assert sum(len(server.groups) for server in fakes.values()) > 0
+        assert set(router.served_by()) == {"a", "c"}
+        assert [fakes[address].closed for address in ("h:2", "h:3")] == [True, True]
+        assert not fakes["h:4"].closed
+
+
+async def test_a_server_that_leaves_finishes_what_it_has_before_it_is_let_go() -> None:
+    slow, other = FakeServer(item_s=0.5), FakeServer(item_s=0.8)
+    async with routed(fleet_of({"a": "h:1", "b": "h:2"}), {"h:1": slow, "h:2": other}) as router:
+        call = asyncio.create_task(router.infer(item(3), deadline_ms=60_000))
+        await asyncio.sleep(0.1)
+        router.reconfigure(fleet_of({"b": "h:2"}))
+        await asyncio.sleep(0.2)
+        assert not slow.closed
+        answer = await call
+        assert right(answer, 3)
+        assert answer.server == "a"
+        await asyncio.sleep(0.5)
+        assert slow.closed
+        assert (await router.infer(item(1), deadline_ms=60_000)).server == "b"
+
+
+async def test_what_was_abandoned_on_a_server_that_leaves_is_not_cut_off_there() -> None:
+    hanging = TroubledServer(item_s=0.001)
+    async with routed(fleet_of({"a": "h:1", "b": "h:2"}), {"h:1": hanging, "h:2": FakeServer()}) as router:
+        hanging.hangs = True
+        assert (await router.infer(item(3))).server == "b"
+        router.reconfigure(fleet_of({"b": "h:2"}))
+        await asyncio.sleep(30)
+        assert not hanging.closed
+        hanging.hangs = False
+        await asyncio.sleep(1)
+        assert hanging.closed
+
+
+async def test_settings_change_live() -> None:
+    fakes = {"h:1": FakeServer()}
+    async with routed(fleet_of({"a": "h:1"}), fakes) as router:
+        assert (await router.infer(item(0))).width == 100
+        router.reconfigure(fleet_of({"a": "h:1"}, policy="lert:25"))
+        answer = await router.infer(item(0))
+        assert (answer.width, answer.policy) == (25, "lert:25")
+        assert not fakes["h:1"].closed
+
+
+async def test_what_can_not_be_used_changes_nothing() -> None:
+    fakes = {"h:1": FakeServer()}
+    async with routed(fleet_of({"a": "h:1"}), fakes) as router:
+        with pytest.raises(ConfigError, match="no-such-rule"):
+            router.reconfigure(fleet_of({"b": "h:2"}, policy="no-such-rule"))
+        assert (await router.infer(item(0))).server == "a"
+
+
+async def test_a_server_that_moves_is_another_machine_of_the_same_name() -> None:
+    first, second = FakeServer(item_s=0.001), FakeServer(item_s=0.2)
+    async with routed(fleet_of({"a": "h:1"}), {"h:1": first, "h:2": second}) as router:
+        await router.infer(item(0))
+        quick = router.latency.line(ServerName("a"), first.models[3], first.models)
+        router.reconfigure(fleet_of({"a": "h:2"}))
+        answer = await router.infer(item(4), deadline_ms=10_000)
+        assert right(answer, 4)
+        assert second.groups
+        assert router.latency.line(ServerName("a"), first.models[3], first.models)[0] > 50 * quick[0]
+
+
+async def test_a_fleet_in_which_nobody_answers_is_taken_and_waited_for() -> None:
+    gone = FakeServer()
+    gone.is_up = False
+    async with routed(fleet_of({"a": "h:1"}), {"h:1": FakeServer(), "h:2": gone}) as router:
+        router.reconfigure(fleet_of({"b": "h:2"}))
+        call = asyncio.create_task(router.infer(item(0)))
+        await asyncio.sleep(5)
+        assert not call.done()
+        gone.is_up = True
+        assert (await call).server == "b"
