@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ async def take_profile(request: ProfileRequest, *, tell: Callable[[Progress], No
                 await measure_changes(subjects, journal, request.sampling, tell=tell, clock=time.perf_counter)
             await measure_batches(subjects, journal, request.sampling, tell=tell, clock=time.perf_counter)
     return assemble_profile(
-        facts, _conditions(request.sampling), visits=journal.visits, idles=journal.idles, cycles=journal.cycles
+        facts, _conditions(request.sampling, facts), visits=journal.visits, idles=journal.idles, cycles=journal.cycles
     )
 
 
@@ -214,7 +214,7 @@ def _binding(facts: list[ServerFacts]) -> dict[str, Any]:
     }
 
 
-def _conditions(sampling: Sampling) -> Conditions:
+def _conditions(sampling: Sampling, servers: Sequence[ServerFacts]) -> Conditions:
     try:
         onnxruntime = version("onnxruntime")
     except PackageNotFoundError:
@@ -224,5 +224,9 @@ def _conditions(sampling: Sampling) -> Conditions:
         host=f"{describe_cpu()}, {os.uname().sysname} {os.uname().release}",
         onnxruntime=onnxruntime,
         seed=sampling.seed,
-        assumptions=(),
+        assumptions=tuple(
+            f"{server.name} draws {server.power.idle_w:g} W idle, {server.power.busy_w:g} W busy: stated in fleet.yaml"
+            for server in servers
+            if server.power is not None and server.no_counter
+        ),
     )

@@ -211,7 +211,7 @@ class Conditions:
         host: CPU model of the machine that measured, and its CPUs.
         onnxruntime: version on that machine, which embedded servers there run; None when there is none.
         seed: of the order of measurements.
-        assumptions: of a synthetic profile, one sentence each; empty otherwise.
+        assumptions: what was not measured, one sentence each: power models, and all of a synthetic profile.
     """
 
     date: Name
