@@ -25,6 +25,7 @@ _COMMANDS = {
     "profile": "orchestrator.cli.profile:profile",
     "status": "orchestrator.cli.status:status",
     "token": "orchestrator.cli.token:token",
+    "up": "orchestrator.cli.up:up",
 }
 _ENTRY_POINTS = "slimsched.commands"
 

@@ -16,6 +16,7 @@ import click
 
 from orchestrator.cli.fleet_option import fleet_option
 from orchestrator.cli.hangup import Hangup, caught_hangup
+from orchestrator.cli.stopping import until_stdin_ends_option
 
 
 @click.command()
@@ -28,7 +29,10 @@ from orchestrator.cli.hangup import Hangup, caught_hangup
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="Of the lines on stderr.  [default: info; error with --dry-run and --once]",
 )
-def controller(fleet_path: Path, server_name: str, is_dry: bool, is_once: bool, log_level: str | None) -> None:
+@until_stdin_ends_option
+def controller(
+    fleet_path: Path, server_name: str, is_dry: bool, is_once: bool, log_level: str | None, until_stdin_ends: bool
+) -> None:
     """Keep one server's Triton loaded with the right widths, instances and batches.
 
     Runs until SIGTERM or SIGINT. SIGHUP reads the fleet file again; one that is refused leaves the old settings in
@@ -60,7 +64,7 @@ def controller(fleet_path: Path, server_name: str, is_dry: bool, is_once: bool, 
             elif is_once:
                 asyncio.run(act_once(fleet, server))
             else:
-                asyncio.run(serve(fleet, server, fleet_path, hangup))
+                asyncio.run(serve(fleet, server, fleet_path, hangup, until_stdin_ends=until_stdin_ends))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 
 from orchestrator.cli.hangup import Hangup
+from orchestrator.cli.stopping import watch_stdin
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
 from orchestrator.controller.endpoint import ControllerEndpoint, Pulse
 from orchestrator.controller.loop import Controller
@@ -170,7 +171,9 @@ def _endpoint(host: _Host, server: ServerSettings) -> ControllerEndpoint | nullc
     )
 
 
-async def serve(fleet: FleetSettings, server: ServerSettings, fleet_path: Path, hangup: Hangup) -> None:
+async def serve(
+    fleet: FleetSettings, server: ServerSettings, fleet_path: Path, hangup: Hangup, *, until_stdin_ends: bool = False
+) -> None:
     """Look after a server until SIGTERM or SIGINT.
 
     Args:
@@ -178,6 +181,7 @@ async def serve(fleet: FleetSettings, server: ServerSettings, fleet_path: Path, 
         server: of it.
         fleet_path: to read again after a SIGHUP.
         hangup: tells of those.
+        until_stdin_ends: stop at the end of standard input too.
 
     Raises:
         SlimError: when the server's settings can't be kept to.
@@ -186,6 +190,8 @@ async def serve(fleet: FleetSettings, server: ServerSettings, fleet_path: Path, 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if until_stdin_ends:
+        watch_stdin(stop.set)
     async with _host(fleet, server, is_daemon=True) as host:
         settings_file = SettingsFile(fleet_path, server, fleet, resolve=host.resolve)
         loop.add_signal_handler(signal.SIGHUP, hangup.come)

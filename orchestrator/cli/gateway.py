@@ -13,7 +13,7 @@ import click
 
 from orchestrator.cli import gateway_worker
 from orchestrator.cli.descriptors import raise_descriptor_limit
-from orchestrator.cli.stopping import watch_for_stop
+from orchestrator.cli.stopping import until_stdin_ends_option, watch_for_stop
 from orchestrator.config import FleetSettings, find_changes, load_fleet
 from orchestrator.gateway import (
     Gateway,
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
     show_default=True,
     help="Of the lines on stderr.",
 )
-@click.option("--until-stdin-ends", is_flag=True, hidden=True, help="Stop at the end of standard input too.")
+@until_stdin_ends_option
 def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
     """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
 

@@ -8,31 +8,44 @@ import signal
 import sys
 from collections.abc import Callable
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
+import click
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+until_stdin_ends_option = click.option("--until-stdin-ends", is_flag=True, hidden=True)
+"""For a command that another starts; see ``watch_stdin``."""
 
 
 def watch_for_stop(stop: Callable[[], None], *, until_stdin_ends: bool = False) -> None:
-    """Call ``stop`` once, on the first SIGTERM or SIGINT; a second one then does what it does by default.
+    """Call ``stop`` on the first SIGTERM or SIGINT; a second one then does what it does by default.
 
     Args:
-        stop: to call from the running event loop.
-        until_stdin_ends: at the end of standard input too. It is the pipe of a parent that must not be outlived: the
-            kernel closes the parent's end, whatever has killed it.
+        stop: to call from the running event loop; more than once does no harm.
+        until_stdin_ends: at the end of standard input too.
     """
     loop = asyncio.get_running_loop()
 
     def begin() -> None:
-        for number in _STOPPING:
+        for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
-        if until_stdin_ends:
-            loop.remove_reader(sys.stdin.fileno())
         stop()
 
-    def read() -> None:
-        if not os.read(sys.stdin.fileno(), 4096):
-            begin()
-
-    for number in _STOPPING:
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, begin)
     if until_stdin_ends:
-        loop.add_reader(sys.stdin.fileno(), read)
+        watch_stdin(stop)
+
+
+def watch_stdin(stop: Callable[[], None]) -> None:
+    """Call ``stop`` at the end of standard input.
+
+    It is the pipe of a parent that must not be outlived: the kernel closes the parent's end, whatever has killed it.
+    """
+    loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def read() -> None:
+        if not os.read(stdin, 4096):
+            loop.remove_reader(stdin)
+            stop()
+
+    loop.add_reader(stdin, read)

@@ -35,7 +35,7 @@ async def listen(server: web.Server, address: str, *, key: str) -> tuple[web.Ser
 
 
 def bind(address: str, *, key: str) -> socket.socket:
-    """Return a non-blocking socket that listens on ``host:port``, which nobody else has.
+    """Return a non-blocking socket on ``host:port``, which nobody else has; it does not listen yet.
 
     Args:
         address: to bind to; of a name that has several, the first.
@@ -52,7 +52,6 @@ def bind(address: str, *, key: str) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(place)
-            bound.listen(BACKLOG)
         except BaseException:
             bound.close()
             raise

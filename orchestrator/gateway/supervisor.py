@@ -28,7 +28,7 @@ from orchestrator.gateway.catalogue import Catalogue
 from orchestrator.gateway.channel import Channel
 from orchestrator.gateway.handoff import Door, Kind
 from orchestrator.gateway.inventory import FleetInventory, answers_to_workers
-from orchestrator.gateway.listening import bind
+from orchestrator.gateway.listening import BACKLOG, bind
 from orchestrator.gateway.metrics import MEASURES, WORKER_RESTARTS, WORKERS
 from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
 from orchestrator.gateway.ports import Server
@@ -117,6 +117,7 @@ class Supervisor:
         self._is_stopping = False
         self._stopped = asyncio.Event()
         self._changed = asyncio.Event()
+        self._bound: dict[Kind, socket.socket] = {}
         self._listeners: dict[Kind, socket.socket] = {}
         self._left: list[tuple[Kind, socket.socket]] = []
         self._keepers: list[asyncio.Task[None]] = []
@@ -148,6 +149,10 @@ class Supervisor:
             stack.push_async_callback(self._stop_workers)
             self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self._settings.workers)]
             await self._wait_up()
+            for kind, bound in self._bound.items():  # not before: until then a client is to find another gateway
+                bound.listen(BACKLOG)
+                self._listeners[kind] = bound
+            self._resume()
             stack.pop_all()
         self._watchers = [
             asyncio.create_task(self._catalogue.watch(self._discovery_period_s)),
@@ -188,13 +193,13 @@ class Supervisor:
     def _bind(self) -> None:
         for kind, address in ((GRPC, self._settings.grpc), (HTTP, self._settings.http)):
             if address is not None:
-                self._listeners[kind] = bind(address, key=f"gateway.{kind}")
+                self._bound[kind] = bind(address, key=f"gateway.{kind}")
 
     def _close_sockets(self) -> None:
         self._pause()
-        for listener in self._listeners.values():
-            listener.close()
         self._listeners.clear()
+        for bound in self._bound.values():
+            bound.close()
 
     async def _wait_up(self) -> None:
         while not all(n in self._workers and self._workers[n].is_up for n in range(self._settings.workers)):

@@ -1,0 +1,206 @@
+"""``slimsched up``: on one machine embedded Tritons, a controller for each, and the gateway; one Ctrl-C ends all."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from orchestrator.cli.first_request import describe_first_request
+from orchestrator.cli.parts import Command, EmbeddedTriton, Part, State
+from orchestrator.cli.stopping import watch_for_stop
+from orchestrator.config import FleetSettings, load_fleet, render_fleet
+from orchestrator.errors import ConfigError
+from orchestrator.triton.embedded import EmbeddedOptions
+from orchestrator.triton.emulation import parse_slowdowns
+from orchestrator.triton.local_state import choose_state_directory, prepare_directory, write_file
+from orchestrator.triton.one_machine import complete_fleet, default_fleet, options_of
+
+log = logging.getLogger(__name__)
+
+_CONTROLLER_STOP_S = 15.0
+_GATEWAY_STOP_MARGIN_S = 10.0
+_LOOK_S = 0.5
+_REPOSITORY = Path("model_repository")
+
+
+@click.command()
+@click.option("--fleet", "fleet_path", type=click.Path(path_type=Path), help="Which servers to run, and all settings.")
+@click.option("--servers", type=click.IntRange(min=1), help="How many, without --fleet.  [default: 2]")
+@click.option("--slowdown", help="One emulated slow-down factor (>= 1) per server, such as 1,3, without --fleet.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=_REPOSITORY,
+    show_default=True,
+    help="Model repository of servers for which the fleet file names none.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid()) / "up",
+    show_default="$XDG_RUNTIME_DIR/slimsched/up, or a private directory in the temporary one",
+    help="Where the logs and the fleet file that is in force lie.",
+)
+def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repository: Path, state_dir: Path) -> None:
+    """Run a whole fleet on this machine: real Tritons, a controller beside each, and the gateway.
+
+    What dies is started again, after pauses that grow when it dies soon. Ctrl-C or SIGTERM lets the gateway answer what
+    is in, then takes all down; a second one does not wait. Without --fleet it is two servers over model_repository and
+    the gateway at its default addresses. The servers of a fleet file must have loopback addresses.
+
+    \b
+    Example:
+      slimsched up
+      slimsched up --servers 2 --slowdown 1,3
+      slimsched up --fleet fleet.yaml
+    """
+    if fleet_path is not None and (servers is not None or slowdown is not None):
+        raise click.UsageError("--servers and --slowdown describe a fleet, and so does --fleet; give one or the other")
+    if fleet_path is None:
+        count = servers or 2
+        slowdowns = parse_slowdowns(slowdown, count) if slowdown else (1.0,) * count
+        fleet = default_fleet(slowdowns, repository.absolute())
+    else:
+        fleet = complete_fleet(load_fleet(fleet_path), repository.absolute())
+    prepare_directory(state_dir)
+    with (state_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"another 'slimsched up' runs in {state_dir}; end it or give another --state-dir"
+            ) from None
+        console = Console(stderr=True)
+        handler = _ConsoleHandler(console)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.addFilter(logging.Filter("orchestrator.cli"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            asyncio.run(_run(fleet, state_dir, console))
+        finally:
+            root.removeHandler(handler)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints above the table that is shown at the same time."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+async def _run(fleet: FleetSettings, state_dir: Path, console: Console) -> None:
+    stages = _plan(fleet, state_dir)
+    parts = [part for stage in stages for part in stage]
+    task = asyncio.current_task()
+    assert task is not None
+    is_told = asyncio.Event()
+
+    def stop() -> None:
+        is_told.set()
+        task.cancel()
+
+    watch_for_stop(stop)
+    try:
+        try:
+            await _start(stages)
+            first = await describe_first_request(fleet.gateway)
+            for line in (*_addresses(fleet), f"logs and fleet file in {state_dir}", *first, "Ctrl-C ends all of it"):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            await _show(parts, console)
+        except asyncio.CancelledError:
+            if not is_told.is_set():
+                raise
+            task.uncancel()
+            log.info("stopping: the gateway answers what is in, then all is taken down")
+    finally:
+        watch_for_stop(partial(_kill, parts))
+        for stage in reversed(stages):
+            await asyncio.gather(*(part.stop() for part in stage))
+    log.info("all is down")
+
+
+def _plan(fleet: FleetSettings, state_dir: Path) -> tuple[Sequence[Part], ...]:
+    """Return the parts in the order in which they are started; those of one stage together."""
+    path = state_dir / "fleet.yaml"
+    write_file(path, render_fleet(fleet))
+    logs = {name: state_dir / f"{name}.log" for name in ("gateway", *(server.name for server in fleet.servers))}
+    logs |= {f"controller {server.name}": state_dir / f"controller-{server.name}.log" for server in fleet.servers}
+    for log_path in logs.values():
+        log_path.write_bytes(b"")
+    tritons, controllers = [], []
+    for server in fleet.servers:
+        assert server.repository is not None, "the fleet is complete"
+        options = options_of(server, log_path=logs[server.name])
+        tritons.append(Part(server.name, server.grpc, partial(_triton, server.repository, options)))
+        arguments = ("controller", "--fleet", str(path), "--server", server.name)
+        name = f"controller {server.name}"
+        make = partial(Command, arguments, log_path=logs[name], address=server.controller, stop_s=_CONTROLLER_STOP_S)
+        controllers.append(Part(name, server.controller or "", make))
+    gateway = fleet.gateway
+    make = partial(
+        Command,
+        ("gateway", "--fleet", str(path)),
+        log_path=logs["gateway"],
+        address=gateway.grpc or gateway.http,
+        stop_s=gateway.drain_s + fleet.router.drain_s + _GATEWAY_STOP_MARGIN_S,
+    )
+    return tritons, controllers, [Part("gateway", gateway.grpc or gateway.http or "", make)]
+
+
+def _triton(repository: Path, options: EmbeddedOptions) -> EmbeddedTriton:
+    return EmbeddedTriton(repository, options)
+
+
+async def _start(stages: Sequence[Sequence[Part]]) -> None:
+    for stage in stages:
+        log.info("starting %s", ", ".join(part.name for part in stage))
+        # All are waited for, also when one fails, so that none is half started when they are taken down.
+        for result in await asyncio.gather(*(part.start() for part in stage), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+
+def _kill(parts: Sequence[Part]) -> None:
+    for part in parts:
+        part.kill()
+
+
+def _addresses(fleet: FleetSettings) -> list[str]:
+    gateway = fleet.gateway
+    offered = (("gRPC", gateway.grpc), ("HTTP", gateway.http), ("metrics", gateway.metrics))
+    return ["the gateway answers on " + ", ".join(f"{what} {address}" for what, address in offered if address)]
+
+
+async def _show(parts: Sequence[Part], console: Console) -> None:
+    """Show where every part stands, until cancelled; not where nobody looks."""
+    if not console.is_terminal:
+        await asyncio.Event().wait()
+    with Live(_table(parts), console=console, refresh_per_second=1 / _LOOK_S) as live:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            live.update(_table(parts))
+
+
+def _table(parts: Sequence[Part]) -> Table:
+    table = Table("part", "state", "address", "process", "restarts")
+    for part in parts:
+        state = f"[green]{part.state}[/]" if part.state is State.RUNNING else f"[yellow]{part.state}[/]"
+        table.add_row(part.name, state, part.address, str(part.pid or ""), str(part.restarts or ""))
+    return table

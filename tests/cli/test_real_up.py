@@ -1,0 +1,148 @@
+"""``slimsched up`` as a newcomer runs it: real Tritons, controllers and the gateway, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+
+from orchestrator.config import ControllerSettings, FleetSettings, GatewaySettings, ServerSettings, render_fleet
+from orchestrator.triton.embedded import choose_free_ports
+from tests.cli.test_real_commands import MARK, marked_processes
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 60.0
+SCRIPT = "from orchestrator.cli import main; main()"
+
+
+class Up:
+    """The command in the background, all of whose processes carry a mark."""
+
+    def __init__(self, directory: Path, *, workers: int = 1) -> None:
+        self.mark = uuid.uuid4().hex
+        self.log = directory / "up.log"
+        self.state = directory / "state"
+        self.grpc, self.http, self.metrics, triton = (f"127.0.0.1:{port}" for port in choose_free_ports(4))
+        self.path = directory / "fleet.yaml"
+        server = ServerSettings(name="one", grpc=triton, repository=ROOT / "model_repository")
+        gateway = GatewaySettings(grpc=self.grpc, http=self.http, metrics=self.metrics, workers=workers)
+        controller = ControllerSettings(period_s=0.5)
+        self.path.write_text(render_fleet(FleetSettings(servers=(server,), gateway=gateway, controller=controller)))
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["-c", SCRIPT, "up", "--fleet", str(self.path), "--state-dir", str(self.state)]
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, *self.arguments], cwd=ROOT, env={**os.environ, MARK: self.mark}, stderr=log
+            )
+        try:
+            self.wait_said("Ctrl-C ends all of it")
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(WAIT_S)
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait_said(self, what: str) -> None:
+        wait(lambda: what in self.said(), self.said)
+
+    def wait_gone(self) -> None:
+        wait(lambda: not marked_processes(self.mark), lambda: [self.said(), marked_processes(self.mark)])
+
+    def find(self, *words: str) -> int:
+        """Return the process of ours that has all these words in its command line."""
+        for pid in marked_processes(self.mark):
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+            if all(word in command for word in words):
+                return pid
+        raise AssertionError(f"none has {words}")
+
+
+def wait(is_so: Callable[[], bool], describe: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s, describe()
+        time.sleep(0.05)
+
+
+def ask_over_grpc(address: str) -> int:
+    pixels = grpcclient.InferInput("pixels", [1, 1, 28, 28], "FP32")
+    pixels.set_data_from_numpy(np.zeros((1, 1, 28, 28), np.float32))
+    with grpcclient.InferenceServerClient(address) as client:
+        width: int = client.infer("fashion", [pixels]).get_response().parameters["slim_width"].int64_param
+        return width
+
+
+def test_it_answers_mends_what_dies_and_ends_without_a_trace(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    with up.running() as process:
+        (pasted,) = (line for line in up.said().splitlines() if line.strip().startswith("curl "))
+        answer = subprocess.run(["bash", "-c", pasted], capture_output=True, text=True, timeout=WAIT_S, check=True)
+        assert json.loads(answer.stdout)["outputs"][0]["shape"] == [1, 1], answer
+        assert ask_over_grpc(up.grpc) in (25, 50, 75, 100)
+
+        os.kill(up.find(SCRIPT, "\0gateway\0"), signal.SIGKILL)
+        up.wait_said("gateway was killed by SIGKILL; started again")
+        up.wait_said("gateway runs again")
+        os.kill(up.find("bin/tritonserver"), signal.SIGKILL)
+        up.wait_said("one was killed by SIGKILL")
+        up.wait_said("one runs again")
+        os.kill(up.find(SCRIPT, "\0controller\0"), signal.SIGKILL)
+        up.wait_said("controller one was killed by SIGKILL; started again")
+        up.wait_said("controller one runs again")
+
+        def is_answered() -> bool:
+            try:
+                return ask_over_grpc(up.grpc) > 0
+            except grpcclient.InferenceServerException:
+                return False
+
+        wait(is_answered, up.said)
+        again = subprocess.run([sys.executable, *up.arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (again.returncode, again.stderr.count("\n")) == (1, 1), again.stderr
+        assert "another 'slimsched up' runs" in again.stderr
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 0, up.said()
+    assert up.said().rstrip().endswith("all is down")
+    up.wait_gone()
+
+
+def test_nothing_survives_its_kill(tmp_path: Path) -> None:
+    up = Up(tmp_path, workers=2)
+    with up.running() as process:
+        assert len(marked_processes(up.mark)) > 6, "up, guardian, Triton, stubs, controller, supervisor, two workers"
+        process.kill()
+        process.wait(WAIT_S)
+        up.wait_gone()
+
+
+def test_a_part_that_can_not_start_ends_all_with_its_reason(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    up.path.write_text(up.path.read_text().replace(up.http, "192.0.2.1:80"))  # an address of nobody
+    done = subprocess.run(
+        [sys.executable, *up.arguments],
+        cwd=ROOT, env={**os.environ, MARK: up.mark}, capture_output=True, text=True, timeout=WAIT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Error: can't listen on gateway.http = 192.0.2.1:80" in done.stderr.splitlines()[-1]
+    up.wait_gone()
