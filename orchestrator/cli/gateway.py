@@ -119,9 +119,13 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     async with supervisor:
         _tell_addresses(supervisor)
-        # The workers look at their files once a second by themselves, whether told or not.
         files = WatchedFiles("the fleet's servers", [path], take)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: files.refresh(is_forced=True))
+
+        def reload() -> None:
+            files.refresh(is_forced=True)
+            supervisor.hang_up()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         watching = asyncio.create_task(watch([files]))
         await stop.wait()
         watching.cancel()

@@ -55,9 +55,9 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, do
     failure: str | None = None
     try:
         async with Router.from_fleet(fleet) as router, Gateway.over(fleet, router, team) as gateway:
-            team.serve(gateway)
             gateway.follow(follow_fleet(path, router, gateway, workers=fleet.gateway.workers))
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
+            team.serve(gateway)
             await stop.wait()
     except SlimError as exc:
         failure = str(exc)

@@ -185,6 +185,12 @@ class Supervisor:
         offered = (("gRPC", self._settings.grpc), ("HTTP", self._settings.http), ("metrics", metrics))
         return [(what, address) for what, address in offered if address is not None]
 
+    def hang_up(self) -> None:
+        """Let the workers read their files again; those that start have just read them."""
+        for worker in self._workers.values():
+            if worker.is_up:
+                _signal(worker, signal.SIGHUP)
+
     def kill(self) -> None:
         """End all workers at once."""
         for worker in self._workers.values():
