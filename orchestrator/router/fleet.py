@@ -13,7 +13,8 @@ from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.router.ejection import Member, TimedRun, plan_ejections
 from orchestrator.router.link import ServerClient, ServerLink
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.request import LaneKey
+from orchestrator.router.probing import Prober
+from orchestrator.router.request import Array, LaneKey
 from orchestrator.router.start import ProfileStarts
 from orchestrator.snapshot import Family, GroupInFlight, ModelName, ServedModel, ServerName, Width
 
@@ -52,13 +53,19 @@ class Fleet:
         self._observer = observer
         self._changed: Callable[[], None] = _do_nothing
         self.links = {name: self._link(name, client) for name, client in sorted(clients.items())}
+        self._prober = Prober(lambda: self.links.values(), observer)
+        self._probing: asyncio.Task[None] | None = None
         self._watchers: dict[ServerName, asyncio.Task[None]] = {}
         self._leaving: dict[asyncio.Task[None], ServerLink] = {}
         self._is_open = False
         self._readmissions: dict[ServerName, asyncio.TimerHandle] = {}
 
     def _link(self, name: ServerName, client: ServerClient) -> ServerLink:
-        return ServerLink(name, client, self.settings, self._observe, self._start)
+        return ServerLink(name, client, self.settings, self._observe, self._start, self._check)
+
+    def _check(self, link: ServerLink, model: ServedModel, answer: Array) -> str | None:
+        probes = self.settings.probes
+        return None if probes is None else self._prober.check(link, model, answer, probes)
 
     async def open(self, changed: Callable[[], None]) -> None:
         """Ask all servers what they serve, then look after them until ``close``.
@@ -78,6 +85,7 @@ class Fleet:
                 executed=False,
             )
         self._is_open = True
+        self._probing = asyncio.create_task(self._prober.run(lambda: self.settings.probes))
         for link in self.links.values():
             self._watch(link)
 
@@ -89,7 +97,7 @@ class Fleet:
         for timer in self._readmissions.values():
             timer.cancel()
         self._is_open = False
-        watchers = [*self._watchers.values(), *self._leaving]
+        watchers = [*self._watchers.values(), *self._leaving, *([self._probing] if self._probing else [])]
         for task in watchers:
             task.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)

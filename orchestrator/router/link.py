@@ -1,15 +1,14 @@
 """A server as the router holds it: its connection, what it serves, what it has in flight, whether it answers.
 
-Three things can be wrong, and each takes out as little as it must:
+Several things can be wrong, and each takes out as little as it must:
 
 - A server that can't be reached, or leaves a group unanswered, is out as a whole. After a stall it returns only when
   it has answered blank items again: one that hangs may well go on saying that it is ready.
 - A model that fails (a Python stub that died keeps its model "ready") is out alone, and returns when it has answered
   blank items; it is asked again after 1, 2, 4, … seconds.
+- A model that answers the known item wrong is out alone too, until it answers it right.
 - A model that is new, and in no profile, is tried on blank items before it is used; so the first decisions rest on
   measured times.
-
-Blank items go to a server only for that; a healthy one is never probed.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import Protocol
 from orchestrator.config import EjectionSettings, RouterSettings
 from orchestrator.errors import (
     ModelNotFoundError,
+    PermanentError,
     ServerUnavailableError,
     SlimError,
     TransientError,
@@ -30,7 +30,7 @@ from orchestrator.errors import (
 )
 from orchestrator.profile import Run, merge_runs
 from orchestrator.router.ejection import ServerHealth
-from orchestrator.router.request import Array, blank_batch
+from orchestrator.router.request import Array, blank_batch, known_batch
 from orchestrator.routing import mark_begun
 from orchestrator.snapshot import (
     Family,
@@ -93,6 +93,10 @@ def _is_unknown(server: ServerName, model: ServedModel) -> bool:
     return False
 
 
+def _is_believed(link: ServerLink, model: ServedModel, answer: Array) -> str | None:
+    return None
+
+
 @dataclass(slots=True)
 class ServerLink:
     """The router's record of one server; changed only on the event loop."""
@@ -102,6 +106,7 @@ class ServerLink:
     settings: RouterSettings
     observe: Callable[[ServerName, ModelName, int, float], None]
     start: Callable[[ServerName, ServedModel], bool] = _is_unknown  # of a new model: is it known without a warm-up?
+    check: Callable[[ServerLink, ServedModel, Array], str | None] = _is_believed  # of an answer to the known item
     served: tuple[ServedModel, ...] = ()
     in_flight: list[GroupInFlight] = field(default_factory=list)
     last_answer_s: float | None = None
@@ -277,6 +282,7 @@ class ServerLink:
                 continue
             try:
                 await self._warm_up(model)
+                await self._check_known(model)
             except ServerUnavailableError:
                 raise
             except SlimError as exc:
@@ -299,6 +305,33 @@ class ServerLink:
                     await self.client.infer_batch(model, blank)
                 if is_measured:
                     self.observe(self.name, model.name, items, clock() - began_s)
+
+    async def ask_known(self, model: ServedModel, *, items: int) -> Array:
+        """Return the model's answer to the known item, ``items`` times.
+
+        Raises:
+            SlimError: as ServerClient.infer_batch.
+            TimeoutError: after ``group_timeout_s``; the call itself goes on.
+        """
+        known = known_batch(model.input, items)
+        if known is None:
+            raise PermanentError(f"the input of {model.name} leaves its shape open, so it has no known item")
+        async with asyncio.timeout(self.settings.group_timeout_s):
+            return await self.client.infer_batch(model, known)
+
+    def suspend(self, model: ServedModel) -> None:
+        """Take a model out until it has answered right."""
+        self._suspended.setdefault(model.name, _Suspension()).extend(asyncio.get_running_loop().time())
+        self._recheck.set()
+
+    async def _check_known(self, model: ServedModel) -> None:
+        """Raise WrongAnswerError when a model answers the known item wrong, alone or in a group."""
+        for items in sorted({1, min(_WARM_UP_ITEMS, model.max_batch_size)}):
+            if self.settings.probes is None or known_batch(model.input, items) is None:
+                return
+            problem = self.check(self, model, await self.ask_known(model, items=items))
+            if problem is not None:
+                raise WrongAnswerError(problem)
 
     async def watch(self, changed: Callable[[], None], returned: Callable[[ServerName], None]) -> None:
         """Refresh for ever, calling ``changed`` after each time, and ``returned`` when it was out and is not."""

@@ -142,5 +142,18 @@ def blank_batch(spec: TensorSpec, items: int) -> Array | None:
     return np.zeros((items, *spec.shape), dtype)
 
 
+def known_batch(spec: TensorSpec, items: int) -> Array | None:
+    """Return the same item ``items`` times, always the same one; None as ``blank_batch``.
+
+    Its values are spread over 0..1 without order, so that every weight has its part in the answer; an item of zeros
+    would not tell one first layer from another.
+    """
+    blank = blank_batch(spec, items)
+    if blank is not None:
+        values = np.random.default_rng(0).random(spec.shape)
+        blank[:] = values * 255 if blank.dtype == np.uint8 else values
+    return blank
+
+
 def _fits(shape: tuple[int, ...], spec_shape: tuple[int, ...]) -> bool:
     return len(shape) == len(spec_shape) and all(s in (-1, n) for n, s in zip(shape, spec_shape, strict=True))
