@@ -19,6 +19,7 @@ from rich.console import Console
 from orchestrator.cli.hangup import Hangup
 from orchestrator.cli.stopping import watch_stdin
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
+from orchestrator.controller.actuator import LONGEST_SETTLE_S
 from orchestrator.controller.endpoint import ControllerEndpoint, Pulse
 from orchestrator.controller.loop import Controller
 from orchestrator.controller.metrics import ControllerMetrics
@@ -39,7 +40,8 @@ from orchestrator.triton.protocol_key import read_protocol_key
 log = logging.getLogger(__name__)
 
 MISSED_PERIODS = 5
-"""Without a step, besides one action that takes as long as it may, before the controller calls itself unhealthy."""
+"""Without a step, besides one action and its memory that take as long as they may, before a controller calls itself
+unhealthy."""
 
 MEMORY_PATIENCE_S = 5.0
 """Telemetry looks for a Triton that has just started every two seconds."""
@@ -148,7 +150,7 @@ def _resolve(
 
 
 def _pulse_limit_s(settings: ControllerSettings) -> float:
-    return MISSED_PERIODS * settings.period_s + settings.action_timeout_s
+    return MISSED_PERIODS * settings.period_s + settings.action_timeout_s + LONGEST_SETTLE_S
 
 
 def _endpoint(host: _Host, server: ServerSettings) -> ControllerEndpoint | nullcontext[None]:

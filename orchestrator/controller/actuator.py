@@ -28,7 +28,11 @@ from orchestrator.snapshot import ModelName
 log = logging.getLogger(__name__)
 
 SETTLE_S = 1.0
-"""Longest wait for memory to settle; the old version of a reload is freed well within it."""
+"""Longest wait for memory to settle; the C++ backends free the old version of a reload well within it."""
+STUB_END_S = 1.5
+"""More for each stub of the old version: Triton 2.51 ends them one after another, 1.2 s each as measured."""
+LONGEST_SETTLE_S = 8.0
+"""However many there are; a controller must not be blind for longer."""
 SETTLE_INTERVAL_S = 0.1
 """Between two readings; on CPU one sums up the pages of every stub."""
 SETTLED_BYTES = 1 << 20
@@ -85,6 +89,7 @@ class _UnderWay:
     action: Action
     instances_before: int
     began_s: float
+    settle_s: float
     task: asyncio.Task[_Ending]
     is_late: bool = False
 
@@ -160,7 +165,7 @@ class Actuator:
                 witness.left(action, took_s=self._clock() - entry.began_s)
                 continue
             is_done = not entry.task.cancelled() and entry.task.result().error is None
-            settled_bytes = await self._settle(action.kind, before) if is_done and before is not None else None
+            settled_bytes = await self._settle(entry, before) if is_done and before is not None else None
             ended = self._hand_over(entry, before, settled_bytes)
             witness.ended(ended)
             if ended.outcome.error is not None:
@@ -189,7 +194,7 @@ class Actuator:
         loaded = loaded or LoadedModel(action.model, ModelStatus.ABSENT)
         nonce = self._fresh_nonce(loaded.nonce) if action.is_forced else loaded.nonce
         task = asyncio.create_task(self._execute(action, nonce), name=f"{action.kind} {action.model}")
-        entry = _UnderWay(action, loaded.instances, self._clock(), task)
+        entry = _UnderWay(action, loaded.instances, self._clock(), _longest_settle_s(action, loaded), task)
         self._under_way[action.model] = entry
         return entry
 
@@ -242,7 +247,7 @@ class Actuator:
         ending = _Ending(self._clock(), "given up") if task.cancelled() else task.result()
         del self._under_way[action.model]
         if after is None:  # nobody has waited for its memory to settle
-            self._settled_from_s = max(self._settled_from_s, ending.ended_s + SETTLE_S)
+            self._settled_from_s = max(self._settled_from_s, ending.ended_s + entry.settle_s)
         outcome = Outcome(action, entry.began_s, ending.ended_s, ending.error, before, after)
         return Ended(outcome, entry.instances_before, ending.is_executed, entry.is_late)
 
@@ -253,13 +258,13 @@ class Actuator:
             await self._sleep(wait_s)
         return await self._read()
 
-    async def _settle(self, kind: ActionKind, before: int) -> int | None:
-        """Return the memory in use once it stands still, after SETTLE_S as it is then.
+    async def _settle(self, entry: _UnderWay, before: int) -> int | None:
+        """Return the memory in use once it stands still, as it is then when that takes too long.
 
-        What an unload gives back comes after Triton's answer, and so does the end of a reload's old version; two
-        readings that agree before anything has come mean nothing.
+        What an unload gives back comes after Triton's answer, and so does the end of a reload's old version with its
+        stubs; two readings that agree before anything has come mean nothing.
         """
-        ends_s = self._clock() + SETTLE_S
+        kind, ends_s = entry.action.kind, self._clock() + entry.settle_s
         last = await self._read()
         while last is not None and self._clock() < ends_s:
             await self._sleep(SETTLE_INTERVAL_S)
@@ -273,6 +278,15 @@ class Actuator:
 
     async def _read(self) -> int | None:
         return used_bytes(await read_host(self._telemetry))
+
+
+def _longest_settle_s(action: Action, loaded: LoadedModel) -> float:
+    """Return how long memory may take to settle: the stubs of an old version end behind Triton's answer.
+
+    The answers to an unload and to a smaller count come when theirs have.
+    """
+    stubs = loaded.instances if action.kind is ActionKind.RELOAD and loaded.is_python_based else 0
+    return min(LONGEST_SETTLE_S, SETTLE_S + stubs * STUB_END_S)
 
 
 def _has_come(kind: ActionKind, now: int, before: int) -> bool:

@@ -161,7 +161,7 @@ def _budget_bytes(server: ServerSettings, memory_total_bytes: float | None) -> i
     if budget_mib is not None:
         if memory_total_bytes is not None and budget_mib * MIB > memory_total_bytes:
             raise ConfigError(
-                f"servers[{server.name}].limits.memory_budget_mib: {budget_mib:g} is more than the "
+                f"servers[{server.name}].limits.memory_budget_mib: {budget_mib:.12g} is more than the "
                 f"{_mib(memory_total_bytes)} of {where}; lower it, or leave it out for "
                 f"{BUDGET_RATIO[server.device]:.0%} of that"
             )

@@ -81,7 +81,10 @@ class Repository:
         if not chosen:
             wanted = "any family" if family is None else f"family {family!r}"
             others = f"it has {', '.join(families)}; " if families else ""
-            raise ConfigError(f"repository {self.path} holds no width of {wanted}; {others}run 'slimsched export'")
+            raise ConfigError(
+                f"repository {self.path} holds no width of {wanted}; {others}run 'slimsched export' into it, or set "
+                "the server's 'repository' to the folder that its Triton serves"
+            )
         return tuple(sorted(chosen, key=lambda entry: (entry.model.width, entry.model.name)))
 
     def _folders(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.controller.actuator import SETTLE_S, Actuator, Ended
+from orchestrator.controller.actuator import SETTLE_S, STUB_END_S, Actuator, Ended
 from orchestrator.errors import ServerUnavailableError
 from orchestrator.scheduling import Action, Batching, LoadedModel, ModelStatus, Outcome
 from orchestrator.snapshot import ModelName
@@ -77,6 +77,22 @@ async def test_memory_given_back_behind_the_answer_is_waited_for() -> None:
     await hands.act(load(W025), load(W050))
     await hands.act(unload(W025), reload(W050, is_forced=True), load(W025))
     assert hands.changes_mib == [64, 64, -64, 0, 64]
+
+
+async def test_the_stubs_of_an_old_version_end_one_after_another_and_are_waited_for() -> None:
+    server = triton(instance_mib=64)
+    hands = Hands(server)
+    await hands.act(load(W025), load(W050, instances=2))
+    server.release_s = 2.6  # of two stubs on the embedded server
+    began_s = now_s()
+    await hands.act(replace(reload(W050, is_forced=True), instances=2), load(W075))
+    assert hands.changes_mib == [64, 128, 0, 64]
+    server.release_s = 1e6
+    before_s = now_s()
+    await hands.act(replace(reload(W050, is_forced=True), instances=2))
+    assert hands.changes_mib[4:] == [128], "as it is then: the ledger is to know of what stays"
+    assert now_s() - before_s <= server.reload_s + SETTLE_S + 2 * STUB_END_S + 0.2
+    assert before_s - began_s < 8
 
 
 async def test_memory_that_is_never_given_back_is_waited_for_only_so_long() -> None:
