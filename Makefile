@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := export orchestrator tests examples
 
-.PHONY: help demo test check integration bench-controller bench-overhead format clean
+.PHONY: help demo test check integration bench-controller bench-overhead bench-decisions format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   format, lint, types, layers and the fast tests"
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
 	@echo "make bench-overhead    router and gateway against tritonclient and Envoy: docs/benchmarks/overhead.md, some 5 minutes"
+	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
 
@@ -39,6 +40,9 @@ bench-controller: $(VENV)/.bench
 # Likewise: router and gateway against tritonclient and Envoy.
 bench-overhead: $(VENV)/.bench
 	$(BIN)/python -m orchestrator.benchmark.overhead --out docs/benchmarks --report reports/bench-overhead.json
+
+bench-decisions: $(VENV)/.everything
+	$(BIN)/python -m orchestrator.benchmark.decisions
 
 format: $(VENV)/.everything
 	$(BIN)/ruff format $(SOURCES)

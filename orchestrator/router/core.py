@@ -43,7 +43,7 @@ from orchestrator.router.link import ServerClient, ServerLink
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.request import Answer, Array, LaneKey, PendingRequest, as_batch
 from orchestrator.router.start import ProfileStarts
-from orchestrator.routing import Binding, Situation, build_candidates, parse_policy
+from orchestrator.routing import Binding, Situation, build_candidates, parse_policy, prepare
 from orchestrator.snapshot import GroupInFlight, ModelName, ServedModel, ServerName, Width
 from orchestrator.triton.discovery import TritonServer
 
@@ -132,6 +132,7 @@ class Router:
         self._wake()
 
     async def __aenter__(self) -> Self:
+        prepare()
         try:
             await self._fleet.open(self._wake)
         except BaseException:

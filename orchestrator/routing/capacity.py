@@ -8,33 +8,70 @@ tried before all others.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import accumulate
 
-from orchestrator.decision import Candidate, Reason
-from orchestrator.routing.policy import Situation
+from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.fields import (
+    HEAD_ITEMS,
+    ROW_GROUP_S,
+    ROW_INSTANCES,
+    ROW_ITEM_S,
+    ROW_MAX_BATCH,
+    ROW_SERVER_ITEMS,
+    ROW_WIDTH,
+    SECOND_LOT,
+)
+from orchestrator.routing.width_rules import is_kept
 
 
-def drawn_by_capacity(candidates: Sequence[Candidate], situation: Situation) -> tuple[Candidate, Reason]:
+@compiled
+def capacity_rps(row: int, rows: Table) -> float:
+    """Return the items a second of full batches on all instances; infinite while it is guessed to be instant."""
+    most = rows[ROW_MAX_BATCH][row]
+    service_s = rows[ROW_ITEM_S][row] * most + rows[ROW_GROUP_S][row]
+    return rows[ROW_INSTANCES][row] * most / service_s if service_s > 0 else math.inf
+
+
+@compiled
+def drawn_by_capacity(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
     """Each server's chance is its share of the capacity: weighted random (WRAND).
 
     The split that loads unlike servers equally, as weighted load balancers do with weights set by hand.
     """
-    unseen = [c for c in candidates if math.isinf(c.capacity_rps)]
-    weights = [1.0] * len(unseen) if unseen else [c.capacity_rps for c in candidates]
-    ends = list(accumulate(weights))
-    drawn = situation.lots[1] * ends[-1]
-    # The lot is below 1, but its product may be rounded up to the end.
-    index = min(sum(end <= drawn for end in ends), len(ends) - 1)
-    return (unseen or candidates)[index], Reason.DRAWN_BY_CAPACITY
+    total_rps, unseen = 0.0, 0
+    for row in range(count):
+        if is_kept(row, width, timely, rows, ask):
+            if capacity_rps(row, rows) == math.inf:
+                unseen += 1
+            else:
+                total_rps += capacity_rps(row, rows)
+    drawn = ask[SECOND_LOT] * (unseen if unseen > 0 else total_rps)
+    end, last = 0.0, 0
+    for row in range(count):
+        if not is_kept(row, width, timely, rows, ask):
+            continue
+        weight = capacity_rps(row, rows)
+        if unseen > 0:
+            weight = 1.0 if weight == math.inf else 0.0
+        if weight > 0:
+            end += weight
+            last = row
+            if drawn < end:
+                break
+    return last  # the lot is below 1, but its product may be rounded up to the end
 
 
-def shortest_delay(candidates: Sequence[Candidate], situation: Situation) -> tuple[Candidate, Reason]:
+@compiled
+def shortest_delay(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
     """The server with the least (n + m)/μ: n items it has, m the head's, μ its capacity.
 
     Shortest expected delay (SED), also called generalised join-the-shortest-queue (arXiv 1509.05533); there m is 1.
     Unlike least expected completion it does not ask what the items are: how wide, in which groups, how long they run.
     """
-    head_items = situation.queue.head_items
-    best = min(candidates, key=lambda c: ((c.server_items + head_items) / c.capacity_rps, -c.width, c.server))
-    return best, Reason.LEAST_DELAY
+    best, best_s = -1, math.inf
+    for row in range(count):
+        if not is_kept(row, width, timely, rows, ask):
+            continue
+        delay_s = (rows[ROW_SERVER_ITEMS][row] + ask[HEAD_ITEMS]) / capacity_rps(row, rows)
+        if best < 0 or delay_s < best_s or (delay_s == best_s and rows[ROW_WIDTH][row] > rows[ROW_WIDTH][best]):
+            best, best_s = row, delay_s
+    return best

@@ -14,39 +14,45 @@ they ask. Ours are unlike and may be asked while a group runs, so the frame adds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Final
 
-from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
-from orchestrator.routing import server_rules, width_rules
-from orchestrator.routing.policy import Binding, Situation
+from orchestrator.decision import Reason
+from orchestrator.routing import greedy, slackfit
+from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.fields import HOLD, REASONS, ROW_COMPLETION_S, ROW_HAS_ROOM, ROW_ITEMS
+from orchestrator.routing.server_rules import least_completion
+from orchestrator.routing.width_rules import is_in_time, soonest_drained
 
-CentralRule = Callable[[Sequence[Candidate], Sequence[Candidate], Situation], tuple[Candidate, Reason]]
-"""Picks among the first candidates (not empty), which have room and meet the head's deadline; it may shrink the group.
-The second are all there are, for rules that need a scale."""
+MAX_ACCURACY: Final = 0
+MAX_BATCH: Final = 1
+SLACKFIT: Final = 2
+SLACKFIT_ACCURACY: Final = 3
+
+_MOST_ACCURATE: Final = REASONS.index(Reason.MOST_ACCURATE)
+_LARGEST_BATCH: Final = REASONS.index(Reason.LARGEST_BATCH)
+_SLACK_BUCKET: Final = REASONS.index(Reason.SLACK_BUCKET)
+_NONE_IN_TIME: Final = REASONS.index(Reason.NONE_IN_TIME)
+_BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
-@dataclass(frozen=True, slots=True)
-class CentralPolicy:
-    """A rule for what is in time and has room, and what to do when there is no such thing."""
-
-    name: str
-    rule: CentralRule
-
-    @property
-    def binding(self) -> Binding:
-        """Late: that is the point."""
-        return Binding.LATE
-
-    def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """See Policy."""
-        if not candidates:
-            return Hold(Reason.NO_CANDIDATE)
-        timely = [c for c in candidates if situation.is_in_time(c.completion_s)]
-        ready = [c for c in timely if c.has_room]
-        if ready:
-            return Dispatch(*self.rule(ready, candidates, situation))
-        if timely:
-            return Hold(Reason.BETTER_SERVER_BUSY)
-        chosen, _ = server_rules.least_completion(width_rules.soonest_drained(candidates), situation)
-        return Dispatch(chosen, Reason.NONE_IN_TIME) if chosen.has_room else Hold(Reason.BETTER_SERVER_BUSY)
+@compiled
+def choose_centrally(rule: int, buckets: float, rows: Table, count: int, ask: Column) -> tuple[int, float, int]:
+    """Return the row that the rule of that code takes, the items, and the code of the reason; rows are not empty."""
+    if rule == MAX_ACCURACY:
+        row, reason = greedy.most_accurate(rows, count, ask), _MOST_ACCURATE
+    elif rule == MAX_BATCH:
+        row, reason = greedy.largest_batch(rows, count, ask), _LARGEST_BATCH
+    else:
+        row, items = slackfit.fill_slack(buckets, rule == SLACKFIT, rows, count, ask)
+        if row >= 0:
+            return row, items, _SLACK_BUCKET
+        reason = _SLACK_BUCKET
+    if row >= 0:
+        return row, rows[ROW_ITEMS][row], reason
+    for busy in range(count):
+        if is_in_time(rows[ROW_COMPLETION_S][busy], ask):
+            return HOLD, 0.0, _BETTER_SERVER_BUSY
+    soonest = least_completion(soonest_drained(rows, count), 0.0, rows, count, ask)
+    if rows[ROW_HAS_ROOM][soonest] == 0:
+        return HOLD, 0.0, _BETTER_SERVER_BUSY
+    return soonest, rows[ROW_ITEMS][soonest], _NONE_IN_TIME

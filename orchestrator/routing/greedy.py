@@ -9,23 +9,39 @@ name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from orchestrator.decision import Candidate, Reason
-from orchestrator.routing.policy import Situation
-
-
-def most_accurate(
-    ready: Sequence[Candidate], candidates: Sequence[Candidate], situation: Situation
-) -> tuple[Candidate, Reason]:
-    """The widest that is in time, then the largest group."""
-    best = min(ready, key=lambda c: (-c.width, -c.items, c.completion_s, c.server))
-    return best, Reason.MOST_ACCURATE
+from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.fields import ROW_COMPLETION_S, ROW_HAS_ROOM, ROW_ITEMS, ROW_WIDTH
+from orchestrator.routing.width_rules import is_in_time
 
 
-def largest_batch(
-    ready: Sequence[Candidate], candidates: Sequence[Candidate], situation: Situation
-) -> tuple[Candidate, Reason]:
-    """The largest group that is in time, then the widest that runs as many."""
-    best = min(ready, key=lambda c: (-c.items, -c.width, c.completion_s, c.server))
-    return best, Reason.LARGEST_BATCH
+@compiled
+def most_accurate(rows: Table, count: int, ask: Column) -> int:
+    """The widest that is in time and has room, then the largest group."""
+    return _most(ROW_WIDTH, ROW_ITEMS, rows, count, ask)
+
+
+@compiled
+def largest_batch(rows: Table, count: int, ask: Column) -> int:
+    """The largest group that is in time and has room, then the widest that runs as many."""
+    return _most(ROW_ITEMS, ROW_WIDTH, rows, count, ask)
+
+
+@compiled
+def _most(field: int, then: int, rows: Table, count: int, ask: Column) -> int:
+    """Return the row that is in time, has room and has the most in a field, then in another; -1 for none."""
+    best = -1
+    for row in range(count):
+        if rows[ROW_HAS_ROOM][row] == 0 or not is_in_time(rows[ROW_COMPLETION_S][row], ask):
+            continue
+        if best < 0 or _is_better(field, then, row, best, rows):
+            best = row
+    return best
+
+
+@compiled
+def _is_better(field: int, then: int, row: int, best: int, rows: Table) -> bool:
+    if rows[field][row] != rows[field][best]:
+        return rows[field][row] > rows[field][best]
+    if rows[then][row] != rows[then][best]:
+        return rows[then][row] > rows[then][best]
+    return rows[ROW_COMPLETION_S][row] < rows[ROW_COMPLETION_S][best]

@@ -8,6 +8,9 @@ the server to itself.
 Triton would let instances of different widths run side by side, and on CPUs they would share the cores. That they
 share is in the times that are observed, and that they follow each other here says the same of the sum. It is a guess
 of the order only where widths mix.
+
+A group that runs is expected to take what is left of a·n + b. One that is overdue is expected to take as long again as
+it is overdue: a server that hangs looks worse and worse, not as if it were done any moment.
 """
 
 from __future__ import annotations
@@ -15,12 +18,112 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
-from orchestrator.profile import LatencyTable
-from orchestrator.snapshot import GroupInFlight, ModelName, ServedModel, ServerState
+from orchestrator.routing.compiled import Table, compiled
+from orchestrator.routing.fields import (
+    BEGAN_S,
+    BOUND_ITEMS,
+    COLUMN,
+    GROUP_COUNT,
+    GROUP_S,
+    INSTANCES,
+    ITEM_S,
+    ITEMS,
+    LAST_ANSWER_S,
+    MAX_BATCH,
+    MODEL_BOUND_ITEMS,
+    SENT_S,
+    Fleet,
+)
+from orchestrator.snapshot import GroupInFlight, ModelName
 
-_WHOLE = 1 + 1e-9
+WHOLE: Final = 1 + 1e-9
 """Of a server; k times a k-th may be a little more than one."""
+
+UNTIL_S: Final = 0
+"""In a table of what is busy: until when a group takes its part of the server, from now."""
+PART: Final = 1
+"""In a table of what is busy: how much of the server that is."""
+BUSY_FIELDS: Final = 2
+
+
+@compiled
+def seat_groups(fleet: Fleet, server: int, busy: Table, now_s: float) -> tuple[float, float, float]:
+    """Give every group that a server holds its time on it, in ``busy``, one entry a group.
+
+    Returns when the last of them starts, how many times longer than expected the most overdue one has run (0 while
+    nothing runs), and the seconds of work in all of them, for the whole server.
+    """
+    servers, models, groups = fleet.servers, fleet.models, fleet.groups
+    taken, last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0, 0.0
+    for place in range(int(servers[GROUP_COUNT][server])):
+        group = server * fleet.depth + place
+        column = int(groups[COLUMN][group])
+        remaining_s, part = 0.0, 1.0
+        if column >= 0:
+            model = server * fleet.columns + column
+            remaining_s = models[ITEM_S][model] * groups[ITEMS][group] + models[GROUP_S][model]
+            part = 1 / models[INSTANCES][model]
+        taken += part
+        if taken <= WHOLE:  # it runs: none overtakes, so what does not fit keeps all behind it waiting
+            elapsed_s = now_s - _began_s(groups, group, servers[LAST_ANSWER_S][server])
+            if remaining_s > 0:
+                stretch_ratio = max(stretch_ratio, elapsed_s / remaining_s)
+            remaining_s = abs(remaining_s - elapsed_s)
+        else:
+            taken = math.inf
+        last_start_s = free_s(busy, place, part, last_start_s)
+        busy[UNTIL_S][place] = last_start_s + remaining_s
+        busy[PART][place] = part
+        backlog_s += remaining_s * part
+    return last_start_s, stretch_ratio, backlog_s
+
+
+@compiled
+def free_s(busy: Table, count: int, part: float, after_s: float) -> float:
+    """Return when ``part`` of a server is free behind ``count`` groups, but not before ``after_s``."""
+    until_s, parts = busy[UNTIL_S], busy[PART]
+    taken = 0.0
+    for place in range(count):
+        if until_s[place] > after_s:
+            taken += parts[place]
+    at_s = after_s
+    while taken + part > WHOLE:
+        next_s = math.inf
+        for place in range(count):
+            if at_s < until_s[place] < next_s:
+                next_s = until_s[place]
+        if next_s == math.inf:
+            break
+        for place in range(count):
+            if until_s[place] == next_s:
+                taken -= parts[place]
+        at_s = next_s
+    return at_s
+
+
+@compiled
+def bound_work_s(fleet: Fleet, server: int) -> float:
+    """Return the seconds of work in what is bound to a server and waits in the router, in full batches."""
+    models, total_s = fleet.models, 0.0
+    if fleet.servers[BOUND_ITEMS][server] > 0:
+        for model in range(server * fleet.columns, (server + 1) * fleet.columns):
+            items = models[MODEL_BOUND_ITEMS][model]
+            if items > 0:
+                batches = math.ceil(items / models[MAX_BATCH][model])
+                work_s = models[ITEM_S][model] * items + models[GROUP_S][model] * batches
+                total_s += work_s / models[INSTANCES][model]
+    return total_s
+
+
+@compiled
+def _began_s(groups: Table, group: int, last_answer_s: float) -> float:
+    """Return since when a group runs: since there was an instance, else since the server's last answer."""
+    if not math.isnan(groups[BEGAN_S][group]):
+        return groups[BEGAN_S][group]
+    sent_s = groups[SENT_S][group]
+    return last_answer_s if last_answer_s > sent_s else sent_s  # NaN is not above
 
 
 def mark_begun(
@@ -45,114 +148,11 @@ def mark_begun(
     ]
 
 
-class Occupancy:
-    """When a server is expected to be done with what it holds.
-
-    A group that runs is expected to take what is left of a·n + b. One that is overdue is expected to take as long
-    again as it is overdue: a server that hangs looks worse and worse, not as if it were done any moment.
-
-    Args:
-        server: and what it holds.
-        latency: expected times.
-        now_s: on the router's clock.
-
-    Attributes:
-        items: that it has or that are bound to it.
-        lines: (seconds an item, seconds a group) of each model.
-        backlog_s: seconds of work of the whole server in all that it has or that is bound to it.
-    """
-
-    __slots__ = ("_bound_s", "_busy", "_last_start_s", "_stretch_ratio", "_waits_s", "backlog_s", "items", "lines")
-
-    def __init__(self, server: ServerState, latency: LatencyTable, *, now_s: float) -> None:
-        self.items = server.items
-        self.lines = {
-            m.name: latency.line(server.name, m, models)
-            for models in (server.models, server.other_models)
-            for m in models
-        }
-        self._busy: list[tuple[float, float]] = []  # (until when, which part of the server), of each group
-        self._waits_s: dict[int, float] = {}  # by instances; most widths of a server have the same
-        self._last_start_s = 0.0
-        self._stretch_ratio = 0.0
-        self._bound_s = 0.0
-        self.backlog_s = 0.0
-        if server.in_flight or server.bound_items:
-            instances = {m.name: m.instances for m in (*server.models, *server.other_models)}
-            self._seat(server, instances, now_s)
-            self._bound_s = _bound_work_s(server, self.lines, instances)
-            self.backlog_s += self._bound_s
-
-    def _seat(self, server: ServerState, instances: Mapping[ModelName, int], now_s: float) -> None:
-        """Give every group that the server holds its time on it."""
-        running = _count_running(server.in_flight, instances)
-        for index, group in enumerate(server.in_flight):
-            slope_s, intercept_s = self.lines.get(group.model, (0.0, 0.0))
-            remaining_s = slope_s * group.items + intercept_s
-            if index < running:
-                elapsed_s = now_s - _began_s(group, server.last_answer_s)
-                if remaining_s > 0:
-                    self._stretch_ratio = max(self._stretch_ratio, elapsed_s / remaining_s)
-                remaining_s = abs(remaining_s - elapsed_s)
-            part = 1 / instances.get(group.model, 1)
-            self._last_start_s = self._free_s(part)
-            self._busy.append((self._last_start_s + remaining_s, part))
-            self.backlog_s += remaining_s * part
-
-    def wait_s(self, model: ServedModel) -> float:
-        """Return the expected time until an instance is free for a group of ``model``, behind all there is."""
-        wait_s = self._waits_s.get(model.instances)
-        if wait_s is None:
-            wait_s = self._waits_s[model.instances] = self._free_s(1 / model.instances) + self._bound_s
-        return wait_s
-
-    def overdue_ratio(self, margin: float) -> float:
-        """Return how many times longer than ``margin`` times expected the most overdue group that runs has run.
-
-        1 when none is overdue. What runs and was never observed is not expected, so it can't be overdue.
-        """
-        return max(1.0, self._stretch_ratio / margin)
-
-    def _free_s(self, part: float) -> float:
-        """Return when ``part`` of the server is free, but not before the last group that it holds has started."""
-        free_s = self._last_start_s
-        ahead = [b for b in self._busy if b[0] > free_s]
-        if len(ahead) > 1:
-            ahead.sort()
-        taken = sum([taken for _, taken in ahead])
-        for until_s, released in ahead:
-            if taken + part <= _WHOLE:
-                break
-            taken -= released
-            free_s = until_s
-        return free_s
-
-
 def _count_running(in_flight: Sequence[GroupInFlight], instances: Mapping[ModelName, int]) -> int:
     """Return how many of the groups run: the first, as far as their parts fit, none overtaking."""
     taken = 0.0
     for index, group in enumerate(in_flight):
         taken += 1 / instances.get(group.model, 1)
-        if taken > _WHOLE:
+        if taken > WHOLE:
             return index
     return len(in_flight)
-
-
-def _began_s(group: GroupInFlight, last_answer_s: float | None) -> float:
-    """Return since when a group runs: since there was an instance, else since the server's last answer."""
-    if group.began_s is not None:
-        return group.began_s
-    return max(group.sent_s, last_answer_s or group.sent_s)
-
-
-def _bound_work_s(
-    server: ServerState, lines: Mapping[ModelName, tuple[float, float]], instances: Mapping[ModelName, int]
-) -> float:
-    """Return the seconds of work in what is bound to the server and waits in the router, in full batches."""
-    total_s = 0.0
-    batch_limits = {m.name: m.max_batch_size for m in (*server.models, *server.other_models)}
-    for name, items in server.bound_items:
-        slope_s, intercept_s = lines.get(name, (0.0, 0.0))
-        groups = math.ceil(items / batch_limits.get(name, 1))
-        total_s += (slope_s * items + intercept_s * groups) / instances.get(name, 1)
-    return total_s

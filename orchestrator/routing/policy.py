@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from orchestrator.decision import Candidate, Decision
+from orchestrator.routing.compiled import Column, Table
 from orchestrator.snapshot import QueueState
 
 
@@ -75,5 +76,22 @@ class Policy(Protocol):
         Args:
             candidates: ordered by server name, then width; perhaps none.
             situation: what else is known.
+        """
+        ...
+
+
+@runtime_checkable
+class RowPolicy(Policy, Protocol):
+    """A policy that decides on tables, see orchestrator.routing.fields, so no values are made for a decision."""
+
+    def choose_row(self, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+        """Return the row to dispatch (or HOLD or REJECT), the items, the reason's code, and until when to hold.
+
+        It may change the expected times in ``rows`` to what it believes. Infinite is until something changes.
+
+        Args:
+            rows: the candidates, ordered by server, then width.
+            count: how many there are; perhaps none.
+            ask: what waits, and the lots.
         """
         ...

@@ -1,38 +1,99 @@
-"""Rules that pick a server among candidates that a width rule has left.
+"""Rules that pick a server among the rows that a width rule has left.
 
-Each takes candidates (not empty, ordered by server name) and the situation and returns one of them. Ties go to
-the wider width, then to the first server by name.
+Each takes the rows (ordered by server), which of them count, and returns one. Ties go to the wider width, then to the
+first server by name. ``first`` and ``second`` are servers that alone are looked at, where a rule is told so; else -1.
+
+Flags and servers are floats here, because Numba would compile a function anew for each whole number it is called with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.fields import (
+    ROW_HEAD_COMPLETION_S,
+    ROW_SERVER,
+    ROW_SERVER_ITEMS,
+    ROW_WIDTH,
+    SECOND_LOT,
+    TURN,
+)
+from orchestrator.routing.width_rules import is_kept
 
-from orchestrator.decision import Candidate, Reason
-from orchestrator.routing.policy import Situation
 
-ServerRule = Callable[[Sequence[Candidate], Situation], tuple[Candidate, Reason]]
-
-
-def drawn(candidates: Sequence[Candidate], situation: Situation) -> tuple[Candidate, Reason]:
+@compiled
+def drawn(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
     """Every candidate is equally likely, however loaded its server: RAND of the load-balancing literature."""
-    return candidates[int(situation.lots[1] * len(candidates))], Reason.DRAWN
+    kept = 0
+    for row in range(count):
+        kept += is_kept(row, width, timely, rows, ask)
+    skipped = int(ask[SECOND_LOT] * kept)
+    for row in range(count):
+        if is_kept(row, width, timely, rows, ask):
+            if skipped == 0:
+                return row
+            skipped -= 1
+    return 0  # never: a lot is below 1
 
 
-def in_turn(candidates: Sequence[Candidate], situation: Situation) -> tuple[Candidate, Reason]:
+@compiled
+def count_servers(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+    """Return how many servers have a row that counts."""
+    servers, last = 0, -1.0
+    for row in range(count):
+        if rows[ROW_SERVER][row] != last and is_kept(row, width, timely, rows, ask):
+            servers += 1
+            last = rows[ROW_SERVER][row]
+    return servers
+
+
+@compiled
+def nth_server(nth: int, width: float, timely: float, rows: Table, count: int, ask: Column) -> float:
+    """Return the n-th server, from 0, that has a row that counts."""
+    servers, last = 0, -1.0
+    for row in range(count):
+        if rows[ROW_SERVER][row] != last and is_kept(row, width, timely, rows, ask):
+            if servers == nth:
+                return rows[ROW_SERVER][row]
+            servers += 1
+            last = rows[ROW_SERVER][row]
+    return -1.0
+
+
+@compiled
+def in_turn(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
     """Servers take turns in the order of their names: round-robin."""
-    servers = sorted({c.server for c in candidates})
-    server = servers[situation.turn % len(servers)]
-    return max((c for c in candidates if c.server == server), key=lambda c: c.width), Reason.NEXT_IN_TURN
+    servers = count_servers(width, timely, rows, count, ask)
+    server = nth_server(int(ask[TURN]) % servers, width, timely, rows, count, ask)
+    return least(ROW_SERVER, width, timely, server, server, rows, count, ask)
 
 
-def fewest_items(candidates: Sequence[Candidate], situation: Situation) -> tuple[Candidate, Reason]:
+@compiled
+def fewest_items(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
     """The server that has the fewest items: join the shortest queue (JSQ), also called least connections."""
-    best = min(candidates, key=lambda c: (c.server_items, -c.width, c.server))
-    return best, Reason.FEWEST_ITEMS
+    return least(ROW_SERVER_ITEMS, width, timely, -1.0, -1.0, rows, count, ask)
 
 
-def least_completion(candidates: Sequence[Candidate], situation: Situation) -> tuple[Candidate, Reason]:
+@compiled
+def least_completion(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
     """The server from which the head's answer is expected first: least expected response time (LERT)."""
-    best = min(candidates, key=lambda c: (c.head_completion_s, -c.width, c.server))
-    return best, Reason.LEAST_COMPLETION
+    return least(ROW_HEAD_COMPLETION_S, width, timely, -1.0, -1.0, rows, count, ask)
+
+
+@compiled
+def least(
+    field: int, width: float, timely: float, first: float, second: float, rows: Table, count: int, ask: Column
+) -> int:
+    """Return the row with the least in a field, of two servers or, where they are -1, of all."""
+    best = -1
+    for row in range(count):
+        if not is_kept(row, width, timely, rows, ask):
+            continue
+        if first >= 0 and rows[ROW_SERVER][row] != first and rows[ROW_SERVER][row] != second:
+            continue
+        if (
+            best < 0
+            or rows[field][row] < rows[field][best]
+            or (rows[field][row] == rows[field][best] and rows[ROW_WIDTH][row] > rows[ROW_WIDTH][best])
+        ):
+            best = row
+    return best

@@ -24,77 +24,118 @@ among those with room on which the head is in time; SuperServe's idle workers as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import math
+from typing import Final
 
-from orchestrator.decision import Candidate, Reason
-from orchestrator.routing.policy import Situation
-from orchestrator.snapshot import Width
+from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.fields import (
+    HEAD_DEADLINE_S,
+    HEAD_ITEMS,
+    NOW_S,
+    ROW_COMPLETION_S,
+    ROW_GROUP_S,
+    ROW_HAS_ROOM,
+    ROW_ITEM_S,
+    ROW_ITEMS,
+    ROW_MAX_BATCH,
+    ROW_SERVER,
+    ROW_WAIT_S,
+    ROW_WIDTH,
+    SLACK_MARGIN,
+)
+from orchestrator.routing.width_rules import is_in_time
 
-DEFAULT_BUCKETS = 16
+DEFAULT_BUCKETS: Final = 16
 """Finer buckets use more of the slack, coarser ones leave more pairs to choose from; to be swept over 4 to 32."""
 
 
-class _Pair(NamedTuple):
-    """A width and a batch on the server that is asked."""
+@compiled
+def fill_slack(buckets: float, prefers_batch: bool, rows: Table, count: int, ask: Column) -> tuple[int, float]:
+    """Return the row of what the server that is free first runs, and with how many items; row -1 for none."""
+    server = _asked_server(rows, count, ask)
+    if server < 0:
+        return -1, 0.0
+    least_s, most_s = _latencies(server, rows, count, ask)
+    span_s = (most_s - least_s) / buckets
+    slack_s = ask[HEAD_DEADLINE_S] - ask[NOW_S]
+    best, best_batch, best_bucket, best_is_whole = -1, 0.0, -1, False
+    for row in range(count):
+        if rows[ROW_SERVER][row] != server or not _is_ready(row, rows, ask):
+            continue
+        for index in range(_batch_count(row, rows)):
+            batch, latency_s = _batch(row, index, rows, ask), _latency_s(row, index, rows, ask)
+            if batch < ask[HEAD_ITEMS] or latency_s > slack_s:
+                continue
+            bucket = min(int((latency_s - least_s) / span_s), int(buckets) - 1) if span_s > 0 else 0
+            is_whole = least_s + (bucket + 1) * span_s <= slack_s
+            if best_is_whole and not is_whole:
+                continue
+            if (
+                best < 0
+                or is_whole != best_is_whole
+                or bucket > best_bucket
+                or (bucket == best_bucket and _is_preferred(prefers_batch, row, batch, best, best_batch, rows))
+            ):
+                best, best_batch, best_bucket, best_is_whole = row, batch, bucket, is_whole
+    return best, min(best_batch, rows[ROW_ITEMS][best])  # both are at least the head
 
-    latency_s: float
-    batch: int
-    candidate: Candidate
+
+@compiled
+def _is_ready(row: int, rows: Table, ask: Column) -> bool:
+    return rows[ROW_HAS_ROOM][row] != 0 and is_in_time(rows[ROW_COMPLETION_S][row], ask)
 
 
-def by_throughput(pair: _Pair) -> tuple[float, ...]:
-    """Prefer the largest batch, then the widest."""
-    return (pair.batch, pair.candidate.width)
+@compiled
+def _asked_server(rows: Table, count: int, ask: Column) -> int:
+    """Return the server that is free first among those with room on which the head is in time; -1 for none."""
+    best = -1
+    for row in range(count):
+        if _is_ready(row, rows, ask) and (best < 0 or rows[ROW_WAIT_S][row] < rows[ROW_WAIT_S][best]):
+            best = row
+    return int(rows[ROW_SERVER][best]) if best >= 0 else -1
 
 
-def by_accuracy(pair: _Pair) -> tuple[float, ...]:
-    """Prefer the widest, then the largest batch."""
-    return (pair.candidate.width, pair.batch)
+@compiled
+def _batch_count(row: int, rows: Table) -> int:
+    """Return how many batches a row has: the powers of 2 up to the model's most, the most and the head."""
+    return int(math.log2(rows[ROW_MAX_BATCH][row])) + 3
 
 
-@dataclass(frozen=True, slots=True)
-class SlackFit:
-    """The rule, as one of orchestrator.routing.central.
+@compiled
+def _batch(row: int, index: int, rows: Table, ask: Column) -> float:
+    """Return one of them; some may be equal."""
+    last = _batch_count(row, rows) - 1
+    if index == last:
+        return ask[HEAD_ITEMS]
+    return rows[ROW_MAX_BATCH][row] if index == last - 1 else float(1 << index)
 
-    Attributes:
-        buckets: between the least and the most latency of a server.
-        preference: which pair of a bucket is run.
+
+@compiled
+def _latency_s(row: int, index: int, rows: Table, ask: Column) -> float:
+    """Return the latency of a batch, what the server has to do first and the margin included."""
+    batch = _batch(row, index, rows, ask)
+    return (rows[ROW_WAIT_S][row] + rows[ROW_ITEM_S][row] * batch + rows[ROW_GROUP_S][row]) * ask[SLACK_MARGIN]
+
+
+@compiled
+def _latencies(server: int, rows: Table, count: int, ask: Column) -> tuple[float, float]:
+    """Return the least and the most latency of all pairs of a server."""
+    least_s, most_s = math.inf, -math.inf
+    for row in range(count):
+        if rows[ROW_SERVER][row] == server:
+            for index in range(_batch_count(row, rows)):
+                latency_s = _latency_s(row, index, rows, ask)
+                least_s, most_s = min(least_s, latency_s), max(most_s, latency_s)
+    return least_s, most_s
+
+
+@compiled
+def _is_preferred(prefers_batch: bool, row: int, batch: float, best: int, best_batch: float, rows: Table) -> bool:
+    """Return whether a pair of a bucket is run rather than the best so far.
+
+    By throughput the larger batch, then the wider; by accuracy the wider, then the larger batch.
     """
-
-    buckets: int = DEFAULT_BUCKETS
-    preference: Callable[[_Pair], tuple[float, ...]] = by_throughput
-
-    def __call__(
-        self, ready: Sequence[Candidate], candidates: Sequence[Candidate], situation: Situation
-    ) -> tuple[Candidate, Reason]:
-        """Return what the server that is free first runs."""
-        asked = min(ready, key=lambda c: (c.wait_s, c.server)).server
-        pairs = [p for c in candidates if c.server == asked for p in _pairs(c, situation)]
-        pair = self._fill(pairs, {c.width for c in ready if c.server == asked}, situation)
-        # Both are at least the head: pairs below it are never taken.
-        return pair.candidate.with_items(min(pair.batch, pair.candidate.items)), Reason.SLACK_BUCKET
-
-    def _fill(self, pairs: Sequence[_Pair], widths: Collection[Width], situation: Situation) -> _Pair:
-        """Return the pair of one of ``widths`` that fills the slack best; each of them runs the head in time."""
-        least_s, most_s = min(p.latency_s for p in pairs), max(p.latency_s for p in pairs)
-        span_s = (most_s - least_s) / self.buckets
-
-        def bucket(pair: _Pair) -> int:
-            return min(int((pair.latency_s - least_s) / span_s), self.buckets - 1) if span_s > 0 else 0
-
-        slack_s, head_items = situation.head_slack_s, situation.queue.head_items
-        startable = [p for p in pairs if p.candidate.width in widths and p.batch >= head_items]
-        in_time = [p for p in startable if p.latency_s <= slack_s]
-        whole = [p for p in in_time if least_s + (bucket(p) + 1) * span_s <= slack_s]
-        fitting = whole or in_time
-        highest = max(bucket(p) for p in fitting)
-        return max((p for p in fitting if bucket(p) == highest), key=self.preference)
-
-
-def _pairs(candidate: Candidate, situation: Situation) -> Iterator[_Pair]:
-    sizes = {1 << power for power in range(candidate.max_batch_size.bit_length())}
-    for batch in sorted(sizes | {situation.queue.head_items, candidate.max_batch_size}):
-        latency_s = candidate.wait_s + candidate.item_s * batch + candidate.group_s
-        yield _Pair(latency_s * situation.slack_margin, batch, candidate)
+    width, best_width = rows[ROW_WIDTH][row], rows[ROW_WIDTH][best]
+    if prefers_batch:
+        return batch > best_batch or (batch == best_batch and width > best_width)
+    return width > best_width or (width == best_width and batch > best_batch)

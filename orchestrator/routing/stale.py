@@ -13,31 +13,33 @@ from below by a measurement that is not over yet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from orchestrator.routing.compiled import Table, compiled
+from orchestrator.routing.fields import (
+    ROW_COMPLETION_S,
+    ROW_GROUP_S,
+    ROW_HEAD_COMPLETION_S,
+    ROW_ITEM_S,
+    ROW_OVERDUE_RATIO,
+    ROW_SERVICE_S,
+    ROW_WAIT_S,
+)
 
-from orchestrator.decision import Candidate
 
-
-def corrected(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-    """Return the candidates with each server's expected times stretched by how overdue it is.
+@compiled
+def stretch_overdue(rows: Table, count: int) -> None:
+    """Stretch each server's expected times by how overdue it is.
 
     The factor is e/E of the most overdue group that the server runs, in which E holds the slack margin already; and
     1, so that nothing changes, while it is in time. It applies to all that is expected of that server, what it
-    holds and the new group alike. ``drain_s``, a figure of the whole fleet, stays.
+    holds and the new group alike. What is expected of the whole fleet, to drain the queue, stays.
     """
-    return [_stretch(c) if c.overdue_ratio > 1 else c for c in candidates]
-
-
-def _stretch(candidate: Candidate) -> Candidate:
-    ratio = candidate.overdue_ratio
-    return replace(
-        candidate,
-        service_s=candidate.service_s * ratio,
-        completion_s=candidate.completion_s * ratio,
-        head_completion_s=candidate.head_completion_s * ratio,
-        wait_s=candidate.wait_s * ratio,
-        item_s=candidate.item_s * ratio,
-        group_s=candidate.group_s * ratio,
-        overdue_ratio=1.0,
-    )
+    for row in range(count):
+        ratio = rows[ROW_OVERDUE_RATIO][row]
+        if ratio > 1:
+            rows[ROW_SERVICE_S][row] *= ratio
+            rows[ROW_COMPLETION_S][row] *= ratio
+            rows[ROW_HEAD_COMPLETION_S][row] *= ratio
+            rows[ROW_WAIT_S][row] *= ratio
+            rows[ROW_ITEM_S][row] *= ratio
+            rows[ROW_GROUP_S][row] *= ratio
+            rows[ROW_OVERDUE_RATIO][row] = 1.0

@@ -9,28 +9,33 @@ as often as any. The comparison by expected completion softens that, and does no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from orchestrator.decision import Candidate, Reason
-from orchestrator.routing import server_rules
-from orchestrator.routing.policy import Situation
+from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.fields import ROW_HEAD_COMPLETION_S, ROW_SERVER_ITEMS, SECOND_LOT
+from orchestrator.routing.server_rules import count_servers, least, nth_server
 
 
-def sooner_of_two(candidates: Sequence[Candidate], situation: Situation) -> tuple[Candidate, Reason]:
+@compiled
+def sooner_of_two(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
     """Of two distinct servers, each pair equally likely, the one from which the head's answer is expected first."""
-    return server_rules.least_completion(_two_servers(candidates, situation), situation)[0], Reason.BETTER_OF_TWO
+    return _better_of_two(ROW_HEAD_COMPLETION_S, width, timely, rows, count, ask)
 
 
-def emptier_of_two(candidates: Sequence[Candidate], situation: Situation) -> tuple[Candidate, Reason]:
+@compiled
+def emptier_of_two(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
     """Of two distinct servers, each pair equally likely, the one with fewer items: the rule as first published."""
-    return server_rules.fewest_items(_two_servers(candidates, situation), situation)[0], Reason.BETTER_OF_TWO
+    return _better_of_two(ROW_SERVER_ITEMS, width, timely, rows, count, ask)
 
 
-def _two_servers(candidates: Sequence[Candidate], situation: Situation) -> Sequence[Candidate]:
-    """Return the candidates of two servers; one lot names an ordered pair out of n·(n − 1)."""
-    servers = sorted({c.server for c in candidates})
-    if len(servers) <= 2:
-        return candidates
-    first, second = divmod(int(situation.lots[1] * len(servers) * (len(servers) - 1)), len(servers) - 1)
-    second += second >= first  # skips the first
-    return [c for c in candidates if c.server in (servers[first], servers[second])]
+@compiled
+def _better_of_two(field: int, width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+    """Return the row with the least in a field on two servers; one lot names an ordered pair out of n·(n − 1)."""
+    servers = count_servers(width, timely, rows, count, ask)
+    if servers <= 2:
+        return least(field, width, timely, -1.0, -1.0, rows, count, ask)
+    pair = int(ask[SECOND_LOT] * servers * (servers - 1))
+    first, second = pair // (servers - 1), pair % (servers - 1)
+    if second >= first:  # skips the first
+        second += 1
+    one = nth_server(first, width, timely, rows, count, ask)
+    other = nth_server(second, width, timely, rows, count, ask)
+    return least(field, width, timely, one, other, rows, count, ask)

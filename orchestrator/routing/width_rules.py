@@ -1,66 +1,132 @@
 """Rules that narrow the candidates down to one width, or to few.
 
-Each takes the candidates (not empty) and the situation and returns a part of the candidates that is not empty
-either; a server rule then picks one.
+Each takes the rows (at least one) and what is asked, and returns a width and whether only rows that are in time count
+(1) or all of that width (0); a server rule then picks one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from typing import Final
 
-from orchestrator.decision import Candidate
-from orchestrator.routing.policy import Situation
-from orchestrator.snapshot import Width
+from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.fields import (
+    FIRST_LOT,
+    HEAD_DEADLINE_S,
+    NOW_S,
+    ROW_COMPLETION_S,
+    ROW_DRAIN_S,
+    ROW_WIDTH,
+    SLACK_MARGIN,
+    TAIL_DEADLINE_S,
+)
 
-WidthRule = Callable[[Sequence[Candidate], Situation], Sequence[Candidate]]
+ANY_LOT: Final = 0
+WIDEST: Final = 1
+NARROWEST: Final = 2
+FIXED: Final = 3
+SLACK: Final = 4
 
 
-def of_width(candidates: Sequence[Candidate], width: Width) -> Sequence[Candidate]:
-    """Return the candidates of ``width``."""
-    return [c for c in candidates if c.width == width]
+@compiled
+def narrow(rule: int, fixed_width: float, rows: Table, count: int, ask: Column) -> tuple[float, float]:
+    """Return what the rule of that code leaves."""
+    if rule == ANY_LOT:
+        return _drawn_width(rows, count, ask), 0.0
+    if rule == WIDEST:
+        return _nearest_width(math.inf, rows, count), 0.0
+    if rule == NARROWEST:
+        return _nearest_width(0.0, rows, count), 0.0
+    if rule == FIXED:
+        return _nearest_width(fixed_width, rows, count), 0.0
+    return _by_slack(rows, count, ask)
 
 
-def drawn_width(candidates: Sequence[Candidate], situation: Situation) -> Sequence[Candidate]:
+@compiled
+def is_in_time(completion_s: float, ask: Column) -> bool:
+    """Return whether an answer expected ``completion_s`` from now meets the head's deadline, with the margin."""
+    return completion_s * ask[SLACK_MARGIN] <= ask[HEAD_DEADLINE_S] - ask[NOW_S]
+
+
+@compiled
+def is_kept(row: int, width: float, timely: float, rows: Table, ask: Column) -> bool:
+    """Return whether a row is among those that a width rule has left."""
+    return rows[ROW_WIDTH][row] == width and (timely == 0 or _is_timely(row, rows, ask))
+
+
+@compiled
+def _is_timely(row: int, rows: Table, ask: Column) -> bool:
+    """Return whether the head is in time and those behind it are, as far as can be said of a fleet."""
+    tail_slack_s = ask[TAIL_DEADLINE_S] - ask[NOW_S]
+    return is_in_time(rows[ROW_COMPLETION_S][row], ask) and rows[ROW_DRAIN_S][row] * ask[SLACK_MARGIN] <= tail_slack_s
+
+
+@compiled
+def _drawn_width(rows: Table, count: int, ask: Column) -> float:
     """Every width is equally likely: the dispatch that the Slim Scheduler paper compares itself with."""
-    widths = sorted({c.width for c in candidates})
-    return of_width(candidates, widths[int(situation.lots[0] * len(widths))])
+    widths = 1
+    width = _nearest_width(0.0, rows, count)
+    while _next_width(width, rows, count) < math.inf:
+        width = _next_width(width, rows, count)
+        widths += 1
+    width = _nearest_width(0.0, rows, count)
+    for _ in range(int(ask[FIRST_LOT] * widths)):
+        width = _next_width(width, rows, count)
+    return width
 
 
-def widest(candidates: Sequence[Candidate], situation: Situation) -> Sequence[Candidate]:
-    """Always the widest there is: the most accuracy, whatever the load."""
-    return of_width(candidates, max(c.width for c in candidates))
+@compiled
+def _next_width(width: float, rows: Table, count: int) -> float:
+    """Return the next wider width that some row has; infinite when there is none."""
+    following = math.inf
+    for row in range(count):
+        if width < rows[ROW_WIDTH][row] < following:
+            following = rows[ROW_WIDTH][row]
+    return following
 
 
-def narrowest(candidates: Sequence[Candidate], situation: Situation) -> Sequence[Candidate]:
-    """Always the narrowest there is: the least work, whatever the accuracy."""
-    return of_width(candidates, min(c.width for c in candidates))
+@compiled
+def _nearest_width(width: float, rows: Table, count: int) -> float:
+    """The nearest width there is, the narrower of two; so of infinity the widest and of 0 the narrowest.
+
+    The widest is the most accuracy, whatever the load; the narrowest the least work, whatever the accuracy; and a
+    fixed width gives way to the nearest allowed one where a request forbids it.
+    """
+    nearest = rows[ROW_WIDTH][0]
+    for row in range(1, count):
+        other = rows[ROW_WIDTH][row]
+        if width == math.inf:
+            nearest = max(nearest, other)
+        elif abs(other - width) < abs(nearest - width) or (
+            abs(other - width) == abs(nearest - width) and other < nearest
+        ):
+            nearest = other
+    return nearest
 
 
-def fixed(width: Width) -> WidthRule:
-    """Return the rule that takes ``width``, or the nearest allowed one when a request forbids it."""
-
-    def rule(candidates: Sequence[Candidate], situation: Situation) -> Sequence[Candidate]:
-        nearest = min((abs(c.width - width), c.width) for c in candidates)[1]
-        return of_width(candidates, nearest)
-
-    return rule
-
-
-def by_slack(candidates: Sequence[Candidate], situation: Situation) -> Sequence[Candidate]:
+@compiled
+def _by_slack(rows: Table, count: int, ask: Column) -> tuple[float, float]:
     """The widest width at which the head meets its deadline and the queue behind it drains in time.
 
     Looking at the head alone would spend all its slack on accuracy and leave none to those behind, so a backlog
     must also drain, at that width on all servers, before nine of ten in the queue are due. When no width does both,
     the one that drains first is taken.
     """
-    margin = situation.slack_margin
-    tail_slack_s = situation.queue.tail_deadline_s - situation.now_s
-    in_time = [c for c in candidates if situation.is_in_time(c.completion_s) and c.drain_s * margin <= tail_slack_s]
-    if in_time:
-        return of_width(in_time, max(c.width for c in in_time))
-    return soonest_drained(candidates)
+    widest = 0.0
+    for row in range(count):
+        if rows[ROW_WIDTH][row] > widest and _is_timely(row, rows, ask):
+            widest = rows[ROW_WIDTH][row]
+    if widest > 0:
+        return widest, 1.0
+    return soonest_drained(rows, count), 0.0
 
 
-def soonest_drained(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-    """Return the candidates of the width at which all that waits is answered first."""
-    return of_width(candidates, min((c.drain_s, c.width) for c in candidates)[1])
+@compiled
+def soonest_drained(rows: Table, count: int) -> float:
+    """Return the width at which all that waits is answered first, the narrower of two."""
+    best = 0
+    for row in range(1, count):
+        drain_s, best_s = rows[ROW_DRAIN_S][row], rows[ROW_DRAIN_S][best]
+        if drain_s < best_s or (drain_s == best_s and rows[ROW_WIDTH][row] < rows[ROW_WIDTH][best]):
+            best = row
+    return rows[ROW_WIDTH][best]

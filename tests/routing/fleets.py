@@ -7,7 +7,10 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from orchestrator.profile import LatencyFit, LatencyTable
-from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, ServerName, ServerState, Width
+from orchestrator.routing import FleetTables
+from orchestrator.routing.compiled import new_table
+from orchestrator.routing.occupancy import BUSY_FIELDS, bound_work_s, free_s, seat_groups
+from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
 
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
@@ -52,6 +55,24 @@ def fleet_server(
     return ServerState(ServerName(name), models, in_flight=groups, **state)  # type: ignore[arg-type]
 
 
+class Occupancy:
+    """What one server has to do, alone, as the tables say."""
+
+    def __init__(self, server: ServerState, latency: LatencyTable, *, now_s: float) -> None:
+        fleet = FleetTables([server], latency).fleet
+        self._busy = new_table(BUSY_FIELDS, fleet.depth)
+        self._count = len(server.in_flight)
+        self._last_start_s, self._stretch_ratio, backlog_s = seat_groups(fleet, 0, self._busy, now_s)
+        self._bound_s = bound_work_s(fleet, 0)
+        self.backlog_s = backlog_s + self._bound_s
+
+    def wait_s(self, model: ServedModel) -> float:
+        return free_s(self._busy, self._count, 1 / model.instances, self._last_start_s) + self._bound_s
+
+    def overdue_ratio(self, margin: float) -> float:
+        return max(1.0, self._stretch_ratio / margin)
+
+
 @st.composite
 def servers(draw: st.DrawFn, index: int) -> ServerState:
     widths = tuple(draw(st.sets(st.sampled_from(WIDTHS), min_size=1)))
@@ -73,9 +94,9 @@ def servers(draw: st.DrawFn, index: int) -> ServerState:
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> tuple[list[ServerState], LatencyTable]:
+def fleets(draw: st.DrawFn, most: int = 5) -> tuple[list[ServerState], LatencyTable]:
     """Draw some servers and what is known of their speed; some of it is not known."""
-    states = [draw(servers(index)) for index in range(draw(st.integers(0, 5)))]
+    states = [draw(servers(index)) for index in range(draw(st.integers(0, most)))]
     times = st.floats(1e-6, 0.1)
     fits = {
         (state.name, model.name): line(draw(times), draw(times))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from orchestrator.decision import Candidate
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.routing import build_candidates
-from orchestrator.routing.occupancy import Occupancy
 from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
+from tests.routing.fleets import Occupancy
 
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
 A, B = ServerName("a"), ServerName("b")

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 
 from orchestrator.profile import LatencyTable
 from orchestrator.routing import build_candidates, mark_begun
-from orchestrator.routing.occupancy import Occupancy
 from orchestrator.snapshot import GroupInFlight, QueueState, ServerState
 from tests.fakes.servers import served_model
-from tests.routing.fleets import WIDTHS, fleet_server, fleets, latencies, model_name
+from tests.routing.fleets import WIDTHS, Occupancy, fleet_server, fleets, latencies, model_name
 
 TEN_MS_AN_ITEM = latencies(a={25: (0.01, 0.0), 100: (0.01, 0.0)})
 

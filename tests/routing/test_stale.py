@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.decision import Dispatch
+from orchestrator.decision import Candidate, Dispatch
 from orchestrator.routing import Situation, build_candidates, parse_policy
-from orchestrator.routing.stale import corrected
-from orchestrator.snapshot import QueueState
+from orchestrator.routing.compiled import new_table
+from orchestrator.routing.fields import ROW_FIELDS
+from orchestrator.routing.row_values import read_candidate, write_candidate
+from orchestrator.routing.stale import stretch_overdue
+from orchestrator.snapshot import QueueState, ServerName
 from tests.routing.fleets import WIDTHS, fleet_server, latencies
 
 # a was sent 4 items at 0, expected to take 40 ms, and is silent; b is five times slower, and idle.
@@ -37,15 +40,23 @@ def test_silence_counts_sooner_than_the_time_that_has_passed(now_s: float, lert:
     assert server_of("lect", now_s) == lect
 
 
+def corrected(*candidates: Candidate) -> list[Candidate]:
+    rows = new_table(ROW_FIELDS, len(candidates))
+    for row, candidate in enumerate(candidates):
+        write_candidate(rows, row, candidate, row)
+    stretch_overdue(rows, len(candidates))
+    return [read_candidate(rows, row, [ServerName(c.server) for c in candidates]) for row in range(len(candidates))]
+
+
 def test_all_times_of_the_silent_server_are_stretched_and_those_of_others_left_alone() -> None:
     queue = QueueState(3, 1, 10.0, 10.0, WIDTHS)
     a, b = build_candidates(FLEET, queue, LATENCY, now_s=0.1, slack_margin=1.25)
-    slower_a, same_b = corrected([a, b])
-    assert same_b is b
+    slower_a, same_b = corrected(a, b)
+    assert same_b == b
     assert slower_a.completion_s == pytest.approx(2 * (0.06 + 0.01 * a.items))
     assert slower_a.head_completion_s == pytest.approx(2 * 0.07)
     assert slower_a.with_items(1).completion_s == pytest.approx(2 * 0.07)
     assert slower_a.service_s == pytest.approx(2 * a.service_s)
     assert slower_a.capacity_rps == pytest.approx(a.capacity_rps / 2)
     assert (slower_a.drain_s, slower_a.items, slower_a.has_room) == (a.drain_s, a.items, a.has_room)
-    assert corrected([slower_a]) == [slower_a]
+    assert corrected(slower_a) == [slower_a]

@@ -1,0 +1,99 @@
+"""A policy as numbers, and the one function that decides by them.
+
+So the whole decision is one compiled function: a router calls it once a decision, and the simulator's event loop calls
+it without coming back to Python. A rule is one column of numbers rather than an object, because a compiled function
+can take that from anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from orchestrator.decision import Reason
+from orchestrator.routing import capacity, server_rules, two_choices
+from orchestrator.routing.central import choose_centrally
+from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.fields import HOLD, REASONS, ROW_HAS_ROOM, ROW_ITEMS
+from orchestrator.routing.stale import stretch_overdue
+from orchestrator.routing.width_rules import narrow
+
+SERVER_RULE: Final = 0
+"""Which server rule is applied; CENTRAL for none."""
+WIDTH_RULE: Final = 1
+"""Which width rule; of a central policy, which central rule."""
+PARAMETER: Final = 2
+"""The width in percent of the width rule FIXED; the buckets of a central rule."""
+BINDS_LATE: Final = 3
+"""1 when it holds for a server that has no room, 0 when requests are bound on arrival."""
+CORRECTS_STALE: Final = 4
+"""1 when the times of overdue servers are stretched first."""
+RULE_FIELDS: Final = 5
+
+DRAWN: Final = 0
+IN_TURN: Final = 1
+FEWEST_ITEMS: Final = 2
+LEAST_COMPLETION: Final = 3
+SOONER_OF_TWO: Final = 4
+EMPTIER_OF_TWO: Final = 5
+SHORTEST_DELAY: Final = 6
+DRAWN_BY_CAPACITY: Final = 7
+CENTRAL: Final = 8
+
+_REASON_CODES: Final = tuple(
+    REASONS.index(reason)
+    for reason in (
+        Reason.DRAWN,
+        Reason.NEXT_IN_TURN,
+        Reason.FEWEST_ITEMS,
+        Reason.LEAST_COMPLETION,
+        Reason.BETTER_OF_TWO,
+        Reason.BETTER_OF_TWO,
+        Reason.LEAST_DELAY,
+        Reason.DRAWN_BY_CAPACITY,
+    )
+)
+"""Why, by server rule."""
+_NO_CANDIDATE: Final = REASONS.index(Reason.NO_CANDIDATE)
+_BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
+
+
+@compiled
+def choose_row(rule: Column, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    """Return the row to dispatch, or HOLD or REJECT, the items to send, the code of the reason, and until when to hold.
+
+    It may stretch the times in ``rows`` as the policy believes them.
+    """
+    if count == 0:
+        return HOLD, 0.0, _NO_CANDIDATE, math.inf
+    if rule[CORRECTS_STALE] != 0:
+        stretch_overdue(rows, count)
+    server_rule = int(rule[SERVER_RULE])
+    if server_rule == CENTRAL:
+        row, items, reason = choose_centrally(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, ask)
+        return row, items, reason, math.inf
+    width, timely = narrow(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, ask)
+    row = _server_of(server_rule, width, timely, rows, count, ask)
+    if rule[BINDS_LATE] != 0 and rows[ROW_HAS_ROOM][row] == 0:
+        return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
+    return row, rows[ROW_ITEMS][row], _REASON_CODES[server_rule], math.inf
+
+
+@compiled
+def _server_of(server_rule: int, width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+    """Return the row that a server rule takes of those that a width rule has left."""
+    if server_rule == DRAWN:
+        return server_rules.drawn(width, timely, rows, count, ask)
+    if server_rule == IN_TURN:
+        return server_rules.in_turn(width, timely, rows, count, ask)
+    if server_rule == FEWEST_ITEMS:
+        return server_rules.fewest_items(width, timely, rows, count, ask)
+    if server_rule == LEAST_COMPLETION:
+        return server_rules.least_completion(width, timely, rows, count, ask)
+    if server_rule == SOONER_OF_TWO:
+        return two_choices.sooner_of_two(width, timely, rows, count, ask)
+    if server_rule == EMPTIER_OF_TWO:
+        return two_choices.emptier_of_two(width, timely, rows, count, ask)
+    if server_rule == SHORTEST_DELAY:
+        return capacity.shortest_delay(width, timely, rows, count, ask)
+    return capacity.drawn_by_capacity(width, timely, rows, count, ask)
