@@ -32,8 +32,8 @@ from orchestrator.gateway.stream import METHOD as STREAM_METHOD
 from orchestrator.gateway.stream import StreamSession
 from orchestrator.gateway.wire import MalformedMessageError
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc_calls import Metadata, Send, Service, UnaryHandler
-from orchestrator.http2.grpc_wire import RequestHead, RpcError, read_request_head
+from orchestrator.http2.grpc_calls import Send, Service, UnaryHandler
+from orchestrator.http2.grpc_wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener

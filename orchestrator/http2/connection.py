@@ -97,7 +97,7 @@ class Connection(Flow, Generic[T]):
         self._born_s = self.now_s
         self.violation: ViolationError | None = None
         self.goaway: int | None = None
-        self.peer_max_streams = 100  # until its SETTINGS say more
+        self.peer_max_streams = MAX_WINDOW  # until its SETTINGS say otherwise
         self._rest = b""
         self._preface = PREFACE if accept is not None else b""
         self._is_open = False
@@ -159,6 +159,7 @@ class Connection(Flow, Generic[T]):
 
     def abort(self, code: ErrorCode) -> None:
         """Abort every stream: the connection is gone."""
+        self.is_over = True
         streams = list(self._streams.values())
         self._streams.clear()
         self._blocked.clear()
@@ -195,17 +196,21 @@ class Connection(Flow, Generic[T]):
 
     # --- for streams ---
 
-    def open(self, receiver: Receiver, block: bytes, body: bytes | None = None) -> Stream:
-        """Open a stream to the peer; ``body``, when given, is all that is sent on it."""
+    @property
+    def is_usable(self) -> bool:
+        """Whether a stream may be opened to the peer."""
+        return not self.is_over and self.goaway is None and self._next_stream < MAX_WINDOW
+
+    def open(self, receiver: Receiver, block: bytes, body: bytes) -> Stream:
+        """Open a stream to the peer; ``body`` is all that is sent on it."""
         stream = Stream(self, self._next_stream, self._initial_window, self._limits.stream_window_bytes)
         stream.receiver = receiver
         stream.is_fed = False
         self._next_stream += 2
         self._streams[stream.id] = stream
         self.write(frame(HEADERS, END_HEADERS, stream.id, block))
-        if body is not None:
-            stream.send_data(body)
-            stream.finish()
+        stream.trailers = b""
+        stream.send_data(body)
         return stream
 
     # --- receiving ---
@@ -415,6 +420,11 @@ class Connection(Flow, Generic[T]):
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream, or too short")
         self._spend()
         self.goaway = int.from_bytes(payload[:4], "big") & MAX_WINDOW
+        if self._accept is None:
+            for stream in [stream for stream in self._streams.values() if stream.id > self.goaway]:
+                del self._streams[stream.id]
+                self.forget(stream)
+                self.tell_abort(stream, ErrorCode.REFUSED_STREAM)
 
     def _take_window_update(self, payload: bytes, flags: int, number: int) -> None:
         if len(payload) != 4:

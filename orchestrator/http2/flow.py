@@ -47,6 +47,7 @@ class Flow:
         now_s: when something last came.
         running: calls that have not ended, streams that are gone included; counted by the user.
         held_bytes: of requests that have not come whole; counted by the user.
+        is_over: whether the connection is gone.
         is_paused: whether the transport takes no more; the owner sets it, and calls ``resume``.
     """
 
@@ -60,6 +61,7 @@ class Flow:
         self.now_s = clock()
         self.running = 0
         self.held_bytes = 0
+        self.is_over = False
         self.is_paused = False
         self._out: list[bytes | memoryview] = []
         self._streams: dict[int, Stream] = {}
@@ -74,6 +76,11 @@ class Flow:
     def is_idle(self) -> bool:
         """Whether no stream is open."""
         return not self._streams
+
+    @property
+    def open_streams(self) -> int:
+        """How many are open."""
+        return len(self._streams)
 
     def take_out(self) -> bytes:
         """Return what is to be written, and forget it."""

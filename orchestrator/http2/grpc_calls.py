@@ -20,6 +20,7 @@ from orchestrator.http2.grpc_wire import (
     OK_TRAILERS,
     PREFIX_BYTES,
     RESPONSE_HEADERS,
+    Metadata,
     RequestHead,
     RpcError,
     http_refusal,
@@ -33,7 +34,6 @@ from orchestrator.http2.stream import Receiver, Stream
 
 log = logging.getLogger(__name__)
 
-Metadata = tuple[tuple[str, str | bytes], ...]
 UnaryHandler = Callable[[bytes, Metadata], Awaitable[bytes]]
 Send = Callable[[bytes], Awaitable[None]]
 StreamHandler = Callable[[AsyncIterator[bytes], Send, Metadata], Awaitable[None]]

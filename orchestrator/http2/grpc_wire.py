@@ -10,9 +10,10 @@ import binascii
 import math
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from orchestrator.errors import SlimError
 from orchestrator.http2.headers import Field, encode_literals, list_bytes
@@ -43,6 +44,8 @@ _STATUS_NUMBERS: Final = {name: str(number).encode() for number, name in enumera
 ENCODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """Compressions that are understood, with what zlib calls them."""
 
+_STATUS_OF: Final = {number: name for name, number in _STATUS_NUMBERS.items()}
+
 RESPONSE_HEADERS: Final = b"\x88" + encode_literals(
     ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip"))
 )
@@ -58,6 +61,9 @@ _CONNECTION_FIELDS: Final = frozenset(
 )
 _PSEUDO: Final = frozenset((b":method", b":path", b":scheme", b":authority"))
 _NOT_METADATA: Final = frozenset((b"te", b"content-type"))
+
+
+Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class RpcError(SlimError):
@@ -135,6 +141,46 @@ def read_request_head(fields: list[Field], *, max_list_bytes: int) -> RequestHea
         encoding=found.get(b"grpc-encoding", b"identity").decode("latin-1"),
         is_too_large=list_bytes(fields) > max_list_bytes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """What the headers or trailers of an answer say.
+
+    Attributes:
+        http_status: 0 in trailers.
+        status: gRPC's name of it; None when it is not told here.
+        detail: the message of the status.
+    """
+
+    http_status: int = 0
+    status: str | None = None
+    detail: str = ""
+
+
+def read_response_head(fields: list[Field]) -> ResponseHead:
+    """Return what the fields of an answer say; what is no number or unknown is taken for no success."""
+    found = dict(fields)
+    http = found.get(b":status", b"0")
+    number = found.get(b"grpc-status")
+    status = None if number is None else _STATUS_OF.get(number, "UNKNOWN")
+    detail = unquote_to_bytes(found.get(b"grpc-message", b"")).decode(errors="replace")
+    return ResponseHead(int(http) if http.isdigit() else 500, status, detail)
+
+
+def request_headers(path: str, authority: str, metadata: Metadata) -> bytes:
+    """Return the header block of a call."""
+    fields = [
+        (b":path", path.encode()),
+        (b":authority", authority.encode()),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+        (b"user-agent", b"slim-scheduler"),
+    ]
+    for name, value in metadata:
+        raw = base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode("latin-1", "replace")
+        fields.append((name.encode(), raw))
+    return b"\x83\x86" + encode_literals(fields)  # POST and http, from the static table
 
 
 def _has_control(value: bytes) -> bool:

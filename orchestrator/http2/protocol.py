@@ -15,6 +15,7 @@ from orchestrator.http2.connection import Connection
 from orchestrator.http2.frames import ErrorCode
 
 _WRITE_BUFFER_BYTES = 2**20
+_IDLE_LOOK_S = 0.5
 
 
 class Http2Protocol(asyncio.Protocol):
@@ -106,6 +107,13 @@ class Http2Protocol(asyncio.Protocol):
         """Take no more calls, and close when none is left."""
         if self.connection is not None and self._closing_since_s is None:
             self.connection.drain()
+
+    def close_when_idle(self) -> None:
+        """Close when no stream is open any more."""
+        if self.connection is None or self.connection.is_idle:
+            self.close()
+        else:
+            self._loop.call_later(_IDLE_LOOK_S, self.close_when_idle)
 
     def close(self) -> None:
         """Close once what was said has gone out; ``check`` sees to it that this does not take for ever."""

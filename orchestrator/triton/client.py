@@ -1,36 +1,35 @@
 """The one adapter over ``tritonclient.grpc.aio``: typed results, our errors, units converted once.
 
-Two rules of Triton 2.51 shape it. A cancelled or timed-out gRPC infer can crash the server (server#7368), so
-``infer`` is shielded: a caller that gives up leaves the call to finish by itself, no client timeout is ever sent
-along, and ``close`` waits for calls under way. And same-address channels share one connection unless told otherwise,
-so each client has a pool of its own.
+Two rules of Triton 2.51 shape it. A cancelled or timed-out gRPC infer can crash the server (server#7368), so a caller
+of ``infer`` that gives up leaves the call to finish by itself, no client timeout is ever sent along, and ``close``
+waits for calls under way. And same-address channels share one connection unless told otherwise, so each client has a
+pool of its own. Inferences, which are many, go over a channel of ours (orchestrator.http2.grpc_channel).
 
 Control goes over gRPC too; loading over HTTP blocks one of Triton's HTTP workers (server#8958).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
-from tritonclient import grpc as triton
 from tritonclient.grpc import aio
 from tritonclient.grpc.model_config_pb2 import ModelConfig
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
-from orchestrator.errors import PermanentError, SlimError
+from orchestrator.errors import SlimError
+from orchestrator.http2.grpc_channel import GrpcChannel
+from orchestrator.http2.grpc_wire import RpcError
+from orchestrator.triton.infer_wire import InferRequests, decode_outputs
 from orchestrator.triton.translation import translate_status
 
-log = logging.getLogger(__name__)
-
 Array = NDArray[Any]
+
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 CHANNEL_ARGUMENTS = [
     ("grpc.use_local_subchannel_pool", 1),
@@ -92,7 +91,9 @@ class TritonClient:
         self.address = address
         self._timeout_s = timeout_s
         self._headers = dict(headers or {})
-        self._calls: set[asyncio.Future[Any]] = set()
+        self._metadata = tuple(self._headers.items())
+        self._requests = InferRequests()
+        self._channel = GrpcChannel(address)
         self._client = aio.InferenceServerClient(address, channel_args=CHANNEL_ARGUMENTS)
 
     async def __aenter__(self) -> Self:
@@ -104,11 +105,8 @@ class TritonClient:
         await self.close()
 
     async def close(self, *, drain_s: float = 10.0) -> None:
-        """Close the connection, after waiting for calls under way; those that take longer are cancelled."""
-        if self._calls:
-            _, slow = await asyncio.wait(set(self._calls), timeout=drain_s)
-            if slow:
-                log.warning("cancelling %d calls that Triton at %s has not answered", len(slow), self.address)
+        """Close the connections, after waiting for inferences under way."""
+        await self._channel.close(drain_s=drain_s)
         await self._client.close()
 
     async def is_ready(self) -> bool:
@@ -203,19 +201,12 @@ class TritonClient:
         Raises:
             SlimError: as translate_status says; whether the batch may have run is among it.
         """
-        tensors = []
-        for name, array in inputs.items():
-            tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(np.ascontiguousarray(array))
-            tensors.append(tensor)
-        wanted = [triton.InferRequestedOutput(name) for name in outputs]
-        sent = self._client.infer(model, tensors, outputs=wanted, headers=self._headers)
-        call = asyncio.ensure_future(self._call(sent))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-        call.add_done_callback(_retrieve)
-        result = await asyncio.shield(call)
-        return {name: _require_output(result.as_numpy(name), name, model) for name in outputs}
+        message = self._requests.encode(model, inputs, outputs)
+        try:
+            answer = await self._channel.call(_INFER, message, self._metadata)
+        except RpcError as exc:
+            raise translate_status(exc.status, exc.detail, self.address) from exc
+        return decode_outputs(answer, model, outputs)
 
     async def _call(self, awaitable: Any) -> Any:
         try:
@@ -227,15 +218,3 @@ class TritonClient:
 def translate_error(error: InferenceServerException, address: str) -> SlimError:
     """Return our error for one of tritonclient's, see translate_status."""
     return translate_status(error.status(), error.message() or "no reason given", address)
-
-
-def _retrieve(call: asyncio.Future[Any]) -> None:
-    """Look at the outcome, so that an abandoned call that fails is not reported as never retrieved."""
-    if not call.cancelled():
-        call.exception()
-
-
-def _require_output(array: Array | None, name: str, model: str) -> Array:
-    if array is None:
-        raise PermanentError(f"model {model} answered without its output {name!r}; run 'slimsched verify' on it")
-    return array

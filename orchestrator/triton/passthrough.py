@@ -17,6 +17,8 @@ from typing import Any
 import grpc
 
 from orchestrator.errors import ModelNotFoundError, ServerUnavailableError, SlimError, TransientError
+from orchestrator.http2.grpc_channel import GrpcChannel
+from orchestrator.http2.grpc_wire import RpcError
 from orchestrator.triton.client import CHANNEL_ARGUMENTS
 from orchestrator.triton.protocol_key import HEADER_PREFIX, read_protocol_key, render_headers
 from orchestrator.triton.translation import translate_status
@@ -64,13 +66,13 @@ class TritonPassthrough:
         self.address = address
         self._headers = tuple(render_headers(key).items())
         self._channel: Any = grpc.aio.insecure_channel(address, options=CHANNEL_ARGUMENTS)
-        self._unary: dict[str, Any] = {}
+        self._calls = GrpcChannel(address)
         self._tasks: set[asyncio.Future[Any]] = set()
 
     @property
     def in_flight(self) -> int:
         """Calls and streams under way."""
-        return len(self._tasks)
+        return self._calls.in_flight + len(self._tasks)
 
     async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
         """Return the answer to one unary call.
@@ -83,21 +85,10 @@ class TritonPassthrough:
         Raises:
             RefusedCallError: with the server's status; ``executed`` says whether it is safe to ask another server.
         """
-        stub = self._unary.get(method)
-        if stub is None:
-            stub = self._unary[method] = self._channel.unary_unary(f"/{SERVICE}/{method}")
-        task = asyncio.ensure_future(self._await(stub(message, metadata=self._metadata(metadata))))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_retrieve)
-        return await asyncio.shield(task)
-
-    async def _await(self, call: Any) -> bytes:
         try:
-            answer: bytes = await call
-        except grpc.aio.AioRpcError as exc:
-            raise _refusal(exc, self.address) from exc
-        return answer
+            return await self._calls.call(f"/{SERVICE}/{method}", message, self._metadata(metadata))
+        except RpcError as exc:
+            raise _refusal(exc.status, exc.detail, self.address) from exc
 
     def open_stream(self, method: str, metadata: Metadata = ()) -> PassthroughStream:
         """Begin a call that is a stream both ways; the caller must ``abandon`` it in the end."""
@@ -111,11 +102,12 @@ class TritonPassthrough:
         task.add_done_callback(_retrieve)
 
     async def close(self, *, drain_s: float = 10.0) -> None:
-        """Close the channel, after waiting for calls under way; those that take longer are cancelled."""
+        """Close the channels, after waiting for what is under way; streams that take longer are cancelled."""
+        await self._calls.close(drain_s=drain_s)
         if self._tasks:
             _, slow = await asyncio.wait(set(self._tasks), timeout=drain_s)
             if slow:
-                log.warning("cancelling %d calls that Triton at %s has not answered", len(slow), self.address)
+                log.warning("cancelling %d streams that Triton at %s has not ended", len(slow), self.address)
         await self._channel.close()
 
     def _metadata(self, metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
@@ -152,7 +144,7 @@ class PassthroughStream:
         try:
             await self._call.write(message)
         except grpc.aio.AioRpcError as exc:
-            raise _refusal(exc, self._server.address) from exc
+            raise _grpc_refusal(exc, self._server.address) from exc
         except asyncio.InvalidStateError as exc:
             raise RefusedCallError("UNAVAILABLE", f"the stream to Triton at {self._server.address} has ended") from exc
 
@@ -194,19 +186,22 @@ class PassthroughStream:
             if code is not grpc.StatusCode.OK:
                 end = RefusedCallError(code.name, await self._call.details() or "")
         except grpc.aio.AioRpcError as exc:
-            end = _refusal(exc, self._server.address)
+            end = _grpc_refusal(exc, self._server.address)
         if not self._is_abandoned:
             await self._answers.put(end)
 
 
-def _refusal(error: Any, address: str) -> RefusedCallError:
-    code, detail = error.code(), error.details() or ""
-    translated = translate_status(code.name, detail or "no reason given", address)
+def _grpc_refusal(error: Any, address: str) -> RefusedCallError:
+    return _refusal(error.code().name, error.details() or "", address)
+
+
+def _refusal(status: str, detail: str, address: str) -> RefusedCallError:
+    translated = translate_status(status, detail or "no reason given", address)
     refused = isinstance(translated, ModelNotFoundError)
     executed = not (refused or (isinstance(translated, TransientError) and not translated.executed))
     if isinstance(translated, ServerUnavailableError) and not executed:
         detail = f"{detail} (Triton at {address})"  # gRPC's own words would name no server of ours
-    return RefusedCallError(code.name, detail, executed=executed)
+    return RefusedCallError(status, detail, executed=executed)
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:
