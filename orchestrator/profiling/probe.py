@@ -7,7 +7,7 @@ depend on the pixels.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from orchestrator.errors import ConfigError
 from orchestrator.profiling.ports import ProfiledServer, Telemetry
@@ -87,14 +87,12 @@ async def _send_one(
     latencies_s.append(clock() - began_s)
 
 
-async def _measure_window(telemetry: Telemetry, work: Callable[[], object], clock: Clock) -> Window:
+async def _measure_window(telemetry: Telemetry, work: Callable[[], Awaitable[None]], clock: Clock) -> Window:
     before = (await telemetry.read()).energy_j
     began_s = clock()
     polling = asyncio.create_task(_poll(telemetry)) if before.source == INTEGRATED else None
     try:
-        outcome = work()
-        assert asyncio.iscoroutine(outcome)
-        await outcome
+        await work()
     finally:
         if polling is not None:
             polling.cancel()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,37 @@ def test_a_server_on_another_host_can_not_be_controlled_from_here(tmp_path: Path
     code, output = run(tmp_path, "--control", "--out", tmp_path / "p.json", fleet=fleet)
     assert code == 1
     assert "run 'slimsched profile' beside the server" in output
+
+
+@pytest.fixture
+def controller() -> Iterator[str]:
+    """The address of a controller of server ``a``, which tells no more than that."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"server": "a"}')
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_nothing_is_changed_beside_a_running_controller_unless_forced(tmp_path: Path, controller: str) -> None:
+    fleet = FLEET.replace("'127.0.0.1:1'", f"'127.0.0.1:1', controller: '{controller}'")
+    code, output = run(tmp_path, "--control", "--out", tmp_path / "p.json", fleet=fleet)
+    assert code == 1
+    assert "a controller looks after a and would undo what is measured; stop it, or give --force" in output
+    code, output = run(tmp_path, "--control", "--force", "--out", tmp_path / "p.json", fleet=fleet)
+    assert code == 1
+    assert "needs 'repository' and 'metrics'" in output
 
 
 def test_a_profile_is_shown_and_drawn_without_asking_anybody(tmp_path: Path) -> None:
