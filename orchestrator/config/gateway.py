@@ -94,8 +94,8 @@ class GatewaySettings(Section):
     drain_s: float = Field(default=20.0, ge=0)
     """How long a stopping gateway waits for what it has accepted."""
     workers: int = Field(default=1, ge=1, le=256)
-    """Processes that answer. One core's worth of Python is enough for some two thousand requests a second; more help
-    only where cores are idle while one process is busy, and each has a router that knows only its own requests."""
+    """Processes that answer. More help only where cores are idle while one process is busy: Python runs on one core a
+    process. Each has a router that knows only its own requests, so one is best as long as it is enough."""
 
     @field_validator("grpc", "http", "metrics")
     @classmethod

@@ -1,0 +1,52 @@
+"""Units that systemd itself finds nothing wrong with, and that fit what they run."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.cli import main
+from orchestrator.config import ControllerSettings, GatewaySettings, RouterSettings
+
+UNITS = sorted((Path(__file__).parents[1] / "deploy" / "systemd").glob("*.service"))
+
+
+def read_service(name: str) -> configparser.SectionProxy:
+    parser = configparser.RawConfigParser()
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(next(unit for unit in UNITS if unit.name.startswith(name)))
+    return parser["Service"]
+
+
+def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze on PATH; it comes with systemd")
+    copies = []
+    for unit in UNITS:
+        copies.append(tmp_path / unit.name.replace("@", "@a"))  # an instance of a template
+        copies[-1].write_text(unit.read_text().replace("/opt/slimsched/bin/slimsched", "/bin/true"))
+    assert len(copies) == 2
+    done = subprocess.run([analyze, "verify", *copies], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["gateway", "controller"])
+def test_the_command_has_the_options_that_its_unit_gives(command: str) -> None:
+    arguments = read_service(f"slimsched-{command}")["ExecStart"].split()[1:]
+    assert arguments[0] == command
+    shown = CliRunner().invoke(main, [command, "--help"]).output
+    assert all(argument in shown for argument in arguments if argument.startswith("--"))
+
+
+def test_systemd_waits_for_longer_than_a_drain_may_take() -> None:
+    gateway, controller = (
+        int(read_service(f"slimsched-{name}")["TimeoutStopSec"]) for name in ("gateway", "controller")
+    )
+    assert gateway > GatewaySettings().drain_s + RouterSettings().drain_s
+    assert controller > ControllerSettings().action_timeout_s
