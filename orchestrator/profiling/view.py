@@ -16,11 +16,14 @@ def render_profile_table(profile: Profile) -> Table:
     """
     columns = ("server", "width", "1", "largest", "a", "b", "error", "J", "MiB", "load")
     table = Table(*columns, box=SIMPLE_HEAD, collapse_padding=True, title="latency of a batch in ms, and a·n + b")
+    if any(server.origin is Origin.EMULATED for server in profile.servers):
+        table.caption = "(3×): the machine is emulated, so many times slower than this one"
     for column in table.columns[1:]:
         column.justify = "right"
     for server in profile.servers:
         for model in server.models:
-            table.add_row(describe_server(server), f"{model.width} %", *_figures(model))
+            slowdown = f" ({server.slowdown:g}×)" if server.origin is Origin.EMULATED else ""
+            table.add_row(f"{server.name}{slowdown}", f"{model.width} %", *_figures(model))
     return table
 
 
