@@ -211,6 +211,14 @@ def test_without_its_supervisor_a_worker_ends(team: Team) -> None:
     wait(lambda: not any(map(is_alive, workers)), lambda: workers)
 
 
+def test_a_hangup_reaches_every_worker(team: Team) -> None:
+    team.process.send_signal(signal.SIGHUP)
+    # The supervisor for its own reading, and each worker for its router.
+    wait(lambda: team.log.read_text().count("the fleet's servers") >= 3, team.log.read_text)
+    assert team.log.read_text().count("were read again") == 3
+    team.get("/v2/health/ready")
+
+
 def test_a_second_gateway_is_told_that_the_address_is_taken(team: Team) -> None:
     done = subprocess.run(team.command(), cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 1
