@@ -104,6 +104,8 @@ class RouterSettings(Section):
     """Run each newly found width a few times on blank items, so that the first decisions rest on measured times."""
     max_attempts: int = Field(default=3, ge=1)
     """How often a request is sent at the most; see orchestrator.router.retry."""
+    resolve_period_s: float = Field(default=10.0, gt=0)
+    """How often host names of servers are looked up; each address that one has is a server."""
     retries: RetrySettings = RetrySettings()
     hedge: HedgeSettings | None = None
     """None: no second copies beside what is overdue."""

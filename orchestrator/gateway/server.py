@@ -159,20 +159,19 @@ class Gateway:
             files.refresh(is_forced=True)
 
     def reconfigure(self, fleet: FleetSettings) -> None:
-        """Go on with other servers, losing no call; returns at once. Only for gateways made by ``over``.
+        """Take the gateway's section of another fleet; the servers are those of the router, whatever it is told.
 
-        The router is reconfigured by whoever opened it. What counts requests goes on counting. Of the gateway's own
-        settings none changes before it is started again, which is told in the log.
-
-        Raises:
-            ConfigError: A protocol key file can't be used; then nothing has changed.
+        None of the settings changes before the gateway is started again, which is told in the log.
         """
-        changes = find_changes(self._servers, fleet.servers)
-        opened = open_servers(changes.opened)
-        self._servers = fleet.servers
-        self._catalogue.reconfigure(opened, map(ServerName, changes.closed))
         if fleet.gateway != self._settings:
             log.warning("the gateway section has changed; start the gateway again for it to take effect")
+
+    def _take(self, servers: tuple[ServerSettings, ...]) -> None:
+        """Pass calls on to other servers from now on; what counts requests goes on counting."""
+        changes = find_changes(self._servers, servers)
+        opened = open_servers(changes.opened)
+        self._servers = servers
+        self._catalogue.reconfigure(opened, map(ServerName, changes.closed))
 
     def follow(self, files: WatchedFiles) -> None:
         """Look after some more files."""
@@ -184,21 +183,25 @@ class Gateway:
 
         Args:
             fleet: all of it.
-            router: over the same fleet.
+            router: over the same fleet, open; its servers are followed.
             team: when this is one of several processes.
 
         Raises:
             ConfigError: A protocol key file can't be used.
         """
+        membership = router.membership
+        servers = fleet.servers if membership is None else membership.servers
         gateway = cls(
             fleet.gateway,
             router,
-            open_servers(fleet.servers),
+            open_servers(servers),
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
             team=team,
         )
-        gateway._servers = fleet.servers
+        gateway._servers = servers
+        if membership is not None:
+            membership.listen(gateway._take)
         return gateway
 
     @property

@@ -17,12 +17,12 @@ import logging
 import math
 import random
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, find_changes
+from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.decision import Candidate, Dispatch, Reject
 from orchestrator.errors import (
     CapacityError,
@@ -40,19 +40,18 @@ from orchestrator.router.fleet import Fleet
 from orchestrator.router.group import Group
 from orchestrator.router.lanes import Lane, Lanes
 from orchestrator.router.link import ServerClient, ServerLink
+from orchestrator.router.membership import Connect, Membership, Resolve
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.request import Answer, Array, LaneKey, PendingRequest, as_batch
 from orchestrator.router.start import ProfileStarts
 from orchestrator.routing import Binding, Situation, build_candidates, parse_policy, prepare
 from orchestrator.snapshot import GroupInFlight, ModelName, ServedModel, ServerName, Width
 from orchestrator.triton.discovery import TritonServer
+from orchestrator.triton.resolution import resolve_host
 
 log = logging.getLogger(__name__)
 
 _SILENT = RouterObserver()
-
-
-Connect = Callable[[ServerSettings, RouterSettings], ServerClient]
 
 
 def _connect_triton(server: ServerSettings, settings: RouterSettings) -> ServerClient:
@@ -81,8 +80,8 @@ class Router:
         starts: ProfileStarts | None = None,
         observer: RouterObserver = _SILENT,
     ) -> None:
-        self._servers: tuple[ServerSettings, ...] = ()
-        self._connect: Connect = _connect_triton
+        self._membership: Membership | None = None
+        self._resolving: asyncio.Task[None] | None = None
         self._settings = settings
         self._policy = parse_policy(settings.policy)
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
@@ -98,7 +97,12 @@ class Router:
 
     @classmethod
     def from_fleet(
-        cls, fleet: FleetSettings, *, observer: RouterObserver = _SILENT, connect: Connect = _connect_triton
+        cls,
+        fleet: FleetSettings,
+        *,
+        observer: RouterObserver = _SILENT,
+        connect: Connect = _connect_triton,
+        resolve: Resolve = resolve_host,
     ) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running.
 
@@ -106,38 +110,49 @@ class Router:
             fleet: all of it.
             observer: is told what happens.
             connect: makes the connection to a server.
+            resolve: returns the addresses of a host name, each of which is a server.
 
         Raises:
             ConfigError: when a key file or the profile can't be used.
         """
-        clients = {ServerName(s.name): connect(s, fleet.router) for s in fleet.servers}
-        router = cls(fleet.router, clients, starts=ProfileStarts.from_fleet(fleet), observer=observer)
-        router._servers, router._connect = fleet.servers, connect
+        membership = Membership(fleet, connect, resolve)
+        router = cls(fleet.router, membership.clients(), starts=membership.starts, observer=observer)
+        router._membership = membership
         return router
+
+    @property
+    def membership(self) -> Membership | None:
+        """Which servers there are now; None for a router that was not made by ``from_fleet``."""
+        return self._membership
 
     def reconfigure(self, fleet: FleetSettings) -> None:
         """Go on with other servers and settings, losing no request; returns at once.
 
         Servers that are new, or have another address or key, are connected to; those that are gone get nothing more
-        and finish what they have. What was bound to them is bound anew. Only for routers made by ``from_fleet``.
+        and finish what they have. What was bound to them is bound anew.
 
         Raises:
-            ConfigError: when the policy, a key file or the profile can't be used; then nothing has changed.
+            ConfigError: when the policy, a key file or the profile can't be used, or the router was not made by
+                ``from_fleet``; then nothing has changed.
         """
-        policy, starts = parse_policy(fleet.router.policy), ProfileStarts.from_fleet(fleet)
-        changes = find_changes(self._servers, fleet.servers)
-        opened = {ServerName(s.name): self._connect(s, fleet.router) for s in changes.opened}
-        self._servers, self._settings, self._policy = fleet.servers, fleet.router, policy
-        self._fleet.reconfigure(fleet.router, starts, opened=opened, closed=map(ServerName, changes.closed))
+        if self._membership is None:
+            raise ConfigError("this router was given its connections; make it with Router.from_fleet to change them")
+        policy = parse_policy(fleet.router.policy)
+        self._membership.reconfigure(fleet, self._fleet)
+        self._settings, self._policy = fleet.router, policy
         self._wake()
 
     async def __aenter__(self) -> Self:
         prepare()
         try:
+            if self._membership is not None:
+                await self._membership.resolve(self._fleet)
             await self._fleet.open(self._wake)
         except BaseException:
             await self._fleet.close()
             raise
+        if self._membership is not None:
+            self._resolving = asyncio.create_task(self._membership.watch(self._fleet))
         return self
 
     async def __aexit__(
@@ -149,7 +164,7 @@ class Router:
         try:
             await self._drain()
         finally:
-            remaining = list(self._tasks)
+            remaining = [*self._tasks, *([self._resolving] if self._resolving else [])]
             for task in remaining:
                 task.cancel()
             await asyncio.gather(*remaining, return_exceptions=True)

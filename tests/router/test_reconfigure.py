@@ -35,10 +35,15 @@ async def routed(fleet: FleetSettings, fakes: Mapping[str, FakeServer]) -> Async
 
 @pytest.mark.parametrize("policy", ["lert", "round-robin", "jsq"])
 async def test_servers_are_exchanged_under_load_without_losing_a_request(policy: str) -> None:
-    fakes = {f"h:{n}": FakeServer(item_s=0.005) for n in range(1, 5)}
-    async with routed(fleet_of({"a": "h:1", "b": "h:2"}, policy=policy), fakes) as router:
+    fakes = {f"127.0.0.1:{n}": FakeServer(item_s=0.005) for n in range(1, 5)}
+    async with routed(fleet_of({"a": "127.0.0.1:1", "b": "127.0.0.1:2"}, policy=policy), fakes) as router:
         loop = asyncio.get_running_loop()
-        changes = [{"b": "h:2", "c": "h:3"}, {"c": "h:3"}, {"c": "h:4"}, {"a": "h:1", "c": "h:4"}]
+        changes = [
+            {"b": "127.0.0.1:2", "c": "127.0.0.1:3"},
+            {"c": "127.0.0.1:3"},
+            {"c": "127.0.0.1:4"},
+            {"a": "127.0.0.1:1", "c": "127.0.0.1:4"},
+        ]
         for n, addresses in enumerate(changes):
             loop.call_later(0.5 + 0.5 * n, router.reconfigure, fleet_of(addresses, policy=policy))
         calls = []
@@ -49,16 +54,18 @@ async def test_servers_are_exchanged_under_load_without_losing_a_request(policy:
         assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))
         assert sum(len(server.groups) for server in fakes.values()) > 0
         assert set(router.served_by()) == {"a", "c"}
-        assert [fakes[address].closed for address in ("h:2", "h:3")] == [True, True]
-        assert not fakes["h:4"].closed
+        assert [fakes[address].closed for address in ("127.0.0.1:2", "127.0.0.1:3")] == [True, True]
+        assert not fakes["127.0.0.1:4"].closed
 
 
 async def test_a_server_that_leaves_finishes_what_it_has_before_it_is_let_go() -> None:
     slow, other = FakeServer(item_s=0.5), FakeServer(item_s=0.8)
-    async with routed(fleet_of({"a": "h:1", "b": "h:2"}), {"h:1": slow, "h:2": other}) as router:
+    async with routed(
+        fleet_of({"a": "127.0.0.1:1", "b": "127.0.0.1:2"}), {"127.0.0.1:1": slow, "127.0.0.1:2": other}
+    ) as router:
         call = asyncio.create_task(router.infer(item(3), deadline_ms=60_000))
         await asyncio.sleep(0.1)
-        router.reconfigure(fleet_of({"b": "h:2"}))
+        router.reconfigure(fleet_of({"b": "127.0.0.1:2"}))
         await asyncio.sleep(0.2)
         assert not slow.closed
         answer = await call
@@ -71,10 +78,12 @@ async def test_a_server_that_leaves_finishes_what_it_has_before_it_is_let_go() -
 
 async def test_what_was_abandoned_on_a_server_that_leaves_is_not_cut_off_there() -> None:
     hanging = TroubledServer(item_s=0.001)
-    async with routed(fleet_of({"a": "h:1", "b": "h:2"}), {"h:1": hanging, "h:2": FakeServer()}) as router:
+    async with routed(
+        fleet_of({"a": "127.0.0.1:1", "b": "127.0.0.1:2"}), {"127.0.0.1:1": hanging, "127.0.0.1:2": FakeServer()}
+    ) as router:
         hanging.hangs = True
         assert (await router.infer(item(3))).server == "b"
-        router.reconfigure(fleet_of({"b": "h:2"}))
+        router.reconfigure(fleet_of({"b": "127.0.0.1:2"}))
         await asyncio.sleep(30)
         assert not hanging.closed
         hanging.hangs = False
@@ -83,29 +92,29 @@ async def test_what_was_abandoned_on_a_server_that_leaves_is_not_cut_off_there()
 
 
 async def test_settings_change_live() -> None:
-    fakes = {"h:1": FakeServer()}
-    async with routed(fleet_of({"a": "h:1"}), fakes) as router:
+    fakes = {"127.0.0.1:1": FakeServer()}
+    async with routed(fleet_of({"a": "127.0.0.1:1"}), fakes) as router:
         assert (await router.infer(item(0))).width == 100
-        router.reconfigure(fleet_of({"a": "h:1"}, policy="lert:25"))
+        router.reconfigure(fleet_of({"a": "127.0.0.1:1"}, policy="lert:25"))
         answer = await router.infer(item(0))
         assert (answer.width, answer.policy) == (25, "lert:25")
-        assert not fakes["h:1"].closed
+        assert not fakes["127.0.0.1:1"].closed
 
 
 async def test_what_can_not_be_used_changes_nothing() -> None:
-    fakes = {"h:1": FakeServer()}
-    async with routed(fleet_of({"a": "h:1"}), fakes) as router:
+    fakes = {"127.0.0.1:1": FakeServer()}
+    async with routed(fleet_of({"a": "127.0.0.1:1"}), fakes) as router:
         with pytest.raises(ConfigError, match="no-such-rule"):
-            router.reconfigure(fleet_of({"b": "h:2"}, policy="no-such-rule"))
+            router.reconfigure(fleet_of({"b": "127.0.0.1:2"}, policy="no-such-rule"))
         assert (await router.infer(item(0))).server == "a"
 
 
 async def test_a_server_that_moves_is_another_machine_of_the_same_name() -> None:
     first, second = FakeServer(item_s=0.001), FakeServer(item_s=0.2)
-    async with routed(fleet_of({"a": "h:1"}), {"h:1": first, "h:2": second}) as router:
+    async with routed(fleet_of({"a": "127.0.0.1:1"}), {"127.0.0.1:1": first, "127.0.0.1:2": second}) as router:
         await router.infer(item(0))
         quick = router.latency.line(ServerName("a"), first.models[3], first.models)
-        router.reconfigure(fleet_of({"a": "h:2"}))
+        router.reconfigure(fleet_of({"a": "127.0.0.1:2"}))
         answer = await router.infer(item(4), deadline_ms=10_000)
         assert right(answer, 4)
         assert second.groups
@@ -115,10 +124,69 @@ async def test_a_server_that_moves_is_another_machine_of_the_same_name() -> None
 async def test_a_fleet_in_which_nobody_answers_is_taken_and_waited_for() -> None:
     gone = FakeServer()
     gone.is_up = False
-    async with routed(fleet_of({"a": "h:1"}), {"h:1": FakeServer(), "h:2": gone}) as router:
-        router.reconfigure(fleet_of({"b": "h:2"}))
+    async with routed(fleet_of({"a": "127.0.0.1:1"}), {"127.0.0.1:1": FakeServer(), "127.0.0.1:2": gone}) as router:
+        router.reconfigure(fleet_of({"b": "127.0.0.1:2"}))
         call = asyncio.create_task(router.infer(item(0)))
         await asyncio.sleep(5)
         assert not call.done()
         gone.is_up = True
         assert (await call).server == "b"
+
+
+class Names:
+    """A resolver whose answers change."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses: tuple[str, ...] = addresses
+        self.asked = 0
+
+    async def resolve(self, host: str) -> tuple[str, ...]:
+        await asyncio.sleep(0.01)
+        self.asked += 1
+        return self.addresses if host == "tritons.svc" else ()
+
+
+@asynccontextmanager
+async def resolved(fleet: FleetSettings, fakes: Mapping[str, FakeServer], names: Names) -> AsyncIterator[Router]:
+    async with Router.from_fleet(
+        fleet, connect=lambda server, settings: fakes[server.grpc], resolve=names.resolve
+    ) as router:
+        yield router
+
+
+async def test_a_name_with_several_addresses_is_several_servers_that_come_and_go() -> None:
+    fakes = {f"10.0.0.{n}:8001": FakeServer(item_s=0.004) for n in (1, 2, 3)}
+    names = Names("10.0.0.1", "10.0.0.2")
+    fleet = fleet_of({"t": "tritons.svc:8001"}, policy="round-robin", resolve_period_s=1)
+    async with resolved(fleet, fakes, names) as router:
+        assert set(router.served_by()) == {"t", "t-2"}
+        loop = asyncio.get_running_loop()
+        for at_s, addresses in ((0.5, ("10.0.0.2", "10.0.0.3")), (2.5, ()), (3.5, ("10.0.0.3",))):
+            loop.call_later(at_s, setattr, names, "addresses", addresses)
+        calls = []
+        for n in range(600):
+            calls.append(asyncio.create_task(router.infer(item(n % 10))))
+            await asyncio.sleep(0.01)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))
+        assert set(router.served_by()) == {"t"}
+        assert router.membership is not None
+        assert [server.grpc for server in router.membership.servers] == ["10.0.0.3:8001"]
+        assert [fakes[f"10.0.0.{n}:8001"].closed for n in (1, 2, 3)] == [True, True, False]
+    assert names.asked <= 8
+
+
+async def test_a_fleet_with_a_new_name_is_taken_once_the_name_is_known() -> None:
+    fakes = {"127.0.0.1:1": FakeServer(), "10.0.0.1:8001": FakeServer()}
+    names = Names("10.0.0.1")
+    async with resolved(fleet_of({"a": "127.0.0.1:1"}), fakes, names) as router:
+        router.reconfigure(fleet_of({"b": "tritons.svc:8001"}))
+        assert right(await router.infer(item(3)), 3)
+        await asyncio.sleep(1)
+        assert set(router.served_by()) == {"b"}
+
+
+async def test_a_router_that_was_given_its_connections_can_not_be_given_others() -> None:
+    async with Router(RouterSettings(), {ServerName("a"): FakeServer()}) as router:
+        with pytest.raises(ConfigError, match=r"Router\.from_fleet"):
+            router.reconfigure(fleet_of({"a": "127.0.0.1:1"}))

@@ -1,0 +1,75 @@
+"""Servers that one name stands for: a host name that resolves to several addresses is several servers; pure.
+
+Kubernetes' headless services and Docker's service names give one name to many Tritons. gRPC would pick one of them and
+hide the others, so names are resolved here, each address is a server, and servers keep their names as addresses come
+and go: the first is called as in the file, the next ``name-2``, ``name-3``, …, and a name that has become free is given
+to the next address that appears.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
+
+from orchestrator.config.fleet import ServerSettings
+
+Assigned = Mapping[tuple[str, str], str]
+"""Names of servers, by (name in the file, address of the host)."""
+
+
+def host_of(address: str) -> str:
+    """Return the host of ``host:port``, without brackets."""
+    return address.rpartition(":")[0].strip("[]")
+
+
+def is_name(host: str) -> bool:
+    """Return whether a host has to be resolved."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def expand_servers(
+    servers: Sequence[ServerSettings], resolved: Mapping[str, Iterable[str]], assigned: Assigned
+) -> tuple[tuple[ServerSettings, ...], Assigned]:
+    """Return one server for each address, and the names to go on with.
+
+    Args:
+        servers: as in the file.
+        resolved: addresses of each host name; a name without any is left as it is.
+        assigned: as this function returned it before; empty at first.
+    """
+    expanded: list[ServerSettings] = []
+    names: dict[tuple[str, str], str] = {}
+    taken = {server.name for server in servers}
+    for server in servers:
+        host = host_of(server.grpc)
+        hosts = sorted(set(resolved.get(host, ()))) if is_name(host) else []
+        if not hosts:
+            expanded.append(server)
+            continue
+        kept = {ip: assigned[server.name, ip] for ip in hosts if (server.name, ip) in assigned}
+        free = (
+            name
+            for name in itertools.chain([server.name], (f"{server.name}-{n}" for n in itertools.count(2)))
+            if name not in kept.values() and (name == server.name or name not in taken)
+        )
+        for ip in hosts:
+            name = names[server.name, ip] = kept.get(ip) or next(free)
+            taken.add(name)
+            expanded.append(_at(server, name, host, ip))
+    return tuple(expanded), names
+
+
+def _at(server: ServerSettings, name: str, host: str, ip: str) -> ServerSettings:
+    """Return the server at one of its addresses; what else is on that host is found there too."""
+    literal = f"[{ip}]" if ":" in ip else ip
+    moved = {"name": name, "grpc": f"{literal}:{server.grpc.rpartition(':')[2]}"}
+    if server.controller is not None and host_of(server.controller) == host:
+        moved["controller"] = f"{literal}:{server.controller.rpartition(':')[2]}"
+    if server.metrics is not None:
+        moved["metrics"] = server.metrics.replace(f"//{host}:", f"//{literal}:", 1)
+    return server.model_copy(update=moved)

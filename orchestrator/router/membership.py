@@ -1,0 +1,112 @@
+"""Which servers a router has: those of its fleet file, with names resolved now and again.
+
+A name that can't be resolved keeps the addresses that it had; one that never could be is left to the connection, which
+tells why. A fleet with names that nobody has resolved yet is taken once they are, so that no server leaves before
+those that take its place are known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, find_changes
+from orchestrator.config.names import Assigned, expand_servers, host_of, is_name
+from orchestrator.router.fleet import Fleet
+from orchestrator.router.link import ServerClient
+from orchestrator.router.start import ProfileStarts
+from orchestrator.snapshot import ServerName
+
+log = logging.getLogger(__name__)
+
+Connect = Callable[[ServerSettings, RouterSettings], ServerClient]
+Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
+Listener = Callable[[tuple[ServerSettings, ...]], None]
+
+
+class Membership:
+    """The servers of one router.
+
+    Args:
+        settings: of the fleet.
+        connect: makes the connection to a server.
+        resolve: returns the addresses of a host name.
+
+    Attributes:
+        servers: as they are now, one for each address.
+    """
+
+    def __init__(self, settings: FleetSettings, connect: Connect, resolve: Resolve) -> None:
+        self._settings = settings
+        self._starts = ProfileStarts.from_fleet(settings)
+        self._connect = connect
+        self._resolve = resolve
+        self._resolved: dict[str, tuple[str, ...]] = {}
+        self._assigned: Assigned = {}
+        self._listeners: list[Listener] = []
+        self._has_changed = asyncio.Event()
+        self.servers = tuple(server for server in settings.servers if not is_name(host_of(server.grpc)))
+
+    def clients(self) -> Mapping[ServerName, ServerClient]:
+        """Return a connection to each server whose address is known from the beginning."""
+        return {ServerName(server.name): self._connect(server, self._settings.router) for server in self.servers}
+
+    @property
+    def starts(self) -> ProfileStarts:
+        """What the fleet's profile tells."""
+        return self._starts
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener`` with the servers whenever they have changed."""
+        self._listeners.append(listener)
+
+    def reconfigure(self, settings: FleetSettings, fleet: Fleet) -> None:
+        """Go on with another fleet, now or once its names are resolved.
+
+        Raises:
+            ConfigError: when a key file or the profile can't be used; then nothing has changed.
+        """
+        starts = ProfileStarts.from_fleet(settings)
+        if all(host in self._resolved for host in _names(settings)):
+            self._take(settings, starts, fleet)
+        else:
+            self._settings, self._starts = settings, starts
+        self._has_changed.set()
+
+    async def resolve(self, fleet: Fleet) -> None:
+        """Look all names up, and take what has changed; never raises."""
+        hosts = _names(self._settings)
+        for host, found in zip(hosts, await asyncio.gather(*map(self._resolve, hosts)), strict=True):
+            self._resolved[host] = found or self._resolved.get(host, ())
+        if all(host in self._resolved for host in _names(self._settings)):  # else it has changed meanwhile
+            self._take(self._settings, self._starts, fleet)
+
+    async def watch(self, fleet: Fleet) -> None:
+        """Resolve for ever."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.router.resolve_period_s):
+                    await self._has_changed.wait()
+            self._has_changed.clear()
+            try:
+                await self.resolve(fleet)
+            except Exception:
+                log.exception("looking up the fleet's names failed unexpectedly")
+
+    def _take(self, settings: FleetSettings, starts: ProfileStarts, fleet: Fleet) -> None:
+        servers, assigned = expand_servers(settings.servers, self._resolved, self._assigned)
+        changes = find_changes(self.servers, servers)
+        opened = {ServerName(s.name): self._connect(s, settings.router) for s in changes.opened}
+        is_same = servers == self.servers and settings.router is fleet.settings
+        self._settings, self._starts, self._assigned, self.servers = settings, starts, assigned, servers
+        if is_same:
+            return
+        fleet.reconfigure(settings.router, starts, opened=opened, closed=map(ServerName, changes.closed))
+        for listener in self._listeners:
+            listener(servers)
+
+
+def _names(settings: FleetSettings) -> list[str]:
+    return sorted({host for server in settings.servers if is_name(host := host_of(server.grpc))})
