@@ -50,7 +50,7 @@ class ClientLimitSettings(Section):
     idle_timeout_s: float = Field(default=300.0, gt=0)
     """Of an HTTP connection without a request; gRPC clients are pinged instead."""
     max_held_mib: float = Field(default=512.0, gt=0)
-    """Of bodies that have not come whole, of each transport; what comes beyond is refused as too much."""
+    """Of bodies that have not come whole, over HTTP of all clients, over gRPC of one connection; more is refused."""
 
     @model_validator(mode="after")
     def _do_not_contradict(self) -> ClientLimitSettings:

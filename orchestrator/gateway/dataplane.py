@@ -42,7 +42,7 @@ from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.outcomes import outcome_of
 from orchestrator.gateway.ports import InferenceRouter, RoutedAnswer
 from orchestrator.gateway.tensors import Array
-from orchestrator.gateway.wire import Address, MalformedMessageError, read_address
+from orchestrator.gateway.wire import Address, MalformedMessageError, check_shapes, read_address
 from orchestrator.gateway.wishes import read_priority
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.passthrough import Metadata, RefusedCallError
@@ -302,6 +302,7 @@ class DataPlane:
         try:
             self.require_open()
             self.guard.charge_items(caller, 1)
+            check_shapes(message)
             answer, server = await self._ask_a_server("ModelInfer", message, caller.metadata)
             return answer
         except BaseException as exc:

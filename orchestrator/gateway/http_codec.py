@@ -8,6 +8,7 @@ Triton answers malformed JSON with status 500 we say 400: it is the client's fau
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,6 +96,8 @@ def parse_infer(model: str, version: str, text: bytes, binary: bytes) -> tuple[M
     for name, value in _mapping(content, "parameters").items():
         if name == "binary_data_output":
             forms.by_default = _flag(name, value)
+        elif name == "timeout" and isinstance(value, int) and value < 0:
+            raise ConfigError("Unable to parse 'timeout': give a whole number, 0 or more")
         else:
             set_value(request.parameters, require_text("a parameter's name", name), value)
     position = 0
@@ -119,8 +122,8 @@ def _add_input(request: Message, content: Mapping[str, Any], binary: bytes, posi
     for key, value in parameters.items():
         set_value(tensor.parameters, require_text("a parameter's name", key), value)
     if size is not None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise ConfigError(f"'binary_data_size' of input {name} is {size!r}; give a number of bytes")
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 2**63:
+            raise ConfigError(f"'binary_data_size' of input {name} is {reprlib.repr(size)}; give a number of bytes")
         if "data" in content:
             raise ConfigError(f"input '{name}' has both 'data' and 'binary_data_size'; give one of them")
         missing = position + size - len(binary)
@@ -144,6 +147,8 @@ def _add_output(request: Message, content: Mapping[str, Any], forms: OutputForms
     for key, value in _mapping(content, "parameters").items():
         if key == "binary_data":
             forms.by_name[name] = _flag(key, value)
+        elif key == "classification" and type(value) is int and value == 0:
+            pass  # none, as Triton has it over HTTP
         else:
             set_value(output.parameters, require_text("a parameter's name", key), value)
 
@@ -245,7 +250,7 @@ def _text(content: Mapping[str, Any], key: str, default: str | None = None) -> s
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"parameter '{name}' is {value!r}; give true or false")
+        raise ConfigError(f"parameter '{name}' is {reprlib.repr(value)}; give true or false")
     return value
 
 

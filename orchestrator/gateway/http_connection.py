@@ -11,15 +11,20 @@ connections closes its own.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from http import HTTPStatus
 from typing import NamedTuple
 
 from aiohttp import web
 
 from orchestrator.config import ClientLimitSettings
+from orchestrator.gateway.http_errors import error_response
+
+log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
 
@@ -148,6 +153,21 @@ class HttpConnection(web.RequestHandler):
         }.get(self._phase, False)
         if is_late or now_s - self._unsent_since_s > limits.stall_timeout_s:
             self.abort()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Return the answer to what is no HTTP.
+
+        aiohttp's own quotes the bytes that it stumbled over, in the answer and in the log, and a token may be among
+        them; it also writes a traceback for each, with which anybody could fill the log.
+        """
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer that has begun can't be taken back")
+        log.debug("a request of %s was no HTTP: %s", self.peer, type(exc).__name__)
+        response = error_response(HTTPStatus(status), "the request is no HTTP that is understood here")
+        response.force_close()
+        return response
 
     def abort(self) -> None:
         """Close at once; what was written and not taken is lost."""

@@ -387,6 +387,8 @@ class HttpServer:
                 if self._held_bytes > self._limits.max_held_mib * _MIB:
                     raise CapacityError("too many large requests are coming in at a time; send it again")
                 chunks.append(chunk)
+        except web.RequestPayloadError:
+            raise ConfigError("the body's framing is broken") from None
         finally:
             self._held_bytes -= size
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -434,8 +436,11 @@ def _split_path(request: web.BaseRequest) -> list[str] | None:
 
     Parts are decoded after they were split, so an encoded slash stays inside a model's name, where no server has it.
     """
+    path = request.raw_path.partition("?")[0]
+    if path.startswith(("http://", "https://")):  # as clients send it to a proxy
+        path = "/" + "/".join(path.split("/")[3:])
     try:
-        parts = [unquote(part, errors="strict") for part in request.raw_path.partition("?")[0].split("/")[1:]]
+        parts = [unquote(part, errors="strict") for part in path.split("/")[1:]]
     except UnicodeDecodeError:
         return None
     if not parts or parts[0] != "v2" or parts[-1] == "":

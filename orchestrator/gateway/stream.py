@@ -19,7 +19,7 @@ from orchestrator.gateway.guard import Caller, Ticket
 from orchestrator.gateway.messages import parse, pb
 from orchestrator.gateway.outcomes import outcome_of
 from orchestrator.gateway.ports import ServerStream
-from orchestrator.gateway.wire import read_address
+from orchestrator.gateway.wire import check_shapes, read_address
 from orchestrator.snapshot import ServerName
 
 METHOD = "ModelStreamInfer"
@@ -81,6 +81,7 @@ class StreamSession:
         try:
             self._plane.require_open()
             self._charge(address.model)
+            check_shapes(message)
             stream = self._pinned.get(address.model) or self._open(message, tasks)
         except SlimError as exc:
             self._plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)

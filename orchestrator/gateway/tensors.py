@@ -6,7 +6,7 @@ BF16 have no form in JSON, as in Triton: they travel as binary data only.
 
 from __future__ import annotations
 
-import math
+import reprlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,8 +56,17 @@ DATATYPES: dict[str, Datatype] = {
 
 
 def count_elements(shape: Sequence[int]) -> int:
-    """Return how many elements a tensor of this shape has."""
-    return math.prod(shape)
+    """Return how many elements a tensor of this shape has.
+
+    Raises:
+        ConfigError: when it would overflow 64 bits, as in Triton; a million large sides would take minutes to multiply.
+    """
+    count = 1
+    for side in shape:
+        count *= side
+        if not -(2**63) <= count < 2**63:
+            raise ConfigError("element count or byte size causes total element count to exceed maximum size of INT64")
+    return count
 
 
 def encode_bytes(elements: Sequence[bytes]) -> bytes:
@@ -114,7 +123,9 @@ def _pack(name: str, datatype: str, values: Sequence[Any]) -> bytes:
         limits = np.iinfo(dtype)
         for value in (min(values), max(values)):  # numpy would wrap it around
             if not limits.min <= value <= limits.max:
-                raise ConfigError(f"Unable to parse 'data': input {name} holds {value}, which is no {datatype}")
+                raise ConfigError(
+                    f"Unable to parse 'data': input {name} holds {reprlib.repr(value)}, which is no {datatype}"
+                )
     try:
         with np.errstate(over="ignore"):  # beyond FP32 lies infinity, as in Triton
             return np.array(values, dtype=dtype).tobytes()
@@ -126,7 +137,7 @@ def _require_types(name: str, datatype: str, flat: list[object], types: tuple[ty
     # By exact types, which JSON has few of: in Python a bool is an int, in JSON it is not.
     if not set(map(type, flat)).issubset(types):
         value = next(value for value in flat if type(value) not in types)
-        raise ConfigError(f"Unable to parse 'data': input {name} holds {value!r}, which is no {datatype}")
+        raise ConfigError(f"Unable to parse 'data': input {name} holds {reprlib.repr(value)}, which is no {datatype}")
 
 
 def to_json(name: str, datatype: str, raw: bytes) -> list[Any]:

@@ -6,9 +6,10 @@ sequence of (field number, wire type, value), so what is not wanted is skipped b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orchestrator.errors import SlimError
+from orchestrator.errors import ConfigError, SlimError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -72,6 +73,60 @@ def read_address(message: bytes) -> Address:
         return Address(model.decode(), version.decode(), sequence)
     except UnicodeDecodeError as exc:
         raise MalformedMessageError("Unable to parse request") from exc
+
+
+_INPUTS, _SHAPE = 5, 3
+
+
+def check_shapes(message: bytes) -> None:
+    """Refuse a ModelInferRequest in which the sides of an input multiply to more than 64 bits hold.
+
+    Triton 2.51 multiplies them without looking: four values with a shape of [2^62, 4] have the size that it expects,
+    and reach a backend that believes the shape; over HTTP such a request ends the server.
+
+    Raises:
+        ConfigError: in Triton's words of later versions.
+        MalformedMessageError: when this is no protocol buffer.
+    """
+    for number, value in _fields(message):
+        if number == _INPUTS:
+            count = 1
+            for inner, sides in _fields(value):
+                if inner == _SHAPE:
+                    for side in _sides(sides):
+                        count *= side
+                        if count >= 2**63:
+                            raise ConfigError(
+                                "element count or byte size causes total element count to exceed maximum size of INT64"
+                            )
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and bytes of each field that has a length; of numbers, their varint."""
+    position, end = 0, len(message)
+    while position < end:
+        key, position = _read_varint(message, position)
+        number, wire_type, begin = key >> 3, key & 7, position
+        if wire_type == _BYTES:
+            size, begin = _read_varint(message, position)
+            position = begin + size
+        elif wire_type == _VARINT:
+            _, position = _read_varint(message, position)
+        elif wire_type in (_FIXED64, _FIXED32):
+            position += 8 if wire_type == _FIXED64 else 4
+        else:
+            raise MalformedMessageError("Unable to parse request")
+        if position > end:
+            raise MalformedMessageError("Unable to parse request")
+        yield number, message[begin:position]
+
+
+def _sides(packed: bytes) -> Iterator[int]:
+    """Yield the sides of a shape, packed or one by one; a negative one, which Triton refuses, as 0."""
+    position = 0
+    while position < len(packed):
+        side, position = _read_varint(packed, position)
+        yield 0 if side & 2**63 else side & (2**63 - 1)
 
 
 def _read_varint(message: bytes, position: int) -> tuple[int, int]:

@@ -1,0 +1,109 @@
+"""Wrong requests get from the gateway the class of status that a real Triton gives them, and kill neither.
+
+Compared case by case. What differs, and why: Triton answers 500 to JSON that it can't read, where it is the client's
+fault and we say 400. Left out are requests that end Triton 2.51 itself, which never reach it through the gateway: JSON
+nested a hundred thousand deep, and over HTTP a shape whose sides overflow back to the number of values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.gateway.messages import pb
+from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from tests.gateway.bad_http import PATHS, deep, get, infer_cases, post, speak, tensor
+from tests.gateway.test_real_gateway import Place, call, raw_request, start_gateway, stop_gateway, write_repository
+
+pytestmark = pytest.mark.integration
+INFER = "/v2/models/plus/infer"
+GOOD = post(INFER, {"inputs": [tensor()]})
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Place]]:
+    """Return where a gateway and the Triton behind it listen."""
+    repository = tmp_path_factory.mktemp("repository")
+    write_repository(repository)
+    options = EmbeddedOptions(models=("plus", "fashion_w025"), exit_timeout_s=2)
+    with asyncio.Runner() as runner:
+        server = EmbeddedServer(repository, options)
+        runner.run(server.__aenter__())
+        try:
+            process = start_gateway(tmp_path_factory.mktemp("fleet"), [server])
+            yield process.place, Place(server.grpc_address, server.http_address)
+            assert stop_gateway(process) == 0, process.lines
+            assert not [line for line in process.lines if "ERROR" in line or "Traceback" in line]
+        finally:
+            runner.run(server.stop())
+
+
+def statuses(places: tuple[Place, Place], request: bytes) -> tuple[int | None, int | None]:
+    ours, theirs = (asyncio.run(speak(place.http, request)) for place in places)
+    return ours, theirs
+
+
+def require_both_alive(places: tuple[Place, Place]) -> None:
+    assert statuses(places, GOOD) == (200, 200)
+
+
+@pytest.mark.parametrize("what", infer_cases(INFER))
+def test_wrong_inferences(places: tuple[Place, Place], what: str) -> None:
+    ours, theirs = statuses(places, infer_cases(INFER)[what])
+    assert theirs in (400, 500, 501), "else the case is not wrong"
+    assert ours == (400 if theirs == 500 else theirs)
+    require_both_alive(places)
+
+
+def test_paths_at_which_nothing_is(places: tuple[Place, Place]) -> None:
+    for path in PATHS:
+        ours, theirs = statuses(places, get(path.replace("M", "plus")))
+        assert {ours, theirs} <= {400, 404}, path
+    require_both_alive(places)
+
+
+def test_what_ends_a_triton_does_not_reach_it(places: tuple[Place, Place]) -> None:
+    gateway, _ = places
+    for request in (
+        post(INFER, {"inputs": [tensor(shape=[2**32, 2**32 + 1, 4])]}),
+        post(INFER, {"inputs": [tensor(shape=[2**62, 4])]}),
+        post(INFER, deep(100_000)),
+    ):
+        assert asyncio.run(speak(gateway.http, request)) == 400
+    message = raw_request("plus", name="x", shape=(2**62, 4), raw=bytes(16)).SerializeToString()
+    assert call(gateway.grpc, "ModelInfer", message)[0] == "INVALID_ARGUMENT"
+    require_both_alive(places)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A request for plus whose sizes, names and types are off; shapes stay below what overflows."""
+    request = raw_request("plus", name="x", shape=(1, 4), raw=bytes(16))
+    tensor = request.inputs[0]
+    for damage in draw(st.lists(st.sampled_from(["shape", "type", "name", "raw", "output", "parameter"]), min_size=1)):
+        if damage == "shape":
+            tensor.shape[:] = draw(st.lists(st.integers(-2, 9), max_size=4))
+        elif damage == "type":
+            tensor.datatype = draw(st.sampled_from(["FP32", "FP16", "BYTES", "INT8", "x", ""]))
+        elif damage == "name":
+            tensor.name = draw(st.sampled_from(["x", "y", "", "é"]))
+        elif damage == "raw":
+            request.raw_input_contents[:] = draw(st.lists(st.binary(max_size=40), max_size=2))
+        elif damage == "output":
+            request.outputs.add(name=draw(st.sampled_from(["y", "nope", ""])))
+        else:
+            name = draw(st.sampled_from(["priority", "timeout", "triton_x", "binary_data"]))
+            request.parameters[name].int64_param = draw(st.integers(-3, 3))
+    serialised: bytes = request.SerializeToString()
+    return serialised
+
+
+@given(message=damaged())
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_generated_requests_over_grpc_get_the_very_status(places: tuple[Place, Place], message: bytes) -> None:
+    ours, theirs = (call(place.grpc, "ModelInfer", message)[0] for place in places)
+    assert ours == theirs, pb.ModelInferRequest.FromString(message)
