@@ -15,6 +15,7 @@ from orchestrator.cli import gateway_worker
 from orchestrator.cli.descriptors import raise_descriptor_limit
 from orchestrator.cli.stopping import until_stdin_ends_option, watch_for_stop
 from orchestrator.config import FleetSettings, find_changes, load_fleet
+from orchestrator.errors import ConfigError
 from orchestrator.gateway import (
     Gateway,
     Supervisor,
@@ -24,8 +25,9 @@ from orchestrator.gateway import (
     open_servers,
     watch,
 )
-from orchestrator.router import Router
+from orchestrator.router import ResolvedNames, Router
 from orchestrator.snapshot import ServerName
+from orchestrator.triton.resolution import resolve_host
 
 log = logging.getLogger(__name__)
 
@@ -91,15 +93,32 @@ async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) ->
 
 
 async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_stdin_ends: bool) -> None:
-    current = fleet
+    current, names = fleet, ResolvedNames(resolve_host)
+    await names.look_up(fleet.servers)
+    servers = names.expand(fleet.servers)
 
     def take() -> None:
         nonlocal current
         new = load_fleet(path)
-        changes = find_changes(current.servers, new.servers)
-        supervisor.reconfigure(open_servers(changes.opened), map(ServerName, changes.closed))
+        take_servers(new)
         # Workers that are started again are to be as many, and to listen, as before.
         current = new.model_copy(update={"gateway": fleet.gateway})
+
+    def take_servers(settings: FleetSettings) -> None:
+        nonlocal servers
+        expanded = names.expand(settings.servers)
+        changes = find_changes(servers, expanded)
+        supervisor.reconfigure(open_servers(changes.opened), map(ServerName, changes.closed))
+        servers = expanded
+
+    async def watch_names() -> None:
+        while True:
+            await asyncio.sleep(current.router.resolve_period_s)
+            await names.look_up(current.servers)
+            try:
+                take_servers(current)
+            except ConfigError as exc:
+                log.warning("the fleet's servers are kept as they were: %s", exc)
 
     def hello(number: int) -> dict[str, object]:
         told = {"fleet": current.model_dump_json(), "fleet_path": str(path.absolute())}
@@ -107,7 +126,7 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
 
     supervisor = Supervisor(
         fleet.gateway,
-        open_servers(fleet.servers),
+        open_servers(servers),
         timeout_s=fleet.router.connect_timeout_s,
         discovery_period_s=fleet.router.discovery_period_s,
         stop_s=fleet.router.drain_s,
@@ -126,7 +145,7 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
             supervisor.hang_up()
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-        watching = asyncio.create_task(watch([files]))
+        watching = asyncio.gather(watch([files]), watch_names())
         await stop.wait()
         watching.cancel()
         _tell_stopping(fleet)

@@ -1,6 +1,7 @@
 """The in-process router: concurrent callers in, groups out to the fleet's servers, answers back."""
 
 from orchestrator.router.core import Router
+from orchestrator.router.membership import ResolvedNames
 from orchestrator.router.request import Answer
 
-__all__ = ["Answer", "Router"]
+__all__ = ["Answer", "ResolvedNames", "Router"]

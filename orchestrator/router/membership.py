@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, find_changes
 from orchestrator.config.names import Assigned, expand_servers, host_of, is_name
@@ -24,6 +24,34 @@ log = logging.getLogger(__name__)
 Connect = Callable[[ServerSettings, RouterSettings], ServerClient]
 Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
 Listener = Callable[[tuple[ServerSettings, ...]], None]
+
+
+class ResolvedNames:
+    """What the host names of servers stand for, as last looked up.
+
+    Args:
+        resolve: returns the addresses of a host name.
+    """
+
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
+        self._resolved: dict[str, tuple[str, ...]] = {}
+        self._assigned: Assigned = {}
+
+    async def look_up(self, servers: Iterable[ServerSettings]) -> None:
+        """Resolve the names of servers; one that can't be resolved now keeps what it had."""
+        hosts = _names(servers)
+        for host, found in zip(hosts, await asyncio.gather(*map(self._resolve, hosts)), strict=True):
+            self._resolved[host] = found or self._resolved.get(host, ())
+
+    def knows(self, servers: Iterable[ServerSettings]) -> bool:
+        """Return whether all names of servers were looked up."""
+        return all(host in self._resolved for host in _names(servers))
+
+    def expand(self, servers: Sequence[ServerSettings]) -> tuple[ServerSettings, ...]:
+        """Return one server for each address; see expand_servers."""
+        expanded, self._assigned = expand_servers(servers, self._resolved, self._assigned)
+        return expanded
 
 
 class Membership:
@@ -42,9 +70,7 @@ class Membership:
         self._settings = settings
         self._starts = ProfileStarts.from_fleet(settings)
         self._connect = connect
-        self._resolve = resolve
-        self._resolved: dict[str, tuple[str, ...]] = {}
-        self._assigned: Assigned = {}
+        self._names = ResolvedNames(resolve)
         self._listeners: list[Listener] = []
         self._has_changed = asyncio.Event()
         self.servers = tuple(server for server in settings.servers if not is_name(host_of(server.grpc)))
@@ -69,7 +95,7 @@ class Membership:
             ConfigError: when a key file or the profile can't be used; then nothing has changed.
         """
         starts = ProfileStarts.from_fleet(settings)
-        if all(host in self._resolved for host in _names(settings)):
+        if self._names.knows(settings.servers):
             self._take(settings, starts, fleet)
         else:
             self._settings, self._starts = settings, starts
@@ -77,10 +103,8 @@ class Membership:
 
     async def resolve(self, fleet: Fleet) -> None:
         """Look all names up, and take what has changed; never raises."""
-        hosts = _names(self._settings)
-        for host, found in zip(hosts, await asyncio.gather(*map(self._resolve, hosts)), strict=True):
-            self._resolved[host] = found or self._resolved.get(host, ())
-        if all(host in self._resolved for host in _names(self._settings)):  # else it has changed meanwhile
+        await self._names.look_up(self._settings.servers)
+        if self._names.knows(self._settings.servers):  # else they have changed meanwhile
             self._take(self._settings, self._starts, fleet)
 
     async def watch(self, fleet: Fleet) -> None:
@@ -96,11 +120,11 @@ class Membership:
                 log.exception("looking up the fleet's names failed unexpectedly")
 
     def _take(self, settings: FleetSettings, starts: ProfileStarts, fleet: Fleet) -> None:
-        servers, assigned = expand_servers(settings.servers, self._resolved, self._assigned)
+        servers = self._names.expand(settings.servers)
         changes = find_changes(self.servers, servers)
         opened = {ServerName(s.name): self._connect(s, settings.router) for s in changes.opened}
         is_same = servers == self.servers and settings.router is fleet.settings
-        self._settings, self._starts, self._assigned, self.servers = settings, starts, assigned, servers
+        self._settings, self._starts, self.servers = settings, starts, servers
         if is_same:
             return
         fleet.reconfigure(settings.router, starts, opened=opened, closed=map(ServerName, changes.closed))
@@ -108,5 +132,5 @@ class Membership:
             listener(servers)
 
 
-def _names(settings: FleetSettings) -> list[str]:
-    return sorted({host for server in settings.servers if is_name(host := host_of(server.grpc))})
+def _names(servers: Iterable[ServerSettings]) -> list[str]:
+    return sorted({host for server in servers if is_name(host := host_of(server.grpc))})

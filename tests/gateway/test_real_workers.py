@@ -59,7 +59,7 @@ class Team:
         self.path.write_text(
             render_fleet(
                 FleetSettings(
-                    servers=(ServerSettings(name="here", grpc=triton.grpc_address),),
+                    servers=(ServerSettings(name="here", grpc=triton.grpc_address.replace("127.0.0.1", "localhost")),),
                     router=RouterSettings(discovery_period_s=0.3, request_timeout_s=20.0),
                     gateway=GatewaySettings(
                         grpc=self.grpc, http=self.http, metrics=self.metrics, workers=2, drain_s=DRAIN_S
