@@ -208,7 +208,7 @@ class Connection(Flow, Generic[T]):
         stream.is_fed = False
         self._next_stream += 2
         self._streams[stream.id] = stream
-        self.write(frame(HEADERS, END_HEADERS, stream.id, block))
+        self.write(frame(HEADERS, END_HEADERS, stream.id, self.begin_block(block)))
         stream.trailers = b""
         stream.send_data(body)
         return stream
@@ -254,6 +254,11 @@ class Connection(Flow, Generic[T]):
         if not self._allowance.spend(self.now_s):
             raise ViolationError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets, pings or empty frames")
 
+    def _blame(self, stream: Stream, code: ErrorCode) -> None:
+        """End a stream for what the peer did on it, which is as much work to us as a reset of its own."""
+        self._spend()
+        self.end(stream, code)
+
     def _stream(self, number: int) -> Stream | None:
         """Return an open stream, None for one that is closed; one that never was is a violation."""
         stream = self._streams.get(number)
@@ -282,12 +287,12 @@ class Connection(Flow, Generic[T]):
             return
         if stream.is_remote_closed:
             self.credit_connection(size)
-            self.end(stream, ErrorCode.STREAM_CLOSED)
+            self._blame(stream, ErrorCode.STREAM_CLOSED)
             return
         stream.receive_window -= size
         stream.owed += size
         if stream.receive_window < 0:
-            self.end(stream, ErrorCode.FLOW_CONTROL_ERROR)
+            self._blame(stream, ErrorCode.FLOW_CONTROL_ERROR)
             return
         receiver = stream.receiver
         if is_last:
@@ -338,7 +343,7 @@ class Connection(Flow, Generic[T]):
                 self._spend()  # reset by us while this was on its way
             return
         if stream.is_remote_closed:
-            self.end(stream, ErrorCode.STREAM_CLOSED)
+            self._blame(stream, ErrorCode.STREAM_CLOSED)
             return
         receiver = stream.receiver
         if is_last:
@@ -384,15 +389,17 @@ class Connection(Flow, Generic[T]):
     def _take_settings(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        self._spend()
         if flags & ACK:
             if payload:
                 raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS with content")
             return
-        self._spend()
         self._is_open = True
-        settings = list(read_settings(payload))
+        settings = dict(
+            read_settings(payload)
+        )  # the last of a name counts; a walk over all streams for each would not do
         self.write(frame(SETTINGS, ACK, 0))  # first, because what a larger window lets go must come after it
-        for name, value in settings:
+        for name, value in settings.items():
             if name == INITIAL_WINDOW_SIZE:
                 self.change_windows(value - self._initial_window)
             elif name == MAX_FRAME_SIZE:
@@ -432,7 +439,9 @@ class Connection(Flow, Generic[T]):
         increment = int.from_bytes(payload, "big") & MAX_WINDOW
         if number == 0:
             self._send_window += increment
-            if not increment or self._send_window > MAX_WINDOW:
+            if not increment:
+                raise ViolationError(ErrorCode.PROTOCOL_ERROR, "the connection's window grows by 0")
+            if self._send_window > MAX_WINDOW:
                 raise ViolationError(ErrorCode.FLOW_CONTROL_ERROR, f"the connection's window grows by {increment}")
             self.pump_blocked()
             return
@@ -441,6 +450,6 @@ class Connection(Flow, Generic[T]):
             return
         stream.send_window += increment
         if not increment or stream.send_window > MAX_WINDOW:
-            self.end(stream, ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR)
+            self._blame(stream, ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR)
         elif stream.pending:
             self.pump(stream)

@@ -32,6 +32,8 @@ LARGEST_SENT: Final = 65536
 
 
 _LAST_HEADERS: Final = END_HEADERS | END_STREAM
+_NO_TABLE: Final = b"\x20"
+"""At the beginning of a header block: the sender's table has no bytes from now on."""
 
 
 class Flow:
@@ -71,6 +73,7 @@ class Flow:
         self._max_frame = MAX_FRAME_BYTES
         self._receive_window = limits.connection_window_bytes
         self._owed = 0
+        self._block_prefix = _NO_TABLE
 
     @property
     def is_idle(self) -> bool:
@@ -105,6 +108,7 @@ class Flow:
             stream.finish(trailers)
             return
         number = stream.id
+        headers = self.begin_block(headers)
         stream.send_window -= size
         self._send_window -= size
         self.write(
@@ -124,9 +128,18 @@ class Flow:
     def send_headers(self, stream: Stream, block: bytes, *, is_last: bool = False) -> None:
         """Send a header block."""
         if not stream.is_local_closed:
-            self.write(frame(HEADERS, END_HEADERS | (END_STREAM if is_last else 0), stream.id, block))
+            flags = END_HEADERS | (END_STREAM if is_last else 0)
+            self.write(frame(HEADERS, flags, stream.id, self.begin_block(block)))
             if is_last:
                 self._close_local(stream)
+
+    def begin_block(self, block: bytes) -> bytes:
+        """Return a header block as it is to be sent.
+
+        The first one gives the table up that it does not use, as a peer whose SETTINGS allow a smaller one insists on.
+        """
+        prefix, self._block_prefix = self._block_prefix, b""
+        return prefix + block if prefix else block
 
     def pump(self, stream: Stream) -> None:
         """Send as much of what is pending as the peer takes."""

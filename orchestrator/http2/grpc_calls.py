@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from orchestrator.http2.grpc_wire import (
     OK_TRAILERS,
     PREFIX_BYTES,
     RESPONSE_HEADERS,
+    TRAILERS,
     Metadata,
     RequestHead,
     RpcError,
@@ -88,6 +88,10 @@ class Service:
         return None
 
 
+def _too_much_held() -> RpcError:
+    return RpcError("RESOURCE_EXHAUSTED", "too many large requests are under way on this connection")
+
+
 def _refuse(stream: Stream, status: str, detail: str) -> None:
     stream.send_headers(trailers(status, detail, is_only=True), is_last=True)
 
@@ -109,7 +113,7 @@ class _Call:
 
     def receive_headers(self, meaning: Any, is_last: bool) -> None:
         """Take a request's trailers, which gRPC does not have: only the end counts."""
-        if is_last:
+        if is_last and meaning is TRAILERS:
             self.receive_data(b"", True)
         else:
             self._stream.reset(ErrorCode.PROTOCOL_ERROR)
@@ -121,10 +125,15 @@ class _Call:
     def abort(self, code: ErrorCode) -> None:
         """The client is gone, or has lost interest."""
         self._release()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         if self._task is not None:
             self._task.cancel()
+
+    def _stop_timer(self) -> None:
+        # As soon as the call has ended, or refused ones would be kept for as long as their clients would have waited.
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _release(self) -> None:
         """Forget what has come of a request that is not whole."""
@@ -137,8 +146,10 @@ class _Call:
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._stream.connection.running -= 1
         self._task = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._release()
+        self._stop_timer()
+        if task.cancelled():  # by what it waited for; after ``abort`` there is nobody to be told any more
+            self._end("CANCELLED", "what the answer depended on was cancelled")
 
     def _expire(self) -> None:
         self._end("DEADLINE_EXCEEDED", "Deadline Exceeded")
@@ -150,6 +161,7 @@ class _Call:
 
     def _end(self, status: str, detail: str) -> None:
         stream = self._stream
+        self._stop_timer()
         if self._has_headers:
             stream.finish(trailers(status, detail, is_only=False))
         else:
@@ -159,13 +171,12 @@ class _Call:
 class UnaryCall(_Call):
     """A call of one message and one answer."""
 
-    __slots__ = ("_handler", "_held", "_held_bytes", "_whole_bytes")
+    __slots__ = ("_handler", "_held", "_whole_bytes")
 
     def __init__(self, service: Service, stream: Stream, head: RequestHead, handler: UnaryHandler) -> None:
         super().__init__(service, stream, head)
         self._handler = handler
-        self._held: list[bytes] = []
-        self._held_bytes = 0
+        self._held = bytearray()  # not a list: pieces may be of one byte each
         self._whole_bytes: int | None = None
 
     def receive_data(self, data: bytes, is_last: bool) -> None:
@@ -173,44 +184,39 @@ class UnaryCall(_Call):
         if self._task is not None or self._stream.is_local_closed:
             return
         try:
-            if not (is_last and not self._held):  # the usual message comes in one piece
-                data = self._hold(data)
+            body = data if is_last and not self._held else self._hold(data)  # the usual message comes in one piece
             if is_last:
                 self._release()
-                self._begin(data)
+                self._begin(body)
         except RpcError as exc:
             self._release()
             self._fail(exc)
 
-    def _hold(self, data: bytes) -> bytes:
-        """Keep a piece; return all that is kept when the message is whole."""
-        stream = self._stream
-        self._held.append(data)
-        self._held_bytes += len(data)
+    def _hold(self, data: bytes) -> bytearray:
+        """Keep a piece; return all that is kept."""
+        stream, held = self._stream, self._held
+        held += data
         stream.connection.held_bytes += len(data)
-        if self._whole_bytes is None and self._held_bytes >= PREFIX_BYTES:
-            prefix = b"".join(self._held)[:PREFIX_BYTES]
-            self._whole_bytes = PREFIX_BYTES + message_bytes(prefix, self._service.max_message_bytes)
-        if self._held_bytes > (self._whole_bytes or PREFIX_BYTES):
+        if self._whole_bytes is None and len(held) >= PREFIX_BYTES:
+            self._whole_bytes = PREFIX_BYTES + message_bytes(held, self._service.max_message_bytes)
+        if len(held) > (self._whole_bytes or PREFIX_BYTES):
             raise RpcError("INTERNAL", "more than the one message of a unary call")
         if stream.connection.held_bytes > self._service.limits.held_bytes:
-            raise RpcError("RESOURCE_EXHAUSTED", "too many large requests are under way on this connection")
+            raise _too_much_held()
         if not stream.is_remote_closed:
             stream.credit()
-            return b""
-        return b"".join(self._held)
+        return held
 
     def _release(self) -> None:
-        self._stream.connection.held_bytes -= self._held_bytes
-        self._held_bytes = 0
-        self._held = []
+        self._stream.connection.held_bytes -= len(self._held)
+        self._held = bytearray()
 
-    def _begin(self, body: bytes) -> None:
+    def _begin(self, body: bytes | bytearray) -> None:
         limit = self._service.max_message_bytes
         if len(body) < PREFIX_BYTES or len(body) != PREFIX_BYTES + message_bytes(body, limit):
             raise RpcError("INTERNAL", "the request is not the one message of a unary call")
-        message = unpack_message(body[0], body[PREFIX_BYTES:], self._head.encoding, limit)
-        self._start(self._run(message))
+        payload = bytes(memoryview(body)[PREFIX_BYTES:])
+        self._start(self._run(unpack_message(body[0], payload, self._head.encoding, limit)))
 
     async def _run(self, message: bytes) -> None:
         try:
@@ -224,15 +230,17 @@ class UnaryCall(_Call):
 class StreamingCall(_Call):
     """A call of many messages both ways."""
 
-    __slots__ = ("_buffer", "_has_ended", "_messages", "_waiter")
+    __slots__ = ("_buffer", "_has_ended", "_refusal", "_waiter")
 
     def __init__(self, service: Service, stream: Stream, head: RequestHead, handler: StreamHandler) -> None:
         super().__init__(service, stream, head)
-        self._buffer = bytearray()
-        self._messages: deque[tuple[int, bytes] | RpcError] = deque()
+        self._buffer = (
+            bytearray()
+        )  # messages are split off as they are read: as objects, small ones take ten times more
+        self._refusal: RpcError | None = None
         self._has_ended = False
         self._waiter: asyncio.Future[None] | None = None
-        stream.is_fed = False  # its client may be silent for as long as it likes
+        stream.is_fed = False  # between messages its client may be silent for as long as it likes
         self._start(self._run(handler))
 
     async def _run(self, handler: StreamHandler) -> None:
@@ -245,48 +253,73 @@ class StreamingCall(_Call):
 
     def receive_data(self, data: bytes, is_last: bool) -> None:
         """Take a piece of the stream of messages."""
+        if self._task is None or self._refusal is not None:
+            return
+        connection = self._stream.connection
         self._buffer += data
-        try:
-            self._split()
-            if is_last and self._buffer:
-                raise RpcError("INTERNAL", "the stream ends in the middle of a message")
-        except RpcError as exc:
-            self._messages.append(exc)
-            self._buffer.clear()
-            is_last = True
+        connection.held_bytes += len(data)
         self._has_ended = self._has_ended or is_last
-        if not self._messages:  # the rest of a message that is under way must come
-            self._stream.credit()
-        if (self._messages or self._has_ended) and self._waiter is not None:
+        if connection.held_bytes > self._service.limits.held_bytes:
+            self._release()
+            self._refusal = _too_much_held()
+        if not self._is_readable():
+            self._ask_for_more()
+        elif self._waiter is not None:
             _release(self._waiter)
 
-    def _split(self) -> None:
-        buffer, limit = self._buffer, self._service.max_message_bytes
-        position = 0
-        while len(buffer) - position >= PREFIX_BYTES:
-            begin = position + PREFIX_BYTES
-            after = begin + message_bytes(buffer[position:begin], limit)
-            if after > len(buffer):
-                break
-            self._messages.append((buffer[position], bytes(buffer[begin:after])))
-            position = after
-        del buffer[:position]
+    def _release(self) -> None:
+        self._stream.connection.held_bytes -= len(self._buffer)
+        self._buffer = bytearray()
+
+    def _is_readable(self) -> bool:
+        """Whether a reader need not wait, be it for a message, a failure or the end."""
+        if self._has_ended or self._refusal is not None:
+            return True
+        try:
+            return self._next_bytes() is not None
+        except RpcError:
+            return True
+
+    def _next_bytes(self) -> int | None:
+        """Return the size of the next message with its prefix; None while it is not whole.
+
+        Raises:
+            RpcError: when it will be too large.
+        """
+        if len(self._buffer) < PREFIX_BYTES:
+            return None
+        size = PREFIX_BYTES + message_bytes(self._buffer, self._service.max_message_bytes)
+        return size if size <= len(self._buffer) else None
+
+    def _ask_for_more(self) -> None:
+        self._stream.is_fed = bool(self._buffer)  # the rest of a message that is under way must come
+        self._stream.credit()
+        self._stream.progress_s = self._stream.connection.clock()
 
     async def _read(self) -> AsyncIterator[bytes]:
         while True:
-            while self._messages:
-                message = self._messages.popleft()
-                if isinstance(message, RpcError):
-                    raise message
-                if not self._messages:
-                    self._stream.credit()
-                # Not before, or what fits into a window would be held unpacked.
-                yield unpack_message(*message, self._head.encoding, self._service.max_message_bytes)
-            if self._has_ended:
+            if self._refusal is not None:
+                raise self._refusal
+            size = self._next_bytes()
+            if size is not None:
+                yield self._split_off(size)
+            elif self._has_ended:
+                if self._buffer:
+                    raise RpcError("INTERNAL", "the stream ends in the middle of a message")
                 return
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-            self._waiter = None
+            else:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+                self._waiter = None
+
+    def _split_off(self, size: int) -> bytes:
+        buffer = self._buffer
+        flag, payload = buffer[0], bytes(memoryview(buffer)[PREFIX_BYTES:size])
+        del buffer[:size]
+        self._stream.connection.held_bytes -= size
+        if not self._is_readable():
+            self._ask_for_more()
+        return unpack_message(flag, payload, self._head.encoding, self._service.max_message_bytes)
 
     async def _send(self, message: bytes) -> None:
         stream = self._stream

@@ -104,6 +104,8 @@ class RequestHead:
 
 
 MALFORMED: Final = RequestHead(is_malformed=True)
+TRAILERS: Final = RequestHead(is_malformed=True)
+"""What ends a request; it can't begin one. gRPC has none, so nobody looks at what it says. Told by identity."""
 
 
 def read_request_head(fields: list[Field], *, max_list_bytes: int) -> RequestHead:
@@ -115,12 +117,12 @@ def read_request_head(fields: list[Field], *, max_list_bytes: int) -> RequestHea
             if regular or name in pseudo or name not in _PSEUDO:
                 return MALFORMED
             pseudo[name] = value
-        elif not _NAME.fullmatch(name) or name in _CONNECTION_FIELDS or _has_control(value):
+        elif _is_malformed(name, value):
             return MALFORMED
         else:
             regular.append((name, value))
     if not pseudo:
-        return RequestHead(problem=400)  # trailers; nobody looks at them
+        return TRAILERS
     found = dict(regular)
     path = pseudo.get(b":path", b"")
     if not path or b":method" not in pseudo or b":scheme" not in pseudo or _has_control(path):
@@ -183,6 +185,12 @@ def request_headers(path: str, authority: str, metadata: Metadata) -> bytes:
     return b"\x83\x86" + encode_literals(fields)  # POST and http, from the static table
 
 
+def _is_malformed(name: bytes, value: bytes) -> bool:
+    if not _NAME.fullmatch(name) or name in _CONNECTION_FIELDS:
+        return True
+    return _has_control(value) or (name == b"te" and value != b"trailers")
+
+
 def _has_control(value: bytes) -> bool:
     return b"\0" in value or b"\r" in value or b"\n" in value
 
@@ -218,12 +226,13 @@ def trailers(status: str, detail: str, *, is_only: bool) -> bytes:
 
     Args:
         status: gRPC's name of it.
-        detail: the message; a very long one is cut, because clients bound what they take.
+        detail: the message; a very long one is cut, because gRPC's clients take 8 KiB of headers.
         is_only: whether no headers went before.
     """
     fields = [(b"grpc-status", _STATUS_NUMBERS[status])]
     if detail:
-        fields.append((b"grpc-message", quote(detail[:_LONGEST_MESSAGE], safe=_PLAIN).encode()))
+        text = detail.encode(errors="replace")[:_LONGEST_MESSAGE].decode(errors="ignore")
+        fields.append((b"grpc-message", quote(text, safe=_PLAIN).encode()))
     return (_TRAILERS_ONLY if is_only else b"") + encode_literals(fields)
 
 

@@ -271,7 +271,7 @@ def flood(one: Callable[[int], bytes], times: int = 3000) -> bytes:
         (settings_frame([(5, 100)]), ErrorCode.PROTOCOL_ERROR),
         (frame(RST_STREAM, 0, 1, bytes(4)), ErrorCode.PROTOCOL_ERROR),
         (frame(RST_STREAM, 0, 1, bytes(3)), ErrorCode.FRAME_SIZE_ERROR),
-        (frame(WINDOW_UPDATE, 0, 0, bytes(4)), ErrorCode.FLOW_CONTROL_ERROR),
+        (frame(WINDOW_UPDATE, 0, 0, bytes(4)), ErrorCode.PROTOCOL_ERROR),
         (frame(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff") * 2, ErrorCode.FLOW_CONTROL_ERROR),
         (frame(WINDOW_UPDATE, 0, 9, b"\0\0\0\1"), ErrorCode.PROTOCOL_ERROR),
         (frame(7, 0, 0, bytes(4)), ErrorCode.PROTOCOL_ERROR),

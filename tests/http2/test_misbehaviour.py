@@ -1,0 +1,178 @@
+"""What clients that misbehave may take of us: memory in proportion to what they send, and no more work than others."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import h2.settings
+import hpack
+import pytest
+import uvloop
+
+from orchestrator.http2.frames import (
+    ACK,
+    DATA,
+    HEADERS,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    ErrorCode,
+    frame,
+    rst_stream_frame,
+    settings_frame,
+)
+from orchestrator.http2.grpc_calls import UnaryCall
+from orchestrator.http2.grpc_wire import OK_TRAILERS, RESPONSE_HEADERS, pack_message
+from tests.http2.peer import HEADERS as REQUEST
+from tests.http2.peer import Joined, raw_request
+from tests.http2.world import BLOCK, LIMIT, World
+
+
+def block(path: str, *more: tuple[str, str]) -> bytes:
+    """Return a header block that uses no table, so that it means the same wherever it stands."""
+    fields = [*REQUEST[:2], (":path", path), *REQUEST[3:], *more]
+    encoder = hpack.Encoder()
+    encoder.header_table_size = 0
+    return encoder.encode([hpack.NeverIndexedHeaderTuple(*field) for field in fields])
+
+
+STREAM, LATE = block("/s/Stream"), block("/s/Late")
+
+
+@contextmanager
+def growth() -> Iterator[Callable[[], int]]:
+    """Give what tells how many bytes have been allocated since."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        begin = tracemalloc.get_traced_memory()[0]
+        yield lambda: tracemalloc.get_traced_memory()[0] - begin
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_message_in_crumbs_takes_no_more_than_its_bytes() -> None:
+    ends = Joined(accept=World().service.accept)
+    ends.send(raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, pack_message(bytes(LIMIT))[:5]))
+    crumbs = frame(DATA, 0, 1, b"ab") * 250
+    with growth() as grown:
+        for _ in range(100):
+            ends.send(crumbs)
+            ends.connection.take_out()
+        assert ends.connection.held_bytes == 50_005
+        assert grown() < 150_000
+
+
+async def test_messages_that_are_not_read_take_no_more_than_their_bytes() -> None:
+    ends = Joined(accept=World().service.accept)
+    ends.send(raw_request(1, LATE, flags=4))
+    empty = frame(DATA, 0, 1, pack_message(b"") * 3000)
+    with growth() as grown:
+        for _ in range(20):
+            ends.send(empty)
+        assert grown() < 700_000
+    await asyncio.sleep(0)
+
+
+async def test_parts_of_streamed_messages_count_as_held() -> None:
+    ends = Joined(accept=World(held_bytes=100_000).service.accept)
+    for number in range(1, 21, 2):
+        ends.send(raw_request(number, STREAM, flags=4) + frame(DATA, 0, number, pack_message(bytes(LIMIT))[:16_000]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert ends.connection.held_bytes <= 100_000
+    assert ends.connection.take_out().count(b"grpc-status\x018") == 4
+    for number in range(1, 21, 2):
+        ends.send(frame(RST_STREAM, 0, number, ErrorCode.CANCEL.to_bytes(4, "big")))
+    assert ends.connection.held_bytes == 0
+    await asyncio.sleep(0)
+
+
+async def test_a_stream_may_be_silent_between_messages_but_not_within_one() -> None:
+    ends = Joined(accept=World().service.accept)
+    whole = pack_message(b"whole")
+    for number in (1, 3):
+        ends.send(raw_request(number, STREAM, flags=4) + frame(DATA, 0, number, whole))
+    ends.send(frame(DATA, 0, 3, whole[:7]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    ends.now_s = 50.0
+    ends.connection.check()
+    out = ends.connection.take_out()
+    assert rst_stream_frame(3, ErrorCode.CANCEL) in out
+    assert rst_stream_frame(1, ErrorCode.CANCEL) not in out
+    await asyncio.sleep(0)
+
+
+async def test_a_call_that_was_refused_is_forgotten_before_its_time_is_up() -> None:
+    ends = Joined(accept=World().service.accept)
+    patient = block("/s/Echo", ("grpc-timeout", "1H"))
+    for number in range(1, 200, 2):
+        ends.send(raw_request(number, patient, flags=4) + frame(DATA, 1, number, b""))
+    assert ends.connection.take_out().count(b"grpc-status\x0213") == 100
+    gc.collect()
+    assert not [found for found in gc.get_objects() if isinstance(found, UnaryCall)]
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_longest_time_limit_there_is(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def call() -> bytes:
+        ends = Joined(accept=World().service.accept)
+        patient = block("/s/Echo", ("grpc-timeout", "99999999H"))
+        ends.send(raw_request(1, patient, flags=4) + frame(DATA, 1, 1, pack_message(b"answer")))
+        await asyncio.sleep(0.01)
+        return ends.connection.take_out()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert b"answer" in runner.run(call())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda number: frame(WINDOW_UPDATE, 0, number, bytes(4)),
+        lambda number: frame(WINDOW_UPDATE, 0, number, b"\x7f\xff\xff\xff"),
+        lambda number: frame(DATA, 0, number, b"more"),
+        lambda number: frame(HEADERS, 0x5, number, BLOCK),
+    ],
+)
+def test_who_makes_us_reset_streams_is_sent_away_as_who_resets_them(fault: Callable[[int], bytes]) -> None:
+    """Else the allowance for resets is worth nothing (CVE-2025-8671)."""
+    ends = Joined()
+    for number in range(1, 6001, 2):
+        ends.send(raw_request(number, BLOCK) + fault(number))
+        ends.connection.take_out()
+    assert ends.connection.violation is not None
+    assert ends.connection.violation.code is ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_acknowledgements_of_nothing_are_a_flood_too() -> None:
+    ends = Joined()
+    ends.send(frame(SETTINGS, ACK, 0) * 3000)
+    assert ends.connection.violation is not None
+    assert ends.connection.violation.code is ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_settings_are_applied_once_a_frame() -> None:
+    """Each walks over all streams, and thousands fit into a frame."""
+    ends = Joined(settings={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    number = ends.request(b"q")
+    ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(5000), OK_TRAILERS)
+    ends.connection.take_out()
+    ends.send(settings_frame([(4, 1000), (4, 0)] * 1000 + [(4, 7)]))
+    assert frame(DATA, 0, number, bytes(7)) in ends.connection.take_out()
+    assert ends.connection.violation is None
+
+
+async def test_a_handler_that_is_cancelled_from_within_is_answered_all_the_same() -> None:
+    ends = Joined(accept=World().service.accept)
+    ends.send(raw_request(1, block("/s/Drop"), flags=4) + frame(DATA, 1, 1, pack_message(b"")))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert b"grpc-status\x011" in ends.connection.take_out()
+    assert ends.connection.is_idle
+    assert ends.connection.running == 0

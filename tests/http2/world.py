@@ -1,0 +1,117 @@
+"""A gRPC service of a few methods on our transport, listening, for clients that nobody here wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import grpc
+import hpack
+import pytest
+
+from orchestrator.http2.connection import Connection
+from orchestrator.http2.grpc_calls import Metadata, Send, Service
+from orchestrator.http2.grpc_wire import RequestHead, RpcError, read_request_head
+from orchestrator.http2.headers import HeaderDecoder
+from orchestrator.http2.limits import Limits
+from orchestrator.http2.listener import Listener
+from tests.http2.peer import HEADERS
+
+BLOCK = hpack.Encoder().encode([*HEADERS[:2], (":path", "/s/Echo"), *HEADERS[3:]])
+LIMIT = 2**20
+
+
+class World:
+    """A service of a few methods, listening; ``release`` lets go what waits."""
+
+    def __init__(self, *, max_message_bytes: int = LIMIT, **limits: Any) -> None:
+        self.limits = Limits(**limits)
+        self.release = asyncio.Event()
+        self.waiting = 0
+        self.cancelled = 0
+        self.taken: list[bytes] = []
+        self.connections: list[Connection[RequestHead]] = []
+        self.service = Service(
+            unary={
+                "/s/Echo": self.echo,
+                "/s/Wait": self.wait,
+                "/s/Fail": self.fail,
+                "/s/Big": self.big,
+                "/s/Drop": self.drop,
+            },
+            streaming={"/s/Stream": self.stream, "/s/Late": self.late},
+            explain=lambda error: RpcError("DATA_LOSS", f"{error} – 100 %"),
+            max_message_bytes=max_message_bytes,
+            limits=self.limits,
+        )
+        self.listener = Listener(self.make, self.limits)
+        self.address = ""
+
+    def make(self, wake: Callable[[], None]) -> Connection[RequestHead]:
+        decoder = HeaderDecoder(partial(read_request_head, max_list_bytes=16384), max_list_bytes=16384)
+        connection = Connection(decoder, self.service.accept, self.limits, clock=time.monotonic, wake=wake)
+        self.connections.append(connection)
+        return connection
+
+    async def echo(self, message: bytes, metadata: Metadata) -> bytes:
+        return message or repr(sorted(item for item in metadata if item[0].startswith("x-"))).encode()
+
+    async def big(self, message: bytes, metadata: Metadata) -> bytes:
+        return bytes(LIMIT)
+
+    async def fail(self, message: bytes, metadata: Metadata) -> bytes:
+        raise ValueError("broken")
+
+    async def drop(self, message: bytes, metadata: Metadata) -> bytes:
+        raise asyncio.CancelledError  # as when what a handler waits for is cancelled, and not the handler
+
+    async def wait(self, message: bytes, metadata: Metadata) -> bytes:
+        self.waiting += 1
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return message
+
+    async def stream(self, messages: AsyncIterator[bytes], send: Send, metadata: Metadata) -> None:
+        async for message in messages:
+            if message == b"fail":
+                raise ValueError("broken")
+            await send(message)
+
+    async def late(self, messages: AsyncIterator[bytes], send: Send, metadata: Metadata) -> None:
+        await self.release.wait()
+        async for message in messages:
+            self.taken.append(message)
+
+
+@asynccontextmanager
+async def open_world(tls: ssl.SSLContext | None = None, **limits: Any) -> AsyncIterator[World]:
+    world = World(**limits)
+    world.address = f"127.0.0.1:{await world.listener.start('127.0.0.1', 0, ssl=tls)}"
+    try:
+        yield world
+    finally:
+        await world.listener.stop(0.0)
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
+async def failure(call: Awaitable[object]) -> tuple[str, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code().name, caught.value.details() or ""
+
+
+def unary(channel: Any, method: str) -> Any:
+    return channel.unary_unary(f"/s/{method}")
