@@ -205,7 +205,8 @@ class Fleet:
         if expected_s > 0:
             run = TimedRun(asyncio.get_running_loop().time(), service_s, expected_s)
             link.health = link.health.after_run(run, self.settings.ejection)
-            if service_s > self.settings.ejection.latency_factor * expected_s:  # else it can't have become an outlier
+            least_s = max(expected_s, self.settings.ejection.latency_floor_ms / 1e3)
+            if service_s > self.settings.ejection.latency_factor * least_s:  # else it can't have become an outlier
                 self._eject_outliers()
 
     def _line_s(self, link: ServerLink, name: ModelName, items: int) -> float:
