@@ -51,7 +51,7 @@ class DeadlineError(TransientError):
 
 
 class CapacityError(TransientError):
-    """A queue or budget is full; the request was not accepted.
+    """A queue or budget is full, or the answer could not come in time; the request was not run.
 
     Attributes:
         retry_after_s: when it may be accepted; None when nobody can say.

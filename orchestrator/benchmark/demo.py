@@ -23,7 +23,7 @@ from orchestrator.benchmark.open_loop import poisson_arrivals_s, run_open_loop
 from orchestrator.benchmark.report import Comparison
 from orchestrator.benchmark.sample import LabelledSample
 from orchestrator.benchmark.summary import PolicySummary, summarize
-from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
+from orchestrator.config import FleetSettings, OverloadSettings, RouterSettings, ServerSettings
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
@@ -150,7 +150,13 @@ async def _run_policy(
 
 
 def _with_policy(fleet: FleetSettings, policy: str, *, deadline_s: float, seed: int) -> FleetSettings:
-    return fleet.model_copy(update={"router": RouterSettings(policy=policy, deadline_ms=deadline_s * 1e3, seed=seed)})
+    router = RouterSettings(
+        policy=policy,
+        deadline_ms=deadline_s * 1e3,
+        seed=seed,
+        overload=OverloadSettings(shed_late=False),  # how late a policy is, is to be seen
+    )
+    return fleet.model_copy(update={"router": router})
 
 
 def _describe(settings: DemoSettings, images: int, capacity_rps: float, rate_rps: float) -> tuple[str, ...]:

@@ -77,11 +77,53 @@ class ServerSettings(Section):
         return check_port(address)
 
 
+class GuardSettings(Section):
+    """When the fallback decides in place of the policy; see orchestrator.routing.guard."""
+
+    fallback: str = "lert:slack"
+    """The policy that does."""
+    policy_time_budget_ms: float | None = Field(default=10.0, gt=0)
+    """A slower decision is not used. A tenth of the default deadline and some hundred times what those here take, so
+    that a host's own stalls hardly ever count. None: any time."""
+    faults: int = Field(default=5, ge=1)
+    """Of the policy in ``faults_window_s``, after which it is not asked for a while."""
+    faults_window_s: float = Field(default=10.0, gt=0)
+    """Faults further apart don't add up."""
+    pause_s: float = Field(default=30.0, gt=0)
+    """For how long it is not asked; then one decision is a trial."""
+
+
+class OverloadSettings(Section):
+    """What is given up when more comes than can be answered; see orchestrator.router.overload."""
+
+    shed_late: bool = True
+    """Refuse requests whose own deadline can't be kept any more, before it has passed. False: a request waits up to
+    ``request_timeout_s``, and its answer is given however late."""
+    queue_limit_mib: float = Field(default=512.0, gt=0)
+    """Of tensors waiting in the router, beside ``queue_limit``: ten thousand small images are some 100 MiB, as many of
+    224 × 224 pixels would be 6 GiB."""
+    priority_levels: int = Field(default=3, ge=1)
+    """Priorities are 1, the highest, to this; any other counts as the default, as in Triton."""
+    default_priority: int = Field(default=2, ge=1)
+    """Of requests that name none: the middle, so that there is something above and below."""
+
+    @model_validator(mode="after")
+    def _default_is_a_level(self) -> OverloadSettings:
+        if self.default_priority > self.priority_levels:
+            raise ValueError(
+                f"default_priority {self.default_priority} is beyond priority_levels {self.priority_levels}; lower it"
+            )
+        return self
+
+
 class RouterSettings(Section):
     """How the router queues, groups and sends."""
 
     policy: str = "lert:slack"
     """``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.routing.registry."""
+    binding: Literal["policy", "late", "early"] = "policy"
+    """When a request gets its server and width: on arrival, when a server has room, or as the policy was written."""
+    guard: GuardSettings = GuardSettings()
     family: str | None = None
     """The family to serve; None takes the only one there is."""
     deadline_ms: float = Field(default=100.0, gt=0)
@@ -89,9 +131,10 @@ class RouterSettings(Section):
     slack_margin: float = Field(default=1.25, ge=1)
     """Expected times are multiplied by this before they are held against a deadline."""
     request_timeout_s: float = Field(default=30.0, gt=0)
-    """After this a caller gets an error, late as its answer may be; deadlines are shorter and soft."""
+    """After this a caller gets an error whatever its deadline."""
     queue_limit: int = Field(default=10_000, ge=1)
-    """Items waiting in the router; one more is refused at once."""
+    """Items waiting in the router; one more costs the least important its place, see orchestrator.router.overload."""
+    overload: OverloadSettings = OverloadSettings()
     in_flight_groups: int = Field(default=2, ge=1)
     """Groups a server holds at a time: one runs, one waits so that the server never idles between them."""
     group_timeout_s: float = Field(default=10.0, gt=0)

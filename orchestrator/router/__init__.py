@@ -2,6 +2,7 @@
 
 from orchestrator.router.core import Router
 from orchestrator.router.membership import ResolvedNames
+from orchestrator.router.observer import RouterObserver
 from orchestrator.router.request import Answer
 
-__all__ = ["Answer", "ResolvedNames", "Router"]
+__all__ = ["Answer", "ResolvedNames", "Router", "RouterObserver"]

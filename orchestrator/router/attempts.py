@@ -122,7 +122,7 @@ class Attempts:
                 self._lanes.push(key, request)
             elif verdict is not Verdict.ELSEWHERE_ALREADY:
                 log.debug("a request is not sent again, %s: %s", verdict, error)
-                request.future.set_exception(error)
+                request.fail(error)
 
     def _stages(self, group: Group) -> tuple[tuple[float, Callable[[Attempt], None]], ...]:
         """Return what happens to a group that is not answered, and how long after it was sent."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator.profile import EnergyLine
 from orchestrator.router.link import ServerLink
 from orchestrator.router.request import Answer, Array, LaneKey, PendingRequest
 from orchestrator.snapshot import GroupInFlight, ServedModel
@@ -22,6 +23,7 @@ class Group:
         key: of the lane it came from.
         requests: in the order of their items in the batch; at least one.
         sent: how it counts in the server's load.
+        energy: of groups of this model on this server; None when unknown.
     """
 
     decision_id: str
@@ -30,6 +32,7 @@ class Group:
     key: LaneKey
     requests: list[PendingRequest]
     sent: GroupInFlight
+    energy: EnergyLine | None = None
 
     def batch(self) -> Array:
         """Return the items of all requests, in order."""
@@ -37,18 +40,20 @@ class Group:
             return self.requests[0].batch
         return np.concatenate([request.batch for request in self.requests])
 
-    def answer(self, request: PendingRequest, output: Array, *, now_s: float, policy: str) -> Answer:
+    def answer(self, request: PendingRequest, output: Array, *, now_s: float) -> Answer:
         """Return the answer for one of the requests, whose part of the output is ``output``."""
+        items = self.sent.items
         return Answer(
             output=(output[0] if request.is_single else output).copy(),  # not a view that keeps the whole group
             labels=self.model.labels,
             server=self.link.name,
             width=self.model.width,
-            batch=self.sent.items,
+            batch=items,
             queue_s=self.sent.sent_s - request.arrived_s,
             latency_s=now_s - request.arrived_s,
             deadline_met=now_s <= request.deadline_s,
             expected_accuracy=self.model.accuracy,
             decision_id=self.decision_id,
-            policy=policy,
+            policy=request.policy,
+            energy_j=None if self.energy is None else self.energy.of_group(items) * request.items / items,
         )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import ConfigError
-from orchestrator.snapshot import Family, ServerName, TensorSpec, Width
+from orchestrator.errors import ConfigError, SlimError
+from orchestrator.snapshot import Family, Preference, ServerName, TensorSpec, Width
+
+if TYPE_CHECKING:
+    from orchestrator.router.lanes import Lane
 
 Array = NDArray[Any]
+NO_ITEMS: Array = np.empty((0,))
+"""In place of a batch that is needed no more."""
 
 _NUMPY_TYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "UINT8": np.uint8}
 
@@ -34,6 +39,7 @@ class Answer:
         expected_accuracy: top-1 of that width on the family's test split, 0..1.
         decision_id: unique within this router; names the decision in logs.
         policy: that decided.
+        energy_j: expected of its part of the group, above what the server draws anyway; None when unknown.
     """
 
     output: Array
@@ -47,6 +53,7 @@ class Answer:
     expected_accuracy: float
     decision_id: str
     policy: str
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class LaneKey:
         item_shape: of one item.
         widths: they all accept, ascending.
         min_accuracy: they all ask for, 0..1.
+        max_item_j: they all may cost, in joules an item; None: any.
+        preference: of all of them; None: the policy's own.
         bound_to: server and width that early binding chose; None before binding and always with late binding.
         avoid: servers on which an attempt failed or is overdue; others are taken while there are any.
     """
@@ -66,6 +75,8 @@ class LaneKey:
     item_shape: tuple[int, ...]
     widths: tuple[Width, ...]
     min_accuracy: float = 0.0
+    max_item_j: float | None = None
+    preference: Preference | None = None
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()
 
@@ -88,10 +99,14 @@ class PendingRequest:
         arrived_s: on the router's clock.
         deadline_s: on the router's clock.
         future: resolves to the Answer; cancelled when the caller has given up.
+        items: it brings.
+        priority: 1 is the highest.
         has_own_deadline: whether its caller named the deadline; the router's own is no reason to give a request up.
         attempts: how often it was sent.
         under_way: attempts that have not ended.
-        withdraw: takes its items out of the count of its lane; None while it is in none.
+        policy: that decided on it last; empty before.
+        due_s: when its time is looked at next; infinite while nobody watches it.
+        lane: it waits in; None while it waits in none.
     """
 
     batch: Array
@@ -99,20 +114,32 @@ class PendingRequest:
     arrived_s: float
     deadline_s: float
     future: asyncio.Future[Answer] = field(repr=False)
+    items: int = field(init=False)
+    priority: int = 1
     has_own_deadline: bool = False
     attempts: int = 0
     under_way: int = 0
-    withdraw: Callable[[], None] | None = field(default=None, repr=False)
+    policy: str = ""
+    due_s: float = math.inf
+    lane: Lane | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.items = len(self.batch)
 
     @property
     def is_queued(self) -> bool:
         """Whether it waits in a lane."""
-        return self.withdraw is not None
+        return self.lane is not None
 
-    @property
-    def items(self) -> int:
-        """Items it brings."""
-        return len(self.batch)
+    def withdraw(self) -> None:
+        """Wait no more; does nothing when it does not wait."""
+        if self.lane is not None:
+            self.lane.drop(self)
+
+    def fail(self, error: SlimError) -> None:
+        """Tell its caller, when nothing else has been told."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 def as_batch(array: Array, spec: TensorSpec) -> tuple[Array, bool]:

@@ -1,24 +1,27 @@
-"""Pure routing decisions: what could be done (candidates) and which of it is done (policies).
-
-Nothing here knows a clock, a lot of its own, a network or a logger; time and lots come in as values. So the router
-and a simulator call the very same functions, and a test needs no fakes.
-"""
-
 from orchestrator.routing.fleet_tables import FleetTables, build_candidates
+from orchestrator.routing.guard import Breaker, Fault, find_fault
 from orchestrator.routing.occupancy import mark_begun
 from orchestrator.routing.policy import Binding, Policy, RowPolicy, Situation, is_offered
+from orchestrator.routing.preferred import PreferredPolicy, parse_preference
+from orchestrator.routing.rebinding import rebind
 from orchestrator.routing.registry import parse_policy, policy_names, prepare
 
 __all__ = [
     "Binding",
+    "Breaker",
+    "Fault",
     "FleetTables",
     "Policy",
+    "PreferredPolicy",
     "RowPolicy",
     "Situation",
     "build_candidates",
+    "find_fault",
     "is_offered",
     "mark_begun",
     "parse_policy",
+    "parse_preference",
     "policy_names",
     "prepare",
+    "rebind",
 ]

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.benchmark.open_loop import Outcome, poisson_arrivals_s, run_open_loop
 from orchestrator.benchmark.summary import summarize
-from orchestrator.config import RouterSettings
+from orchestrator.config import OverloadSettings, RouterSettings
 from orchestrator.errors import PermanentError
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
@@ -29,7 +29,8 @@ def test_poisson_arrivals_ascend_at_the_asked_rate_and_repeat_with_the_seed() ->
 @pytest.mark.virtual_time
 async def test_requests_are_sent_when_due_whether_or_not_earlier_ones_are_answered() -> None:
     server = FakeServer(item_s=1.0, max_batch_size=1)
-    async with Router(RouterSettings(policy="lert", warm_up=False), {A: server}) as router:
+    settings = RouterSettings(policy="lert", warm_up=False, overload=OverloadSettings(shed_late=False))
+    async with Router(settings, {A: server}) as router:
         began_s = asyncio.get_running_loop().time()
         outcomes = await run_open_loop(
             router, [item(n) for n in range(4)], [0, 1, 2, 9], [0.0, 0.1, 0.2, 0.3], deadline_s=2.5

@@ -18,7 +18,8 @@ def test_amounts_are_divided_and_nothing_else_is() -> None:
     whole = RouterSettings(queue_limit=1000, in_flight_groups=4)
     part = share_router(whole, 4)
     assert (part.queue_limit, part.in_flight_groups) == (250, 1)
-    assert part == whole.model_copy(update={"queue_limit": 250, "in_flight_groups": 1})
+    assert part.overload.queue_limit_mib == whole.overload.queue_limit_mib / 4
+    assert part == whole.model_copy(update={"queue_limit": 250, "in_flight_groups": 1, "overload": part.overload})
     assert share_router(whole, 1) == whole
 
 

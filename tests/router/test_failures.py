@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from orchestrator.config import RouterSettings
-from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ModelNotFoundError, PermanentError
+from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ModelNotFoundError
 from orchestrator.errors import TransientError as Transient
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServedModel, ServerName, Width
@@ -147,26 +147,6 @@ async def test_a_deadline_without_end_is_none_and_what_is_no_time_is_refused() -
             with pytest.raises(ConfigError, match="is no time"):
                 await router.infer(item(0), deadline_ms=deadline_ms)
         assert isinstance(await router.infer(item(0), deadline_ms=-5), Answer)
-
-
-async def test_a_policy_that_raises_fails_the_request_and_not_the_router(caplog: pytest.LogCaptureFixture) -> None:
-    class Raises:
-        name = "raises"
-
-        def __init__(self, router: Router) -> None:
-            self.binding = router._policy.binding
-
-        def choose(self, candidates: Any, situation: Any) -> Any:
-            raise ZeroDivisionError("bug")
-
-    async with routed({"a": FakeServer()}) as router:
-        working = router._policy
-        router._policy = Raises(router)
-        with pytest.raises(PermanentError, match="policy raises failed: ZeroDivisionError"):
-            await router.infer(item(0))
-        router._policy = working
-        assert right(await router.infer(item(1)), 1)
-    assert "policy raises failed" in caplog.text
 
 
 async def test_families_on_one_server_keep_their_own_times() -> None:

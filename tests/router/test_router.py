@@ -21,6 +21,7 @@ from orchestrator.errors import (
     WrongAnswerError,
 )
 from orchestrator.router import Answer, Router
+from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import ServerName, Width
 from tests.fakes.servers import CLASSES, FakeServer, item
 
@@ -28,9 +29,12 @@ pytestmark = pytest.mark.virtual_time
 
 
 @asynccontextmanager
-async def routed(servers: Mapping[str, FakeServer], **settings: Any) -> AsyncIterator[Router]:
+async def routed(
+    servers: Mapping[str, FakeServer], *, observer: RouterObserver | None = None, **settings: Any
+) -> AsyncIterator[Router]:
     named = {ServerName(name): server for name, server in servers.items()}
-    async with Router(RouterSettings(**settings), named) as router:
+    settings.setdefault("guard", {"policy_time_budget_ms": None})  # real time has no place in a test
+    async with Router(RouterSettings(**settings), named, observer=observer or RouterObserver()) as router:
         for server in servers.values():
             server.groups.clear()  # those of the warm-up
         yield router
@@ -126,9 +130,10 @@ async def test_width_is_degraded_rather_than_deadlines_missed_when_load_exceeds_
                 await asyncio.sleep(0.005)
         return [task.result() for task in tasks]
 
-    async with routed({"a": FakeServer()}, policy="lert") as router:
+    late_too = {"shed_late": False}
+    async with routed({"a": FakeServer()}, policy="lert", overload=late_too) as router:
         full = await load(router)
-    async with routed({"a": FakeServer()}, policy="lert:slack") as router:
+    async with routed({"a": FakeServer()}, policy="lert:slack", overload=late_too) as router:
         adaptive = await load(router)
     assert sum(answer.deadline_met for answer in full) < 150
     assert sum(answer.deadline_met for answer in adaptive) > 590

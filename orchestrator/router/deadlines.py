@@ -1,0 +1,78 @@
+"""One timer for all requests: who is to be told by when.
+
+A timer a request would be as many entries in the event loop's own heap, each with a handle and a context to make and to
+cancel. Here a request costs one entry, and nothing when it is answered: what was answered meanwhile is dropped when its
+time comes, and all together when most of the heap is such.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+
+from orchestrator.router.request import PendingRequest
+
+_FEW = 64
+
+
+class Deadlines:
+    """Calls back when the time of a request has come that is not answered yet.
+
+    Args:
+        on_due: called with each such request; it may watch it again.
+    """
+
+    def __init__(self, on_due: Callable[[PendingRequest], None]) -> None:
+        self._on_due = on_due
+        self._heap: list[tuple[float, int, PendingRequest]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._live = 0
+
+    def watch(self, request: PendingRequest, due_s: float) -> None:
+        """Call back at ``due_s`` unless the request is answered by then."""
+        request.due_s = due_s
+        heapq.heappush(self._heap, (due_s, next(self._order), request))
+        if self._timer is None or due_s < self._timer.when():
+            self._arm()
+
+    def begin(self) -> None:
+        """Note that a request came that will be watched."""
+        self._live += 1
+
+    def end(self) -> None:
+        """Note that one is answered, one way or another."""
+        self._live -= 1
+        if len(self._heap) > 3 * self._live + _FEW:
+            self._heap = [entry for entry in self._heap if not entry[2].future.done()]
+            heapq.heapify(self._heap)
+            self._arm()
+
+    def close(self) -> None:
+        """Call back no more."""
+        self._heap.clear()
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._heap:
+            self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now_s = asyncio.get_running_loop().time()
+        due = []
+        while self._heap and (self._heap[0][0] <= now_s or self._heap[0][2].future.done()):
+            request = heapq.heappop(self._heap)[2]
+            if not request.future.done():
+                due.append(request)
+        for request in due:
+            request.due_s = math.inf
+            self._on_due(request)
+        if self._timer is None:  # nothing was watched again meanwhile
+            self._arm()

@@ -1,0 +1,105 @@
+"""What is given up when more comes than can be answered, and when it is worth coming again.
+
+Widths give way first: a policy that looks at slack narrows them, down to what ``min_accuracy`` and pins allow, and only
+what even the quickest allowed candidate can't answer in time is given up. Only a caller's own deadline is a reason to
+be given up; the router's default one orders and sizes, but nobody asked for it, so the answer is wanted late too. A
+request that was sent is never given up: its answer is given, late if need be.
+
+A request that waits is *shed*, told at once, when
+
+- *late*: the head of a lane can't be answered in time by the quickest candidate, its waiting and the slack margin
+  counted, and no server that could take it is idle. An idle one is tried whatever is expected of it: that costs nobody
+  anything, and an estimate that has become too high would otherwise never be seen to be wrong.
+- *late*, too, under *overload*: when the queue can't drain in time at any width, earliest-deadline-first alone would
+  serve each head at the last moment, alone, and so lose the throughput of batches just when it is needed. Then a head
+  needs time for the largest group whose service fits twice into its own deadline (one that runs, one that waits): the
+  early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19).
+- *expired*: wherever it waits, when less of its deadline is left than the quickest candidate takes alone. So a refusal
+  comes before the deadline, never after it.
+- *displaced*: the queue is full and something more important came: a higher priority or, within one, an earlier
+  deadline. The least important, latest goes first.
+
+and a request that comes is refused when the queue is *full* of what is more important.
+
+All are told when to come again: after the time in which what waits is expected to be answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+
+from orchestrator.decision import Candidate
+from orchestrator.router.lanes import Lane, Lanes, Outlook
+from orchestrator.router.request import PendingRequest
+from orchestrator.snapshot import QueueState, ServerName
+
+_SOONEST_S, _LATEST_S = 0.05, 30.0
+_UNKNOWN_S = 1.0
+
+
+class Shed(StrEnum):
+    """Why a request is given up; in one word each, for metrics."""
+
+    LATE = "late"
+    EXPIRED = "expired"
+    DISPLACED = "displaced"
+    FULL = "full"
+    REJECTED = "rejected"
+    """By the policy."""
+
+
+def outlook(candidates: Sequence[Candidate], queue: QueueState) -> Outlook:
+    """Return what candidates tell of their lane; ``candidates`` is not empty."""
+    return Outlook(
+        fastest_s=min(c.item_s + c.group_s for c in candidates),
+        item_drain_s=min(c.drain_s for c in candidates) / queue.items,
+    )
+
+
+def take_late(
+    lane: Lane,
+    candidates: Sequence[Candidate],
+    queue: QueueState,
+    *,
+    idle: Collection[ServerName],
+    now_s: float,
+    slack_margin: float,
+) -> list[PendingRequest]:
+    """Remove and return the heads of a lane that are to be shed as late.
+
+    Args:
+        lane: not empty.
+        candidates: for its head.
+        queue: its state.
+        idle: servers that have nothing to do.
+        now_s: on the router's clock.
+        slack_margin: what expected times are multiplied by.
+    """
+    if any(c.server in idle for c in candidates):
+        return []
+    is_overloaded = min(c.drain_s for c in candidates) * slack_margin > queue.tail_deadline_s - now_s
+
+    def needs_s(request: PendingRequest) -> float:
+        own_s = request.deadline_s - request.arrived_s
+        least_s = float("inf")
+        for c in candidates:
+            items = request.items
+            if is_overloaded and c.item_s > 0:
+                fitting = int((own_s / (2 * slack_margin) - c.group_s) / c.item_s)
+                items = max(items, min(fitting, c.max_batch_size, queue.items))
+            least_s = min(least_s, c.wait_s + c.item_s * items + c.group_s)
+        return least_s * slack_margin
+
+    late: list[PendingRequest] = []
+    while (head := lane.head()) is not None:
+        if not head.has_own_deadline or head.under_way or now_s + needs_s(head) <= head.deadline_s:
+            break
+        late += lane.take(head.items)  # the head alone
+    return late
+
+
+def retry_after_s(lanes: Lanes) -> float:
+    """Return when what waits is expected to be answered; a second when nothing is known of that."""
+    drain_s = lanes.drain_s()
+    return _UNKNOWN_S if drain_s is None else min(max(drain_s, _SOONEST_S), _LATEST_S)

@@ -1,0 +1,232 @@
+"""Every accepted request is answered exactly once, whatever servers, callers and policies do; nothing is left behind.
+
+A scenario is drawn: requests with deadlines, priorities and bounds, some of whose callers give up; servers that answer,
+refuse, raise, hang, answer short or late at each of their calls, and that go away and come back. It is played in
+virtual time, and then the books must balance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from orchestrator.config import RouterSettings
+from orchestrator.errors import DeadlineError, PermanentError, ServerUnavailableError, SlimError, TransientError
+from orchestrator.router import Answer, Router
+from orchestrator.router.observer import RouterObserver
+from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
+from tests.fakes.servers import CLASSES, FakeServer, item
+from tests.fakes.virtual_time import new_virtual_loop
+
+DEEDS = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", "late refusal")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request: when it comes, what it asks for, and when its caller gives up."""
+
+    after_s: float
+    items: int
+    wishes: tuple[tuple[str, Any], ...]
+    patience_s: float | None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    calls: tuple[Call, ...]
+    deeds: tuple[tuple[str, ...], ...]  # of each server, one a call, then it answers
+    losses: tuple[tuple[float, int, float], ...]  # (when, which server, for how long)
+    settings: tuple[tuple[str, Any], ...]
+    close_early: bool
+
+
+wishes = st.fixed_dictionaries(
+    {},
+    optional={
+        "deadline_ms": st.sampled_from((0.0, 5.0, 20.0, 100.0, 1000.0)),
+        "priority": st.integers(0, 4),
+        "width": st.sampled_from((Width(25), Width(100))),
+        "min_accuracy": st.sampled_from((0.91, 0.92)),
+        "preference": st.sampled_from((Preference(1.0, 0.0, 0.0), Preference(0.2, 0.5, 0.3))),
+    },
+)
+calls = st.builds(
+    Call,
+    after_s=st.sampled_from((0.0, 0.0, 0.001, 0.01, 0.1)),
+    items=st.sampled_from((1, 1, 1, 3)),
+    wishes=wishes.map(lambda found: tuple(found.items())),
+    patience_s=st.sampled_from((None, None, None, 0.0, 0.005, 0.05)),
+)
+router_settings = st.fixed_dictionaries(
+    {
+        "policy": st.sampled_from(("lert:slack", "random", "round-robin", "slackfit", "p2c:slack", "max-batch")),
+        "binding": st.sampled_from(("policy", "early", "late")),
+        "queue_limit": st.sampled_from((3, 10, 1000)),
+        "in_flight_groups": st.integers(1, 3),
+        "overload": st.sampled_from(({"shed_late": True}, {"shed_late": False})),
+    }
+)
+scenarios = st.builds(
+    Scenario,
+    calls=st.lists(calls, min_size=1, max_size=30).map(tuple),
+    deeds=st.lists(st.lists(st.sampled_from(DEEDS), max_size=6).map(tuple), min_size=1, max_size=3).map(tuple),
+    losses=st.lists(
+        st.tuples(st.sampled_from((0.0, 0.002, 0.02, 0.2)), st.integers(0, 2), st.sampled_from((0.001, 0.1, 5.0))),
+        max_size=3,
+    ).map(tuple),
+    settings=router_settings.map(lambda found: tuple(found.items())),
+    close_early=st.booleans(),
+)
+
+
+class Moody(FakeServer):
+    """Does what it is told at each call, before or after it has run the group."""
+
+    def __init__(self, deeds: tuple[str, ...]) -> None:
+        super().__init__(item_s=0.004)
+        self.deeds: list[str] = []
+        self._script = deeds
+
+    def begin(self) -> None:
+        """Behave well no longer: the warm-up is over."""
+        self.deeds = list(self._script)
+
+    async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
+        deed = self.deeds.pop(0) if self.deeds else "answer"
+        if deed == "refuse":
+            raise ServerUnavailableError("connection refused", executed=False)
+        if deed == "raise":
+            raise ZeroDivisionError("bug")
+        if deed == "hang":
+            await asyncio.sleep(60)
+        if deed == "slow":
+            await asyncio.sleep(0.3)
+        if deed == "late refusal":
+            await asyncio.sleep(0.05)
+            raise TransientError("not ready", executed=False)
+        output = await super().infer_batch(model, batch)
+        if deed == "break":
+            raise TransientError("socket closed")
+        if deed == "fail":
+            raise PermanentError("bad kernel")
+        return output[:-1] if deed == "short" else output
+
+
+class Ledger(RouterObserver):
+    """Counts groups that were sent and that have ended, and items that were shed."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.shed_items = 0
+
+    def on_sent(self, server: ServerName, width: Width, items: int) -> None:
+        self.under_way += 1
+
+    def on_ended(self, server: ServerName, width: Width, items: int) -> None:
+        self.under_way -= 1
+
+    def on_shed(self, reason: str, items: int) -> None:
+        self.shed_items += items
+
+
+async def ask(router: Router, mark: int, call: Call) -> Any:
+    """Return the answer or the error of a request, None when its caller gave up."""
+    batch = np.stack([item(mark)] * call.items)
+    asking = router.infer(batch, **dict(call.wishes))
+    if call.patience_s is None:
+        return await asking
+    try:
+        async with asyncio.timeout(call.patience_s):
+            return await asking
+    except TimeoutError:
+        return None
+
+
+async def lose(server: FakeServer, after_s: float, for_s: float) -> None:
+    await asyncio.sleep(after_s)
+    server.is_up = False
+    await asyncio.sleep(for_s)
+    server.is_up = True
+
+
+async def play(scenario: Scenario) -> None:
+    servers = [Moody(deeds) for deeds in scenario.deeds]
+    ledger = Ledger()
+    options = RouterSettings.model_validate(
+        {
+            "guard": {"policy_time_budget_ms": None},
+            "request_timeout_s": 20,
+            "group_timeout_s": 5,
+            "drain_s": 30,
+            **dict(scenario.settings),
+        }
+    )
+    router = Router(options, {ServerName(f"s{n}"): server for n, server in enumerate(servers)}, observer=ledger)
+    asked: list[asyncio.Task[Any]] = []
+    async with router:
+        for server in servers:
+            server.begin()
+        troubles = [
+            asyncio.create_task(lose(servers[which % len(servers)], after_s, for_s))
+            for after_s, which, for_s in scenario.losses
+        ]
+        for mark, call in enumerate(scenario.calls):
+            asked.append(asyncio.create_task(ask(router, mark, call)))
+            await asyncio.sleep(call.after_s)
+        if not scenario.close_early:
+            await asyncio.wait(asked)
+            backlog = router._lanes.backlog
+            assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    await asyncio.gather(*troubles)
+    check_outcomes(scenario, outcomes)
+    check_nothing_is_left(router, ledger)
+
+
+def check_outcomes(scenario: Scenario, outcomes: list[Any]) -> None:
+    is_calm = not scenario.losses and not {"refuse", "hang", "late refusal"} & {d for ds in scenario.deeds for d in ds}
+    for mark, (call, outcome) in enumerate(zip(scenario.calls, outcomes, strict=True)):
+        note(f"{mark}: {outcome!r}"[:200])
+        if isinstance(outcome, Answer):
+            assert outcome.output.shape == (call.items, CLASSES)
+            assert {int(row.argmax()) for row in outcome.output} == {mark % CLASSES}, "somebody else's answer"
+            assert outcome.output.max() == mark + 1
+        elif outcome is None:
+            assert call.patience_s is not None
+        else:
+            assert isinstance(outcome, SlimError), "callers see our errors only"
+            assert not (is_calm and isinstance(outcome, DeadlineError)), "lost, and found by its timeout only"
+
+
+def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
+    backlog = router._lanes.backlog
+    assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
+    assert ledger.under_way == 0
+    assert not router._dispatcher._tasks
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    # Calls to servers go on in the background for as long as they take; the router's own are gone.
+    assert not [task for task in left if "router" in repr(task.get_coro())], left
+
+
+@settings(deadline=None, max_examples=100)
+@given(scenarios)
+def test_every_request_is_answered_exactly_once_and_nothing_is_left(scenario: Scenario) -> None:
+    unhandled: list[dict[str, Any]] = []
+    loop = new_virtual_loop()
+    loop.set_exception_handler(lambda _, context: unhandled.append(context))  # futures told twice, lost exceptions
+    try:
+        loop.run_until_complete(play(scenario))
+        loop.run_until_complete(asyncio.sleep(0))
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+    gc.collect(0)
+    assert not unhandled

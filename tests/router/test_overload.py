@@ -1,0 +1,234 @@
+"""More than can be answered: what is given up, in which order, and that nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import CapacityError, ConfigError, ServerUnavailableError
+from orchestrator.router import Answer, Router
+from orchestrator.router.observer import RouterObserver
+from tests.fakes.servers import FakeServer, item
+from tests.router.test_router import right, routed
+
+pytestmark = pytest.mark.virtual_time
+
+DEADLINE_S = 0.5
+
+
+class Sheds(RouterObserver):
+    """Counts what is shed, by reason."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def on_shed(self, reason: str, items: int) -> None:
+        self.counts[str(reason)] += items
+
+
+async def timed(router: Router, mark: int, **wishes: Any) -> tuple[float, float, Answer | CapacityError]:
+    """Return when a request came, how long it took, and its answer or refusal."""
+    clock = asyncio.get_running_loop().time
+    began_s = clock()
+    try:
+        outcome: Answer | CapacityError = await router.infer(item(mark), **wishes)
+    except CapacityError as exc:
+        outcome = exc
+    return began_s, clock() - began_s, outcome
+
+
+async def burst(router: Router, *, rate_rps: float, seconds: float, **wishes: Any) -> list[Any]:
+    async with asyncio.TaskGroup() as group:
+        tasks = []
+        for n in range(int(rate_rps * seconds)):
+            tasks.append(group.create_task(timed(router, n % 10, deadline_ms=DEADLINE_S * 1e3, **wishes)))
+            await asyncio.sleep(1 / rate_rps)
+    return [task.result() for task in tasks]
+
+
+# This server answers at most 19.9/s at full width, 50 ms each, and 291/s at 25 %, both in groups of 32.
+async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_past_the_deadline_for_it() -> None:
+    full_rps, narrow_rps = 20.0, 290.0
+    async with routed({"a": FakeServer(item_s=0.05, group_s=0.01)}, policy="lert:slack") as router:
+        calm = await burst(router, rate_rps=0.5 * full_rps, seconds=2)
+        assert all(isinstance(outcome, Answer) and outcome.width == 100 for _, _, outcome in calm)
+        # Five times what the full width answers: all is answered, in time, with less accuracy.
+        busy = await burst(router, rate_rps=5 * full_rps, seconds=4)
+        assert all(isinstance(outcome, Answer) for _, _, outcome in busy)
+        assert sum(outcome.deadline_met for _, _, outcome in busy) > 0.99 * len(busy)
+        assert np.mean([outcome.width for _, _, outcome in busy]) < 80
+        # Five times what even the narrowest answers: the rest is shed, before its deadline.
+        flood = await burst(router, rate_rps=5 * narrow_rps, seconds=4)
+        backlog = router._lanes.backlog
+    answers = [(began_s, outcome) for began_s, _, outcome in flood if isinstance(outcome, Answer)]
+    refused = [(wait_s, outcome) for _, wait_s, outcome in flood if isinstance(outcome, CapacityError)]
+    assert len(answers) + len(refused) == len(flood)
+    assert all(wait_s < DEADLINE_S for wait_s, _ in refused)
+    # No more than what comes within a deadline can wait: 725 items, some 2.5 s of work.
+    assert all(error.retry_after_s is not None and 0 < error.retry_after_s < 3 for _, error in refused)
+    assert sum(outcome.deadline_met for _, outcome in answers) > 0.95 * len(answers)
+    assert len(answers) > 0.8 * narrow_rps * 4, "what is answered in time comes near to what can be"
+    assert {outcome.width for began_s, outcome in answers if began_s > answers[0][0] + 1} == {25}
+    assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
+
+
+async def test_a_pinned_width_and_an_accuracy_floor_are_shed_rather_than_narrowed() -> None:
+    async with routed({"a": FakeServer()}, policy="lert:slack") as router:
+        outcomes = await burst(router, rate_rps=500, seconds=1, min_accuracy=0.92)
+    answered = [outcome for _, _, outcome in outcomes if isinstance(outcome, Answer)]
+    assert {answer.width for answer in answered} <= {75, 100}
+    assert 0 < len(answered) < len(outcomes)
+
+
+async def test_an_idle_server_is_tried_whatever_is_expected_of_it() -> None:
+    server = FakeServer(item_s=1.0)
+    async with routed({"a": server}, policy="lert:slack") as router:
+        late = await router.infer(item(0), deadline_ms=10)
+        assert not late.deadline_met
+        server.item_s = 0.001  # it is believed to be slow, and would never be seen to be quick again
+        outcomes = [await timed(router, n, deadline_ms=10) for n in range(40)]
+        assert all(isinstance(outcome, Answer) for _, _, outcome in outcomes)
+
+
+async def test_only_deadlines_of_the_callers_own_are_a_reason_to_be_given_up() -> None:
+    async with routed({"a": FakeServer(item_s=0.1)}, policy="lert", deadline_ms=20) as router:
+        answers = await asyncio.gather(*(router.infer(item(n)) for n in range(60)))
+        assert not all(answer.deadline_met for answer in answers)
+        outcomes = await asyncio.gather(*(timed(router, n, deadline_ms=20) for n in range(60)))
+    refused = [(wait_s, outcome) for _, wait_s, outcome in outcomes if isinstance(outcome, CapacityError)]
+    assert refused
+    assert all(wait_s <= 0.02 for wait_s, _ in refused)
+
+
+async def test_without_shedding_late_answers_are_given() -> None:
+    settings = {"shed_late": False}
+    async with routed({"a": FakeServer(item_s=0.1)}, policy="lert", overload=settings) as router:
+        answers = await asyncio.gather(*(router.infer(item(n), deadline_ms=20) for n in range(60)))
+    assert all(right(answer, n) for n, answer in enumerate(answers))
+
+
+async def test_who_waits_behind_a_server_that_hangs_is_told_before_the_deadline() -> None:
+    server = FakeServer()
+    observer = Sheds()
+    patience = {"overdue_floor_ms": 5000}
+    async with routed({"a": server}, policy="lert", observer=observer, retries=patience) as router:
+        server.group_s = 2.0
+        first = asyncio.create_task(router.infer(item(0)))
+        await asyncio.sleep(0.001)
+        second = asyncio.create_task(router.infer(item(0)))  # the server's budget is spent
+        await asyncio.sleep(0.001)
+        _, wait_s, outcome = await timed(router, 1, deadline_ms=200)
+        assert isinstance(outcome, CapacityError)
+        assert 0.1 < wait_s < 0.2
+        assert observer.counts == {"expired": 1}
+        await asyncio.gather(first, second)
+
+
+async def test_who_waits_for_a_fleet_that_is_gone_is_told_so() -> None:
+    server = FakeServer()
+    async with routed({"a": server}, policy="lert") as router:
+        server.is_up = False
+        began_s = asyncio.get_running_loop().time()
+        with pytest.raises(ServerUnavailableError, match="refused"):
+            await router.infer(item(0), deadline_ms=300)
+        assert asyncio.get_running_loop().time() - began_s < 0.3
+
+
+async def test_higher_priorities_go_first_and_deadlines_decide_within_one() -> None:
+    server = FakeServer(max_batch_size=1)
+    order: list[str] = []
+
+    async def call(router: Router, name: str, deadline_ms: float, priority: int, **wishes: Any) -> None:
+        await router.infer(item(0), deadline_ms=deadline_ms, priority=priority, **wishes)
+        order.append(name)
+
+    async with routed({"a": server}, policy="lert", in_flight_groups=1) as router, asyncio.TaskGroup() as group:
+        for name, deadline_ms, priority in (
+            ("low", 900, 3),
+            ("default", 1000, 0),
+            ("unknown level", 1100, 9),
+            ("high, later", 2000, 1),
+            ("high", 1500, 1),
+        ):
+            group.create_task(call(router, name, deadline_ms, priority))
+        group.create_task(call(router, "high in another lane", 1700, 1, min_accuracy=0.92))
+    assert order == ["high", "high in another lane", "high, later", "default", "unknown level", "low"]
+
+
+async def test_a_full_queue_gives_up_the_least_important_for_something_more_important() -> None:
+    observer = Sheds()
+    async with routed(
+        {"a": FakeServer(item_s=0.5)},
+        queue_limit=4,
+        in_flight_groups=1,
+        policy="lert",
+        warm_up=False,
+        observer=observer,
+    ) as router:
+        first = asyncio.create_task(router.infer(item(0)))
+        await asyncio.sleep(0.1)
+
+        async def call(name: str, deadline_ms: float, priority: int) -> tuple[str, type]:
+            outcome = (await timed(router, 0, deadline_ms=deadline_ms, priority=priority))[2]
+            return name, type(outcome)
+
+        calls = [
+            asyncio.create_task(call(*wishes))
+            for wishes in (
+                ("low early", 9000, 3),
+                ("low late", 9500, 3),
+                ("default", 9000, 2),
+                ("default late", 9900, 2),
+                ("high", 9000, 1),  # takes the place of low late
+                ("default early", 8000, 2),  # of low early
+                ("default early too", 8000, 2),  # of default late
+                ("low again", 1000, 3),  # nothing is less important
+            )
+        ]
+        outcomes = dict(await asyncio.gather(*calls))
+        await first
+    refused = {name for name, kind in outcomes.items() if kind is CapacityError}
+    assert refused == {"low early", "low late", "default late", "low again"}
+    assert observer.counts == {"displaced": 3, "full": 1}
+
+
+async def test_the_queue_is_bounded_in_bytes() -> None:
+    kibibyte = FakeServer(item_s=0.5, shape=(1, 16, 16))
+    array = np.zeros((1, 16, 16), np.float32)
+    settings = {"queue_limit_mib": 4.5 / 1024}
+    async with routed({"a": kibibyte}, in_flight_groups=1, policy="lert", warm_up=False, overload=settings) as router:
+        first = asyncio.create_task(router.infer(array))
+        await asyncio.sleep(0.1)
+        outcomes = await asyncio.gather(*(router.infer(array) for _ in range(6)), return_exceptions=True)
+        await first
+        assert [type(o) for o in outcomes] == [Answer] * 4 + [CapacityError] * 2
+        with pytest.raises(ConfigError, match="5120 bytes exceed overload"):
+            await router.infer(np.zeros((5, 1, 16, 16), np.float32))
+
+
+async def test_what_was_given_up_leaves_no_tensor_behind() -> None:
+    async with routed(
+        {"a": FakeServer(item_s=10.0)},
+        policy="lert",
+        warm_up=False,
+        in_flight_groups=1,
+        request_timeout_s=1000,
+        group_timeout_s=999,
+    ) as router:
+        first = asyncio.create_task(router.infer(item(0)))
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(router.infer(item(0)))  # at the top of the heap, before all that follow
+        for n in range(2000):
+            call = asyncio.create_task(router.infer(item(n), deadline_ms=9e5))
+            await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.sleep(0)
+        lane = next(iter(router._lanes._lanes.values()))
+        assert len(lane._heap) < 200
+        assert len(router._shedder._deadlines._heap) < 200
+        assert router._lanes.backlog.items == 1
+        await asyncio.gather(first, waiting)
