@@ -25,6 +25,7 @@ from orchestrator.gateway import (
     open_servers,
     watch,
 )
+from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.router import ResolvedNames, Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.resolution import resolve_host
@@ -83,7 +84,11 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
 async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
-    async with Router.from_fleet(fleet) as router, Gateway.over(fleet, router) as opened:
+    metrics = GatewayMetrics()
+    async with (
+        Router.from_fleet(fleet, observer=metrics.router) as router,
+        Gateway.over(fleet, router, metrics=metrics) as opened,
+    ):
         _tell_addresses(opened)
         opened.follow(follow_fleet(path, router, opened))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)

@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
 from orchestrator.gateway import Gateway, WorkerTeam, follow_fleet, new_event_loop, share_router
+from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.router import Router
 
 
@@ -54,7 +55,12 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, do
     await team.join()
     failure: str | None = None
     try:
-        async with Router.from_fleet(fleet) as router, Gateway.over(fleet, router, team) as gateway:
+        metrics = GatewayMetrics()
+        async with (
+            Router.from_fleet(fleet, observer=metrics.router) as router,
+            Gateway.over(fleet, router, team, metrics=metrics) as gateway,
+        ):
+            team.serve(gateway)
             gateway.follow(follow_fleet(path, router, gateway, workers=fleet.gateway.workers))
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             team.serve(gateway)

@@ -359,6 +359,9 @@ class DataPlane:
                 min_accuracy=wishes.min_accuracy,
                 width=wishes.width,
                 family=family.name,
+                priority=wishes.priority,
+                max_joules=wishes.max_joules,
+                preference=wishes.preference,
             )
         except ConfigError as exc:
             try:

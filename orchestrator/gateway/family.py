@@ -192,6 +192,8 @@ def build_response(request_id: str, family: FamilyModel, answer: RoutedAnswer, c
     parameters["slim_expected_accuracy"].double_param = answer.expected_accuracy
     parameters["slim_decision_id"].string_param = answer.decision_id
     parameters["slim_policy"].string_param = answer.policy
+    if answer.energy_j is not None:
+        parameters["slim_energy_j"].double_param = answer.energy_j
     return response
 
 

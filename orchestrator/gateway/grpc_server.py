@@ -165,6 +165,7 @@ class GrpcServer:
 def explain(error: Exception) -> RpcError:
     """Return how an error is told to a client; what nobody expected is logged and told without its details."""
     if isinstance(error, SlimError):
-        return RpcError(status_of(error), str(error))
+        retry_after_s = error.retry_after_s if isinstance(error, CapacityError) else None
+        return RpcError(status_of(error), str(error), retry_after_s=retry_after_s)
     log.error("a call failed unexpectedly", exc_info=error)
     return RpcError("INTERNAL", f"the gateway failed: {type(error).__name__}; its log says more")

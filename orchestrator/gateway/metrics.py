@@ -7,6 +7,8 @@ counted under no model, so that a client can't make up series. A request costs h
 
 from __future__ import annotations
 
+from orchestrator.gateway.router_metrics import MEASURES as ROUTER_MEASURES
+from orchestrator.gateway.router_metrics import RouterMetrics
 from orchestrator.gateway.tallies import Buckets, Cell, Labels, Measure, Tally
 
 # Answers take from half a millisecond (a narrow width, an idle Triton) to what a deadline of seconds allows.
@@ -46,7 +48,11 @@ WORKER_RESTARTS = Measure("slim_gateway_worker_restarts", "Workers that died and
 
 MEASURES = {
     m.name: m
-    for m in (_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT, _TENANTS, _UNAUTHENTICATED, WORKERS, WORKER_RESTARTS)
+    for m in (
+        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT),
+        *ROUTER_MEASURES,
+        *(_TENANTS, _UNAUTHENTICATED, WORKERS, WORKER_RESTARTS),
+    )
 }
 """All there is, by name, in the order of the page."""
 
@@ -66,10 +72,12 @@ class GatewayMetrics:
 
     Attributes:
         in_flight: what is being answered now.
+        router: counts what the router tells.
     """
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.router = RouterMetrics()
         self._ended: dict[Labels, _Ended] = {}
         self._tenants: dict[Labels, Cell] = {}
         self._unauthenticated = Cell()
@@ -145,5 +153,6 @@ class GatewayMetrics:
                 if any(buckets.counts):
                     tally.values.setdefault(measure.name, {})[labels] = [*buckets.counts, buckets.total]
         tally.values[_TENANTS.name] = {labels: [cell.value] for labels, cell in self._tenants.items()}
+        self.router.put(tally)
         tally.values[_UNAUTHENTICATED.name] = {(): [self._unauthenticated.value]}
         return tally

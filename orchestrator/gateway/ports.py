@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from orchestrator.gateway.tensors import Array
-from orchestrator.snapshot import ServedModel, ServerName, Width
+from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.passthrough import Metadata
 
 
@@ -58,6 +58,11 @@ class RoutedAnswer(Protocol):
         """That decided."""
         ...
 
+    @property
+    def energy_j(self) -> float | None:
+        """Expected of the request's part of the group; None when unknown."""
+        ...
+
 
 class InferenceRouter(Protocol):
     """What the data plane needs of the router; orchestrator.router.Router is the real one."""
@@ -70,6 +75,9 @@ class InferenceRouter(Protocol):
         min_accuracy: float | None = None,
         width: Width | None = None,
         family: str | None = None,
+        priority: int = 0,
+        max_joules: float | None = None,
+        preference: Preference | None = None,
     ) -> RoutedAnswer:
         """Return the answer for a batch; raises SlimError."""
         ...

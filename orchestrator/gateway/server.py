@@ -71,6 +71,7 @@ class Gateway:
         timeout_s: for a server to say what it serves.
         discovery_period_s: how often they are asked.
         team: when this is one of several processes.
+        metrics: to count in, which the router's observer counts in too; None: its own.
 
     Raises:
         ConfigError: The tokens file, or a file of TLS, can't be used.
@@ -90,10 +91,11 @@ class Gateway:
         timeout_s: float,
         discovery_period_s: float,
         team: Team | None = None,
+        metrics: GatewayMetrics | None = None,
     ) -> None:
         self._settings = settings
         self._discovery_period_s = discovery_period_s
-        self._metrics = GatewayMetrics()
+        self._metrics = metrics or GatewayMetrics()
         self._catalogue = Catalogue(servers, timeout_s=timeout_s)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
@@ -178,13 +180,21 @@ class Gateway:
         self._files.append(files)
 
     @classmethod
-    def over(cls, fleet: FleetSettings, router: Router, team: Team | None = None) -> Self:
+    def over(
+        cls,
+        fleet: FleetSettings,
+        router: Router,
+        team: Team | None = None,
+        *,
+        metrics: GatewayMetrics | None = None,
+    ) -> Self:
         """Return a gateway over the Tritons of a fleet; call it with an event loop running.
 
         Args:
             fleet: all of it.
             router: over the same fleet, open; its servers are followed.
             team: when this is one of several processes.
+            metrics: as for the constructor.
 
         Raises:
             ConfigError: A protocol key file can't be used.
@@ -198,6 +208,7 @@ class Gateway:
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
             team=team,
+            metrics=metrics,
         )
         gateway._servers = servers
         if membership is not None:

@@ -2,8 +2,9 @@
 
 A misspelt ``slim_`` parameter would silently give the default, which is found in production; so unknown ones are
 refused, as Triton refuses unknown ``triton_`` ones. Numbers may come as strings, because not every client can send
-all types. ``priority`` and ``timeout`` are checked as Triton checks them, and mean what they mean to a Triton model
-without priority levels and queue policy: nothing.
+all types. ``priority`` and ``timeout`` are checked as Triton checks them. Priorities mean what they mean to a Triton
+model with priority levels, 1 the highest and 0 the default; ``timeout`` means what it means to one without a queue
+policy: nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.messages import Value, read_value
-from orchestrator.snapshot import Width
+from orchestrator.routing import parse_preference
+from orchestrator.snapshot import Preference, Width
 
-KNOWN = ("slim_deadline_ms", "slim_min_accuracy", "slim_width")
+KNOWN = ("slim_deadline_ms", "slim_min_accuracy", "slim_width", "slim_max_joules", "slim_preference")
 _TRITON_KNOWN = "triton_enable_empty_final_response"
 
 
@@ -28,11 +30,17 @@ class Wishes:
         deadline_ms: from the arrival.
         min_accuracy: 0..1.
         width: in percent.
+        max_joules: an item may cost, sent alone.
+        preference: what counts among what is in time.
+        priority: 1 is the highest; 0: the default level.
     """
 
     deadline_ms: float | None = None
     min_accuracy: float | None = None
     width: Width | None = None
+    max_joules: float | None = None
+    preference: Preference | None = None
+    priority: int = 0
 
 
 NO_WISHES = Wishes()
@@ -63,6 +71,9 @@ def parse_wishes(parameters: Any) -> Wishes:
         deadline_ms=_number(found, "slim_deadline_ms", most=math.inf),
         min_accuracy=_number(found, "slim_min_accuracy", most=1.0),
         width=_width(found),
+        max_joules=_number(found, "slim_max_joules", most=math.inf),
+        preference=_preference(found),
+        priority=read_priority(parameters),
     )
 
 
@@ -93,6 +104,20 @@ def _number(found: dict[str, Value | None], name: str, *, most: float) -> float 
         upper = "" if most == math.inf else f" to {most:g}"
         raise ConfigError(f"parameter '{name}' is {value!r}; give a number from 0{upper or ' on'}")
     return number
+
+
+def _preference(found: dict[str, Value | None]) -> Preference | None:
+    if "slim_preference" not in found:
+        return None
+    value = found["slim_preference"]
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"parameter 'slim_preference' is {value!r}; give a string such as 'energy' or 'accuracy=0.5,latency=0.5'"
+        )
+    try:
+        return parse_preference(value)
+    except ConfigError as exc:
+        raise ConfigError(f"parameter 'slim_preference': {exc}") from exc
 
 
 def _width(found: dict[str, Value | None]) -> Width | None:

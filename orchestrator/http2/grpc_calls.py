@@ -157,15 +157,15 @@ class _Call:
 
     def _fail(self, error: Exception) -> None:
         told = error if isinstance(error, RpcError) else self._service.explain(error)
-        self._end(told.status, told.detail)
+        self._end(told.status, told.detail, told.retry_after_s)
 
-    def _end(self, status: str, detail: str) -> None:
+    def _end(self, status: str, detail: str, retry_after_s: float | None = None) -> None:
         stream = self._stream
         self._stop_timer()
         if self._has_headers:
-            stream.finish(trailers(status, detail, is_only=False))
+            stream.finish(trailers(status, detail, is_only=False, retry_after_s=retry_after_s))
         else:
-            stream.send_headers(trailers(status, detail, is_only=True), is_last=True)
+            stream.send_headers(trailers(status, detail, is_only=True, retry_after_s=retry_after_s), is_last=True)
 
 
 class UnaryCall(_Call):

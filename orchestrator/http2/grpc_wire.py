@@ -72,12 +72,14 @@ class RpcError(SlimError):
     Attributes:
         status: gRPC's name of it.
         detail: the message.
+        retry_after_s: when the call may be made again; None: nothing is said of that.
     """
 
-    def __init__(self, status: str, detail: str) -> None:
+    def __init__(self, status: str, detail: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,18 +223,21 @@ def read_timeout_s(text: bytes) -> float:
     return math.nan if found is None else int(found[1]) * _UNITS_S[found[2]]
 
 
-def trailers(status: str, detail: str, *, is_only: bool) -> bytes:
+def trailers(status: str, detail: str, *, is_only: bool, retry_after_s: float | None = None) -> bytes:
     """Return the header block that ends a call.
 
     Args:
         status: gRPC's name of it.
         detail: the message; a very long one is cut, because gRPC's clients take 8 KiB of headers.
         is_only: whether no headers went before.
+        retry_after_s: told as ``grpc-retry-pushback-ms``, by which gRPC's own retries wait (gRFC A6).
     """
     fields = [(b"grpc-status", _STATUS_NUMBERS[status])]
     if detail:
         text = detail.encode(errors="replace")[:_LONGEST_MESSAGE].decode(errors="ignore")
         fields.append((b"grpc-message", quote(text, safe=_PLAIN).encode()))
+    if retry_after_s is not None:
+        fields.append((b"grpc-retry-pushback-ms", b"%d" % math.ceil(retry_after_s * 1e3)))
     return (_TRAILERS_ONLY if is_only else b"") + encode_literals(fields)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.config import GatewaySettings, RouterSettings
 from orchestrator.gateway import Gateway
 from orchestrator.gateway.messages import pb
+from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.embedded import choose_free_ports
@@ -158,8 +159,11 @@ class FakeStream:
 class World:
     """Two servers a to b, a gateway over them, and what a test needs to reach into."""
 
-    def __init__(self, servers: dict[str, FakeServer], tritons: dict[str, FakeTriton], gateway: Gateway) -> None:
+    def __init__(
+        self, servers: dict[str, FakeServer], tritons: dict[str, FakeTriton], gateway: Gateway, router: Router
+    ) -> None:
         self.servers = servers
+        self.router = router
         self.tritons = tritons
         self.gateway = gateway
 
@@ -191,14 +195,16 @@ async def open_world(
         }
     )
     routing = RouterSettings.model_validate({"warm_up": False, "discovery_period_s": 0.05, **(router or {})})
+    metrics = GatewayMetrics()
     async with (
-        Router(routing, {ServerName(n): s for n, s in servers.items()}) as opened,
+        Router(routing, {ServerName(n): s for n, s in servers.items()}, observer=metrics.router) as opened,
         Gateway(
             settings,
             opened,
             {ServerName(name): triton for name, triton in tritons.items()},
             timeout_s=1.0,
             discovery_period_s=0.05,
+            metrics=metrics,
         ) as gate,
     ):
-        yield World(servers, tritons, gate)
+        yield World(servers, tritons, gate, opened)

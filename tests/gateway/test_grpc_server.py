@@ -24,6 +24,7 @@ from orchestrator.gateway.administration import ClosedError
 from orchestrator.gateway.messages import pb, read_value
 from orchestrator.gateway.tensors import decode_bytes
 from orchestrator.gateway.wire import MalformedMessageError
+from orchestrator.profile import EnergyLine, EnergySource, EnergyTable
 from orchestrator.triton.passthrough import RefusedCallError
 from tests.gateway.calls import RawCalls, echo_request, item_request
 from tests.gateway.fakes import World, open_world
@@ -340,9 +341,33 @@ async def test_a_full_queue_is_resource_exhausted() -> None:
         for server in world.servers.values():
             server.item_s = 0.2
         outcomes = await asyncio.gather(*(calls.infer(item_request()) for _ in range(30)), return_exceptions=True)
-    codes = {o.code().name for o in outcomes if isinstance(o, grpc.aio.AioRpcError)}
-    assert codes == {"RESOURCE_EXHAUSTED"}
+    refusals = [o for o in outcomes if isinstance(o, grpc.aio.AioRpcError)]
+    assert {refusal.code().name for refusal in refusals} == {"RESOURCE_EXHAUSTED"}
+    assert all(int(dict(refusal.trailing_metadata())["grpc-retry-pushback-ms"]) >= 50 for refusal in refusals)
     assert any(not isinstance(o, BaseException) for o in outcomes)
+
+
+async def test_priorities_and_preferences_are_taken_and_joules_that_nobody_knows_are_not(raw: RawCalls) -> None:
+    wishes = {"priority": 1, "slim_preference": "latency", "slim_deadline_ms": 5000}
+    response = await raw.infer(item_request(parameters=wishes))
+    assert response.parameters["slim_policy"].string_param == "preferred"
+    assert "slim_energy_j" not in response.parameters
+    status, detail = await raw.refused("ModelInfer", item_request(parameters={"slim_max_joules": 1.0}))
+    assert status == "INVALID_ARGUMENT"
+    assert "no server's energy is known" in detail
+
+
+async def test_joules_are_told_and_bounded_where_they_are_known() -> None:
+    async with open_world() as world, grpc.aio.insecure_channel(world.grpc) as channel:
+        calls = RawCalls(channel)
+        line = EnergyLine(item_j=0.25, group_j=0.5, source=EnergySource.ESTIMATED)
+        fleet = world.router._fleet
+        fleet.energy = EnergyTable({(name, m.name): line for name, ms in world.router.served_by().items() for m in ms})
+        response = await calls.infer(item_request(items=2, parameters={"slim_max_joules": 0.5}))
+        assert response.parameters["slim_energy_j"].double_param == pytest.approx(1.0)
+        status, detail = await calls.refused("ModelInfer", item_request(parameters={"slim_max_joules": 0.5}))
+    assert status == "INVALID_ARGUMENT"
+    assert "below the 0.75 J an item" in detail
 
 
 async def test_a_message_beyond_the_limit_is_refused() -> None:

@@ -269,6 +269,31 @@ async def test_closing_answers_what_is_in() -> None:
             await post()
 
 
+async def test_metrics_tell_what_the_router_decides() -> None:
+    async with open_world(router={"queue_limit": 1}) as world, aiohttp.ClientSession(world.http) as http:
+
+        async def post() -> None:
+            async with http.post(INFER, json=content()):
+                pass
+
+        await asyncio.gather(*(post() for _ in range(30)))
+        metrics = await read_metrics(world)
+    refused = metrics['slim_gateway_requests_total{model="fashion",outcome="shed",server="",width=""}']
+    assert 0 < refused == metrics['slim_router_sheds_total{reason="full"}']
+    assert 0 < metrics["slim_router_policy_seconds_count"] <= 30
+    assert 'slim_router_fallbacks_total{reason="raised"}' not in metrics
+    groups = {key: value for key, value in metrics.items() if key.startswith("slim_router_groups_in_flight{")}
+    assert groups
+    assert not any(groups.values())
+
+
+async def read_metrics(world: World) -> dict[str, float]:
+    assert world.gateway.metrics is not None
+    async with aiohttp.ClientSession() as plain, plain.get(f"http://{world.gateway.metrics.address}/metrics") as page:
+        lines = [line for line in (await page.text()).splitlines() if not line.startswith("#")]
+    return {key: float(value) for key, _, value in (line.rpartition(" ") for line in lines)}
+
+
 async def test_metrics_tell_outcomes_widths_and_servers(world: World, http: aiohttp.ClientSession) -> None:
     for parameters in ({"slim_width": 25}, {"slim_width": 25}, {"slim_x": 1}):
         async with http.post(INFER, json=content(parameters=parameters)):

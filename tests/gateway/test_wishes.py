@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.messages import pb, set_value
 from orchestrator.gateway.wishes import KNOWN, NO_WISHES, Wishes, parse_wishes
-from orchestrator.snapshot import Width
+from orchestrator.snapshot import Preference, Width
 
 
 def parameters(**values: object) -> object:
@@ -21,7 +21,7 @@ def parameters(**values: object) -> object:
 
 def test_nothing_said_is_nothing_wished() -> None:
     assert parse_wishes(parameters()) is NO_WISHES
-    assert parse_wishes(parameters(priority=3, timeout=5, custom="x", sequence_id=7)) == NO_WISHES
+    assert parse_wishes(parameters(timeout=5, custom="x", sequence_id=7)) == NO_WISHES
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,12 @@ def test_nothing_said_is_nothing_wished() -> None:
         ({"slim_width": "75"}, Wishes(width=Width(75))),
         ({"slim_width": 100.0}, Wishes(width=Width(100))),
         ({"slim_width": 2**63}, None),
+        ({"slim_max_joules": 0.5}, Wishes(max_joules=0.5)),
+        ({"slim_max_joules": "3"}, Wishes(max_joules=3.0)),
+        ({"slim_preference": "energy"}, Wishes(preference=Preference(0.0, 0.0, 1.0))),
+        ({"slim_preference": "accuracy=3,energy=1"}, Wishes(preference=Preference(0.75, 0.0, 0.25))),
+        ({"priority": 3}, Wishes(priority=3)),
+        ({"priority": 2**64 - 1}, Wishes(priority=2**64 - 1)),
     ],
 )
 def test_numbers_come_in_every_type(given_values: dict[str, object], expected: Wishes | None) -> None:
@@ -55,7 +61,10 @@ def test_numbers_come_in_every_type(given_values: dict[str, object], expected: W
         ("slim_width", 101),
         ("slim_width", 33.3),
         ("slim_widht", 25),
-        ("slim_max_joules", 1.0),
+        ("slim_maximum_joules", 1.0),
+        ("slim_preference", "speed"),
+        ("slim_preference", "accuracy=nan"),
+        ("slim_preference", 0.5),
         ("triton_foo", 1),
         ("priority", -1),
         ("priority", "high"),
@@ -76,3 +85,4 @@ def test_every_value_is_taken_or_refused(values: dict[str, object]) -> None:
     assert wishes.deadline_ms is None or 0 <= wishes.deadline_ms < math.inf
     assert wishes.min_accuracy is None or 0 <= wishes.min_accuracy <= 1
     assert wishes.width is None or 1 <= wishes.width <= 100
+    assert wishes.max_joules is None or 0 <= wishes.max_joules < math.inf
