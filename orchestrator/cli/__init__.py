@@ -26,6 +26,7 @@ _COMMANDS = {
     "status": "orchestrator.cli.status:status",
     "token": "orchestrator.cli.token:token",
     "up": "orchestrator.cli.up:up",
+    "why": "orchestrator.cli.why:why",
 }
 _ENTRY_POINTS = "slimsched.commands"
 

@@ -60,7 +60,6 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, do
             Router.from_fleet(fleet, observer=metrics.router) as router,
             Gateway.over(fleet, router, team, metrics=metrics) as gateway,
         ):
-            team.serve(gateway)
             gateway.follow(follow_fleet(path, router, gateway, workers=fleet.gateway.workers))
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             team.serve(gateway)

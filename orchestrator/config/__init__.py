@@ -9,6 +9,7 @@ from orchestrator.config.changes import ServerChanges, find_changes
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.fleet import (
     ControllerSettings,
+    DecisionLogSettings,
     FleetSettings,
     GuardSettings,
     LimitSettings,
@@ -27,6 +28,7 @@ __all__ = [
     "AuthSettings",
     "ClientLimitSettings",
     "ControllerSettings",
+    "DecisionLogSettings",
     "EjectionSettings",
     "FleetSettings",
     "GatewaySettings",

@@ -116,6 +116,20 @@ class OverloadSettings(Section):
         return self
 
 
+class DecisionLogSettings(Section):
+    """Decisions as JSON lines; see orchestrator.router.decision_log."""
+
+    directory: Path
+    """Where; each router process has a file there."""
+    sample_ratio: float = Field(default=0.01, gt=0, le=1)
+    """Of the decisions. One takes some hundred microseconds to write, which all of them would pay at a thousand a
+    second."""
+    max_mib: float = Field(default=32.0, gt=0)
+    """Of a file; one older file of the same router is kept."""
+    files: int = Field(default=16, ge=2)
+    """In the directory; at the start of a router the oldest beyond them go."""
+
+
 class RouterSettings(Section):
     """How the router queues, groups and sends."""
 
@@ -155,6 +169,8 @@ class RouterSettings(Section):
     ejection: EjectionSettings = EjectionSettings()
     probes: ProbeSettings | None = ProbeSettings()
     """None: answers are believed as they come."""
+    decision_log: DecisionLogSettings | None = None
+    """None: decisions are not written."""
     drain_s: float = Field(default=10.0, ge=0)
     """How long closing waits for answers under way."""
     seed: int = 0

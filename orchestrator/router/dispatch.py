@@ -19,6 +19,7 @@ from orchestrator.config import RouterSettings
 from orchestrator.decision import Candidate, Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError, ServerUnavailableError, SlimError, TransientError, WrongAnswerError
 from orchestrator.router.attempts import Attempts
+from orchestrator.router.decision_log import DecisionLog, Record, outcome_of
 from orchestrator.router.fleet import Fleet
 from orchestrator.router.group import Group
 from orchestrator.router.guarded import GuardedPolicy
@@ -65,6 +66,8 @@ class Dispatcher:
         self._turns = itertools.count()
         self._groups = itertools.count(1)
         self._run_id = secrets.token_hex(3)  # tells the decisions of one router's life from another's
+        sampled = settings.decision_log
+        self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
         self._is_scheduled = False
         self._is_closing = False
         self._alarm: asyncio.TimerHandle | None = None  # when a policy that holds wants to be asked again
@@ -105,6 +108,8 @@ class Dispatcher:
             for task in remaining:
                 task.cancel()
             await asyncio.gather(*remaining, return_exceptions=True)
+            if self._log is not None:
+                self._log.close()
 
     async def _drain(self) -> None:
         """Wait, not too long, for groups that somebody still waits for."""
@@ -177,13 +182,18 @@ class Dispatcher:
         policy = self._policies[queue.preference is not None]
         is_idle = not any(link.in_flight for link in self._fleet.links.values())
         try:
-            decision, name, _ = policy.choose(candidates, situation, is_idle=is_idle)
+            decision, name, fault = policy.choose(candidates, situation, is_idle=is_idle)
         except Exception as exc:  # of the fallback too
             what = f"policy {policy.policy.name} and its fallback failed"
             log.exception("%s", what)
             head.withdraw()
             head.fail(PermanentError(f"{what}: {type(exc).__name__}: {exc}"))
             return True
+        record = None
+        if self._log is not None and not isinstance(decision, Hold) and self._log.is_sampled():
+            record = self._log.describe(
+                candidates, situation, decision, family=lane.key.family, policy=name, fault=fault
+            )
         match decision:
             case Hold(_, until_s):
                 if until_s is not None and until_s > now_s:
@@ -191,15 +201,21 @@ class Dispatcher:
                 return False
             case Reject(reason):
                 self._shedder.shed(head, Shed.REJECTED, f"policy {name} gave it up: {reason}")
+                if self._log is not None and record is not None:
+                    self._log.write(record, self._new_id(), {"error": "rejected"})
                 return True
             case Dispatch(chosen):
                 if policy.binding is Binding.LATE:
-                    return self._send(self._fleet.links[chosen.server], lane, chosen.width, chosen.items, policy=name)
+                    link = self._fleet.links[chosen.server]
+                    return self._send(link, lane, chosen.width, chosen.items, policy=name, record=record)
                 bound = replace(lane.key, bound_to=(chosen.server, chosen.width))
                 for request in lane.take(head.items):
-                    request.policy = name
+                    request.policy, request.record = name, record
                     self._lanes.push(bound, request)
                 return True
+
+    def _new_id(self) -> str:
+        return f"{self._run_id}-{next(self._groups)}"
 
     def _wake_at(self, when_s: float) -> None:
         """Ask again then, at the latest."""
@@ -216,8 +232,26 @@ class Dispatcher:
 
     # --- send ---
 
-    def _send(self, link: ServerLink, lane: Lane, width: Width, items: int, *, policy: str | None = None) -> bool:
-        """Send a group from the head of a lane on, if the server has room; return whether it was sent."""
+    def _send(
+        self,
+        link: ServerLink,
+        lane: Lane,
+        width: Width,
+        items: int,
+        *,
+        policy: str | None = None,
+        record: Record | None = None,
+    ) -> bool:
+        """Send a group from the head of a lane on, if the server has room; return whether it was sent.
+
+        Args:
+            link: to the server.
+            lane: not empty.
+            width: to run at.
+            items: in it, at the most.
+            policy: that decided; None: when they were bound, which each request knows itself.
+            record: of the decision for the log; None: likewise.
+        """
         model = link.model(lane.key.family, width)
         if model is None or not link.has_room_for(model):
             return False
@@ -225,7 +259,8 @@ class Dispatcher:
         sent = GroupInFlight(model.name, sum(r.items for r in requests), asyncio.get_running_loop().time())
         link.in_flight.append(sent)
         energy = self._fleet.energy.line(link.name, model.name)
-        group = Group(f"{self._run_id}-{next(self._groups)}", link, model, lane.key, requests, sent, energy)
+        record = record or requests[0].record
+        group = Group(self._new_id(), link, model, lane.key, requests, sent, energy, record)
         if policy is not None:
             for request in requests:
                 request.policy = policy
@@ -239,19 +274,23 @@ class Dispatcher:
         """Send a group and resolve its requests; never raises but when cancelled at closing."""
         link = group.link
         attempt = self._attempts.begin(group)
+        error: str | None = None
         try:
             output = await link.client.infer_batch(group.model, group.batch())
             if len(output) != group.sent.items:
                 raise WrongAnswerError(f"{link.name} answered {len(output)} items of {group.sent.items}")
         except SlimError as exc:
+            error = str(exc)
             if self._attempts.end(attempt):
                 self._attempts.fail(group, exc)
         except asyncio.CancelledError:
+            error = "cancelled"
             self._attempts.end(attempt)
             for request in group.requests:
                 request.fail(ServerUnavailableError("the router closed before the answer came"))
             raise
         except Exception as exc:
+            error = f"{type(exc).__name__}: {exc}"
             log.exception("sending a group to %s failed unexpectedly", link.name)
             self._attempts.end(attempt)
             for request in group.requests:
@@ -262,6 +301,9 @@ class Dispatcher:
         finally:
             if not attempt.is_given_up:
                 link.in_flight.remove(group.sent)
+            if self._log is not None and group.record is not None:
+                now_s = asyncio.get_running_loop().time()
+                self._log.write(group.record, group.decision_id, outcome_of(group, now_s=now_s, error=error))
             self._observer.on_ended(link.name, group.model.width, group.sent.items)
             self.wake()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Group:
         requests: in the order of their items in the batch; at least one.
         sent: how it counts in the server's load.
         energy: of groups of this model on this server; None when unknown.
+        record: of the decision for the log; None when it is not sampled.
     """
 
     decision_id: str
@@ -33,6 +35,7 @@ class Group:
     requests: list[PendingRequest]
     sent: GroupInFlight
     energy: EnergyLine | None = None
+    record: dict[str, Any] | None = None
 
     def batch(self) -> Array:
         """Return the items of all requests, in order."""

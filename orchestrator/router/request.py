@@ -105,6 +105,7 @@ class PendingRequest:
         attempts: how often it was sent.
         under_way: attempts that have not ended.
         policy: that decided on it last; empty before.
+        record: of that decision for the log, when it was bound early and is sampled.
         due_s: when its time is looked at next; infinite while nobody watches it.
         lane: it waits in; None while it waits in none.
     """
@@ -120,6 +121,7 @@ class PendingRequest:
     attempts: int = 0
     under_way: int = 0
     policy: str = ""
+    record: dict[str, Any] | None = field(default=None, repr=False)
     due_s: float = math.inf
     lane: Lane | None = field(default=None, repr=False)
 

@@ -69,6 +69,8 @@ router_settings = st.fixed_dictionaries(
         "binding": st.sampled_from(("policy", "early", "late")),
         "queue_limit": st.sampled_from((3, 10, 1000)),
         "in_flight_groups": st.integers(1, 3),
+        "hedge": st.sampled_from((None, {"floor_ms": 1.0})),
+        "max_attempts": st.integers(1, 3),
         "overload": st.sampled_from(({"shed_late": True}, {"shed_late": False})),
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +72,7 @@ def invents(candidates: Any, situation: Any) -> Any:
 async def test_the_fallback_decides_at_once_in_place_of_a_policy_that_fails(
     choose: Callable[[Any, Any], Any], fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     observer = Faults()
     async with routed({"a": FakeServer()}, observer=observer) as router:
         install(router, choose)
