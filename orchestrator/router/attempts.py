@@ -180,6 +180,8 @@ class Attempts:
 
     def _copy(self, group: Group, cause: Cause) -> None:
         """Queue the requests of a group that is under way for another server, where that helps."""
+        if self.is_closing:
+            return
         key = group.key.elsewhere(group.link.name)
         for request in group.requests:
             if request.future.done():

@@ -139,7 +139,7 @@ class Router:
     ) -> None:
         self._closing = True
         for request in self._lanes.take_all():
-            if not request.under_way:  # else its first attempt may still answer it
+            if not request.under_way:  # else the attempt may still answer it, and fails it if not
                 request.fail(ServerUnavailableError("the router is closing", executed=False))
         try:
             await self._dispatcher.close()

@@ -182,9 +182,12 @@ async def play(scenario: Scenario) -> None:
             asked.append(asyncio.create_task(ask(router, mark, call)))
             await asyncio.sleep(call.after_s)
         if not scenario.close_early:
-            await asyncio.wait(asked)
+            _, lost = await asyncio.wait(asked, timeout=300)
+            assert not lost, "some were never answered"
             backlog = router._lanes.backlog
             assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
+    _, lost = await asyncio.wait(asked, timeout=300)
+    assert not lost, "some were never answered"
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     await asyncio.gather(*troubles)
     check_outcomes(scenario, outcomes)
