@@ -56,6 +56,7 @@ class GuardedPolicy:
         self._budget_s = None if settings.policy_time_budget_ms is None else settings.policy_time_budget_ms / 1e3
         self._observer = observer
         self._clock = clock
+        self._is_warm = False  # the first decision may have to compile what decides
         self._breaker = Breaker()
         self._lines: dict[Fault, _LogLine] = {}
 
@@ -87,8 +88,9 @@ class GuardedPolicy:
                 took_s = self._clock() - began_s
                 self._observer.on_decision(took_s)
                 found = find_fault(decision, candidates, situation, binding=self.binding, is_idle=is_idle)
-                if found is None and self._budget_s is not None and took_s > self._budget_s:
+                if found is None and self._is_warm and self._budget_s is not None and took_s > self._budget_s:
                     found = Fault.SLOW
+                self._is_warm = True
                 if found is None:
                     self._breaker = self._breaker.worked()
                     return decision, self.policy.name, None
