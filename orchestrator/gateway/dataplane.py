@@ -57,7 +57,6 @@ EXTENSIONS = (
     "binary_tensor_data",
     "parameters",
     "statistics",
-    "generate",
 )
 """Those of Triton's that are honoured here; the others are closed."""
 _OF_A_MODEL = frozenset({"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})

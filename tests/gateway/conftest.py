@@ -1,16 +1,20 @@
-"""An open gateway over a fake fleet, and raw calls to it."""
+"""An open gateway over a fake fleet, and raw calls to it; one over two real Tritons, for all tests that want it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
 import grpc
+import pytest
 import pytest_asyncio
 
+from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 from tests.gateway.calls import RawCalls
 from tests.gateway.fakes import World, open_world
+from tests.gateway.running import Place, start_gateway, stop_gateway, write_repository
 
 
 @pytest_asyncio.fixture
@@ -32,3 +36,30 @@ async def http(world: World) -> AsyncIterator[aiohttp.ClientSession]:
         world.http, auto_decompress=False, headers={"Accept-Encoding": "identity"}
     ) as session:
         yield session
+
+
+@pytest.fixture(scope="package")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[EmbeddedServer]]:
+    repository = tmp_path_factory.mktemp("repository")
+    write_repository(repository)
+    with asyncio.Runner() as runner:
+        started = [EmbeddedServer(repository, EmbeddedOptions(exit_timeout_s=2)) for _ in range(2)]
+        try:
+            for server in started:
+                runner.run(server.__aenter__())
+            yield started
+        finally:
+            for server in started:
+                runner.run(server.stop())
+
+
+@pytest.fixture(scope="package")
+def gateway(servers: list[EmbeddedServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    process = start_gateway(tmp_path_factory.mktemp("fleet"), servers)
+    yield process.place
+    assert stop_gateway(process) == 0, process.lines
+
+
+@pytest.fixture(scope="package")
+def direct(servers: list[EmbeddedServer]) -> Place:
+    return Place(servers[0].grpc_address, servers[0].http_address)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from orchestrator.gateway.messages import pb
 from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 from tests.gateway.bad_http import PATHS, deep, get, infer_cases, post, speak, tensor
-from tests.gateway.test_real_gateway import Place, call, raw_request, start_gateway, stop_gateway, write_repository
+from tests.gateway.running import Place, call, raw_request, start_gateway, stop_gateway, write_repository
 
 pytestmark = pytest.mark.integration
 INFER = "/v2/models/plus/infer"
