@@ -34,6 +34,7 @@ class Place:
 
     grpc: str
     http: str
+    metrics: str = ""
 
 
 @dataclass
@@ -45,12 +46,13 @@ class Process:
     lines: list[str]
 
 
-def start_gateway(directory: Path, servers: list[EmbeddedServer]) -> Process:
+def start_gateway(directory: Path, servers: list[EmbeddedServer], **more: Any) -> Process:
+    """Start a gateway, with more settings of its section."""
     ports = choose_free_ports(3)
     addresses = [f"127.0.0.1:{port}" for port in ports]
     settings = FleetSettings(
         servers=tuple(ServerSettings(name=f"s{n}", grpc=server.grpc_address) for n, server in enumerate(servers)),
-        gateway=GatewaySettings(grpc=addresses[0], http=addresses[1], metrics=addresses[2]),
+        gateway=GatewaySettings(grpc=addresses[0], http=addresses[1], metrics=addresses[2], **more),
     )
     path = directory / f"fleet-{ports[0]}.yaml"
     path.write_text(render_fleet(settings))
@@ -74,7 +76,7 @@ def start_gateway(directory: Path, servers: list[EmbeddedServer]) -> Process:
     threading.Thread(target=read, daemon=True).start()
     assert is_up.wait(STARTED_S), lines
     assert popen.poll() is None, lines
-    return Process(Place(addresses[0], addresses[1]), popen, lines)
+    return Process(Place(*addresses), popen, lines)
 
 
 def stop_gateway(process: Process) -> int:
