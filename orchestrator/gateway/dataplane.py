@@ -132,8 +132,9 @@ class DataPlane:
         caller = self.identify(method, metadata)
         if method != "ModelInfer":
             return await self._answer(method, message, caller)
-        with self.admit(caller, read_address(message).model):
-            return await self._answer_infer(message, caller)
+        model = read_address(message).model
+        with self.admit(caller, model):
+            return await self._answer_infer(model, message, caller)
 
     async def ask(self, method: str, request: Message, kind: Any, caller: Caller) -> Message:
         """Return the answer to a call that is no inference as a message of ``kind``; raises as ``call``."""
@@ -143,7 +144,7 @@ class DataPlane:
         """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
         family = self.catalogue.families.get(request.model_name)
         if family is None:
-            answer = await self._answer_infer(request.SerializeToString(), caller)
+            answer = await self._answer_infer(request.model_name, request.SerializeToString(), caller)
             return pb.ModelInferResponse.FromString(answer)
         return await self._infer_family(family, request, caller)
 
@@ -288,8 +289,7 @@ class DataPlane:
 
     # --- inference ---
 
-    async def _answer_infer(self, message: bytes, caller: Caller) -> bytes:
-        name = read_address(message).model
+    async def _answer_infer(self, name: str, message: bytes, caller: Caller) -> bytes:
         family = self.catalogue.families.get(name)
         if family is not None:
             response = await self._infer_family(family, parse(pb.ModelInferRequest, message), caller)

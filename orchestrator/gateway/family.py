@@ -80,53 +80,67 @@ def read_request(request: Message, family: FamilyModel) -> FamilyRequest:
 
 
 def _read_batch(request: Message, family: FamilyModel) -> Array:
-    spec, model, who = family.input, family.name, f"[request id: {request.id or '<id_unknown>'}] "
-    if len(request.inputs) != 1:
-        names = ",".join(f"'{tensor.name}'" for tensor in request.inputs)
-        missing = "" if any(tensor.name == spec.name for tensor in request.inputs) else f"'{spec.name}'"
+    spec, model, inputs = family.input, family.name, request.inputs
+    if len(inputs) != 1:
+        names = ",".join(f"'{tensor.name}'" for tensor in inputs)
+        missing = "" if any(tensor.name == spec.name for tensor in inputs) else f"'{spec.name}'"
         raise ConfigError(
-            f"{who}expected 1 inputs but got {len(request.inputs)} inputs for model '{model}'. Got input(s) [{names}], "
-            f"but missing required input(s) [{missing}]. Please provide all required input(s)."
+            f"{_who(request)}expected 1 inputs but got {len(inputs)} inputs for model '{model}'. Got input(s) "
+            f"[{names}], but missing required input(s) [{missing}]. Please provide all required input(s)."
         )
-    tensor = request.inputs[0]
+    tensor = inputs[0]
     if tensor.name != spec.name:
         raise ConfigError(f"unexpected inference input '{tensor.name}' for model '{model}'")
-    _refuse_shared_memory(tensor, f"input '{tensor.name}'")
+    _refuse_shared_memory(tensor, "input")
     if tensor.datatype != spec.datatype:
         got = tensor.datatype if tensor.datatype in DATATYPES else "<invalid>"
         raise ConfigError(
-            f"{who}inference input '{tensor.name}' data-type is '{got}', but model '{model}' expects '{spec.datatype}'"
+            f"{_who(request)}inference input '{tensor.name}' data-type is '{got}', but model '{model}' expects "
+            f"'{spec.datatype}'"
         )
     shape = tuple(tensor.shape)
-    if len(shape) != len(spec.shape) + 1 or any(w not in (-1, n) for n, w in zip(shape[1:], spec.shape, strict=True)):
+    if shape[1:] != spec.shape and not _fits(shape, spec.shape):
         wanted, got = (",".join(map(str, dims)) for dims in ((-1, *spec.shape), shape))
         raise ConfigError(
-            f"{who}unexpected shape for input '{tensor.name}' for model '{model}'. Expected [{wanted}], got [{got}]. "
-            f"{_BATCH_NOTE}"
+            f"{_who(request)}unexpected shape for input '{tensor.name}' for model '{model}'. Expected [{wanted}], "
+            f"got [{got}]. {_BATCH_NOTE}"
         )
     if min(shape) < 1:
-        raise ConfigError(f"{who}input '{tensor.name}' for model '{model}' has shape {list(shape)}; nothing is in it")
+        raise ConfigError(
+            f"{_who(request)}input '{tensor.name}' for model '{model}' has shape {list(shape)}; nothing is in it"
+        )
     if shape[0] > family.max_batch_size:
-        raise ConfigError(f"{who}inference request batch-size must be <= {family.max_batch_size} for '{model}'")
+        raise ConfigError(
+            f"{_who(request)}inference request batch-size must be <= {family.max_batch_size} for '{model}'"
+        )
     raw = _raw_data(request, tensor, model)
     kind = DATATYPES[spec.datatype]
     expected_bytes = count_elements(shape) * kind.size_bytes
     if kind.numpy is None or len(raw) != expected_bytes:
         raise ConfigError(
-            f"{who}input byte size mismatch for input '{tensor.name}' for model '{model}'. Expected {expected_bytes}, "
-            f"got {len(raw)}"
+            f"{_who(request)}input byte size mismatch for input '{tensor.name}' for model '{model}'. Expected "
+            f"{expected_bytes}, got {len(raw)}"
         )
     return np.frombuffer(raw, dtype=kind.numpy).reshape(shape)
 
 
+def _who(request: Message) -> str:
+    return f"[request id: {request.id or '<id_unknown>'}] "
+
+
+def _fits(shape: tuple[int, ...], item: tuple[int, ...]) -> bool:
+    return len(shape) == len(item) + 1 and all(w in (-1, n) for n, w in zip(shape[1:], item, strict=True))
+
+
 def _raw_data(request: Message, tensor: Message, model: str) -> bytes:
-    if request.raw_input_contents:
+    contents = request.raw_input_contents
+    if contents:
         if tensor.HasField("contents"):
             raise ConfigError(
                 f"contents field must not be specified when using raw_input_contents for '{tensor.name}' for model "
                 f"'{model}'"
             )
-        raw: bytes = request.raw_input_contents[0]
+        raw: bytes = contents[0]
         return raw
     if not tensor.HasField("contents"):
         raise ConfigError(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
@@ -145,7 +159,7 @@ def _read_classes(outputs: Any, family: FamilyModel) -> int | None:
     for output in outputs:
         if output.name != family.output.name:
             raise ConfigError(f"unexpected inference output '{output.name}' for model '{family.name}'")
-        _refuse_shared_memory(output, f"output '{output.name}'")
+        _refuse_shared_memory(output, "output")
         if "classification" in output.parameters:
             value = read_value(output.parameters["classification"])
             if isinstance(value, bool) or not isinstance(value, int):
@@ -158,7 +172,9 @@ def _read_classes(outputs: Any, family: FamilyModel) -> int | None:
 
 def _refuse_shared_memory(tensor: Message, what: str) -> None:
     if "shared_memory_region" in tensor.parameters:
-        raise ConfigError(f"{what} is said to be in shared memory, which the gateway does not take; send it along")
+        raise ConfigError(
+            f"{what} '{tensor.name}' is said to be in shared memory, which the gateway does not take; send it along"
+        )
 
 
 def build_response(request_id: str, family: FamilyModel, answer: RoutedAnswer, classes: int | None) -> Message:

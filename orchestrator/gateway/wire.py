@@ -33,7 +33,7 @@ class Address:
     sequence: bytes = b""
 
 
-_MODEL, _VERSION, _PARAMETERS = 1, 2, 4
+_MODEL, _VERSION, _PARAMETERS = (number << 3 | _BYTES for number in (1, 2, 4))  # keys of the fields
 _SEQUENCE_ID = b"\x0a\x0bsequence_id"  # field 1 of a map's entry: its key
 
 
@@ -48,15 +48,18 @@ def read_address(message: bytes) -> Address:
     model = version = sequence = b""
     position, end = 0, len(message)
     while position < end:
-        key, position = _read_varint(message, position)
-        number, wire_type = key >> 3, key & 7
+        key = message[position]
+        position += 1
+        if key >= 0x80:  # a field beyond 15
+            key, position = _read_varint(message, position - 1)
+        wire_type = key & 7
         if wire_type == _BYTES:
             size, position = _read_varint(message, position)
-            if number == _MODEL:
+            if key == _MODEL:
                 model = message[position : position + size]
-            elif number == _VERSION:
+            elif key == _VERSION:
                 version = message[position : position + size]
-            elif number == _PARAMETERS and message.startswith(_SEQUENCE_ID, position):
+            elif key == _PARAMETERS and message.startswith(_SEQUENCE_ID, position):
                 sequence = message[position : position + size]
             position += size
         elif wire_type == _VARINT:
@@ -130,6 +133,8 @@ def _sides(packed: bytes) -> Iterator[int]:
 
 
 def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    if position < len(message) and message[position] < 0x80:  # most are short
+        return message[position], position + 1
     value = shift = 0
     while position < len(message) and shift < 70:
         byte = message[position]
