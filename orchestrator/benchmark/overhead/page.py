@@ -17,9 +17,9 @@ tritonserver (the embedded one, nothing slowed down) serves the family of `model
 and server share the machine's {cpus} cores, nothing is pinned. Requests carry one item of 3 kB. \
 `Router.infer` and `tritonclient.grpc.aio` are called by closed loops in Python, on asyncio's own event loop; \
 Envoy (one worker, least request) and `slimsched gateway` (one process) by `perf_analyzer` over gRPC, in three \
-windows. Through the gateway the family is asked, routed and grouped, with the width pinned by `slim_width`; \
-`direct` has nothing between, for orientation. Each number is the median of {rounds} rounds, with the least \
-and the most in brackets."""
+windows. Through the gateway the family is asked, routed and grouped, with the width pinned by `slim_width` \
+and `router.in_flight_groups` at 4; `direct` has nothing between, for orientation. Each number is the median \
+of {rounds} rounds, with the least and the most in brackets."""
 
 
 def render_json(results: Results) -> str:
