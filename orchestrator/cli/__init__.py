@@ -23,6 +23,7 @@ _COMMANDS = {
     "infer": "orchestrator.cli.infer:infer",
     "local": "orchestrator.cli.local:local",
     "profile": "orchestrator.cli.profile:profile",
+    "simulate": "orchestrator.cli.simulate:simulate",
     "status": "orchestrator.cli.status:status",
     "token": "orchestrator.cli.token:token",
     "up": "orchestrator.cli.up:up",

@@ -17,6 +17,38 @@ OUTLIER_RATIO = 3.0
 after a few groups all the same, because what is expected grows with each."""
 
 
+def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_nt_s: float) -> tuple[float, float]:
+    """Return (seconds an item, seconds a group) by the weighted sums of a LatencyFit, neither below 0.
+
+    A function of numbers, because a simulator compiles it.
+    """
+    if weight == 0:
+        return (0.0, 0.0)
+    mean_n, mean_t_s = sum_n / weight, sum_t_s / weight
+    variance = sum_nn / weight - mean_n * mean_n
+    if variance < 1e-6 * mean_n * mean_n:
+        return (mean_t_s / mean_n, 0.0)
+    slope_s = (sum_nt_s / weight - mean_n * mean_t_s) / variance
+    # Each bound is the least-squares line under the constraint that the other parameter is 0.
+    if slope_s <= 0:
+        return (0.0, mean_t_s)
+    intercept_s = mean_t_s - slope_s * mean_n
+    if intercept_s < 0:
+        return (sum_nt_s / sum_nn, 0.0)
+    return (slope_s, intercept_s)
+
+
+def bounded_observation(
+    weight: float, sum_t_s: float, line: tuple[float, float], items: float, service_s: float
+) -> float:
+    """Return as how long a group counts that took ``service_s``, where ``line`` was fitted so far."""
+    if weight <= 1:
+        return service_s
+    # The mean as well, because a line through groups of one size says too little of smaller ones.
+    expected_s = max(line[0] * items + line[1], sum_t_s / weight)
+    return min(service_s, OUTLIER_RATIO * expected_s)
+
+
 @dataclass(frozen=True, slots=True)
 class LatencyFit:
     """Weighted sums of observations of one (server, model); immutable, ``observe`` returns a new one."""
@@ -29,11 +61,7 @@ class LatencyFit:
 
     def observe(self, items: int, service_s: float) -> LatencyFit:
         """Return the fit after a group of ``items`` took ``service_s``."""
-        if self.weight > 1:
-            slope_s, intercept_s = self.line()
-            # The mean as well, because a line through groups of one size says too little of smaller ones.
-            expected_s = max(slope_s * items + intercept_s, self.sum_t_s / self.weight)
-            service_s = min(service_s, OUTLIER_RATIO * expected_s)
+        service_s = bounded_observation(self.weight, self.sum_t_s, self.line(), items, service_s)
         return LatencyFit(
             weight=self.weight * DECAY + 1,
             sum_n=self.sum_n * DECAY + items,
@@ -52,17 +80,4 @@ class LatencyFit:
 
         With groups of one size only, the time is laid on the items alone.
         """
-        if self.is_empty:
-            return (0.0, 0.0)
-        mean_n, mean_t_s = self.sum_n / self.weight, self.sum_t_s / self.weight
-        variance = self.sum_nn / self.weight - mean_n * mean_n
-        if variance < 1e-6 * mean_n * mean_n:
-            return (mean_t_s / mean_n, 0.0)
-        slope_s = (self.sum_nt_s / self.weight - mean_n * mean_t_s) / variance
-        # Each bound is the least-squares line under the constraint that the other parameter is 0.
-        if slope_s <= 0:
-            return (0.0, mean_t_s)
-        intercept_s = mean_t_s - slope_s * mean_n
-        if intercept_s < 0:
-            return (self.sum_nt_s / self.sum_nn, 0.0)
-        return (slope_s, intercept_s)
+        return fitted_line(self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)

@@ -121,11 +121,14 @@ def check_binding(profile: Profile, servers: Sequence[FoundServer], *, source: s
 
 def prior_fit(model: ModelProfile) -> LatencyFit:
     """Return the model's line as if PRIOR_GROUPS groups had been observed on it."""
-    fit = LatencyFit()
     sizes = (1, min(PRIOR_ITEMS, model.max_batch_size))
-    part = PRIOR_GROUPS / len(sizes)
-    for items in sizes:
-        time_s = model.line.item_s * items + model.line.group_s
+    return weigh_groups([(items, model.line.item_s * items + model.line.group_s) for items in sizes])
+
+
+def weigh_groups(groups: Sequence[tuple[int, float]]) -> LatencyFit:
+    """Return a fit as if PRIOR_GROUPS groups had been observed, of (items, seconds) each as often."""
+    fit, part = LatencyFit(), PRIOR_GROUPS / len(groups)
+    for items, time_s in groups:
         fit = LatencyFit(
             weight=fit.weight + part,
             sum_n=fit.sum_n + part * items,

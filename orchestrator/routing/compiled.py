@@ -30,6 +30,7 @@ except ImportError:  # the base install: serving alone
 IS_COMPILED = numba is not None
 """Whether functions marked ``compiled`` are."""
 
+_OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
 _SOURCES = ("routing", "simulation", "profile", "profile.py")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -73,9 +74,9 @@ def compiled(function: _Function) -> _Function:
     before = numba.config.CACHE_DIR
     try:
         numba.config.CACHE_DIR = str(_CACHE_DIR)
-        return cast(_Function, numba.njit(cache=True)(function))
+        return cast(_Function, numba.njit(cache=True, **_OPTIONS)(function))
     except RuntimeError:  # no directory can be written, so it is compiled in every process
-        return cast(_Function, numba.njit(function))
+        return cast(_Function, numba.njit(**_OPTIONS)(function))
     finally:
         numba.config.CACHE_DIR = before
 

@@ -50,7 +50,7 @@ class FleetTables:
 
     @property
     def fleet(self) -> f.Fleet:
-        """The tables as they are now; not to be written."""
+        """The tables as they are now; whoever writes to them, as a simulator does, keeps them right."""
         return f.Fleet(
             self._servers,
             self._models,
@@ -60,6 +60,21 @@ class FleetTables:
             len(self._widths),
             self._depth,
         )
+
+    @property
+    def widths(self) -> Sequence[Width]:
+        """Of the family, ascending; each is a column."""
+        return self._widths
+
+    @property
+    def rows(self) -> Table:
+        """Of the last decision; its first rows are the candidates."""
+        return self._rows
+
+    @property
+    def scratch(self) -> f.Scratch:
+        """Room for decisions on these tables."""
+        return f.Scratch(self._order, self._busy, self._place_of, self._hull)
 
     def put(self, state: ServerState, latency: LatencyTable, energy: EnergyTable | None = None) -> None:
         """Take over all that is known of a server, which may be new."""

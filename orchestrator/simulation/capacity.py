@@ -1,0 +1,65 @@
+"""How much a fleet can serve, as if work were a fluid: the scale for loads, and a bound for every policy.
+
+With f_sw items a second on server s at width w and its capacity c_sw there, a server is not more than busy when
+Σ_w f_sw / c_sw ≤ 1. The most items a second are served at each server's quickest width. At a given rate the most
+accuracy is the linear programme max Σ a_w f_sw with Σ f = rate, solved by scipy's HiGHS; no policy can serve more
+accurately without falling behind, because waiting and uneven work only cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from orchestrator.errors import ConfigError
+from orchestrator.simulation.fleet import SimulatedModel, SimulatedServer
+
+
+def capacity_rps(servers: Sequence[SimulatedServer], *, width: int | None = None, min_accuracy: float = 0.0) -> float:
+    """Return the most items a second that the fleet serves, at one width or at the quickest.
+
+    Raises:
+        ConfigError: when no server serves what is asked for.
+    """
+    total_rps = sum(
+        max((m.capacity_rps for m in _usable(server, min_accuracy) if width in (None, m.width)), default=0.0)
+        for server in servers
+    )
+    if total_rps == 0:
+        served = sorted({m.width for s in servers for m in s.models})
+        raise ConfigError(
+            f"no server serves width {width} with an accuracy of {min_accuracy:g} or more; there are widths {served}"
+        )
+    return total_rps
+
+
+def most_accuracy(servers: Sequence[SimulatedServer], rate_rps: float, *, min_accuracy: float = 0.0) -> float | None:
+    """Return the most mean accuracy at which the fleet serves ``rate_rps`` for good; None when it can't at all.
+
+    Raises:
+        ConfigError: when scipy is not installed.
+    """
+    try:
+        from scipy.optimize import linprog
+    except ImportError:
+        raise ConfigError("the fluid bound needs scipy; install it with pip install 'slim-scheduler[sim]'") from None
+    cells = [(s, m) for s, server in enumerate(servers) for m in _usable(server, min_accuracy)]
+    if not cells:
+        return None
+    load = np.zeros((len(servers), len(cells)))
+    for cell, (server, model) in enumerate(cells):
+        load[server, cell] = 1 / model.capacity_rps
+    solved = linprog(
+        [-m.accuracy for _, m in cells],
+        A_ub=load,
+        b_ub=np.ones(len(servers)),
+        A_eq=np.ones((1, len(cells))),
+        b_eq=[rate_rps],
+        method="highs",
+    )
+    return -float(solved.fun) / rate_rps if solved.success else None
+
+
+def _usable(server: SimulatedServer, min_accuracy: float) -> list[SimulatedModel]:
+    return [m for m in server.models if m.accuracy >= min_accuracy and m.instances > 0]

@@ -1,0 +1,155 @@
+"""The servers of a simulated fleet, as values: what they are, made from a profile or from a few numbers.
+
+Service times are the measured means of each batch size, with straight lines between them: a knee that a fit a·n + b
+misses is in them, and the router, which learns such a fit, meets what it would meet. Their spread comes from the
+measured 99th percentiles, as a lognormal factor of mean 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from orchestrator.errors import ConfigError
+from orchestrator.profile import LatencyFit, ModelProfile, ServerProfile
+from orchestrator.profile.start import PRIOR_ITEMS, prior_fit, weigh_groups
+from orchestrator.snapshot import ServerName, Width
+
+_P99 = 2.3263478740408408  # of the standard normal distribution
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedModel:
+    """One width of a server.
+
+    Attributes:
+        width: in percent.
+        accuracy: 0..1.
+        service_s: mean time of a group of 1, 2, … items; its length is the most items of a group.
+        energy_j: of such a group, above idle; None while unknown.
+        instances: that serve it at the beginning; 0 when it is not loaded.
+        sigma: of the lognormal factor of service times; 0 for none.
+        start: what the router knows of it at the beginning.
+        load_s: of one load.
+        load_w: above idle, meanwhile.
+        instance_bytes: memory of one instance.
+    """
+
+    width: Width
+    accuracy: float
+    service_s: tuple[float, ...]
+    energy_j: tuple[float, ...] | None = None
+    instances: int = 1
+    sigma: float = 0.0
+    start: LatencyFit = field(default_factory=LatencyFit)
+    load_s: float = 1.0
+    load_w: float = 0.0
+    instance_bytes: int = 0
+
+    @property
+    def max_batch_size(self) -> int:
+        """Items in a group at the most."""
+        return len(self.service_s)
+
+    @property
+    def capacity_rps(self) -> float:
+        """Items a second at the batch size that gives the most, on all instances."""
+        return max(self.instances * n / t for n, t in enumerate(self.service_s, start=1))
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedServer:
+    """One server.
+
+    Attributes:
+        name: unique in the fleet.
+        models: by width, ascending.
+        idle_w: that it draws while it is up; None while unknown.
+    """
+
+    name: ServerName
+    models: tuple[SimulatedModel, ...]
+    idle_w: float | None = None
+
+
+def linear_model(
+    width: int,
+    *,
+    item_s: float,
+    group_s: float = 0.0,
+    max_batch_size: int = 32,
+    accuracy: float | None = None,
+    item_j: float | None = None,
+    group_j: float = 0.0,
+    instances: int = 1,
+    sigma: float = 0.0,
+) -> SimulatedModel:
+    """Return a width whose groups of n take item_s · n + group_s, and item_j · n + group_j above idle."""
+    sizes = range(1, max_batch_size + 1)
+    service_s = tuple(item_s * n + group_s for n in sizes)
+    return SimulatedModel(
+        Width(width),
+        width / 100 if accuracy is None else accuracy,
+        service_s,
+        None if item_j is None else tuple(item_j * n + group_j for n in sizes),
+        instances,
+        sigma,
+        weigh_groups([(n, service_s[n - 1]) for n in (1, min(PRIOR_ITEMS, max_batch_size))]),
+    )
+
+
+def server_from_profile(profile: ServerProfile, name: str) -> SimulatedServer:
+    """Return a server that behaves as a profile says."""
+    models = tuple(_model_from_profile(m) for m in sorted(profile.models, key=lambda m: m.width))
+    return SimulatedServer(ServerName(name), models, profile.idle.power_w)
+
+
+def check_fleet(servers: Sequence[SimulatedServer]) -> None:
+    """Check that a fleet can be simulated.
+
+    Raises:
+        ConfigError: when it has no servers, two of one name, or a server without widths or with one twice.
+    """
+    names = [s.name for s in servers]
+    if not names:
+        raise ConfigError("fleet.servers is empty; name at least one")
+    for server in servers:
+        if names.count(server.name) > 1:
+            raise ConfigError(f"fleet.servers: the name {server.name!r} is used twice; names must be unique")
+        widths = [m.width for m in server.models]
+        if not widths or len(set(widths)) < len(widths):
+            raise ConfigError(f"fleet.servers: {server.name} has widths {widths}; give each once, and at least one")
+
+
+def _model_from_profile(model: ModelProfile) -> SimulatedModel:
+    sizes = np.arange(1, model.max_batch_size + 1)
+    measured = [b.items for b in model.batches]
+    energies = [b.energy_j for b in model.batches]
+    known = [e for e in energies if e is not None]
+    energy_j = None
+    if len(known) == len(energies):
+        energy_j = tuple(float(e) for e in np.interp(sizes, measured, known))
+    changes = model.changes
+    built = SimulatedModel(
+        width=Width(model.width),
+        accuracy=model.accuracy,
+        service_s=tuple(float(t) for t in np.interp(sizes, measured, [b.mean_s for b in model.batches])),
+        energy_j=energy_j,
+        instances=model.instances,
+        sigma=float(np.median([lognormal_sigma(b.p99_s / b.mean_s) for b in model.batches])),
+        start=prior_fit(model),
+    )
+    if changes is None:
+        return built
+    return replace(built, load_s=changes.load.mean_s, instance_bytes=changes.instance_bytes or 0)
+
+
+def lognormal_sigma(p99_ratio: float) -> float:
+    """Return σ of the lognormal factor of mean 1 whose 99th percentile is ``p99_ratio``; 0 when that is below 1.
+
+    From p99 = exp(2.326 σ − σ²/2), the smaller root; beyond what any σ reaches, the σ that comes nearest.
+    """
+    return _P99 - math.sqrt(max(0.0, _P99 * _P99 - 2 * math.log(max(1.0, p99_ratio))))

@@ -1,0 +1,150 @@
+"""What came out of a run: the figures that policies are compared by, all of them together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.simulation import fields as f
+from orchestrator.simulation.simulation import Simulation
+
+
+@dataclass(frozen=True, slots=True)
+class ServerResult:
+    """What one server did.
+
+    Attributes:
+        name: of the server.
+        items: it ran.
+        groups: it ran them in.
+        utilisation_ratio: of the time it was up, how much of it was busy.
+        energy_j: idle, groups and loads; None while unknown.
+        peak_bytes: of memory, loads included.
+    """
+
+    name: str
+    items: int
+    groups: int
+    utilisation_ratio: float
+    energy_j: float | None
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one policy did with one trace.
+
+    Attributes:
+        scenario, policy, seed: of the run.
+        requests: that arrived.
+        answered: of them; ``shed`` by the router, ``rejected`` by the policy, ``failed`` with a server: the others.
+        attainment_ratio: answered within the deadline, of all that arrived.
+        accuracy: mean of the widths that answered; None when nothing was.
+        mean_s, p50_s, p99_s: latency of what was answered; None when nothing was.
+        goodput_rps: requests a second that were answered in time.
+        joules_per_answer: all energy, idle included, over the answered requests; None while unknown.
+        utilisation_variance: over the servers.
+        mean_batch: items of a group.
+        decisions: how often the policy was asked.
+        duration_s: virtual time.
+        servers: by name.
+    """
+
+    scenario: str
+    policy: str
+    seed: int
+    requests: int
+    answered: int
+    shed: int
+    rejected: int
+    failed: int
+    attainment_ratio: float
+    accuracy: float | None
+    mean_s: float | None
+    p50_s: float | None
+    p99_s: float | None
+    goodput_rps: float
+    joules_per_answer: float | None
+    utilisation_variance: float
+    mean_batch: float | None
+    decisions: int
+    duration_s: float
+    servers: tuple[ServerResult, ...]
+
+
+def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) -> Result:
+    """Return the figures of a run that has ended.
+
+    Args:
+        simulation: after ``run``.
+        seed: it was made with.
+        warm_up_ratio: of the requests, the first, that latencies, accuracy and attainment leave out.
+    """
+    world, state = simulation.world, simulation.world.state
+    count = len(simulation.trace.arrived_s)
+    counted = slice(int(warm_up_ratio * count), count)
+    table = {
+        field: np.asarray(world.requests[field])[counted]
+        for field in (f.STATUS, f.ARRIVED_S, f.ANSWERED_S, f.DEADLINE_S, f.ACCURACY)
+    }
+    is_answered = table[f.STATUS] == f.ANSWERED
+    latency_s = np.sort((table[f.ANSWERED_S] - table[f.ARRIVED_S])[is_answered])
+    on_time = int(np.count_nonzero(is_answered & (table[f.ANSWERED_S] <= table[f.DEADLINE_S])))
+    servers = tuple(_server_results(simulation))
+    energies = [s.energy_j for s in servers]
+    known = [e for e in energies if e is not None]
+    items, groups = sum(s.items for s in servers), sum(s.groups for s in servers)
+    statuses = np.asarray(world.requests[f.STATUS])[:count]
+    all_answered = int(np.count_nonzero(statuses == f.ANSWERED))
+    span_s = float(state[f.NOW_S]) - float(table[f.ARRIVED_S][0])
+    return Result(
+        scenario=simulation.settings.name,
+        policy=simulation.policy.name,
+        seed=seed,
+        requests=count,
+        answered=all_answered,
+        shed=int(np.count_nonzero(statuses == f.SHED)),
+        rejected=int(np.count_nonzero(statuses == f.REJECTED)),
+        failed=int(np.count_nonzero(statuses == f.FAILED)),
+        attainment_ratio=on_time / len(is_answered),
+        accuracy=float(table[f.ACCURACY][is_answered].mean()) if len(latency_s) else None,
+        mean_s=float(latency_s.mean()) if len(latency_s) else None,
+        p50_s=_quantile(latency_s, 0.5),
+        p99_s=_quantile(latency_s, 0.99),
+        goodput_rps=on_time / span_s if span_s > 0 else 0.0,
+        joules_per_answer=sum(known) / all_answered if len(known) == len(energies) and all_answered else None,
+        utilisation_variance=float(np.var([s.utilisation_ratio for s in servers])),
+        mean_batch=items / groups if groups else None,
+        decisions=int(state[f.TURN]),
+        duration_s=float(state[f.NOW_S]),
+        servers=servers,
+    )
+
+
+def _server_results(simulation: Simulation) -> Sequence[ServerResult]:
+    truth = simulation.world.truth
+    found = []
+    for index, server in enumerate(simulation.servers):
+        up_s = truth[f.UP_S][index]
+        energy_j = truth[f.IDLE_W][index] * up_s + truth[f.BUSY_J][index] + truth[f.LOAD_J][index]
+        found.append(
+            ServerResult(
+                server.name,
+                int(truth[f.ITEMS_RUN][index]),
+                int(truth[f.GROUPS_RUN][index]),
+                float(truth[f.BUSY_S][index] / up_s) if up_s > 0 else 0.0,
+                None if math.isnan(energy_j) else float(energy_j),
+                int(truth[f.PEAK_BYTES][index]),
+            )
+        )
+    return found
+
+
+def _quantile(ascending: np.ndarray[tuple[int], np.dtype[np.float64]], ratio: float) -> float | None:
+    """Return a quantile by nearest rank."""
+    if not len(ascending):
+        return None
+    return float(ascending[max(0, math.ceil(ratio * len(ascending)) - 1)])

@@ -1,0 +1,298 @@
+"""One run of a scenario: a world, stepped through to its end or from decision to decision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.decision import Dispatch, Hold, Reject
+from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
+from orchestrator.routing import Binding, FleetTables, Policy, Situation
+from orchestrator.routing import fields as r
+from orchestrator.routing.compiled import Column, Table, new_column, new_table
+from orchestrator.routing.registry import RulePolicy
+from orchestrator.routing.row_values import read_candidate
+from orchestrator.routing.rule import RULE_FIELDS
+from orchestrator.simulation import fields as f
+from orchestrator.simulation.fields import World
+from orchestrator.simulation.fleet import SimulatedModel, SimulatedServer
+from orchestrator.simulation.heaps import TAIL_SAMPLE, push_event
+from orchestrator.simulation.loop import advance, apply
+from orchestrator.simulation.scenario import ScenarioSettings
+from orchestrator.simulation.servers import account
+from orchestrator.simulation.trace import Trace, draw_trace
+from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec, Width
+
+_FAMILY = Family("simulated")
+_SPEC = TensorSpec("pixels", "FP32", (1,))
+_SPARE_GROUPS = 6  # for instances that are added, and groups done whose report has not come
+_SPARE_EVENTS = 4096  # for changes that are asked for meanwhile
+
+
+class Simulation:
+    """A world and its policy; time moves when it is told to.
+
+    Args:
+        settings: the scenario.
+        servers: its fleet.
+        policy: any Policy; one that is a rule runs inside the compiled loop.
+        seed: of the trace.
+        trace: drawn before, so that several policies meet the same; None draws it.
+    """
+
+    def __init__(
+        self,
+        settings: ScenarioSettings,
+        servers: Sequence[SimulatedServer],
+        policy: Policy,
+        *,
+        seed: int = 0,
+        trace: Trace | None = None,
+    ) -> None:
+        self.settings, self.servers, self.policy = settings, tuple(sorted(servers, key=lambda s: s.name)), policy
+        self.trace = draw_trace(settings, self.servers, seed) if trace is None else trace
+        self._tables = _known_fleet(self.servers, settings, self.trace)
+        self.world = _make_world(self._tables, self.servers, settings, self.trace, policy)
+
+    def run(self) -> None:
+        """Run to the end: until every request is answered or given up."""
+        self.run_until(math.inf)
+        self.settle()
+
+    def run_until(self, until_s: float) -> None:
+        """Run up to a time; the policy decides wherever it is asked."""
+        while advance(self.world, until_s):
+            self._decide()
+
+    def next_decision(self, until_s: float = math.inf) -> int | None:
+        """Run to the next decision; return how many rows it has, None when the time is reached first.
+
+        Only for a policy that is no rule, or ``decides_outside`` was called; then ``apply`` makes the decision.
+        """
+        return int(self.world.state[f.ROW_COUNT]) if advance(self.world, until_s) else None
+
+    def decide_outside(self) -> None:
+        """Leave decisions to ``next_decision`` and ``apply``, whatever the policy."""
+        self.world.state[f.IS_EXTERNAL] = 1
+
+    def apply(self, row: int, items: float, until_s: float = math.inf) -> None:
+        """Make the decision that is asked for: a row and its items, or HOLD until a time, or REJECT."""
+        apply(self.world, row, items, until_s)
+
+    def change_instances(self, server: int, width: Width, instances: int) -> None:
+        """Begin to change the instances of a width now, as a controller's plan would; 0 unloads it."""
+        column = float(list(self._tables.widths).index(width))
+        push_event(self.world, self.world.state[f.NOW_S], f.CHANGES, float(server), column, float(instances))
+
+    def settle(self) -> None:
+        """Bring every server's times and energy up to now."""
+        for server in range(len(self.servers)):
+            account(self.world, server)
+
+    @property
+    def now_s(self) -> float:
+        """Virtual time: that of the last event once everything has happened."""
+        return self.world.state[f.NOW_S]
+
+    def _decide(self) -> None:
+        world = self.world
+        count = int(world.state[f.ROW_COUNT])
+        choose_row = getattr(self.policy, "choose_row", None)
+        if choose_row is not None:
+            row, items, _, until_s = choose_row(world.rows, count, world.wish.ask)
+            apply(world, row, items, until_s)
+            return
+        candidates = [read_candidate(world.rows, row, self._tables.names) for row in range(count)]
+        decision = self.policy.choose(candidates, read_situation(world.wish.ask, self._tables.widths))
+        if isinstance(decision, Dispatch):
+            chosen = decision.candidate
+            keys = [(c.server, c.width) for c in candidates]
+            apply(world, keys.index((chosen.server, chosen.width)), float(chosen.items), math.inf)
+        elif isinstance(decision, Reject):
+            apply(world, r.REJECT, 0.0, math.inf)
+        else:
+            assert isinstance(decision, Hold)
+            apply(world, r.HOLD, 0.0, math.inf if decision.until_s is None else decision.until_s)
+
+
+def read_situation(ask: Column, widths: Sequence[Width]) -> Situation:
+    """Return what is asked as a value."""
+    queue = QueueState(
+        items=int(ask[r.QUEUE_ITEMS]),
+        head_items=int(ask[r.HEAD_ITEMS]),
+        head_deadline_s=float(ask[r.HEAD_DEADLINE_S]),
+        tail_deadline_s=float(ask[r.TAIL_DEADLINE_S]),
+        allowed_widths=tuple(widths),
+        min_accuracy=float(ask[r.MIN_ACCURACY]),
+    )
+    lots = (float(ask[r.FIRST_LOT]), float(ask[r.SECOND_LOT]))
+    return Situation(queue, float(ask[r.NOW_S]), int(ask[r.TURN]), lots, float(ask[r.SLACK_MARGIN]))
+
+
+def _served(model: SimulatedModel) -> ServedModel:
+    return ServedModel(
+        ModelName(f"simulated_w{model.width:03d}"),
+        _FAMILY,
+        model.width,
+        model.accuracy,
+        None,
+        model.max_batch_size,
+        max(1, model.instances),
+        None,
+        _SPEC,
+        _SPEC,
+    )
+
+
+def _scaled_fit(fit: LatencyFit, factor: float) -> LatencyFit:
+    return LatencyFit(fit.weight, fit.sum_n, fit.sum_nn, fit.sum_t_s * factor, fit.sum_nt_s * factor)
+
+
+def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings, trace: Trace) -> FleetTables:
+    """Return the fleet as its router knows it at the beginning."""
+    states, fits, joules = [], {}, {}
+    waiting = settings.objectives.in_flight_groups - 1
+    for index, server in enumerate(servers):
+        limit = waiting + max(1, *(m.instances for m in server.models))
+        states.append(
+            ServerState(
+                server.name,
+                tuple(_served(m) for m in server.models),
+                group_limit=limit + _SPARE_GROUPS,  # makes room in the tables
+                waiting_limit=waiting,
+            )
+        )
+        for model in server.models:
+            key = (server.name, _served(model).name)
+            fits[key] = _scaled_fit(model.start, float(trace.believed_speed[index]))
+            if model.energy_j is not None:
+                sizes = np.arange(1, model.max_batch_size + 1)
+                item_j, group_j = np.polyfit(sizes, model.energy_j, 1) if len(sizes) > 1 else (model.energy_j[0], 0.0)
+                joules[key] = EnergyLine(float(item_j), float(group_j), EnergySource.ESTIMATED)
+    tables = FleetTables(states, LatencyTable(fits), EnergyTable(joules))
+    for index, server in enumerate(servers):
+        limit = waiting + max(1, *(m.instances for m in server.models))
+        tables.fleet.servers[r.GROUP_LIMIT][index] = limit
+        for model in server.models:
+            if model.instances == 0:
+                at = index * tables.fleet.columns + list(tables.widths).index(model.width)
+                tables.fleet.models[r.SERVED][at] = 0
+    return tables
+
+
+def _make_world(
+    tables: FleetTables,
+    servers: Sequence[SimulatedServer],
+    settings: ScenarioSettings,
+    trace: Trace,
+    policy: Policy,
+) -> World:
+    fleet = tables.fleet
+    cells = max(1, len(servers) * fleet.columns)
+    most = max(m.max_batch_size for s in servers for m in s.models)
+    requests = _requests(trace)
+    schedule = new_table(f.EVENT_FIELDS, trace.schedule.shape[1])
+    for field in range(f.EVENT_FIELDS):
+        for entry in range(trace.schedule.shape[1]):
+            schedule[field][entry] = float(trace.schedule[field][entry])
+    failures = int(np.count_nonzero(trace.schedule[f.KIND] == f.FAILS))
+    events = new_table(f.EVENT_FIELDS, (2 * len(servers) + failures) * fleet.depth + _SPARE_EVENTS)
+    ask, allowed, avoided = new_column(r.ASK_FIELDS), new_column(fleet.widths), new_column(len(servers))
+    ask[r.MAX_ITEM_J] = math.inf
+    ask[r.PREFER_ACCURACY] = ask[r.PREFER_LATENCY] = ask[r.PREFER_ENERGY] = math.nan
+    for column in range(fleet.widths):
+        allowed[column] = 1
+    roots = new_column(cells)
+    for lane in range(cells):
+        roots[lane] = -1
+    world = World(
+        fleet=fleet,
+        wish=r.Wish(ask, allowed, avoided),
+        rows=tables.rows,
+        scratch=tables.scratch,
+        rule=policy.numbers if isinstance(policy, RulePolicy) else new_column(RULE_FIELDS),
+        requests=requests,
+        truth=new_table(f.TRUTH_FIELDS, len(servers)),
+        models=new_table(f.TRUE_FIELDS, cells),
+        service_s=new_table(cells, most),
+        energy_j=new_table(cells, most),
+        held=new_table(f.HELD_FIELDS, len(servers) * fleet.depth),
+        events=events,
+        schedule=schedule,
+        state=_state(settings, trace, policy),
+        heap=new_column(len(trace.arrived_s)),
+        roots=roots,
+        sample=new_column(2 * TAIL_SAMPLE + 2),
+    )
+    for index, server in enumerate(servers):
+        _write_truth(world, index, server, list(tables.widths))
+    return world
+
+
+def _write_truth(world: World, index: int, server: SimulatedServer, widths: list[Width]) -> None:
+    truth, models = world.truth, world.models
+    truth[f.IS_UP][index] = truth[f.SPEED][index] = 1
+    truth[f.IDLE_W][index] = math.nan if server.idle_w is None else server.idle_w
+    for model in server.models:
+        cell = index * world.fleet.columns + widths.index(model.width)
+        energy_j = model.energy_j or (math.nan,) * model.max_batch_size
+        service, energy = world.service_s[cell], world.energy_j[cell]
+        for at in range(model.max_batch_size):
+            service[at], energy[at] = model.service_s[at], energy_j[at]
+        models[f.LOAD_S][cell], models[f.LOAD_W][cell] = model.load_s, model.load_w
+        models[f.INSTANCE_BYTES][cell] = model.instance_bytes
+        models[f.SIGMA][cell] = model.sigma
+        fit = model.start
+        models[f.FIT_WEIGHT][cell], models[f.FIT_N][cell], models[f.FIT_NN][cell] = fit.weight, fit.sum_n, fit.sum_nn
+        models[f.FIT_T_S][cell], models[f.FIT_NT_S][cell] = fit.sum_t_s, fit.sum_nt_s
+        truth[f.MEMORY_BYTES][index] += model.instances * model.instance_bytes
+    truth[f.PEAK_BYTES][index] = truth[f.MEMORY_BYTES][index]
+
+
+def _requests(trace: Trace) -> Table:
+    count = len(trace.arrived_s)
+    requests = new_table(f.REQUEST_FIELDS, count)
+    given = {
+        f.ARRIVED_S: trace.arrived_s,
+        f.DEADLINE_S: trace.deadline_s,
+        f.REQUEST_ITEMS: trace.items,
+        f.NOISE: trace.noise,
+        f.LOT: trace.lots[0],
+        f.OTHER_LOT: trace.lots[1],
+    }
+    for field, values in given.items():
+        fill(requests[field], values)
+    for field in (f.SENT_S, f.ANSWERED_S, f.ACCURACY, f.ENERGY_J):
+        fill(requests[field], np.full(count, math.nan))
+    for field in (f.NEXT, f.LEFT, f.RIGHT, f.SERVER, f.WIDTH):
+        fill(requests[field], np.full(count, -1.0))
+    return requests
+
+
+def fill(column: Column, values: NDArray[np.float64]) -> None:
+    """Write an array into a column."""
+    if isinstance(column, np.ndarray):
+        column[: len(values)] = values
+    else:
+        cast("list[float]", column)[: len(values)] = values.tolist()
+
+
+def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
+    state, objectives = new_column(f.STATE_FIELDS), settings.objectives
+    state[f.ARRIVALS] = len(trace.arrived_s)
+    state[f.ENTRIES] = trace.schedule.shape[1]
+    state[f.HOLD_UNTIL_S] = math.inf
+    state[f.QUEUE_LIMIT] = objectives.queue_limit
+    state[f.TIMEOUT_S] = objectives.request_timeout_s
+    state[f.MAX_ATTEMPTS] = objectives.max_attempts
+    state[f.LEARNS] = settings.telemetry.learns
+    state[f.REPORTED] = settings.telemetry.report_every_s is not None
+    state[f.IS_EXTERNAL] = not isinstance(policy, RulePolicy)
+    state[f.BINDS_EARLY] = policy.binding is Binding.EARLY
+    state[f.SLACK_MARGIN] = objectives.slack_margin
+    state[f.MIN_ACCURACY] = objectives.min_accuracy
+    return state

@@ -1,0 +1,145 @@
+"""Arrival times: renewal, modulated, time-varying and recorded, each with a mean of one a second until it is scaled.
+
+Shapes are made free of any rate; whoever needs arrivals says how many and at which mean rate, and the shape is
+stretched to that. So one scenario is as hard on a fleet of fast machines as on one of slow ones.
+
+- Poisson; Gamma renewal with a squared coefficient of variation (CV² = 1 is Poisson; as AlpaServe and SuperServe use).
+- MMPP: a Markov chain of rates with exponential sojourns and uniform jumps; Poisson within a state.
+- Ramp: a rate that rises linearly from one level to another; its acceleration is the difference over the time.
+- Diurnal: 1 + A·sin(2πt/P); flash crowd: a level, and a multiple of it for a while. Both by inverting the cumulative
+  rate at the times of a Poisson process, which is exact and as quick as thinning.
+- Replay: a file of timestamps, one a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigError
+
+Times = NDArray[np.float64]
+Shape = Callable[[int, np.random.Generator], Times]
+"""Returns so many ascending times from 0 on, of mean rate 1 in the long run."""
+
+_GRID = 20_000
+
+
+def poisson() -> Shape:
+    """Independent exponential gaps."""
+    return gamma(1.0)
+
+
+def gamma(cv2: float) -> Shape:
+    """Gamma gaps of shape 1/CV²: above 1 burstier than Poisson, below 1 smoother; 0 is a metronome."""
+
+    def draw(count: int, rng: np.random.Generator) -> Times:
+        gaps = np.ones(count) if cv2 == 0 else rng.gamma(1 / cv2, cv2, count)
+        return np.cumsum(gaps)
+
+    return draw
+
+
+def mmpp(rates: tuple[float, ...], sojourn: float) -> Shape:
+    """Poisson arrivals at the rate of a state, which lasts ``sojourn`` mean gaps on average and then jumps.
+
+    ``rates`` are relative to each other; each state is as likely as any.
+    """
+    levels = np.asarray(rates) / np.mean(rates)
+
+    def draw(count: int, rng: np.random.Generator) -> Times:
+        # In operational time arrivals are Poisson of rate 1; states stretch it.
+        states = max(2, int(2 * count / sojourn) + 20)
+        while True:
+            jumps = rng.integers(1, len(levels), states) if len(levels) > 1 else np.zeros(states, int)
+            sequence = (rng.integers(len(levels)) + np.cumsum(jumps)) % len(levels)
+            lasting = rng.exponential(sojourn, states)
+            cumulative = np.concatenate([[0.0], np.cumsum(lasting * levels[sequence])])
+            arrivals = np.cumsum(rng.exponential(1.0, count))
+            if cumulative[-1] >= arrivals[-1]:
+                return _invert(arrivals, np.concatenate([[0.0], np.cumsum(lasting)]), cumulative)
+            states *= 2
+
+    return draw
+
+
+def ramp(first: float, last: float) -> Shape:
+    """A rate that goes from ``first`` to ``last``, relative to each other, evenly over the whole time."""
+    return _by_rate(lambda part: first + (last - first) * part)
+
+
+def diurnal(amplitude: float, periods: float) -> Shape:
+    """A rate of 1 + A·sin, so many periods over the whole time."""
+    return _by_rate(lambda part: 1 + amplitude * np.sin(2 * np.pi * periods * part))
+
+
+def flash_crowd(factor: float, begins: float, lasts: float) -> Shape:
+    """A level rate, and ``factor`` times it from ``begins`` on for ``lasts``, both as parts of the whole time."""
+    return _by_rate(lambda part: np.where((part >= begins) & (part < begins + lasts), factor, 1.0))
+
+
+def replay(path: Path) -> Shape:
+    """The gaps of a file of timestamps in seconds, one a line, from the beginning and again when it ends.
+
+    Raises:
+        ConfigError: when it can't be read, holds no number, or a time before the one above it.
+    """
+    times = read_times(path)
+
+    def draw(count: int, rng: np.random.Generator) -> Times:
+        gaps = np.diff(times, prepend=times[0])
+        gaps[0] = (times[-1] - times[0]) / (len(times) - 1)  # between the end and the beginning, the mean
+        return np.asarray(np.cumsum(np.resize(gaps, count)) / gaps.mean())
+
+    return draw
+
+
+def read_times(path: Path) -> Times:
+    """Return the timestamps of a file, ascending; see ``replay``."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"can't read the timestamps in {path} ({exc})") from exc
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line and not line.startswith("#")]
+    times = np.empty(len(numbered))
+    for at, (number, line) in enumerate(numbered):
+        try:
+            times[at] = float(line)
+        except ValueError:
+            raise ConfigError(f"{path}, line {number}: {line!r} is no time in seconds; one number a line") from None
+        if not np.isfinite(times[at]):
+            raise ConfigError(f"{path}, line {number}: {line} is no time; it must be finite")
+        if at and times[at] < times[at - 1]:
+            raise ConfigError(f"{path}, line {number}: {line} is before {times[at - 1]:g} above it; sort the file")
+    if len(times) < 2 or times[-1] == times[0]:
+        raise ConfigError(f"{path} holds {len(times)} timestamps; two different ones at least make a rate")
+    return times
+
+
+def scaled(shape: Shape, count: int, rate_rps: float, rng: np.random.Generator) -> Times:
+    """Return ``count`` arrival times whose mean rate is ``rate_rps`` in the long run."""
+    return shape(count, rng) / rate_rps
+
+
+def _by_rate(rate: Callable[[Times], Times]) -> Shape:
+    def draw(count: int, rng: np.random.Generator) -> Times:
+        parts = np.linspace(0.0, 1.0, _GRID + 1)
+        levels = rate((parts[1:] + parts[:-1]) / 2)
+        cumulative = np.concatenate([[0.0], np.cumsum(levels)])
+        # The whole time is that of ``count`` arrivals at mean rate 1; who comes later meets the last level.
+        arrivals = np.cumsum(rng.exponential(1.0, count))
+        return _invert(arrivals, parts * count, cumulative / cumulative[-1] * count)
+
+    return draw
+
+
+def _invert(arrivals: Times, times: Times, cumulative: Times) -> Times:
+    """Return when the cumulative rate reaches each of ``arrivals``; beyond its end it goes on at its last slope."""
+    beyond = arrivals > cumulative[-1]
+    found = np.interp(arrivals, cumulative, times)
+    slope = (times[-1] - times[-2]) / (cumulative[-1] - cumulative[-2])
+    found[beyond] = times[-1] + (arrivals[beyond] - cumulative[-1]) * slope
+    return np.asarray(found)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from orchestrator.cli import main
+
+SCENARIO = str(Path(__file__).parents[2] / "scenarios" / "two-unlike.yaml")
+
+
+def test_policies_are_compared_in_a_table_a_file_and_a_picture(tmp_path: Path) -> None:
+    out, plot = tmp_path / "deep" / "out.json", tmp_path / "plot.png"
+    command = ["simulate", "--scenario", SCENARIO, "--policy", "random", "--policy", "lert:slack", "--seeds", "2"]
+    run = CliRunner().invoke(main, [*command, "--requests", "3000", "--out", str(out), "--plot", str(plot)])
+    assert run.exit_code == 0, run.output
+    assert "lert:slack" in run.output
+    assert "fluid bound" in run.output
+    saved = json.loads(out.read_text())
+    assert [(r["policy"], r["seed"]) for r in saved["results"]] == [
+        ("random", 0),
+        ("lert:slack", 0),
+        ("random", 1),
+        ("lert:slack", 1),
+    ]
+    assert saved["results"][1]["attainment_ratio"] > saved["results"][0]["attainment_ratio"]
+    assert saved["scenario"]["workload"]["requests"] == 3000
+    assert plot.read_bytes()[1:4] == b"PNG"
+
+
+def test_what_can_not_be_used_is_told_in_one_line(tmp_path: Path) -> None:
+    for more, problem in (
+        (["--policy", "best"], "unknown policy 'best'"),
+        (["--requests", "10", "--out", f"{SCENARIO}/x.json"], "can't write"),
+    ):
+        run = CliRunner().invoke(main, ["simulate", "--scenario", SCENARIO, *more])
+        assert run.exit_code == 1
+        assert problem in run.output
+        assert len(run.output.strip().splitlines()[-1:]) == 1

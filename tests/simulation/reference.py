@@ -1,0 +1,188 @@
+"""The same world the plain way: objects, lists and the live router's values; slow, and easy to read.
+
+Without failures, throttling and learning; all else must be as the compiled loop has it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.decision import Dispatch
+from orchestrator.profile import LatencyFit, LatencyTable
+from orchestrator.router.lanes import Lane
+from orchestrator.routing import Binding, Policy, Situation, build_candidates
+from orchestrator.routing.occupancy import WHOLE
+from orchestrator.simulation.fleet import SimulatedModel, SimulatedServer
+from orchestrator.simulation.scenario import ScenarioSettings
+from orchestrator.simulation.trace import Trace
+from orchestrator.snapshot import Family, GroupInFlight, ModelName, QueueState, ServedModel, ServerState, TensorSpec
+
+Outcome = tuple[float, str, int, int]
+"""When a request was answered, by which server, at which width, in a group of how many items."""
+
+
+@dataclass
+class _Group:
+    model: SimulatedModel
+    requests: list[int]
+    items: int
+    sent_s: float
+    started_s: float | None = None
+
+
+@dataclass
+class _Server:
+    server: SimulatedServer
+    groups: list[_Group] = field(default_factory=list)
+    bound: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
+    last_answer_s: float | None = None
+
+
+class ReferenceWorld:
+    """Runs a trace to its end."""
+
+    def __init__(
+        self, settings: ScenarioSettings, servers: Sequence[SimulatedServer], policy: Policy, trace: Trace
+    ) -> None:
+        self.settings, self.policy, self.trace = settings, policy, trace
+        self.servers = [_Server(s) for s in sorted(servers, key=lambda s: s.name)]
+        fits: dict[tuple[object, object], LatencyFit] = {}
+        for server in servers:
+            for model in server.models:
+                fits[server.name, _name(model)] = model.start
+        self.latency = LatencyTable(fits)  # type: ignore[arg-type]
+        self.queue: list[tuple[float, int]] = []
+        self.events: list[tuple[float, int, int, _Group]] = []
+        self.order = itertools.count()
+        self.turn = 0
+        self.outcomes: dict[int, Outcome] = {}
+
+    def run(self) -> dict[int, Outcome]:
+        arrivals = [(float(t), i) for i, t in enumerate(self.trace.arrived_s)]
+        while arrivals or self.events:
+            if self.events and (not arrivals or self.events[0][0] <= arrivals[0][0]):
+                now_s, _, server, group = heapq.heappop(self.events)
+                self._end(server, group, now_s)
+            else:
+                now_s, request = arrivals.pop(0)
+                heapq.heappush(self.queue, (float(self.trace.deadline_s[request]), request))
+            self._decide(now_s)
+        return self.outcomes
+
+    def _items(self, request: int) -> int:
+        return int(self.trace.items[request])
+
+    def _decide(self, now_s: float) -> None:
+        margin = self.settings.objectives.slack_margin
+        while self.queue:
+            deadline_s, head = self.queue[0]
+            queue = QueueState(
+                items=sum(self._items(r) for _, r in self.queue),
+                head_items=self._items(head),
+                head_deadline_s=deadline_s,
+                tail_deadline_s=_tail_deadline_s(self.queue),
+                allowed_widths=tuple(sorted({m.width for s in self.servers for m in s.server.models})),
+            )
+            states = [self._state(s) for s in self.servers]
+            candidates = build_candidates(states, queue, self.latency, now_s=now_s, slack_margin=margin)
+            lots = (float(self.trace.lots[0][head]), float(self.trace.lots[1][head]))
+            decision = self.policy.choose(candidates, Situation(queue, now_s, self.turn, lots, margin))
+            self.turn += 1
+            if not isinstance(decision, Dispatch):
+                return
+            chosen = decision.candidate
+            index = next(i for i, s in enumerate(self.servers) if s.server.name == chosen.server)
+            if self.policy.binding is Binding.EARLY:
+                heapq.heappush(self.servers[index].bound.setdefault(chosen.width, []), heapq.heappop(self.queue))
+                self._serve_bound(index, now_s)
+            else:
+                self._send(index, chosen.width, self.queue, chosen.items, now_s)
+
+    def _state(self, server: _Server) -> ServerState:
+        waiting = self.settings.objectives.in_flight_groups - 1
+        return ServerState(
+            server.server.name,
+            tuple(_served(m) for m in server.server.models),
+            in_flight=tuple(
+                GroupInFlight(_name(g.model), g.items, g.sent_s, g.started_s if g.model.instances > 1 else None)
+                for g in server.groups
+            ),
+            bound_items=tuple(
+                (_name(m), sum(self._items(r) for _, r in server.bound.get(m.width, ()))) for m in server.server.models
+            ),
+            group_limit=waiting + max(m.instances for m in server.server.models),
+            waiting_limit=waiting,
+            last_answer_s=server.last_answer_s,
+        )
+
+    def _serve_bound(self, index: int, now_s: float) -> None:
+        server = self.servers[index]
+        while True:
+            state = self._state(server)
+            ready = [m for m in state.models if server.bound.get(m.width) and state.has_room_for(m)]
+            if not ready:
+                return
+            model = min(ready, key=lambda m: server.bound[m.width][0])
+            self._send(index, model.width, server.bound[model.width], model.max_batch_size, now_s)
+
+    def _send(self, index: int, width: int, queue: list[tuple[float, int]], most: int, now_s: float) -> None:
+        server = self.servers[index]
+        requests = [heapq.heappop(queue)[1]]
+        while queue and sum(map(self._items, requests)) + self._items(queue[0][1]) <= most:
+            requests.append(heapq.heappop(queue)[1])
+        model = next(m for m in server.server.models if m.width == width)
+        server.groups.append(_Group(model, requests, sum(map(self._items, requests)), now_s))
+        self._start(index, now_s)
+
+    def _start(self, index: int, now_s: float) -> None:
+        server = self.servers[index]
+        for group in server.groups:
+            if group.started_s is not None:
+                continue
+            busy = sum(1 / g.model.instances for g in server.groups if g.started_s is not None)
+            if busy + 1 / group.model.instances > WHOLE:
+                return
+            group.started_s = now_s
+            noise, sigma = float(self.trace.noise[group.requests[0]]), group.model.sigma
+            takes_s = group.model.service_s[group.items - 1] * math.exp(sigma * noise - sigma * sigma / 2)
+            heapq.heappush(self.events, (now_s + takes_s, next(self.order), index, group))
+
+    def _end(self, index: int, group: _Group, now_s: float) -> None:
+        server = self.servers[index]
+        server.groups.remove(group)
+        server.last_answer_s = now_s
+        for request in group.requests:
+            self.outcomes[request] = (now_s, server.server.name, int(group.model.width), group.items)
+        self._start(index, now_s)
+        self._serve_bound(index, now_s)
+
+
+def _tail_deadline_s(queue: list[tuple[float, int]]) -> float:
+    """Return the tail as the live lane does, which this asks itself."""
+    lane = Lane.__new__(Lane)
+    lane._heap = [(0, deadline_s, request, None) for deadline_s, request in queue]  # type: ignore[misc]
+    return lane._tail_deadline_s()
+
+
+def _name(model: SimulatedModel) -> ModelName:
+    return ModelName(f"simulated_w{model.width:03d}")
+
+
+def _served(model: SimulatedModel) -> ServedModel:
+    spec = TensorSpec("pixels", "FP32", (1,))
+    return ServedModel(
+        _name(model),
+        Family("simulated"),
+        model.width,
+        model.accuracy,
+        None,
+        model.max_batch_size,
+        model.instances,
+        None,
+        spec,
+        spec,
+    )

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
+from orchestrator.routing import Binding, Situation, parse_policy
+from orchestrator.routing.fields import HOLD, ITEM_S, REJECT
+from orchestrator.simulation import fields as f
+from orchestrator.simulation.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.results import summarise
+from orchestrator.simulation.scenario import ScenarioSettings
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.trace import draw_trace
+from orchestrator.snapshot import ServerName, Width
+from tests.simulation.reference import ReferenceWorld
+from tests.simulation.worlds import patient, run, scenario, servers, single
+
+POLICIES = ["random", "round-robin", "jsq", "p2c", "sed:slack", "lert", "lert:slack", "lect", "slackfit", "max-batch"]
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> list[SimulatedServer]:
+    found = []
+    for index in range(draw(st.integers(1, 4))):
+        models = tuple(
+            linear_model(
+                width,
+                item_s=draw(st.floats(1e-4, 2e-2)),
+                group_s=draw(st.floats(0, 1e-2)),
+                max_batch_size=draw(st.sampled_from((2, 4, 32))),
+                instances=draw(st.integers(1, 3)),
+                sigma=draw(st.sampled_from((0.0, 0.3))),
+                item_j=draw(st.floats(0.001, 1)),
+                group_j=draw(st.floats(0, 1)),
+            )
+            for width in sorted(draw(st.sets(st.sampled_from((25, 50, 100)), min_size=1)))
+        )
+        found.append(SimulatedServer(ServerName(f"s{index}"), models, idle_w=draw(st.floats(0, 100))))
+    return found
+
+
+@st.composite
+def scenarios(draw: st.DrawFn, requests: int = 60) -> ScenarioSettings:
+    workload = {
+        "kind": draw(st.sampled_from(("poisson", "gamma", "mmpp", "ramp", "diurnal", "flash-crowd"))),
+        "items": draw(st.integers(1, 2)),
+    }
+    objectives = {
+        "deadline_ms": draw(st.floats(1, 500)),
+        "in_flight_groups": draw(st.integers(1, 3)),
+        "queue_limit": 10**6,
+    }
+    return scenario(requests=requests, load=draw(st.floats(0.1, 2)), workload=workload, objectives=objectives)
+
+
+def without_learning(given: ScenarioSettings) -> ScenarioSettings:
+    return given.model_copy(update={"telemetry": given.telemetry.model_copy(update={"learns": False})})
+
+
+@settings(deadline=None, max_examples=60)
+@given(scenarios(), fleets(), st.sampled_from(POLICIES), st.integers(0, 1000))
+def test_the_loop_does_what_a_plain_world_of_objects_does(
+    given: ScenarioSettings, fleet: list[SimulatedServer], name: str, seed: int
+) -> None:
+    given = without_learning(given)
+    policy, trace = parse_policy(name), draw_trace(given, fleet, seed)
+    simulation = Simulation(given, fleet, policy, trace=trace)
+    simulation.run()
+    expected = ReferenceWorld(given, fleet, policy, trace).run()
+    requests, names = simulation.world.requests, [s.name for s in simulation.servers]
+    for request in range(given.workload.requests):
+        answered_s, server, width, batch = expected[request]
+        assert requests[f.ANSWERED_S][request] == pytest.approx(answered_s)
+        assert names[int(requests[f.SERVER][request])] == server
+        assert (requests[f.WIDTH][request], requests[f.BATCH][request]) == (width, batch)
+
+
+faults = st.fixed_dictionaries(
+    {
+        "fail_every_s": st.none() | st.floats(0.05, 1),
+        "down_s": st.floats(0.01, 0.5),
+        "notice_s": st.floats(0, 0.2),
+        "throttle_every_s": st.none() | st.floats(0.05, 1),
+    }
+)
+telemetries = st.fixed_dictionaries(
+    {"report_every_s": st.none() | st.floats(0.01, 0.5), "delay_s": st.floats(0, 1), "lost_ratio": st.floats(0, 0.9)}
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(scenarios(200), fleets(), st.sampled_from(POLICIES), faults, telemetries, st.integers(1, 100))
+def test_requests_and_joules_are_conserved_whatever_happens(
+    given: ScenarioSettings,
+    fleet: list[SimulatedServer],
+    name: str,
+    wrong: dict[str, Any],
+    telemetry: dict[str, Any],
+    queue_limit: int,
+) -> None:
+    values = given.model_dump(mode="json")
+    values["faults"], values["telemetry"] = wrong, telemetry
+    values["objectives"] |= {"queue_limit": queue_limit, "request_timeout_s": 5.0}
+    given = ScenarioSettings.model_validate(values)
+    simulation = Simulation(given, fleet, parse_policy(name), seed=1)
+    simulation.run()
+    world, result = simulation.world, summarise(simulation, seed=1)
+    assert result.answered + result.shed + result.rejected + result.failed == given.workload.requests
+    requests = {k: np.asarray(world.requests[k]) for k in (f.STATUS, f.ANSWERED_S, f.ARRIVED_S, f.ENERGY_J, f.ATTEMPTS)}
+    answered = requests[f.STATUS] == f.ANSWERED
+    assert (requests[f.ANSWERED_S] >= requests[f.ARRIVED_S]).all()
+    assert sum(s.items for s in result.servers) == answered.sum() * given.workload.items
+    assert (requests[f.ATTEMPTS][answered] >= 1).all()
+    assert requests[f.ATTEMPTS].max() <= given.objectives.max_attempts
+    for server in simulation.world.fleet.servers, world.truth:
+        assert not np.isnan(np.asarray(server)[[0, 1]]).any()
+    # What requests were told adds up to what servers spent on groups that ended.
+    busy_j = np.asarray(world.truth[f.BUSY_J]).sum()
+    told_j = np.nansum(requests[f.ENERGY_J])
+    if wrong["fail_every_s"] is None:
+        assert told_j == pytest.approx(busy_j)
+        assert (np.asarray(world.truth[f.UP_S]) == pytest.approx(simulation.now_s)) or not busy_j
+    assert told_j <= busy_j * (1 + 1e-9)
+    idle_j = sum(s.idle_w * world.truth[f.UP_S][i] for i, s in enumerate(simulation.servers) if s.idle_w is not None)
+    total_j = sum(s.energy_j for s in result.servers if s.energy_j is not None)
+    assert total_j == pytest.approx(idle_j + busy_j)
+    assert all(0 <= s.utilisation_ratio <= 1 + 1e-9 for s in result.servers)
+
+
+def test_a_seed_names_a_trace_and_faults_leave_arrivals_alone() -> None:
+    fleet = servers(3, single(sigma=0.3), linear_model(50, item_s=0.004))
+    calm = scenario(requests=500)
+    stormy = scenario(requests=500, faults={"fail_every_s": 0.5, "down_s": 0.1})
+    one, again, other, storm = (run(s, fleet, seed=seed) for s, seed in ((calm, 4), (calm, 4), (calm, 5), (stormy, 4)))
+    for field in range(f.REQUEST_FIELDS):
+        assert np.array_equal(one.world.requests[field], again.world.requests[field], equal_nan=True)
+    assert not np.array_equal(one.world.requests[f.ARRIVED_S], other.world.requests[f.ARRIVED_S])
+    for field in (f.ARRIVED_S, f.NOISE, f.LOT):
+        assert np.array_equal(one.world.requests[field], storm.world.requests[field])
+    assert storm.world.requests[f.ATTEMPTS].max() > 1  # type: ignore[attr-defined]
+
+
+class FirstWithRoom:
+    """A policy of values: the first server with room, one request at a time."""
+
+    name, binding = "first-with-room", Binding.LATE
+
+    def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
+        for candidate in candidates:
+            if candidate.has_room:
+                return Dispatch(candidate.with_items(situation.queue.head_items), Reason.DRAWN)
+        return Hold(Reason.BETTER_SERVER_BUSY)
+
+
+def test_a_policy_of_values_decides_in_the_same_world() -> None:
+    settings = scenario(requests=300, objectives=patient(in_flight_groups=1))
+    fleet = servers(2, linear_model(100, item_s=0.01))
+    simulation = Simulation(settings, fleet, FirstWithRoom())
+    simulation.run()
+    result = summarise(simulation, seed=0)
+    assert result.answered == 300
+    assert result.mean_batch == 1
+    assert result.servers[0].items > result.servers[1].items > 0
+
+
+def test_decisions_can_be_made_from_outside_one_by_one() -> None:
+    fleet = servers(2, single())
+    simulation = Simulation(scenario(requests=4, load=0.1, objectives=patient()), fleet, parse_policy("lert"))
+    simulation.decide_outside()
+    decided = []
+    while (rows := simulation.next_decision()) is not None:
+        decided.append((rows, simulation.now_s))
+        if len(decided) == 1:
+            simulation.apply(HOLD, 0, simulation.now_s + 0.001)
+        elif len(decided) == 2:
+            simulation.apply(REJECT, 0)
+        else:
+            simulation.apply(1, 1)
+    result = summarise(simulation, seed=0)
+    assert [rows for rows, _ in decided] == [2] * 5
+    assert decided[1][1] == pytest.approx(decided[0][1] + 0.001)
+    assert (result.rejected, result.answered, result.servers[0].items, result.servers[1].items) == (1, 3, 0, 3)
+
+
+def test_loads_take_time_memory_and_energy_and_unloads_give_memory_back() -> None:
+    model = replace(single(), load_s=2.0, load_w=50.0, instance_bytes=100)
+    other = replace(linear_model(50, item_s=0.004), instances=0, load_s=1.0, instance_bytes=30)
+    fleet = [SimulatedServer(ServerName("a"), (other, model), idle_w=10.0)]
+    simulation = Simulation(scenario(requests=2000, load=0.5, objectives=patient()), fleet, parse_policy("lert:50"))
+    truth = simulation.world.truth
+    simulation.run_until(1.0)
+    simulation.change_instances(0, Width(100), 2)
+    simulation.change_instances(0, Width(50), 1)
+    simulation.run_until(1.5)
+    assert truth[f.MEMORY_BYTES][0] == 230
+    assert truth[f.LOAD_J][0] == 100
+    widths = np.asarray(simulation.world.requests[f.WIDTH])
+    assert set(widths[widths > 0]) == {100}
+    simulation.run_until(5.0)
+    simulation.change_instances(0, Width(100), 0)
+    simulation.run()
+    assert truth[f.MEMORY_BYTES][0] == 30
+    assert truth[f.PEAK_BYTES][0] == 230
+    late = np.asarray(simulation.world.requests[f.ARRIVED_S]) > 3.2
+    assert set(widths[late]) == {50}
+    result = summarise(simulation, seed=0)
+    assert result.servers[0].energy_j is None  # nothing is known of the groups' joules
+
+
+def test_the_router_learns_that_a_machine_is_throttled() -> None:
+    fleet = servers(1, linear_model(100, item_s=0.01))
+    throttled = {"throttle_every_s": 1e-9, "throttle_factor": 3.0, "throttle_s": 1e9}
+    simulation = run(scenario(requests=300, load=0.2, faults=throttled, objectives=patient()), fleet)
+    assert simulation.world.fleet.models[ITEM_S][0] == pytest.approx(0.03, rel=0.05)
+    calm = run(scenario(requests=300, load=0.2, objectives=patient()), fleet)
+    assert calm.world.fleet.models[ITEM_S][0] == pytest.approx(0.01)
+
+
+def test_a_router_that_learns_late_of_answers_does_worse() -> None:
+    fleet = servers(8, single())
+    means = []
+    for report_every_s in (None, 0.2):
+        settings = scenario(
+            requests=20_000, load=0.8, telemetry={"report_every_s": report_every_s}, objectives=patient()
+        )
+        simulation = run(settings, fleet, "jsq", exponential=True)
+        means.append(summarise(simulation, seed=0).mean_s)
+    assert means[0] is not None and means[1] is not None
+    assert means[1] > 1.5 * means[0]
+
+
+def test_a_server_that_fails_loses_nothing_that_can_be_sent_again() -> None:
+    fleet = servers(2, single())
+    settings = scenario(
+        requests=5000,
+        load=0.3,
+        faults={"fail_every_s": 3.0, "down_s": 0.5, "notice_s": 0.1},
+        objectives=patient(max_attempts=50),
+    )
+    for policy in ("lert", "jsq"):
+        simulation = run(settings, fleet, policy)
+        result = summarise(simulation, seed=0)
+        assert result.answered == 5000
+        assert np.asarray(simulation.world.requests[f.ATTEMPTS]).max() > 1
+        assert all(up_s < simulation.now_s for up_s in np.asarray(simulation.world.truth[f.UP_S]))
+        assert math.isclose(sum(s.items for s in result.servers), 5000)
