@@ -6,16 +6,14 @@ Only what the command needs to catch a SIGHUP is imported here; what it does is 
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from orchestrator.cli.fleet_option import fleet_option
 from orchestrator.cli.hangup import Hangup, caught_hangup
+from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.cli.stopping import until_stdin_ends_option
 
 
@@ -58,26 +56,10 @@ def controller(
         fleet = load_fleet(fleet_path)
         server = fleet.server(server_name)
         level = log_level or ("error" if is_dry or is_once else "info")
-        with _logging_to_stderr(level.upper()):
+        with logging_to_stderr(level):
             if is_dry:
                 asyncio.run(show_plan(fleet, server))
             elif is_once:
                 asyncio.run(act_once(fleet, server))
             else:
                 asyncio.run(serve(fleet, server, fleet_path, hangup, until_stdin_ends=until_stdin_ends))
-
-
-@contextmanager
-def _logging_to_stderr(level: str) -> Iterator[None]:
-    """Log to stderr while it lasts, a line an event."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger()
-    old_level = root.level
-    root.addHandler(handler)
-    root.setLevel(level)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(old_level)

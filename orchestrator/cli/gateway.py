@@ -13,6 +13,7 @@ import click
 
 from orchestrator.cli import gateway_worker
 from orchestrator.cli.descriptors import raise_descriptor_limit
+from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.cli.stopping import until_stdin_ends_option, watch_for_stop
 from orchestrator.config import FleetSettings, find_changes, load_fleet
 from orchestrator.errors import ConfigError
@@ -66,19 +67,12 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
     """
     fleet = load_fleet(fleet_path)
     raise_descriptor_limit()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(log_level.upper())
-    try:
+    with logging_to_stderr(log_level):
         if fleet.gateway.workers == 1:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(_serve(fleet, fleet_path, until_stdin_ends=until_stdin_ends))
         else:
             asyncio.run(_supervise(fleet, fleet_path, log_level, until_stdin_ends=until_stdin_ends))
-    finally:
-        root.removeHandler(handler)
 
 
 async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) -> None:

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from orchestrator.cli.first_request import describe_first_request
+from orchestrator.cli.logs import logging_through
 from orchestrator.cli.parts import Command, EmbeddedTriton, Part, State
 from orchestrator.cli.stopping import watch_for_stop
 from orchestrator.config import FleetSettings, load_fleet, render_fleet
@@ -85,13 +86,8 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
         handler = _ConsoleHandler(console)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         handler.addFilter(logging.Filter("orchestrator.cli"))
-        root = logging.getLogger()
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
-        try:
+        with logging_through(handler, logging.INFO):
             asyncio.run(_run(fleet, state_dir, console))
-        finally:
-            root.removeHandler(handler)
 
 
 class _ConsoleHandler(logging.Handler):
