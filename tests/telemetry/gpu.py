@@ -20,6 +20,8 @@ HEALTHY = {
     "nvmlDeviceGetPowerUsage": "0 245000",
     "nvmlDeviceGetTotalEnergyConsumption": "0 5000000",
 }
+PATIENCE_S = 60.0
+"""For a call that answers: more than any machine takes, however busy."""
 
 
 class FakeGpu:
@@ -49,14 +51,16 @@ class FakeGpu:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.communicate(timeout=10)  # which closes its input: it ends by itself, even when a call hangs
+        self._process.communicate(
+            timeout=PATIENCE_S
+        )  # which closes its input: it ends by itself, even when a call hangs
         assert self._process.returncode == 0
 
-    def open(self, index: int) -> None:
-        """Start afresh: healthy answers, and a telemetry that knows nothing yet."""
+    def open(self, index: int, *, timeout_s: float = PATIENCE_S) -> None:
+        """Start afresh: healthy answers, and a telemetry that knows nothing yet and waits for a call for so long."""
         self._answers = {}
         self.answer(**HEALTHY)
-        self._send(f"open {index}")
+        self._send(f"open {index} {timeout_s}")
 
     def answer(self, **answers: str) -> None:
         """Change what functions answer: return code and values."""

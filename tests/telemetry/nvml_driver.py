@@ -2,8 +2,8 @@
 
     python -m tests.telemetry.nvml_driver
 
-A line is ``open INDEX``, before all else; ``read SECONDS``: the clock goes on by so much, then one JSON object is
-written; or ``close``.
+A line is ``open INDEX TIMEOUT_S``, before all else; ``read SECONDS``: the clock goes on by so much, then one JSON
+object is written; or ``close``.
 """
 
 import asyncio
@@ -13,8 +13,6 @@ import threading
 from dataclasses import asdict
 
 from orchestrator.telemetry import GpuTelemetry, NvmlDevice
-
-TIMEOUT_S = 0.2
 
 
 class Clock:
@@ -34,12 +32,13 @@ async def main() -> None:
         answer: dict[str, object] = {}
         if verb == "open":
             await telemetry.close()
-            telemetry = GpuTelemetry(NvmlDevice(int(arguments[0]), clock=clock), None, timeout_s=TIMEOUT_S)
+            telemetry = GpuTelemetry(NvmlDevice(int(arguments[0]), clock=clock), None, timeout_s=float(arguments[1]))
         elif verb == "close":
             await telemetry.close()
         else:
             clock.now_s += float(arguments[0])
-            answer = asdict(await telemetry.read()) | {"threads": threading.active_count()}
+            reading = asdict(await telemetry.read())
+            answer = reading | {"threads": [thread.name for thread in threading.enumerate()]}
         print(json.dumps(answer), flush=True)
 
 
