@@ -1,6 +1,8 @@
-"""Which tests run and on which event loop.
+"""Which tests run, on which event loop, and on which examples.
 
-Tests on a real tritonserver run only when asked for, and are never skipped without saying why.
+Tests on a real tritonserver run only when asked for, and are never skipped without saying why. Hypothesis draws the
+same examples each time, so that what passed once passes again, and gives none of them a time limit: how busy a machine
+is says nothing of the code. ``pytest --hypothesis-profile explore`` draws new ones.
 """
 
 from __future__ import annotations
@@ -9,8 +11,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.fakes.virtual_time import new_virtual_loop
+
+settings.register_profile("explore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("repeat", settings.get_profile("explore"), derandomize=True, database=None)
+settings.load_profile("repeat")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
