@@ -5,7 +5,8 @@ of a thousand is kept. What is added here, for all connections of a server, is l
 by timers of each request, which cost more than the request: since when a connection waits for headers, for its next
 request, or for its client to take what was written. Bodies are watched where they are read. When there are too many,
 the one that has waited longest goes, of the address that has most of those that wait; so a client that opens a thousand
-connections closes its own.
+connections closes its own. A process that stood still, stopped or on too busy a host, has not listened either: what a
+look comes too late is held against nobody.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from orchestrator.gateway.http_errors import error_response
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
+_KEEP_ALIVE_S = 86_400.0  # aiohttp's own limit is out of the way: a day, while idleness is looked at with all else
 
 
 class Phase(Enum):
@@ -82,7 +84,7 @@ class HttpConnection(web.RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type]  # which aiohttp itself passes and checks for
             auto_decompress=False,
-            keepalive_timeout=limits.idle_timeout_s,
+            keepalive_timeout=_KEEP_ALIVE_S,
             max_line_size=header_bytes,
             max_field_size=header_bytes,
         )
@@ -141,9 +143,15 @@ class HttpConnection(web.RequestHandler):
         """Since when it waits for its client, None when it is being answered."""
         return None if self._phase is Phase.ANSWER else Waiting(self.peer, self._since_s)
 
-    def check(self) -> None:
-        """Close it when its client has kept it waiting for too long."""
+    def check(self, *, deaf_s: float = 0.0) -> None:
+        """Close it when its client has kept it waiting for too long.
+
+        Args:
+            deaf_s: how long this process has not listened since the last time, which is not the client's.
+        """
         now_s, limits = self._now(), self._limits
+        self._since_s = min(now_s, self._since_s + deaf_s)
+        self._unsent_since_s = min(now_s, self._unsent_since_s + deaf_s)
         unsent_bytes = 0 if self.transport is None else self.transport.get_write_buffer_size()
         if unsent_bytes == 0 or unsent_bytes != self._unsent_bytes:
             self._unsent_bytes, self._unsent_since_s = unsent_bytes, now_s
@@ -192,7 +200,7 @@ class HttpCrowd:
 
     def open(self) -> None:
         """Begin to look after connections."""
-        self._timer = asyncio.get_running_loop().call_later(self._look_s, self._look)
+        self._look_later()
 
     def close(self) -> None:
         """Stop looking, and close what is left."""
@@ -224,7 +232,13 @@ class HttpCrowd:
     def _remove(self, connection: HttpConnection) -> None:
         self._connections.pop(connection, None)
 
-    def _look(self) -> None:
+    def _look_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + self._look_s
+        self._timer = loop.call_at(due_s, self._look, due_s)
+
+    def _look(self, due_s: float) -> None:
+        deaf_s = asyncio.get_running_loop().time() - due_s
         for connection in list(self._connections):
-            connection.check()
-        self._timer = asyncio.get_running_loop().call_later(self._look_s, self._look)
+            connection.check(deaf_s=deaf_s)
+        self._look_later()

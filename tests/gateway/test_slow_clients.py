@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -73,29 +74,36 @@ async def world() -> AsyncIterator[World]:
         yield opened
 
 
-async def be_good(world: World, over: asyncio.Event) -> int:
-    """Ask again and again over both transports; return how often, all of it answered."""
+async def be_good_over_http(world: World, over: asyncio.Event) -> int:
+    """Ask again and again; return how often, all of it answered."""
     count = 0
-    channel: Any
-    async with aiohttp.ClientSession(world.http) as session, grpc.aio.insecure_channel(world.grpc) as channel:
+    async with aiohttp.ClientSession(world.http) as session:
         while not over.is_set() or count < 5:
             async with session.post(INFER, data=content()) as response:
                 assert response.status == 200, await response.text()
+            count += 1
+    return count
+
+
+async def be_good_over_grpc(world: World, over: asyncio.Event) -> int:
+    count = 0
+    channel: Any
+    async with grpc.aio.insecure_channel(world.grpc) as channel:
+        while not over.is_set() or count < 5:
             assert (await RawCalls(channel).infer(item_request())).outputs
             count += 1
-            await asyncio.sleep(0)
     return count
 
 
 @contextlib.asynccontextmanager
 async def good_client(world: World) -> AsyncIterator[None]:
-    """Have a good client beside; it must be answered until the end."""
+    """Have a good client of each transport beside, never idle; they must be answered until the end."""
     over = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        good = tasks.create_task(be_good(world, over))
+        good = [tasks.create_task(be_good(world, over)) for be_good in (be_good_over_http, be_good_over_grpc)]
         yield
         over.set()
-    assert good.result() >= 5
+    assert all(task.result() >= 5 for task in good)
 
 
 @pytest.mark.parametrize("begin", ["", "P", HEAD, HEAD + "Content-Length: 5", HEAD + "X: " + "y" * 5000])
@@ -117,6 +125,21 @@ async def test_headers_that_drip_do_not_buy_time(world: World) -> None:
         dripping = asyncio.create_task(drip())
         assert await peer.hear_all() == b""
         dripping.cancel()
+
+
+@pytest.mark.parametrize("begin", [HEAD, "GET /v2 HTTP/1.1\r\nHost: g\r\n\r\n"], ids=["half a header", "idle"])
+async def test_time_in_which_the_gateway_stood_still_is_held_against_nobody(world: World, begin: str) -> None:
+    body = content()
+    async with Peer(world) as peer:
+        await peer.say(begin)
+        if begin != HEAD:
+            assert await peer.hear_status() == b"200"
+            await peer.reader.readuntil(b"}")
+        await asyncio.sleep(0.1)
+        time.sleep(0.8)  # more than a client may take; the one process stands still, client and gateway
+        await asyncio.sleep(0.1)
+        await peer.say(f"{'' if begin == HEAD else HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert await peer.hear_status() == b"200"
 
 
 async def test_an_idle_connection_is_closed(world: World) -> None:
