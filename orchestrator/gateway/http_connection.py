@@ -4,8 +4,9 @@ aiohttp bounds how long a connection may idle and nothing else: one that sends h
 of a thousand is kept. What is added here, for all connections of a server, is looked at a few times a second instead of
 by timers of each request, which cost more than the request: since when a connection waits for headers, for its next
 request, or for its client to take what was written. Bodies are watched where they are read. When there are too many,
-the one that has waited longest goes, of the address that has most of those that wait; so a client that opens a thousand
-connections closes its own. A process that stood still, stopped or on too busy a host, has not listened either: what a
+one goes of the address that has most of those that wait, so a client that opens a thousand connections closes its own:
+one on which nothing was ever answered before the others, which spares a good client behind the same proxy, and then the
+one that has waited longest. A process that stood still, stopped or on too busy a host, has not listened either: what a
 look comes too late is held against nobody.
 """
 
@@ -45,18 +46,21 @@ class Waiting(NamedTuple):
 
     peer: str
     since_s: float
+    was_answered: bool = False
 
 
 def choose_victim(waiting: Sequence[Waiting]) -> int | None:
     """Return the index of the connection to close for another one's sake, None when none waits for its client.
 
-    It is the one that has waited longest, of the address with the most; the first of equals.
+    It is one of the address with the most: of those on which nothing was answered yet, else of all, the one that has
+    waited longest; the first of equals.
     """
     if not waiting:
         return None
     crowds = Counter(one.peer for one in waiting)
     most = max(crowds.values())
-    return min((i for i, one in enumerate(waiting) if crowds[one.peer] == most), key=lambda i: (waiting[i].since_s, i))
+    crowd = (i for i, one in enumerate(waiting) if crowds[one.peer] == most)
+    return min(crowd, key=lambda i: (waiting[i].was_answered, waiting[i].since_s, i))
 
 
 class HttpConnection(web.RequestHandler):
@@ -94,6 +98,7 @@ class HttpConnection(web.RequestHandler):
         self._on_lost = on_lost
         self._phase = Phase.HEADER
         self._since_s = self._now()
+        self._was_answered = False
         self._unsent_bytes = 0
         self._unsent_since_s = self._since_s
         self.peer = ""
@@ -123,6 +128,7 @@ class HttpConnection(web.RequestHandler):
         try:
             yield
         finally:
+            self._was_answered = True
             self._wait(Phase.IDLE)
 
     @contextmanager
@@ -141,7 +147,7 @@ class HttpConnection(web.RequestHandler):
     @property
     def waiting(self) -> Waiting | None:
         """Since when it waits for its client, None when it is being answered."""
-        return None if self._phase is Phase.ANSWER else Waiting(self.peer, self._since_s)
+        return None if self._phase is Phase.ANSWER else Waiting(self.peer, self._since_s, self._was_answered)
 
     def check(self, *, deaf_s: float = 0.0) -> None:
         """Close it when its client has kept it waiting for too long.

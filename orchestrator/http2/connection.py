@@ -259,6 +259,11 @@ class Connection(Flow, Generic[T]):
         self._spend()
         self.end(stream, code)
 
+    @property
+    def was_used(self) -> bool:
+        """Whether the peer has ever opened a stream."""
+        return self._last_stream > 0
+
     def _stream(self, number: int) -> Stream | None:
         """Return an open stream, None for one that is closed; one that never was is a violation."""
         stream = self._streams.get(number)

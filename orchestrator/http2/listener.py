@@ -111,15 +111,18 @@ class Listener:
         return True
 
     def _make_room(self) -> bool:
-        """Close the oldest idle connection of the address that has the most of them; False when none is idle.
+        """Close an idle connection of the address that has the most of them; False when none is idle.
 
-        So a client that opens connections by the thousand closes its own, and nobody else's.
+        So a client that opens connections by the thousand closes its own, and nobody else's. One on which no call ever
+        came goes before the others, the oldest first: a client in good standing behind the same address keeps its own.
         """
         idle = [p for p in self._protocols if p.connection is None or p.connection.is_idle]
         if not idle:
             return False
         crowds = Counter(protocol.peer for protocol in idle)
-        victim = next(protocol for protocol in idle if crowds[protocol.peer] == max(crowds.values()))
+        most = max(crowds.values())
+        crowd = (protocol for protocol in idle if crowds[protocol.peer] == most)
+        victim = min(crowd, key=lambda p: p.connection is not None and p.connection.was_used)  # min keeps the order
         del self._protocols[victim]
         victim.abort()
         return True

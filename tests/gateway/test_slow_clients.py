@@ -269,11 +269,11 @@ async def test_a_client_that_asks_first_is_told_to_go_on(world: World) -> None:
         assert await peer.hear_status() == b"200"
 
 
-waiting = st.builds(Waiting, st.sampled_from(["a", "b", "c"]), st.floats(0, 100))
+waiting = st.builds(Waiting, st.sampled_from(["a", "b", "c"]), st.floats(0, 100), st.booleans())
 
 
 @given(st.lists(waiting, max_size=12))
-def test_the_victim_is_the_longest_waiting_of_the_largest_crowd(found: list[Waiting]) -> None:
+def test_the_victim_is_of_the_largest_crowd_who_was_never_answered_and_has_waited_longest(found: list[Waiting]) -> None:
     index = choose_victim(found)
     if not found:
         assert index is None
@@ -281,4 +281,6 @@ def test_the_victim_is_the_longest_waiting_of_the_largest_crowd(found: list[Wait
     assert index is not None
     sizes = {peer: sum(w.peer == peer for w in found) for peer in "abc"}
     assert sizes[found[index].peer] == max(sizes.values())
-    assert all(w.since_s >= found[index].since_s for w in found if w.peer == found[index].peer)
+    crowd = [w for w in found if w.peer == found[index].peer]
+    assert found[index].was_answered == all(w.was_answered for w in crowd)
+    assert all(w.since_s >= found[index].since_s for w in crowd if w.was_answered == found[index].was_answered)
