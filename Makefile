@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := export orchestrator tests examples
 
-.PHONY: help demo test check integration bench-controller bench-overhead bench-decisions format clean
+.PHONY: help demo test check integration bench-controller bench-overhead bench-decisions bench-simulator format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
 	@echo "make bench-overhead    router and gateway against tritonclient and Envoy: docs/benchmarks/overhead.md, some 5 minutes"
 	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
+	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
 
@@ -43,6 +44,9 @@ bench-overhead: $(VENV)/.bench
 
 bench-decisions: $(VENV)/.everything
 	$(BIN)/python -m orchestrator.benchmark.decisions
+
+bench-simulator: $(VENV)/.everything
+	$(BIN)/python -m orchestrator.benchmark.simulator
 
 format: $(VENV)/.everything
 	$(BIN)/ruff format $(SOURCES)

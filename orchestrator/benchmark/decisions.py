@@ -113,8 +113,9 @@ def render_page(timings: list[Timing], machine: str, how: str) -> str:
     lines = [
         "# What a decision takes",
         "",
-        f"Made by `make bench-decisions` on {machine}, {how}; µs for candidates, masks and choice together, and for",
-        "taking over what changed on one server. Four widths a server, twenty requests waiting.",
+        f"Made by `make bench-decisions` on {machine}, {how}; µs for candidates,",
+        "masks and choice together, and for taking over what changed on one server. Four widths a server, twenty",
+        "requests waiting.",
         "",
         "| servers | policy | p50 | p99 | a server's change, p50 |",
         "|---:|---|---:|---:|---:|",
