@@ -23,13 +23,14 @@ from orchestrator.router.decision_log import DecisionLog, Record, outcome_of
 from orchestrator.router.fleet import Fleet
 from orchestrator.router.group import Group
 from orchestrator.router.guarded import GuardedPolicy
+from orchestrator.router.kept_tables import KeptTables
 from orchestrator.router.lanes import Lane, Lanes
 from orchestrator.router.link import ServerLink
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overload import Shed, outlook, take_late
 from orchestrator.router.request import Array, LaneKey, PendingRequest
 from orchestrator.router.shedding import Shedder
-from orchestrator.routing import Binding, PreferredPolicy, Situation, build_candidates, parse_policy, rebind
+from orchestrator.routing import Binding, PreferredPolicy, Situation, parse_policy, rebind
 from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, Width
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Dispatcher:
         self._shedder = shedder
         self._observer = observer
         self._policies = self.parse_policies(settings)
+        self._tables = KeptTables()
         self._attempts = Attempts(fleet, lanes, observer, self.wake)
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
@@ -159,15 +161,10 @@ class Dispatcher:
         return self._decide(lane, head, candidates, queue, now_s)
 
     def _candidates(self, key: LaneKey, queue: QueueState, now_s: float) -> tuple[Candidate, ...]:
-        candidates = build_candidates(
-            [link.state(key.family, self._bound_items(link)) for link in self._fleet.links.values()],
-            queue,
-            self._fleet.latency,
-            now_s=now_s,
-            slack_margin=self._settings.slack_margin,
-            energy=self._fleet.energy,
-        )
-        return self._fleet.preferred(candidates, key.avoid)
+        states = [link.state(key.family, self._bound_items(link)) for link in self._fleet.links.values()]
+        tables = self._tables.mend(key.family, states, self._fleet.latency, self._fleet.energy)
+        situation = Situation(queue, now_s, turn=0, lots=(0.0, 0.0), slack_margin=self._settings.slack_margin)
+        return self._fleet.preferred(tables.candidates(situation), key.avoid)
 
     def _bound_items(self, link: ServerLink) -> tuple[tuple[ModelName, int], ...]:
         bound = [(link.model(key.family, width), items) for key, width, items in self._lanes.bound_items(link.name)]

@@ -89,6 +89,30 @@ class _Suspension:
         self.failures += 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Offers:
+    """What a server may be sent, worked out once for as long as neither of the first two changes.
+
+    Attributes:
+        served: of the link when this was worked out.
+        suspended: names of models that were out then.
+        models: that may be sent.
+        instances: of each model that is served, by name.
+        by_family: the widths of a family that may be sent, ascending.
+        others: what is served of other families than one.
+    """
+
+    served: tuple[ServedModel, ...]
+    suspended: frozenset[ModelName]
+    models: tuple[ServedModel, ...]
+    instances: dict[ModelName, int]
+    by_family: dict[Family, tuple[ServedModel, ...]] = field(default_factory=dict)
+    others: dict[Family, tuple[ServedModel, ...]] = field(default_factory=dict)
+
+
+_NOTHING = _Offers((), frozenset(), (), {})
+
+
 def _is_unknown(server: ServerName, model: ServedModel) -> bool:
     return False
 
@@ -119,6 +143,7 @@ class ServerLink:
     _away_since_s: float | None = None
     _suspended: dict[ModelName, _Suspension] = field(default_factory=dict)
     _recheck: asyncio.Event = field(default_factory=asyncio.Event)
+    _known_offers: _Offers = _NOTHING
 
     @property
     def is_healthy(self) -> bool:
@@ -133,7 +158,18 @@ class ServerLink:
     @property
     def models(self) -> tuple[ServedModel, ...]:
         """What it serves and may be sent."""
-        return tuple(m for m in self.served if m.name not in self._suspended)
+        return self._offers().models
+
+    def _offers(self) -> _Offers:
+        offers = self._known_offers
+        if offers.served is not self.served or offers.suspended != self._suspended.keys():
+            offers = self._known_offers = _Offers(
+                self.served,
+                frozenset(self._suspended),
+                tuple(m for m in self.served if m.name not in self._suspended),
+                {m.name: m.instances for m in self.served},
+            )
+        return offers
 
     @property
     def waiting_limit(self) -> int:
@@ -143,7 +179,7 @@ class ServerLink:
     @property
     def group_limit(self) -> int:
         """Groups it may hold of all widths: as many as of its best-staffed width alone."""
-        instances = max((m.instances for m in self.served), default=1)
+        instances = max(self._offers().instances.values(), default=1)
         return self.waiting_limit + max(1, int(instances * self._share()))
 
     def _share(self) -> float:
@@ -160,18 +196,31 @@ class ServerLink:
 
     def models_of(self, family: Family) -> tuple[ServedModel, ...]:
         """Return the widths of a family that it may be sent, ascending."""
-        return tuple(sorted((m for m in self.models if m.family == family), key=lambda m: m.width))
+        offers = self._offers()
+        found = offers.by_family.get(family)
+        if found is None:
+            found = tuple(sorted((m for m in offers.models if m.family == family), key=lambda m: m.width))
+            offers.by_family[family] = found
+        return found
+
+    def models_beside(self, family: Family) -> tuple[ServedModel, ...]:
+        """Return what it serves of other families, which its load may be of."""
+        others = self._offers().others
+        found = others.get(family)
+        if found is None:
+            found = others[family] = tuple(m for m in self.served if m.family != family)
+        return found
 
     def model(self, family: Family, width: Width) -> ServedModel | None:
         """Return one width of a family, None when it may not be sent."""
-        return next((m for m in self.models if m.family == family and m.width == width), None)
+        return next((m for m in self.models_of(family) if m.width == width), None)
 
     def state(self, family: Family, bound_items: tuple[tuple[ModelName, int], ...]) -> ServerState:
         """Return the server as a policy sees it."""
         return ServerState(
             name=self.name,
             models=self.models_of(family),
-            other_models=tuple(m for m in self.served if m.family != family),
+            other_models=self.models_beside(family),
             in_flight=tuple(self.in_flight),
             bound_items=bound_items,
             group_limit=self.group_limit,
@@ -182,7 +231,7 @@ class ServerLink:
 
     def finish(self, group: GroupInFlight, *, now_s: float) -> None:
         """Note that a group was answered, and observe how long the server took for it."""
-        instances = {m.name: m.instances for m in self.served}
+        instances = self._offers().instances
         # Equal groups are interchangeable, so the first that equals it will do.
         at = self.in_flight.index(group)
         held = mark_begun(self.in_flight, instances, since_s=self.last_answer_s)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
 from orchestrator.routing import fields as f
-from orchestrator.routing.compiled import Column, Table, new_column, new_table
+from orchestrator.routing.compiled import Column, Table, new_column, new_table, read_row, write_row
 from orchestrator.routing.policy import RowPolicy, Situation
 from orchestrator.snapshot import ServerName, Width
 
@@ -34,49 +34,52 @@ def write_ask(ask: Column, situation: Situation) -> None:
 
 def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:
     """Return a row as a value; ``names`` are those of the servers by index."""
-    item_j, group_j = rows[f.ROW_ITEM_J][row], rows[f.ROW_GROUP_J][row]
+    values = read_row(rows, f.ROW_FIELDS, row)
+    item_j, group_j = values[f.ROW_ITEM_J], values[f.ROW_GROUP_J]
     return Candidate(
-        server=names[int(rows[f.ROW_SERVER][row])],
-        width=Width(int(rows[f.ROW_WIDTH][row])),
-        items=int(rows[f.ROW_ITEMS][row]),
-        accuracy=float(rows[f.ROW_ACCURACY][row]),
-        service_s=float(rows[f.ROW_SERVICE_S][row]),
-        completion_s=float(rows[f.ROW_COMPLETION_S][row]),
-        head_completion_s=float(rows[f.ROW_HEAD_COMPLETION_S][row]),
-        drain_s=float(rows[f.ROW_DRAIN_S][row]),
-        server_items=int(rows[f.ROW_SERVER_ITEMS][row]),
-        has_room=rows[f.ROW_HAS_ROOM][row] != 0,
-        wait_s=float(rows[f.ROW_WAIT_S][row]),
-        item_s=float(rows[f.ROW_ITEM_S][row]),
-        group_s=float(rows[f.ROW_GROUP_S][row]),
-        max_batch_size=int(rows[f.ROW_MAX_BATCH][row]),
-        instances=int(rows[f.ROW_INSTANCES][row]),
-        overdue_ratio=float(rows[f.ROW_OVERDUE_RATIO][row]),
-        item_j=None if math.isnan(item_j) else float(item_j),
-        group_j=None if math.isnan(group_j) else float(group_j),
+        server=names[int(values[f.ROW_SERVER])],
+        width=Width(int(values[f.ROW_WIDTH])),
+        items=int(values[f.ROW_ITEMS]),
+        accuracy=values[f.ROW_ACCURACY],
+        service_s=values[f.ROW_SERVICE_S],
+        completion_s=values[f.ROW_COMPLETION_S],
+        head_completion_s=values[f.ROW_HEAD_COMPLETION_S],
+        drain_s=values[f.ROW_DRAIN_S],
+        server_items=int(values[f.ROW_SERVER_ITEMS]),
+        has_room=values[f.ROW_HAS_ROOM] != 0,
+        wait_s=values[f.ROW_WAIT_S],
+        item_s=values[f.ROW_ITEM_S],
+        group_s=values[f.ROW_GROUP_S],
+        max_batch_size=int(values[f.ROW_MAX_BATCH]),
+        instances=int(values[f.ROW_INSTANCES]),
+        overdue_ratio=values[f.ROW_OVERDUE_RATIO],
+        item_j=None if math.isnan(item_j) else item_j,
+        group_j=None if math.isnan(group_j) else group_j,
     )
 
 
 def write_candidate(rows: Table, row: int, candidate: Candidate, server: int) -> None:
     """Write a candidate of the server of that index; what the server has to do, which it does not tell, stays 0."""
-    rows[f.ROW_SERVER][row] = server
-    rows[f.ROW_WIDTH][row] = candidate.width
-    rows[f.ROW_ITEMS][row] = candidate.items
-    rows[f.ROW_ACCURACY][row] = candidate.accuracy
-    rows[f.ROW_SERVICE_S][row] = candidate.service_s
-    rows[f.ROW_COMPLETION_S][row] = candidate.completion_s
-    rows[f.ROW_HEAD_COMPLETION_S][row] = candidate.head_completion_s
-    rows[f.ROW_DRAIN_S][row] = candidate.drain_s
-    rows[f.ROW_SERVER_ITEMS][row] = candidate.server_items
-    rows[f.ROW_HAS_ROOM][row] = candidate.has_room
-    rows[f.ROW_WAIT_S][row] = candidate.wait_s
-    rows[f.ROW_ITEM_S][row] = candidate.item_s
-    rows[f.ROW_GROUP_S][row] = candidate.group_s
-    rows[f.ROW_MAX_BATCH][row] = candidate.max_batch_size
-    rows[f.ROW_INSTANCES][row] = candidate.instances
-    rows[f.ROW_OVERDUE_RATIO][row] = candidate.overdue_ratio
-    rows[f.ROW_ITEM_J][row] = math.nan if candidate.item_j is None else candidate.item_j
-    rows[f.ROW_GROUP_J][row] = math.nan if candidate.group_j is None else candidate.group_j
+    values = [0.0] * f.ROW_FIELDS
+    values[f.ROW_SERVER] = server
+    values[f.ROW_WIDTH] = candidate.width
+    values[f.ROW_ITEMS] = candidate.items
+    values[f.ROW_ACCURACY] = candidate.accuracy
+    values[f.ROW_SERVICE_S] = candidate.service_s
+    values[f.ROW_COMPLETION_S] = candidate.completion_s
+    values[f.ROW_HEAD_COMPLETION_S] = candidate.head_completion_s
+    values[f.ROW_DRAIN_S] = candidate.drain_s
+    values[f.ROW_SERVER_ITEMS] = candidate.server_items
+    values[f.ROW_HAS_ROOM] = candidate.has_room
+    values[f.ROW_WAIT_S] = candidate.wait_s
+    values[f.ROW_ITEM_S] = candidate.item_s
+    values[f.ROW_GROUP_S] = candidate.group_s
+    values[f.ROW_MAX_BATCH] = candidate.max_batch_size
+    values[f.ROW_INSTANCES] = candidate.instances
+    values[f.ROW_OVERDUE_RATIO] = candidate.overdue_ratio
+    values[f.ROW_ITEM_J] = math.nan if candidate.item_j is None else candidate.item_j
+    values[f.ROW_GROUP_J] = math.nan if candidate.group_j is None else candidate.group_j
+    write_row(rows, row, values)
 
 
 def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: Situation) -> Decision:
