@@ -38,7 +38,8 @@ class ParallelServer(FakeServer):
 
 
 async def answer_all(policy: str, server: ParallelServer, count: int = 200) -> Router:
-    async with Router(RouterSettings(policy=policy, deadline_ms=10_000), {ServerName("a"): server}) as router:
+    settings = RouterSettings(policy=policy, deadline_ms=10_000, in_flight_groups=2)
+    async with Router(settings, {ServerName("a"): server}) as router:
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(count)))
         assert [int(answer.output.argmax()) for answer in answers] == [n % 10 for n in range(count)]
         return router

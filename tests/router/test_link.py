@@ -20,7 +20,7 @@ def link(observed: list[Observation]) -> ServerLink:
     def observe(server: ServerName, model: ModelName, items: int, service_s: float) -> None:
         observed.append((model, items, pytest.approx(service_s)))  # type: ignore[arg-type]
 
-    return ServerLink(ServerName("a"), FakeServer(), RouterSettings(), observe)
+    return ServerLink(ServerName("a"), FakeServer(), RouterSettings(in_flight_groups=2), observe)
 
 
 def answer(link: ServerLink, group: GroupInFlight, now_s: float) -> None:

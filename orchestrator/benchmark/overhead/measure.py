@@ -16,7 +16,7 @@ from orchestrator.benchmark.overhead.cells import Load, Sample, Way
 from orchestrator.benchmark.overhead.opponents import run_envoy, run_gateway
 from orchestrator.benchmark.overhead.processes import Reading, read_cpu
 from orchestrator.benchmark.overhead.rows import LOADS
-from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
+from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
 from orchestrator.errors import PermanentError
 from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.triton.flags import LOOPBACK
@@ -28,8 +28,6 @@ STARTS_S = 1.0
 WATCHED_S = 1.0
 """For which processor time is counted, within its windows."""
 FAMILY = "fashion"
-IN_FLIGHT_GROUPS = 4
-"""Twice the default, for throughput: with two a server idles, see docs/benchmarks/overhead-profile.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,6 @@ def _write_fleet(folder: Path, grpc: str, metrics: str, gateway: str) -> Path:
     server = ServerSettings(name="s0", grpc=grpc, metrics=metrics)
     settings = FleetSettings(
         servers=(server,),
-        router=RouterSettings(in_flight_groups=IN_FLIGHT_GROUPS),
         gateway=GatewaySettings(grpc=gateway, http=None, metrics=None),
     )
     path.write_text(render_fleet(settings))

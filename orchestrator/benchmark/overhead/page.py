@@ -18,7 +18,7 @@ and server share the machine's {cpus} cores, nothing is pinned. Requests carry o
 `Router.infer` and `tritonclient.grpc.aio` are called by closed loops in Python, on asyncio's own event loop; \
 Envoy (one worker, least request) and `slimsched gateway` (one process) by `perf_analyzer` over gRPC, in three \
 windows. Through the gateway the family is asked, routed and grouped, with the width pinned by `slim_width` \
-and `router.in_flight_groups` at 4; `direct` has nothing between, for orientation. Each number is the median \
+and every other setting at its default; `direct` has nothing between, for orientation. Each number is the median \
 of {rounds} rounds, with the least and the most in brackets."""
 
 
