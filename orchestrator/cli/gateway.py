@@ -147,6 +147,7 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
         watching = asyncio.gather(watch([files]), watch_names())
         await stop.wait()
         watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
         _tell_stopping(fleet)
         _end_at_once_on_signal(supervisor)
     log.info("the gateway has ended")

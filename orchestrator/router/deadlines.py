@@ -29,14 +29,16 @@ class Deadlines:
         self._on_due = on_due
         self._heap: list[tuple[float, int, PendingRequest]] = []
         self._order = itertools.count()
+        # With its time beside: uvloop's handle of a timer that is due at once can't tell it.
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_s = math.inf
         self._live = 0
 
     def watch(self, request: PendingRequest, due_s: float) -> None:
         """Call back at ``due_s`` unless the request is answered by then."""
         request.due_s = due_s
         heapq.heappush(self._heap, (due_s, next(self._order), request))
-        if self._timer is None or due_s < self._timer.when():
+        if self._timer is None or due_s < self._armed_s:
             self._arm()
 
     def begin(self) -> None:
@@ -61,7 +63,8 @@ class Deadlines:
             self._timer.cancel()
             self._timer = None
         if self._heap:
-            self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._fire)
+            self._armed_s = self._heap[0][0]
+            self._timer = asyncio.get_running_loop().call_at(self._armed_s, self._fire)
 
     def _fire(self) -> None:
         self._timer = None

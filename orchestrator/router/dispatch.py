@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import random
 import secrets
 from dataclasses import replace
@@ -72,7 +73,10 @@ class Dispatcher:
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
         self._is_scheduled = False
         self._is_closing = False
-        self._alarm: asyncio.TimerHandle | None = None  # when a policy that holds wants to be asked again
+        # When a policy that holds wants to be asked again; its time beside, because uvloop's handle of a timer that is
+        # due at once can't tell it.
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_s = math.inf
         self._tasks: set[asyncio.Task[None]] = set()
 
     def parse_policies(self, settings: RouterSettings) -> Policies:
@@ -218,9 +222,10 @@ class Dispatcher:
         """Ask again then, at the latest."""
         when_s += _EARLY_S
         if self._alarm is not None:
-            if self._alarm.when() <= when_s:
+            if self._alarm_s <= when_s:
                 return
             self._alarm.cancel()
+        self._alarm_s = when_s
         self._alarm = asyncio.get_running_loop().call_at(when_s, self._ring)
 
     def _ring(self) -> None:
