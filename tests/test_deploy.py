@@ -48,5 +48,5 @@ def test_systemd_waits_for_longer_than_a_drain_may_take() -> None:
     gateway, controller = (
         int(read_service(f"slimsched-{name}")["TimeoutStopSec"]) for name in ("gateway", "controller")
     )
-    assert gateway > GatewaySettings().drain_s + RouterSettings().drain_s
+    assert gateway > GatewaySettings().drain_s
     assert controller > ControllerSettings().action_timeout_s

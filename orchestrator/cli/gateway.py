@@ -128,7 +128,6 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
         open_servers(servers),
         timeout_s=fleet.router.connect_timeout_s,
         discovery_period_s=fleet.router.discovery_period_s,
-        stop_s=fleet.router.drain_s,
         hello=hello,
         command=lambda channel, door: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(door)),
         environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -155,7 +155,7 @@ def _plan(fleet: FleetSettings, state_dir: Path) -> tuple[Sequence[Part], ...]:
         ("gateway", "--fleet", str(path)),
         log_path=logs["gateway"],
         address=gateway.grpc or gateway.http,
-        stop_s=gateway.drain_s + fleet.router.drain_s + _GATEWAY_STOP_MARGIN_S,
+        stop_s=gateway.drain_s + _GATEWAY_STOP_MARGIN_S,
     )
     return tritons, controllers, [Part("gateway", gateway.grpc or gateway.http or "", make)]
 

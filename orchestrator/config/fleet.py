@@ -172,7 +172,7 @@ class RouterSettings(Section):
     decision_log: DecisionLogSettings | None = None
     """None: decisions are not written."""
     drain_s: float = Field(default=10.0, ge=0)
-    """How long closing waits for answers under way."""
+    """How long closing waits for answers under way; behind a gateway no longer than the rest of ``gateway.drain_s``."""
     seed: int = 0
     """Of policies that draw lots."""
     profile: Path | None = None

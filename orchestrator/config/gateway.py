@@ -92,7 +92,8 @@ class GatewaySettings(Section):
     statistics_period_s: float = Field(default=10.0, gt=0)
     """Between two readings of the servers' statistics, so that little is lost to a reload that sets them back."""
     drain_s: float = Field(default=20.0, ge=0)
-    """How long a stopping gateway waits for what it has accepted."""
+    """How long a stopping gateway waits for what it has accepted, and for what it has sent; it ends within a second of
+    that."""
     workers: int = Field(default=1, ge=1, le=256)
     """Processes that answer. More help only where cores are idle while one process is busy: Python runs on one core a
     process. Each has a router that knows only its own requests, so one is best as long as it is enough."""

@@ -150,14 +150,14 @@ class Catalogue:
         self.views = tuple(views[name] for name in sorted(views))
         self._has_changed.set()
 
-    async def close(self) -> None:
-        """Release all connections."""
+    async def close(self, *, drain_s: float = 0.0) -> None:
+        """Release all connections, after waiting at most so long for what is under way."""
         leaving = dict(self._leaving)
         for task in leaving:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
         servers = [*(view.server for view in self.views), *leaving.values()]
-        await asyncio.gather(*(server.close() for server in servers), return_exceptions=True)
+        await asyncio.gather(*(server.close(drain_s=drain_s) for server in servers), return_exceptions=True)
 
     @property
     def families(self) -> Mapping[str, FamilyModel]:

@@ -90,6 +90,10 @@ class InferenceRouter(Protocol):
         """Return the widths that each server may be sent; raises ConfigError as ``models``."""
         ...
 
+    def close_by(self, until_s: float) -> None:
+        """Let closing it, when that comes, wait no longer than until then."""
+        ...
+
 
 class ServerStream(Protocol):
     """A stream to a server; PassthroughStream is the real one."""
@@ -127,6 +131,6 @@ class Server(Protocol):
         """Begin a stream."""
         ...
 
-    async def close(self) -> None:
-        """Release the connection."""
+    async def close(self, *, drain_s: float = 10.0) -> None:
+        """Release the connection, after waiting at most so long for what is under way."""
         ...

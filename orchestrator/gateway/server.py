@@ -94,6 +94,7 @@ class Gateway:
         metrics: GatewayMetrics | None = None,
     ) -> None:
         self._settings = settings
+        self._router = router
         self._discovery_period_s = discovery_period_s
         self._metrics = metrics or GatewayMetrics()
         self._catalogue = Catalogue(servers, timeout_s=timeout_s)
@@ -264,14 +265,17 @@ class Gateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Say "not ready", take no more, answer what is in, then close.
+        """Say "not ready", take no more, answer what is in, then close; the router is to be closed by the same time.
 
         gRPC's own graceful stop ends calls that arrive meanwhile with CANCELLED, which no client takes for "send it
         elsewhere". So calls are refused as unavailable first, and the transports stopped when nothing is in.
         """
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + self._settings.drain_s
+        self._router.close_by(until_s)
         self._plane.is_draining = True
         try:
-            await self._drain()
+            await self._drain(until_s)
             await asyncio.gather(*(endpoint.stop(_LAST_CALLS_S) for endpoint in self._transports))
         finally:
             for task in self._watchers:
@@ -279,11 +283,10 @@ class Gateway:
             await asyncio.gather(*self._watchers, return_exceptions=True)
             if self.metrics is not None:
                 await self.metrics.stop(0.0)
-            await self._catalogue.close()
+            await self._catalogue.close(drain_s=max(0.0, until_s - clock()))
 
-    async def _drain(self) -> None:
+    async def _drain(self, until_s: float) -> None:
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + self._settings.drain_s
         while loop.time() < until_s:
             await asyncio.sleep(_DRAIN_LOOK_S)
             if self._metrics.in_flight == 0:

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 GRPC, HTTP = "grpc", "http"
 _TALLY_S = 1.0
-_STOP_MARGIN_S = 5.0
+_STOP_MARGIN_S = 5.0  # beyond drain_s, before a worker that does not end is killed
 _RETRY_ACCEPT_S = 0.5
 
 Hello = Mapping[str, Any]
@@ -82,7 +82,6 @@ class Supervisor:
         servers: to read statistics and the index from, by name; closed by the supervisor.
         timeout_s: for a server to say what it serves.
         discovery_period_s: how often they are asked.
-        stop_s: beyond ``drain_s``, before a worker that does not end is killed.
         hello: what a new worker is told first, by its number.
         command: returns how a worker is started, given the descriptors of its channel and of its door.
         environment: of a worker.
@@ -99,14 +98,13 @@ class Supervisor:
         *,
         timeout_s: float,
         discovery_period_s: float,
-        stop_s: float,
         hello: Callable[[int], Hello],
         command: Command,
         environment: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._discovery_period_s = discovery_period_s
-        self._stop_s = settings.drain_s + stop_s + _STOP_MARGIN_S
+        self._stop_s = settings.drain_s + _STOP_MARGIN_S
         self._hello = hello
         self._command = command
         self._environment = dict(environment)

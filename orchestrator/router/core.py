@@ -71,6 +71,7 @@ class Router:
         self._shedder = Shedder(settings, self._lanes, self._fleet, observer)
         self._dispatcher = Dispatcher(settings, self._lanes, self._fleet, self._shedder, observer)
         self._closing = False
+        self._closed_by_s = math.inf
 
     @classmethod
     def from_fleet(
@@ -128,7 +129,7 @@ class Router:
                 await self._membership.resolve(self._fleet)
             await self._fleet.open(self._dispatcher.wake)
         except BaseException:
-            await self._fleet.close()
+            await self._fleet.close(drain_s=0.0)
             raise
         if self._membership is not None:
             self._resolving = asyncio.create_task(self._membership.watch(self._fleet))
@@ -138,18 +139,24 @@ class Router:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closing = True
+        clock = asyncio.get_running_loop().time
+        until_s = min(clock() + self._settings.drain_s, self._closed_by_s)
         for request in self._lanes.take_all():
             if not request.under_way:  # else the attempt may still answer it, and fails it if not
                 request.fail(ServerUnavailableError("the router is closing", executed=False))
         try:
-            await self._dispatcher.close()
+            await self._dispatcher.close(until_s=until_s)
         finally:
             if self._resolving is not None:
                 self._resolving.cancel()
                 await asyncio.gather(self._resolving, return_exceptions=True)
             self._shedder.close()
             await self._fleet.stop()
-            await self._fleet.close()
+            await self._fleet.close(drain_s=max(0.0, until_s - clock()))
+
+    def close_by(self, until_s: float) -> None:
+        """Wait for answers no longer than until then when closing, on the event loop's clock, whatever ``drain_s`` says."""
+        self._closed_by_s = until_s
 
     async def infer(
         self,

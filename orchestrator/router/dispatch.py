@@ -3,7 +3,7 @@
 Whenever something changes (a request, an answer, a server's health) ``wake`` schedules one pass for the next turn of
 the event loop; so callers that arrive together are seen together and can share a group. A pass asks the policy about
 the most urgent head until it holds. Groups under way are never cancelled while a server runs them (see
-orchestrator.triton.client); closing waits for them, bounded by ``drain_s``.
+orchestrator.triton.client); closing waits for them, not for ever.
 """
 
 from __future__ import annotations
@@ -102,13 +102,13 @@ class Dispatcher:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._pass)
 
-    async def close(self) -> None:
-        """Send nothing more, wait for what is under way, not too long, and end the rest."""
+    async def close(self, *, until_s: float) -> None:
+        """Send nothing more, wait for what is under way, no longer than until then, and end the rest."""
         self._is_closing = self._attempts.is_closing = True
         if self._alarm is not None:
             self._alarm.cancel()
         try:
-            await self._drain()
+            await self._drain(until_s)
         finally:
             remaining = list(self._tasks)
             for task in remaining:
@@ -117,10 +117,9 @@ class Dispatcher:
             if self._log is not None:
                 self._log.close()
 
-    async def _drain(self) -> None:
-        """Wait, not too long, for groups that somebody still waits for."""
+    async def _drain(self, until_s: float) -> None:
+        """Wait for groups that were not given up."""
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + self._settings.drain_s
         while (awaited := self._tasks - self._attempts.given_up) and loop.time() < until_s:
             await asyncio.wait(awaited, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED)
 

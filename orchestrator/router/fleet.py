@@ -102,10 +102,10 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
 
-    async def close(self) -> None:
-        """Release all connections."""
+    async def close(self, *, drain_s: float) -> None:
+        """Release all connections, after waiting at most so long for calls that nobody else waits for."""
         links = [*self.links.values(), *self._leaving.values()]
-        await asyncio.gather(*(link.client.close() for link in links), return_exceptions=True)
+        await asyncio.gather(*(link.client.close(drain_s=drain_s) for link in links), return_exceptions=True)
 
     # --- who belongs to it ---
 

@@ -63,8 +63,8 @@ class ServerClient(Protocol):
         """Return the model's output for a batch; raises SlimError. Cancelling it must not cancel the server."""
         ...
 
-    async def close(self) -> None:
-        """Release the connection."""
+    async def close(self, *, drain_s: float = 10.0) -> None:
+        """Release the connection, after waiting at most so long for what is under way."""
         ...
 
 

@@ -53,9 +53,9 @@ class TritonServer:
         outputs = await self._client.infer(model.name, {model.input.name: batch}, [model.output.name])
         return outputs[model.output.name]
 
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._client.close()
+    async def close(self, *, drain_s: float = 10.0) -> None:
+        """Close the connection, after waiting at most so long for what is under way."""
+        await self._client.close(drain_s=drain_s)
 
 
 async def read_served_models(client: TritonClient) -> tuple[ServedModel, ...]:

@@ -103,9 +103,10 @@ class TritonPassthrough:
 
     async def close(self, *, drain_s: float = 10.0) -> None:
         """Close the channels, after waiting for what is under way; streams that take longer are cancelled."""
+        streams = asyncio.create_task(asyncio.wait(set(self._tasks), timeout=drain_s)) if self._tasks else None
         await self._calls.close(drain_s=drain_s)
-        if self._tasks:
-            _, slow = await asyncio.wait(set(self._tasks), timeout=drain_s)
+        if streams is not None:
+            _, slow = await streams
             if slow:
                 log.warning("cancelling %d streams that Triton at %s has not ended", len(slow), self.address)
         await self._channel.close()

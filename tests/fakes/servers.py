@@ -86,7 +86,7 @@ class FakeServer:
         scores[np.arange(len(batch)), marks.astype(int) % CLASSES] = marks + 1
         return scores
 
-    async def close(self) -> None:
+    async def close(self, *, drain_s: float = 0.0) -> None:
         self.closed = True
 
     def service_s(self, width: int, items: int) -> float:

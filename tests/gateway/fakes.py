@@ -54,7 +54,7 @@ class FakeTriton:
         self.streams.append(FakeStream(self))
         return self.streams[-1]
 
-    async def close(self) -> None:
+    async def close(self, *, drain_s: float = 0.0) -> None:
         self.closed = True
 
     def require_up(self) -> None:

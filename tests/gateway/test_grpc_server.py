@@ -399,6 +399,21 @@ async def test_closing_answers_what_is_in_and_takes_no_more() -> None:
         assert all(triton.closed for triton in world.tritons.values())
 
 
+async def test_a_server_that_hangs_holds_up_the_end_no_longer_than_the_gateways_drain_s() -> None:
+    async with asyncio.timeout(60):  # not the router's hour
+        async with open_world(drain_s=0.3, router={"drain_s": 3600}) as world:
+            for server in world.servers.values():
+                server.item_s = 1e6
+            channel: Any = grpc.aio.insecure_channel(world.grpc)
+            asking = asyncio.create_task(RawCalls(channel).infer(item_request()))
+            while not any(link.in_flight for link in world.router._fleet.links.values()):
+                await asyncio.sleep(0.01)
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await asking
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        await channel.close()
+
+
 async def test_an_address_in_use_is_refused_by_name(world: World) -> None:
     for key, address in (("grpc", world.grpc), ("http", world.http.removeprefix("http://"))):
         with pytest.raises(ConfigError, match=f"gateway.{key} = {address}"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import RouterSettings
-from orchestrator.errors import SlimError
+from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import ServerName, Width
@@ -221,3 +221,17 @@ async def test_closing_does_not_wait_for_what_was_given_up() -> None:
         await asyncio.sleep(2)
         closed_s = loop.time()
     assert loop.time() - closed_s < 1
+
+
+async def test_closing_waits_no_longer_than_it_is_told() -> None:
+    told, hanging = Told(), TroubledServer(item_s=0.001)
+    loop = asyncio.get_running_loop()
+    async with router_over(told, {"a": hanging}, drain_s=60) as router:
+        hanging.hangs = True
+        waiting = asyncio.create_task(router.infer(item(1)))
+        await asyncio.sleep(0.1)
+        router.close_by(loop.time() + 1.5)
+        closed_s = loop.time()
+    assert loop.time() - closed_s == pytest.approx(1.5, abs=0.1)
+    with pytest.raises(ServerUnavailableError, match="closed before the answer"):
+        await waiting
