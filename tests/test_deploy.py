@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli import main
-from orchestrator.config import ControllerSettings, GatewaySettings, RouterSettings
+from orchestrator.config import ControllerSettings, GatewaySettings
 
 UNITS = sorted((Path(__file__).parents[1] / "deploy" / "systemd").glob("*.service"))
 
