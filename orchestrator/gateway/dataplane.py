@@ -395,7 +395,7 @@ class DataPlane:
             try:
                 answer = await view.server.call(method, message, metadata)
             except RefusedCallError as exc:
-                if exc.status == "UNAVAILABLE" and not exc.executed:
+                if exc.is_gone:
                     view.note_problem(str(exc))
                 if exc.executed or view is views[-1]:
                     raise

@@ -41,10 +41,12 @@ class RefusedCallError(SlimError):
         status: gRPC's name of it, such as ``INVALID_ARGUMENT``.
         detail: the server's message, nothing added.
         executed: False when the server certainly did not run the call.
+        is_gone: whether the server as a whole could not be asked, and not this call alone.
     """
 
-    def __init__(self, status: str, detail: str, *, executed: bool = True) -> None:
+    def __init__(self, status: str, detail: str, *, executed: bool = True, is_gone: bool = False) -> None:
         super().__init__(detail)
+        self.is_gone = is_gone
         self.status = status
         self.detail = detail
         self.executed = executed
@@ -200,9 +202,10 @@ def _refusal(status: str, detail: str, address: str) -> RefusedCallError:
     translated = translate_status(status, detail or "no reason given", address)
     refused = isinstance(translated, ModelNotFoundError)
     executed = not (refused or (isinstance(translated, TransientError) and not translated.executed))
-    if isinstance(translated, ServerUnavailableError) and not executed:
+    is_gone = isinstance(translated, ServerUnavailableError) and not executed
+    if is_gone:
         detail = f"{detail} (Triton at {address})"  # gRPC's own words would name no server of ours
-    return RefusedCallError(status, detail, executed=executed)
+    return RefusedCallError(status, detail, executed=executed, is_gone=is_gone)
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:

@@ -59,7 +59,7 @@ class FakeTriton:
 
     def require_up(self) -> None:
         if not self.is_up:
-            raise RefusedCallError("UNAVAILABLE", "failed to connect", executed=False)
+            raise RefusedCallError("UNAVAILABLE", "failed to connect", executed=False, is_gone=True)
 
     def answer_index(self, message: bytes) -> Any:
         answer = pb.RepositoryIndexResponse()

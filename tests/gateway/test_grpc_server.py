@@ -157,6 +157,13 @@ async def test_a_server_that_did_not_run_it_costs_no_request(world: World, raw: 
     assert [call[0] for call in world.tritons["b"].seen].count("ModelInfer") == 1
 
 
+async def test_a_model_that_is_not_run_says_nothing_of_its_whole_server(world: World, raw: RawCalls) -> None:
+    refusal = RefusedCallError("UNAVAILABLE", "Exceeds maximum queue size", executed=False)
+    world.tritons["a"].refusals.append(refusal)
+    assert await raw.refused("ModelInfer", echo_request("only_a")) == ("UNAVAILABLE", "Exceeds maximum queue size")
+    assert (await raw.infer(echo_request("only_a"))).model_name == "only_a"
+
+
 async def test_a_servers_own_error_comes_through_as_it_is(world: World, raw: RawCalls) -> None:
     world.tritons["a"].refusals.append(RefusedCallError("INVALID_ARGUMENT", "onnx runtime error: é"))
     assert await raw.refused("ModelInfer", echo_request("only_a")) == ("INVALID_ARGUMENT", "onnx runtime error: é")
