@@ -19,7 +19,9 @@ def test_amounts_are_divided_and_nothing_else_is() -> None:
     part = share_router(whole, 4)
     assert (part.queue_limit, part.in_flight_groups) == (250, 1)
     assert part.overload.queue_limit_mib == whole.overload.queue_limit_mib / 4
-    assert part == whole.model_copy(update={"queue_limit": 250, "in_flight_groups": 1, "overload": part.overload})
+    assert (part.retries.minimum, part.retries.burst, part.retries.budget_ratio) == (64, 250, 0.1)
+    divided = {"queue_limit": 250, "in_flight_groups": 1, "overload": part.overload, "retries": part.retries}
+    assert part == whole.model_copy(update=divided)
     assert share_router(whole, 1) == whole
 
 
