@@ -142,8 +142,7 @@ class Router:
         clock = asyncio.get_running_loop().time
         until_s = min(clock() + self._settings.drain_s, self._closed_by_s)
         for request in self._lanes.take_all():
-            if not request.under_way:  # else the attempt may still answer it, and fails it if not
-                request.fail(ServerUnavailableError("the router is closing", executed=False))
+            request.give_up(ServerUnavailableError("the router is closing", executed=False))
         try:
             await self._dispatcher.close(until_s=until_s)
         finally:
@@ -155,7 +154,7 @@ class Router:
             await self._fleet.close(drain_s=max(0.0, until_s - clock()))
 
     def close_by(self, until_s: float) -> None:
-        """Wait for answers no longer than until then when closing, on the event loop's clock, whatever ``drain_s`` says."""
+        """Let closing wait for answers no longer than until then on the event loop's clock, whatever ``drain_s``."""
         self._closed_by_s = until_s
 
     async def infer(

@@ -186,8 +186,7 @@ class Dispatcher:
         except Exception as exc:  # of the fallback too
             what = f"policy {policy.policy.name} and its fallback failed"
             log.exception("%s", what)
-            head.withdraw()
-            head.fail(PermanentError(f"{what}: {type(exc).__name__}: {exc}"))
+            head.give_up(PermanentError(f"{what}: {type(exc).__name__}: {exc}"))
             return True
         record = None
         if self._log is not None and not isinstance(decision, Hold) and self._log.is_sampled():

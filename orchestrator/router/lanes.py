@@ -77,7 +77,8 @@ class Lane:
     def drop(self, request: PendingRequest) -> None:
         """Count a request of this lane no more; called by ``PendingRequest.withdraw``."""
         self._uncount(request)
-        request.batch = NO_ITEMS  # its entry may stay for a while, its tensor must not
+        if not request.under_way:  # else it may be sent again
+            request.batch = NO_ITEMS  # its entry may stay for a while, its tensor must not
         if len(self._heap) > 2 * self._own.requests + _FEW:
             self._heap = [entry for entry in self._heap if entry[3].lane is self]
             heapq.heapify(self._heap)

@@ -138,6 +138,14 @@ class PendingRequest:
         if self.lane is not None:
             self.lane.drop(self)
 
+    def give_up(self, error: SlimError) -> bool:
+        """Wait no more; tell its caller why unless an attempt under way may still answer it; return whether told."""
+        self.withdraw()
+        if self.under_way:
+            return False
+        self.fail(error)
+        return True
+
     def fail(self, error: SlimError) -> None:
         """Tell its caller, when nothing else has been told."""
         if not self.future.done():

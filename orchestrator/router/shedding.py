@@ -80,10 +80,10 @@ class Shedder:
         self._deadlines.close()
 
     def shed(self, request: PendingRequest, reason: Shed, text: str) -> None:
-        """Take a request out of the queue and tell its caller when to come again."""
-        request.withdraw()
-        self._observer.on_shed(reason, request.items)
-        request.fail(CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._lanes)))
+        """Take a request out of the queue and tell its caller when to come again, unless it has been sent as well."""
+        error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._lanes))
+        if request.give_up(error):
+            self._observer.on_shed(reason, request.items)
 
     def _watch(self, lane: Lane, request: PendingRequest) -> None:
         """See to it that a request in the queue is told in time."""

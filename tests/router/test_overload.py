@@ -13,6 +13,7 @@ from orchestrator.errors import CapacityError, ConfigError, ServerUnavailableErr
 from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
 from tests.fakes.servers import FakeServer, item
+from tests.fakes.troubled import TroubledServer
 from tests.router.test_router import right, routed
 
 pytestmark = pytest.mark.virtual_time
@@ -232,3 +233,33 @@ async def test_what_was_given_up_leaves_no_tensor_behind() -> None:
         assert len(router._shedder._deadlines._heap) < 200
         assert router._lanes.backlog.items == 1
         await asyncio.gather(first, waiting)
+
+
+async def test_a_second_copy_that_has_to_leave_the_queue_leaves_its_request_to_the_first() -> None:
+    """And what is to be sent a third time still has its tensor."""
+    observer, slow, busy = Sheds(), TroubledServer(item_s=0.001), FakeServer(item_s=0.001)
+    retries = {"overdue_floor_ms": 50}
+    async with routed(
+        {"a": slow, "b": busy},
+        queue_limit=1,
+        in_flight_groups=1,
+        policy="lert",
+        retries=retries,
+        probes=None,
+        observer=observer,
+    ) as router:
+        slow.hangs_quietly, busy.item_s = True, 2.0
+        first = asyncio.create_task(router.infer(item(3), priority=3))
+        await asyncio.sleep(0.001)
+        other = asyncio.create_task(router.infer(item(4)))
+        await asyncio.sleep(0.2)
+        (copy,) = (r for lane in router._lanes._lanes.values() for r in lane.waiting())
+        assert copy.under_way == 1
+        urgent = asyncio.create_task(router.infer(item(5), priority=1))
+        await asyncio.sleep(0.1)
+        assert not first.done()
+        assert not copy.is_queued
+        assert not observer.counts
+        slow.kill()  # so the first attempt fails, and the request is sent again
+        answers = await asyncio.gather(first, other, urgent)
+    assert all(right(answer, mark) for answer, mark in zip(answers, (3, 4, 5), strict=True))
