@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from orchestrator.gateway.tensors import Array
+from orchestrator.router import Backlog
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.passthrough import Metadata
 
@@ -88,6 +89,11 @@ class InferenceRouter(Protocol):
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
         """Return the widths that each server may be sent; raises ConfigError as ``models``."""
+        ...
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits now."""
         ...
 
     def close_by(self, until_s: float) -> None:

@@ -6,7 +6,7 @@ Labels are bounded: reasons are a handful of words of ours, servers are the flee
 from __future__ import annotations
 
 from orchestrator.gateway.tallies import Buckets, Cell, Labels, Measure, Tally
-from orchestrator.router import RouterObserver
+from orchestrator.router import Backlog, RouterObserver
 from orchestrator.snapshot import ServerName, Width
 
 # A rule over a handful of candidates takes some ten microseconds, and what takes milliseconds delays everybody.
@@ -22,12 +22,21 @@ _SHEDS = Measure("slim_router_sheds", "Requests that were given up because of lo
 _RETRIES = Measure(
     "slim_router_retries", "Requests that wait for another attempt after one on that server.", ("server",)
 )
+_HEDGES = Measure(
+    "slim_router_hedges", "Requests of which a second copy waits while that server has the first.", ("server",)
+)
 _EJECTIONS = Measure(
     "slim_router_ejections", "How often a server, or a width on it, was taken out, by why.", ("server", "reason")
 )
 _GROUPS = Measure("slim_router_groups_in_flight", "Groups sent and not answered.", ("server",), kind="gauge")
+_QUEUED = tuple(
+    Measure(f"slim_router_queue_{what}", f"{words} that wait in the router.", kind="gauge")
+    for what, words in (("requests", "Requests"), ("items", "Items"), ("bytes", "Bytes of tensors"))
+)
 
-MEASURES = (_POLICY, _FALLBACKS, _SHEDS, _RETRIES, _EJECTIONS, _GROUPS)
+MEASURES = (_POLICY, _FALLBACKS, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *_QUEUED)
+_COUNTED = tuple(m for m in MEASURES if m is not _POLICY and m not in _QUEUED)
+_WRONG = "wrong"
 
 
 class RouterMetrics(RouterObserver):
@@ -35,7 +44,7 @@ class RouterMetrics(RouterObserver):
 
     def __init__(self) -> None:
         self._policy = Buckets(_POLICY_BOUNDS_S)
-        self._cells: dict[str, dict[Labels, Cell]] = {m.name: {} for m in MEASURES if m is not _POLICY}
+        self._cells: dict[str, dict[Labels, Cell]] = {m.name: {} for m in _COUNTED}
 
     def on_decision(self, policy_s: float) -> None:
         """See RouterObserver."""
@@ -61,6 +70,14 @@ class RouterMetrics(RouterObserver):
         """See RouterObserver."""
         self._count(_RETRIES, server)
 
+    def on_hedge(self, server: ServerName) -> None:
+        """See RouterObserver."""
+        self._count(_HEDGES, server)
+
+    def on_wrong_answer(self, server: ServerName, width: Width) -> None:
+        """See RouterObserver."""
+        self._count(_EJECTIONS, server, _WRONG)
+
     def on_ejection(self, server: ServerName, reason: str) -> None:
         """See RouterObserver."""
         self._count(_EJECTIONS, server, reason)
@@ -77,3 +94,10 @@ class RouterMetrics(RouterObserver):
         for name, cells in self._cells.items():
             tally.values[name] = {labels: [cell.value] for labels, cell in cells.items()}
         tally.values[_POLICY.name] = {(): [*self._policy.counts, self._policy.total]}
+
+
+def put_backlog(tally: Tally, backlog: Backlog) -> None:
+    """Write what waits into a tally."""
+    amounts = (backlog.requests, backlog.items, backlog.size_bytes)
+    for measure, amount in zip(_QUEUED, amounts, strict=True):
+        tally.values[measure.name] = {(): [float(amount)]}

@@ -20,6 +20,7 @@ from orchestrator.gateway.metrics import WORKER_RESTARTS, WORKERS, GatewayMetric
 from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
 from orchestrator.gateway.ports import InferenceRouter, Server
 from orchestrator.gateway.reloading import WatchedFiles, watch
+from orchestrator.gateway.router_metrics import put_backlog
 from orchestrator.gateway.tallies import Tally
 from orchestrator.gateway.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.http2.limits import Limits
@@ -232,8 +233,10 @@ class Gateway:
         return frozenset(name for name in self._catalogue.families if self.serves(name))
 
     def tally(self) -> Tally:
-        """Return what this process has counted."""
-        return self._metrics.tally()
+        """Return what this process has counted, and what waits in it."""
+        tally = self._metrics.tally()
+        put_backlog(tally, self._router.backlog)
+        return tally
 
     async def _read_tally(self) -> Tally:
         tally = self.tally()

@@ -1,8 +1,9 @@
 """The in-process router: concurrent callers in, groups out to the fleet's servers, answers back."""
 
 from orchestrator.router.core import Router
+from orchestrator.router.lanes import Backlog
 from orchestrator.router.membership import ResolvedNames
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.request import Answer
 
-__all__ = ["Answer", "ResolvedNames", "Router", "RouterObserver"]
+__all__ = ["Answer", "Backlog", "ResolvedNames", "Router", "RouterObserver"]

@@ -22,7 +22,7 @@ from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.router.admission import Terms, admit
 from orchestrator.router.dispatch import Dispatcher
 from orchestrator.router.fleet import Fleet
-from orchestrator.router.lanes import Lanes
+from orchestrator.router.lanes import Backlog, Lanes
 from orchestrator.router.link import ServerClient
 from orchestrator.router.membership import Connect, Membership, Resolve
 from orchestrator.router.observer import RouterObserver
@@ -225,6 +225,11 @@ class Router:
             ConfigError: when the family is unknown, or not named although there are several.
         """
         return self._fleet.models(family)
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits now."""
+        return self._lanes.backlog
 
     @property
     def latency(self) -> LatencyTable:

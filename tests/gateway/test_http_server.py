@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from yarl import URL
 
+from orchestrator.errors import SlimError
 from tests.gateway.fakes import World, open_world
 
 INFER = "/v2/models/fashion/infer"
@@ -285,6 +286,22 @@ async def test_metrics_tell_what_the_router_decides() -> None:
     groups = {key: value for key, value in metrics.items() if key.startswith("slim_router_groups_in_flight{")}
     assert groups
     assert not any(groups.values())
+
+
+async def test_metrics_tell_what_waits() -> None:
+    async with open_world(router={"in_flight_groups": 1, "probes": None}, drain_s=0) as world:
+        for server in world.servers.values():
+            server.item_s = 3600.0
+        inferences = [asyncio.create_task(world.router.infer(np.ones((1, 2, 2), np.float32))) for _ in range(9)]
+        while not world.router.backlog.items:  # what is in flight already waits no more
+            await asyncio.sleep(0.01)
+            inferences.append(asyncio.create_task(world.router.infer(np.ones((1, 2, 2), np.float32))))
+        await asyncio.sleep(0.01)
+        waiting = world.router.backlog.requests
+        metrics = await read_metrics(world)
+        assert metrics["slim_router_queue_requests"] == metrics["slim_router_queue_items"] == waiting > 0
+        assert metrics["slim_router_queue_bytes"] == 16 * waiting
+    assert all(isinstance(end, SlimError) for end in await asyncio.gather(*inferences, return_exceptions=True))
 
 
 async def read_metrics(world: World) -> dict[str, float]:
