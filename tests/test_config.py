@@ -37,6 +37,10 @@ def test_rendering_and_reading_are_inverse() -> None:
     [
         ("servers: [{name: a, grpc: 'h:99999'}]", "port 99999 is outside 1 to 65535"),
         ("servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline_ms: .inf}", r"router\.deadline_ms: .*finite number"),
+        (
+            "servers: [{name: a, grpc: 'h:1'}]\nrouter: {discovery_period_s: 9, guard: {stale_after_s: 9}}",
+            "stale_after_s 9 is not above discovery_period_s 9.*raise it",
+        ),
         ("", "holds no mapping; it starts with 'servers:'"),
         ("- a", "holds no mapping"),
         ("a: [", "is no YAML"),

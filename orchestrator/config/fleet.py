@@ -91,6 +91,10 @@ class GuardSettings(Section):
     """Faults further apart don't add up."""
     pause_s: float = Field(default=30.0, gt=0)
     """For how long it is not asked; then one decision is a trial."""
+    stale_after_s: float | None = Field(default=None, gt=0)
+    """While a server that could be chosen has told nothing for longer, no answer and not what it serves, the fallback
+    decides: it holds what is overdue against a server, which another policy may not. None: two and a half of
+    ``discovery_period_s``, so that one that just misses its turn is not stale."""
 
 
 class OverloadSettings(Section):
@@ -178,6 +182,21 @@ class RouterSettings(Section):
     profile: Path | None = None
     """profile.json of 'slimsched profile', from which expected times and joules start; None: each width is warmed up
     and its energy unknown."""
+
+    @property
+    def stale_after_s(self) -> float:
+        """What ``guard.stale_after_s`` says or stands for."""
+        given_s = self.guard.stale_after_s
+        return 2.5 * self.discovery_period_s if given_s is None else given_s
+
+    @model_validator(mode="after")
+    def _who_is_asked_is_not_stale(self) -> RouterSettings:
+        if self.stale_after_s <= self.discovery_period_s:
+            raise ValueError(
+                f"guard.stale_after_s {self.stale_after_s:g} is not above discovery_period_s "
+                f"{self.discovery_period_s:g}, so that the fallback would decide between any two questions; raise it"
+            )
+        return self
 
 
 class ControllerSettings(Section):

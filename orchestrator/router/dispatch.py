@@ -182,7 +182,8 @@ class Dispatcher:
         policy = self._policies[queue.preference is not None]
         is_idle = not any(link.in_flight for link in self._fleet.links.values())
         try:
-            decision, name, fault = policy.choose(candidates, situation, is_idle=is_idle)
+            stale = self._fleet.stale(candidates, now_s=now_s)
+            decision, name, fault = policy.choose(candidates, situation, is_idle=is_idle, stale=stale)
         except Exception as exc:  # of the fallback too
             what = f"policy {policy.policy.name} and its fallback failed"
             log.exception("%s", what)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Candidate
@@ -254,6 +254,14 @@ class Fleet:
         elsewhere = tuple(c for c in candidates if c.server not in avoid)
         trusted = tuple(c for c in elsewhere if not self.links[c.server].is_suspect)
         return trusted or elsewhere or candidates
+
+    def stale(self, candidates: Sequence[Candidate], *, now_s: float) -> str | None:
+        """Return what is known too little of to be chosen by just any policy, None when there is nothing such."""
+        since_s = now_s - self.settings.stale_after_s
+        old = {link.name for link in self.links.values() if link.heard_s < since_s}  # hardly ever any
+        if not old or not (old := old & {candidate.server for candidate in candidates}):
+            return None
+        return f"nothing heard of {', '.join(sorted(old))} for more than {self.settings.stale_after_s:g} s"
 
     def note_failure(self, link: ServerLink, sent: GroupInFlight) -> None:
         """Note that an attempt failed, of which the server, not its load, is to blame."""

@@ -66,7 +66,7 @@ class GuardedPolicy:
         return self.policy.binding
 
     def choose(
-        self, candidates: Sequence[Candidate], situation: Situation, *, is_idle: bool
+        self, candidates: Sequence[Candidate], situation: Situation, *, is_idle: bool, stale: str | None = None
     ) -> tuple[Decision, str, Fault | None]:
         """Return a decision, the name of the policy that made it, and the fault when it is the fallback's.
 
@@ -74,8 +74,12 @@ class GuardedPolicy:
             candidates: as for a policy.
             situation: as for a policy.
             is_idle: whether no server has anything to do.
+            stale: what is known too little of for the policy to be asked; None: nothing.
         """
-        if self._breaker.is_open(situation.now_s):
+        if stale is not None:
+            fault = Fault.STALE
+            self._tell(fault, stale, situation.now_s)
+        elif self._breaker.is_open(situation.now_s):
             fault, detail = Fault.CIRCUIT_OPEN, ""
         else:
             began_s = self._clock()
@@ -114,7 +118,12 @@ class GuardedPolicy:
         more = f" ({line.untold} more of these since)" if line is not None and line.untold else ""
         self._lines[fault] = _LogLine(now_s)
         log.warning(
-            "policy %s failed, %s decides: %s, %s%s", self.policy.name, self.fallback.name, fault, detail[:200], more
+            "in place of policy %s, %s decides: %s, %s%s",
+            self.policy.name,
+            self.fallback.name,
+            fault,
+            detail[:200],
+            more,
         )
         if self._breaker.is_open(now_s):
             log.warning("policy %s is not asked for %g s", self.policy.name, self._settings.pause_s)

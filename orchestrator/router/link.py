@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -134,6 +135,7 @@ class ServerLink:
     served: tuple[ServedModel, ...] = ()
     in_flight: list[GroupInFlight] = field(default_factory=list)
     last_answer_s: float | None = None
+    heard_s: float = -math.inf  # when it last answered anything
     last_run: Run | None = None  # not yet observed, because the next answer may turn out to be part of it
     problem: str | None = "not asked yet"
     is_assumed: bool = False  # what it serves is taken from others until it has said so itself
@@ -244,7 +246,7 @@ class ServerLink:
             merged = merge_runs(self.last_run, run, later_sent_s=group.sent_s)
         if self.last_run and not merged:
             self._observe_run(self.last_run)
-        self.last_run, self.last_answer_s = merged or run, now_s
+        self.last_run, self.last_answer_s, self.heard_s = merged or run, now_s, now_s
         self.health = self.health.after_success()
         self.in_flight[:] = [group, *mark_begun(held, instances, since_s=now_s)]  # the caller removes the first equal
         if not held:  # nothing is left that could have run with it
@@ -290,6 +292,7 @@ class ServerLink:
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
                 served = await self.client.served_models()
+            self._note_heard()
             await self._try_suspended(served)
         except (SlimError, TimeoutError) as exc:
             self._note_problem(str(exc) or "no answer in time, see connect_timeout_s and group_timeout_s")
@@ -300,6 +303,9 @@ class ServerLink:
             self.served, self.is_assumed = served, False
             if self.problem is not None:
                 self._note_return()
+
+    def _note_heard(self) -> None:
+        self.heard_s = asyncio.get_running_loop().time()
 
     def _note_problem(self, problem: str) -> None:
         if self.problem is None:
@@ -352,6 +358,7 @@ class ServerLink:
                 # Only the waiting ends in time; the client lets the call itself finish.
                 async with asyncio.timeout(self.settings.group_timeout_s):
                     await self.client.infer_batch(model, blank)
+                self._note_heard()
                 if is_measured:
                     self.observe(self.name, model.name, items, clock() - began_s)
 
@@ -366,7 +373,9 @@ class ServerLink:
         if known is None:
             raise PermanentError(f"the input of {model.name} leaves its shape open, so it has no known item")
         async with asyncio.timeout(self.settings.group_timeout_s):
-            return await self.client.infer_batch(model, known)
+            answer = await self.client.infer_batch(model, known)
+        self._note_heard()
+        return answer
 
     def suspend(self, model: ServedModel) -> None:
         """Take a model out until it has answered right."""

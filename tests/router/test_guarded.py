@@ -18,6 +18,7 @@ from orchestrator.router.guarded import GuardedPolicy
 from orchestrator.router.observer import RouterObserver
 from orchestrator.routing import Binding, Fault, parse_policy, policy_names
 from tests.fakes.servers import FakeServer, item
+from tests.fakes.troubled import TroubledServer
 from tests.router.test_router import right, routed
 from tests.routing.test_policies import candidate, situation
 
@@ -80,7 +81,7 @@ async def test_the_fallback_decides_at_once_in_place_of_a_policy_that_fails(
         assert all(right(answer, n) and answer.deadline_met for n, answer in enumerate(answers))
         assert {answer.policy for answer in answers} == {"lert:slack"}
     assert observer.counts == {fault: 3}
-    assert caplog.text.count(f"policy scripted failed, lert:slack decides: {fault}") == 1
+    assert caplog.text.count(f"in place of policy scripted, lert:slack decides: {fault}") == 1
 
 
 async def test_after_repeated_faults_the_policy_is_not_asked_for_a_while() -> None:
@@ -140,6 +141,41 @@ async def test_a_policy_may_hold_until_a_time_and_reject() -> None:
         with pytest.raises(CapacityError, match="policy scripted gave it up: nothing is in time") as refusal:
             await router.infer(item(0))
         assert refusal.value.retry_after_s is not None
+    assert not observer.counts
+
+
+async def test_on_stale_telemetry_the_fallback_decides_until_the_server_is_heard_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    observer, silent = Faults(), TroubledServer()
+    async with routed(
+        {"a": silent}, observer=observer, discovery_period_s=1, connect_timeout_s=60, probes=None
+    ) as router:
+        install(router, parse_policy("lert").choose)
+        await asyncio.sleep(10)  # idle, but asked what it serves
+        assert (await router.infer(item(1))).policy == "scripted"
+        silent.hangs = True
+        await asyncio.sleep(4)
+        waiting = asyncio.create_task(router.infer(item(2)))
+        await asyncio.sleep(0.1)
+        silent.hangs = False
+        assert (await waiting).policy == "lert:slack"
+        assert observer.counts == {Fault.STALE: 1}
+        assert "lert:slack decides: stale, nothing heard of a for more than 2.5 s" in caplog.text
+        for _ in range(20):
+            assert (await router.infer(item(3))).policy == "scripted", "no fault of the policy: it is asked again"
+
+
+async def test_a_server_that_is_silent_is_no_reason_while_others_are_chosen_from() -> None:
+    observer, silent = Faults(), TroubledServer(item_s=0.001)
+    servers: dict[str, FakeServer] = {"a": silent, "b": FakeServer()}
+    async with routed(servers, observer=observer, policy="lert", discovery_period_s=1, probes=None) as router:
+        silent.hangs = True
+        assert (await router.infer(item(1))).server == "b", "a is suspect"
+        await asyncio.sleep(4)
+        for n in range(10):
+            assert right(await router.infer(item(n)), n)
     assert not observer.counts
 
 
