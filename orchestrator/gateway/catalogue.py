@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 READY = "READY"
 _LEAVING_LOOK_S = 0.1
+_WIDTH_DIGITS = 3  # as the exporter names them: fashion_w025
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,19 +205,29 @@ class Catalogue:
             f"Request for unknown model: '{address.model}'{version} is not found" + (f" ({reason})" if reason else "")
         )
 
-    def merged_entries(self, skipped: Iterable[str]) -> list[Entry]:
-        """Return the index over all servers, a version of a model once, ready when it is so anywhere."""
-        left_out = set(skipped)
+    def merged_entries(self, families: Iterable[str]) -> list[Entry]:
+        """Return the index over all servers, a version of a model once, ready when it is so anywhere.
+
+        Args:
+            families: that are left out, with their widths.
+        """
+        left_out = set(families)
         merged: dict[tuple[str, str], Entry] = {}
         for view in self.views:
             for entry in view.entries:
-                if entry.name in left_out or entry.name in view.widths:
+                if entry.name in left_out or self.is_width(entry.name) or _is_named_like_a_width(entry, left_out):
                     continue
                 seen = merged.get((entry.name, entry.version))
                 here = entry if view.problem is None else Entry(entry.name, entry.version, "UNAVAILABLE", view.problem)
                 if seen is None or (seen.state != READY and here.state == READY):
                     merged[entry.name, entry.version] = here
         return [merged[key] for key in sorted(merged)]
+
+
+def _is_named_like_a_width(entry: Entry, families: set[str]) -> bool:
+    """Return whether a model that is not loaded, so that its config can't be read, is a width by its name."""
+    family, _, width = entry.name.rpartition("_w")
+    return entry.state != READY and family in families and len(width) == _WIDTH_DIGITS and width.isdecimal()
 
 
 async def _see_off(server: Server) -> None:

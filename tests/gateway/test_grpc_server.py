@@ -175,6 +175,15 @@ async def test_a_single_width_is_reached_by_its_own_name(raw: RawCalls) -> None:
     assert not response.parameters
 
 
+async def test_widths_that_were_never_loaded_are_not_listed_either(world: World, raw: RawCalls) -> None:
+    world.tritons["a"].unready = {"fashion_w010": "", "fashion_wide": "", "other_w025": ""}
+    async with asyncio.timeout(10):
+        while not world.gateway._catalogue.is_known("fashion_wide"):
+            await asyncio.sleep(0.01)
+    index = await raw.ask("RepositoryIndex")
+    assert [m.name for m in index.models] == ["fashion", "echo", "fashion_wide", "only_a", "other_w025"]
+
+
 async def test_one_sequence_stays_on_one_server(world: World, raw: RawCalls) -> None:
     for number in range(1, 9):
         request = echo_request()
