@@ -398,7 +398,8 @@ async def test_closing_answers_what_is_in_and_takes_no_more() -> None:
             server.item_s = 0.5
         calls = RawCalls(channel)
         under_way = asyncio.create_task(calls.infer(item_request(6)))
-        await asyncio.sleep(0.1)
+        while not any(link.in_flight for link in world.router._fleet.links.values()):
+            await asyncio.sleep(0.01)
         closing = asyncio.create_task(world.gateway.__aexit__(None, None, None))
         await asyncio.sleep(0.05)
         assert not (await calls.ask("ServerReady")).ready

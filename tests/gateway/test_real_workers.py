@@ -50,24 +50,28 @@ def triton() -> Iterator[EmbeddedServer]:
 
 
 class Team:
-    """A gateway of two workers."""
+    """A gateway, of two workers by default."""
 
-    def __init__(self, directory: Path, triton: EmbeddedServer) -> None:
+    def __init__(self, directory: Path, triton: EmbeddedServer, *, workers: int = 2, drain_s: float = DRAIN_S) -> None:
         self.grpc, self.http, self.metrics = (f"127.0.0.1:{port}" for port in choose_free_ports(3))
         self.path = directory / "fleet.yaml"
         self.log = directory / "gateway.log"
-        self.path.write_text(
-            render_fleet(
-                FleetSettings(
-                    servers=(ServerSettings(name="here", grpc=triton.grpc_address.replace("127.0.0.1", "localhost")),),
-                    router=RouterSettings(discovery_period_s=0.3, request_timeout_s=20.0),
-                    gateway=GatewaySettings(
-                        grpc=self.grpc, http=self.http, metrics=self.metrics, workers=2, drain_s=DRAIN_S
-                    ),
-                )
-            )
-        )
+        self._workers, self._drain_s = workers, drain_s
+        self.write(here=triton.grpc_address.replace("127.0.0.1", "localhost"))
         self.process: subprocess.Popen[bytes]
+
+    def write(self, **servers: str) -> None:
+        """Write a fleet file with these servers."""
+        fleet = FleetSettings(
+            servers=tuple(ServerSettings(name=name, grpc=address) for name, address in servers.items()),
+            router=RouterSettings(discovery_period_s=0.3, request_timeout_s=20.0),
+            gateway=GatewaySettings(
+                grpc=self.grpc, http=self.http, metrics=self.metrics, workers=self._workers, drain_s=self._drain_s
+            ),
+        )
+        written = self.path.with_suffix(".new")
+        written.write_text(render_fleet(fleet))
+        written.replace(self.path)
 
     def command(self) -> list[str]:
         script = "from orchestrator.cli import main; main()"
@@ -217,6 +221,52 @@ def test_a_hangup_reaches_every_worker(team: Team) -> None:
     wait(lambda: team.log.read_text().count("the fleet's servers") >= 3, team.log.read_text)
     assert team.log.read_text().count("were read again") == 3
     team.get("/v2/health/ready")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_servers_are_exchanged_by_the_fleet_file_without_losing_a_request(
+    tmp_path: Path, triton: EmbeddedServer, workers: int
+) -> None:
+    team = Team(tmp_path, triton, workers=workers)
+    options = EmbeddedOptions(models=("fashion_w025", "fashion_w100"))
+
+    def answered(by: str) -> float:
+        return team.sample("slim_gateway_requests_total", server=by, outcome="ok")
+
+    with asyncio.Runner() as runner, team.running():
+        other = runner.run(EmbeddedServer(ROOT / "model_repository", options).__aenter__())
+        try:
+            with HttpLoad(team, clients=4) as load:
+                wait(lambda: answered("here") > 50, lambda: load.total)
+                team.write(here=triton.grpc_address.replace("127.0.0.1", "localhost"), there=other.grpc_address)
+                wait(lambda: answered("there") > 50, team.log.read_text)  # nobody said anything: it is looked at
+                team.write(there=other.grpc_address)
+                team.process.send_signal(signal.SIGHUP)
+                wait(lambda: team.log.read_text().count("server here has left") == workers, team.log.read_text)
+                before = answered("here"), answered("there")
+                wait(lambda: answered("there") > before[1] + 50, team.log.read_text)
+                assert answered("here") == before[0]
+            assert set(load.total) == {"200"}
+        finally:
+            runner.run(other.stop())
+
+
+def test_a_triton_that_hangs_holds_up_the_end_no_longer_than_drain_s(tmp_path: Path, triton: EmbeddedServer) -> None:
+    """Else the supervisor would have killed its workers, and the status be another one."""
+    team = Team(tmp_path, triton, drain_s=1.0)
+    assert triton.pid is not None
+    with team.running():
+        os.kill(triton.pid, signal.SIGSTOP)
+        try:
+            with HttpLoad(team, clients=4) as load:
+                wait(lambda: team.sample("slim_router_groups_in_flight") > 0, team.log.read_text)
+                team.process.send_signal(signal.SIGTERM)
+                assert team.process.wait(WAIT_S) == 0
+                load.is_over = True
+        finally:
+            os.kill(triton.pid, signal.SIGCONT)
+    assert "killed" not in team.log.read_text()
+    assert "are not answered after drain_s" in team.log.read_text()
 
 
 def test_a_second_gateway_is_told_that_the_address_is_taken(team: Team) -> None:
