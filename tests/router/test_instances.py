@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RouterSettings
+from orchestrator.config import GuardSettings, RouterSettings
 from orchestrator.router import Router
 from orchestrator.routing import policy_names
 from orchestrator.snapshot import ServerName
@@ -38,7 +38,8 @@ class ParallelServer(FakeServer):
 
 
 async def answer_all(policy: str, server: ParallelServer, count: int = 200) -> Router:
-    settings = RouterSettings(policy=policy, deadline_ms=10_000, in_flight_groups=2)
+    guard = GuardSettings(policy_time_budget_ms=None)
+    settings = RouterSettings(policy=policy, deadline_ms=10_000, in_flight_groups=2, guard=guard)
     async with Router(settings, {ServerName("a"): server}) as router:
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(count)))
         assert [int(answer.output.argmax()) for answer in answers] == [n % 10 for n in range(count)]

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.virtual_time
 def fleet_of(addresses: Mapping[str, str], **router: Any) -> FleetSettings:
     return FleetSettings(
         servers=tuple(ServerSettings(name=name, grpc=address) for name, address in addresses.items()),
-        router=RouterSettings.model_validate({"policy": "lert", "probes": None, **router}),
+        router=RouterSettings.model_validate(
+            {"policy": "lert", "probes": None, "guard": {"policy_time_budget_ms": None}, **router}
+        ),
     )
 
 

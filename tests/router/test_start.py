@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
+from orchestrator.config import FleetSettings, GuardSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.profile import EnergySource, ModelProfile, Origin, write_profile
 from orchestrator.router import Router
@@ -18,7 +18,7 @@ from tests.profile.profiles import SHA256, model_profile, profile_of, server_pro
 pytestmark = pytest.mark.virtual_time
 
 A = ServerName("a")
-SETTINGS = RouterSettings(policy="lert:100", discovery_period_s=1.0)
+SETTINGS = RouterSettings(policy="lert:100", discovery_period_s=1.0, guard=GuardSettings(policy_time_budget_ms=None))
 
 
 def server_with(sha256: str = SHA256) -> FakeServer:
