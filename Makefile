@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := export orchestrator tests examples
 
-.PHONY: help demo test check integration bench-controller bench-overhead bench-decisions bench-simulator format clean
+.PHONY: help demo test check integration bench-controller bench-overhead bench-decisions bench-simulator bench-clients format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-overhead    router and gateway against tritonclient and Envoy: docs/benchmarks/overhead.md, some 5 minutes"
 	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
+	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
 
@@ -48,6 +49,10 @@ bench-decisions: $(VENV)/.everything
 bench-simulator: $(VENV)/.everything
 	$(BIN)/python -m orchestrator.benchmark.simulator
 
+# Whether foreign clients work, not how fast: the machine need not be quiet.
+bench-clients: $(VENV)/.bench $(VENV)/kserve
+	$(BIN)/python -m orchestrator.benchmark.clients --out docs/benchmarks --kserve $(VENV)/kserve/bin/python
+
 format: $(VENV)/.everything
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -75,6 +80,12 @@ $(VENV)/.bench: $(VENV)/.serving
 	@echo "installing the load generator into $(VENV)"
 	$(PIP) --editable '.[local,plot,bench]'
 	@touch $@
+
+# kserve asks for numpy 2, which the embedded Triton refuses.
+$(VENV)/kserve: | $(BIN)/pip
+	@echo "installing kserve into $@"
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet kserve || { rm -rf $@; exit 1; }
 
 clean:
 	rm -rf $(VENV) reports build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

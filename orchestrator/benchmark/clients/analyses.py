@@ -90,14 +90,15 @@ def _special() -> list[Analysis]:
         return Analysis(protocol, FAMILY, mode, batch, False, words, options)
 
     json_both = ("--input-tensor-format", "json", "--output-tensor-format", "json")
+    poisson = ("--request-distribution", "poisson")
     return [
+        Analysis("grpc", FAMILY, "async", 1, True, "Poisson arrivals", poisson),
         special("grpc", "sync", 1, "width pinned", "--request-parameter", "slim_width:25:int"),
         special("grpc", "streaming", 1, "width pinned", "--request-parameter", "slim_width:100:int"),
         special("grpc", "sync", 8, "gzip", "--grpc-compression-algorithm", "gzip"),
         special("grpc", "async", 8, "deflate", "--grpc-compression-algorithm", "deflate"),
         special("grpc", "streaming", 8, "gzip", "--grpc-compression-algorithm", "gzip"),
         special("grpc", "async", 1, "zeros, no shared memory", "--input-data", "zero", "--shared-memory", "none"),
-        special("grpc", "sync", 1, "Poisson arrivals", "--request-distribution", "poisson"),
         special("http", "sync", 1, "JSON to the gateway", "--input-tensor-format", "json"),
         special("http", "sync", 1, "JSON from the gateway", "--output-tensor-format", "json"),
         special("http", "async", 8, "JSON both ways", *json_both),
