@@ -4,27 +4,24 @@ aiohttp bounds how long a connection may idle and nothing else: one that sends h
 of a thousand is kept. What is added here, for all connections of a server, is looked at a few times a second instead of
 by timers of each request, which cost more than the request: since when a connection waits for headers, for its next
 request, or for its client to take what was written. Bodies are watched where they are read. When there are too many,
-one goes of the address that has most of those that wait, so a client that opens a thousand connections closes its own:
-one on which nothing was ever answered before the others, which spares a good client behind the same proxy, and then the
-one that has waited longest. A process that stood still, stopped or on too busy a host, has not listened either: what a
-look comes too late is held against nobody.
+``http2.crowd`` says which one goes. A process that stood still, stopped or on too busy a host, has not listened either:
+what a look comes too late is held against nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from http import HTTPStatus
-from typing import NamedTuple
 
 from aiohttp import web
 
 from orchestrator.config import ClientLimitSettings
 from orchestrator.gateway.http_errors import error_response
+from orchestrator.http2.crowd import Waiting, choose_victim
 
 log = logging.getLogger(__name__)
 
@@ -39,28 +36,6 @@ class Phase(Enum):
     BODY = "waits for more of a body"
     ANSWER = "is being answered"
     IDLE = "waits for the next request"
-
-
-class Waiting(NamedTuple):
-    """A connection that waits for its client."""
-
-    peer: str
-    since_s: float
-    was_answered: bool = False
-
-
-def choose_victim(waiting: Sequence[Waiting]) -> int | None:
-    """Return the index of the connection to close for another one's sake, None when none waits for its client.
-
-    It is one of the address with the most: of those on which nothing was answered yet, else of all, the one that has
-    waited longest; the first of equals.
-    """
-    if not waiting:
-        return None
-    crowds = Counter(one.peer for one in waiting)
-    most = max(crowds.values())
-    crowd = (i for i, one in enumerate(waiting) if crowds[one.peer] == most)
-    return min(crowd, key=lambda i: (waiting[i].was_answered, waiting[i].since_s, i))
 
 
 class HttpConnection(web.RequestHandler):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl as tls
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.crowd import choose_victim
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.protocol import Http2Protocol
 
@@ -111,18 +111,12 @@ class Listener:
         return True
 
     def _make_room(self) -> bool:
-        """Close an idle connection of the address that has the most of them; False when none is idle.
-
-        So a client that opens connections by the thousand closes its own, and nobody else's. One on which no call ever
-        came goes before the others, the oldest first: a client in good standing behind the same address keeps its own.
-        """
+        """Close an idle connection; False when none is idle."""
         idle = [p for p in self._protocols if p.connection is None or p.connection.is_idle]
-        if not idle:
+        index = choose_victim([protocol.waiting for protocol in idle])
+        if index is None:
             return False
-        crowds = Counter(protocol.peer for protocol in idle)
-        most = max(crowds.values())
-        crowd = (protocol for protocol in idle if crowds[protocol.peer] == most)
-        victim = min(crowd, key=lambda p: p.connection is not None and p.connection.was_used)  # min keeps the order
+        victim = idle[index]
         del self._protocols[victim]
         victim.abort()
         return True

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.crowd import Waiting
 from orchestrator.http2.frames import ErrorCode
 
 _WRITE_BUFFER_BYTES = 2**20
@@ -45,6 +46,7 @@ class Http2Protocol(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: Any = None
         self.peer = ""
+        self._heard_s = self._loop.time()
         self.connection: Connection[Any] | None = None
         self.paused_since_s: float | None = None
         self._closing_since_s: float | None = None
@@ -63,11 +65,17 @@ class Http2Protocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand it on."""
+        self._heard_s = self._loop.time()
         connection = self.connection
         if connection is not None:
             connection.receive(data)
             if connection.violation is not None:
                 self.close()
+
+    @property
+    def waiting(self) -> Waiting:
+        """Since when nothing has come."""
+        return Waiting(self.peer, self._heard_s, self.connection is not None and self.connection.was_used)
 
     def pause_writing(self) -> None:
         """Send and read no more."""

@@ -15,10 +15,7 @@ import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
-from hypothesis import given
-from hypothesis import strategies as st
 
-from orchestrator.gateway.http_connection import Waiting, choose_victim
 from tests.gateway.calls import RawCalls, item_request
 from tests.gateway.fakes import World, open_world
 
@@ -208,16 +205,35 @@ async def test_no_more_connections_are_kept_than_allowed(world: World) -> None:
         assert response.status == 200
 
 
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+
+
 async def test_idle_grpc_connections_make_room_too(world: World) -> None:
     async with good_client(world), contextlib.AsyncExitStack() as stack:
-        place = world.grpc.split(":")
-        hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
         for _ in range(60):
-            _, writer = await asyncio.open_connection(*place)
+            _, writer = await asyncio.open_connection(*world.grpc.split(":"))
             stack.push_async_callback(hang_up, writer)
-            writer.write(hello)
+            writer.write(HELLO)
         assert world.gateway.grpc is not None
         assert world.gateway.grpc.connections <= 20
+
+
+async def test_the_oldest_grpc_connection_stays_while_others_are_idle_for_longer(world: World) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection(*world.grpc.split(":"))
+            stack.push_async_callback(hang_up, writer)
+            writer.write(HELLO)
+            return reader, writer
+
+        reader, writer = await connect()
+        for number in range(6):
+            payload = f"ping {number:3}".encode()
+            writer.write(b"\0\0\x08\6\0\0\0\0\0" + payload)
+            await reader.readuntil(b"\6\1\0\0\0\0" + payload)  # acknowledged
+            for _ in range(10):
+                await connect()
 
 
 async def test_all_bodies_together_are_bounded() -> None:
@@ -267,20 +283,3 @@ async def test_a_client_that_asks_first_is_told_to_go_on(world: World) -> None:
         await peer.reader.readline()
         await peer.say(body)
         assert await peer.hear_status() == b"200"
-
-
-waiting = st.builds(Waiting, st.sampled_from(["a", "b", "c"]), st.floats(0, 100), st.booleans())
-
-
-@given(st.lists(waiting, max_size=12))
-def test_the_victim_is_of_the_largest_crowd_who_was_never_answered_and_has_waited_longest(found: list[Waiting]) -> None:
-    index = choose_victim(found)
-    if not found:
-        assert index is None
-        return
-    assert index is not None
-    sizes = {peer: sum(w.peer == peer for w in found) for peer in "abc"}
-    assert sizes[found[index].peer] == max(sizes.values())
-    crowd = [w for w in found if w.peer == found[index].peer]
-    assert found[index].was_answered == all(w.was_answered for w in crowd)
-    assert all(w.since_s >= found[index].since_s for w in crowd if w.was_answered == found[index].was_answered)

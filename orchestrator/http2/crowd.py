@@ -1,0 +1,34 @@
+"""Which connection is closed when there are too many, of those that wait for their clients.
+
+One of the address that has most of them, so a client that opens a thousand connections closes its own: one on which
+nothing was ever answered before the others, which spares a good client behind the same proxy, and then the one that has
+waited longest, which is not the oldest. Shared by the HTTP/1.1 and HTTP/2 servers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Waiting(NamedTuple):
+    """A connection that waits for its client."""
+
+    peer: str
+    since_s: float
+    was_answered: bool = False
+
+
+def choose_victim(waiting: Sequence[Waiting]) -> int | None:
+    """Return the index of the connection to close for another one's sake, None when none waits for its client.
+
+    It is one of the address with the most: of those on which nothing was answered yet, else of all, the one that has
+    waited longest; the first of equals.
+    """
+    if not waiting:
+        return None
+    crowds = Counter(one.peer for one in waiting)
+    most = max(crowds.values())
+    crowd = (i for i, one in enumerate(waiting) if crowds[one.peer] == most)
+    return min(crowd, key=lambda i: (waiting[i].was_answered, waiting[i].since_s, i))
