@@ -7,7 +7,8 @@ tests/contract runs on both.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class FakeServer:
         self.failures: list[SlimError | Exception] = []
         self.groups: list[tuple[int, int]] = []
         self.closed = False
+        self.in_flight = 0
         self._instance = asyncio.Lock()
 
     async def served_models(self) -> tuple[ServedModel, ...]:
@@ -77,14 +79,24 @@ class FakeServer:
             raise PermanentError(f"unexpected shape {batch.shape}")
         if self.failures:
             raise self.failures.pop(0)
-        async with self._instance:
-            await asyncio.sleep(self.service_s(model.width, len(batch)))
-            self._require_up(executed=True)
+        self.in_flight += 1
+        try:
+            async with self._instance:
+                await asyncio.sleep(self.service_s(model.width, len(batch)))
+                self._require_up(executed=True)
+        finally:
+            self.in_flight -= 1
         self.groups.append((model.width, len(batch)))
         scores = np.zeros((len(batch), CLASSES), np.float32)
         marks = batch.reshape(len(batch), -1)[:, 0]
         scores[np.arange(len(batch)), marks.astype(int) % CLASSES] = marks + 1
         return scores
+
+    @asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        """Let what comes meanwhile wait."""
+        async with self._instance:
+            yield
 
     async def close(self, *, drain_s: float = 0.0) -> None:
         self.closed = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from orchestrator.config import GatewaySettings, RouterSettings
@@ -166,6 +166,19 @@ class World:
         self.router = router
         self.tritons = tritons
         self.gateway = gateway
+
+    @asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        """Let what comes to any of the servers meanwhile wait."""
+        async with AsyncExitStack() as stack:
+            for server in self.servers.values():
+                await stack.enter_async_context(server.busy())
+            yield
+
+    async def until_asked(self) -> None:
+        """Wait until some server has been sent a group that it has not answered."""
+        while not any(server.in_flight for server in self.servers.values()):
+            await asyncio.sleep(0.01)
 
     @property
     def grpc(self) -> str:
