@@ -11,6 +11,7 @@ timeout, by the closing of the router, or cancelled by its own caller, and nothi
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Mapping
 from types import TracebackType
@@ -34,7 +35,10 @@ from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.discovery import TritonServer
 from orchestrator.triton.resolution import resolve_host
 
+log = logging.getLogger(__name__)
+
 _SILENT = RouterObserver()
+_FOR_LIFE = ("decision_log", "seed")
 
 
 def _connect_triton(server: ServerSettings, settings: RouterSettings) -> ServerClient:
@@ -116,6 +120,9 @@ class Router:
         if self._membership is None:
             raise ConfigError("this router was given its connections; make it with Router.from_fleet to change them")
         policies = self._dispatcher.parse_policies(fleet.router)
+        for name in _FOR_LIFE:
+            if getattr(fleet.router, name) != getattr(self._settings, name):
+                log.warning("router.%s has changed; start again for it to take effect", name)
         self._membership.reconfigure(fleet, self._fleet)
         self._settings = fleet.router
         self._shedder.reconfigure(fleet.router)

@@ -93,13 +93,16 @@ async def test_what_was_abandoned_on_a_server_that_leaves_is_not_cut_off_there()
         assert hanging.closed
 
 
-async def test_settings_change_live() -> None:
+async def test_settings_change_live(caplog: pytest.LogCaptureFixture) -> None:
     fakes = {"127.0.0.1:1": FakeServer()}
     async with routed(fleet_of({"a": "127.0.0.1:1"}), fakes) as router:
         assert (await router.infer(item(0))).width == 100
         router.reconfigure(fleet_of({"a": "127.0.0.1:1"}, policy="lert:25"))
         answer = await router.infer(item(0))
         assert (answer.width, answer.policy) == (25, "lert:25")
+        assert "start again" not in caplog.text
+        router.reconfigure(fleet_of({"a": "127.0.0.1:1"}, policy="lert:25", seed=1))
+        assert "router.seed has changed; start again for it to take effect" in caplog.text
         assert not fakes["127.0.0.1:1"].closed
 
 
