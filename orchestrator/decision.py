@@ -25,6 +25,18 @@ class Reason(StrEnum):
     NONE_IN_TIME = "nothing is in time, so what drains first"
     BEST_BY_PREFERENCE = "the best by what the request prefers"
     BETTER_SERVER_BUSY = "a better server is busy"
+    LEAST_WORK = "the least work left"
+    WEIGHTED_TURN = "next in turn, by capacity"
+    BEYOND_THRESHOLD = "enough waits for a server so slow"
+    BATCH_IN_TIME = "the largest batch that should be in time"
+    BATCH_FULL = "as many wait as make a batch"
+    HEAD_IS_DUE = "the head can't wait any longer"
+    WAITS_FOR_BATCH = "waits for a fuller batch"
+    CANT_BE_IN_TIME = "no server can be in time"
+    CHEAPEST = "the cheapest within the objective"
+    LOAD_LEVEL = "the widest that the load allows"
+    LEAST_ENERGY = "the least energy in time"
+    PLANNED_SHARE = "drawn by lot, by the plan's shares"
     NO_CANDIDATE = "no server serves an allowed width"
 
 
@@ -52,6 +64,7 @@ class Candidate:
             it runs; 1 while it is in time.
         item_j: expected energy that an item adds to a group; None while that is unknown.
         group_j: expected energy of a group besides its items; None as item_j.
+        backlog_s: expected seconds of work that the whole server has, what is bound to it included.
     """
 
     server: ServerName
@@ -72,6 +85,7 @@ class Candidate:
     overdue_ratio: float
     item_j: float | None = None
     group_j: float | None = None
+    backlog_s: float = 0.0
 
     @property
     def energy_j(self) -> float | None:

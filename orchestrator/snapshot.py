@@ -157,6 +157,7 @@ class QueueState:
         priority: of the head; 1 is the highest, 0 stands for the default level, as in Triton.
         max_item_j: joules that the head may cost per item were it sent alone; None: any.
         preference: of the head; None: the policy's own.
+        head_arrived_s: when the head came, on the router's clock; None while that is not told.
     """
 
     items: int
@@ -168,3 +169,4 @@ class QueueState:
     priority: int = 0
     max_item_j: float | None = None
     preference: Preference | None = None
+    head_arrived_s: float | None = None

@@ -105,6 +105,8 @@ class DecisionLog:
         queue = asdict(situation.queue)
         for name in ("head", "tail"):
             queue[f"{name}_slack_s"] = queue.pop(f"{name}_deadline_s") - situation.now_s
+        arrived_s = queue.pop("head_arrived_s")
+        queue["head_age_s"] = None if arrived_s is None else situation.now_s - arrived_s
         chosen = decision.candidate if isinstance(decision, Dispatch) else None
         return {
             "at": self._clock(),

@@ -14,6 +14,7 @@ import logging
 import math
 import random
 import secrets
+from collections import defaultdict
 from dataclasses import replace
 
 from orchestrator.config import RouterSettings
@@ -31,8 +32,16 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overload import Shed, outlook, take_late
 from orchestrator.router.request import Array, LaneKey, PendingRequest
 from orchestrator.router.shedding import Shedder
-from orchestrator.routing import Binding, PreferredPolicy, Situation, parse_policy, rebind
-from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, Width
+from orchestrator.routing import (
+    Binding,
+    Memory,
+    Outcome,
+    PreferredPolicy,
+    Situation,
+    parse_policy,
+    rebind,
+)
+from orchestrator.snapshot import Family, GroupInFlight, ModelName, QueueState, Width
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +73,7 @@ class Dispatcher:
         self._observer = observer
         self._policies = self.parse_policies(settings)
         self._tables = KeptTables()
+        self._memories: defaultdict[Family, Memory] = defaultdict(Memory)
         self._attempts = Attempts(fleet, lanes, observer, self.wake)
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
@@ -178,7 +188,8 @@ class Dispatcher:
     ) -> bool:
         """Do with the head of a lane what a policy says; return whether anything was done."""
         lots = (self._random.random(), self._random.random())
-        situation = Situation(queue, now_s, next(self._turns), lots, self._settings.slack_margin)
+        memory = self._memories[lane.key.family]
+        situation = Situation(queue, now_s, next(self._turns), lots, self._settings.slack_margin, memory)
         policy = self._policies[queue.preference is not None]
         is_idle = not any(link.in_flight for link in self._fleet.links.values())
         try:
@@ -310,7 +321,7 @@ class Dispatcher:
 
     def _answer(self, group: Group, output: Array) -> None:
         now_s = asyncio.get_running_loop().time()
-        group.link.finish(group.sent, now_s=now_s)
+        self._finish(group, now_s)
         self._attempts.note_answered(len(group.requests))
         start = 0
         for request in group.requests:
@@ -318,3 +329,21 @@ class Dispatcher:
             start += request.items
             if not request.future.done():
                 request.future.set_result(group.answer(request, part, now_s=now_s))
+
+    def _finish(self, group: Group, now_s: float) -> None:
+        """Note that a group was answered; the link learns how long it took, and policies what became of it."""
+        observing = [policy for policy in self._policies.values() if policy.is_observing]
+        siblings = group.link.models_of(group.key.family) if observing else ()
+        item_s, group_s = self._fleet.latency.line(group.link.name, group.model, siblings)
+        took_s = group.link.finish(group.sent, now_s=now_s)
+        for policy in observing:
+            outcome = Outcome(
+                server=group.link.name,
+                width=group.model.width,
+                items=group.sent.items,
+                expected_s=item_s * group.sent.items + group_s,
+                took_s=took_s,
+                is_in_time=all(now_s <= request.deadline_s for request in group.requests),
+                now_s=now_s,
+            )
+            policy.observe(self._memories[group.key.family], outcome)

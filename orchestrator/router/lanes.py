@@ -123,6 +123,7 @@ class Lane:
             priority=head.priority,
             max_item_j=key.max_item_j,
             preference=key.preference,
+            head_arrived_s=head.arrived_s,
         )
 
     def _tail_deadline_s(self) -> float:

@@ -231,8 +231,8 @@ class ServerLink:
             healthy=self.is_healthy,
         )
 
-    def finish(self, group: GroupInFlight, *, now_s: float) -> None:
-        """Note that a group was answered, and observe how long the server took for it."""
+    def finish(self, group: GroupInFlight, *, now_s: float) -> float:
+        """Note that a group was answered, and observe how long the server took for it; return that."""
         instances = self._offers().instances
         # Equal groups are interchangeable, so the first that equals it will do.
         at = self.in_flight.index(group)
@@ -252,6 +252,7 @@ class ServerLink:
         if not held:  # nothing is left that could have run with it
             self._observe_run(self.last_run)
             self.last_run = None
+        return now_s - began_s
 
     def _observe_run(self, run: Run) -> None:
         self.observe(self.name, run.model, run.items, run.ended_s - run.began_s)

@@ -6,24 +6,30 @@ and a simulator call the very same functions, and a test needs no fakes.
 
 from orchestrator.routing.fleet_tables import FleetTables, build_candidates
 from orchestrator.routing.guard import Breaker, Fault, find_fault
+from orchestrator.routing.memory import Memory
 from orchestrator.routing.occupancy import mark_begun
-from orchestrator.routing.policy import Binding, Policy, RowPolicy, Situation, is_offered
+from orchestrator.routing.policy import Binding, ObservingPolicy, Outcome, Policy, RowPolicy, Situation, is_offered
 from orchestrator.routing.preferred import PreferredPolicy, parse_preference
 from orchestrator.routing.rebinding import rebind
-from orchestrator.routing.registry import parse_policy, policy_names, prepare
+from orchestrator.routing.registry import has_width_rule, knobs_of, parse_policy, policy_names, prepare
 
 __all__ = [
     "Binding",
     "Breaker",
     "Fault",
     "FleetTables",
+    "Memory",
+    "ObservingPolicy",
+    "Outcome",
     "Policy",
     "PreferredPolicy",
     "RowPolicy",
     "Situation",
     "build_candidates",
     "find_fault",
+    "has_width_rule",
     "is_offered",
+    "knobs_of",
     "mark_begun",
     "parse_policy",
     "parse_preference",

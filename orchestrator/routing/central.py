@@ -14,12 +14,14 @@ they ask. Ours are unlike and may be asked while a group runs, so the frame adds
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from orchestrator.decision import Reason
-from orchestrator.routing import greedy, slackfit
+from orchestrator.routing import alert, clockwork, fluid, greedy, infaas, model_switching, slackfit
 from orchestrator.routing.compiled import Column, Table, compiled
 from orchestrator.routing.fields import HOLD, REASONS, ROW_COMPLETION_S, ROW_HAS_ROOM, ROW_ITEMS
+from orchestrator.routing.knobs import PARAMETER
 from orchestrator.routing.server_rules import least_completion
 from orchestrator.routing.width_rules import is_in_time, soonest_drained
 
@@ -27,6 +29,12 @@ MAX_ACCURACY: Final = 0
 MAX_BATCH: Final = 1
 SLACKFIT: Final = 2
 SLACKFIT_ACCURACY: Final = 3
+CLOCKWORK: Final = 4
+INFAAS: Final = 5
+MODEL_SWITCHING: Final = 6
+ALERT: Final = 7
+BY_PLAN: Final = 8
+BY_HALVED_PLAN: Final = 9
 
 _MOST_ACCURATE: Final = REASONS.index(Reason.MOST_ACCURATE)
 _LARGEST_BATCH: Final = REASONS.index(Reason.LARGEST_BATCH)
@@ -36,23 +44,53 @@ _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
 @compiled
-def choose_centrally(rule: int, buckets: float, rows: Table, count: int, ask: Column) -> tuple[int, float, int]:
-    """Return the row that the rule of that code takes, the items, and the code of the reason; rows are not empty."""
-    if rule == MAX_ACCURACY:
+def choose_centrally(
+    code: int, rule: Column, memory: Table, rows: Table, count: int, ask: Column
+) -> tuple[int, float, int, float]:
+    """Return the row that the central rule of that code takes, items, reason, and until when to hold; rows exist."""
+    if code == CLOCKWORK:
+        return clockwork.choose_predictable(rule, memory, rows, count, ask)
+    if code == INFAAS:
+        return infaas.choose_cheapest(memory, rows, count, ask)
+    if code == MODEL_SWITCHING:
+        return model_switching.choose_by_load(rule, memory, rows, count, ask)
+    if code in (BY_PLAN, BY_HALVED_PLAN):
+        return fluid.choose_by_plan(code == BY_HALVED_PLAN, rule, memory, rows, count, ask)
+    if code == ALERT:
+        row, is_any_in_time = alert.choose_predicted(rule, memory, rows, count, ask)
+        if row >= 0:
+            return row, rows[ROW_ITEMS][row], alert.reason_of_goal(rule), math.inf
+        if is_any_in_time:
+            return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
+        return _drain(rows, count, ask)
+    return _fill_slack(code, rule, rows, count, ask)
+
+
+@compiled
+def _fill_slack(code: int, rule: Column, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    """Return what SuperServe's SlackFit, or one of those that it is compared with, decides."""
+    if code == MAX_ACCURACY:
         row, reason = greedy.most_accurate(rows, count, ask), _MOST_ACCURATE
-    elif rule == MAX_BATCH:
+    elif code == MAX_BATCH:
         row, reason = greedy.largest_batch(rows, count, ask), _LARGEST_BATCH
     else:
-        row, items = slackfit.fill_slack(buckets, rule == SLACKFIT, rows, count, ask)
+        buckets = rule[PARAMETER]
+        row, items = slackfit.fill_slack(buckets, code == SLACKFIT, rows, count, ask)
         if row >= 0:
-            return row, items, _SLACK_BUCKET
+            return row, items, _SLACK_BUCKET, math.inf
         reason = _SLACK_BUCKET
     if row >= 0:
-        return row, rows[ROW_ITEMS][row], reason
+        return row, rows[ROW_ITEMS][row], reason, math.inf
     for busy in range(count):
         if is_in_time(rows[ROW_COMPLETION_S][busy], ask):
-            return HOLD, 0.0, _BETTER_SERVER_BUSY
+            return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
+    return _drain(rows, count, ask)
+
+
+@compiled
+def _drain(rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    """Return the decision when nothing is in time."""
     soonest = least_completion(soonest_drained(rows, count), 0.0, rows, count, ask)
     if rows[ROW_HAS_ROOM][soonest] == 0:
-        return HOLD, 0.0, _BETTER_SERVER_BUSY
-    return soonest, rows[ROW_ITEMS][soonest], _NONE_IN_TIME
+        return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
+    return soonest, rows[ROW_ITEMS][soonest], _NONE_IN_TIME, math.inf

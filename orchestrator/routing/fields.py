@@ -82,7 +82,8 @@ PRIORITY: Final = 11
 PREFER_ACCURACY: Final = 12  # NaN, and the two that follow, when the head has no preference
 PREFER_LATENCY: Final = 13
 PREFER_ENERGY: Final = 14
-ASK_FIELDS: Final = 15
+HEAD_ARRIVED_S: Final = 15  # NaN while unknown
+ASK_FIELDS: Final = 16
 
 HOLD: Final = -1
 """In place of a row: nothing is sent now."""

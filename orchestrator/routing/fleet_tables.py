@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from orchestrator.decision import Candidate, Decision
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.routing import fields as f
 from orchestrator.routing.candidates import build_rows
 from orchestrator.routing.compiled import Column, Table, compiled, new_column, new_table
+from orchestrator.routing.memory import Memory
 from orchestrator.routing.occupancy import BUSY_FIELDS
 from orchestrator.routing.policy import Policy, Situation
 from orchestrator.routing.row_values import read_candidate, read_decision, write_ask
@@ -41,6 +43,7 @@ class FleetTables:
         self._latency = latency or LatencyTable()
         self._energy = energy or EnergyTable()
         self._ask = new_column(f.ASK_FIELDS)
+        self._memory = Memory()
         self._lay_out()
 
     @property
@@ -75,6 +78,11 @@ class FleetTables:
     def scratch(self) -> f.Scratch:
         """Room for decisions on these tables."""
         return f.Scratch(self._order, self._busy, self._place_of, self._hull)
+
+    @property
+    def memory(self) -> Memory:
+        """What policies remember that decide here; for ``RowPolicy.observe``."""
+        return self._memory
 
     def put(self, state: ServerState, latency: LatencyTable, energy: EnergyTable | None = None) -> None:
         """Take over all that is known of a server, which may be new."""
@@ -114,12 +122,17 @@ class FleetTables:
         return tuple(read_candidate(rows, row, self._names) for row in range(self._build(situation, avoided)))
 
     def decide(self, policy: Policy, situation: Situation, *, avoided: Collection[ServerName] = ()) -> Decision:
-        """Return what ``policy`` decides about the candidates; without making values of them where it needs none."""
+        """Return what ``policy`` decides about the candidates; without making values of them where it needs none.
+
+        What it remembers it has in ``memory``.
+        """
         choose_row = getattr(policy, "choose_row", None)  # an isinstance of a protocol would take longer than the rest
         if choose_row is None:
-            return policy.choose(self.candidates(situation, avoided=avoided), situation)
+            candidates = self.candidates(situation, avoided=avoided)
+            return policy.choose(candidates, replace(situation, memory=self._memory))
         count = self._build(situation, avoided)
-        return read_decision(choose_row(self._rows, count, self._ask), self._rows, self._names)
+        choice = choose_row(self._memory.table(policy.name), self._rows, count, self._ask)
+        return read_decision(choice, self._rows, self._names)
 
     def _build(self, situation: Situation, avoided: Collection[ServerName]) -> int:
         write_ask(self._ask, situation)
@@ -164,6 +177,7 @@ class FleetTables:
         self._names: list[ServerName] = [s.name for s in states]
         self._index = {name: index for index, name in enumerate(self._names)}
         self._widths: list[Width] = sorted({m.width for s in states for m in s.models})
+        self._memory.arrange(self._names, self._widths)
         self._columns = len(self._widths) + max((len(s.other_models) for s in states), default=0)
         self._depth = _SPARE_GROUPS + max((max(len(s.in_flight), s.group_limit) for s in states), default=0)
         self._column_of: list[dict[ModelName, int]] = [{} for _ in states]

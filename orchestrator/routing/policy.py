@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from orchestrator.decision import Candidate, Decision
 from orchestrator.routing.compiled import Column, Table
-from orchestrator.snapshot import QueueState
+from orchestrator.routing.memory import Memory
+from orchestrator.snapshot import QueueState, ServerName, Width
 
 
 class Binding(StrEnum):
@@ -31,6 +32,8 @@ class Situation:
         turn: how often this router has asked before.
         lots: two independent numbers in [0, 1), the only randomness there is.
         slack_margin: what expected times are multiplied by before they are held against a deadline.
+        memory: what this router's policies remember; the policy that is asked may change its own part of it. None:
+            it decides as if for the first time.
     """
 
     queue: QueueState
@@ -38,6 +41,7 @@ class Situation:
     turn: int
     lots: tuple[float, float]
     slack_margin: float
+    memory: Memory | None = field(default=None, compare=False)
 
     @property
     def head_slack_s(self) -> float:
@@ -47,6 +51,29 @@ class Situation:
     def is_in_time(self, completion_s: float) -> bool:
         """Return whether an answer expected ``completion_s`` from now meets the head's deadline, with the margin."""
         return completion_s * self.slack_margin <= self.head_slack_s
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A group that was answered, as a policy learns of it.
+
+    Attributes:
+        server: that ran it.
+        width: that it ran at.
+        items: in it.
+        expected_s: how long the server was expected to take for it alone, before this was known; 0 when nothing was.
+        took_s: how long it took.
+        is_in_time: whether all of it met its deadlines.
+        now_s: on the router's clock.
+    """
+
+    server: ServerName
+    width: Width
+    items: int
+    expected_s: float
+    took_s: float
+    is_in_time: bool
+    now_s: float
 
 
 def is_offered(choice: Candidate, candidates: Sequence[Candidate], *, head_items: int) -> bool:
@@ -81,15 +108,31 @@ class Policy(Protocol):
 
 
 @runtime_checkable
-class RowPolicy(Policy, Protocol):
+class ObservingPolicy(Policy, Protocol):
+    """A policy that may want to know what became of the groups that were sent, whoever decided."""
+
+    @property
+    def is_observing(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def observe(self, memory: Memory, outcome: Outcome) -> None:
+        """Remember what counts of a group that was answered."""
+        ...
+
+
+@runtime_checkable
+class RowPolicy(ObservingPolicy, Protocol):
     """A policy that decides on tables, see orchestrator.routing.fields, so no values are made for a decision."""
 
-    def choose_row(self, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    def choose_row(self, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
         """Return the row to dispatch (or HOLD or REJECT), the items, the reason's code, and until when to hold.
 
-        It may change the expected times in ``rows`` to what it believes. Infinite is until something changes.
+        It may change the expected times in ``rows`` to what it believes, and what it remembers. Infinite is until
+        something changes.
 
         Args:
+            memory: its own, see orchestrator.routing.memory.
             rows: the candidates, ordered by server, then width.
             count: how many there are; perhaps none.
             ask: what waits, and the lots.

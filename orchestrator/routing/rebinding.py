@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.decision import Candidate, Decision, Hold, Reason
-from orchestrator.routing.policy import Binding, Policy, Situation
+from orchestrator.routing.memory import Memory
+from orchestrator.routing.policy import Binding, ObservingPolicy, Outcome, Policy, Situation
 
 
 def rebind(policy: Policy, binding: Binding) -> Policy:
@@ -42,3 +43,13 @@ class _Rebound:
         if candidates and not ready:
             return Hold(Reason.BETTER_SERVER_BUSY)
         return self.policy.choose(ready, situation)
+
+    @property
+    def is_observing(self) -> bool:
+        """See ObservingPolicy."""
+        return isinstance(self.policy, ObservingPolicy) and self.policy.is_observing
+
+    def observe(self, memory: Memory, outcome: Outcome) -> None:
+        """See ObservingPolicy."""
+        if isinstance(self.policy, ObservingPolicy):
+            self.policy.observe(memory, outcome)

@@ -1,11 +1,13 @@
 """Policies by name, in two families.
 
 ``SERVER_RULE[:WIDTH_RULE]`` takes a width first, then a server. ``random`` alone draws the width too, as the paper's
-baseline does; every other server rule alone runs at the widest width. Rules of load balancers bind early, on arrival;
-least expected response time and least expected completion bind late, when a server has room.
+baseline does; every other server rule alone runs at the widest width, or by slack where it says when and how many to
+send as well. Rules of load balancers bind early, on arrival; those that ask for a server with room bind late.
 
-``slackfit``, ``slackfit-accuracy`` (with a number of buckets after a colon), ``max-accuracy`` and ``max-batch`` take
-server, width and group together and bind late.
+``slackfit``, ``slackfit-accuracy`` (with a number of buckets after a colon), ``max-accuracy``, ``max-batch``,
+``clockwork``, ``infaas``, ``model-switching``, ``alert``, ``fluid-lp`` and ``proteus-lp`` choose the width themselves.
+
+Knobs follow behind commas: ``achq:slack,theta=4/8,temperature=0.5``.
 """
 
 from __future__ import annotations
@@ -15,46 +17,90 @@ from dataclasses import dataclass, field
 
 from orchestrator.decision import Candidate, Decision
 from orchestrator.errors import ConfigError
-from orchestrator.routing import central, rule, slackfit, width_rules
+from orchestrator.routing import (
+    alert,
+    central,
+    clipper,
+    clockwork,
+    control_limit,
+    fluid,
+    model_switching,
+    rule,
+    slackfit,
+    thresholds,
+    width_rules,
+)
 from orchestrator.routing.compiled import Column, Table, new_column
 from orchestrator.routing.fleet_tables import FleetTables
-from orchestrator.routing.policy import Binding, RowPolicy, Situation
+from orchestrator.routing.knobs import FIRST_KNOB, PARAMETER, Knob, parse_knobs
+from orchestrator.routing.memory import Memory
+from orchestrator.routing.policy import Binding, Outcome, Situation
 from orchestrator.routing.row_values import choose_among
 from orchestrator.snapshot import QueueState
 
 
 @dataclass(frozen=True, slots=True)
-class _ServerEntry:
-    """A server rule with what goes with it."""
+class _Entry:
+    """A rule with what goes with it.
+
+    Attributes:
+        code: in orchestrator.routing.rule, of a central rule in orchestrator.routing.central.
+        binding: when it is asked.
+        default_width: the width rule that it has alone; None: a central rule, which has none.
+        corrects_stale: whether the times of overdue servers are stretched.
+        remembers: what it remembers of answered groups.
+        knobs: that it has.
+    """
 
     code: int
     binding: Binding
-    default_width: str = "widest"
+    default_width: str | None = "widest"
     corrects_stale: bool = False
+    remembers: int = rule.NOTHING
+    knobs: tuple[Knob, ...] = ()
 
 
-_SERVER_RULES: dict[str, _ServerEntry] = {
-    "random": _ServerEntry(rule.DRAWN, Binding.EARLY, default_width="random"),
-    "round-robin": _ServerEntry(rule.IN_TURN, Binding.EARLY),
-    "jsq": _ServerEntry(rule.FEWEST_ITEMS, Binding.EARLY),
-    "lert": _ServerEntry(rule.LEAST_COMPLETION, Binding.LATE),
-    "lect": _ServerEntry(rule.LEAST_COMPLETION, Binding.LATE, corrects_stale=True),
-    "p2c": _ServerEntry(rule.SOONER_OF_TWO, Binding.EARLY),
-    "p2c-jsq": _ServerEntry(rule.EMPTIER_OF_TWO, Binding.EARLY),
-    "sed": _ServerEntry(rule.SHORTEST_DELAY, Binding.EARLY),
-    "weighted-random": _ServerEntry(rule.DRAWN_BY_CAPACITY, Binding.EARLY),
+def _central(
+    code: int, binding: Binding = Binding.LATE, *, remembers: int = rule.NOTHING, knobs: tuple[Knob, ...] = ()
+) -> _Entry:
+    return _Entry(code, binding, None, remembers=remembers, knobs=knobs)
+
+
+_ENTRIES: dict[str, _Entry] = {
+    "random": _Entry(rule.DRAWN, Binding.EARLY, "random"),
+    "round-robin": _Entry(rule.IN_TURN, Binding.EARLY),
+    "weighted-round-robin": _Entry(rule.IN_WEIGHTED_TURN, Binding.EARLY),
+    "jsq": _Entry(rule.FEWEST_ITEMS, Binding.EARLY),
+    "least-work": _Entry(rule.LEAST_WORK, Binding.EARLY),
+    "lert": _Entry(rule.LEAST_COMPLETION, Binding.LATE),
+    "lect": _Entry(rule.LEAST_COMPLETION, Binding.LATE, corrects_stale=True),
+    "p2c": _Entry(rule.SOONER_OF_TWO, Binding.EARLY),
+    "p2c-jsq": _Entry(rule.EMPTIER_OF_TWO, Binding.EARLY),
+    "sed": _Entry(rule.SHORTEST_DELAY, Binding.EARLY),
+    "weighted-random": _Entry(rule.DRAWN_BY_CAPACITY, Binding.EARLY),
+    "achq": _Entry(rule.BY_THRESHOLD, Binding.LATE, "slack", knobs=thresholds.KNOBS),
+    "clipper-plus": _Entry(rule.BATCH_IN_TIME, Binding.LATE),
+    "clipper-aimd": _Entry(
+        rule.BATCH_WITHIN_LIMIT, Binding.LATE, remembers=rule.BATCH_LIMITS, knobs=clipper.AIMD_KNOBS
+    ),
+    "nexus": _Entry(rule.BATCH_OF_HALF_DEADLINE, Binding.LATE, "slack"),
+    "control-limit": _Entry(rule.BATCH_AT_LIMIT, Binding.LATE, "slack", knobs=control_limit.KNOBS),
+    "slackfit": _central(central.SLACKFIT),
+    "slackfit-accuracy": _central(central.SLACKFIT_ACCURACY),
+    "max-accuracy": _central(central.MAX_ACCURACY),
+    "max-batch": _central(central.MAX_BATCH),
+    "clockwork": _central(central.CLOCKWORK, remembers=rule.LAST_RATIOS, knobs=clockwork.KNOBS),
+    "infaas": _central(central.INFAAS, Binding.EARLY),
+    "model-switching": _central(central.MODEL_SWITCHING, knobs=model_switching.KNOBS),
+    "alert": _central(central.ALERT, remembers=rule.SLOW_DOWN, knobs=alert.KNOBS),
+    "fluid-lp": _central(central.BY_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
+    "proteus-lp": _central(central.BY_HALVED_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
 }
 _WIDTH_RULES: dict[str, int] = {
     "random": width_rules.ANY_LOT,
     "widest": width_rules.WIDEST,
     "narrowest": width_rules.NARROWEST,
     "slack": width_rules.SLACK,
-}
-_CENTRAL_RULES: dict[str, int] = {
-    "slackfit": central.SLACKFIT,
-    "slackfit-accuracy": central.SLACKFIT_ACCURACY,
-    "max-accuracy": central.MAX_ACCURACY,
-    "max-batch": central.MAX_BATCH,
 }
 _WITH_BUCKETS = ("slackfit", "slackfit-accuracy")
 _MOST_BUCKETS = 1024
@@ -78,49 +124,76 @@ class RulePolicy:
         """See Policy. Holds when what it wants has no room yet and the policy binds late."""
         return choose_among(self, candidates, situation)
 
-    def choose_row(self, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    def choose_row(self, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
         """See RowPolicy."""
-        return rule.choose_row(self.numbers, rows, count, ask)
+        return rule.choose_row(self.numbers, memory, rows, count, ask)
+
+    @property
+    def is_observing(self) -> bool:
+        """See ObservingPolicy."""
+        return self.numbers[rule.REMEMBERS] != rule.NOTHING
+
+    def observe(self, memory: Memory, outcome: Outcome) -> None:
+        """See ObservingPolicy."""
+        if not self.is_observing:
+            return
+        memory.include({outcome.server}, {outcome.width})
+        rule.observe(
+            self.numbers,
+            memory.table(self.name),
+            float(memory.servers.index(outcome.server)),
+            float(memory.widths.index(outcome.width)),
+            float(outcome.items),
+            float(outcome.expected_s),
+            float(outcome.took_s),
+            float(outcome.is_in_time),
+        )
 
 
 def policy_names() -> tuple[str, ...]:
     """Return what may stand before the colon in a policy's name."""
-    return (*_SERVER_RULES, *_CENTRAL_RULES)
+    return tuple(_ENTRIES)
 
 
-def parse_policy(name: str) -> RowPolicy:
+def has_width_rule(name: str) -> bool:
+    """Return whether a width rule may follow the colon of the policy that is called so before it."""
+    return _ENTRIES[name].default_width is not None
+
+
+def knobs_of(name: str) -> tuple[Knob, ...]:
+    """Return the knobs of the policy that is called so before the colon."""
+    return _ENTRIES[name].knobs
+
+
+def parse_policy(name: str) -> RulePolicy:
     """Return the policy of that name: ``SERVER_RULE[:WIDTH_RULE]``, ``slackfit[:BUCKETS]``, ``max-batch``, ….
 
-    A width in percent is a width rule too.
+    A width in percent is a width rule too; knobs follow behind commas.
 
     Raises:
         ConfigError: naming what is known.
     """
-    first, _, second = name.partition(":")
-    if first in _CENTRAL_RULES:
-        buckets = slackfit.DEFAULT_BUCKETS
+    head, _, knobs = name.partition(",")
+    first, _, second = head.partition(":")
+    entry = _ENTRIES.get(first)
+    if entry is None:
+        raise ConfigError(f"unknown policy {name!r}; known before the colon: {', '.join(policy_names())}")
+    numbers = new_column(rule.RULE_FIELDS)
+    if entry.default_width is not None:
+        numbers[rule.SERVER_RULE] = entry.code
+        width_code, numbers[PARAMETER] = _width_rule(second or entry.default_width, policy=name)
+        numbers[rule.WIDTH_RULE] = width_code
+    else:
         if second and first not in _WITH_BUCKETS:
             raise ConfigError(f"policy {name!r}: {first} chooses the width itself and takes nothing after a colon")
-        if second:
-            buckets = _bucket_count(second, policy=name)
-        return _policy(name, Binding.LATE, rule.CENTRAL, _CENTRAL_RULES[first], buckets)
-    if first not in _SERVER_RULES:
-        raise ConfigError(f"unknown policy {name!r}; known before the colon: {', '.join(policy_names())}")
-    entry = _SERVER_RULES[first]
-    width_code, width = _width_rule(second or entry.default_width, policy=name)
-    return _policy(name, entry.binding, entry.code, width_code, width, corrects_stale=entry.corrects_stale)
-
-
-def _policy(
-    name: str, binding: Binding, server_rule: int, width_rule: int, parameter: int, *, corrects_stale: bool = False
-) -> RulePolicy:
-    numbers = new_column(rule.RULE_FIELDS)
-    numbers[rule.SERVER_RULE] = server_rule
-    numbers[rule.WIDTH_RULE] = width_rule
-    numbers[rule.PARAMETER] = parameter
-    numbers[rule.BINDS_LATE] = binding is Binding.LATE
-    numbers[rule.CORRECTS_STALE] = corrects_stale
-    return RulePolicy(name, binding, numbers)
+        numbers[rule.SERVER_RULE], numbers[rule.WIDTH_RULE] = rule.CENTRAL, entry.code
+        numbers[PARAMETER] = _bucket_count(second, policy=name) if second else slackfit.DEFAULT_BUCKETS
+    numbers[rule.BINDS_LATE] = entry.binding is Binding.LATE
+    numbers[rule.CORRECTS_STALE] = entry.corrects_stale
+    numbers[rule.REMEMBERS] = entry.remembers
+    for at, value in parse_knobs(knobs, entry.knobs, policy=name).items():
+        numbers[FIRST_KNOB + at] = value
+    return RulePolicy(name, entry.binding, numbers)
 
 
 def _bucket_count(text: str, *, policy: str) -> int:
@@ -141,7 +214,7 @@ def _width_rule(name: str, *, policy: str) -> tuple[int, int]:
 
 
 def prepare() -> None:
-    """Compile, or load what was compiled before, all that a decision needs; else the first one waits for it.
+    """Compile, or load what was compiled before, all that decisions need; else the first one waits for it.
 
     Some seconds when it has never run on this machine, a tenth of one afterwards, nothing without Numba.
     """

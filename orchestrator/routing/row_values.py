@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
 from orchestrator.routing import fields as f
 from orchestrator.routing.compiled import Column, Table, new_column, new_table, read_row, write_row
+from orchestrator.routing.memory import Memory
 from orchestrator.routing.policy import RowPolicy, Situation
 from orchestrator.snapshot import ServerName, Width
 
@@ -30,6 +31,7 @@ def write_ask(ask: Column, situation: Situation) -> None:
     ask[f.PREFER_ACCURACY] = math.nan if preference is None else preference.accuracy
     ask[f.PREFER_LATENCY] = math.nan if preference is None else preference.latency
     ask[f.PREFER_ENERGY] = math.nan if preference is None else preference.energy
+    ask[f.HEAD_ARRIVED_S] = math.nan if queue.head_arrived_s is None else queue.head_arrived_s
 
 
 def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:
@@ -55,13 +57,15 @@ def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candid
         overdue_ratio=values[f.ROW_OVERDUE_RATIO],
         item_j=None if math.isnan(item_j) else item_j,
         group_j=None if math.isnan(group_j) else group_j,
+        backlog_s=values[f.ROW_BACKLOG_S],
     )
 
 
-def write_candidate(rows: Table, row: int, candidate: Candidate, server: int) -> None:
-    """Write a candidate of the server of that index; what the server has to do, which it does not tell, stays 0."""
+def write_candidate(rows: Table, row: int, candidate: Candidate, server: int, column: int) -> None:
+    """Write a candidate of the server of that index, whose width is that column."""
     values = [0.0] * f.ROW_FIELDS
     values[f.ROW_SERVER] = server
+    values[f.ROW_COLUMN] = column
     values[f.ROW_WIDTH] = candidate.width
     values[f.ROW_ITEMS] = candidate.items
     values[f.ROW_ACCURACY] = candidate.accuracy
@@ -79,19 +83,23 @@ def write_candidate(rows: Table, row: int, candidate: Candidate, server: int) ->
     values[f.ROW_OVERDUE_RATIO] = candidate.overdue_ratio
     values[f.ROW_ITEM_J] = math.nan if candidate.item_j is None else candidate.item_j
     values[f.ROW_GROUP_J] = math.nan if candidate.group_j is None else candidate.group_j
+    values[f.ROW_BACKLOG_S] = candidate.backlog_s
     write_row(rows, row, values)
 
 
 def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-    """Return what a policy of rows decides about candidates."""
-    names = sorted({c.server for c in candidates})
-    ranks = {name: rank for rank, name in enumerate(names)}
+    """Return what a policy of rows decides about candidates, with what it remembers in the situation's memory."""
+    memory = Memory() if situation.memory is None else situation.memory
+    memory.include({c.server for c in candidates}, {c.width for c in candidates})
+    indices = {name: index for index, name in enumerate(memory.servers)}
+    columns = {width: column for column, width in enumerate(memory.widths)}
     ordered = sorted(candidates, key=lambda c: (c.server, c.width))
     rows, ask = new_table(f.ROW_FIELDS, len(ordered)), new_column(f.ASK_FIELDS)
     for row, candidate in enumerate(ordered):
-        write_candidate(rows, row, candidate, ranks[candidate.server])
+        write_candidate(rows, row, candidate, indices[candidate.server], columns[candidate.width])
     write_ask(ask, situation)
-    return read_decision(policy.choose_row(rows, len(ordered), ask), rows, names)
+    table = memory.table(policy.name)
+    return read_decision(policy.choose_row(table, rows, len(ordered), ask), rows, memory.servers)
 
 
 def read_decision(choice: tuple[int, float, int, float], rows: Table, names: Sequence[ServerName]) -> Decision:

@@ -11,10 +11,23 @@ import math
 from typing import Final
 
 from orchestrator.decision import Reason
-from orchestrator.routing import capacity, server_rules, two_choices
+from orchestrator.routing import (
+    alert,
+    capacity,
+    clipper,
+    clockwork,
+    control_limit,
+    nexus,
+    server_rules,
+    thresholds,
+    two_choices,
+)
 from orchestrator.routing.central import choose_centrally
 from orchestrator.routing.compiled import Column, Table, compiled
 from orchestrator.routing.fields import HOLD, REASONS, ROW_HAS_ROOM, ROW_ITEMS
+from orchestrator.routing.knobs import FIRST_KNOB, KNOB_COUNT, PARAMETER
+from orchestrator.routing.memory import STRIDE, WHOLE
+from orchestrator.routing.smooth_turns import in_weighted_turn
 from orchestrator.routing.stale import stretch_overdue
 from orchestrator.routing.width_rules import narrow
 
@@ -22,13 +35,13 @@ SERVER_RULE: Final = 0
 """Which server rule is applied; CENTRAL for none."""
 WIDTH_RULE: Final = 1
 """Which width rule; of a central policy, which central rule."""
-PARAMETER: Final = 2
-"""The width in percent of the width rule FIXED; the buckets of a central rule."""
 BINDS_LATE: Final = 3
 """1 when it holds for a server that has no room, 0 when requests are bound on arrival."""
 CORRECTS_STALE: Final = 4
 """1 when the times of overdue servers are stretched first."""
-RULE_FIELDS: Final = 5
+REMEMBERS: Final = 5
+"""What it remembers of answered groups: NOTHING or one of those below."""
+RULE_FIELDS: Final = FIRST_KNOB + KNOB_COUNT
 
 DRAWN: Final = 0
 IN_TURN: Final = 1
@@ -38,7 +51,19 @@ SOONER_OF_TWO: Final = 4
 EMPTIER_OF_TWO: Final = 5
 SHORTEST_DELAY: Final = 6
 DRAWN_BY_CAPACITY: Final = 7
-CENTRAL: Final = 8
+LEAST_WORK: Final = 8
+IN_WEIGHTED_TURN: Final = 9
+CENTRAL: Final = 10
+BY_THRESHOLD: Final = 11  # these and those below say when and how many as well
+BATCH_IN_TIME: Final = 12
+BATCH_WITHIN_LIMIT: Final = 13
+BATCH_OF_HALF_DEADLINE: Final = 14
+BATCH_AT_LIMIT: Final = 15
+
+NOTHING: Final = 0
+BATCH_LIMITS: Final = 1
+LAST_RATIOS: Final = 2
+SLOW_DOWN: Final = 3
 
 _REASON_CODES: Final = tuple(
     REASONS.index(reason)
@@ -51,6 +76,8 @@ _REASON_CODES: Final = tuple(
         Reason.BETTER_OF_TWO,
         Reason.LEAST_DELAY,
         Reason.DRAWN_BY_CAPACITY,
+        Reason.LEAST_WORK,
+        Reason.WEIGHTED_TURN,
     )
 )
 """Why, by server rule."""
@@ -59,10 +86,10 @@ _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
 @compiled
-def choose_row(rule: Column, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+def choose_row(rule: Column, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
     """Return the row to dispatch, or HOLD or REJECT, the items to send, the code of the reason, and until when to hold.
 
-    It may stretch the times in ``rows`` as the policy believes them.
+    It may stretch the times in ``rows`` as the policy believes them, and changes what the policy remembers.
     """
     if count == 0:
         return HOLD, 0.0, _NO_CANDIDATE, math.inf
@@ -70,17 +97,57 @@ def choose_row(rule: Column, rows: Table, count: int, ask: Column) -> tuple[int,
         stretch_overdue(rows, count)
     server_rule = int(rule[SERVER_RULE])
     if server_rule == CENTRAL:
-        row, items, reason = choose_centrally(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, ask)
-        return row, items, reason, math.inf
+        return choose_centrally(int(rule[WIDTH_RULE]), rule, memory, rows, count, ask)
     width, timely = narrow(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, ask)
-    row = _server_of(server_rule, width, timely, rows, count, ask)
+    if server_rule > CENTRAL:
+        return _steered(server_rule, rule, width, timely, memory, rows, count, ask)
+    row = _server_of(server_rule, width, timely, memory, rows, count, ask)
     if rule[BINDS_LATE] != 0 and rows[ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     return row, rows[ROW_ITEMS][row], _REASON_CODES[server_rule], math.inf
 
 
 @compiled
-def _server_of(server_rule: int, width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def observe(
+    rule: Column,
+    memory: Table,
+    server: float,
+    column: float,
+    items: float,
+    expected_s: float,
+    took_s: float,
+    is_in_time: float,
+) -> None:
+    """Let a rule remember what became of a group, see orchestrator.routing.policy.Outcome."""
+    place = int(server * memory[WHOLE][STRIDE] + column)
+    if rule[REMEMBERS] == BATCH_LIMITS:
+        clipper.adapt_limit(rule, memory, place, items, is_in_time)
+    elif rule[REMEMBERS] == LAST_RATIOS:
+        clockwork.note_ratio(memory, place, expected_s, took_s)
+    elif rule[REMEMBERS] == SLOW_DOWN:
+        alert.follow_slow_down(memory, expected_s, took_s)
+
+
+@compiled
+def _steered(
+    server_rule: int, rule: Column, width: float, timely: float, memory: Table, rows: Table, count: int, ask: Column
+) -> tuple[int, float, int, float]:
+    """Return the decision of a rule that says when and how many as well, at the width that a width rule has left."""
+    if server_rule == BY_THRESHOLD:
+        return thresholds.choose_by_threshold(rule, width, timely, rows, count, ask)
+    if server_rule == BATCH_IN_TIME:
+        return clipper.choose_in_time(width, timely, rows, count, ask)
+    if server_rule == BATCH_WITHIN_LIMIT:
+        return clipper.choose_within_limit(width, timely, memory, rows, count, ask)
+    if server_rule == BATCH_OF_HALF_DEADLINE:
+        return nexus.choose_half_deadline(width, timely, rows, count, ask)
+    return control_limit.choose_at_limit(rule, width, timely, rows, count, ask)
+
+
+@compiled
+def _server_of(
+    server_rule: int, width: float, timely: float, memory: Table, rows: Table, count: int, ask: Column
+) -> int:
     """Return the row that a server rule takes of those that a width rule has left."""
     if server_rule == DRAWN:
         return server_rules.drawn(width, timely, rows, count, ask)
@@ -96,4 +163,8 @@ def _server_of(server_rule: int, width: float, timely: float, rows: Table, count
         return two_choices.emptier_of_two(width, timely, rows, count, ask)
     if server_rule == SHORTEST_DELAY:
         return capacity.shortest_delay(width, timely, rows, count, ask)
+    if server_rule == LEAST_WORK:
+        return server_rules.least_work(width, timely, rows, count, ask)
+    if server_rule == IN_WEIGHTED_TURN:
+        return in_weighted_turn(width, timely, memory, rows, count, ask)
     return capacity.drawn_by_capacity(width, timely, rows, count, ask)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from orchestrator.routing.compiled import Column, Table, compiled
 from orchestrator.routing.fields import (
+    ROW_BACKLOG_S,
     ROW_HEAD_COMPLETION_S,
     ROW_SERVER,
     ROW_SERVER_ITEMS,
@@ -77,6 +78,12 @@ def fewest_items(width: float, timely: float, rows: Table, count: int, ask: Colu
 def least_completion(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
     """The server from which the head's answer is expected first: least expected response time (LERT)."""
     return least(ROW_HEAD_COMPLETION_S, width, timely, -1.0, -1.0, rows, count, ask)
+
+
+@compiled
+def least_work(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+    """The server with the least seconds of work, whatever the head would add: least work left (LWL)."""
+    return least(ROW_BACKLOG_S, width, timely, -1.0, -1.0, rows, count, ask)
 
 
 @compiled

@@ -34,11 +34,11 @@ def narrow(rule: int, fixed_width: float, rows: Table, count: int, ask: Column) 
     if rule == ANY_LOT:
         return _drawn_width(rows, count, ask), 0.0
     if rule == WIDEST:
-        return _nearest_width(math.inf, rows, count), 0.0
+        return nearest_width(math.inf, rows, count), 0.0
     if rule == NARROWEST:
-        return _nearest_width(0.0, rows, count), 0.0
+        return nearest_width(0.0, rows, count), 0.0
     if rule == FIXED:
-        return _nearest_width(fixed_width, rows, count), 0.0
+        return nearest_width(fixed_width, rows, count), 0.0
     return _by_slack(rows, count, ask)
 
 
@@ -65,18 +65,18 @@ def _is_timely(row: int, rows: Table, ask: Column) -> bool:
 def _drawn_width(rows: Table, count: int, ask: Column) -> float:
     """Every width is equally likely: the dispatch that the Slim Scheduler paper compares itself with."""
     widths = 1
-    width = _nearest_width(0.0, rows, count)
-    while _next_width(width, rows, count) < math.inf:
-        width = _next_width(width, rows, count)
+    width = nearest_width(0.0, rows, count)
+    while next_width(width, rows, count) < math.inf:
+        width = next_width(width, rows, count)
         widths += 1
-    width = _nearest_width(0.0, rows, count)
+    width = nearest_width(0.0, rows, count)
     for _ in range(int(ask[FIRST_LOT] * widths)):
-        width = _next_width(width, rows, count)
+        width = next_width(width, rows, count)
     return width
 
 
 @compiled
-def _next_width(width: float, rows: Table, count: int) -> float:
+def next_width(width: float, rows: Table, count: int) -> float:
     """Return the next wider width that some row has; infinite when there is none."""
     following = math.inf
     for row in range(count):
@@ -86,7 +86,7 @@ def _next_width(width: float, rows: Table, count: int) -> float:
 
 
 @compiled
-def _nearest_width(width: float, rows: Table, count: int) -> float:
+def nearest_width(width: float, rows: Table, count: int) -> float:
     """The nearest width there is, the narrower of two; so of infinity the widest and of 0 the narrowest.
 
     The widest is the most accuracy, whatever the load; the narrowest the least work, whatever the accuracy; and a

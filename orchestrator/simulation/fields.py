@@ -138,6 +138,7 @@ class World(NamedTuple):
         rows: the candidates of that decision.
         scratch: room for it.
         rule: of the policy; see orchestrator.routing.rule.
+        memory: what the policy remembers; see orchestrator.routing.memory.
         requests, truth, models, held, events, schedule, state: see the module.
         service_s, energy_j: [server · columns + width, items - 1], what a group takes at its mean.
         heap: requests that wait for a decision, a binary heap by deadline.
@@ -150,6 +151,7 @@ class World(NamedTuple):
     rows: Table
     scratch: Scratch
     rule: Column
+    memory: Table
     requests: Table
     truth: Table
     models: Table

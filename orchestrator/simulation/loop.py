@@ -196,7 +196,7 @@ def _decide(world: World) -> bool:
             state[f.ROW_COUNT] = count
             state[f.IS_PENDING] = 1
             return True
-        row, items, _, until_s = choose_row(world.rule, world.rows, count, world.wish.ask)
+        row, items, _, until_s = choose_row(world.rule, world.memory, world.rows, count, world.wish.ask)
         if not apply(world, row, items, until_s):
             break
     state[f.IS_CHANGED] = 0
@@ -250,6 +250,7 @@ def _write_ask(world: World) -> None:
     ask[r.TURN] = state[f.TURN]
     ask[r.FIRST_LOT] = requests[f.LOT][head]
     ask[r.SECOND_LOT] = requests[f.OTHER_LOT][head]
+    ask[r.HEAD_ARRIVED_S] = requests[f.ARRIVED_S][head]
 
 
 @compiled

@@ -15,6 +15,7 @@ from orchestrator.profile.fit import DECAY, bounded_observation, fitted_line
 from orchestrator.routing import fields as r
 from orchestrator.routing.compiled import compiled
 from orchestrator.routing.occupancy import WHOLE
+from orchestrator.routing.rule import observe as remember
 from orchestrator.simulation import fields as f
 from orchestrator.simulation.fields import World
 from orchestrator.simulation.heaps import push_event, push_request
@@ -124,10 +125,16 @@ def end_group(world: World, server: int, place: int, part: float) -> None:
     truth[f.BUSY_J][server] += energy_j
     truth[f.GROUPS_RUN][server] += 1
     truth[f.ITEMS_RUN][server] += items
-    request = int(held[f.FIRST][place])
+    request, is_in_time = int(held[f.FIRST][place]), 1.0
     while request >= 0:
         _answer(world, request, fleet.models[r.ACCURACY][model], energy_j / items)
+        if now_s > world.requests[f.DEADLINE_S][request]:
+            is_in_time = 0.0
         request = int(world.requests[f.NEXT][request])
+    expected_s = fleet.models[r.ITEM_S][model] * items + fleet.models[r.GROUP_S][model]
+    remember(
+        world.rule, world.memory, float(server), float(column), items, expected_s, held[f.TAKES_S][place], is_in_time
+    )
     if state[f.LEARNS] != 0:
         observe(world, model, items, held[f.TAKES_S][place])
     held[f.DONE_S][place] = now_s

@@ -14,6 +14,7 @@ from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyF
 from orchestrator.routing import Binding, FleetTables, Policy, Situation
 from orchestrator.routing import fields as r
 from orchestrator.routing.compiled import Column, Table, new_column, new_table
+from orchestrator.routing.memory import Memory, new_memory
 from orchestrator.routing.registry import RulePolicy
 from orchestrator.routing.row_values import read_candidate
 from orchestrator.routing.rule import RULE_FIELDS
@@ -103,11 +104,12 @@ class Simulation:
         count = int(world.state[f.ROW_COUNT])
         choose_row = getattr(self.policy, "choose_row", None)
         if choose_row is not None:
-            row, items, _, until_s = choose_row(world.rows, count, world.wish.ask)
+            row, items, _, until_s = choose_row(world.memory, world.rows, count, world.wish.ask)
             apply(world, row, items, until_s)
             return
         candidates = [read_candidate(world.rows, row, self._tables.names) for row in range(count)]
-        decision = self.policy.choose(candidates, read_situation(world.wish.ask, self._tables.widths))
+        situation = read_situation(world.wish.ask, self._tables.widths, self._tables.memory)
+        decision = self.policy.choose(candidates, situation)
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
             keys = [(c.server, c.width) for c in candidates]
@@ -119,8 +121,8 @@ class Simulation:
             apply(world, r.HOLD, 0.0, math.inf if decision.until_s is None else decision.until_s)
 
 
-def read_situation(ask: Column, widths: Sequence[Width]) -> Situation:
-    """Return what is asked as a value."""
+def read_situation(ask: Column, widths: Sequence[Width], memory: Memory | None = None) -> Situation:
+    """Return what is asked as a value, with what policies remember."""
     queue = QueueState(
         items=int(ask[r.QUEUE_ITEMS]),
         head_items=int(ask[r.HEAD_ITEMS]),
@@ -128,9 +130,10 @@ def read_situation(ask: Column, widths: Sequence[Width]) -> Situation:
         tail_deadline_s=float(ask[r.TAIL_DEADLINE_S]),
         allowed_widths=tuple(widths),
         min_accuracy=float(ask[r.MIN_ACCURACY]),
+        head_arrived_s=float(ask[r.HEAD_ARRIVED_S]),
     )
     lots = (float(ask[r.FIRST_LOT]), float(ask[r.SECOND_LOT]))
-    return Situation(queue, float(ask[r.NOW_S]), int(ask[r.TURN]), lots, float(ask[r.SLACK_MARGIN]))
+    return Situation(queue, float(ask[r.NOW_S]), int(ask[r.TURN]), lots, float(ask[r.SLACK_MARGIN]), memory)
 
 
 def _served(model: SimulatedModel) -> ServedModel:
@@ -215,6 +218,7 @@ def _make_world(
         rows=tables.rows,
         scratch=tables.scratch,
         rule=policy.numbers if isinstance(policy, RulePolicy) else new_column(RULE_FIELDS),
+        memory=new_memory(len(servers), fleet.columns),
         requests=requests,
         truth=new_table(f.TRUTH_FIELDS, len(servers)),
         models=new_table(f.TRUE_FIELDS, cells),

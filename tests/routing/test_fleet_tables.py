@@ -172,6 +172,25 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[1:]]))
 
 
 def test_decisions_are_the_same_without_numba() -> None:
-    tests = [f"tests/routing/test_{name}.py" for name in ("candidates", "central", "occupancy", "policies", "stale")]
+    tests = [
+        f"tests/routing/test_{name}.py"
+        for name in (
+            "alert",
+            "candidates",
+            "central",
+            "clipper",
+            "clockwork",
+            "fluid",
+            "infaas",
+            "memory",
+            "model_switching",
+            "nexus",
+            "occupancy",
+            "policies",
+            "smooth_turns",
+            "stale",
+            "thresholds",
+        )
+    ]
     run = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA, *tests], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

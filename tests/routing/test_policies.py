@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from orchestrator.decision import Candidate, Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError
 from orchestrator.routing import Binding, Situation, parse_policy
-from orchestrator.snapshot import QueueState, ServerName, Width
+from orchestrator.snapshot import QueueState, Width
+from tests.routing.cases import candidate
 
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
 NAMES = [
@@ -18,27 +19,6 @@ NAMES = [
     for server in ("random", "round-robin", "jsq", "lert", "lect", "p2c", "p2c-jsq", "sed", "weighted-random")
     for width in ("", ":random", ":widest", ":narrowest", ":slack", ":50", ":33")
 ]
-
-
-def candidate(server: str = "a", width: int = 100, **values: Any) -> Candidate:
-    defaults = {
-        "items": 1,
-        "accuracy": width / 100,
-        "service_s": 0.01,
-        "completion_s": 0.01,
-        "drain_s": 0.01,
-        "server_items": 0,
-        "has_room": True,
-        "wait_s": 0.0,
-        "item_s": 0.01,
-        "group_s": 0.0,
-        "max_batch_size": 32,
-        "instances": 1,
-        "overdue_ratio": 1.0,
-    }
-    values = {**defaults, **values}
-    values.setdefault("head_completion_s", values["completion_s"])
-    return Candidate(ServerName(server), Width(width), **values)
 
 
 def situation(
@@ -244,11 +224,14 @@ def test_every_policy_returns_a_candidate_it_was_given_and_one_with_room_if_it_b
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("fastest", "unknown policy 'fastest'; known before the colon: random, round-robin, jsq, lert"),
+        (
+            "fastest",
+            "unknown policy 'fastest'; known before the colon: random, round-robin, weighted-round-robin, jsq, ",
+        ),
         ("lert:0.25", "unknown width rule '0.25' in policy 'lert:0.25'; known: random"),
         ("lert:0", "unknown width rule '0'"),
         ("p2c:slackfit", "unknown width rule 'slackfit' in policy 'p2c:slackfit'"),
-        ("", "unknown policy ''; known before the colon: .*sed, weighted-random, slackfit, .*max-batch"),
+        ("", "unknown policy ''; known before the colon: .*sed, weighted-random, .*slackfit, .*max-batch, "),
         ("slackfit:0", "bad number of buckets '0' in policy 'slackfit:0'; from 1 to 1024"),
         ("slackfit-accuracy:slack", "bad number of buckets 'slack'"),
         ("max-batch:50", "max-batch chooses the width itself and takes nothing after a colon"),

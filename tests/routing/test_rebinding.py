@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.decision import Dispatch, Hold, Reason
-from orchestrator.routing import Binding, parse_policy, policy_names, rebind
+from orchestrator.routing import Binding, Memory, ObservingPolicy, Outcome, parse_policy, policy_names, rebind
+from orchestrator.snapshot import ServerName, Width
 from tests.routing.test_policies import candidate, situation
 
 BUSY = [candidate("a", completion_s=0.02, has_room=False), candidate("b", completion_s=0.05)]
-LATE = [name for name in policy_names() if parse_policy(name).binding is Binding.LATE]
+WAITING = ("nexus", "control-limit")
+LATE = [n for n in policy_names() if parse_policy(n).binding is Binding.LATE and n not in WAITING]
 EARLY = [name for name in policy_names() if parse_policy(name).binding is Binding.EARLY]
 
 
@@ -20,6 +24,26 @@ def test_a_late_rule_bound_early_takes_the_server_that_it_would_wait_for(name: s
     assert isinstance(decision, Dispatch)
     assert decision.candidate.server == "a"
     assert (policy.name, policy.binding) == (name, Binding.EARLY)
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_a_rule_that_waits_for_a_batch_does_so_bound_early(name: str) -> None:
+    decision = rebind(parse_policy(name), Binding.EARLY).choose([BUSY[0]], situation())
+    assert isinstance(decision, Hold)
+    assert decision.reason is Reason.WAITS_FOR_BATCH
+
+
+def test_what_a_policy_remembers_it_remembers_however_bound() -> None:
+    policy, memory = rebind(parse_policy("clipper-aimd"), Binding.EARLY), Memory()
+    assert isinstance(policy, ObservingPolicy)
+    assert policy.is_observing
+    for _ in range(3):
+        decision = policy.choose([candidate("a", items=9)], replace(situation(), memory=memory))
+        assert isinstance(decision, Dispatch)
+        items = decision.candidate.items
+        policy.observe(memory, Outcome(ServerName("a"), Width(100), items, 0.01, 0.01, True, 0.0))
+    assert items == 3
+    assert not rebind(parse_policy("lert"), Binding.EARLY).is_observing  # type: ignore[attr-defined]
 
 
 def test_least_completion_bound_early_counts_the_waiting() -> None:

@@ -43,7 +43,7 @@ def test_silence_counts_sooner_than_the_time_that_has_passed(now_s: float, lert:
 def corrected(*candidates: Candidate) -> list[Candidate]:
     rows = new_table(ROW_FIELDS, len(candidates))
     for row, candidate in enumerate(candidates):
-        write_candidate(rows, row, candidate, row)
+        write_candidate(rows, row, candidate, row, 0)
     stretch_overdue(rows, len(candidates))
     return [read_candidate(rows, row, [ServerName(c.server) for c in candidates]) for row in range(len(candidates))]
 

@@ -11,17 +11,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.decision import Dispatch
+from orchestrator.decision import Hold, Reject
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.router.lanes import Lane
-from orchestrator.routing import Binding, Policy, Situation, build_candidates
+from orchestrator.routing import Binding, Memory, ObservingPolicy, Policy, Situation, build_candidates
+from orchestrator.routing import Outcome as Answered
 from orchestrator.routing.occupancy import WHOLE
 from orchestrator.simulation.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario import ScenarioSettings
 from orchestrator.simulation.trace import Trace
 from orchestrator.snapshot import Family, GroupInFlight, ModelName, QueueState, ServedModel, ServerState, TensorSpec
 
-Outcome = tuple[float, str, int, int]
+Outcome = tuple[float, str | None, int, int]
 """When a request was answered, by which server, at which width, in a group of how many items."""
 
 
@@ -59,12 +60,17 @@ class ReferenceWorld:
         self.events: list[tuple[float, int, int, _Group]] = []
         self.order = itertools.count()
         self.turn = 0
+        self.memory = Memory()
+        self.alarm_s = math.inf
         self.outcomes: dict[int, Outcome] = {}
 
     def run(self) -> dict[int, Outcome]:
         arrivals = [(float(t), i) for i, t in enumerate(self.trace.arrived_s)]
-        while arrivals or self.events:
-            if self.events and (not arrivals or self.events[0][0] <= arrivals[0][0]):
+        while arrivals or self.events or self.alarm_s < math.inf:
+            next_s = min(self.events[0][0] if self.events else math.inf, arrivals[0][0] if arrivals else math.inf)
+            if self.alarm_s < next_s:
+                now_s, self.alarm_s = self.alarm_s, math.inf
+            elif self.events and (not arrivals or self.events[0][0] <= arrivals[0][0]):
                 now_s, _, server, group = heapq.heappop(self.events)
                 self._end(server, group, now_s)
             else:
@@ -85,14 +91,19 @@ class ReferenceWorld:
                 head_items=self._items(head),
                 head_deadline_s=deadline_s,
                 tail_deadline_s=_tail_deadline_s(self.queue),
+                head_arrived_s=float(self.trace.arrived_s[head]),
                 allowed_widths=tuple(sorted({m.width for s in self.servers for m in s.server.models})),
             )
             states = [self._state(s) for s in self.servers]
             candidates = build_candidates(states, queue, self.latency, now_s=now_s, slack_margin=margin)
             lots = (float(self.trace.lots[0][head]), float(self.trace.lots[1][head]))
-            decision = self.policy.choose(candidates, Situation(queue, now_s, self.turn, lots, margin))
+            decision = self.policy.choose(candidates, Situation(queue, now_s, self.turn, lots, margin, self.memory))
             self.turn += 1
-            if not isinstance(decision, Dispatch):
+            if isinstance(decision, Reject):
+                self.outcomes[heapq.heappop(self.queue)[1]] = (now_s, None, -1, 0)
+                continue
+            if isinstance(decision, Hold):
+                self.alarm_s = math.inf if decision.until_s is None else decision.until_s
                 return
             chosen = decision.candidate
             index = next(i for i, s in enumerate(self.servers) if s.server.name == chosen.server)
@@ -155,10 +166,27 @@ class ReferenceWorld:
         server = self.servers[index]
         server.groups.remove(group)
         server.last_answer_s = now_s
+        self._tell(server, group, now_s)
         for request in group.requests:
             self.outcomes[request] = (now_s, server.server.name, int(group.model.width), group.items)
         self._start(index, now_s)
         self._serve_bound(index, now_s)
+
+    def _tell(self, server: _Server, group: _Group, now_s: float) -> None:
+        assert group.started_s is not None
+        if not (isinstance(self.policy, ObservingPolicy) and self.policy.is_observing):
+            return
+        item_s, group_s = self.latency.line(server.server.name, _served(group.model), ())
+        outcome = Answered(
+            server.server.name,
+            group.model.width,
+            group.items,
+            expected_s=item_s * group.items + group_s,
+            took_s=now_s - group.started_s,
+            is_in_time=all(now_s <= self.trace.deadline_s[r] for r in group.requests),
+            now_s=now_s,
+        )
+        self.policy.observe(self.memory, outcome)
 
 
 def _tail_deadline_s(queue: list[tuple[float, int]]) -> float:

@@ -24,6 +24,21 @@ from tests.simulation.reference import ReferenceWorld
 from tests.simulation.worlds import patient, run, scenario, servers, single
 
 POLICIES = ["random", "round-robin", "jsq", "p2c", "sed:slack", "lert", "lert:slack", "lect", "slackfit", "max-batch"]
+PATIENT_OR_MINDFUL = [
+    "weighted-round-robin",
+    "least-work:slack",
+    "achq,theta=2/1",
+    "clipper-plus:50",
+    "clipper-aimd",
+    "nexus",
+    "control-limit,limit=3",
+    "clockwork",
+    "infaas",
+    "model-switching,window_s=0.1,hold_s=0.1",
+    "alert",
+    "fluid-lp,interval_s=0.2",
+    "proteus-lp,interval_s=0.2",
+]
 
 
 @st.composite
@@ -66,7 +81,7 @@ def without_learning(given: ScenarioSettings) -> ScenarioSettings:
 
 
 @settings(deadline=None, max_examples=60)
-@given(scenarios(), fleets(), st.sampled_from(POLICIES), st.integers(0, 1000))
+@given(scenarios(), fleets(), st.sampled_from(POLICIES + PATIENT_OR_MINDFUL), st.integers(0, 1000))
 def test_the_loop_does_what_a_plain_world_of_objects_does(
     given: ScenarioSettings, fleet: list[SimulatedServer], name: str, seed: int
 ) -> None:
@@ -79,6 +94,9 @@ def test_the_loop_does_what_a_plain_world_of_objects_does(
     for request in range(given.workload.requests):
         answered_s, server, width, batch = expected[request]
         assert requests[f.ANSWERED_S][request] == pytest.approx(answered_s)
+        if server is None:
+            assert requests[f.STATUS][request] == f.REJECTED
+            continue
         assert names[int(requests[f.SERVER][request])] == server
         assert (requests[f.WIDTH][request], requests[f.BATCH][request]) == (width, batch)
 
@@ -97,7 +115,9 @@ telemetries = st.fixed_dictionaries(
 
 
 @settings(deadline=None, max_examples=100)
-@given(scenarios(200), fleets(), st.sampled_from(POLICIES), faults, telemetries, st.integers(1, 100))
+@given(
+    scenarios(200), fleets(), st.sampled_from(POLICIES + PATIENT_OR_MINDFUL), faults, telemetries, st.integers(1, 100)
+)
 def test_requests_and_joules_are_conserved_whatever_happens(
     given: ScenarioSettings,
     fleet: list[SimulatedServer],

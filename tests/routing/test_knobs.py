@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.errors import ConfigError
+from orchestrator.routing import knobs_of, parse_policy, policy_names
+from orchestrator.routing.knobs import FIRST_KNOB, OF_SERVERS
+
+
+def test_a_knob_of_servers_goes_on_with_its_last_number() -> None:
+    numbers = parse_policy("achq:slack,theta=4/8,temperature=2").numbers
+    assert [numbers[FIRST_KNOB + at] for at in range(OF_SERVERS + 1)] == [4.0] + [8.0] * (OF_SERVERS - 1) + [2.0]
+
+
+def test_a_knob_that_is_not_given_has_its_default() -> None:
+    numbers = parse_policy("clipper-aimd,step=2").numbers
+    assert (numbers[FIRST_KNOB], numbers[FIRST_KNOB + 1]) == (2.0, 0.9)
+
+
+@pytest.mark.parametrize("name", policy_names())
+def test_every_default_may_be_written_and_changes_nothing(name: str) -> None:
+    knobs = knobs_of(name)
+    written = ",".join([name, *(f"{k.name}={k.default:g}" for k in knobs)])
+    plain, spelt = parse_policy(name).numbers, parse_policy(written).numbers
+    assert list(plain) == list(spelt)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("achq,thta=4", "'thta=4' is no knob of it; known, each once: theta (-1000 to 1000, else 1), temperature"),
+        ("achq,theta=1,theta=2", "'theta=2' is no knob of it"),
+        (
+            "achq,theta=fast",
+            "theta=fast is not allowed; give a number from -1000 to 1000, or up to 8 such with / between",
+        ),
+        ("achq,temperature=1/2", "temperature=1/2 is not allowed; give a number from 0.001 to 1000"),
+        ("clipper-aimd,backoff=1.5", "backoff=1.5 is not allowed"),
+        ("control-limit,limit=nan", "limit=nan is not allowed"),
+        ("jsq:slack,theta=1", "'theta=1' is no knob of it; it has none"),
+    ],
+)
+def test_what_can_not_be_set_is_refused_with_what_can(name: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_policy(name)
+    assert said in str(refused.value)
