@@ -2,8 +2,8 @@
 
 The form that optimal batching of one server mostly has when it minimises a sum of response time and power (SMDP
 batching, arXiv 2301.12865 and 2501.02181; our implementation): the less there is to gain from a fuller batch, the lower
-the limit. ``orchestrator.learning.smdp`` computes it from a profile and a rate; here it is a knob, for each server from
-the fastest on. Those papers know no deadline; ours holds no head longer than it may wait.
+the limit. The papers compute it by value iteration from service times and a rate; here it is a knob, for each server
+from the fastest on. They know no deadline; ours holds no head longer than it may wait.
 """
 
 from __future__ import annotations

@@ -101,6 +101,7 @@ def _candidate(
         overdue_ratio=option.held.overdue_ratio(slack_margin),
         item_j=None if joules is None else joules.item_j,
         group_j=None if joules is None else joules.group_j,
+        backlog_s=option.held.backlog_s,
     )
 
 

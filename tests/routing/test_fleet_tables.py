@@ -43,7 +43,8 @@ def assert_same(found: tuple[Candidate, ...], expected: tuple[Candidate, ...]) -
     ]
     for one, other in zip(found, expected, strict=True):
         assert (one.item_j, one.group_j) == (other.item_j, other.group_j)
-        assert astuple(one)[1:-2] == pytest.approx(astuple(other)[1:-2], rel=1e-9, abs=1e-12)
+        assert astuple(one)[1:-3] == pytest.approx(astuple(other)[1:-3], rel=1e-9, abs=1e-12)
+        assert one.backlog_s == pytest.approx(other.backlog_s, rel=1e-9, abs=1e-12)
 
 
 @settings(deadline=None, max_examples=200)

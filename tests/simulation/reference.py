@@ -11,8 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from orchestrator.decision import Hold, Reject
-from orchestrator.profile import LatencyFit, LatencyTable
+from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
 from orchestrator.router.lanes import Lane
 from orchestrator.routing import Binding, Memory, ObservingPolicy, Policy, Situation, build_candidates
 from orchestrator.routing import Outcome as Answered
@@ -56,6 +58,7 @@ class ReferenceWorld:
             for model in server.models:
                 fits[server.name, _name(model)] = model.start
         self.latency = LatencyTable(fits)  # type: ignore[arg-type]
+        self.energy = _energy(servers)
         self.queue: list[tuple[float, int]] = []
         self.events: list[tuple[float, int, int, _Group]] = []
         self.order = itertools.count()
@@ -95,7 +98,9 @@ class ReferenceWorld:
                 allowed_widths=tuple(sorted({m.width for s in self.servers for m in s.server.models})),
             )
             states = [self._state(s) for s in self.servers]
-            candidates = build_candidates(states, queue, self.latency, now_s=now_s, slack_margin=margin)
+            candidates = build_candidates(
+                states, queue, self.latency, now_s=now_s, slack_margin=margin, energy=self.energy
+            )
             lots = (float(self.trace.lots[0][head]), float(self.trace.lots[1][head]))
             decision = self.policy.choose(candidates, Situation(queue, now_s, self.turn, lots, margin, self.memory))
             self.turn += 1
@@ -194,6 +199,18 @@ def _tail_deadline_s(queue: list[tuple[float, int]]) -> float:
     lane = Lane.__new__(Lane)
     lane._heap = [(0, deadline_s, request, None) for deadline_s, request in queue]  # type: ignore[misc]
     return lane._tail_deadline_s()
+
+
+def _energy(servers: Sequence[SimulatedServer]) -> EnergyTable:
+    """Return the lines nearest to the joules of each model."""
+    lines = {}
+    for server in servers:
+        for model in server.models:
+            if model.energy_j is not None:
+                sizes = np.arange(1, model.max_batch_size + 1)
+                item_j, group_j = np.polyfit(sizes, model.energy_j, 1) if len(sizes) > 1 else (model.energy_j[0], 0.0)
+                lines[server.name, _name(model)] = EnergyLine(float(item_j), float(group_j), EnergySource.ESTIMATED)
+    return EnergyTable(lines)
 
 
 def _name(model: SimulatedModel) -> ModelName:
