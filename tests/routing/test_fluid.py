@@ -2,7 +2,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from orchestrator.decision import Candidate
 from tests.routing.cases import Asker, line_candidate
@@ -75,6 +79,33 @@ def test_proteus_plans_with_batches_that_fit_twice_into_the_deadline() -> None:
         kept[policy] = 200 * found["a"] / 1000
     assert kept["fluid-lp"] == pytest.approx(80, rel=0.05)
     assert kept["proteus-lp"] == pytest.approx(67, rel=0.05)
+
+
+accuracies = {"w025": 25, "w050": 50, "w075": 75, "w100": 100}
+times_s = st.fixed_dictionaries({width: st.floats(0.001, 0.05) for width in accuracies})
+
+
+@given(st.lists(times_s, min_size=1, max_size=3), st.floats(0.1, 0.95))
+def test_the_greedy_plan_is_as_accurate_as_a_solver_can(fleet_s: list[dict[str, float]], load: float) -> None:
+    cells = [(s, accuracies[w], 1 / t) for s, seconds in enumerate(fleet_s) for w, t in seconds.items()]
+    rate_rps = load * sum(max(1 / t for t in seconds.values()) for seconds in fleet_s)
+    busy = np.array([[1 / c if s == n else 0.0 for s, _, c in cells] for n in range(len(fleet_s))])
+    solved = linprog(
+        [-a for _, a, _ in cells],
+        A_ub=busy,
+        b_ub=np.ones(len(fleet_s)),
+        A_eq=np.ones((1, len(cells))),
+        b_eq=[rate_rps],
+        method="highs",
+    )
+    fleet = [one for s, seconds in enumerate(fleet_s) for one in server("abc"[s], **seconds)]
+    shares = plan("fluid-lp,margin=0,interval_s=1", fleet, rate_rps)
+    mean = sum(width * count for (_, width), count in shares.items()) / 1000
+    # The rate is estimated and shares are counted in thousandths, hence the tolerance.
+    assert mean == pytest.approx(-solved.fun / rate_rps, rel=0.02)
+    for s, seconds in enumerate(fleet_s):
+        used = sum(shares["abc"[s], accuracies[w]] / 1000 * rate_rps * t for w, t in seconds.items())
+        assert used <= 1.03
 
 
 def test_the_plan_follows_the_demand() -> None:
