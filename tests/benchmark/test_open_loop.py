@@ -11,7 +11,7 @@ from orchestrator.config import OverloadSettings, RouterSettings
 from orchestrator.errors import PermanentError
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
-from tests.fakes.servers import FakeServer, item
+from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 
 A, B = ServerName("a"), ServerName("b")
 
@@ -29,7 +29,9 @@ def test_poisson_arrivals_ascend_at_the_asked_rate_and_repeat_with_the_seed() ->
 @pytest.mark.virtual_time
 async def test_requests_are_sent_when_due_whether_or_not_earlier_ones_are_answered() -> None:
     server = FakeServer(item_s=1.0, max_batch_size=1)
-    settings = RouterSettings(policy="lert", warm_up=False, overload=OverloadSettings(shed_late=False))
+    settings = RouterSettings(
+        policy="lert", warm_up=False, overload=OverloadSettings(shed_late=False), guard=NO_TIME_BUDGET
+    )
     async with Router(settings, {A: server}) as router:
         began_s = asyncio.get_running_loop().time()
         outcomes = await run_open_loop(
@@ -45,7 +47,7 @@ async def test_requests_are_sent_when_due_whether_or_not_earlier_ones_are_answer
 @pytest.mark.virtual_time
 async def test_a_failure_is_an_outcome() -> None:
     server = FakeServer()
-    async with Router(RouterSettings(), {A: server}) as router:
+    async with Router(RouterSettings(guard=NO_TIME_BUDGET), {A: server}) as router:
         server.failures = [PermanentError("unexpected shape")]
         (outcome,) = await run_open_loop(router, [item(0)], [0], [0.0], deadline_s=1)
     assert outcome.error == "unexpected shape"

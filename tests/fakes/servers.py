@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.config import GuardSettings
 from orchestrator.errors import ModelNotFoundError, PermanentError, ServerUnavailableError, SlimError
 from orchestrator.snapshot import Family, ModelName, ServedModel, TensorSpec, Width
 
 ACCURACY = {25: 0.905, 50: 0.917, 75: 0.924, 100: 0.928}
 FLOPS = {25: 3_000_000, 50: 12_000_000, 75: 26_000_000, 100: 45_000_000}
 CLASSES = 10
+NO_TIME_BUDGET = GuardSettings(policy_time_budget_ms=None)
+"""Of policies: what one takes on a busy machine is real time, which has no place in a test."""
 
 
 def served_model(

@@ -15,7 +15,7 @@ from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.embedded import choose_free_ports
 from orchestrator.triton.passthrough import Metadata, RefusedCallError
-from tests.fakes.servers import FakeServer
+from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
 
 
 class FakeTriton:
@@ -207,7 +207,9 @@ async def open_world(
             **gateway,
         }
     )
-    routing = RouterSettings.model_validate({"warm_up": False, "discovery_period_s": 0.05, **(router or {})})
+    routing = RouterSettings.model_validate(
+        {"warm_up": False, "discovery_period_s": 0.05, "guard": NO_TIME_BUDGET, **(router or {})}
+    )
     metrics = GatewayMetrics()
     async with (
         Router(routing, {ServerName(n): s for n, s in servers.items()}, observer=metrics.router) as opened,

@@ -19,7 +19,7 @@ from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.stream import StreamSession
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import FakeServer
+from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
 from tests.gateway.calls import item_request
 from tests.gateway.fakes import FakeTriton
 
@@ -31,7 +31,7 @@ async def answer(method: str, message: bytes) -> bytes | None:
     server = FakeServer(item_s=0.0, group_s=0.0)
     catalogue = Catalogue({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
     await catalogue.refresh()
-    async with Router(RouterSettings(warm_up=False), {A: server}) as router:
+    async with Router(RouterSettings(warm_up=False, guard=NO_TIME_BUDGET), {A: server}) as router:
         plane = DataPlane(router, catalogue, GatewayMetrics())
         try:
             if method == "ModelStreamInfer":

@@ -13,7 +13,7 @@ from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import ServerName, Width
-from tests.fakes.servers import FakeServer, item
+from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.troubled import TroubledServer
 from tests.router.test_router import right
 
@@ -47,8 +47,7 @@ class Told(RouterObserver):
 
 def router_over(told: Told, servers: dict[str, FakeServer], **settings: Any) -> Router:
     named = {ServerName(name): server for name, server in servers.items()}
-    guard = {"policy_time_budget_ms": None}  # real time has no place in a test
-    values = {"policy": "lert", "probes": None, "guard": guard, **settings}
+    values = {"policy": "lert", "probes": None, "guard": NO_TIME_BUDGET, **settings}
     return Router(RouterSettings.model_validate(values), named, observer=told)
 
 

@@ -21,7 +21,7 @@ from orchestrator.errors import DeadlineError, PermanentError, ServerUnavailable
 from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
-from tests.fakes.servers import CLASSES, FakeServer, item
+from tests.fakes.servers import CLASSES, NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.virtual_time import new_virtual_loop
 
 DEEDS = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", "late refusal")
@@ -162,7 +162,7 @@ async def play(scenario: Scenario) -> None:
     ledger = Ledger()
     options = RouterSettings.model_validate(
         {
-            "guard": {"policy_time_budget_ms": None},
+            "guard": NO_TIME_BUDGET,
             "request_timeout_s": 20,
             "group_timeout_s": 5,
             "drain_s": 30,

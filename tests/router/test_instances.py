@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import GuardSettings, RouterSettings
+from orchestrator.config import RouterSettings
 from orchestrator.router import Router
 from orchestrator.routing import policy_names
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import FakeServer, item, served_model
+from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item, served_model
 
 pytestmark = pytest.mark.virtual_time
 
@@ -38,8 +38,7 @@ class ParallelServer(FakeServer):
 
 
 async def answer_all(policy: str, server: ParallelServer, count: int = 200) -> Router:
-    guard = GuardSettings(policy_time_budget_ms=None)
-    settings = RouterSettings(policy=policy, deadline_ms=10_000, in_flight_groups=2, guard=guard)
+    settings = RouterSettings(policy=policy, deadline_ms=10_000, in_flight_groups=2, guard=NO_TIME_BUDGET)
     async with Router(settings, {ServerName("a"): server}) as router:
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(count)))
         assert [int(answer.output.argmax()) for answer in answers] == [n % 10 for n in range(count)]

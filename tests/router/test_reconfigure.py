@@ -13,7 +13,7 @@ from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import FakeServer, item
+from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.troubled import TroubledServer
 from tests.router.test_router import right
 
@@ -23,9 +23,7 @@ pytestmark = pytest.mark.virtual_time
 def fleet_of(addresses: Mapping[str, str], **router: Any) -> FleetSettings:
     return FleetSettings(
         servers=tuple(ServerSettings(name=name, grpc=address) for name, address in addresses.items()),
-        router=RouterSettings.model_validate(
-            {"policy": "lert", "probes": None, "guard": {"policy_time_budget_ms": None}, **router}
-        ),
+        router=RouterSettings.model_validate({"policy": "lert", "probes": None, "guard": NO_TIME_BUDGET, **router}),
     )
 
 
@@ -192,6 +190,6 @@ async def test_a_fleet_with_a_new_name_is_taken_once_the_name_is_known() -> None
 
 
 async def test_a_router_that_was_given_its_connections_can_not_be_given_others() -> None:
-    async with Router(RouterSettings(), {ServerName("a"): FakeServer()}) as router:
+    async with Router(RouterSettings(guard=NO_TIME_BUDGET), {ServerName("a"): FakeServer()}) as router:
         with pytest.raises(ConfigError, match=r"Router\.from_fleet"):
             router.reconfigure(fleet_of({"a": "127.0.0.1:1"}))

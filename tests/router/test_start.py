@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import FleetSettings, GuardSettings, RouterSettings, ServerSettings
+from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.profile import EnergySource, ModelProfile, Origin, write_profile
 from orchestrator.router import Router
 from orchestrator.router.start import ProfileStarts
 from orchestrator.snapshot import ServerName
-from tests.fakes.servers import FakeServer, item
+from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.profile.profiles import SHA256, model_profile, profile_of, server_profile
 
 pytestmark = pytest.mark.virtual_time
 
 A = ServerName("a")
-SETTINGS = RouterSettings(policy="lert:100", discovery_period_s=1.0, guard=GuardSettings(policy_time_budget_ms=None))
+SETTINGS = RouterSettings(policy="lert:100", discovery_period_s=1.0, guard=NO_TIME_BUDGET)
 
 
 def server_with(sha256: str = SHA256) -> FakeServer:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,26 +59,36 @@ def is_gone(*pids: int) -> Callable[[], bool]:
     return lambda: all(read_identity(pid) is None for pid in pids)
 
 
-def shared_memory_regions() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if "_shm_region_" in name}
+def regions_of(pids: Iterable[int]) -> set[Path]:
+    """Return the shared memory of stubs among processes, as their command lines name it: others may run here too."""
+    regions = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            regions |= {Path("/dev/shm", name.strip("/")) for name in arguments if "_shm_region_" in name}
+    return regions
+
+
+def existing(regions: Iterable[Path]) -> list[Path]:
+    return [region for region in regions if region.exists()]
 
 
 async def test_nothing_is_left_after_an_ordinary_end(repository: Path, options: EmbeddedOptions) -> None:
-    before = shared_memory_regions()
     async with EmbeddedServer(repository, options) as server:
         pids = (server.pid, server.guardian_pid, *server.stub_pids())
-        assert len(shared_memory_regions() - before) == 2
+        regions = regions_of(pids)
+        assert len(existing(regions)) == 2
         directory = server.log_path.parent
     assert is_gone(*pids)()
     assert not directory.exists()
-    assert shared_memory_regions() <= before
+    assert not existing(regions)
 
 
 @pytest.mark.parametrize("victim", ["server", "guardian", "stub and server"])
 async def test_nothing_is_left_when_one_is_killed(repository: Path, options: EmbeddedOptions, victim: str) -> None:
-    before = shared_memory_regions()
     async with EmbeddedServer(repository, options) as server:
         pids = (server.pid, server.guardian_pid, *server.stub_pids())
+        regions = regions_of(pids)
         directory = server.log_path.parent
         if victim == "stub and server":
             os.kill(server.stub_pids()[0], signal.SIGKILL)
@@ -91,9 +101,10 @@ async def test_nothing_is_left_when_one_is_killed(repository: Path, options: Emb
     assert list_session(server.pid) == []
     assert not directory.exists()
     # A stub killed first can't say any more which region was its own.
-    assert len(shared_memory_regions() - before) <= (1 if victim == "stub and server" else 0)
-    for region in shared_memory_regions() - before:
-        os.unlink(f"/dev/shm/{region}")
+    left = existing(regions)
+    for region in left:
+        region.unlink()
+    assert len(left) <= (1 if victim == "stub and server" else 0)
 
 
 HOLD = """
@@ -131,14 +142,15 @@ def holder(repository: Path) -> Iterator[tuple[subprocess.Popen[str], list[int],
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_outlives_the_parent(repository: Path, number: signal.Signals) -> None:
-    before = shared_memory_regions()
     with holder(repository) as (process, pids, directory):
         assert len(pids) == 4
+        regions = regions_of(pids)
+        assert len(existing(regions)) == 2
         process.send_signal(number)
         process.wait(GONE_S)
         assert wait_until(is_gone(*pids))
     assert not directory.exists()
-    assert shared_memory_regions() <= before
+    assert not existing(regions)
 
 
 def test_nothing_outlives_parent_and_guardian_killed_together(repository: Path) -> None:
@@ -196,22 +208,26 @@ async def test_a_start_that_takes_too_long_is_given_up(repository: Path, options
     ids=["at once", "server runs", "stub runs"],
 )
 async def test_a_cancelled_start_leaves_nothing(
-    repository: Path, options: EmbeddedOptions, has_come_far_enough: Callable[[EmbeddedServer], object]
+    repository: Path,
+    options: EmbeddedOptions,
+    has_come_far_enough: Callable[[EmbeddedServer], object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = shared_memory_regions()
-    directories = list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where nobody else's directories are
     server = EmbeddedServer(repository, options)
     starting = asyncio.create_task(server.__aenter__())
     await asyncio.sleep(0)
     while not has_come_far_enough(server):
         await asyncio.sleep(0.001)
+    regions = regions_of(server.stub_pids()) if server.is_running else set()
     assert not starting.done()
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert not server.is_running
-    assert shared_memory_regions() <= before
-    assert list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")) == directories
+    assert not existing(regions)
+    assert not list(tmp_path.glob(f"{PREFIX}*"))
 
 
 async def test_only_the_named_models_are_loaded(repository: Path, options: EmbeddedOptions) -> None:
