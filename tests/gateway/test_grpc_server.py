@@ -412,7 +412,7 @@ async def test_closing_answers_what_is_in_and_takes_no_more() -> None:
             assert not under_way.done()
         assert scores(await under_way).argmax() == 6
         await closing
-        with pytest.raises(grpc.aio.AioRpcError, match=r"failed to connect|Connection refused"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"UNAVAILABLE"):  # found closed or refused: by luck
             await calls.ask("ServerReady")
         assert all(triton.closed for triton in world.tritons.values())
 
