@@ -19,6 +19,7 @@ _COMMANDS = {
     "controller": "orchestrator.cli.controller:controller",
     "demand": "orchestrator.cli.status:demand",
     "demo": "orchestrator.cli.demo:demo",
+    "evaluate": "orchestrator.cli.evaluate:evaluate",
     "gateway": "orchestrator.cli.gateway:gateway",
     "infer": "orchestrator.cli.infer:infer",
     "local": "orchestrator.cli.local:local",

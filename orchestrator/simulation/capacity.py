@@ -3,11 +3,13 @@
 With f_sw items a second on server s at width w and its capacity c_sw there, a server is not more than busy when
 Σ_w f_sw / c_sw ≤ 1. The most items a second are served at each server's quickest width. At a given rate the most
 accuracy is the linear programme max Σ a_w f_sw with Σ f = rate, solved by scipy's HiGHS; no policy can serve more
-accurately without falling behind, because waiting and uneven work only cost.
+accurately without falling behind, because waiting and uneven work only cost. Likewise for joules, with those of an item
+in the batch that is thriftiest, whatever batch gives the capacity.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,25 +42,62 @@ def most_accuracy(servers: Sequence[SimulatedServer], rate_rps: float, *, min_ac
     Raises:
         ConfigError: when scipy is not installed.
     """
+    cells = _cells(servers, min_accuracy)
+    least = _least(servers, cells, [-m.accuracy for _, m in cells], rate_rps)
+    return None if least is None else -least / rate_rps
+
+
+def least_joules(servers: Sequence[SimulatedServer], rate_rps: float, accuracy: float) -> float | None:
+    """Return the least joules an item, idle power included, at which the fleet serves ``rate_rps`` for good.
+
+    Args:
+        servers: all up all the time.
+        rate_rps: items a second.
+        accuracy: mean of the answers, at least.
+
+    Returns:
+        None when the fleet can't, or joules of a server are unknown.
+
+    Raises:
+        ConfigError: when scipy is not installed.
+    """
+    cells = _cells(servers, 0.0)
+    item_j = [math.inf if m.energy_j is None else min(e / n for n, e in enumerate(m.energy_j, 1)) for _, m in cells]
+    idle_w = [math.inf if s.idle_w is None else s.idle_w for s in servers]
+    if not all(map(math.isfinite, (*item_j, *idle_w))):
+        return None
+    least_w = _least(servers, cells, item_j, rate_rps, accuracy=accuracy)
+    return None if least_w is None else (least_w + sum(idle_w)) / rate_rps
+
+
+def _cells(servers: Sequence[SimulatedServer], min_accuracy: float) -> list[tuple[int, SimulatedModel]]:
+    return [(s, m) for s, server in enumerate(servers) for m in _usable(server, min_accuracy)]
+
+
+def _least(
+    servers: Sequence[SimulatedServer],
+    cells: Sequence[tuple[int, SimulatedModel]],
+    cost: Sequence[float],
+    rate_rps: float,
+    *,
+    accuracy: float | None = None,
+) -> float | None:
+    """Return the least cost of flows that add up to a rate with no server more than busy; None when there are none."""
     try:
         from scipy.optimize import linprog
     except ImportError:
         raise ConfigError("the fluid bound needs scipy; install it with pip install 'slim-scheduler[sim]'") from None
-    cells = [(s, m) for s, server in enumerate(servers) for m in _usable(server, min_accuracy)]
     if not cells:
         return None
     load = np.zeros((len(servers), len(cells)))
     for cell, (server, model) in enumerate(cells):
         load[server, cell] = 1 / model.capacity_rps
-    solved = linprog(
-        [-m.accuracy for _, m in cells],
-        A_ub=load,
-        b_ub=np.ones(len(servers)),
-        A_eq=np.ones((1, len(cells))),
-        b_eq=[rate_rps],
-        method="highs",
-    )
-    return -float(solved.fun) / rate_rps if solved.success else None
+    limits = [1.0] * len(servers)
+    if accuracy is not None:
+        load = np.vstack([load, [-m.accuracy / rate_rps for _, m in cells]])
+        limits.append(-accuracy)
+    solved = linprog(cost, A_ub=load, b_ub=limits, A_eq=np.ones((1, len(cells))), b_eq=[rate_rps], method="highs")
+    return float(solved.fun) if solved.success else None
 
 
 def _usable(server: SimulatedServer, min_accuracy: float) -> list[SimulatedModel]:

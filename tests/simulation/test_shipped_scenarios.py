@@ -22,7 +22,7 @@ def paths(folder: str) -> list[Path]:
     return found
 
 
-SEEN = [*paths("train"), *paths("validation")]
+SEEN = [*paths("train"), *paths("validation"), *paths("validation/paper")]
 SUITES = [*paths("test/paper"), *paths("test/standard"), *paths("test/generalisation")]
 
 
@@ -67,6 +67,16 @@ def test_each_standard_scenario_has_a_sister_of_its_kind_but_of_another_draw() -
         assert profiles(SCENARIOS / "validation" / path.name) <= profiles(path)
         if sister.workload.file is not None:
             assert sister.workload.file != test.workload.file
+
+
+def test_each_load_of_the_paper_has_a_sister_of_another_load_and_deadline() -> None:
+    assert [p.name for p in paths("test/paper")] == [p.name for p in paths("validation/paper")]
+    for path in paths("test/paper"):
+        test, fleet = load_scenario(path)
+        sister, same = load_scenario(SCENARIOS / "validation" / "paper" / path.name)
+        assert same == fleet
+        assert sister.workload.load_ratio != test.workload.load_ratio
+        assert sister.objectives.deadline_ms != test.objectives.deadline_ms
 
 
 def test_held_out_machines_are_in_the_generalisation_suite_only() -> None:

@@ -1,0 +1,53 @@
+"""Who is held against whom: policies by their specs, under the names that tables give them.
+
+One learned policy stands at several points of its frontier, by the weights in its spec
+(``ppo-slim,accuracy=0,latency=0,energy=1``). A heuristic that was tuned keeps its name and has another spec in each
+scenario.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.routing import parse_policy
+
+LEARNED: Final = "ppo-slim"
+LEARNED_OF_PAPER: Final = "ppo-paper"
+UNTUNED: Final = " untuned"
+"""Ends the label of a policy with its own defaults beside the tuned one, on validation scenarios."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One policy in one scenario.
+
+    Attributes:
+        label: what tables call it: the same in all scenarios.
+        spec: of the policy.
+        is_tuned: whether the spec was tuned on the scenario's validation file.
+    """
+
+    label: str
+    spec: str
+    is_tuned: bool = False
+
+
+def parse_contender(spec: str) -> Contender:
+    """Return a contender that is called what it is.
+
+    Raises:
+        ConfigError: when there is no such policy, or a learned policy's file can't be used.
+    """
+    parse_policy(spec)
+    return Contender(spec, spec)
+
+
+def head_of(label: str) -> str:
+    """Return which policy it is, without width rule, file or knobs."""
+    return label.partition(",")[0].partition(":")[0].removesuffix(UNTUNED)
+
+
+def is_learned(label: str) -> bool:
+    """Return whether a label is of a learned policy."""
+    return head_of(label) in (LEARNED, LEARNED_OF_PAPER)

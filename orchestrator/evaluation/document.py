@@ -1,0 +1,219 @@
+"""A suite's results as one JSON document, claims first; the page and the pictures show the same numbers.
+
+Everything in it but ``measured`` is the same on every machine for the same scenarios, specs and extent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from orchestrator.evaluation.choices import rank_defaults
+from orchestrator.evaluation.claim import Claim
+from orchestrator.evaluation.figures import FIGURES
+from orchestrator.evaluation.generalisation import draw_transfers, generalisation_claims
+from orchestrator.evaluation.paper import describe_load, paper_claims, saving
+from orchestrator.evaluation.standard import draw_duels, improvement, standard_claims
+from orchestrator.evaluation.standings import UTILITY, Field, Standing
+from orchestrator.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate, estimate_iqm, hypervolume
+from orchestrator.evaluation.suites import RANDOM, Extent, Suite
+
+_DIGITS: Final = 6
+"""Significant ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What differs from machine to machine.
+
+    Attributes:
+        machine: in words.
+        versions: of what took part.
+        took_s: of the start that ended the campaign.
+        taken_at: when it ended.
+    """
+
+    machine: str
+    versions: dict[str, str]
+    took_s: float
+    taken_at: str
+
+
+def draw_claims(suite: Suite, fields: Sequence[Field]) -> tuple[Claim, ...]:
+    """Return the claims of a suite."""
+    draw = {
+        Suite.PAPER: paper_claims,
+        Suite.STANDARD: standard_claims,
+        Suite.GENERALISATION: generalisation_claims,
+    }[suite]
+    return tuple(draw(fields))
+
+
+def make_document(suite: Suite, extent: Extent, fields: Sequence[Field], measured: Measured) -> dict[str, Any]:
+    """Return the document, as JSON values."""
+    tests = [field for field in fields if not field.case.is_validation]
+    document = {
+        "suite": str(suite),
+        "claims": [_claim(claim) for claim in draw_claims(suite, fields)],
+        "extent": asdict(extent),
+        "method": {
+            "centre": "interquartile mean over traces; seeds of one trace are averaged first",
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap over traces by scenario, {RESAMPLES} resamples",
+            "utility": "effective accuracy - (0.02/0.15) * joules a request / most joules",
+            "hypervolume": "unit cube of accuracy from narrowest to widest, requests in time, 1 - joules / most joules",
+        },
+        "default": [
+            {
+                "policy": r.label,
+                "utility": _estimate(r.utility),
+                "worst": r.worst_scenario,
+                "behind": _round(r.worst_loss),
+            }
+            for r in rank_defaults(fields)
+        ],
+        **_comparisons(suite, fields),
+        "scenarios": [_scenario(field) for field in tests],
+        "validation": [_scenario(field, is_brief=True) for field in fields if field.case.is_validation],
+        "measured": asdict(measured)
+        | {
+            "decision_us": {
+                field.case.stem: {label: _decision(standing) for label, standing in field.standings.items()}
+                for field in tests
+            }
+        },
+    }
+    return document
+
+
+def _comparisons(suite: Suite, fields: Sequence[Field]) -> dict[str, Any]:
+    if suite is Suite.PAPER:
+        return {"against_random": list(_against_random(fields))}
+    if suite is Suite.GENERALISATION:
+        return {
+            "against_fallback": [
+                {
+                    "scenario": t.field.case.stem,
+                    "servers": t.field.servers,
+                    "utility_lost": _estimate(t.loss),
+                    "fallback_ratio": _round(t.fallback_ratio),
+                }
+                for t in draw_transfers(fields)
+            ]
+        }
+    duels = draw_duels(fields)
+    return {
+        "probability_of_improvement": _estimate(improvement(duels)),
+        "against_best_heuristic": [
+            {
+                "scenario": duel.field.case.stem,
+                "heuristic": duel.heuristic,
+                "spec": duel.field.standings[duel.heuristic].contender.spec,
+                "is_tuned": duel.field.standings[duel.heuristic].contender.is_tuned,
+                "point": duel.thrifty,
+                "joules_less": _estimate(estimate_iqm([duel.saved])),
+                "is_equal": duel.is_equal,
+                "accurate_point": duel.accurate,
+                "accuracy_more": _estimate(estimate_iqm([duel.gained])),
+                "is_frugal": duel.is_frugal,
+                "utility_more": _estimate(estimate_iqm([duel.utility_gained])),
+            }
+            for duel in duels
+        ],
+    }
+
+
+def _against_random(fields: Sequence[Field]) -> Iterator[dict[str, Any]]:
+    for field in fields:
+        for label, standing in field.standings.items():
+            if label == RANDOM or RANDOM not in field.standings:
+                continue
+            own, other = standing.figures["accuracy"], field.standings[RANDOM].figures["accuracy"]
+            yield {
+                "scenario": field.case.stem,
+                "load": describe_load(field),
+                "policy": label,
+                "mean_latency_less": _estimate(saving(field, label, "mean_s")),
+                "p99_latency_less": _estimate(saving(field, label, "p99_s")),
+                "attributed_energy_less": _estimate(saving(field, label, "attributed_j")),
+                "true_energy_less": _estimate(saving(field, label, "joules_per_answer")),
+                "accuracy_more": _estimate(estimate_iqm([own - other])),
+            }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    return {
+        "name": claim.name,
+        "value": _round(claim.value),
+        "bar": claim.bar,
+        "bar_is": "at least" if claim.is_floor else "at most",
+        "unit": claim.unit,
+        "met": claim.is_met,
+        "interval": None if claim.interval is None else [_round(claim.interval.low), _round(claim.interval.high)],
+        "is_equal_elsewhere": claim.holds,
+        "note": claim.note,
+    }
+
+
+def _scenario(field: Field, *, is_brief: bool = False) -> dict[str, Any]:
+    yardstick = field.yardstick
+    return {
+        "scenario": field.case.stem,
+        "digest": field.case.digest,
+        "servers": field.servers,
+        "arrivals": field.kind,
+        "cv2": _round(field.cv2),
+        "load": describe_load(field),
+        "rate_rps": _round(field.rate_rps),
+        "deadline_s": field.deadline_s,
+        "requests": field.requests,
+        "traces": len(field.case.traces),
+        "most_accuracy_by_fluid_bound": _round(field.most_accuracy),
+        "most_joules": _round(yardstick.most_j),
+        "policies": [_policy(field, standing, is_brief=is_brief) for standing in field.standings.values()],
+    }
+
+
+def _policy(field: Field, standing: Standing, *, is_brief: bool) -> dict[str, Any]:
+    contender = standing.contender
+
+    def figure(name: str) -> Any:
+        found = estimate_iqm([standing.figures[name]], is_sure=not is_brief)
+        return _round(found.value) if is_brief else _estimate(found)
+
+    accuracy = estimate_iqm([standing.figures["accuracy"]], is_sure=False).value
+    bound_j = None if math.isnan(accuracy) else field.bound_j(accuracy)
+    return {
+        "policy": contender.label,
+        "spec": contender.spec,
+        "is_tuned": contender.is_tuned,
+        "seeds": standing.seeds,
+        "figures": {name: figure(name) for name in (UTILITY, *FIGURES)},
+        "utility_spread_over_seeds": _round(standing.seed_spread),
+        "least_joules_by_fluid_bound": _round(bound_j),
+        "hypervolume": _round(hypervolume(standing.places.mean(axis=0, keepdims=True))),
+        "width_shares": {str(width): _round(share) for width, share in standing.width_shares.items()},
+    }
+
+
+def _decision(standing: Standing) -> dict[str, Any]:
+    median_s, p99_s = standing.decision_s or (None, None)
+    return {
+        "p50": None if median_s is None else _round(1e6 * median_s),
+        "p99": None if p99_s is None else _round(1e6 * p99_s),
+        "with_events": _round(1e6 * standing.event_s),
+    }
+
+
+def _estimate(found: Estimate | None) -> dict[str, Any] | None:
+    if found is None or math.isnan(found.value):
+        return None
+    ends = found.interval
+    interval = None if ends is None else [_round(ends.low), _round(ends.high)]
+    return {"value": _round(found.value), "interval": interval}
+
+
+def _round(value: float | None) -> float | None:
+    """Return a number to so many significant digits; None for what is none."""
+    return None if value is None or math.isnan(value) else float(f"{value:.{_DIGITS}g}")

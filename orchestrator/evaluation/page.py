@@ -1,0 +1,214 @@
+"""A suite's document as a page of Markdown: the same tables, for readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+_COLUMNS: Final = (
+    ("in time %", "attainment_ratio", 1e2, 2),
+    ("accuracy %", "accuracy", 1e2, 2),
+    ("effective %", "effective_accuracy", 1e2, 2),
+    ("mean ms", "mean_s", 1e3, 2),
+    ("p50 ms", "p50_s", 1e3, 2),
+    ("p99 ms", "p99_s", 1e3, 2),
+    ("goodput/s", "goodput_rps", 1, 0),
+    ("J/request", "joules_per_answer", 1, 4),
+    ("latency-attributed J", "attributed_j", 1, 4),
+    ("utilisation variance", "utilisation_variance", 1, 4),
+    ("batch", "mean_batch", 1, 2),
+    ("utility", "utility", 1, 4),
+)
+_PURPOSE: Final = {
+    "paper": "What arXiv 2510.09018 reports against random routing, at three loads.",
+    "standard": "The learned policy against heuristics whose knobs were tuned on each scenario's validation file.",
+    "generalisation": "One checkpoint where it was not trained, against the guard's fallback.",
+}
+
+
+def render_page(document: Mapping[str, Any]) -> str:
+    """Return the page."""
+    claims = document["claims"]
+    met = sum(claim["met"] for claim in claims)
+    suite = document["suite"]
+    blocks = [
+        f"# Evaluation: {suite}",
+        f"{_PURPOSE[suite]} Written by `slimsched evaluate --suite {suite}`; the same numbers are in "
+        f"[evaluation-{suite}.json](evaluation-{suite}.json), the method is in [evaluation.md](../evaluation.md).",
+        _extent(document),
+        f"## Claims: {met} of {len(claims)} met",
+        _table(("claim", "value", "95 % interval", "bar", "", "note"), map(_claim, claims)),
+        *_default(document),
+        *_comparison(document),
+        "## Every figure of every policy",
+        "Interquartile means over traces, ± half of the 95 % interval. Accuracy is of what was answered; effective "
+        "accuracy counts late and lost requests as 0. J/request is all energy of the fleet, idle included, over the "
+        "answers; the latency-attributed one is no energy that anybody pays, see the method. A policy with several "
+        "seeds draws lots. The bound is the least energy for the accuracy of that row, were work a fluid. "
+        "`µs` is the median time of one decision from Python, and of one with its share of all events in the "
+        "simulator.",
+    ]
+    for scenario in document["scenarios"]:
+        blocks += _scenario(scenario, document["measured"]["decision_us"][scenario["scenario"]])
+    return "\n\n".join(blocks) + "\n"
+
+
+def _extent(document: Mapping[str, Any]) -> str:
+    extent, measured = document["extent"], document["measured"]
+    requests = "" if extent["requests"] is None else f", at most {extent['requests']:,} requests a run"
+    versions = ", ".join(f"{name} {number}" for name, number in sorted(measured["versions"].items()))
+    return (
+        f"{extent['traces']} traces a scenario, common to all policies, {extent['seeds']} seeds for policies that draw "
+        f"lots{requests}; {extent['validation_traces']} traces of each validation file. Taken at "
+        f"{measured['taken_at']} on {measured['machine']}; {versions}. Learned policies have one checkpoint each, so "
+        "nothing is said of the spread over training seeds."
+    )
+
+
+def _claim(claim: Mapping[str, Any]) -> tuple[str, ...]:
+    sign = "≥" if claim["bar_is"] == "at least" else "≤"
+    interval = claim["interval"]
+    return (
+        claim["name"],
+        "none" if claim["value"] is None else f"{claim['value']:.2%}",
+        "" if interval is None else f"{interval[0]:.2%} to {interval[1]:.2%}",
+        f"{sign} {claim['bar']:.2%}",
+        "met" if claim["met"] else "**not met**",
+        claim["note"],
+    )
+
+
+def _default(document: Mapping[str, Any]) -> Iterator[str]:
+    ranking = document["default"]
+    if not ranking:
+        return
+    yield "## Who would be the default"
+    yield (
+        f"By the utility over all validation scenarios, each policy with its own defaults: "
+        f"**`{ranking[0]['policy']}`**. Test scenarios have no say in it."
+    )
+    rows = (
+        (str(at), f"`{r['policy']}`", _pm(r["utility"], 1, 4), r["worst"], f"{r['behind']:.4f}")
+        for at, r in enumerate(ranking, 1)
+    )
+    yield _table(("", "policy", "utility", "furthest behind the best in", "by"), rows)
+
+
+def _comparison(document: Mapping[str, Any]) -> Iterator[str]:
+    if "against_random" in document:
+        yield "## Against random"
+        yield "By how much less or more than `random` on the same traces; positive is better in every column."
+        names = ("mean_latency_less", "p99_latency_less", "attributed_energy_less", "true_energy_less")
+        rows = (
+            (
+                row["scenario"],
+                f"`{row['policy']}`",
+                *(_pm(row[name], 1e2, 2) for name in names),
+                _pm(row["accuracy_more"], 1e2, 2),
+            )
+            for row in document["against_random"]
+        )
+        yield _table(
+            (
+                "scenario",
+                "policy",
+                "mean latency %",
+                "p99 %",
+                "latency-attributed energy %",
+                "true energy %",
+                "accuracy points",
+            ),
+            rows,
+        )
+    if "against_fallback" in document:
+        yield "## Against the fallback"
+        yield _table(
+            ("scenario", "servers", "utility lost %", "decisions of the guard's fallback %"),
+            (
+                (r["scenario"], str(r["servers"]), _pm(r["utility_lost"], 1e2, 2), _number(r["fallback_ratio"], 1e2, 2))
+                for r in document["against_fallback"]
+            ),
+        )
+    if "against_best_heuristic" in document:
+        yield "## Against the best tuned heuristic of each scenario"
+        yield (
+            "Heuristic and operating points were chosen on the validation file. The thrifty point is the one of the "
+            "least joules that equals the heuristic's attainment and accuracy there; the accurate one is the most "
+            "accurate that equals its attainment and joules. Probability that the thrifty point has more utility on a "
+            f"trace drawn by lot: {_pm(document['probability_of_improvement'], 1, 3)}."
+        )
+        yield _table(
+            (
+                "scenario",
+                "best heuristic",
+                "thrifty point",
+                "joules less %",
+                "equal",
+                "accurate point",
+                "accuracy points more",
+                "equal",
+                "utility more",
+            ),
+            map(_duel, document["against_best_heuristic"]),
+        )
+
+
+def _duel(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["scenario"],
+        f"`{row['spec']}`" + ("" if row["is_tuned"] else " (not tuned)"),
+        f"`{row['point']}`",
+        _pm(row["joules_less"], 1e2, 2),
+        "yes" if row["is_equal"] else "no",
+        f"`{row['accurate_point']}`",
+        _pm(row["accuracy_more"], 1e2, 2),
+        "yes" if row["is_frugal"] else "no",
+        _pm(row["utility_more"], 1, 4),
+    )
+
+
+def _scenario(scenario: Mapping[str, Any], decisions: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    bound = scenario["most_accuracy_by_fluid_bound"]
+    yield f"### {scenario['scenario']}"
+    yield (
+        f"{scenario['servers']} servers, {scenario['arrivals']} arrivals of CV² {scenario['cv2']:.3g}, load "
+        f"{scenario['load']} ({scenario['rate_rps']:,.0f} items/s), deadline {scenario['deadline_s'] * 1e3:g} ms, "
+        f"{scenario['requests']:,} requests a run. "
+        + ("No policy can serve all of it for good." if bound is None else f"Fluid bound on accuracy {bound:.2%}.")
+    )
+    head = ("policy", *(name for name, *_ in _COLUMNS), "seeds", "bound on J", "hypervolume", "µs", "fallback %")
+    rows = []
+    for policy in scenario["policies"]:
+        figures = policy["figures"]
+        timed = decisions[policy["policy"]]
+        name = f"`{policy['policy']}`" + (f" as `{policy['spec']}`" if policy["is_tuned"] else "")
+        rows.append(
+            (
+                name,
+                *(_pm(figures[key], scale, digits) for _, key, scale, digits in _COLUMNS),
+                str(policy["seeds"]),
+                _number(policy["least_joules_by_fluid_bound"], 1, 4),
+                _number(policy["hypervolume"], 1, 3),
+                f"{_number(timed['p50'], 1, 0)}; {_number(timed['with_events'], 1, 1)}",
+                _pm(figures["fallback_ratio"], 1e2, 2),
+            )
+        )
+    yield _table(head, rows)
+
+
+def _pm(found: Mapping[str, Any] | None, scale: float, digits: int) -> str:
+    """Return a number with half of its interval."""
+    if found is None:
+        return "–"
+    text = f"{found['value'] * scale:,.{digits}f}"
+    interval = found["interval"]
+    return text if interval is None else f"{text} ±{(interval[1] - interval[0]) / 2 * scale:,.{digits}f}"
+
+
+def _number(value: float | None, scale: float, digits: int) -> str:
+    return "–" if value is None else f"{value * scale:,.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

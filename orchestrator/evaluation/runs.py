@@ -1,0 +1,133 @@
+"""One cell of a suite: a policy on a trace, with every seed of its lots, in whatever process it lands.
+
+All randomness is drawn beforehand. A trace's seed gives arrivals, noise and faults, the same for all who meet on it.
+The lots that policies draw from are the trace's own for seed 0 and drawn anew for every other seed. A policy that draws
+none does the same whatever the seed, so it is not run again: that is found out on the first trace, by running it twice
+and comparing every figure.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from orchestrator.evaluation.contenders import Contender
+from orchestrator.evaluation.figures import RunFigures, Timeline, take_figures, take_timeline
+from orchestrator.evaluation.suites import load_case
+from orchestrator.routing import RowPolicy, parse_policy
+from orchestrator.routing.candidates import build_rows
+from orchestrator.simulation.fleet import SimulatedServer
+from orchestrator.simulation.scenario import ScenarioSettings
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.trace import Trace, draw_trace
+
+_TIMED_DECISIONS: Final = 400
+_TIMED_REQUESTS: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one job does.
+
+    Attributes:
+        case: key of the case.
+        path: of its scenario.
+        requests: at most so many; None: as the file says.
+        contender: who.
+        trace: seed.
+        seeds: of the lots, ascending from 0.
+        is_first: whether it is the first trace of its case: then the timeline is kept and decisions are timed, and
+            a second seed tells whether the policy draws lots at all.
+    """
+
+    case: str
+    path: Path
+    requests: int | None
+    contender: Contender
+    trace: int
+    seeds: int
+    is_first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """What came of it.
+
+    Attributes:
+        runs: one a seed; only seed 0 for a policy that draws no lots.
+        cpu_s: of all of them, of one core; no figure, because it differs from run to run.
+        timeline: of seed 0; None but for the first trace.
+        decision_s: median and 99th percentile of one decision (candidates, features and choice), called from Python
+            as the router does; None but for the first trace.
+    """
+
+    runs: tuple[RunFigures, ...]
+    cpu_s: float
+    timeline: Timeline | None = None
+    decision_s: tuple[float, float] | None = None
+
+
+def run_cell(cell: Cell) -> CellResult:
+    """Return what came of a cell; the same figures for the same cell."""
+    began_s = time.process_time()
+    simulation, first = _run(cell, 0)
+    runs = [first]
+    if cell.seeds > 1:
+        second = _run(cell, 1)[1]
+        if replace(second, seed=0) != first:
+            runs += [second, *(_run(cell, seed)[1] for seed in range(2, cell.seeds))]
+    cpu_s = time.process_time() - began_s
+    if not cell.is_first:
+        return CellResult(tuple(runs), cpu_s)
+    return CellResult(tuple(runs), cpu_s, take_timeline(simulation), _time_decisions(cell))
+
+
+def _run(cell: Cell, seed: int) -> tuple[Simulation, RunFigures]:
+    settings, servers = _load(cell.path, cell.requests)
+    policy = parse_policy(cell.contender.spec)
+    trace = _trace(cell.path, cell.requests, cell.trace)
+    if seed:
+        lots = np.random.default_rng(np.random.SeedSequence([cell.trace, seed])).random(trace.lots.shape)
+        trace = replace(trace, lots=lots)
+    simulation = Simulation(settings, servers, policy, trace=trace)
+    simulation.run()
+    return simulation, take_figures(simulation, seed=seed, fallback_ratio=None)
+
+
+def _time_decisions(cell: Cell) -> tuple[float, float] | None:
+    """Return what decisions take; None when there were none to time."""
+    settings, servers = _load(cell.path, min(cell.requests or _TIMED_REQUESTS, _TIMED_REQUESTS))
+    policy = parse_policy(cell.contender.spec)
+    if not isinstance(policy, RowPolicy):
+        return None
+    simulation = Simulation(settings, servers, policy, seed=cell.trace)
+    simulation.decide_outside()
+    world = simulation.world
+    taken_s: list[float] = []
+    while len(taken_s) <= _TIMED_DECISIONS and simulation.next_decision() is not None:
+        began_s = time.perf_counter()
+        count = build_rows(world.fleet, world.wish, world.rows, world.scratch)
+        row, items, _, until_s = policy.choose_row(world.memory, world.rows, count, world.wish.ask)
+        taken_s.append(time.perf_counter() - began_s)
+        simulation.apply(row, items, until_s)
+    counted_s = taken_s[1:]  # the first one may load compiled code
+    if not counted_s:
+        return None
+    median_s, p99_s = np.quantile(counted_s, (0.5, 0.99))
+    return float(median_s), float(p99_s)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, requests: int | None) -> tuple[ScenarioSettings, tuple[SimulatedServer, ...]]:
+    return load_case(path, requests)
+
+
+@lru_cache(maxsize=2)
+def _trace(path: Path, requests: int | None, seed: int) -> Trace:
+    settings, servers = _load(path, requests)
+    return draw_trace(settings, sorted(servers, key=lambda s: s.name), seed)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from orchestrator.cli import main
+from tests.evaluation.suites import write_suite
+
+
+def evaluate(root: Path, out: Path, *more: str, suite: str = "standard") -> Result:
+    command = ["evaluate", "--suite", suite, "--scenarios", str(root), "--out", str(out), "--jobs", "1"]
+    small = ["--traces", "2", "--validation-traces", "2", "--seeds", "2"]
+    return CliRunner().invoke(main, [*command, *small, *more])
+
+
+def test_a_suite_ends_in_a_document_and_a_page_that_say_the_same(tmp_path: Path) -> None:
+    root, out = write_suite(tmp_path / "scenarios", stems=("calm",)), tmp_path / "out"
+    run = evaluate(root, out, "--policy", "random", "--policy", "lert:slack", "--policy", "nexus")
+    assert run.exit_code == 0, run.output
+    document = json.loads((out / "evaluation-standard.json").read_text())
+    assert [claim["met"] for claim in document["claims"]] == [False] * 4
+    assert {"name", "value", "bar", "met", "interval"} <= document["claims"][0].keys()
+    (scenario,) = document["scenarios"]
+    by_policy = {policy["policy"]: policy for policy in scenario["policies"]}
+    assert by_policy["random"]["seeds"] == 2
+    figures = by_policy["lert:slack"]["figures"]
+    assert figures["attainment_ratio"]["value"] > by_policy["random"]["figures"]["attainment_ratio"]["value"]
+    low, high = figures["p99_s"]["interval"]
+    assert low <= figures["p99_s"]["value"] <= high
+    assert by_policy["lert:slack"]["least_joules_by_fluid_bound"] < figures["joules_per_answer"]["value"]
+    assert {row["policy"] for row in document["default"]} == {"random", "lert:slack", "nexus"}
+    page = (out / "evaluation-standard.md").read_text()
+    assert "## Claims: 0 of 4 met" in page
+    assert f"{1e3 * figures['p99_s']['value']:,.2f} ±" in page
+    assert f"**`{document['default'][0]['policy']}`**" in page
+    assert not (out / "evaluation-standard.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "suite", "problem"),
+    [
+        (["--policy", "best"], "standard", "unknown policy 'best'"),
+        (["--policy", "achq,theta=x"], "standard", "theta"),
+        ([], "papers", "'papers' is not one of"),
+        ([], "paper", "holds no scenario"),
+        (["--traces", "0"], "standard", "0 is not in the range"),
+        (["--policy", "random", "--without", "random"], "standard", "leaves no policy"),
+    ],
+)
+def test_what_can_not_be_used_is_told_in_one_line(tmp_path: Path, more: list[str], suite: str, problem: str) -> None:
+    run = evaluate(write_suite(tmp_path / "scenarios"), tmp_path / "out", *more, suite=suite)
+    assert run.exit_code != 0
+    assert problem in run.output
+    assert len(run.output.strip().splitlines()) == 1
+
+
+def test_impossible_scenarios_and_traces_out_of_order_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    root = write_suite(tmp_path / "scenarios", stems=("calm",))
+    path = root / "test" / "standard" / "calm.yaml"
+    text = path.read_text()
+    (path.parent / "times.txt").write_text("0.1\n0.3\n0.2\n")
+    for changed, problem in (
+        (text.replace("load_ratio: 0.4", "load_ratio: -1"), "load_ratio"),
+        (text.replace("kind: gamma", "kind: replay, file: times.txt"), "line 3"),
+        (text.replace("kind: gamma", "kind: replay, file: none.txt"), "can't read the timestamps"),
+    ):
+        path.write_text(changed)
+        run = evaluate(root, tmp_path / "out", "--policy", "random")
+        assert run.exit_code == 1
+        assert problem in run.output
+        assert not (tmp_path / "out" / "evaluation-standard.partial").exists()
+
+
+def test_an_unfinished_run_is_only_gone_on_with_when_asked_to(tmp_path: Path) -> None:
+    root, out = write_suite(tmp_path / "scenarios", stems=("calm",)), tmp_path / "out"
+    out.mkdir()
+    (out / "evaluation-standard.partial").write_text('{"version": 1}\n')
+    for more, problem in (((), "go on with --resume"), (("--resume",), "begun with another suite")):
+        run = evaluate(root, out, "--policy", "random", *more)
+        assert run.exit_code == 1
+        assert problem in run.output
+    (out / "evaluation-standard.partial").unlink()
+    (tmp_path / "file").touch()
+    assert "can't write the report" in evaluate(root, tmp_path / "file" / "out", "--policy", "random").output

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import ConfigError
+from orchestrator.evaluation.campaign import list_cells, run_campaign
+from orchestrator.evaluation.journal import Journal, key_of
+from orchestrator.evaluation.runs import Cell, run_cell
+from orchestrator.evaluation.standings import UTILITY, stand
+from orchestrator.evaluation.suites import VALIDATION_SEEDS, Case, Extent, Suite, bind, plan_cases
+from tests.evaluation.suites import write_suite
+
+POLICIES = ("random", "lert:slack", "achq")
+EXTENT = Extent(traces=2, validation_traces=1, seeds=3, requests=200)
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> tuple[Case, ...]:
+    return plan_cases(Suite.STANDARD, write_suite(tmp_path / "scenarios"), EXTENT, policies=POLICIES)
+
+
+def run(cases: tuple[Case, ...], path: Path, *, resume: bool = False, jobs: int = 1) -> Journal:
+    journal = Journal(path, bind(Suite.STANDARD, cases, EXTENT), resume=resume)
+    with journal:
+        run_campaign(cases, journal, seeds=EXTENT.seeds, jobs=jobs)
+    return journal
+
+
+def test_validation_cases_have_the_names_of_test_cases_and_traces_of_their_own(cases: tuple[Case, ...]) -> None:
+    assert [case.key for case in cases] == ["test/calm", "test/wild", "validation/calm", "validation/wild"]
+    assert cases[0].traces == (0, 1)
+    assert cases[2].traces == (VALIDATION_SEEDS,)
+    assert cases[0].digest != cases[2].digest
+
+
+def test_what_draws_lots_is_run_with_every_seed_and_everything_else_once(
+    cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    results = run(cases, tmp_path / "journal").results
+    firsts, others = list_cells(cases, EXTENT.seeds)
+    assert set(results) == {key_of(cell) for cell in firsts + others}
+    assert {len(r.runs) for (_, label, _), r in results.items() if label == "random"} == {3}
+    assert {len(r.runs) for (_, label, _), r in results.items() if label == "lert:slack"} == {1}
+    seeds = [run.figures["mean_s"] for run in results["test/calm", "random", 0].runs]
+    assert len(set(seeds)) == 3
+    timed = results["test/calm", "lert:slack", 0]
+    assert timed.timeline is not None
+    assert timed.decision_s is not None
+    assert 0 < timed.decision_s[0] <= timed.decision_s[1]
+    assert results["test/calm", "lert:slack", 1].timeline is None
+
+
+def test_policies_meet_the_same_arrivals_and_a_cell_is_the_same_whenever_it_is_run(cases: tuple[Case, ...]) -> None:
+    case = cases[0]
+    cells = [Cell(case.key, case.path, case.requests, c, 5, 1, False) for c in case.contenders]
+    first = [run_cell(cell).runs for cell in cells]
+    assert [run_cell(cell).runs for cell in cells] == first
+    assert first[0] != first[1]
+
+
+def test_an_interrupted_run_goes_on_where_it_was_and_ends_the_same(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    whole = run(cases, tmp_path / "whole")
+    lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
+    partial = tmp_path / "partial"
+    partial.write_text("".join(lines[:6]) + lines[6][:40])  # cut off in the middle of a line
+    resumed = run(cases, partial, resume=True)
+    assert {key: result.runs for key, result in resumed.results.items()} == {
+        key: result.runs for key, result in whole.results.items()
+    }
+    kept = partial.read_text().splitlines(keepends=True)
+    assert kept[:6] == lines[:6]
+    again = Journal(partial, bind(Suite.STANDARD, cases, EXTENT), resume=True)
+    assert {key: r.runs for key, r in again.results.items()} == {key: r.runs for key, r in whole.results.items()}
+
+
+def test_how_many_processes_there_are_changes_nothing(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    few = cases[:1]
+    alone, together = run(few, tmp_path / "alone"), run(few, tmp_path / "together", jobs=2)
+    one, other = stand(few, alone.results)[0], stand(few, together.results)[0]
+    for label in POLICIES:
+        for name in (UTILITY, "p99_s", "joules_per_answer"):
+            assert list(one.standings[label].figures[name]) == list(other.standings[label].figures[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda text: text.replace('"requests":200', '"requests":201', 1), "begun with another requests"),
+        (lambda text: text.replace('"cell"', '"sell"', 1), "line 2 is damaged"),
+        (lambda text: text.replace('"version":1', '"version":0', 1), "another version"),
+    ],
+)
+def test_a_journal_of_something_else_is_refused(
+    cases: tuple[Case, ...], tmp_path: Path, change: object, problem: str
+) -> None:
+    path = tmp_path / "journal"
+    run(cases[:1], path)
+    binding = bind(Suite.STANDARD, cases[:1], EXTENT)
+    with pytest.raises(ConfigError, match="go on with --resume"):
+        Journal(path, binding, resume=False)
+    path.write_text(change(path.read_text()))  # type: ignore[operator]
+    with pytest.raises(ConfigError, match=problem):
+        Journal(path, binding, resume=True)
+
+
+def test_tuned_specs_are_used_and_what_was_untuned_stands_beside_them_on_validation(tmp_path: Path) -> None:
+    root = write_suite(tmp_path)
+    (root / "tuned.json").write_text(json.dumps({"calm": {"achq": {"spec": "achq:slack,theta=3", "score": 1}}}))
+    found = plan_cases(Suite.STANDARD, root, EXTENT, policies=POLICIES)
+    by_key = {case.key: {c.label: c.spec for c in case.contenders} for case in found}
+    assert by_key["test/calm"] == {"random": "random", "lert:slack": "lert:slack", "achq": "achq:slack,theta=3"}
+    assert by_key["validation/calm"]["achq untuned"] == "achq"
+    assert by_key["test/wild"]["achq"] == "achq"
+    assert "achq untuned" not in by_key["validation/wild"]
+
+
+def test_what_can_not_be_run_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no scenario"):
+        plan_cases(Suite.PAPER, tmp_path, EXTENT)
+    root = write_suite(tmp_path)
+    with pytest.raises(ConfigError, match="leaves no policy"):
+        plan_cases(Suite.STANDARD, root, EXTENT, policies=["random"], without=["random"])
+    for text, problem in (
+        ("{", "can't read"),
+        ('{"calm": ["achq"]}', "it maps scenario to policy"),
+        ('{"calm": {"achq": {}}}', "it maps scenario to policy"),
+        ('{"calm": {"achq": {"spec": "achq,theta=x"}}}', "theta"),
+    ):
+        (root / "tuned.json").write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            plan_cases(Suite.STANDARD, root, EXTENT, policies=POLICIES)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from orchestrator.evaluation.choices import (
+    best_heuristic,
+    most_accurate_point,
+    rank_defaults,
+    thriftiest_point,
+)
+from orchestrator.evaluation.claim import Claim
+from orchestrator.evaluation.contenders import LEARNED
+from orchestrator.evaluation.generalisation import generalisation_claims
+from orchestrator.evaluation.paper import paper_claims
+from orchestrator.evaluation.standard import draw_duels, improvement, standard_claims
+from orchestrator.evaluation.standings import Field, Standing
+from orchestrator.evaluation.statistics import Estimate, Interval
+from orchestrator.evaluation.suites import FALLBACK
+from tests.evaluation.suites import field, standing
+
+
+@pytest.mark.parametrize(
+    ("claim", "met"),
+    [
+        (Claim("", Estimate(0.2, Interval(0.1, 0.3)), 0.15, ""), True),
+        (Claim("", Estimate(0.1, Interval(0.1, 0.3)), 0.15, ""), False),
+        (Claim("", Estimate(0.1), 0.15, "", is_floor=False), True),
+        (Claim("", Estimate(0.2, Interval(-0.1, 0.5)), 0.15, "", is_certain=True), False),
+        (Claim("", Estimate(0.2), 0.15, "", is_certain=True), False),
+        (Claim("", Estimate(0.2, Interval(0.1, 0.3)), 0.15, "", holds=False), False),
+        (Claim("", Estimate(math.nan), 0.15, ""), False),
+        (Claim("", None, 0.15, "", is_floor=False), False),
+    ],
+)
+def test_a_claim_is_met_only_when_all_of_it_is(claim: Claim, met: bool) -> None:
+    assert claim.is_met is met
+
+
+def of(
+    label: str, accuracy: float, joules: float, *, in_time: float = 0.99, utility: float = 0.5, **more: float
+) -> Standing:
+    return standing(
+        label, accuracy=accuracy, joules_per_answer=joules, attainment_ratio=in_time, utility=utility, **more
+    )
+
+
+def duel_fields(test: Sequence[Standing], validation: Sequence[Standing] | None = None) -> list[Field]:
+    return [field("calm", test), field("calm", validation or test, is_validation=True)]
+
+
+HEURISTICS = (of("jsq:slack", 0.75, 0.5, utility=0.6), of("nexus", 0.75, 0.4, utility=0.7))
+
+
+def test_heuristic_and_points_are_chosen_on_validation_and_compared_on_test() -> None:
+    test = [of("jsq:slack", 0.75, 0.1, utility=0.9), of("nexus", 0.75, 0.4), of(LEARNED, 0.7495, 0.3)]
+    fields = duel_fields(test, [*HEURISTICS, of(LEARNED, 0.75, 0.4)])
+    duel = draw_duels(fields)[0]
+    assert duel.heuristic == "nexus"  # whatever the test scenario shows
+    joules, accuracy, _, _ = standard_claims(fields)
+    assert joules.value == pytest.approx(0.25)
+    assert joules.is_met
+    assert accuracy.value == pytest.approx(-0.0005)
+    assert not accuracy.is_met
+
+
+def test_joules_saved_at_the_price_of_accuracy_or_deadlines_meet_no_claim() -> None:
+    for worse in (of(LEARNED, 0.74, 0.2), of(LEARNED, 0.76, 0.2, in_time=0.98)):
+        claim = next(standard_claims(duel_fields([*HEURISTICS, worse])))
+        assert not claim.is_met
+        assert "equal in 0 of 1" in claim.note
+
+
+def test_the_thrifty_point_equals_the_heuristic_and_the_accurate_one_takes_no_more() -> None:
+    points = (
+        of(f"{LEARNED},energy=1", 0.70, 0.1),
+        of(LEARNED, 0.749, 0.3),
+        of(f"{LEARNED},accuracy=1", 0.78, 0.403),
+        of(f"{LEARNED},latency=1", 0.79, 0.5, utility=0.8),
+    )
+    validation = field("calm", [*HEURISTICS, *points], is_validation=True)
+    assert thriftiest_point(validation, "nexus") == LEARNED
+    assert most_accurate_point(validation, "nexus") == f"{LEARNED},accuracy=1"
+    late = [of(p.contender.label, 0.8, 0.1, in_time=0.5, utility=at) for at, p in enumerate(points)]
+    hopeless = field("calm", [*HEURISTICS, *late], is_validation=True)
+    assert thriftiest_point(hopeless, "nexus") == f"{LEARNED},latency=1"  # of the most utility
+    assert (best_heuristic(None), thriftiest_point(None, FALLBACK)) == (FALLBACK, LEARNED)
+
+
+def test_hypervolumes_are_held_against_all_heuristics_and_against_the_best_alone() -> None:
+    # 0.75 · 0.99 · 0.6 of nexus alone, with jsq inside of it; the learned points dominate 0.75 · 0.99 · 0.8.
+    fields = duel_fields([*HEURISTICS, of(LEARNED, 0.75, 0.2)])
+    _, _, together, alone = standard_claims(fields)
+    assert together.value == pytest.approx(0.8 / 0.6 - 1)
+    assert alone.value == pytest.approx(0.8 / 0.6 - 1)
+    assert together.is_met
+    improved = improvement(draw_duels(fields))
+    assert improved is not None
+    assert improved.value == 0  # utilities of 0.5 against 0.7
+
+
+def test_claims_stay_in_the_report_when_nobody_learned() -> None:
+    claims = [*standard_claims(duel_fields(HEURISTICS)), *generalisation_claims([field("x", HEURISTICS)])]
+    assert len(claims) == 5
+    assert all(claim.value is None and not claim.is_met for claim in claims)
+
+
+def test_the_worst_held_out_scenario_counts_with_the_share_of_the_guard() -> None:
+    def transfer(stem: str, utility: float, share: float) -> Field:
+        return field(
+            stem, [of(FALLBACK, 0.7, 0.5, utility=0.8), of(LEARNED, 0.7, 0.5, utility=utility, fallback_ratio=share)]
+        )
+
+    (claim,) = generalisation_claims([transfer("good", 0.9, 0.0), transfer("bad", 0.7601, 0.5)])
+    assert claim.value == pytest.approx(1 - 0.7601 / 0.8)
+    assert claim.is_met
+    assert "in bad" in claim.note
+    assert "0.0% to 50.0%" in claim.note
+    (claim,) = generalisation_claims([transfer("good", 0.9, 0.0), transfer("worse", 0.75, 0.5)])
+    assert not claim.is_met
+
+
+def paper_field(load: float, *, latency: float, energy: float, is_validation: bool = False) -> Field:
+    def row(label: str, mean_s: float, attributed: float, joules: float, accuracy: float, slim: float) -> Standing:
+        found = standing(
+            label, mean_s=mean_s, attributed_j=attributed, joules_per_answer=joules, accuracy=accuracy,
+            attainment_ratio=1.0,
+        )  # fmt: skip
+        found.width_shares.update({25: slim, 100: 1 - slim})  # type: ignore[attr-defined]
+        return found
+
+    return field(
+        f"paper-{load:.0%}",
+        [
+            row("random", 1.0, 1.0, 0.5, 0.73, 0.5),
+            row("lert:narrowest", 1 - latency, 1 - energy, 0.4, 0.70, 1.0),
+            row("nexus:75", 0.6, 0.6, 0.45, 0.75, 0.0),
+        ],
+        is_validation=is_validation,
+        load_ratio=load,
+    )
+
+
+def test_the_points_of_the_paper_name_the_lightest_load_at_which_they_hold() -> None:
+    loads = [(0.3, 0.80, 0.70), (0.6, 0.97, 0.98), (0.85, 0.99, 0.99)]
+    fields = [
+        paper_field(load, latency=latency, energy=energy, is_validation=is_validation)
+        for load, latency, energy in loads
+        for is_validation in (False, True)
+    ]
+    claims = list(paper_claims(fields))
+    latency, energy, accuracy, less_s, less_j = claims[:5]
+    assert latency.value == pytest.approx(0.97)
+    assert energy.is_met
+    assert "`lert:narrowest` at 60%" in latency.note
+    assert "loads: 60%, 85%" in latency.note
+    assert "true energy 20.00% less" in energy.note
+    assert accuracy.value == pytest.approx(0.02)
+    assert less_s.value == pytest.approx(0.4)
+    assert less_j.value == pytest.approx(0.1)
+    assert "`nexus:75` at 30%" in less_j.note
+    assert [claim.value for claim in claims[5:]] == [None] * 5  # nobody learned
+
+
+def test_a_point_that_never_holds_is_stated_at_the_heaviest_load() -> None:
+    latency, energy, *_ = paper_claims([paper_field(load, latency=0.97, energy=0.5) for load in (0.85, 0.3)])
+    assert "at 85%" in latency.note
+    assert "loads: none" in energy.note
+    assert not energy.is_met
+
+
+def test_the_default_is_who_wins_on_validation_without_tuning() -> None:
+    def scenario(stem: str, *utilities: float) -> Field:
+        labels = ("nexus", "jsq:slack", "achq untuned", LEARNED)
+        own = [of(label, 0.7, 0.5, utility=u) for label, u in zip(labels, utilities, strict=True)]
+        return field(stem, [*own, standing("achq", is_tuned=True, utility=0.99)], is_validation=True)
+
+    ranked = rank_defaults([scenario("a", 0.9, 0.5, 0.6, 0.8), scenario("b", 0.2, 0.4, 0.7, 0.8)])
+    assert [r.label for r in ranked] == [LEARNED, "achq", "nexus", "jsq:slack"]
+    assert ranked[0].utility.value == pytest.approx(0.8)
+    assert (ranked[2].worst_scenario, ranked[2].worst_loss) == ("b", pytest.approx(0.79))
+    assert rank_defaults([field("a", HEURISTICS)]) == ()

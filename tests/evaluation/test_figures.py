@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from orchestrator.evaluation.figures import FIGURES, LATENCY_EDGES_S, take_figures, take_timeline
+from orchestrator.evaluation.yardstick import EXCHANGE, Yardstick, make_yardstick
+from orchestrator.simulation import fields as f
+from orchestrator.simulation.fleet import linear_model
+from tests.simulation.worlds import patient, run, scenario, servers
+
+
+def test_figures_of_a_run_are_what_its_requests_say() -> None:
+    model = linear_model(50, item_s=0.01, max_batch_size=1, accuracy=0.8, item_j=2.0)
+    simulation = run(scenario(requests=200, load=0.9, objectives={"deadline_ms": 30}), servers(2, model, idle_w=10.0))
+    taken = take_figures(simulation, seed=3, fallback_ratio=0.25)
+    assert taken.seed == 3
+    assert set(taken.figures) == set(FIGURES)
+    requests = simulation.world.requests
+    latency_s = (np.asarray(requests[f.ANSWERED_S]) - np.asarray(requests[f.ARRIVED_S]))[10:]
+    in_time = float((latency_s <= 0.03).mean())
+    assert 0 < in_time < 1
+    figures = taken.figures
+    assert figures["attainment_ratio"] == pytest.approx(in_time)
+    assert figures["effective_accuracy"] == pytest.approx(0.8 * in_time)
+    assert figures["accuracy"] == pytest.approx(0.8)
+    assert figures["mean_s"] == pytest.approx(latency_s.mean())
+    assert figures["fallback_ratio"] == 0.25
+    # Every request takes 2 J and both machines idle at 10 W for the whole time.
+    assert figures["joules_per_answer"] == pytest.approx(2 + 20 * simulation.now_s / 200)
+    assert sum(taken.latency_counts) == 190
+    assert len(taken.latency_counts) == len(LATENCY_EDGES_S) - 1
+    assert taken.width_shares == {50: 1.0}
+    assert sum(taken.server_shares) == pytest.approx(1)
+
+
+def test_attributed_energy_is_mean_power_times_latency_and_counts_waiting_twice() -> None:
+    model = linear_model(50, item_s=0.01, max_batch_size=1, item_j=1.0)
+    simulation = run(scenario(requests=400, load=2.0, objectives=patient()), servers(1, model, idle_w=100.0))
+    figures = take_figures(simulation, seed=0).figures
+    power_w = (100 * simulation.now_s + 400) / simulation.now_s
+    assert figures["mean_s"] is not None
+    assert figures["attributed_j"] == pytest.approx(power_w * figures["mean_s"])
+    assert figures["attributed_j"] > 10 * figures["joules_per_answer"]  # type: ignore[operator]
+
+
+def test_unknown_joules_stay_unknown() -> None:
+    simulation = run(scenario(requests=50), servers(1, linear_model(50, item_s=0.01)))
+    figures = take_figures(simulation, seed=0).figures
+    assert figures["joules_per_answer"] is None
+    assert figures["attributed_j"] is None
+
+
+def test_a_timeline_shows_arrivals_and_widths_bin_by_bin() -> None:
+    simulation = run(scenario(requests=1000, objectives=patient()), servers(1, linear_model(75, item_s=0.01)))
+    timeline = take_timeline(simulation)
+    width_s = timeline.until_s / len(timeline.arrivals_rps)
+    assert sum(timeline.arrivals_rps) * width_s == pytest.approx(1000)
+    assert set(timeline.width) <= {75.0, None}
+    assert all((w is None) == (latency is None) for w, latency in zip(timeline.width, timeline.latency_s, strict=True))
+
+
+def test_utility_trades_joules_for_accuracy_at_the_rate_of_the_bars() -> None:
+    yardstick = Yardstick(0.7, 0.8, 2.0)
+    dear = yardstick.utility({"effective_accuracy": 0.8, "joules_per_answer": 2.0})
+    thrifty = yardstick.utility({"effective_accuracy": 0.78, "joules_per_answer": 2.0 * 0.85})
+    assert dear == pytest.approx(0.8 - EXCHANGE)
+    assert thrifty == pytest.approx(dear)
+    assert Yardstick(0.7, 0.8, None).utility({"effective_accuracy": 0.5, "joules_per_answer": None}) == 0.5
+
+
+def test_the_cube_runs_from_the_narrowest_to_the_widest_and_from_the_most_joules_to_none() -> None:
+    yardstick = Yardstick(0.7, 0.8, 2.0)
+    figures = {"accuracy": 0.75, "attainment_ratio": 0.9, "joules_per_answer": 0.5}
+    assert yardstick.place(figures) == (pytest.approx(0.5), 0.9, 0.75)
+    nothing = {"accuracy": None, "attainment_ratio": 0.0, "joules_per_answer": None}
+    assert yardstick.place(nothing) == (0.0, 0.0, 1.0)
+
+
+def test_no_policy_that_keeps_up_spends_more_than_the_most_joules() -> None:
+    slow, quick = linear_model(100, item_s=0.02, item_j=3.0), linear_model(25, item_s=0.005, item_j=0.5)
+    settings, fleet = scenario(requests=600, load=0.2), servers(2, quick, slow, idle_w=15.0)
+    yardstick = make_yardstick(settings, fleet)
+    # Two machines at 15 W idle and 3 J per 20 ms busy, for a fifth of two times 200 items a second.
+    assert yardstick.most_j == pytest.approx(2 * (15 + 150) / 80)
+    for policy in ("random", "lert:widest", "lert:narrowest"):
+        joules = take_figures(run(settings, fleet, policy), seed=0).figures["joules_per_answer"]
+        assert joules is not None
+        assert 0 < joules <= yardstick.most_j

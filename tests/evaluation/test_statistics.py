@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.evaluation.statistics import (
+    Estimate,
+    Interval,
+    estimate_difference,
+    estimate_iqm,
+    estimate_ratio,
+    hypervolume,
+    interquartile_mean,
+    less,
+    probability_of_improvement,
+)
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
+    assert interquartile_mean(np.array([-1000.0, 1, 2, 3, 4, 5, 6, 9999])) == pytest.approx((2 + 3 + 4 + 5) / 4)
+    assert list(interquartile_mean(np.array([[0.0, 1, 2, 100], [5, 5, 5, 5]]))) == [1.5, 5]
+
+
+def test_an_unknown_value_makes_the_mean_unknown_rather_than_being_trimmed() -> None:
+    assert math.isnan(interquartile_mean(np.array([1.0, 2, 3, math.nan])))
+    assert estimate_iqm([np.array([1.0, math.nan])]).interval is None
+
+
+def test_strata_keep_their_share_when_traces_are_drawn_again() -> None:
+    # Were all traces thrown together, resamples would differ in how many are of which scenario.
+    apart = estimate_iqm([np.zeros(20), np.ones(20)])
+    assert apart.value == 0.5
+    assert apart.interval == Interval(0.5, 0.5)
+    together = estimate_iqm([np.concatenate([np.zeros(20), np.ones(20)])])
+    assert together.interval is not None
+    assert together.interval.high - together.interval.low > 0.2
+
+
+def test_differences_are_paired_by_trace() -> None:
+    noise = np.random.default_rng(0).normal(100, 30, 20)
+    found = estimate_difference(noise + 1, noise)
+    assert found.value == pytest.approx(1)
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == (pytest.approx(1), pytest.approx(1))
+    ratio = estimate_ratio(0.8 * noise, noise)
+    assert less(ratio).value == pytest.approx(0.2)
+
+
+def test_an_interval_covers_the_true_value_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for seed in range(120):
+        interval = estimate_iqm([rng.normal(5, 1, 30)], seed=seed).interval
+        assert interval is not None
+        covered += interval.low <= 5 <= interval.high
+    assert 105 <= covered <= 119
+
+
+def test_less_turns_the_interval_round() -> None:
+    assert less(Estimate(0.25, Interval(0.125, 0.5))) == Estimate(0.75, Interval(0.5, 0.875))
+
+
+def test_the_probability_of_improvement_counts_wins_and_half_of_ties() -> None:
+    better, than = [np.array([1.0, 2, 3, 4]), np.array([1.0, 1])], [np.array([0.0, 2, 5, 0]), np.array([0.0, 0])]
+    assert probability_of_improvement(better, than).value == pytest.approx((2.5 / 4 + 1) / 2)
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.lists(st.integers(0, 3), min_size=12, max_size=12))
+def test_improvement_of_either_over_the_other_adds_up_to_one(first: list[int], second: list[int]) -> None:
+    a, b = np.array(first, float), np.array(second[: len(first)], float)
+    assert probability_of_improvement([a], [b]).value + probability_of_improvement([b], [a]).value == pytest.approx(1)
+
+
+def test_hypervolumes_of_boxes_can_be_added_up_by_hand() -> None:
+    assert hypervolume(np.array([[0.5, 0.5, 0.5]])) == pytest.approx(0.125)
+    # Two boxes less what they share.
+    assert hypervolume(np.array([[0.5, 0.5, 0.5], [1, 0.25, 0.5]])) == pytest.approx(0.125 + 0.125 - 0.0625)
+    assert hypervolume(np.array([[1.0, 1.0, -0.2]])) == 0
+    assert hypervolume(np.zeros((0, 3))) == 0
+
+
+points = st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=1, max_size=6)
+
+
+@given(points, st.tuples(*[st.floats(0, 1)] * 3))
+def test_one_more_point_never_dominates_less_and_never_more_than_its_box(
+    known: list[tuple[float, float, float]], more: tuple[float, float, float]
+) -> None:
+    before, after = hypervolume(np.array(known)), hypervolume(np.array([*known, more]))
+    assert before - 1e-12 <= after <= before + math.prod(more) + 1e-12
+    assert after <= 1 + 1e-12
