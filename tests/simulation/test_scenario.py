@@ -132,19 +132,6 @@ def test_capacity_and_the_fluid_bound_by_hand() -> None:
     assert most_accuracy(fleet, 150) == pytest.approx((50 * 0.9 + 100 * 0.8) / 150)
     assert most_accuracy(fleet, 201) is None
     assert most_accuracy(fleet, 10, min_accuracy=0.95) is None
-
-
-def test_the_fewest_joules_are_those_of_the_thriftiest_flows() -> None:
-    # Two machines of 10 W: at 100 items/s one joule an item, at 50 items/s three; batches of two save a launch.
-    narrow = linear_model(25, item_s=0.01, max_batch_size=2, accuracy=0.8, item_j=0.9, group_j=0.2)
-    wide = linear_model(100, item_s=0.02, max_batch_size=2, accuracy=0.9, item_j=3)
-    fleet = servers(2, narrow, wide, idle_w=10)
-    assert least_joules(fleet, 100, 0.8) == pytest.approx(1 + 20 / 100)
-    # Half of the answers at full width give 0.85 and take 1 and 3 J.
-    assert least_joules(fleet, 100, 0.85) == pytest.approx(2 + 20 / 100)
-    assert least_joules(fleet, 200, 0.85) is None  # too much for so many wide answers
-    assert least_joules(fleet, 100, 0.95) is None
-    assert least_joules(servers(2, narrow, wide), 100, 0.8) is None  # idle power is unknown
     with pytest.raises(ConfigError, match=r"no server serves width 75 with an accuracy of 0 or more; .*\[50, 100\]"):
         capacity_rps(fleet, width=75)
 
@@ -159,6 +146,19 @@ def test_no_policy_is_more_accurate_than_the_fluid_bound(policy: str) -> None:
     assert bound is not None
     assert result.accuracy <= bound + 0.005
     assert result.attainment_ratio > 0.5
+
+
+def test_the_fewest_joules_are_those_of_the_thriftiest_flows() -> None:
+    # Two machines of 10 W: at 100 items/s one joule an item, at 50 items/s three; batches of two save a launch.
+    narrow = linear_model(25, item_s=0.01, max_batch_size=2, accuracy=0.8, item_j=0.9, group_j=0.2)
+    wide = linear_model(100, item_s=0.02, max_batch_size=2, accuracy=0.9, item_j=3)
+    fleet = servers(2, narrow, wide, idle_w=10)
+    assert least_joules(fleet, 100, 0.8) == pytest.approx(1 + 20 / 100)
+    # Half of the answers at full width give 0.85 and take 1 and 3 J.
+    assert least_joules(fleet, 100, 0.85) == pytest.approx(2 + 20 / 100)
+    assert least_joules(fleet, 200, 0.85) is None  # too much for so many wide answers
+    assert least_joules(fleet, 100, 0.95) is None
+    assert least_joules(servers(2, narrow, wide), 100, 0.8) is None  # idle power is unknown
 
 
 def test_fleets_that_make_no_sense_are_refused() -> None:
