@@ -27,6 +27,7 @@ _COMMANDS = {
     "simulate": "orchestrator.cli.simulate:simulate",
     "status": "orchestrator.cli.status:status",
     "token": "orchestrator.cli.token:token",
+    "tune": "orchestrator.cli.tune:tune",
     "up": "orchestrator.cli.up:up",
     "why": "orchestrator.cli.why:why",
 }

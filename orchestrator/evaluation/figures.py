@@ -95,12 +95,10 @@ def take_figures(simulation: Simulation, *, seed: int, fallback_ratio: float | N
     table = _counted(simulation)
     is_answered = table[f.STATUS] == f.ANSWERED
     latency_s = (table[f.ANSWERED_S] - table[f.ARRIVED_S])[is_answered]
-    is_timely = is_answered & (table[f.ANSWERED_S] <= table[f.DEADLINE_S])
     widths, counts = np.unique(table[f.WIDTH][is_answered], return_counts=True)
     items = sum(s.items for s in result.servers)
     figures = {name: getattr(result, name) for name in FIGURES if hasattr(result, name)}
     figures |= {
-        "effective_accuracy": float(table[f.ACCURACY][is_timely].sum()) / len(is_answered),
         "attributed_j": _attributed_j(result, simulation, table, latency_s, is_answered),
         "answered_ratio": result.answered / result.requests,
         "decisions": float(result.decisions),

@@ -1,7 +1,7 @@
 """The claims of suite ``generalisation``: one checkpoint where it was not trained, against the guard's fallback.
 
 Number of servers, machine classes, burstiness, deadlines and failures are held out. In none of the scenarios may the
-learned policy, guard included, lose more than 5 % of the utility (orchestrator.evaluation.yardstick) that the fallback
+learned policy, guard included, lose more than 5 % of the utility (orchestrator.simulation.yardstick) that the fallback
 has there. How often its guard let the fallback decide is reported beside: a policy that always steps aside would meet
 the bar too.
 """

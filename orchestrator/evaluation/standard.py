@@ -6,7 +6,7 @@ chosen there too (orchestrator.evaluation.choices). On the test scenario the two
 - joules a request, where the learned point is in time as often (within 0.1 points) and as accurate (within 0.2 points);
 - served accuracy, at arrivals of CV² ≥ 4, where it is in time as often and takes no more joules (within 1 %);
 - the hypervolume that the learned policy's points dominate (accuracy, requests in time, joules; reference point in
-  orchestrator.evaluation.yardstick) over that of all tuned heuristics together, and over that of the best one alone.
+  orchestrator.simulation.yardstick) over that of all tuned heuristics together, and over that of the best one alone.
 
 The first two stand for each other; both are reported. The first of the hypervolumes is the harder: one checkpoint, at a
 handful of preferences, against the front of two dozen tuned policies.

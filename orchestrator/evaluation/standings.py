@@ -18,14 +18,14 @@ from orchestrator.evaluation.figures import FIGURES, RunFigures, Timeline
 from orchestrator.evaluation.journal import CellKey
 from orchestrator.evaluation.runs import CellResult
 from orchestrator.evaluation.suites import Case, load_case
-from orchestrator.evaluation.yardstick import Yardstick, make_yardstick
 from orchestrator.simulation.capacity import least_joules, most_accuracy
 from orchestrator.simulation.fleet import SimulatedServer
 from orchestrator.simulation.trace import draw_trace
+from orchestrator.simulation.yardstick import Yardstick, make_yardstick
 
 Floats = NDArray[np.float64]
 UTILITY: Final = "utility"
-"""Name of the figure that orchestrator.evaluation.yardstick makes of the others."""
+"""Name of the figure that orchestrator.simulation.yardstick makes of the others."""
 _ROUNDING: Final = 1e-9
 """A mean of equal accuracies may lie so far above them."""
 
@@ -37,7 +37,7 @@ class Standing:
     Attributes:
         contender: who.
         figures: by name, the utility among them: float64 [traces], NaN for None.
-        places: float64 [traces, 3], in the cube of orchestrator.evaluation.yardstick.
+        places: float64 [traces, 3], in the cube of orchestrator.simulation.yardstick.
         seeds: of the lots on each trace; 1 for a policy that draws none.
         seed_spread: standard deviation of the utility over seeds, mean of the traces; None with one seed.
         latency_counts: of all traces and seeds, by LATENCY_EDGES_S.

@@ -11,7 +11,6 @@ things are never mixed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +29,7 @@ from orchestrator.evaluation.contenders import (
 )
 from orchestrator.routing import parse_policy
 from orchestrator.simulation.fleet import SimulatedServer
-from orchestrator.simulation.scenario import ScenarioSettings, load_scenario
+from orchestrator.simulation.scenario import ScenarioSettings, digest_scenario, load_scenario
 
 VALIDATION_SEEDS: Final = 1_000_000
 """Seeds of validation traces begin here."""
@@ -259,8 +258,4 @@ def _untuned(contender: Contender) -> Contender:
 
 def _digest(path: Path, requests: int | None) -> str:
     settings, servers = load_case(path, requests)
-    text = settings.model_dump_json(exclude={"workload": {"file"}}) + repr(servers)
-    if settings.workload.file is not None:
-        settings.workload.shape()  # refuses a file that is missing or out of order
-        text += settings.workload.file.read_text()
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_scenario(settings, servers)

@@ -130,6 +130,9 @@ class FleetTables:
         if choose_row is None:
             candidates = self.candidates(situation, avoided=avoided)
             return policy.choose(candidates, replace(situation, memory=self._memory))
+        own_margin = getattr(policy, "slack_margin", None)
+        if own_margin is not None:
+            situation = replace(situation, slack_margin=own_margin)
         count = self._build(situation, avoided)
         choice = choose_row(self._memory.table(policy.name), self._rows, count, self._ask)
         return read_decision(choice, self._rows, self._names)

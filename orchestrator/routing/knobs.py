@@ -22,6 +22,8 @@ FIRST_KNOB: Final = 6
 KNOB_COUNT: Final = 12
 OF_SERVERS: Final = 8
 """Places of a knob of servers."""
+MARGIN_PLACE: Final = KNOB_COUNT
+"""Of the slack margin: behind all others, in no rule's column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Knob:
     Attributes:
         name: as written.
         at: its place among the knobs; a knob of servers takes OF_SERVERS places from there on.
-        default: without it.
+        default: without it; NaN: the router's own setting of that name.
         least, most: that it may be.
         is_of_servers: whether it may be several numbers.
         is_log: whether a search should go over its logarithm.
@@ -50,6 +52,10 @@ class Knob:
         if not self.is_of_servers:
             return {self.at: values[0]}
         return {self.at + rank: values[min(rank, len(values) - 1)] for rank in range(OF_SERVERS)}
+
+
+SLACK_MARGIN_KNOB: Final = Knob("slack_margin", MARGIN_PLACE, math.nan, 1.0, 10.0, is_log=True)
+"""Of every policy: in place of ``router.slack_margin``, or of a scenario's, where it looks at deadlines."""
 
 
 @compiled
@@ -76,14 +82,15 @@ def parse_knobs(text: str, known: Sequence[Knob], *, policy: str) -> Mapping[int
     for part in text.split(",") if text else ():
         name, _, numbers = part.partition("=")
         if name not in by_name or name in given:
-            listed = ", ".join(f"{k.name} ({k.least:g} to {k.most:g}, else {k.default:g})" for k in known)
-            raise ConfigError(
-                f"policy {policy!r}: {part!r} is no knob of it; "
-                + (f"known, each once: {listed}" if known else "it has none")
-            )
+            listed = ", ".join(f"{k.name} ({k.least:g} to {k.most:g}, else {_default(k)})" for k in known)
+            raise ConfigError(f"policy {policy!r}: {part!r} is no knob of it; known, each once: {listed}")
         given.add(name)
         values[name] = _numbers(by_name[name], numbers, policy=policy)
     return {at: value for k in known for at, value in k.places(values[k.name]).items()}
+
+
+def _default(found: Knob) -> str:
+    return "as the router's" if math.isnan(found.default) else f"{found.default:g}"
 
 
 def _numbers(found: Knob, text: str, *, policy: str) -> tuple[float, ...]:

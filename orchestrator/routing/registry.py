@@ -7,13 +7,14 @@ send as well. Rules of load balancers bind early, on arrival; those that ask for
 ``slackfit``, ``slackfit-accuracy`` (with a number of buckets after a colon), ``max-accuracy``, ``max-batch``,
 ``clockwork``, ``infaas``, ``model-switching``, ``alert``, ``fluid-lp`` and ``proteus-lp`` choose the width themselves.
 
-Knobs follow behind commas: ``achq:slack,theta=4/8,temperature=0.5``.
+Knobs follow behind commas: ``achq:slack,theta=4/8,temperature=0.5``. Every policy has the knob ``slack_margin``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.decision import Candidate, Decision
 from orchestrator.errors import ConfigError
@@ -32,7 +33,7 @@ from orchestrator.routing import (
 )
 from orchestrator.routing.compiled import Column, Table, new_column
 from orchestrator.routing.fleet_tables import FleetTables
-from orchestrator.routing.knobs import FIRST_KNOB, PARAMETER, Knob, parse_knobs
+from orchestrator.routing.knobs import FIRST_KNOB, MARGIN_PLACE, PARAMETER, SLACK_MARGIN_KNOB, Knob, parse_knobs
 from orchestrator.routing.memory import Memory
 from orchestrator.routing.policy import Binding, Outcome, Situation
 from orchestrator.routing.row_values import choose_among
@@ -114,14 +115,18 @@ class RulePolicy:
         name: as written in fleet.yaml.
         binding: when it wants to be asked.
         numbers: the rule.
+        slack_margin: its own; None: as the router's.
     """
 
     name: str
     binding: Binding
     numbers: Column = field(compare=False, repr=False)
+    slack_margin: float | None = None
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
         """See Policy. Holds when what it wants has no room yet and the policy binds late."""
+        if self.slack_margin is not None:
+            situation = replace(situation, slack_margin=self.slack_margin)
         return choose_among(self, candidates, situation)
 
     def choose_row(self, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
@@ -161,7 +166,7 @@ def has_width_rule(name: str) -> bool:
 
 
 def knobs_of(name: str) -> tuple[Knob, ...]:
-    """Return the knobs of the policy that is called so before the colon."""
+    """Return the knobs of the policy that is called so before the colon, but for the slack margin, which all have."""
     return _ENTRIES[name].knobs
 
 
@@ -191,9 +196,11 @@ def parse_policy(name: str) -> RulePolicy:
     numbers[rule.BINDS_LATE] = entry.binding is Binding.LATE
     numbers[rule.CORRECTS_STALE] = entry.corrects_stale
     numbers[rule.REMEMBERS] = entry.remembers
-    for at, value in parse_knobs(knobs, entry.knobs, policy=name).items():
+    places = dict(parse_knobs(knobs, (*entry.knobs, SLACK_MARGIN_KNOB), policy=name))
+    slack_margin = places.pop(MARGIN_PLACE)
+    for at, value in places.items():
         numbers[FIRST_KNOB + at] = value
-    return RulePolicy(name, entry.binding, numbers)
+    return RulePolicy(name, entry.binding, numbers, None if math.isnan(slack_margin) else slack_margin)
 
 
 def _bucket_count(text: str, *, policy: str) -> int:

@@ -43,6 +43,7 @@ class Result:
         answered: of them; ``shed`` by the router, ``rejected`` by the policy, ``failed`` with a server: the others.
         attainment_ratio: answered within the deadline, of all that arrived.
         accuracy: mean of the widths that answered; None when nothing was.
+        effective_accuracy: mean over all that arrived: of an answer in time its accuracy, else 0.
         mean_s, p50_s, p99_s: latency of what was answered; None when nothing was.
         goodput_rps: requests a second that were answered in time.
         joules_per_answer: all energy, idle included, over the answered requests; None while unknown.
@@ -63,6 +64,7 @@ class Result:
     failed: int
     attainment_ratio: float
     accuracy: float | None
+    effective_accuracy: float
     mean_s: float | None
     p50_s: float | None
     p99_s: float | None
@@ -92,7 +94,8 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
     }
     is_answered = table[f.STATUS] == f.ANSWERED
     latency_s = np.sort((table[f.ANSWERED_S] - table[f.ARRIVED_S])[is_answered])
-    on_time = int(np.count_nonzero(is_answered & (table[f.ANSWERED_S] <= table[f.DEADLINE_S])))
+    is_on_time = is_answered & (table[f.ANSWERED_S] <= table[f.DEADLINE_S])
+    on_time = int(np.count_nonzero(is_on_time))
     servers = tuple(_server_results(simulation))
     energies = [s.energy_j for s in servers]
     known = [e for e in energies if e is not None]
@@ -111,6 +114,7 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
         failed=int(np.count_nonzero(statuses == f.FAILED)),
         attainment_ratio=on_time / len(is_answered),
         accuracy=float(table[f.ACCURACY][is_answered].mean()) if len(latency_s) else None,
+        effective_accuracy=float(table[f.ACCURACY][is_on_time].sum()) / len(is_answered),
         mean_s=float(latency_s.mean()) if len(latency_s) else None,
         p50_s=_quantile(latency_s, 0.5),
         p99_s=_quantile(latency_s, 0.99),

@@ -6,6 +6,8 @@ scenario means the same on any machines. Whatever is impossible is refused with 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -212,6 +214,19 @@ def load_scenario(path: Path) -> tuple[ScenarioSettings, tuple[SimulatedServer, 
     fleet = tuple(server for entry in settings.servers for server in _servers(entry, path.parent))
     check_fleet(fleet)
     return settings, fleet
+
+
+def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> str:
+    """Return what tells a scenario from another: of all that it says, of its fleet and of the times that it replays.
+
+    Raises:
+        ConfigError: when the file of times is missing or out of order.
+    """
+    text = settings.model_dump_json(exclude={"workload": {"file"}}) + repr(tuple(servers))
+    if settings.workload.file is not None:
+        settings.workload.shape()
+        text += settings.workload.file.read_text()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _servers(settings: ServerSettings, folder: Path) -> list[SimulatedServer]:

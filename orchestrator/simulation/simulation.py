@@ -297,6 +297,7 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
     state[f.REPORTED] = settings.telemetry.report_every_s is not None
     state[f.IS_EXTERNAL] = not isinstance(policy, RulePolicy)
     state[f.BINDS_EARLY] = policy.binding is Binding.EARLY
-    state[f.SLACK_MARGIN] = objectives.slack_margin
+    own = policy.slack_margin if isinstance(policy, RulePolicy) else None
+    state[f.SLACK_MARGIN] = objectives.slack_margin if own is None else own
     state[f.MIN_ACCURACY] = objectives.min_accuracy
     return state

@@ -12,8 +12,8 @@ from orchestrator.evaluation.contenders import Contender
 from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.standings import UTILITY, Field, Standing
 from orchestrator.evaluation.suites import Case
-from orchestrator.evaluation.yardstick import Yardstick
 from orchestrator.simulation.fleet import linear_model
+from orchestrator.simulation.yardstick import Yardstick
 from tests.simulation.worlds import servers
 
 SCENARIO = """\

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from orchestrator.evaluation.figures import FIGURES, LATENCY_EDGES_S, take_figures, take_timeline
-from orchestrator.evaluation.yardstick import EXCHANGE, Yardstick, make_yardstick
 from orchestrator.simulation import fields as f
 from orchestrator.simulation.fleet import linear_model
+from orchestrator.simulation.yardstick import EXCHANGE, Yardstick, make_yardstick
 from tests.simulation.worlds import patient, run, scenario, servers
 
 
