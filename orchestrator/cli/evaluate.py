@@ -32,7 +32,7 @@ _DEFAULTS = Extent()
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("docs/evaluation"),
     show_default=True,
-    help="Folder for evaluation-SUITE.json and .md.",
+    help="Folder for evaluation-SUITE.json, .md and .html.",
 )
 @click.option(
     "--scenarios",

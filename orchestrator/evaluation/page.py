@@ -1,9 +1,11 @@
-"""A suite's document as a page of Markdown: the same tables, for readers."""
+"""A suite's document as the blocks of a page: the same numbers, for readers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+from orchestrator.evaluation.blocks import Block, Grid, Heading, Picture, Text
 
 _COLUMNS: Final = (
     ("in time %", "attainment_ratio", 1e2, 2),
@@ -24,33 +26,43 @@ _PURPOSE: Final = {
     "standard": "The learned policy against heuristics whose knobs were tuned on each scenario's validation file.",
     "generalisation": "One checkpoint where it was not trained, against the guard's fallback.",
 }
+_READING: Final = (
+    "Interquartile means over traces, ± half of the 95 % interval. Accuracy is of what was answered; effective "
+    "accuracy counts late and lost requests as 0. J/request is all energy of the fleet, idle included, over the "
+    "answers; the latency-attributed one is no energy that anybody pays, see the method. A policy with several seeds "
+    "draws lots. The bound is the least energy for the accuracy of that row, were work a fluid. `µs` is the median "
+    "time of one decision from Python, and of one with its share of all events in the simulator."
+)
 
 
-def render_page(document: Mapping[str, Any]) -> str:
-    """Return the page."""
+def make_page(document: Mapping[str, Any], pictures: Mapping[str, str]) -> list[Block]:
+    """Return the page.
+
+    Args:
+        document: of the suite.
+        pictures: SVG by scenario.
+    """
     claims = document["claims"]
     met = sum(claim["met"] for claim in claims)
     suite = document["suite"]
-    blocks = [
-        f"# Evaluation: {suite}",
-        f"{_PURPOSE[suite]} Written by `slimsched evaluate --suite {suite}`; the same numbers are in "
-        f"[evaluation-{suite}.json](evaluation-{suite}.json), the method is in [evaluation.md](../evaluation.md).",
-        _extent(document),
-        f"## Claims: {met} of {len(claims)} met",
-        _table(("claim", "value", "95 % interval", "bar", "", "note"), map(_claim, claims)),
+    blocks: list[Block] = [
+        Heading(1, f"Evaluation: {suite}"),
+        Text(
+            f"{_PURPOSE[suite]} Written by `slimsched evaluate --suite {suite}`; the same numbers are in "
+            f"[evaluation-{suite}.json](evaluation-{suite}.json), the method is in [evaluation.md](../evaluation.md)."
+        ),
+        Text(_extent(document)),
+        Heading(2, f"Claims: {met} of {len(claims)} met"),
+        Grid(("claim", "value", "95 % interval", "bar", "", "note"), [_claim(claim) for claim in claims]),
         *_default(document),
         *_comparison(document),
-        "## Every figure of every policy",
-        "Interquartile means over traces, ± half of the 95 % interval. Accuracy is of what was answered; effective "
-        "accuracy counts late and lost requests as 0. J/request is all energy of the fleet, idle included, over the "
-        "answers; the latency-attributed one is no energy that anybody pays, see the method. A policy with several "
-        "seeds draws lots. The bound is the least energy for the accuracy of that row, were work a fluid. "
-        "`µs` is the median time of one decision from Python, and of one with its share of all events in the "
-        "simulator.",
+        Heading(2, "Every figure of every policy"),
+        Text(_READING),
     ]
     for scenario in document["scenarios"]:
-        blocks += _scenario(scenario, document["measured"]["decision_us"][scenario["scenario"]])
-    return "\n\n".join(blocks) + "\n"
+        stem = scenario["scenario"]
+        blocks += _scenario(scenario, document["measured"]["decision_us"][stem], pictures.get(stem))
+    return blocks
 
 
 def _extent(document: Mapping[str, Any]) -> str:
@@ -78,28 +90,28 @@ def _claim(claim: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _default(document: Mapping[str, Any]) -> Iterator[str]:
+def _default(document: Mapping[str, Any]) -> Iterator[Block]:
     ranking = document["default"]
     if not ranking:
         return
-    yield "## Who would be the default"
-    yield (
+    yield Heading(2, "Who would be the default")
+    yield Text(
         f"By the utility over all validation scenarios, each policy with its own defaults: "
         f"**`{ranking[0]['policy']}`**. Test scenarios have no say in it."
     )
-    rows = (
-        (str(at), f"`{r['policy']}`", _pm(r["utility"], 1, 4), r["worst"], f"{r['behind']:.4f}")
+    rows = [
+        (f"`{r['policy']}`", str(at), _pm(r["utility"], 1, 4), r["worst"], f"{r['behind']:.4f}")
         for at, r in enumerate(ranking, 1)
-    )
-    yield _table(("", "policy", "utility", "furthest behind the best in", "by"), rows)
+    ]
+    yield Grid(("policy", "", "utility", "furthest behind the best in", "by"), rows)
 
 
-def _comparison(document: Mapping[str, Any]) -> Iterator[str]:
+def _comparison(document: Mapping[str, Any]) -> Iterator[Block]:
     if "against_random" in document:
-        yield "## Against random"
-        yield "By how much less or more than `random` on the same traces; positive is better in every column."
+        yield Heading(2, "Against random")
+        yield Text("By how much less or more than `random` on the same traces; positive is better in every column.")
         names = ("mean_latency_less", "p99_latency_less", "attributed_energy_less", "true_energy_less")
-        rows = (
+        rows = [
             (
                 row["scenario"],
                 f"`{row['policy']}`",
@@ -107,8 +119,8 @@ def _comparison(document: Mapping[str, Any]) -> Iterator[str]:
                 _pm(row["accuracy_more"], 1e2, 2),
             )
             for row in document["against_random"]
-        )
-        yield _table(
+        ]
+        yield Grid(
             (
                 "scenario",
                 "policy",
@@ -121,23 +133,23 @@ def _comparison(document: Mapping[str, Any]) -> Iterator[str]:
             rows,
         )
     if "against_fallback" in document:
-        yield "## Against the fallback"
-        yield _table(
+        yield Heading(2, "Against the fallback")
+        yield Grid(
             ("scenario", "servers", "utility lost %", "decisions of the guard's fallback %"),
-            (
+            [
                 (r["scenario"], str(r["servers"]), _pm(r["utility_lost"], 1e2, 2), _number(r["fallback_ratio"], 1e2, 2))
                 for r in document["against_fallback"]
-            ),
+            ],
         )
     if "against_best_heuristic" in document:
-        yield "## Against the best tuned heuristic of each scenario"
-        yield (
+        yield Heading(2, "Against the best tuned heuristic of each scenario")
+        yield Text(
             "Heuristic and operating points were chosen on the validation file. The thrifty point is the one of the "
             "least joules that equals the heuristic's attainment and accuracy there; the accurate one is the most "
             "accurate that equals its attainment and joules. Probability that the thrifty point has more utility on a "
             f"trace drawn by lot: {_pm(document['probability_of_improvement'], 1, 3)}."
         )
-        yield _table(
+        yield Grid(
             (
                 "scenario",
                 "best heuristic",
@@ -149,7 +161,7 @@ def _comparison(document: Mapping[str, Any]) -> Iterator[str]:
                 "equal",
                 "utility more",
             ),
-            map(_duel, document["against_best_heuristic"]),
+            [_duel(row) for row in document["against_best_heuristic"]],
         )
 
 
@@ -167,10 +179,12 @@ def _duel(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _scenario(scenario: Mapping[str, Any], decisions: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _scenario(
+    scenario: Mapping[str, Any], decisions: Mapping[str, Mapping[str, Any]], picture: str | None
+) -> Iterator[Block]:
     bound = scenario["most_accuracy_by_fluid_bound"]
-    yield f"### {scenario['scenario']}"
-    yield (
+    yield Heading(3, scenario["scenario"])
+    yield Text(
         f"{scenario['servers']} servers, {scenario['arrivals']} arrivals of CV² {scenario['cv2']:.3g}, load "
         f"{scenario['load']} ({scenario['rate_rps']:,.0f} items/s), deadline {scenario['deadline_s'] * 1e3:g} ms, "
         f"{scenario['requests']:,} requests a run. "
@@ -193,7 +207,9 @@ def _scenario(scenario: Mapping[str, Any], decisions: Mapping[str, Mapping[str, 
                 _pm(figures["fallback_ratio"], 1e2, 2),
             )
         )
-    yield _table(head, rows)
+    if picture is not None:
+        yield Picture(picture)
+    yield Grid(head, rows)
 
 
 def _pm(found: Mapping[str, Any] | None, scale: float, digits: int) -> str:
@@ -207,8 +223,3 @@ def _pm(found: Mapping[str, Any] | None, scale: float, digits: int) -> str:
 
 def _number(value: float | None, scale: float, digits: int) -> str:
     return "–" if value is None else f"{value * scale:,.{digits}f}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

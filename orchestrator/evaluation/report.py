@@ -1,4 +1,4 @@
-"""Where a suite's report is written: a document and a page."""
+"""Where a suite's report is written: a document, a page, and a page in HTML with pictures, whole in one file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.page import render_page
+from orchestrator.evaluation.blocks import render_html, render_markdown
+from orchestrator.evaluation.page import make_page
+from orchestrator.evaluation.pictures import check_pictures, draw_pictures
 from orchestrator.evaluation.standings import Field
 
 
 def check_outputs(folder: Path) -> None:
-    """Check, before the long work, that a report could be written.
+    """Check, before the long work, that a report could be drawn and written.
 
     Raises:
-        ConfigError: when the folder can't be written.
+        ConfigError: when matplotlib is missing or the folder can't be written.
     """
+    check_pictures()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -34,9 +37,11 @@ def write_outputs(document: Mapping[str, Any], fields: Sequence[Field], folder: 
         ConfigError: when one can't be written.
     """
     stem = f"evaluation-{document['suite']}"
+    page = make_page(document, draw_pictures(fields))
     texts = {
         f"{stem}.json": json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n",
-        f"{stem}.md": render_page(document),
+        f"{stem}.md": render_markdown(page),
+        f"{stem}.html": render_html(page),
     }
     try:
         for name, text in texts.items():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_a_suite_ends_in_a_document_and_a_page_that_say_the_same(tmp_path: Path)
     assert f"{1e3 * figures['p99_s']['value']:,.2f} ±" in page
     assert f"**`{document['default'][0]['policy']}`**" in page
     assert not (out / "evaluation-standard.partial").exists()
+    web = (out / "evaluation-standard.html").read_text()
+    assert web.count("<svg") == 1
+    for text in ("accuracy over energy", "fluid bound", "mean width of what arrived", "share of the items", "nexus"):
+        assert text in web
+    assert not re.search(
+        r'(?:src|href)="(?!evaluation-|\.\./|#)', web.replace('xmlns:xlink="', "")
+    )  # whole in one file
 
 
 @pytest.mark.parametrize(
