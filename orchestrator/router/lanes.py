@@ -42,10 +42,12 @@ class Outlook:
     Attributes:
         fastest_s: the least expected time of one item alone on an idle server.
         item_drain_s: the least expected time for each item that waits, were the queue drained at one width.
+        most_rps: items a second that all servers answer at their quickest; None while little waits.
     """
 
     fastest_s: float = 0.0
     item_drain_s: float | None = None
+    most_rps: float | None = None
 
 
 UNKNOWN = Outlook()
@@ -125,6 +127,13 @@ class Lane:
             preference=key.preference,
             head_arrived_s=head.arrived_s,
         )
+
+    def items_before(self, request: PendingRequest) -> float:
+        """Return about how many items go before a request of this lane is done, by a sample spread over the heap."""
+        step = max(1, len(self._heap) // _SAMPLE)
+        sample = self._heap[::step]
+        own = (request.priority, request.deadline_s)
+        return self._own.items * sum(entry[:2] <= own for entry in sample) / len(sample)
 
     def _tail_deadline_s(self) -> float:
         """Return when nine of ten are due, by a sample spread evenly over the heap.

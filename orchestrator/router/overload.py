@@ -14,8 +14,12 @@ A request that waits is *shed*, told at once, when
   serve each head at the last moment, alone, and so lose the throughput of batches just when it is needed. Then a head
   needs time for the largest group whose service fits twice into its own deadline (one that runs, one that waits): the
   early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19).
-- *expired*: wherever it waits, when less of its deadline is left than the quickest candidate takes alone. So a refusal
-  comes before the deadline, never after it.
+- *late*, as soon as it comes: when more goes before it than all servers together could answer within its deadline, in
+  full groups at their quickest widths, without any margin and as if they had nothing to do. So under a burst most
+  callers are told at once, when they still have time to ask elsewhere, and no more waits than could be answered; the
+  rules above then choose among these.
+- *expired*: wherever it waits, when less of its deadline is left than the quickest candidate takes alone, by the slack
+  margin. So a refusal comes before the deadline, never after it.
 - *displaced*: the queue is full and something more important came: a higher priority or, within one, an earlier
   deadline. The least important, latest goes first.
 
@@ -36,6 +40,7 @@ from orchestrator.snapshot import QueueState, ServerName
 
 _SOONEST_S, _LATEST_S = 0.05, 30.0
 _UNKNOWN_S = 1.0
+_MANY = 64  # items; with fewer waiting nobody comes too late, and what can be answered at most need not be known
 
 
 class Shed(StrEnum):
@@ -54,7 +59,16 @@ def outlook(candidates: Sequence[Candidate], queue: QueueState) -> Outlook:
     return Outlook(
         fastest_s=min(c.item_s + c.group_s for c in candidates),
         item_drain_s=min(c.drain_s for c in candidates) / queue.items,
+        most_rps=_most_rps(candidates) if queue.items > _MANY else None,
     )
+
+
+def _most_rps(candidates: Sequence[Candidate]) -> float:
+    """Return how many items a second the servers answer in full groups, each at its quickest width."""
+    rates_rps: dict[ServerName, float] = {}
+    for c in candidates:
+        rates_rps[c.server] = max(c.capacity_rps, rates_rps.get(c.server, 0.0))
+    return sum(rates_rps.values())
 
 
 def take_late(
@@ -97,6 +111,15 @@ def take_late(
             break
         late += lane.take(head.items)  # the head alone
     return late
+
+
+def comes_too_late(lane: Lane, request: PendingRequest) -> bool:
+    """Return whether a request that has just been put into a lane can't have its turn in time."""
+    most_rps = lane.outlook.most_rps
+    if most_rps is None or not request.has_own_deadline or request.attempts or lane.key.bound_to is not None:
+        return False
+    most_items = most_rps * (request.deadline_s - request.arrived_s)
+    return lane.items > most_items and lane.items_before(request) > most_items
 
 
 def retry_after_s(lanes: Lanes) -> float:

@@ -10,7 +10,7 @@ from orchestrator.router.deadlines import Deadlines
 from orchestrator.router.fleet import Fleet
 from orchestrator.router.lanes import Lane, Lanes
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.overload import Shed, retry_after_s
+from orchestrator.router.overload import Shed, comes_too_late, retry_after_s
 from orchestrator.router.request import PendingRequest
 
 _MIB = 2**20
@@ -86,10 +86,13 @@ class Shedder:
             self._observer.on_shed(reason, request.items)
 
     def _watch(self, lane: Lane, request: PendingRequest) -> None:
-        """See to it that a request in the queue is told in time."""
+        """See to it that a request in the queue is told in time, or at once when its time can't come."""
+        if comes_too_late(lane, request):
+            self.shed(request, Shed.LATE, "what waits before it takes longer than its deadline leaves")
+            return
         due_s = request.arrived_s + self._settings.request_timeout_s
         if request.has_own_deadline:
-            due_s = min(due_s, request.deadline_s - lane.outlook.fastest_s)
+            due_s = min(due_s, request.deadline_s - lane.outlook.fastest_s * self._settings.slack_margin)
         if due_s < request.due_s:
             self._deadlines.watch(request, due_s)
 

@@ -11,7 +11,11 @@ import pytest
 
 from orchestrator.errors import CapacityError, ConfigError, ServerUnavailableError
 from orchestrator.router import Answer, Router
+from orchestrator.router.lanes import Lane, Outlook
 from orchestrator.router.observer import RouterObserver
+from orchestrator.router.overload import comes_too_late
+from orchestrator.router.request import LaneKey, PendingRequest
+from orchestrator.snapshot import Family, Width
 from tests.fakes.servers import FakeServer, item
 from tests.fakes.troubled import TroubledServer
 from tests.router.test_router import right, routed
@@ -69,12 +73,49 @@ async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_p
     refused = [(wait_s, outcome) for _, wait_s, outcome in flood if isinstance(outcome, CapacityError)]
     assert len(answers) + len(refused) == len(flood)
     assert all(wait_s < DEADLINE_S for wait_s, _ in refused)
+    assert sum(wait_s == 0 for wait_s, _ in refused) > len(refused) / 3, "many are told as soon as they come"
     # No more than what comes within a deadline can wait: 725 items, some 2.5 s of work.
     assert all(error.retry_after_s is not None and 0 < error.retry_after_s < 3 for _, error in refused)
     assert sum(outcome.deadline_met for _, outcome in answers) > 0.95 * len(answers)
     assert len(answers) > 0.8 * narrow_rps * 4, "what is answered in time comes near to what can be"
     assert {outcome.width for began_s, outcome in answers if began_s > answers[0][0] + 1} == {25}
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
+
+
+async def test_who_comes_too_late_is_told_by_what_goes_before_and_what_can_be_answered_at_most() -> None:
+    loop = asyncio.get_running_loop()
+    lane = Lane(LaneKey(Family("f"), (10,), (Width(25),), 0.0))
+
+    def waiting(deadline_s: float, *, own: bool = True) -> PendingRequest:
+        now_s = loop.time()
+        request = PendingRequest(np.zeros((1, 10)), False, now_s, now_s + deadline_s, loop.create_future())
+        request.has_own_deadline = own
+        lane.push(request)
+        return request
+
+    crowd = [waiting(1.0) for _ in range(100)]
+    # What a server that hangs holds makes the queue look endless; the others' capacity does not.
+    lane.outlook = Outlook(item_drain_s=60.0, most_rps=200.0)
+    assert not comes_too_late(lane, waiting(1.0))
+    lane.outlook = Outlook(item_drain_s=0.001, most_rps=50.0)
+    last = waiting(1.0)
+    assert comes_too_late(lane, last)
+    assert not comes_too_late(lane, waiting(0.5)), "it goes before the others"
+    assert not comes_too_late(lane, waiting(1.0, own=False))
+    last.attempts = 1
+    assert not comes_too_late(lane, last), "it has been sent before and may be answered by that"
+    lane.outlook = Outlook(item_drain_s=0.001)
+    assert not comes_too_late(lane, crowd[-1]), "nothing is known"
+
+
+async def test_what_a_server_that_hangs_holds_up_is_no_reason_to_refuse_what_the_other_can_answer() -> None:
+    servers = {"a": FakeServer(item_s=0.02), "b": FakeServer(item_s=0.02)}
+    async with routed(servers, policy="lert:slack") as router:
+        await burst(router, rate_rps=40, seconds=2)
+        servers["b"].group_s = 60.0
+        outcomes = await burst(router, rate_rps=100, seconds=4)
+    refused = [outcome for _, _, outcome in outcomes if not isinstance(outcome, Answer)]
+    assert refused == []
 
 
 async def test_a_pinned_width_and_an_accuracy_floor_are_shed_rather_than_narrowed() -> None:
