@@ -80,7 +80,7 @@ class ServerSettings(Section):
 class GuardSettings(Section):
     """When the fallback decides in place of the policy; see orchestrator.routing.guard."""
 
-    fallback: str = "lert:slack"
+    fallback: str = "lert:reserve"
     """The policy that does."""
     policy_time_budget_ms: float | None = Field(default=10.0, gt=0)
     """A slower decision is not used. A tenth of the default deadline and some hundred times what those here take, so
@@ -101,8 +101,9 @@ class OverloadSettings(Section):
     """What is given up when more comes than can be answered; see orchestrator.router.overload."""
 
     shed_late: bool = True
-    """Refuse requests whose own deadline can't be kept any more, before it has passed. False: a request waits up to
-    ``request_timeout_s``, and its answer is given however late."""
+    """Refuse requests whose own deadline can't be kept any more, before it has passed, and let callers wait no longer
+    than to their deadline for what was sent. False: a request waits up to ``request_timeout_s``, and its answer is
+    given however late."""
     queue_limit_mib: float = Field(default=512.0, gt=0)
     """Of tensors waiting in the router, beside ``queue_limit``: ten thousand small images are some 100 MiB, as many of
     224 × 224 pixels would be 6 GiB."""
@@ -137,7 +138,7 @@ class DecisionLogSettings(Section):
 class RouterSettings(Section):
     """How the router queues, groups and sends."""
 
-    policy: str = "lert:slack"
+    policy: str = "lert:reserve"
     """``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.routing.registry."""
     binding: Literal["policy", "late", "early"] = "policy"
     """When a request gets its server and width: on arrival, when a server has room, or as the policy was written."""

@@ -114,7 +114,7 @@ class Attempts:
         group.link.note_failure(group.model, error)
         key = group.key.elsewhere(group.link.name)
         for request in group.requests:
-            if request.future.done():
+            if request.is_over:
                 continue
             verdict = self._judge(request, key, Cause.FAILED, repeatable=is_repeatable(error))
             if verdict is Verdict.SEND_AGAIN:
@@ -184,7 +184,7 @@ class Attempts:
             return
         key = group.key.elsewhere(group.link.name)
         for request in group.requests:
-            if request.future.done():
+            if request.is_over:
                 continue
             if self._judge(request, key, cause, repeatable=True) is Verdict.SEND_AGAIN:
                 tell = self._observer.on_hedge if cause is Cause.HEDGE else self._observer.on_retry

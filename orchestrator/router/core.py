@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
-from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.router.admission import Terms, admit
 from orchestrator.router.dispatch import Dispatcher
@@ -181,10 +181,10 @@ class Router:
         Args:
             array: of the family's input type; one item, or a batch with the items first. A batch is never split.
                 It is not copied, so leave it unchanged until the answer is there.
-            deadline_ms: from now; decides the order and the width. A request that waits when its deadline can't be
-                kept any more is refused, unless ``overload.shed_late`` is off; one that was sent is answered, late if
-                need be. None: the router's default, for which nothing is refused. One beyond the router's request
-                timeout is as good as none.
+            deadline_ms: from now; decides the order and the width. A request that waits is refused when its deadline
+                can't be kept any more, and one that was sent and is not answered by then fails; unless
+                ``overload.shed_late`` is off. None: the router's default, for which neither happens. One not below the
+                router's request timeout is as good as none.
             min_accuracy: only widths of at least this accuracy, 0..1.
             width: only this width, in percent.
             family: may be left out when the fleet serves one family only.
@@ -195,12 +195,13 @@ class Router:
         Raises:
             ConfigError: when array, family, width, accuracy or joules can't be served.
             CapacityError: when the queue is full, or the deadline can't be kept; says when to come again.
-            DeadlineError: when there was no answer within the router's request timeout.
+            DeadlineError: when there was no answer within the deadline or the router's request timeout.
             SlimError: when the servers failed it.
         """
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        has_own_deadline = deadline_ms is not None
+        timeout_s = self._settings.request_timeout_s
+        has_own_deadline = deadline_ms is not None and deadline_ms / 1e3 < timeout_s
         if deadline_ms is None:
             deadline_ms = self._settings.deadline_ms
         if math.isnan(deadline_ms) or deadline_ms == -math.inf:
@@ -208,12 +209,17 @@ class Router:
         terms = Terms(min_accuracy or 0.0, width, max_joules, preference)
         key, batch, is_single = self._admit(array, family, terms)
         overload = self._settings.overload
+        if has_own_deadline and overload.shed_late and deadline_ms <= 0:
+            raise DeadlineError(
+                f"deadline_ms = {deadline_ms:g} has passed as it comes; leave some time", executed=False
+            )
+        future: asyncio.Future[Answer] = loop.create_future()
         request = PendingRequest(
             batch,
             is_single,
             now_s,
-            now_s + min(deadline_ms / 1e3, self._settings.request_timeout_s),
-            loop.create_future(),
+            now_s + min(deadline_ms / 1e3, timeout_s),
+            future,
             priority=priority if 1 <= priority <= overload.priority_levels else overload.default_priority,
             has_own_deadline=has_own_deadline and overload.shed_late,
         )
@@ -221,9 +227,10 @@ class Router:
         try:
             self._lanes.push(key, request)
             self._dispatcher.wake()
-            return await request.future
+            return await future
         finally:
             self._shedder.end(request)
+            del future  # an error holds this frame, and the future the error; it would take the garbage collector
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
         """Return one model for each width that some server serves, ascending.

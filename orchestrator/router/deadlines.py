@@ -49,7 +49,7 @@ class Deadlines:
         """Note that one is answered, one way or another."""
         self._live -= 1
         if len(self._heap) > 3 * self._live + _FEW:
-            self._heap = [entry for entry in self._heap if not entry[2].future.done()]
+            self._heap = [entry for entry in self._heap if not entry[2].is_over]
             heapq.heapify(self._heap)
             self._arm()
 
@@ -70,9 +70,9 @@ class Deadlines:
         self._timer = None
         now_s = asyncio.get_running_loop().time()
         due = []
-        while self._heap and (self._heap[0][0] <= now_s or self._heap[0][2].future.done()):
+        while self._heap and (self._heap[0][0] <= now_s or self._heap[0][2].is_over):
             request = heapq.heappop(self._heap)[2]
-            if not request.future.done():
+            if not request.is_over:
                 due.append(request)
         for request in due:
             request.due_s = math.inf

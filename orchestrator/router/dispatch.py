@@ -156,13 +156,14 @@ class Dispatcher:
             return self._send(self._fleet.links[server], lane, width, lane.items)
         now_s = asyncio.get_running_loop().time()
         queue = lane.state(head)
-        candidates = self._candidates(lane.key, queue, now_s)
+        candidates, reachable = self._candidates(lane.key, queue, now_s)
         if candidates:
-            self._lanes.note_outlook(lane, outlook(candidates, queue))
+            self._lanes.note_outlook(lane, outlook(candidates, reachable, queue))
             late = take_late(
                 lane,
-                candidates,
+                reachable,
                 queue,
+                drain_s=min(c.drain_s for c in candidates),
                 idle={link.name for link in self._fleet.links.values() if not link.in_flight},
                 now_s=now_s,
                 slack_margin=self._settings.slack_margin,
@@ -173,11 +174,20 @@ class Dispatcher:
                 return True
         return self._decide(lane, head, candidates, queue, now_s)
 
-    def _candidates(self, key: LaneKey, queue: QueueState, now_s: float) -> tuple[Candidate, ...]:
+    def _candidates(
+        self, key: LaneKey, queue: QueueState, now_s: float
+    ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
+        """Return what may be done with a head, and what could be if no server were suspect."""
         states = [link.state(key.family, self._bound_items(link)) for link in self._fleet.links.values()]
         tables = self._tables.mend(key.family, states, self._fleet.latency, self._fleet.energy)
         situation = Situation(queue, now_s, turn=0, lots=(0.0, 0.0), slack_margin=self._settings.slack_margin)
-        return self._fleet.preferred(tables.candidates(situation), key.avoid)
+        reachable = tables.candidates(situation, avoided=key.avoid)
+        suspects = self._fleet.suspects
+        if not suspects:
+            return reachable, reachable
+        shunned = key.avoid | suspects
+        trusted = tables.candidates(situation, avoided=shunned)
+        return trusted if any(c.server not in shunned for c in trusted) else reachable, reachable
 
     def _bound_items(self, link: ServerLink) -> tuple[tuple[ModelName, int], ...]:
         bound = [(link.model(key.family, width), items) for key, width, items in self._lanes.bound_items(link.name)]
@@ -327,8 +337,8 @@ class Dispatcher:
         for request in group.requests:
             part = output[start : start + request.items]
             start += request.items
-            if not request.future.done():
-                request.future.set_result(group.answer(request, part, now_s=now_s))
+            if not request.is_over:
+                request.answer(group.answer(request, part, now_s=now_s))
 
     def _finish(self, group: Group, now_s: float) -> None:
         """Note that a group was answered; the link learns how long it took, and policies what became of it."""

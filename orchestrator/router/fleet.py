@@ -247,13 +247,10 @@ class Fleet:
             return True
         return link.is_suspect and self.elsewhere_s(key.elsewhere(server), 1) is not None
 
-    def preferred(self, candidates: tuple[Candidate, ...], avoid: frozenset[ServerName]) -> tuple[Candidate, ...]:
-        """Return the candidates on servers that are not avoided or suspect; all of them when there are none."""
-        if not avoid and not any(link.is_suspect for link in self.links.values()):
-            return candidates
-        elsewhere = tuple(c for c in candidates if c.server not in avoid)
-        trusted = tuple(c for c in elsewhere if not self.links[c.server].is_suspect)
-        return trusted or elsewhere or candidates
+    @property
+    def suspects(self) -> frozenset[ServerName]:
+        """Servers that have an overdue group and have answered nothing since it was sent."""
+        return frozenset(name for name, link in self.links.items() if link.is_suspect)
 
     def stale(self, candidates: Sequence[Candidate], *, now_s: float) -> str | None:
         """Return what is known too little of to be chosen by just any policy, None when there is nothing such."""

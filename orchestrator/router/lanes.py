@@ -90,7 +90,7 @@ class Lane:
         while self._heap:
             request = self._heap[0][3]
             if request.lane is self:
-                if not request.future.done():
+                if not request.is_over:
                     return request
                 request.withdraw()
             if self._heap and self._heap[0][3] is request:
@@ -110,7 +110,7 @@ class Lane:
 
     def waiting(self) -> Iterator[PendingRequest]:
         """Yield the requests whose callers still wait, in no order."""
-        return (entry[3] for entry in self._heap if entry[3].lane is self and not entry[3].future.done())
+        return (entry[3] for entry in self._heap if entry[3].lane is self and not entry[3].is_over)
 
     def state(self, head: PendingRequest) -> QueueState:
         """Return this lane as a policy sees it; ``head`` is its head."""
@@ -225,7 +225,7 @@ class Lanes:
             heapq.heapify(self._worst)
         victims: list[tuple[int, float, int, PendingRequest]] = []
         while over_items > 0 or over_bytes > 0:
-            while self._worst and (self._worst[0][3].lane is None or self._worst[0][3].future.done()):
+            while self._worst and (self._worst[0][3].lane is None or self._worst[0][3].is_over):
                 heapq.heappop(self._worst)
             if not self._worst or (-self._worst[0][0], -self._worst[0][1]) <= before:
                 for entry in victims:

@@ -2,8 +2,7 @@
 
 Widths give way first: a policy that looks at slack narrows them, down to what ``min_accuracy`` and pins allow, and only
 what even the quickest allowed candidate can't answer in time is given up. Only a caller's own deadline is a reason to
-be given up; the router's default one orders and sizes, but nobody asked for it, so the answer is wanted late too. A
-request that was sent is never given up: its answer is given, late if need be.
+be given up; the router's default one orders and sizes, but nobody asked for it, so the answer is wanted late too.
 
 A request that waits is *shed*, told at once, when
 
@@ -13,7 +12,9 @@ A request that waits is *shed*, told at once, when
 - *late*, too, under *overload*: when the queue can't drain in time at any width, earliest-deadline-first alone would
   serve each head at the last moment, alone, and so lose the throughput of batches just when it is needed. Then a head
   needs time for the largest group whose service fits twice into its own deadline (one that runs, one that waits): the
-  early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19).
+  early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19). When it could not drain even without the slack
+  margin, heads need the margin twice: behind them there is always somebody who has more time, so caution costs no
+  answers, and it is what keeps a server that stalls from making a whole group late.
 - *late*, as soon as it comes: when more goes before it than all servers together could answer within its deadline, in
   full groups at their quickest widths, without any margin and as if they had nothing to do. So under a burst most
   callers are told at once, when they still have time to ask elsewhere, and no more waits than could be answered; the
@@ -26,6 +27,10 @@ A request that waits is *shed*, told at once, when
 and a request that comes is refused when the queue is *full* of what is more important.
 
 All are told when to come again: after the time in which what waits is expected to be answered.
+
+A request that was sent is not shed. When its own deadline passes all the same, because a server took longer than it
+ever did, its caller is told so then (DeadlineError, see ``shedding``) and waits no longer; what comes afterwards only
+teaches the profile.
 """
 
 from __future__ import annotations
@@ -54,12 +59,19 @@ class Shed(StrEnum):
     """By the policy."""
 
 
-def outlook(candidates: Sequence[Candidate], queue: QueueState) -> Outlook:
-    """Return what candidates tell of their lane; ``candidates`` is not empty."""
+def outlook(candidates: Sequence[Candidate], reachable: Sequence[Candidate], queue: QueueState) -> Outlook:
+    """Return what candidates tell of their lane.
+
+    Args:
+        candidates: for its head; not empty.
+        reachable: the same and those on suspect servers: one that stalls for a moment soon answers again, and is no
+            reason to refuse what comes.
+        queue: its state.
+    """
     return Outlook(
-        fastest_s=min(c.item_s + c.group_s for c in candidates),
+        fastest_s=min(c.item_s + c.group_s for c in reachable),
         item_drain_s=min(c.drain_s for c in candidates) / queue.items,
-        most_rps=_most_rps(candidates) if queue.items > _MANY else None,
+        most_rps=_most_rps(reachable) if queue.items > _MANY else None,
     )
 
 
@@ -76,6 +88,7 @@ def take_late(
     candidates: Sequence[Candidate],
     queue: QueueState,
     *,
+    drain_s: float,
     idle: Collection[ServerName],
     now_s: float,
     slack_margin: float,
@@ -84,15 +97,18 @@ def take_late(
 
     Args:
         lane: not empty.
-        candidates: for its head.
+        candidates: for its head, those on suspect servers among them; see ``outlook``.
         queue: its state.
+        drain_s: expected time until all of it is answered, at the quickest width.
         idle: servers that have nothing to do.
         now_s: on the router's clock.
         slack_margin: what expected times are multiplied by.
     """
     if any(c.server in idle for c in candidates):
         return []
-    is_overloaded = min(c.drain_s for c in candidates) * slack_margin > queue.tail_deadline_s - now_s
+    tail_slack_s = queue.tail_deadline_s - now_s
+    is_overloaded = drain_s * slack_margin > tail_slack_s
+    margin = slack_margin**2 if drain_s > tail_slack_s else slack_margin
 
     def needs_s(request: PendingRequest) -> float:
         own_s = request.deadline_s - request.arrived_s
@@ -103,7 +119,7 @@ def take_late(
                 fitting = int((own_s / (2 * slack_margin) - c.group_s) / c.item_s)
                 items = max(items, min(fitting, c.max_batch_size, queue.items))
             least_s = min(least_s, c.wait_s + c.item_s * items + c.group_s)
-        return least_s * slack_margin
+        return least_s * margin
 
     late: list[PendingRequest] = []
     while (head := lane.head()) is not None:

@@ -98,7 +98,7 @@ class PendingRequest:
         is_single: whether the caller gave one item without a batch dimension.
         arrived_s: on the router's clock.
         deadline_s: on the router's clock.
-        future: resolves to the Answer; cancelled when the caller has given up.
+        future: resolves to the Answer; cancelled when the caller has given up; None once the caller has been told.
         items: it brings.
         priority: 1 is the highest.
         has_own_deadline: whether its caller named the deadline; the router's own is no reason to give a request up.
@@ -114,7 +114,7 @@ class PendingRequest:
     is_single: bool
     arrived_s: float
     deadline_s: float
-    future: asyncio.Future[Answer] = field(repr=False)
+    future: asyncio.Future[Answer] | None = field(repr=False)
     items: int = field(init=False)
     priority: int = 1
     has_own_deadline: bool = False
@@ -143,13 +143,31 @@ class PendingRequest:
         self.withdraw()
         if self.under_way:
             return False
+        self.batch = NO_ITEMS  # heaps may keep the request for a while
         self.fail(error)
         return True
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its caller has been told, or waits no longer."""
+        return self.future is None or self.future.done()
+
+    def answer(self, answer: Answer) -> None:
+        """Tell its caller, when nothing else has been told."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(answer)
+
     def fail(self, error: SlimError) -> None:
         """Tell its caller, when nothing else has been told."""
-        if not self.future.done():
+        if self.future is not None and not self.future.done():
             self.future.set_exception(error)
+
+    def forget_caller(self) -> None:
+        """Let go of what the caller was told; whoever still has the request in a heap must not keep that.
+
+        An error holds the frames it went through, and they the client's whole message.
+        """
+        self.future = None
 
 
 def as_batch(array: Array, spec: TensorSpec) -> tuple[Array, bool]:

@@ -73,6 +73,7 @@ class Shedder:
     def end(self, request: PendingRequest) -> None:
         """Forget a request that is answered, or whose caller gave up."""
         request.withdraw()
+        request.forget_caller()
         self._deadlines.end()
 
     def close(self) -> None:
@@ -97,23 +98,39 @@ class Shedder:
             self._deadlines.watch(request, due_s)
 
     def _on_due(self, request: PendingRequest) -> None:
-        now_s, timeout_s = asyncio.get_running_loop().time(), self._settings.request_timeout_s
-        end_s = request.arrived_s + timeout_s
-        if now_s >= end_s - _SAME_TIME_S:
+        now_s, end_s = asyncio.get_running_loop().time(), self._end_s(request)
+        if request.has_own_deadline and request.is_queued and not request.under_way:
+            self._expire(request)
+        elif now_s >= end_s - _SAME_TIME_S:
             request.withdraw()
-            request.fail(
-                DeadlineError(f"no answer within request_timeout_s = {timeout_s}; servers: {self._fleet.describe()}")
-            )
-        elif not request.is_queued:
-            self._deadlines.watch(request, end_s)
-        elif request.under_way:  # it waits for a second attempt, and may be answered by the first
+            request.fail(DeadlineError(self._tell_end(request)))
+        elif request.is_queued and request.under_way:  # it waits for a second attempt, and may be answered by the first
             self._deadlines.watch(request, min(now_s + _LOOK_AGAIN_S, end_s))
-        elif any(link.is_healthy for link in self._fleet.links.values()):
-            given_ms = (request.deadline_s - request.arrived_s) * 1e3
-            self.shed(request, Shed.EXPIRED, f"it waited in vain and its deadline of {given_ms:g} ms can't be kept")
+        else:
+            self._deadlines.watch(request, end_s)
+
+    def _end_s(self, request: PendingRequest) -> float:
+        """Return when a request is told that there is no answer, wherever it is then."""
+        return request.deadline_s if request.has_own_deadline else request.arrived_s + self._settings.request_timeout_s
+
+    def _tell_end(self, request: PendingRequest) -> str:
+        if request.has_own_deadline:
+            return f"no answer within its deadline of {_given_ms(request):g} ms; it was sent, and what comes is dropped"
+        timeout_s = self._settings.request_timeout_s
+        return f"no answer within request_timeout_s = {timeout_s}; servers: {self._fleet.describe()}"
+
+    def _expire(self, request: PendingRequest) -> None:
+        """Give up a request that waits, because its own deadline can't be kept any more."""
+        if any(link.is_healthy for link in self._fleet.links.values()):
+            text = f"it waited in vain and its deadline of {_given_ms(request):g} ms can't be kept"
+            self.shed(request, Shed.EXPIRED, text)
         else:
             request.withdraw()
             self._observer.on_shed(Shed.EXPIRED, request.items)
             request.fail(
                 ServerUnavailableError(f"no server answers ({self._fleet.describe()}); retry later", executed=False)
             )
+
+
+def _given_ms(request: PendingRequest) -> float:
+    return (request.deadline_s - request.arrived_s) * 1e3

@@ -47,7 +47,6 @@ from orchestrator.routing.fields import (
     ROW_COLUMN,
     ROW_COMPLETION_S,
     ROW_DRAIN_S,
-    ROW_FIELDS,
     ROW_GROUP_J,
     ROW_GROUP_S,
     ROW_HAS_ROOM,
@@ -79,7 +78,8 @@ def build_rows(fleet: Fleet, wish: Wish, rows: Table, scratch: Scratch) -> int:
 
     Servers without room are included, marked so: waiting for a fast one may beat a slow one that is idle. A row must
     have the accuracy that the head asks for, take the head whole and cost no more joules than it may; what is unknown
-    may be any number of joules, so it is no row then. Servers to avoid are left out unless there are no others.
+    may be any number of joules, so it is no row then. Servers to avoid are left out unless there are no others, and
+    what they hold is then no work that the others would have to wait for.
 
     Args:
         fleet: servers, and what is known of them.
@@ -88,17 +88,27 @@ def build_rows(fleet: Fleet, wish: Wish, rows: Table, scratch: Scratch) -> int:
         scratch: room for the way there.
     """
     count = int(0.0)  # a literal 0 would have Numba compile what it is given to twice
-    for server in range(fleet.server_count):
-        for width in range(fleet.widths):
-            scratch.place_of[server * fleet.widths + width] = -1
-        if fleet.servers[HEALTHY][server] != 0:
-            count = _server_rows(fleet, server, wish, rows, scratch, count)
+    for takes_avoided in range(2):
+        if count == 0:
+            count = _offered_rows(fleet, takes_avoided, wish, rows, scratch)
     for width in range(fleet.widths):
         if wish.allowed[width] != 0:
             _size_groups(fleet, width, wish.ask, rows, scratch)
             _drain(fleet, width, wish.ask, rows, scratch.place_of)
     _finish_rows(wish.ask, rows, count)
-    return _drop_avoided(wish.avoided, rows, count)
+    return count
+
+
+@compiled
+def _offered_rows(fleet: Fleet, takes_avoided: int, wish: Wish, rows: Table, scratch: Scratch) -> int:
+    """Write the rows of all servers that may be taken, before groups are sized; return how many there are."""
+    count = int(0.0)
+    for server in range(fleet.server_count):
+        for width in range(fleet.widths):
+            scratch.place_of[server * fleet.widths + width] = -1
+        if fleet.servers[HEALTHY][server] != 0 and (takes_avoided != 0 or wish.avoided[server] == 0):
+            count = _server_rows(fleet, server, wish, rows, scratch, count)
+    return count
 
 
 @compiled
@@ -288,21 +298,3 @@ def resize(rows: Table, row: int, items: float) -> None:
     rows[ROW_ITEMS][row] = items
     rows[ROW_SERVICE_S][row] = rows[ROW_ITEM_S][row] * items + rows[ROW_GROUP_S][row]
     rows[ROW_COMPLETION_S][row] = rows[ROW_WAIT_S][row] + rows[ROW_ITEM_S][row] * items + rows[ROW_GROUP_S][row]
-
-
-@compiled
-def _drop_avoided(avoided: Column, rows: Table, count: int) -> int:
-    """Remove the rows of servers to avoid, unless that is all of them; return how many rows are left."""
-    left = 0
-    for row in range(count):
-        if avoided[int(rows[ROW_SERVER][row])] == 0:
-            left += 1
-    if left in (0, count):
-        return count
-    left = 0
-    for row in range(count):
-        if avoided[int(rows[ROW_SERVER][row])] == 0:
-            for field in range(ROW_FIELDS):
-                rows[field][left] = rows[field][row]
-            left += 1
-    return left

@@ -102,6 +102,7 @@ _WIDTH_RULES: dict[str, int] = {
     "widest": width_rules.WIDEST,
     "narrowest": width_rules.NARROWEST,
     "slack": width_rules.SLACK,
+    "reserve": width_rules.RESERVE,
 }
 _WITH_BUCKETS = ("slackfit", "slackfit-accuracy")
 _MOST_BUCKETS = 1024

@@ -146,7 +146,9 @@ async def test_a_deadline_without_end_is_none_and_what_is_no_time_is_refused() -
         for deadline_ms in (math.nan, -math.inf):
             with pytest.raises(ConfigError, match="is no time"):
                 await router.infer(item(0), deadline_ms=deadline_ms)
-        assert isinstance(await router.infer(item(0), deadline_ms=-5), Answer)
+        for deadline_ms in (0, -5):
+            with pytest.raises(DeadlineError, match="has passed"):
+                await router.infer(item(0), deadline_ms=deadline_ms)
 
 
 async def test_families_on_one_server_keep_their_own_times() -> None:
@@ -163,7 +165,7 @@ async def test_families_on_one_server_keep_their_own_times() -> None:
                 await asyncio.sleep(0.5)
             return await super().infer_batch(model, batch)
 
-    async with routed({"a": TwoFamilies()}, policy="lert:slack") as router:
+    async with routed({"a": TwoFamilies()}, policy="lert:slack", overload={"shed_late": False}) as router:
         assert len(router.latency.fits) == 8
         assert (await router.infer(item(0), family="fashion", deadline_ms=50)).width == 100
         assert (await router.infer(item(0), family="big", deadline_ms=400)).width == 25

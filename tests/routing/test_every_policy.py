@@ -23,7 +23,7 @@ from orchestrator.snapshot import QueueState, ServerState
 from tests.routing.fleets import fleets, queues
 
 CENTRAL = ("slackfit", "slackfit-accuracy", "max-accuracy", "max-batch")
-WIDTH_RULES = ("", ":random", ":widest", ":narrowest", ":slack", ":50")
+WIDTH_RULES = ("", ":random", ":widest", ":narrowest", ":slack", ":reserve", ":50")
 CENTRAL_POLICIES = [parse_policy(name) for name in (*CENTRAL, "slackfit:1", "slackfit-accuracy:64")]
 POLICIES = [
     *(parse_policy(f"{name}{width}") for name in policy_names() if has_width_rule(name) for width in WIDTH_RULES),

@@ -142,6 +142,16 @@ def test_servers_to_avoid_are_left_out_unless_there_are_no_others() -> None:
     assert chosen(a, b) == "a"
 
 
+def test_what_servers_to_avoid_hold_keeps_nobody_waiting() -> None:
+    held = ((100, 64, -5.0),)  # it should have been answered long ago
+    a, b = fleet_server("a"), fleet_server("b", held=held)
+    latency = latencies(a={100: (0.01, 0.0)}, b={100: (0.01, 0.0)})
+    alone = FleetTables([a], latency).candidates(situation())
+    assert FleetTables([a, b], latency).candidates(situation(), avoided=[b.name]) == alone
+    both = FleetTables([a, b], latency).candidates(situation())
+    assert both[0].drain_s > alone[0].drain_s
+
+
 def test_a_policy_of_values_is_given_values() -> None:
     class Last:
         name, binding = "last", Binding.EARLY

@@ -84,6 +84,17 @@ def test_slack_leaves_time_for_those_behind_the_head() -> None:
     assert chosen("lert:slack", options, tail_s=0.6) == ("a", 50)
 
 
+def test_reserve_leaves_half_of_that_time_to_what_comes_meanwhile() -> None:
+    options = [candidate("a", w, completion_s=0.01, drain_s=w / 100) for w in WIDTHS]
+    assert chosen("lert:slack", options, tail_s=0.75) == ("a", 75)
+    assert chosen("lert:reserve", options, tail_s=0.75) == ("a", 25)
+    assert chosen("lert:reserve", options, tail_s=2.1) == ("a", 100)
+    # Of the servers of that width, too, only such count.
+    assert chosen("jsq:reserve", [candidate("a", drain_s=0.4), candidate("b", drain_s=0.3)], tail_s=0.7)[0] == "b"
+    # A larger margin counts in place of the factor.
+    assert chosen("lert:reserve", options, tail_s=2.1, margin=3) == ("a", 50)
+
+
 def test_slack_drains_fastest_when_no_width_is_in_time() -> None:
     options = [candidate("a", w, completion_s=5.0, drain_s=w / 100) for w in WIDTHS]
     assert chosen("lert:slack", options) == ("a", 25)
