@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := export orchestrator tests examples
 
-.PHONY: help demo test check integration bench-controller bench-overhead bench-decisions bench-simulator bench-clients format clean
+.PHONY: help demo test check integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   format, lint, types, layers and the fast tests"
 	@echo "make bench-controller  the controller on a real Triton: docs/benchmarks/controller.md, some 14 minutes"
 	@echo "make bench-overhead    router and gateway against tritonclient and Envoy: docs/benchmarks/overhead.md, some 5 minutes"
+	@echo "make bench-resilience  the gateway when Tritons fail, in bursts and for long: docs/benchmarks/resilience.md, 40 minutes"
 	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
@@ -42,6 +43,10 @@ bench-controller: $(VENV)/.bench
 # Likewise: router and gateway against tritonclient and Envoy.
 bench-overhead: $(VENV)/.bench
 	$(BIN)/python -m orchestrator.benchmark.overhead --out docs/benchmarks --report reports/bench-overhead.json
+
+# Likewise; the half hour of mixed load alone need not be.
+bench-resilience: $(VENV)/.bench
+	$(BIN)/python -m orchestrator.benchmark.resilience --out docs/benchmarks
 
 bench-decisions: $(VENV)/.everything
 	$(BIN)/python -m orchestrator.benchmark.decisions

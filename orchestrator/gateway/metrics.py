@@ -37,6 +37,7 @@ _SERVICE = Measure(
 _IN_FLIGHT = Measure(
     "slim_gateway_in_flight", "Inference requests being answered, and streams passed on.", kind="gauge"
 )
+TASKS = Measure("slim_gateway_tasks", "Tasks of asyncio in the processes that take requests.", kind="gauge")
 _TENANTS = Measure(
     "slim_gateway_tenant_requests",
     "Inference requests of callers with a token that ended, streams' requests included.",
@@ -49,7 +50,7 @@ WORKER_RESTARTS = Measure("slim_gateway_worker_restarts", "Workers that died and
 MEASURES = {
     m.name: m
     for m in (
-        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT),
+        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT, TASKS),
         *ROUTER_MEASURES,
         *(_TENANTS, _UNAUTHENTICATED, WORKERS, WORKER_RESTARTS),
     )

@@ -16,7 +16,7 @@ from orchestrator.gateway.grpc_server import GrpcServer
 from orchestrator.gateway.guard import Guard
 from orchestrator.gateway.http_server import HttpServer
 from orchestrator.gateway.inventory import FleetInventory, Inventory
-from orchestrator.gateway.metrics import WORKER_RESTARTS, WORKERS, GatewayMetrics
+from orchestrator.gateway.metrics import TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
 from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
 from orchestrator.gateway.ports import InferenceRouter, Server
 from orchestrator.gateway.reloading import WatchedFiles, watch
@@ -233,9 +233,10 @@ class Gateway:
         return frozenset(name for name in self._catalogue.families if self.serves(name))
 
     def tally(self) -> Tally:
-        """Return what this process has counted, and what waits in it."""
+        """Return what this process has counted, and what waits and works in it."""
         tally = self._metrics.tally()
         put_backlog(tally, self._router.backlog)
+        tally.values[TASKS.name] = {(): [float(len(asyncio.all_tasks()))]}
         return tally
 
     async def _read_tally(self) -> Tally:

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.errors import ConfigError, ServerUnavailableError
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 _TYPE = "type.googleapis.com/envoy.extensions"
 _HTTP2: dict[str, Any] = {"explicit_http_config": {"http2_protocol_options": {}}}

@@ -1,0 +1,140 @@
+"""What a client is to send, and what became of it: two files between a scenario and its client process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Constant load.
+
+    Attributes:
+        seconds: for how long.
+        rps: requests a second.
+    """
+
+    seconds: float
+    rps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be sent.
+
+    Attributes:
+        stretches: one after another.
+        items: in a request.
+        parameters: of each request.
+        images: file with the images and their right scores.
+        stream_every: each so-manieth request goes over the stream; 0: none.
+    """
+
+    stretches: tuple[Stretch, ...]
+    items: int
+    parameters: dict[str, int]
+    images: str
+    stream_every: int = 2
+
+    def due_s(self) -> list[float]:
+        """Return when each request is due."""
+        due_s, began_s = [], 0.0
+        for stretch in self.stretches:
+            count = round(stretch.seconds * stretch.rps)
+            due_s += [began_s + number / stretch.rps for number in range(count)]
+            began_s += stretch.seconds
+        return due_s
+
+    def uses_stream(self, number: int) -> bool:
+        """Return whether a request goes over the stream."""
+        return self.stream_every > 0 and number % self.stream_every == 0
+
+
+@dataclass(slots=True)
+class Replies:
+    """What became of each request, by its number.
+
+    Attributes:
+        due_s: when it was due.
+        sent_s: when it was sent.
+        ended_s: of its first answer or error; None: there was none.
+        status: ``ok``, gRPC's name, or None for none.
+        width: that ran it; 0: none did.
+        server: likewise; empty: none did.
+        accuracy: expected of that width.
+        is_right: whether the scores are what the width computes.
+        answers: how many came for it, errors included.
+        texts: of errors, by number.
+        stream_ended: why the stream broke; None: it did not.
+    """
+
+    due_s: list[float]
+    sent_s: list[float]
+    ended_s: list[float | None]
+    status: list[str | None]
+    width: list[int]
+    server: list[str]
+    accuracy: list[float]
+    is_right: list[bool]
+    answers: list[int]
+    texts: dict[int, str]
+    stream_ended: str | None = None
+
+    @classmethod
+    def of(cls, plan: Plan) -> Replies:
+        """Return those of a plan, before any came."""
+        due_s = plan.due_s()
+        count = len(due_s)
+        return cls(
+            due_s=due_s,
+            sent_s=[0.0] * count,
+            ended_s=[None] * count,
+            status=[None] * count,
+            width=[0] * count,
+            server=[""] * count,
+            accuracy=[0.0] * count,
+            is_right=[False] * count,
+            answers=[0] * count,
+            texts={},
+        )
+
+    def latency_s(self, number: int) -> float | None:
+        """Return the time from when a request was due to its end; None when it never ended."""
+        ended_s = self.ended_s[number]
+        return None if ended_s is None else ended_s - self.due_s[number]
+
+    def is_in_time(self, number: int, deadline_s: float) -> bool:
+        """Return whether a request was answered, rightly formed, within its deadline."""
+        latency_s = self.latency_s(number)
+        return self.status[number] == "ok" and latency_s is not None and latency_s <= deadline_s
+
+    def between(self, from_s: float, until_s: float) -> Sequence[int]:
+        """Return the numbers of the requests that were due in a span of time."""
+        return [number for number, due_s in enumerate(self.due_s) if from_s <= due_s < until_s]
+
+
+_PLAN = TypeAdapter(Plan)
+_REPLIES = TypeAdapter(Replies)
+
+
+def render_plan(plan: Plan) -> str:
+    """Return a plan as JSON."""
+    return _PLAN.dump_json(plan).decode()
+
+
+def parse_plan(text: str) -> Plan:
+    """Return the plan that ``render_plan`` wrote."""
+    return _PLAN.validate_json(text)
+
+
+def render_replies(replies: Replies) -> str:
+    """Return replies as JSON."""
+    return _REPLIES.dump_json(replies).decode()
+
+
+def parse_replies(text: str) -> Replies:
+    """Return the replies that ``render_replies`` wrote."""
+    return _REPLIES.validate_json(text)
