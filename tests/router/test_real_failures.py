@@ -38,6 +38,7 @@ MODEL = "fashion_w025"
 RPS = 200
 DEADLINE_MS = 3000  # far above what one server takes, and far below group_timeout_s: a hang that is waited out is late
 A, B = ServerName("a"), ServerName("b")
+PROBED = 10  # items of known answers that may be asked for meanwhile
 
 
 @dataclass
@@ -157,6 +158,44 @@ async def test_a_hang_beyond_the_group_timeout_costs_nothing_either(tritons: Tri
         back_s = await until(lambda: bool(router.served_by().get(B)))
         print(f"back {back_s:.2f} s after SIGCONT")
         assert servers_of(await load(router, tritons, 1)) == {A, B}
+
+
+async def test_what_a_slow_server_has_is_hedged_and_answered_once(tritons: Tritons) -> None:
+    told = Told()
+    patient = {"overdue_floor_ms": 60_000}  # so that what is sent a second time is hedged
+    ends = threading.Event()
+
+    def stutter() -> None:
+        while not ends.is_set():
+            tritons.b.signal(signal.SIGSTOP)
+            ends.wait(0.08)
+            tritons.b.signal(signal.SIGCONT)
+            ends.wait(0.02)
+
+    thread = threading.Thread(target=stutter)
+    settings = tritons.fleet(hedge={"quantile": 0.9, "floor_ms": 5}, retries=patient, ejection={"latency_factor": 1e9})
+    async with Router.from_fleet(settings, observer=told) as router:
+        await load(router, tritons, 1)
+        before = [await counted(place) for place in (tritons.a, tritons.b)]
+        thread.start()
+        try:
+            answers = await load(router, tritons, 4)  # each request is answered, rightly and in time
+        finally:
+            ends.set()
+            thread.join()
+        assert told.count("hedge") > 0
+        assert told.count("retry") == 0
+    after = [await counted(place) for place in (tritons.a, tritons.b)]
+    ran = sum(after) - sum(before)
+    assert len(answers) == 4 * RPS
+    assert len(answers) < ran <= len(answers) + told.count("hedge") + PROBED, "copies ran, and were nobody's answers"
+    print(f"{told.count('hedge')} of {len(answers)} hedged, {ran} ran")
+
+
+async def counted(place: Place) -> int:
+    """Return how many items a Triton has run."""
+    async with TritonClient(place.server.grpc_address) as client:
+        return (await client.statistics(MODEL)).inference_count
 
 
 async def test_a_server_that_turns_slow_costs_nothing(tritons: Tritons) -> None:

@@ -1,0 +1,73 @@
+"""Names by the system's own resolver: which addresses, of which family, and several of one name."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.triton.resolution import resolve_host
+
+ROOT = Path(__file__).parents[2]
+HOSTS = """127.0.0.1 localhost
+127.0.0.3 fleet.test
+127.0.0.2 fleet.test
+::1 fleet.test
+::1 six.test
+"""
+SCRIPT = """
+import asyncio
+from orchestrator.config import FleetSettings, ServerSettings
+from orchestrator.router import Router
+from orchestrator.triton.resolution import resolve_host
+from tests.fakes.servers import FakeServer
+
+for host in ("fleet.test", "six.test", "localhost", "nobody.invalid"):
+    print(host, *asyncio.run(resolve_host(host)))
+
+async def route():
+    fleet = FleetSettings(servers=(ServerSettings(name="t", grpc="fleet.test:8001"),))
+    asked = []
+    def connect(server, settings):
+        asked.append(server.grpc)
+        return FakeServer(item_s=0.0)
+    async with Router.from_fleet(fleet, connect=connect) as router:
+        print(*asked, *sorted(router.served_by()))
+
+asyncio.run(route())
+"""
+IN_A_WORLD_OF_ITS_OWN = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+
+
+async def test_localhost_is_the_addresses_of_version_4_that_the_system_knows() -> None:
+    known = socket.getaddrinfo("localhost", None, family=socket.AF_INET, type=socket.SOCK_STREAM)
+    assert await resolve_host("localhost") == tuple(sorted({str(entry[4][0]) for entry in known}))
+    assert await resolve_host("127.0.0.1") == ("127.0.0.1",)
+    assert await resolve_host("::1") == ("::1",)
+
+
+def test_a_name_with_several_addresses_is_as_many_servers_by_the_systems_resolver(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(HOSTS)
+    command = f'mount --bind "{hosts}" /etc/hosts && exec "{sys.executable}" -c "$SCRIPT"'
+    run = subprocess.run(
+        [*IN_A_WORLD_OF_ITS_OWN, command],
+        env={**os.environ, "SCRIPT": SCRIPT, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "unshare" in run.stderr or "mount" in run.stderr:
+        pytest.skip(f"this machine lets nobody have name files of his own: {run.stderr.strip()}")
+    assert run.stdout.splitlines() == [
+        "fleet.test 127.0.0.2 127.0.0.3",
+        "six.test ::1",
+        "localhost 127.0.0.1",
+        "nobody.invalid",
+        "127.0.0.2:8001 127.0.0.3:8001 t t-2",
+    ], run.stderr
