@@ -60,6 +60,10 @@ class Runnable(Protocol):
         """End it at once."""
         ...
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, when it is there."""
+        ...
+
 
 class Part:
     """Something that is kept running.
@@ -110,6 +114,11 @@ class Part:
         """End it at once."""
         if self._life is not None:
             self._life.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, when it runs."""
+        if self._life is not None and self.state is State.RUNNING:
+            self._life.signal(number)
 
     async def _begin(self) -> None:
         self._life = self._make()
@@ -168,6 +177,9 @@ class EmbeddedTriton:
 
     def kill(self) -> None:
         """Nothing to do: its guardian notices that this process ends, and ends it."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Nothing to do: Triton reads no fleet file."""
 
 
 class Command:
@@ -239,6 +251,12 @@ class Command:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     def _last_line(self) -> str:
         with self._log_path.open("rb") as said:

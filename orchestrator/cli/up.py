@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from rich.table import Table
 
 from orchestrator.cli.first_request import describe_first_request
 from orchestrator.cli.logs import logging_through
+from orchestrator.cli.machine import Machine
 from orchestrator.cli.parts import Command, EmbeddedTriton, Part, State
 from orchestrator.cli.stopping import watch_for_stop
-from orchestrator.config import FleetSettings, load_fleet, render_fleet
+from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.errors import ConfigError
-from orchestrator.triton.embedded import EmbeddedOptions
+from orchestrator.gateway.reloading import PERIOD_S, WatchedFiles
 from orchestrator.triton.emulation import parse_slowdowns
-from orchestrator.triton.local_state import choose_state_directory, prepare_directory, write_file
+from orchestrator.triton.local_state import choose_state_directory, prepare_directory
 from orchestrator.triton.one_machine import complete_fleet, default_fleet, options_of
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,24 @@ _CONTROLLER_STOP_S = 15.0
 _GATEWAY_STOP_MARGIN_S = 10.0
 _LOOK_S = 0.5
 _REPOSITORY = Path("model_repository")
+_TOLD = ("orchestrator.cli", "orchestrator.gateway.reloading")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A fleet file.
+
+    Attributes:
+        path: of it.
+        repository: of servers for which it names none.
+    """
+
+    path: Path
+    repository: Path
+
+    def load(self, machine: Machine) -> FleetSettings:
+        """Return the fleet for a machine that runs; raises ConfigError."""
+        return machine.complete(load_fleet(self.path), self.repository)
 
 
 @click.command()
@@ -74,6 +94,7 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
         fleet = default_fleet(slowdowns, repository.absolute())
     else:
         fleet = complete_fleet(load_fleet(fleet_path), repository.absolute())
+    source = None if fleet_path is None else Source(fleet_path, repository.absolute())
     prepare_directory(state_dir)
     with (state_dir / "lock").open("w") as lock:
         try:
@@ -85,9 +106,9 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
         console = Console(stderr=True)
         handler = _ConsoleHandler(console)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        handler.addFilter(logging.Filter("orchestrator.cli"))
+        handler.addFilter(lambda record: record.name.startswith(_TOLD))
         with logging_through(handler, logging.INFO):
-            asyncio.run(_run(fleet, state_dir, console))
+            asyncio.run(_run(fleet, state_dir, console, source))
 
 
 class _ConsoleHandler(logging.Handler):
@@ -101,9 +122,8 @@ class _ConsoleHandler(logging.Handler):
         self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-async def _run(fleet: FleetSettings, state_dir: Path, console: Console) -> None:
-    stages = _plan(fleet, state_dir)
-    parts = [part for stage in stages for part in stage]
+async def _run(fleet: FleetSettings, state_dir: Path, console: Console, source: Source | None) -> None:
+    machine = Machine(fleet, state_dir / "fleet.yaml", PartMaker(state_dir))
     task = asyncio.current_task()
     assert task is not None
     is_told = asyncio.Event()
@@ -113,69 +133,82 @@ async def _run(fleet: FleetSettings, state_dir: Path, console: Console) -> None:
         task.cancel()
 
     watch_for_stop(stop)
+    following: asyncio.Task[None] | None = None
     try:
         try:
-            await _start(stages)
+            await machine.start()
+            if source is not None:
+                following = asyncio.create_task(_follow(source, machine))
             first = await describe_first_request(fleet.gateway)
             for line in (*_addresses(fleet), f"logs and fleet file in {state_dir}", *first, "Ctrl-C ends all of it"):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
-            await _show(parts, console)
+            await _show(machine, console)
         except asyncio.CancelledError:
             if not is_told.is_set():
                 raise
             task.uncancel()
             log.info("stopping: the gateway answers what is in, then all is taken down")
     finally:
-        watch_for_stop(partial(_kill, parts))
-        for stage in reversed(stages):
-            await asyncio.gather(*(part.stop() for part in stage))
+        watch_for_stop(machine.kill)
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        await machine.stop()
     log.info("all is down")
 
 
-def _plan(fleet: FleetSettings, state_dir: Path) -> tuple[Sequence[Part], ...]:
-    """Return the parts in the order in which they are started; those of one stage together."""
-    path = state_dir / "fleet.yaml"
-    write_file(path, render_fleet(fleet))
-    logs = {name: state_dir / f"{name}.log" for name in ("gateway", *(server.name for server in fleet.servers))}
-    logs |= {f"controller {server.name}": state_dir / f"controller-{server.name}.log" for server in fleet.servers}
-    for log_path in logs.values():
-        log_path.write_bytes(b"")
-    tritons, controllers = [], []
-    for server in fleet.servers:
+async def _follow(source: Source, machine: Machine) -> None:
+    """Have the machine take the fleet file whenever it has changed."""
+    changed: list[FleetSettings] = []
+    files = WatchedFiles("the fleet file", [source.path], lambda: changed.append(source.load(machine)))
+    while True:
+        await asyncio.sleep(PERIOD_S)
+        files.refresh()
+        if changed:
+            await machine.take(changed.pop())
+            changed.clear()
+
+
+class PartMaker:
+    """Makes the parts of a machine, with a log for each in a directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._fleet_path = str(state_dir / "fleet.yaml")
+
+    def triton(self, server: ServerSettings) -> Part:
+        """See Maker."""
         assert server.repository is not None, "the fleet is complete"
-        options = options_of(server, log_path=logs[server.name])
-        tritons.append(Part(server.name, server.grpc, partial(_triton, server.repository, options)))
-        arguments = ("controller", "--fleet", str(path), "--server", server.name)
-        name = f"controller {server.name}"
-        make = partial(Command, arguments, log_path=logs[name], address=server.controller, stop_s=_CONTROLLER_STOP_S)
-        controllers.append(Part(name, server.controller or "", make))
-    gateway = fleet.gateway
-    make = partial(
-        Command,
-        ("gateway", "--fleet", str(path)),
-        log_path=logs["gateway"],
-        address=gateway.grpc or gateway.http,
-        stop_s=gateway.drain_s + _GATEWAY_STOP_MARGIN_S,
-    )
-    return tritons, controllers, [Part("gateway", gateway.grpc or gateway.http or "", make)]
+        options = options_of(server, log_path=self._log(server.name))
+        return Part(server.name, server.grpc, partial(EmbeddedTriton, server.repository, options))
 
+    def controller(self, server: ServerSettings) -> Part:
+        """See Maker."""
+        make = partial(
+            Command,
+            ("controller", "--fleet", self._fleet_path, "--server", server.name),
+            log_path=self._log(f"controller-{server.name}"),
+            address=server.controller,
+            stop_s=_CONTROLLER_STOP_S,
+        )
+        return Part(f"controller {server.name}", server.controller or "", make)
 
-def _triton(repository: Path, options: EmbeddedOptions) -> EmbeddedTriton:
-    return EmbeddedTriton(repository, options)
+    def gateway(self, fleet: FleetSettings) -> Part:
+        """See Maker."""
+        gateway = fleet.gateway
+        make = partial(
+            Command,
+            ("gateway", "--fleet", self._fleet_path),
+            log_path=self._log("gateway"),
+            address=gateway.grpc or gateway.http,
+            stop_s=gateway.drain_s + _GATEWAY_STOP_MARGIN_S,
+        )
+        return Part("gateway", gateway.grpc or gateway.http or "", make)
 
-
-async def _start(stages: Sequence[Sequence[Part]]) -> None:
-    for stage in stages:
-        log.info("starting %s", ", ".join(part.name for part in stage))
-        # All are waited for, also when one fails, so that none is half started when they are taken down.
-        for result in await asyncio.gather(*(part.start() for part in stage), return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
-
-
-def _kill(parts: Sequence[Part]) -> None:
-    for part in parts:
-        part.kill()
+    def _log(self, name: str) -> Path:
+        path = self._state_dir / f"{name}.log"
+        path.write_bytes(b"")
+        return path
 
 
 def _addresses(fleet: FleetSettings) -> list[str]:
@@ -184,14 +217,14 @@ def _addresses(fleet: FleetSettings) -> list[str]:
     return ["the gateway answers on " + ", ".join(f"{what} {address}" for what, address in offered if address)]
 
 
-async def _show(parts: Sequence[Part], console: Console) -> None:
+async def _show(machine: Machine, console: Console) -> None:
     """Show where every part stands, until cancelled; not where nobody looks."""
     if not console.is_terminal:
         await asyncio.Event().wait()
-    with Live(_table(parts), console=console, refresh_per_second=1 / _LOOK_S) as live:
+    with Live(_table(machine.parts), console=console, refresh_per_second=1 / _LOOK_S) as live:
         while True:
             await asyncio.sleep(_LOOK_S)
-            live.update(_table(parts))
+            live.update(_table(machine.parts))
 
 
 def _table(parts: Sequence[Part]) -> Table:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -20,6 +21,7 @@ class FakeLife:
         self.pid: int | None = 100 + number
         self.stops = 0
         self.is_killed = False
+        self.tell: Callable[[str], object] = str
         self._trouble = trouble
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -27,12 +29,17 @@ class FakeLife:
         await asyncio.sleep(1.0)
         if self._trouble is not None:
             raise ServerUnavailableError(self._trouble)
+        self.tell("started")
 
     async def wait_exited(self) -> str:
         return await self._end
 
     async def stop(self) -> None:
         self.stops += 1
+        self.tell("ended")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.tell(f"had {number.name}")
 
     def kill(self) -> None:
         self.is_killed = True

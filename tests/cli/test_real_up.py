@@ -12,12 +12,20 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
-from orchestrator.config import ControllerSettings, FleetSettings, GatewaySettings, ServerSettings, render_fleet
+from orchestrator.config import (
+    ControllerSettings,
+    FleetSettings,
+    GatewaySettings,
+    ServerSettings,
+    load_fleet,
+    render_fleet,
+)
 from orchestrator.triton.embedded import choose_free_ports
 from tests.cli.test_real_commands import MARK, marked_processes
 
@@ -86,11 +94,20 @@ def wait(is_so: Callable[[], bool], describe: Callable[[], object]) -> None:
 
 
 def ask_over_grpc(address: str) -> int:
+    width: int = answer_over_grpc(address)["slim_width"].int64_param
+    return width
+
+
+def server_over_grpc(address: str) -> str:
+    server: str = answer_over_grpc(address)["slim_server"].string_param
+    return server
+
+
+def answer_over_grpc(address: str) -> Any:
     pixels = grpcclient.InferInput("pixels", [1, 1, 28, 28], "FP32")
     pixels.set_data_from_numpy(np.zeros((1, 1, 28, 28), np.float32))
     with grpcclient.InferenceServerClient(address) as client:
-        width: int = client.infer("fashion", [pixels]).get_response().parameters["slim_width"].int64_param
-        return width
+        return client.infer("fashion", [pixels]).get_response().parameters
 
 
 def test_it_answers_mends_what_dies_and_ends_without_a_trace(tmp_path: Path) -> None:
@@ -123,6 +140,32 @@ def test_it_answers_mends_what_dies_and_ends_without_a_trace(tmp_path: Path) -> 
         assert "another 'slimsched up' runs" in again.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(WAIT_S) == 0, up.said()
+    assert up.said().rstrip().endswith("all is down")
+    up.wait_gone()
+
+
+def test_it_follows_its_fleet_file(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    with up.running():
+        first = up.path.read_text()
+        fleet = load_fleet(up.path)
+        two = fleet.servers[0].model_copy(update={"name": "two", "grpc": f"127.0.0.1:{choose_free_ports(1)[0]}"})
+        up.path.write_text(render_fleet(fleet.model_copy(update={"servers": (two,)})))
+
+        def answers() -> str:
+            try:
+                return server_over_grpc(up.grpc)
+            except grpcclient.InferenceServerException:
+                return ""
+
+        wait(lambda: answers() == "two", up.said)
+        up.wait_said("ending one")
+        assert answers() == "two"
+        up.path.write_text("servers: 1")
+        up.wait_said("the fleet file are kept as they were")
+        up.path.write_text(first)
+        wait(lambda: answers() == "one", up.said)
+        up.wait_said("ending two")
     assert up.said().rstrip().endswith("all is down")
     up.wait_gone()
 
