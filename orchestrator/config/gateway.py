@@ -50,7 +50,8 @@ class ClientLimitSettings(Section):
     idle_timeout_s: float = Field(default=300.0, gt=0)
     """Of an HTTP connection without a request; gRPC clients are pinged instead."""
     max_held_mib: float = Field(default=512.0, gt=0)
-    """Of bodies that have not come whole, over HTTP of all clients, over gRPC of one connection; more is refused."""
+    """Of bodies that have not come whole, of all clients together, over each transport; more is refused, over gRPC to
+    the connection that holds the most."""
 
     @model_validator(mode="after")
     def _do_not_contradict(self) -> ClientLimitSettings:
@@ -87,6 +88,9 @@ class GatewaySettings(Section):
     limits: ClientLimitSettings = ClientLimitSettings()
     auth: AuthSettings | None = None
     """None: whoever reaches the gateway may use it."""
+    pass_on_timeout_s: float | None = Field(default=300.0, gt=0)
+    """How long the caller of a model that is passed on waits for its answer, whatever deadline its own call has: a
+    server that hangs would keep it for ever. None: any time. Streams end with their clients."""
     stream_window: int = Field(default=256, ge=1)
     """Requests of one stream under way at a time; the stream is read no further until one of them is answered."""
     statistics_period_s: float = Field(default=10.0, gt=0)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from orchestrator.config import RetrySettings
 from orchestrator.errors import (
     ConfigError,
     ModelNotFoundError,
@@ -40,12 +41,12 @@ from orchestrator.gateway.inventory import FleetInventory, Inventory, check_vers
 from orchestrator.gateway.messages import Message, parse, pb
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.outcomes import outcome_of
+from orchestrator.gateway.passing_on import PassingOn
 from orchestrator.gateway.ports import InferenceRouter, RoutedAnswer
 from orchestrator.gateway.tensors import Array
 from orchestrator.gateway.wire import Address, MalformedMessageError, check_shapes, read_address
 from orchestrator.gateway.wishes import read_priority
-from orchestrator.snapshot import ServerName
-from orchestrator.triton.passthrough import Metadata, RefusedCallError
+from orchestrator.triton.passthrough import Metadata
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,11 @@ class DataPlane:
         inventory: that answers for the whole fleet; None: this process does.
         is_served_elsewhere: whether the gateway's other processes can answer a family; None: there are none.
         guard: that says who may call; None lets everybody do everything.
+        retries: of calls that are passed on; None: the default.
+        pass_on_timeout_s: that one may take; None: any time.
 
     Attributes:
+        passing_on: asks servers for models of no family.
         is_draining: whether requests are answered that have come, and no more taken.
     """
 
@@ -91,7 +95,10 @@ class DataPlane:
         inventory: Inventory | None = None,
         is_served_elsewhere: Callable[[str], bool] | None = None,
         guard: Guard | None = None,
+        retries: RetrySettings | None = None,
+        pass_on_timeout_s: float | None = None,
     ) -> None:
+        self.passing_on = PassingOn(catalogue, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
         self.catalogue = catalogue
         self.metrics = metrics
         self.guard = guard or Guard()
@@ -302,7 +309,7 @@ class DataPlane:
             self.require_open()
             self.guard.charge_items(caller, 1)
             check_shapes(message)
-            answer, server = await self._ask_a_server("ModelInfer", message, caller.metadata)
+            answer, server = await self.passing_on.ask("ModelInfer", message, caller.metadata)
             return answer
         except BaseException as exc:
             outcome = outcome_of(exc)
@@ -384,25 +391,7 @@ class DataPlane:
 
     async def _forward(self, method: str, message: bytes, metadata: Metadata) -> bytes:
         """Return what a server that has the model answers."""
-        return (await self._ask_a_server(method, message, metadata))[0]
-
-    async def _ask_a_server(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
-        """Return what a server answers, and which; another one is asked when the first did not run it."""
-        address = read_address(message)
-        check_version(address.version)
-        views = self.catalogue.find(address)
-        for view in views:
-            try:
-                answer = await view.server.call(method, message, metadata)
-            except RefusedCallError as exc:
-                if exc.is_gone:
-                    view.note_problem(str(exc))
-                if exc.executed or view is views[-1]:
-                    raise
-                log.info("%s of %s was not run by %s: %s", method, address.model, view.name, exc)
-                continue
-            return answer, view.name
-        raise AssertionError("find returns at least one server, and the last one's refusal is raised")
+        return (await self.passing_on.ask(method, message, metadata))[0]
 
     async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
         """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""

@@ -35,6 +35,7 @@ from orchestrator.http2.connection import Connection
 from orchestrator.http2.grpc_calls import Send, Service, UnaryHandler
 from orchestrator.http2.grpc_wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
+from orchestrator.http2.holding import Holding
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
 from orchestrator.triton.passthrough import SERVICE, RefusedCallError
@@ -78,6 +79,7 @@ class GrpcServer:
         ssl: to speak TLS with; None: plain.
         listens: itself; else another process does, and its connections are adopted.
         limits: of what one client may take.
+        held_bytes: of requests that have not come whole, of all clients.
         max_connections: at a time.
 
     Attributes:
@@ -94,6 +96,7 @@ class GrpcServer:
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
         limits: Limits | None = None,
+        held_bytes: int = 512 * 2**20,
         max_connections: int = 1000,
     ) -> None:
         self.address = address
@@ -109,6 +112,7 @@ class GrpcServer:
             explain=explain,
             max_message_bytes=max_message_bytes,
             limits=self._limits,
+            holding=Holding(held_bytes),
             check=self._check_caller if plane.guard.is_on else None,
         )
         self._listener = Listener(self._make_connection, self._limits, max_connections=max_connections)

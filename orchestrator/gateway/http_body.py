@@ -12,7 +12,9 @@ from orchestrator.gateway.compression import TooLargeError, choose_encoding, com
 from orchestrator.gateway.http_connection import HttpConnection
 
 _MIB = 2**20
-_THREAD_FROM_BYTES = 256 * 1024  # (de)compressing more takes milliseconds, which the event loop can't spare
+_THREAD_FROM_BYTES = (
+    256 * 1024
+)  # (de)compressing more takes milliseconds, which the event loop can't spare; on both sides
 
 
 class StalledError(SlimError):
@@ -48,7 +50,12 @@ class BodyReader:
         if not encoding or not body:
             return body
         if len(body) < _THREAD_FROM_BYTES:
-            return decompress(body, encoding, limit_bytes=self._limit_bytes)
+            least_bytes = min(_THREAD_FROM_BYTES, self._limit_bytes)
+            try:
+                return decompress(body, encoding, limit_bytes=least_bytes)
+            except TooLargeError:  # a thousand times larger than it came, perhaps
+                if least_bytes == self._limit_bytes:
+                    raise
         return await asyncio.to_thread(decompress, body, encoding, limit_bytes=self._limit_bytes)
 
     async def _read_raw(self, request: web.BaseRequest, too_large: TooLargeError) -> bytes:

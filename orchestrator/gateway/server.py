@@ -9,7 +9,14 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Protocol, Self
 
-from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, find_changes, load_tenants
+from orchestrator.config import (
+    FleetSettings,
+    GatewaySettings,
+    RetrySettings,
+    ServerSettings,
+    find_changes,
+    load_tenants,
+)
 from orchestrator.gateway.catalogue import Catalogue
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc_server import GrpcServer
@@ -21,6 +28,7 @@ from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
 from orchestrator.gateway.ports import InferenceRouter, Server
 from orchestrator.gateway.reloading import WatchedFiles, watch
 from orchestrator.gateway.router_metrics import put_backlog
+from orchestrator.gateway.shares import share_router
 from orchestrator.gateway.tallies import Tally
 from orchestrator.gateway.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.http2.limits import Limits
@@ -71,6 +79,7 @@ class Gateway:
         servers: to pass calls on to, by name; closed by the gateway.
         timeout_s: for a server to say what it serves.
         discovery_period_s: how often they are asked.
+        retries: of calls that are passed on; None: the default.
         team: when this is one of several processes.
         metrics: to count in, which the router's observer counts in too; None: its own.
 
@@ -91,11 +100,13 @@ class Gateway:
         *,
         timeout_s: float,
         discovery_period_s: float,
+        retries: RetrySettings | None = None,
         team: Team | None = None,
         metrics: GatewayMetrics | None = None,
     ) -> None:
         self._settings = settings
         self._router = router
+        self._is_alone = team is None
         self._discovery_period_s = discovery_period_s
         self._metrics = metrics or GatewayMetrics()
         self._catalogue = Catalogue(servers, timeout_s=timeout_s)
@@ -109,6 +120,8 @@ class Gateway:
             inventory=self._inventory if team is None else team.inventory,
             is_served_elsewhere=None if team is None else team.is_served,
             guard=self._make_guard(share=1.0 if team is None else 1.0 / settings.workers),
+            retries=retries,
+            pass_on_timeout_s=settings.pass_on_timeout_s,
         )
         limit_bytes, limits = int(settings.max_message_mib * _MIB), settings.limits
         tls = self._open_tls()
@@ -121,11 +134,11 @@ class Gateway:
             ssl=None if tls is None else tls.context(HTTP2),
             limits=Limits(
                 max_streams=limits.max_concurrent_streams,
-                held_bytes=int(limits.max_held_mib * _MIB),
                 header_list_bytes=int(limits.max_header_kib * 1024),
                 handshake_s=limits.header_timeout_s,
                 stall_s=limits.stall_timeout_s,
             ),
+            held_bytes=int(limits.max_held_mib * _MIB),
             max_connections=limits.max_connections,
         )  # fmt: skip
         self.http = None if settings.http is None else HttpServer(
@@ -165,8 +178,10 @@ class Gateway:
     def reconfigure(self, fleet: FleetSettings) -> None:
         """Take the gateway's section of another fleet; the servers are those of the router, whatever it is told.
 
-        None of the settings changes before the gateway is started again, which is told in the log.
+        How much may be asked again changes at once. None of its own settings does before the gateway is started again,
+        which is told in the log.
         """
+        self._plane.passing_on.reconfigure(fleet.router.retries if self._is_alone else _share_retries(fleet))
         if fleet.gateway != self._settings:
             log.warning("the gateway section has changed; start the gateway again for it to take effect")
 
@@ -209,6 +224,7 @@ class Gateway:
             open_servers(servers),
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
+            retries=fleet.router.retries if team is None else _share_retries(fleet),
             team=team,
             metrics=metrics,
         )
@@ -296,6 +312,10 @@ class Gateway:
             if self._metrics.in_flight == 0:
                 return
         log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
+
+
+def _share_retries(fleet: FleetSettings) -> RetrySettings:
+    return share_router(fleet.router, fleet.gateway.workers).retries
 
 
 def open_servers(servers: Iterable[ServerSettings]) -> dict[ServerName, Server]:

@@ -2,6 +2,8 @@
 
 Hand-written because the ready ones cost what they were to save: see ``orchestrator.http2`` for the numbers. It is what
 gRPC uses of HTTP/2 and no more: priorities are ignored, nothing is pushed, header blocks are written without a table.
+What comes on a stream that is closed is ignored, as by gRPC's own core: the RFC would have STREAM_CLOSED where the peer
+had ended it, and silence where we had, for which ended streams would have to be remembered.
 
 What a peer does that brings nobody an answer (pings, resets, empty frames) comes off an allowance, so a flood ends the
 connection. All that is held for it is bounded: what it sends by windows, what it does not take by holding our own

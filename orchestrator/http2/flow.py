@@ -48,7 +48,6 @@ class Flow:
     Attributes:
         now_s: when something last came.
         running: calls that have not ended, streams that are gone included; counted by the user.
-        held_bytes: of requests that have not come whole; counted by the user.
         is_over: whether the connection is gone.
         is_paused: whether the transport takes no more; the owner sets it, and calls ``resume``.
     """
@@ -62,7 +61,6 @@ class Flow:
         self._wake = wake
         self.now_s = clock()
         self.running = 0
-        self.held_bytes = 0
         self.is_over = False
         self.is_paused = False
         self._out: list[bytes | memoryview] = []

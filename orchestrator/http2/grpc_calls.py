@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from orchestrator.http2.flow import Flow
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc_wire import (
     OK_TRAILERS,
@@ -29,10 +30,13 @@ from orchestrator.http2.grpc_wire import (
     trailers,
     unpack_message,
 )
+from orchestrator.http2.holding import Holding
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.stream import Receiver, Stream
 
 log = logging.getLogger(__name__)
+
+_THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
 
 UnaryHandler = Callable[[bytes, Metadata], Awaitable[bytes]]
 Send = Callable[[bytes], Awaitable[None]]
@@ -49,6 +53,7 @@ class Service:
         explain: the RpcError that stands for what a handler raised.
         max_message_bytes: of a request.
         limits: of a connection.
+        holding: of all connections.
         check: raises what a call is refused with by its path and metadata, before its message has come; None lets all
             in.
     """
@@ -58,6 +63,7 @@ class Service:
     explain: Callable[[Exception], RpcError]
     max_message_bytes: int
     limits: Limits
+    holding: Holding
     check: Callable[[str, Metadata], None] | None = None
 
     def accept(self, stream: Stream, head: RequestHead) -> Receiver | None:
@@ -89,7 +95,7 @@ class Service:
 
 
 def _too_much_held() -> RpcError:
-    return RpcError("RESOURCE_EXHAUSTED", "too many large requests are under way on this connection")
+    return RpcError("RESOURCE_EXHAUSTED", "too many large requests are coming in at a time; send it again")
 
 
 def _refuse(stream: Stream, status: str, detail: str) -> None:
@@ -99,13 +105,14 @@ def _refuse(stream: Stream, status: str, detail: str) -> None:
 class _Call:
     """What unary and streaming calls share: one task, its end, and the client's time limit."""
 
-    __slots__ = ("_has_headers", "_head", "_service", "_stream", "_task", "_timer")
+    __slots__ = ("_has_headers", "_head", "_left_bytes", "_service", "_stream", "_task", "_timer")
 
     def __init__(self, service: Service, stream: Stream, head: RequestHead) -> None:
         self._service = service
         self._stream = stream
         self._head = head
         self._has_headers = False
+        self._left_bytes = head.content_bytes
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         if head.timeout_s is not None:
@@ -116,11 +123,23 @@ class _Call:
         if is_last and meaning is TRAILERS:
             self.receive_data(b"", True)
         else:
-            self._stream.reset(ErrorCode.PROTOCOL_ERROR)
-            self.abort(ErrorCode.PROTOCOL_ERROR)
+            self._break(ErrorCode.PROTOCOL_ERROR)
 
     def receive_data(self, data: bytes, is_last: bool) -> None:
+        """Take a piece of the body; one that belies its ``content-length`` is a stream error (RFC 9113, 8.1.1)."""
+        if self._left_bytes is not None:
+            self._left_bytes -= len(data)
+            if self._left_bytes < 0 or (is_last and self._left_bytes > 0):
+                self._break(ErrorCode.PROTOCOL_ERROR)
+                return
+        self._receive(data, is_last)
+
+    def _receive(self, data: bytes, is_last: bool) -> None:
         raise NotImplementedError
+
+    def _break(self, code: ErrorCode) -> None:
+        self._stream.reset(code)
+        self.abort(code)
 
     def abort(self, code: ErrorCode) -> None:
         """The client is gone, or has lost interest."""
@@ -128,6 +147,15 @@ class _Call:
         self._stop_timer()
         if self._task is not None:
             self._task.cancel()
+
+    @property
+    def connection(self) -> Flow:
+        """It came on."""
+        return self._stream.connection
+
+    def lose(self) -> None:
+        """Give back what is held of it, because too much is held of all."""
+        raise NotImplementedError
 
     def _stop_timer(self) -> None:
         # As soon as the call has ended, or refused ones would be kept for as long as their clients would have waited.
@@ -179,13 +207,13 @@ class UnaryCall(_Call):
         self._held = bytearray()  # not a list: pieces may be of one byte each
         self._whole_bytes: int | None = None
 
-    def receive_data(self, data: bytes, is_last: bool) -> None:
+    def _receive(self, data: bytes, is_last: bool) -> None:
         """Take a piece of the message."""
         if self._task is not None or self._stream.is_local_closed:
             return
         try:
             body = data if is_last and not self._held else self._hold(data)  # the usual message comes in one piece
-            if is_last:
+            if is_last and not self._stream.is_local_closed:
                 self._release()
                 self._begin(body)
         except RpcError as exc:
@@ -196,27 +224,41 @@ class UnaryCall(_Call):
         """Keep a piece; return all that is kept."""
         stream, held = self._stream, self._held
         held += data
-        stream.connection.held_bytes += len(data)
+        self._service.holding.take(self, len(data))
+        if stream.is_local_closed:  # it was lost by that
+            return held
         if self._whole_bytes is None and len(held) >= PREFIX_BYTES:
             self._whole_bytes = PREFIX_BYTES + message_bytes(held, self._service.max_message_bytes)
         if len(held) > (self._whole_bytes or PREFIX_BYTES):
             raise RpcError("INTERNAL", "more than the one message of a unary call")
-        if stream.connection.held_bytes > self._service.limits.held_bytes:
-            raise _too_much_held()
         if not stream.is_remote_closed:
             stream.credit()
         return held
 
+    def lose(self) -> None:
+        """See _Call."""
+        self._release()
+        self._fail(_too_much_held())
+
     def _release(self) -> None:
-        self._stream.connection.held_bytes -= len(self._held)
+        self._service.holding.give(self, len(self._held))
         self._held = bytearray()
 
     def _begin(self, body: bytes | bytearray) -> None:
         limit = self._service.max_message_bytes
         if len(body) < PREFIX_BYTES or len(body) != PREFIX_BYTES + message_bytes(body, limit):
             raise RpcError("INTERNAL", "the request is not the one message of a unary call")
-        payload = bytes(memoryview(body)[PREFIX_BYTES:])
-        self._start(self._run(unpack_message(body[0], payload, self._head.encoding, limit)))
+        flag, payload = body[0], bytes(memoryview(body)[PREFIX_BYTES:])
+        message = _unpack_small(flag, payload, self._head.encoding, limit)
+        self._start(self._run_large(flag, payload) if message is None else self._run(message))
+
+    async def _run_large(self, flag: int, payload: bytes) -> None:
+        try:
+            message = await _unpack_large(flag, payload, self._head.encoding, self._service.max_message_bytes)
+        except RpcError as exc:
+            self._fail(exc)
+        else:
+            await self._run(message)
 
     async def _run(self, message: bytes) -> None:
         try:
@@ -251,24 +293,27 @@ class StreamingCall(_Call):
         else:
             self._end("OK", "")
 
-    def receive_data(self, data: bytes, is_last: bool) -> None:
+    def _receive(self, data: bytes, is_last: bool) -> None:
         """Take a piece of the stream of messages."""
         if self._task is None or self._refusal is not None:
             return
-        connection = self._stream.connection
         self._buffer += data
-        connection.held_bytes += len(data)
         self._has_ended = self._has_ended or is_last
-        if connection.held_bytes > self._service.limits.held_bytes:
-            self._release()
-            self._refusal = _too_much_held()
+        self._service.holding.take(self, len(data))
         if not self._is_readable():
             self._ask_for_more()
         elif self._waiter is not None:
             _release(self._waiter)
 
+    def lose(self) -> None:
+        """See _Call."""
+        self._release()
+        self._refusal = _too_much_held()
+        if self._waiter is not None:
+            _release(self._waiter)
+
     def _release(self) -> None:
-        self._stream.connection.held_bytes -= len(self._buffer)
+        self._service.holding.give(self, len(self._buffer))
         self._buffer = bytearray()
 
     def _is_readable(self) -> bool:
@@ -302,7 +347,10 @@ class StreamingCall(_Call):
                 raise self._refusal
             size = self._next_bytes()
             if size is not None:
-                yield self._split_off(size)
+                flag, payload = self._split_off(size)
+                encoding, limit = self._head.encoding, self._service.max_message_bytes
+                message = _unpack_small(flag, payload, encoding, limit)
+                yield await _unpack_large(flag, payload, encoding, limit) if message is None else message
             elif self._has_ended:
                 if self._buffer:
                     raise RpcError("INTERNAL", "the stream ends in the middle of a message")
@@ -312,14 +360,14 @@ class StreamingCall(_Call):
                 await self._waiter
                 self._waiter = None
 
-    def _split_off(self, size: int) -> bytes:
+    def _split_off(self, size: int) -> tuple[int, bytes]:
         buffer = self._buffer
         flag, payload = buffer[0], bytes(memoryview(buffer)[PREFIX_BYTES:size])
         del buffer[:size]
-        self._stream.connection.held_bytes -= size
+        self._service.holding.give(self, size)
         if not self._is_readable():
             self._ask_for_more()
-        return unpack_message(flag, payload, self._head.encoding, self._service.max_message_bytes)
+        return flag, payload
 
     async def _send(self, message: bytes) -> None:
         stream = self._stream
@@ -331,6 +379,28 @@ class StreamingCall(_Call):
             writable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             stream.on_writable = partial(_release, writable)
             await writable
+
+
+def _unpack_small(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes | None:
+    """Return a message, None when unpacking it takes longer than the event loop can spare.
+
+    Raises:
+        RpcError: as ``unpack_message``.
+    """
+    if flag and len(payload) >= _THREAD_FROM_BYTES:
+        return None
+    least_bytes = min(_THREAD_FROM_BYTES, max_bytes)
+    try:
+        return unpack_message(flag, payload, encoding, least_bytes)
+    except RpcError as exc:
+        if exc.status != "RESOURCE_EXHAUSTED" or least_bytes == max_bytes:
+            raise
+        return None  # it grows
+
+
+async def _unpack_large(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Return a message, unpacked beside the event loop; raises as ``unpack_message``."""
+    return await asyncio.to_thread(unpack_message, flag, payload, encoding, max_bytes)
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

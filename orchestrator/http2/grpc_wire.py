@@ -55,12 +55,13 @@ _LONGEST_MESSAGE: Final = 1024
 _PLAIN: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNITS_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_LENGTH: Final = re.compile(rb"[0-9]{1,19}")
 _NAME: Final = re.compile(rb"[0-9a-z_.\-!#$%&'*+^`|~]+")
 _CONNECTION_FIELDS: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
 _PSEUDO: Final = frozenset((b":method", b":path", b":scheme", b":authority"))
-_NOT_METADATA: Final = frozenset((b"te", b"content-type"))
+_NOT_METADATA: Final = frozenset((b"te", b"content-type", b"content-length"))
 
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -91,6 +92,7 @@ class RequestHead:
         metadata: of the client; what ends in ``-bin`` is bytes.
         timeout_s: that the client grants; None: any time.
         encoding: of compressed messages.
+        content_bytes: that the body says to have; None: it does not say.
         problem: an HTTP status to refuse with, because this is no gRPC call; 0: it is one.
         is_malformed: whether it breaks HTTP's own rules.
         is_too_large: whether there is more of it than allowed.
@@ -100,6 +102,7 @@ class RequestHead:
     metadata: tuple[tuple[str, str | bytes], ...] = ()
     timeout_s: float | None = None
     encoding: str = "identity"
+    content_bytes: int | None = None
     problem: int = 0
     is_malformed: bool = False
     is_too_large: bool = False
@@ -126,6 +129,9 @@ def read_request_head(fields: list[Field], *, max_list_bytes: int) -> RequestHea
     if not pseudo:
         return TRAILERS
     found = dict(regular)
+    lengths = {value for name, value in regular if name == b"content-length"} if b"content-length" in found else set()
+    if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+        return MALFORMED
     path = pseudo.get(b":path", b"")
     if not path or b":method" not in pseudo or b":scheme" not in pseudo or _has_control(path):
         return MALFORMED
@@ -143,6 +149,7 @@ def read_request_head(fields: list[Field], *, max_list_bytes: int) -> RequestHea
         metadata=_read_metadata(regular),
         timeout_s=timeout_s,
         encoding=found.get(b"grpc-encoding", b"identity").decode("latin-1"),
+        content_bytes=int(lengths.pop()) if lengths else None,
         is_too_large=list_bytes(fields) > max_list_bytes,
     )
 

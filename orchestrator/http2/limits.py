@@ -15,7 +15,6 @@ class Limits:
         max_streams: calls under way at a time; a call that was reset counts until it has really ended.
         stream_window_bytes: that may come on a stream before it was taken.
         connection_window_bytes: likewise on all streams of a connection.
-        held_bytes: of requests that have not come whole; the one beyond is refused.
         header_list_bytes: of a header list, by HPACK's count.
         handshake_s: until the first SETTINGS, and for a header block to come whole.
         stall_s: for a peer to take or send the next piece of what it has begun.
@@ -28,7 +27,6 @@ class Limits:
     max_streams: int = 1024
     stream_window_bytes: int = _MIB
     connection_window_bytes: int = 16 * _MIB
-    held_bytes: int = 256 * _MIB
     header_list_bytes: int = 16 * 1024
     handshake_s: float = 10.0
     stall_s: float = 30.0

@@ -5,5 +5,6 @@ from orchestrator.router.lanes import Backlog
 from orchestrator.router.membership import ResolvedNames
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.request import Answer
+from orchestrator.router.retry import RetryBudget
 
-__all__ = ["Answer", "Backlog", "ResolvedNames", "Router", "RouterObserver"]
+__all__ = ["Answer", "Backlog", "ResolvedNames", "RetryBudget", "Router", "RouterObserver"]

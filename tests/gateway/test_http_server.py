@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 import zlib
 from typing import Any
 
@@ -58,6 +59,16 @@ async def test_binary_tensors_both_ways_compressed_or_not(http: aiohttp.ClientSe
     length = int(response.headers[LENGTH])
     assert json.loads(data[:length])["outputs"][0]["parameters"] == {"binary_data_size": 40}
     assert np.frombuffer(data[length:], np.float32).argmax() == 6
+
+
+async def test_a_small_body_that_grows_is_unpacked_beside_the_event_loop(http: aiohttp.ClientSession) -> None:
+    large = json.dumps(content(6)).encode() + b" " * 2**20
+    for body, status in ((large, 200), (large[:-1] + b"x", 400)):
+        packed = gzip.compress(body)
+        assert len(packed) < 4000
+        async with http.post(INFER, data=packed, headers={"Content-Encoding": "gzip"}) as response:
+            assert response.status == status, await response.text()
+    assert any(thread.name.startswith("asyncio_") for thread in threading.enumerate())
 
 
 async def test_a_raw_body_is_the_tensor(http: aiohttp.ClientSession) -> None:

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 
+from orchestrator.http2.frames import (
+    ACK,
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    HEADER_BYTES,
+    HEADERS,
+    PING,
+    PREFACE,
+    SETTINGS,
+    WINDOW_UPDATE,
+    ErrorCode,
+    frame,
+    rst_stream_frame,
+    settings_frame,
+)
 from orchestrator.http2.grpc_channel import GrpcChannel
+from orchestrator.http2.grpc_wire import pack_message
+from tests.http2.peer import raw_request
 from tests.http2.test_grpc_channel import Theirs
-from tests.http2.world import failure, open_world, unary, until
+from tests.http2.world import BLOCK, failure, open_world, unary, until
 
 LARGE = bytes(range(256)) * (5 * 2**12)  # 5 MiB
 UNBOUNDED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -30,7 +48,7 @@ async def test_large_messages_go_both_ways_at_once(options: Any) -> None:
         assert all(answer == LARGE for answer in answers)
         stream = channel.stream_stream("/s/Stream")(iter([LARGE, b"", LARGE]))
         assert [answer == LARGE async for answer in stream] == [True, False, True]
-        assert world.connections[0].held_bytes == 0
+        assert world.service.holding.total_bytes == 0
         assert world.connections[0].is_idle
 
 
@@ -76,7 +94,7 @@ async def test_a_stream_that_is_cancelled_or_out_of_time_ends_and_holds_nothing(
         await late.write(bytes(1000))
         assert (await failure(late.read()))[0] == "DEADLINE_EXCEEDED"
         await until(lambda: world.connections[0].running == 0)
-        assert world.connections[0].held_bytes == 0
+        assert world.service.holding.total_bytes == 0
         assert await unary(channel, "Echo")(b"still here") == b"still here"
 
 
@@ -139,3 +157,60 @@ async def test_empty_messages_of_a_stream_are_all_there() -> None:
     async with open_world() as world, grpc.aio.insecure_channel(world.address) as channel:
         stream = channel.stream_stream("/s/Stream")(nothing())
         assert [answer async for answer in stream] == [b""] * 2000
+
+
+async def read_frames(reader: asyncio.StreamReader, *last: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """Return type, flags and stream of the frames up to one of a type with a flag; SETTINGS and windows left out."""
+    found: list[tuple[int, int, int]] = []
+    async with asyncio.timeout(10):
+        while not any(kind == found[-1][0] and flag & found[-1][1] for kind, flag in last if found):
+            head = await reader.readexactly(HEADER_BYTES)
+            await reader.readexactly(int.from_bytes(head[:3], "big"))
+            if head[3] not in (SETTINGS, WINDOW_UPDATE):
+                found.append((head[3], head[4], int.from_bytes(head[5:], "big")))
+    return found
+
+
+@asynccontextmanager
+async def open_theirs() -> AsyncIterator[str]:
+    async def echo(message: bytes, context: Any) -> bytes:
+        return message
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("s", {"Echo": grpc.unary_unary_rpc_method_handler(echo)}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["ours", "theirs"])
+async def test_what_comes_on_a_closed_stream_is_ignored_as_grpcs_own_core_does(is_ours: bool) -> None:
+    """RFC 9113 would have STREAM_CLOSED; this is what real Tritons answer with."""
+    after = (
+        frame(DATA, 0, 1, b"more"),
+        frame(DATA, 1, 1, b"more"),
+        raw_request(1, BLOCK),
+        frame(WINDOW_UPDATE, 0, 1, bytes((0, 0, 0, 5))),
+        rst_stream_frame(1, ErrorCode.CANCEL),
+    )
+    async with AsyncExitStack() as stack:
+        if is_ours:
+            address = (await stack.enter_async_context(open_world())).address
+        else:
+            address = await stack.enter_async_context(open_theirs())
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        stack.callback(writer.close)
+        writer.write(PREFACE + settings_frame([]) + frame(SETTINGS, ACK, 0))
+        ends = ((HEADERS, END_STREAM), (GOAWAY, 0xFF), (PING, ACK))
+        for number in (1, 3):
+            writer.write(raw_request(number, BLOCK, flags=4) + frame(DATA, 1, number, pack_message(b"x")))
+            answer = await read_frames(reader, *ends)
+            assert answer[-1] == (HEADERS, 5, number)
+            for more in after if number == 1 else ():
+                writer.write(more + frame(PING, 0, 0, b"12345678"))
+                assert await read_frames(reader, *ends) == [(PING, ACK, 0)]

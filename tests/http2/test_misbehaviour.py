@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,7 +31,7 @@ from orchestrator.http2.grpc_calls import UnaryCall
 from orchestrator.http2.grpc_wire import OK_TRAILERS, RESPONSE_HEADERS, pack_message
 from tests.http2.peer import HEADERS as REQUEST
 from tests.http2.peer import Joined, raw_request
-from tests.http2.world import BLOCK, LIMIT, World
+from tests.http2.world import BLOCK, LIMIT, World, until
 
 
 def block(path: str, *more: tuple[str, str]) -> bytes:
@@ -56,14 +58,15 @@ def growth() -> Iterator[Callable[[], int]]:
 
 
 async def test_a_message_in_crumbs_takes_no_more_than_its_bytes() -> None:
-    ends = Joined(accept=World().service.accept)
+    world = World()
+    ends = Joined(accept=world.service.accept)
     ends.send(raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, pack_message(bytes(LIMIT))[:5]))
     crumbs = frame(DATA, 0, 1, b"ab") * 250
     with growth() as grown:
         for _ in range(100):
             ends.send(crumbs)
             ends.connection.take_out()
-        assert ends.connection.held_bytes == 50_005
+        assert world.service.holding.total_bytes == 50_005
         assert grown() < 150_000
 
 
@@ -79,17 +82,102 @@ async def test_messages_that_are_not_read_take_no_more_than_their_bytes() -> Non
 
 
 async def test_parts_of_streamed_messages_count_as_held() -> None:
-    ends = Joined(accept=World(held_bytes=100_000).service.accept)
+    world = World(held_bytes=100_000)
+    ends = Joined(accept=world.service.accept)
     for number in range(1, 21, 2):
         ends.send(raw_request(number, STREAM, flags=4) + frame(DATA, 0, number, pack_message(bytes(LIMIT))[:16_000]))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert ends.connection.held_bytes <= 100_000
+    assert world.service.holding.total_bytes <= 100_000
     assert ends.connection.take_out().count(b"grpc-status\x018") == 4
     for number in range(1, 21, 2):
         ends.send(frame(RST_STREAM, 0, number, ErrorCode.CANCEL.to_bytes(4, "big")))
-    assert ends.connection.held_bytes == 0
+    assert world.service.holding.total_bytes == 0
     await asyncio.sleep(0)
+
+
+async def test_who_holds_the_most_loses_it_and_not_who_sends_next() -> None:
+    world = World(held_bytes=100_000)
+    greedy, modest = (Joined(accept=world.service.accept) for _ in range(2))
+    part = pack_message(bytes(LIMIT))[:16_000]
+    for number in (1, 3, 5):
+        greedy.send(raw_request(number, BLOCK, flags=4) + frame(DATA, 0, number, part))
+    for _ in range(2):
+        greedy.send(frame(DATA, 0, 3, part))
+        modest.send(raw_request(1, BLOCK, flags=4) if modest.connection.is_idle else frame(DATA, 0, 1, part))
+    assert world.service.holding.total_bytes == 96_000
+    message = pack_message(bytes(30_000))
+    modest.send(raw_request(3, BLOCK, flags=4) + frame(DATA, 0, 3, message[:15_000]))
+    assert greedy.connection.take_out().count(b"grpc-status\x018") == 1, "its largest, of 48,000 bytes"
+    assert world.service.holding.total_bytes == 96_000 - 48_000 + 15_000
+    modest.send(frame(DATA, 1, 3, message[15_000:]))
+    await asyncio.sleep(0.01)
+    assert world.taken == [bytes(30_000)]
+    for ends in (greedy, modest):
+        ends.connection.abort(ErrorCode.CANCEL)
+    assert world.service.holding.total_bytes == 0
+
+
+def whole(length: str, body: bytes, *, pieces: int = 1) -> bytes:
+    size = -(-len(body) // pieces)
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    frames = (frame(DATA, number == len(parts) - 1, 1, part) for number, part in enumerate(parts))
+    return raw_request(1, block("/s/Echo", ("content-length", length)), flags=4) + b"".join(frames)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_a_content_length_that_is_true_is_no_fault(pieces: int) -> None:
+    world = World()
+    ends = Joined(accept=world.service.accept)
+    message = pack_message(b"message")
+    ends.send(whole(str(len(message)), message, pieces=pieces))
+    await asyncio.sleep(0.01)
+    assert message in ends.connection.take_out()
+
+
+@pytest.mark.parametrize("length", ["0", "11", "13", "9999999999", "-12", "12.0", "+12", "", "1" * 20])
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_a_content_length_that_lies_resets_the_stream(length: str, pieces: int) -> None:
+    world = World()
+    ends = Joined(accept=world.service.accept)
+    ends.connection.take_out()
+    ends.send(whole(length, pack_message(b"message"), pieces=pieces))  # of 12 bytes
+    await asyncio.sleep(0.01)
+    assert ends.connection.take_out() == rst_stream_frame(1, ErrorCode.PROTOCOL_ERROR)
+    assert ends.connection.is_idle
+    assert world.service.holding.total_bytes == 0
+    assert world.taken == []
+
+
+async def test_two_lengths_are_a_lie_and_a_length_of_a_stream_counts_all_of_it() -> None:
+    world = World()
+    ends = Joined(accept=world.service.accept)
+    ends.connection.take_out()
+    twice = block("/s/Echo", ("content-length", "12"), ("content-length", "13"))
+    ends.send(raw_request(1, twice, flags=4))
+    message = pack_message(b"message")
+    ends.send(raw_request(3, block("/s/Stream", ("content-length", "30")), flags=4) + frame(DATA, 0, 3, 2 * message))
+    await asyncio.sleep(0.01)
+    ends.send(frame(DATA, 0, 3, message))
+    await asyncio.sleep(0.01)
+    out = ends.connection.take_out()
+    assert out.startswith(rst_stream_frame(1, ErrorCode.PROTOCOL_ERROR))
+    assert out.endswith(rst_stream_frame(3, ErrorCode.PROTOCOL_ERROR))
+    assert ends.connection.is_idle
+
+
+@pytest.mark.parametrize("path", ["/s/Echo", "/s/Stream"])
+async def test_what_grows_when_it_is_unpacked_does_so_beside_the_event_loop(path: str) -> None:
+    world = World()
+    ends = Joined(accept=world.service.accept)
+    packer = zlib.compressobj(wbits=31)
+    packed = packer.compress(bytes(LIMIT)) + packer.flush()
+    assert len(packed) < 2000
+    body = b"\1" + len(packed).to_bytes(4, "big") + packed
+    ends.send(raw_request(1, block(path, ("grpc-encoding", "gzip")), flags=4) + frame(DATA, 1, 1, body))
+    await until(lambda: world.taken)
+    assert [len(message) for message in world.taken] == [LIMIT]
+    assert any(thread.name.startswith("asyncio_") for thread in threading.enumerate())
 
 
 async def test_a_stream_may_be_silent_between_messages_but_not_within_one() -> None:

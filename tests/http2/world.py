@@ -18,6 +18,7 @@ from orchestrator.http2.connection import Connection
 from orchestrator.http2.grpc_calls import Metadata, Send, Service
 from orchestrator.http2.grpc_wire import RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
+from orchestrator.http2.holding import Holding
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
 from tests.http2.peer import HEADERS
@@ -29,7 +30,7 @@ LIMIT = 2**20
 class World:
     """A service of a few methods, listening; ``release`` lets go what waits."""
 
-    def __init__(self, *, max_message_bytes: int = LIMIT, **limits: Any) -> None:
+    def __init__(self, *, max_message_bytes: int = LIMIT, held_bytes: int = 2**28, **limits: Any) -> None:
         self.limits = Limits(**limits)
         self.release = asyncio.Event()
         self.waiting = 0
@@ -48,6 +49,7 @@ class World:
             explain=lambda error: RpcError("DATA_LOSS", f"{error} – 100 %"),
             max_message_bytes=max_message_bytes,
             limits=self.limits,
+            holding=Holding(held_bytes),
         )
         self.listener = Listener(self.make, self.limits)
         self.address = ""
@@ -59,6 +61,7 @@ class World:
         return connection
 
     async def echo(self, message: bytes, metadata: Metadata) -> bytes:
+        self.taken.append(message)
         return message or repr(sorted(item for item in metadata if item[0].startswith("x-"))).encode()
 
     async def big(self, message: bytes, metadata: Metadata) -> bytes:
@@ -81,6 +84,7 @@ class World:
 
     async def stream(self, messages: AsyncIterator[bytes], send: Send, metadata: Metadata) -> None:
         async for message in messages:
+            self.taken.append(message)
             if message == b"fail":
                 raise ValueError("broken")
             await send(message)
