@@ -19,7 +19,7 @@ from orchestrator.evaluation.document import Measured, make_document
 from orchestrator.evaluation.journal import Journal
 from orchestrator.evaluation.report import check_outputs, write_outputs
 from orchestrator.evaluation.standings import stand
-from orchestrator.evaluation.suites import Extent, Suite, bind, plan_cases
+from orchestrator.evaluation.suites import Extent, Suite, plan_cases
 
 _PACKAGES = ("slim-scheduler", "numpy", "scipy", "numba", "moocore")
 _DEFAULTS = Extent()
@@ -61,7 +61,8 @@ _DEFAULTS = Extent()
 )
 @click.option("--requests", type=click.IntRange(1), help="Per run at most; default: as the scenarios say.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--resume", is_flag=True, help="Go on from the runs that an earlier start has left.")
+@click.option("--keep", is_flag=True, help="Leave the runs there, for a start with more policies or traces.")
 def evaluate(
     suite: str,
     out: Path,
@@ -74,6 +75,7 @@ def evaluate(
     requests: int | None,
     jobs: int | None,
     resume: bool,
+    keep: bool,
 ) -> None:
     """Hold policies against each other on a suite of scenarios, and against what the project promises.
 
@@ -89,7 +91,7 @@ def evaluate(
     chosen, extent = Suite(suite), Extent(traces, validation_traces, seeds, requests)
     check_outputs(out)
     cases = plan_cases(chosen, root, extent, policies=policies, without=without)
-    journal = Journal(out / f"evaluation-{suite}.partial", bind(chosen, cases, extent), resume=resume)
+    journal = Journal(out / f"evaluation-{suite}.partial", seeds=seeds, resume=resume)
     with journal, _progress() as progress:
         task = progress.add_task(suite, total=None)
         run_campaign(
@@ -102,7 +104,8 @@ def evaluate(
     fields = stand(cases, journal.results)
     document = make_document(chosen, extent, fields, _measured(time.monotonic() - began_s))
     written = write_outputs(document, fields, out)
-    journal.path.unlink()
+    if not keep:
+        journal.path.unlink()
     _print(document)
     for path in written:
         click.echo(str(path))

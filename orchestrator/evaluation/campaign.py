@@ -13,7 +13,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from typing import Final
 
-from orchestrator.evaluation.journal import Journal, key_of
+from orchestrator.evaluation.journal import Journal
 from orchestrator.evaluation.runs import Cell, CellResult, run_cell
 from orchestrator.evaluation.suites import Case
 
@@ -24,14 +24,15 @@ _AHEAD: Final = 2
 
 
 def list_cells(cases: Sequence[Case], seeds: int) -> tuple[list[Cell], list[Cell]]:
-    """Return the cells of first traces and all others, each in the order of cases, traces and contenders."""
-    cells = [
-        Cell(case.key, case.path, case.requests, contender, trace, seeds, trace == case.traces[0])
+    """Return the cells of first traces and all others, each in the order of cases, traces and contenders, each once."""
+    cells = {
+        cell.key: cell
         for case in cases
         for trace in case.traces
         for contender in case.contenders
-    ]
-    return [c for c in cells if c.is_first], [c for c in cells if not c.is_first]
+        for cell in [Cell(case.digest, case.path, case.requests, contender, trace, seeds, trace == case.traces[0])]
+    }
+    return [c for c in cells.values() if c.is_first], [c for c in cells.values() if not c.is_first]
 
 
 def run_campaign(
@@ -47,20 +48,22 @@ def run_campaign(
         progress: told after each cell, and before the first.
     """
     firsts, others = list_cells(cases, seeds)
+    left = {cell.key for cell in firsts + others} - journal.results.keys()
     total = len(firsts) + len(others)
-    progress(len(journal.results), total)
+    progress(total - len(left), total)
 
     def keep(results: Iterable[tuple[Cell, CellResult]]) -> None:
         for cell, result in results:
             journal.add(cell, result)
-            progress(len(journal.results), total)
+            left.discard(cell.key)
+            progress(total - len(left), total)
 
     def missing(cells: Sequence[Cell]) -> list[Cell]:
-        return [cell for cell in cells if key_of(cell) not in journal.results]
+        return [cell for cell in cells if cell.key in left]
 
     def with_seeds(cells: Sequence[Cell]) -> list[Cell]:
         drawing = {key[:2] for key, result in journal.results.items() if len(result.runs) > 1}
-        return [c if (c.case, c.contender.label) in drawing else replace(c, seeds=1) for c in cells]
+        return [c if c.key[:2] in drawing else replace(c, seeds=1) for c in cells]
 
     if jobs == 1:
         keep((cell, run_cell(cell)) for cell in missing(firsts))

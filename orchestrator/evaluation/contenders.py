@@ -25,22 +25,24 @@ class Contender:
     Attributes:
         label: what tables call it: the same in all scenarios.
         spec: of the policy.
+        identity: the spec, and of a learned policy what its file holds; equal only for what decides alike.
         is_tuned: whether the spec was tuned on the scenario's validation file.
     """
 
     label: str
     spec: str
+    identity: str
     is_tuned: bool = False
 
 
-def parse_contender(spec: str) -> Contender:
-    """Return a contender that is called what it is.
+def make_contender(label: str, spec: str, *, is_tuned: bool = False) -> Contender:
+    """Return a contender.
 
     Raises:
         ConfigError: when there is no such policy, or a learned policy's file can't be used.
     """
     parse_policy(spec)
-    return Contender(spec, spec)
+    return Contender(label, spec, spec, is_tuned)
 
 
 def head_of(label: str) -> str:

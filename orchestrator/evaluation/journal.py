@@ -1,7 +1,8 @@
 """What was run so far, a JSON line a cell, so that an interruption loses at most the cells under way.
 
-The first line says what the runs are about (scenarios by digest, specs, extent); a campaign that is about anything else
-refuses to go on. A last line that was cut off by a crash is dropped.
+A cell is known by the digest of its scenario, what its policy is and its trace. So a journal serves whoever comes with
+more policies or traces, and never hands out what was run on anything else. The first line tells what all of its cells
+have in common. A last line that was cut off by a crash is dropped.
 """
 
 from __future__ import annotations
@@ -16,16 +17,9 @@ from typing import IO, Any, Final, Self
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.figures import RunFigures, Timeline
-from orchestrator.evaluation.runs import Cell, CellResult
+from orchestrator.evaluation.runs import Cell, CellKey, CellResult
 
-CellKey = tuple[str, str, int]
-"""Case, label of the contender, trace."""
 _VERSION: Final = 1
-
-
-def key_of(cell: Cell) -> CellKey:
-    """Return what a cell is known by."""
-    return cell.case, cell.contender.label, cell.trace
 
 
 class Journal:
@@ -33,24 +27,24 @@ class Journal:
 
     Args:
         path: of the file.
-        binding: what the runs are about, as JSON values.
+        seeds: of the lots of a policy that draws any.
         resume: whether to go on from what the file holds; else there must be none.
 
     Attributes:
         results: by cell.
 
     Raises:
-        ConfigError: when the file can't be used, or is about something else.
+        ConfigError: when the file can't be used, or has cells of other seeds.
     """
 
-    def __init__(self, path: Path, binding: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(self, path: Path, *, seeds: int, resume: bool) -> None:
         self.path = path
         self.results: dict[CellKey, CellResult] = {}
-        self._binding = {"version": _VERSION, **binding}
+        self._binding = {"version": _VERSION, "seeds": seeds}
         self._file: IO[str] | None = None
         text = self._read()
         if text and not resume:
-            raise ConfigError(f"{path} holds an interrupted run; go on with --resume, or remove it to begin anew")
+            raise ConfigError(f"{path} holds runs; go on with --resume, or remove it to begin anew")
         # What follows the last end of a line was being written when the end came.
         lines = text.split("\n")[:-1]
         for number, line in enumerate(lines, 1):
@@ -81,9 +75,8 @@ class Journal:
 
     def add(self, cell: Cell, result: CellResult) -> None:
         """Note what came of a cell."""
-        key = key_of(cell)
-        self.results[key] = result
-        self._write({"cell": list(key), **asdict(result)})
+        self.results[cell.key] = result
+        self._write({"cell": list(cell.key), **asdict(result)})
 
     def _write(self, values: Mapping[str, Any]) -> None:
         assert self._file is not None
@@ -100,15 +93,15 @@ class Journal:
 
     def _replay(self, number: int, values: dict[str, Any]) -> None:
         if number == 1:
-            for key, wanted in json.loads(json.dumps(self._binding)).items():
+            for key, wanted in self._binding.items():
                 if values.get(key) != wanted:
                     raise ConfigError(
-                        f"{self.path} was begun with another {key} ({_shorten(values.get(key))}, now "
-                        f"{_shorten(wanted)}); remove it to begin anew, or give what it was begun with"
+                        f"{self.path} was begun with {key} {values.get(key)}, now it is {wanted}; remove it to begin "
+                        "anew"
                     )
             return
-        case, label, trace = values["cell"]
-        self.results[str(case), str(label), int(trace)] = CellResult(
+        digest, identity, trace = values["cell"]
+        self.results[str(digest), str(identity), int(trace)] = CellResult(
             tuple(_run_figures(run) for run in values["runs"]),
             float(values["cpu_s"]),
             None if values["timeline"] is None else _timeline(values["timeline"]),
@@ -130,8 +123,3 @@ def _timeline(values: Mapping[str, Any]) -> Timeline:
     return Timeline(
         float(values["until_s"]), tuple(values["arrivals_rps"]), tuple(values["width"]), tuple(values["latency_s"])
     )
-
-
-def _shorten(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -26,6 +26,8 @@ from orchestrator.simulation.scenario import ScenarioSettings
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.trace import Trace, draw_trace
 
+CellKey = tuple[str, str, int]
+"""Digest of the scenario, identity of the contender, trace."""
 _TIMED_DECISIONS: Final = 400
 _TIMED_REQUESTS: Final = 2000
 
@@ -35,8 +37,8 @@ class Cell:
     """What one job does.
 
     Attributes:
-        case: key of the case.
-        path: of its scenario.
+        digest: of the scenario, the number of requests included.
+        path: of its file.
         requests: at most so many; None: as the file says.
         contender: who.
         trace: seed.
@@ -45,13 +47,18 @@ class Cell:
             a second seed tells whether the policy draws lots at all.
     """
 
-    case: str
+    digest: str
     path: Path
     requests: int | None
     contender: Contender
     trace: int
     seeds: int
     is_first: bool
+
+    @property
+    def key(self) -> CellKey:
+        """What it is known by: equal keys have equal figures, apart from the number of seeds."""
+        return self.digest, self.contender.identity, self.trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.evaluation.contenders import Contender
 from orchestrator.evaluation.figures import FIGURES, RunFigures, Timeline
-from orchestrator.evaluation.journal import CellKey
-from orchestrator.evaluation.runs import CellResult
+from orchestrator.evaluation.runs import CellKey, CellResult
 from orchestrator.evaluation.suites import Case, load_case
 from orchestrator.simulation.capacity import least_joules, most_accuracy
 from orchestrator.simulation.fleet import SimulatedServer
@@ -125,7 +124,7 @@ def _field(case: Case, results: Mapping[CellKey, CellResult]) -> Field:
     found_cv2 = float(gaps_s.var() / gaps_s.mean() ** 2) if len(gaps_s) and gaps_s.mean() > 0 else 0.0
     standings = {}
     for contender in case.contenders:
-        cells = [results[case.key, contender.label, trace_seed] for trace_seed in case.traces]
+        cells = [results[case.digest, contender.identity, trace_seed] for trace_seed in case.traces]
         standings[contender.label] = _standing(contender, cells, yardstick)
     return Field(
         case=case,

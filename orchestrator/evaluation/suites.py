@@ -5,18 +5,18 @@ suites, in ``scenarios/validation`` is the one on which knobs were tuned (``scen
 best heuristic, operating points and the default are chosen; nothing is ever chosen by what test scenarios show. Their
 traces have seeds of their own besides.
 
-Every scenario is bound by a digest of all that it says and of the profiles that it names, so that runs of different
-things are never mixed.
+Every scenario has a digest of all that it says and of the profiles that it names, so that runs of different things are
+never mixed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.contenders import (
@@ -25,9 +25,8 @@ from orchestrator.evaluation.contenders import (
     UNTUNED,
     Contender,
     head_of,
-    parse_contender,
+    make_contender,
 )
-from orchestrator.routing import parse_policy
 from orchestrator.simulation.fleet import SimulatedServer
 from orchestrator.simulation.scenario import ScenarioSettings, digest_scenario, load_scenario
 
@@ -187,7 +186,7 @@ def plan_cases(
     names = [n for n in policies or CONTENDERS[suite] if n not in without and head_of(n) not in without]
     if not names:
         raise ConfigError(f"--without {', '.join(without)} leaves no policy in suite {suite}; leave out fewer")
-    contenders = [parse_contender(name) for name in dict.fromkeys(names)]
+    contenders = [make_contender(name, name) for name in dict.fromkeys(names)]
     tuned = read_tuned(root / "tuned.json")
     cases = []
     for is_validation, count in ((False, extent.traces), (True, extent.validation_traces)):
@@ -228,16 +227,6 @@ def read_tuned(path: Path) -> Mapping[str, Mapping[str, str]]:
     return found
 
 
-def bind(suite: Suite, cases: Sequence[Case], extent: Extent) -> dict[str, Any]:
-    """Return what runs are about, as JSON values: equal for equal runs alone."""
-    return {
-        "suite": str(suite),
-        **asdict(extent),
-        "cases": {case.key: case.digest for case in cases},
-        "specs": {case.key: {c.label: c.spec for c in case.contenders} for case in cases},
-    }
-
-
 def _validation_file(root: Path, suite: Suite, name: str) -> Path | None:
     """Return the file that choices are made on for a test scenario: of the suite's own folder, or the common one."""
     own, common = root / "validation" / suite / name, root / "validation" / name
@@ -246,14 +235,11 @@ def _validation_file(root: Path, suite: Suite, name: str) -> Path | None:
 
 def _tuned(contender: Contender, specs: Mapping[str, str]) -> Contender:
     spec = specs.get(contender.label)
-    if spec is None:
-        return contender
-    parse_policy(spec)
-    return replace(contender, spec=spec, is_tuned=True)
+    return contender if spec is None else make_contender(contender.label, spec, is_tuned=True)
 
 
 def _untuned(contender: Contender) -> Contender:
-    return replace(contender, label=contender.label + UNTUNED, spec=contender.label, is_tuned=False)
+    return make_contender(contender.label + UNTUNED, contender.label)
 
 
 def _digest(path: Path, requests: int | None) -> str:

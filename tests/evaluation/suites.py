@@ -53,7 +53,7 @@ def standing(label: str, *, traces: int = 8, is_tuned: bool = False, **figures: 
     places = np.stack([values["accuracy"], values["attainment_ratio"], 1 - values["joules_per_answer"]], axis=1)
     counts = np.zeros(70, int)
     return Standing(
-        Contender(label, label, is_tuned), values, places, 1, None, counts, {25: 1.0}, (1.0,), None, None, 0.0
+        Contender(label, label, label, is_tuned), values, places, 1, None, counts, {25: 1.0}, (1.0,), None, None, 0.0
     )
 
 

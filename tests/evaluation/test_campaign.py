@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.campaign import list_cells, run_campaign
-from orchestrator.evaluation.journal import Journal, key_of
+from orchestrator.evaluation.journal import Journal
 from orchestrator.evaluation.runs import Cell, run_cell
 from orchestrator.evaluation.standings import UTILITY, stand
-from orchestrator.evaluation.suites import VALIDATION_SEEDS, Case, Extent, Suite, bind, plan_cases
+from orchestrator.evaluation.suites import VALIDATION_SEEDS, Case, Extent, Suite, plan_cases
 from tests.evaluation.suites import write_suite
 
 POLICIES = ("random", "lert:slack", "achq")
@@ -23,7 +24,7 @@ def cases(tmp_path: Path) -> tuple[Case, ...]:
 
 
 def run(cases: tuple[Case, ...], path: Path, *, resume: bool = False, jobs: int = 1) -> Journal:
-    journal = Journal(path, bind(Suite.STANDARD, cases, EXTENT), resume=resume)
+    journal = Journal(path, seeds=EXTENT.seeds, resume=resume)
     with journal:
         run_campaign(cases, journal, seeds=EXTENT.seeds, jobs=jobs)
     return journal
@@ -41,21 +42,21 @@ def test_what_draws_lots_is_run_with_every_seed_and_everything_else_once(
 ) -> None:
     results = run(cases, tmp_path / "journal").results
     firsts, others = list_cells(cases, EXTENT.seeds)
-    assert set(results) == {key_of(cell) for cell in firsts + others}
+    assert set(results) == {cell.key for cell in firsts + others}
     assert {len(r.runs) for (_, label, _), r in results.items() if label == "random"} == {3}
     assert {len(r.runs) for (_, label, _), r in results.items() if label == "lert:slack"} == {1}
-    seeds = [run.figures["mean_s"] for run in results["test/calm", "random", 0].runs]
+    seeds = [run.figures["mean_s"] for run in results[cases[0].digest, "random", 0].runs]
     assert len(set(seeds)) == 3
-    timed = results["test/calm", "lert:slack", 0]
+    timed = results[cases[0].digest, "lert:slack", 0]
     assert timed.timeline is not None
     assert timed.decision_s is not None
     assert 0 < timed.decision_s[0] <= timed.decision_s[1]
-    assert results["test/calm", "lert:slack", 1].timeline is None
+    assert results[cases[0].digest, "lert:slack", 1].timeline is None
 
 
 def test_policies_meet_the_same_arrivals_and_a_cell_is_the_same_whenever_it_is_run(cases: tuple[Case, ...]) -> None:
     case = cases[0]
-    cells = [Cell(case.key, case.path, case.requests, c, 5, 1, False) for c in case.contenders]
+    cells = [Cell(case.digest, case.path, case.requests, c, 5, 1, False) for c in case.contenders]
     first = [run_cell(cell).runs for cell in cells]
     assert [run_cell(cell).runs for cell in cells] == first
     assert first[0] != first[1]
@@ -72,8 +73,22 @@ def test_an_interrupted_run_goes_on_where_it_was_and_ends_the_same(cases: tuple[
     }
     kept = partial.read_text().splitlines(keepends=True)
     assert kept[:6] == lines[:6]
-    again = Journal(partial, bind(Suite.STANDARD, cases, EXTENT), resume=True)
+    again = Journal(partial, seeds=EXTENT.seeds, resume=True)
     assert {key: r.runs for key, r in again.results.items()} == {key: r.runs for key, r in whole.results.items()}
+
+
+def test_a_journal_serves_who_comes_with_more_policies_and_not_who_comes_with_another_scenario(
+    cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    few = [replace(case, contenders=case.contenders[1:2]) for case in cases]
+    path = tmp_path / "journal"
+    run(tuple(few), path)
+    before = path.read_text()
+    more = run(cases, path, resume=True)
+    assert path.read_text().startswith(before)
+    assert len(more.results) == len({cell.key for cells in list_cells(cases, 3) for cell in cells})
+    other = tuple(replace(case, digest="other") for case in cases[:1])
+    assert len(run(other, path, resume=True).results) == len(more.results) + 2 * len(POLICIES)
 
 
 def test_how_many_processes_there_are_changes_nothing(cases: tuple[Case, ...], tmp_path: Path) -> None:
@@ -88,9 +103,9 @@ def test_how_many_processes_there_are_changes_nothing(cases: tuple[Case, ...], t
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda text: text.replace('"requests":200', '"requests":201', 1), "begun with another requests"),
+        (lambda text: text.replace('"seeds":3', '"seeds":2', 1), "begun with seeds 2, now it is 3"),
         (lambda text: text.replace('"cell"', '"sell"', 1), "line 2 is damaged"),
-        (lambda text: text.replace('"version":1', '"version":0', 1), "another version"),
+        (lambda text: text.replace('"version":1', '"version":0', 1), "begun with version 0"),
     ],
 )
 def test_a_journal_of_something_else_is_refused(
@@ -98,12 +113,11 @@ def test_a_journal_of_something_else_is_refused(
 ) -> None:
     path = tmp_path / "journal"
     run(cases[:1], path)
-    binding = bind(Suite.STANDARD, cases[:1], EXTENT)
     with pytest.raises(ConfigError, match="go on with --resume"):
-        Journal(path, binding, resume=False)
+        Journal(path, seeds=3, resume=False)
     path.write_text(change(path.read_text()))  # type: ignore[operator]
     with pytest.raises(ConfigError, match=problem):
-        Journal(path, binding, resume=True)
+        Journal(path, seeds=3, resume=True)
 
 
 def test_tuned_specs_are_used_and_what_was_untuned_stands_beside_them_on_validation(tmp_path: Path) -> None:
