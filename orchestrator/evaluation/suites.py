@@ -102,7 +102,7 @@ class Suite(StrEnum):
 CONTENDERS: Final[Mapping[Suite, tuple[str, ...]]] = {
     Suite.PAPER: (RANDOM, *OF_PAPER, LEARNED_OF_PAPER, *LEARNED_POINTS),
     Suite.STANDARD: (RANDOM, *HEURISTICS, *LEARNED_POINTS),
-    Suite.GENERALISATION: (RANDOM, "jsq:slack", FALLBACK, "slackfit", "max-accuracy", LEARNED),
+    Suite.GENERALISATION: (FALLBACK, "jsq:slack", "slackfit", "max-accuracy", "control-limit", LEARNED),
 }
 
 
