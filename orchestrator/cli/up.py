@@ -78,7 +78,9 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
 
     What dies is started again, after pauses that grow when it dies soon. Ctrl-C or SIGTERM lets the gateway answer what
     is in, then takes all down; a second one does not wait. Without --fleet it is two servers over model_repository and
-    the gateway at its default addresses. The servers of a fleet file must have loopback addresses.
+    the gateway at its default addresses. The servers of a fleet file must have loopback addresses. It is looked at once
+    a second and followed: servers come, go and are started anew, router and controllers take their settings; the
+    gateway section needs a new start. SIGHUP is no sign for that, because a terminal that closes sends it.
 
     \b
     Example:

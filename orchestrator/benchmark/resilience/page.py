@@ -171,7 +171,8 @@ def _soak(soak: Soak) -> Iterator[str]:
         f"A supervisor and two workers, {requests_per_s(soak):.0f} inference requests a second of all kinds below. "
         f"Memory is RssAnon, fitted with a straight line from second {min(SETTLED_S, soak.took_s / 2):.0f} on; "
         f"readings are averaged over {min(BLOCK_S, soak.took_s / 20):.0f} s, because an allocator's steps are no "
-        "independent errors. Descriptors, threads and tasks are those at rest, before and after the load."
+        "independent errors. Descriptors, threads and tasks are those at rest, before and after the load. How quickly "
+        "anything was is no part of these claims, so other work may run beside."
     )
     kib = {p.name: p.rss_kib for p in soak.processes}
     yield _table(

@@ -260,11 +260,12 @@ class Results:
 def replace_scenarios(run: Results, again: Results, names: Sequence[str]) -> Results:
     """Return a run with some of its scenarios taken from another, which was made of these alone."""
     failures = {name: reason for name, reason in run.failures.items() if name not in names}
+    merged = {**run.outages, **again.outages}
     single = {name: getattr(again, name) for name in ("burst", "soak") if name in names}
     return replace(
         run,
         **single,
-        outages={**{n: o for n, o in run.outages.items() if n not in names}, **again.outages},
+        outages={n: o for n, o in merged.items() if n not in names or n in again.outages},
         failures={**failures, **again.failures},
         taken_again={**run.taken_again, **dict.fromkeys(names, again.taken_at)},
     )
