@@ -1,9 +1,10 @@
-"""A control limit: a server that is free starts a batch when at least so many wait, and not before.
+"""A control limit: a server that is free starts as large a batch as it can when at least so many wait, not before.
 
 The form that optimal batching of one server mostly has when it minimises a sum of response time and power (SMDP
 batching, arXiv 2301.12865 and 2501.02181; our implementation): the less there is to gain from a fuller batch, the lower
 the limit. The papers compute it by value iteration from service times and a rate; here it is a knob, for each server
-from the fastest on. They know no deadline; ours holds no head longer than it may wait.
+from the fastest on; ``slimsched bounds`` shows optimal ones. They know no deadline; ours holds no head longer than it
+may wait.
 """
 
 from __future__ import annotations
@@ -35,4 +36,4 @@ def choose_at_limit(
         if is_kept(other, width, timely, rows, ask) and capacity_rps(other, rows) > capacity_rps(row, rows):
             rank += 1
     limit = math.floor(knob_of_rank(rule, _LIMIT, rank))
-    return send_or_wait(row, min(limit, rows[ROW_MAX_BATCH][row]), rows, ask)
+    return send_or_wait(row, min(limit, rows[ROW_MAX_BATCH][row]), math.inf, rows, ask)

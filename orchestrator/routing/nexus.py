@@ -36,7 +36,8 @@ def choose_half_deadline(
     row = first_free(width, timely, rows, count, ask)
     if row < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
-    return send_or_wait(row, largest_batch_within(objective_s(ask) / 2, row, rows), rows, ask)
+    batch = largest_batch_within(objective_s(ask) / 2, row, rows)
+    return send_or_wait(row, batch, batch, rows, ask)
 
 
 @compiled

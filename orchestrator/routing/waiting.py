@@ -75,9 +75,9 @@ def first_free(width: float, timely: float, rows: Table, count: int, ask: Column
 
 
 @compiled
-def send_or_wait(row: int, batch: float, rows: Table, ask: Column) -> tuple[int, float, int, float]:
-    """Return the decision to send what waits when that is a batch, or when the head must go, and else to wait."""
-    items = max(ask[HEAD_ITEMS], min(batch, rows[ROW_ITEMS][row]))
+def send_or_wait(row: int, batch: float, most: float, rows: Table, ask: Column) -> tuple[int, float, int, float]:
+    """Return the decision to send ``most`` of what waits when that is a batch or the head must go, and else to wait."""
+    items = max(ask[HEAD_ITEMS], min(most, rows[ROW_ITEMS][row]))
     if ask[QUEUE_ITEMS] >= batch:
         return row, items, _BATCH_FULL, math.inf
     takes_s = rows[ROW_WAIT_S][row] + rows[ROW_ITEM_S][row] * batch + rows[ROW_GROUP_S][row]

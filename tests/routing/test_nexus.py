@@ -53,6 +53,8 @@ def test_where_the_arrival_is_unknown_the_slack_stands_for_the_objective() -> No
 def test_a_control_limit_fires_at_so_many() -> None:
     asker = Asker("control-limit:100,limit=4")
     assert asker.choice([server(items=4)], items=4, slack_s=1.0) == ("a", 100, 4)
+    # With more waiting than that, as much as fits goes at once.
+    assert asker.choice([server(items=9)], items=9, slack_s=1.0) == ("a", 100, 9)
     waiting = asker.ask([server(items=3)], items=3, slack_s=1.0)
     assert isinstance(waiting, Hold)
     assert waiting.until_s == pytest.approx(1.0 - 0.05)
