@@ -16,6 +16,7 @@ import click
 from orchestrator.errors import SlimError
 
 _COMMANDS = {
+    "bounds": "orchestrator.cli.bounds:bounds",
     "controller": "orchestrator.cli.controller:controller",
     "demand": "orchestrator.cli.status:demand",
     "demo": "orchestrator.cli.demo:demo",
