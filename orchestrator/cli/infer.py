@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.config import load_fleet
+from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.images import read_image, softmax
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import Width
@@ -38,14 +38,14 @@ def infer(
     as_json: bool,
     images: tuple[Path, ...],
 ) -> None:
-    """Classify IMAGES and show what was decided for each.
+    """Classify IMAGES and show what was decided for each; an answer after the deadline is shown, and said to be late.
 
     \b
     Example:
       slimsched local up --servers 2 --fleet fleet.yaml
       slimsched infer --fleet fleet.yaml --deadline-ms 50 examples/fashion-mnist/images/*.png
     """
-    settings = load_fleet(fleet_path)
+    settings = _answering_late(load_fleet(fleet_path))
 
     async def run() -> list[Answer]:
         async with Router.from_fleet(settings) as router:
@@ -65,6 +65,12 @@ def infer(
             click.echo(json.dumps(row))
     else:
         Console().print(_table(rows))
+
+
+def _answering_late(fleet: FleetSettings) -> FleetSettings:
+    """Return a fleet whose router gives every answer: who classifies images wants all of them."""
+    overload = fleet.router.overload.model_copy(update={"shed_late": False})
+    return fleet.model_copy(update={"router": fleet.router.model_copy(update={"overload": overload})})
 
 
 def _row(path: Path, answer: Answer) -> dict[str, Any]:

@@ -56,6 +56,12 @@ def test_images_are_named_with_what_was_decided(fleet_path: Path) -> None:
     assert all(0.5 < row["confidence"] <= 1 and row["latency_ms"] > 0 for row in rows)
 
 
+def test_infer_shows_an_answer_that_is_late(fleet_path: Path) -> None:
+    code, output = infer(fleet_path, "--json", "--deadline-ms", 0.001, EXAMPLES / "images" / "bag.png")
+    assert code == 0, output
+    assert json.loads(output)["deadline_met"] is False
+
+
 def test_the_table_shows_label_confidence_width_server_and_latency(fleet_path: Path) -> None:
     code, output = infer(fleet_path, "--width", 50, EXAMPLES / "images" / "ankle-boot.png")
     assert code == 0

@@ -1,8 +1,9 @@
 """Wrong requests get from the gateway the class of status that a real Triton gives them, and kill neither.
 
 Compared case by case. What differs, and why: Triton answers 500 to JSON that it can't read, where it is the client's
-fault and we say 400. Left out are requests that end Triton 2.51 itself, which never reach it through the gateway: JSON
-nested a hundred thousand deep, and over HTTP a shape whose sides overflow back to the number of values.
+fault and we say 400; and it ends a stream that brings bytes of no message with OK and without an answer, where we say
+INTERNAL, as it does of a call. Left out are requests that end Triton 2.51 itself, which never reach it through the
+gateway: JSON nested a hundred thousand deep, and over HTTP a shape whose sides overflow back to the number of values.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.gateway.running import Place, call, raw_request, start_gateway, stop_
 pytestmark = pytest.mark.integration
 INFER = "/v2/models/plus/infer"
 GOOD = post(INFER, {"inputs": [tensor()]})
+REQUEST: bytes = raw_request("plus", name="x", shape=(1, 4), raw=bytes(16)).SerializeToString()
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,49 @@ def test_what_ends_a_triton_does_not_reach_it(places: tuple[Place, Place]) -> No
         assert asyncio.run(speak(gateway.http, request)) == 400
     message = raw_request("plus", name="x", shape=(2**62, 4), raw=bytes(16)).SerializeToString()
     assert call(gateway.grpc, "ModelInfer", message)[0] == "INVALID_ARGUMENT"
+    require_both_alive(places)
+
+
+NO_MESSAGES = {
+    "no tag": b"\xff" * 12,
+    "a field cut off": REQUEST[:-3],
+    "a length beyond the end": REQUEST + b"\x0a\x7f",
+    "a wire type that there is not": REQUEST + b"\x0f",
+    "a number where text belongs": REQUEST + b"\x08\x05",
+    "a group that does not end": REQUEST + b"\x0b",
+    "a name that is no UTF-8": b"\x0a\x02\xc3\x28" + REQUEST,
+    "an id that is no UTF-8": REQUEST + b"\x1a\x02\xc3\x28",
+}
+
+
+@pytest.mark.parametrize("what", NO_MESSAGES)
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelMetadata"])
+def test_bytes_of_no_message_get_the_very_status(places: tuple[Place, Place], what: str, method: str) -> None:
+    ours, theirs = (call(place.grpc, method, NO_MESSAGES[what])[0] for place in places)
+    assert ours == theirs
+    require_both_alive(places)
+
+
+@pytest.mark.parametrize("size", [8_000, 40_000, 200_000])
+def test_headers_that_are_too_much_are_refused_by_both(places: tuple[Place, Place], size: int) -> None:
+    ours, theirs = statuses(places, GOOD.replace(b"Host: x", b"Host: x\r\nx-much: " + b"y" * size, 1))
+    # Triton's own bound is another one, and it says nothing of it: the connection ends.
+    assert (ours, theirs) == (200, 200) or (ours in (400, 431, None) and theirs in (200, 400, 431, None))
+    require_both_alive(places)
+
+
+def test_text_that_is_no_utf8_is_refused_by_both(places: tuple[Place, Place]) -> None:
+    for request in (GOOD.replace(b'"x"', b'"\xff"', 1), post(INFER, b"\xff\xfe{}")):
+        ours, theirs = statuses(places, request)
+        assert theirs in (400, 500)
+        assert ours == 400
+    require_both_alive(places)
+
+
+@pytest.mark.parametrize("what", NO_MESSAGES)
+def test_a_stream_of_no_messages_is_told_so(places: tuple[Place, Place], what: str) -> None:
+    ours, theirs = (call(place.grpc, "ModelStreamInfer", NO_MESSAGES[what])[0] for place in places)
+    assert (ours, theirs) in (("INTERNAL", "OK"), ("INTERNAL", "INTERNAL"), ("OK", "OK"))
     require_both_alive(places)
 
 
