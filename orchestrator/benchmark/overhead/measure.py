@@ -121,6 +121,19 @@ async def _loops(arena: Arena, way: Way, load: Load) -> Sample:
 
 
 async def _perf(arena: Arena, way: Way, load: Load) -> Sample:
+    for _ in range(2):
+        text, sample = await _try_perf(arena, way, load)
+        if sample is not None:
+            return sample
+    raise PermanentError(f"perf_analyzer through {way} has measured nothing, twice: {text}")
+
+
+async def _try_perf(arena: Arena, way: Way, load: Load) -> tuple[str, Sample | None]:
+    """Return the end of what perf_analyzer said, and what it measured: now and then, nothing, with status 0.
+
+    Raises:
+        PermanentError: when it fails.
+    """
     model = FAMILY if way is Way.GATEWAY else f"{FAMILY}_w{load.width:03d}"
     report = arena.folder / "perf_analyzer.csv"
     report.unlink(missing_ok=True)
@@ -137,13 +150,15 @@ async def _perf(arena: Arena, way: Way, load: Load) -> Sample:
             raise PermanentError(f"perf_analyzer did not end within {PERF_TIMEOUT_S:g} s") from None
         finally:
             output.cancel()
-    if process.returncode or not report.exists():
-        last = " ".join(text.decode(errors="replace").split())[-300:]
+    last = " ".join(text.decode(errors="replace").split())[-300:]
+    if process.returncode:
         raise PermanentError(f"perf_analyzer through {way} ended with status {process.returncode}: {last}")
+    if not report.exists():
+        return last, None
     latency = parse_latency(report.read_text(), batch=1)
     shares = before.shares_until(after)
     rate = latency.requests_per_s
-    return Sample(
+    return last, Sample(
         way,
         load.concurrency,
         load.width,
