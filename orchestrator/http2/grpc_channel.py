@@ -17,7 +17,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from orchestrator.http2.connection import Connection
 from orchestrator.http2.frames import ErrorCode
@@ -37,6 +37,8 @@ from orchestrator.http2.stream import Stream
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _MIB = 2**20
 _LIMITS: Final = Limits(stream_window_bytes=4 * _MIB, connection_window_bytes=64 * _MIB)
 _CONNECT_S: Final = 0.5
@@ -48,8 +50,11 @@ _UNACKNOWLEDGED_MS: Final = 20_000
 _MOST_BLOCKS: Final = 256
 
 
-class _RefusedError(Exception):
+class _RefusedError(RpcError):
     """The server has certainly not begun a call."""
+
+    def __init__(self) -> None:
+        super().__init__("UNAVAILABLE", "failed to connect: the server refuses calls")
 
 
 class GrpcChannel:
@@ -92,13 +97,42 @@ class GrpcChannel:
             connection = self._current() or await self._connect()
             if connection.open_streams >= connection.peer_max_streams:
                 raise RpcError("UNAVAILABLE", f"failed to connect: {self.address} takes no more calls at a time")
-            exchange = _Exchange(self._under_way)
+            exchange = _Exchange(self._under_way, _as_it_is, _as_it_is)
             exchange.stream = connection.open(exchange, block, pack_message(message))
             try:
-                return await exchange.answer
+                found: bytes = await exchange.answer
             except _RefusedError:
                 continue
+            else:
+                return found
         raise RpcError("UNAVAILABLE", f"failed to connect to {self.address}: it refuses calls")
+
+    def begin(
+        self,
+        path: str,
+        message: bytes,
+        metadata: Metadata,
+        *,
+        read: Callable[[bytes], T],
+        explain: Callable[[RpcError], Exception],
+    ) -> asyncio.Future[T] | None:
+        """Begin a call at once and return what its answer is read to; None when the connection does not stand yet.
+
+        A call that the server refuses fails, where ``call`` would ask a second time.
+
+        Args:
+            path: as for ``call``.
+            message: likewise.
+            metadata: likewise.
+            read: what an answer holds.
+            explain: the exception that stands for a failure.
+        """
+        connection = self._current()
+        if connection is None or connection.open_streams >= connection.peer_max_streams:
+            return None
+        exchange = _Exchange(self._under_way, read, explain)
+        exchange.stream = connection.open(exchange, self._block(path, metadata), pack_message(message))
+        return exchange.answer
 
     async def close(self, *, drain_s: float) -> None:
         """Close the connection, after waiting so long for calls under way."""
@@ -176,6 +210,10 @@ class GrpcChannel:
             self._all_lost.set()
 
 
+def _as_it_is(found: T) -> T:
+    return found
+
+
 def _make_connection(wake: Callable[[], None]) -> Connection[ResponseHead]:
     decoder = HeaderDecoder(read_response_head, max_list_bytes=_LIMITS.header_list_bytes)
     return Connection(decoder, None, _LIMITS, clock=time.monotonic, wake=wake)
@@ -191,10 +229,14 @@ def _watch(found: socket.socket) -> None:
 class _Exchange:
     """The receiver of one answer; it outlives a caller that gives up."""
 
-    __slots__ = ("_ended", "_parts", "_under_way", "answer", "head", "stream")
+    __slots__ = ("_ended", "_explain", "_parts", "_read", "_under_way", "answer", "head", "stream")
 
-    def __init__(self, under_way: set[_Exchange]) -> None:
-        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    def __init__(
+        self, under_way: set[_Exchange], read: Callable[[bytes], Any], explain: Callable[[RpcError], Exception]
+    ) -> None:
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._read = read
+        self._explain = explain
         self.head = ResponseHead()
         self.stream: Stream | None = None
         self._parts: list[bytes] = []
@@ -251,13 +293,19 @@ class _Exchange:
             self._fail(RpcError("INTERNAL", "the answer is not the one message of a unary call"))
             return
         self._end()
-        if not self.answer.done():
-            self.answer.set_result(body[PREFIX_BYTES:])
+        if self.answer.done():
+            return
+        try:
+            found = self._read(body[PREFIX_BYTES:])
+        except Exception as exc:
+            self.answer.set_exception(exc)
+        else:
+            self.answer.set_result(found)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: RpcError) -> None:
         self._end()
         if not self.answer.done():
-            self.answer.set_exception(error)
+            self.answer.set_exception(self._explain(error))
 
     def _end(self) -> None:
         self._under_way.discard(self)

@@ -1,4 +1,8 @@
-"""Whether a request can be served at all, and with which others it may share a group; pure."""
+"""Whether a request can be served at all, and with which others it may share a group.
+
+The rule is a pure function of all that the fleet serves. Most requests are like one before them, so what was admitted
+is kept, for as long as the fleet serves the same.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from orchestrator.errors import ConfigError
 from orchestrator.profile import EnergyTable
 from orchestrator.router.request import Array, LaneKey, as_batch
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
+
+_MOST_KEPT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +37,60 @@ class Terms:
     preference: Preference | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a request asks for besides its array and family; see Router.infer."""
+
+    deadline_ms: float | None
+    priority: int
+    terms: Terms
+
+
+Admitted = tuple[LaneKey, Array, bool]
+"""The lane for a request, its items with a batch dimension, and whether they came without one."""
+
+
+class Admissions:
+    """What was admitted while the fleet serves what it does."""
+
+    def __init__(self) -> None:
+        self._served: Sequence[tuple[ServedModel, ...]] = ()
+        self._known: dict[object, tuple[LaneKey, bool]] = {}
+
+    def find(
+        self, array: Array, family: str | None, terms: Terms, served: Sequence[tuple[ServedModel, ...]]
+    ) -> Admitted | None:
+        """Return what ``admit`` returned for the like of a request; None when that is not known.
+
+        Args:
+            array: of the request.
+            family: that it asks for.
+            terms: of its caller.
+            served: by each server, now.
+        """
+        if served != self._served:
+            self._known.clear()
+            self._served = served
+            return None
+        known = self._known.get((array.shape, array.dtype, family, terms))
+        if known is None:
+            return None
+        key, is_single = known
+        return key, array[np.newaxis] if is_single else array, is_single
+
+    def keep(self, array: Array, family: str | None, terms: Terms, admitted: Admitted) -> None:
+        """Keep what was admitted; not where it was by what is known of energy, which changes."""
+        if terms.max_item_j is None:
+            if len(self._known) >= _MOST_KEPT:
+                self._known.clear()
+            key, _, is_single = admitted
+            self._known[array.shape, array.dtype, family, terms] = key, is_single
+
+
 def admit(
     array: Array, terms: Terms, offered: Sequence[tuple[ServerName, ServedModel]], energy: EnergyTable
-) -> tuple[LaneKey, Array, bool]:
-    """Return the lane for a request, its items with a batch dimension, and whether they came without one.
+) -> Admitted:
+    """Return how a request is admitted.
 
     Args:
         array: as for Router.infer.

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.errors import CapacityError, DeadlineError, SlimError, TransientError
+from orchestrator.router.deadlines import Deadlines
 from orchestrator.router.ejection import latency_quantile
 from orchestrator.router.fleet import Fleet
 from orchestrator.router.group import Group
 from orchestrator.router.lanes import Lanes
 from orchestrator.router.link import StalledServerError
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.request import LaneKey, PendingRequest
+from orchestrator.router.request import Array, LaneKey, PendingRequest
 from orchestrator.router.retry import (
     Cause,
     RetryBudget,
@@ -46,14 +48,22 @@ class Attempt:
 
     Attributes:
         group: that was sent.
-        task: that waits for its answer.
+        answer: of the server.
         is_given_up: whether its requests no longer wait for it.
+        due_s: when it is looked at next; infinite while nobody watches it.
+        stages: what happens to it while it is not answered, the next one last, and when.
     """
 
     group: Group
-    task: asyncio.Task[None] | None
+    answer: asyncio.Future[Array]
     is_given_up: bool = False
-    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+    due_s: float = math.inf
+    stages: list[tuple[float, Callable[[Attempt], None]]] = field(default_factory=list, repr=False)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has answered, or will not any more."""
+        return self.answer.done()
 
 
 class Attempts:
@@ -66,12 +76,12 @@ class Attempts:
         wake: called when something was queued or has ended.
 
     Attributes:
-        given_up: tasks that wait for calls that nobody else waits for.
+        given_up: answers that nobody waits for any more.
         is_closing: whether nothing is sent again.
     """
 
     def __init__(self, fleet: Fleet, lanes: Lanes, observer: RouterObserver, wake: Callable[[], None]) -> None:
-        self.given_up: set[asyncio.Task[None]] = set()
+        self.given_up: set[asyncio.Future[Array]] = set()
         self.is_closing = False
         self._fleet = fleet
         self._lanes = lanes
@@ -79,27 +89,28 @@ class Attempts:
         self._wake = wake
         minimum = fleet.settings.retries.minimum
         self._budget = RetryBudget(float(minimum), 0.0)
+        self._deadlines: Deadlines[Attempt] = Deadlines(self._on_due)
 
-    def begin(self, group: Group) -> Attempt:
-        """Count a group as under way, and watch it."""
+    def begin(self, group: Group, answer: asyncio.Future[Array]) -> Attempt:
+        """Count a group as under way, and watch it until its answer is there."""
         group.link.calls += 1
         for request in group.requests:
             request.attempts += 1
             request.under_way += 1
-        attempt = Attempt(group, asyncio.current_task())
-        stages = self._stages(group)
-        self._schedule(attempt, stages, 0.0)
+        attempt = Attempt(group, answer)
+        attempt.stages = self._stages(group)
+        self._deadlines.begin()
+        self._deadlines.watch(attempt, attempt.stages[-1][0])
         return attempt
 
     def end(self, attempt: Attempt) -> bool:
         """Count a group as ended; return whether anybody still waited for it."""
         attempt.group.link.calls -= 1
         attempt.group.link.is_suspect = False
+        self._deadlines.end()
         if attempt.is_given_up:
             attempt.group.link.note_sign_of_life()
             return False
-        if attempt.timer is not None:
-            attempt.timer.cancel()
         self._release(attempt.group)
         return True
 
@@ -124,34 +135,31 @@ class Attempts:
                 log.debug("a request is not sent again, %s: %s", verdict, error)
                 request.fail(error)
 
-    def _stages(self, group: Group) -> tuple[tuple[float, Callable[[Attempt], None]], ...]:
-        """Return what happens to a group that is not answered, and how long after it was sent."""
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._deadlines.close()
+
+    def _stages(self, group: Group) -> list[tuple[float, Callable[[Attempt], None]]]:
+        """Return what happens to a group that is not answered, and when; the first of it last."""
         settings = self._fleet.settings
         stages: list[tuple[float, Callable[[Attempt], None]]] = [(settings.group_timeout_s, self._on_stalled)]
         expected_s = self._fleet.expected_s(group.link)
         overdue_s = overdue_after_s(expected_s, settings.retries)
         if overdue_s is not None and overdue_s < settings.group_timeout_s:
-            stages.insert(0, (overdue_s, self._on_overdue))
+            stages.append((overdue_s, self._on_overdue))
         if settings.hedge is not None and expected_s > 0:
             factor = latency_quantile((link.health for link in self._fleet.links.values()), settings.hedge.quantile)
             hedge_s = max(settings.hedge.floor_ms / 1e3, _HEDGE_MARGIN * expected_s * (factor or 1.0))
-            if hedge_s < stages[0][0]:
-                stages.insert(0, (hedge_s, self._on_hedge))
-        return tuple(stages)
+            if hedge_s < stages[-1][0]:
+                stages.append((hedge_s, self._on_hedge))
+        sent_s = group.sent.sent_s
+        return [(sent_s + after_s, act) for after_s, act in stages]
 
-    def _schedule(
-        self, attempt: Attempt, stages: tuple[tuple[float, Callable[[Attempt], None]], ...], passed_s: float
-    ) -> None:
-        """Let the first stage happen when its time has come, and the others after it."""
-        if not stages:
-            return
-        (after_s, act), *rest = stages
-
-        def reach() -> None:
-            self._schedule(attempt, tuple(rest), after_s)
-            act(attempt)
-
-        attempt.timer = asyncio.get_running_loop().call_later(after_s - passed_s, reach)
+    def _on_due(self, attempt: Attempt) -> None:
+        _, act = attempt.stages.pop()
+        if attempt.stages:
+            self._deadlines.watch(attempt, attempt.stages[-1][0])
+        act(attempt)
 
     def _on_hedge(self, attempt: Attempt) -> None:
         self._copy(attempt.group, Cause.HEDGE)
@@ -165,9 +173,8 @@ class Attempts:
     def _on_stalled(self, attempt: Attempt) -> None:
         group = attempt.group
         attempt.is_given_up = True
-        if attempt.task is not None:
-            self.given_up.add(attempt.task)
-            attempt.task.add_done_callback(self.given_up.discard)
+        self.given_up.add(attempt.answer)
+        attempt.answer.add_done_callback(self.given_up.discard)
         self._release(group)
         group.link.in_flight.remove(group.sent)
         limit = f"group_timeout_s = {self._fleet.settings.group_timeout_s}"

@@ -14,20 +14,22 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.profile import EnergyTable, LatencyTable
-from orchestrator.router.admission import Terms, admit
+from orchestrator.router.admission import Admissions, Admitted, Terms, Wishes, admit
 from orchestrator.router.dispatch import Dispatcher
 from orchestrator.router.fleet import Fleet
 from orchestrator.router.lanes import Backlog, Lanes
 from orchestrator.router.link import ServerClient
 from orchestrator.router.membership import Connect, Membership, Resolve
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.request import Answer, Array, LaneKey, PendingRequest
+from orchestrator.router.reply import Reply, Told
+from orchestrator.router.request import Answer, Array, PendingRequest
 from orchestrator.router.shedding import Shedder
 from orchestrator.router.start import ProfileStarts
 from orchestrator.routing import prepare
@@ -74,6 +76,7 @@ class Router:
         self._lanes = Lanes()
         self._shedder = Shedder(settings, self._lanes, self._fleet, observer)
         self._dispatcher = Dispatcher(settings, self._lanes, self._fleet, self._shedder, observer)
+        self._admissions = Admissions()
         self._closing = False
         self._closed_by_s = math.inf
 
@@ -125,6 +128,7 @@ class Router:
                 log.warning("router.%s has changed; start again for it to take effect", name)
         self._membership.reconfigure(fleet, self._fleet)
         self._settings = fleet.router
+        self._admissions = Admissions()
         self._shedder.reconfigure(fleet.router)
         self._dispatcher.reconfigure(fleet.router, policies)
         self._dispatcher.wake()
@@ -198,28 +202,74 @@ class Router:
             DeadlineError: when there was no answer within the deadline or the router's request timeout.
             SlimError: when the servers failed it.
         """
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        wishes = Wishes(deadline_ms, priority, Terms(min_accuracy or 0.0, width, max_joules, preference))
+        request = self._submit(array, family, wishes, future)
+        try:
+            return await future
+        finally:
+            self._shedder.end(request)
+            del future, request  # an error holds this frame, and the future the error; it would take the collector
+
+    def submit(
+        self,
+        array: Array,
+        reply: Reply,
+        *,
+        deadline_ms: float | None = None,
+        min_accuracy: float | None = None,
+        width: Width | None = None,
+        family: str | None = None,
+        priority: int = 0,
+        max_joules: float | None = None,
+        preference: Preference | None = None,
+    ) -> None:
+        """Take a request as ``infer`` does, and return at once; what ``infer`` would return or raise later is replied.
+
+        Args:
+            array: as for ``infer``, and so are those below.
+            reply: is told once, unless it is cancelled or this raises.
+            deadline_ms: see there.
+            min_accuracy: see there.
+            width: see there.
+            family: see there.
+            priority: see there.
+            max_joules: see there.
+            preference: see there.
+
+        Raises:
+            ConfigError: as ``infer``.
+            CapacityError: when the queue is full.
+            DeadlineError: when the deadline has passed as it comes.
+        """
+        wishes = Wishes(deadline_ms, priority, Terms(min_accuracy or 0.0, width, max_joules, preference))
+        request = self._submit(array, family, wishes, reply)
+        if reply.done():  # it comes too late
+            self._shedder.end(request)
+        else:
+            reply.on_done = partial(self._shedder.end, request)
+
+    def _submit(self, array: Array, family: str | None, wishes: Wishes, told: Told) -> PendingRequest:
+        now_s = asyncio.get_running_loop().time()
+        deadline_ms, priority = wishes.deadline_ms, wishes.priority
         timeout_s = self._settings.request_timeout_s
         has_own_deadline = deadline_ms is not None and deadline_ms / 1e3 < timeout_s
         if deadline_ms is None:
             deadline_ms = self._settings.deadline_ms
         if math.isnan(deadline_ms) or deadline_ms == -math.inf:
             raise ConfigError(f"deadline_ms = {deadline_ms} is no time; give milliseconds from now")
-        terms = Terms(min_accuracy or 0.0, width, max_joules, preference)
-        key, batch, is_single = self._admit(array, family, terms)
+        key, batch, is_single = self._admit(array, family, wishes.terms)
         overload = self._settings.overload
         if has_own_deadline and overload.shed_late and deadline_ms <= 0:
             raise DeadlineError(
                 f"deadline_ms = {deadline_ms:g} has passed as it comes; leave some time", executed=False
             )
-        future: asyncio.Future[Answer] = loop.create_future()
         request = PendingRequest(
             batch,
             is_single,
             now_s,
             now_s + min(deadline_ms / 1e3, timeout_s),
-            future,
+            told,
             priority=priority if 1 <= priority <= overload.priority_levels else overload.default_priority,
             has_own_deadline=has_own_deadline and overload.shed_late,
         )
@@ -227,10 +277,10 @@ class Router:
         try:
             self._lanes.push(key, request)
             self._dispatcher.wake()
-            return await future
-        finally:
+        except BaseException:
             self._shedder.end(request)
-            del future  # an error holds this frame, and the future the error; it would take the garbage collector
+            raise
+        return request
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
         """Return one model for each width that some server serves, ascending.
@@ -264,10 +314,15 @@ class Router:
         name = self.models(family)[0].family
         return {link.name: link.models_of(name) for link in self._fleet.links.values() if link.is_healthy}
 
-    def _admit(self, array: Array, family: str | None, terms: Terms) -> tuple[LaneKey, Array, bool]:
-        name = self.models(family)[0].family
-        offered = [(link.name, m) for link in self._fleet.links.values() for m in link.served if m.family == name]
-        admitted = admit(array, terms, offered, self._fleet.energy)
+    def _admit(self, array: Array, family: str | None, terms: Terms) -> Admitted:
+        links = self._fleet.links.values()
+        served = [link.served for link in links]
+        admitted = self._admissions.find(array, family, terms, served)
+        if admitted is None:
+            name = self.models(family)[0].family
+            offered = [(link.name, m) for link in links for m in link.served if m.family == name]
+            admitted = admit(array, terms, offered, self._fleet.energy)
+            self._admissions.keep(array, family, terms, admitted)
         if self._closing:
             raise ServerUnavailableError("the router is closing", executed=False)
         return admitted

@@ -1,8 +1,8 @@
-"""One timer for all requests: who is to be told by when.
+"""One timer for all requests, and one for all groups: who is to be looked after by when.
 
-A timer a request would be as many entries in the event loop's own heap, each with a handle and a context to make and to
-cancel. Here a request costs one entry, and nothing when it is answered: what was answered meanwhile is dropped when its
-time comes, and all together when most of the heap is such.
+A timer each would be as many entries in the event loop's own heap, with a handle and a context to make and to cancel.
+Here a request costs one entry, and nothing when it is answered: what was answered meanwhile is dropped when its time
+comes, and all together when most of the heap is such.
 """
 
 from __future__ import annotations
@@ -12,29 +12,46 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
-
-from orchestrator.router.request import PendingRequest
+from typing import Generic, Protocol, TypeVar
 
 _FEW = 64
 
 
-class Deadlines:
-    """Calls back when the time of a request has come that is not answered yet.
+class Watched(Protocol):
+    """What may come to its time: a request, or a group.
+
+    Attributes:
+        due_s: when it is looked at next; infinite while nobody watches it.
+    """
+
+    due_s: float
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is answered, so that its time does not matter any more."""
+        ...
+
+
+T = TypeVar("T", bound=Watched)
+
+
+class Deadlines(Generic[T]):
+    """Calls back when the time of a request, or a group, has come that is not answered yet.
 
     Args:
         on_due: called with each such request; it may watch it again.
     """
 
-    def __init__(self, on_due: Callable[[PendingRequest], None]) -> None:
+    def __init__(self, on_due: Callable[[T], None]) -> None:
         self._on_due = on_due
-        self._heap: list[tuple[float, int, PendingRequest]] = []
+        self._heap: list[tuple[float, int, T]] = []
         self._order = itertools.count()
         # With its time beside: uvloop's handle of a timer that is due at once can't tell it.
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = math.inf
         self._live = 0
 
-    def watch(self, request: PendingRequest, due_s: float) -> None:
+    def watch(self, request: T, due_s: float) -> None:
         """Call back at ``due_s`` unless the request is answered by then."""
         request.due_s = due_s
         heapq.heappush(self._heap, (due_s, next(self._order), request))
@@ -69,7 +86,7 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer = None
         now_s = asyncio.get_running_loop().time()
-        due = []
+        due: list[T] = []
         while self._heap and (self._heap[0][0] <= now_s or self._heap[0][2].is_over):
             request = heapq.heappop(self._heap)[2]
             if not request.is_over:

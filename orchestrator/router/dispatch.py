@@ -2,8 +2,7 @@
 
 Whenever something changes (a request, an answer, a server's health) ``wake`` schedules one pass for the next turn of
 the event loop; so callers that arrive together are seen together and can share a group. A pass asks the policy about
-the most urgent head until it holds. Groups under way are never cancelled while a server runs them (see
-orchestrator.triton.client); closing waits for them, not for ever.
+the most urgent head until it holds. What it decides goes out by ``sending``.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ import logging
 import math
 import random
 import secrets
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.config import RouterSettings
-from orchestrator.decision import Candidate, Dispatch, Hold, Reject
-from orchestrator.errors import PermanentError, ServerUnavailableError, SlimError, TransientError, WrongAnswerError
-from orchestrator.router.attempts import Attempts
-from orchestrator.router.decision_log import DecisionLog, Record, outcome_of
+from orchestrator.decision import Dispatch, Hold, Reject
+from orchestrator.errors import PermanentError
+from orchestrator.router.decision_log import DecisionLog, Record
 from orchestrator.router.fleet import Fleet
 from orchestrator.router.group import Group
 from orchestrator.router.guarded import GuardedPolicy
@@ -30,18 +28,19 @@ from orchestrator.router.lanes import Lane, Lanes
 from orchestrator.router.link import ServerLink
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overload import Shed, outlook, take_late
-from orchestrator.router.request import Array, LaneKey, PendingRequest
+from orchestrator.router.request import PendingRequest
+from orchestrator.router.sending import Sender
 from orchestrator.router.shedding import Shedder
 from orchestrator.routing import (
     Binding,
-    Memory,
+    Offers,
     Outcome,
     PreferredPolicy,
     Situation,
     parse_policy,
     rebind,
 )
-from orchestrator.snapshot import Family, GroupInFlight, ModelName, QueueState, Width
+from orchestrator.snapshot import GroupInFlight, ModelName, Width
 
 log = logging.getLogger(__name__)
 
@@ -73,21 +72,19 @@ class Dispatcher:
         self._observer = observer
         self._policies = self.parse_policies(settings)
         self._tables = KeptTables()
-        self._memories: defaultdict[Family, Memory] = defaultdict(Memory)
-        self._attempts = Attempts(fleet, lanes, observer, self.wake)
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
         self._groups = itertools.count(1)
         self._run_id = secrets.token_hex(3)  # tells the decisions of one router's life from another's
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
+        self._sender = Sender(fleet, lanes, observer, self.wake, self._learn, self._log)
         self._is_scheduled = False
         self._is_closing = False
         # When a policy that holds wants to be asked again; its time beside, because uvloop's handle of a timer that is
         # due at once can't tell it.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def parse_policies(self, settings: RouterSettings) -> Policies:
         """Return who decides by such settings.
@@ -107,36 +104,27 @@ class Dispatcher:
         self._settings, self._policies = settings, policies
 
     def wake(self) -> None:
-        """Look at all lanes in the next turn of the event loop."""
-        if not self._is_scheduled and not self._is_closing:
+        """Look at all lanes in the next turn of the event loop, if anything waits in them."""
+        if not self._is_scheduled and not self._is_closing and self._lanes.backlog.requests:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._pass)
 
     async def close(self, *, until_s: float) -> None:
         """Send nothing more, wait for what is under way, no longer than until then, and end the rest."""
-        self._is_closing = self._attempts.is_closing = True
+        self._is_closing = True
         if self._alarm is not None:
             self._alarm.cancel()
         try:
-            await self._drain(until_s)
+            await self._sender.close(until_s=until_s)
         finally:
-            remaining = list(self._tasks)
-            for task in remaining:
-                task.cancel()
-            await asyncio.gather(*remaining, return_exceptions=True)
             if self._log is not None:
                 self._log.close()
-
-    async def _drain(self, until_s: float) -> None:
-        """Wait for groups that were not given up."""
-        loop = asyncio.get_running_loop()
-        while (awaited := self._tasks - self._attempts.given_up) and loop.time() < until_s:
-            await asyncio.wait(awaited, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED)
 
     # --- decide ---
 
     def _pass(self) -> None:
         self._is_scheduled = False
+        self._sender.settle()
         self._rebind_lost()
         # A generator: after each thing done the most urgent head is looked for again.
         while any(self._serve(lane, head) for lane, head in self._lanes.heads()):
@@ -154,57 +142,63 @@ class Dispatcher:
         if lane.key.bound_to is not None:
             server, width = lane.key.bound_to
             return self._send(self._fleet.links[server], lane, width, lane.items)
-        now_s = asyncio.get_running_loop().time()
-        queue = lane.state(head)
-        candidates, reachable = self._candidates(lane.key, queue, now_s)
-        if candidates:
-            self._lanes.note_outlook(lane, outlook(candidates, reachable, queue))
-            late = take_late(
-                lane,
-                reachable,
-                queue,
-                drain_s=min(c.drain_s for c in candidates),
-                idle={link.name for link in self._fleet.links.values() if not link.in_flight},
-                now_s=now_s,
-                slack_margin=self._settings.slack_margin,
-            )
-            for request in late:
-                self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
-            if late:
-                return True
-        return self._decide(lane, head, candidates, queue, now_s)
+        offers = self._offers(lane, head)
+        if not offers:
+            return self._decide(lane, head, offers)
+        self._lanes.note_outlook(lane, outlook(offers))
+        late = self._take_late(lane, offers) if head.has_own_deadline and not head.under_way else ()
+        for request in late:
+            self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
+        return bool(late) or self._decide(lane, head, offers)
 
-    def _candidates(
-        self, key: LaneKey, queue: QueueState, now_s: float
-    ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
-        """Return what may be done with a head, and what could be if no server were suspect."""
-        states = [link.state(key.family, self._bound_items(link)) for link in self._fleet.links.values()]
+    def _offers(self, lane: Lane, head: PendingRequest) -> Offers:
+        """Return what could be done with the head of a lane."""
+        key, links = lane.key, self._fleet.links
+        states = [link.state(key.family, self._bound_items(link)) for link in links.values()]
         tables = self._tables.mend(key.family, states, self._fleet.latency, self._fleet.energy)
-        situation = Situation(queue, now_s, turn=0, lots=(0.0, 0.0), slack_margin=self._settings.slack_margin)
-        reachable = tables.candidates(situation, avoided=key.avoid)
+        situation = Situation(
+            lane.state(head),
+            asyncio.get_running_loop().time(),
+            next(self._turns),
+            (self._random.random(), self._random.random()),
+            self._settings.slack_margin,
+            tables.memory,
+        )
+        offers = Offers(tables, situation, key.avoid)
         suspects = self._fleet.suspects
-        if not suspects:
-            return reachable, reachable
-        shunned = key.avoid | suspects
-        trusted = tables.candidates(situation, avoided=shunned)
-        return trusted if any(c.server not in shunned for c in trusted) else reachable, reachable
+        if offers and suspects:
+            offers.shun(key.avoid | suspects)
+        return offers
+
+    def _take_late(self, lane: Lane, offers: Offers) -> Sequence[PendingRequest]:
+        """Remove and return the heads of a lane that are to be shed as late."""
+        situation = offers.situation
+        margin, tail_slack_s = situation.slack_margin, situation.queue.tail_deadline_s - situation.now_s
+        if offers.drain_s * margin <= tail_slack_s and situation.is_in_time(offers.soonest_s):
+            return ()  # take_late would say so too, after looking at all candidates
+        return take_late(
+            lane,
+            offers.reachable,
+            situation.queue,
+            drain_s=offers.drain_s,
+            idle={link.name for link in self._fleet.links.values() if not link.in_flight},
+            now_s=situation.now_s,
+            slack_margin=margin,
+        )
 
     def _bound_items(self, link: ServerLink) -> tuple[tuple[ModelName, int], ...]:
+        if not self._lanes.has_bound:
+            return ()
         bound = [(link.model(key.family, width), items) for key, width, items in self._lanes.bound_items(link.name)]
         return tuple((model.name, items) for model, items in bound if model is not None)
 
-    def _decide(
-        self, lane: Lane, head: PendingRequest, candidates: tuple[Candidate, ...], queue: QueueState, now_s: float
-    ) -> bool:
+    def _decide(self, lane: Lane, head: PendingRequest, offers: Offers) -> bool:
         """Do with the head of a lane what a policy says; return whether anything was done."""
-        lots = (self._random.random(), self._random.random())
-        memory = self._memories[lane.key.family]
-        situation = Situation(queue, now_s, next(self._turns), lots, self._settings.slack_margin, memory)
+        queue, now_s = offers.situation.queue, offers.situation.now_s
         policy = self._policies[queue.preference is not None]
-        is_idle = not any(link.in_flight for link in self._fleet.links.values())
+        is_idle = not any([link.in_flight for link in self._fleet.links.values()])
         try:
-            stale = self._fleet.stale(candidates, now_s=now_s)
-            decision, name, fault = policy.choose(candidates, situation, is_idle=is_idle, stale=stale)
+            decision, name, fault = policy.decide(offers, is_idle=is_idle, stale=self._fleet.stale(offers, now_s=now_s))
         except Exception as exc:  # of the fallback too
             what = f"policy {policy.policy.name} and its fallback failed"
             log.exception("%s", what)
@@ -213,7 +207,7 @@ class Dispatcher:
         record = None
         if self._log is not None and not isinstance(decision, Hold) and self._log.is_sampled():
             record = self._log.describe(
-                candidates, situation, decision, family=lane.key.family, policy=name, fault=fault
+                offers.candidates, offers.situation, decision, family=lane.key.family, policy=name, fault=fault
             )
         match decision:
             case Hold(_, until_s):
@@ -278,74 +272,24 @@ class Dispatcher:
         if model is None or not link.has_room_for(model):
             return False
         requests = lane.take(min(items, model.max_batch_size))
-        sent = GroupInFlight(model.name, sum(r.items for r in requests), asyncio.get_running_loop().time())
-        link.in_flight.append(sent)
+        sent = GroupInFlight(model.name, sum([r.items for r in requests]), asyncio.get_running_loop().time())
         energy = self._fleet.energy.line(link.name, model.name)
-        record = record or requests[0].record
-        group = Group(self._new_id(), link, model, lane.key, requests, sent, energy, record)
         if policy is not None:
             for request in requests:
                 request.policy = policy
-        self._observer.on_sent(link.name, width, sent.items)
-        task = asyncio.create_task(self._run_group(group))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        record = record or requests[0].record
+        self._sender.send(Group(self._new_id(), link, model, lane.key, requests, sent, energy, record))
         return True
 
-    async def _run_group(self, group: Group) -> None:
-        """Send a group and resolve its requests; never raises but when cancelled at closing."""
-        link = group.link
-        attempt = self._attempts.begin(group)
-        error: str | None = None
-        try:
-            output = await link.client.infer_batch(group.model, group.batch())
-            if len(output) != group.sent.items:
-                raise WrongAnswerError(f"{link.name} answered {len(output)} items of {group.sent.items}")
-        except SlimError as exc:
-            error = str(exc)
-            if self._attempts.end(attempt):
-                self._attempts.fail(group, exc)
-        except asyncio.CancelledError:
-            error = "cancelled"
-            self._attempts.end(attempt)
-            for request in group.requests:
-                request.fail(ServerUnavailableError("the router closed before the answer came"))
-            raise
-        except Exception as exc:
-            error = f"{type(exc).__name__}: {exc}"
-            log.exception("sending a group to %s failed unexpectedly", link.name)
-            self._attempts.end(attempt)
-            for request in group.requests:
-                request.fail(TransientError(f"{link.name}: {type(exc).__name__}: {exc}"))
-        else:
-            if self._attempts.end(attempt):
-                self._answer(group, output)
-        finally:
-            if not attempt.is_given_up:
-                link.in_flight.remove(group.sent)
-            if self._log is not None and group.record is not None:
-                now_s = asyncio.get_running_loop().time()
-                self._log.write(group.record, group.decision_id, outcome_of(group, now_s=now_s, error=error))
-            self._observer.on_ended(link.name, group.model.width, group.sent.items)
-            self.wake()
-
-    def _answer(self, group: Group, output: Array) -> None:
-        now_s = asyncio.get_running_loop().time()
-        self._finish(group, now_s)
-        self._attempts.note_answered(len(group.requests))
-        start = 0
-        for request in group.requests:
-            part = output[start : start + request.items]
-            start += request.items
-            if not request.is_over:
-                request.answer(group.answer(request, part, now_s=now_s))
-
-    def _finish(self, group: Group, now_s: float) -> None:
+    def _learn(self, group: Group, now_s: float) -> None:
         """Note that a group was answered; the link learns how long it took, and policies what became of it."""
         observing = [policy for policy in self._policies.values() if policy.is_observing]
         siblings = group.link.models_of(group.key.family) if observing else ()
         item_s, group_s = self._fleet.latency.line(group.link.name, group.model, siblings)
         took_s = group.link.finish(group.sent, now_s=now_s)
+        tables = self._tables.of(group.key.family)
+        if not observing or group.link.name not in tables.names or group.model.width not in tables.widths:
+            return  # nobody wants to know, or it is of a server that has left
         for policy in observing:
             outcome = Outcome(
                 server=group.link.name,
@@ -356,4 +300,4 @@ class Dispatcher:
                 is_in_time=all(now_s <= request.deadline_s for request in group.requests),
                 now_s=now_s,
             )
-            policy.observe(self._memories[group.key.family], outcome)
+            policy.observe(tables.memory, outcome)

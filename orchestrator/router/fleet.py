@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Candidate
@@ -16,6 +16,7 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.probing import Prober
 from orchestrator.router.request import Array, LaneKey
 from orchestrator.router.start import ProfileStarts
+from orchestrator.routing import Offers
 from orchestrator.snapshot import Family, GroupInFlight, ModelName, ServedModel, ServerName, Width
 
 log = logging.getLogger(__name__)
@@ -210,6 +211,10 @@ class Fleet:
                 self._eject_outliers()
 
     def _line_s(self, link: ServerLink, name: ModelName, items: int) -> float:
+        fit = self.latency.fits.get((link.name, name))
+        if fit is not None and link.serves(name):
+            slope_s, intercept_s = fit.line()
+            return slope_s * items + intercept_s
         model = next((m for m in link.served if m.name == name), None)
         if model is None:
             return 0.0
@@ -252,11 +257,11 @@ class Fleet:
         """Servers that have an overdue group and have answered nothing since it was sent."""
         return frozenset(name for name, link in self.links.items() if link.is_suspect)
 
-    def stale(self, candidates: Sequence[Candidate], *, now_s: float) -> str | None:
+    def stale(self, offers: Offers, *, now_s: float) -> str | None:
         """Return what is known too little of to be chosen by just any policy, None when there is nothing such."""
         since_s = now_s - self.settings.stale_after_s
         old = {link.name for link in self.links.values() if link.heard_s < since_s}  # hardly ever any
-        if not old or not (old := old & {candidate.server for candidate in candidates}):
+        if not old or not (old := old & {candidate.server for candidate in offers.candidates}):
             return None
         return f"nothing heard of {', '.join(sorted(old))} for more than {self.settings.stale_after_s:g} s"
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.config import GuardSettings
-from orchestrator.decision import Candidate, Decision
+from orchestrator.decision import Decision
 from orchestrator.router.observer import RouterObserver
 from orchestrator.routing import (
     Binding,
@@ -21,10 +21,9 @@ from orchestrator.routing import (
     Fault,
     Memory,
     ObservingPolicy,
+    Offers,
     Outcome,
     Policy,
-    Situation,
-    find_fault,
 )
 
 log = logging.getLogger(__name__)
@@ -81,33 +80,31 @@ class GuardedPolicy:
         """Whether one of them wants to know what becomes of groups."""
         return bool(self._observing)
 
-    def choose(
-        self, candidates: Sequence[Candidate], situation: Situation, *, is_idle: bool, stale: str | None = None
-    ) -> tuple[Decision, str, Fault | None]:
+    def decide(self, offers: Offers, *, is_idle: bool, stale: str | None = None) -> tuple[Decision, str, Fault | None]:
         """Return a decision, the name of the policy that made it, and the fault when it is the fallback's.
 
         Args:
-            candidates: as for a policy.
-            situation: as for a policy.
+            offers: what could be done.
             is_idle: whether no server has anything to do.
             stale: what is known too little of for the policy to be asked; None: nothing.
         """
+        now_s = offers.situation.now_s
         if stale is not None:
             fault = Fault.STALE
-            self._tell(fault, stale, situation.now_s)
-        elif self._breaker.is_open(situation.now_s):
+            self._tell(fault, stale, now_s)
+        elif self._breaker.is_open(now_s):
             fault, detail = Fault.CIRCUIT_OPEN, ""
         else:
+            offers.prepare(self.policy)
             began_s = self._clock()
             try:
-                decision = self.policy.choose(candidates, situation)
+                decision, found = offers.ask(self.policy, is_idle=is_idle, binding=self.policy.binding)
             except Exception as exc:  # whatever a policy raises
                 fault, detail = Fault.RAISED, f"{type(exc).__name__}: {exc}"
                 self._observer.on_decision(self._clock() - began_s)
             else:
                 took_s = self._clock() - began_s
                 self._observer.on_decision(took_s)
-                found = find_fault(decision, candidates, situation, binding=self.binding, is_idle=is_idle)
                 if found is None and self._is_warm and self._budget_s is not None and took_s > self._budget_s:
                     found = Fault.SLOW
                 self._is_warm = True
@@ -116,14 +113,14 @@ class GuardedPolicy:
                     return decision, self.policy.name, None
                 fault, detail = found, f"{took_s * 1e3:.1f} ms" if found is Fault.SLOW else f"{decision}"
             self._breaker = self._breaker.failed(
-                situation.now_s,
+                now_s,
                 limit=self._settings.faults,
                 window_s=self._settings.faults_window_s,
                 pause_s=self._settings.pause_s,
             )
-            self._tell(fault, detail, situation.now_s)
+            self._tell(fault, detail, now_s)
         self._observer.on_fallback(fault)
-        return self.fallback.choose(candidates, situation), self.fallback.name, fault
+        return self.fallback.choose(offers.candidates, offers.situation), self.fallback.name, fault
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
         """Let both policies know what became of a group, whichever of them sent it."""

@@ -34,6 +34,16 @@ class KeptTables:
     def __init__(self) -> None:
         self._by_family: dict[Family, _Kept] = {}
 
+    def of(self, family: Family) -> FleetTables:
+        """Return the tables of a family as they were at the last decision."""
+        return self._kept(family).tables
+
+    def _kept(self, family: Family) -> _Kept:
+        kept = self._by_family.get(family)
+        if kept is None:
+            kept = self._by_family[family] = _Kept()
+        return kept
+
     def mend(
         self, family: Family, states: Sequence[ServerState], latency: LatencyTable, energy: EnergyTable
     ) -> FleetTables:
@@ -45,22 +55,25 @@ class KeptTables:
             latency: expected times.
             energy: expected joules.
         """
-        kept = self._by_family.get(family)
-        if kept is None:
-            kept = self._by_family[family] = _Kept()
+        kept = self._kept(family)
         has_learned, is_new_energy = latency is not kept.latency, energy is not kept.energy
         for state in states:
             name, known = state.name, kept.states.get(state.name)
             is_same = known is not None and (
                 state.models is known.models and state.other_models is known.other_models and not is_new_energy
             )
-            fits = kept.fits.get(name, ())
+            before = fits = kept.fits.get(name, ())
             if has_learned or not is_same:
                 fits = tuple([latency.fits.get((name, m.name)) for m in (*state.models, *state.other_models)])
-            if not is_same or fits != kept.fits.get(name):
+            if not is_same or (fits != before and None in fits):  # what has no fit is guessed from its siblings
                 kept.tables.put(state, latency, energy)
-            elif state.in_flight or state != known:  # equal groups may have begun at other times
-                kept.tables.put_load(state)
+            else:
+                if fits is not before:
+                    models = (*state.models, *state.other_models)
+                    learned = [m for m, new, old in zip(models, fits, before, strict=True) if new is not old]
+                    kept.tables.put_lines(state, latency, learned)
+                if state.in_flight or state != known:  # equal groups may have begun at other times
+                    kept.tables.put_load(state)
             kept.states[name], kept.fits[name] = state, fits
         for name in kept.states.keys() - {state.name for state in states} if len(kept.states) > len(states) else ():
             kept.tables.remove(name)

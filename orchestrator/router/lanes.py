@@ -167,6 +167,7 @@ class Lanes:
         self.on_queued: Callable[[Lane, PendingRequest], None] = _ignore
         self._lanes: dict[LaneKey, Lane] = {}
         self._outlooks: dict[tuple[Family, tuple[Width, ...]], Outlook] = {}  # lanes come and go; few have other widths
+        self._bound_lanes = 0
         self._worst: list[tuple[int, float, int, PendingRequest]] | None = None  # a heap, kept only while it is full
         self._order = itertools.count()
 
@@ -181,6 +182,7 @@ class Lanes:
         if lane is None:
             known = self._outlooks.get((key.family, key.widths), UNKNOWN)
             lane = self._lanes[key] = Lane(key, self.backlog, known)
+            self._bound_lanes += key.bound_to is not None
         lane.push(request)
         if self._worst is not None:
             if len(self._worst) > 2 * self.backlog.requests + _FEW:
@@ -196,6 +198,7 @@ class Lanes:
             head = lane.head()
             if head is None:
                 del self._lanes[key]
+                self._bound_lanes -= key.bound_to is not None
             else:
                 found.append((lane, head))
         if len(found) > 1:
@@ -257,9 +260,14 @@ class Lanes:
             if key.bound_to is not None and key.bound_to[0] == server and lane.items
         )
 
+    @property
+    def has_bound(self) -> bool:
+        """Whether there may be lanes that early binding has bound to a server."""
+        return self._bound_lanes > 0
+
     def bound_keys(self) -> list[LaneKey]:
         """Return the keys of lanes that early binding has bound to a server."""
-        return [key for key in self._lanes if key.bound_to is not None]
+        return [key for key in self._lanes if key.bound_to is not None] if self._bound_lanes else []
 
     def take_all(self, only: LaneKey | None = None) -> list[PendingRequest]:
         """Remove and return every waiting request, or those of one lane, in the order of each lane."""
@@ -267,6 +275,7 @@ class Lanes:
         taken: list[PendingRequest] = []
         for key in keys:
             lane = self._lanes.pop(key)
+            self._bound_lanes -= key.bound_to is not None
             while (head := lane.head()) is not None:
                 taken += lane.take(head.items)
         return taken

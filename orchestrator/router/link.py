@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,8 +60,11 @@ class ServerClient(Protocol):
         """Return what it serves; raises SlimError when it does not answer."""
         ...
 
-    async def infer_batch(self, model: ServedModel, batch: Array) -> Array:
-        """Return the model's output for a batch; raises SlimError. Cancelling it must not cancel the server."""
+    def infer_batch(self, model: ServedModel, batch: Array) -> Awaitable[Array]:
+        """Return the model's output for a batch; raises SlimError. Cancelling it must not cancel the server.
+
+        A future costs the router less than a coroutine, for which it has to make a task.
+        """
         ...
 
     async def close(self, *, drain_s: float = 10.0) -> None:
@@ -213,6 +216,10 @@ class ServerLink:
             found = others[family] = tuple(m for m in self.served if m.family != family)
         return found
 
+    def serves(self, name: ModelName) -> bool:
+        """Return whether it said so when last asked, whether or not that may be sent now."""
+        return name in self._offers().instances
+
     def model(self, family: Family, width: Width) -> ServedModel | None:
         """Return one width of a family, None when it may not be sent."""
         return next((m for m in self.models_of(family) if m.width == width), None)
@@ -301,7 +308,9 @@ class ServerLink:
             log.exception("asking server %s failed unexpectedly", self.name)
             self._note_problem(f"{type(exc).__name__}: {exc}")
         else:
-            self.served, self.is_assumed = served, False
+            if served != self.served:  # the same tuple for as long as it serves the same, for whoever compares
+                self.served = served
+            self.is_assumed = False
             if self.problem is not None:
                 self._note_return()
 

@@ -41,6 +41,7 @@ from enum import StrEnum
 from orchestrator.decision import Candidate
 from orchestrator.router.lanes import Lane, Lanes, Outlook
 from orchestrator.router.request import PendingRequest
+from orchestrator.routing import Offers
 from orchestrator.snapshot import QueueState, ServerName
 
 _SOONEST_S, _LATEST_S = 0.05, 30.0
@@ -59,19 +60,17 @@ class Shed(StrEnum):
     """By the policy."""
 
 
-def outlook(candidates: Sequence[Candidate], reachable: Sequence[Candidate], queue: QueueState) -> Outlook:
-    """Return what candidates tell of their lane.
+def outlook(offers: Offers) -> Outlook:
+    """Return what candidates, at least one, tell of their lane.
 
-    Args:
-        candidates: for its head; not empty.
-        reachable: the same and those on suspect servers: one that stalls for a moment soon answers again, and is no
-            reason to refuse what comes.
-        queue: its state.
+    One that stalls for a moment soon answers again, and is no reason to refuse what comes; so suspect servers count
+    but for how long the queue takes.
     """
+    queue = offers.situation.queue
     return Outlook(
-        fastest_s=min(c.item_s + c.group_s for c in reachable),
-        item_drain_s=min(c.drain_s for c in candidates) / queue.items,
-        most_rps=_most_rps(reachable) if queue.items > _MANY else None,
+        fastest_s=offers.fastest_s,
+        item_drain_s=offers.drain_s / queue.items,
+        most_rps=_most_rps(offers.reachable) if queue.items > _MANY else None,
     )
 
 

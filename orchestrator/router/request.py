@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from orchestrator.snapshot import Family, Preference, ServerName, TensorSpec, Wi
 
 if TYPE_CHECKING:
     from orchestrator.router.lanes import Lane
+    from orchestrator.router.reply import Told
 
 Array = NDArray[Any]
 NO_ITEMS: Array = np.empty((0,))
@@ -98,7 +98,8 @@ class PendingRequest:
         is_single: whether the caller gave one item without a batch dimension.
         arrived_s: on the router's clock.
         deadline_s: on the router's clock.
-        future: resolves to the Answer; cancelled when the caller has given up; None once the caller has been told.
+        future: resolves to the Answer; cancelled when the caller has given up; None once the caller has been told. A
+            future, or what stands for one.
         items: it brings.
         priority: 1 is the highest.
         has_own_deadline: whether its caller named the deadline; the router's own is no reason to give a request up.
@@ -114,7 +115,7 @@ class PendingRequest:
     is_single: bool
     arrived_s: float
     deadline_s: float
-    future: asyncio.Future[Answer] | None = field(repr=False)
+    future: Told | None = field(repr=False)
     items: int = field(init=False)
     priority: int = 1
     has_own_deadline: bool = False

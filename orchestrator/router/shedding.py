@@ -33,7 +33,7 @@ class Shedder:
         self._lanes = lanes
         self._fleet = fleet
         self._observer = observer
-        self._deadlines = Deadlines(self._on_due)
+        self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
         lanes.on_queued = self._watch
 
     def reconfigure(self, settings: RouterSettings) -> None:

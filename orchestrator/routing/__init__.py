@@ -8,6 +8,7 @@ from orchestrator.routing.fleet_tables import FleetTables, build_candidates
 from orchestrator.routing.guard import Breaker, Fault, find_fault
 from orchestrator.routing.memory import Memory
 from orchestrator.routing.occupancy import mark_begun
+from orchestrator.routing.offers import Offers
 from orchestrator.routing.policy import Binding, ObservingPolicy, Outcome, Policy, RowPolicy, Situation, is_offered
 from orchestrator.routing.preferred import PreferredPolicy, parse_preference
 from orchestrator.routing.rebinding import rebind
@@ -20,6 +21,7 @@ __all__ = [
     "FleetTables",
     "Memory",
     "ObservingPolicy",
+    "Offers",
     "Outcome",
     "Policy",
     "PreferredPolicy",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import cast
 
 from orchestrator.decision import Candidate, Decision
 from orchestrator.profile import EnergyTable, LatencyTable
@@ -17,9 +18,9 @@ from orchestrator.routing.candidates import build_rows
 from orchestrator.routing.compiled import Column, Table, compiled, new_column, new_table
 from orchestrator.routing.memory import Memory
 from orchestrator.routing.occupancy import BUSY_FIELDS
-from orchestrator.routing.policy import Policy, Situation
+from orchestrator.routing.policy import Policy, RowPolicy, Situation
 from orchestrator.routing.row_values import read_candidate, read_decision, write_ask
-from orchestrator.snapshot import ModelName, QueueState, ServerName, ServerState, Width
+from orchestrator.snapshot import ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 
 _SPARE_GROUPS = 2  # beyond a server's limit, for groups that were sent before the limit was lowered
 
@@ -98,6 +99,15 @@ class FleetTables:
         self._write_lines(server, state)
         self._write_load(server, state)
 
+    def put_lines(self, state: ServerState, latency: LatencyTable, models: Sequence[ServedModel]) -> None:
+        """Take over the times of some models of a known server, all of which were observed."""
+        self._latency = latency
+        server = self._index[state.name]
+        table, first, columns = self._models, server * self._columns, self._column_of[server]
+        for model in models:
+            at = first + columns[model.name]
+            table[f.ITEM_S][at], table[f.GROUP_S][at] = latency.line(state.name, model, ())
+
     def put_load(self, state: ServerState) -> None:
         """Take over what a known server holds, its limits and its health; not its models, times and joules."""
         self._states[state.name] = state
@@ -118,26 +128,38 @@ class FleetTables:
             situation: what waits, and when.
             avoided: servers to use only where there are no others.
         """
-        rows = self._rows
-        return tuple(read_candidate(rows, row, self._names) for row in range(self._build(situation, avoided)))
+        return self.read_candidates(self.lay(situation, avoided))
+
+    def read_candidates(self, count: int) -> tuple[Candidate, ...]:
+        """Return the first ``count`` rows as values."""
+        rows, names = self._rows, self._names
+        return tuple([read_candidate(rows, row, names) for row in range(count)])
 
     def decide(self, policy: Policy, situation: Situation, *, avoided: Collection[ServerName] = ()) -> Decision:
         """Return what ``policy`` decides about the candidates; without making values of them where it needs none.
 
         What it remembers it has in ``memory``.
         """
-        choose_row = getattr(policy, "choose_row", None)  # an isinstance of a protocol would take longer than the rest
-        if choose_row is None:
+        # An isinstance of a protocol would take longer than the rest.
+        if getattr(policy, "choose_row", None) is None:
             candidates = self.candidates(situation, avoided=avoided)
             return policy.choose(candidates, replace(situation, memory=self._memory))
         own_margin = getattr(policy, "slack_margin", None)
         if own_margin is not None:
             situation = replace(situation, slack_margin=own_margin)
-        count = self._build(situation, avoided)
-        choice = choose_row(self._memory.table(policy.name), self._rows, count, self._ask)
-        return read_decision(choice, self._rows, self._names)
+        return self.choose(cast(RowPolicy, policy), self.lay(situation, avoided))[0]
 
-    def _build(self, situation: Situation, avoided: Collection[ServerName]) -> int:
+    def choose(self, policy: RowPolicy, count: int) -> tuple[Decision, int]:
+        """Return what a policy decides about the first ``count`` rows, and the most items that what it chose offered.
+
+        Raises:
+            IndexError: when it chose a row that there is not.
+        """
+        choice = policy.choose_row(self._memory.table(policy.name), self._rows, count, self._ask)
+        return read_decision(choice, self._rows, count, self._names)
+
+    def lay(self, situation: Situation, avoided: Collection[ServerName] = ()) -> int:
+        """Write the rows for a decision, and what waits; return how many there are."""
         write_ask(self._ask, situation)
         return _build_flat(
             self._servers,

@@ -55,15 +55,19 @@ def find_fault(
             if binding is Binding.LATE and not _has_room(choice, candidates):
                 return Fault.NOT_OFFERED
             return None
-        case Hold(_, until_s):
+        case Hold() as decision:
             if not is_idle or not candidates:
                 return None
-            # Beyond the deadline a hold is no use to the head; NaN compares as False.
-            is_bounded = until_s is not None and situation.now_s < until_s <= situation.queue.head_deadline_s
-            return None if is_bounded else Fault.STARVING
+            return None if is_bounded(decision, situation) else Fault.STARVING
         case Reject():
             return None
     return Fault.NOT_OFFERED
+
+
+def is_bounded(hold: Hold, situation: Situation) -> bool:
+    """Return whether a hold ends while that is of use to the head."""
+    until_s = hold.until_s
+    return until_s is not None and situation.now_s < until_s <= situation.queue.head_deadline_s  # NaN is neither
 
 
 def _has_room(choice: Candidate, candidates: Sequence[Candidate]) -> bool:

@@ -99,16 +99,28 @@ def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: 
         write_candidate(rows, row, candidate, indices[candidate.server], columns[candidate.width])
     write_ask(ask, situation)
     table = memory.table(policy.name)
-    return read_decision(policy.choose_row(table, rows, len(ordered), ask), rows, memory.servers)
+    choice = policy.choose_row(table, rows, len(ordered), ask)
+    return read_decision(choice, rows, len(ordered), memory.servers)[0]
 
 
-def read_decision(choice: tuple[int, float, int, float], rows: Table, names: Sequence[ServerName]) -> Decision:
-    """Return what a policy of rows chose as a value; of a dispatch the candidate is as the policy believes it."""
+def read_decision(
+    choice: tuple[int, float, int, float], rows: Table, count: int, names: Sequence[ServerName]
+) -> tuple[Decision, int]:
+    """Return what a policy of rows chose as a value, and the most items that its row offers; 0 when it chose none.
+
+    Of a dispatch the candidate is as the policy believes it.
+
+    Raises:
+        IndexError: when the choice is none of the first ``count`` rows.
+    """
     row, items, code, until_s = choice
     reason = f.REASONS[code]
     if row == f.HOLD:
-        return Hold(reason, None if math.isinf(until_s) else float(until_s))
+        return Hold(reason, None if math.isinf(until_s) else float(until_s)), 0
     if row == f.REJECT:
-        return Reject(reason)
+        return Reject(reason), 0
+    if not 0 <= row < count:
+        raise IndexError(f"row {row} of {count}")
     candidate = read_candidate(rows, row, names)
-    return Dispatch(candidate if items == candidate.items else candidate.with_items(int(items)), reason)
+    most = candidate.items
+    return Dispatch(candidate if items == most else candidate.with_items(int(items)), reason), most

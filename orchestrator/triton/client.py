@@ -10,9 +10,11 @@ Control goes over gRPC too; loading over HTTP blocks one of Triton's HTTP worker
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,7 +26,7 @@ from tritonclient.utils import InferenceServerException
 from orchestrator.errors import SlimError
 from orchestrator.http2.grpc_channel import GrpcChannel
 from orchestrator.http2.grpc_wire import RpcError
-from orchestrator.triton.infer_wire import InferRequests, decode_outputs
+from orchestrator.triton.infer_wire import InferAnswers, InferRequests, decode_outputs
 from orchestrator.triton.translation import translate_status
 
 Array = NDArray[Any]
@@ -93,6 +95,7 @@ class TritonClient:
         self._headers = dict(headers or {})
         self._metadata = tuple(self._headers.items())
         self._requests = InferRequests()
+        self._answers = InferAnswers()
         self._channel = GrpcChannel(address)
         self._client = aio.InferenceServerClient(address, channel_args=CHANNEL_ARGUMENTS)
 
@@ -207,6 +210,22 @@ class TritonClient:
         except RpcError as exc:
             raise translate_status(exc.status, exc.detail, self.address) from exc
         return decode_outputs(answer, model, outputs)
+
+    def begin_infer(self, model: str, name: str, batch: Array, output: str) -> asyncio.Future[Array] | None:
+        """Send a batch at once and return a future of one output; None when there is no connection yet.
+
+        As ``infer`` otherwise, without coroutines, which cost a router more than what is sent.
+        """
+        return self._channel.begin(
+            _INFER,
+            self._requests.encode(model, {name: batch}, (output,)),
+            self._metadata,
+            read=partial(self._answers.decode, model, output),
+            explain=self._explain,
+        )
+
+    def _explain(self, error: RpcError) -> SlimError:
+        return translate_status(error.status, error.detail, self.address)
 
     async def _call(self, awaitable: Any) -> Any:
         try:

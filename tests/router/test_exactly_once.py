@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import DeadlineError, PermanentError, ServerUnavailableError, SlimError, TransientError
-from orchestrator.router import Answer, Router
+from orchestrator.router import Answer, Reply, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from tests.fakes.servers import CLASSES, NO_TIME_BUDGET, FakeServer, item
@@ -29,12 +29,13 @@ DEEDS = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", 
 
 @dataclass(frozen=True)
 class Call:
-    """One request: when it comes, what it asks for, and when its caller gives up."""
+    """One request: when it comes, what it asks for, when its caller gives up, and how it is told."""
 
     after_s: float
     items: int
     wishes: tuple[tuple[str, Any], ...]
     patience_s: float | None
+    by_reply: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ calls = st.builds(
     items=st.sampled_from((1, 1, 1, 3)),
     wishes=wishes.map(lambda found: tuple(found.items())),
     patience_s=st.sampled_from((None, None, None, 0.0, 0.005, 0.05)),
+    by_reply=st.booleans(),
 )
 router_settings = st.fixed_dictionaries(
     {
@@ -140,6 +142,8 @@ class Ledger(RouterObserver):
 async def ask(router: Router, mark: int, call: Call) -> Any:
     """Return the answer or the error of a request, None when its caller gave up."""
     batch = np.stack([item(mark)] * call.items)
+    if call.by_reply:
+        return await ask_for_reply(router, batch, call)
     asking = router.infer(batch, **dict(call.wishes))
     if call.patience_s is None:
         return await asking
@@ -148,6 +152,24 @@ async def ask(router: Router, mark: int, call: Call) -> Any:
             return await asking
     except TimeoutError:
         return None
+
+
+async def ask_for_reply(router: Router, batch: Any, call: Call) -> Any:
+    told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    reply = Reply(told.set_result)  # which raises when it is told a second time, or after it was given up
+    router.submit(batch, reply, **dict(call.wishes))
+    try:
+        async with asyncio.timeout(call.patience_s):
+            outcome = await asyncio.shield(told)
+    except TimeoutError:
+        if told.done():  # in the very same moment
+            return told.result()
+        reply.cancel()
+        told.cancel()
+        return None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 async def lose(server: FakeServer, after_s: float, for_s: float) -> None:
@@ -214,7 +236,7 @@ def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
     backlog = router._lanes.backlog
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     assert ledger.under_way == 0
-    assert not router._dispatcher._tasks
+    assert not router._dispatcher._sender._running
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     # Calls to servers go on in the background for as long as they take; the router's own are gone.
     assert not [task for task in left if "router" in repr(task.get_coro())], left

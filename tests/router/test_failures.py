@@ -54,7 +54,7 @@ async def ask(router: Router, count: int, **arguments: Any) -> list[Any]:
 @pytest.mark.parametrize("policy", ["lert", "lert:slack", "jsq", "round-robin", "random"])
 async def test_a_broken_model_on_the_best_server_costs_no_request(policy: str) -> None:
     fast, slow = BrokenModel(item_s=0.001), FakeServer(item_s=0.01)
-    async with routed({"fast": fast, "slow": slow}, policy=policy) as router:
+    async with routed({"fast": fast, "slow": slow}, policy=policy, in_flight_groups=2) as router:
         fast.broken = frozenset({25, 50, 75, 100})
         outcomes = await ask(router, 200)
         assert all(isinstance(o, Answer) and right(o, n) for n, o in enumerate(outcomes))

@@ -16,8 +16,9 @@ from orchestrator.errors import CapacityError, PermanentError
 from orchestrator.router import Answer, Router
 from orchestrator.router.guarded import GuardedPolicy
 from orchestrator.router.observer import RouterObserver
-from orchestrator.routing import Binding, Fault, parse_policy, policy_names
-from tests.fakes.servers import FakeServer, item
+from orchestrator.routing import Binding, Fault, FleetTables, Offers, parse_policy, policy_names
+from orchestrator.snapshot import ServerName, ServerState
+from tests.fakes.servers import FakeServer, item, served_model
 from tests.fakes.troubled import TroubledServer
 from tests.router.test_router import right, routed
 from tests.routing.test_policies import candidate, situation
@@ -184,8 +185,8 @@ async def test_a_slow_decision_is_not_used() -> None:
     observer = Faults()
     slow = Scripted(lambda candidates, situation: Dispatch(candidates[0], Reason.DRAWN))
     guarded = GuardedPolicy(slow, parse_policy("lert"), GuardSettings(), observer, clock=lambda: next(times_s))
-    options = [candidate("a", completion_s=0.5), candidate("b", completion_s=0.1)]
-    names = [guarded.choose(options, situation(), is_idle=True)[1] for _ in range(3)]
+    tables = FleetTables([ServerState(ServerName(name), (served_model(100),)) for name in ("a", "b")])
+    names = [guarded.decide(Offers(tables, situation()), is_idle=True)[1] for _ in range(3)]
     assert names == ["scripted", "lert", "scripted"]
     assert observer.counts == {Fault.SLOW: 1}
     assert observer.decisions == 3

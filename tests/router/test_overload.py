@@ -60,9 +60,14 @@ async def burst(router: Router, *, rate_rps: float, seconds: float, **wishes: An
 
 
 # This server answers at most 19.9/s at full width, 50 ms each, and 291/s at 25 %, both in groups of 32.
-async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_past_the_deadline_for_it() -> None:
+# With more groups in flight a few of them are bound to wider widths before the burst is seen for what it is.
+@pytest.mark.parametrize(("groups", "narrow_ratio"), [(2, 1.0), (4, 0.98)])
+async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_past_the_deadline_for_it(
+    groups: int, narrow_ratio: float
+) -> None:
     full_rps, narrow_rps = 20.0, 290.0
-    async with routed({"a": FakeServer(item_s=0.05, group_s=0.01)}, policy="lert:slack") as router:
+    server = FakeServer(item_s=0.05, group_s=0.01)
+    async with routed({"a": server}, policy="lert:slack", in_flight_groups=groups) as router:
         calm = await burst(router, rate_rps=0.5 * full_rps, seconds=2)
         assert all(isinstance(outcome, Answer) and outcome.width == 100 for _, _, outcome in calm)
         # Five times what the full width answers: all is answered, in time, with less accuracy.
@@ -82,7 +87,8 @@ async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_p
     assert all(error.retry_after_s is not None and 0 < error.retry_after_s < 3 for _, error in refused)
     assert sum(outcome.deadline_met for _, outcome in answers) > 0.95 * len(answers)
     assert len(answers) > 0.8 * narrow_rps * 4, "what is answered in time comes near to what can be"
-    assert {outcome.width for began_s, outcome in answers if began_s > answers[0][0] + 1} == {25}
+    widths = [outcome.width for began_s, outcome in answers if began_s > answers[0][0] + 1]
+    assert widths.count(Width(25)) >= narrow_ratio * len(widths)
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
 
 
@@ -253,7 +259,8 @@ async def test_who_waits_behind_a_server_that_hangs_is_told_before_the_deadline(
     server = FakeServer()
     observer = Sheds()
     patience = {"overdue_floor_ms": 5000}
-    async with routed({"a": server}, policy="lert", observer=observer, retries=patience) as router:
+    settings = {"in_flight_groups": 2, "retries": patience}
+    async with routed({"a": server}, policy="lert", observer=observer, **settings) as router:
         server.group_s = 2.0
         first = asyncio.create_task(router.infer(item(0)))
         await asyncio.sleep(0.001)
@@ -264,6 +271,19 @@ async def test_who_waits_behind_a_server_that_hangs_is_told_before_the_deadline(
         assert 0.1 < wait_s < 0.2
         assert observer.counts == {"expired": 1}
         await asyncio.gather(first, second)
+
+
+async def test_a_deadline_that_a_hanging_server_can_not_keep_is_told_at_once_though_it_has_room() -> None:
+    server, observer = FakeServer(), Sheds()
+    async with routed({"a": server}, policy="lert", observer=observer) as router:
+        server.group_s = 2.0
+        first = asyncio.create_task(router.infer(item(0)))
+        await asyncio.sleep(0.3)  # the first is overdue by now
+        _, wait_s, outcome = await timed(router, 1, deadline_ms=200)
+        assert isinstance(outcome, CapacityError)
+        assert wait_s < 0.01
+        assert observer.counts == {"late": 1}
+        await first
 
 
 async def test_who_waits_for_a_fleet_that_is_gone_is_told_so() -> None:

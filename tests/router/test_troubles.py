@@ -110,8 +110,8 @@ def test_every_request_ends_once_and_nothing_is_left_behind(
             for link in router._fleet.links.values():
                 assert (link.in_flight, link.calls, link.is_suspect) == ([], 0, False)
             assert router._lanes.items == 0
-            assert not router._dispatcher._attempts.given_up
-        assert not router._dispatcher._tasks
+            assert not router._dispatcher._sender._attempts.given_up
+        assert not router._dispatcher._sender._running
 
     loop = new_virtual_loop()
     try:
