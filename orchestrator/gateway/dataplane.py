@@ -8,16 +8,16 @@ closed, see ``administration``.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from orchestrator.config import RetrySettings
 from orchestrator.errors import (
     ConfigError,
-    ModelNotFoundError,
     ServerUnavailableError,
     SlimError,
 )
@@ -29,23 +29,17 @@ from orchestrator.gateway.administration import (
     shared_memory_unregister,
 )
 from orchestrator.gateway.catalogue import Catalogue
-from orchestrator.gateway.family import (
-    VERSION,
-    FamilyModel,
-    build_response,
-    merge_config,
-    read_request,
-)
+from orchestrator.gateway.family import VERSION, FamilyModel, check_version, merge_config, require_version
 from orchestrator.gateway.guard import Caller, Guard, Ticket, UnauthenticatedError
-from orchestrator.gateway.inventory import FleetInventory, Inventory, check_version
+from orchestrator.gateway.inference import FamilyInference
+from orchestrator.gateway.inventory import FleetInventory, Inventory
 from orchestrator.gateway.messages import Message, parse, pb
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.outcomes import outcome_of
 from orchestrator.gateway.passing_on import PassingOn
-from orchestrator.gateway.ports import InferenceRouter, RoutedAnswer
-from orchestrator.gateway.tensors import Array
+from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.wire import Address, MalformedMessageError, check_shapes, read_address
-from orchestrator.gateway.wishes import read_priority
+from orchestrator.http2.grpc_calls import Answerer
 from orchestrator.triton.passthrough import Metadata
 
 log = logging.getLogger(__name__)
@@ -106,6 +100,7 @@ class DataPlane:
         self._router = router
         self._inventory = inventory or FleetInventory(catalogue, self.is_family_ready)
         self._is_served_elsewhere = is_served_elsewhere
+        self._inference = FamilyInference(router, metrics, self.guard, self.require_open)
         self._methods: dict[str, Unary] = {
             "ServerLive": self._answer_live,
             "ServerReady": self._answer_ready,
@@ -136,12 +131,34 @@ class DataPlane:
         Raises:
             SlimError: for the transport to turn into a status.
         """
-        caller = self.identify(method, metadata)
         if method != "ModelInfer":
-            return await self._answer(method, message, caller)
+            return await self._answer(method, message, self.identify(method, metadata))
+        awaited = _AwaitedCall()
+        if self.begin_infer(message, metadata, awaited):
+            return await awaited
+        caller = self.identify(method, metadata)
         model = read_address(message).model
         with self.admit(caller, model):
-            return await self._answer_infer(model, message, caller)
+            return await self._pass_infer(model, message, caller)
+
+    def begin_infer(self, message: bytes, metadata: Metadata, call: Answerer) -> bool:
+        """Take an inference of a family, to be answered when the router does; return whether it is one.
+
+        Raises:
+            SlimError: why it is refused.
+        """
+        found = self._inference.find(message, self.catalogue.families)
+        family = found[0] if found else self.catalogue.families.get(read_address(message).model)
+        if family is None:
+            return False
+        caller = self.identify("ModelInfer", metadata)
+        ticket = self.admit(caller, family.name)
+        try:
+            self._inference.begin(family, found[1] if found else message, caller, ticket, call)
+        except BaseException:
+            ticket.close()
+            raise
+        return True
 
     async def ask(self, method: str, request: Message, kind: Any, caller: Caller) -> Message:
         """Return the answer to a call that is no inference as a message of ``kind``; raises as ``call``."""
@@ -151,9 +168,9 @@ class DataPlane:
         """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
         family = self.catalogue.families.get(request.model_name)
         if family is None:
-            answer = await self._answer_infer(request.model_name, request.SerializeToString(), caller)
+            answer = await self._pass_infer(request.model_name, request.SerializeToString(), caller)
             return pb.ModelInferResponse.FromString(answer)
-        return await self._infer_family(family, request, caller)
+        return await self._inference.infer(family, request, caller)
 
     # --- who may ---
 
@@ -296,12 +313,8 @@ class DataPlane:
 
     # --- inference ---
 
-    async def _answer_infer(self, name: str, message: bytes, caller: Caller) -> bytes:
-        family = self.catalogue.families.get(name)
-        if family is not None:
-            response = await self._infer_family(family, parse(pb.ModelInferRequest, message), caller)
-            serialised: bytes = response.SerializeToString()
-            return serialised
+    async def _pass_infer(self, name: str, message: bytes, caller: Caller) -> bytes:
+        """Return what a server answers to an inference of a model that is no family."""
         self.metrics.begin()
         began_s = time.perf_counter()
         outcome, server = "ok", ""
@@ -325,57 +338,6 @@ class DataPlane:
                 queue_s=None,
             )
 
-    async def _infer_family(
-        self, family: FamilyModel, request: Message, caller: Caller, *, in_stream: bool = False
-    ) -> Message:
-        self.metrics.begin()
-        began_s = time.perf_counter()
-        outcome, answer = "ok", None
-        try:
-            self.require_open()
-            self._family(family.name, request.model_version)
-            wanted = read_request(request, family)
-            self.guard.require_priority(caller, read_priority(request.parameters))
-            self.guard.charge_items(caller, len(wanted.batch))
-            answer = await self._route(family, wanted.batch, wanted.wishes)
-            response = build_response(request.id, family, answer, wanted.classes)
-            if in_stream:
-                response.parameters["triton_final_response"].bool_param = True
-            return response
-        except BaseException as exc:
-            outcome = outcome_of(exc)
-            raise
-        finally:
-            self.metrics.end()
-            self.metrics.time(
-                family.name,
-                outcome,
-                tenant=caller.tenant,
-                width="" if answer is None else str(answer.width),
-                server="" if answer is None else answer.server,
-                latency_s=time.perf_counter() - began_s,
-                queue_s=None if answer is None else answer.queue_s,
-            )
-
-    async def _route(self, family: FamilyModel, batch: Array, wishes: Any) -> RoutedAnswer:
-        try:
-            return await self._router.infer(
-                batch,
-                deadline_ms=wishes.deadline_ms,
-                min_accuracy=wishes.min_accuracy,
-                width=wishes.width,
-                family=family.name,
-                priority=wishes.priority,
-                max_joules=wishes.max_joules,
-                preference=wishes.preference,
-            )
-        except ConfigError as exc:
-            try:
-                self._router.models(family.name)
-            except ConfigError:  # not the client's fault: the family is known but has left all servers
-                raise ServerUnavailableError(f"family '{family.name}' is on no server now", executed=False) from exc
-            raise
-
     def _family(self, name: str, wanted_version: str) -> FamilyModel | None:
         """Return a family by name, None when it is another model.
 
@@ -385,8 +347,8 @@ class DataPlane:
         """
         check_version(wanted_version)
         family = self.catalogue.families.get(name)
-        if family is not None and wanted_version not in ("", VERSION):
-            raise ModelNotFoundError(f"Request for unknown model: '{name}' version {wanted_version} is not found")
+        if family is not None:
+            require_version(family, wanted_version)
         return family
 
     async def _forward(self, method: str, message: bytes, metadata: Metadata) -> bytes:
@@ -399,7 +361,8 @@ class DataPlane:
         try:
             with self.admit(caller, family.name):
                 request = parse(pb.ModelInferRequest, message)
-                response.infer_response.CopyFrom(await self._infer_family(family, request, caller, in_stream=True))
+                response.infer_response.CopyFrom(await self._inference.infer(family, request, caller))
+                response.infer_response.parameters["triton_final_response"].bool_param = True
         except MalformedMessageError:
             raise
         except SlimError as exc:
@@ -407,6 +370,32 @@ class DataPlane:
             response.infer_response.id = parse(pb.ModelInferRequest, message).id
         serialised: bytes = response.SerializeToString()
         return serialised
+
+
+class _AwaitedCall:
+    """An inference whose answer is awaited."""
+
+    def __init__(self) -> None:
+        self.on_abort: Callable[[], None] | None = None
+        self._future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def answer(self, message: bytes) -> None:
+        """See Answerer."""
+        if not self._future.done():
+            self._future.set_result(message)
+
+    def refuse(self, error: Exception) -> None:
+        """See Answerer."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        try:
+            return (yield from self._future)
+        except asyncio.CancelledError:
+            if self.on_abort is not None:
+                self.on_abort()
+            raise
 
 
 def _keep(answer: bytes, kind: Any, field: str, is_kept: Callable[[str], bool]) -> bytes:

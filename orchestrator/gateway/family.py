@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, ModelNotFoundError
 from orchestrator.gateway.messages import Message, pb, read_value
 from orchestrator.gateway.ports import RoutedAnswer
 from orchestrator.gateway.tensors import DATATYPES, Array, count_elements, encode_bytes, from_contents, topk_strings
@@ -54,11 +54,34 @@ class FamilyRequest:
         batch: its items, [n, ...].
         wishes: of its parameters.
         classes: how many of the best classes it wants as text; None: the scores themselves.
+        id: of the request, to be echoed.
     """
 
     batch: Array
     wishes: Wishes
     classes: int | None
+    id: str = ""
+
+
+def check_version(wanted: str) -> None:
+    """Raise ConfigError, in Triton's words, when a version is no number."""
+    if wanted and not (wanted.isascii() and wanted.isdigit()):
+        raise ConfigError(
+            f"failed to get model version from specified version string '{wanted}', version should be an integral "
+            "value > 0"
+        )
+
+
+def require_version(family: FamilyModel, wanted: str) -> None:
+    """Check which version of a family is asked for.
+
+    Raises:
+        ConfigError: when it is no number.
+        ModelNotFoundError: when there is no such version.
+    """
+    if wanted not in ("", VERSION):
+        check_version(wanted)
+        raise ModelNotFoundError(f"Request for unknown model: '{family.name}' version {wanted} is not found")
 
 
 def merge_widths(models: Sequence[ServedModel]) -> FamilyModel:
@@ -76,7 +99,8 @@ def read_request(request: Message, family: FamilyModel) -> FamilyRequest:
         ConfigError: in Triton's words, when it does not fit the model or a parameter is refused.
     """
     wishes = parse_wishes(request.parameters)
-    return FamilyRequest(_read_batch(request, family), wishes, _read_classes(request.outputs, family))
+    batch, classes = _read_batch(request, family), _read_classes(request.outputs, family)
+    return FamilyRequest(batch, wishes, classes, request.id)
 
 
 def _read_batch(request: Message, family: FamilyModel) -> Array:

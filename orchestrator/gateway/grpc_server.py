@@ -114,6 +114,7 @@ class GrpcServer:
             limits=self._limits,
             holding=Holding(held_bytes),
             check=self._check_caller if plane.guard.is_on else None,
+            quick={f"/{SERVICE}/ModelInfer": plane.begin_infer},
         )
         self._listener = Listener(self._make_connection, self._limits, max_connections=max_connections)
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.catalogue import READY, Catalogue, ServerView
 from orchestrator.gateway.channel import Answers, Channel
-from orchestrator.gateway.family import VERSION
+from orchestrator.gateway.family import VERSION, check_version
 from orchestrator.gateway.messages import parse, pb
 from orchestrator.gateway.statistics import FleetStatistics
 from orchestrator.triton.passthrough import RefusedCallError
@@ -144,15 +144,6 @@ def answers_to_workers(inventory: Inventory) -> Answers:
         return b64encode(await inventory.index(b64decode(body))).decode()
 
     return {"statistics": statistics, "index": index}
-
-
-def check_version(wanted: str) -> None:
-    """Raise ConfigError, in Triton's words, when a version is no number."""
-    if wanted and not (wanted.isascii() and wanted.isdigit()):
-        raise ConfigError(
-            f"failed to get model version from specified version string '{wanted}', version should be an integral "
-            "value > 0"
-        )
 
 
 def _exactly(model: str, of_version: str) -> Callable[[str, str], bool]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from orchestrator.gateway.tensors import Array
-from orchestrator.router import Backlog
+from orchestrator.router import Backlog, Reply
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.passthrough import Metadata
 
@@ -81,6 +81,22 @@ class InferenceRouter(Protocol):
         preference: Preference | None = None,
     ) -> RoutedAnswer:
         """Return the answer for a batch; raises SlimError."""
+        ...
+
+    def submit(
+        self,
+        array: Array,
+        reply: Reply,
+        *,
+        deadline_ms: float | None = None,
+        min_accuracy: float | None = None,
+        width: Width | None = None,
+        family: str | None = None,
+        priority: int = 0,
+        max_joules: float | None = None,
+        preference: Preference | None = None,
+    ) -> None:
+        """Take a batch, whose answer is replied; raises SlimError."""
         ...
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:

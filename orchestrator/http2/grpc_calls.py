@@ -3,16 +3,18 @@
 A unary call is buffered until it has come whole, and its task begins then; a streaming call's task begins with its
 headers and reads messages as it takes them, so a client that sends faster is held up by its window. A call whose client
 resets it, or whose time is up, has its task cancelled, and counts for its connection until that has ended.
+
+A method that can answer without awaiting may take a call over as it comes (``Service.quick``) and needs no task.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.http2.flow import Flow
 from orchestrator.http2.frames import ErrorCode
@@ -43,6 +45,28 @@ Send = Callable[[bytes], Awaitable[None]]
 StreamHandler = Callable[[AsyncIterator[bytes], Send, Metadata], Awaitable[None]]
 
 
+class Answerer(Protocol):
+    """A unary call, for who answers it later.
+
+    Attributes:
+        on_abort: called when its client is gone or has lost interest, once at most; nothing is to be answered then.
+    """
+
+    on_abort: Callable[[], None] | None
+
+    def answer(self, message: bytes) -> None:
+        """Answer it; to be done once, or ``refuse``, after it was taken."""
+        ...
+
+    def refuse(self, error: Exception) -> None:
+        """Tell why there is no answer."""
+        ...
+
+
+QuickHandler = Callable[[bytes, Metadata, Answerer], bool]
+"""Returns whether it takes a call, and will answer or has answered it; raises what it is refused with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """What is offered, by path, and how failures are told.
@@ -54,6 +78,7 @@ class Service:
         max_message_bytes: of a request.
         limits: of a connection.
         holding: of all connections.
+        quick: handlers that are asked first, for the paths of some unary ones.
         check: raises what a call is refused with by its path and metadata, before its message has come; None lets all
             in.
     """
@@ -65,6 +90,7 @@ class Service:
     limits: Limits
     holding: Holding
     check: Callable[[str, Metadata], None] | None = None
+    quick: Mapping[str, QuickHandler] = field(default_factory=dict)
 
     def accept(self, stream: Stream, head: RequestHead) -> Receiver | None:
         """Begin a call, or answer at once what is none."""
@@ -199,17 +225,20 @@ class _Call:
 class UnaryCall(_Call):
     """A call of one message and one answer."""
 
-    __slots__ = ("_handler", "_held", "_whole_bytes")
+    __slots__ = ("_handler", "_has_begun", "_held", "_is_taken", "_whole_bytes", "on_abort")
 
     def __init__(self, service: Service, stream: Stream, head: RequestHead, handler: UnaryHandler) -> None:
         super().__init__(service, stream, head)
         self._handler = handler
         self._held = bytearray()  # not a list: pieces may be of one byte each
         self._whole_bytes: int | None = None
+        self._has_begun = False
+        self._is_taken = False  # by a quick handler that has not answered yet
+        self.on_abort: Callable[[], None] | None = None
 
     def _receive(self, data: bytes, is_last: bool) -> None:
         """Take a piece of the message."""
-        if self._task is not None or self._stream.is_local_closed:
+        if self._has_begun or self._stream.is_local_closed:
             return
         try:
             body = data if is_last and not self._held else self._hold(data)  # the usual message comes in one piece
@@ -248,9 +277,51 @@ class UnaryCall(_Call):
         limit = self._service.max_message_bytes
         if len(body) < PREFIX_BYTES or len(body) != PREFIX_BYTES + message_bytes(body, limit):
             raise RpcError("INTERNAL", "the request is not the one message of a unary call")
+        self._has_begun = True
         flag, payload = body[0], bytes(memoryview(body)[PREFIX_BYTES:])
         message = _unpack_small(flag, payload, self._head.encoding, limit)
-        self._start(self._run_large(flag, payload) if message is None else self._run(message))
+        if message is None:
+            self._start(self._run_large(flag, payload))
+            return
+        quick = self._service.quick.get(self._head.path)
+        if quick is None or not self._offer(quick, message):
+            self._start(self._run(message))
+
+    def _offer(self, quick: QuickHandler, message: bytes) -> bool:
+        """Let a quick handler take the call; return whether it has."""
+        self._is_taken = True
+        self._stream.connection.running += 1
+        try:
+            is_taken = quick(message, self._head.metadata, self)
+        except Exception as exc:
+            self.refuse(exc)
+            return True
+        if not is_taken:
+            self._give_back()
+        return is_taken
+
+    def answer(self, message: bytes) -> None:
+        """See Answerer."""
+        if self._give_back():
+            self._stop_timer()
+            self._stream.respond(RESPONSE_HEADERS, pack_message(message), OK_TRAILERS)
+
+    def refuse(self, error: Exception) -> None:
+        """See Answerer."""
+        if self._give_back():
+            self._fail(error)
+
+    def _give_back(self) -> bool:
+        """Let go of a call that was taken; return whether it was."""
+        was_taken, self._is_taken = self._is_taken, False
+        self._stream.connection.running -= was_taken
+        return was_taken
+
+    def abort(self, code: ErrorCode) -> None:
+        """The client is gone, or has lost interest."""
+        super().abort(code)
+        if self._give_back() and self.on_abort is not None:
+            self.on_abort()
 
     async def _run_large(self, flag: int, payload: bytes) -> None:
         try:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from orchestrator.config import RouterSettings
-from orchestrator.decision import Candidate
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.router.ejection import Member, TimedRun, plan_ejections

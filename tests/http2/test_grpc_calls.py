@@ -233,3 +233,37 @@ async def test_tls_is_spoken_with_those_who_ask_for_http2() -> None:
                 await reader.readexactly(1)
             finally:
                 writer.close()
+
+
+async def test_a_quick_handler_answers_at_once_or_later_or_leaves_a_call_to_the_other() -> None:
+    async with open_world() as world, grpc.aio.insecure_channel(world.address) as channel:
+        call = unary(channel, "Quick")
+        assert await call(b"now") == b"at once"
+        assert await call(b"something else") == b"something else"
+        assert await failure(call(b"fail")) == ("DATA_LOSS", "broken – 100 %")
+        later = [asyncio.ensure_future(call(b"later")) for _ in range(2)]
+        await until(lambda: len(world.held) == 2)
+        assert world.connections[0].running == 2
+        world.held[0].answer(b"at last")
+        world.held[1].refuse(ValueError("after all"))
+        assert await later[0] == b"at last"
+        assert await failure(later[1]) == ("DATA_LOSS", "after all – 100 %")
+        world.held[0].answer(b"again")  # which nobody is told
+        assert await call(b"now") == b"at once"
+        assert (world.connections[0].running, world.aborted) == (0, 0)
+
+
+async def test_a_client_that_gives_up_lets_go_of_a_quick_call_once() -> None:
+    async with open_world() as world, grpc.aio.insecure_channel(world.address) as channel:
+        assert (await failure(unary(channel, "Quick")(b"later", timeout=0.05)))[0] == "DEADLINE_EXCEEDED"
+        await until(lambda: world.aborted == 1)
+        call = unary(channel, "Quick")(b"later")
+        await until(lambda: len(world.held) == 2)
+        call.cancel()
+        await until(lambda: world.aborted == 2)
+        assert world.connections[0].running == 0
+        for held in world.held:
+            held.answer(b"too late")
+            held.refuse(ValueError("too late"))
+        assert await unary(channel, "Quick")(b"now") == b"at once"
+        assert world.aborted == 2

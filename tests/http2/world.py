@@ -15,7 +15,7 @@ import hpack
 import pytest
 
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc_calls import Metadata, Send, Service
+from orchestrator.http2.grpc_calls import Answerer, Metadata, Send, Service
 from orchestrator.http2.grpc_wire import RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.holding import Holding
@@ -44,13 +44,17 @@ class World:
                 "/s/Fail": self.fail,
                 "/s/Big": self.big,
                 "/s/Drop": self.drop,
+                "/s/Quick": self.echo,
             },
             streaming={"/s/Stream": self.stream, "/s/Late": self.late},
             explain=lambda error: RpcError("DATA_LOSS", f"{error} – 100 %"),
             max_message_bytes=max_message_bytes,
             limits=self.limits,
             holding=Holding(held_bytes),
+            quick={"/s/Quick": self.take},
         )
+        self.held: list[Answerer] = []
+        self.aborted = 0
         self.listener = Listener(self.make, self.limits)
         self.address = ""
 
@@ -81,6 +85,22 @@ class World:
             self.cancelled += 1
             raise
         return message
+
+    def take(self, message: bytes, metadata: Metadata, call: Answerer) -> bool:
+        """Answer at once, later, never or not at all, as the message says."""
+        call.on_abort = self.note_abort
+        if message == b"fail":
+            raise ValueError("broken")
+        if message == b"now":
+            call.answer(b"at once")
+        elif message == b"later":
+            self.held.append(call)
+        else:
+            return False
+        return True
+
+    def note_abort(self) -> None:
+        self.aborted += 1
 
     async def stream(self, messages: AsyncIterator[bytes], send: Send, metadata: Metadata) -> None:
         async for message in messages:
