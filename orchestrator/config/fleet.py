@@ -156,8 +156,9 @@ class RouterSettings(Section):
     overload: OverloadSettings = OverloadSettings()
     in_flight_groups: int = Field(default=4, ge=1)
     """Groups a server holds at a time: one runs, the others wait so that it never idles while answers travel to callers
-    and their next requests back. With two it does idle, see docs/benchmarks/overhead-profile.md; the more there are,
-    the earlier a width is chosen and the more must be sent again when a server dies."""
+    and their next requests back. With two it does idle where groups are short, see
+    docs/benchmarks/overhead-profile.md. Where what it has takes longer than 16 ms one waits, whatever this says: the
+    more there are, the earlier a width is chosen and the more must be sent again when a server dies."""
     group_timeout_s: float = Field(default=10.0, gt=0)
     """A server that has not answered a group after this is taken out until it answers blank items."""
     discovery_period_s: float = Field(default=2.0, gt=0)

@@ -17,7 +17,7 @@ import logging
 from orchestrator.config import RetrySettings
 from orchestrator.errors import DeadlineError
 from orchestrator.gateway.catalogue import Catalogue
-from orchestrator.gateway.inventory import check_version
+from orchestrator.gateway.family import check_version
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.wire import read_address
 from orchestrator.router import RetryBudget

@@ -50,6 +50,8 @@ class Flow:
         running: calls that have not ended, streams that are gone included; counted by the user.
         is_over: whether the connection is gone.
         is_paused: whether the transport takes no more; the owner sets it, and calls ``resume``.
+        flush: lets out at once what would go out at the end of the loop's turn, for whoever knows that nothing will
+            join it; the owner sets it.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Flow:
         self.running = 0
         self.is_over = False
         self.is_paused = False
+        self.flush: Callable[[], None] = _do_nothing
         self._out: list[bytes | memoryview] = []
         self._streams: dict[int, Stream] = {}
         self._blocked: dict[int, Stream] = {}  # held back by the connection's window or the transport, not their own
@@ -267,3 +270,7 @@ class Flow:
                 raise ViolationError(ErrorCode.FLOW_CONTROL_ERROR, f"the window of stream {stream.id} overflows")
             if stream.pending:
                 self.pump(stream)
+
+
+def _do_nothing() -> None:
+    pass

@@ -305,6 +305,8 @@ class UnaryCall(_Call):
         if self._give_back():
             self._stop_timer()
             self._stream.respond(RESPONSE_HEADERS, pack_message(message), OK_TRAILERS)
+            if self.connection.running == 0:  # no other answer could leave with it
+                self.connection.flush()
 
     def refuse(self, error: Exception) -> None:
         """See Answerer."""

@@ -132,6 +132,8 @@ class GrpcChannel:
             return None
         exchange = _Exchange(self._under_way, read, explain)
         exchange.stream = connection.open(exchange, self._block(path, metadata), pack_message(message))
+        if len(self._under_way) == 1:  # the server has nothing to do
+            connection.flush()
         return exchange.answer
 
     async def close(self, *, drain_s: float) -> None:

@@ -1,8 +1,9 @@
 """HTTP/2 connections on asyncio: what comes goes to a ``Connection``, what it says goes out once a turn of the loop.
 
 All answers that are given in one turn leave in one write: the requests of one group are answered together, and a system
-call costs as much as all the rest of an answer. A transport that takes no more stops the reading too, so a client that
-does not read its answers is not read either, and holds what its window allows and no more.
+call costs as much as all the rest of an answer. What nothing can join, because nothing else is under way, may leave at
+once (``Flow.flush``). A transport that takes no more stops the reading too, so a client that does not read its answers
+is not read either, and holds what its window allows and no more.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.abort()
             return
         self.connection = self._make(self._wake)
+        self.connection.flush = self._flush
         self.connection.start()
 
     def data_received(self, data: bytes) -> None:

@@ -276,7 +276,7 @@ class Router:
         self._shedder.begin(request)
         try:
             self._lanes.push(key, request)
-            self._dispatcher.wake()
+            self._dispatcher.wake_for_arrival()
         except BaseException:
             self._shedder.end(request)
             raise

@@ -31,6 +31,7 @@ from orchestrator.router.overload import Shed, outlook, take_late
 from orchestrator.router.request import PendingRequest
 from orchestrator.router.sending import Sender
 from orchestrator.router.shedding import Shedder
+from orchestrator.router.spreading import part_of
 from orchestrator.routing import (
     Binding,
     Offers,
@@ -79,6 +80,7 @@ class Dispatcher:
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
         self._sender = Sender(fleet, lanes, observer, self.wake, self._learn, self._log)
+        self._changes = 0  # of anything but what waits
         self._is_scheduled = False
         self._is_closing = False
         # When a policy that holds wants to be asked again; its time beside, because uvloop's handle of a timer that is
@@ -104,7 +106,12 @@ class Dispatcher:
         self._settings, self._policies = settings, policies
 
     def wake(self) -> None:
-        """Look at all lanes in the next turn of the event loop, if anything waits in them."""
+        """Look at all lanes in the next turn of the event loop, if anything waits in them, because of some change."""
+        self._changes += 1
+        self.wake_for_arrival()
+
+    def wake_for_arrival(self) -> None:
+        """Look at all lanes likewise, because a request has come; that alone makes room for none."""
         if not self._is_scheduled and not self._is_closing and self._lanes.backlog.requests:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._pass)
@@ -142,6 +149,8 @@ class Dispatcher:
         if lane.key.bound_to is not None:
             server, width = lane.key.bound_to
             return self._send(self._fleet.links[server], lane, width, lane.items)
+        if head.held_at == self._changes and not self._has_room():
+            return False  # it held, nothing but requests has come, and nothing could be sent
         offers = self._offers(lane, head)
         if not offers:
             return self._decide(lane, head, offers)
@@ -150,6 +159,10 @@ class Dispatcher:
         for request in late:
             self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
         return bool(late) or self._decide(lane, head, offers)
+
+    def _has_room(self) -> bool:
+        """Return whether some server may be sent a group."""
+        return any([link.is_healthy and len(link.in_flight) < link.group_limit for link in self._fleet.links.values()])
 
     def _offers(self, lane: Lane, head: PendingRequest) -> Offers:
         """Return what could be done with the head of a lane."""
@@ -211,6 +224,7 @@ class Dispatcher:
             )
         match decision:
             case Hold(_, until_s):
+                head.held_at = self._changes
                 if until_s is not None and until_s > now_s:
                     self._wake_at(min(until_s, queue.head_deadline_s) if queue.head_deadline_s > now_s else until_s)
                 return False
@@ -271,7 +285,11 @@ class Dispatcher:
         model = link.model(lane.key.family, width)
         if model is None or not link.has_room_for(model):
             return False
-        requests = lane.take(min(items, model.max_batch_size))
+        items = min(items, model.max_batch_size)
+        if items >= lane.items:
+            line = self._fleet.latency.line(link.name, model, link.models_of(lane.key.family))
+            items = part_of(lane.items, link.free_groups(model), *line)
+        requests = lane.take(items)
         sent = GroupInFlight(model.name, sum([r.items for r in requests]), asyncio.get_running_loop().time())
         energy = self._fleet.energy.line(link.name, model.name)
         if policy is not None:

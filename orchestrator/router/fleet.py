@@ -61,7 +61,7 @@ class Fleet:
         self._readmissions: dict[ServerName, asyncio.TimerHandle] = {}
 
     def _link(self, name: ServerName, client: ServerClient) -> ServerLink:
-        return ServerLink(name, client, self.settings, self._observe, self._start, self._check)
+        return ServerLink(name, client, self.settings, self._observe, self._start, self._check, self.expected_s)
 
     def _check(self, link: ServerLink, model: ServedModel, answer: Array) -> str | None:
         probes = self.settings.probes

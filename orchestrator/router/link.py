@@ -32,6 +32,7 @@ from orchestrator.errors import (
 from orchestrator.profile import Run, merge_runs
 from orchestrator.router.ejection import ServerHealth
 from orchestrator.router.request import Array, blank_batch, known_batch
+from orchestrator.router.spreading import SHORT_S
 from orchestrator.routing import mark_begun
 from orchestrator.snapshot import (
     Family,
@@ -125,6 +126,10 @@ def _is_believed(link: ServerLink, model: ServedModel, answer: Array) -> str | N
     return None
 
 
+def _is_instant(link: ServerLink) -> float:
+    return 0.0
+
+
 @dataclass(slots=True)
 class ServerLink:
     """The router's record of one server; changed only on the event loop."""
@@ -135,6 +140,7 @@ class ServerLink:
     observe: Callable[[ServerName, ModelName, int, float], None]
     start: Callable[[ServerName, ServedModel], bool] = _is_unknown  # of a new model: is it known without a warm-up?
     check: Callable[[ServerLink, ServedModel, Array], str | None] = _is_believed  # of an answer to the known item
+    work_s: Callable[[ServerLink], float] = _is_instant  # that it is expected to take for all that it has
     served: tuple[ServedModel, ...] = ()
     in_flight: list[GroupInFlight] = field(default_factory=list)
     last_answer_s: float | None = None
@@ -178,8 +184,15 @@ class ServerLink:
 
     @property
     def waiting_limit(self) -> int:
-        """Groups of one width that may wait there, besides one for each instance that runs."""
-        return int((self.settings.in_flight_groups - 1) * self._share())
+        """Groups of one width that may wait there, besides one for each instance that runs.
+
+        One where what it has takes longer than answers and requests travel: it does not idle, and what waits in the
+        router can still be shed, narrowed, or given to another server.
+        """
+        waiting = int((self.settings.in_flight_groups - 1) * self._share())
+        if waiting > 1 and len(self.in_flight) > 1 and self.work_s(self) > SHORT_S:
+            return 1
+        return waiting
 
     @property
     def group_limit(self) -> int:
@@ -198,6 +211,11 @@ class ServerLink:
         return self.is_healthy and has_room(
             self.in_flight, model, group_limit=self.group_limit, waiting_limit=self.waiting_limit
         )
+
+    def free_groups(self, model: ServedModel) -> int:
+        """Return how many groups of ``model`` it may be sent now, by what it holds."""
+        of_model = sum([group.model == model.name for group in self.in_flight])
+        return min(self.group_limit - len(self.in_flight), model.instances + self.waiting_limit - of_model)
 
     def models_of(self, family: Family) -> tuple[ServedModel, ...]:
         """Return the widths of a family that it may be sent, ascending."""

@@ -108,6 +108,7 @@ class PendingRequest:
         policy: that decided on it last; empty before.
         record: of that decision for the log, when it was bound early and is sampled.
         due_s: when its time is looked at next; infinite while nobody watches it.
+        held_at: after how many changes of whatever else there is it was last held, as the head of its lane; -1: never.
         lane: it waits in; None while it waits in none.
     """
 
@@ -124,6 +125,7 @@ class PendingRequest:
     policy: str = ""
     record: dict[str, Any] | None = field(default=None, repr=False)
     due_s: float = math.inf
+    held_at: int = -1
     lane: Lane | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

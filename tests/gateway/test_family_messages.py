@@ -33,7 +33,7 @@ def read(requests: FamilyRequests, message: bytes) -> FamilyRequest:
 
 def same(one: FamilyRequest, other: FamilyRequest) -> bool:
     return (
-        np.array_equal(one.batch, other.batch)
+        one.batch.tobytes() == other.batch.tobytes()
         and (one.batch.dtype, one.batch.shape) == (other.batch.dtype, other.batch.shape)
         and (one.wishes, one.classes, one.id) == (other.wishes, other.classes, other.id)
     )

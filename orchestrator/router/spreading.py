@@ -1,0 +1,35 @@
+"""Into how many groups what waits is cut when one could take all of it; pure.
+
+A server that is given all that waits at once idles while the answers travel to the callers and their next requests
+back; and callers that are answered together ask together again, so it goes on like that. So what waits is spread evenly
+over the groups that the server may still be sent: while one part runs, another one's answers are on their way. Where
+the groups wait for each other in Triton its own batcher joins them again.
+
+That is worth it where a group takes no more than some turn-arounds; an idle millisecond in a hundred is not. And no
+part is so small that its fixed cost is more than that of its items. Times are the fit's a·n + b. A simulator has no use
+for it, because nothing travels there.
+"""
+
+from __future__ import annotations
+
+import math
+
+SHORT_S = 0.016
+"""Some sixteen times what answers and requests take to travel on one machine, about a millisecond."""
+_FEWEST = 8
+"""Of one fit with groups of the same size nothing is known of b, and each part costs the router a decision."""
+
+
+def part_of(waiting: int, free: int, item_s: float, group_s: float) -> int:
+    """Return how many of the items that wait go into the next group.
+
+    Args:
+        waiting: items, all of which one group may hold.
+        free: groups that the server may be sent now, at least 1.
+        item_s: that an item takes there; 0 while unknown.
+        group_s: that a group takes besides.
+    """
+    if item_s <= 0 or item_s * waiting + group_s > SHORT_S or group_s >= item_s * waiting:
+        return waiting
+    fewest = max(_FEWEST, math.ceil(group_s / item_s))
+    return min(waiting, max(fewest, math.ceil(waiting / free)))
