@@ -2,7 +2,7 @@
 
 A cell is known by the digest of its scenario, what its policy is and its trace. So a journal serves whoever comes with
 more policies or traces, and never hands out what was run on anything else. The first line tells what all of its cells
-have in common. A last line that was cut off by a crash is dropped.
+have in common, the code that decides and simulates among it. A last line that was cut off by a crash is dropped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import IO, Any, Final, Self
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.figures import RunFigures, Timeline
 from orchestrator.evaluation.runs import Cell, CellKey, CellResult
+from orchestrator.routing.compiled import SOURCE_DIGEST
 
 _VERSION: Final = 1
 
@@ -34,13 +35,13 @@ class Journal:
         results: by cell.
 
     Raises:
-        ConfigError: when the file can't be used, or has cells of other seeds.
+        ConfigError: when the file can't be used, or has cells of other seeds or of other code.
     """
 
     def __init__(self, path: Path, *, seeds: int, resume: bool) -> None:
         self.path = path
         self.results: dict[CellKey, CellResult] = {}
-        self._binding = {"version": _VERSION, "seeds": seeds}
+        self._binding = {"version": _VERSION, "code": SOURCE_DIGEST, "seeds": seeds}
         self._file: IO[str] | None = None
         text = self._read()
         if text and not resume:

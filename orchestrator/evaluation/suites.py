@@ -44,9 +44,13 @@ RANDOM: Final = "random"
 FALLBACK: Final = "lert:slack"
 """The guard's, by default."""
 HEURISTICS: Final = (
+    "round-robin:slack",
+    "weighted-round-robin:slack",
+    "least-work:slack",
     "jsq:slack",
     "sed:slack",
     "p2c:slack",
+    "p2c-jsq:slack",
     "weighted-random:slack",
     FALLBACK,
     "lert:widest",

@@ -99,13 +99,15 @@ def compiled(function: _Function) -> _Function:
         numba.config.CACHE_DIR = before
 
 
-def _cache_dir() -> Path:
-    package = Path(__file__).parent.parent
+def _digest_sources() -> str:
     digest = hashlib.sha256()
     for part in _SOURCES:
-        for source in sorted((package / part).glob("**/*.py")):
+        for source in sorted((_PACKAGE / part).glob("**/*.py")):
             digest.update(source.read_bytes())
-    return package / "__pycache__" / f"compiled-{digest.hexdigest()[:12]}"
+    return digest.hexdigest()[:12]
 
 
-_CACHE_DIR = _cache_dir()
+_PACKAGE = Path(__file__).parent.parent
+SOURCE_DIGEST = _digest_sources()
+"""Of all code that decides or simulates: with another one the same run may end otherwise."""
+_CACHE_DIR = _PACKAGE / "__pycache__" / f"compiled-{SOURCE_DIGEST}"

@@ -106,6 +106,7 @@ def test_how_many_processes_there_are_changes_nothing(cases: tuple[Case, ...], t
         (lambda text: text.replace('"seeds":3', '"seeds":2', 1), "begun with seeds 2, now it is 3"),
         (lambda text: text.replace('"cell"', '"sell"', 1), "line 2 is damaged"),
         (lambda text: text.replace('"version":1', '"version":0', 1), "begun with version 0"),
+        (lambda text: text.replace('"code":"', '"code":"x', 1), "begun with code x"),
     ],
 )
 def test_a_journal_of_something_else_is_refused(
