@@ -24,6 +24,7 @@ class Reason(StrEnum):
     LARGEST_BATCH = "the largest batch in time"
     NONE_IN_TIME = "nothing is in time, so what drains first"
     BEST_BY_PREFERENCE = "the best by what the request prefers"
+    HIGHEST_SCORE = "the highest score of a learned policy"
     BETTER_SERVER_BUSY = "a better server is busy"
     LEAST_WORK = "the least work left"
     WEIGHTED_TURN = "next in turn, by capacity"

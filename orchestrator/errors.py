@@ -14,6 +14,10 @@ class ConfigError(SlimError):
     """What the user wrote can't be used: a file, a flag, an image, a repository. Retrying is useless."""
 
 
+class UntrustedError(SlimError):
+    """A learned policy was shown what it was not trained on, so another one should decide."""
+
+
 class PermanentError(SlimError):
     """The other side understood and refused; the same call will fail again."""
 

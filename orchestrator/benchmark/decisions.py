@@ -2,7 +2,8 @@
 
 ``make bench-decisions`` writes ``docs/benchmarks/decisions.json`` and ``decisions.md``. Each server has four widths and
 none, one or two groups in flight; twenty requests wait. Between two decisions one server's account changes, as it
-does in a router, and that is timed apart. Best run on a quiet machine: the 99th percentile is what the machine does.
+does in a router, and that is timed apart. Of ``ppo-slim`` the network is timed alone too. Best run on a quiet machine:
+the 99th percentile is what the machine does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ from pathlib import Path
 import click
 
 from orchestrator.benchmark.controller.machine import describe_machine
+from orchestrator.benchmark.learned import (
+    DECISION_BARS_US,
+    NETWORK_BARS_US,
+    NetworkTiming,
+    drawn_policy,
+    measure_network,
+)
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.routing import FleetTables, Policy, Situation, parse_policy
 from orchestrator.routing.compiled import IS_COMPILED
@@ -108,8 +116,9 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - began_s
 
 
-def render_page(timings: list[Timing], machine: str, how: str) -> str:
-    """Return the table as a page."""
+def render_page(timings: list[Timing], networks: list[NetworkTiming], machine: str, how: str) -> str:
+    """Return the tables as a page."""
+    whole = {t.servers: t for t in timings if t.policy == "ppo-slim"}
     lines = [
         "# What a decision takes",
         "",
@@ -120,6 +129,19 @@ def render_page(timings: list[Timing], machine: str, how: str) -> str:
         "| servers | policy | p50 | p99 | a server's change, p50 |",
         "|---:|---|---:|---:|---:|",
         *(f"| {t.servers} | `{t.policy}` | {t.p50_us:.1f} | {t.p99_us:.1f} | {t.put_us:.1f} |" for t in timings),
+        "",
+        "## A learned decision",
+        "",
+        "Of `ppo-slim`, p99 in µs: the network alone, and the whole decision with candidates, features and masks.",
+        "",
+        "| servers | candidates scored | network p50 | p99 | bar | whole p99 | bar |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {n.servers} | {n.candidates} | {n.p50_us:.1f} | {n.p99_us:.1f} | {NETWORK_BARS_US[n.servers]:.0f} "
+            f"| {whole[n.servers].p99_us:.1f} | {DECISION_BARS_US[n.servers]:.0f} |"
+            for n in networks
+            if n.servers in whole
+        ),
         "",
     ]
     return "\n".join(lines)
@@ -133,15 +155,22 @@ def main(out: Path, plain: bool) -> None:
     if plain and IS_COMPILED:  # decided when the package is imported
         code = "import sys; sys.modules['numba'] = None; from orchestrator.benchmark.decisions import main; main()"
         sys.exit(subprocess.run([sys.executable, "-c", code, "--plain"], check=False).returncode)
-    timings = [measure(servers, parse_policy(name)) for servers in SIZES for name in POLICIES]
+    policies: list[Policy] = [*(parse_policy(name) for name in POLICIES), drawn_policy()]
+    timings = [measure(servers, policy) for servers in SIZES for policy in policies]
+    networks = [measure_network(servers) for servers in NETWORK_BARS_US]
     how = "compiled by Numba" if IS_COMPILED else "in plain Python, without Numba"
     machine = f"{describe_machine().cpu}, Python {platform.python_version()}"
-    page = render_page(timings, machine, how)
+    page = render_page(timings, networks, machine, how)
     click.echo(page)
     if not plain:
         out.mkdir(parents=True, exist_ok=True)
         (out / "decisions.md").write_text(page)
-        rows = {"machine": machine, "how": how, "rows": [asdict(t) for t in timings]}
+        rows = {
+            "machine": machine,
+            "how": how,
+            "rows": [asdict(t) for t in timings],
+            "networks": [asdict(n) for n in networks],
+        }
         (out / "decisions.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -28,6 +28,7 @@ _COMMANDS = {
     "simulate": "orchestrator.cli.simulate:simulate",
     "status": "orchestrator.cli.status:status",
     "token": "orchestrator.cli.token:token",
+    "train-router": "orchestrator.cli.train_router:train_router",
     "tune": "orchestrator.cli.tune:tune",
     "up": "orchestrator.cli.up:up",
     "why": "orchestrator.cli.why:why",

@@ -23,7 +23,7 @@ _DEFAULT_POLICIES = ("random", "jsq", "lert", "lert:slack", "slackfit")
 
 @click.command()
 @click.option("--scenario", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="YAML file.")
-@click.option("--policy", "policies", multiple=True, help="Several times for several; see docs/architecture.md.")
+@click.option("--policy", "policies", multiple=True, help="Several times for several; see docs/policies.md.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Traces, from seed 0 on.")
 @click.option("--load", "load_ratio", type=click.FloatRange(0, min_open=True), help="In place of the scenario's.")
 @click.option("--requests", type=click.IntRange(1), help="In place of the scenario's.")

@@ -53,6 +53,12 @@ def _render(record: dict[str, Any]) -> list[Text | Table]:
         f"nine of ten due in {queue['tail_slack_s'] * 1e3:.1f} ms; priority {queue['priority']}, "
         f"expected times count {record['slack_margin']:g} times",
     ]
+    if (shadow := record.get("shadow")) is not None:
+        own = shadow["choice"]
+        instead = f"{own['items']} items to {own['server']} at {own['width']} %" if own is not None else "nothing now"
+        lines.append(
+            f"{shadow['policy']}, in the shadow, would have sent {instead} ({shadow['fault'] or shadow['outcome']})"
+        )
     table = Table(
         "server", "width", "items", "ms wait", "ms to answer", "ms to drain", "J", "room", "in time", box=None
     )

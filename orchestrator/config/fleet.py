@@ -139,7 +139,11 @@ class RouterSettings(Section):
     """How the router queues, groups and sends."""
 
     policy: str = "lert:reserve"
-    """``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.routing.registry."""
+    """``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.routing.registry; ``ppo-slim`` or ``ppo-paper`` with its file."""
+    policy_file: Path | None = None
+    """Of a learned policy, see docs/learning.md; None: the one that ships with the project."""
+    shadow_policy: str | None = None
+    """Asked about every decision as well, compared and logged, and never obeyed; None: nobody is."""
     binding: Literal["policy", "late", "early"] = "policy"
     """When a request gets its server and width: on arrival, when a server has room, or as the policy was written."""
     guard: GuardSettings = GuardSettings()

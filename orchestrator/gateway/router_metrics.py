@@ -18,6 +18,11 @@ _POLICY = Measure(
 _FALLBACKS = Measure(
     "slim_router_fallbacks", "Decisions that the fallback took in place of the policy, by why.", ("reason",)
 )
+_SHADOW = Measure(
+    "slim_router_shadow_decisions",
+    "Decisions that the shadow policy was asked about, by how it compared.",
+    ("outcome",),
+)
 _SHEDS = Measure("slim_router_sheds", "Requests that were given up because of load, by why.", ("reason",))
 _RETRIES = Measure(
     "slim_router_retries", "Requests that wait for another attempt after one on that server.", ("server",)
@@ -34,7 +39,7 @@ _QUEUED = tuple(
     for what, words in (("requests", "Requests"), ("items", "Items"), ("bytes", "Bytes of tensors"))
 )
 
-MEASURES = (_POLICY, _FALLBACKS, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *_QUEUED)
+MEASURES = (_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *_QUEUED)
 _COUNTED = tuple(m for m in MEASURES if m is not _POLICY and m not in _QUEUED)
 _WRONG = "wrong"
 
@@ -53,6 +58,10 @@ class RouterMetrics(RouterObserver):
     def on_fallback(self, reason: str) -> None:
         """See RouterObserver."""
         self._count(_FALLBACKS, reason)
+
+    def on_shadow(self, outcome: str) -> None:
+        """See RouterObserver."""
+        self._count(_SHADOW, outcome)
 
     def on_shed(self, reason: str, items: int) -> None:
         """See RouterObserver."""

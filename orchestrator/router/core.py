@@ -122,7 +122,7 @@ class Router:
         """
         if self._membership is None:
             raise ConfigError("this router was given its connections; make it with Router.from_fleet to change them")
-        policies = self._dispatcher.parse_policies(fleet.router)
+        deciders = self._dispatcher.make_deciders(fleet.router)
         for name in _FOR_LIFE:
             if getattr(fleet.router, name) != getattr(self._settings, name):
                 log.warning("router.%s has changed; start again for it to take effect", name)
@@ -130,7 +130,7 @@ class Router:
         self._settings = fleet.router
         self._admissions = Admissions()
         self._shedder.reconfigure(fleet.router)
-        self._dispatcher.reconfigure(fleet.router, policies)
+        self._dispatcher.reconfigure(fleet.router, deciders)
         self._dispatcher.wake()
 
     async def __aenter__(self) -> Self:

@@ -100,8 +100,12 @@ class DecisionLog:
         family: str,
         policy: str,
         fault: Fault | None,
+        shadow: Record | None = None,
     ) -> Record:
-        """Return all that a decision rested on, as JSON values; times are in seconds from the decision."""
+        """Return all that a decision rested on, as JSON values; times are in seconds from the decision.
+
+        ``shadow`` is what the shadow policy would have done; it is in the record only where there is one.
+        """
         queue = asdict(situation.queue)
         for name in ("head", "tail"):
             queue[f"{name}_slack_s"] = queue.pop(f"{name}_deadline_s") - situation.now_s
@@ -115,6 +119,7 @@ class DecisionLog:
             "fault": fault,
             "reason": decision.reason,
             "choice": chosen and {"server": chosen.server, "width": chosen.width, "items": chosen.items},
+            **({} if shadow is None else {"shadow": shadow}),
             "queue": queue,
             "turn": situation.turn,
             "lots": situation.lots,

@@ -22,34 +22,23 @@ from orchestrator.errors import PermanentError
 from orchestrator.router.decision_log import DecisionLog, Record
 from orchestrator.router.fleet import Fleet
 from orchestrator.router.group import Group
-from orchestrator.router.guarded import GuardedPolicy
 from orchestrator.router.kept_tables import KeptTables
 from orchestrator.router.lanes import Lane, Lanes
 from orchestrator.router.link import ServerLink
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.overload import Shed, outlook, take_late
+from orchestrator.router.policies import Deciders, make_deciders
 from orchestrator.router.request import PendingRequest
 from orchestrator.router.sending import Sender
 from orchestrator.router.shedding import Shedder
 from orchestrator.router.spreading import part_of
-from orchestrator.routing import (
-    Binding,
-    Offers,
-    Outcome,
-    PreferredPolicy,
-    Situation,
-    parse_policy,
-    rebind,
-)
+from orchestrator.routing import Binding, Offers, Outcome, Situation
 from orchestrator.snapshot import GroupInFlight, ModelName, Width
 
 log = logging.getLogger(__name__)
 
 
 _EARLY_S = 1e-5  # timers may fire a little early, and a policy asked too early would hold again
-
-Policies = dict[bool, GuardedPolicy]
-"""Who decides for requests that prefer nothing, and for those that do."""
 
 
 class Dispatcher:
@@ -71,7 +60,8 @@ class Dispatcher:
         self._fleet = fleet
         self._shedder = shedder
         self._observer = observer
-        self._policies = self.parse_policies(settings)
+        deciders = self.make_deciders(settings)
+        self._policies, self._shadow = deciders.policies, deciders.shadow
         self._tables = KeptTables()
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
@@ -88,22 +78,17 @@ class Dispatcher:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf
 
-    def parse_policies(self, settings: RouterSettings) -> Policies:
+    def make_deciders(self, settings: RouterSettings) -> Deciders:
         """Return who decides by such settings.
 
         Raises:
-            ConfigError: when there is no such policy.
+            ConfigError: when there is no such policy, or its file can't be used.
         """
-        policy, fallback = parse_policy(settings.policy), parse_policy(settings.guard.fallback)
-        binding = policy.binding if settings.binding == "policy" else Binding(settings.binding)
-        return {
-            prefers: GuardedPolicy(rebind(asked, binding), rebind(fallback, binding), settings.guard, self._observer)
-            for prefers, asked in ((False, policy), (True, PreferredPolicy()))
-        }
+        return make_deciders(settings, self._observer)
 
-    def reconfigure(self, settings: RouterSettings, policies: Policies) -> None:
+    def reconfigure(self, settings: RouterSettings, deciders: Deciders) -> None:
         """Decide by other settings and the policies that they name from now on."""
-        self._settings, self._policies = settings, policies
+        self._settings, self._policies, self._shadow = settings, deciders.policies, deciders.shadow
 
     def wake(self) -> None:
         """Look at all lanes in the next turn of the event loop, if anything waits in them, because of some change."""
@@ -217,10 +202,19 @@ class Dispatcher:
             log.exception("%s", what)
             head.give_up(PermanentError(f"{what}: {type(exc).__name__}: {exc}"))
             return True
+        shadowed = None
+        if self._shadow is not None:
+            shadowed = self._shadow.compare(decision, offers.candidates, offers.situation, is_idle=is_idle)
         record = None
         if self._log is not None and not isinstance(decision, Hold) and self._log.is_sampled():
             record = self._log.describe(
-                offers.candidates, offers.situation, decision, family=lane.key.family, policy=name, fault=fault
+                offers.candidates,
+                offers.situation,
+                decision,
+                family=lane.key.family,
+                policy=name,
+                fault=fault,
+                shadow=shadowed,
             )
         match decision:
             case Hold(_, until_s):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.config import GuardSettings
 from orchestrator.decision import Decision
+from orchestrator.errors import UntrustedError
 from orchestrator.router.observer import RouterObserver
 from orchestrator.routing import (
     Binding,
@@ -100,7 +101,8 @@ class GuardedPolicy:
             try:
                 decision, found = offers.ask(self.policy, is_idle=is_idle, binding=self.policy.binding)
             except Exception as exc:  # whatever a policy raises
-                fault, detail = Fault.RAISED, f"{type(exc).__name__}: {exc}"
+                fault = Fault.OUT_OF_RANGE if isinstance(exc, UntrustedError) else Fault.RAISED
+                detail = f"{type(exc).__name__}: {exc}"
                 self._observer.on_decision(self._clock() - began_s)
             else:
                 took_s = self._clock() - began_s

@@ -20,6 +20,9 @@ class RouterObserver:
     def on_fallback(self, reason: str) -> None:
         """Note that the fallback decided in place of the policy, and why, in one word."""
 
+    def on_shadow(self, outcome: str) -> None:
+        """Note that the shadow policy was asked too: it would have done the ``same``, ``other``, or had a ``fault``."""
+
     def on_shed(self, reason: str, items: int) -> None:
         """Note that an accepted request, or one that came, is not served, and why, in one word."""
 

@@ -9,10 +9,11 @@ from orchestrator.routing.guard import Breaker, Fault, find_fault
 from orchestrator.routing.memory import Memory
 from orchestrator.routing.occupancy import mark_begun
 from orchestrator.routing.offers import Offers
+from orchestrator.routing.parsing import knobs_of, parse_policy
 from orchestrator.routing.policy import Binding, ObservingPolicy, Outcome, Policy, RowPolicy, Situation, is_offered
 from orchestrator.routing.preferred import PreferredPolicy, parse_preference
 from orchestrator.routing.rebinding import rebind
-from orchestrator.routing.registry import has_width_rule, knobs_of, parse_policy, policy_names, prepare
+from orchestrator.routing.registry import has_width_rule, policy_names, prepare
 
 __all__ = [
     "Binding",

@@ -18,7 +18,7 @@ import math
 from typing import Final
 
 from orchestrator.decision import Reason
-from orchestrator.routing import alert, clockwork, fluid, greedy, infaas, model_switching, slackfit
+from orchestrator.routing import alert, clockwork, fluid, greedy, infaas, model_switching, slackfit, thrift
 from orchestrator.routing.compiled import Column, Table, compiled
 from orchestrator.routing.fields import HOLD, REASONS, ROW_COMPLETION_S, ROW_HAS_ROOM, ROW_ITEMS
 from orchestrator.routing.knobs import PARAMETER
@@ -35,10 +35,12 @@ MODEL_SWITCHING: Final = 6
 ALERT: Final = 7
 BY_PLAN: Final = 8
 BY_HALVED_PLAN: Final = 9
+THRIFT: Final = 10
 
 _MOST_ACCURATE: Final = REASONS.index(Reason.MOST_ACCURATE)
 _LARGEST_BATCH: Final = REASONS.index(Reason.LARGEST_BATCH)
 _SLACK_BUCKET: Final = REASONS.index(Reason.SLACK_BUCKET)
+_BEST_BY_PREFERENCE: Final = REASONS.index(Reason.BEST_BY_PREFERENCE)
 _NONE_IN_TIME: Final = REASONS.index(Reason.NONE_IN_TIME)
 _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
@@ -58,12 +60,22 @@ def choose_centrally(
         return fluid.choose_by_plan(code == BY_HALVED_PLAN, rule, memory, rows, count, ask)
     if code == ALERT:
         row, is_any_in_time = alert.choose_predicted(rule, memory, rows, count, ask)
-        if row >= 0:
-            return row, rows[ROW_ITEMS][row], alert.reason_of_goal(rule), math.inf
-        if is_any_in_time:
-            return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
-        return _drain(rows, count, ask)
+        return _send_wait_or_drain(row, is_any_in_time, alert.reason_of_goal(rule), rows, count, ask)
+    if code == THRIFT:
+        row, is_any_in_time = thrift.choose_thrifty(rule, rows, count, ask)
+        return _send_wait_or_drain(row, is_any_in_time, _BEST_BY_PREFERENCE, rows, count, ask)
     return _fill_slack(code, rule, rows, count, ask)
+
+
+@compiled
+def _send_wait_or_drain(
+    row: int, is_any_in_time: bool, reason: int, rows: Table, count: int, ask: Column
+) -> tuple[int, float, int, float]:
+    if row >= 0:
+        return row, rows[ROW_ITEMS][row], reason, math.inf
+    if is_any_in_time:
+        return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
+    return _drain(rows, count, ask)
 
 
 @compiled

@@ -29,6 +29,8 @@ class Fault(StrEnum):
     """It took longer than its time budget."""
     STARVING = "starving"
     """It held although nothing is under way anywhere, and named no time before the head is due."""
+    OUT_OF_RANGE = "out_of_range"
+    """It was shown what it was not trained on, and said so."""
     STALE = "stale"
     """What is known of a server that could be chosen is too old; the policy was not asked and is not to blame."""
     CIRCUIT_OPEN = "circuit_open"

@@ -5,7 +5,8 @@ baseline does; every other server rule alone runs at the widest width, or by sla
 send as well. Rules of load balancers bind early, on arrival; those that ask for a server with room bind late.
 
 ``slackfit``, ``slackfit-accuracy`` (with a number of buckets after a colon), ``max-accuracy``, ``max-batch``,
-``clockwork``, ``infaas``, ``model-switching``, ``alert``, ``fluid-lp`` and ``proteus-lp`` choose the width themselves.
+``clockwork``, ``infaas``, ``model-switching``, ``alert``, ``thrift``, ``fluid-lp`` and ``proteus-lp`` choose the width
+themselves.
 
 Knobs follow behind commas: ``achq:slack,theta=4/8,temperature=0.5``. Every policy has the knob ``slack_margin``.
 """
@@ -29,6 +30,7 @@ from orchestrator.routing import (
     rule,
     slackfit,
     thresholds,
+    thrift,
     width_rules,
 )
 from orchestrator.routing.compiled import Column, Table, new_column
@@ -94,6 +96,7 @@ _ENTRIES: dict[str, _Entry] = {
     "infaas": _central(central.INFAAS, Binding.EARLY),
     "model-switching": _central(central.MODEL_SWITCHING, knobs=model_switching.KNOBS),
     "alert": _central(central.ALERT, remembers=rule.SLOW_DOWN, knobs=alert.KNOBS),
+    "thrift": _central(central.THRIFT, knobs=thrift.KNOBS),
     "fluid-lp": _central(central.BY_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
     "proteus-lp": _central(central.BY_HALVED_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
 }

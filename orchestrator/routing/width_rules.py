@@ -57,11 +57,11 @@ def is_in_time(completion_s: float, ask: Column) -> bool:
 @compiled
 def is_kept(row: int, width: float, timely: float, rows: Table, ask: Column) -> bool:
     """Return whether a row is among those that a width rule has left."""
-    return rows[ROW_WIDTH][row] == width and (timely == 0 or _is_timely(row, timely, rows, ask))
+    return rows[ROW_WIDTH][row] == width and (timely == 0 or is_timely(row, timely, rows, ask))
 
 
 @compiled
-def _is_timely(row: int, factor: float, rows: Table, ask: Column) -> bool:
+def is_timely(row: int, factor: float, rows: Table, ask: Column) -> bool:
     """Return whether the head is in time and those behind it are, as far as can be said of a fleet.
 
     Args:
@@ -131,7 +131,7 @@ def _by_slack(factor: float, rows: Table, count: int, ask: Column) -> tuple[floa
     """
     widest = 0.0
     for row in range(count):
-        if rows[ROW_WIDTH][row] > widest and _is_timely(row, factor, rows, ask):
+        if rows[ROW_WIDTH][row] > widest and is_timely(row, factor, rows, ask):
             widest = rows[ROW_WIDTH][row]
     if widest > 0:
         return widest, factor

@@ -14,6 +14,7 @@ from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyF
 from orchestrator.routing import Binding, FleetTables, Policy, Situation
 from orchestrator.routing import fields as r
 from orchestrator.routing.compiled import Column, Table, new_column, new_table
+from orchestrator.routing.learned import LearnedPolicy
 from orchestrator.routing.memory import Memory, new_memory
 from orchestrator.routing.registry import RulePolicy
 from orchestrator.routing.row_values import read_candidate
@@ -22,6 +23,7 @@ from orchestrator.simulation import fields as f
 from orchestrator.simulation.fields import World
 from orchestrator.simulation.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.heaps import TAIL_SAMPLE, push_event
+from orchestrator.simulation.learned_run import run_learned
 from orchestrator.simulation.loop import advance, apply
 from orchestrator.simulation.scenario import ScenarioSettings
 from orchestrator.simulation.servers import account
@@ -40,9 +42,13 @@ class Simulation:
     Args:
         settings: the scenario.
         servers: its fleet.
-        policy: any Policy; one that is a rule runs inside the compiled loop.
+        policy: any Policy; one that is a rule or learned runs inside the compiled loop.
         seed: of the trace.
         trace: drawn before, so that several policies meet the same; None draws it.
+
+    Attributes:
+        learned_counts: decisions of a learned policy, and those in which its base stood in, see
+            orchestrator.simulation.learned_run.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Simulation:
     ) -> None:
         self.settings, self.servers, self.policy = settings, tuple(sorted(servers, key=lambda s: s.name)), policy
         self.trace = draw_trace(settings, self.servers, seed) if trace is None else trace
+        self.learned_counts = new_column(2)
         self._tables = _known_fleet(self.servers, settings, self.trace)
         self.world = _make_world(self._tables, self.servers, settings, self.trace, policy)
 
@@ -66,6 +73,9 @@ class Simulation:
 
     def run_until(self, until_s: float) -> None:
         """Run up to a time; the policy decides wherever it is asked."""
+        if isinstance(self.policy, LearnedPolicy):
+            run_learned(self.world, self.policy, until_s, self.learned_counts)
+            return
         while advance(self.world, until_s):
             self._decide()
 
@@ -217,7 +227,7 @@ def _make_world(
         wish=r.Wish(ask, allowed, avoided),
         rows=tables.rows,
         scratch=tables.scratch,
-        rule=policy.numbers if isinstance(policy, RulePolicy) else new_column(RULE_FIELDS),
+        rule=_rule_of(policy),
         memory=new_memory(len(servers), fleet.columns),
         requests=requests,
         truth=new_table(f.TRUTH_FIELDS, len(servers)),
@@ -235,6 +245,12 @@ def _make_world(
     for index, server in enumerate(servers):
         _write_truth(world, index, server, list(tables.widths))
     return world
+
+
+def _rule_of(policy: Policy) -> Column:
+    if isinstance(policy, LearnedPolicy):
+        return policy.base.numbers
+    return policy.numbers if isinstance(policy, RulePolicy) else new_column(RULE_FIELDS)
 
 
 def _write_truth(world: World, index: int, server: SimulatedServer, widths: list[Width]) -> None:
@@ -297,7 +313,7 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
     state[f.REPORTED] = settings.telemetry.report_every_s is not None
     state[f.IS_EXTERNAL] = not isinstance(policy, RulePolicy)
     state[f.BINDS_EARLY] = policy.binding is Binding.EARLY
-    own = policy.slack_margin if isinstance(policy, RulePolicy) else None
+    own = policy.slack_margin if isinstance(policy, RulePolicy | LearnedPolicy) else None
     state[f.SLACK_MARGIN] = objectives.slack_margin if own is None else own
     state[f.MIN_ACCURACY] = objectives.min_accuracy
     return state

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from orchestrator.errors import ConfigError
-from orchestrator.routing import knobs_of, parse_policy, policy_names
+from orchestrator.routing import knobs_of, policy_names
 from orchestrator.routing.knobs import Knob
-from orchestrator.routing.registry import has_width_rule
+from orchestrator.routing.registry import has_width_rule, parse_policy
 from orchestrator.routing.rule import WIDTH_RULE
 from orchestrator.routing.width_rules import SLACK
 from orchestrator.snapshot import Width
@@ -40,6 +40,10 @@ SEARCHED: Final[Mapping[str, tuple[float, float]]] = {
     "goal": (0.0, 1.0),
     "interval_s": (0.1, 5.0),
     "margin": (0.0, 0.5),
+    "energy": (0.0, 2.0),
+    "latency": (0.0, 1.0),
+    "patience": (0.01, 1.0),
+    "reserve": (1.0, 4.0),
 }
 """From where to where each knob is searched; the same in every policy that has one of that name."""
 BUCKETS: Final = (2.0, 64.0)

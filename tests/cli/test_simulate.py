@@ -38,3 +38,25 @@ def test_what_can_not_be_used_is_told_in_one_line(tmp_path: Path) -> None:
         assert run.exit_code == 1
         assert problem in run.output
         assert len(run.output.strip().splitlines()[-1:]) == 1
+
+
+def test_a_learned_policy_is_simulated_from_its_file_and_falls_back_where_it_must(tmp_path: Path) -> None:
+    from tests.router.test_learned import out_of_range, put
+
+    out, path = tmp_path / "out.json", put(tmp_path / "policy.npz", out_of_range())
+    command = [
+        "simulate",
+        "--scenario",
+        SCENARIO,
+        "--policy",
+        f"ppo-slim:{path}",
+        "--policy",
+        "lert:slack",
+        "--requests",
+        "500",
+    ]
+    run = CliRunner().invoke(main, [*command, "--out", str(out)])
+    assert run.exit_code == 0, run.output
+    learned, base = json.loads(out.read_text())["results"]
+    assert learned["policy"] == f"ppo-slim:{path}"
+    assert learned["mean_s"] == base["mean_s"]

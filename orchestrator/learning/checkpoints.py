@@ -1,0 +1,124 @@
+"""What a training run keeps on disk, so that an interruption costs at most a minute of it.
+
+A run has a folder: ``settings.json``, ``best.npz`` (the policy that validated best so far), ``log/`` for TensorBoard,
+and two checkpoints that take turns, of which ``state.json`` names the one that is whole: the model by
+stable-baselines3's own save, and the curriculum. A resumed run goes on with new lots, so it does not repeat an
+uninterrupted one; a run from the beginning repeats itself to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.errors import ConfigError
+from orchestrator.learning.vector_env import Ranges
+
+
+@dataclass(slots=True)
+class RunState:
+    """How far a run has come.
+
+    Attributes:
+        steps: taken by the model that is kept.
+        best: validation score of ``best.npz``; minus infinity before there is one.
+        since_best: validations since then.
+        curriculum: its state.
+        low, high: of the features that were seen.
+        slot: which of the two checkpoints is whole.
+    """
+
+    steps: int = 0
+    best: float = float("-inf")
+    since_best: int = 0
+    curriculum: Mapping[str, Any] = field(default_factory=dict)
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+    slot: int = 0
+
+
+class RunFolder:
+    """The folder of a run.
+
+    Args:
+        path: made when it is not there.
+
+    Raises:
+        ConfigError: when it can't be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError(f"can't make the folder {path} ({exc.strerror}); give another") from exc
+
+    @property
+    def best(self) -> Path:
+        """The policy that validated best."""
+        return self.path / "best.npz"
+
+    @property
+    def log(self) -> Path:
+        """For TensorBoard."""
+        return self.path / "log"
+
+    def model(self, slot: int) -> Path:
+        """The model of a checkpoint."""
+        return self.path / f"model-{slot}.zip"
+
+    def begin(self, settings: Mapping[str, Any], *, resume: bool) -> RunState | None:
+        """Return the state to resume from, None for a run from the beginning.
+
+        Raises:
+            ConfigError: when there is a run that is not to be resumed, or it was begun with other settings.
+        """
+        kept = self.path / "settings.json"
+        state = self._read_state()
+        if kept.exists() and not resume:
+            raise ConfigError(f"{self.path} holds a run already; resume it with --resume, or give another --run")
+        if state is None:
+            _write(kept, settings)
+            return None
+        known = json.loads(kept.read_text())
+        other = [key for key in settings if key != "steps" and known.get(key) != json.loads(json.dumps(settings[key]))]
+        if other:
+            raise ConfigError(
+                f"the run in {self.path} was begun with other settings ({', '.join(other)}); give the same, or another "
+                "--run"
+            )
+        return state
+
+    def keep(self, model: Any, state: RunState, ranges: Ranges) -> None:
+        """Write a checkpoint; the one before stays whole until this one is."""
+        state.slot = 1 - state.slot
+        state.low, state.high = [float(v) for v in ranges.low], [float(v) for v in ranges.high]
+        model.save(self.model(state.slot))
+        _write(self.path / "state.json", {name: getattr(state, name) for name in RunState.__dataclass_fields__})
+
+    def _read_state(self) -> RunState | None:
+        path = self.path / "state.json"
+        if not path.exists():
+            return None
+        try:
+            return RunState(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as exc:
+            raise ConfigError(f"can't resume from {path} ({exc}); remove the folder to begin anew") from exc
+
+
+def restore_ranges(ranges: Ranges, state: RunState) -> None:
+    """Go on from the ranges of a checkpoint."""
+    ranges.low, ranges.high = np.array(state.low, np.float32), np.array(state.high, np.float32)
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(values, indent=1) + "\n")
+    partial.replace(path)

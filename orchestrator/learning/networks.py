@@ -1,0 +1,160 @@
+"""The network of ppo-slim as torch trains it, with the same weights by the same names as it is served with.
+
+``ScoringNet`` is orchestrator.routing.learned.network once more, because torch needs its own graph; a test holds the
+two against each other. ``ValueNet`` is the critic: the same encoder with weights of its own and one head an objective,
+so that accuracy, timeliness and energy are valued apart (one head for their sum would forget which is which; D3PO,
+arXiv 2602.07764). It is not exported: serving needs no values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from torch import nn
+
+from orchestrator.routing.learned.features import BASE_CHOICE, FEATURES, PRESENT, ROWS
+from orchestrator.routing.learned.network import BASE_HOLDS, HIDDEN, POOLED, SHAPES, Floats32
+from orchestrator.simulation.world_batch import OBJECTIVES
+
+
+class Encoder(nn.Module):
+    """Candidates to hidden features each, and one summary of all with the context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row_in = nn.Linear(FEATURES, HIDDEN)
+        self.row_mid = nn.Linear(HIDDEN, HIDDEN)
+        self.pool = nn.Linear(POOLED, HIDDEN)
+        for layer in (self.row_in, self.row_mid, self.pool):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return lines, context, hidden features [n, ROWS, HIDDEN] and summary [n, HIDDEN]."""
+        lines = observations[:, : ROWS * FEATURES].reshape(-1, ROWS, FEATURES)
+        context = observations[:, ROWS * FEATURES :]
+        present = lines[:, :, PRESENT : PRESENT + 1]
+        hidden = torch.relu(self.row_mid(torch.relu(self.row_in(lines)))) * present
+        mean = hidden.sum(dim=1) / present.sum(dim=1).clamp(min=1)
+        most = hidden.max(dim=1).values  # behind a relu, so absent lines, which are 0, change no maximum
+        return lines, context, hidden, torch.relu(self.pool(torch.cat([mean, most, context], dim=1)))
+
+
+class ScoringNet(nn.Module):
+    """Observations to a score for each action.
+
+    Args:
+        strength: of the base policy's choice.
+    """
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+        self.encoder = Encoder()
+        self.score_row = nn.Linear(HIDDEN, HIDDEN, bias=False)
+        self.score_pool = nn.Linear(HIDDEN, HIDDEN)  # its bias is "score.bias"
+        self.out = nn.Linear(HIDDEN, 1)
+        self.hold = nn.Linear(HIDDEN, 1)
+        for layer in (self.out, self.hold):  # so that it begins as its base
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return scores, float32 [n, ACTIONS]; 0 for lines that are not used."""
+        lines, context, hidden, summary = self.encoder(observations)
+        shared = self.score_pool(summary).unsqueeze(1)
+        found = self.out(torch.relu(self.score_row(hidden) + shared)).squeeze(2)
+        rows = (self.strength * lines[:, :, BASE_CHOICE] + found) * lines[:, :, PRESENT]
+        hold = self.strength * context[:, BASE_HOLDS : BASE_HOLDS + 1] + self.hold(summary)
+        return torch.cat([rows, hold], dim=1)
+
+    def _layers(self) -> dict[str, torch.Tensor]:
+        """Return each tensor by its name in a policy file; matrices are [outputs, inputs] here."""
+        encoder = self.encoder
+        named: dict[str, torch.Tensor] = {"score.bias": self.score_pool.bias}
+        for name, layer in {
+            "row_in": encoder.row_in,
+            "row_mid": encoder.row_mid,
+            "pool": encoder.pool,
+            "score_row": self.score_row,
+            "score_pool": self.score_pool,
+            "out": self.out,
+            "hold": self.hold,
+        }.items():
+            named[f"{name}.weight"] = layer.weight
+            if layer.bias is not None and name != "score_pool":
+                named[f"{name}.bias"] = layer.bias
+        return named
+
+    def export_weights(self) -> dict[str, Floats32]:
+        """Return the weights as a policy file holds them."""
+        layers = self._layers()
+        return {
+            name: np.ascontiguousarray(layers[name].detach().cpu().numpy().T.reshape(shape), np.float32)
+            for name, shape in SHAPES.items()
+        }
+
+    def load_weights(self, weights: Mapping[str, Floats32]) -> None:
+        """Take over the weights of a policy file."""
+        with torch.no_grad():
+            for name, tensor in self._layers().items():
+                tensor.copy_(torch.as_tensor(np.array(weights[name].T).reshape(tuple(tensor.shape))))
+
+
+class ValueNet(nn.Module):
+    """Observations to the value of each objective, float32 [n, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.heads = nn.Sequential(nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, len(OBJECTIVES)))
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        found: torch.Tensor = self.heads(self.encoder(observations)[3])
+        return found
+
+
+class _Through(nn.Module):
+    """Stands where stable-baselines3 has layers that actor and critic share; ours share none."""
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return features, features
+
+    def forward_actor(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+    def forward_critic(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+
+class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc, unused-ignore]
+    """Actor and critic of ppo-slim, for MaskablePPO.
+
+    Args:
+        strength: of the base policy's choice.
+    """
+
+    def __init__(self, *args: Any, strength: float = 5.0, **kwargs: Any) -> None:
+        self._strength = strength
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Any) -> None:
+        self.mlp_extractor = _Through()  # type: ignore[assignment]
+        self.action_net = ScoringNet(self._strength)
+        self.value_net = ValueNet()  # type: ignore[assignment]
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "strength": self._strength}
+
+    @property
+    def scoring(self) -> ScoringNet:
+        """The part that is exported."""
+        found = self.action_net
+        assert isinstance(found, ScoringNet)
+        return found

@@ -1,0 +1,339 @@
+"""Worlds to learn in: drawn at random, and drawn again where the policy trails the best heuristic.
+
+A task is drawn from a seed: machines that are unlike in speed, in how their time grows with width, in launch cost and
+in power; arrivals of every kind; deadlines, faults, beliefs that are off, and a preference. So what is learned is how
+to route, not one fleet. The stage, 0 to 1, says how wide the draw is. Scenario files may be given beside draws; they
+are varied in load, deadline and preference.
+
+The curriculum keeps a pool of such draws, each with its trace, and what the best of the heuristics earned on it. Half
+of the episodes are new draws; the others are taken from the pool, those more often on which the policy trails the best
+heuristic (Genet, SIGCOMM'22). Both meet the same trace, so the gap is paired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from orchestrator.routing.registry import RulePolicy, parse_policy
+from orchestrator.simulation import fields as f
+from orchestrator.simulation.capacity import capacity_rps
+from orchestrator.simulation.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.scenario import FaultSettings, ScenarioSettings
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.world_batch import LATE_PRICE, LATENCY_SHARE, Task, weights_of
+from orchestrator.snapshot import ServerName
+
+TEACHERS: Final = (
+    "thrift",
+    "thrift,patience=0.05",
+    "thrift,reserve=1",
+    "lert:reserve",
+    "lert:slack",
+    "nexus",
+    "model-switching",
+    "alert,goal=1",
+    "lert:narrowest",
+)
+"""Heuristics that a policy is cloned from and held against; each binds late."""
+MOST_SERVERS: Final = 16
+_KINDS: Final = ("poisson", "gamma", "mmpp", "ramp", "diurnal", "flash-crowd")
+_POOL: Final = 64
+_EXTREMES: Final = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+_EXTREME: Final = 0.15
+"""Of the preferences drawn; lots hardly come to a corner."""
+_DEADLINES: Final = 12
+"""That a trace lasts, else what a choice brings about later would not be seen."""
+
+
+def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
+    """Return the task of a seed; the same stage and seed give the same task.
+
+    Args:
+        seed: of the draw.
+        stage: how wide, 0 to 1.
+        requests: of its trace at the least; up to ten times as many where they are needed to outlast deadlines.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A5C]))
+    most = 2 + round(stage * (MOST_SERVERS - 2))
+    count = min(most, max(1, round(math.exp(rng.uniform(0, math.log(most + 0.5))))))
+    inner = [w for w in (50, 75) if rng.random() < 0.7]
+    widths, item_s = [25, *inner, 100], 10 ** rng.uniform(-3.5, -1.5)
+    top, drop, bend = rng.uniform(0.6, 0.97), rng.uniform(0.01, 0.05 + 0.1 * stage), rng.uniform(0.5, 3)
+    accuracy = {w: top - drop * ((100 - w) / 75) ** bend for w in widths}
+    servers = tuple(_draw_server(rng, f"s{i:02d}", widths, accuracy, item_s, stage) for i in range(count))
+    alone_s = sorted(s.models[-1].service_s[0] for s in servers)[count // 2]
+    settings = {
+        "name": f"drawn-{seed}",
+        "servers": [{"name": "drawn", "widths": {100: {"item_ms": 1}}}],  # stands for the servers beside it
+        "workload": {
+            "kind": str(rng.choice(_KINDS)),
+            "load_ratio": float(rng.uniform(0.2, 0.7 + 0.4 * stage)),
+            "cv2": float(math.exp(rng.uniform(math.log(0.5), math.log(2 + 14 * stage)))),
+            "sojourn_requests": float(math.exp(rng.uniform(3, 5.5))),
+            "factor": float(rng.uniform(2, 6)),
+        },
+        "objectives": {
+            "deadline_ms": 1e3 * alone_s * math.exp(rng.uniform(math.log(3), math.log(30))),
+            "queue_limit": 2000,
+        },
+        "telemetry": {"noise": float(0.3 * stage * rng.random())},
+    }
+    is_faulty = rng.random() < 0.3 * stage
+    return Task(
+        _timed(ScenarioSettings.model_validate(settings), servers, rng, requests, is_faulty), servers, _preference(rng)
+    )
+
+
+def vary_task(task: Task, seed: int, *, requests: int = 600) -> Task:
+    """Return a scenario with another load, deadline and preference, by a seed.
+
+    Args:
+        task: the scenario.
+        seed: of the draw.
+        requests: see ``draw_task``.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 0xFA21]))
+    settings = task.settings
+    load_ratio = min(1.1, settings.workload.load_ratio * math.exp(rng.uniform(-0.5, 0.5)))
+    deadline_ms = settings.objectives.deadline_ms * math.exp(rng.uniform(-0.6, 0.6))
+    varied = settings.model_copy(
+        update={
+            "workload": settings.workload.model_copy(update={"load_ratio": load_ratio}),
+            "objectives": settings.objectives.model_copy(update={"deadline_ms": deadline_ms}),
+        }
+    )
+    is_faulty = settings.faults.fail_every_s is not None or settings.faults.throttle_every_s is not None
+    return Task(_timed(varied, task.servers, rng, requests, is_faulty), task.servers, _preference(rng))
+
+
+def vary_load(task: Task, seed: int) -> Task:
+    """Return a task at half to nearly twice its load, by a seed."""
+    factor = float(np.random.default_rng(np.random.SeedSequence([seed, 0x10AD])).uniform(0.5, 1.8))
+    workload = task.settings.workload
+    varied = workload.model_copy(update={"load_ratio": workload.load_ratio * factor})
+    return Task(task.settings.model_copy(update={"workload": varied}), task.servers, task.preference)
+
+
+def _timed(
+    settings: ScenarioSettings,
+    servers: tuple[SimulatedServer, ...],
+    rng: np.random.Generator,
+    requests: int,
+    is_faulty: bool,
+) -> ScenarioSettings:
+    """Return settings whose trace outlasts its deadlines and meets its faults."""
+    rate = requests_per_deadline(Task(settings, servers))
+    count = int(min(max(requests, _DEADLINES * rate), 10 * requests))
+    span_s = count / rate * settings.objectives.deadline_ms / 1e3
+    faults = FaultSettings()
+    if is_faulty:
+        faults = FaultSettings(
+            fail_every_s=float(span_s * rng.uniform(0.5, 3)),
+            down_s=span_s * 0.05,
+            notice_s=min(0.5, span_s * 0.005),
+            throttle_every_s=float(span_s * rng.uniform(0.5, 3)),
+            throttle_s=span_s * 0.1,
+        )
+    workload = settings.workload.model_copy(update={"requests": count})
+    return settings.model_copy(update={"workload": workload, "faults": faults})
+
+
+def _preference(rng: np.random.Generator) -> tuple[float, float, float]:
+    if rng.random() < _EXTREME:
+        return _EXTREMES[int(rng.integers(len(_EXTREMES)))]
+    accuracy, latency, energy = (float(w) for w in rng.dirichlet([1.5, 1.5, 1.5]))
+    return accuracy, latency, energy
+
+
+def _draw_server(
+    rng: np.random.Generator, name: str, widths: list[int], accuracy: Mapping[int, float], item_s: float, stage: float
+) -> SimulatedServer:
+    own_s = item_s * math.exp(rng.uniform(-1, 1) * math.log(1.5 + 2.5 * stage))
+    bend, launch_s = rng.uniform(0.7, 2), own_s * rng.uniform(0.2, 5)
+    busy_w, launch_ratio, most = rng.uniform(20, 300), rng.uniform(0.3, 1), int(rng.choice([8, 16, 32]))
+    sigma = float(rng.uniform(0, 0.3))
+    models = tuple(
+        linear_model(
+            w,
+            item_s=own_s * (w / 100) ** bend,
+            group_s=launch_s,
+            max_batch_size=most,
+            accuracy=accuracy[w],
+            item_j=busy_w * own_s * (w / 100) ** bend,
+            group_j=busy_w * launch_ratio * launch_s,
+            sigma=sigma,
+        )
+        for w in widths
+    )
+    return SimulatedServer(ServerName(name), models, idle_w=busy_w * 0.2)
+
+
+def requests_per_deadline(task: Task) -> float:
+    """Return how many requests arrive in the time of a deadline, on average."""
+    workload = task.settings.workload
+    most_rps = capacity_rps(task.servers, width=workload.load_of_width)
+    return workload.load_ratio * most_rps / workload.items * task.settings.objectives.deadline_ms / 1e3
+
+
+def utility(task: Task, totals: Mapping[str, float]) -> float:
+    """Return what an episode earned a request, weighted by the task's preference; as the rewards add up.
+
+    Args:
+        task: of the episode.
+        totals: see WorldBatch.totals.
+    """
+    accuracies = [m.accuracy for s in task.servers for m in s.models]
+    spread = max(accuracies) - min(accuracies)
+    position = (totals["accuracy"] - min(accuracies)) / spread if spread > 0 else 1.0
+    deadline_s = task.settings.objectives.deadline_ms / 1e3
+    late = totals["answered"] - totals["in_time"] + totals["lost"]
+    latency = -LATENCY_SHARE * totals["answered"] * totals["latency_s"] / deadline_s
+    widest = [max(s.models, key=lambda m: m.width) for s in task.servers]
+    known = [m.energy_j[-1] / m.max_batch_size for m in widest if m.energy_j is not None]
+    energy = -totals["busy_j"] / float(np.mean(known)) if len(known) == len(widest) else 0.0
+    earned = np.array([position * totals["answered"], latency, energy, -LATE_PRICE * late])
+    return float(earned @ np.array(weights_of(task.preference))) / totals["requests"]
+
+
+def simulate_totals(task: Task, policy: Any, seed: int) -> dict[str, float]:
+    """Return what has come of a trace under any policy, as WorldBatch.totals does."""
+    from orchestrator.routing import fields as r
+
+    simulation = Simulation(task.settings, task.servers, policy, seed=seed)
+    ask = simulation.world.wish.ask
+    ask[r.PREFER_ACCURACY], ask[r.PREFER_LATENCY], ask[r.PREFER_ENERGY] = task.preference
+    simulation.run()
+    state = simulation.world.state
+    answered = float(state[f.ANSWERED_COUNT])
+    return {
+        "requests": float(state[f.ARRIVALS]),
+        "answered": answered,
+        "in_time": float(state[f.ON_TIME_COUNT]),
+        "lost": float(state[f.LOST_COUNT]),
+        "accuracy": float(state[f.ACCURACY_SUM]) / max(1.0, answered),
+        "latency_s": float(state[f.LATENCY_SUM_S]) / max(1.0, answered),
+        "busy_j": float(sum(simulation.world.truth[f.BUSY_J][s] for s in range(len(task.servers)))),
+    }
+
+
+def parse_teacher(name: str) -> RulePolicy:
+    """Return a heuristic by name."""
+    return parse_policy(name)
+
+
+def best_teacher(task: Task, seed: int) -> tuple[str, float]:
+    """Return the heuristic that earns most on a trace, and what it earns; the first of equals."""
+    earned = {name: utility(task, simulate_totals(task, parse_teacher(name), seed)) for name in TEACHERS}
+    best = max(TEACHERS, key=lambda name: earned[name])
+    return best, earned[best]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One draw of the pool: its seeds, its best heuristic, what that earned, and how far the policy trailed last."""
+
+    seed: int
+    stage: float
+    teacher: str
+    best: float
+    gap: float
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """What to play next.
+
+    Attributes:
+        task: the world.
+        seed: of its draw and its trace.
+        teacher: the best heuristic there.
+        best: what it earned.
+        entry: of the pool; None for a new draw.
+    """
+
+    task: Task
+    seed: int
+    teacher: str
+    best: float
+    entry: int | None
+
+
+class Curriculum:
+    """Says which episode comes next, by a generator of its own; its state can be kept and restored.
+
+    Args:
+        seed: of all draws; negative ones are for validation.
+        requests: of an episode.
+        only: this task alone, instead of draws; for a world that is known.
+        varies_load: of that.
+        scenarios: varied, they take turns with draws.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        requests: int = 600,
+        only: Task | None = None,
+        varies_load: bool = False,
+        scenarios: Sequence[Task] = (),
+    ) -> None:
+        self._scenarios, self._varies_load = tuple(scenarios), varies_load
+        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC0DE]))
+        self._requests = requests
+        self._only = only
+        self._pool: list[_Entry] = []
+        self.stage = 0.0
+
+    def next_episode(self) -> Episode:
+        """Return the next one."""
+        if self._pool and self._rng.random() < 0.5:
+            gaps = np.array([max(0.0, entry.gap) + 1e-3 for entry in self._pool])
+            at = int(self._rng.choice(len(self._pool), p=gaps / gaps.sum()))
+            entry = self._pool[at]
+            return Episode(self._task(entry.seed, entry.stage), entry.seed, entry.teacher, entry.best, at)
+        seed = int(self._rng.integers(2**31))
+        task = self._task(seed, self.stage)
+        teacher, best = best_teacher(task, seed)
+        return Episode(task, seed, teacher, best, None)
+
+    def note(self, episode: Episode, earned: float) -> None:
+        """Remember what the policy earned in an episode."""
+        gap = episode.best - earned
+        if episode.entry is not None and self._pool[episode.entry].seed == episode.seed:
+            self._pool[episode.entry].gap = gap
+        elif episode.entry is None:
+            entry = _Entry(episode.seed, self.stage, episode.teacher, episode.best, gap)
+            if len(self._pool) < _POOL:
+                self._pool.append(entry)
+            else:  # in place of the one that needs no more practice
+                least = min(range(_POOL), key=lambda at: self._pool[at].gap)
+                if self._pool[least].gap < gap:
+                    self._pool[least] = entry
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it, as JSON values."""
+        return {
+            "rng": self._rng.bit_generator.state,
+            "stage": self.stage,
+            "pool": [asdict(entry) for entry in self._pool],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that was kept."""
+        self._rng.bit_generator.state = state["rng"]
+        self.stage = float(state["stage"])
+        self._pool = [_Entry(**entry) for entry in state["pool"]]
+
+    def _task(self, seed: int, stage: float) -> Task:
+        if self._only is not None:
+            return vary_load(self._only, seed) if self._varies_load else self._only
+        which, turn = divmod(seed, 2)
+        if self._scenarios and turn == 0:
+            return vary_task(self._scenarios[which % len(self._scenarios)], seed, requests=self._requests)
+        return draw_task(seed, stage=stage, requests=self._requests)

@@ -1,0 +1,329 @@
+"""Training runs: ppo-slim by MaskablePPO after cloning, ppo-paper by PPO; both end with the file that validated best.
+
+ppo-slim begins as its base heuristic, is cloned from the best heuristic of each drawn scenario, then explores. The
+untrained and the cloned policy are validated as well, so what a run returns is never worse on the validation scenarios
+than the heuristic that it rests on; whether that is better than the best heuristic there is in its header.
+
+Steps are choices. ppo-slim's discount is by time (orchestrator.learning.advantages); that of ppo-paper is by choice,
+as stable-baselines3 has it.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import torch
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
+
+from orchestrator.errors import ConfigError
+from orchestrator.learning.advantages import ObjectivesBuffer
+from orchestrator.learning.checkpoints import RunFolder, RunState, restore_ranges
+from orchestrator.learning.cloning import clone, collect_lessons
+from orchestrator.learning.networks import CandidatePolicy, ScoringNet
+from orchestrator.learning.paper import export_paper, paper_fleet
+from orchestrator.learning.tasks import Curriculum
+from orchestrator.learning.validation import Score, Validation, validate
+from orchestrator.learning.vector_env import FleetVecEnv
+from orchestrator.routing.learned.features import VERSION
+from orchestrator.routing.learned.policy_file import PAPER, SLIM, PolicyFile, read_policy_file, write_policy_file
+from orchestrator.simulation.world_batch import Task
+
+_KEEP_EVERY_S: Final = 45.0
+_STAGE_GROWS: Final = 0.6  # of all steps; then draws are as wide as they get
+
+Report = Callable[[int, str], None]
+"""Is told how many steps were taken, and what happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """What a run is made of; all but ``steps`` must be the same when it is resumed.
+
+    Attributes:
+        kind: ``ppo-slim`` or ``ppo-paper``.
+        base: of ppo-slim, and of the mask.
+        steps: choices, over all worlds.
+        seed: of everything.
+        worlds: stepped at once.
+        replicas: of each episode among them.
+        rollout: choices a world before each update.
+        requests: of an episode.
+        lessons: choices to clone from; 0 for none.
+        clone_epochs: over them.
+        strength: of the base policy's choice in the scores; e to its power over the number of actions is about how much
+            likelier that choice is at the beginning.
+        learning_rate: of PPO.
+        horizon, trace: of advantages, in deadlines; see orchestrator.learning.advantages. For ppo-paper, whose
+            algorithm counts steps, the discount is 0.99 a choice.
+        entropy: weight of the entropy in the loss.
+        warm_up: rollouts that only the critic learns from, because what it says at first would undo what was cloned.
+        validate_every: updates between two validations.
+        patience: validations without a better score, after which a run ends.
+    """
+
+    kind: str = SLIM
+    base: str = "lert:slack"
+    steps: int = 2_000_000
+    seed: int = 0
+    worlds: int = 64
+    replicas: int = 4
+    rollout: int = 128
+    requests: int = 600
+    lessons: int = 200_000
+    clone_epochs: int = 4
+    strength: float = 5.0
+    learning_rate: float = 3e-4
+    horizon: float = 5.0
+    trace: float = 1.0
+    entropy: float = 1e-3
+    warm_up: int = 8
+    validate_every: int = 10
+    patience: int = 15
+
+
+def train(
+    settings: TrainingSettings,
+    folder: RunFolder,
+    validations: Sequence[Validation],
+    *,
+    task: Task | None = None,
+    scenarios: Sequence[Task] = (),
+    resume: bool = False,
+    report: Report = lambda steps, told: None,
+) -> PolicyFile:
+    """Return the policy that validated best, which is in the folder as well.
+
+    Args:
+        settings: of the run.
+        folder: to be kept in.
+        validations: to be judged by, and ended early.
+        task: the only world; None: drawn ones. ppo-paper needs it, for its fleet, and plays it at loads around its own.
+        scenarios: to be varied and played beside drawn ones.
+        resume: go on where the folder's run was interrupted.
+        report: is told what happens.
+
+    Raises:
+        ConfigError: when settings don't fit each other, or the folder's run.
+    """
+    if settings.worlds % settings.replicas:
+        raise ConfigError(
+            f"worlds {settings.worlds} is no multiple of replicas {settings.replicas}; change one of them"
+        )
+    if settings.kind == PAPER and task is None:
+        raise ConfigError("ppo-paper is trained for one fleet; name its scenario with --scenario")
+    state = folder.begin(asdict(settings), resume=resume)
+    curriculum = Curriculum(
+        settings.seed,
+        requests=settings.requests,
+        only=task,
+        varies_load=settings.kind == PAPER,
+        scenarios=scenarios,
+    )
+    run = _Run(settings, folder, validations, curriculum, task, state, report)
+    try:
+        run.learn()
+    finally:
+        run.model.logger.close()
+    return read_policy_file(folder.best)
+
+
+class _Run:
+    """One run: model, worlds, and what is kept of them."""
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        folder: RunFolder,
+        validations: Sequence[Validation],
+        curriculum: Curriculum,
+        task: Task | None,
+        state: RunState | None,
+        report: Report,
+    ) -> None:
+        self._settings, self._folder, self._validations = settings, folder, validations
+        self._task, self._report = task, report
+        self._began_s = time.monotonic()
+        self._is_resumed = state is not None
+        self.state = state or RunState()
+        set_random_seed(settings.seed + self.state.steps)
+        is_paper = settings.kind == PAPER
+        self._fleet = paper_fleet(task) if is_paper and task is not None else None
+        self.env = FleetVecEnv(
+            curriculum,
+            worlds=settings.worlds,
+            replicas=settings.replicas,
+            base=settings.base,
+            fleet=self._fleet,
+        )
+        if state is None:
+            self.model = self._new_model()
+        else:
+            curriculum.restore(state.curriculum)
+            restore_ranges(self.env.ranges, state)
+            kind: Any = PPO if is_paper else MaskablePPO
+            self.model = kind.load(folder.model(state.slot), env=self.env, device="cpu")
+        self.model.set_logger(configure(str(folder.log), ["tensorboard", "csv"]))
+
+    def learn(self) -> None:
+        """Run to the end."""
+        if not self._is_resumed:
+            self._judge("the untrained policy")
+            if self._settings.kind == SLIM and self._settings.lessons:
+                self._clone()
+            self.keep()
+        left = self._settings.steps - self.state.steps
+        if left > 0:
+            self.model.learn(left, callback=_Watch(self), reset_num_timesteps=False)
+            self._judge("the last policy")
+            self.keep()
+
+    def keep(self) -> None:
+        """Write a checkpoint."""
+        self.state.steps = int(self.model.num_timesteps)
+        self.state.curriculum = self.env.curriculum.state()
+        self._folder.keep(self.model, self.state, self.env.ranges)
+
+    def judge_and_go_on(self) -> bool:
+        """Validate; return False when it has not become better for too long."""
+        self._judge(f"after {self.model.num_timesteps} steps")
+        return self.state.since_best < self._settings.patience
+
+    def widen(self) -> None:
+        """Draw more widely as the run goes on."""
+        part = self.model.num_timesteps / max(1.0, _STAGE_GROWS * self._settings.steps)
+        self.env.curriculum.stage = min(1.0, part)
+
+    def export(self) -> PolicyFile:
+        """Return the policy as it is now."""
+        settings, ranges = self._settings, self.env.ranges
+        is_seen = np.isfinite(ranges.low)  # nothing is before the first step
+        policy = PolicyFile(
+            settings.kind,
+            settings.base,
+            {},
+            np.where(is_seen, ranges.low, 0).astype(np.float32),
+            np.where(is_seen, ranges.high, 0).astype(np.float32),
+            strength=settings.strength,
+            fleet=self._fleet or (),
+            provenance={
+                "settings": asdict(settings),
+                "scenario": "drawn" if self._task is None else self._task.settings.name,
+                "steps": int(self.model.num_timesteps),
+                "seconds": round(time.monotonic() - self._began_s, 1),
+                "features_version": VERSION,
+                "versions": {name: version(name) for name in ("torch", "stable-baselines3", "sb3-contrib", "numpy")},
+                "python": platform.python_version(),
+            },
+        )
+        if settings.kind == PAPER:
+            return replace(policy, weights=export_paper(self.model))
+        return replace(policy, weights=self._scoring().export_weights())
+
+    def _scoring(self) -> ScoringNet:
+        assert isinstance(self.model.policy, CandidatePolicy)
+        return self.model.policy.scoring
+
+    def _new_model(self) -> Any:
+        s = self._settings
+        common: dict[str, Any] = {
+            "learning_rate": s.learning_rate,
+            "n_steps": s.rollout,
+            "batch_size": min(2048, s.rollout * s.worlds),
+            "n_epochs": 4,
+            "gamma": 0.99,
+            "gae_lambda": 0.95,
+            "ent_coef": s.entropy,
+            "target_kl": 0.03,
+            "seed": s.seed,
+            "device": "cpu",
+        }
+        if s.kind == PAPER:
+            return PPO("MlpPolicy", self.env, policy_kwargs={"net_arch": [64, 64]}, **common)
+        return MaskablePPO(
+            CandidatePolicy,
+            self.env,
+            policy_kwargs={"strength": s.strength},
+            rollout_buffer_class=ObjectivesBuffer,
+            rollout_buffer_kwargs={"replicas": s.replicas, "horizon": s.horizon, "trace": s.trace},
+            normalize_advantage=False,  # they are already
+            **common,
+        )
+
+    def _clone(self) -> None:
+        s = self._settings
+        lessons = collect_lessons(self.env, s.lessons, seed=s.seed)
+        self._report(0, f"{len(lessons.actions)} lessons from the best heuristics")
+
+        def told(epoch: int, loss: float, agreement: float) -> None:
+            self._report(0, f"cloning, epoch {epoch + 1}: loss {loss:.3f}, {agreement:.1%} as the teacher")
+
+        clone(self._scoring(), lessons, epochs=s.clone_epochs, seed=s.seed, report=told)
+        self._judge("the cloned policy")
+
+    def _judge(self, which: str) -> None:
+        """Validate, and keep the policy when it is the best so far."""
+        policy = self.export()
+        score = validate(policy, self._validations)
+        self._log(score)
+        is_best = score.earned > self.state.best
+        self.state.since_best = 0 if is_best else self.state.since_best + 1
+        if is_best:
+            self.state.best = score.earned
+            write_policy_file(self._folder.best, replace(policy, validation={"of": which, **asdict(score)}))
+        told = (
+            f"{which}: {score.over_base:+.4f} a request against {self._settings.base}, {score.over_best:+.4f} against"
+        )
+        mark = ", the best so far" if is_best else ""
+        self._report(int(self.model.num_timesteps), f"{told} the best heuristics, at worst {score.worst:+.4f}{mark}")
+
+    def _log(self, score: Score) -> None:
+        for name, value in asdict(score).items():
+            self.model.logger.record(f"validation/{name}", value)
+
+
+class _Watch(BaseCallback):
+    """Looks after a run between its rollouts."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self._run = run
+        self._rollouts = 0
+        self._kept_s = time.monotonic()
+        self._goes_on = True
+
+    def _on_step(self) -> bool:
+        return self._goes_on
+
+    def _on_rollout_end(self) -> None:
+        run, settings = self._run, self._run._settings
+        self._rollouts += 1
+        if settings.kind == SLIM:
+            taken = self._run.model.num_timesteps / (settings.rollout * settings.worlds)
+            run._scoring().requires_grad_(taken > settings.warm_up)
+        run.widen()
+        finished, run.env.finished = run.env.finished, []
+        if finished:
+            gap = float(np.mean([episode.best - earned for episode, earned in finished]))
+            self.logger.record("curriculum/gap", gap)
+            self.logger.record("curriculum/stage", run.env.curriculum.stage)
+        if self._rollouts % settings.validate_every == 0:
+            self._goes_on = run.judge_and_go_on()
+        if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
+            run.keep()
+            self._kept_s = time.monotonic()
+        run._report(int(self.model.num_timesteps), "")
+
+
+def use_threads(count: int) -> None:
+    """Let torch use so many threads; more than there are cores only wait for each other."""
+    torch.set_num_threads(count)

@@ -1,0 +1,125 @@
+"""How good a policy is on scenarios that it does not learn from, against the heuristics on the very same traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.errors import ConfigError
+from orchestrator.learning.tasks import TEACHERS, draw_task, parse_teacher, simulate_totals, utility
+from orchestrator.routing.learned import LearnedPolicy, PolicyFile
+from orchestrator.simulation.scenario import load_scenario
+from orchestrator.simulation.world_batch import Task
+
+Preference = tuple[float, float, float]
+
+_MIXES: tuple[Preference, ...] = ((1 / 3, 1 / 3, 1 / 3), (0.6, 0.2, 0.2), (0.3, 0.2, 0.5), (0.8, 0.1, 0.1))
+_DRAWN_FROM = 2**31
+"""Seeds of drawn validation tasks begin here, beyond all that a curriculum draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A validation scenario with what the heuristics earn on its traces.
+
+    Attributes:
+        task: the scenario.
+        seeds: of its traces.
+        best: what the best of the heuristics earned a request, over all traces.
+        teacher: its name.
+        base: what the base policy earned.
+    """
+
+    task: Task
+    seeds: tuple[int, ...]
+    best: float
+    teacher: str
+    base: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a policy earned on the validation scenarios, a request.
+
+    Attributes:
+        earned: on average over the scenarios.
+        over_base: by how much that is more than the base policy earned.
+        over_best: and more than the best heuristic of each scenario.
+        worst: the least of these differences to the best of all scenarios.
+    """
+
+    earned: float
+    over_base: float
+    over_best: float
+    worst: float
+
+
+def drawn_tasks(count: int, *, requests: int) -> list[Task]:
+    """Return tasks that no curriculum draws."""
+    return [draw_task(_DRAWN_FROM + index, requests=requests) for index in range(count)]
+
+
+def scenario_task(path: Path, *, requests: int | None = None, preference: Preference = _MIXES[0]) -> Task:
+    """Return the task of a scenario file.
+
+    Raises:
+        ConfigError: when it can't be used.
+    """
+    settings, servers = load_scenario(path)
+    if requests is not None:
+        workload = settings.workload.model_copy(update={"requests": requests})
+        settings = settings.model_copy(update={"workload": workload})
+    return Task(settings, servers, preference)
+
+
+def file_tasks(paths: Sequence[Path], *, requests: int | None = None) -> list[Task]:
+    """Return the tasks of scenario files or of folders of them, each with two preferences, which take turns.
+
+    Raises:
+        ConfigError: when a folder holds none, or a file can't be used.
+    """
+    files: list[Path] = []
+    for path in paths:
+        found = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+        if not found:
+            raise ConfigError(f"{path} holds no scenario; its files end in .yaml")
+        files += found
+    return [
+        scenario_task(file, requests=requests, preference=_MIXES[(at + more) % len(_MIXES)])
+        for at, file in enumerate(files)
+        for more in (0, 2)
+    ]
+
+
+def prepare_validation(tasks: Sequence[Task], *, traces: int, base: str) -> list[Validation]:
+    """Return the scenarios with what the heuristics earn there, once for all."""
+    found = []
+    for task in tasks:
+        seeds = tuple(range(traces))
+        names = dict.fromkeys((base, *TEACHERS))
+        earned = {name: _mean_utility(task, parse_teacher(name), seeds) for name in names}
+        teacher = max(earned, key=lambda name: earned[name])
+        found.append(Validation(task, seeds, earned[teacher], teacher, earned[base]))
+    return found
+
+
+def validate(file: PolicyFile, validations: Sequence[Validation]) -> Score:
+    """Return the score of a policy as it would be served: weights, masks, ranges and its base outside of them.
+
+    Args:
+        file: of the policy.
+        validations: see ``prepare_validation``.
+    """
+    policy = LearnedPolicy(file)
+    earned = np.array([_mean_utility(v.task, policy, v.seeds) for v in validations])
+    over_base = earned - np.array([v.base for v in validations])
+    over_best = earned - np.array([v.best for v in validations])
+    return Score(float(earned.mean()), float(over_base.mean()), float(over_best.mean()), float(over_best.min()))
+
+
+def _mean_utility(task: Task, policy: Any, seeds: Sequence[int]) -> float:
+    return float(np.mean([utility(task, simulate_totals(task, policy, seed)) for seed in seeds]))

@@ -1,0 +1,56 @@
+"""Which policies a router's settings name, each behind its guard, and the one that decides in its shadow.
+
+A learned policy has its file and is known by its preference too, so it also decides about requests that bring a
+preference; about those every other policy leaves the decision to ``PreferredPolicy``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.config import RouterSettings
+from orchestrator.errors import ConfigError
+from orchestrator.router.guarded import GuardedPolicy
+from orchestrator.router.observer import RouterObserver
+from orchestrator.router.shadow import Shadow
+from orchestrator.routing import Binding, Policy, PreferredPolicy, parse_policy, rebind
+from orchestrator.routing.learned import SLIM, LearnedPolicy, is_learned, parse_learned
+
+
+@dataclass(frozen=True, slots=True)
+class Deciders:
+    """Who decides.
+
+    Attributes:
+        policies: about requests without a preference (False) and about those with one (True).
+        shadow: beside them, and nothing comes of it; None: nobody does.
+    """
+
+    policies: dict[bool, GuardedPolicy]
+    shadow: Shadow | None = None
+
+
+def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Deciders:
+    """Return who decides by such settings.
+
+    Raises:
+        ConfigError: when there is no such policy, its file can't be used, or it can't be bound as told.
+    """
+    policy, fallback = _policy(settings.policy, settings), parse_policy(settings.guard.fallback)
+    binding = policy.binding if settings.binding == "policy" else Binding(settings.binding)
+    if binding is Binding.EARLY and is_learned(settings.policy):
+        raise ConfigError(f"policy {settings.policy!r} was trained to bind late; remove router.binding = 'early'")
+    is_slim = isinstance(policy, LearnedPolicy) and policy.file.kind == SLIM
+    preferring: Policy = policy if is_slim else PreferredPolicy()
+    shadow = None
+    if settings.shadow_policy is not None:
+        shadow = Shadow(rebind(_policy(settings.shadow_policy, settings), binding), settings.guard, observer)
+    policies = {
+        prefers: GuardedPolicy(rebind(asked, binding), rebind(fallback, binding), settings.guard, observer)
+        for prefers, asked in ((False, policy), (True, preferring))
+    }
+    return Deciders(policies, shadow)
+
+
+def _policy(name: str, settings: RouterSettings) -> Policy:
+    return parse_learned(name, settings.policy_file) if is_learned(name) else parse_policy(name)

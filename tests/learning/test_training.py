@@ -1,0 +1,176 @@
+"""A run from end to end, small: it learns, repeats itself, is resumed, and is refused where it can't be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.cli import main
+from orchestrator.errors import ConfigError
+from orchestrator.learning.checkpoints import RunFolder
+from orchestrator.learning.cloning import clone, collect_lessons
+from orchestrator.learning.networks import ScoringNet
+from orchestrator.learning.tasks import Curriculum, best_teacher, draw_task, parse_teacher, simulate_totals, utility
+from orchestrator.learning.training import TrainingSettings, train
+from orchestrator.learning.validation import drawn_tasks, file_tasks, prepare_validation, validate
+from orchestrator.learning.vector_env import FleetVecEnv
+from orchestrator.routing.learned import LearnedPolicy, read_policy_file
+from orchestrator.simulation.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.world_batch import Task
+from orchestrator.snapshot import ServerName
+from tests.simulation.worlds import scenario
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+]
+TINY = TrainingSettings(
+    steps=4096,
+    worlds=8,
+    replicas=2,
+    rollout=64,
+    requests=60,
+    lessons=500,
+    clone_epochs=1,
+    validate_every=4,
+    strength=2.0,
+)
+SCENARIO = Path(__file__).parents[2] / "scenarios" / "two-unlike.yaml"
+
+
+def trivial() -> Task:
+    """Half of the energy weighs all, and the base heuristic, which fills slack with width, spends it."""
+    models = tuple(
+        linear_model(
+            w, item_s=w * 2e-5, group_s=1e-3, accuracy=0.5 + w / 1000, max_batch_size=8, item_j=w * 1e-3, group_j=0.01
+        )
+        for w in (25, 100)
+    )
+    servers = tuple(SimulatedServer(ServerName(f"s{i}"), models, idle_w=5) for i in range(2))
+    settings = scenario(requests=60, load=0.3, objectives={"deadline_ms": 60})
+    return Task(settings, servers, (0.05, 0.05, 0.9))
+
+
+def test_it_learns_a_world_in_which_the_base_is_wrong(tmp_path: Path) -> None:
+    task = trivial()
+    validations = prepare_validation([task], traces=2, base="lert:slack")
+    assert validations[0].best > validations[0].base + 0.2  # there is something to learn
+    settings = replace(TINY, steps=2048, lessons=4000, clone_epochs=8, strength=1.0)
+    found = train(settings, RunFolder(tmp_path), validations, task=task)
+    gained = found.validation["over_base"]
+    assert gained > 0.8 * (validations[0].best - validations[0].base)
+    policy = LearnedPolicy(found)  # and with its ranges held against it, as it would be served
+    earned = np.mean([utility(task, simulate_totals(task, policy, seed)) for seed in validations[0].seeds])
+    assert earned == pytest.approx(found.validation["earned"])
+
+
+def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
+    validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
+    settings = replace(TINY, steps=1024)
+    told: list[list[str]] = [[], []]
+    for run in (0, 1):
+        folder = RunFolder(tmp_path / str(run))
+        train(settings, folder, validations, report=lambda steps, text, run=run: told[run].append(text))  # type: ignore[misc]
+        assert (folder.path / "state.json").exists()
+        assert list(folder.log.glob("events*"))
+    assert told[0] == told[1]
+    models = [RunFolder(tmp_path / str(run)) for run in (0, 1)]
+    states = [(folder.path / "state.json").read_text() for folder in models]
+    assert states[0] == states[1]
+
+
+def test_an_interrupted_run_goes_on_and_no_other_is_taken_for_it(tmp_path: Path) -> None:
+    validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
+    folder = RunFolder(tmp_path / "run")
+    settings = replace(TINY, steps=512, lessons=0)
+    train(settings, folder, validations)
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(settings, folder, validations)
+    longer = replace(settings, steps=1024)
+    with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
+        train(replace(longer, seed=1), folder, validations, resume=True)
+    steps: list[int] = []
+    train(longer, folder, validations, resume=True, report=lambda at, text: steps.append(at))
+    assert steps[0] > 512
+    assert steps[-1] == 1024
+    (folder.path / "state.json").write_text("{")
+    with pytest.raises(ConfigError, match="can't resume from"):
+        train(longer, folder, validations, resume=True)
+
+
+def test_a_run_that_does_not_become_better_ends_early(tmp_path: Path) -> None:
+    validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
+    settings = replace(TINY, steps=10**6, lessons=0, learning_rate=1e-9, strength=50.0, validate_every=1, patience=2)
+    steps: list[int] = []
+    found = train(settings, RunFolder(tmp_path), validations, report=lambda at, text: steps.append(at))
+    assert steps[-1] < 10_000
+    assert found.validation["of"] == "the untrained policy"
+    assert found.validation["over_base"] == 0
+
+
+def test_cloning_comes_closer_to_the_teachers() -> None:
+    env = FleetVecEnv(Curriculum(0, requests=60), worlds=8)
+    lessons = collect_lessons(env, 4000, seed=0)
+    assert lessons.masks[np.arange(len(lessons.actions)), lessons.actions].all()
+    net = ScoringNet(2.0)
+    before = clone(net, lessons, epochs=0, seed=0)
+    assert clone(net, lessons, epochs=8, seed=0, learning_rate=3e-3) > before + 0.02
+
+
+def test_draws_repeat_themselves_and_grow_with_the_stage() -> None:
+    assert draw_task(5, stage=0.3) == draw_task(5, stage=0.3)
+    assert max(len(draw_task(seed, stage=0.0).servers) for seed in range(30)) <= 2
+    assert max(len(draw_task(seed, stage=1.0).servers) for seed in range(30)) > 6
+    for seed in range(30):
+        assert sum(draw_task(seed).preference) == pytest.approx(1)
+
+
+def test_the_curriculum_goes_back_to_where_the_policy_trails_and_can_be_kept() -> None:
+    curriculum = Curriculum(1, requests=20)
+    hard = None
+    for number in range(30):
+        episode = curriculum.next_episode()
+        if episode.entry is None and hard is None and number > 3:
+            hard = episode.seed
+            curriculum.note(episode, episode.best - 100)
+        else:
+            curriculum.note(episode, episode.best - (100 if episode.seed == hard else 0))
+    other = Curriculum(2, requests=20)
+    other.restore(curriculum.state())
+    nexts = [curriculum.next_episode().seed for _ in range(20)]
+    assert nexts.count(hard) > 5  # half of them come from the pool
+    assert [other.next_episode().seed for _ in range(20)] == nexts
+
+
+def test_a_validation_of_the_base_is_what_the_base_earns() -> None:
+    tasks = file_tasks([SCENARIO], requests=300)
+    validations = prepare_validation(tasks, traces=2, base="lert:slack")
+    from tests.routing.learned.test_policy import slim
+
+    score = validate(slim(), validations)
+    assert score.over_base == pytest.approx(0, abs=1e-12)
+    assert score.over_best <= 0
+    teacher, best = best_teacher(tasks[0], 0)
+    assert utility(tasks[0], simulate_totals(tasks[0], parse_teacher(teacher), 0)) == best
+
+
+def test_ppo_paper_is_trained_for_one_fleet_and_served(tmp_path: Path) -> None:
+    out = tmp_path / "policies" / "paper.npz"
+    command = ["train-router", "--policy", "ppo-paper", "--run", str(tmp_path / "run"), "--out", str(out)]
+    small = ["--steps", "1024", "--worlds", "4", "--rollout", "64", "--requests", "50", "--traces", "1"]
+    refused = CliRunner().invoke(main, [*command, *small])
+    assert refused.exit_code == 1
+    assert "name its scenario with --scenario" in refused.output
+    run = CliRunner().invoke(main, [*command, *small, "--scenario", str(SCENARIO), "--threads", "1"])
+    assert run.exit_code == 0, run.output
+    assert f"wrote {out}: ppo-paper" in run.output
+    found = read_policy_file(out)
+    assert found.fleet == (2, 3, 6)
+    assert found.provenance["scenario"] == "two-unlike"
+    task = file_tasks([SCENARIO], requests=50)[0]
+    totals = simulate_totals(task, LearnedPolicy(replace(found, low=found.low - 2, high=found.high + 2)), 1)
+    assert totals["answered"] + totals["lost"] == 50

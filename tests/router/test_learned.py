@@ -1,0 +1,151 @@
+"""A learned policy in the live router: obeyed, guarded, or in the shadow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.config import GuardSettings
+from orchestrator.decision import Dispatch, Hold, Reason
+from orchestrator.errors import ConfigError
+from orchestrator.router.decision_log import find_decision
+from orchestrator.router.observer import RouterObserver
+from orchestrator.router.shadow import Shadow
+from orchestrator.routing import Binding, Fault, parse_policy
+from orchestrator.routing.learned import PolicyFile, write_policy_file
+from orchestrator.snapshot import Preference
+from tests.fakes.servers import FakeServer, item
+from tests.router.test_guarded import Scripted, raises
+from tests.router.test_router import right, routed
+from tests.routing.learned.test_policy import slim
+from tests.routing.test_policies import candidate, situation
+
+pytestmark = pytest.mark.virtual_time
+
+
+class Seen(RouterObserver):
+    def __init__(self) -> None:
+        self.fallbacks: Counter[str] = Counter()
+        self.shadows: Counter[str] = Counter()
+
+    def on_fallback(self, reason: str) -> None:
+        self.fallbacks[reason] += 1
+
+    def on_shadow(self, outcome: str) -> None:
+        self.shadows[outcome] += 1
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return put(tmp_path / "policy.npz", slim())
+
+
+def put(path: Path, policy: PolicyFile) -> Path:
+    write_policy_file(path, policy)
+    return path
+
+
+def out_of_range() -> PolicyFile:
+    never = np.full(len(slim().low), -1, np.float32)
+    return replace(slim(), low=never, high=never)
+
+
+def pair() -> dict[str, FakeServer]:
+    return {"a": FakeServer(), "b": FakeServer(item_s=0.02)}
+
+
+async def test_a_learned_policy_decides_for_requests_with_a_preference_too(file: Path) -> None:
+    seen = Seen()
+    async with routed(pair(), observer=seen, policy="ppo-slim", policy_file=file) as router:
+        wishes = [None, Preference(0.2, 0.2, 0.6)] * 20
+        answers = await asyncio.gather(*(router.infer(item(n), preference=wish) for n, wish in enumerate(wishes)))
+    assert all(right(answer, n) for n, answer in enumerate(answers))
+    assert {answer.policy for answer in answers} == {"ppo-slim"}
+    assert not seen.fallbacks
+
+
+async def test_what_it_was_not_trained_on_is_decided_by_the_fallback(tmp_path: Path, caplog: Any) -> None:
+    seen = Seen()
+    path = put(tmp_path / "narrow.npz", out_of_range())
+    async with routed(pair(), observer=seen, policy="ppo-slim", policy_file=path) as router:
+        answers = [await router.infer(item(n)) for n in range(3)]
+    assert {answer.policy for answer in answers} == {"lert:reserve"}
+    assert set(seen.fallbacks) == {Fault.OUT_OF_RANGE}
+    assert "all that ppo-slim was trained on" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"policy": "ppo-slim", "policy_file": Path("nowhere.npz")}, "can't read the policy nowhere.npz"),
+        ({"policy": "ppo-paper", "policy_file": ...}, "holds ppo-slim, not ppo-paper"),
+        ({"policy": "ppo-slim", "policy_file": ..., "binding": "early"}, "was trained to bind late"),
+        ({"shadow_policy": "ppo-slim,speed=1", "policy_file": ...}, "speed=1' is no knob"),
+    ],
+)
+async def test_what_can_not_be_used_is_told_before_anything_runs(
+    file: Path, settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        async with routed(pair(), **{k: file if v is ... else v for k, v in settings.items()}):
+            pass
+
+
+async def test_a_shadow_is_compared_and_logged_and_changes_nothing(tmp_path: Path) -> None:
+    seen = Seen()
+    log = {"directory": tmp_path / "log", "sample_ratio": 1.0}
+    learned = replace(slim("lert:narrowest"))
+    path = put(tmp_path / "narrow.npz", learned)
+    async with routed(
+        pair(), observer=seen, policy="lert:widest", shadow_policy="ppo-slim", policy_file=path, decision_log=log
+    ) as router:
+        answers = [await router.infer(item(n)) for n in range(5)]
+    assert {(answer.policy, answer.width) for answer in answers} == {("lert:widest", 100)}
+    assert seen.shadows == {"other": 5}
+    record = find_decision(tmp_path / "log", answers[0].decision_id)
+    assert record["shadow"]["policy"] == "ppo-slim"
+    assert record["shadow"]["choice"]["width"] == 25
+    assert (record["shadow"]["outcome"], record["choice"]["width"]) == ("other", 100)
+
+
+async def test_a_shadow_that_would_do_the_same_is_told_so(tmp_path: Path) -> None:
+    seen, file = Seen(), put(tmp_path / "policy.npz", slim("lert:reserve"))  # untrained, so it is the default policy
+    async with routed(pair(), observer=seen, shadow_policy="ppo-slim", policy_file=file) as router:
+        await asyncio.gather(*(router.infer(item(n)) for n in range(30)))
+    assert set(seen.shadows) == {"same"}
+
+
+def shadow(choose: Any, **settings: Any) -> tuple[Shadow, Seen]:
+    seen, ticks = Seen(), iter(range(10**6))
+    guard = GuardSettings(faults=3, pause_s=5, policy_time_budget_ms=None, **settings)
+    return Shadow(Scripted(choose), guard, seen, clock=lambda: float(next(ticks))), seen
+
+
+def test_a_shadow_that_fails_costs_nothing_and_is_not_asked_for_a_while() -> None:
+    made, seen = shadow(raises)
+    decision = parse_policy("lert").choose([candidate()], situation())
+    told = [made.compare(decision, [candidate()], situation(), is_idle=True) for _ in range(5)]
+    assert told[0] == {"policy": "scripted", "outcome": "fault", "fault": "raised", "reason": None, "choice": None}
+    assert told[3:] == [None, None]
+    assert seen.shadows == {"fault": 3}
+    later = replace(situation(), now_s=6.0)
+    assert made.compare(decision, [candidate()], later, is_idle=True) is not None
+
+
+def test_a_shadow_sums_up_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    offered = candidate()
+    turns = iter([Dispatch(offered, Reason.DRAWN), Hold(Reason.BETTER_SERVER_BUSY), Hold(Reason.BETTER_SERVER_BUSY)])
+    made, _ = shadow(lambda candidates, situation: next(turns))
+    decision = Dispatch(offered, Reason.LEAST_COMPLETION)
+    for now_s in (0.0, 1.0, 61.0):
+        made.compare(decision, [offered], replace(situation(), now_s=now_s), is_idle=False)
+    assert made.policy.binding is Binding.LATE
+    assert "would have decided the same in 1 of 3 decisions, otherwise in 2, and failed in 0" in caplog.text
