@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := export orchestrator tests examples
 
-.PHONY: help demo test check integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients format clean
+.PHONY: help demo test check integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-resilience  the gateway when Tritons fail, in bursts and for long: docs/benchmarks/resilience.md, 40 minutes"
 	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
+	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, some 4 minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
@@ -50,6 +51,10 @@ bench-resilience: $(VENV)/.bench
 
 bench-decisions: $(VENV)/.everything
 	$(BIN)/python -m orchestrator.benchmark.decisions
+
+# Alone on the machine: what it compares is times.
+bench-fidelity: $(VENV)/.everything
+	$(BIN)/python -m orchestrator.benchmark.fidelity --rounds 3
 
 bench-simulator: $(VENV)/.everything
 	$(BIN)/python -m orchestrator.benchmark.simulator

@@ -1,0 +1,84 @@
+"""``python -m orchestrator.benchmark.fidelity``: runs both sides and writes page and JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from orchestrator.benchmark.controller.machine import describe_machine, list_versions
+from orchestrator.benchmark.fidelity.compare import draw_claims, pair_up
+from orchestrator.benchmark.fidelity.page import Report, render_json, render_page
+from orchestrator.benchmark.fidelity.stage import FidelitySettings, profiled_fleet, run_policies
+from orchestrator.benchmark.fidelity.twin import make_twin
+from orchestrator.benchmark.sample import load_sample
+from orchestrator.errors import SlimError
+from orchestrator.profile import read_profile
+
+POLICIES = ("random", "weighted-random", "jsq", "sed", "lert", "lert:slack", "slackfit", "alert")
+STEM = "evaluation-real"
+_SAMPLE = Path("examples/fashion-mnist/test_1000.npz")
+
+
+@click.command()
+@click.option("--repository", type=click.Path(path_type=Path), default=Path("model_repository"), show_default=True)
+@click.option("--sample", type=click.Path(path_type=Path), default=_SAMPLE, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/evaluation"), show_default=True)
+@click.option("--policy", "policies", multiple=True, default=POLICIES, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--requests", type=click.IntRange(10), default=1500, show_default=True, help="Of a round.")
+@click.option("--load", "load_ratio", type=click.FloatRange(0, min_open=True), default=0.6, show_default=True)
+def main(
+    repository: Path, sample: Path, out: Path, policies: tuple[str, ...], rounds: int, requests: int, load_ratio: float
+) -> None:
+    """Hold the simulator against real Tritons; the exit status is 1 when a bar is missed."""
+    began_s = time.monotonic()
+
+    def say(text: str) -> None:
+        click.echo(f"{time.monotonic() - began_s:6.1f} s  {text}")
+
+    settings = FidelitySettings(repository, policies, rounds=rounds, requests=requests, load_ratio=load_ratio)
+    try:
+        report = asyncio.run(_run(settings, sample, say))
+    except SlimError as exc:
+        raise click.ClickException(str(exc)) from exc
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{STEM}.md").write_text(render_page(report))
+    (out / f"{STEM}.json").write_text(render_json(report))
+    click.echo(render_page(report))
+    if not all(claim["met"] for claim in draw_claims(report.pairs)):
+        sys.exit(1)
+
+
+async def _run(settings: FidelitySettings, sample_path: Path, say: Callable[[str], None]) -> Report:
+    task = asyncio.current_task()
+    assert task is not None
+    # Asked to end, it ends what it started first.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    machine, taken_at = describe_machine(), datetime.now(UTC).isoformat(timespec="seconds")
+    sample = load_sample(sample_path)
+    with tempfile.TemporaryDirectory(prefix="bench-fidelity-") as folder:
+        async with profiled_fleet(settings, Path(folder), say) as (fleet, path):
+            profile = read_profile(path)
+            twin = make_twin(profile, settings)
+            say(f"{twin.traces[0].rate_rps:.0f} requests a second")
+            outcomes = await run_policies(fleet, path, settings, sample, twin.arrivals_s, say)
+    say("simulating")
+    accuracy_of = {model.width: model.accuracy for server in twin.servers for model in server.models}
+    pairs = tuple(
+        pair_up(policy, outcomes[policy], twin.run(policy, settings.noise_draws), accuracy_of)
+        for policy in settings.policies
+    )
+    rate_rps = twin.traces[0].rate_rps
+    return Report(taken_at, machine, list_versions(), settings, rate_rps, profile, pairs)
+
+
+if __name__ == "__main__":
+    main()

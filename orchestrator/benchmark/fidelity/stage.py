@@ -1,0 +1,135 @@
+"""The real side: embedded Tritons, their profile, and policies on them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from orchestrator.benchmark.demo import DemoSettings, embedded_fleet
+from orchestrator.benchmark.open_loop import Outcome, run_open_loop
+from orchestrator.benchmark.sample import LabelledSample
+from orchestrator.config import EjectionSettings, FleetSettings, OverloadSettings, RetrySettings, RouterSettings
+from orchestrator.errors import ConfigError, SlimError
+from orchestrator.router import Router
+
+_NEVER = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class FidelitySettings:
+    """What is run.
+
+    Attributes:
+        repository: that every server serves.
+        policies: compared.
+        rounds: each on arrivals of its own.
+        requests: of a round.
+        load_ratio: of what the fleet serves at full width.
+        deadline_s: of each request.
+        in_flight_groups: that a server holds at a time.
+        max_batch_size: that the repository's copy allows, so that profiling such slow servers takes a minute.
+        profile_requests: of each batch size at least.
+        profile_precision_ratio: half the 95 % interval of a mean at which a batch size has enough.
+        noise_draws: of the simulated side, for each round.
+    """
+
+    repository: Path
+    policies: tuple[str, ...]
+    rounds: int = 2
+    requests: int = 1500
+    load_ratio: float = 0.6
+    deadline_s: float = 0.1
+    in_flight_groups: int = 4
+    max_batch_size: int = 16
+    profile_requests: int = 16
+    profile_precision_ratio: float = 0.05
+    noise_draws: int = 10
+
+
+@asynccontextmanager
+async def profiled_fleet(
+    settings: FidelitySettings, folder: Path, say: Callable[[str], None]
+) -> AsyncIterator[tuple[FleetSettings, Path]]:
+    """Run the servers; yield them and the profile that was measured of them.
+
+    Raises:
+        SlimError: when they can't be started or profiled.
+    """
+    repository = _copy_repository(settings, folder / "repository")
+    async with embedded_fleet(DemoSettings(repository)) as fleet:
+        path, profile = folder / "fleet.yaml", folder / "profile.json"
+        servers = [
+            {"name": s.name, "grpc": s.grpc, "metrics": s.metrics, "emulated_slowdown": s.emulated_slowdown}
+            for s in fleet.servers
+        ]
+        path.write_text(yaml.safe_dump({"servers": servers}))
+        say(f"profiling {len(servers)} tritonservers")
+        program = Path(sys.executable).with_name("slimsched")
+        if not program.exists():
+            raise ConfigError(f"no slimsched beside {sys.executable}; install the package into this environment")
+        process = await asyncio.create_subprocess_exec(
+            program, "profile", "--fleet", path, "--out", profile,
+            "--requests", str(settings.profile_requests), "--precision", str(settings.profile_precision_ratio),
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, problem = await process.communicate()
+        if process.returncode:
+            raise SlimError(f"slimsched profile ended with {process.returncode}: {problem.decode().strip()}")
+        yield fleet, profile
+
+
+def _copy_repository(settings: FidelitySettings, copy: Path) -> Path:
+    """Copy a repository, its batches limited; return the copy."""
+    shutil.copytree(settings.repository, copy)
+    most = settings.max_batch_size
+    for config in copy.glob("*/config.pbtxt"):
+        # Of warm-ups too: Triton 2.51 dies of one that is larger than the model's batches.
+        text = config.read_text()
+        config.write_text(re.sub(r"(batch_size:) (\d+)", lambda m: f"{m[1]} {min(int(m[2]), most)}", text))
+    return copy
+
+
+async def run_policies(
+    fleet: FleetSettings,
+    profile: Path,
+    settings: FidelitySettings,
+    sample: LabelledSample,
+    arrivals_s: Sequence[Sequence[float]],
+    say: Callable[[str], None],
+) -> dict[str, list[tuple[Outcome, ...]]]:
+    """Send every round's arrivals under every policy; return what became of them, rounds in order."""
+    outcomes: dict[str, list[tuple[Outcome, ...]]] = {policy: [] for policy in settings.policies}
+    images = [sample.images[i % len(sample.images)] for i in range(settings.requests)]
+    labels = [int(sample.labels[i % len(sample.labels)]) for i in range(settings.requests)]
+    for number, times_s in enumerate(arrivals_s):
+        order = random.Random(f"order-{number}").sample(settings.policies, len(settings.policies))
+        for policy in order:
+            say(f"round {number + 1} of {len(arrivals_s)}: {policy}")
+            chosen = fleet.model_copy(update={"router": _router(policy, profile, settings, seed=number)})
+            async with Router.from_fleet(chosen) as router:
+                done = await run_open_loop(router, images, labels, times_s, deadline_s=settings.deadline_s)
+            outcomes[policy].append(done)
+    return outcomes
+
+
+def _router(policy: str, profile: Path, settings: FidelitySettings, *, seed: int) -> RouterSettings:
+    return RouterSettings(
+        policy=policy,
+        deadline_ms=settings.deadline_s * 1e3,
+        in_flight_groups=settings.in_flight_groups,
+        seed=seed,
+        profile=profile,
+        probes=None,
+        overload=OverloadSettings(shed_late=False),
+        retries=RetrySettings(overdue_factor=_NEVER),
+        ejection=EjectionSettings(latency_factor=_NEVER),
+    )
