@@ -35,7 +35,6 @@ class FidelitySettings:
         requests: of a round.
         load_ratio: of what the fleet serves at full width.
         deadline_s: of each request.
-        in_flight_groups: that a server holds at a time.
         max_batch_size: that the repository's copy allows, so that profiling such slow servers takes a minute.
         profile_requests: of each batch size at least.
         profile_precision_ratio: half the 95 % interval of a mean at which a batch size has enough.
@@ -48,7 +47,6 @@ class FidelitySettings:
     requests: int = 1500
     load_ratio: float = 0.6
     deadline_s: float = 0.1
-    in_flight_groups: int = 4
     max_batch_size: int = 16
     profile_requests: int = 16
     profile_precision_ratio: float = 0.05
@@ -125,7 +123,6 @@ def _router(policy: str, profile: Path, settings: FidelitySettings, *, seed: int
     return RouterSettings(
         policy=policy,
         deadline_ms=settings.deadline_s * 1e3,
-        in_flight_groups=settings.in_flight_groups,
         seed=seed,
         profile=profile,
         probes=None,

@@ -65,7 +65,7 @@ def make_twin(profile: Profile, settings: FidelitySettings) -> Twin:
                 "load_of_width": max(m.width for s in servers for m in s.models),
                 "requests": settings.requests,
             },
-            "objectives": {"deadline_ms": settings.deadline_s * 1e3, "in_flight_groups": settings.in_flight_groups},
+            "objectives": {"deadline_ms": settings.deadline_s * 1e3},
         }
     )
     traces = tuple(draw_trace(scenario, servers, seed) for seed in range(settings.rounds))
