@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from orchestrator.benchmark.fidelity.twin import mean_of
 from orchestrator.benchmark.open_loop import Outcome
@@ -95,6 +94,8 @@ def pair_up(
 
 def draw_claims(pairs: Sequence[Pair]) -> list[dict[str, object]]:
     """Return the bars and whether they are met, the worst policy first of each."""
+    from scipy.stats import kendalltau  # it looks into torch where that is installed; serving must not
+
     worst_mean = max(pairs, key=lambda p: abs(p.mean_error))
     worst_p99 = max(pairs, key=lambda p: abs(p.p99_error))
     claims: list[dict[str, object]] = [
