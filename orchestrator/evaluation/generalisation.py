@@ -64,7 +64,7 @@ def generalisation_claims(fields: Sequence[Field]) -> Iterator[Claim]:
         "ratio",
         is_floor=False,
         note=(
-            "nobody ran it"
+            f"`{LEARNED}` was not run"
             if worst is None
             else f"in {worst.field.case.stem}, of {len(transfers)} scenarios of {min(sizes)} to {max(sizes)} servers; "
             f"the guard's fallback made {_share(shares)} of the decisions"

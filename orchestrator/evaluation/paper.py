@@ -103,6 +103,8 @@ def _stated(held: Sequence[_Held]) -> Iterator[Claim]:
     stated = holds[0] if holds else held[-1]
     loads = ", ".join(f"{each.field.load_ratio:.0%}" for each in holds) or "none"
     note = f"`{stated.label}` at {describe_load(stated.field)}; the whole point holds at loads: {loads}"
+    if stated.label not in stated.field.standings:
+        note = f"`{stated.label}` was not run"
     for claim in stated.claims:
         yield Claim(
             claim.name,

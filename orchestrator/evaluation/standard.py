@@ -86,6 +86,9 @@ def draw_duels(fields: Sequence[Field]) -> tuple[Duel, ...]:
 def standard_claims(fields: Sequence[Field]) -> Iterator[Claim]:
     """Return the claims over all test scenarios."""
     duels = draw_duels(fields)
+    if not duels:
+        yield from _unknown()
+        return
     equal = [duel for duel in duels if duel.is_equal]
     yield Claim(
         f"joules a request less: {LEARNED} against the best tuned heuristic at equal attainment and accuracy",
@@ -123,6 +126,17 @@ def standard_claims(fields: Sequence[Field]) -> Iterator[Claim]:
         is_certain=True,
         note=f"{_points(duels)} points against one",
     )
+
+
+def _unknown() -> Iterator[Claim]:
+    """Return the claims without values, for nobody ran the learned policy."""
+    for what, bar in (
+        ("joules a request less, at equal attainment and accuracy, against the best tuned heuristic", JOULES_BAR),
+        ("served accuracy more, at equal attainment and joules, CV² ≥ 4, against it", ACCURACY_BAR),
+        ("hypervolume more over all tuned heuristics together", HYPERVOLUME_BAR),
+        ("hypervolume more over the best tuned heuristic alone", HYPERVOLUME_BAR),
+    ):
+        yield Claim(f"{LEARNED}: {what}", None, bar, "ratio", note=f"`{LEARNED}` was not run")
 
 
 def improvement(duels: Sequence[Duel]) -> Estimate | None:
