@@ -7,13 +7,14 @@ scenario.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from orchestrator.routing import parse_policy
-
-LEARNED: Final = "ppo-slim"
-LEARNED_OF_PAPER: Final = "ppo-paper"
+from orchestrator.routing import RowPolicy, parse_policy
+from orchestrator.routing.learned import LEARNED_NAMES, LearnedPolicy, PolicyFile
+from orchestrator.routing.learned import SLIM as LEARNED
 UNTUNED: Final = " untuned"
 """Ends the label of a policy with its own defaults beside the tuned one, on validation scenarios."""
 
@@ -41,8 +42,19 @@ def make_contender(label: str, spec: str, *, is_tuned: bool = False) -> Contende
     Raises:
         ConfigError: when there is no such policy, or a learned policy's file can't be used.
     """
-    parse_policy(spec)
-    return Contender(label, spec, spec, is_tuned)
+    policy = open_policy(spec)
+    identity = f"{spec} {_digest(policy.file)}" if isinstance(policy, LearnedPolicy) else spec
+    return Contender(label, spec, identity, is_tuned)
+
+
+@lru_cache(maxsize=64)
+def open_policy(spec: str) -> RowPolicy:
+    """Return the policy of a spec; all that it remembers is kept by the world that it decides in.
+
+    Raises:
+        ConfigError: when there is no such policy, or a learned policy's file can't be used.
+    """
+    return parse_policy(spec)
 
 
 def head_of(label: str) -> str:
@@ -52,4 +64,13 @@ def head_of(label: str) -> str:
 
 def is_learned(label: str) -> bool:
     """Return whether a label is of a learned policy."""
-    return head_of(label) in (LEARNED, LEARNED_OF_PAPER)
+    return head_of(label) in LEARNED_NAMES
+
+
+def _digest(file: PolicyFile) -> str:
+    """Return what tells one learned policy from another: all of its file that decides."""
+    found = hashlib.sha256(repr((file.kind, file.base, file.preference, file.strength, file.fleet)).encode())
+    for name in sorted(file.weights):
+        found.update(name.encode() + file.weights[name].tobytes())
+    found.update(file.low.tobytes() + file.high.tobytes())
+    return found.hexdigest()[:12]

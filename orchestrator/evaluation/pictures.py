@@ -17,7 +17,7 @@ import numpy as np
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.choices import best_heuristic, middle
-from orchestrator.evaluation.contenders import LEARNED, LEARNED_OF_PAPER, head_of
+from orchestrator.evaluation.contenders import is_learned
 from orchestrator.evaluation.figures import LATENCY_EDGES_S
 from orchestrator.evaluation.standings import Field, Standing
 from orchestrator.evaluation.statistics import estimate_iqm
@@ -51,7 +51,7 @@ def draw_pictures(fields: Sequence[Field]) -> dict[str, str]:
 
 def _named(field: Field, validation: Field | None) -> list[str]:
     """Return who is named, in the order of colours."""
-    learned = [label for label in field.standings if head_of(label) in (LEARNED, LEARNED_OF_PAPER)]
+    learned = [label for label in field.standings if is_learned(label)]
     wanted = (RANDOM, FALLBACK, best_heuristic(validation), *learned)
     return [label for label in dict.fromkeys(wanted) if label in field.standings][: len(_COLOURS)]
 

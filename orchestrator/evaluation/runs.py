@@ -16,12 +16,16 @@ from typing import Final
 
 import numpy as np
 
-from orchestrator.evaluation.contenders import Contender
+from orchestrator.errors import UntrustedError
+from orchestrator.evaluation.contenders import Contender, open_policy
 from orchestrator.evaluation.figures import RunFigures, Timeline, take_figures, take_timeline
 from orchestrator.evaluation.suites import load_case
-from orchestrator.routing import RowPolicy, parse_policy
+from orchestrator.routing import RowPolicy
 from orchestrator.routing.candidates import build_rows
+from orchestrator.routing.learned import LearnedPolicy
+from orchestrator.simulation.fields import World
 from orchestrator.simulation.fleet import SimulatedServer
+from orchestrator.simulation.learned_run import DECIDED, DISTRUSTED
 from orchestrator.simulation.scenario import ScenarioSettings
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.trace import Trace, draw_trace
@@ -96,22 +100,20 @@ def run_cell(cell: Cell) -> CellResult:
 
 def _run(cell: Cell, seed: int) -> tuple[Simulation, RunFigures]:
     settings, servers = _load(cell.path, cell.requests)
-    policy = parse_policy(cell.contender.spec)
+    policy = open_policy(cell.contender.spec)
     trace = _trace(cell.path, cell.requests, cell.trace)
     if seed:
         lots = np.random.default_rng(np.random.SeedSequence([cell.trace, seed])).random(trace.lots.shape)
         trace = replace(trace, lots=lots)
     simulation = Simulation(settings, servers, policy, trace=trace)
     simulation.run()
-    return simulation, take_figures(simulation, seed=seed, fallback_ratio=None)
+    return simulation, take_figures(simulation, seed=seed, fallback_ratio=_fallback_ratio(simulation))
 
 
 def _time_decisions(cell: Cell) -> tuple[float, float] | None:
     """Return what decisions take; None when there were none to time."""
     settings, servers = _load(cell.path, min(cell.requests or _TIMED_REQUESTS, _TIMED_REQUESTS))
-    policy = parse_policy(cell.contender.spec)
-    if not isinstance(policy, RowPolicy):
-        return None
+    policy = open_policy(cell.contender.spec)
     simulation = Simulation(settings, servers, policy, seed=cell.trace)
     simulation.decide_outside()
     world = simulation.world
@@ -119,7 +121,7 @@ def _time_decisions(cell: Cell) -> tuple[float, float] | None:
     while len(taken_s) <= _TIMED_DECISIONS and simulation.next_decision() is not None:
         began_s = time.perf_counter()
         count = build_rows(world.fleet, world.wish, world.rows, world.scratch)
-        row, items, _, until_s = policy.choose_row(world.memory, world.rows, count, world.wish.ask)
+        row, items, _, until_s = _choose(policy, world, count)
         taken_s.append(time.perf_counter() - began_s)
         simulation.apply(row, items, until_s)
     counted_s = taken_s[1:]  # the first one may load compiled code
@@ -127,6 +129,23 @@ def _time_decisions(cell: Cell) -> tuple[float, float] | None:
         return None
     median_s, p99_s = np.quantile(counted_s, (0.5, 0.99))
     return float(median_s), float(p99_s)
+
+
+def _choose(policy: RowPolicy, world: World, count: int) -> tuple[int, float, int, float]:
+    """Return what a policy decides; where a learned one does not trust itself, what its base does."""
+    try:
+        return policy.choose_row(world.memory, world.rows, count, world.wish.ask)
+    except UntrustedError:
+        assert isinstance(policy, LearnedPolicy)
+        return policy.base.choose_row(world.memory, world.rows, count, world.wish.ask)
+
+
+def _fallback_ratio(simulation: Simulation) -> float | None:
+    """Return how much of its decisions a learned policy left to its base; None for every other policy."""
+    if not isinstance(simulation.policy, LearnedPolicy):
+        return None
+    decided, distrusted = simulation.learned_counts[DECIDED], simulation.learned_counts[DISTRUSTED]
+    return float(distrusted / decided) if decided else 0.0
 
 
 @lru_cache(maxsize=4)

@@ -21,12 +21,12 @@ from typing import Final
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.contenders import (
     LEARNED,
-    LEARNED_OF_PAPER,
     UNTUNED,
     Contender,
     head_of,
     make_contender,
 )
+from orchestrator.routing.learned.policy_file import PAPER as LEARNED_OF_PAPER
 from orchestrator.simulation.fleet import SimulatedServer
 from orchestrator.simulation.scenario import ScenarioSettings, digest_scenario, load_scenario
 
