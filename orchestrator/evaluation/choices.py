@@ -54,21 +54,20 @@ def rank_defaults(fields: Sequence[Field]) -> tuple[Ranked, ...]:
     validation = [field for field in fields if field.case.is_validation]
     if not validation:
         return ()
-    labels = [
-        label
-        for label, standing in validation[0].standings.items()
-        if not standing.contender.is_tuned
-        if all(label in field.standings for field in validation)
+    comes = [
+        {label.removesuffix(UNTUNED): s for label, s in field.standings.items() if not s.contender.is_tuned}
+        for field in validation
     ]
+    labels = [label for label in comes[0] if all(label in own for own in comes)]
     best = [max(middle(s, UTILITY) for s in field.standings.values()) for field in validation]
     ranked = []
     for label in labels:
-        own = [field.standings[label] for field in validation]
+        own = [standings[label] for standings in comes]
         losses = [most - middle(standing, UTILITY) for most, standing in zip(best, own, strict=True)]
         worst = max(range(len(losses)), key=lambda at: losses[at])
         ranked.append(
             Ranked(
-                label.removesuffix(UNTUNED),
+                label,
                 estimate_iqm([s.figures[UTILITY] for s in own]),
                 validation[worst].case.stem,
                 losses[worst],

@@ -13,8 +13,9 @@ from functools import lru_cache
 from typing import Final
 
 from orchestrator.routing import RowPolicy, parse_policy
-from orchestrator.routing.learned import LEARNED_NAMES, LearnedPolicy, PolicyFile
-from orchestrator.routing.learned import SLIM as LEARNED
+from orchestrator.routing.learned import LEARNED_NAMES, SLIM, LearnedPolicy, PolicyFile
+
+LEARNED: Final = SLIM
 UNTUNED: Final = " untuned"
 """Ends the label of a policy with its own defaults beside the tuned one, on validation scenarios."""
 

@@ -26,7 +26,6 @@ from orchestrator.evaluation.contenders import (
     head_of,
     make_contender,
 )
-from orchestrator.routing.learned.policy_file import PAPER as LEARNED_OF_PAPER
 from orchestrator.simulation.fleet import SimulatedServer
 from orchestrator.simulation.scenario import ScenarioSettings, digest_scenario, load_scenario
 
@@ -69,6 +68,7 @@ HEURISTICS: Final = (
     "infaas",
     "model-switching",
     "alert",
+    "thrift",
     "fluid-lp",
     "proteus-lp",
 )
@@ -104,7 +104,7 @@ class Suite(StrEnum):
 
 
 CONTENDERS: Final[Mapping[Suite, tuple[str, ...]]] = {
-    Suite.PAPER: (RANDOM, *OF_PAPER, LEARNED_OF_PAPER, *LEARNED_POINTS),
+    Suite.PAPER: (RANDOM, *OF_PAPER, *LEARNED_POINTS),
     Suite.STANDARD: (RANDOM, *HEURISTICS, *LEARNED_POINTS),
     Suite.GENERALISATION: (FALLBACK, "jsq:slack", "slackfit", "max-accuracy", "control-limit", LEARNED),
 }
