@@ -181,4 +181,7 @@ def test_the_default_is_who_wins_on_validation_without_tuning() -> None:
     assert [r.label for r in ranked] == [LEARNED, "achq", "nexus", "jsq:slack"]
     assert ranked[0].utility.value == pytest.approx(0.8)
     assert (ranked[2].worst_scenario, ranked[2].worst_loss) == ("b", pytest.approx(0.79))
+    # Where nothing was tuned for a scenario, the policy itself stands there.
+    plain = field("c", [of(label, 0.7, 0.5, utility=0.5) for label in ("nexus", "achq")], is_validation=True)
+    assert {r.label for r in rank_defaults([scenario("a", 0.9, 0.5, 0.6, 0.8), plain])} == {"nexus", "achq"}
     assert rank_defaults([field("a", HEURISTICS)]) == ()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.contenders import head_of, is_heuristic, is_learned, make_contender, open_policy
+from orchestrator.evaluation.contenders import head_of, is_learned, make_contender, open_policy
 from orchestrator.evaluation.runs import Cell, run_cell
 from orchestrator.routing.learned import PolicyFile, write_policy_file
 from tests.evaluation.suites import write_suite
@@ -61,5 +61,5 @@ def test_a_checkpoint_that_is_missing_is_refused_before_anything_runs(tmp_path: 
 def test_labels_tell_what_they_are_of() -> None:
     assert head_of("ppo-slim:runs/a.npz,energy=1") == "ppo-slim"
     assert head_of("achq untuned") == "achq"
-    kinds = {label: (is_learned(label), is_heuristic(label)) for label in ("ppo-paper", "thrift,energy=1", "lert:75")}
-    assert kinds == {"ppo-paper": (True, False), "thrift,energy=1": (False, False), "lert:75": (False, True)}
+    kinds = {label: is_learned(label) for label in ("ppo-paper", "thrift,energy=1")}
+    assert kinds == {"ppo-paper": True, "thrift,energy=1": False}
