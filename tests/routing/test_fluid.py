@@ -101,11 +101,13 @@ def test_the_greedy_plan_is_as_accurate_as_a_solver_can(fleet_s: list[dict[str, 
     fleet = [one for s, seconds in enumerate(fleet_s) for one in server("abc"[s], **seconds)]
     shares = plan("fluid-lp,margin=0,interval_s=1", fleet, rate_rps)
     mean = sum(width * count for (_, width), count in shares.items()) / 1000
-    # The rate is estimated and shares are counted in thousandths, hence the tolerance.
+    # The rate is estimated, hence the tolerance.
     assert mean == pytest.approx(-solved.fun / rate_rps, rel=0.02)
     for s, seconds in enumerate(fleet_s):
         used = sum(shares["abc"[s], accuracies[w]] / 1000 * rate_rps * t for w, t in seconds.items())
-        assert used <= 1.03
+        # Shares are counted in draws, and one draw more of a slow width is much of a server's time.
+        a_draw = rate_rps / 1000 * max((t for w, t in seconds.items() if shares["abc"[s], accuracies[w]]), default=0.0)
+        assert used <= 1.02 + a_draw
 
 
 def test_the_plan_follows_the_demand() -> None:
