@@ -3,6 +3,10 @@
 Of what happens at the same time, groups end first, then what was arranged beforehand happens, then requests arrive.
 After each the router does what a live one does after a change: it asks its policy about the head of the queue until
 the policy holds (orchestrator.router.core).
+
+A run is over when the last request of its trace is answered or given up; nothing happens after that, so that times,
+joules and utilisation are of the work alone. Faults and reports that were arranged for later never come, and neither
+do the ends of groups that were lost or of holds. A load that has begun has cost all its joules already.
 """
 
 from __future__ import annotations
@@ -55,7 +59,7 @@ def advance(world: World, until_s: float) -> bool:
             return True
         source, at_s = _next_event(world)
         if source == NO_EVENT or at_s > until_s:
-            if until_s < math.inf:  # else nothing is left, and time stays where the last event was
+            if until_s < math.inf:  # who names a time waits for it; else it stays where the last event was
                 state[f.NOW_S] = max(state[f.NOW_S], until_s)
             return False
         state[f.NOW_S] = at_s
@@ -85,6 +89,9 @@ def advance(world: World, until_s: float) -> bool:
 def _next_event(world: World) -> tuple[int, float]:
     state = world.state
     source, at_s = NO_EVENT, math.inf
+    # What a failed server holds counts as neither until the router has noticed.
+    if state[f.ANSWERED_COUNT] + state[f.LOST_COUNT] == state[f.ARRIVALS]:
+        return source, at_s
     if state[f.EVENTS] > 0:
         source, at_s = FROM_HEAP, world.events[f.AT_S][0]
     if state[f.NEXT_ENTRY] < state[f.ENTRIES]:

@@ -50,7 +50,7 @@ class Result:
         utilisation_variance: over the servers.
         mean_batch: items of a group.
         decisions: how often the policy was asked.
-        duration_s: virtual time.
+        duration_s: virtual time, to the last answer or refusal.
         servers: by name.
     """
 

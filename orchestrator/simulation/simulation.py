@@ -106,7 +106,7 @@ class Simulation:
 
     @property
     def now_s(self) -> float:
-        """Virtual time: that of the last event once everything has happened."""
+        """Virtual time: once a run is over, when its last request was answered or given up."""
         return self.world.state[f.NOW_S]
 
     def _decide(self) -> None:

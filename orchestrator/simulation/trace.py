@@ -62,7 +62,8 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     rate_rps = workload.load_ratio * most_rps
     count = workload.requests
     arrived_s = scaled(workload.shape(), count, rate_rps / workload.items, arrivals)
-    # Faults and reports go on for a while after the last arrival, in which the queue drains.
+    # Faults and reports go on for a while after the last arrival, in which the queue drains; those that lie after the
+    # last answer never happen (orchestrator.simulation.loop).
     horizon_s = float(arrived_s[-1]) + min(objectives.request_timeout_s, _MOST_DRAIN_S)
     entries = [
         *_faults(settings.faults, len(servers), horizon_s, faults),

@@ -137,6 +137,7 @@ def test_requests_and_joules_are_conserved_whatever_happens(
     requests = {k: np.asarray(world.requests[k]) for k in (f.STATUS, f.ANSWERED_S, f.ARRIVED_S, f.ENERGY_J, f.ATTEMPTS)}
     answered = requests[f.STATUS] == f.ANSWERED
     assert (requests[f.ANSWERED_S] >= requests[f.ARRIVED_S]).all()
+    assert simulation.now_s == result.duration_s == requests[f.ANSWERED_S].max()
     assert sum(s.items for s in result.servers) == answered.sum() * given.workload.items
     assert (requests[f.ATTEMPTS][answered] >= 1).all()
     assert requests[f.ATTEMPTS].max() <= given.objectives.max_attempts
@@ -272,3 +273,68 @@ def test_a_server_that_fails_loses_nothing_that_can_be_sent_again() -> None:
         assert np.asarray(simulation.world.requests[f.ATTEMPTS]).max() > 1
         assert all(up_s < simulation.now_s for up_s in np.asarray(simulation.world.truth[f.UP_S]))
         assert math.isclose(sum(s.items for s in result.servers), 5000)
+
+
+def joules(simulation: Simulation) -> list[float | None]:
+    return [s.energy_j for s in summarise(simulation, seed=0).servers]
+
+
+def entries(*given: tuple[float, int, float, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return a schedule of (when, server, kind, value)."""
+    table = np.zeros((f.EVENT_FIELDS, len(given)))
+    for place, (at_s, server, kind, value) in enumerate(given):
+        table[f.AT_S, place], table[f.EVENT_SERVER, place] = at_s, server
+        table[f.KIND, place], table[f.VALUE, place], table[f.ORDER, place] = kind, value, place
+    return table
+
+
+@pytest.mark.parametrize("policy", ["lert", "jsq"])
+def test_what_is_arranged_for_after_the_last_answer_costs_nothing(policy: str) -> None:
+    fleet, settings = servers(2, linear_model(100, item_s=0.01, item_j=1.0), idle_w=30), scenario(requests=200)
+    trace = draw_trace(settings, fleet, 3)
+    calm = Simulation(settings, fleet, parse_policy(policy), trace=trace)
+    calm.run()
+    over_s = calm.now_s
+    later = entries(
+        (over_s + 1, 0, f.FAILS, 0),
+        (over_s + 2, 0, f.NOTICED, 0),
+        (over_s + 3, 1, f.THROTTLES, 2),
+        (over_s + 4, 1, f.REPORTS, 0.1),
+        (over_s + 60, 0, f.RETURNS, 0),
+    )
+    stormy = Simulation(settings, fleet, parse_policy(policy), trace=replace(trace, schedule=later))
+    stormy.run()
+    assert over_s == np.asarray(calm.world.requests[f.ANSWERED_S]).max()
+    assert joules(stormy) == joules(calm) != [None, None]
+    assert summarise(stormy, seed=0) == summarise(calm, seed=0)
+
+
+def test_a_run_waits_for_what_is_lost_on_a_server_that_nobody_has_missed_yet() -> None:
+    fleet = servers(1, single(item_s=1.0), idle_w=10)
+    settings = scenario(requests=1, objectives=patient())
+    trace = replace(
+        draw_trace(settings, fleet, 0),
+        arrived_s=np.array([1.0]),
+        schedule=entries((1.5, 0, f.FAILS, 0), (3.0, 0, f.NOTICED, 0), (4.0, 0, f.RETURNS, 0), (9.0, 0, f.FAILS, 0)),
+    )
+    simulation = Simulation(settings, fleet, parse_policy("lert"), trace=trace)
+    simulation.run()
+    result = summarise(simulation, seed=0)
+    assert (result.answered, simulation.now_s) == (1, 5.0)
+    assert simulation.world.truth[f.UP_S][0] == 1.5 + 1.0
+
+
+def test_neither_a_lost_group_nor_a_hold_keeps_a_run_from_its_end() -> None:
+    fleet = servers(2, single(item_s=10.0), idle_w=10)
+    settings = scenario(requests=1, objectives=patient(max_attempts=1))
+    trace = replace(
+        draw_trace(settings, fleet, 0),
+        arrived_s=np.array([1.0]),
+        schedule=entries((2.0, 0, f.FAILS, 0), (3.0, 0, f.NOTICED, 0), (50.0, 0, f.RETURNS, 0)),
+    )
+    simulation = Simulation(settings, fleet, parse_policy("lert"), trace=trace)
+    simulation.world.state[f.HOLD_UNTIL_S] = 100.0
+    simulation.run()
+    assert (summarise(simulation, seed=0).failed, simulation.now_s) == (1, 3.0)
+    simulation.run_until(20.0)  # who asks for more time gets it
+    assert simulation.now_s == 20.0
