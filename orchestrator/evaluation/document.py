@@ -62,7 +62,8 @@ def make_document(suite: Suite, extent: Extent, fields: Sequence[Field], measure
             "centre": "interquartile mean over traces; seeds of one trace are averaged first",
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over traces by scenario, {RESAMPLES} resamples",
             "utility": "effective accuracy - (0.02/0.15) * joules a request / most joules",
-            "hypervolume": "unit cube of accuracy from narrowest to widest, requests in time, 1 - joules / most joules",
+            "hypervolume": "unit cube of accuracy from a spread below the narrowest width to the widest, "
+            "requests in time, 1 - joules / most joules",
         },
         "default": [
             {

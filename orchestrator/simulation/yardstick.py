@@ -11,8 +11,11 @@ own bars trade them, 15 % fewer joules for 2 points of accuracy. Where joules ar
 from fleet and load, not from any result, so it is the same for whoever evaluates. A policy that can't keep up still
 works after the last arrival and may take more.
 
-The **reference point** of hypervolumes is (accuracy of the narrowest width, no request in time, most joules); 1 on each
-axis is (accuracy of the widest, all in time, no joules).
+The **reference point** of hypervolumes is (one spread of the widths' accuracies below the narrowest, no request in
+time, most joules); 1 on each axis is (accuracy of the widest, all in time, no joules). Were it at the narrowest width
+itself, a policy that sends only that one, on time and at the least joules, would dominate nothing, and there would be
+nothing to compare with. A spread below, half of the axis is for the narrowest width alone and half for what wider ones
+add.
 """
 
 from __future__ import annotations
@@ -41,6 +44,11 @@ class Yardstick:
     most_accuracy: float
     most_j: float | None
 
+    @property
+    def reference_accuracy(self) -> float:
+        """Accuracy of the reference point."""
+        return max(0.0, 2 * self.least_accuracy - self.most_accuracy)
+
     def utility(self, figures: Mapping[str, float | None]) -> float:
         """Return the utility of a run."""
         effective, joules = figures["effective_accuracy"], figures["joules_per_answer"]
@@ -49,8 +57,8 @@ class Yardstick:
     def place(self, figures: Mapping[str, float | None]) -> tuple[float, float, float]:
         """Return where a run lies in the cube; without joules its third axis says nothing, 1 for all."""
         accuracy, joules = figures["accuracy"], figures["joules_per_answer"]
-        spread = self.most_accuracy - self.least_accuracy
-        position = 0.0 if accuracy is None else (accuracy - self.least_accuracy) / spread if spread > 0 else 1.0
+        span = self.most_accuracy - self.reference_accuracy
+        position = 0.0 if accuracy is None else (accuracy - self.reference_accuracy) / span if span > 0 else 1.0
         thrift = 1 - joules / self.most_j if self.most_j and joules is not None else 1.0
         return position, figures["attainment_ratio"] or 0.0, thrift
 

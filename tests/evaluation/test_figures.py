@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from orchestrator.evaluation.figures import FIGURES, LATENCY_EDGES_S, take_figures, take_timeline
+from orchestrator.evaluation.statistics import hypervolume
 from orchestrator.simulation import fields as f
 from orchestrator.simulation.fleet import linear_model
 from orchestrator.simulation.yardstick import EXCHANGE, Yardstick, make_yardstick
@@ -69,12 +70,28 @@ def test_utility_trades_joules_for_accuracy_at_the_rate_of_the_bars() -> None:
     assert Yardstick(0.7, 0.8, None).utility({"effective_accuracy": 0.5, "joules_per_answer": None}) == 0.5
 
 
-def test_the_cube_runs_from_the_narrowest_to_the_widest_and_from_the_most_joules_to_none() -> None:
+def test_the_cube_runs_from_below_the_narrowest_to_the_widest_and_from_the_most_joules_to_none() -> None:
     yardstick = Yardstick(0.7, 0.8, 2.0)
-    figures = {"accuracy": 0.75, "attainment_ratio": 0.9, "joules_per_answer": 0.5}
-    assert yardstick.place(figures) == (pytest.approx(0.5), 0.9, 0.75)
+    assert yardstick.reference_accuracy == pytest.approx(0.6)
+    figures: dict[str, float | None] = {"accuracy": 0.75, "attainment_ratio": 0.9, "joules_per_answer": 0.5}
+    assert yardstick.place(figures) == (pytest.approx(0.75), 0.9, 0.75)
+    for accuracy, position in ((0.7, 0.5), (0.8, 1.0)):
+        assert yardstick.place(figures | {"accuracy": accuracy})[0] == pytest.approx(position)
     nothing = {"accuracy": None, "attainment_ratio": 0.0, "joules_per_answer": None}
     assert yardstick.place(nothing) == (0.0, 0.0, 1.0)
+    # Accuracies spread wider than they are high: there is nothing below 0.
+    assert Yardstick(0.2, 0.8, 2.0).place(figures)[0] == pytest.approx(0.75 / 0.8)
+    assert Yardstick(0.8, 0.8, 2.0).place(figures)[0] == 1.0  # one width: the axis says nothing
+
+
+def test_who_sends_only_the_narrowest_width_dominates_something() -> None:
+    quick = linear_model(25, item_s=0.005, accuracy=0.7, item_j=0.5)
+    slow = linear_model(100, item_s=0.02, accuracy=0.8, item_j=3.0)
+    settings, fleet = scenario(requests=300, load=0.3), servers(2, quick, slow, idle_w=15.0)
+    yardstick = make_yardstick(settings, fleet)
+    place = yardstick.place(take_figures(run(settings, fleet, "lert:narrowest"), seed=0).figures)
+    assert place[0] == pytest.approx(0.5)
+    assert hypervolume(np.array([place])) == pytest.approx(np.prod(place)) != 0
 
 
 def test_no_policy_that_keeps_up_spends_more_than_the_most_joules() -> None:
