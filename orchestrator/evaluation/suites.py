@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from orchestrator.config import GuardSettings
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.contenders import (
     LEARNED,
@@ -34,14 +35,19 @@ VALIDATION_SEEDS: Final = 1_000_000
 LEARNED_POINTS: Final = (
     LEARNED,
     f"{LEARNED},accuracy=1,latency=0,energy=0",
-    f"{LEARNED},accuracy=0.6,latency=0.2,energy=0.2",
-    f"{LEARNED},accuracy=0.3,latency=0.2,energy=0.5",
+    f"{LEARNED},accuracy=0.75,latency=0.1,energy=0.15",
+    f"{LEARNED},accuracy=0.6,latency=0.1,energy=0.3",
+    f"{LEARNED},accuracy=0.45,latency=0.1,energy=0.45",
+    f"{LEARNED},accuracy=0.3,latency=0.1,energy=0.6",
+    f"{LEARNED},accuracy=0.2,latency=0.1,energy=0.7",
+    f"{LEARNED},accuracy=0.1,latency=0.1,energy=0.8",
     f"{LEARNED},accuracy=0,latency=0,energy=1",
 )
 """The one checkpoint at the weights that it comes with and along its frontier."""
 RANDOM: Final = "random"
-FALLBACK: Final = "lert:slack"
-"""The guard's, by default."""
+FALLBACK: Final = GuardSettings().fallback
+"""The guard's, by default. It is ``lert:slack`` with half of the time that waits in reserve, and has no tuning of its
+own: ``lert:slack,slack_margin=2``, which is among what is tried of that, keeps as much, of the head's time too."""
 HEURISTICS: Final = (
     "round-robin:slack",
     "weighted-round-robin:slack",
@@ -52,6 +58,7 @@ HEURISTICS: Final = (
     "p2c-jsq:slack",
     "weighted-random:slack",
     FALLBACK,
+    "lert:slack",
     "lert:widest",
     "lert:narrowest",
     "lect:slack",
@@ -87,6 +94,7 @@ OF_PAPER: Final = (
     "control-limit:75",
     "control-limit:75,limit=16",
     FALLBACK,
+    "lert:slack",
     "slackfit",
     "max-accuracy",
     "max-batch",

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.contenders import head_of, is_learned, make_contender, open_policy
+from orchestrator.evaluation.contenders import LEARNED, head_of, is_learned, make_contender, open_policy
 from orchestrator.evaluation.runs import Cell, run_cell
+from orchestrator.evaluation.suites import CONTENDERS, FALLBACK, LEARNED_POINTS, Suite
 from orchestrator.routing.learned import PolicyFile, write_policy_file
 from tests.evaluation.suites import write_suite
 from tests.routing.learned.test_policy import slim, trained
@@ -63,3 +65,22 @@ def test_labels_tell_what_they_are_of() -> None:
     assert head_of("achq untuned") == "achq"
     kinds = {label: is_learned(label) for label in ("ppo-paper", "thrift,energy=1")}
     assert kinds == {"ppo-paper": True, "thrift,energy=1": False}
+
+
+def test_every_suite_has_the_guards_own_fallback_and_each_contender_once() -> None:
+    assert RouterSettings().guard.fallback == FALLBACK
+    for suite, labels in CONTENDERS.items():
+        assert len(set(labels)) == len(labels), suite
+        assert FALLBACK in labels
+        assert LEARNED in labels
+    for suite in (Suite.PAPER, Suite.STANDARD):
+        assert "lert:slack" in CONTENDERS[suite]
+
+
+def test_learned_points_lie_along_one_frontier_at_weights_that_add_up_to_one() -> None:
+    asked = [dict(part.split("=") for part in point.split(",")[1:]) for point in LEARNED_POINTS[1:]]
+    weights = [[float(each[name]) for name in ("accuracy", "latency", "energy")] for each in asked]
+    assert all(sum(own) == pytest.approx(1) for own in weights)
+    assert [own[0] for own in weights] == sorted((own[0] for own in weights), reverse=True)
+    assert [own[2] for own in weights] == sorted(own[2] for own in weights)
+    assert len({make_contender(point, point).identity for point in LEARNED_POINTS}) == len(LEARNED_POINTS) == 9
