@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
-from orchestrator.evaluation.contenders import LEARNED, UNTUNED, head_of, is_learned
-from orchestrator.evaluation.standings import UTILITY, Field, Floats, Standing
+from orchestrator.evaluation.contenders import LEARNED, OWN_HEURISTICS, UNTUNED, head_of, is_learned
+from orchestrator.evaluation.standings import UTILITY, Field, Standing
 from orchestrator.evaluation.statistics import Estimate, estimate_iqm, interquartile_mean
 from orchestrator.evaluation.suites import FALLBACK
 
@@ -21,6 +22,13 @@ ACCURACY_TOLERANCE: Final = 0.002
 """0.2 points of served accuracy: equal."""
 JOULES_TOLERANCE: Final = 0.01
 """One in a hundred: equal."""
+
+
+class Rivals(StrEnum):
+    """Among which heuristics the best is looked for."""
+
+    ALL = "all"
+    LITERATURE = "literature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +84,29 @@ def rank_defaults(fields: Sequence[Field]) -> tuple[Ranked, ...]:
     return tuple(sorted(ranked, key=lambda r: (-r.utility.value, r.label)))
 
 
-def best_heuristic(validation: Field | None) -> str:
+def best_heuristic(validation: Field | None, rivals: Rivals = Rivals.ALL) -> str:
     """Return the heuristic of the most utility on a scenario's validation file, tuned where it was.
 
-    The first of equals; without such a file it is the guard's fallback.
+    The first of equals; without such a file, or any of them on it, it is the guard's fallback.
     """
     if validation is None:
         return FALLBACK
     own = {
         label: middle(standing, UTILITY)
         for label, standing in validation.standings.items()
-        if not is_learned(label) and not label.endswith(UNTUNED)
+        if not is_learned(label)
+        and not label.endswith(UNTUNED)
+        and (rivals is Rivals.ALL or head_of(label) not in OWN_HEURISTICS)
     }
-    return max(own, key=lambda label: own[label])
+    return max(own, key=lambda label: own[label], default=FALLBACK)
+
+
+def best_point(validation: Field | None) -> str:
+    """Return the learned point of the most utility; without a validation file the checkpoint as it comes."""
+    if validation is None:
+        return LEARNED
+    points = _points(validation)
+    return max(points, key=lambda label: middle(points[label], UTILITY), default=LEARNED)
 
 
 def thriftiest_point(validation: Field | None, heuristic: str) -> str:
@@ -108,7 +126,7 @@ def thriftiest_point(validation: Field | None, heuristic: str) -> str:
     points = validation.standings
     if equal:
         return min(equal, key=lambda label: middle(points[label], "joules_per_answer"))
-    return max(_points(validation), key=lambda label: middle(points[label], UTILITY))
+    return best_point(validation)
 
 
 def most_accurate_point(validation: Field | None, heuristic: str) -> str:
@@ -125,7 +143,7 @@ def most_accurate_point(validation: Field | None, heuristic: str) -> str:
     points = validation.standings
     if equal:
         return max(equal, key=lambda label: middle(points[label], "accuracy"))
-    return max(_points(validation), key=lambda label: middle(points[label], UTILITY))
+    return best_point(validation)
 
 
 def is_as_timely(standing: Standing, held: Standing) -> bool:
@@ -136,8 +154,3 @@ def is_as_timely(standing: Standing, held: Standing) -> bool:
 def _points(field: Field) -> dict[str, Standing]:
     """Return the points of the learned policy."""
     return {label: s for label, s in field.standings.items() if head_of(label) == LEARNED}
-
-
-def figures_of(fields: Sequence[tuple[Field, str]], name: str) -> list[Floats]:
-    """Return a figure by trace of a policy in each of some scenarios."""
-    return [field.standings[label].figures[name] for field, label in fields]

@@ -16,6 +16,8 @@ from orchestrator.routing import RowPolicy, parse_policy
 from orchestrator.routing.learned import LEARNED_NAMES, SLIM, LearnedPolicy, PolicyFile
 
 LEARNED: Final = SLIM
+OWN_HEURISTICS: Final = frozenset({"thrift"})
+"""Heuristics that this project has made, by ``head_of``; the others are of the literature, or nearly so."""
 UNTUNED: Final = " untuned"
 """Ends the label of a policy with its own defaults beside the tuned one, on validation scenarios."""
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from orchestrator.evaluation.choices import rank_defaults
+from orchestrator.evaluation.choices import Rivals, middle, rank_defaults
 from orchestrator.evaluation.claim import Claim
 from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.generalisation import draw_transfers, generalisation_claims
 from orchestrator.evaluation.paper import describe_load, paper_claims, saving
-from orchestrator.evaluation.standard import draw_duels, improvement, standard_claims
+from orchestrator.evaluation.standard import Duel, Verdict, draw_duels, improvement, standard_claims, utility_closed
 from orchestrator.evaluation.standings import UTILITY, Field, Standing
 from orchestrator.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate, estimate_iqm, hypervolume
 from orchestrator.evaluation.suites import RANDOM, Extent, Suite
@@ -105,23 +105,38 @@ def _comparisons(suite: Suite, fields: Sequence[Field]) -> dict[str, Any]:
         }
     duels = draw_duels(fields)
     return {
-        "probability_of_improvement": _estimate(improvement(duels)),
-        "against_best_heuristic": [
-            {
-                "scenario": duel.field.case.stem,
-                "heuristic": duel.heuristic,
-                "spec": duel.field.standings[duel.heuristic].contender.spec,
-                "is_tuned": duel.field.standings[duel.heuristic].contender.is_tuned,
-                "point": duel.thrifty,
-                "joules_less": _estimate(estimate_iqm([duel.saved])),
-                "is_equal": duel.is_equal,
-                "accurate_point": duel.accurate,
-                "accuracy_more": _estimate(estimate_iqm([duel.gained])),
-                "is_frugal": duel.is_frugal,
-                "utility_more": _estimate(estimate_iqm([duel.utility_gained])),
-            }
-            for duel in duels
-        ],
+        "by_utility": {
+            **{str(verdict): sum(duel.verdict is verdict for duel in duels) for verdict in Verdict},
+            "probability_of_improvement": _estimate(improvement(duels)),
+            "mean_share_of_gap_closed": _estimate(utility_closed(duels)),
+            "scenarios_with_a_gap": sum(duel.utility_gap is not None for duel in duels),
+        },
+        "against_best_heuristic": [_duel(duel) for duel in duels],
+        "against_best_of_literature": [_duel(duel) for duel in draw_duels(fields, Rivals.LITERATURE)],
+    }
+
+
+def _duel(duel: Duel) -> dict[str, Any]:
+    held = duel.field.standings[duel.heuristic]
+    return {
+        "scenario": duel.field.case.stem,
+        "heuristic": duel.heuristic,
+        "spec": held.contender.spec,
+        "is_tuned": held.contender.is_tuned,
+        "point": duel.thrifty,
+        "joules_less": _estimate(estimate_iqm([duel.saved])),
+        "is_equal": duel.is_equal,
+        "most_joules_less_by_fluid_bound": _round(duel.most_saved_ratio),
+        "share_of_joules_gap_closed": _estimate(duel.joules_closed),
+        "accurate_point": duel.accurate,
+        "accuracy_more": _estimate(estimate_iqm([duel.gained])),
+        "is_frugal": duel.is_frugal,
+        "best_point": duel.best,
+        "utility": _round(middle(held, UTILITY)),
+        "utility_more": _estimate(duel.utility_more),
+        "verdict": str(duel.verdict),
+        "most_utility_by_fluid_bound": _round(duel.field.most_utility),
+        "share_of_utility_gap_closed": _estimate(utility_closed([duel])),
     }
 
 
@@ -171,6 +186,7 @@ def _scenario(field: Field, *, is_brief: bool = False) -> dict[str, Any]:
         "requests": field.requests,
         "traces": len(field.case.traces),
         "most_accuracy_by_fluid_bound": _round(field.most_accuracy),
+        "most_utility_by_fluid_bound": _round(field.most_utility),
         "most_joules": _round(yardstick.most_j),
         "policies": [_policy(field, standing, is_brief=is_brief) for standing in field.standings.values()],
     }

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.choices import best_heuristic, middle
-from orchestrator.evaluation.contenders import is_learned
+from orchestrator.evaluation.choices import best_heuristic, best_point, middle
+from orchestrator.evaluation.contenders import LEARNED, is_learned
 from orchestrator.evaluation.figures import LATENCY_EDGES_S
 from orchestrator.evaluation.standings import Field, Standing
 from orchestrator.evaluation.statistics import estimate_iqm
@@ -52,7 +52,7 @@ def draw_pictures(fields: Sequence[Field]) -> dict[str, str]:
 def _named(field: Field, validation: Field | None) -> list[str]:
     """Return who is named, in the order of colours."""
     learned = [label for label in field.standings if is_learned(label)]
-    wanted = (RANDOM, FALLBACK, best_heuristic(validation), *learned)
+    wanted = (RANDOM, FALLBACK, best_heuristic(validation), LEARNED, best_point(validation), *learned)
     return [label for label in dict.fromkeys(wanted) if label in field.standings][: len(_COLOURS)]
 
 

@@ -17,7 +17,7 @@ from orchestrator.evaluation.contenders import Contender
 from orchestrator.evaluation.figures import FIGURES, RunFigures, Timeline
 from orchestrator.evaluation.runs import CellKey, CellResult
 from orchestrator.evaluation.suites import Case, load_case
-from orchestrator.simulation.capacity import least_joules, most_accuracy
+from orchestrator.simulation.capacity import least_joules, most_accuracy, most_utility
 from orchestrator.simulation.fleet import SimulatedServer
 from orchestrator.simulation.trace import draw_trace
 from orchestrator.simulation.yardstick import Yardstick, make_yardstick
@@ -77,6 +77,7 @@ class Field:
         items: of each request.
         yardstick: for utility and hypervolume.
         most_accuracy: the fluid bound at its rate; None when the fleet can't serve it for good.
+        most_utility: likewise.
         server_names: in the order of shares.
         standings: by label.
         fleet: for bounds.
@@ -94,6 +95,7 @@ class Field:
     items: int
     yardstick: Yardstick
     most_accuracy: float | None
+    most_utility: float | None
     server_names: tuple[str, ...]
     standings: Mapping[str, Standing]
     fleet: tuple[SimulatedServer, ...]
@@ -120,6 +122,7 @@ def _field(case: Case, results: Mapping[CellKey, CellResult]) -> Field:
     fleet = tuple(sorted(servers, key=lambda s: s.name))
     trace = draw_trace(settings, fleet, case.traces[0])
     workload, yardstick = settings.workload, make_yardstick(settings, fleet)
+    min_accuracy = settings.objectives.min_accuracy
     gaps_s = np.diff(trace.arrived_s)
     found_cv2 = float(gaps_s.var() / gaps_s.mean() ** 2) if len(gaps_s) and gaps_s.mean() > 0 else 0.0
     standings = {}
@@ -138,7 +141,10 @@ def _field(case: Case, results: Mapping[CellKey, CellResult]) -> Field:
         requests=workload.requests,
         items=workload.items,
         yardstick=yardstick,
-        most_accuracy=most_accuracy(fleet, trace.rate_rps, min_accuracy=settings.objectives.min_accuracy),
+        most_accuracy=most_accuracy(fleet, trace.rate_rps, min_accuracy=min_accuracy),
+        most_utility=most_utility(
+            fleet, trace.rate_rps, price=yardstick.joule_price * workload.items, min_accuracy=min_accuracy
+        ),
         server_names=tuple(str(s.name) for s in fleet),
         standings=standings,
         fleet=fleet,

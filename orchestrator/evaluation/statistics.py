@@ -130,6 +130,26 @@ def estimate_difference(upper: Floats, lower: Floats, *, seed: int = 0) -> Estim
     )
 
 
+def estimate_closed(strata: Sequence[tuple[Floats, Floats, float]], *, seed: int = 0) -> Estimate:
+    """Return which share of the way from another policy to a bound a policy has gone, mean over scenarios.
+
+    Args:
+        strata: of each scenario the policy's values by trace, the other's on the same traces, and the bound, which is
+            not where the other is.
+        seed: of the resampling.
+    """
+
+    def share(own: Floats, held: Floats, bound: float, at: Places) -> Any:
+        start = interquartile_mean(held[at])
+        return (interquartile_mean(own[at]) - start) / (bound - start)
+
+    return estimate(
+        lambda places: np.mean([share(*values, at) for values, at in zip(strata, places, strict=True)], axis=0),
+        [len(own) for own, _, _ in strata],
+        seed=seed,
+    )
+
+
 def less(ratio: Estimate) -> Estimate:
     """Return a ratio of the one to the other as the part by which the one is less."""
     ends = ratio.interval

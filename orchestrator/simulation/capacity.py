@@ -4,7 +4,8 @@ With f_sw items a second on server s at width w and its capacity c_sw there, a s
 Σ_w f_sw / c_sw ≤ 1. The most items a second are served at each server's quickest width. At a given rate the most
 accuracy is the linear programme max Σ a_w f_sw with Σ f = rate, solved by scipy's HiGHS; no policy can serve more
 accurately without falling behind, because waiting and uneven work only cost. Likewise for joules, with those of an item
-in the batch that is thriftiest, whatever batch gives the capacity.
+in the batch that is thriftiest, whatever batch gives the capacity; and for accuracy less the price of joules, which is
+linear in the flows too.
 """
 
 from __future__ import annotations
@@ -62,12 +63,48 @@ def least_joules(servers: Sequence[SimulatedServer], rate_rps: float, accuracy: 
         ConfigError: when scipy is not installed.
     """
     cells = _cells(servers, 0.0)
-    item_j = [math.inf if m.energy_j is None else min(e / n for n, e in enumerate(m.energy_j, 1)) for _, m in cells]
-    idle_w = [math.inf if s.idle_w is None else s.idle_w for s in servers]
-    if not all(map(math.isfinite, (*item_j, *idle_w))):
+    known = _known_joules(servers, cells)
+    if known is None:
         return None
+    item_j, idle_w = known
     least_w = _least(servers, cells, item_j, rate_rps, accuracy=accuracy)
-    return None if least_w is None else (least_w + sum(idle_w)) / rate_rps
+    return None if least_w is None else (least_w + idle_w) / rate_rps
+
+
+def most_utility(
+    servers: Sequence[SimulatedServer], rate_rps: float, *, price: float, min_accuracy: float = 0.0
+) -> float | None:
+    """Return the most of mean accuracy less the price of an item's joules, idle power included, were all in time.
+
+    Args:
+        servers: all up all the time.
+        rate_rps: items a second.
+        price: accuracy that a joule costs; 0 where joules are unknown or do not count.
+        min_accuracy: of each answer.
+
+    Returns:
+        None when the fleet can't serve them for good, or joules that count are unknown.
+
+    Raises:
+        ConfigError: when scipy is not installed.
+    """
+    cells = _cells(servers, min_accuracy)
+    known = _known_joules(servers, cells) if price else ([0.0] * len(cells), 0.0)
+    if known is None:
+        return None
+    item_j, idle_w = known
+    cost = [price * j - m.accuracy for j, (_, m) in zip(item_j, cells, strict=True)]
+    least = _least(servers, cells, cost, rate_rps)
+    return None if least is None else -(least + price * idle_w) / rate_rps
+
+
+def _known_joules(
+    servers: Sequence[SimulatedServer], cells: Sequence[tuple[int, SimulatedModel]]
+) -> tuple[list[float], float] | None:
+    """Return the joules of an item in each cell's thriftiest batch and the idle watts of all; None while unknown."""
+    item_j = [math.inf if m.energy_j is None else min(e / n for n, e in enumerate(m.energy_j, 1)) for _, m in cells]
+    idle_w = sum(math.inf if s.idle_w is None else s.idle_w for s in servers)
+    return (item_j, idle_w) if all(map(math.isfinite, (*item_j, idle_w))) else None
 
 
 def _cells(servers: Sequence[SimulatedServer], min_accuracy: float) -> list[tuple[int, SimulatedModel]]:

@@ -19,7 +19,7 @@ from orchestrator.simulation.fleet import SimulatedServer
 from orchestrator.simulation.scenario import FaultSettings, ScenarioSettings, TelemetrySettings
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.trace import draw_trace
-from orchestrator.simulation.yardstick import EXCHANGE, make_yardstick
+from orchestrator.simulation.yardstick import make_yardstick
 
 _STEPS: Final = 80
 """Into which the time from the first arrival to the last deadline is cut, unless batches are shorter."""
@@ -61,8 +61,7 @@ def measure_window(
     # A burst before the first arrival is no one's time.
     arrived_s = trace.arrived_s - trace.arrived_s[0]
     deadline_s = settings.objectives.deadline_ms / 1e3
-    most_j = make_yardstick(settings, servers).most_j
-    exchange = EXCHANGE / most_j if most_j else 0.0
+    exchange = make_yardstick(settings, servers).joule_price
     shortest_s = min(min(m.service_s) for s in servers for m in s.models)
     step_s = min(shortest_s, (float(arrived_s[-1]) + deadline_s) / _STEPS)
     bound = plan_window(quiet, arrived_s.tolist(), deadline_s, exchange=exchange, step_s=step_s)

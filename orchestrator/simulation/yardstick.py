@@ -49,10 +49,15 @@ class Yardstick:
         """Accuracy of the reference point."""
         return max(0.0, 2 * self.least_accuracy - self.most_accuracy)
 
+    @property
+    def joule_price(self) -> float:
+        """Accuracy that a joule of a request costs; 0 where joules are unknown."""
+        return EXCHANGE / self.most_j if self.most_j else 0.0
+
     def utility(self, figures: Mapping[str, float | None]) -> float:
         """Return the utility of a run."""
         effective, joules = figures["effective_accuracy"], figures["joules_per_answer"]
-        return (effective or 0.0) - (EXCHANGE * joules / self.most_j if self.most_j and joules is not None else 0.0)
+        return (effective or 0.0) - (0.0 if joules is None else self.joule_price * joules)
 
     def place(self, figures: Mapping[str, float | None]) -> tuple[float, float, float]:
         """Return where a run lies in the cube; without joules its third axis says nothing, 1 for all."""

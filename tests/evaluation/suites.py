@@ -65,6 +65,6 @@ def field(stem: str, standings: Sequence[Standing], *, is_validation: bool = Fal
     values: dict[str, Any] = {
         "servers": 2, "rate_rps": 100.0, "load_ratio": 0.6, "load_of_width": 100, "kind": "gamma", "cv2": 4.0,
         "deadline_s": 0.1, "requests": 1000, "items": 1, "yardstick": Yardstick(0.0, 1.0, 1.0), "most_accuracy": 1.0,
-        "server_names": ("s0", "s1"),
+        "most_utility": 0.8, "server_names": ("s0", "s1"), "fleet": fleet,
     }  # fmt: skip
-    return Field(case=case, standings=own, fleet=fleet, **(values | more))
+    return Field(case=case, standings=own, **(values | more))
