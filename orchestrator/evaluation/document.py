@@ -63,7 +63,7 @@ def make_document(suite: Suite, extent: Extent, fields: Sequence[Field], measure
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap over traces by scenario, {RESAMPLES} resamples",
             "utility": "effective accuracy - (0.02/0.15) * joules a request / most joules",
             "hypervolume": "unit cube of accuracy from a spread below the narrowest width to the widest, "
-            "requests in time, 1 - joules / most joules",
+            "requests in time, 1 - joules / (2 * most joules)",
         },
         "default": [
             {

@@ -12,10 +12,10 @@ from fleet and load, not from any result, so it is the same for whoever evaluate
 works after the last arrival and may take more.
 
 The **reference point** of hypervolumes is (one spread of the widths' accuracies below the narrowest, no request in
-time, most joules); 1 on each axis is (accuracy of the widest, all in time, no joules). Were it at the narrowest width
-itself, a policy that sends only that one, on time and at the least joules, would dominate nothing, and there would be
-nothing to compare with. A spread below, half of the axis is for the narrowest width alone and half for what wider ones
-add.
+time, twice the most joules); 1 on each axis is (accuracy of the widest, all in time, no joules). Were it at the narrowest
+width itself, a policy that sends only that one, on time and at the least joules, would dominate nothing, and there would
+be nothing to compare with. Likewise at the most joules: a run whose arrivals happen to come slowly, or that drains for
+long, takes more. As it is, half of an axis is for the worst that is sensible and half for what is better.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from orchestrator.simulation.fleet import SimulatedServer
 from orchestrator.simulation.scenario import ScenarioSettings
 
 EXCHANGE: Final = 0.02 / 0.15
+_SPARE: Final = 2.0
+"""How many times the most joules the reference point takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Yardstick:
         accuracy, joules = figures["accuracy"], figures["joules_per_answer"]
         span = self.most_accuracy - self.reference_accuracy
         position = 0.0 if accuracy is None else (accuracy - self.reference_accuracy) / span if span > 0 else 1.0
-        thrift = 1 - joules / self.most_j if self.most_j and joules is not None else 1.0
+        thrift = 1 - joules / (_SPARE * self.most_j) if self.most_j and joules is not None else 1.0
         return position, figures["attainment_ratio"] or 0.0, thrift
 
 

@@ -70,13 +70,15 @@ def test_utility_trades_joules_for_accuracy_at_the_rate_of_the_bars() -> None:
     assert Yardstick(0.7, 0.8, None).utility({"effective_accuracy": 0.5, "joules_per_answer": None}) == 0.5
 
 
-def test_the_cube_runs_from_below_the_narrowest_to_the_widest_and_from_the_most_joules_to_none() -> None:
+def test_the_cube_runs_from_below_the_narrowest_to_the_widest_and_from_twice_the_most_joules_to_none() -> None:
     yardstick = Yardstick(0.7, 0.8, 2.0)
     assert yardstick.reference_accuracy == pytest.approx(0.6)
     figures: dict[str, float | None] = {"accuracy": 0.75, "attainment_ratio": 0.9, "joules_per_answer": 0.5}
-    assert yardstick.place(figures) == (pytest.approx(0.75), 0.9, 0.75)
+    assert yardstick.place(figures) == (pytest.approx(0.75), 0.9, 1 - 0.5 / 4)
     for accuracy, position in ((0.7, 0.5), (0.8, 1.0)):
         assert yardstick.place(figures | {"accuracy": accuracy})[0] == pytest.approx(position)
+    for joules, thrift in ((2.0, 0.5), (4.0, 0.0)):
+        assert yardstick.place(figures | {"joules_per_answer": joules})[2] == thrift
     nothing = {"accuracy": None, "attainment_ratio": 0.0, "joules_per_answer": None}
     assert yardstick.place(nothing) == (0.0, 0.0, 1.0)
     # Accuracies spread wider than they are high: there is nothing below 0.
