@@ -12,10 +12,10 @@ from fleet and load, not from any result, so it is the same for whoever evaluate
 works after the last arrival and may take more.
 
 The **reference point** of hypervolumes is (one spread of the widths' accuracies below the narrowest, no request in
-time, twice the most joules); 1 on each axis is (accuracy of the widest, all in time, no joules). Were it at the narrowest
-width itself, a policy that sends only that one, on time and at the least joules, would dominate nothing, and there would
-be nothing to compare with. Likewise at the most joules: a run whose arrivals happen to come slowly, or that drains for
-long, takes more. As it is, half of an axis is for the worst that is sensible and half for what is better.
+time, twice the most joules); 1 on each axis is (accuracy of the widest, all in time, no joules). Were it at the
+narrowest width itself, a policy that sends only that one, on time and at the least joules, would dominate nothing, and
+there would be nothing to compare with. Likewise at the most joules: a run whose arrivals happen to come slowly, or that
+drains for long, takes more. As it is, half of an axis is for the worst that is sensible and half for what is better.
 """
 
 from __future__ import annotations
