@@ -104,14 +104,45 @@ def test_strings_are_decoded_and_bad_ones_are_the_requests_fault(tmp_path: Path)
     assert answers[1].is_invalid
 
 
-def test_the_slowdown_sleeps_in_proportion_to_the_run(tmp_path: Path) -> None:
+def test_a_slowdown_sleeps_once_a_run_and_no_slowdown_never(tmp_path: Path) -> None:
     slept: list[float] = []
-    model = serve(tmp_path, onnx_models.plus_one(), slowdown=3.0, sleep=slept.append)
+    model = serve(tmp_path, onnx_models.plus_one(), slowdown=1000.0, sleep=slept.append)
     model.answer([rows(1), rows(2)])
     assert len(slept) == 1, "one run, one sleep"
     assert slept[0] > 0
     serve(tmp_path, onnx_models.plus_one(), sleep=slept.append).answer([rows(1)])
     assert len(slept) == 1, "a slow-down of 1 sleeps not at all"
+
+
+def test_a_slow_device_takes_a_multiple_of_a_warm_run_whatever_a_run_takes() -> None:
+    now_s, slept_s = 0.0, []
+    runs_s = [0.9, 0.6, 0.5, 0.5, 0.5, 0.7, 0.8, 0.4]
+
+    def work() -> int:
+        nonlocal now_s
+        now_s += runs_s.pop(0)
+        return 7
+
+    def sleep(duration_s: float) -> None:
+        nonlocal now_s
+        now_s += duration_s
+        slept_s.append(duration_s)
+
+    device = SlowDevice(8.0, sleep=sleep, clock=lambda: now_s, cpu_clock=lambda: now_s)
+    assert device.run("one", work) == 7
+    assert now_s == pytest.approx(8 * 0.5), "of the five runs after the first the quickest took half a second"
+    device.run("one", work)
+    device.run("one", work)
+    assert now_s == pytest.approx(3 * 8 * 0.5)
+    assert slept_s[1:] == pytest.approx([4.0 - 0.8, 4.0 - 0.4])
+
+
+def test_a_slow_device_does_not_multiply_what_others_take_of_its_core() -> None:
+    clocks_s = iter([0.0, *(t for at in range(5) for t in (at + 1.0, at + 2.0)), 6.0])
+    cpu_s = iter([t for at in range(5) for t in (0.1 * at, 0.1 * at + 0.1)])
+    slept_s: list[float] = []
+    SlowDevice(100.0, sleep=slept_s.append, clock=lambda: next(clocks_s), cpu_clock=lambda: next(cpu_s)).run("one", int)
+    assert slept_s == pytest.approx([100 * 0.1 - 6.0]), "a second on the wall, a tenth of it computed"
 
 
 def test_a_slow_device_is_used_by_one_instance_at_a_time_and_is_free_after_a_failure(tmp_path: Path) -> None:
@@ -127,15 +158,13 @@ def test_a_slow_device_is_used_by_one_instance_at_a_time_and_is_free_after_a_fai
 
     free_while_asleep: list[bool] = []
     device = SlowDevice(2.0, str(path), sleep=lambda _: free_while_asleep.append(is_free()))
-    with device.occupied():
-        assert not is_free()
+    assert not device.run("one", is_free)
     assert free_while_asleep == [False]
     assert is_free()
-    with pytest.raises(ZeroDivisionError), device.occupied():
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        device.run("two", lambda: 1 / 0)
     assert is_free()
-    with SlowDevice(1.0, str(path)).occupied():
-        assert is_free(), "nothing is emulated, so nothing is locked"
+    assert SlowDevice(1.0, str(path)).run("one", is_free), "nothing is emulated, so nothing is locked"
 
 
 def test_inputs_that_disagree_about_the_batch_are_refused() -> None:

@@ -11,8 +11,11 @@ neighbours and never takes the model down. Triton itself has checked names, dtyp
 applied `reshape`, before a request gets here.
 
 Emulated slow-down: with the environment variable SLIM_SLOWDOWN = s (a number >= 1, inherited from tritonserver),
-an instance that ran for t seconds sleeps another (s - 1) * t before it answers. While it runs and sleeps it holds a
-lock on the file that SLIM_DEVICE_LOCK names, so that a server's instances share one slow device; without that,
+an instance answers s times as long after it began as a run of this size takes here, by sleeping. How long that is, is
+the quickest of a few runs back to back when inputs of such shapes first come, not what each run happens to take: a core
+that has slept runs colder the longer it slept (a small run after 7 times its length takes a third longer, after 23
+times twice as long), and what the sleep itself has brought about would be multiplied too. While it runs and sleeps it
+holds a lock on the file that SLIM_DEVICE_LOCK names, so that a server's instances share one slow device; without that,
 sleeping instances of several models would overlap and the machine would be fast as a whole. That is a labelled
 emulation of a machine s times slower, not a measurement of one.
 
@@ -26,7 +29,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +42,12 @@ else:  # in the stub this file is a top-level module, and its sibling lies besid
 
 Array = npt.NDArray[Any]
 Feed = dict[str, Array]
+Result = TypeVar("Result")
+
+TIMED_RUNS = 5
+"""Back to back, of which the quickest tells what a slow device takes."""
+MAX_KINDS = 1024
+"""Of work that a slow device knows the time of; inputs without fixed shapes bring ever new ones."""
 
 
 class RequestError(ValueError):
@@ -130,30 +139,58 @@ class SlowDevice:
     Args:
         slowdown: Factor, >= 1; 1 emulates nothing.
         lock_path: File that the instances of a server lock in turn; None locks nothing.
-        sleep: Waits a number of seconds; a test passes its own.
+        sleep: Waits a number of seconds; a test passes its own, and clocks.
+        clock: Seconds on the wall.
+        cpu_clock: Seconds that this process has computed.
     """
 
     def __init__(
-        self, slowdown: float = 1.0, lock_path: str | None = None, sleep: Callable[[float], None] = time.sleep
+        self,
+        slowdown: float = 1.0,
+        lock_path: str | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.perf_counter,
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
         self._slowdown = slowdown
-        self._sleep = sleep
+        self._sleep, self._clock, self._cpu_clock = sleep, clock, cpu_clock
+        self._times_s: dict[Hashable, float] = {}
         # Stays open as long as the process; the kernel drops the lock with it, even when it is killed.
         self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600) if lock_path and slowdown > 1.0 else None
 
+    def run(self, kind: Hashable, work: Callable[[], Result]) -> Result:
+        """Return what the work returns; work that fails takes no longer than it takes.
+
+        Args:
+            kind: Equal for work that takes equally long.
+            work: Does nothing but return something, so that it may be done more than once.
+        """
+        if self._slowdown <= 1.0:
+            return work()
+        with self._occupied():
+            began_s = self._clock()
+            result = work()
+            if kind not in self._times_s:
+                if len(self._times_s) >= MAX_KINDS:
+                    self._times_s.clear()
+                self._times_s[kind] = min(self._time_s(work) for _ in range(TIMED_RUNS))
+            self._sleep(max(0.0, began_s + self._slowdown * self._times_s[kind] - self._clock()))
+        return result
+
+    def _time_s(self, work: Callable[[], Result]) -> float:
+        began_s, began_cpu_s = self._clock(), self._cpu_clock()
+        work()
+        # Undisturbed: a moment in which another process had the core is not multiplied. Several threads use more CPU
+        # time than they take; then the clock on the wall is the better guess.
+        return min(self._clock() - began_s, self._cpu_clock() - began_cpu_s)
+
     @contextmanager
-    def occupied(self) -> Iterator[None]:
-        """Run the block on the device; a block that fails takes no longer than it takes."""
+    def _occupied(self) -> Iterator[None]:
         if self._lock is not None:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
-            start_s, start_cpu_s = time.perf_counter(), time.process_time()
             yield
-            if self._slowdown > 1.0:
-                # What the run took undisturbed: a moment in which another process had the core is not multiplied.
-                # Several threads use more CPU time than they take; then the clock on the wall is the better guess.
-                run_s = min(time.perf_counter() - start_s, time.process_time() - start_cpu_s)
-                self._sleep((self._slowdown - 1.0) * run_s)
         finally:
             if self._lock is not None:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
@@ -197,8 +234,10 @@ class OnnxModel:
     def _run(self, feed: Feed) -> Feed:
         strings = {name: decode_strings(name, feed[name]) for name in self._string_inputs & feed.keys()}
         try:
-            with self._device.occupied():
-                arrays = self._session.run(self.output_names, {**feed, **strings})
+            arrays = self._device.run(
+                tuple(sorted((name, array.shape) for name, array in feed.items())),
+                lambda: self._session.run(self.output_names, {**feed, **strings}),
+            )
         except Exception as exc:  # whatever ONNX Runtime raises is about this run; the instance must live on
             raise RequestError(f"onnx runtime error: {' '.join(str(exc).split())}", is_invalid=False) from exc
         return dict(zip(self.output_names, arrays, strict=True))
