@@ -14,11 +14,11 @@ from orchestrator.evaluation.choices import Rivals, middle, rank_defaults
 from orchestrator.evaluation.claim import Claim
 from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.generalisation import draw_transfers, generalisation_claims
-from orchestrator.evaluation.paper import describe_load, paper_claims, saving
+from orchestrator.evaluation.paper import BASELINES, describe_load, gain, left_out, paper_claims, saving
 from orchestrator.evaluation.standard import Duel, Verdict, draw_duels, improvement, standard_claims, utility_closed
 from orchestrator.evaluation.standings import UTILITY, Field, Standing
 from orchestrator.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate, estimate_iqm, hypervolume
-from orchestrator.evaluation.suites import RANDOM, Extent, Suite
+from orchestrator.evaluation.suites import Extent, Suite
 
 _DIGITS: Final = 6
 """Significant ones."""
@@ -90,7 +90,10 @@ def make_document(suite: Suite, extent: Extent, fields: Sequence[Field], measure
 
 def _comparisons(suite: Suite, fields: Sequence[Field]) -> dict[str, Any]:
     if suite is Suite.PAPER:
-        return {"against_random": list(_against_random(fields))}
+        return {
+            "left_out": left_out(fields),
+            "against_random": {baseline: list(_against_random(fields, baseline)) for baseline in BASELINES},
+        }
     if suite is Suite.GENERALISATION:
         return {
             "against_fallback": [
@@ -140,21 +143,22 @@ def _duel(duel: Duel) -> dict[str, Any]:
     }
 
 
-def _against_random(fields: Sequence[Field]) -> Iterator[dict[str, Any]]:
+def _against_random(fields: Sequence[Field], baseline: str) -> Iterator[dict[str, Any]]:
     for field in fields:
-        for label, standing in field.standings.items():
-            if label == RANDOM or RANDOM not in field.standings:
+        if field.case.is_validation or baseline not in field.standings:
+            continue
+        for label in field.standings:
+            if label == baseline:
                 continue
-            own, other = standing.figures["accuracy"], field.standings[RANDOM].figures["accuracy"]
             yield {
                 "scenario": field.case.stem,
                 "load": describe_load(field),
                 "policy": label,
-                "mean_latency_less": _estimate(saving(field, label, "mean_s")),
-                "p99_latency_less": _estimate(saving(field, label, "p99_s")),
-                "attributed_energy_less": _estimate(saving(field, label, "attributed_j")),
-                "true_energy_less": _estimate(saving(field, label, "joules_per_answer")),
-                "accuracy_more": _estimate(estimate_iqm([own - other])),
+                "mean_latency_less": _estimate(saving(field, label, "mean_s", baseline)),
+                "p99_latency_less": _estimate(saving(field, label, "p99_s", baseline)),
+                "attributed_energy_less": _estimate(saving(field, label, "attributed_j", baseline)),
+                "true_energy_less": _estimate(saving(field, label, "joules_per_answer", baseline)),
+                "accuracy_more": _estimate(gain(field, label, "accuracy", baseline)),
             }
 
 

@@ -27,6 +27,7 @@ from orchestrator.evaluation.contenders import (
     head_of,
     make_contender,
 )
+from orchestrator.routing.learned import PAPER, has_shipped
 from orchestrator.simulation.fleet import SimulatedServer
 from orchestrator.simulation.scenario import ScenarioSettings, digest_scenario, load_scenario
 
@@ -45,6 +46,8 @@ LEARNED_POINTS: Final = (
 )
 """The one checkpoint at the weights that it comes with and along its frontier."""
 RANDOM: Final = "random"
+RANDOM_BATCH: Final = "random-batch"
+"""Draws how many go together as well, as the paper's actions do, and so binds late."""
 FALLBACK: Final = GuardSettings().fallback
 """The guard's, by default. It is ``lert:slack`` with half of the time that waits in reserve, and has no tuning of its
 own: ``lert:slack,slack_margin=2``, which is among what is tried of that, keeps as much, of the head's time too."""
@@ -112,10 +115,16 @@ class Suite(StrEnum):
 
 
 CONTENDERS: Final[Mapping[Suite, tuple[str, ...]]] = {
-    Suite.PAPER: (RANDOM, *OF_PAPER, *LEARNED_POINTS),
+    Suite.PAPER: (RANDOM, RANDOM_BATCH, *OF_PAPER, *LEARNED_POINTS),
     Suite.STANDARD: (RANDOM, *HEURISTICS, *LEARNED_POINTS),
     Suite.GENERALISATION: (FALLBACK, "jsq:slack", "slackfit", "max-accuracy", "control-limit", LEARNED),
 }
+
+
+def contenders_of(suite: Suite) -> tuple[str, ...]:
+    """Return who meets in a suite; in ``paper`` with ``ppo-paper`` where one ships with the project."""
+    own = CONTENDERS[suite]
+    return (*own, PAPER) if suite is Suite.PAPER and has_shipped(PAPER) else own
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +204,7 @@ def plan_cases(
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
         raise ConfigError(f"{folder} holds no scenario; run in the project's folder, or name another with --scenarios")
-    names = [n for n in policies or CONTENDERS[suite] if n not in without and head_of(n) not in without]
+    names = [n for n in policies or contenders_of(suite) if n not in without and head_of(n) not in without]
     if not names:
         raise ConfigError(f"--without {', '.join(without)} leaves no policy in suite {suite}; leave out fewer")
     contenders = [make_contender(name, name) for name in dict.fromkeys(names)]

@@ -1,8 +1,9 @@
 """Policies by name, in two families.
 
 ``SERVER_RULE[:WIDTH_RULE]`` takes a width first, then a server. ``random`` alone draws the width too, as the paper's
-baseline does; every other server rule alone runs at the widest width, or by slack where it says when and how many to
-send as well. Rules of load balancers bind early, on arrival; those that ask for a server with room bind late.
+baseline does, ``random-batch`` how many go together as well; every other server rule alone runs at the widest width, or
+by slack where it says when and how many to send as well. Rules of load balancers bind early, on arrival; those that ask
+for a server with room bind late.
 
 ``slackfit``, ``slackfit-accuracy`` (with a number of buckets after a colon), ``max-accuracy``, ``max-batch``,
 ``clockwork``, ``infaas``, ``model-switching``, ``alert``, ``thrift``, ``fluid-lp`` and ``proteus-lp`` choose the width
@@ -81,6 +82,7 @@ _ENTRIES: dict[str, _Entry] = {
     "p2c-jsq": _Entry(rule.EMPTIER_OF_TWO, Binding.EARLY),
     "sed": _Entry(rule.SHORTEST_DELAY, Binding.EARLY),
     "weighted-random": _Entry(rule.DRAWN_BY_CAPACITY, Binding.EARLY),
+    "random-batch": _Entry(rule.DRAWN_WITH_BATCH, Binding.LATE, "random"),
     "achq": _Entry(rule.BY_THRESHOLD, Binding.LATE, "slack", knobs=thresholds.KNOBS),
     "clipper-plus": _Entry(rule.BATCH_IN_TIME, Binding.LATE),
     "clipper-aimd": _Entry(

@@ -53,12 +53,13 @@ SHORTEST_DELAY: Final = 6
 DRAWN_BY_CAPACITY: Final = 7
 LEAST_WORK: Final = 8
 IN_WEIGHTED_TURN: Final = 9
-CENTRAL: Final = 10
-BY_THRESHOLD: Final = 11  # these and those below say when and how many as well
-BATCH_IN_TIME: Final = 12
-BATCH_WITHIN_LIMIT: Final = 13
-BATCH_OF_HALF_DEADLINE: Final = 14
-BATCH_AT_LIMIT: Final = 15
+DRAWN_WITH_BATCH: Final = 10  # says how many as well
+CENTRAL: Final = 11
+BY_THRESHOLD: Final = 12  # these and those below say when and how many as well
+BATCH_IN_TIME: Final = 13
+BATCH_WITHIN_LIMIT: Final = 14
+BATCH_OF_HALF_DEADLINE: Final = 15
+BATCH_AT_LIMIT: Final = 16
 
 NOTHING: Final = 0
 BATCH_LIMITS: Final = 1
@@ -78,6 +79,7 @@ _REASON_CODES: Final = tuple(
         Reason.DRAWN_BY_CAPACITY,
         Reason.LEAST_WORK,
         Reason.WEIGHTED_TURN,
+        Reason.DRAWN,
     )
 )
 """Why, by server rule."""
@@ -104,7 +106,8 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, ask: Column
     row = _server_of(server_rule, width, timely, memory, rows, count, ask)
     if rule[BINDS_LATE] != 0 and rows[ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
-    return row, rows[ROW_ITEMS][row], _REASON_CODES[server_rule], math.inf
+    items = server_rules.drawn_items(row, rows, ask) if server_rule == DRAWN_WITH_BATCH else rows[ROW_ITEMS][row]
+    return row, items, _REASON_CODES[server_rule], math.inf
 
 
 @compiled
@@ -149,7 +152,7 @@ def _server_of(
     server_rule: int, width: float, timely: float, memory: Table, rows: Table, count: int, ask: Column
 ) -> int:
     """Return the row that a server rule takes of those that a width rule has left."""
-    if server_rule == DRAWN:
+    if server_rule in (DRAWN, DRAWN_WITH_BATCH):
         return server_rules.drawn(width, timely, rows, count, ask)
     if server_rule == IN_TURN:
         return server_rules.in_turn(width, timely, rows, count, ask)

@@ -8,10 +8,17 @@ Flags and servers are floats here, because Numba would compile a function anew f
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 from orchestrator.routing.compiled import Column, Table, compiled
 from orchestrator.routing.fields import (
+    FIRST_LOT,
+    HEAD_ITEMS,
     ROW_BACKLOG_S,
     ROW_HEAD_COMPLETION_S,
+    ROW_ITEMS,
+    ROW_MAX_BATCH,
     ROW_SERVER,
     ROW_SERVER_ITEMS,
     ROW_WIDTH,
@@ -19,6 +26,8 @@ from orchestrator.routing.fields import (
     TURN,
 )
 from orchestrator.routing.width_rules import is_kept
+
+_LEFT_DIGITS: Final = 4096.0
 
 
 @compiled
@@ -34,6 +43,17 @@ def drawn(width: float, timely: float, rows: Table, count: int, ask: Column) -> 
                 return row
             skipped -= 1
     return 0  # never: a lot is below 1
+
+
+@compiled
+def drawn_items(row: int, rows: Table, ask: Column) -> float:
+    """Return a batch of 1, 2, 4, … drawn by lot, as far as so many wait: the paper's action space, as we read it.
+
+    The third lot of a request is what the first one has left: digits that the width drawn from it hardly depends on.
+    """
+    sizes = int(math.log2(rows[ROW_MAX_BATCH][row])) + 1
+    lot = (ask[FIRST_LOT] * _LEFT_DIGITS) % 1.0
+    return max(ask[HEAD_ITEMS], min(rows[ROW_ITEMS][row], 2.0 ** int(lot * sizes)))
 
 
 @compiled

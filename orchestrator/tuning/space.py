@@ -51,7 +51,7 @@ BUCKETS: Final = (2.0, 64.0)
 RANKS: Final = 3
 """How many numbers a knob of servers is tried with: the fastest three; the last one is that of all slower ones."""
 _WITH_BUCKETS: Final = ("slackfit", "slackfit-accuracy")
-_NOT_TUNED: Final = ("random",)
+_NOT_TUNED: Final = ("random", "random-batch")
 """What everything is held against has nothing to tune."""
 _MARGIN: Final = Knob("slack_margin", 0, 1.25, 1.0, 10.0, is_log=True)
 

@@ -56,6 +56,23 @@ def test_a_suite_ends_in_a_document_and_a_page_that_say_the_same(tmp_path: Path)
     )  # whole in one file
 
 
+def test_suite_paper_is_held_against_both_readings_of_random_on_test_scenarios_alone(tmp_path: Path) -> None:
+    root, out = write_suite(tmp_path / "scenarios", "paper", stems=("calm",)), tmp_path / "out"
+    policies = ("random", "random-batch", "lert:narrowest")
+    run = evaluate(root, out, *(word for policy in policies for word in ("--policy", policy)), suite="paper")
+    assert run.exit_code == 0, run.output
+    document, page = (
+        json.loads((out / "evaluation-paper.json").read_text()),
+        (out / "evaluation-paper.md").read_text(),
+    )
+    for baseline, other in (policies[:2], policies[1::-1]):
+        rows = document["against_random"][baseline]
+        assert [row["policy"] for row in rows] == [other, "lert:narrowest"]
+        assert rows[1]["mean_latency_less"]["value"] > 0
+        assert f"## Against `{baseline}`" in page
+    assert document["left_out"] in page
+
+
 @pytest.mark.parametrize(
     ("more", "suite", "problem"),
     [

@@ -15,11 +15,12 @@ from orchestrator.evaluation.choices import (
 from orchestrator.evaluation.claim import Claim
 from orchestrator.evaluation.contenders import LEARNED
 from orchestrator.evaluation.generalisation import generalisation_claims
-from orchestrator.evaluation.paper import paper_claims
+from orchestrator.evaluation.paper import left_out, paper_claims
 from orchestrator.evaluation.standard import draw_duels, improvement, standard_claims, utility_closed
 from orchestrator.evaluation.standings import Field, Standing
 from orchestrator.evaluation.statistics import Estimate, Interval
 from orchestrator.evaluation.suites import FALLBACK
+from orchestrator.routing.learned import PAPER, has_shipped
 from orchestrator.simulation.fleet import linear_model
 from tests.evaluation.suites import field, standing
 from tests.simulation.worlds import servers
@@ -232,7 +233,34 @@ def test_the_points_of_the_paper_name_the_lightest_load_at_which_they_hold() -> 
     assert less_s.value == pytest.approx(0.4)
     assert less_j.value == pytest.approx(0.1)
     assert "`nexus:75` at 30%" in less_j.note
-    assert [claim.value for claim in claims[5:]] == [None] * 5  # nobody learned
+    assert [claim.value for claim in claims[5:10]] == [None] * 5  # nobody learned
+    assert {claim.note for claim in claims[10:15]} == {"`random-batch` was not run"}
+    assert len({claim.name for claim in claims}) == len(claims) == 20
+
+
+def test_points_are_held_against_both_readings_of_random_and_neither_is_held_to_one() -> None:
+    def row(label: str, mean_s: float, joules: float, accuracy: float = 0.7) -> Standing:
+        figures = {"mean_s": mean_s, "attributed_j": mean_s, "joules_per_answer": joules, "accuracy": accuracy}
+        return standing(label, traces=8, is_tuned=False, **figures, attainment_ratio=1.0)
+
+    own = [row("random", 1.0, 0.5), row("random-batch", 0.5, 0.1), row("lert:75", 0.4, 0.2), row("jsq", 0.6, 0.05)]
+    claims = {claim.name: claim for claim in paper_claims([field("x", own), field("x", own, is_validation=True)])}
+    at = "no less accurate, heuristic against"
+    plain, late = (claims[f"{at} {name}: mean latency less"] for name in ("random", "random-batch"))
+    assert "`jsq`" in plain.note  # takes the fewest joules of what is quicker
+    assert plain.value == pytest.approx(0.4)
+    assert "`lert:75`" in late.note  # for jsq is slower than this baseline
+    assert late.value == pytest.approx(0.2)
+    assert claims[f"{at} random-batch: true energy less"].value == pytest.approx(-1.0)
+    assert all("`random" not in claim.note for claim in claims.values())
+
+
+def test_the_page_says_why_ppo_paper_did_not_run() -> None:
+    reason = left_out([field("x", [of("random", 0.7, 0.5)])])
+    assert reason is not None
+    assert "`ppo-paper` was left out" in reason
+    assert ("none ships" in reason) != has_shipped(PAPER)
+    assert left_out([field("x", [of("random", 0.7, 0.5), of(f"{PAPER}:runs/a.npz", 0.7, 0.5)])]) is None
 
 
 def test_a_point_that_never_holds_is_stated_at_the_heaviest_load() -> None:

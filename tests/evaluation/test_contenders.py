@@ -10,8 +10,8 @@ from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.contenders import LEARNED, head_of, is_learned, make_contender, open_policy
 from orchestrator.evaluation.runs import Cell, run_cell
-from orchestrator.evaluation.suites import CONTENDERS, FALLBACK, LEARNED_POINTS, Suite
-from orchestrator.routing.learned import PolicyFile, write_policy_file
+from orchestrator.evaluation.suites import CONTENDERS, FALLBACK, LEARNED_POINTS, Suite, contenders_of
+from orchestrator.routing.learned import PAPER, SLIM, PolicyFile, has_shipped, write_policy_file
 from tests.evaluation.suites import write_suite
 from tests.routing.learned.test_policy import slim, trained
 
@@ -84,3 +84,10 @@ def test_learned_points_lie_along_one_frontier_at_weights_that_add_up_to_one() -
     assert [own[0] for own in weights] == sorted((own[0] for own in weights), reverse=True)
     assert [own[2] for own in weights] == sorted(own[2] for own in weights)
     assert len({make_contender(point, point).identity for point in LEARNED_POINTS}) == len(LEARNED_POINTS) == 9
+
+
+def test_ppo_paper_meets_the_others_in_its_suite_when_one_ships() -> None:
+    assert has_shipped(SLIM)
+    assert (PAPER in contenders_of(Suite.PAPER)) == has_shipped(PAPER)
+    for suite in (Suite.STANDARD, Suite.GENERALISATION):
+        assert contenders_of(suite) == CONTENDERS[suite]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +72,30 @@ def test_lert_holds_when_the_better_server_is_busy() -> None:
 
 def test_early_binding_does_not_mind_a_busy_server() -> None:
     assert chosen("jsq", [candidate("a", has_room=False)]) == ("a", 100)
+
+
+def test_random_batch_draws_server_width_and_a_power_of_two() -> None:
+    options = [candidate(s, w, items=20, max_batch_size=24) for s in ("a", "b") for w in (25, 100)]
+    drawn: Counter[tuple[str, int, int]] = Counter()
+    for first in np.linspace(0, 1, 4000, endpoint=False):
+        for second in (0.2, 0.7):
+            decision = parse_policy("random-batch").choose(options, situation(lots=(float(first), second)))
+            assert isinstance(decision, Dispatch)
+            drawn[decision.candidate.server, decision.candidate.width, decision.candidate.items] += 1
+    assert set(drawn) == {(s, w, n) for s in ("a", "b") for w in (25, 100) for n in (1, 2, 4, 8, 16)}
+    assert all(count == pytest.approx(8000 / 20, rel=0.2) for count in drawn.values())
+
+
+def test_random_batch_sends_what_waits_when_it_is_fewer_and_waits_for_its_server() -> None:
+    few = [candidate("a", items=3)]
+    sizes = set()
+    for first in np.linspace(0, 1, 500, endpoint=False):
+        decision = parse_policy("random-batch").choose(few, situation(lots=(float(first), 0.0)))
+        assert isinstance(decision, Dispatch)
+        sizes.add(decision.candidate.items)
+    assert sizes == {1, 2, 3}
+    full = [candidate("a", has_room=False), candidate("b")]
+    assert parse_policy("random-batch").choose(full, situation(lots=(0.0, 0.0))) == Hold(Reason.BETTER_SERVER_BUSY)
 
 
 def test_slack_takes_the_widest_that_meets_the_heads_deadline() -> None:

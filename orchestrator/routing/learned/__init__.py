@@ -6,9 +6,10 @@ function. Both learned policies decide among the same actions (``actions``) and 
 unlike all that they were trained on.
 """
 
-from orchestrator.routing.learned.policy import LearnedPolicy, is_learned, parse_learned
+from orchestrator.routing.learned.policy import LearnedPolicy, has_shipped, is_learned, parse_learned
 from orchestrator.routing.learned.policy_file import (
     LEARNED_NAMES,
+    PAPER,
     SLIM,
     PolicyFile,
     read_policy_file,
@@ -17,9 +18,11 @@ from orchestrator.routing.learned.policy_file import (
 
 __all__ = [
     "LEARNED_NAMES",
+    "PAPER",
     "SLIM",
     "LearnedPolicy",
     "PolicyFile",
+    "has_shipped",
     "is_learned",
     "parse_learned",
     "read_policy_file",

@@ -198,6 +198,11 @@ def is_learned(name: str) -> bool:
     return name.partition(",")[0].partition(":")[0] in LEARNED_NAMES
 
 
+def has_shipped(kind: str) -> bool:
+    """Return whether a learned policy of that kind ships with the project."""
+    return (SHIPPED / f"{kind}.npz").is_file()
+
+
 def parse_learned(name: str, path: Path | None = None) -> LearnedPolicy:
     """Return the learned policy of that name: ``KIND[:FILE][,accuracy=N][,latency=N][,energy=N]``.
 
