@@ -14,6 +14,7 @@ from orchestrator.evaluation.choices import Rivals, middle, rank_defaults
 from orchestrator.evaluation.claim import Claim
 from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.generalisation import draw_transfers, generalisation_claims
+from orchestrator.evaluation.glimpses import Glimpse, draw_glimpses
 from orchestrator.evaluation.paper import BASELINES, describe_load, gain, left_out, paper_claims, saving
 from orchestrator.evaluation.standard import Duel, Verdict, draw_duels, improvement, standard_claims, utility_closed
 from orchestrator.evaluation.standings import UTILITY, Field, Standing
@@ -114,6 +115,7 @@ def _comparisons(suite: Suite, fields: Sequence[Field]) -> dict[str, Any]:
             "mean_share_of_gap_closed": _estimate(utility_closed(duels)),
             "scenarios_with_a_gap": sum(duel.utility_gap is not None for duel in duels),
         },
+        "clairvoyant": [_glimpse(glimpse) for glimpse in draw_glimpses(duels)],
         "against_best_heuristic": [_duel(duel) for duel in duels],
         "against_best_of_literature": [_duel(duel) for duel in draw_duels(fields, Rivals.LITERATURE)],
     }
@@ -140,6 +142,23 @@ def _duel(duel: Duel) -> dict[str, Any]:
         "verdict": str(duel.verdict),
         "most_utility_by_fluid_bound": _round(duel.field.most_utility),
         "share_of_utility_gap_closed": _estimate(utility_closed([duel])),
+    }
+
+
+def _glimpse(glimpse: Glimpse) -> dict[str, Any]:
+    duel, window = glimpse.duel, glimpse.window
+    if window is None:
+        return {"scenario": duel.field.case.stem, "requests": None, "reason": glimpse.reason}
+    heuristic, point = window.earned
+    return {
+        "scenario": duel.field.case.stem,
+        "requests": window.requests,
+        "heuristic": duel.field.standings[duel.heuristic].contender.spec,
+        "point": duel.best,
+        "bound": _round(window.bound.most),
+        "share_of_heuristic": _round(glimpse.share(heuristic)),
+        "share_of_point": _round(glimpse.share(point)),
+        "share_of_plan": _round(glimpse.share(window.bound.earned)),
     }
 
 

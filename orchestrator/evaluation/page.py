@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from orchestrator.evaluation.blocks import Block, Grid, Heading, Picture, Text
@@ -177,6 +177,36 @@ def _duels(document: Mapping[str, Any]) -> Iterator[Block]:
                 ),
             ),
             [_on_equal_terms(row) for row in rows],
+        )
+
+    yield from _glimpses(document["clairvoyant"])
+
+
+def _glimpses(rows: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+    seen = [row for row in rows if row["requests"] is not None]
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row["requests"] is None:
+            reasons.setdefault(row["reason"], []).append(row["scenario"])
+    yield Heading(3, "What a clairvoyant would make of the first requests")
+    skipped = "; ".join(f"{', '.join(stems)}: {reason}" for reason, stems in reasons.items())
+    yield Text(
+        "Accuracy of answers in time less the price of joules above idle, of one window whose servers start empty, "
+        "without noise, faults or late reports; in parts of the most that anybody could earn who knew all arrivals. "
+        "The plan is the best that was found." + (f" Not planned: {skipped}." if skipped else "")
+    )
+    if seen:
+        yield Grid(
+            ("scenario", "requests", "best heuristic", "of the bound %", "best point", "of the bound %", "plan %"),
+            [
+                (
+                    *(row["scenario"], str(row["requests"])),
+                    *(f"`{row['heuristic']}`", _number(row["share_of_heuristic"], 1e2, 1)),
+                    *(f"`{row['point']}`", _number(row["share_of_point"], 1e2, 1)),
+                    _number(row["share_of_plan"], 1e2, 1),
+                )
+                for row in seen
+            ],
         )
 
 

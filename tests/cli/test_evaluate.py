@@ -38,6 +38,12 @@ def test_a_suite_ends_in_a_document_and_a_page_that_say_the_same(tmp_path: Path)
     assert row["heuristic"] in {"lert:slack", "nexus"}
     assert row["utility"] < row["most_utility_by_fluid_bound"] == scenario["most_utility_by_fluid_bound"]
     assert 0 < row["most_joules_less_by_fluid_bound"] < 1
+    (window,) = document["clairvoyant"]
+    assert 0 < window["share_of_point"] <= 1 + 1e-6
+    assert (
+        f"{1e2 * window['share_of_heuristic']:.1f} | `{window['point']}`"
+        in (out / "evaluation-standard.md").read_text()
+    )
     by_utility = document["by_utility"]
     assert sum(by_utility[verdict] for verdict in ("higher", "lower", "undecided")) == 1
     page = (out / "evaluation-standard.md").read_text()
