@@ -21,6 +21,8 @@ from orchestrator.profiling.sampling import Sampling
 from orchestrator.profiling.view import render_profile_table
 
 DEFAULTS = Sampling()
+BURSTS_S = 0.15
+"""In a visit with --under-load; a batch size has four visits and more."""
 
 
 @click.command()
@@ -58,6 +60,11 @@ DEFAULTS = Sampling()
     show_default=True,
     help="With --control: how often each model is loaded, scaled, reloaded and unloaded.",
 )
+@click.option(
+    "--under-load",
+    is_flag=True,
+    help="Also what a batch takes of a busy server and of a rested one; a simulation is nearer to the truth with it.",
+)
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Of the order of measurements.")
 def profile(
     fleet_path: Path,
@@ -72,6 +79,7 @@ def profile(
     min_requests: int,
     precision_ratio: float,
     cycles: int,
+    under_load: bool,
     seed: int,
 ) -> None:
     """Measure every width and batch size on every server, and write profile.json.
@@ -103,6 +111,8 @@ def profile(
         console.print(f"{out} is about these servers as they are", soft_wrap=True)
     else:
         sampling = replace(_sampling(min_requests, precision_ratio), cycles=cycles, seed=seed)
+        if under_load:
+            sampling = replace(sampling, bursts_s=BURSTS_S)
         taken = _take(console, fleet, out, sampling, control=control, force=force, restart=restart)
     console.print(render_profile_table(taken))
     if plot_path is not None:

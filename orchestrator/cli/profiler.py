@@ -63,7 +63,7 @@ async def take_profile(request: ProfileRequest, *, tell: Callable[[Progress], No
             await restore_left(controls, journal)
             pairs = [await _describe(settings, subject) for settings, subject in opened]
             facts, subjects = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-            journal.bind(_binding(facts))
+            journal.bind(_binding(facts, request.sampling))
             if request.control:
                 await measure_changes(subjects, journal, request.sampling, tell=tell, clock=time.perf_counter)
             await measure_batches(subjects, journal, request.sampling, tell=tell, clock=time.perf_counter)
@@ -193,9 +193,10 @@ def _describe_device(server: ServerSettings) -> str:
     return describe_cpu() if server.device == "cpu" else describe_gpu(server.limits.gpu_index)
 
 
-def _binding(facts: list[ServerFacts]) -> dict[str, Any]:
+def _binding(facts: list[ServerFacts], sampling: Sampling) -> dict[str, Any]:
     """Return what the measurements are about: they may not be mixed with those of anything else."""
     return {
+        **({"under_load": True} if sampling.bursts_s else {}),
         "servers": {
             server.name: {
                 "triton_version": server.triton_version,
@@ -210,7 +211,7 @@ def _binding(facts: list[ServerFacts]) -> dict[str, Any]:
                 },
             }
             for server in facts
-        }
+        },
     }
 
 

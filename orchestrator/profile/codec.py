@@ -21,6 +21,8 @@ from orchestrator.profile.document import BatchProfile, ModelProfile, Origin, Pr
 from orchestrator.validation import describe_problem
 
 TAKE_AGAIN = "take it again with 'slimsched profile'"
+UNDER_LOAD = ("busy_s", "rested_s")
+"""Keys of a batch that are there when they were measured."""
 _ADAPTER = TypeAdapter(Profile)
 
 
@@ -42,7 +44,12 @@ def parse_profile(text: str | bytes, *, source: str = "profile.json") -> Profile
 
 def render_profile(profile: Profile) -> str:
     """Return the profile as JSON; ``parse_profile`` gives it back."""
-    return json.dumps(asdict(profile), indent=1, allow_nan=False) + "\n"
+    values = asdict(profile)
+    for batch in (b for server in values["servers"] for model in server["models"] for b in model["batches"]):
+        for key in UNDER_LOAD:
+            if batch[key] is None:
+                del batch[key]
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"
 
 
 def read_profile(path: Path) -> Profile:
@@ -111,6 +118,8 @@ def _model_contradictions(path: str, model: ModelProfile, origin: Origin) -> Ite
         missing = ", ".join(str(items) for items in wanted if items not in found)
         what = f"batch sizes {missing} are missing" if missing else "there are others, or they are out of order"
         yield f"{path}.batches", f"{what}; it takes {', '.join(map(str, wanted))}, got {found}"
+    if len({batch.busy_s is None for batch in model.batches}) > 1:
+        yield f"{path}.batches", "busy_s is known of some batch sizes and not of others"
     for at, batch in enumerate(model.batches):
         yield from _batch_contradictions(f"{path}.batches[{at}]", batch, origin)
 
@@ -120,6 +129,8 @@ def _batch_contradictions(path: str, batch: BatchProfile, origin: Origin) -> Ite
         yield f"{path}.n", f"{batch.n} does not go with origin {origin.value!r}"
     if batch.p50_s > batch.p99_s:
         yield f"{path}.p99_s", f"{batch.p99_s} is below p50_s, {batch.p50_s}"
+    if (batch.busy_s is None) != (batch.rested_s is None):
+        yield f"{path}.busy_s", "it and rested_s are measured together; one of them is missing"
     if not (batch.energy_j is None) == (batch.energy_source is None) == bool(batch.energy_reason):
         yield f"{path}.energy_j", "it and energy_source are null together, and then there is an energy_reason"
 

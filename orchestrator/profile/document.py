@@ -8,7 +8,10 @@ weights or of another server are not a worse guess, they are about something els
 ``orchestrator.profile.start`` hold them against what is served.
 
 Latency is that of a direct request of one client, from sending to answer, with nothing else on the server: what the
-router observes of a group. Energy is what the batch adds to the idle power, which stands apart with its source.
+router observes of a group. Under load two numbers tell more (``busy_s`` and ``rested_s``, measured when asked for): a
+part of a call is outside of the instance and passes while the next batch runs, and a server that had nothing to do is
+slower than one that answers the same caller again and again. Energy is what the batch adds to the idle power, which
+stands apart with its source.
 
 The annotations carry the limits; ``orchestrator.profile.codec`` enforces them on what comes from a file.
 """
@@ -60,6 +63,9 @@ class BatchProfile:
         energy_j: of one batch, above idle; None when unknown.
         energy_source: None when unknown.
         energy_reason: why it is unknown; empty otherwise.
+        busy_s: that it takes of a server which is kept busy: from answer to answer, with one more batch under way than
+            there are instances, an instance's share. None when it was not measured, and then ``rested_s`` was not.
+        rested_s: mean latency on a server that had rested.
     """
 
     items: Annotated[int, Ge(1)]
@@ -71,6 +77,8 @@ class BatchProfile:
     energy_j: Joules | None
     energy_source: EnergySource | None
     energy_reason: str
+    busy_s: PositiveSeconds | None = None
+    rested_s: PositiveSeconds | None = None
 
 
 @dataclass(frozen=True, slots=True)

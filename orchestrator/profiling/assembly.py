@@ -162,6 +162,8 @@ def _batch(server: ServerFacts, items: int, visits: Sequence[Visit], idle: IdleP
     times_s = [latency_s for visit in visits for latency_s in visit.latencies_s]
     mean_s = math.fsum(times_s) / len(times_s)
     energy_j, source, reason = _batch_energy(server, visits, idle, mean_s=mean_s)
+    busy_s = [each_s for visit in visits for each_s in visit.busy_s]
+    rested_s = [latency_s for visit in visits for latency_s in visit.rested_s]
     return BatchProfile(
         items=items,
         n=len(times_s),
@@ -172,6 +174,8 @@ def _batch(server: ServerFacts, items: int, visits: Sequence[Visit], idle: IdleP
         energy_j=energy_j,
         energy_source=source,
         energy_reason=reason,
+        busy_s=statistics.fmean(busy_s) if busy_s else None,
+        rested_s=statistics.fmean(rested_s) if rested_s else None,
     )
 
 

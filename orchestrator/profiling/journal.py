@@ -163,7 +163,12 @@ class Journal:
         key = (server, ModelName(values.pop("model")))
         if kind == "visit":
             window = values["window"]
-            visit = Visit(tuple(map(float, values["latencies_s"])), None if window is None else Window(**window))
+            visit = Visit(
+                tuple(map(float, values["latencies_s"])),
+                None if window is None else Window(**window),
+                tuple(map(float, values.get("rested_s", ()))),
+                tuple(map(float, values.get("busy_s", ()))),
+            )
             self.visits.setdefault(Cell(*key, int(values["items"])), []).append(visit)
         elif kind == "cycle":
             self.cycles.setdefault(key, []).append(Cycle(**values))

@@ -1,7 +1,11 @@
 """Sends batches to one server and reads its counters: one request at a time, nothing else on the server.
 
-The latency is that of the whole call, as the router observes it. Blank items do: the time of a convolution does not
-depend on the pixels.
+The latency is that of the whole call, as the router observes it. When that is asked for, a visit goes on with what
+shows under load alone: requests after a rest, whose answers are those of a server that had nothing to do, and bursts
+after a rest, whose answers are as far apart as a batch takes of an instance. Load is like that; a server that is never
+left alone runs warmer, and one that is asked by one caller at a time seems to be occupied while answers travel.
+
+Blank items do: the time of a convolution does not depend on the pixels.
 """
 
 from __future__ import annotations
@@ -63,11 +67,41 @@ async def visit_cell(
             await _send_one(server, model, batch, latencies_s, clock)
             now_s = clock()
 
+    window = None
     if telemetry is None:
         await send()
-        return Visit(tuple(latencies_s))
-    window = await _measure_window(telemetry, send, clock)
-    return Visit(tuple(latencies_s), window)
+    else:
+        window = await _measure_window(telemetry, send, clock)
+    rested_s: list[float] = []
+    busy_s: list[float] = []
+    began_s = clock()
+    while clock() - began_s < sampling.bursts_s:
+        await asyncio.sleep(sampling.rest_s)
+        await _send_one(server, model, batch, rested_s, clock)
+        await asyncio.sleep(sampling.rest_s)
+        busy_s.append(await _send_burst(server, model, batch, sampling.burst_requests, clock))
+    return Visit(tuple(latencies_s), window, tuple(rested_s), tuple(busy_s))
+
+
+async def _send_burst(server: ProfiledServer, model: ServedModel, batch: Array, requests: int, clock: Clock) -> float:
+    """Return what each of some requests took of an instance while one more was under way than there are instances.
+
+    That is the time from the answer of the last that found an instance free to the last answer of all, shared.
+    """
+    left = model.instances + requests
+    answered_s: list[float] = []
+
+    async def send() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await server.infer_batch(model, batch)
+            answered_s.append(clock())
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(model.instances + 1):
+            group.create_task(send())
+    return (answered_s[-1] - answered_s[model.instances - 1]) * model.instances / requests
 
 
 async def idle_window(telemetry: Telemetry, duration_s: float, *, clock: Clock) -> Window:

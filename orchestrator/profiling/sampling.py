@@ -52,10 +52,14 @@ class Visit:
     Attributes:
         latencies_s: of each, in order.
         window: over all of them; None where no counter is read.
+        rested_s: latencies of requests that followed, each after a rest.
+        busy_s: what requests took of an instance in bursts that followed, the mean of each burst.
     """
 
     latencies_s: tuple[float, ...]
     window: Window | None = None
+    rested_s: tuple[float, ...] = ()
+    busy_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,9 @@ class Sampling:
         cell_limit_s: time spent on a cell after which it is settled, for slow machines.
         precision_ratio: half the 95 % interval of the mean, over the mean, that settles a cell.
         energy_window_s: least length of a visit where a counter is read; counters tick some 10 times a second.
+        bursts_s: time spent on both in each visit, one of each at least; 0: none, and nothing is measured under load.
+        burst_requests: of each, after one for each instance.
+        rest_s: before each, about what a server rests between requests where load is low.
         idle_window_s: of the reading of idle power in each round.
         cycles: times that each change of a model is measured.
         seed: of the order.
@@ -86,6 +93,9 @@ class Sampling:
     cell_limit_s: float = 20.0
     precision_ratio: float = 0.02
     energy_window_s: float = 1.0
+    bursts_s: float = 0.0
+    burst_requests: int = 2
+    rest_s: float = 0.01
     idle_window_s: float = 2.0
     cycles: int = 3
     seed: int = 0

@@ -69,14 +69,16 @@ FIT_NN: Final = 5
 FIT_T_S: Final = 6
 FIT_NT_S: Final = 7
 SIGMA: Final = 8  # a factor exp(σ·NOISE − σ²/2) of service times; NaN where NOISE is the factor itself
-TRUE_FIELDS: Final = 9
+DELAY_S: Final = 9  # from the end of a group until the router has its answer
+TRUE_FIELDS: Final = 10
 
 GROUP_ID: Final = 0
 STARTED_S: Final = 1  # NaN while it waits for an instance
 TAKES_S: Final = 2
 FIRST: Final = 3  # its first request; the others follow by NEXT
 DONE_S: Final = 4  # NaN while it is not; then it is held only because no report has told so
-HELD_FIELDS: Final = 5
+HAS_RUN: Final = 5  # 1 while its answer is on its way
+HELD_FIELDS: Final = 6
 
 AT_S: Final = 0
 ORDER: Final = 1  # of events at the same time
@@ -86,7 +88,7 @@ DETAIL: Final = 4
 VALUE: Final = 5
 EVENT_FIELDS: Final = 6
 
-ENDS: Final = 0.0  # a group; DETAIL is its id
+ENDS: Final = 0.0  # a group; DETAIL is its id, VALUE the part of its server that it took
 LOADED: Final = 1.0  # DETAIL is the width's column, VALUE its instances then
 FAILS: Final = 2.0
 NOTICED: Final = 3.0  # by the router, that a server has failed
@@ -94,6 +96,7 @@ RETURNS: Final = 4.0
 THROTTLES: Final = 5.0  # VALUE is the factor of service times
 CHANGES: Final = 6.0  # instances of a width: DETAIL is its column, VALUE how many, 0 to unload it
 REPORTS: Final = 7.0  # what the router then knows of a server is VALUE seconds old
+ANSWERS: Final = 8.0  # a group that has run; DETAIL is its id
 
 NOW_S: Final = 0
 NEXT_ARRIVAL: Final = 1

@@ -3,6 +3,9 @@
 Service times are the measured means of each batch size, with straight lines between them: a knee that a fit a·n + b
 misses is in them, and the router, which learns such a fit, meets what it would meet. Their spread comes from the
 measured 99th percentiles, as a lognormal factor of mean 1.
+
+Where a profile tells what a batch takes of a server that is kept busy, that is its service time, and what its call
+takes beyond that is a delay of its answer. Else all of the call's latency is service time, and no answer travels.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ class SimulatedModel:
         load_s: of one load.
         load_w: above idle, meanwhile.
         instance_bytes: memory of one instance.
+        delay_s: from the end of a group until the router has its answer, while the next one runs.
     """
 
     width: Width
@@ -48,6 +52,7 @@ class SimulatedModel:
     load_s: float = 1.0
     load_w: float = 0.0
     instance_bytes: int = 0
+    delay_s: float = field(default=0.0, repr=False)  # digest_scenario adds it where there is any
 
     @property
     def max_batch_size(self) -> int:
@@ -132,15 +137,21 @@ def _model_from_profile(model: ModelProfile) -> SimulatedModel:
     energy_j = None
     if len(known) == len(energies):
         energy_j = tuple(float(e) for e in np.interp(sizes, measured, known))
+    busy_s = [b.busy_s for b in model.batches if b.busy_s is not None]
+    service_s, delay_s = [b.mean_s for b in model.batches], 0.0
+    if len(busy_s) == len(measured):
+        service_s = busy_s
+        delay_s = max(0.0, float(np.median([(b.rested_s or 0.0) - (b.busy_s or 0.0) for b in model.batches])))
     changes = model.changes
     built = SimulatedModel(
         width=Width(model.width),
         accuracy=model.accuracy,
-        service_s=tuple(float(t) for t in np.interp(sizes, measured, [b.mean_s for b in model.batches])),
+        service_s=tuple(float(t) for t in np.interp(sizes, measured, service_s)),
         energy_j=energy_j,
         instances=model.instances,
         sigma=float(np.median([lognormal_sigma(b.p99_s / b.mean_s) for b in model.batches])),
         start=prior_fit(model),
+        delay_s=delay_s,
     )
     if changes is None:
         return built

@@ -29,6 +29,7 @@ from orchestrator.simulation.heaps import (
 )
 from orchestrator.simulation.servers import (
     account,
+    answer_group,
     end_group,
     enqueue,
     fail,
@@ -122,11 +123,8 @@ def _arrive(world: World) -> None:
 def _happen(world: World, kind: float, server: int, detail: float, value: float) -> None:
     """Do what an event says."""
     fleet, truth = world.fleet, world.truth
-    if kind == f.ENDS:
-        place = place_of_group(world, server, detail)
-        if place >= 0:
-            end_group(world, server, place, value)
-            _serve_lanes(world, server)
+    if kind in (f.ENDS, f.ANSWERS):
+        _advance_group(world, kind, server, detail, value)
     elif kind == f.REPORTS:
         report(world, server, value)
     elif kind == f.THROTTLES:
@@ -149,6 +147,19 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
             _serve_lanes(world, server)
     else:
         _change(world, kind, server, int(detail), value)
+
+
+@compiled
+def _advance_group(world: World, kind: float, server: int, group: float, part: float) -> None:
+    """End a group, or answer it, unless it was lost."""
+    place = place_of_group(world, server, group)
+    if place < 0:
+        return
+    if kind == f.ENDS:
+        end_group(world, server, place, part)
+    else:
+        answer_group(world, server, place)
+    _serve_lanes(world, server)
 
 
 @compiled

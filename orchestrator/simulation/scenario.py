@@ -223,6 +223,9 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
         ConfigError: when the file of times is missing or out of order.
     """
     text = settings.model_dump_json(exclude={"workload": {"file"}}) + repr(tuple(servers))
+    delays_s = [[model.delay_s for model in server.models] for server in servers]
+    if any(any(row) for row in delays_s):
+        text += repr(delays_s)  # only then, so that the digests of all others stay what they were
     if settings.workload.file is not None:
         settings.workload.shape()
         text += settings.workload.file.read_text()

@@ -3,6 +3,8 @@
 A group of a width with k instances takes a k-th of its server, groups start in the order they were sent, and none
 overtakes: the reading of ``orchestrator.routing.occupancy``, which expects just that, is here the truth. A group takes
 what its width and size take on average, times the noise of its first request, times the server's throttling.
+Its answer reaches the router DELAY_S later, while the next group runs already: what a call takes beside the instance
+(travel, decoding) costs latency and no capacity.
 
 Energy is exact: idle power while a server is up, what each group adds over the time it ran, and what loads take.
 """
@@ -41,6 +43,7 @@ def send(world: World, server: int, column: int, first: int, items: float) -> No
     held[f.GROUP_ID][place] = state[f.GROUP_IDS]
     held[f.STARTED_S][place] = math.nan
     held[f.DONE_S][place] = math.nan
+    held[f.HAS_RUN][place] = 0
     held[f.FIRST][place] = first
     fleet.servers[r.GROUP_COUNT][server] += 1
     fleet.servers[r.HELD_ITEMS][server] += items
@@ -111,20 +114,40 @@ def place_of_group(world: World, server: int, group: float) -> int:
 
 @compiled
 def end_group(world: World, server: int, place: int, part: float) -> None:
+    """Free the part of a server that a group took, and answer its requests unless its answer has to travel."""
+    fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
+    account(world, server)
+    truth[f.BUSY_PARTS][server] = max(0.0, truth[f.BUSY_PARTS][server] - part)
+    column = int(fleet.groups[r.COLUMN][place])
+    model = server * fleet.columns + column
+    truth[f.BUSY_J][server] += _group_j(world, model, place)
+    if world.models[f.DELAY_S][model] > 0:
+        held[f.HAS_RUN][place] = 1
+        at_s = state[f.NOW_S] + world.models[f.DELAY_S][model]
+        push_event(world, at_s, f.ANSWERS, server, held[f.GROUP_ID][place], 0.0)
+        state[f.IS_CHANGED] = 0  # for the router nothing is
+    else:
+        answer_group(world, server, place)
+    start_groups(world, server)
+
+
+@compiled
+def _group_j(world: World, model: int, place: int) -> float:
+    items = int(world.fleet.groups[r.ITEMS][place])
+    mean_s, energy_j = world.service_s[model][items - 1], world.energy_j[model][items - 1]
+    return energy_j * (world.held[f.TAKES_S][place] / mean_s) if mean_s > 0 else energy_j
+
+
+@compiled
+def answer_group(world: World, server: int, place: int) -> None:
     """Answer the requests of a group that has run."""
     fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
     now_s = state[f.NOW_S]
-    account(world, server)
-    truth[f.BUSY_PARTS][server] = max(0.0, truth[f.BUSY_PARTS][server] - part)
     column, items = int(fleet.groups[r.COLUMN][place]), fleet.groups[r.ITEMS][place]
     model = server * fleet.columns + column
-    mean_s = world.service_s[model][int(items) - 1]
-    energy_j = world.energy_j[model][int(items) - 1]
-    if mean_s > 0:
-        energy_j *= held[f.TAKES_S][place] / mean_s
-    truth[f.BUSY_J][server] += energy_j
     truth[f.GROUPS_RUN][server] += 1
     truth[f.ITEMS_RUN][server] += items
+    energy_j, took_s = _group_j(world, model, place), _seen_s(world, server, place)
     request, is_in_time = int(held[f.FIRST][place]), 1.0
     while request >= 0:
         _answer(world, request, fleet.models[r.ACCURACY][model], energy_j / items)
@@ -132,16 +155,27 @@ def end_group(world: World, server: int, place: int, part: float) -> None:
             is_in_time = 0.0
         request = int(world.requests[f.NEXT][request])
     expected_s = fleet.models[r.ITEM_S][model] * items + fleet.models[r.GROUP_S][model]
-    remember(
-        world.rule, world.memory, float(server), float(column), items, expected_s, held[f.TAKES_S][place], is_in_time
-    )
+    remember(world.rule, world.memory, float(server), float(column), items, expected_s, took_s, is_in_time)
     if state[f.LEARNS] != 0:
-        observe(world, model, items, held[f.TAKES_S][place])
+        observe(world, model, items, took_s)
     held[f.DONE_S][place] = now_s
     if state[f.REPORTED] == 0:
         fleet.servers[r.LAST_ANSWER_S][server] = now_s
         drop_group(world, server, place)
-    start_groups(world, server)
+
+
+@compiled
+def _seen_s(world: World, server: int, place: int) -> float:
+    """Return how long a group took as its router sees it: since it began, by what the router knew then."""
+    groups, held = world.fleet.groups, world.held
+    if held[f.HAS_RUN][place] == 0:
+        return held[f.TAKES_S][place]
+    began_s = groups[r.BEGAN_S][place]
+    if math.isnan(began_s):
+        last_s = world.fleet.servers[r.LAST_ANSWER_S][server]
+        sent_s = groups[r.SENT_S][place]
+        began_s = last_s if last_s > sent_s else sent_s  # NaN is not above
+    return world.state[f.NOW_S] - began_s
 
 
 @compiled
@@ -229,11 +263,13 @@ def fail(world: World, server: int) -> None:
         if math.isnan(held[f.STARTED_S][place]) or not math.isnan(held[f.DONE_S][place]):
             continue
         model = server * fleet.columns + int(fleet.groups[r.COLUMN][place])
+        held[f.GROUP_ID][place] = -1  # its end, or its answer, will not come
+        if held[f.HAS_RUN][place] != 0:
+            continue
         items = int(fleet.groups[r.ITEMS][place])
         ran_s, mean_s = world.state[f.NOW_S] - held[f.STARTED_S][place], world.service_s[model][items - 1]
         if mean_s > 0:
             truth[f.BUSY_J][server] += world.energy_j[model][items - 1] * ran_s / mean_s
-        held[f.GROUP_ID][place] = -1  # its end will not come
 
 
 @compiled

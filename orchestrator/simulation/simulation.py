@@ -265,7 +265,7 @@ def _write_truth(world: World, index: int, server: SimulatedServer, widths: list
             service[at], energy[at] = model.service_s[at], energy_j[at]
         models[f.LOAD_S][cell], models[f.LOAD_W][cell] = model.load_s, model.load_w
         models[f.INSTANCE_BYTES][cell] = model.instance_bytes
-        models[f.SIGMA][cell] = model.sigma
+        models[f.SIGMA][cell], models[f.DELAY_S][cell] = model.sigma, model.delay_s
         fit = model.start
         models[f.FIT_WEIGHT][cell], models[f.FIT_N][cell], models[f.FIT_NN][cell] = fit.weight, fit.sum_n, fit.sum_nn
         models[f.FIT_T_S][cell], models[f.FIT_NT_S][cell] = fit.sum_t_s, fit.sum_nt_s

@@ -57,7 +57,7 @@ def profile(fleet_path: Path, *arguments: object) -> tuple[int, str]:
 def taken(fleet_path: Path) -> Path:
     out = fleet_path.parent / "profile.json"
     code, output = profile(
-        fleet_path, "--out", out, *SMALL, "--control", "--cycles", 1, "--plot", out.with_suffix(".png")
+        fleet_path, "--out", out, *SMALL, "--under-load", "--control", "--cycles", 1, "--plot", out.with_suffix(".png")
     )
     assert code == 0, output
     return out
@@ -73,6 +73,7 @@ def test_every_cell_is_measured_and_says_where_it_comes_from(taken: Path) -> Non
         assert [batch.items for batch in model.batches] == list(batch_ladder(64))
         assert model.batches[-1].mean_s > model.batches[0].mean_s
         assert all(batch.n >= 4 for batch in model.batches)
+        assert all(batch.busy_s and batch.rested_s for batch in model.batches)
         assert all(batch.energy_source is EnergySource.ESTIMATED for batch in model.batches)
         assert model.line.item_s > 0
         assert model.line.held_out_error_ratio is not None

@@ -57,6 +57,15 @@ def test_batches_double_up_to_the_largest(max_batch_size: int) -> None:
         ),
         (lambda v: model(v)["batches"].reverse(), "batches: there are others, or they are out of order"),
         (lambda v: model(v)["batches"][0].update(p99_s=1e-9), "batches[0].p99_s: 1e-09 is below p50_s"),
+        (lambda v: model(v)["batches"][0].update(busy_s=0.1), "models[1].batches: busy_s is known of some batch sizes"),
+        (
+            lambda v: [batch.update(busy_s=0.1) for batch in model(v)["batches"]],
+            "batches[0].busy_s: it and rested_s are measured together",
+        ),
+        (
+            lambda v: [batch.update(busy_s=0.0, rested_s=0.1) for batch in model(v)["batches"]],
+            "batches[0].busy_s: Input should be greater than 0",
+        ),
         (lambda v: model(v)["batches"][0].update(n=0), "batches[0].n: 0 does not go with origin 'measured'"),
         (lambda v: model(v)["batches"][0].update(energy_j=None), "energy_source are null together"),
         (

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
 from orchestrator.profile import Conditions, EnergySource, Origin, Profile, batch_ladder, parse_profile, render_profile
@@ -17,7 +20,8 @@ from orchestrator.profiling.campaign import (
     restore_left,
 )
 from orchestrator.profiling.journal import Journal
-from orchestrator.snapshot import ServerName, TensorSpec
+from orchestrator.simulation.fleet import server_from_profile
+from orchestrator.snapshot import ServedModel, ServerName, TensorSpec
 from tests.fakes.control import FakeTriton, repository_model
 from tests.profiling.worlds import QUICK, A, B, FakeCounter, ProfiledFake, silent, subject
 
@@ -193,3 +197,44 @@ async def test_a_model_whose_input_is_open_can_not_be_profiled(tmp_path: Path) -
     )
     with pytest.raises(ConfigError, match="has no fixed shape; it can't be profiled"):
         await campaign(tmp_path / "p", subject(A, server))
+
+
+class FarServer(ProfiledFake):
+    """A server whose answers travel for a while."""
+
+    TRAVEL_S = 0.002  # below the shortest run: two under way keep it busy
+
+    async def infer_batch(self, model: ServedModel, batch: NDArray[Any]) -> NDArray[Any]:
+        answer = await super().infer_batch(model, batch)
+        await asyncio.sleep(self.TRAVEL_S)
+        return answer
+
+
+async def test_under_load_a_batch_takes_of_its_server_what_it_runs_and_not_what_its_answer_travels(
+    tmp_path: Path,
+) -> None:
+    server = FarServer((25, 100), item_s=0.01, max_batch_size=4)
+    with Journal.open(tmp_path / "p") as journal:
+        journal.bind({"servers": {}})
+        sampling = replace(QUICK, bursts_s=0.1)
+        clock = asyncio.get_running_loop().time
+        await measure_batches([subject(A, server)], journal, sampling, tell=silent, clock=clock)
+    (entry,) = assembled(journal, facts(A, server)).servers
+    for model in entry.models:
+        for batch in model.batches:
+            runs_s = server.service_s(model.width, batch.items)
+            assert batch.mean_s == pytest.approx(runs_s + server.TRAVEL_S)
+            assert batch.busy_s == pytest.approx(runs_s)
+            assert batch.rested_s == pytest.approx(runs_s + server.TRAVEL_S)
+    simulated = server_from_profile(entry, "far")
+    assert [model.delay_s for model in simulated.models] == pytest.approx([server.TRAVEL_S] * 2)
+    assert simulated.models[-1].service_s == pytest.approx([server.service_s(100, n) for n in (1, 2, 3, 4)])
+
+
+async def test_without_bursts_a_profile_says_nothing_of_load_and_a_simulation_has_no_delay(tmp_path: Path) -> None:
+    server = ProfiledFake((100,), max_batch_size=2)
+    profile = assembled(await campaign(tmp_path / "p", subject(A, server)), facts(A, server))
+    assert "busy_s" not in render_profile(profile)
+    (model,) = server_from_profile(profile.servers[0], "near").models
+    assert model.delay_s == 0
+    assert model.service_s == pytest.approx([batch.mean_s for batch in profile.servers[0].models[0].batches])

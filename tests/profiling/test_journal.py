@@ -23,7 +23,7 @@ def begun(path: Path) -> Journal:
     with Journal.open(path) as journal:
         journal.bind(BINDING)
         journal.add_visit(CELL, VISIT)
-        journal.add_visit(CELL, Visit((0.3,)))
+        journal.add_visit(CELL, Visit((0.3,), None, (0.4, 0.5), (0.1,)))
         journal.add_idle(A, Window(None, 2.0, "none", "no counter"))
         journal.add_before((A, M), BEFORE)
         journal.add_cycle((A, M), CYCLE)
@@ -33,7 +33,7 @@ def begun(path: Path) -> Journal:
 def test_what_was_noted_is_there_again(tmp_path: Path) -> None:
     written = begun(tmp_path / "p")
     read = Journal.open(tmp_path / "p")
-    assert read.visits == written.visits == {CELL: [VISIT, Visit((0.3,))]}
+    assert read.visits == written.visits == {CELL: [VISIT, Visit((0.3,), None, (0.4, 0.5), (0.1,))]}
     assert read.idles == written.idles == {A: [Window(None, 2.0, "none", "no counter")]}
     assert read.cycles == written.cycles == {(A, M): [CYCLE]}
     assert read.unrestored == {(A, M): BEFORE}

@@ -35,6 +35,7 @@ class _Group:
     items: int
     sent_s: float
     started_s: float | None = None
+    has_run: bool = False
 
 
 @dataclass
@@ -75,6 +76,9 @@ class ReferenceWorld:
                 now_s, self.alarm_s = self.alarm_s, math.inf
             elif self.events and (not arrivals or self.events[0][0] <= arrivals[0][0]):
                 now_s, _, server, group = heapq.heappop(self.events)
+                if not group.has_run and group.model.delay_s:
+                    self._run_out(server, group, now_s)
+                    continue  # the router knows nothing of it
                 self._end(server, group, now_s)
             else:
                 now_s, request = arrivals.pop(0)
@@ -159,7 +163,7 @@ class ReferenceWorld:
         for group in server.groups:
             if group.started_s is not None:
                 continue
-            busy = sum(1 / g.model.instances for g in server.groups if g.started_s is not None)
+            busy = sum(1 / g.model.instances for g in server.groups if g.started_s is not None and not g.has_run)
             if busy + 1 / group.model.instances > WHOLE:
                 return
             group.started_s = now_s
@@ -167,11 +171,16 @@ class ReferenceWorld:
             takes_s = group.model.service_s[group.items - 1] * math.exp(sigma * noise - sigma * sigma / 2)
             heapq.heappush(self.events, (now_s + takes_s, next(self.order), index, group))
 
+    def _run_out(self, index: int, group: _Group, now_s: float) -> None:
+        group.has_run = True
+        heapq.heappush(self.events, (now_s + group.model.delay_s, next(self.order), index, group))
+        self._start(index, now_s)
+
     def _end(self, index: int, group: _Group, now_s: float) -> None:
         server = self.servers[index]
         server.groups.remove(group)
-        server.last_answer_s = now_s
         self._tell(server, group, now_s)
+        server.last_answer_s = now_s
         for request in group.requests:
             self.outcomes[request] = (now_s, server.server.name, int(group.model.width), group.items)
         self._start(index, now_s)
@@ -182,12 +191,16 @@ class ReferenceWorld:
         if not (isinstance(self.policy, ObservingPolicy) and self.policy.is_observing):
             return
         item_s, group_s = self.latency.line(server.server.name, _served(group.model), ())
+        # As the router sees it: with one instance, since the server's last answer or since it was sent.
+        seen_s = group.started_s
+        if group.has_run and group.model.instances == 1:
+            seen_s = max(group.sent_s, server.last_answer_s or group.sent_s)
         outcome = Answered(
             server.server.name,
             group.model.width,
             group.items,
             expected_s=item_s * group.items + group_s,
-            took_s=now_s - group.started_s,
+            took_s=now_s - seen_s,
             is_in_time=all(now_s <= self.trace.deadline_s[r] for r in group.requests),
             now_s=now_s,
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from orchestrator.simulation.fleet import (
     server_from_profile,
 )
 from orchestrator.simulation.results import summarise
-from orchestrator.simulation.scenario import load_scenario
+from orchestrator.simulation.scenario import digest_scenario, load_scenario
 from orchestrator.simulation.trace import draw_trace
 from orchestrator.snapshot import ServerName
 from tests.simulation.worlds import run, scenario, servers, single
@@ -108,6 +109,15 @@ def test_a_simulated_server_takes_what_its_profile_measured() -> None:
             assert model.energy_j is not None
             assert model.energy_j[batch.items - 1] == pytest.approx(batch.energy_j)
         assert model.start.line() == pytest.approx((measured.line.item_s, measured.line.group_s))
+
+
+def test_a_delay_is_part_of_a_scenarios_digest_and_none_leaves_it_as_it_was() -> None:
+    given = scenario(requests=10)
+    fleet = servers(2, linear_model(100, item_s=0.01))
+    assert "delay" not in repr(fleet)  # digests of scenarios before there were delays are made of this
+    far = servers(2, replace(linear_model(100, item_s=0.01), delay_s=0.001))
+    farther = servers(2, replace(linear_model(100, item_s=0.01), delay_s=0.002))
+    assert len({digest_scenario(given, each) for each in (fleet, far, farther)}) == 3
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 1.0])

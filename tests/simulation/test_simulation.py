@@ -46,15 +46,18 @@ def fleets(draw: st.DrawFn) -> list[SimulatedServer]:
     found = []
     for index in range(draw(st.integers(1, 4))):
         models = tuple(
-            linear_model(
-                width,
-                item_s=draw(st.floats(1e-4, 2e-2)),
-                group_s=draw(st.floats(0, 1e-2)),
-                max_batch_size=draw(st.sampled_from((2, 4, 32))),
-                instances=draw(st.integers(1, 3)),
-                sigma=draw(st.sampled_from((0.0, 0.3))),
-                item_j=draw(st.floats(0.001, 1)),
-                group_j=draw(st.floats(0, 1)),
+            replace(
+                linear_model(
+                    width,
+                    item_s=draw(st.floats(1e-4, 2e-2)),
+                    group_s=draw(st.floats(0, 1e-2)),
+                    max_batch_size=draw(st.sampled_from((2, 4, 32))),
+                    instances=draw(st.integers(1, 3)),
+                    sigma=draw(st.sampled_from((0.0, 0.3))),
+                    item_j=draw(st.floats(0.001, 1)),
+                    group_j=draw(st.floats(0, 1)),
+                ),
+                delay_s=draw(st.sampled_from((0.0, 0.0, 1e-3, 2e-2))),
             )
             for width in sorted(draw(st.sets(st.sampled_from((25, 50, 100)), min_size=1)))
         )
@@ -256,6 +259,38 @@ def test_a_router_that_learns_late_of_answers_does_worse() -> None:
         means.append(summarise(simulation, seed=0).mean_s)
     assert means[0] is not None and means[1] is not None
     assert means[1] > 1.5 * means[0]
+
+
+def test_an_answer_that_travels_costs_latency_and_no_capacity() -> None:
+    fleet = servers(1, replace(single(item_s=1.0), delay_s=0.25))
+    settings = scenario(requests=4, objectives=patient())
+    trace = replace(draw_trace(settings, fleet, 0), arrived_s=np.array([0.0, 0.0, 0.0, 10.0]))
+    simulation = Simulation(settings, fleet, parse_policy("jsq"), trace=trace)
+    simulation.run()
+    requests = simulation.world.requests
+    # Two are sent at once and run back to back. The third goes out when the first answer is there, while the second
+    # runs, and begins with its end.
+    assert list(requests[f.ANSWERED_S]) == [1.25, 2.25, 3.25, 11.25]
+    assert list(requests[f.SENT_S]) == [0.0, 0.0, 1.25, 10.0]
+    assert simulation.world.truth[f.BUSY_S][0] == 4.0
+    # What the router saw: from sending to answer of the first and the last, from answer to answer of the others.
+    assert 1.0 < simulation.world.fleet.models[ITEM_S][0] < 1.25
+
+
+def test_an_answer_that_was_on_its_way_is_lost_with_its_server_and_its_energy_is_spent() -> None:
+    fleet = servers(2, replace(linear_model(100, item_s=1.0, max_batch_size=1, item_j=2.0), delay_s=0.5), idle_w=0.0)
+    settings = scenario(requests=1, objectives=patient())
+    trace = replace(
+        draw_trace(settings, fleet, 0),
+        arrived_s=np.array([0.0]),
+        schedule=entries((1.25, 0, f.FAILS, 0), (2.0, 0, f.NOTICED, 0)),
+    )
+    simulation = Simulation(settings, fleet, parse_policy("jsq"), trace=trace)
+    simulation.run()
+    result = summarise(simulation, seed=0)
+    assert (result.answered, simulation.now_s) == (1, 2.0 + 1.5)
+    assert [s.energy_j for s in result.servers] == [2.0, 2.0]
+    assert [s.items for s in result.servers] == [0, 1]
 
 
 def test_a_server_that_fails_loses_nothing_that_can_be_sent_again() -> None:
