@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +81,9 @@ async def run_demo(settings: DemoSettings, sample: LabelledSample, *, say: Calla
 
 
 @asynccontextmanager
-async def embedded_fleet(settings: DemoSettings) -> AsyncIterator[FleetSettings]:
-    """Run the embedded servers, each on a core of its own where there are enough."""
-    cores = sorted(os.sched_getaffinity(0))
+async def embedded_fleet(settings: DemoSettings, *, cores: Sequence[int] = ()) -> AsyncIterator[FleetSettings]:
+    """Run the embedded servers, each on a core of its own where there are enough; of ``cores``, or of all."""
+    cores = cores or sorted(os.sched_getaffinity(0))
     servers = [
         EmbeddedServer(
             settings.repository,

@@ -3,51 +3,62 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from orchestrator.benchmark.controller.results import Machine
-from orchestrator.benchmark.fidelity.compare import Pair, draw_claims
-from orchestrator.benchmark.fidelity.stage import FidelitySettings
-from orchestrator.profile import Profile
+from orchestrator.benchmark.fidelity.compare import TIE_ERRORS, Pair, draw_claims, pair_up
+from orchestrator.benchmark.fidelity.sittings import Sitting
+from orchestrator.benchmark.fidelity.stage import DISTURBED_S, FidelitySettings
+
+_LINE = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that a run has found.
+    """All that was found.
 
     Attributes:
-        taken_at: ISO 8601.
         machine: it was made on.
         versions: of what took part.
-        settings: of the run.
-        rate_rps: requests a second.
-        profile: that was measured and simulated.
-        pairs: one a policy.
+        settings: of each sitting.
+        sittings: one at least.
     """
 
-    taken_at: str
     machine: Machine
     versions: dict[str, str]
     settings: FidelitySettings
-    rate_rps: float
-    profile: Profile
-    pairs: tuple[Pair, ...]
+    sittings: tuple[Sitting, ...]
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """One a policy, over the rounds of all sittings."""
+        return pair_up([each for sitting in self.sittings for each in sitting.rounds])
 
 
 def render_json(report: Report) -> str:
-    """Return everything but the profile, of which the page shows the lines."""
+    """Return all of it, round by round."""
     settings = asdict(report.settings)
     settings["repository"] = report.settings.repository.name
     values = {
         "suite": "real",
-        "taken_at": report.taken_at,
+        "taken_at": report.sittings[-1].taken_at,
         "machine": asdict(report.machine),
         "versions": report.versions,
         "settings": settings,
-        "rate_rps": report.rate_rps,
         "claims": draw_claims(report.pairs),
-        "rows": [{**asdict(p), "mean_error": p.mean_error, "p99_error": p.p99_error} for p in report.pairs],
+        "rows": [
+            {
+                "policy": pair.policy,
+                "real": asdict(pair.real),
+                "simulated": asdict(pair.simulated),
+                "mean_error": pair.mean_error,
+                "p99_error": pair.p99_error,
+            }
+            for pair in report.pairs
+        ],
+        "sittings": [asdict(sitting) for sitting in report.sittings],
     }
     return json.dumps(values, indent=1) + "\n"
 
@@ -58,21 +69,32 @@ def render_page(report: Report) -> str:
 
 
 def _introduction(report: Report) -> list[str]:
-    settings, machine = report.settings, report.machine
-    return [
-        "# Real servers against the simulator",
-        "",
-        f"Made by `make bench-fidelity` on {report.taken_at[:10]}, on {machine.cpu}, {machine.cpus} cores.",
-        "",
-        "Two embedded tritonservers, each with one core, emulated 8 and 24 times slower, serve the demo family. They",
-        "are profiled, and the profile alone is what the simulator gets: no number of the real runs is fitted. Then",
-        f"both get the same arrivals: Poisson, {report.rate_rps:.0f} requests a second, {settings.load_ratio:g}",
-        f"of what the fleet serves at full width, {settings.rounds} rounds of {settings.requests:,}, open loop,",
-        f"deadline {settings.deadline_s * 1e3:g} ms, batches of {settings.max_batch_size} at most. Real rounds run",
-        f"in an order drawn by lot; simulated ones are repeated over {settings.noise_draws} draws of service noise.",
-        "Probes, ejection, second attempts and shedding are off on the real side: the simulator has none.",
-        "",
-    ]
+    settings, machine, sittings = report.settings, report.machine, report.sittings
+    rates = sorted(sitting.rate_rps for sitting in sittings)
+    rounds = sum(len({each.number for each in sitting.rounds}) for sitting in sittings)
+    made = f"Made by `make bench-fidelity` on {sittings[-1].taken_at[:10]}, on {machine.cpu}, {machine.cpus} cores."
+    how = (
+        "Two embedded tritonservers, emulated 8 and 24 times slower, serve the demo family. They are profiled, also "
+        "under load, and the profile alone is what the simulator gets: no number of the real runs is fitted. Then both "
+        f"get the same arrivals: Poisson, {rates[0]:.0f} to {rates[-1]:.0f} requests a second, "
+        f"{settings.load_ratio:g} of what the fleet serves at full width, {rounds} rounds of {settings.requests:,} in "
+        f"{len(sittings)} sitting(s) with servers and profiles of their own, open loop, deadline "
+        f"{settings.deadline_s * 1e3:g} ms, batches of {settings.max_batch_size} at most. In a round all policies meet "
+        "the same arrivals, in an order drawn by lot; simulated ones are repeated over "
+        f"{settings.noise_draws} draws of service noise."
+    )
+    apart = (
+        "Router and sender have one core, the servers the other. Latency counts on both sides from when the router was "
+        "given a request, which is also when it arrives in the simulation. What the simulator has not is off on the "
+        "real side: Triton's own batcher, which joins groups that the router sent apart, probes, ejection, second "
+        "attempts and shedding. A policy's round in which the sender was "
+        f"{1e3 * DISTURBED_S:g} ms late is run again, because the machine stood still: "
+        f"{sum(sitting.repeated for sitting in sittings)} were."
+    )
+    lines = ["# Real servers against the simulator", "", made]
+    for paragraph in (how, apart):
+        lines += ["", *textwrap.wrap(paragraph, _LINE, break_on_hyphens=False)]
+    return [*lines, ""]
 
 
 def _claims(pairs: Sequence[Pair]) -> list[str]:
@@ -80,41 +102,45 @@ def _claims(pairs: Sequence[Pair]) -> list[str]:
         f"| {c['name']} | {c['value']} | {'≥' if c['is_floor'] else '≤'} {c['bar']} | {'yes' if c['met'] else 'no'} |"
         for c in draw_claims(pairs)
     ]
-    return ["| promise | value | bar | met |", "|---|---:|---:|---|", *rows, ""]
+    note = (
+        "A pair of policies differs beyond chance when its difference on the real side, round by round, is more than "
+        f"{TIE_ERRORS:g} standard errors; of the others the real servers don't tell the order."
+    )
+    return ["| promise | value | bar | met |", "|---|---:|---:|---|", *rows, "", *textwrap.wrap(note, _LINE), ""]
 
 
 def _figures(pairs: Sequence[Pair]) -> list[str]:
     sides = "real | simulated |"
     head = f"| policy | mean, {sides} error | chance | p99, {sides} error | in time, {sides} accuracy, {sides}"
-    rows = [
-        f"| `{p.policy}` | {1e3 * p.real.mean_s:.2f} ms | {1e3 * p.simulated.mean_s:.2f} ms | {p.mean_error:+.1%} "
-        f"| {p.spread:.1%} | {1e3 * p.real.p99_s:.1f} ms | {1e3 * p.simulated.p99_s:.1f} ms | {p.p99_error:+.1%} "
-        f"| {p.real.attainment_ratio:.2%} | {p.simulated.attainment_ratio:.2%} "
-        f"| {p.real.accuracy:.4f} | {p.simulated.accuracy:.4f} |"
-        for p in pairs
-    ]
-    return [
-        head,
-        f"|---|{'---:|' * 11}",
-        *rows,
-        "",
-        "Chance is the standard deviation of the simulated mean over draws of noise and lots: the real side has one",
-        "draw a round. Accuracy is that of the widths that answered, as the profile says.",
-        "",
-    ]
+    rows = []
+    for p in pairs:
+        real, simulated = p.real, p.simulated
+        rows.append(
+            f"| `{p.policy}` | {1e3 * real.mean_s:.2f} ms | {1e3 * simulated.mean_s:.2f} ms | {p.mean_error:+.1%} "
+            f"| {p.mean_error_chance:.1%} | {1e3 * real.p99_s:.1f} ms | {1e3 * simulated.p99_s:.1f} ms "
+            f"| {p.p99_error:+.1%} | {real.attainment_ratio:.2%} | {simulated.attainment_ratio:.2%} "
+            f"| {real.accuracy:.4f} | {simulated.accuracy:.4f} |"
+        )
+    note = (
+        "Figures are means over rounds. Chance is the standard error of the mean's error over the rounds. Accuracy is "
+        "that of the widths that answered, as the profile says."
+    )
+    return [head, f"|---|{'---:|' * 11}", *rows, "", *textwrap.wrap(note, _LINE), ""]
 
 
 def _profile(report: Report) -> list[str]:
     rows = [
-        f"| `{server.name}` | {model.width} % | {1e3 * model.line.item_s:.2f} | {1e3 * model.line.group_s:.2f} "
-        f"| {1e3 * model.batches[0].mean_s:.2f} | {1e3 * model.batches[-1].mean_s:.1f} |"
-        for server in report.profile.servers
-        for model in server.models
+        f"| `{row.server}` | {row.width} % | {_both_ms(row.alone_s)} | {_both_ms(row.busy_s)} "
+        f"| {_both_ms(row.rested_s)} | {row.spread:.1%} |"
+        for row in report.sittings[-1].profile
     ]
-    return [
-        "The profile of this run, in ms: a line a·n + b, and the means of the smallest and the largest batch.",
-        "",
-        "| server | width | a | b | smallest | largest |",
-        "|---|---:|---:|---:|---:|---:|",
-        *rows,
-    ]
+    note = (
+        "The profile of the last sitting, in ms, of the smallest and the largest batch: one at a time, what a batch "
+        "takes of a busy server, and latency after a rest. Spread is the standard deviation of the first over its mean."
+    )
+    head = ["| server | width | one at a time | busy | rested | spread |", "|---|---:|---:|---:|---:|---:|"]
+    return [*textwrap.wrap(note, _LINE), "", *head, *rows]
+
+
+def _both_ms(times_s: tuple[float, float]) -> str:
+    return f"{1e3 * times_s[0]:.2f}, {1e3 * times_s[1]:.1f}"
