@@ -17,7 +17,7 @@ help:
 	@echo "make bench-resilience  the gateway when Tritons fail, in bursts and for long: docs/benchmarks/resilience.md, 40 minutes"
 	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
-	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 13 minutes"
+	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 10 minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
@@ -55,7 +55,7 @@ bench-decisions: $(VENV)/.everything
 # Alone on the machine: what it compares is times.
 bench-fidelity: $(VENV)/.everything
 	rm -rf build/fidelity
-	for sitting in 1 2 3; do $(BIN)/python -m orchestrator.benchmark.fidelity --more || exit 1; done
+	for sitting in 1 2; do $(BIN)/python -m orchestrator.benchmark.fidelity --more || exit 1; done
 	$(BIN)/python -m orchestrator.benchmark.fidelity
 
 bench-simulator: $(VENV)/.everything

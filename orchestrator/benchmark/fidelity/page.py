@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from orchestrator.benchmark.controller.results import Machine
 from orchestrator.benchmark.fidelity.compare import TIE_ERRORS, Pair, draw_claims, pair_up
 from orchestrator.benchmark.fidelity.sittings import Sitting
-from orchestrator.benchmark.fidelity.stage import DISTURBED_S, FidelitySettings
+from orchestrator.benchmark.fidelity.stage import DISTURBED_S, MOST_REPEATED, FidelitySettings
 
 _LINE = 120
 
@@ -88,7 +88,8 @@ def _introduction(report: Report) -> list[str]:
         "given a request, which is also when it arrives in the simulation. What the simulator has not is off on the "
         "real side: Triton's own batcher, which joins groups that the router sent apart, probes, ejection, second "
         "attempts and shedding. A policy's round in which the sender was "
-        f"{1e3 * DISTURBED_S:g} ms late is run again, because the machine stood still: "
+        f"{1e3 * DISTURBED_S:g} ms late is run again, because the machine stood still, up to {MOST_REPEATED} "
+        "times in a sitting: "
         f"{sum(sitting.repeated for sitting in sittings)} were."
     )
     lines = ["# Real servers against the simulator", "", made]

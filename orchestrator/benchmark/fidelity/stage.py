@@ -30,7 +30,7 @@ from orchestrator.router import Router
 _NEVER = 1e6
 DISTURBED_S = 0.05
 """A round in which the sender was that late is one in which the machine stood still, and is run again."""
-_MOST_REPEATED = 3
+MOST_REPEATED = 3
 """In a sitting."""
 
 
@@ -159,7 +159,7 @@ async def run_policies(
                 async with Router.from_fleet(chosen) as router:
                     done = await run_open_loop(router, images, labels, times_s, deadline_s=settings.deadline_s)
                 late_s = max(outcome.late_s for outcome in done)
-                if late_s < DISTURBED_S or repeated == _MOST_REPEATED:
+                if late_s < DISTURBED_S or repeated == MOST_REPEATED:
                     break
                 repeated += 1
                 say(f"the machine stood still for {late_s * 1e3:.0f} ms; again")
