@@ -20,7 +20,7 @@ from typing import Final
 from orchestrator.decision import Reason
 from orchestrator.routing import alert, clockwork, fluid, greedy, infaas, model_switching, slackfit, thrift
 from orchestrator.routing.compiled import Column, Table, compiled
-from orchestrator.routing.fields import HOLD, REASONS, ROW_COMPLETION_S, ROW_HAS_ROOM, ROW_ITEMS
+from orchestrator.routing.fields import HOLD, NOW_S, REASONS, ROW_COMPLETION_S, ROW_HAS_ROOM, ROW_ITEMS
 from orchestrator.routing.knobs import PARAMETER
 from orchestrator.routing.server_rules import least_completion
 from orchestrator.routing.width_rules import is_in_time, soonest_drained
@@ -42,6 +42,7 @@ _LARGEST_BATCH: Final = REASONS.index(Reason.LARGEST_BATCH)
 _SLACK_BUCKET: Final = REASONS.index(Reason.SLACK_BUCKET)
 _BEST_BY_PREFERENCE: Final = REASONS.index(Reason.BEST_BY_PREFERENCE)
 _NONE_IN_TIME: Final = REASONS.index(Reason.NONE_IN_TIME)
+_WAITS_FOR_BATCH: Final = REASONS.index(Reason.WAITS_FOR_BATCH)
 _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
@@ -63,6 +64,10 @@ def choose_centrally(
         return _send_wait_or_drain(row, is_any_in_time, alert.reason_of_goal(rule), rows, count, ask)
     if code == THRIFT:
         row, is_any_in_time = thrift.choose_thrifty(rule, rows, count, ask)
+        if row >= 0:
+            until_s = thrift.fills_until_s(rule, memory, row, rows, count, ask)
+            if until_s > ask[NOW_S]:
+                return HOLD, 0.0, _WAITS_FOR_BATCH, until_s
         return _send_wait_or_drain(row, is_any_in_time, _BEST_BY_PREFERENCE, rows, count, ask)
     return _fill_slack(code, rule, rows, count, ask)
 

@@ -33,7 +33,7 @@ from orchestrator.routing.fields import (
 from orchestrator.routing.width_rules import is_kept
 
 BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
-_LEAST_WAIT_S: Final = 1e-4
+LEAST_WAIT_S: Final = 1e-4
 _ROUNDING: Final = 1e-9
 _BATCH_FULL: Final = REASONS.index(Reason.BATCH_FULL)
 _HEAD_IS_DUE: Final = REASONS.index(Reason.HEAD_IS_DUE)
@@ -86,4 +86,4 @@ def send_or_wait(row: int, batch: float, most: float, rows: Table, ask: Column) 
         return row, items, _HEAD_IS_DUE, math.inf
     # While a server is busy its wait passes with the time, so ``until_s`` moves; without a least step it could do so in
     # ever smaller ones.
-    return HOLD, 0.0, _WAITS_FOR_BATCH, min(ask[HEAD_DEADLINE_S], max(until_s, ask[NOW_S] + _LEAST_WAIT_S))
+    return HOLD, 0.0, _WAITS_FOR_BATCH, min(ask[HEAD_DEADLINE_S], max(until_s, ask[NOW_S] + LEAST_WAIT_S))

@@ -40,10 +40,11 @@ SEARCHED: Final[Mapping[str, tuple[float, float]]] = {
     "goal": (0.0, 1.0),
     "interval_s": (0.1, 5.0),
     "margin": (0.0, 0.5),
-    "energy": (0.0, 2.0),
+    "worth": (0.0, 0.6),
     "latency": (0.0, 1.0),
     "patience": (0.01, 1.0),
     "reserve": (1.0, 4.0),
+    "fill": (0.0, 0.2),
 }
 """From where to where each knob is searched; the same in every policy that has one of that name."""
 BUCKETS: Final = (2.0, 64.0)
