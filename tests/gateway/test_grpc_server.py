@@ -68,7 +68,7 @@ async def test_a_family_answers_with_what_was_decided(raw: RawCalls) -> None:
         "slim_width": 50,
         "slim_batch": 2,
         "slim_expected_accuracy": 0.917,
-        "slim_policy": "lert:reserve",
+        "slim_policy": "thrift",
     }
 
 

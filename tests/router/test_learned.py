@@ -116,8 +116,10 @@ async def test_a_shadow_is_compared_and_logged_and_changes_nothing(tmp_path: Pat
 
 
 async def test_a_shadow_that_would_do_the_same_is_told_so(tmp_path: Path) -> None:
-    seen, file = Seen(), put(tmp_path / "policy.npz", slim("lert:reserve"))  # untrained, so it is the default policy
-    async with routed(pair(), observer=seen, shadow_policy="ppo-slim", policy_file=file) as router:
+    seen, file = Seen(), put(tmp_path / "policy.npz", slim("lert:reserve"))  # untrained, so it is that policy
+    async with routed(
+        pair(), observer=seen, policy="lert:reserve", shadow_policy="ppo-slim", policy_file=file
+    ) as router:
         await asyncio.gather(*(router.infer(item(n)) for n in range(30)))
     assert set(seen.shadows) == {"same"}
 
