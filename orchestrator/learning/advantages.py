@@ -10,7 +10,7 @@ then centred within each group of worlds that share a trace, which takes out wha
 input-dependent baseline of Mao et al., ICLR'19, with the replicas as the baseline), and weighted by the preference that
 each observation carries, lateness always by 1. Each objective has a critic of its own and a unit of its own (a
 request's share of the range of accuracy, of the deadline, of the joules of the widest width;
-orchestrator.simulation.world_batch), so none drowns another. They are not divided by their spread in the rollout as
+orchestrator.simulation.rewards), so none drowns another. They are not divided by their spread in the rollout as
 well: that would change what a preference means from rollout to rollout, with how rare lateness happens to be in it.
 
 Last, each group is brought to the same spread, so that an easy scenario counts as much as a hopeless one; but no group
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 
 from orchestrator.routing.learned.features import CONTEXT
-from orchestrator.simulation.world_batch import OBJECTIVES
+from orchestrator.simulation.rewards import OBJECTIVES
 
 Floats = NDArray[np.float32]
 

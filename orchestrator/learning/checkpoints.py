@@ -27,6 +27,7 @@ class RunState:
 
     Attributes:
         steps: taken by the model that is kept.
+        cloned: epochs of cloning that are done.
         best: validation score of ``best.npz``; minus infinity before there is one.
         since_best: validations since then.
         curriculum: its state.
@@ -35,6 +36,7 @@ class RunState:
     """
 
     steps: int = 0
+    cloned: int = 0
     best: float = float("-inf")
     since_best: int = 0
     curriculum: Mapping[str, Any] = field(default_factory=dict)

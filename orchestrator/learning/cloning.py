@@ -60,6 +60,7 @@ def clone(
     *,
     epochs: int,
     seed: int,
+    first: int = 0,
     learning_rate: float = 1e-3,
     batch_size: int = 512,
     report: Callable[[int, float, float], None] = lambda epoch, loss, agreement: None,
@@ -71,6 +72,7 @@ def clone(
         lessons: a tenth is held out.
         epochs: over all of the others.
         seed: of their order.
+        first: epoch, when earlier ones are done.
         learning_rate: of Adam.
         batch_size: of its steps.
         report: is told epoch, loss and agreement.
@@ -80,7 +82,7 @@ def clone(
     held, used = order[: len(order) // 10], order[len(order) // 10 :]
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
     agreement = _agreement(net, lessons, held)
-    for epoch in range(epochs):
+    for epoch in range(first, epochs):
         total = 0.0
         rng.shuffle(used)
         for first in range(0, len(used), batch_size):

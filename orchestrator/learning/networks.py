@@ -18,7 +18,7 @@ from torch import nn
 
 from orchestrator.routing.learned.features import BASE_CHOICE, FEATURES, PRESENT, ROWS
 from orchestrator.routing.learned.network import BASE_HOLDS, HIDDEN, POOLED, SHAPES, Floats32
-from orchestrator.simulation.world_batch import OBJECTIVES
+from orchestrator.simulation.rewards import OBJECTIVES
 
 
 class Encoder(nn.Module):

@@ -1,7 +1,7 @@
 """ppo-paper as it is trained: stable-baselines3's own PPO and network, for the fleet of one scenario.
 
 What is ours and not the paper's, because that is not public to us: the state (orchestrator.routing.learned.features),
-the reward (the preference-weighted sum of orchestrator.simulation.world_batch), the network and PPO's settings.
+the reward (the preference-weighted sum of orchestrator.simulation.rewards), the network and PPO's settings.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from orchestrator.errors import ConfigError
 from orchestrator.routing.learned.features import ROWS
 from orchestrator.routing.learned.network import Floats32
-from orchestrator.simulation.world_batch import Task
+from orchestrator.simulation.rewards import Task
 
 
 def paper_fleet(task: Task) -> tuple[int, int, int]:

@@ -19,13 +19,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from orchestrator.routing.learned.decide import WORTH, priced
 from orchestrator.routing.registry import RulePolicy, parse_policy
 from orchestrator.simulation import fields as f
 from orchestrator.simulation.capacity import capacity_rps
 from orchestrator.simulation.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.rewards import LATE_PRICE, LATENCY_SHARE, Task, weights_of
 from orchestrator.simulation.scenario import FaultSettings, ScenarioSettings
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world_batch import LATE_PRICE, LATENCY_SHARE, Task, weights_of
 from orchestrator.snapshot import ServerName
 
 TEACHERS: Final = (
@@ -35,17 +36,25 @@ TEACHERS: Final = (
     "lert:reserve",
     "lert:slack",
     "nexus",
+    "nexus:25",
+    "control-limit:25",
     "model-switching",
-    "alert,goal=1",
     "lert:narrowest",
 )
 """Heuristics that a policy is cloned from and held against; each binds late."""
 MOST_SERVERS: Final = 16
 _KINDS: Final = ("poisson", "gamma", "mmpp", "ramp", "diurnal", "flash-crowd")
 _POOL: Final = 64
+_CLEARLY: Final = 0.03
+"""Better, a request."""
+_MOST_GAP: Final = 0.1
+"""That makes an episode likelier: in a hopeless world a policy may trail by whole requests, and would learn of nothing
+else."""
 _EXTREMES: Final = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 _EXTREME: Final = 0.15
 """Of the preferences drawn; lots hardly come to a corner."""
+_PRICED: Final = 0.5
+"""Of them, by a price of joules in accuracy around that of a policy whose requests bring none."""
 _DEADLINES: Final = 12
 """That a trace lasts, else what a choice brings about later would not be seen."""
 
@@ -60,7 +69,7 @@ def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A5C]))
     most = 2 + round(stage * (MOST_SERVERS - 2))
-    count = min(most, max(1, round(math.exp(rng.uniform(0, math.log(most + 0.5))))))
+    count = int(rng.integers(1, most + 1))
     inner = [w for w in (50, 75) if rng.random() < 0.7]
     widths, item_s = [25, *inner, 100], 10 ** rng.uniform(-3.5, -1.5)
     top, drop, bend = rng.uniform(0.6, 0.97), rng.uniform(0.01, 0.05 + 0.1 * stage), rng.uniform(0.5, 3)
@@ -72,7 +81,7 @@ def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
         "servers": [{"name": "drawn", "widths": {100: {"item_ms": 1}}}],  # stands for the servers beside it
         "workload": {
             "kind": str(rng.choice(_KINDS)),
-            "load_ratio": float(rng.uniform(0.2, 0.7 + 0.4 * stage)),
+            "load_ratio": float(rng.uniform(0.2, 0.7 + 0.25 * stage)),
             "cv2": float(math.exp(rng.uniform(math.log(0.5), math.log(2 + 14 * stage)))),
             "sojourn_requests": float(math.exp(rng.uniform(3, 5.5))),
             "factor": float(rng.uniform(2, 6)),
@@ -85,7 +94,9 @@ def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
     }
     is_faulty = rng.random() < 0.3 * stage
     return Task(
-        _timed(ScenarioSettings.model_validate(settings), servers, rng, requests, is_faulty), servers, _preference(rng)
+        _timed(ScenarioSettings.model_validate(settings), servers, rng, requests, is_faulty),
+        servers,
+        _preference(rng, servers),
     )
 
 
@@ -108,7 +119,7 @@ def vary_task(task: Task, seed: int, *, requests: int = 600) -> Task:
         }
     )
     is_faulty = settings.faults.fail_every_s is not None or settings.faults.throttle_every_s is not None
-    return Task(_timed(varied, task.servers, rng, requests, is_faulty), task.servers, _preference(rng))
+    return Task(_timed(varied, task.servers, rng, requests, is_faulty), task.servers, _preference(rng, task.servers))
 
 
 def vary_load(task: Task, seed: int) -> Task:
@@ -143,7 +154,10 @@ def _timed(
     return settings.model_copy(update={"workload": workload, "faults": faults})
 
 
-def _preference(rng: np.random.Generator) -> tuple[float, float, float]:
+def _preference(rng: np.random.Generator, servers: Sequence[SimulatedServer]) -> tuple[float, float, float]:
+    if rng.random() < _PRICED:
+        accuracies = [m.accuracy for s in servers for m in s.models]
+        return priced(10 ** rng.uniform(-1.6, -0.2), max(accuracies) - min(accuracies))
     if rng.random() < _EXTREME:
         return _EXTREMES[int(rng.integers(len(_EXTREMES)))]
     accuracy, latency, energy = (float(w) for w in rng.dirichlet([1.5, 1.5, 1.5]))
@@ -171,6 +185,12 @@ def _draw_server(
         for w in widths
     )
     return SimulatedServer(ServerName(name), models, idle_w=busy_w * 0.2)
+
+
+def usual_preference(servers: Sequence[SimulatedServer]) -> tuple[float, float, float]:
+    """Return what a learned policy weighs by on a fleet whose requests bring no preference."""
+    accuracies = [m.accuracy for s in servers for m in s.models]
+    return priced(WORTH, max(accuracies) - min(accuracies))
 
 
 def requests_per_deadline(task: Task) -> float:
@@ -227,10 +247,14 @@ def parse_teacher(name: str) -> RulePolicy:
 
 
 def best_teacher(task: Task, seed: int) -> tuple[str, float]:
-    """Return the heuristic that earns most on a trace, and what it earns; the first of equals."""
+    """Return the heuristic to learn from on a trace, and what the best one earns.
+
+    That is the best one only where it is better than the first of all by what a trace's luck can't explain; else alike
+    worlds would be taught different things for nothing.
+    """
     earned = {name: utility(task, simulate_totals(task, parse_teacher(name), seed)) for name in TEACHERS}
     best = max(TEACHERS, key=lambda name: earned[name])
-    return best, earned[best]
+    return best if earned[best] > earned[TEACHERS[0]] + _CLEARLY else TEACHERS[0], earned[best]
 
 
 @dataclass(slots=True)
@@ -293,7 +317,7 @@ class Curriculum:
     def next_episode(self) -> Episode:
         """Return the next one."""
         if self._pool and self._rng.random() < 0.5:
-            gaps = np.array([max(0.0, entry.gap) + 1e-3 for entry in self._pool])
+            gaps = np.array([min(_MOST_GAP, max(0.0, entry.gap)) + 1e-3 for entry in self._pool])
             at = int(self._rng.choice(len(self._pool), p=gaps / gaps.sum()))
             entry = self._pool[at]
             return Episode(self._task(entry.seed, entry.stage), entry.seed, entry.teacher, entry.best, at)

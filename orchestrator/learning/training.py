@@ -36,7 +36,7 @@ from orchestrator.learning.validation import Score, Validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
 from orchestrator.routing.learned.features import VERSION
 from orchestrator.routing.learned.policy_file import PAPER, SLIM, PolicyFile, read_policy_file, write_policy_file
-from orchestrator.simulation.world_batch import Task
+from orchestrator.simulation.rewards import Task
 
 _KEEP_EVERY_S: Final = 45.0
 _STAGE_GROWS: Final = 0.6  # of all steps; then draws are as wide as they get
@@ -57,6 +57,7 @@ class TrainingSettings:
         worlds: stepped at once.
         replicas: of each episode among them.
         rollout: choices a world before each update.
+        batch: choices of each step of the optimiser; smaller ones are more steps.
         requests: of an episode.
         lessons: choices to clone from; 0 for none.
         clone_epochs: over them.
@@ -78,9 +79,10 @@ class TrainingSettings:
     worlds: int = 64
     replicas: int = 4
     rollout: int = 128
+    batch: int = 512
     requests: int = 600
     lessons: int = 200_000
-    clone_epochs: int = 4
+    clone_epochs: int = 12
     strength: float = 5.0
     learning_rate: float = 3e-4
     horizon: float = 5.0
@@ -152,7 +154,7 @@ class _Run:
     ) -> None:
         self._settings, self._folder, self._validations = settings, folder, validations
         self._task, self._report = task, report
-        self._began_s = time.monotonic()
+        self._began_s = self._kept_s = time.monotonic()
         self._is_resumed = state is not None
         self.state = state or RunState()
         set_random_seed(settings.seed + self.state.steps)
@@ -178,8 +180,9 @@ class _Run:
         """Run to the end."""
         if not self._is_resumed:
             self._judge("the untrained policy")
-            if self._settings.kind == SLIM and self._settings.lessons:
-                self._clone()
+            self.keep()
+        if self._settings.kind == SLIM and self._settings.lessons and self.state.cloned < self._settings.clone_epochs:
+            self._clone()
             self.keep()
         left = self._settings.steps - self.state.steps
         if left > 0:
@@ -192,6 +195,7 @@ class _Run:
         self.state.steps = int(self.model.num_timesteps)
         self.state.curriculum = self.env.curriculum.state()
         self._folder.keep(self.model, self.state, self.env.ranges)
+        self._kept_s = time.monotonic()
 
     def judge_and_go_on(self) -> bool:
         """Validate; return False when it has not become better for too long."""
@@ -238,7 +242,7 @@ class _Run:
         common: dict[str, Any] = {
             "learning_rate": s.learning_rate,
             "n_steps": s.rollout,
-            "batch_size": min(2048, s.rollout * s.worlds),
+            "batch_size": min(s.batch, s.rollout * s.worlds),
             "n_epochs": 4,
             "gamma": 0.99,
             "gae_lambda": 0.95,
@@ -265,9 +269,12 @@ class _Run:
         self._report(0, f"{len(lessons.actions)} lessons from the best heuristics")
 
         def told(epoch: int, loss: float, agreement: float) -> None:
+            self.state.cloned = epoch + 1
             self._report(0, f"cloning, epoch {epoch + 1}: loss {loss:.3f}, {agreement:.1%} as the teacher")
+            if time.monotonic() - self._kept_s > _KEEP_EVERY_S and epoch + 1 < s.clone_epochs:
+                self.keep()
 
-        clone(self._scoring(), lessons, epochs=s.clone_epochs, seed=s.seed, report=told)
+        clone(self._scoring(), lessons, epochs=s.clone_epochs, seed=s.seed, first=self.state.cloned, report=told)
         self._judge("the cloned policy")
 
     def _judge(self, which: str) -> None:
@@ -298,7 +305,6 @@ class _Watch(BaseCallback):
         super().__init__()
         self._run = run
         self._rollouts = 0
-        self._kept_s = time.monotonic()
         self._goes_on = True
 
     def _on_step(self) -> bool:
@@ -318,9 +324,8 @@ class _Watch(BaseCallback):
             self.logger.record("curriculum/stage", run.env.curriculum.stage)
         if self._rollouts % settings.validate_every == 0:
             self._goes_on = run.judge_and_go_on()
-        if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
+        if time.monotonic() - run._kept_s > _KEEP_EVERY_S:
             run.keep()
-            self._kept_s = time.monotonic()
         run._report(int(self.model.num_timesteps), "")
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.learning.tasks import TEACHERS, draw_task, parse_teacher, simulate_totals, utility
+from orchestrator.learning.tasks import TEACHERS, draw_task, parse_teacher, simulate_totals, usual_preference, utility
 from orchestrator.routing.learned import LearnedPolicy, PolicyFile
+from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario import load_scenario
-from orchestrator.simulation.world_batch import Task
 
 Preference = tuple[float, float, float]
 
-_MIXES: tuple[Preference, ...] = ((1 / 3, 1 / 3, 1 / 3), (0.6, 0.2, 0.2), (0.3, 0.2, 0.5), (0.8, 0.1, 0.1))
+_MIXES: tuple[Preference, ...] = ((0.6, 0.1, 0.3), (0.45, 0.1, 0.45), (0.2, 0.1, 0.7), (0.75, 0.1, 0.15))
 _DRAWN_FROM = 2**31
 """Seeds of drawn validation tasks begin here, beyond all that a curriculum draws."""
 
@@ -63,8 +63,8 @@ def drawn_tasks(count: int, *, requests: int) -> list[Task]:
     return [draw_task(_DRAWN_FROM + index, requests=requests) for index in range(count)]
 
 
-def scenario_task(path: Path, *, requests: int | None = None, preference: Preference = _MIXES[0]) -> Task:
-    """Return the task of a scenario file.
+def scenario_task(path: Path, *, requests: int | None = None, preference: Preference | None = None) -> Task:
+    """Return the task of a scenario file; without a preference with that of orchestrator.learning.tasks.
 
     Raises:
         ConfigError: when it can't be used.
@@ -73,11 +73,13 @@ def scenario_task(path: Path, *, requests: int | None = None, preference: Prefer
     if requests is not None:
         workload = settings.workload.model_copy(update={"requests": requests})
         settings = settings.model_copy(update={"workload": workload})
-    return Task(settings, servers, preference)
+    return Task(settings, servers, usual_preference(servers) if preference is None else preference)
 
 
 def file_tasks(paths: Sequence[Path], *, requests: int | None = None) -> list[Task]:
-    """Return the tasks of scenario files or of folders of them, each with two preferences, which take turns.
+    """Return the tasks of scenario files or of folders of them, each with the usual preference and with another.
+
+    The others are four, which take turns.
 
     Raises:
         ConfigError: when a folder holds none, or a file can't be used.
@@ -89,9 +91,9 @@ def file_tasks(paths: Sequence[Path], *, requests: int | None = None) -> list[Ta
             raise ConfigError(f"{path} holds no scenario; its files end in .yaml")
         files += found
     return [
-        scenario_task(file, requests=requests, preference=_MIXES[(at + more) % len(_MIXES)])
+        scenario_task(file, requests=requests, preference=preference)
         for at, file in enumerate(files)
-        for more in (0, 2)
+        for preference in (None, _MIXES[at % len(_MIXES)])
     ]
 
 

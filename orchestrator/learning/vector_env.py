@@ -20,7 +20,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from orchestrator.learning.tasks import Curriculum, Episode, parse_teacher, requests_per_deadline, utility
 from orchestrator.routing.learned.actions import ACTIONS, HOLD_ACTION
 from orchestrator.routing.learned.features import BASE_CHOICE, CONTEXT, FEATURES, OBSERVATION, PRESENT, ROWS
-from orchestrator.simulation.world_batch import NO_ADVICE, WorldBatch, weights_of
+from orchestrator.simulation.rewards import weights_of
+from orchestrator.simulation.world_batch import NO_ADVICE, WorldBatch
 
 
 class Ranges:
@@ -74,7 +75,7 @@ class FleetVecEnv(VecEnv):
         self.masks: NDArray[np.bool_] = np.ones((worlds, ACTIONS), np.bool_)
         self.finished: list[tuple[Episode, float]] = []
         self._replicas, self._is_scalar = replicas, fleet is not None
-        self._batch = WorldBatch(worlds, base=base)
+        self._batch = WorldBatch(worlds, base=base, holds_on=fleet is None)
         self._episodes: list[Episode] = []
         self._waiting = np.zeros(worlds, np.bool_)
         self._earned = np.zeros(worlds)

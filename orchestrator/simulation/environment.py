@@ -31,7 +31,7 @@ index          meaning                                           unit    range
 
 ## Rewards
 
-``info["objectives"]``, float64 [4]: accuracy, latency, energy and lateness as ``orchestrator.simulation.world_batch``
+``info["objectives"]``, float64 [4]: accuracy, latency, energy and lateness as ``orchestrator.simulation.rewards``
 defines them; the scalar reward is their sum, the first three weighted by the task's preference.
 
 ## Starting state, episode end
@@ -51,7 +51,8 @@ from numpy.typing import NDArray
 
 from orchestrator.routing.learned.actions import ACTIONS
 from orchestrator.routing.learned.features import OBSERVATION
-from orchestrator.simulation.world_batch import Step, Task, WorldBatch, weights_of
+from orchestrator.simulation.rewards import Task, weights_of
+from orchestrator.simulation.world_batch import Step, WorldBatch
 
 _MOST_SEED = 2**31
 

@@ -7,25 +7,13 @@ differ in everything (fleet, workload, objectives); shorter tables are padded.
 A world stops only where there is a choice: decisions with one allowed action are made on the way. An episode ends when
 every request of its trace is answered or given up.
 
-What a step earned comes as four numbers, each relative to a request, so that they are of one size in any scenario:
-
-0. accuracy: for each answer where its accuracy lies between the least and the most of the fleet, 0..1; a request that
-   is lost earns 0.
-1. latency: −0.3 · latency/deadline for each answer.
-2. energy: −joules above idle, over the joules an item takes on average over the servers at their widest width in full
-   batches; 0 where joules are unknown. Idle power is left out because no choice changes it.
-3. lateness: −4 for each answer that was late and each request that was lost.
-
-The first three are weighed by what requests prefer. Lateness is not: a preference says what is wanted of answers in
-time, and a late one is worth little more than none. At even weights a wider width, a third of the range of accuracy, is
-not worth a risk of more than 3 % that it comes late.
+What a step earned comes as four numbers, see orchestrator.simulation.rewards.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -35,56 +23,35 @@ from orchestrator.errors import ConfigError
 from orchestrator.routing import fields as r
 from orchestrator.routing.compiled import IS_COMPILED, compiled
 from orchestrator.routing.learned.actions import ACTIONS, HOLD_ACTION, do_action
-from orchestrator.routing.learned.decide import View, first_allowed, observe, parse_base
+from orchestrator.routing.learned.decide import View, ask_base, first_allowed, look, parse_base
 from orchestrator.routing.learned.features import CONTEXT, EXTREMES, FEATURES, OBSERVATION, ROWS
+from orchestrator.routing.learned.holds import note_decision, standing_hold
 from orchestrator.routing.learned.paper import row_of_choices
 from orchestrator.routing.memory import MEMORY_FIELDS, SLOTS, STRIDE, WHOLE
 from orchestrator.routing.registry import RulePolicy
 from orchestrator.routing.rule import RULE_FIELDS, choose_row
 from orchestrator.simulation import fields as f
 from orchestrator.simulation.fields import World
-from orchestrator.simulation.fleet import SimulatedServer
 from orchestrator.simulation.loop import advance, apply
-from orchestrator.simulation.scenario import ScenarioSettings
+from orchestrator.simulation.rewards import (
+    DEADLINE_SCALE,
+    OBJECTIVES,
+    SCALES,
+    SUMS,
+    TIME_SUM,
+    Task,
+    reward_scales,
+    write_rewards,
+)
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.trace import draw_trace
 
-OBJECTIVES: Final = ("accuracy", "latency", "energy", "lateness")
 NO_ADVICE: Final = -1
 """In place of the teacher's action: it would do what is none of the actions."""
-LATE_PRICE: Final = 4.0
-LATENCY_SHARE: Final = 0.3
 _MOST_WIDTHS: Final = 32
 
-_SUMS: Final = 7  # answered, in time, accuracy, latency, lost, joules, time
-_LEAST_ACCURACY: Final = 0  # places in ``scales``
-_ACCURACY_SPREAD: Final = 1
-_DEADLINE_S: Final = 2
-_ITEM_J: Final = 3
-_SCALES: Final = 4
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What a world is made of.
-
-    Attributes:
-        settings: its scenario.
-        servers: its fleet.
-        preference: weights of accuracy, latency and energy that its requests bring; they add up to 1.
-    """
-
-    settings: ScenarioSettings
-    servers: tuple[SimulatedServer, ...]
-    preference: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
-
-
-def weights_of(preference: Sequence[float]) -> tuple[float, float, float, float]:
-    """Return what the objectives weigh for a preference."""
-    accuracy, latency, energy = preference
-    return accuracy, latency, energy, 1.0
 
 
 class Step(NamedTuple):
@@ -153,6 +120,7 @@ class _Learner(NamedTuple):
     lines: Any
     context: Any
     mask: Any
+    holds_on: bool
     picked: Any  # shared by all
     extremes: Any  # likewise
 
@@ -163,18 +131,20 @@ class WorldBatch:
     Args:
         worlds: how many.
         base: the policy that says what is masked and that a learned one rests on.
+        holds_on: whether a hold stands, as it does where a learned policy serves (orchestrator.routing.learned.holds);
+            else every decision is asked about.
 
     Raises:
         ConfigError: when Numba is not there, or the base can't be one.
     """
 
-    def __init__(self, worlds: int, *, base: str = "lert:slack") -> None:
+    def __init__(self, worlds: int, *, base: str = "lert:slack", holds_on: bool = False) -> None:
         if not IS_COMPILED:
             raise ConfigError("batches of worlds need numba; install it with pip install 'slim-scheduler[sim]'")
         self.worlds = worlds
         self._base = parse_base(base)
         self._tables: _Tables | None = None
-        self._learner = _new_learner(worlds)
+        self._learner = _new_learner(worlds, holds_on=holds_on)
         self._is_running = np.zeros(worlds, np.bool_)
         self._step = Step(
             np.zeros((worlds, OBSERVATION), np.float32),
@@ -221,7 +191,7 @@ class WorldBatch:
         learner.base_memory[world, WHOLE, STRIDE] = made.memory[WHOLE][STRIDE]
         learner.preference[world] = task.preference
         learner.sums[world] = 0
-        learner.scales[world] = _scales(task)
+        learner.scales[world] = reward_scales(task)
         widths = sorted({m.width for s in task.servers for m in s.models})
         if len(widths) > _MOST_WIDTHS:
             raise ConfigError(f"{task.settings.name} has {len(widths)} widths; at most {_MOST_WIDTHS} can be learned")
@@ -273,20 +243,21 @@ class WorldBatch:
         }
 
 
-def _new_learner(worlds: int) -> _Learner:
+def _new_learner(worlds: int, *, holds_on: bool) -> _Learner:
     return _Learner(
         base_rule=np.zeros((worlds, RULE_FIELDS)),
         base_memory=np.zeros((worlds, MEMORY_FIELDS, SLOTS)),
         preference=np.zeros((worlds, 3)),
         widths=np.zeros((worlds, _MOST_WIDTHS)),
-        scales=np.zeros((worlds, _SCALES)),
-        sums=np.zeros((worlds, _SUMS)),
+        scales=np.zeros((worlds, SCALES)),
+        sums=np.zeros((worlds, SUMS)),
         considered=np.zeros(worlds, np.int64),
         base=np.zeros((worlds, 3)),
         chosen=np.zeros((worlds, ROWS)),
         lines=np.zeros((worlds, ROWS, FEATURES)),
         context=np.zeros((worlds, CONTEXT)),
         mask=np.zeros((worlds, ACTIONS)),
+        holds_on=holds_on,
         picked=np.zeros(1),
         extremes=np.zeros(EXTREMES),
     )
@@ -318,14 +289,6 @@ def _fitted(tables: _Tables | None, arrays: Sequence[Any], worlds: int) -> _Tabl
         larger[tuple(slice(length) for length in known.shape)] = known
         grown.append(larger)
     return _Tables._make([*grown, tables.counts])
-
-
-def _scales(task: Task) -> tuple[float, float, float, float]:
-    accuracies = [m.accuracy for s in task.servers for m in s.models]
-    widest = [max(s.models, key=lambda m: m.width) for s in task.servers]
-    known = [m.energy_j[-1] / m.max_batch_size for m in widest if m.energy_j is not None]
-    item_j = float(np.mean(known)) * task.settings.workload.items if len(known) == len(widest) else math.nan
-    return min(accuracies), max(accuracies) - min(accuracies), task.settings.objectives.deadline_ms / 1e3, item_j
 
 
 @compiled
@@ -375,11 +338,11 @@ def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: An
         if world.state[f.IS_PENDING] != 0:
             if orders[i, 0] < 0:
                 continue  # it waits for its action
-            _take(world, view, int(learner.considered[i]), learner.widths[i], orders[i])
+            _take(world, view, learner, orders[i], i)
         is_choice = _run_to_choice(world, view, learner, step, i)
-        step.elapsed[i] = (world.state[f.NOW_S] - learner.sums[i, 6]) / learner.scales[i, _DEADLINE_S]
-        learner.sums[i, 6] = world.state[f.NOW_S]
-        _write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
+        step.elapsed[i] = (world.state[f.NOW_S] - learner.sums[i, TIME_SUM]) / learner.scales[i, DEADLINE_SCALE]
+        learner.sums[i, TIME_SUM] = world.state[f.NOW_S]
+        write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
         if is_choice:
             _write_observation(view, int(learner.considered[i]), step.observations[i], step.masks[i])
         else:
@@ -390,11 +353,10 @@ def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: An
 
 
 @compiled
-def _take(world: World, view: View, considered: int, widths: Any, order: Any) -> None:
-    rows, ask = world.rows, world.wish.ask
+def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> None:
+    rows, ask, count = world.rows, world.wish.ask, int(world.state[f.ROW_COUNT])
     if order[1] >= 0:
-        count = int(world.state[f.ROW_COUNT])
-        row, items = row_of_choices(rows, count, ask, order[0], order[1], order[2], widths)
+        row, items = row_of_choices(rows, count, ask, order[0], order[1], order[2], learner.widths[i])
         if row >= 0:
             apply(world, row, items, math.inf)
             return
@@ -402,7 +364,9 @@ def _take(world: World, view: View, considered: int, widths: Any, order: Any) ->
     action = int(order[0])
     if action > HOLD_ACTION or view.mask[action] == 0:
         action = HOLD_ACTION
-    row, items, until_s = do_action(action, rows, view.chosen, considered, ask, view.base)
+    row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), ask, view.base)
+    if learner.holds_on:
+        note_decision(row, until_s, learner.base_memory[i], rows, count, ask, view.base)
     apply(world, row, items, until_s)
 
 
@@ -411,42 +375,23 @@ def _run_to_choice(world: World, view: View, learner: _Learner, step: Step, i: i
     """Run to the next decision with a choice; return whether there is one. Teachers are asked at every decision."""
     while advance(world, math.inf):
         count = int(world.state[f.ROW_COUNT])
-        number, allowed = observe(
-            learner.base_rule[i],
-            learner.base_memory[i],
-            world.rows,
-            count,
-            world.wish.ask,
-            learner.preference[i],
-            view,
-        )
+        rows, ask, memory = world.rows, world.wish.ask, learner.base_memory[i]
+        ask_base(learner.base_rule[i], memory, rows, count, ask, learner.preference[i], view)
+        if learner.holds_on:
+            row, items, until_s = standing_hold(memory, rows, count, ask, view.base)
+            if row == r.HOLD:
+                apply(world, row, items, until_s)
+                continue
+        number, allowed = look(rows, count, ask, learner.preference[i], view)
         learner.considered[i] = number
         step.advice[i] = _advice(world, view, number)
         if allowed > 1:
             return True
-        row, items, until_s = do_action(
-            first_allowed(view.mask), world.rows, view.chosen, number, world.wish.ask, view.base
-        )
+        row, items, until_s = do_action(first_allowed(view.mask), rows, view.chosen, number, ask, view.base)
+        if learner.holds_on:
+            note_decision(row, until_s, memory, rows, count, ask, view.base)
         apply(world, row, items, until_s)
     return False
-
-
-@compiled
-def _write_rewards(world: World, scales: Any, sums: Any, rewards: Any) -> None:
-    state, joules = world.state, 0.0
-    for server in range(world.fleet.server_count):
-        joules += world.truth[f.BUSY_J][server] + world.truth[f.LOAD_J][server]
-    answered, in_time = state[f.ANSWERED_COUNT] - sums[0], state[f.ON_TIME_COUNT] - sums[1]
-    accuracy, latency_s = state[f.ACCURACY_SUM] - sums[2], state[f.LATENCY_SUM_S] - sums[3]
-    lost, spent_j = state[f.LOST_COUNT] - sums[4], joules - sums[5]
-    sums[0], sums[1], sums[2] = state[f.ANSWERED_COUNT], state[f.ON_TIME_COUNT], state[f.ACCURACY_SUM]
-    sums[3], sums[4], sums[5] = state[f.LATENCY_SUM_S], state[f.LOST_COUNT], joules
-    spread = scales[_ACCURACY_SPREAD]
-    rewards[0] = (accuracy - answered * scales[_LEAST_ACCURACY]) / spread if spread > 0 else answered
-    rewards[1] = -LATENCY_SHARE * latency_s / scales[_DEADLINE_S]
-    rewards[3] = LATE_PRICE * (in_time - answered - lost)
-    is_known = scales[_ITEM_J] > 0 and not math.isnan(spent_j)
-    rewards[2] = -spent_j / scales[_ITEM_J] if is_known else 0.0
 
 
 @compiled

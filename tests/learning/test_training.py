@@ -20,7 +20,7 @@ from orchestrator.learning.validation import drawn_tasks, file_tasks, prepare_va
 from orchestrator.learning.vector_env import FleetVecEnv
 from orchestrator.routing.learned import LearnedPolicy, read_policy_file
 from orchestrator.simulation.fleet import SimulatedServer, linear_model
-from orchestrator.simulation.world_batch import Task
+from orchestrator.simulation.rewards import Task
 from orchestrator.snapshot import ServerName
 from tests.simulation.worlds import scenario
 
@@ -55,17 +55,28 @@ def trivial() -> Task:
     return Task(settings, servers, (0.05, 0.05, 0.9))
 
 
-def test_it_learns_a_world_in_which_the_base_is_wrong(tmp_path: Path) -> None:
+def test_cloning_alone_finds_out_that_the_base_is_wrong(tmp_path: Path) -> None:
     task = trivial()
     validations = prepare_validation([task], traces=2, base="lert:slack")
     assert validations[0].best > validations[0].base + 0.2  # there is something to learn
-    settings = replace(TINY, steps=2048, lessons=4000, clone_epochs=8, strength=1.0)
+    settings = replace(TINY, steps=0, lessons=4000, clone_epochs=60, strength=1.0)
     found = train(settings, RunFolder(tmp_path), validations, task=task)
     gained = found.validation["over_base"]
     assert gained > 0.8 * (validations[0].best - validations[0].base)
     policy = LearnedPolicy(found)  # and with its ranges held against it, as it would be served
     earned = np.mean([utility(task, simulate_totals(task, policy, seed)) for seed in validations[0].seeds])
     assert earned == pytest.approx(found.validation["earned"])
+
+
+def test_ppo_alone_finds_out_that_the_base_is_wrong(tmp_path: Path) -> None:
+    task = trivial()
+    validations = prepare_validation([task], traces=2, base="lert:slack")
+    settings = replace(
+        TINY, steps=24_576, lessons=0, worlds=16, replicas=4, batch=128, learning_rate=1e-3, strength=1.0, warm_up=2
+    )
+    found = train(settings, RunFolder(tmp_path), validations, task=task)
+    assert found.validation["of"] != "the untrained policy"
+    assert found.validation["over_base"] > 0.8 * (validations[0].best - validations[0].base)
 
 
 def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
@@ -100,6 +111,26 @@ def test_an_interrupted_run_goes_on_and_no_other_is_taken_for_it(tmp_path: Path)
     (folder.path / "state.json").write_text("{")
     with pytest.raises(ConfigError, match="can't resume from"):
         train(longer, folder, validations, resume=True)
+
+
+def test_cloning_that_was_interrupted_goes_on_with_its_next_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.learning.training._KEEP_EVERY_S", -1.0)  # after every epoch
+    validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
+    folder = RunFolder(tmp_path / "run")
+    settings = replace(TINY, steps=0, lessons=500, clone_epochs=3)
+
+    def interrupt(steps: int, told: str) -> None:
+        if "epoch 2" in told:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, folder, validations, report=interrupt)
+    told: list[str] = []
+    train(settings, folder, validations, resume=True, report=lambda steps, text: told.append(text))
+    assert [text[:16] for text in told if "epoch" in text] == ["cloning, epoch 2", "cloning, epoch 3"]
+    assert not any("untrained" in text for text in told)
 
 
 def test_a_run_that_does_not_become_better_ends_early(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from orchestrator.routing.learned.network import _score_numpy, pack
 from orchestrator.simulation import fields as f
 from orchestrator.simulation.environment import FleetEnv
 from orchestrator.simulation.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world_batch import NO_ADVICE, Step, Task, WorldBatch
+from orchestrator.simulation.world_batch import NO_ADVICE, Step, WorldBatch
 from orchestrator.snapshot import ServerName
 from tests.routing.learned.test_policy import slim, trained
 from tests.simulation.worlds import scenario
@@ -167,7 +168,7 @@ def test_a_learned_policy_in_a_simulation_does_what_its_scores_do_in_a_batch() -
     def best(step: Step) -> NDArray[np.int64]:
         return np.array([by_numpy(policy, step.observations[0], step.masks[0])])
 
-    alone = WorldBatch(1)
+    alone = WorldBatch(1, holds_on=True)
     alone.load(0, made, seed=5)
     play(alone, best)
     totals, state = alone.totals(0), simulation.world.state
@@ -183,6 +184,28 @@ def by_numpy(policy: LearnedPolicy, observation: NDArray[np.float32], mask: NDAr
     considered = int(lines[:, PRESENT].sum())
     _score_numpy(lines, considered, context, pack(policy.file.weights), policy.file.strength, None, scores)  # type: ignore[arg-type]
     return int(np.argmax(np.where(mask, scores, -np.inf)))
+
+
+def test_a_hold_that_stands_is_asked_about_less_often_and_ends_like_any_other() -> None:
+    made = task(2, requests=200, load=0.3)
+
+    def hold_first(step: Step) -> NDArray[np.int64]:  # then whatever is allowed first
+        held = step.masks[:, HOLD_ACTION] & (np.arange(len(step.masks)) % 2 == turn[0] % 2)
+        turn[0] += 1
+        return np.where(held, HOLD_ACTION, step.masks.argmax(axis=1))
+
+    asked, totals = [], []
+    for holds_on in (False, True):
+        turn = [0]
+        batch = WorldBatch(2, holds_on=holds_on)
+        for world in range(2):
+            batch.load(world, made, world)
+        steps, _ = play(batch, hold_first)
+        asked.append(len(steps))
+        totals.append([batch.totals(world) for world in range(2)])
+    assert asked[1] < asked[0]
+    for own in totals[1]:  # nobody is forgotten
+        assert own["answered"] + own["lost"] == own["requests"] == 200
 
 
 def test_three_choices_apart_are_taken_as_ppo_paper_takes_them() -> None:

@@ -5,10 +5,12 @@ the items that it takes); action HOLD_ACTION holds. A decision is one choice amo
 width and group are valid together can't be said of each alone (sb3-contrib's issues 16 and 242). To reject is no
 action: the router sheds by itself what can't be in time.
 
-The mask never hides what the base policy would do, so something is always allowed. Otherwise a candidate needs room,
-and must be in time with the head alone when any candidate with room is; holding needs time: half of what is left
-until the quickest candidate would be late is the longest that it lasts, so that a hold never makes the head late by
-itself, and an arrival ends it sooner.
+The mask never hides what the base policy would do, so something is always allowed. Otherwise a candidate needs room;
+must leave the head and those behind it in time when any candidate with room does, or the head alone when any does that;
+and no other such candidate may be as accurate, as soon and as frugal: of the hundred things that could be done few are
+ever right, and whoever explores should not have to find out which by doing them. Holding needs a reason, a batch that
+can become fuller or a better candidate that is busy, and time: half of what is left until the quickest candidate would
+be late is the longest that it lasts, so that a hold never makes the head late by itself, and an arrival ends it sooner.
 
 With more than ROWS candidates, the servers that would answer the head first are considered, the base policy's choice
 always among them; so the cost of scoring does not grow with the fleet.
@@ -23,15 +25,24 @@ from orchestrator.routing.compiled import Column, Table, compiled
 from orchestrator.routing.fields import (
     HEAD_DEADLINE_S,
     NOW_S,
+    QUEUE_ITEMS,
+    ROW_ACCURACY,
+    ROW_COMPLETION_S,
+    ROW_GROUP_J,
     ROW_HAS_ROOM,
     ROW_HEAD_COMPLETION_S,
+    ROW_ITEM_J,
     ROW_ITEMS,
+    ROW_MAX_BATCH,
     ROW_SERVER,
     SLACK_MARGIN,
 )
 from orchestrator.routing.learned.features import ROWS
-from orchestrator.routing.width_rules import is_in_time
+from orchestrator.routing.width_rules import is_in_time, is_timely
 
+TIMELY: Final = 2  # what is asked of candidates
+HEAD_IN_TIME: Final = 1
+ANYTHING: Final = 0
 HOLD_ACTION: Final = ROWS
 ACTIONS: Final = ROWS + 1
 
@@ -115,25 +126,70 @@ def write_mask(rows: Table, chosen: Column, considered: int, ask: Column, base: 
         base: what the base policy decides: its row or HOLD, items, until when.
         mask: for ACTIONS numbers.
     """
-    is_any_in_time = False
-    for line in range(considered):
-        row = int(chosen[line])
-        if rows[ROW_HAS_ROOM][row] != 0 and is_in_time(rows[ROW_HEAD_COMPLETION_S][row], ask):
-            is_any_in_time = True
-    allowed = 0
+    need = _need(rows, chosen, considered, ask)
+    allowed, is_hold_useful = 0, False
     for line in range(ROWS):
         mask[line] = 0.0
-        if line >= considered:
-            continue
+    for line in range(considered):
         row = int(chosen[line])
-        is_useful = not is_any_in_time or is_in_time(rows[ROW_HEAD_COMPLETION_S][row], ask)
-        if row == int(base[0]) or (rows[ROW_HAS_ROOM][row] != 0 and is_useful):
+        has_room = rows[ROW_HAS_ROOM][row] != 0
+        is_worth_it = _meets(row, need, rows, ask) and not _is_dominated(line, need, rows, chosen, considered, ask)
+        if row == int(base[0]) or (has_room and is_worth_it):
             mask[line] = 1.0
             allowed += 1
+        if is_worth_it:  # a better one is busy, or its batch can become fuller
+            is_filling = rows[ROW_ITEMS][row] >= ask[QUEUE_ITEMS] and rows[ROW_ITEMS][row] < rows[ROW_MAX_BATCH][row]
+            is_hold_useful = is_hold_useful or not has_room or is_filling
     lasts_s = hold_until_s(rows, chosen, considered, ask) - ask[NOW_S]
     # A hold of next to nothing would only have the same decided again.
-    mask[HOLD_ACTION] = 1.0 if base[0] < 0 or lasts_s > 1e-4 * (ask[HEAD_DEADLINE_S] - ask[NOW_S]) else 0.0
+    is_long = lasts_s > 1e-4 * (ask[HEAD_DEADLINE_S] - ask[NOW_S])
+    mask[HOLD_ACTION] = 1.0 if base[0] < 0 or (is_long and is_hold_useful) else 0.0
     return allowed + int(mask[HOLD_ACTION])
+
+
+@compiled
+def _need(rows: Table, chosen: Column, considered: int, ask: Column) -> int:
+    """Return the most that some candidate with room meets: TIMELY, else HEAD_IN_TIME, else nothing."""
+    need = ANYTHING
+    for line in range(considered):
+        row = int(chosen[line])
+        if rows[ROW_HAS_ROOM][row] != 0:
+            if _meets(row, TIMELY, rows, ask):
+                return TIMELY
+            if _meets(row, HEAD_IN_TIME, rows, ask):
+                need = HEAD_IN_TIME
+    return need
+
+
+@compiled
+def _meets(row: int, need: int, rows: Table, ask: Column) -> bool:
+    if need == TIMELY:
+        return is_timely(row, ask[SLACK_MARGIN], rows, ask)
+    return need == ANYTHING or is_in_time(rows[ROW_HEAD_COMPLETION_S][row], ask)
+
+
+@compiled
+def _is_dominated(line: int, need: int, rows: Table, chosen: Column, considered: int, ask: Column) -> bool:
+    """Return whether another candidate with room is as accurate, soon and frugal; of equals the first is not."""
+    row = int(chosen[line])
+    for other_line in range(considered):
+        other = int(chosen[other_line])
+        if other == row or rows[ROW_HAS_ROOM][other] == 0 or not _meets(other, need, rows, ask):
+            continue
+        accuracy, most = rows[ROW_ACCURACY][other], rows[ROW_ACCURACY][row]
+        completion_s, soonest_s = rows[ROW_COMPLETION_S][other], rows[ROW_COMPLETION_S][row]
+        joules, least_j = _item_j(other, rows), _item_j(row, rows)
+        if accuracy < most or completion_s > soonest_s or joules > least_j:
+            continue
+        is_equal = accuracy == most and completion_s == soonest_s and not joules < least_j
+        if not is_equal or other_line < line:
+            return True
+    return False
+
+
+@compiled
+def _item_j(row: int, rows: Table) -> float:
+    return rows[ROW_ITEM_J][row] + rows[ROW_GROUP_J][row] / rows[ROW_ITEMS][row]
 
 
 @compiled

@@ -12,14 +12,21 @@ import numpy as np
 
 from orchestrator.errors import ConfigError
 from orchestrator.routing.compiled import Column, Table, compiled, new_column, new_table
-from orchestrator.routing.fields import PREFER_ACCURACY, PREFER_ENERGY, PREFER_LATENCY
+from orchestrator.routing.fields import HOLD, PREFER_ACCURACY, PREFER_ENERGY, PREFER_LATENCY, REJECT, ROW_ACCURACY
 from orchestrator.routing.learned.actions import ACTIONS, HOLD_ACTION, do_action, select_rows, write_mask
 from orchestrator.routing.learned.features import CONTEXT, EXTREMES, FEATURES, ROWS, encode
+from orchestrator.routing.learned.holds import note_decision, standing_hold
 from orchestrator.routing.learned.network import HIDDEN, HIDDEN_LINES, best_action, score
 from orchestrator.routing.policy import Binding
 from orchestrator.routing.registry import RulePolicy, parse_policy
 from orchestrator.routing.rule import CORRECTS_STALE, choose_row
+from orchestrator.routing.thrift import LEAST_SPREAD
 
+WORTH: Final = 0.15
+"""Accuracy that the joules of an item at the widest width are worth where nobody says what is preferred; 15 % fewer of
+them, as the project's own bars have it, for 2 points. The default of ``thrift`` too."""
+HASTE: Final = 1 / 3
+"""Then the weight of latency, of that of accuracy."""
 TOLERANCE: Final = 0.05
 """Beyond the range of training that is still trusted: a fortieth of what a feature can be."""
 
@@ -96,19 +103,61 @@ def observe(
         rows: the candidates.
         count: of them.
         ask: what waits.
-        preference: weights of accuracy, latency and energy where the head has none.
+        preference: weights of accuracy, latency and energy where the head has none; NaN: those that WORTH gives.
         view: to be filled.
     """
+    ask_base(rule, memory, rows, count, ask, preference, view)
+    return look(rows, count, ask, preference, view)
+
+
+@compiled
+def ask_base(rule: Column, memory: Table, rows: Table, count: int, ask: Column, preference: Column, view: View) -> None:
+    """Fill the first part of a view: what the base policy would do, weighing as this policy does."""
     has_own = not math.isnan(ask[PREFER_ACCURACY])
-    if not has_own:  # the base weighs as this policy does
-        ask[PREFER_ACCURACY], ask[PREFER_LATENCY], ask[PREFER_ENERGY] = preference[0], preference[1], preference[2]
+    if not has_own:
+        _write_preference(rows, count, preference, ask)
     row, items, _, until_s = choose_row(rule, memory, rows, count, ask)
+    view.base[0], view.base[1], view.base[2] = row, items, until_s
     if not has_own:
         ask[PREFER_ACCURACY] = ask[PREFER_LATENCY] = ask[PREFER_ENERGY] = math.nan
-    view.base[0], view.base[1], view.base[2] = row, items, until_s
-    considered = select_rows(rows, count, row, view.picked, view.chosen)
-    encode(rows, view.chosen, considered, ask, view.base, preference, view.extremes, view.lines, view.context)
+
+
+@compiled
+def look(rows: Table, count: int, ask: Column, preference: Column, view: View) -> tuple[int, int]:
+    """Fill the rest of a view; return how many candidates are considered and how many actions are allowed."""
+    has_own = not math.isnan(ask[PREFER_ACCURACY])
+    if not has_own:
+        _write_preference(rows, count, preference, ask)
+    considered = select_rows(rows, count, int(view.base[0]), view.picked, view.chosen)
+    encode(rows, view.chosen, considered, ask, view.base, view.extremes, view.lines, view.context)
+    if not has_own:
+        ask[PREFER_ACCURACY] = ask[PREFER_LATENCY] = ask[PREFER_ENERGY] = math.nan
     return considered, write_mask(rows, view.chosen, considered, ask, view.base, view.mask)
+
+
+@compiled
+def _write_preference(rows: Table, count: int, preference: Column, ask: Column) -> None:
+    if not math.isnan(preference[0]):
+        ask[PREFER_ACCURACY], ask[PREFER_LATENCY], ask[PREFER_ENERGY] = preference[0], preference[1], preference[2]
+        return
+    least, most = math.inf, -math.inf
+    for row in range(count):
+        least, most = min(least, rows[ROW_ACCURACY][row]), max(most, rows[ROW_ACCURACY][row])
+    weights = priced(WORTH, most - least)
+    ask[PREFER_ACCURACY], ask[PREFER_LATENCY], ask[PREFER_ENERGY] = weights
+
+
+@compiled
+def priced(worth: float, spread: float) -> tuple[float, float, float]:
+    """Return the weights of accuracy, latency and energy at a price in accuracy.
+
+    Args:
+        worth: accuracy that the joules of an item at the widest width are worth.
+        spread: most minus least accuracy of the fleet.
+    """
+    energy = worth / max(LEAST_SPREAD, spread)
+    total = 1 + HASTE + energy
+    return 1 / total, HASTE / total, energy / total
 
 
 @compiled
@@ -162,14 +211,20 @@ def decide_by_scores(
     Arguments are one by one, because a compiled function receives them faster so than in tuples.
     """
     view = View(base, picked, chosen, extremes, lines, context, mask)
-    considered, allowed = observe(rule, memory, rows, count, ask, preference, view)
+    ask_base(rule, memory, rows, count, ask, preference, view)
+    row, items, until_s = standing_hold(memory, rows, count, ask, base)
+    if row == HOLD:
+        return row, items, until_s, -1
+    considered, allowed = look(rows, count, ask, preference, view)
     if allowed <= 1:  # no choice
         row, items, until_s = do_action(first_allowed(mask), rows, chosen, considered, ask, base)
+        note_decision(row, until_s, memory, rows, count, ask, base)
         return row, items, until_s, -1
     score(lines, considered, context, params, strength, hidden, scores)
     action = best_action(scores, mask)
     strange = strange_feature(lines, action, context, low, high)
     row, items, until_s = do_action(action, rows, chosen, considered, ask, base)
+    note_decision(row if strange < 0 else REJECT, until_s, memory, rows, count, ask, base)
     return row, items, until_s, strange
 
 

@@ -10,7 +10,7 @@ machine means the same on one that is ten times faster. Slack below 0 counts as 
 unknown, feature 12 says so and 13 and 14 are 0. Nothing that the live router does not know of a candidate is used, so
 ``ROW_BACKLOG_S`` is not. At most ``ROWS`` candidates are considered, see ``orchestrator.routing.learned.actions``.
 
-Feature table, version 1; m is the slack margin, all numbers lie in −1..1, those marked + in 0..1:
+Feature table, version 2; m is the slack margin, all numbers lie in −1..1, those marked + in 0..1:
 
 ====  =====================  ==========================================================
  0    head_in_time           contrast of the head's slack and m · expected completion
@@ -39,7 +39,7 @@ Feature table, version 1; m is the slack margin, all numbers lie in −1..1, tho
 23  + present                1; 0 in lines that are not used
 ====  =====================  ==========================================================
 
-Context table, version 1:
+Context table, version 2:
 
 ====  =====================  ==========================================================
  0  + queue                  items that wait over those and all batches of the candidates
@@ -96,8 +96,8 @@ from orchestrator.routing.fields import (
     TAIL_DEADLINE_S,
 )
 
-VERSION: Final = 1
-"""Of both tables; a policy of another version is refused."""
+VERSION: Final = 2
+"""Of both tables and of what is masked; a policy of another version is refused."""
 ROWS: Final = 32
 """Candidates that are considered at the most: eight servers of four widths."""
 FEATURE_NAMES: Final = (
@@ -183,7 +183,6 @@ def encode(
     considered: int,
     ask: Column,
     base: Column,
-    preference: Column,
     extremes: Column,
     lines: Table,
     context: Column,
@@ -194,9 +193,8 @@ def encode(
         rows: the candidates.
         chosen: rows that are considered; the first ``considered``.
         considered: how many, up to ROWS.
-        ask: what waits.
+        ask: what waits, with a preference.
         base: what the base policy decides: its row or HOLD, items, until when.
-        preference: weights of accuracy, latency and energy where the head has none.
         extremes: room for EXTREMES numbers.
         lines: [line, feature]; as many as are considered are written.
         context: to be written.
@@ -220,10 +218,9 @@ def encode(
     context[2] = contrast(tail_slack_s, slack_s)
     context[3] = ask[HEAD_ITEMS] / extremes[_LARGEST_BATCH] if considered > 0 else 0.0
     context[4] = ask[MIN_ACCURACY]
-    has_own = not math.isnan(ask[PREFER_ACCURACY])
-    context[5] = ask[PREFER_ACCURACY] if has_own else preference[0]
-    context[6] = ask[PREFER_LATENCY] if has_own else preference[1]
-    context[7] = ask[PREFER_ENERGY] if has_own else preference[2]
+    context[5] = ask[PREFER_ACCURACY]
+    context[6] = ask[PREFER_LATENCY]
+    context[7] = ask[PREFER_ENERGY]
     context[8] = considered / (considered + 16.0)
     context[9] = with_room / number
     context[10] = idle / number

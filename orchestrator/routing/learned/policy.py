@@ -66,7 +66,7 @@ class LearnedPolicy:
     def __init__(self, file: PolicyFile, *, name: str | None = None) -> None:
         self.file = file
         self.base = replace(parse_base(file.base), name=file.kind if name is None else name)
-        self._preference = _column(file.preference)
+        self._preference = _column(file.preference or (math.nan,) * 3)
         self._low, self._high = _column(file.low), _column(file.high)
         self._params = None if file.kind == PAPER else pack(file.weights)
         self._hidden, self._scores = new_scores()

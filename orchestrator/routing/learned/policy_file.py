@@ -51,7 +51,8 @@ class PolicyFile:
         base: the policy that ppo-slim is a residual on, and that says what is masked.
         weights: by name; see orchestrator.routing.learned.network.SHAPES and .paper.paper_shapes.
         low, high: float32 [FEATURES + CONTEXT], of what was seen in training.
-        preference: weights of accuracy, latency and energy for requests that bring none; they add up to 1.
+        preference: weights of accuracy, latency and energy for requests that bring none; they add up to 1. None: those
+            that a fixed price of joules in accuracy gives on the fleet, see orchestrator.routing.learned.decide.
         strength: of the base policy's choice in the scores of ppo-slim.
         fleet: servers, widths and batch choices of ppo-paper; empty for ppo-slim, which serves any.
         provenance: how it was made, as JSON values.
@@ -63,7 +64,7 @@ class PolicyFile:
     weights: Mapping[str, Floats32]
     low: Floats32
     high: Floats32
-    preference: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    preference: tuple[float, float, float] | None = None
     strength: float = 5.0
     fleet: tuple[int, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -189,7 +190,9 @@ def _check_arrays(path: Path, policy: PolicyFile) -> None:
         raise _refused(path, f"strength is {policy.strength}, not a finite number from 0 on")
 
 
-def _preference(values: Any) -> tuple[float, float, float]:
+def _preference(values: Any) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
     accuracy, latency, energy = (float(v) for v in values)
     if not (min(accuracy, latency, energy) >= 0 and abs(accuracy + latency + energy - 1) < 1e-6):
         raise ValueError(f"preference {values} does not add up to 1")

@@ -124,7 +124,8 @@ def test_the_first_of_equal_scores_is_taken_and_only_what_is_allowed() -> None:
 
 
 def two_choices() -> tuple[list[object], Situation]:
-    candidates = [candidate("a", 25), candidate("a", 100), candidate("b", 25)]
+    wide = candidate("a", 100, accuracy=0.95, completion_s=0.05)
+    candidates = [candidate("a", 25, accuracy=0.7), wide, candidate("b", 25, accuracy=0.7)]
     queue = QueueState(40, 1, 0.1, 0.1, (Width(25), Width(100)))
     return candidates, Situation(queue, 0.0, 0, (0.0, 0.0), 1.0)  # type: ignore[return-value]
 

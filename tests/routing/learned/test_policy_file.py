@@ -102,7 +102,7 @@ def test_another_kind_and_a_file_that_is_not_there_are_told(tmp_path: Path) -> N
 
 def test_weights_of_objectives_stand_behind_the_name(tmp_path: Path) -> None:
     path = written(tmp_path / "policy.npz")
-    assert parse_learned(f"ppo-slim:{path}").file.preference == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert parse_learned(f"ppo-slim:{path}").file.preference is None
     assert parse_learned("ppo-slim,energy=2", path).file.preference == pytest.approx((0.25, 0.25, 0.5))
     with pytest.raises(ConfigError, match="all weights are 0"):
         parse_policy(f"ppo-slim:{path},accuracy=0,latency=0,energy=0")

@@ -1,0 +1,121 @@
+"""Worlds to learn in, and what an episode in them earns: four numbers, never one.
+
+Each is relative to a request, so that they are of one size in any scenario:
+
+0. accuracy: for each answer where its accuracy lies between the least and the most of the fleet, 0..1; a request that
+   is lost earns 0.
+1. latency: −0.3 · latency/deadline for each answer.
+2. energy: −joules above idle, over the joules an item takes on average over the servers at their widest width in full
+   batches; 0 where joules are unknown. Idle power is left out because no choice changes it.
+3. lateness: −4 for each answer that was late and each request that was lost.
+
+Accuracy and joules are paid when a group is sent, as what its width and size promise, and settled when it ends: a
+choice is paid for what it alone decides before others come between. That changes no sum over an episode, whose first
+and last moments have nothing under way (a potential, Ng et al., ICML'99).
+
+The first three are weighed by what requests prefer. Lateness is not: a preference says what is wanted of answers in
+time, and a late one is worth little more than none. At even weights a wider width, a third of the range of accuracy, is
+not worth a risk of more than 3 % that it comes late.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from orchestrator.routing import fields as r
+from orchestrator.routing.compiled import compiled
+from orchestrator.simulation import fields as f
+from orchestrator.simulation.fields import World
+from orchestrator.simulation.fleet import SimulatedServer
+from orchestrator.simulation.scenario import ScenarioSettings
+
+OBJECTIVES: Final = ("accuracy", "latency", "energy", "lateness")
+LATE_PRICE: Final = 4.0
+LATENCY_SHARE: Final = 0.3
+
+SUMS: Final = 9
+"""Places of what is kept between two steps: answered, in time, accuracy, latency, lost, joules, time, promised accuracy
+and joules."""
+TIME_SUM: Final = 6
+SCALES: Final = 4
+"""Places of what ``reward_scales`` returns."""
+_LEAST_ACCURACY: Final = 0
+_ACCURACY_SPREAD: Final = 1
+DEADLINE_SCALE: Final = 2
+_ITEM_J: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a world is made of.
+
+    Attributes:
+        settings: its scenario.
+        servers: its fleet.
+        preference: weights of accuracy, latency and energy that its requests bring; they add up to 1.
+    """
+
+    settings: ScenarioSettings
+    servers: tuple[SimulatedServer, ...]
+    preference: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+
+
+def weights_of(preference: Sequence[float]) -> tuple[float, float, float, float]:
+    """Return what the objectives weigh for a preference."""
+    accuracy, latency, energy = preference
+    return accuracy, latency, energy, 1.0
+
+
+def reward_scales(task: Task) -> tuple[float, float, float, float]:
+    """Return the least accuracy, its spread, the deadline in seconds, and the joules of an item, NaN while unknown."""
+    accuracies = [m.accuracy for s in task.servers for m in s.models]
+    widest = [max(s.models, key=lambda m: m.width) for s in task.servers]
+    known = [m.energy_j[-1] / m.max_batch_size for m in widest if m.energy_j is not None]
+    item_j = float(np.mean(known)) * task.settings.workload.items if len(known) == len(widest) else math.nan
+    return min(accuracies), max(accuracies) - min(accuracies), task.settings.objectives.deadline_ms / 1e3, item_j
+
+
+@compiled
+def write_rewards(world: World, scales: Any, sums: Any, rewards: Any) -> None:
+    """Write what was earned since the call before, by OBJECTIVES; ``sums`` is kept between calls."""
+    state, joules = world.state, 0.0
+    for server in range(world.fleet.server_count):
+        joules += world.truth[f.BUSY_J][server] + world.truth[f.LOAD_J][server]
+    answered, in_time = state[f.ANSWERED_COUNT] - sums[0], state[f.ON_TIME_COUNT] - sums[1]
+    accuracy, latency_s = state[f.ACCURACY_SUM] - sums[2], state[f.LATENCY_SUM_S] - sums[3]
+    lost, spent_j = state[f.LOST_COUNT] - sums[4], joules - sums[5]
+    sums[0], sums[1], sums[2] = state[f.ANSWERED_COUNT], state[f.ON_TIME_COUNT], state[f.ACCURACY_SUM]
+    sums[3], sums[4], sums[5] = state[f.LATENCY_SUM_S], state[f.LOST_COUNT], joules
+    promised, promised_j = _promised(world, scales)
+    spread = scales[_ACCURACY_SPREAD]
+    rewards[0] = (accuracy - answered * scales[_LEAST_ACCURACY]) / spread if spread > 0 else answered
+    rewards[0] += promised - sums[7]
+    rewards[1] = -LATENCY_SHARE * latency_s / scales[DEADLINE_SCALE]
+    rewards[3] = LATE_PRICE * (in_time - answered - lost)
+    spent_j += promised_j - sums[8]
+    is_known = scales[_ITEM_J] > 0 and not math.isnan(spent_j)
+    rewards[2] = -spent_j / scales[_ITEM_J] if is_known else 0.0
+    sums[7], sums[8] = promised, promised_j
+
+
+@compiled
+def _promised(world: World, scales: Any) -> tuple[float, float]:
+    """Return the accuracy, as rewards have it, and the joules that the groups under way will have come to."""
+    fleet, accuracy, joules = world.fleet, 0.0, 0.0
+    for server in range(fleet.server_count):
+        for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])):
+            if not math.isnan(world.held[f.DONE_S][place]) or fleet.groups[r.COLUMN][place] < 0:
+                continue
+            model = server * fleet.columns + int(fleet.groups[r.COLUMN][place])
+            items = fleet.groups[r.ITEMS][place]
+            requests = items / world.requests[f.REQUEST_ITEMS][int(world.held[f.FIRST][place])]
+            spread = scales[_ACCURACY_SPREAD]
+            above = fleet.models[r.ACCURACY][model] - scales[_LEAST_ACCURACY]
+            accuracy += requests * (above / spread if spread > 0 else 1.0)
+            joules += world.energy_j[model][int(items) - 1]
+    return accuracy, joules
