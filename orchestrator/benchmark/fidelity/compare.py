@@ -10,8 +10,8 @@ tau over all pairs, noise included, stands beside it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from orchestrator.snapshot import Width
 MEAN_BAR, P99_BAR, RANK_BAR = 0.05, 0.10, 0.9
 TIE_ERRORS = 2.0
 """Differences of so many standard errors and less are chance."""
+_DRAWS = 200
+"""Of rounds, for intervals."""
 RANKED = (("mean latency", "mean_s"), ("p99 latency", "p99_s"), ("deadline attainment", "attainment_ratio"))
 
 
@@ -125,26 +127,66 @@ def pair_up(rounds: Sequence[Round]) -> tuple[Pair, ...]:
     return tuple(Pair(name, tuple(sorted(of, key=lambda r: r.number))) for name, of in by_policy.items())
 
 
+Measure = Callable[[Sequence[Pair]], float | None]
+"""Of all policies together; None where it can't be said."""
+
+
 def draw_claims(pairs: Sequence[Pair]) -> list[dict[str, object]]:
-    """Return the bars and whether they are met, the worst policy first of each."""
+    """Return the bars and whether they are met, the worst policy first of each.
+
+    Each has a 95 % interval: percentiles of the value over draws of the rounds, the same for all policies, with
+    replacement; None with one round.
+    """
     worst_mean = max(pairs, key=lambda p: abs(p.mean_error))
     worst_p99 = max(pairs, key=lambda p: abs(p.p99_error))
-    claims: list[dict[str, object]] = [
-        _claim(f"mean latency, largest error ({worst_mean.policy})", abs(worst_mean.mean_error), MEAN_BAR),
-        _claim(f"p99 latency, largest error ({worst_p99.policy})", abs(worst_p99.p99_error), P99_BAR),
-        _claim("mean latency, median error", float(np.median([abs(p.mean_error) for p in pairs])), MEAN_BAR),
-        _claim("p99 latency, median error", float(np.median([abs(p.p99_error) for p in pairs])), P99_BAR),
+    measures: list[tuple[str, Measure, float, bool]] = [
+        (f"mean latency, largest error ({worst_mean.policy})", lambda ps: max(_mean_errors(ps)), MEAN_BAR, False),
+        (f"p99 latency, largest error ({worst_p99.policy})", lambda ps: max(_p99_errors(ps)), P99_BAR, False),
+        ("mean latency, median error", lambda ps: float(np.median(_mean_errors(ps))), MEAN_BAR, False),
+        ("p99 latency, median error", lambda ps: float(np.median(_p99_errors(ps))), P99_BAR, False),
     ]
     for name, figure in RANKED:
-        tau, differing = tau_beyond_chance(pairs, figure)
-        if tau is not None:
-            what = f"ranking of policies by {name}, Kendall's tau over the {differing} pairs that differ beyond chance"
-            claims.append(_claim(what, tau, RANK_BAR, is_floor=True))
+        differing = tau_beyond_chance(pairs, figure)[1]
+        what = f"ranking of policies by {name}, Kendall's tau over the {differing} pairs that differ beyond chance"
+        measures.append((what, lambda ps, f=figure: tau_beyond_chance(ps, f)[0], RANK_BAR, True))  # type: ignore[misc]
     for name, figure in RANKED:
-        plain = plain_tau(pairs, figure)
-        if plain is not None:
-            claims.append(_claim(f"ranking of policies by {name}, plain Kendall's tau", plain, RANK_BAR, is_floor=True))
+        what = f"ranking of policies by {name}, plain Kendall's tau"
+        measures.append((what, lambda ps, f=figure: plain_tau(ps, f), RANK_BAR, True))  # type: ignore[misc]
+    drawn = _draw_rounds(pairs)
+    claims = []
+    for what, measure, bar, is_floor in measures:
+        value = measure(pairs)
+        if value is not None:
+            others = [v for v in (measure(again) for again in drawn) if v is not None]
+            claims.append(_claim(what, value, bar, others, is_floor=is_floor))
     return claims
+
+
+def _mean_errors(pairs: Sequence[Pair]) -> list[float]:
+    return [abs(p.mean_error) for p in pairs]
+
+
+def _p99_errors(pairs: Sequence[Pair]) -> list[float]:
+    return [abs(p.p99_error) for p in pairs]
+
+
+def _draw_rounds(pairs: Sequence[Pair]) -> list[tuple[Pair, ...]]:
+    """Return pairs of rounds drawn with replacement, of those that all policies have; none where that is one round."""
+    numbered = [{each.number: each for each in pair.rounds} for pair in pairs]
+    common = sorted(set.intersection(*(set(rounds) for rounds in numbered))) if numbered else []
+    if len(common) < 2:
+        return []
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(_DRAWS):
+        numbers = [common[at] for at in rng.integers(len(common), size=len(common))]
+        drawn.append(
+            tuple(
+                Pair(pair.policy, tuple(replace(rounds[n], number=at) for at, n in enumerate(numbers)))
+                for pair, rounds in zip(pairs, numbered, strict=True)
+            )
+        )
+    return drawn
 
 
 def plain_tau(pairs: Sequence[Pair], figure: str) -> float | None:
@@ -203,6 +245,14 @@ def _mean_of(values: Sequence[float | None]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _claim(name: str, value: float, bar: float, *, is_floor: bool = False) -> dict[str, object]:
+def _claim(name: str, value: float, bar: float, others: Sequence[float], *, is_floor: bool) -> dict[str, object]:
     met = value >= bar if is_floor else value <= bar
-    return {"name": name, "value": round(value, 4), "bar": bar, "is_floor": is_floor, "met": bool(met)}
+    interval = [round(float(q), 4) for q in np.quantile(others, (0.025, 0.975))] if others else None
+    return {
+        "name": name,
+        "value": round(value, 4),
+        "bar": bar,
+        "is_floor": is_floor,
+        "met": bool(met),
+        "interval": interval,
+    }

@@ -100,14 +100,27 @@ def _introduction(report: Report) -> list[str]:
 
 def _claims(pairs: Sequence[Pair]) -> list[str]:
     rows = [
-        f"| {c['name']} | {c['value']} | {'≥' if c['is_floor'] else '≤'} {c['bar']} | {'yes' if c['met'] else 'no'} |"
+        f"| {c['name']} | {c['value']} | {_interval(c['interval'])} | {'≥' if c['is_floor'] else '≤'} {c['bar']} "
+        f"| {'yes' if c['met'] else 'no'} |"
         for c in draw_claims(pairs)
     ]
     note = (
         "A pair of policies differs beyond chance when its difference on the real side, round by round, is more than "
-        f"{TIE_ERRORS:g} standard errors; of the others the real servers don't tell the order."
+        f"{TIE_ERRORS:g} standard errors; of the others the real servers don't tell the order. Intervals are by draws "
+        "of the rounds."
     )
-    return ["| promise | value | bar | met |", "|---|---:|---:|---|", *rows, "", *textwrap.wrap(note, _LINE), ""]
+    return [
+        "| promise | value | 95 % interval | bar | met |",
+        "|---|---:|---:|---:|---|",
+        *rows,
+        "",
+        *textwrap.wrap(note, _LINE),
+        "",
+    ]
+
+
+def _interval(interval: object) -> str:
+    return " to ".join(str(end) for end in interval) if isinstance(interval, list) else "–"
 
 
 def _figures(pairs: Sequence[Pair]) -> list[str]:

@@ -76,6 +76,16 @@ def test_claims_name_the_worst_policy_and_rank_the_others() -> None:
     assert attainment["value"] == pytest.approx(-1 / 3, abs=1e-3)  # of three pairs one agrees
     assert not attainment["met"]
     assert not any("beyond chance" in name for name in by_name), "one round says nothing of chance"
+    assert worst["interval"] is None, "nor of how sure a value is"
+
+
+def test_intervals_come_from_the_rounds() -> None:
+    alike = {str(c["name"]): c for c in draw_claims([pair("a", [0.010] * 4, [0.011] * 4)])}
+    assert alike["mean latency, median error"]["interval"] == [0.1, 0.1]
+    unlike = {str(c["name"]): c for c in draw_claims([pair("a", [0.010] * 4, [0.010, 0.010, 0.012, 0.012])])}
+    low, high = unlike["mean latency, median error"]["interval"]  # type: ignore[misc]
+    assert low == 0.0
+    assert high == 0.2
 
 
 def test_pairs_that_the_real_side_does_not_tell_apart_are_not_ranked() -> None:
