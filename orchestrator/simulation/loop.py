@@ -47,6 +47,9 @@ FROM_SCHEDULE = 2
 ARRIVAL = 3
 HOLD_ENDS = 4
 
+_ROUNDING = 1e-9
+"""Relative, so that who has waited for as long as anybody may has by the sum of his times as well."""
+
 
 @compiled
 def advance(world: World, until_s: float) -> bool:
@@ -105,6 +108,10 @@ def _next_event(world: World) -> tuple[int, float]:
             source, at_s = ARRIVAL, arrival_s
     if state[f.HOLD_UNTIL_S] < at_s:
         source, at_s = HOLD_ENDS, max(state[f.NOW_S], state[f.HOLD_UNTIL_S])
+    if source == NO_EVENT and state[f.QUEUED] > 0:  # nothing is to come that it could wait for
+        given_up_s = world.requests[f.ARRIVED_S][int(world.heap[0])] + state[f.TIMEOUT_S]
+        if given_up_s < math.inf:
+            source, at_s = HOLD_ENDS, max(state[f.NOW_S], given_up_s + _ROUNDING * (1 + given_up_s))
     return source, at_s
 
 
