@@ -373,3 +373,21 @@ def test_neither_a_lost_group_nor_a_hold_keeps_a_run_from_its_end() -> None:
     assert (summarise(simulation, seed=0).failed, simulation.now_s) == (1, 3.0)
     simulation.run_until(20.0)  # who asks for more time gets it
     assert simulation.now_s == 20.0
+
+
+def test_who_waits_when_nothing_is_to_come_is_given_up_in_the_end() -> None:
+    # The router learns of room by reports alone, and those end before its queue does.
+    models = (linear_model(25, item_s=1e-4, group_s=0.0, max_batch_size=2, accuracy=0.25, item_j=1.0, group_j=0.0),)
+    given = scenario(
+        requests=200,
+        load=0.5,
+        objectives={"queue_limit": 41, "request_timeout_s": 5.0, "in_flight_groups": 1},
+        telemetry={"report_every_s": 0.5},
+    )
+    simulation = Simulation(
+        given, [SimulatedServer(ServerName("s0"), models, idle_w=0.0)], parse_policy("lert"), seed=1
+    )
+    simulation.run()
+    result = summarise(simulation, seed=1)
+    assert result.answered + result.shed == 200
+    assert 5.0 <= result.duration_s < 5.1
