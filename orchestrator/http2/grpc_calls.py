@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -128,7 +129,7 @@ def _refuse(stream: Stream, status: str, detail: str) -> None:
     stream.send_headers(trailers(status, detail, is_only=True), is_last=True)
 
 
-class _Call:
+class _Call(ABC):
     """What unary and streaming calls share: one task, its end, and the client's time limit."""
 
     __slots__ = ("_has_headers", "_head", "_left_bytes", "_service", "_stream", "_task", "_timer")
@@ -160,8 +161,9 @@ class _Call:
                 return
         self._receive(data, is_last)
 
+    @abstractmethod
     def _receive(self, data: bytes, is_last: bool) -> None:
-        raise NotImplementedError
+        """Take a piece of the body that has been counted."""
 
     def _break(self, code: ErrorCode) -> None:
         self._stream.reset(code)
@@ -179,9 +181,9 @@ class _Call:
         """It came on."""
         return self._stream.connection
 
+    @abstractmethod
     def lose(self) -> None:
         """Give back what is held of it, because too much is held of all."""
-        raise NotImplementedError
 
     def _stop_timer(self) -> None:
         # As soon as the call has ended, or refused ones would be kept for as long as their clients would have waited.
@@ -189,6 +191,7 @@ class _Call:
             self._timer.cancel()
             self._timer = None
 
+    @abstractmethod
     def _release(self) -> None:
         """Forget what has come of a request that is not whole."""
 
