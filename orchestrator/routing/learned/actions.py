@@ -10,7 +10,8 @@ must leave the head and those behind it in time when any candidate with room doe
 and no other such candidate may be as accurate, as soon and as frugal: of the hundred things that could be done few are
 ever right, and whoever explores should not have to find out which by doing them. Holding needs a reason, a batch that
 can become fuller or a better candidate that is busy, and time: half of what is left until the quickest candidate would
-be late is the longest that it lasts, so that a hold never makes the head late by itself, and an arrival ends it sooner.
+be late is the longest that it lasts, so that a hold never makes the head late by itself; what ends it sooner says
+orchestrator.routing.learned.holds.
 
 With more than ROWS candidates, the servers that would answer the head first are considered, the base policy's choice
 always among them; so the cost of scoring does not grow with the fleet.
