@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import pytest
 from hypothesis import HealthCheck, settings
 
+from orchestrator.router import compile_ahead
 from tests.fakes.virtual_time import new_virtual_loop
 
 settings.register_profile("explore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "integration" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def decisions_are_compiled() -> None:
+    """Half a minute once for a version of the sources, and not in the first test that decides in virtual time."""
+    asyncio.run(compile_ahead())
 
 
 def pytest_asyncio_loop_factories(

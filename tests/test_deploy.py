@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import ControllerSettings, GatewaySettings
+from orchestrator.routing.compiled import cache_places
 
 UNITS = sorted((Path(__file__).parents[1] / "deploy" / "systemd").glob("*.service"))
 
@@ -50,3 +51,10 @@ def test_systemd_waits_for_longer_than_a_drain_may_take() -> None:
     )
     assert gateway > GatewaySettings().drain_s
     assert controller > ControllerSettings().action_timeout_s
+
+
+def test_what_is_compiled_is_kept_where_the_gateway_may_write() -> None:
+    unit = read_service("slimsched-gateway")
+    name, _, value = unit["Environment"].partition("=")
+    given = {name: value.replace("%C", "/var/cache")}
+    assert Path("/var/cache", unit["CacheDirectory"]) in list(cache_places(Path("package"), given))[-1].parents

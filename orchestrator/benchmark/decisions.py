@@ -149,7 +149,7 @@ def render_page(timings: list[Timing], networks: list[NetworkTiming], machine: s
 
 @click.command(help=__doc__)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("docs/benchmarks"))
-@click.option("--plain", is_flag=True, help="Without Numba, as the base install runs it; prints and writes nothing.")
+@click.option("--plain", is_flag=True, help="Without Numba, as where it can't be imported; prints and writes nothing.")
 def main(out: Path, plain: bool) -> None:
     """Measure, print and write."""
     if plain and IS_COMPILED:  # decided when the package is imported

@@ -27,7 +27,7 @@ from orchestrator.gateway import (
     watch,
 )
 from orchestrator.gateway.metrics import GatewayMetrics
-from orchestrator.router import ResolvedNames, Router
+from orchestrator.router import ResolvedNames, Router, compile_ahead
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.resolution import resolve_host
 
@@ -134,6 +134,7 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
     )
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
+    await compile_ahead()  # once, and not in each worker
     async with supervisor:
         _tell_addresses(supervisor)
         files = WatchedFiles("the fleet's servers", [path], take)

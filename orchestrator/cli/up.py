@@ -25,6 +25,7 @@ from orchestrator.cli.stopping import watch_for_stop
 from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.reloading import PERIOD_S, WatchedFiles
+from orchestrator.router import compile_ahead
 from orchestrator.triton.emulation import parse_slowdowns
 from orchestrator.triton.local_state import choose_state_directory, prepare_directory
 from orchestrator.triton.one_machine import complete_fleet, default_fleet, options_of
@@ -35,7 +36,7 @@ _CONTROLLER_STOP_S = 15.0
 _GATEWAY_STOP_MARGIN_S = 10.0
 _LOOK_S = 0.5
 _REPOSITORY = Path("model_repository")
-_TOLD = ("orchestrator.cli", "orchestrator.gateway.reloading")
+_TOLD = ("orchestrator.cli", "orchestrator.gateway.reloading", "orchestrator.router.preparing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,7 @@ async def _run(fleet: FleetSettings, state_dir: Path, console: Console, source: 
     following: asyncio.Task[None] | None = None
     try:
         try:
+            await compile_ahead()  # the gateway would, but where nobody reads what it says
             await machine.start()
             if source is not None:
                 following = asyncio.create_task(_follow(source, machine))

@@ -28,11 +28,11 @@ from orchestrator.router.lanes import Backlog, Lanes
 from orchestrator.router.link import ServerClient
 from orchestrator.router.membership import Connect, Membership, Resolve
 from orchestrator.router.observer import RouterObserver
+from orchestrator.router.preparing import prepare_decisions
 from orchestrator.router.reply import Reply, Told
 from orchestrator.router.request import Answer, Array, PendingRequest
 from orchestrator.router.shedding import Shedder
 from orchestrator.router.start import ProfileStarts
-from orchestrator.routing import prepare
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.discovery import TritonServer
 from orchestrator.triton.resolution import resolve_host
@@ -134,7 +134,7 @@ class Router:
         self._dispatcher.wake()
 
     async def __aenter__(self) -> Self:
-        prepare()
+        await prepare_decisions()
         try:
             if self._membership is not None:
                 await self._membership.resolve(self._fleet)

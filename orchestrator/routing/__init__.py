@@ -12,8 +12,9 @@ from orchestrator.routing.offers import Offers
 from orchestrator.routing.parsing import knobs_of, parse_policy
 from orchestrator.routing.policy import Binding, ObservingPolicy, Outcome, Policy, RowPolicy, Situation, is_offered
 from orchestrator.routing.preferred import PreferredPolicy, parse_preference
+from orchestrator.routing.preparation import is_prepared, prepare
 from orchestrator.routing.rebinding import rebind
-from orchestrator.routing.registry import has_width_rule, policy_names, prepare
+from orchestrator.routing.registry import has_width_rule, policy_names
 
 __all__ = [
     "Binding",
@@ -32,6 +33,7 @@ __all__ = [
     "find_fault",
     "has_width_rule",
     "is_offered",
+    "is_prepared",
     "knobs_of",
     "mark_begun",
     "parse_policy",

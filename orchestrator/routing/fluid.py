@@ -15,8 +15,8 @@ any time, so nothing has to be whole. Requests are then drawn by these shares, o
 The program needs no solver. With x_sw = f_sw/c_sw each server divides its time among (c_sw, a_w·c_sw), so it runs on
 the upper hull of these points and of (0, 0), and demand is given to the steepest piece of hull that is left, anywhere:
 the greedy solution of the relaxed multiple-choice knapsack (Sinha and Zoltners, Operations Research 27(3), 1979). So
-it runs inside the compiled loop and in a base install; a test holds it against HiGHS. Pieces of the same steepness are
-filled alike, or one of two like servers would get all.
+it runs inside the compiled loop and where there is no scipy; a test holds it against HiGHS. Pieces of the same
+steepness are filled alike, or one of two like servers would get all.
 """
 
 from __future__ import annotations

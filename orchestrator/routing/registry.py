@@ -35,12 +35,10 @@ from orchestrator.routing import (
     width_rules,
 )
 from orchestrator.routing.compiled import Column, Table, new_column
-from orchestrator.routing.fleet_tables import FleetTables
 from orchestrator.routing.knobs import FIRST_KNOB, MARGIN_PLACE, PARAMETER, SLACK_MARGIN_KNOB, Knob, parse_knobs
 from orchestrator.routing.memory import Memory
 from orchestrator.routing.policy import Binding, Outcome, Situation
 from orchestrator.routing.row_values import choose_among
-from orchestrator.snapshot import QueueState
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,14 +222,3 @@ def _width_rule(name: str, *, policy: str) -> tuple[int, int]:
     raise ConfigError(
         f"unknown width rule {name!r} in policy {policy!r}; known: {', '.join(_WIDTH_RULES)}, or a percentage"
     )
-
-
-def prepare() -> None:
-    """Compile, or load what was compiled before, all that decisions need; else the first one waits for it.
-
-    Some seconds when it has never run on this machine, a tenth of one afterwards, nothing without Numba.
-    """
-    FleetTables().decide(parse_policy("random"), Situation(_NOTHING_WAITS, 0.0, 0, (0.0, 0.0), 1.0))
-
-
-_NOTHING_WAITS = QueueState(0, 0, 0.0, 0.0, ())

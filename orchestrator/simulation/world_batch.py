@@ -140,7 +140,7 @@ class WorldBatch:
 
     def __init__(self, worlds: int, *, base: str = "lert:slack", holds_on: bool = False) -> None:
         if not IS_COMPILED:
-            raise ConfigError("batches of worlds need numba; install it with pip install 'slim-scheduler[sim]'")
+            raise ConfigError("batches of worlds need numba; install it with pip install numba")
         self.worlds = worlds
         self._base = parse_base(base)
         self._tables: _Tables | None = None

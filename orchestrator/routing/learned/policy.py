@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from orchestrator.decision import Candidate, Decision, Reason
 from orchestrator.errors import ConfigError, UntrustedError
-from orchestrator.routing.compiled import Column, Table, new_column, new_table
-from orchestrator.routing.fields import ASK_FIELDS, HOLD, REASONS, REJECT, ROW_FIELDS, ROW_SERVER, ROW_WIDTH
+from orchestrator.routing.compiled import Column, Table, new_column
+from orchestrator.routing.fields import HOLD, REASONS, REJECT, ROW_SERVER, ROW_WIDTH
 from orchestrator.routing.knobs import Knob, parse_knobs
 from orchestrator.routing.learned.actions import HOLD_ACTION, do_action
 from orchestrator.routing.learned.decide import (
@@ -35,7 +35,7 @@ from orchestrator.routing.learned.features import CONTEXT_NAMES, FEATURE_NAMES, 
 from orchestrator.routing.learned.network import pack
 from orchestrator.routing.learned.paper import paper_choices, row_of_choices
 from orchestrator.routing.learned.policy_file import LEARNED_NAMES, PAPER, PolicyFile, read_policy_file
-from orchestrator.routing.memory import Memory, new_memory
+from orchestrator.routing.memory import Memory
 from orchestrator.routing.policy import Binding, Outcome, Situation
 from orchestrator.routing.row_values import choose_among
 
@@ -228,11 +228,7 @@ def parse_learned(name: str, path: Path | None = None) -> LearnedPolicy:
         if total <= 0:
             raise ConfigError(f"policy {name!r}: all weights are 0; give one that is not")
         file = replace(file, preference=(given[0] / total, given[1] / total, given[2] / total))
-    policy = LearnedPolicy(file, name=name)
-    policy.choose_row(
-        new_memory(0, 0), new_table(ROW_FIELDS, 0), 0, new_column(ASK_FIELDS)
-    )  # compiles it, or the first request would wait
-    return policy
+    return LearnedPolicy(file, name=name)
 
 
 def _column(values: Sequence[float] | NDArray[np.float32]) -> Column:
