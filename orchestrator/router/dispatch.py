@@ -60,8 +60,7 @@ class Dispatcher:
         self._fleet = fleet
         self._shedder = shedder
         self._observer = observer
-        deciders = self.make_deciders(settings)
-        self._policies, self._shadow = deciders.policies, deciders.shadow
+        self._deciders = self.make_deciders(settings)
         self._tables = KeptTables()
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
@@ -88,7 +87,7 @@ class Dispatcher:
 
     def reconfigure(self, settings: RouterSettings, deciders: Deciders) -> None:
         """Decide by other settings and the policies that they name from now on."""
-        self._settings, self._policies, self._shadow = settings, deciders.policies, deciders.shadow
+        self._settings, self._deciders = settings, deciders
 
     def wake(self) -> None:
         """Look at all lanes in the next turn of the event loop, if anything waits in them, because of some change."""
@@ -193,7 +192,7 @@ class Dispatcher:
     def _decide(self, lane: Lane, head: PendingRequest, offers: Offers) -> bool:
         """Do with the head of a lane what a policy says; return whether anything was done."""
         queue, now_s = offers.situation.queue, offers.situation.now_s
-        policy = self._policies[queue.preference is not None]
+        policy = self._deciders.policies[queue.preference is not None]
         is_idle = not any([link.in_flight for link in self._fleet.links.values()])
         try:
             decision, name, fault = policy.decide(offers, is_idle=is_idle, stale=self._fleet.stale(offers, now_s=now_s))
@@ -203,8 +202,8 @@ class Dispatcher:
             head.give_up(PermanentError(f"{what}: {type(exc).__name__}: {exc}"))
             return True
         shadowed = None
-        if self._shadow is not None:
-            shadowed = self._shadow.compare(decision, offers.candidates, offers.situation, is_idle=is_idle)
+        if self._deciders.shadow is not None:
+            shadowed = self._deciders.shadow.compare(decision, offers.candidates, offers.situation, is_idle=is_idle)
         record = None
         if self._log is not None and not isinstance(decision, Hold) and self._log.is_sampled():
             record = self._log.describe(
@@ -295,7 +294,7 @@ class Dispatcher:
 
     def _learn(self, group: Group, now_s: float) -> None:
         """Note that a group was answered; the link learns how long it took, and policies what became of it."""
-        observing = [policy for policy in self._policies.values() if policy.is_observing]
+        observing = self._deciders.observing
         siblings = group.link.models_of(group.key.family) if observing else ()
         item_s, group_s = self._fleet.latency.line(group.link.name, group.model, siblings)
         took_s = group.link.finish(group.sent, now_s=now_s)

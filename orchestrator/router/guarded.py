@@ -20,10 +20,7 @@ from orchestrator.routing import (
     Binding,
     Breaker,
     Fault,
-    Memory,
-    ObservingPolicy,
     Offers,
-    Outcome,
     Policy,
 )
 
@@ -66,7 +63,6 @@ class GuardedPolicy:
         self._budget_s = None if settings.policy_time_budget_ms is None else settings.policy_time_budget_ms / 1e3
         self._observer = observer
         self._clock = clock
-        self._observing = [p for p in (policy, fallback) if isinstance(p, ObservingPolicy) and p.is_observing]
         self._is_warm = False  # the first decision may have to compile what decides
         self._breaker = Breaker()
         self._lines: dict[Fault, _LogLine] = {}
@@ -75,11 +71,6 @@ class GuardedPolicy:
     def binding(self) -> Binding:
         """Of both."""
         return self.policy.binding
-
-    @property
-    def is_observing(self) -> bool:
-        """Whether one of them wants to know what becomes of groups."""
-        return bool(self._observing)
 
     def decide(self, offers: Offers, *, is_idle: bool, stale: str | None = None) -> tuple[Decision, str, Fault | None]:
         """Return a decision, the name of the policy that made it, and the fault when it is the fallback's.
@@ -123,11 +114,6 @@ class GuardedPolicy:
             self._tell(fault, detail, now_s)
         self._observer.on_fallback(fault)
         return self.fallback.choose(offers.candidates, offers.situation), self.fallback.name, fault
-
-    def observe(self, memory: Memory, outcome: Outcome) -> None:
-        """Let both policies know what became of a group, whichever of them sent it."""
-        for policy in self._observing:
-            policy.observe(memory, outcome)
 
     def _tell(self, fault: Fault, detail: str, now_s: float) -> None:
         """Log a fault, each kind at most once in a while: a broken policy fails with every request."""

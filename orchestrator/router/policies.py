@@ -13,7 +13,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.router.guarded import GuardedPolicy
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.shadow import Shadow
-from orchestrator.routing import Binding, Policy, PreferredPolicy, parse_policy, rebind
+from orchestrator.routing import Binding, ObservingPolicy, Policy, PreferredPolicy, parse_policy, rebind
 from orchestrator.routing.learned import SLIM, LearnedPolicy, is_learned, parse_learned
 
 
@@ -23,10 +23,13 @@ class Deciders:
 
     Attributes:
         policies: about requests without a preference (False) and about those with one (True).
+        observing: those of them, fallbacks included, that want to know what becomes of groups; each once, however often
+            it stands in for others, because what it remembers is one for all.
         shadow: beside them, and nothing comes of it; None: nobody does.
     """
 
     policies: dict[bool, GuardedPolicy]
+    observing: tuple[ObservingPolicy, ...]
     shadow: Shadow | None = None
 
 
@@ -46,10 +49,12 @@ def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Decider
     if settings.shadow_policy is not None:
         shadow = Shadow(rebind(_policy(settings.shadow_policy, settings), binding), settings.guard, observer)
     policies = {
-        prefers: GuardedPolicy(rebind(asked, binding), rebind(fallback, binding), settings.guard, observer)
-        for prefers, asked in ((False, policy), (True, preferring))
+        prefers: GuardedPolicy(rebind(own, binding), rebind(fallback, binding), settings.guard, observer)
+        for prefers, own in ((False, policy), (True, preferring))
     }
-    return Deciders(policies, shadow)
+    asked = [policy for guarded in policies.values() for policy in (guarded.policy, guarded.fallback)]
+    observing = {p.name: p for p in asked if isinstance(p, ObservingPolicy) and p.is_observing}
+    return Deciders(policies, tuple(observing.values()), shadow)
 
 
 def _policy(name: str, settings: RouterSettings) -> Policy:

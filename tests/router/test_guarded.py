@@ -51,7 +51,7 @@ class Scripted:
 
 
 def install(router: Router, choose: Callable[[Any, Any], Any], *, fallback: str = "lert:slack") -> None:
-    guarded = router._dispatcher._policies[False]
+    guarded = router._dispatcher._deciders.policies[False]
     guarded.policy = Scripted(choose)
     guarded.fallback = parse_policy(fallback)
 
@@ -111,7 +111,7 @@ async def test_after_repeated_faults_the_policy_is_not_asked_for_a_while() -> No
 async def test_a_fallback_that_fails_too_fails_the_request_and_not_the_router() -> None:
     async with routed({"a": FakeServer()}) as router:
         install(router, raises)
-        router._dispatcher._policies[False].fallback = Scripted(raises)
+        router._dispatcher._deciders.policies[False].fallback = Scripted(raises)
         with pytest.raises(PermanentError, match="policy scripted and its fallback failed: ZeroDivisionError"):
             await router.infer(item(0))
         install(router, parse_policy("lert").choose)
