@@ -91,9 +91,11 @@ class GuardedPolicy:
             began_s = self._clock()
             try:
                 decision, found = offers.ask(self.policy, is_idle=is_idle, binding=self.policy.binding)
+            except UntrustedError as exc:
+                fault, detail = Fault.OUT_OF_RANGE, str(exc)
+                self._observer.on_decision(self._clock() - began_s)
             except Exception as exc:  # whatever a policy raises
-                fault = Fault.OUT_OF_RANGE if isinstance(exc, UntrustedError) else Fault.RAISED
-                detail = f"{type(exc).__name__}: {exc}"
+                fault, detail = Fault.RAISED, f"{type(exc).__name__}: {exc}"
                 self._observer.on_decision(self._clock() - began_s)
             else:
                 took_s = self._clock() - began_s
@@ -105,12 +107,13 @@ class GuardedPolicy:
                     self._breaker = self._breaker.worked()
                     return decision, self.policy.name, None
                 fault, detail = found, f"{took_s * 1e3:.1f} ms" if found is Fault.SLOW else f"{decision}"
-            self._breaker = self._breaker.failed(
-                now_s,
-                limit=self._settings.faults,
-                window_s=self._settings.faults_window_s,
-                pause_s=self._settings.pause_s,
-            )
+            if fault is not Fault.OUT_OF_RANGE:  # one client's strange requests are nobody else's
+                self._breaker = self._breaker.failed(
+                    now_s,
+                    limit=self._settings.faults,
+                    window_s=self._settings.faults_window_s,
+                    pause_s=self._settings.pause_s,
+                )
             self._tell(fault, detail, now_s)
         self._observer.on_fallback(fault)
         return self.fallback.choose(offers.candidates, offers.situation), self.fallback.name, fault

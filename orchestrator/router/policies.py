@@ -1,7 +1,8 @@
 """Which policies a router's settings name, each behind its guard, and the one that decides in its shadow.
 
 A learned policy has its file and is known by its preference too, so it also decides about requests that bring a
-preference; about those every other policy leaves the decision to ``PreferredPolicy``.
+preference; about those every other policy leaves the decision to ``PreferredPolicy``. That stands in for ppo-slim too,
+because the fallback would not look at what they prefer.
 """
 
 from __future__ import annotations
@@ -44,13 +45,16 @@ def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Decider
     if binding is Binding.EARLY and is_learned(settings.policy):
         raise ConfigError(f"policy {settings.policy!r} was trained to bind late; remove router.binding = 'early'")
     is_slim = isinstance(policy, LearnedPolicy) and policy.file.kind == SLIM
-    preferring: Policy = policy if is_slim else PreferredPolicy()
+    preferred = PreferredPolicy()
     shadow = None
     if settings.shadow_policy is not None:
         shadow = Shadow(rebind(_policy(settings.shadow_policy, settings), binding), settings.guard, observer)
     policies = {
-        prefers: GuardedPolicy(rebind(own, binding), rebind(fallback, binding), settings.guard, observer)
-        for prefers, own in ((False, policy), (True, preferring))
+        prefers: GuardedPolicy(rebind(own, binding), rebind(other, binding), settings.guard, observer)
+        for prefers, own, other in (
+            (False, policy, fallback),
+            (True, policy, preferred) if is_slim else (True, preferred, fallback),
+        )
     }
     asked = [policy for guarded in policies.values() for policy in (guarded.policy, guarded.fallback)]
     observing = {p.name: p for p in asked if isinstance(p, ObservingPolicy) and p.is_observing}

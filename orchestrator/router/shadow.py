@@ -103,6 +103,8 @@ class Shadow:
         }
 
     def _note(self, fault: Fault | None, now_s: float) -> None:
+        if fault is Fault.OUT_OF_RANGE:  # it says so by itself, at no cost
+            return
         if fault is None:
             self._breaker = self._breaker.worked()
             return

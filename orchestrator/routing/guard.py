@@ -30,7 +30,7 @@ class Fault(StrEnum):
     STARVING = "starving"
     """It held although nothing is under way anywhere, and named no time before the head is due."""
     OUT_OF_RANGE = "out_of_range"
-    """It was shown what it was not trained on, and said so."""
+    """It was shown what it was not trained on, and said so; that is no failure of it, and it is asked again at once."""
     STALE = "stale"
     """What is known of a server that could be chosen is too old; the policy was not asked and is not to blame."""
     CIRCUIT_OPEN = "circuit_open"

@@ -14,14 +14,15 @@ import pytest
 
 from orchestrator.config import GuardSettings
 from orchestrator.decision import Dispatch, Hold, Reason
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, UntrustedError
 from orchestrator.router.decision_log import find_decision
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.shadow import Shadow
 from orchestrator.routing import Binding, Fault, parse_policy
 from orchestrator.routing.learned import PolicyFile, write_policy_file
+from orchestrator.routing.learned.features import CONTEXT_NAMES, FEATURES
 from orchestrator.snapshot import Preference
-from tests.fakes.servers import FakeServer, item
+from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.router.test_guarded import Scripted, raises
 from tests.router.test_router import right, routed
 from tests.routing.learned.test_policy import slim
@@ -151,3 +152,31 @@ def test_a_shadow_sums_up_once_in_a_while(caplog: pytest.LogCaptureFixture) -> N
         made.compare(decision, [offered], replace(situation(), now_s=now_s), is_idle=False)
     assert made.policy.binding is Binding.LATE
     assert "would have decided the same in 1 of 3 decisions, otherwise in 2, and failed in 0" in caplog.text
+
+
+async def test_requests_that_it_was_not_trained_on_are_nobody_elses(tmp_path: Path) -> None:
+    """One client's lower bound on accuracy has the fallback decide for that client, and for no other."""
+    seen, place = Seen(), FEATURES + CONTEXT_NAMES.index("min_accuracy")
+    high = slim().high.copy()
+    high[place] = 0
+    path = put(tmp_path / "narrow.npz", slim(high=high))
+    async with routed(pair(), observer=seen, policy="ppo-slim", policy_file=path, guard=NO_TIME_BUDGET) as router:
+        limit = NO_TIME_BUDGET.faults
+        strange = [await router.infer(item(n), min_accuracy=0.9) for n in range(2 * limit)]
+        usual = await router.infer(item(1))
+        preferring = await router.infer(item(2), min_accuracy=0.9, preference=Preference(0.2, 0.2, 0.6))
+    assert {answer.policy for answer in strange} == {"lert:reserve"}
+    assert usual.policy == "ppo-slim"
+    assert preferring.policy == "preferred"
+    assert seen.fallbacks == {Fault.OUT_OF_RANGE: 2 * limit + 1}
+
+
+def test_a_shadow_that_does_not_trust_itself_is_asked_again() -> None:
+    def distrusts(candidates: Any, situation: Any) -> Any:
+        raise UntrustedError("too long a queue")
+
+    made, seen = shadow(distrusts)
+    decision = parse_policy("lert").choose([candidate()], situation())
+    told = [made.compare(decision, [candidate()], situation(), is_idle=True) for _ in range(5)]
+    assert [each and each["fault"] for each in told] == ["out_of_range"] * 5
+    assert seen.shadows == {"fault": 5}
