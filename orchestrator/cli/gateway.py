@@ -78,6 +78,8 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
 async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
+    if not await _is_compiled(stop):
+        return
     metrics = GatewayMetrics()
     async with (
         Router.from_fleet(fleet, observer=metrics.router) as router,
@@ -92,6 +94,10 @@ async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) ->
 
 
 async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_stdin_ends: bool) -> None:
+    stop = asyncio.Event()
+    watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
+    if not await _is_compiled(stop):  # here once, and not in each worker
+        return
     current, names = fleet, ResolvedNames(resolve_host)
     await names.look_up(fleet.servers)
     servers = names.expand(fleet.servers)
@@ -132,9 +138,6 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
         command=lambda channel, door: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(door)),
         environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    stop = asyncio.Event()
-    watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
-    await compile_ahead()  # once, and not in each worker
     async with supervisor:
         _tell_addresses(supervisor)
         files = WatchedFiles("the fleet's servers", [path], take)
@@ -151,6 +154,18 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
         _tell_stopping(fleet)
         _end_at_once_on_signal(supervisor)
     log.info("the gateway has ended")
+
+
+async def _is_compiled(stop: asyncio.Event) -> bool:
+    """Return whether what decides was compiled before it was time to stop."""
+    tasks = asyncio.create_task(compile_ahead()), asyncio.create_task(stop.wait())
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if stop.is_set():
+        log.info("the gateway has ended before it began")
+    return not stop.is_set()
 
 
 def _end_at_once_on_signal(supervisor: Supervisor) -> None:

@@ -21,6 +21,10 @@ from orchestrator.routing.compiled import CACHE_DIR, IS_COMPILED
 
 log = logging.getLogger(__name__)
 
+_WATCH = (
+    "import os, sys, threading; threading.Thread(target=lambda: sys.stdin.read() or os._exit(1), daemon=True).start()"
+)
+"""It must not outlive who waits for it: the kernel closes the pipe, whatever has killed that."""
 _SCRIPT = "from orchestrator.routing import prepare; prepare()"
 
 
@@ -41,11 +45,13 @@ async def compile_ahead() -> None:
         return
     if CACHE_DIR is None:
         log.warning(
-            "compiling what decides, which takes half a minute at each start, because there is no directory to keep it "
-            "in; give one that can be written by XDG_CACHE_HOME"
+            "compiling what decides, which takes half a minute or more at each start, because there is no directory to "
+            "keep it in; give one that can be written by XDG_CACHE_HOME"
         )
         return
-    log.warning("compiling what decides, which takes half a minute, once for this version; kept in %s", CACHE_DIR)
+    log.warning(
+        "compiling what decides, which takes half a minute or more, once for this version; kept in %s", CACHE_DIR
+    )
     failure = await _compile_elsewhere()
     if failure is not None:
         log.warning("a process of its own could not compile (%s), so this one does, with 300 MiB more", failure)
@@ -55,8 +61,8 @@ async def _compile_elsewhere() -> str | None:
     """Return why another process could not compile; None when it could."""
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _SCRIPT),
-            stdin=asyncio.subprocess.DEVNULL,
+            *(sys.executable, "-c", f"{_WATCH}; {_SCRIPT}"),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -64,7 +70,9 @@ async def _compile_elsewhere() -> str | None:
     except OSError as exc:
         return str(exc)
     try:
-        _, said = await process.communicate()
+        assert process.stderr is not None
+        said = await process.stderr.read()  # communicate would close its standard input
+        await process.wait()
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,7 @@ async def test_another_process_compiles_and_it_is_said_why_that_takes_long(
     await compile_ahead()
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"compiling what decides, which takes half a minute, once for this version; kept in {fresh}"
+        f"compiling what decides, which takes half a minute or more, once for this version; kept in {fresh}"
     )
 
 
@@ -61,6 +63,14 @@ async def test_who_is_told_to_stop_does_not_wait_for_the_compiler(fresh: Path, m
     compiling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await compiling  # which waits until the process has ended
+
+
+def test_the_compiler_does_not_outlive_whom_it_works_for() -> None:
+    waiting = [sys.executable, "-c", f"{preparing._WATCH}; import time; time.sleep(600)"]
+    process = subprocess.Popen(waiting, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.close()  # as the kernel does when its parent was killed
+    assert process.wait(60) == 1
 
 
 async def test_without_a_place_to_keep_it_the_remedy_is_told(
