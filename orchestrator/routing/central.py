@@ -20,6 +20,7 @@ from typing import Final
 from orchestrator.decision import Reason
 from orchestrator.routing import alert, clockwork, fluid, greedy, infaas, model_switching, slackfit, thrift
 from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.drain import row_to_drain
 from orchestrator.routing.fields import HOLD, NOW_S, REASONS, ROW_COMPLETION_S, ROW_HAS_ROOM, ROW_ITEMS
 from orchestrator.routing.knobs import PARAMETER
 from orchestrator.routing.server_rules import least_completion
@@ -68,6 +69,10 @@ def choose_centrally(
             until_s = thrift.fills_until_s(rule, memory, row, rows, count, ask)
             if until_s > ask[NOW_S]:
                 return HOLD, 0.0, _WAITS_FOR_BATCH, until_s
+        if row < 0 and not is_any_in_time:
+            row, items = row_to_drain(rows, count, ask)
+            if row >= 0:
+                return row, items, _NONE_IN_TIME, math.inf
         return _send_wait_or_drain(row, is_any_in_time, _BEST_BY_PREFERENCE, rows, count, ask)
     return _fill_slack(code, rule, rows, count, ask)
 

@@ -6,9 +6,9 @@ The fluid optimum of accuracy under a budget of joules gives each server the wid
 
 is largest, with one price for the whole fleet (the multiplier of the budget). So machines that need few joules an item
 run wide and the others narrow, where a rule that picks one width for all pays the dearest machine's price for it. What
-a server's time is worth is left to deadlines: only (server, width) that are in time for the head, at a width at which
-the queue would drain in a ``reserve``-th of its time, are weighed, as in ``lert:reserve``; where none is, the queue is
-drained.
+a server's time is worth is left to deadlines: weighed are only (server, width) that are in time for the head, up to the
+widest width at which the fleet would answer what waits in a ``reserve``-th of its time (orchestrator.routing.drain);
+where none is, the queue is drained.
 
     score = (a − a₀)/(a₁ − a₀)  −  energy · e/ē  −  latency · m·t/slack
 
@@ -18,9 +18,10 @@ count as ē. The price is a knob in accuracy: ``worth`` is what ē is worth, so 
 whose widths are nearly as good as each other runs narrower than one in which width buys much. A request's own
 preference takes the place of worth and latency, with the same meaning relative to its accuracy weight.
 
-Two things are waited for. A better server that is busy, when it is better by more than ``patience``: waiting leaves
-others idle. And a fuller batch, when it would make an item better by more than ``fill``, because the launch of a group
-is paid once:
+Two things are waited for. A better server that is busy, when it is better by more than ``patience`` and those that are
+would by themselves answer all that waits in time: waiting leaves others idle, and whoever waits for the few most frugal
+of many servers is late as soon as more comes than these can do. And a fuller batch, when it would make an item better
+by more than ``fill``, because the launch of a group is paid once:
 
     energy · (l/n − l/b′)/ē > fill,    b′ = n + (b − n)·(1 − u)
 
@@ -34,9 +35,10 @@ in some dozens to find out, because u is slowly forgotten.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 from orchestrator.routing.compiled import Column, Table, compiled
+from orchestrator.routing.drain import sendable_items, widest_draining
 from orchestrator.routing.fields import (
     HEAD_DEADLINE_S,
     NOW_S,
@@ -53,14 +55,16 @@ from orchestrator.routing.fields import (
     ROW_ITEM_S,
     ROW_ITEMS,
     ROW_MAX_BATCH,
+    ROW_SERVER,
     ROW_WAIT_S,
     ROW_WIDTH,
     SLACK_MARGIN,
+    TAIL_DEADLINE_S,
 )
 from orchestrator.routing.knobs import Knob, knob
 from orchestrator.routing.memory import WHOLE
 from orchestrator.routing.waiting import LEAST_WAIT_S, largest_batch_within, objective_s
-from orchestrator.routing.width_rules import is_timely, nearest_width
+from orchestrator.routing.width_rules import is_in_time, nearest_width
 
 _WORTH: Final = 0
 _LATENCY: Final = 1
@@ -85,28 +89,61 @@ LEAST_SPREAD: Final = 0.01  # of accuracy, likewise
 _HASTE: Final = 0.3  # of a preference's latency, which deadlines serve already
 
 
+class _Prices(NamedTuple):
+    """What a score is made of: the range of accuracy, joules that count as one, and what joules and seconds cost."""
+
+    least: float
+    most: float
+    reference_j: float
+    energy: float
+    haste: float
+
+
 @compiled
 def choose_thrifty(rule: Column, rows: Table, count: int, ask: Column) -> tuple[int, bool]:
     """Return the row with room that scores best, -1 to wait or for none, and whether any at all is in time."""
     least, most, reference_j = _scales(rows, count)
     energy, latency = _weights(rule, most - least, ask)
     slack_s = max(1e-9, ask[HEAD_DEADLINE_S] - ask[NOW_S])
-    factor = max(knob(rule, _RESERVE), ask[SLACK_MARGIN])
+    prices = _Prices(least, most, reference_j, energy, latency * ask[SLACK_MARGIN] / slack_s)
+    reserve = max(knob(rule, _RESERVE), ask[SLACK_MARGIN])
+    widest = widest_draining((ask[TAIL_DEADLINE_S] - ask[NOW_S]) / reserve, rows, count, ask)
     best, chosen, best_score, chosen_score = -1, -1, -math.inf, -math.inf
     for row in range(count):
-        if not is_timely(row, factor, rows, ask):
+        if rows[ROW_WIDTH][row] > widest or not is_in_time(rows[ROW_COMPLETION_S][row], ask):
             continue
-        joules = rows[ROW_ITEM_J][row] + rows[ROW_GROUP_J][row] / rows[ROW_ITEMS][row]
-        ratio = joules / reference_j if reference_j > 0 and not math.isnan(joules) else 1.0
-        position = (rows[ROW_ACCURACY][row] - least) / (most - least) if most > least else 0.0
-        score = position - energy * ratio - latency * ask[SLACK_MARGIN] * rows[ROW_COMPLETION_S][row] / slack_s
+        score = _score(row, prices, rows)
         if score > best_score:
             best, best_score = row, score
         if rows[ROW_HAS_ROOM][row] != 0 and score > chosen_score:
             chosen, chosen_score = row, score
-    if chosen >= 0 and best_score - chosen_score > knob(rule, _PATIENCE):
+    worth_waiting = chosen_score + knob(rule, _PATIENCE)
+    if chosen >= 0 and best_score > worth_waiting and _better_suffice(worth_waiting, widest, prices, rows, count, ask):
         chosen = -1
     return chosen, best >= 0
+
+
+@compiled
+def _better_suffice(least_score: float, widest: float, prices: _Prices, rows: Table, count: int, ask: Column) -> bool:
+    """Return whether servers with rows of a better score would have answered all that waits in time."""
+    by_s = (ask[TAIL_DEADLINE_S] - ask[NOW_S]) / ask[SLACK_MARGIN]
+    total, most, server = 0.0, 0.0, -1.0
+    for row in range(count):
+        if rows[ROW_SERVER][row] != server:
+            total, most, server = total + most, 0.0, rows[ROW_SERVER][row]
+        if rows[ROW_WIDTH][row] > widest or not is_in_time(rows[ROW_COMPLETION_S][row], ask):
+            continue
+        if _score(row, prices, rows) > least_score:
+            most = max(most, sendable_items(by_s, row, rows))
+    return total + most >= ask[QUEUE_ITEMS]
+
+
+@compiled
+def _score(row: int, prices: _Prices, rows: Table) -> float:
+    joules, spread = rows[ROW_ITEM_J][row] + rows[ROW_GROUP_J][row] / rows[ROW_ITEMS][row], prices.most - prices.least
+    ratio = joules / prices.reference_j if prices.reference_j > 0 and not math.isnan(joules) else 1.0
+    position = (rows[ROW_ACCURACY][row] - prices.least) / spread if spread > 0 else 0.0
+    return position - prices.energy * ratio - prices.haste * rows[ROW_COMPLETION_S][row]
 
 
 @compiled

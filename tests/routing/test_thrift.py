@@ -46,9 +46,17 @@ def test_a_better_server_that_is_busy_is_waited_for_only_when_it_is_better_by_mo
     assert sends.reason is Reason.BEST_BY_PREFERENCE
 
 
+def test_a_better_server_that_could_not_do_all_that_waits_in_time_is_not_waited_for() -> None:
+    fleet = [*server("a", wait_s=0.01, has_room=False), *server("b", dear=3.0)]
+    # In 0.3 s server a, free after 0.01 s, would answer 29 items of 0.01 s.
+    policy = "thrift,worth=0.3,latency=0,patience=0.9,reserve=1"
+    assert Asker(policy).ask(fleet, slack_s=0.3, items=28) == Hold(Reason.BETTER_SERVER_BUSY)
+    assert Asker(policy).choice(fleet, slack_s=0.3, items=30)[0] == "b"
+
+
 def test_deadlines_come_first_and_what_can_not_be_in_time_drains() -> None:
     fleet = server("a", wait_s=0.2)
-    assert Asker("thrift,worth=0").choice(fleet, slack_s=0.25)[1] == 100
+    assert Asker("thrift,worth=0").choice(fleet, slack_s=0.45)[1] == 100  # half of that is in reserve
     late = Asker("thrift,worth=0").ask(fleet, slack_s=0.05)
     assert isinstance(late, Dispatch)
     assert late.reason is Reason.NONE_IN_TIME
