@@ -102,7 +102,7 @@ class Candidate:
         return self.instances * self.max_batch_size / service_s if service_s > 0 else math.inf
 
     def with_items(self, items: int) -> Candidate:
-        """Return the same with a smaller group; ``items`` must lie between the head's and this one's."""
+        """Return the same with another group, from the head on."""
         return replace(
             self,
             items=items,

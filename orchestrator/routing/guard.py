@@ -51,8 +51,7 @@ def find_fault(
     """
     match decision:
         case Dispatch(choice):
-            head_items = situation.queue.head_items
-            if not (isinstance(choice, Candidate) and is_offered(choice, candidates, head_items=head_items)):
+            if not (isinstance(choice, Candidate) and is_offered(choice, candidates, situation.queue)):
                 return Fault.NOT_OFFERED
             if binding is Binding.LATE and not _has_room(choice, candidates):
                 return Fault.NOT_OFFERED

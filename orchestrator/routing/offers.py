@@ -92,9 +92,10 @@ class Offers:
             fault = find_fault(decision, self.candidates, situation, binding=binding, is_idle=is_idle)
             return decision, fault
         self._is_touched = True
-        decision, most = self._tables.choose(cast(RowPolicy, policy), self._count)
+        decision, offered = self._tables.choose(cast(RowPolicy, policy), self._count)
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
+            most = max(offered, min(situation.queue.items, chosen.max_batch_size))  # as most_items
             is_offered = situation.queue.head_items <= chosen.items <= most
             is_possible = is_offered and (binding is not Binding.LATE or chosen.has_room)
             return decision, None if is_possible else Fault.NOT_OFFERED

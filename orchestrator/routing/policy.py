@@ -76,12 +76,22 @@ class Outcome:
     now_s: float
 
 
-def is_offered(choice: Candidate, candidates: Sequence[Candidate], *, head_items: int) -> bool:
-    """Return whether a policy may choose so: a server and width among the candidates, and no larger a group."""
+def is_offered(choice: Candidate, candidates: Sequence[Candidate], queue: QueueState) -> bool:
+    """Return whether a policy may choose so: a server and width among the candidates, and a group that can be sent."""
     return any(
-        (c.server, c.width) == (choice.server, choice.width) and head_items <= choice.items <= c.items
+        (c.server, c.width) == (choice.server, choice.width)
+        and queue.head_items <= choice.items <= most_items(c, queue)
         for c in candidates
     )
+
+
+def most_items(candidate: Candidate, queue: QueueState) -> int:
+    """Return how many items a policy may send: what a candidate offers, or a fuller batch of what waits.
+
+    What it offers keeps the head's deadline and leaves to other servers what they would answer sooner
+    (orchestrator.routing.candidates). A policy that gives that up to drain a queue may take more.
+    """
+    return max(candidate.items, min(queue.items, candidate.max_batch_size))
 
 
 class Policy(Protocol):
@@ -98,7 +108,7 @@ class Policy(Protocol):
         ...
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """Return the candidate to dispatch, perhaps with a smaller group, or why to hold.
+        """Return the candidate to dispatch, perhaps with another group, or why to hold.
 
         Args:
             candidates: ordered by server name, then width; perhaps none.

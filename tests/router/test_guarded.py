@@ -219,3 +219,20 @@ async def test_a_policy_learns_what_becomes_of_its_groups_and_remembers_it() -> 
             answers = await asyncio.gather(*(router.infer(item(n), deadline_ms=5_000) for n in range(8)))
             sizes.append(max(answer.batch for answer in answers))
     assert sizes == [3, 4, 5, 6]  # 1 + 2 + 3 + 2, then 4 + 4, 5 + 3, 6 + 2
+
+
+@pytest.mark.parametrize("policy", [name for name in policy_names() if name != "control-limit"])
+async def test_no_rule_is_at_fault_when_more_comes_than_can_be_answered(policy: str) -> None:
+    """As it would be with a group that the router refuses; a simulator sends whatever it is told to.
+
+    Not control-limit, which waits for its limit whatever is under way.
+    """
+    observer = Faults()
+    servers = {"a": FakeServer(widths=(100,)), "b": FakeServer(widths=(100,), item_s=0.03)}
+    async with routed(servers, observer=observer, policy=policy) as router:
+        calls = []
+        for number in range(60):
+            calls.append(asyncio.create_task(router.infer(item(number))))
+            await asyncio.sleep(0.003)
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert not observer.counts

@@ -30,6 +30,18 @@ def test_what_was_offered_may_be_chosen_with_a_smaller_group_too() -> None:
     assert fault(HOLD) is None
 
 
+def test_a_fuller_batch_of_what_waits_may_be_chosen() -> None:
+    """By a policy that gives up the head's deadline to drain the queue."""
+    usual = situation()
+    waiting = replace(usual, queue=replace(usual.queue, items=40))
+    for items, expected in ((5, None), (32, None), (33, Fault.NOT_OFFERED)):
+        chosen = Dispatch(FREE.with_items(items), Reason.DRAWN)
+        assert find_fault(chosen, [FREE], waiting, binding=Binding.LATE, is_idle=False) is expected
+    few = replace(usual, queue=replace(usual.queue, items=6))
+    chosen = Dispatch(FREE.with_items(7), Reason.DRAWN)
+    assert find_fault(chosen, [FREE], few, binding=Binding.LATE, is_idle=False) is Fault.NOT_OFFERED
+
+
 @pytest.mark.parametrize(
     "decision",
     [
