@@ -1,9 +1,9 @@
 """What a training run keeps on disk, so that an interruption costs at most a minute of it.
 
 A run has a folder: ``settings.json``, ``best.npz`` (the policy that validated best so far), ``log/`` for TensorBoard,
-and two checkpoints that take turns, of which ``state.json`` names the one that is whole: the model by
-stable-baselines3's own save, and the curriculum. A resumed run goes on with new lots, so it does not repeat an
-uninterrupted one; a run from the beginning repeats itself to the bit.
+the lessons of rounds of cloning while there are more to come, and two checkpoints that take turns, of which
+``state.json`` names the one that is whole: the model by stable-baselines3's own save, and the curriculum. A resumed run
+goes on with new lots, so it does not repeat an uninterrupted one; a run from the beginning repeats itself to the bit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RunState:
 
     Attributes:
         steps: taken by the model that is kept.
-        cloned: epochs of cloning that are done.
+        cloned: rounds of cloning that are done.
         best: validation score of ``best.npz``; minus infinity before there is one.
         since_best: validations since then.
         curriculum: its state.
@@ -75,6 +75,10 @@ class RunFolder:
     def model(self, slot: int) -> Path:
         """The model of a checkpoint."""
         return self.path / f"model-{slot}.zip"
+
+    def lessons(self, turn: int) -> Path:
+        """The lessons of a round of cloning, kept until all rounds are done."""
+        return self.path / f"lessons-{turn}.npz"
 
     def begin(self, settings: Mapping[str, Any], *, resume: bool) -> RunState | None:
         """Return the state to resume from, None for a run from the beginning.

@@ -2,23 +2,30 @@
 
 Vanilla PPO loses to queueing heuristics by orders of magnitude where it begins from nothing (QGym, arXiv 2410.06170); a
 residual on one heuristic begins as good as that one, and cloning the best of several, scenario by scenario, begins it
-better. Half of the steps are taken as the base policy takes them, half as the teacher does, so that the states of both
-are seen.
+better. Lessons are collected in rounds (DAgger: Ross et al., AISTATS'11, arXiv 1011.0686): in the first, half of the
+worlds are run by their teacher and half by the base policy; in those that follow, half by the policy as it has become,
+whose states else drift off from all that it was taught, however well it repeats its teacher in his own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from orchestrator.learning.networks import ScoringNet
-from orchestrator.learning.vector_env import FleetVecEnv
+from orchestrator.learning.vector_env import FleetVecEnv, base_actions
 from orchestrator.simulation.world_batch import NO_ADVICE
 
+_KEPT = 1 / 8
+_CAUTION = 3.0
+"""What a lesson weighs in which the teacher does as the base policy: to depart must be thrice as likely right, for a
+wrong departure costs more than one that is missed."""
 _MASKED = -1e8  # as sb3-contrib masks
 
 
@@ -27,31 +34,71 @@ class Lessons:
     """What teachers did.
 
     Attributes:
+        episodes: int64 [n], the seed of each one's world.
         observations: float32 [n, OBSERVATION].
         masks: bool [n, ACTIONS].
         actions: int64 [n].
     """
 
+    episodes: NDArray[np.int64]
     observations: NDArray[np.float32]
     masks: NDArray[np.bool_]
     actions: NDArray[np.int64]
 
 
-def collect_lessons(env: FleetVecEnv, count: int, *, seed: int) -> Lessons:
-    """Return at least so many choices with what the teacher of their world would do."""
+def collect_lessons(
+    env: FleetVecEnv, count: int, *, seed: int, net: ScoringNet | None = None, kept_ratio: float = _KEPT
+) -> Lessons:
+    """Return at least so many choices with what the teacher of their world would do.
+
+    Choices that follow each other are alike, so only some are kept: as many lessons are then of more worlds.
+
+    Args:
+        env: whose worlds go on.
+        count: of choices.
+        seed: of who runs which world.
+        net: runs those that their teacher does not; None: the base policy.
+        kept_ratio: of all choices.
+    """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xB0C]))
-    env.reset()
-    kept: list[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]] = []
+    kept: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]] = []
     have = 0
     follows = rng.random(env.num_envs) < 0.5
     while have < count:
         known = env.advice != NO_ADVICE
-        kept.append((env.observations[known].copy(), env.masks[known].copy(), env.advice[known].copy()))
-        have += int(known.sum())
-        actions = np.where(known & follows, env.advice, env.base_actions())
+        taken = known & (rng.random(env.num_envs) < kept_ratio)
+        kept.append(
+            (env.seeds()[taken], env.observations[taken].copy(), env.masks[taken].copy(), env.advice[taken].copy())
+        )
+        have += int(taken.sum())
+        own = base_actions(env.observations) if net is None else _choices(net, env.observations, env.masks)
+        actions = np.where(known & follows, env.advice, own)
         _, _, ended, _ = env.step(actions)
         follows = np.where(ended, rng.random(env.num_envs) < 0.5, follows)
     return Lessons(*(np.concatenate(parts) for parts in zip(*kept, strict=True)))
+
+
+def write_lessons(path: Path, lessons: Lessons) -> None:
+    """Write lessons to a file, as a whole or not at all."""
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    np.savez_compressed(partial, **{name: getattr(lessons, name) for name in Lessons.__dataclass_fields__})
+    partial.replace(path)
+
+
+def read_lessons(path: Path) -> Lessons:
+    """Return the lessons of a file that ``write_lessons`` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Lessons(**arrays)
+
+
+def joined(parts: Sequence[Lessons]) -> Lessons:
+    """Return the lessons of all rounds."""
+    return Lessons(
+        np.concatenate([part.episodes for part in parts]),
+        np.concatenate([part.observations for part in parts]),
+        np.concatenate([part.masks for part in parts]),
+        np.concatenate([part.actions for part in parts]),
+    )
 
 
 def clone(
@@ -60,36 +107,36 @@ def clone(
     *,
     epochs: int,
     seed: int,
-    first: int = 0,
     learning_rate: float = 1e-3,
     batch_size: int = 512,
     report: Callable[[int, float, float], None] = lambda epoch, loss, agreement: None,
 ) -> float:
-    """Train a network to do as the teachers did; return the share of held-out lessons that it then repeats.
+    """Train a network to do as the teachers did; return the share of lessons of held-out worlds that it then repeats.
 
     Args:
         net: changed in place.
-        lessons: a tenth is held out.
+        lessons: those of a tenth of the worlds are held out.
         epochs: over all of the others.
         seed: of their order.
-        first: epoch, when earlier ones are done.
         learning_rate: of Adam.
         batch_size: of its steps.
         report: is told epoch, loss and agreement.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC10E]))
-    order = rng.permutation(len(lessons.actions))
-    held, used = order[: len(order) // 10], order[len(order) // 10 :]
+    is_held = lessons.episodes % 10 == 0
+    held, used = np.flatnonzero(is_held), np.flatnonzero(~is_held)
+    is_base = base_actions(lessons.observations) == lessons.actions
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
     agreement = _agreement(net, lessons, held)
-    for epoch in range(first, epochs):
+    for epoch in range(epochs):
         total = 0.0
         rng.shuffle(used)
         for first in range(0, len(used), batch_size):
             part = used[first : first + batch_size]
-            loss = torch.nn.functional.cross_entropy(
-                _scores(net, lessons, part), torch.as_tensor(lessons.actions[part])
-            )
+            scores = _scores(net, lessons.observations[part], lessons.masks[part])
+            losses = torch.nn.functional.cross_entropy(scores, torch.as_tensor(lessons.actions[part]), reduction="none")
+            weights = torch.as_tensor(np.where(is_base[part], _CAUTION, 1.0).astype(np.float32))
+            loss = (losses * weights).sum() / weights.sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
             optimizer.step()
@@ -99,14 +146,19 @@ def clone(
     return agreement
 
 
-def _scores(net: ScoringNet, lessons: Lessons, part: NDArray[np.int64]) -> torch.Tensor:
-    scores: torch.Tensor = net(torch.as_tensor(lessons.observations[part]))
-    return scores.masked_fill(~torch.as_tensor(lessons.masks[part]), _MASKED)
+def _scores(net: ScoringNet, observations: NDArray[np.float32], masks: NDArray[np.bool_]) -> torch.Tensor:
+    scores: torch.Tensor = net(torch.as_tensor(observations))
+    return scores.masked_fill(~torch.as_tensor(masks), _MASKED)
+
+
+def _choices(net: ScoringNet, observations: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    with torch.no_grad():
+        chosen: NDArray[np.int64] = _scores(net, observations, masks).argmax(dim=1).numpy()
+    return chosen
 
 
 def _agreement(net: ScoringNet, lessons: Lessons, part: NDArray[np.int64]) -> float:
     if not len(part):
         return 1.0
-    with torch.no_grad():
-        chosen = _scores(net, lessons, part).argmax(dim=1).numpy()
+    chosen = _choices(net, lessons.observations[part], lessons.masks[part])
     return float((chosen == lessons.actions[part]).mean())

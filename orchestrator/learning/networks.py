@@ -135,6 +135,9 @@ class _Through(nn.Module):
 class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc, unused-ignore]
     """Actor and critic of ppo-slim, for MaskablePPO.
 
+    Beside the actor that explores there is one of its averaged weights, which is validated and exported: updates that
+    rest on noise cancel in it, those in one direction add up (iterate averaging, Polyak and Juditsky 1992).
+
     Args:
         strength: of the base policy's choice.
     """
@@ -146,15 +149,23 @@ class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc, unused-i
     def _build(self, lr_schedule: Any) -> None:
         self.mlp_extractor = _Through()  # type: ignore[assignment]
         self.action_net = ScoringNet(self._strength)
+        self.average_net = ScoringNet(self._strength).requires_grad_(False)
+        self.average(0.0)
         self.value_net = ValueNet()  # type: ignore[assignment]
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "strength": self._strength}
 
+    def average(self, kept_ratio: float) -> None:
+        """Bring the averaged weights nearer to those of the actor; ``kept_ratio`` of what they were is kept."""
+        with torch.no_grad():
+            for own, other in zip(self.average_net.parameters(), self.scoring.parameters(), strict=True):
+                own.lerp_(other, 1 - kept_ratio)
+
     @property
     def scoring(self) -> ScoringNet:
-        """The part that is exported."""
+        """The actor, which explores."""
         found = self.action_net
         assert isinstance(found, ScoringNet)
         return found

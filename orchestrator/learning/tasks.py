@@ -1,9 +1,9 @@
 """Worlds to learn in: drawn at random, and drawn again where the policy trails the best heuristic.
 
 A task is drawn from a seed: machines that are unlike in speed, in how their time grows with width, in launch cost and
-in power; arrivals of every kind; deadlines, faults, beliefs that are off, and a preference. So what is learned is how
-to route, not one fleet. The stage, 0 to 1, says how wide the draw is. Scenario files may be given beside draws; they
-are varied in load, deadline and preference.
+in power, which some fleets do not know; arrivals of every kind; deadlines, faults, beliefs that are off, and a
+preference. So what is learned is how to route, not one fleet. The stage, 0 to 1, says how wide the draw is. Scenario
+files may be given beside draws; they are varied in load, deadline and preference.
 
 The curriculum keeps a pool of such draws, each with its trace, and what the best of the heuristics earned on it. Half
 of the episodes are new draws; the others are taken from the pool, those more often on which the policy trails the best
@@ -45,16 +45,27 @@ TEACHERS: Final = (
 MOST_SERVERS: Final = 16
 _KINDS: Final = ("poisson", "gamma", "mmpp", "ramp", "diurnal", "flash-crowd")
 _POOL: Final = 64
-_CLEARLY: Final = 0.03
+_CLEARLY: Final = 0.01
 """Better, a request."""
+_OTHER_TRACES: Final = 3
 _MOST_GAP: Final = 0.1
 """That makes an episode likelier: in a hopeless world a policy may trail by whole requests, and would learn of nothing
 else."""
 _EXTREMES: Final = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-_EXTREME: Final = 0.15
+_EXTREME: Final = 0.25
 """Of the preferences drawn; lots hardly come to a corner."""
 _PRICED: Final = 0.5
 """Of them, by a price of joules in accuracy around that of a policy whose requests bring none."""
+_UNMETERED: Final = 0.15
+"""Of the fleets drawn; there most or all servers have no known joules."""
+_CHOOSY: Final = 0.1
+"""Of the worlds drawn; there requests ask for the accuracy of one of the widths."""
+_TRICKLE: Final = 0.15
+"""Of them; there hardly anybody comes."""
+_ITEMS: Final = (2, 4, 8, 16, 32)
+"""Of a request, where it is not one."""
+_BATCHES: Final = (1, 4, 8, 8, 16, 16, 32, 32)
+_INSTANCES: Final = (1, 1, 1, 2, 4)
 _DEADLINES: Final = 12
 """That a trace lasts, else what a choice brings about later would not be seen."""
 
@@ -71,24 +82,34 @@ def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
     most = 2 + round(stage * (MOST_SERVERS - 2))
     count = int(rng.integers(1, most + 1))
     inner = [w for w in (50, 75) if rng.random() < 0.7]
-    widths, item_s = [25, *inner, 100], 10 ** rng.uniform(-3.5, -1.5)
+    widths, item_s = [25, *inner, 100] if rng.random() < 0.9 else [100], 10 ** rng.uniform(-3.5, -1.5)
     top, drop, bend = rng.uniform(0.6, 0.97), rng.uniform(0.01, 0.05 + 0.1 * stage), rng.uniform(0.5, 3)
     accuracy = {w: top - drop * ((100 - w) / 75) ** bend for w in widths}
-    servers = tuple(_draw_server(rng, f"s{i:02d}", widths, accuracy, item_s, stage) for i in range(count))
-    alone_s = sorted(s.models[-1].service_s[0] for s in servers)[count // 2]
+    is_metered = rng.random() >= _UNMETERED
+    servers = tuple(
+        _draw_server(rng, f"s{i:02d}", widths, accuracy, item_s, stage, is_metered=is_metered or rng.random() < 0.3)
+        for i in range(count)
+    )
+    batches = sorted(s.models[0].max_batch_size for s in servers)
+    items = min(batches[0], int(rng.choice(_ITEMS))) if rng.random() < 0.3 else 1
+    alone_s = sorted(s.models[-1].service_s[items - 1] for s in servers)[count // 2]
     settings = {
         "name": f"drawn-{seed}",
         "servers": [{"name": "drawn", "widths": {100: {"item_ms": 1}}}],  # stands for the servers beside it
         "workload": {
             "kind": str(rng.choice(_KINDS)),
-            "load_ratio": float(rng.uniform(0.2, 0.7 + 0.25 * stage)),
+            "load_ratio": float(
+                rng.uniform(0.2, 0.7 + 0.25 * stage) if rng.random() >= _TRICKLE else 10 ** rng.uniform(-2.5, -0.7)
+            ),
             "cv2": float(math.exp(rng.uniform(math.log(0.5), math.log(2 + 14 * stage)))),
             "sojourn_requests": float(math.exp(rng.uniform(3, 5.5))),
             "factor": float(rng.uniform(2, 6)),
+            "items": items,
         },
         "objectives": {
             "deadline_ms": 1e3 * alone_s * math.exp(rng.uniform(math.log(3), math.log(30))),
             "queue_limit": 2000,
+            "min_accuracy": accuracy[int(rng.choice(widths))] if rng.random() < _CHOOSY else 0.0,
         },
         "telemetry": {"noise": float(0.3 * stage * rng.random())},
     }
@@ -165,11 +186,19 @@ def _preference(rng: np.random.Generator, servers: Sequence[SimulatedServer]) ->
 
 
 def _draw_server(
-    rng: np.random.Generator, name: str, widths: list[int], accuracy: Mapping[int, float], item_s: float, stage: float
+    rng: np.random.Generator,
+    name: str,
+    widths: list[int],
+    accuracy: Mapping[int, float],
+    item_s: float,
+    stage: float,
+    *,
+    is_metered: bool,
 ) -> SimulatedServer:
     own_s = item_s * math.exp(rng.uniform(-1, 1) * math.log(1.5 + 2.5 * stage))
     bend, launch_s = rng.uniform(0.7, 2), own_s * rng.uniform(0.2, 5)
-    busy_w, launch_ratio, most = rng.uniform(20, 300), rng.uniform(0.3, 1), int(rng.choice([8, 16, 32]))
+    busy_w, launch_ratio, most = rng.uniform(20, 300), rng.uniform(0.3, 1), int(rng.choice(_BATCHES))
+    instances = int(rng.choice(_INSTANCES))
     sigma = float(rng.uniform(0, 0.3))
     models = tuple(
         linear_model(
@@ -178,8 +207,9 @@ def _draw_server(
             group_s=launch_s,
             max_batch_size=most,
             accuracy=accuracy[w],
-            item_j=busy_w * own_s * (w / 100) ** bend,
+            item_j=busy_w * own_s * (w / 100) ** bend if is_metered else None,
             group_j=busy_w * launch_ratio * launch_s,
+            instances=instances,
             sigma=sigma,
         )
         for w in widths
@@ -249,12 +279,20 @@ def parse_teacher(name: str) -> RulePolicy:
 def best_teacher(task: Task, seed: int) -> tuple[str, float]:
     """Return the heuristic to learn from on a trace, and what the best one earns.
 
-    That is the best one only where it is better than the first of all by what a trace's luck can't explain; else alike
-    worlds would be taught different things for nothing.
+    That is the best one only where it is clearly better than the first of all, and on other traces of the same world as
+    well: the best of ten on one trace is on the next no better than the first, so alike worlds would be taught
+    different things for nothing.
     """
-    earned = {name: utility(task, simulate_totals(task, parse_teacher(name), seed)) for name in TEACHERS}
-    best = max(TEACHERS, key=lambda name: earned[name])
-    return best if earned[best] > earned[TEACHERS[0]] + _CLEARLY else TEACHERS[0], earned[best]
+
+    def earn(name: str, trace: int) -> float:
+        return utility(task, simulate_totals(task, parse_teacher(name), trace))
+
+    earned = {name: earn(name, seed) for name in TEACHERS}
+    best, first = max(TEACHERS, key=lambda name: earned[name]), TEACHERS[0]
+    is_clear = earned[best] > earned[first] + _CLEARLY and all(
+        earn(best, seed + other) > earn(first, seed + other) + _CLEARLY for other in range(1, _OTHER_TRACES + 1)
+    )
+    return best if is_clear else first, earned[best]
 
 
 @dataclass(slots=True)
@@ -296,6 +334,10 @@ class Curriculum:
         only: this task alone, instead of draws; for a world that is known.
         varies_load: of that.
         scenarios: varied, they take turns with draws.
+
+    Attributes:
+        stage: how wide draws are, 0 to 1.
+        practises: whether half of the episodes come from the pool, once there is one; else each is new.
     """
 
     def __init__(
@@ -313,10 +355,11 @@ class Curriculum:
         self._only = only
         self._pool: list[_Entry] = []
         self.stage = 0.0
+        self.practises = True
 
     def next_episode(self) -> Episode:
         """Return the next one."""
-        if self._pool and self._rng.random() < 0.5:
+        if self.practises and self._pool and self._rng.random() < 0.5:
             gaps = np.array([min(_MOST_GAP, max(0.0, entry.gap)) + 1e-3 for entry in self._pool])
             at = int(self._rng.choice(len(self._pool), p=gaps / gaps.sum()))
             entry = self._pool[at]

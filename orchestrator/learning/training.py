@@ -28,7 +28,7 @@ from stable_baselines3.common.utils import set_random_seed
 from orchestrator.errors import ConfigError
 from orchestrator.learning.advantages import ObjectivesBuffer
 from orchestrator.learning.checkpoints import RunFolder, RunState, restore_ranges
-from orchestrator.learning.cloning import clone, collect_lessons
+from orchestrator.learning.cloning import clone, collect_lessons, joined, read_lessons, write_lessons
 from orchestrator.learning.networks import CandidatePolicy, ScoringNet
 from orchestrator.learning.paper import export_paper, paper_fleet
 from orchestrator.learning.tasks import Curriculum
@@ -39,6 +39,7 @@ from orchestrator.routing.learned.policy_file import PAPER, SLIM, PolicyFile, re
 from orchestrator.simulation.rewards import Task
 
 _KEEP_EVERY_S: Final = 45.0
+_TAUGHT: Final = 128  # worlds at once; to find the teacher of one takes longer than to step it through
 _STAGE_GROWS: Final = 0.6  # of all steps; then draws are as wide as they get
 
 Report = Callable[[int, str], None]
@@ -60,13 +61,15 @@ class TrainingSettings:
         batch: choices of each step of the optimiser; smaller ones are more steps.
         requests: of an episode.
         lessons: choices to clone from; 0 for none.
-        clone_epochs: over them.
+        clone_rounds: in which they are collected, see orchestrator.learning.cloning.
+        clone_epochs: over all that there are, in each round.
         strength: of the base policy's choice in the scores; e to its power over the number of actions is about how much
             likelier that choice is at the beginning.
         learning_rate: of PPO.
         horizon, trace: of advantages, in deadlines; see orchestrator.learning.advantages. For ppo-paper, whose
             algorithm counts steps, the discount is 0.99 a choice.
         entropy: weight of the entropy in the loss.
+        averaged: part of the averaged weights that each update keeps, see orchestrator.learning.networks.
         warm_up: rollouts that only the critic learns from, because what it says at first would undo what was cloned.
         validate_every: updates between two validations.
         patience: validations without a better score, after which a run ends.
@@ -81,13 +84,15 @@ class TrainingSettings:
     rollout: int = 128
     batch: int = 512
     requests: int = 600
-    lessons: int = 200_000
-    clone_epochs: int = 12
+    lessons: int = 60_000
+    clone_rounds: int = 6
+    clone_epochs: int = 6
     strength: float = 5.0
     learning_rate: float = 3e-4
     horizon: float = 5.0
     trace: float = 1.0
     entropy: float = 1e-3
+    averaged: float = 0.9
     warm_up: int = 8
     validate_every: int = 10
     patience: int = 15
@@ -181,9 +186,8 @@ class _Run:
         if not self._is_resumed:
             self._judge("the untrained policy")
             self.keep()
-        if self._settings.kind == SLIM and self._settings.lessons and self.state.cloned < self._settings.clone_epochs:
+        if self._settings.kind == SLIM and self._settings.lessons and self.state.cloned < self._settings.clone_rounds:
             self._clone()
-            self.keep()
         left = self._settings.steps - self.state.steps
         if left > 0:
             self.model.learn(left, callback=_Watch(self), reset_num_timesteps=False)
@@ -205,7 +209,7 @@ class _Run:
     def widen(self) -> None:
         """Draw more widely as the run goes on."""
         part = self.model.num_timesteps / max(1.0, _STAGE_GROWS * self._settings.steps)
-        self.env.curriculum.stage = min(1.0, part)
+        self.env.curriculum.stage = 1.0 if self._settings.lessons else min(1.0, part)
 
     def export(self) -> PolicyFile:
         """Return the policy as it is now."""
@@ -231,11 +235,14 @@ class _Run:
         )
         if settings.kind == PAPER:
             return replace(policy, weights=export_paper(self.model))
-        return replace(policy, weights=self._scoring().export_weights())
+        return replace(policy, weights=self._policy().average_net.export_weights())
+
+    def _policy(self) -> CandidatePolicy:
+        assert isinstance(self.model.policy, CandidatePolicy)
+        return self.model.policy
 
     def _scoring(self) -> ScoringNet:
-        assert isinstance(self.model.policy, CandidatePolicy)
-        return self.model.policy.scoring
+        return self._policy().scoring
 
     def _new_model(self) -> Any:
         s = self._settings
@@ -264,18 +271,33 @@ class _Run:
         )
 
     def _clone(self) -> None:
-        s = self._settings
-        lessons = collect_lessons(self.env, s.lessons, seed=s.seed)
-        self._report(0, f"{len(lessons.actions)} lessons from the best heuristics")
+        s, epochs = self._settings, self._settings.clone_epochs
 
         def told(epoch: int, loss: float, agreement: float) -> None:
-            self.state.cloned = epoch + 1
             self._report(0, f"cloning, epoch {epoch + 1}: loss {loss:.3f}, {agreement:.1%} as the teacher")
-            if time.monotonic() - self._kept_s > _KEEP_EVERY_S and epoch + 1 < s.clone_epochs:
-                self.keep()
 
-        clone(self._scoring(), lessons, epochs=s.clone_epochs, seed=s.seed, first=self.state.cloned, report=told)
-        self._judge("the cloned policy")
+        curriculum = self.env.curriculum
+        curriculum.stage, curriculum.practises = 1.0, False  # lessons are of all that is ever drawn, and of many worlds
+        env = FleetVecEnv(curriculum, worlds=min(s.worlds, _TAUGHT), base=s.base)  # no two of its worlds are the same
+        env.ranges = self.env.ranges
+        env.reset()
+        parts = [read_lessons(path) for path in map(self._folder.lessons, range(s.clone_rounds)) if path.exists()]
+        for turn in range(self.state.cloned, s.clone_rounds):
+            wanted = s.lessons * (turn + 1) // s.clone_rounds - sum(len(part.actions) for part in parts)
+            if wanted > 0:
+                net = self._scoring() if turn else None
+                parts.append(collect_lessons(env, wanted, seed=s.seed + turn, net=net))
+                write_lessons(self._folder.lessons(turn), parts[-1])
+            lessons = joined(parts)
+            self._report(0, f"round {turn + 1}: {len(lessons.actions)} lessons from the best heuristics")
+            clone(self._scoring(), lessons, epochs=epochs, seed=s.seed + turn, report=told)
+            self._policy().average(0.0)
+            self.state.cloned = turn + 1
+            self._judge(f"the policy cloned in {turn + 1} rounds")
+            self.keep()
+        for turn in range(s.clone_rounds):
+            self._folder.lessons(turn).unlink(missing_ok=True)
+        curriculum.practises = True
 
     def _judge(self, which: str) -> None:
         """Validate, and keep the policy when it is the best so far."""
@@ -316,6 +338,7 @@ class _Watch(BaseCallback):
         if settings.kind == SLIM:
             taken = self._run.model.num_timesteps / (settings.rollout * settings.worlds)
             run._scoring().requires_grad_(taken > settings.warm_up)
+            run._policy().average(settings.averaged)
         run.widen()
         finished, run.env.finished = run.env.finished, []
         if finished:

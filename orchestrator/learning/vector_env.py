@@ -24,6 +24,12 @@ from orchestrator.simulation.rewards import weights_of
 from orchestrator.simulation.world_batch import NO_ADVICE, WorldBatch
 
 
+def base_actions(observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return what the base policy would do in each of some observations, [n, OBSERVATION]."""
+    lines = observations[:, : ROWS * FEATURES].reshape(len(observations), ROWS, FEATURES)[:, :, BASE_CHOICE]
+    return np.where(lines.max(axis=1) > 0, lines.argmax(axis=1), HOLD_ACTION)
+
+
 class Ranges:
     """The least and the most of every feature that was seen; what a policy file tells of its training."""
 
@@ -117,10 +123,9 @@ class FleetVecEnv(VecEnv):
         """Return what is allowed in each world."""
         return list(self.masks)
 
-    def base_actions(self) -> NDArray[np.int64]:
-        """Return what the base policy would do in each world."""
-        lines = self.observations[:, : ROWS * FEATURES].reshape(self.num_envs, ROWS, FEATURES)[:, :, BASE_CHOICE]
-        return np.where(lines.max(axis=1) > 0, lines.argmax(axis=1), HOLD_ACTION)
+    def seeds(self) -> NDArray[np.int64]:
+        """Return the seed of each world's episode, int64 [worlds]."""
+        return np.repeat([episode.seed for episode in self._episodes], self._replicas).astype(np.int64)
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return an attribute of each world; there is only the mask, and what every environment has."""

@@ -14,7 +14,15 @@ from orchestrator.errors import ConfigError
 from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.cloning import clone, collect_lessons
 from orchestrator.learning.networks import ScoringNet
-from orchestrator.learning.tasks import Curriculum, best_teacher, draw_task, parse_teacher, simulate_totals, utility
+from orchestrator.learning.tasks import (
+    Curriculum,
+    best_teacher,
+    draw_task,
+    parse_teacher,
+    requests_per_deadline,
+    simulate_totals,
+    utility,
+)
 from orchestrator.learning.training import TrainingSettings, train
 from orchestrator.learning.validation import drawn_tasks, file_tasks, prepare_validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
@@ -34,7 +42,8 @@ TINY = TrainingSettings(
     replicas=2,
     rollout=64,
     requests=60,
-    lessons=500,
+    lessons=200,
+    clone_rounds=2,
     clone_epochs=1,
     validate_every=4,
     strength=2.0,
@@ -59,7 +68,7 @@ def test_cloning_alone_finds_out_that_the_base_is_wrong(tmp_path: Path) -> None:
     task = trivial()
     validations = prepare_validation([task], traces=2, base="lert:slack")
     assert validations[0].best > validations[0].base + 0.2  # there is something to learn
-    settings = replace(TINY, steps=0, lessons=4000, clone_epochs=60, strength=1.0)
+    settings = replace(TINY, steps=0, lessons=1200, clone_epochs=80, strength=1.0)
     found = train(settings, RunFolder(tmp_path), validations, task=task)
     gained = found.validation["over_base"]
     assert gained > 0.8 * (validations[0].best - validations[0].base)
@@ -113,23 +122,23 @@ def test_an_interrupted_run_goes_on_and_no_other_is_taken_for_it(tmp_path: Path)
         train(longer, folder, validations, resume=True)
 
 
-def test_cloning_that_was_interrupted_goes_on_with_its_next_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orchestrator.learning.training._KEEP_EVERY_S", -1.0)  # after every epoch
+def test_cloning_that_was_interrupted_goes_on_with_its_next_round(tmp_path: Path) -> None:
     validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
     folder = RunFolder(tmp_path / "run")
-    settings = replace(TINY, steps=0, lessons=500, clone_epochs=3)
+    settings = replace(TINY, steps=0, lessons=600, clone_rounds=3)
 
     def interrupt(steps: int, told: str) -> None:
-        if "epoch 2" in told:
+        if told.startswith("round 2"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(settings, folder, validations, report=interrupt)
     told: list[str] = []
     train(settings, folder, validations, resume=True, report=lambda steps, text: told.append(text))
-    assert [text[:16] for text in told if "epoch" in text] == ["cloning, epoch 2", "cloning, epoch 3"]
+    rounds = [text.split()[:3] for text in told if text.startswith("round")]
+    assert [number for _, number, _ in rounds] == ["2:", "3:"]
+    assert [int(lessons) >= 400 for _, _, lessons in rounds] == [True, True]
+    assert not list(folder.path.glob("*lessons*"))
     assert not any("untrained" in text for text in told)
 
 
@@ -145,6 +154,7 @@ def test_a_run_that_does_not_become_better_ends_early(tmp_path: Path) -> None:
 
 def test_cloning_comes_closer_to_the_teachers() -> None:
     env = FleetVecEnv(Curriculum(0, requests=60), worlds=8)
+    env.reset()
     lessons = collect_lessons(env, 4000, seed=0)
     assert lessons.masks[np.arange(len(lessons.actions)), lessons.actions].all()
     net = ScoringNet(2.0)
@@ -158,6 +168,20 @@ def test_draws_repeat_themselves_and_grow_with_the_stage() -> None:
     assert max(len(draw_task(seed, stage=1.0).servers) for seed in range(30)) > 6
     for seed in range(30):
         assert sum(draw_task(seed).preference) == pytest.approx(1)
+
+
+def test_draws_show_what_routers_meet() -> None:
+    tasks = [draw_task(seed, requests=60) for seed in range(200)]
+    models = [m for task in tasks for server in task.servers for m in server.models]
+    objectives = [task.settings.objectives for task in tasks]
+    assert {m.instances for m in models} == {1, 2, 4}
+    assert {m.max_batch_size for m in models} == {1, 4, 8, 16, 32}
+    assert any(m.energy_j is None for m in models)
+    assert any(len(server.models) == 1 for task in tasks for server in task.servers)
+    assert any(o.min_accuracy > 0 for o in objectives)
+    assert {task.settings.workload.items for task in tasks} > {1, 2, 4, 8}
+    assert min(requests_per_deadline(task) for task in tasks) < 0.5  # hardly anybody comes
+    assert {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)} < {task.preference for task in tasks}
 
 
 def test_the_curriculum_goes_back_to_where_the_policy_trails_and_can_be_kept() -> None:
