@@ -33,7 +33,7 @@ MEMORY_FIELDS: Final = RATIOS + RATIO_COUNT
 
 STRIDE: Final = 0
 """In row WHOLE: places of a server."""
-SLOTS: Final = 16
+SLOTS: Final = 28
 """Places of row WHOLE at the least."""
 
 

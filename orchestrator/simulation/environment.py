@@ -15,7 +15,7 @@ for what the base policy does.
 
 ## Observation space
 
-``Box(-1, 1, (784,), float32)``, without units; feature and context tables with their meaning are in
+``Box(-1, 1, (789,), float32)``, without units; feature and context tables with their meaning are in
 ``orchestrator.routing.learned.features``.
 
 =============  ================================================  ======  ==========
@@ -25,7 +25,7 @@ index          meaning                                           unit    range
                considered, k < 32; 0 when there is none                  of 0, 1, 2;
                                                                          else 0..1
 768 + j        context j                                          none   −1..1 for j
-                                                                         of 1, 2;
+                                                                         of 1, 2, 18;
                                                                          else 0..1
 =============  ================================================  ======  ==========
 

@@ -23,6 +23,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.routing import fields as r
 from orchestrator.routing.compiled import IS_COMPILED, compiled
 from orchestrator.routing.learned.actions import ACTIONS, HOLD_ACTION, do_action
+from orchestrator.routing.learned.arrivals import note_leaving
 from orchestrator.routing.learned.decide import View, ask_base, first_allowed, look, parse_base
 from orchestrator.routing.learned.features import CONTEXT, EXTREMES, FEATURES, OBSERVATION, ROWS
 from orchestrator.routing.learned.holds import note_decision, standing_hold
@@ -358,6 +359,7 @@ def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> No
     if order[1] >= 0:
         row, items = row_of_choices(rows, count, ask, order[0], order[1], order[2], learner.widths[i])
         if row >= 0:
+            note_leaving(row, items, learner.base_memory[i])
             apply(world, row, items, math.inf)
             return
         order[0] = HOLD_ACTION
@@ -367,6 +369,7 @@ def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> No
     row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), ask, view.base)
     if learner.holds_on:
         note_decision(row, until_s, learner.base_memory[i], rows, count, ask, view.base)
+    note_leaving(row, items, learner.base_memory[i])
     apply(world, row, items, until_s)
 
 
@@ -382,7 +385,7 @@ def _run_to_choice(world: World, view: View, learner: _Learner, step: Step, i: i
             if row == r.HOLD:
                 apply(world, row, items, until_s)
                 continue
-        number, allowed = look(rows, count, ask, learner.preference[i], view)
+        number, allowed = look(memory, rows, count, ask, learner.preference[i], view)
         learner.considered[i] = number
         step.advice[i] = _advice(world, view, number)
         if allowed > 1:
@@ -390,6 +393,7 @@ def _run_to_choice(world: World, view: View, learner: _Learner, step: Step, i: i
         row, items, until_s = do_action(first_allowed(view.mask), rows, view.chosen, number, ask, view.base)
         if learner.holds_on:
             note_decision(row, until_s, memory, rows, count, ask, view.base)
+        note_leaving(row, items, memory)
         apply(world, row, items, until_s)
     return False
 

@@ -21,7 +21,7 @@ from orchestrator.router.shadow import Shadow
 from orchestrator.routing import Binding, Fault, parse_policy
 from orchestrator.routing.learned import PolicyFile, write_policy_file
 from orchestrator.routing.learned.features import CONTEXT_NAMES, FEATURES
-from orchestrator.snapshot import Preference
+from orchestrator.snapshot import Preference, Width
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.router.test_guarded import Scripted, raises
 from tests.router.test_router import right, routed
@@ -180,3 +180,59 @@ def test_a_shadow_that_does_not_trust_itself_is_asked_again() -> None:
     told = [made.compare(decision, [candidate()], situation(), is_idle=True) for _ in range(5)]
     assert [each and each["fault"] for each in told] == ["out_of_range"] * 5
     assert seen.shadows == {"fault": 5}
+
+
+def two(**values: Any) -> dict[str, FakeServer]:
+    return {"a": FakeServer(**values), "b": FakeServer(item_s=0.03, **values)}
+
+
+@pytest.mark.parametrize(
+    ("servers", "gap_s", "wishes"),
+    [
+        (two(), 0.003, {}),
+        (two(), 0.0005, {}),
+        (two(), 0.5, {}),
+        (two(), 0.003, {"deadline_ms": 20}),
+        (two(), 0.003, {"deadline_ms": 5000}),
+        (two(), 0.003, {"min_accuracy": 0.5}),
+        (two(), 0.003, {"width": Width(50)}),
+        (two(), 0.003, {"preference": Preference(1, 0, 0)}),
+        (two(), 0.003, {"preference": Preference(0, 1, 0)}),
+        (two(), 0.003, {"preference": Preference(0, 0, 1)}),
+        (two(instances=4), 0.003, {}),
+        ({"a": FakeServer(widths=(100,))}, 0.003, {}),
+        (two(max_batch_size=1), 0.003, {}),
+        (two(max_batch_size=128), 0.003, {}),
+    ],
+    ids=str,
+)
+async def test_the_policy_that_ships_decides_by_itself_what_routers_see_every_day(
+    servers: dict[str, FakeServer], gap_s: float, wishes: dict[str, Any]
+) -> None:
+    seen = Seen()
+    async with routed(servers, observer=seen, policy="ppo-slim", guard=NO_TIME_BUDGET) as router:
+        calls = []
+        for number in range(20):
+            calls.append(asyncio.create_task(router.infer(item(number), **wishes)))
+            await asyncio.sleep(gap_s)
+        answers = await asyncio.gather(*calls)
+    assert not seen.fallbacks
+    assert {answer.policy for answer in answers} == {"ppo-slim"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+async def test_callers_who_wait_for_their_answers_are_not_held_for_a_batch_that_never_fills(count: int) -> None:
+    took_s: dict[str, float] = {}
+    for policy in ("thrift", "ppo-slim"):
+        servers = {"a": FakeServer(item_s=0.003, group_s=0.001), "b": FakeServer(item_s=0.009, group_s=0.003)}
+        async with routed(servers, policy=policy, guard=NO_TIME_BUDGET) as router:
+            clock = asyncio.get_running_loop().time
+
+            async def loop() -> None:
+                for number in range(50):
+                    await router.infer(item(number))
+
+            began_s = clock()
+            await asyncio.gather(*(loop() for _ in range(count)))
+            took_s[policy] = clock() - began_s
+    assert took_s["ppo-slim"] <= 1.1 * took_s["thrift"]

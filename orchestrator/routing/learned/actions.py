@@ -8,10 +8,10 @@ action: the router sheds by itself what can't be in time.
 The mask never hides what the base policy would do, so something is always allowed. Otherwise a candidate needs room;
 must leave the head and those behind it in time when any candidate with room does, or the head alone when any does that;
 and no other such candidate may be as accurate, as soon and as frugal: of the hundred things that could be done few are
-ever right, and whoever explores should not have to find out which by doing them. Holding needs a reason, a batch that
-can become fuller or a better candidate that is busy, and time: half of what is left until the quickest candidate would
-be late is the longest that it lasts, so that a hold never makes the head late by itself; what ends it sooner says
-orchestrator.routing.learned.holds.
+ever right, and whoever explores should not have to find out which by doing them. Holding needs a reason, a better
+candidate that is busy or a batch that saves joules when it is fuller and is expected to become so, and time: half of
+what is left until the quickest candidate would be late is the longest that it lasts, so that a hold never makes the
+head late by itself; what ends it sooner says orchestrator.routing.learned.holds.
 
 With more than ROWS candidates, the servers that would answer the head first are considered, the base policy's choice
 always among them; so the cost of scoring does not grow with the fleet.
@@ -39,6 +39,7 @@ from orchestrator.routing.fields import (
     SLACK_MARGIN,
 )
 from orchestrator.routing.learned.features import ROWS
+from orchestrator.routing.learned.holds import may_fill
 from orchestrator.routing.width_rules import is_in_time, is_timely
 
 TIMELY: Final = 2  # what is asked of candidates
@@ -116,10 +117,13 @@ def hold_until_s(rows: Table, chosen: Column, considered: int, ask: Column) -> f
 
 
 @compiled
-def write_mask(rows: Table, chosen: Column, considered: int, ask: Column, base: Column, mask: Column) -> int:
+def write_mask(
+    memory: Table, rows: Table, chosen: Column, considered: int, ask: Column, base: Column, mask: Column
+) -> int:
     """Write 1 for each action that is allowed, else 0; return how many are.
 
     Args:
+        memory: of what has arrived and been held.
         rows: the candidates.
         chosen: rows that are considered.
         considered: how many.
@@ -128,7 +132,8 @@ def write_mask(rows: Table, chosen: Column, considered: int, ask: Column, base: 
         mask: for ACTIONS numbers.
     """
     need = _need(rows, chosen, considered, ask)
-    allowed, is_hold_useful = 0, False
+    lasts_s = hold_until_s(rows, chosen, considered, ask) - ask[NOW_S]
+    fills, allowed, is_hold_useful = may_fill(lasts_s, memory, ask), 0, False
     for line in range(ROWS):
         mask[line] = 0.0
     for line in range(considered):
@@ -140,8 +145,8 @@ def write_mask(rows: Table, chosen: Column, considered: int, ask: Column, base: 
             allowed += 1
         if is_worth_it:  # a better one is busy, or its batch can become fuller
             is_filling = rows[ROW_ITEMS][row] >= ask[QUEUE_ITEMS] and rows[ROW_ITEMS][row] < rows[ROW_MAX_BATCH][row]
-            is_hold_useful = is_hold_useful or not has_room or is_filling
-    lasts_s = hold_until_s(rows, chosen, considered, ask) - ask[NOW_S]
+            saves = fills and is_filling and rows[ROW_GROUP_J][row] > 0  # not when unknown
+            is_hold_useful = is_hold_useful or not has_room or saves
     # A hold of next to nothing would only have the same decided again.
     is_long = lasts_s > 1e-4 * (ask[HEAD_DEADLINE_S] - ask[NOW_S])
     mask[HOLD_ACTION] = 1.0 if base[0] < 0 or (is_long and is_hold_useful) else 0.0

@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.routing.compiled import Column, Table, compiled, new_column, new_table
 from orchestrator.routing.fields import HOLD, PREFER_ACCURACY, PREFER_ENERGY, PREFER_LATENCY, REJECT, ROW_ACCURACY
 from orchestrator.routing.learned.actions import ACTIONS, HOLD_ACTION, do_action, select_rows, write_mask
+from orchestrator.routing.learned.arrivals import follow_arrivals, note_leaving
 from orchestrator.routing.learned.features import CONTEXT, EXTREMES, FEATURES, ROWS, encode
 from orchestrator.routing.learned.holds import note_decision, standing_hold
 from orchestrator.routing.learned.network import HIDDEN, HIDDEN_LINES, best_action, score
@@ -107,12 +108,13 @@ def observe(
         view: to be filled.
     """
     ask_base(rule, memory, rows, count, ask, preference, view)
-    return look(rows, count, ask, preference, view)
+    return look(memory, rows, count, ask, preference, view)
 
 
 @compiled
 def ask_base(rule: Column, memory: Table, rows: Table, count: int, ask: Column, preference: Column, view: View) -> None:
     """Fill the first part of a view: what the base policy would do, weighing as this policy does."""
+    follow_arrivals(memory, ask)
     has_own = not math.isnan(ask[PREFER_ACCURACY])
     if not has_own:
         _write_preference(rows, count, preference, ask)
@@ -123,16 +125,16 @@ def ask_base(rule: Column, memory: Table, rows: Table, count: int, ask: Column, 
 
 
 @compiled
-def look(rows: Table, count: int, ask: Column, preference: Column, view: View) -> tuple[int, int]:
+def look(memory: Table, rows: Table, count: int, ask: Column, preference: Column, view: View) -> tuple[int, int]:
     """Fill the rest of a view; return how many candidates are considered and how many actions are allowed."""
     has_own = not math.isnan(ask[PREFER_ACCURACY])
     if not has_own:
         _write_preference(rows, count, preference, ask)
     considered = select_rows(rows, count, int(view.base[0]), view.picked, view.chosen)
-    encode(rows, view.chosen, considered, ask, view.base, view.extremes, view.lines, view.context)
+    encode(memory, rows, count, view.chosen, considered, ask, view.base, view.extremes, view.lines, view.context)
     if not has_own:
         ask[PREFER_ACCURACY] = ask[PREFER_LATENCY] = ask[PREFER_ENERGY] = math.nan
-    return considered, write_mask(rows, view.chosen, considered, ask, view.base, view.mask)
+    return considered, write_mask(memory, rows, view.chosen, considered, ask, view.base, view.mask)
 
 
 @compiled
@@ -215,16 +217,18 @@ def decide_by_scores(
     row, items, until_s = standing_hold(memory, rows, count, ask, base)
     if row == HOLD:
         return row, items, until_s, -1
-    considered, allowed = look(rows, count, ask, preference, view)
+    considered, allowed = look(memory, rows, count, ask, preference, view)
     if allowed <= 1:  # no choice
         row, items, until_s = do_action(first_allowed(mask), rows, chosen, considered, ask, base)
         note_decision(row, until_s, memory, rows, count, ask, base)
+        note_leaving(row, items, memory)
         return row, items, until_s, -1
     score(lines, considered, context, params, strength, hidden, scores)
     action = best_action(scores, mask)
     strange = strange_feature(lines, action, context, low, high)
     row, items, until_s = do_action(action, rows, chosen, considered, ask, base)
     note_decision(row if strange < 0 else REJECT, until_s, memory, rows, count, ask, base)
+    note_leaving(row if strange < 0 else REJECT, items, memory)
     return row, items, until_s, strange
 
 

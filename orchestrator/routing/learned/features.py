@@ -10,7 +10,7 @@ machine means the same on one that is ten times faster. Slack below 0 counts as 
 unknown, feature 12 says so and 13 and 14 are 0. Nothing that the live router does not know of a candidate is used, so
 ``ROW_BACKLOG_S`` is not. At most ``ROWS`` candidates are considered, see ``orchestrator.routing.learned.actions``.
 
-Feature table, version 2; m is the slack margin, all numbers lie in −1..1, those marked + in 0..1:
+Feature table, version 3; m is the slack margin, all numbers lie in −1..1, those marked + in 0..1:
 
 ====  =====================  ==========================================================
  0    head_in_time           contrast of the head's slack and m · expected completion
@@ -39,7 +39,7 @@ Feature table, version 2; m is the slack margin, all numbers lie in −1..1, tho
 23  + present                1; 0 in lines that are not used
 ====  =====================  ==========================================================
 
-Context table, version 2:
+Context table, version 3:
 
 ====  =====================  ==========================================================
  0  + queue                  items that wait over those and all batches of the candidates
@@ -58,6 +58,12 @@ Context table, version 2:
 13  + accuracy_spread        most minus least accuracy
 14  + base_holds             1 when the base policy sends nothing, else 0
 15  + joules_known           part of the candidates whose joules are known
+16  + load_widest            x/(1 + x) of items arriving of late over what the fleet can do at the slowest width of each
+                             server, in full batches
+17  + load_narrowest         likewise at the quickest width of each
+18    surge                  contrast of what arrived in the last deadline and in the last eight
+19  + swing                  x/(1 + x) of the mean square of the first over the second, less 1
+20  + joining                x/(1 + x) of items that will arrive in the head's slack over the largest batch
 ====  =====================  ==========================================================
 """
 
@@ -85,9 +91,11 @@ from orchestrator.routing.fields import (
     ROW_HEAD_COMPLETION_S,
     ROW_INSTANCES,
     ROW_ITEM_J,
+    ROW_ITEM_S,
     ROW_ITEMS,
     ROW_MAX_BATCH,
     ROW_OVERDUE_RATIO,
+    ROW_SERVER,
     ROW_SERVER_ITEMS,
     ROW_SERVICE_S,
     ROW_WAIT_S,
@@ -95,8 +103,9 @@ from orchestrator.routing.fields import (
     SLACK_MARGIN,
     TAIL_DEADLINE_S,
 )
+from orchestrator.routing.learned.arrivals import quick_rps, slow_rps, swing
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of both tables and of what is masked; a policy of another version is refused."""
 ROWS: Final = 32
 """Candidates that are considered at the most: eight servers of four widths."""
@@ -143,15 +152,20 @@ CONTEXT_NAMES: Final = (
     "accuracy_spread",
     "base_holds",
     "joules_known",
+    "load_widest",
+    "load_narrowest",
+    "surge",
+    "swing",
+    "joining",
 )
 FEATURES: Final = 24
-CONTEXT: Final = 16
+CONTEXT: Final = 21
 OBSERVATION: Final = ROWS * FEATURES + CONTEXT
 """Numbers of an observation: the lines of the candidates one after another, unused ones 0, then the context."""
 BASE_CHOICE: Final = 20
 PRESENT: Final = 23
 SIGNED_FEATURES: Final = (0, 1, 2)
-SIGNED_CONTEXT: Final = (1, 2)
+SIGNED_CONTEXT: Final = (1, 2, 18)
 
 _LEAST_SERVICE: Final = 0  # places in ``extremes``
 _MOST_SERVICE: Final = 1
@@ -177,8 +191,18 @@ def contrast(a: float, b: float) -> float:
 
 
 @compiled
+def share(a: float, b: float) -> float:
+    """Return a/(a + b) of two numbers from 0 on; 0 when a is 0, 1 when it is unbounded."""
+    if a == math.inf:
+        return 1.0
+    return a / (a + b) if a > 0 else 0.0
+
+
+@compiled
 def encode(
+    memory: Table,
     rows: Table,
+    count: int,
     chosen: Column,
     considered: int,
     ask: Column,
@@ -190,7 +214,9 @@ def encode(
     """Write the features of the rows that ``chosen`` names, line by line, and the context.
 
     Args:
+        memory: of what has arrived.
         rows: the candidates.
+        count: of them.
         chosen: rows that are considered; the first ``considered``.
         considered: how many, up to ROWS.
         ask: what waits, with a preference.
@@ -229,6 +255,30 @@ def encode(
     context[13] = extremes[_MOST_ACCURACY] - extremes[_LEAST_ACCURACY]
     context[14] = 1.0 if base[0] < 0 else 0.0
     context[15] = known / number
+    _encode_arrivals(memory, rows, count, slack_s, extremes[_LARGEST_BATCH], context)
+
+
+@compiled
+def _encode_arrivals(
+    memory: Table, rows: Table, count: int, slack_s: float, largest_batch: float, context: Column
+) -> None:
+    widest_rps, narrowest_rps, slowest_rps, quickest_rps = 0.0, 0.0, 0.0, 0.0
+    for row in range(count):
+        most = rows[ROW_MAX_BATCH][row]
+        took_s = rows[ROW_ITEM_S][row] * most + rows[ROW_GROUP_S][row]
+        rate_rps = rows[ROW_INSTANCES][row] * most / took_s if took_s > 0 else 0.0
+        if row == 0 or rows[ROW_SERVER][row] != rows[ROW_SERVER][row - 1]:
+            widest_rps, narrowest_rps = widest_rps + slowest_rps, narrowest_rps + quickest_rps
+            slowest_rps = quickest_rps = rate_rps
+        else:
+            slowest_rps, quickest_rps = min(slowest_rps, rate_rps), max(quickest_rps, rate_rps)
+    widest_rps, narrowest_rps = widest_rps + slowest_rps, narrowest_rps + quickest_rps
+    slow, of_late = slow_rps(memory), quick_rps(memory)
+    context[16] = share(slow, widest_rps)
+    context[17] = share(slow, narrowest_rps)
+    context[18] = contrast(of_late, slow)
+    context[19] = share(swing(memory), 1.0)
+    context[20] = share(slow * slack_s, largest_batch)
 
 
 @compiled

@@ -22,6 +22,7 @@ from orchestrator.routing.compiled import Column, Table, new_column
 from orchestrator.routing.fields import HOLD, REASONS, REJECT, ROW_SERVER, ROW_WIDTH
 from orchestrator.routing.knobs import Knob, parse_knobs
 from orchestrator.routing.learned.actions import HOLD_ACTION, do_action
+from orchestrator.routing.learned.arrivals import note_leaving
 from orchestrator.routing.learned.decide import (
     Scorer,
     decide_by_scores,
@@ -173,9 +174,10 @@ class LearnedPolicy:
             row, items = row_of_choices(rows, count, ask, server, width, batch, _column(widths))
             if (strange := strange_feature(view.lines, HOLD_ACTION, view.context, self._low, self._high)) >= 0:
                 self._distrust(strange)
-        if row >= 0:
-            return row, items, _SCORED, math.inf
-        row, items, until_s = do_action(HOLD_ACTION, rows, view.chosen, considered, ask, view.base)
+        until_s = math.inf
+        if row < 0:
+            row, items, until_s = do_action(HOLD_ACTION, rows, view.chosen, considered, ask, view.base)
+        note_leaving(row, items, memory)
         return row, items, _WAITS if row < 0 else _SCORED, until_s
 
     def _distrust(self, strange: int) -> None:

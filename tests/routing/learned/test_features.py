@@ -29,7 +29,7 @@ from tests.routing.learned.views import seen
 from tests.routing.test_every_policy import Fleet, candidates_of, situations
 from tests.routing.test_policies import candidate
 
-GOLDEN = Path(__file__).parent / "data" / "features-v2.json"
+GOLDEN = Path(__file__).parent / "data" / "features-v3.json"
 QUEUE = QueueState(6, 2, 10.1, 10.4, (Width(25), Width(100)), min_accuracy=0.5)
 SITUATION = Situation(QUEUE, 10.0, turn=3, lots=(0.1, 0.2), slack_margin=1.25)
 CANDIDATES = [

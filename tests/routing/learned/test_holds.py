@@ -9,6 +9,7 @@ import pytest
 from orchestrator.routing.compiled import Column, Table, new_column, new_table
 from orchestrator.routing.fields import (
     ASK_FIELDS,
+    HEAD_ARRIVED_S,
     HEAD_DEADLINE_S,
     HOLD,
     NOW_S,
@@ -17,7 +18,8 @@ from orchestrator.routing.fields import (
     ROW_FIELDS,
     ROW_HAS_ROOM,
 )
-from orchestrator.routing.learned.holds import note_decision, standing_hold
+from orchestrator.routing.learned.arrivals import follow_arrivals, note_leaving
+from orchestrator.routing.learned.holds import may_fill, note_decision, standing_hold
 from orchestrator.routing.memory import new_memory
 
 
@@ -96,3 +98,53 @@ def test_nothing_stands_before_anything_was_decided() -> None:
     held = Held()
     held.memory = new_memory(1, 2)
     assert held.stands()[0] != HOLD
+
+
+def arrivals(held: Held, *, rate_rps: float) -> None:
+    """Let a steady stream arrive, all of which is sent at once, until 1 s."""
+    ask = new_column(ASK_FIELDS)
+    for number in range(int(10 * rate_rps)):
+        ask[NOW_S] = 1 - 10 + number / rate_rps
+        ask[QUEUE_ITEMS], ask[HEAD_ARRIVED_S], ask[HEAD_DEADLINE_S] = 1.0, ask[NOW_S], ask[NOW_S] + 2
+        follow_arrivals(held.memory, ask)
+        note_leaving(0, 1.0, held.memory)
+
+
+def test_a_batch_is_waited_for_only_when_somebody_is_expected() -> None:
+    held = Held()
+    held.memory = new_memory(1, 2)
+    arrivals(held, rate_rps=20)
+    assert may_fill(0.06, held.memory, held.ask)  # 1.2 of 20 a second
+    assert not may_fill(0.04, held.memory, held.ask)
+
+
+def test_a_hold_that_brought_nobody_is_not_repeated_for_the_same_head() -> None:
+    held = Held()
+    arrivals(held, rate_rps=20)
+    held.ask[NOW_S] = 2.0
+    assert not may_fill(0.5, held.memory, held.ask)
+    held.ask[QUEUE_ITEMS] = 5.0
+    assert may_fill(0.5, held.memory, held.ask)
+
+
+def test_who_waits_in_vain_again_and_again_is_held_no_more_until_that_is_long_ago() -> None:
+    held = Held()
+    arrivals(held, rate_rps=20)
+
+    def call(joined: float) -> None:
+        held.ask[QUEUE_ITEMS] = 4.0
+        held.decide(HOLD, 2.0)
+        held.ask[QUEUE_ITEMS] += joined
+        held.decide(0, 0.0)
+
+    for _ in range(12):
+        call(0.0)
+    assert not may_fill(1.0, held.memory, held.ask)  # 20 would join by the rate
+    for _ in range(3):
+        call(1.0)
+    assert may_fill(1.0, held.memory, held.ask)
+    for _ in range(12):
+        call(0.0)
+    for _ in range(3000):
+        held.decide(0, 0.0)
+    assert may_fill(1.0, held.memory, held.ask)

@@ -63,7 +63,7 @@ def test_a_file_that_is_cut_off_or_damaged_is_refused(tmp_path: Path) -> None:
     ("change", "told"),
     [
         (lambda h, a: h.update(format_version=2), "format_version is 2, this version reads 1"),
-        (lambda h, a: h.update(features_version=1), "features_version is 1, this router shows 2"),
+        (lambda h, a: h.update(features_version=1), "features_version is 1, this router shows 3"),
         (lambda h, a: h["features"].reverse(), "feature table is not the one"),
         (lambda h, a: h.update(kind="ppo-other"), "kind 'ppo-other'"),
         (lambda h, a: h.update(preference=[1, 1, 1]), "does not add up to 1"),
