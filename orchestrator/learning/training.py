@@ -29,9 +29,9 @@ from orchestrator.errors import ConfigError
 from orchestrator.learning.advantages import ObjectivesBuffer
 from orchestrator.learning.checkpoints import RunFolder, RunState, restore_ranges
 from orchestrator.learning.cloning import clone, collect_lessons, joined, read_lessons, write_lessons
+from orchestrator.learning.curriculum import Curriculum
 from orchestrator.learning.networks import CandidatePolicy, ScoringNet
 from orchestrator.learning.paper import export_paper, paper_fleet
-from orchestrator.learning.tasks import Curriculum
 from orchestrator.learning.validation import Score, Validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
 from orchestrator.routing.learned.features import VERSION

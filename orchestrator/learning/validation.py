@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.learning.tasks import TEACHERS, draw_task, parse_teacher, simulate_totals, usual_preference, utility
+from orchestrator.learning.curriculum import TEACHERS, parse_teacher
+from orchestrator.learning.tasks import draw_task, simulate_totals, usual_preference, utility
 from orchestrator.routing.learned import LearnedPolicy, PolicyFile
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario import load_scenario

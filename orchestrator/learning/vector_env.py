@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from orchestrator.learning.tasks import Curriculum, Episode, parse_teacher, requests_per_deadline, utility
+from orchestrator.learning.curriculum import Curriculum, Episode, parse_teacher
+from orchestrator.learning.tasks import requests_per_deadline, utility
 from orchestrator.routing.learned.actions import ACTIONS, HOLD_ACTION
 from orchestrator.routing.learned.features import BASE_CHOICE, CONTEXT, FEATURES, OBSERVATION, PRESENT, ROWS
 from orchestrator.simulation.rewards import weights_of

@@ -13,16 +13,9 @@ from orchestrator.cli import main
 from orchestrator.errors import ConfigError
 from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.cloning import clone, collect_lessons
+from orchestrator.learning.curriculum import Curriculum, best_teacher, parse_teacher
 from orchestrator.learning.networks import ScoringNet
-from orchestrator.learning.tasks import (
-    Curriculum,
-    best_teacher,
-    draw_task,
-    parse_teacher,
-    requests_per_deadline,
-    simulate_totals,
-    utility,
-)
+from orchestrator.learning.tasks import draw_task, requests_per_deadline, simulate_totals, utility
 from orchestrator.learning.training import TrainingSettings, train
 from orchestrator.learning.validation import drawn_tasks, file_tasks, prepare_validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
