@@ -138,9 +138,9 @@ class DecisionLogSettings(Section):
 class RouterSettings(Section):
     """How the router queues, groups and sends."""
 
-    policy: str = "thrift"
-    """Of all that could be one spec for everybody the best on validation scenarios, see docs/evaluation.md.
-    ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.routing.registry; ``ppo-slim`` or ``ppo-paper`` with its file."""
+    policy: str = "ppo-slim"
+    """Of all that could be one spec for everybody the best on validation scenarios, see docs/evaluation.md. Or
+    ``ppo-paper``, or a rule, ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.routing.registry; best: ``thrift``."""
     policy_file: Path | None = None
     """Of a learned policy, see docs/learning.md; None: the one that ships with the project."""
     shadow_policy: str | None = None

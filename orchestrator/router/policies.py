@@ -43,7 +43,10 @@ def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Decider
     policy, fallback = _policy(settings.policy, settings), parse_policy(settings.guard.fallback)
     binding = policy.binding if settings.binding == "policy" else Binding(settings.binding)
     if binding is Binding.EARLY and is_learned(settings.policy):
-        raise ConfigError(f"policy {settings.policy!r} was trained to bind late; remove router.binding = 'early'")
+        raise ConfigError(
+            f"policy {settings.policy!r} was trained to bind late; remove router.binding = 'early', or name a rule as "
+            "router.policy, such as thrift"
+        )
     is_slim = isinstance(policy, LearnedPolicy) and policy.file.kind == SLIM
     preferred = PreferredPolicy()
     shadow = None
