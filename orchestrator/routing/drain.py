@@ -8,11 +8,11 @@ is in time, nor does a batch that takes longer than there is. So here, for a tim
 
 of k instances, and a fleet sends the sum of it over its servers, each at the row in question.
 
-When nothing is in time any more, what counts is that the queue becomes short again. Answering the head as soon as
+When the queue no longer fits into its time, what counts is that it becomes short again. Answering the head as soon as
 possible would leave to the quickest server what all of them together could do, and a queue that outgrows it would stay
-late for ever. So all servers take full batches, but one that would still be busy with its batch when the others have
-sent all that waits: the threshold at which a slow server is used, which is optimal for two servers (Lin and Kumar,
-IEEE TAC 1984).
+late for ever. So where there are several, all servers take full batches, whatever that means for the head, but one that
+would still be busy with its batch when the others have sent all that waits: the threshold at which a slow server is
+used, which is optimal for two servers (Lin and Kumar, IEEE TAC 1984).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def widest_draining(by_s: float, rows: Table, count: int, ask: Column) -> float:
 
 @compiled
 def row_to_drain(rows: Table, count: int, ask: Column) -> tuple[int, float]:
-    """Return the row with room, and items, that helps most when nothing is in time.
+    """Return the row with room, and items, that helps most when the queue no longer fits into its time.
 
     Args:
         rows: of the decision.
@@ -72,8 +72,11 @@ def row_to_drain(rows: Table, count: int, ask: Column) -> tuple[int, float]:
         ask: what waits.
 
     Returns:
-        -1 and 0 where none has room, or the other servers would have sent all before it had done its batch.
+        -1 and 0 where none has room, there is but one server, or the others would have sent all before it had done its
+        batch.
     """
+    if rows[ROW_SERVER][0] == rows[ROW_SERVER][count - 1]:
+        return -1, 0.0
     chosen = _soonest_batch(rows, count, ask)
     if chosen < 0:
         return -1, 0.0
@@ -104,8 +107,9 @@ def _soonest_batch(rows: Table, count: int, ask: Column) -> int:
             continue
         items = _full_batch(row, rows, ask)
         takes_s = rows[ROW_ITEM_S][row] * items + rows[ROW_GROUP_S][row]
-        if takes_s <= 0 or items / takes_s > best_rps:
-            best, best_rps = row, items / takes_s if takes_s > 0 else math.inf
+        rate_rps = rows[ROW_INSTANCES][row] * items / takes_s if takes_s > 0 else math.inf
+        if rate_rps > best_rps:
+            best, best_rps = row, rate_rps
             best_s = rows[ROW_WAIT_S][row] + takes_s
     return best if best_s < ends_s else chosen
 

@@ -64,7 +64,13 @@ def test_of_servers_with_room_the_one_whose_full_batch_ends_first_is_taken_at_it
     narrow = line_candidate("a", 50, item_s=0.005, wait_s=0.02, max_batch_size=8)
     rows = rows_of(narrow, QUICK, line_candidate("b", 50, item_s=0.02, max_batch_size=2), SLOW)
     assert row_to_drain(rows, 4, ask_for(99)) == (2, 2.0)  # after 0.04 s, the other after 0.06
-    assert row_to_drain(rows_of(narrow, QUICK), 2, ask_for(99)) == (0, 8.0)
+    busy = line_candidate("b", 50, item_s=0.02, has_room=False)
+    assert row_to_drain(rows_of(narrow, QUICK, busy), 3, ask_for(99)) == (0, 8.0)
+
+
+def test_a_single_server_has_nobody_to_share_a_queue_with() -> None:
+    narrow = line_candidate("a", 50, item_s=0.005, wait_s=0.02, max_batch_size=8)
+    assert row_to_drain(rows_of(narrow, QUICK), 2, ask_for(99)) == (-1, 0.0)
 
 
 def test_thrift_drains_a_hopeless_queue_with_all_servers() -> None:
