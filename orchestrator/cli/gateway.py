@@ -158,14 +158,18 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
 
 async def _is_compiled(stop: asyncio.Event) -> bool:
     """Return whether what decides was compiled before it was time to stop."""
-    tasks = asyncio.create_task(compile_ahead()), asyncio.create_task(stop.wait())
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    compiling, stopping = asyncio.create_task(compile_ahead()), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((compiling, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (compiling, stopping):
+            task.cancel()
+        await asyncio.gather(compiling, stopping, return_exceptions=True)
     if stop.is_set():
         log.info("the gateway has ended before it began")
-    return not stop.is_set()
+        return False
+    compiling.result()  # raises what went wrong
+    return True
 
 
 def _end_at_once_on_signal(supervisor: Supervisor) -> None:

@@ -16,7 +16,7 @@ import fcntl
 import functools
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
@@ -61,10 +61,17 @@ def _alone() -> Iterator[None]:
     if CACHE_DIR is None or is_prepared():
         yield
         return
-    with (CACHE_DIR / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        lock = (CACHE_DIR / _LOCK).open("w")
+    except OSError:  # the folder is gone or full: each for itself, then
         yield
-        (CACHE_DIR / _DONE).touch()
+        return
+    with lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        with suppress(OSError):
+            (CACHE_DIR / _DONE).touch()
 
 
 def _decide() -> None:
