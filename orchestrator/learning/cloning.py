@@ -101,6 +101,12 @@ def joined(parts: Sequence[Lessons]) -> Lessons:
     )
 
 
+def held_out(episodes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return which lessons are those of a tenth of the worlds, by lots: a seed's digits say what it draws."""
+    worlds = np.unique(episodes)
+    return np.isin(episodes, rng.permutation(worlds)[: len(worlds) // 10])
+
+
 def clone(
     net: ScoringNet,
     lessons: Lessons,
@@ -123,7 +129,7 @@ def clone(
         report: is told epoch, loss and agreement.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC10E]))
-    is_held = lessons.episodes % 10 == 0
+    is_held = held_out(lessons.episodes, rng)
     held, used = np.flatnonzero(is_held), np.flatnonzero(~is_held)
     is_base = base_actions(lessons.observations) == lessons.actions
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)

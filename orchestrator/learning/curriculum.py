@@ -125,6 +125,10 @@ class Curriculum:
         self.stage = 0.0
         self.practises = True
 
+    def begin_practice(self) -> None:
+        """Let a pool grow anew: in the one there is others have played."""
+        self._pool, self.practises = [], True
+
     def next_episode(self) -> Episode:
         """Return the next one."""
         if self.practises and self._pool and self._rng.random() < 0.5:

@@ -40,7 +40,7 @@ from orchestrator.simulation.rewards import Task
 
 _KEEP_EVERY_S: Final = 45.0
 _TAUGHT: Final = 128  # worlds at once; to find the teacher of one takes longer than to step it through
-_STAGE_GROWS: Final = 0.6  # of all steps; then draws are as wide as they get
+_STAGE_GROWS: Final = 0.6  # of all steps, without lessons; then draws are as wide as they get
 
 Report = Callable[[int, str], None]
 """Is told how many steps were taken, and what happened."""
@@ -188,6 +188,9 @@ class _Run:
             self.keep()
         if self._settings.kind == SLIM and self._settings.lessons and self.state.cloned < self._settings.clone_rounds:
             self._clone()
+            self.keep()
+        for turn in range(self._settings.clone_rounds):
+            self._folder.lessons(turn).unlink(missing_ok=True)
         left = self._settings.steps - self.state.steps
         if left > 0:
             self.model.learn(left, callback=_Watch(self), reset_num_timesteps=False)
@@ -295,9 +298,7 @@ class _Run:
             self.state.cloned = turn + 1
             self._judge(f"the policy cloned in {turn + 1} rounds")
             self.keep()
-        for turn in range(s.clone_rounds):
-            self._folder.lessons(turn).unlink(missing_ok=True)
-        curriculum.practises = True
+        curriculum.begin_practice()
 
     def _judge(self, which: str) -> None:
         """Validate, and keep the policy when it is the best so far."""

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.errors import ConfigError
 from orchestrator.learning.checkpoints import RunFolder
-from orchestrator.learning.cloning import clone, collect_lessons
+from orchestrator.learning.cloning import clone, collect_lessons, held_out
 from orchestrator.learning.curriculum import Curriculum, best_teacher, parse_teacher
 from orchestrator.learning.networks import ScoringNet
 from orchestrator.learning.tasks import draw_task, requests_per_deadline, simulate_totals, utility
@@ -143,6 +143,16 @@ def test_a_run_that_does_not_become_better_ends_early(tmp_path: Path) -> None:
     assert steps[-1] < 10_000
     assert found.validation["of"] == "the untrained policy"
     assert found.validation["over_base"] == 0
+
+
+def test_whole_worlds_of_every_kind_are_held_out() -> None:
+    episodes = np.repeat(np.arange(400), 3)
+    is_held = held_out(episodes, np.random.default_rng(0))
+    held = set(episodes[is_held])
+    assert len(held) == 40
+    assert not held & set(episodes[~is_held])
+    assert {seed % 2 for seed in held} == {0, 1}  # drawn worlds and files
+    assert len({seed // 2 % 15 for seed in held if seed % 2 == 0}) > 5  # and not the same few files
 
 
 def test_cloning_comes_closer_to_the_teachers() -> None:

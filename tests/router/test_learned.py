@@ -220,6 +220,18 @@ async def test_the_policy_that_ships_decides_by_itself_what_routers_see_every_da
     assert {answer.policy for answer in answers} == {"ppo-slim"}
 
 
+async def test_a_lull_after_a_crowd_and_deadlines_unlike_each_other_are_nothing_strange() -> None:
+    seen = Seen()
+    async with routed(two(), observer=seen, policy="ppo-slim", guard=NO_TIME_BUDGET) as router:
+        for count, gap_s, deadline_ms in ((100, 0.0007, 100), (3, 0.5, 100), (20, 0.02, 5000), (20, 0.02, 60)):
+            calls = []
+            for number in range(count):
+                calls.append(asyncio.create_task(router.infer(item(number), deadline_ms=deadline_ms)))
+                await asyncio.sleep(gap_s)
+            await asyncio.gather(*calls, return_exceptions=True)
+    assert not seen.fallbacks
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 async def test_callers_who_wait_for_their_answers_are_not_held_for_a_batch_that_never_fills(count: int) -> None:
     took_s: dict[str, float] = {}

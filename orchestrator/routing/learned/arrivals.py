@@ -7,10 +7,14 @@ deadline and one with each eight; for T either time, at each decision,
     N ← N·exp(−Δ/T) + arrived,    D ← T − (T − D)·exp(−Δ/T),    rate = N/D,
 
 so a rate needs no window and is nearly right from its first deadline on; D begins at a fifth of T, or two requests that
-happen to come together would begin it as a crowd. What arrived is what the queue has grown by since the
-last decision, beyond what that one left. What others sent meanwhile, the guard's fallback, is missed, so after it has
-decided for a while rates are too low for some deadlines. Times are in deadlines of the head, so on machines of any
-speed the numbers mean the same. Kept in the last slots of row WHOLE of the memory.
+happen to come together would begin it as a crowd. Times are in deadlines of the head, so on machines of any speed the
+numbers mean the same. Kept in slots of row WHOLE of the memory.
+
+What arrived is what the queue has grown by since the last decision, beyond what that one left, so rates are right where
+one queue is decided about and what is decided is done. Too high, by half or so, they are where several queues of a
+family share a memory (floors of accuracy and pinned widths keep requests apart), where a burst is sent in parts to
+several servers at once, and in the shadow of another policy; too low for some deadlines after the guard's fallback has
+decided.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ Context table, version 3:
 16  + load_widest            x/(1 + x) of items arriving of late over what the fleet can do at the slowest width of each
                              server, in full batches
 17  + load_narrowest         likewise at the quickest width of each
-18    surge                  contrast of what arrived in the last deadline and in the last eight
+18    surge                  contrast of what arrived in the last deadline and in the last eight, −¾..¾
 19  + swing                  x/(1 + x) of the mean square of the first over the second, less 1
 20  + joining                x/(1 + x) of items that will arrive in the head's slack over the largest batch
 ====  =====================  ==========================================================
@@ -177,6 +177,8 @@ _LEAST_JOULES: Final = 6
 _BATCHES: Final = 7
 _LARGEST_BATCH: Final = 8
 EXTREMES: Final = 9
+_MOST_SURGE: Final = 0.75
+"""Beyond it lie only a lull after a crowd and deadlines that differ by far from one head to the next."""
 
 
 @compiled
@@ -266,7 +268,7 @@ def _encode_arrivals(
     for row in range(count):
         most = rows[ROW_MAX_BATCH][row]
         took_s = rows[ROW_ITEM_S][row] * most + rows[ROW_GROUP_S][row]
-        rate_rps = rows[ROW_INSTANCES][row] * most / took_s if took_s > 0 else 0.0
+        rate_rps = rows[ROW_INSTANCES][row] * most / took_s if took_s > 0 else math.inf
         if row == 0 or rows[ROW_SERVER][row] != rows[ROW_SERVER][row - 1]:
             widest_rps, narrowest_rps = widest_rps + slowest_rps, narrowest_rps + quickest_rps
             slowest_rps = quickest_rps = rate_rps
@@ -276,7 +278,7 @@ def _encode_arrivals(
     slow, of_late = slow_rps(memory), quick_rps(memory)
     context[16] = share(slow, widest_rps)
     context[17] = share(slow, narrowest_rps)
-    context[18] = contrast(of_late, slow)
+    context[18] = max(-_MOST_SURGE, min(_MOST_SURGE, contrast(of_late, slow)))
     context[19] = share(swing(memory), 1.0)
     context[20] = share(slow * slack_s, largest_batch)
 

@@ -8,8 +8,9 @@ would survive an exploring policy, so what it brings would never be seen.
 What stands is remembered with what the base remembers, in slots of row WHOLE.
 
 Whether a hold brings anybody is remembered as well. To wait for a batch to fill needs somebody to be expected before
-the hold is over, by the rate of late and by what part of such holds was in vain: a caller who waits for each answer
-before he asks again fills no batch however long he is made to wait, and a rate alone would say otherwise of him.
+the hold is over, by the rate of late and by what part of this policy's own holds was in vain, whatever they waited
+for: a caller who waits for each answer before he asks again fills no batch however long he is made to wait, and a rate
+alone would say otherwise of him.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def note_decision(row: int, until_s: float, memory: Table, rows: Table, count: i
             whole[_VAIN] += _LATEST * (is_vain - whole[_VAIN])
         whole[_UNTIL_S] = whole[_ITEMS] = 0.0
         return
-    if whole[_ITEMS] == 0 or not is_same:
+    if base[0] != HOLD and (whole[_ITEMS] == 0 or not is_same):  # what the base waits for it knows itself
         whole[_ITEMS] = ask[QUEUE_ITEMS]
     whole[_UNTIL_S], whole[_HEAD_DEADLINE_S] = until_s, ask[HEAD_DEADLINE_S]
     whole[_MOST_ITEMS] = 1 + _GROWTH * ask[QUEUE_ITEMS]
