@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
-from orchestrator.learning.networks import ScoringNet
+from orchestrator.learning.networks import CandidatePolicy, ScoringNet
 from orchestrator.routing.compiled import new_column
 from orchestrator.routing.learned.actions import ACTIONS
 from orchestrator.routing.learned.decide import new_scores
@@ -57,3 +58,16 @@ def test_an_untrained_network_scores_nothing_but_its_base() -> None:
         scores = ScoringNet(5.0)(torch.as_tensor(seen)).numpy()
     lines = seen[:, : ROWS * FEATURES].reshape(-1, ROWS, FEATURES)
     np.testing.assert_allclose(scores[:, :ROWS], 5 * lines[:, :, 20] * lines[:, :, PRESENT], atol=1e-6)
+
+
+def test_averaged_weights_follow_those_that_explore_and_are_never_trained() -> None:
+    space = gymnasium.spaces.Box(-1.0, 1.0, (OBSERVATION,), np.float32)
+    policy = CandidatePolicy(space, gymnasium.spaces.Discrete(ACTIONS), lambda part: 1e-3)
+    first, then = trained(1), trained(2)
+    policy.scoring.load_weights(first)
+    policy.average(0.0)
+    policy.scoring.load_weights(then)
+    policy.average(0.75)
+    for name, weight in policy.average_net.export_weights().items():
+        np.testing.assert_allclose(weight, 0.75 * first[name] + 0.25 * then[name], atol=1e-6)
+    assert not any(weight.requires_grad for weight in policy.average_net.parameters())

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.errors import ConfigError
 from orchestrator.learning.checkpoints import RunFolder
-from orchestrator.learning.cloning import clone, collect_lessons, held_out
+from orchestrator.learning.cloning import Lessons, clone, collect_lessons, held_out
 from orchestrator.learning.curriculum import Curriculum, best_teacher, parse_teacher
 from orchestrator.learning.networks import ScoringNet
 from orchestrator.learning.tasks import draw_task, requests_per_deadline, simulate_totals, utility
 from orchestrator.learning.training import TrainingSettings, train
 from orchestrator.learning.validation import drawn_tasks, file_tasks, prepare_validation, validate
-from orchestrator.learning.vector_env import FleetVecEnv
+from orchestrator.learning.vector_env import FleetVecEnv, base_actions
 from orchestrator.routing.learned import LearnedPolicy, read_policy_file
 from orchestrator.simulation.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.rewards import Task
@@ -115,7 +117,9 @@ def test_an_interrupted_run_goes_on_and_no_other_is_taken_for_it(tmp_path: Path)
         train(longer, folder, validations, resume=True)
 
 
-def test_cloning_that_was_interrupted_goes_on_with_its_next_round(tmp_path: Path) -> None:
+def test_cloning_that_was_interrupted_goes_on_with_the_lessons_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
     folder = RunFolder(tmp_path / "run")
     settings = replace(TINY, steps=0, lessons=600, clone_rounds=3)
@@ -126,8 +130,17 @@ def test_cloning_that_was_interrupted_goes_on_with_its_next_round(tmp_path: Path
 
     with pytest.raises(KeyboardInterrupt):
         train(settings, folder, validations, report=interrupt)
+    asked: list[int] = []
+
+    def counted(env: FleetVecEnv, count: int, **more: Any) -> Lessons:
+        asked.append(count)
+        return collect_lessons(env, count, **more)
+
+    monkeypatch.setattr("orchestrator.learning.training.collect_lessons", counted)
     told: list[str] = []
     train(settings, folder, validations, resume=True, report=lambda steps, text: told.append(text))
+    assert len(asked) == 1  # for the third round; those of the first two were kept
+    assert 0 < asked[0] <= 200
     rounds = [text.split()[:3] for text in told if text.startswith("round")]
     assert [number for _, number, _ in rounds] == ["2:", "3:"]
     assert [int(lessons) >= 400 for _, _, lessons in rounds] == [True, True]
@@ -153,6 +166,21 @@ def test_whole_worlds_of_every_kind_are_held_out() -> None:
     assert not held & set(episodes[~is_held])
     assert {seed % 2 for seed in held} == {0, 1}  # drawn worlds and files
     assert len({seed // 2 % 15 for seed in held if seed % 2 == 0}) > 5  # and not the same few files
+
+
+@pytest.mark.parametrize(("departures", "departs"), [(6, False), (8, True)])
+def test_to_depart_from_the_base_must_be_thrice_as_likely_right(departures: int, departs: bool) -> None:
+    env = FleetVecEnv(Curriculum(0, requests=60), worlds=1)
+    env.reset()
+    base = int(base_actions(env.observations)[0])
+    other = next(action for action in np.flatnonzero(env.masks[0]) if action != base)
+    actions = np.array([other] * departures + [base] * (10 - departures))
+    same = [np.repeat(array, 10, axis=0) for array in (env.observations, env.masks)]
+    net = ScoringNet(2.0)
+    clone(net, Lessons(np.arange(10), same[0], same[1], actions), epochs=400, seed=0, learning_rate=3e-3)
+    with torch.no_grad():
+        scores = net(torch.as_tensor(env.observations))[0].numpy()
+    assert bool(scores[other] > scores[base]) is departs
 
 
 def test_cloning_comes_closer_to_the_teachers() -> None:
