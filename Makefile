@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-SOURCES := export orchestrator tests examples
+SOURCES := export orchestrator benchmarks tools tests examples
 
 .PHONY: help demo test check integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity format clean
 
@@ -39,31 +39,31 @@ integration: $(VENV)/.everything
 
 # Alone on the machine: its figures are times and processor shares.
 bench-controller: $(VENV)/.bench
-	$(BIN)/python -m orchestrator.benchmark.controller --out docs/benchmarks
+	$(BIN)/python -m benchmarks.controller --out docs/benchmarks
 
 # Likewise: router and gateway against tritonclient and Envoy.
 bench-overhead: $(VENV)/.bench
-	$(BIN)/python -m orchestrator.benchmark.overhead --out docs/benchmarks --report reports/bench-overhead.json
+	$(BIN)/python -m benchmarks.overhead --out docs/benchmarks --report reports/bench-overhead.json
 
 # Likewise; the half hour of mixed load alone need not be.
 bench-resilience: $(VENV)/.bench
-	$(BIN)/python -m orchestrator.benchmark.resilience --out docs/benchmarks
+	$(BIN)/python -m benchmarks.resilience --out docs/benchmarks
 
 bench-decisions: $(VENV)/.everything
-	$(BIN)/python -m orchestrator.benchmark.decisions
+	$(BIN)/python -m benchmarks.decisions
 
 # Alone on the machine: what it compares is times.
 bench-fidelity: $(VENV)/.everything
 	rm -rf build/fidelity
-	for sitting in 1 2; do $(BIN)/python -m orchestrator.benchmark.fidelity --more || exit 1; done
-	$(BIN)/python -m orchestrator.benchmark.fidelity
+	for sitting in 1 2; do $(BIN)/python -m benchmarks.fidelity --more || exit 1; done
+	$(BIN)/python -m benchmarks.fidelity
 
 bench-simulator: $(VENV)/.everything
-	$(BIN)/python -m orchestrator.benchmark.simulator
+	$(BIN)/python -m benchmarks.simulator
 
 # Whether foreign clients work, not how fast: the machine need not be quiet.
 bench-clients: $(VENV)/.bench $(VENV)/kserve
-	$(BIN)/python -m orchestrator.benchmark.clients --out docs/benchmarks --kserve $(VENV)/kserve/bin/python
+	$(BIN)/python -m benchmarks.clients --out docs/benchmarks --kserve $(VENV)/kserve/bin/python
 
 format: $(VENV)/.everything
 	$(BIN)/ruff format $(SOURCES)

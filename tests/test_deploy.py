@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import ControllerSettings, GatewaySettings
-from orchestrator.routing.compiled import cache_places
+from orchestrator.policies.tables.compiled import cache_places
 
 UNITS = sorted((Path(__file__).parents[1] / "deploy" / "systemd").glob("*.service"))
 

@@ -16,22 +16,22 @@ import click
 from orchestrator.errors import SlimError
 
 _COMMANDS = {
-    "bounds": "orchestrator.cli.bounds:bounds",
-    "controller": "orchestrator.cli.controller:controller",
-    "demand": "orchestrator.cli.status:demand",
-    "demo": "orchestrator.cli.demo:demo",
-    "evaluate": "orchestrator.cli.evaluate:evaluate",
-    "gateway": "orchestrator.cli.gateway:gateway",
-    "infer": "orchestrator.cli.infer:infer",
-    "local": "orchestrator.cli.local:local",
-    "profile": "orchestrator.cli.profile:profile",
-    "simulate": "orchestrator.cli.simulate:simulate",
-    "status": "orchestrator.cli.status:status",
-    "token": "orchestrator.cli.token:token",
-    "train-router": "orchestrator.cli.train_router:train_router",
-    "tune": "orchestrator.cli.tune:tune",
-    "up": "orchestrator.cli.up:up",
-    "why": "orchestrator.cli.why:why",
+    "bounds": "orchestrator.cli.research.bounds:bounds",
+    "controller": "orchestrator.cli.serving.controller:controller",
+    "demand": "orchestrator.cli.serving.status:demand",
+    "demo": "orchestrator.cli.research.demo:demo",
+    "evaluate": "orchestrator.cli.research.evaluate:evaluate",
+    "gateway": "orchestrator.cli.serving.gateway:gateway",
+    "infer": "orchestrator.cli.serving.infer:infer",
+    "local": "orchestrator.cli.serving.local:local",
+    "profile": "orchestrator.cli.research.profile:profile",
+    "simulate": "orchestrator.cli.research.simulate:simulate",
+    "status": "orchestrator.cli.serving.status:status",
+    "token": "orchestrator.cli.serving.token:token",
+    "train-router": "orchestrator.cli.research.train_router:train_router",
+    "tune": "orchestrator.cli.research.tune:tune",
+    "up": "orchestrator.cli.serving.up:up",
+    "why": "orchestrator.cli.serving.why:why",
 }
 _ENTRY_POINTS = "slimsched.commands"
 

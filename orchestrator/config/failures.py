@@ -8,7 +8,7 @@ from orchestrator.config.section import Section
 
 
 class RetrySettings(Section):
-    """When a request is sent once more; see orchestrator.router.retry."""
+    """When a request is sent once more; see orchestrator.router.dispatch.retry."""
 
     budget_ratio: float = Field(default=0.1, ge=0, le=1)
     """Of the requests that are answered, so many more may be sent again: what a failing fleet does in vain."""
@@ -33,7 +33,7 @@ class HedgeSettings(Section):
 
 
 class EjectionSettings(Section):
-    """When a server that answers is left out; see orchestrator.router.ejection."""
+    """When a server that answers is left out; see orchestrator.router.servers.ejection."""
 
     failures_in_row: int = Field(default=5, ge=1)
     """Attempts that fail one after another, after which a server is left out; Envoy's number."""
@@ -56,7 +56,7 @@ class EjectionSettings(Section):
 
 
 class ProbeSettings(Section):
-    """Questions with a known answer; see orchestrator.router.references."""
+    """Questions with a known answer; see orchestrator.router.servers.reference_consensus."""
 
     period_s: float = Field(default=10.0, gt=0)
     """Between two probes of one width on one server: one item each, so some thousandths of its time."""

@@ -78,7 +78,7 @@ class ServerSettings(Section):
 
 
 class GuardSettings(Section):
-    """When the fallback decides in place of the policy; see orchestrator.routing.guard."""
+    """When the fallback decides in place of the policy; see orchestrator.policies.circuit_breaker."""
 
     fallback: str = "lert:reserve"
     """The policy that does."""
@@ -98,7 +98,7 @@ class GuardSettings(Section):
 
 
 class OverloadSettings(Section):
-    """What is given up when more comes than can be answered; see orchestrator.router.overload."""
+    """What is given up when more comes than can be answered; see orchestrator.router.queue.overload."""
 
     shed_late: bool = True
     """Refuse requests whose own deadline can't be kept any more, before it has passed, and let callers wait no longer
@@ -122,7 +122,7 @@ class OverloadSettings(Section):
 
 
 class DecisionLogSettings(Section):
-    """Decisions as JSON lines; see orchestrator.router.decision_log."""
+    """Decisions as JSON lines; see orchestrator.router.dispatch.decision_log."""
 
     directory: Path
     """Where; each router process has a file there."""
@@ -140,7 +140,7 @@ class RouterSettings(Section):
 
     policy: str = "ppo-slim"
     """Of all that could be one spec for everybody the best on validation scenarios, see docs/evaluation.md. Or
-    ``ppo-paper``, or a rule, ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.routing.registry; best: ``thrift``."""
+    ``ppo-paper``, or a rule, ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.policies.registry; best: ``thrift``."""
     policy_file: Path | None = None
     """Of a learned policy, see docs/learning.md; None: the one that ships with the project."""
     shadow_policy: str | None = None
@@ -157,7 +157,7 @@ class RouterSettings(Section):
     request_timeout_s: float = Field(default=30.0, gt=0)
     """After this a caller gets an error whatever its deadline."""
     queue_limit: int = Field(default=10_000, ge=1)
-    """Items waiting in the router; one more costs the least important its place, see orchestrator.router.overload."""
+    """Items waiting in the router; one more costs the least important its place, see router.queue.overload."""
     overload: OverloadSettings = OverloadSettings()
     in_flight_groups: int = Field(default=4, ge=1)
     """Groups a server holds at a time: one runs, the others wait so that it never idles while answers travel to callers
@@ -173,7 +173,7 @@ class RouterSettings(Section):
     warm_up: bool = True
     """Run each newly found width a few times on blank items, so that the first decisions rest on measured times."""
     max_attempts: int = Field(default=3, ge=1)
-    """How often a request is sent at the most; see orchestrator.router.retry."""
+    """How often a request is sent at the most; see orchestrator.router.dispatch.retry."""
     resolve_period_s: float = Field(default=10.0, gt=0)
     """How often host names of servers are looked up; each address that one has is a server."""
     retries: RetrySettings = RetrySettings()

@@ -22,7 +22,7 @@ from typing import Protocol
 from orchestrator.controller.observer import OBSERVE_TIMEOUT_S, one_line, read_host, used_bytes
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.errors import SlimError, TransientError
-from orchestrator.scheduling import Action, ActionKind, Limits, LoadedModel, ModelStatus, Outcome, still_fits
+from orchestrator.planner import Action, ActionKind, Limits, LoadedModel, ModelStatus, Outcome, still_fits
 from orchestrator.snapshot import ModelName
 
 log = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ from typing import Protocol
 from orchestrator.config import ControllerSettings
 from orchestrator.controller.actuator import Actuator, Ended
 from orchestrator.controller.demands import Demands
-from orchestrator.controller.journal import Journal
 from orchestrator.controller.observer import Observation, Observer, one_line
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.controller.report import StepReport
+from orchestrator.controller.step_log import Journal
 from orchestrator.errors import ModelNotFoundError
-from orchestrator.scheduling import Action, HostSnapshot, Limits, Plan, SchedulerState, plan
+from orchestrator.planner import Action, HostSnapshot, Limits, Plan, SchedulerState, plan
 from orchestrator.snapshot import Family, ModelName, ServerName
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ CLOSE_WAIT_S = 2.0
 
 
 class Planner(Protocol):
-    """Decides; ``orchestrator.scheduling.plan`` is the real one."""
+    """Decides; ``orchestrator.planner.plan`` is the real one."""
 
     def __call__(
         self, snapshot: HostSnapshot, state: SchedulerState, limits: Limits, /, *, now_s: float

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.errors import SlimError
-from orchestrator.scheduling import (
+from orchestrator.planner import (
     Counters,
     HostSnapshot,
     LoadedModel,

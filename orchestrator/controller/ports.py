@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from orchestrator.scheduling.host import Batching, LoadedModel, RepositoryModel
-from orchestrator.scheduling.rates import Counters
+from orchestrator.planner.estimates.rates import Counters
+from orchestrator.planner.host import Batching, LoadedModel, RepositoryModel
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry.reading import HostReading
 

@@ -14,7 +14,7 @@ from orchestrator.controller.observer import Observer
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.controller.resolve import check_budget
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.scheduling import Batching, Counters, Limits, LoadedModel, RepositoryModel
+from orchestrator.planner import Batching, Counters, Limits, LoadedModel, RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 
 Check = Callable[[], Awaitable[None]]

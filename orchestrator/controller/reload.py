@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
 from orchestrator.errors import ConfigError
-from orchestrator.scheduling import Limits
+from orchestrator.planner import Limits
 
 Resolve = Callable[[ServerSettings, FleetSettings], Limits]
 

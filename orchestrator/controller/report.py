@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.scheduling.actions import Action, Plan
-from orchestrator.scheduling.host import HostSnapshot
-from orchestrator.scheduling.limits import Limits
-from orchestrator.scheduling.state import SchedulerState
+from orchestrator.planner.actions import Action, Plan
+from orchestrator.planner.host import HostSnapshot
+from orchestrator.planner.limits import Limits
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ServerName
 from orchestrator.telemetry.reading import HostReading
 

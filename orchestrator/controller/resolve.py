@@ -10,7 +10,7 @@ import logging
 
 from orchestrator.config import ControllerSettings, ServerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.scheduling import HostSnapshot, Limits, RepositoryModel
+from orchestrator.planner import HostSnapshot, Limits, RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Final
 
 from orchestrator.evaluation.journal import Journal
 from orchestrator.evaluation.runs import Cell, CellResult, run_cell
-from orchestrator.evaluation.suites import Case
+from orchestrator.evaluation.suites.plan import Case
 
 Progress = Callable[[int, int], None]
 """Is told how many cells of how many are done."""

@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.simulation import fields as f
 from orchestrator.simulation.results import Result, summarise
 from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.world import fields as f
 
 WARM_UP_RATIO: Final = 0.05
 """Of the requests, the first, that latencies, accuracy and attainment leave out; as ``slimsched simulate`` does."""

@@ -18,7 +18,7 @@ from typing import IO, Any, Final, Self
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.figures import RunFigures, Timeline
 from orchestrator.evaluation.runs import Cell, CellKey, CellResult
-from orchestrator.routing.compiled import SOURCE_DIGEST
+from orchestrator.policies.tables.compiled import SOURCE_DIGEST
 
 _VERSION: Final = 1
 

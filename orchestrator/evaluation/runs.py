@@ -17,18 +17,18 @@ from typing import Final
 import numpy as np
 
 from orchestrator.errors import UntrustedError
-from orchestrator.evaluation.contenders import Contender, open_policy
 from orchestrator.evaluation.figures import RunFigures, Timeline, take_figures, take_timeline
-from orchestrator.evaluation.suites import load_case
-from orchestrator.routing import RowPolicy
-from orchestrator.routing.candidates import build_rows
-from orchestrator.routing.learned import LearnedPolicy
-from orchestrator.simulation.fields import World
-from orchestrator.simulation.fleet import SimulatedServer
-from orchestrator.simulation.learned_run import DECIDED, DISTRUSTED
-from orchestrator.simulation.scenario import ScenarioSettings
+from orchestrator.evaluation.policy_entries import Contender, open_policy
+from orchestrator.evaluation.suites.plan import load_case
+from orchestrator.policies import RowPolicy
+from orchestrator.policies.learned import LearnedPolicy
+from orchestrator.policies.tables.candidates import build_rows
+from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.trace import Trace, draw_trace
+from orchestrator.simulation.world.fields import World
+from orchestrator.simulation.world.learned_run import DECIDED, DISTRUSTED
 
 CellKey = tuple[str, str, int]
 """Digest of the scenario, identity of the contender, trace."""

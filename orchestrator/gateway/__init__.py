@@ -6,13 +6,13 @@ protobuf messages are the values between them, because they are what both protoc
 one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``WorkerTeam``.
 """
 
-from orchestrator.gateway.event_loop import new_event_loop
-from orchestrator.gateway.following import follow_fleet
-from orchestrator.gateway.reloading import WatchedFiles, watch
 from orchestrator.gateway.server import Gateway, open_servers
-from orchestrator.gateway.shares import share_router
-from orchestrator.gateway.supervisor import Supervisor
-from orchestrator.gateway.worker import WorkerTeam
+from orchestrator.gateway.workers.event_loop import new_event_loop
+from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
+from orchestrator.gateway.workers.fleet_updates import follow_fleet
+from orchestrator.gateway.workers.shares import share_router
+from orchestrator.gateway.workers.supervisor import Supervisor
+from orchestrator.gateway.workers.worker import WorkerTeam
 
 __all__ = [
     "Gateway",

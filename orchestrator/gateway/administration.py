@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from orchestrator.errors import ModelNotFoundError, PermanentError
-from orchestrator.gateway.guard import Caller
-from orchestrator.gateway.messages import parse, pb
+from orchestrator.gateway.auth.callers import Caller
+from orchestrator.gateway.protocol.messages import parse, pb
 
 Unary = Callable[[bytes, Caller], Awaitable[bytes]]
 """Answers one serialised call."""

@@ -28,18 +28,18 @@ from orchestrator.gateway.administration import (
     shared_memory_status,
     shared_memory_unregister,
 )
-from orchestrator.gateway.catalogue import Catalogue
-from orchestrator.gateway.family import VERSION, FamilyModel, check_version, merge_config, require_version
-from orchestrator.gateway.guard import Caller, Guard, Ticket, UnauthenticatedError
+from orchestrator.gateway.auth.callers import Caller, Guard, Ticket, UnauthenticatedError
+from orchestrator.gateway.fleet_statistics import FleetInventory, Inventory
 from orchestrator.gateway.inference import FamilyInference
-from orchestrator.gateway.inventory import FleetInventory, Inventory
-from orchestrator.gateway.messages import Message, parse, pb
-from orchestrator.gateway.metrics import GatewayMetrics
-from orchestrator.gateway.outcomes import outcome_of
-from orchestrator.gateway.passing_on import PassingOn
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.metrics.outcomes import outcome_of
+from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.passthrough import PassingOn
 from orchestrator.gateway.ports import InferenceRouter
-from orchestrator.gateway.wire import Address, MalformedMessageError, check_shapes, read_address
-from orchestrator.http2.grpc_calls import Answerer
+from orchestrator.gateway.protocol.family import VERSION, FamilyModel, check_version, merge_config, require_version
+from orchestrator.gateway.protocol.messages import Message, parse, pb
+from orchestrator.gateway.protocol.wire import Address, MalformedMessageError, check_shapes, read_address
+from orchestrator.http2.grpc.calls import Answerer
 from orchestrator.triton.passthrough import Metadata
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.gateway.auth.callers import ANYONE
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.guard import ANYONE
-from orchestrator.gateway.messages import Message, pb
+from orchestrator.gateway.protocol.messages import Message, pb
 
 KEPT_S = 2.0
 """As long as a model that is loaded or unloaded may take to be noticed anyway."""

@@ -11,15 +11,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.errors import ConfigError, ServerUnavailableError
-from orchestrator.gateway.family import FamilyModel, FamilyRequest, build_response, read_request, require_version
-from orchestrator.gateway.family_requests import FamilyRequests
-from orchestrator.gateway.family_responses import FamilyResponses
-from orchestrator.gateway.guard import Caller, Guard, Ticket
-from orchestrator.gateway.messages import Message
-from orchestrator.gateway.metrics import GatewayMetrics
-from orchestrator.gateway.outcomes import outcome_of
+from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.metrics.outcomes import outcome_of
 from orchestrator.gateway.ports import InferenceRouter, RoutedAnswer
-from orchestrator.http2.grpc_calls import Answerer
+from orchestrator.gateway.protocol.family import (
+    FamilyModel,
+    FamilyRequest,
+    build_response,
+    read_request,
+    require_version,
+)
+from orchestrator.gateway.protocol.family_requests import FamilyRequests
+from orchestrator.gateway.protocol.family_responses import FamilyResponses
+from orchestrator.gateway.protocol.messages import Message
+from orchestrator.http2.grpc.calls import Answerer
 from orchestrator.router import Answer, Reply
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
-from orchestrator.gateway.tensors import Array
+from orchestrator.gateway.protocol.tensors import Array
 from orchestrator.router import Backlog, Reply
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.passthrough import Metadata

@@ -17,20 +17,20 @@ from orchestrator.config import (
     find_changes,
     load_tenants,
 )
-from orchestrator.gateway.catalogue import Catalogue
+from orchestrator.gateway.auth.callers import Guard
+from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.grpc_server import GrpcServer
-from orchestrator.gateway.guard import Guard
-from orchestrator.gateway.http_server import HttpServer
-from orchestrator.gateway.inventory import FleetInventory, Inventory
-from orchestrator.gateway.metrics import TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
-from orchestrator.gateway.metrics_endpoint import MetricsEndpoint
+from orchestrator.gateway.fleet_statistics import FleetInventory, Inventory
+from orchestrator.gateway.grpc.server import GrpcServer
+from orchestrator.gateway.http.server import HttpServer
+from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
+from orchestrator.gateway.metrics.gateway_metrics import TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
+from orchestrator.gateway.metrics.router_metrics import put_backlog
+from orchestrator.gateway.metrics.snapshot import Tally
+from orchestrator.gateway.model_index import Catalogue
 from orchestrator.gateway.ports import InferenceRouter, Server
-from orchestrator.gateway.reloading import WatchedFiles, watch
-from orchestrator.gateway.router_metrics import put_backlog
-from orchestrator.gateway.shares import share_router
-from orchestrator.gateway.tallies import Tally
-from orchestrator.gateway.tls import HTTP1, HTTP2, TlsFiles
+from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
+from orchestrator.gateway.workers.shares import share_router
 from orchestrator.http2.limits import Limits
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName

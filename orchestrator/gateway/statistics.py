@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from orchestrator.gateway.messages import Message, pb
+from orchestrator.gateway.protocol.messages import Message, pb
 from orchestrator.snapshot import ServerName
 
 _Key = tuple[ServerName, str, str]

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from orchestrator.http2.allowance import Allowance
 from orchestrator.http2.flow import LARGEST_SENT, Flow
 from orchestrator.http2.frames import (
     ACK,
@@ -57,6 +56,7 @@ from orchestrator.http2.frames import (
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.stream import Receiver, Stream
+from orchestrator.http2.token_bucket import Allowance
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.crowd import choose_victim
+from orchestrator.http2.eviction import choose_victim
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.protocol import Http2Protocol
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.crowd import Waiting
+from orchestrator.http2.eviction import Waiting
 from orchestrator.http2.frames import ErrorCode
 
 _WRITE_BUFFER_BYTES = 2**20

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 
-from orchestrator.routing.learned.features import CONTEXT
+from orchestrator.policies.learned.features import CONTEXT
 from orchestrator.simulation.rewards import OBJECTIVES
 
 Floats = NDArray[np.float32]

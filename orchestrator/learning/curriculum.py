@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.learning.tasks import draw_task, simulate_totals, utility, vary_load, vary_task
-from orchestrator.routing.registry import RulePolicy, parse_policy
+from orchestrator.policies.registry import RulePolicy, parse_policy
 from orchestrator.simulation.rewards import Task
 
 TEACHERS: Final = (

@@ -1,6 +1,6 @@
 """The network of ppo-slim as torch trains it, with the same weights by the same names as it is served with.
 
-``ScoringNet`` is orchestrator.routing.learned.network once more, because torch needs its own graph; a test holds the
+``ScoringNet`` is orchestrator.policies.learned.network once more, because torch needs its own graph; a test holds the
 two against each other. ``ValueNet`` is the critic: the same encoder with weights of its own and one head an objective,
 so that accuracy, timeliness and energy are valued apart (one head for their sum would forget which is which; D3PO,
 arXiv 2602.07764). It is not exported: serving needs no values.
@@ -16,8 +16,8 @@ import torch
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
-from orchestrator.routing.learned.features import BASE_CHOICE, FEATURES, PRESENT, ROWS
-from orchestrator.routing.learned.network import BASE_HOLDS, HIDDEN, POOLED, SHAPES, Floats32
+from orchestrator.policies.learned.features import BASE_CHOICE, FEATURES, PRESENT, ROWS
+from orchestrator.policies.learned.network import BASE_HOLDS, HIDDEN, POOLED, SHAPES, Floats32
 from orchestrator.simulation.rewards import OBJECTIVES
 
 

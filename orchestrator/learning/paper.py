@@ -1,6 +1,6 @@
 """ppo-paper as it is trained: stable-baselines3's own PPO and network, for the fleet of one scenario.
 
-What is ours and not the paper's, because that is not public to us: the state (orchestrator.routing.learned.features),
+What is ours and not the paper's, because that is not public to us: the state (orchestrator.policies.learned.features),
 the reward (the preference-weighted sum of orchestrator.simulation.rewards), the network and PPO's settings.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.routing.learned.features import ROWS
-from orchestrator.routing.learned.network import Floats32
+from orchestrator.policies.learned.features import ROWS
+from orchestrator.policies.learned.network import Floats32
 from orchestrator.simulation.rewards import Task
 
 

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from orchestrator.routing.learned.decide import WORTH, priced
-from orchestrator.simulation import fields as f
-from orchestrator.simulation.capacity import capacity_rps
-from orchestrator.simulation.fleet import SimulatedServer, linear_model
+from orchestrator.policies.learned.decide import WORTH, priced
+from orchestrator.simulation.bounds.capacity import capacity_rps
 from orchestrator.simulation.rewards import LATE_PRICE, LATENCY_SHARE, Task, weights_of
-from orchestrator.simulation.scenario import FaultSettings, ScenarioSettings
+from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings
 from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.world import fields as f
 from orchestrator.snapshot import ServerName
 
 MOST_SERVERS: Final = 16
@@ -226,7 +226,7 @@ def utility(task: Task, totals: Mapping[str, float]) -> float:
 
 def simulate_totals(task: Task, policy: Any, seed: int) -> dict[str, float]:
     """Return what has come of a trace under any policy, as WorldBatch.totals does."""
-    from orchestrator.routing import fields as r
+    from orchestrator.policies.tables import fields as r
 
     simulation = Simulation(task.settings, task.servers, policy, seed=seed)
     ask = simulation.world.wish.ask

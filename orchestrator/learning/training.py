@@ -34,8 +34,8 @@ from orchestrator.learning.networks import CandidatePolicy, ScoringNet
 from orchestrator.learning.paper import export_paper, paper_fleet
 from orchestrator.learning.validation import Score, Validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
-from orchestrator.routing.learned.features import VERSION
-from orchestrator.routing.learned.policy_file import PAPER, SLIM, PolicyFile, read_policy_file, write_policy_file
+from orchestrator.policies.learned.features import VERSION
+from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile, read_policy_file, write_policy_file
 from orchestrator.simulation.rewards import Task
 
 _KEEP_EVERY_S: Final = 45.0

@@ -12,9 +12,9 @@ import numpy as np
 from orchestrator.errors import ConfigError
 from orchestrator.learning.curriculum import TEACHERS, parse_teacher
 from orchestrator.learning.tasks import draw_task, simulate_totals, usual_preference, utility
-from orchestrator.routing.learned import LearnedPolicy, PolicyFile
+from orchestrator.policies.learned import LearnedPolicy, PolicyFile
 from orchestrator.simulation.rewards import Task
-from orchestrator.simulation.scenario import load_scenario
+from orchestrator.simulation.scenario.settings import load_scenario
 
 Preference = tuple[float, float, float]
 

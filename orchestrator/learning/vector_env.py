@@ -19,10 +19,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from orchestrator.learning.curriculum import Curriculum, Episode, parse_teacher
 from orchestrator.learning.tasks import requests_per_deadline, utility
-from orchestrator.routing.learned.actions import ACTIONS, HOLD_ACTION
-from orchestrator.routing.learned.features import BASE_CHOICE, CONTEXT, FEATURES, OBSERVATION, PRESENT, ROWS
+from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
+from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, OBSERVATION, PRESENT, ROWS
 from orchestrator.simulation.rewards import weights_of
-from orchestrator.simulation.world_batch import NO_ADVICE, WorldBatch
+from orchestrator.simulation.world.world_batch import NO_ADVICE, WorldBatch
 
 
 def base_actions(observations: NDArray[np.float32]) -> NDArray[np.int64]:

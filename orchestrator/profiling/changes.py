@@ -11,10 +11,10 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError, SlimError
+from orchestrator.planner.host import Batching, LoadedModel
 from orchestrator.profiling.journal import Before, Cycle
 from orchestrator.profiling.ports import Control, Telemetry
 from orchestrator.profiling.probe import Clock
-from orchestrator.scheduling.host import Batching, LoadedModel
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import HostReading
 

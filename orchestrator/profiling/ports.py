@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from orchestrator.router.link import ServerClient
-from orchestrator.scheduling.host import Batching, LoadedModel
+from orchestrator.planner.host import Batching, LoadedModel
+from orchestrator.router.servers.server_link import ServerClient
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import HostReading
 

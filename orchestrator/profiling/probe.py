@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from orchestrator.errors import ConfigError
 from orchestrator.profiling.ports import ProfiledServer, Telemetry
 from orchestrator.profiling.sampling import Sampling, Visit, Window
-from orchestrator.router.request import Array, blank_batch
+from orchestrator.router.queue.request import Array, blank_batch
 from orchestrator.snapshot import ServedModel
 from orchestrator.telemetry import Reading
 

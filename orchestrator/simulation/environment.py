@@ -9,14 +9,14 @@ the next choice.
 ## Action space
 
 ``Discrete(33)``: action k < 32 sends the k-th candidate that is considered, action 32 holds; see
-``orchestrator.routing.learned.actions``. ``action_masks()``, the name that sb3-contrib looks for, and
+``orchestrator.policies.learned.actions``. ``action_masks()``, the name that sb3-contrib looks for, and
 ``info["action_mask"]`` say which are allowed; one that is not is taken for holding, and where there is no time for that
 for what the base policy does.
 
 ## Observation space
 
 ``Box(-1, 1, (789,), float32)``, without units; feature and context tables with their meaning are in
-``orchestrator.routing.learned.features``.
+``orchestrator.policies.learned.features``.
 
 =============  ================================================  ======  ==========
 index          meaning                                           unit    range
@@ -49,10 +49,10 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.routing.learned.actions import ACTIONS
-from orchestrator.routing.learned.features import OBSERVATION
+from orchestrator.policies.learned.actions import ACTIONS
+from orchestrator.policies.learned.features import OBSERVATION
 from orchestrator.simulation.rewards import Task, weights_of
-from orchestrator.simulation.world_batch import Step, WorldBatch
+from orchestrator.simulation.world.world_batch import Step, WorldBatch
 
 _MOST_SEED = 2**31
 

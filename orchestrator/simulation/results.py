@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.simulation import fields as f
 from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.world import fields as f
 
 
 @dataclass(frozen=True, slots=True)

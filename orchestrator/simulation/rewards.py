@@ -27,12 +27,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from orchestrator.routing import fields as r
-from orchestrator.routing.compiled import compiled
-from orchestrator.simulation import fields as f
-from orchestrator.simulation.fields import World
-from orchestrator.simulation.fleet import SimulatedServer
-from orchestrator.simulation.scenario import ScenarioSettings
+from orchestrator.policies.tables import fields as r
+from orchestrator.policies.tables.compiled import compiled
+from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world.fields import World
 
 OBJECTIVES: Final = ("accuracy", "latency", "energy", "lateness")
 LATE_PRICE: Final = 4.0

@@ -10,24 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.decision import Dispatch, Hold, Reject
+from orchestrator.policies import Binding, FleetTables, Policy, Situation
+from orchestrator.policies.learned import LearnedPolicy
+from orchestrator.policies.memory import Memory, new_memory
+from orchestrator.policies.registry import RulePolicy
+from orchestrator.policies.rule import RULE_FIELDS
+from orchestrator.policies.tables import fields as r
+from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
+from orchestrator.policies.tables.row_values import read_candidate
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
-from orchestrator.routing import Binding, FleetTables, Policy, Situation
-from orchestrator.routing import fields as r
-from orchestrator.routing.compiled import Column, Table, new_column, new_table
-from orchestrator.routing.learned import LearnedPolicy
-from orchestrator.routing.memory import Memory, new_memory
-from orchestrator.routing.registry import RulePolicy
-from orchestrator.routing.row_values import read_candidate
-from orchestrator.routing.rule import RULE_FIELDS
-from orchestrator.simulation import fields as f
-from orchestrator.simulation.fields import World
-from orchestrator.simulation.fleet import SimulatedModel, SimulatedServer
-from orchestrator.simulation.heaps import TAIL_SAMPLE, push_event
-from orchestrator.simulation.learned_run import run_learned
-from orchestrator.simulation.loop import advance, apply
-from orchestrator.simulation.scenario import ScenarioSettings
-from orchestrator.simulation.servers import account
-from orchestrator.simulation.trace import Trace, draw_trace
+from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.trace import Trace, draw_trace
+from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world.fields import World
+from orchestrator.simulation.world.heaps import TAIL_SAMPLE, push_event
+from orchestrator.simulation.world.learned_run import run_learned
+from orchestrator.simulation.world.loop import advance, apply
+from orchestrator.simulation.world.servers import account
 from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec, Width
 
 _FAMILY = Family("simulated")
@@ -48,7 +48,7 @@ class Simulation:
 
     Attributes:
         learned_counts: decisions of a learned policy, and those in which its base stood in, see
-            orchestrator.simulation.learned_run.
+            orchestrator.simulation.world.learned_run.
     """
 
     def __init__(

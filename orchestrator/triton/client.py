@@ -3,7 +3,7 @@
 Two rules of Triton 2.51 shape it. A cancelled or timed-out gRPC infer can crash the server (server#7368), so a caller
 of ``infer`` that gives up leaves the call to finish by itself, no client timeout is ever sent along, and ``close``
 waits for calls under way. And same-address channels share one connection unless told otherwise, so each client has a
-pool of its own. Inferences, which are many, go over a channel of ours (orchestrator.http2.grpc_channel).
+pool of its own. Inferences, which are many, go over a channel of ours (orchestrator.http2.grpc.channel).
 
 Control goes over gRPC too; loading over HTTP blocks one of Triton's HTTP workers (server#8958).
 """
@@ -24,10 +24,10 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
 from orchestrator.errors import SlimError
-from orchestrator.http2.grpc_channel import GrpcChannel
-from orchestrator.http2.grpc_wire import RpcError
+from orchestrator.http2.grpc.channel import GrpcChannel
+from orchestrator.http2.grpc.wire import RpcError
+from orchestrator.triton.errors import translate_status
 from orchestrator.triton.infer_wire import InferAnswers, InferRequests, decode_outputs
-from orchestrator.triton.translation import translate_status
 
 Array = NDArray[Any]
 

@@ -17,15 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.errors import ConfigError, DeadlineError, ModelNotFoundError, PermanentError, TransientError
-from orchestrator.scheduling.host import Batching, LoadedModel, ModelStatus, RepositoryModel
-from orchestrator.scheduling.rates import Counters
+from orchestrator.planner.estimates.rates import Counters
+from orchestrator.planner.host import Batching, LoadedModel, ModelStatus, RepositoryModel
 from orchestrator.snapshot import ModelName
 from orchestrator.triton.client import IndexEntry, TritonClient
 from orchestrator.triton.counters import read_counters
+from orchestrator.triton.errors import NOT_EXPLICIT, RESTRICTED
 from orchestrator.triton.protocol_key import HEADER_PREFIX, render_headers
 from orchestrator.triton.repository import Repository, RepositoryEntry, build_override, normalise_batching
 from orchestrator.triton.running import describe_running, group_versions, judge_versions
-from orchestrator.triton.translation import NOT_EXPLICIT, RESTRICTED
 
 POLL_FAILURE = "failed to poll from model repository"
 INDEX_PERIOD_S = 0.05

@@ -17,11 +17,11 @@ from typing import Any
 import grpc
 
 from orchestrator.errors import ModelNotFoundError, ServerUnavailableError, SlimError, TransientError
-from orchestrator.http2.grpc_channel import GrpcChannel
-from orchestrator.http2.grpc_wire import RpcError
+from orchestrator.http2.grpc.channel import GrpcChannel
+from orchestrator.http2.grpc.wire import RpcError
 from orchestrator.triton.client import CHANNEL_ARGUMENTS
+from orchestrator.triton.errors import translate_status
 from orchestrator.triton.protocol_key import HEADER_PREFIX, read_protocol_key, render_headers
-from orchestrator.triton.translation import translate_status
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from orchestrator.errors import ConfigError
-from orchestrator.scheduling.host import Batching, RepositoryModel
+from orchestrator.planner.host import Batching, RepositoryModel
 from orchestrator.snapshot import Family, ModelName, Width
 
 NONCE = "slim.nonce"

@@ -14,7 +14,7 @@ from typing import Any
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from orchestrator.scheduling.host import LoadedModel, ModelStatus
+from orchestrator.planner.host import LoadedModel, ModelStatus
 from orchestrator.triton.client import IndexEntry
 from orchestrator.triton.repository import NONCE, RepositoryEntry, encode_config, parse_batching
 

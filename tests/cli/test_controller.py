@@ -20,10 +20,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
-from orchestrator.controller.endpoint import ControllerEndpoint, Pulse
-from orchestrator.controller.metrics import ControllerMetrics
+from orchestrator.controller.status.endpoint import ControllerEndpoint, Pulse
+from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.snapshot import ServerName
-from tests.controller_view.reports import full_report, repository_model
+from tests.controller.status.reports import full_report, repository_model
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"

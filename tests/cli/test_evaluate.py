@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
-from tests.evaluation.suites import write_suite
+from tests.evaluation.example_suites import write_suite
 
 
 def evaluate(root: Path, out: Path, *more: str, suite: str = "standard") -> Result:

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.gateway import _is_compiled
-from orchestrator.router import preparing
-from orchestrator.routing import preparation
+from orchestrator.cli.serving.gateway import _is_compiled
+from orchestrator.policies import preparation
+from orchestrator.router.dispatch import compilation
 
 pytest.importorskip("numba", reason="nothing is compiled without numba")
 
 
 async def test_who_stops_it_does_not_wait_for_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (preparation, preparing):
+    for module in (preparation, compilation):
         monkeypatch.setattr(module, "CACHE_DIR", tmp_path)
-    monkeypatch.setattr(preparing, "_SCRIPT", f"open({str(tmp_path / 'began')!r}, 'w'); import time; time.sleep(600)")
+    monkeypatch.setattr(compilation, "_SCRIPT", f"open({str(tmp_path / 'began')!r}, 'w'); import time; time.sleep(600)")
     stop = asyncio.Event()
     starting = asyncio.create_task(_is_compiled(stop))
     while not (tmp_path / "began").exists():

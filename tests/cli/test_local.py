@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
 from orchestrator.config import load_fleet
-from orchestrator.triton.guardian import list_session
-from orchestrator.triton.local_state import read_identity, read_supervisor
+from orchestrator.embedded.guardian import list_session
+from orchestrator.embedded.local_state import read_identity, read_supervisor
 from tests.triton import onnx_models
 from tests.triton.calls import infer, process_status
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
-from orchestrator.triton.embedded import EmbeddedServer
+from orchestrator.embedded.server import EmbeddedServer
 
 pytestmark = pytest.mark.integration
 

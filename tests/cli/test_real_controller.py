@@ -25,7 +25,7 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.cli import main
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer, choose_free_ports
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 
 pytestmark = pytest.mark.integration
 

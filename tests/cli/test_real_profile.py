@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import FleetSettings, PowerSettings, RouterSettings, ServerSettings, load_fleet, render_fleet
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.profile import EnergySource, Origin, batch_ladder, read_profile, write_profile
 from orchestrator.router import Router
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 from tests.profile.profiles import profile_of
 
 pytestmark = pytest.mark.integration

@@ -26,7 +26,7 @@ from orchestrator.config import (
     load_fleet,
     render_fleet,
 )
-from orchestrator.triton.embedded import choose_free_ports
+from orchestrator.embedded.server import choose_free_ports
 from tests.cli.test_real_commands import MARK, marked_processes
 
 pytestmark = pytest.mark.integration

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.errors import PermanentError, ServerUnavailableError
-from orchestrator.scheduling import Batching, ModelStatus, measure_rates
+from orchestrator.planner import Batching, ModelStatus, measure_rates
 from orchestrator.snapshot import ModelName
 from tests.fakes.control import MIB, FakeTriton
 from tests.fakes.traffic import Traffic

@@ -15,13 +15,13 @@ import pytest
 import pytest_asyncio
 
 from orchestrator.controller.ports import ModelControl
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import ModelNotFoundError, ServerUnavailableError, SlimError
-from orchestrator.scheduling.host import Batching, LoadedModel, ModelStatus
-from orchestrator.scheduling.rates import Counters
+from orchestrator.planner.estimates.rates import Counters
+from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from orchestrator.snapshot import ModelName
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 from tests.fakes.control import FakeTriton, repository_model
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"

@@ -14,11 +14,11 @@ import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
 
+from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import PermanentError, ServerUnavailableError, SlimError
-from orchestrator.router.link import ServerClient
+from orchestrator.router.servers.server_link import ServerClient
 from orchestrator.snapshot import ServedModel
 from orchestrator.triton.discovery import TritonServer
-from orchestrator.triton.embedded import EmbeddedServer
 from tests.fakes.servers import FakeServer
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"

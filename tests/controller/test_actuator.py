@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.controller.actuator import SETTLE_S, STUB_END_S, Actuator, Ended
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.scheduling import Action, Batching, LoadedModel, ModelStatus, Outcome
+from orchestrator.planner import Action, Batching, LoadedModel, ModelStatus, Outcome
 from orchestrator.snapshot import ModelName
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, load, now_s, reload, scale, triton, unload
 from tests.fakes.control import FakeTriton

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from orchestrator.config import ControllerSettings
-from orchestrator.controller.endpoint import Pulse
 from orchestrator.controller.loop import BACK_OFFS_S, STOP_WAIT_S
+from orchestrator.controller.status.endpoint import Pulse
 from orchestrator.errors import CapacityError, ConfigError, ModelNotFoundError, ServerUnavailableError
-from orchestrator.scheduling import (
+from orchestrator.planner import (
     ActionKind,
     HostSnapshot,
     Limits,

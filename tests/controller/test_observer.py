@@ -12,13 +12,7 @@ import pytest
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observation, Observer
 from orchestrator.errors import ConfigError, ServerUnavailableError
-from orchestrator.scheduling import (
-    Batching,
-    Counters,
-    ModelSnapshot,
-    ModelStatus,
-    Rates,
-)
+from orchestrator.planner import Batching, Counters, ModelSnapshot, ModelStatus, Rates
 from orchestrator.snapshot import ModelName
 from tests.controller.worlds import MIB, W025, W050, W100, now_s, triton
 from tests.fakes.control import FakeTriton

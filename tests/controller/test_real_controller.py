@@ -18,12 +18,12 @@ from orchestrator.config import ControllerSettings, ServerSettings
 from orchestrator.controller.loop import Controller
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.resolve import resolve_limits
-from orchestrator.scheduling import ActionReason
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.planner import ActionReason
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import open_telemetry
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 from tests.controller.worlds import W025, W050, W075, W100
 
 pytestmark = pytest.mark.integration

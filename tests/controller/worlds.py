@@ -8,16 +8,7 @@ from typing import Any
 
 from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import Controller
-from orchestrator.scheduling import (
-    Action,
-    ActionKind,
-    ActionReason,
-    Batching,
-    HostSnapshot,
-    Limits,
-    Plan,
-    SchedulerState,
-)
+from orchestrator.planner import Action, ActionKind, ActionReason, Batching, HostSnapshot, Limits, Plan, SchedulerState
 from orchestrator.snapshot import ModelName, ServerName
 from tests.fakes.control import FakeTriton
 

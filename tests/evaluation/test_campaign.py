@@ -10,9 +10,9 @@ from orchestrator.errors import ConfigError
 from orchestrator.evaluation.campaign import list_cells, run_campaign
 from orchestrator.evaluation.journal import Journal
 from orchestrator.evaluation.runs import Cell, run_cell
-from orchestrator.evaluation.standings import UTILITY, stand
-from orchestrator.evaluation.suites import VALIDATION_SEEDS, Case, Extent, Suite, plan_cases
-from tests.evaluation.suites import write_suite
+from orchestrator.evaluation.scores import UTILITY, stand
+from orchestrator.evaluation.suites.plan import VALIDATION_SEEDS, Case, Extent, Suite, plan_cases
+from tests.evaluation.example_suites import write_suite
 
 POLICIES = ("random", "lert:slack", "achq")
 EXTENT = Extent(traces=2, validation_traces=1, seeds=3, requests=200)

@@ -5,9 +5,9 @@ import pytest
 
 from orchestrator.evaluation.figures import FIGURES, LATENCY_EDGES_S, take_figures, take_timeline
 from orchestrator.evaluation.statistics import hypervolume
-from orchestrator.simulation import fields as f
-from orchestrator.simulation.fleet import linear_model
-from orchestrator.simulation.yardstick import EXCHANGE, Yardstick, make_yardstick
+from orchestrator.simulation.scenario.fleet import linear_model
+from orchestrator.simulation.utility import EXCHANGE, Yardstick, make_yardstick
+from orchestrator.simulation.world import fields as f
 from tests.simulation.worlds import patient, run, scenario, servers
 
 

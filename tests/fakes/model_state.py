@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from orchestrator.scheduling.host import Batching, LoadedModel, ModelStatus
+from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from orchestrator.snapshot import ModelName
 from tests.fakes.traffic import Flow
 

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from orchestrator.gateway.messages import pb, set_value
+from orchestrator.gateway.protocol.messages import pb, set_value
 from orchestrator.triton.passthrough import SERVICE
 
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from tests.gateway.calls import RawCalls
 from tests.gateway.fakes import World, open_world
 from tests.gateway.running import Place, start_gateway, stop_gateway, write_repository

@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from orchestrator.config import GatewaySettings, RouterSettings
+from orchestrator.embedded.server import choose_free_ports
 from orchestrator.gateway import Gateway
-from orchestrator.gateway.messages import pb
-from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.protocol.messages import pb
 from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName
-from orchestrator.triton.embedded import choose_free_ports
 from orchestrator.triton.passthrough import Metadata, RefusedCallError
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
 

@@ -18,8 +18,8 @@ import numpy as np
 from tritonclient.utils import np_to_triton_dtype
 
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
-from orchestrator.gateway.messages import pb, set_value
-from orchestrator.triton.embedded import EmbeddedServer, choose_free_ports
+from orchestrator.embedded.server import EmbeddedServer, choose_free_ports
+from orchestrator.gateway.protocol.messages import pb, set_value
 from orchestrator.triton.passthrough import SERVICE
 from tests.triton import onnx_models
 

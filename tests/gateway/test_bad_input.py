@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
-from orchestrator.gateway.tensors import count_elements
-from orchestrator.gateway.wire import check_shapes
+from orchestrator.gateway.protocol.tensors import count_elements
+from orchestrator.gateway.protocol.wire import check_shapes
 from orchestrator.triton.passthrough import SERVICE
-from tests.gateway.bad_http import LENGTH, PATHS, deep, framing_cases, get, infer_cases, post, speak
 from tests.gateway.calls import RawCalls, echo_request, item_request
 from tests.gateway.fakes import World, open_world
+from tests.gateway.http.bad_http import LENGTH, PATHS, deep, framing_cases, get, infer_cases, post, speak
 from tests.gateway.test_fuzz import damaged_requests
 
 ECHO = "/v2/models/echo/infer"

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import SlimError
-from orchestrator.gateway.catalogue import Catalogue
+from orchestrator.gateway.auth.callers import ANYONE
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.guard import ANYONE
-from orchestrator.gateway.messages import pb
-from orchestrator.gateway.metrics import GatewayMetrics
-from orchestrator.gateway.stream import StreamSession
+from orchestrator.gateway.grpc.stream import StreamSession
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.protocol.messages import pb
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer

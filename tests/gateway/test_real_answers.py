@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from orchestrator.gateway.messages import pb
+from orchestrator.gateway.protocol.messages import pb
 from tests.gateway.running import Place, call, fetch, images, raw_request
 
 pytestmark = pytest.mark.integration

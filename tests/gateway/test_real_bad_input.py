@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.gateway.messages import pb
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
-from tests.gateway.bad_http import PATHS, deep, get, infer_cases, post, speak, tensor
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.gateway.protocol.messages import pb
+from tests.gateway.http.bad_http import PATHS, deep, get, infer_cases, post, speak, tensor
 from tests.gateway.running import Place, call, raw_request, start_gateway, stop_gateway, write_repository
 
 pytestmark = pytest.mark.integration

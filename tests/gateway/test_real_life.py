@@ -17,7 +17,7 @@ import tritonclient.grpc as grpcclient
 import tritonclient.grpc.aio as grpcaio
 from tritonclient.utils import InferenceServerException
 
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.triton.passthrough import SERVICE
 from tests.gateway.running import Place, images, raw_request, start_gateway, stop_gateway, tensors, write_repository
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.benchmark.clients.analyses import Analysis, analyses, find_analyzer, run_analysis
+from benchmarks.clients.analyses import Analysis, analyses, find_analyzer, run_analysis
 from tests.gateway.running import Place
 
 pytestmark = pytest.mark.integration

@@ -20,9 +20,9 @@ import tritonclient.http.aio as httpaio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from orchestrator.benchmark.clients.analyses import analyses, find_analyzer, run_analysis, secured_options
+from benchmarks.clients.analyses import analyses, find_analyzer, run_analysis, secured_options
 from orchestrator.config import AuthSettings, TlsSettings
-from orchestrator.triton.embedded import EmbeddedServer
+from orchestrator.embedded.server import EmbeddedServer
 from tests.gateway.client_calls import ASKED, INFERENCES, Call, answer, plain
 from tests.gateway.documented import examples, run
 from tests.gateway.running import Place, start_gateway, stop_gateway

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from orchestrator.errors import TransientError
-from orchestrator.gateway.messages import pb
+from orchestrator.gateway.protocol.messages import pb
 from orchestrator.triton.passthrough import SERVICE, RefusedCallError
 from tests.gateway.calls import item_request
 from tests.gateway.fakes import World, open_world

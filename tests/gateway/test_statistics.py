@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.gateway.messages import pb
+from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.statistics import FleetStatistics
 from orchestrator.snapshot import ServerName
 

@@ -14,7 +14,7 @@ from h2.settings import SettingCodes
 
 from orchestrator.http2.connection import Connection
 from orchestrator.http2.frames import ErrorCode, frame
-from orchestrator.http2.grpc_wire import RequestHead, read_request_head
+from orchestrator.http2.grpc.wire import RequestHead, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.stream import Receiver, Stream

@@ -8,7 +8,7 @@ import pytest
 from h2.settings import SettingCodes
 
 from orchestrator.http2.frames import CONTINUATION, DATA, HEADERS, WINDOW_UPDATE, ErrorCode, frame, rst_stream_frame
-from orchestrator.http2.grpc_wire import OK_TRAILERS, RESPONSE_HEADERS, RequestHead, read_request_head, trailers
+from orchestrator.http2.grpc.wire import OK_TRAILERS, RESPONSE_HEADERS, RequestHead, read_request_head, trailers
 from tests.http2.peer import HEADERS as REQUEST
 from tests.http2.peer import Joined, raw_request
 from tests.http2.world import World

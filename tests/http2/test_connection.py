@@ -27,7 +27,7 @@ from orchestrator.http2.frames import (
     goaway_frame,
     settings_frame,
 )
-from orchestrator.http2.grpc_wire import OK_TRAILERS, RESPONSE_HEADERS
+from orchestrator.http2.grpc.wire import OK_TRAILERS, RESPONSE_HEADERS
 from tests.http2.peer import HEADERS as REQUEST
 from tests.http2.peer import Joined, OurEnd, raw_request
 

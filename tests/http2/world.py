@@ -15,12 +15,12 @@ import hpack
 import pytest
 
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc_calls import Answerer, Metadata, Send, Service
-from orchestrator.http2.grpc_wire import RequestHead, RpcError, read_request_head
+from orchestrator.http2.grpc.calls import Answerer, Metadata, Send, Service
+from orchestrator.http2.grpc.wire import RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.holding import Holding
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
+from orchestrator.http2.receive_budget import Holding
 from tests.http2.peer import HEADERS
 
 BLOCK = hpack.Encoder().encode([*HEADERS[:2], (":path", "/s/Echo"), *HEADERS[3:]])

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from orchestrator.learning.networks import CandidatePolicy, ScoringNet
-from orchestrator.routing.compiled import new_column
-from orchestrator.routing.learned.actions import ACTIONS
-from orchestrator.routing.learned.decide import new_scores
-from orchestrator.routing.learned.features import CONTEXT, FEATURES, OBSERVATION, PRESENT, ROWS
-from orchestrator.routing.learned.network import BASE_HOLDS, pack, score
-from tests.routing.learned.test_policy import trained
+from orchestrator.policies.learned.actions import ACTIONS
+from orchestrator.policies.learned.decide import new_scores
+from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, PRESENT, ROWS
+from orchestrator.policies.learned.network import BASE_HOLDS, pack, score
+from orchestrator.policies.tables.compiled import new_column
+from tests.policies.learned.test_policy import trained
 
 
 def observations(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

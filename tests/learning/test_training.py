@@ -21,9 +21,9 @@ from orchestrator.learning.tasks import draw_task, requests_per_deadline, simula
 from orchestrator.learning.training import TrainingSettings, train
 from orchestrator.learning.validation import drawn_tasks, file_tasks, prepare_validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv, base_actions
-from orchestrator.routing.learned import LearnedPolicy, read_policy_file
-from orchestrator.simulation.fleet import SimulatedServer, linear_model
+from orchestrator.policies.learned import LearnedPolicy, read_policy_file
 from orchestrator.simulation.rewards import Task
+from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.snapshot import ServerName
 from tests.simulation.worlds import scenario
 
@@ -235,7 +235,7 @@ def test_the_curriculum_goes_back_to_where_the_policy_trails_and_can_be_kept() -
 def test_a_validation_of_the_base_is_what_the_base_earns() -> None:
     tasks = file_tasks([SCENARIO], requests=300)
     validations = prepare_validation(tasks, traces=2, base="lert:slack")
-    from tests.routing.learned.test_policy import slim
+    from tests.policies.learned.test_policy import slim
 
     score = validate(slim(), validations)
     assert score.over_base == pytest.approx(0, abs=1e-12)

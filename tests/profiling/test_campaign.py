@@ -20,7 +20,7 @@ from orchestrator.profiling.campaign import (
     restore_left,
 )
 from orchestrator.profiling.journal import Journal
-from orchestrator.simulation.fleet import server_from_profile
+from orchestrator.simulation.scenario.fleet import server_from_profile
 from orchestrator.snapshot import ServedModel, ServerName, TensorSpec
 from tests.fakes.control import FakeTriton, repository_model
 from tests.profiling.worlds import QUICK, A, B, FakeCounter, ProfiledFake, silent, subject

@@ -15,18 +15,18 @@ import pytest
 from orchestrator.config import GuardSettings
 from orchestrator.decision import Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError, UntrustedError
-from orchestrator.router.decision_log import find_decision
+from orchestrator.policies import Binding, Fault, parse_policy
+from orchestrator.policies.learned import PolicyFile, write_policy_file
+from orchestrator.policies.learned.features import CONTEXT_NAMES, FEATURES
+from orchestrator.router.dispatch.decision_log import find_decision
+from orchestrator.router.dispatch.shadow import Shadow
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.shadow import Shadow
-from orchestrator.routing import Binding, Fault, parse_policy
-from orchestrator.routing.learned import PolicyFile, write_policy_file
-from orchestrator.routing.learned.features import CONTEXT_NAMES, FEATURES
 from orchestrator.snapshot import Preference, Width
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
-from tests.router.test_guarded import Scripted, raises
+from tests.policies.learned.test_policy import slim
+from tests.policies.test_policies import candidate, situation
+from tests.router.dispatch.test_guarded_policy import Scripted, raises
 from tests.router.test_router import right, routed
-from tests.routing.learned.test_policy import slim
-from tests.routing.test_policies import candidate, situation
 
 pytestmark = pytest.mark.virtual_time
 

@@ -23,13 +23,13 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from orchestrator.benchmark.sample import load_sample
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
+from orchestrator.demo.sample import load_sample
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer, choose_free_ports
-from tests.router.test_attempts import Told
+from tests.router.dispatch.test_attempts import Told
 
 pytestmark = pytest.mark.integration
 

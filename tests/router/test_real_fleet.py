@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from orchestrator.benchmark.sample import LabelledSample, load_sample
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
+from orchestrator.demo.sample import LabelledSample, load_sample
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 
 pytestmark = pytest.mark.integration
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from orchestrator.decision import Hold, Reject
+from orchestrator.policies import Binding, Memory, ObservingPolicy, Policy, Situation, build_candidates
+from orchestrator.policies import Outcome as Answered
+from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
-from orchestrator.router.lanes import Lane
-from orchestrator.routing import Binding, Memory, ObservingPolicy, Policy, Situation, build_candidates
-from orchestrator.routing import Outcome as Answered
-from orchestrator.routing.occupancy import WHOLE
-from orchestrator.simulation.fleet import SimulatedModel, SimulatedServer
-from orchestrator.simulation.scenario import ScenarioSettings
-from orchestrator.simulation.trace import Trace
+from orchestrator.router.queue.request_queue import Lane
+from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.trace import Trace
 from orchestrator.snapshot import Family, GroupInFlight, ModelName, QueueState, ServedModel, ServerState, TensorSpec
 
 Outcome = tuple[float, str | None, int, int]

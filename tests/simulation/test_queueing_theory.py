@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.simulation import fields as f
-from orchestrator.simulation.fleet import linear_model
+from orchestrator.simulation.scenario.fleet import linear_model
+from orchestrator.simulation.world import fields as f
 from tests.simulation.worlds import latencies_s, patient, run, scenario, servers, single
 
 FIXED = {"learns": False}  # so that no decision depends on what was observed

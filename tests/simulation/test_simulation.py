@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
-from orchestrator.routing import Binding, Situation, parse_policy
-from orchestrator.routing.fields import HOLD, ITEM_S, REJECT
-from orchestrator.simulation import fields as f
-from orchestrator.simulation.fleet import SimulatedServer, linear_model
+from orchestrator.policies import Binding, Situation, parse_policy
+from orchestrator.policies.tables.fields import HOLD, ITEM_S, REJECT
 from orchestrator.simulation.results import summarise
-from orchestrator.simulation.scenario import ScenarioSettings
+from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.trace import draw_trace
+from orchestrator.simulation.world import fields as f
 from orchestrator.snapshot import ServerName, Width
 from tests.simulation.reference import ReferenceWorld
 from tests.simulation.worlds import patient, run, scenario, servers, single

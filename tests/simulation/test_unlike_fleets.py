@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.simulation import fields as f
-from orchestrator.simulation.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.world import fields as f
 from orchestrator.snapshot import ServerName
 from tests.simulation.worlds import run, scenario
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.routing import parse_policy
-from orchestrator.simulation import fields as f
-from orchestrator.simulation.fleet import SimulatedModel, SimulatedServer, linear_model
-from orchestrator.simulation.scenario import ScenarioSettings
+from orchestrator.policies import parse_policy
+from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer, linear_model
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation, fill
-from orchestrator.simulation.trace import draw_trace
+from orchestrator.simulation.world import fields as f
 from orchestrator.snapshot import ServerName
 
 FOREVER_MS = 1e9

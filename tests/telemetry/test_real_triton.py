@@ -12,14 +12,14 @@ import numpy as np
 import psutil
 import pytest
 
+from orchestrator.embedded.guardian import read_command_line
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import SlimError
-from orchestrator.scheduling import Batching
+from orchestrator.planner import Batching
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import CpuTelemetry, HostReading, TritonProcesses, open_telemetry
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
-from orchestrator.triton.guardian import read_command_line
 
 pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).parents[2] / "model_repository"

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 import tritonclient.grpc as grpcclient
 
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from tests.triton import onnx_models
 
 # Long enough that requests sent at the same moment from several threads meet in one batch.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import (
     ConfigError,
     DeadlineError,
@@ -22,11 +23,10 @@ from orchestrator.errors import (
     SlimError,
     TransientError,
 )
-from orchestrator.scheduling.host import Batching, LoadedModel, ModelStatus
+from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from orchestrator.snapshot import ModelName
 from orchestrator.triton.control import TritonControl, check_control
 from orchestrator.triton.discovery import TritonServer
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
 from orchestrator.triton.repository import build_override
 from tests.triton import onnx_models
 

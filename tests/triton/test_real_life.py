@@ -17,18 +17,18 @@ import pytest
 import tritonclient.grpc as grpcclient
 import yaml
 
-from orchestrator.errors import EmbeddedServerError
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer, choose_ports, is_ready
-from orchestrator.triton.guardian import list_session
-from orchestrator.triton.local_state import read_identity
-from orchestrator.triton.private_directory import PREFIX, create_private_directory
-from orchestrator.triton.wheel import (
+from orchestrator.embedded.guardian import list_session
+from orchestrator.embedded.local_state import read_identity
+from orchestrator.embedded.private_directory import PREFIX, create_private_directory
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_ports, is_ready
+from orchestrator.embedded.wheel import (
     assemble_backends,
     build_environment,
     find_module_directories,
     find_python_library_directory,
     locate_wheel,
 )
+from orchestrator.errors import EmbeddedServerError
 from tests.triton import onnx_models
 from tests.triton.calls import index
 

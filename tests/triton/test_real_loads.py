@@ -13,7 +13,7 @@ import tritonclient.grpc as grpcclient
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from tests.triton import onnx_models
 from tests.triton.calls import index, infer, process_status, statistics
 from tests.triton.onnx_models import render_config

@@ -7,7 +7,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from orchestrator.triton.embedded import EmbeddedServer
+from orchestrator.embedded.server import EmbeddedServer
 from tests.triton import onnx_models
 from tests.triton.calls import at_once, index, infer, statistics
 

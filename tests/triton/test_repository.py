@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from orchestrator.errors import ConfigError
-from orchestrator.scheduling.host import Batching
+from orchestrator.planner.host import Batching
 from orchestrator.triton.repository import Repository, RepositoryEntry, build_override
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"

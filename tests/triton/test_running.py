@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import json_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from orchestrator.scheduling.host import Batching, LoadedModel, ModelStatus
+from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from orchestrator.triton.client import IndexEntry
 from orchestrator.triton.repository import Repository, RepositoryEntry, build_override
 from orchestrator.triton.running import describe_running, group_versions, judge_versions

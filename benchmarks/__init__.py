@@ -1,0 +1,1 @@
+"""The project's own measurements, run with ``make bench-*`` from a checkout; not installed."""

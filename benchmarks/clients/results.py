@@ -1,0 +1,85 @@
+"""What a run found, and what it was to find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.controller.claims import Claim
+from benchmarks.controller.results import Machine
+
+PLAIN, SECURED = "plain", "TLS, token, two workers"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of ``perf_analyzer``.
+
+    Attributes:
+        name: of the analysis.
+        place: ``PLAIN`` or ``SECURED``.
+        requests: that were answered.
+        problem: empty when none failed.
+    """
+
+    name: str
+    place: str
+    requests: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class KserveCall:
+    """One call of a kserve client, at a gateway and straight to a Triton.
+
+    Attributes:
+        client: ``gRPC`` or ``REST``.
+        name: of the call.
+        place: ``PLAIN`` or ``SECURED``.
+        ours: what the gateway gives, in short.
+        theirs: what Triton gives, in short.
+        is_same: whether both are equal, which is judged on the whole answers.
+    """
+
+    client: str
+    name: str
+    place: str
+    ours: str
+    theirs: str
+    is_same: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A whole run.
+
+    Attributes:
+        taken_at: when it began.
+        took_s: seconds.
+        machine: on which.
+        versions: of what took part.
+        runs: of perf_analyzer.
+        kserve: calls of kserve's clients.
+        kserve_left_out: public methods of theirs that no call tries.
+        kserve_problem: why they were not tried; empty: they were.
+    """
+
+    taken_at: str
+    took_s: float
+    machine: Machine
+    versions: dict[str, str]
+    runs: tuple[Run, ...]
+    kserve: tuple[KserveCall, ...]
+    kserve_left_out: tuple[str, ...]
+    kserve_problem: str
+
+
+def draw_claims(results: Results) -> tuple[Claim, ...]:
+    """Return what is promised of clients, with what was found."""
+    failed = sum(bool(run.problem) for run in results.runs)
+    differing = None if results.kserve_problem else float(sum(not call.is_same for call in results.kserve))
+    left_out = None if results.kserve_problem else float(len(results.kserve_left_out))
+    return (
+        Claim(f"perf_analyzer runs of {len(results.runs)} that failed", float(failed), "", 0),
+        Claim(f"kserve calls of {len(results.kserve)} answered otherwise than by Triton", differing, "", 0),
+        Claim("public methods of kserve's clients that were not tried", left_out, "", 0),
+    )

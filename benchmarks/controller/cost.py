@@ -1,0 +1,53 @@
+"""What the daemon itself takes, with all widths loaded and light load, at its default period."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.controller.daemon import run_daemon
+from benchmarks.controller.load import Stream, closed_loops
+from benchmarks.controller.results import Cost
+from benchmarks.controller.stage import open_stage
+from orchestrator.config import ControllerSettings
+
+WATCHED_S = 60.0
+PAUSE_S = 0.1
+CONVERGE_TIMEOUT_S = 30.0
+
+
+async def run_cost(repository: Path, folder: Path, say: Callable[[str], None]) -> Cost:
+    """Return the raw numbers; see the module."""
+    settings = ControllerSettings()
+    async with open_stage(repository, folder) as stage:
+        models = [str(model) for model in stage.models]
+        fleet = stage.write_fleet(settings)
+        async with run_daemon(fleet, stage.controller_address) as daemon:
+            await stage.wait_for_plan(dict.fromkeys(models, 1), timeout_s=CONVERGE_TIMEOUT_S)
+            say(f"watching the daemon for {WATCHED_S:g} s")
+            steps_s: dict[int, float] = {}
+            rss_bytes = anonymous_bytes = 0
+            async with closed_loops(stage.grpc_address, [Stream(m, 1, 1, PAUSE_S) for m in models]) as answers:
+                began_s, before = time.monotonic(), daemon.usage()
+                while time.monotonic() - began_s < WATCHED_S:
+                    await asyncio.sleep(settings.period_s)
+                    view = await daemon.view()
+                    steps_s[view.steps] = view.step_s
+                    usage = daemon.usage()
+                    rss_bytes = max(rss_bytes, usage.rss_bytes)
+                    anonymous_bytes = max(anonymous_bytes, usage.anonymous_bytes)
+                watched_s = time.monotonic() - began_s
+                cpu_s = daemon.usage().cpu_s - before.cpu_s
+                answered = answers.answered
+    return Cost(
+        period_s=settings.period_s,
+        widths=len(models),
+        watched_s=watched_s,
+        requests_per_s=answered / watched_s,
+        steps_s=tuple(steps_s[number] for number in sorted(steps_s)),
+        cpu_ratio=cpu_s / watched_s,
+        rss_bytes=rss_bytes,
+        anonymous_bytes=anonymous_bytes,
+    )

@@ -1,0 +1,172 @@
+"""How long one decision takes: candidates, masks and choice, over a fleet that a router keeps up to date.
+
+``make bench-decisions`` writes ``docs/benchmarks/decisions.json`` and ``decisions.md``. Each server has four widths and
+none, one or two groups in flight; twenty requests wait. Between two decisions one server's account changes, as it
+does in a router, and that is timed apart. Of ``ppo-slim`` the network is timed alone too. Best run on a quiet machine:
+the 99th percentile is what the machine does.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from benchmarks.controller.machine import describe_machine
+from benchmarks.learned_decision import DECISION_BARS_US, NETWORK_BARS_US, NetworkTiming, drawn_policy, measure_network
+from orchestrator.policies import FleetTables, Policy, Situation, parse_policy
+from orchestrator.policies.tables.compiled import IS_COMPILED
+from orchestrator.profile import LatencyFit, LatencyTable
+from orchestrator.snapshot import (
+    Family,
+    GroupInFlight,
+    ModelName,
+    QueueState,
+    ServedModel,
+    ServerName,
+    ServerState,
+    TensorSpec,
+    Width,
+)
+
+POLICIES = ("random", "jsq", "p2c", "lert:slack", "slackfit")
+SIZES = (2, 4, 8, 16, 64)
+_WIDTHS = (25, 50, 75, 100)
+_REPEATS = 3000
+_QUEUE = QueueState(20, 1, 0.1, 0.15, tuple(Width(w) for w in _WIDTHS))
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One row of the table.
+
+    Attributes:
+        servers: in the fleet.
+        policy: that decided.
+        p50_us: half of the decisions take at most this.
+        p99_us: and 99 of 100 this.
+        put_us: median of taking over what changed on one server.
+    """
+
+    servers: int
+    policy: str
+    p50_us: float
+    p99_us: float
+    put_us: float
+
+
+def make_fleet(servers: int) -> tuple[list[ServerState], LatencyTable]:
+    """Return servers that are five times apart in speed, and what is known of their speed."""
+    spec = TensorSpec("pixels", "FP32", (1, 28, 28))
+    models = tuple(
+        ServedModel(ModelName(f"net_w{w:03d}"), Family("net"), Width(w), w / 100, w * w, 32, 1, None, spec, spec)
+        for w in _WIDTHS
+    )
+    states, fits = [], {}
+    for index in range(servers):
+        name = ServerName(f"server{index:04d}")
+        held = (GroupInFlight(models[index % 4].name, 4, -0.001),) * (index % 3)
+        states.append(ServerState(name, models, in_flight=held))
+        for model in models:
+            item_s = 1e-5 * model.width * (1 + index % 5) + 1e-7 * index
+            fits[name, model.name] = LatencyFit().observe(1, item_s + 0.002).observe(8, 8 * item_s + 0.002)
+    return states, LatencyTable(fits)
+
+
+def measure(servers: int, policy: Policy, repeats: int = _REPEATS) -> Timing:
+    """Return how long decisions take over so many servers."""
+    states, latency = make_fleet(servers)
+    tables = FleetTables(states, latency)
+    situation = Situation(_QUEUE, 0.0, turn=0, lots=(0.4, 0.6), slack_margin=1.25)
+    puts, decisions = [], []
+    for turn in range(-10, repeats):
+        state = states[turn % servers]
+        put_s = _timed(lambda state=state: tables.put(state, latency))  # type: ignore[misc]
+        decision_s = _timed(lambda: tables.decide(policy, situation))
+        if turn >= 0:  # the first compile, or load what was compiled
+            puts.append(put_s)
+            decisions.append(decision_s)
+    puts.sort()
+    decisions.sort()
+    return Timing(
+        servers,
+        policy.name,
+        p50_us=1e6 * decisions[repeats // 2],
+        p99_us=1e6 * decisions[repeats * 99 // 100],
+        put_us=1e6 * puts[repeats // 2],
+    )
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began_s = time.perf_counter()
+    call()
+    return time.perf_counter() - began_s
+
+
+def render_page(timings: list[Timing], networks: list[NetworkTiming], machine: str, how: str) -> str:
+    """Return the tables as a page."""
+    whole = {t.servers: t for t in timings if t.policy == "ppo-slim"}
+    lines = [
+        "# What a decision takes",
+        "",
+        f"Made by `make bench-decisions` on {machine}, {how}; µs for candidates,",
+        "masks and choice together, and for taking over what changed on one server. Four widths a server, twenty",
+        "requests waiting.",
+        "",
+        "| servers | policy | p50 | p99 | a server's change, p50 |",
+        "|---:|---|---:|---:|---:|",
+        *(f"| {t.servers} | `{t.policy}` | {t.p50_us:.1f} | {t.p99_us:.1f} | {t.put_us:.1f} |" for t in timings),
+        "",
+        "## A learned decision",
+        "",
+        "Of `ppo-slim`, p99 in µs: the network alone, and the whole decision with candidates, features and masks.",
+        "",
+        "| servers | candidates scored | network p50 | p99 | bar | whole p99 | bar |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {n.servers} | {n.candidates} | {n.p50_us:.1f} | {n.p99_us:.1f} | {NETWORK_BARS_US[n.servers]:.0f} "
+            f"| {whole[n.servers].p99_us:.1f} | {DECISION_BARS_US[n.servers]:.0f} |"
+            for n in networks
+            if n.servers in whole
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+@click.command(help=__doc__)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("docs/benchmarks"))
+@click.option("--plain", is_flag=True, help="Without Numba, as where it can't be imported; prints and writes nothing.")
+def main(out: Path, plain: bool) -> None:
+    """Measure, print and write."""
+    if plain and IS_COMPILED:  # decided when the package is imported
+        code = "import sys; sys.modules['numba'] = None; from benchmarks.decisions import main; main()"
+        sys.exit(subprocess.run([sys.executable, "-c", code, "--plain"], check=False).returncode)
+    policies: list[Policy] = [*(parse_policy(name) for name in POLICIES), drawn_policy()]
+    timings = [measure(servers, policy) for servers in SIZES for policy in policies]
+    networks = [measure_network(servers) for servers in NETWORK_BARS_US]
+    how = "compiled by Numba" if IS_COMPILED else "in plain Python, without Numba"
+    machine = f"{describe_machine().cpu}, Python {platform.python_version()}"
+    page = render_page(timings, networks, machine, how)
+    click.echo(page)
+    if not plain:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "decisions.md").write_text(page)
+        rows = {
+            "machine": machine,
+            "how": how,
+            "rows": [asdict(t) for t in timings],
+            "networks": [asdict(n) for n in networks],
+        }
+        (out / "decisions.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The real side: embedded Tritons, their profile, and policies on them.
+
+Router and sender have a core to themselves where there is more than one, and the servers share the others, as a router
+is elsewhere than its servers; on one core they would wait for each other for milliseconds. The servers are so slow
+(emulated) that they need a part of a core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from orchestrator.config import EjectionSettings, FleetSettings, OverloadSettings, RetrySettings, RouterSettings
+from orchestrator.demo.comparison import DemoSettings, embedded_fleet
+from orchestrator.demo.open_loop import Outcome, run_open_loop
+from orchestrator.demo.sample import LabelledSample
+from orchestrator.errors import ConfigError, SlimError
+from orchestrator.router import Router
+
+_NEVER = 1e6
+DISTURBED_S = 0.05
+"""A round in which the sender was that late is one in which the machine stood still, and is run again."""
+MOST_REPEATED = 3
+"""In a sitting."""
+
+
+@dataclass(frozen=True, slots=True)
+class FidelitySettings:
+    """What is run.
+
+    Attributes:
+        repository: that every server serves.
+        policies: compared.
+        rounds: of a sitting, each on arrivals of its own.
+        requests: of a round.
+        load_ratio: of what the fleet serves at full width.
+        deadline_s: of each request.
+        max_batch_size: that the repository's copy allows, so that profiling such slow servers takes a minute.
+        profile_requests: of each batch size at least.
+        profile_precision_ratio: half the 95 % interval of a mean at which a batch size has enough.
+        noise_draws: of the simulated side, for each round.
+    """
+
+    repository: Path
+    policies: tuple[str, ...]
+    rounds: int = 2
+    requests: int = 1500
+    load_ratio: float = 0.6
+    deadline_s: float = 0.1
+    max_batch_size: int = 16
+    profile_requests: int = 16
+    profile_precision_ratio: float = 0.1
+    noise_draws: int = 10
+
+
+@asynccontextmanager
+async def profiled_fleet(
+    settings: FidelitySettings, folder: Path, say: Callable[[str], None]
+) -> AsyncIterator[tuple[FleetSettings, Path]]:
+    """Run the servers; yield them and the profile that was measured of them.
+
+    Raises:
+        SlimError: when they can't be started or profiled.
+    """
+    repository = _copy_repository(settings, folder / "repository")
+    ours, theirs = _split_cores()
+    async with embedded_fleet(DemoSettings(repository), cores=theirs) as fleet, _bound_to(ours):
+        path, profile = folder / "fleet.yaml", folder / "profile.json"
+        servers = [
+            {"name": s.name, "grpc": s.grpc, "metrics": s.metrics, "emulated_slowdown": s.emulated_slowdown}
+            for s in fleet.servers
+        ]
+        path.write_text(yaml.safe_dump({"servers": servers}))
+        say(f"profiling {len(servers)} tritonservers")
+        program = Path(sys.executable).with_name("slimsched")
+        if not program.exists():
+            raise ConfigError(f"no slimsched beside {sys.executable}; install the package into this environment")
+        process = await asyncio.create_subprocess_exec(
+            program, "profile", "--fleet", path, "--out", profile,
+            "--requests", str(settings.profile_requests), "--precision", str(settings.profile_precision_ratio),
+            "--under-load",
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, problem = await process.communicate()
+        if process.returncode:
+            raise SlimError(f"slimsched profile ended with {process.returncode}: {problem.decode().strip()}")
+        yield fleet, profile
+
+
+def _split_cores() -> tuple[list[int], list[int]]:
+    """Return the cores of the router and those of the servers; the same where there is one."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[:1], cores[1:] or cores
+
+
+@asynccontextmanager
+async def _bound_to(cores: Sequence[int]) -> AsyncIterator[None]:
+    """Keep this process and those that it starts on some cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _copy_repository(settings: FidelitySettings, copy: Path) -> Path:
+    """Copy a repository, its batches limited and Triton's own batcher off; return the copy."""
+    shutil.copytree(settings.repository, copy)
+    most = settings.max_batch_size
+    for config in copy.glob("*/config.pbtxt"):
+        # Of warm-ups too: Triton 2.51 dies of one that is larger than the model's batches.
+        text = config.read_text()
+        text = re.sub(r"(batch_size:) (\d+)", lambda m: f"{m[1]} {min(int(m[2]), most)}", text)
+        config.write_text(re.sub(r"^dynamic_batching \{\s*\}\n", "", text, flags=re.MULTILINE))
+    return copy
+
+
+async def run_policies(
+    fleet: FleetSettings,
+    profile: Path,
+    settings: FidelitySettings,
+    sample: LabelledSample,
+    arrivals_s: Mapping[int, Sequence[float]],
+    say: Callable[[str], None],
+) -> tuple[dict[str, list[tuple[Outcome, ...]]], int]:
+    """Send every round's arrivals under every policy.
+
+    Returns what became of them, rounds in order, and how many rounds of a policy were run again.
+
+    Args:
+        fleet: that runs.
+        profile: its profile's file.
+        settings: of the run.
+        sample: what is sent.
+        arrivals_s: by number of the round.
+        say: told in a line what happens next.
+    """
+    outcomes: dict[str, list[tuple[Outcome, ...]]] = {policy: [] for policy in settings.policies}
+    repeated = 0
+    images = [sample.images[i % len(sample.images)] for i in range(settings.requests)]
+    labels = [int(sample.labels[i % len(sample.labels)]) for i in range(settings.requests)]
+    for number, times_s in arrivals_s.items():
+        order = random.Random(f"order-{number}").sample(settings.policies, len(settings.policies))
+        for policy in order:
+            say(f"round {number + 1}: {policy}")
+            chosen = fleet.model_copy(update={"router": _router(policy, profile, settings, seed=number)})
+            while True:
+                async with Router.from_fleet(chosen) as router:
+                    done = await run_open_loop(router, images, labels, times_s, deadline_s=settings.deadline_s)
+                late_s = max(outcome.late_s for outcome in done)
+                if late_s < DISTURBED_S or repeated == MOST_REPEATED:
+                    break
+                repeated += 1
+                say(f"the machine stood still for {late_s * 1e3:.0f} ms; again")
+            outcomes[policy].append(done)
+    return outcomes, repeated
+
+
+def _router(policy: str, profile: Path, settings: FidelitySettings, *, seed: int) -> RouterSettings:
+    return RouterSettings(
+        policy=policy,
+        deadline_ms=settings.deadline_s * 1e3,
+        seed=seed,
+        profile=profile,
+        probes=None,
+        overload=OverloadSettings(shed_late=False),
+        retries=RetrySettings(overdue_factor=_NEVER),
+        ejection=EjectionSettings(latency_factor=_NEVER),
+    )

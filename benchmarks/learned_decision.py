@@ -1,0 +1,65 @@
+"""How long a learned policy takes: its network alone, and held against the bars, the whole decision.
+
+What weights cost does not depend on what they are, so freshly drawn ones are timed; half of what is behind a relu is 0,
+as in a trained network.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.policies.learned import LearnedPolicy, PolicyFile
+from orchestrator.policies.learned.actions import ACTIONS
+from orchestrator.policies.learned.decide import new_scores
+from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS
+from orchestrator.policies.learned.network import pack, score, untrained
+from orchestrator.policies.tables.compiled import new_column, new_table
+
+NETWORK_BARS_US = {4: 25.0, 64: 100.0}
+"""p99 at most, by servers of four widths."""
+DECISION_BARS_US = {4: 50.0, 64: 150.0}
+"""Likewise of the whole decision, features and masks included."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTiming:
+    """What the network alone takes.
+
+    Attributes:
+        servers: of the fleet, of four widths.
+        candidates: of them that are scored.
+        p50_us, p99_us: of the calls.
+    """
+
+    servers: int
+    candidates: int
+    p50_us: float
+    p99_us: float
+
+
+def drawn_policy() -> LearnedPolicy:
+    """Return a ppo-slim that trusts everything, with drawn weights."""
+    low = np.full(FEATURES + CONTEXT, -1, np.float32)
+    return LearnedPolicy(PolicyFile("ppo-slim", "lert:slack", untrained(), low, -low))
+
+
+def measure_network(servers: int, repeats: int = 3000) -> NetworkTiming:
+    """Return how long it takes to score the candidates of so many servers."""
+    rng = np.random.default_rng(0)
+    considered = min(ROWS, 4 * servers)
+    lines, context, scores = new_table(ROWS, FEATURES), new_column(CONTEXT), new_column(ACTIONS)
+    for line in range(considered):
+        for feature in range(FEATURES):
+            lines[line][feature] = float(rng.uniform(-1, 1))
+    params, (hidden, _) = pack(untrained()), new_scores()
+    took_s = []
+    for turn in range(-10, repeats):
+        began_s = time.perf_counter()
+        score(lines, considered, context, params, 5.0, hidden, scores)
+        if turn >= 0:
+            took_s.append(time.perf_counter() - began_s)
+    took_s.sort()
+    return NetworkTiming(servers, considered, 1e6 * took_s[repeats // 2], 1e6 * took_s[repeats * 99 // 100])

@@ -1,0 +1,173 @@
+"""Two real Tritons with repositories of their own, each at an address that lasts, and a gateway in front of them.
+
+Both play slower machines (the labelled emulation of the embedded backend, which sleeps), so that two cores hold both,
+the gateway and the clients, and the Tritons are what is scarce.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.overhead.opponents import run_gateway
+from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
+from orchestrator.embedded.flags import LOOPBACK
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
+
+FAMILY = "fashion"
+NAMES = ("a", "b")
+ENDS_WITHIN_S = 30.0
+
+
+@dataclass(slots=True)
+class Place:
+    """One Triton, which may be gone, and where it is to be found.
+
+    Attributes:
+        name: in the fleet.
+        repository: that it serves, its own.
+        ports: gRPC, HTTP and metrics.
+        slowdown: emulated.
+        server: the process, another one after a restart.
+    """
+
+    name: str
+    repository: Path
+    ports: tuple[int, int, int]
+    slowdown: float
+    server: EmbeddedServer = field(init=False)
+
+    @property
+    def address(self) -> str:
+        """Of its gRPC."""
+        return f"{LOOPBACK}:{self.ports[0]}"
+
+    async def start(self) -> None:
+        """Run it with all its models."""
+        grpc, http, metrics = self.ports
+        options = EmbeddedOptions(
+            grpc_port=grpc, http_port=http, metrics_port=metrics, slowdown=self.slowdown, exit_timeout_s=2
+        )
+        self.server = EmbeddedServer(self.repository, options)
+        await self.server.__aenter__()
+
+    async def stop(self) -> None:
+        """End it, whatever state it is in."""
+        if self.server.is_running:
+            self.signal(signal.SIGCONT)
+        await self.server.stop()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to Triton and its stubs.
+
+        Stubs first: a Triton 2.51 that goes on before them finds that it has waited too long for their shared memory,
+        and dies of it (SIGSEGV in its Python backend).
+        """
+        for pid in (*self.server.stub_pids(), self.server.pid):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """What runs.
+
+    Attributes:
+        folder: for files of the run.
+        places: both Tritons.
+        grpc: address of the gateway.
+        http: likewise.
+        metrics: likewise.
+        gateway_pid: of its process, or of its supervisor.
+    """
+
+    folder: Path
+    places: Mapping[str, Place]
+    grpc: str
+    http: str
+    metrics: str
+    gateway_pid: int
+
+
+@asynccontextmanager
+async def open_arena(
+    repository: Path, folder: Path, *, slowdown: float, workers: int = 1, extra_model: str | None = None
+) -> AsyncIterator[Arena]:
+    """Run both Tritons and a gateway with the default settings of its router.
+
+    Args:
+        repository: of the family.
+        folder: for files of the run.
+        slowdown: of both Tritons, emulated.
+        workers: of the gateway.
+        extra_model: name of a model of no family that both have too; None: there is none.
+    """
+    ports = choose_free_ports(9)
+    async with AsyncExitStack() as stack:
+        places = {}
+        for number, name in enumerate(NAMES):
+            own = folder / f"repository-{name}"
+            _copy_models(repository, own, extra_model)
+            place = Place(name, own, ports[3 * number : 3 * number + 3], slowdown)  # type: ignore[arg-type]
+            await place.start()
+            stack.push_async_callback(place.stop)
+            places[name] = place
+        grpc, http, metrics = (f"{LOOPBACK}:{port}" for port in ports[6:])
+        settings = FleetSettings(
+            servers=tuple(
+                ServerSettings(name=place.name, grpc=place.address, emulated_slowdown=slowdown)
+                for place in places.values()
+            ),
+            gateway=GatewaySettings(grpc=grpc, http=http, metrics=metrics, workers=workers),
+        )
+        fleet = folder / "fleet.yaml"
+        fleet.write_text(render_fleet(settings))
+        pid = await stack.enter_async_context(run_gateway(fleet, ports[6]))
+        yield Arena(folder, places, grpc, http, metrics, pid)
+
+
+def _copy_models(repository: Path, own: Path, extra_model: str | None) -> None:
+    models = sorted(repository.glob(f"{FAMILY}_w*"))
+    for model in models:
+        shutil.copytree(model, own / model.name)
+    if extra_model is not None:
+        # The same network under another name, without what makes it one of a family.
+        shutil.copytree(models[0], own / extra_model)
+        config = own / extra_model / "config.pbtxt"
+        text = config.read_text().replace(models[0].name, extra_model)
+        config.write_text(text.replace('"slim.', '"was.'))
+
+
+@asynccontextmanager
+async def run_python(module: str, *arguments: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run ``python -m module``, its output piped and its errors appended to a file; it is gone at the block's end."""
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", module, *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            limit=2**28,
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def children(pid: int) -> Sequence[int]:
+    """Return the process ids of the direct children of a process, in order."""
+    found = (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text()
+    return sorted(map(int, found.split()))

@@ -1,0 +1,42 @@
+"""Replies summed up over quarters of a second, for the picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from statistics import median
+
+from benchmarks.resilience.plan import Replies
+from benchmarks.resilience.results import Moment
+
+MOMENT_S = 0.25
+REFUSED = "RESOURCE_EXHAUSTED"
+OVERDUE = "DEADLINE_EXCEEDED"
+"""Sent to a server, and told at its deadline that there is no answer."""
+
+
+def sum_moments(replies: Replies, deadline_s: float) -> tuple[Moment, ...]:
+    """Return what became of the requests that were due in each moment."""
+    by_moment: dict[int, list[int]] = {}
+    for number, due_s in enumerate(replies.due_s):
+        by_moment.setdefault(int(due_s / MOMENT_S), []).append(number)
+    return tuple(_sum(replies, deadline_s, moment * MOMENT_S, found) for moment, found in by_moment.items())
+
+
+def _sum(replies: Replies, deadline_s: float, at_s: float, numbers: list[int]) -> Moment:
+    in_time = [n for n in numbers if replies.is_in_time(n, deadline_s)]
+    refused = sum(replies.status[n] == REFUSED for n in numbers)
+    latencies_s = [
+        latency_s for n in numbers if replies.status[n] == "ok" and (latency_s := replies.latency_s(n)) is not None
+    ]
+    return Moment(
+        at_s=at_s,
+        sent=len(numbers),
+        by_width=dict(
+            sorted((str(width), count) for width, count in Counter(replies.width[n] for n in in_time).items())
+        ),
+        by_server=dict(sorted(Counter(replies.server[n] for n in in_time).items())),
+        refused=refused,
+        lost=len(numbers) - len(in_time) - refused,
+        p50_s=round(median(latencies_s), 5) if latencies_s else None,
+        worst_s=round(max(latencies_s), 5) if latencies_s else None,
+    )

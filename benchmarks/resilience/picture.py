@@ -1,0 +1,83 @@
+"""The picture of a run: each fault and the burst over time, and the memory of the soak."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.resilience.moments import MOMENT_S
+from benchmarks.resilience.results import Moment, Results, Soak
+
+WIDTHS = {"25": "#c6dbef", "50": "#9ecae1", "75": "#4292c6", "100": "#08519c"}
+RED, ORANGE, GREY = "#c0392b", "#d9825b", "#999999"
+
+
+def draw_picture(results: Results) -> bytes | None:
+    """Return the picture as PNG; None when no scenario has numbers."""
+    shown: list[tuple[str, Sequence[Moment], tuple[float, ...], float]] = [
+        (outage.name, outage.moments, (outage.fault_at_s, outage.mended_at_s), outage.deadline_s)
+        for outage in results.outages.values()
+    ]
+    if results.burst is not None:
+        starts = tuple(phase.from_s for phase in results.burst.phases[1:])
+        shown.append(("burst", results.burst.moments, starts, results.burst.deadline_s))
+    if not shown and results.soak is None:
+        return None
+    import matplotlib  # half a second that only reports pay
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = len(shown) + (results.soak is not None)
+    figure, axes = pyplot.subplots(rows, 2, figsize=(11, 2.3 * rows), layout="constrained", squeeze=False)
+    for row, (name, moments, marks_s, deadline_s) in enumerate(shown):
+        _draw_answers(axes[row][0], name, moments, marks_s)
+        _draw_latency(axes[row][1], moments, marks_s, deadline_s)
+    if results.soak is not None:
+        _draw_soak(axes[-1], results.soak)
+    for each in axes.flat:
+        each.spines[["top", "right"]].set_visible(False)
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png", dpi=90)
+    pyplot.close(figure)
+    return sink.getvalue()
+
+
+def _draw_answers(axes: Any, name: str, moments: Sequence[Moment], marks_s: Sequence[float]) -> None:
+    at_s = [moment.at_s for moment in moments]
+    layers = [[moment.by_width.get(width, 0) / MOMENT_S for moment in moments] for width in WIDTHS]
+    layers += [[m.refused / MOMENT_S for m in moments], [m.lost / MOMENT_S for m in moments]]
+    labels = [*(f"{width} %" for width in WIDTHS), "refused", "lost"]
+    axes.stackplot(at_s, *layers, labels=labels, colors=[*WIDTHS.values(), ORANGE, RED], step="post")
+    for mark_s in marks_s:
+        axes.axvline(mark_s, color=GREY, linestyle=":")
+    axes.set(title=f"{name}: what became of requests", ylabel="a second", ylim=(0, None))
+    axes.legend(frameon=False, loc="upper right", fontsize="x-small", ncols=3)
+
+
+def _draw_latency(axes: Any, moments: Sequence[Moment], marks_s: Sequence[float], deadline_s: float) -> None:
+    for values, label, style in (
+        ([(m.at_s, m.p50_s) for m in moments], "median", "-"),
+        ([(m.at_s, m.worst_s) for m in moments], "longest", "."),
+    ):
+        found = [(at_s, value) for at_s, value in values if value is not None]
+        axes.plot([at for at, _ in found], [value * 1e3 for _, value in found], style, label=label, markersize=3)
+    axes.axhline(deadline_s * 1e3, color=RED, linestyle="--", label="deadline")
+    for mark_s in marks_s:
+        axes.axvline(mark_s, color=GREY, linestyle=":")
+    axes.set(title="latency of answers", ylabel="ms", yscale="log")
+    axes.legend(frameon=False, loc="upper right", fontsize="x-small", ncols=3)
+
+
+def _draw_soak(axes: Sequence[Any], soak: Soak) -> None:
+    left, right = axes
+    for process in soak.processes:
+        minutes = [at_s / 60 for at_s in process.at_s]
+        left.plot(minutes, [kib / 1024 for kib in process.rss_kib], label=process.name, linewidth=0.8)
+        right.plot(minutes, process.descriptors, label=f"{process.name}, descriptors", linewidth=0.6)
+    right.plot([at_s / 60 for at_s, _ in soak.tasks], [n for _, n in soak.tasks], label="tasks, both", linewidth=0.6)
+    left.set(title="soak: memory (RssAnon)", ylabel="MiB", xlabel="minutes", ylim=(0, None))
+    right.set(title="soak: descriptors and tasks", xlabel="minutes", ylim=(0, None))
+    for each in axes:
+        each.legend(frameon=False, fontsize="x-small")

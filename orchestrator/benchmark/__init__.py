@@ -1,1 +1,0 @@
-"""Load on a router, and what came out of it: tables, pages and pictures."""

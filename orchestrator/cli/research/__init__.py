@@ -1,0 +1,1 @@
+"""Commands that measure, simulate, learn and compare."""

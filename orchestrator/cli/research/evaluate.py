@@ -1,0 +1,138 @@
+"""``slimsched evaluate``: a suite of scenarios, every policy on it, and the claims held against what came of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from orchestrator.evaluation.campaign import run_campaign
+from orchestrator.evaluation.journal import Journal
+from orchestrator.evaluation.report.document import Measured, make_document
+from orchestrator.evaluation.report.outputs import check_outputs, write_outputs
+from orchestrator.evaluation.scores import stand
+from orchestrator.evaluation.suites.plan import Extent, Suite, plan_cases
+
+_PACKAGES = ("slim-scheduler", "numpy", "scipy", "numba", "moocore")
+_DEFAULTS = Extent()
+
+
+@click.command()
+@click.option("--suite", required=True, type=click.Choice([str(s) for s in Suite]), help="Which scenarios and claims.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("docs/evaluation"),
+    show_default=True,
+    help="Folder for evaluation-SUITE.json, .md and .html.",
+)
+@click.option(
+    "--scenarios",
+    "root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("scenarios"),
+    show_default=True,
+    help="Folder that holds test/SUITE, validation and tuned.json.",
+)
+@click.option("--policy", "policies", multiple=True, help="In place of the suite's; several times for several.")
+@click.option("--without", multiple=True, help="A policy of the suite to leave out; several times for several.")
+@click.option("--traces", default=_DEFAULTS.traces, show_default=True, type=click.IntRange(1), help="Per scenario.")
+@click.option(
+    "--validation-traces",
+    default=_DEFAULTS.validation_traces,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Per validation scenario.",
+)
+@click.option(
+    "--seeds",
+    default=_DEFAULTS.seeds,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Of the lots of a policy that draws any, on each trace.",
+)
+@click.option("--requests", type=click.IntRange(1), help="Per run at most; default: as the scenarios say.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core.")
+@click.option("--resume", is_flag=True, help="Go on from the runs that an earlier start has left.")
+@click.option("--keep", is_flag=True, help="Leave the runs there, for a start with more policies or traces.")
+def evaluate(
+    suite: str,
+    out: Path,
+    root: Path,
+    policies: tuple[str, ...],
+    without: tuple[str, ...],
+    traces: int,
+    validation_traces: int,
+    seeds: int,
+    requests: int | None,
+    jobs: int | None,
+    resume: bool,
+    keep: bool,
+) -> None:
+    """Hold policies against each other on a suite of scenarios, and against what the project promises.
+
+    All policies meet the same traces. What was run is kept in OUT/evaluation-SUITE.partial until the report is written;
+    after an interruption the same command with --resume goes on from there.
+
+    \b
+    Example:
+      slimsched evaluate --suite standard --out runs/evaluation
+      slimsched evaluate --suite paper --requests 5000 --traces 5 --without ppo-paper --out /tmp/quick
+    """
+    began_s = time.monotonic()
+    chosen, extent = Suite(suite), Extent(traces, validation_traces, seeds, requests)
+    check_outputs(out)
+    cases = plan_cases(chosen, root, extent, policies=policies, without=without)
+    journal = Journal(out / f"evaluation-{suite}.partial", seeds=seeds, resume=resume)
+    with journal, _progress() as progress:
+        task = progress.add_task(suite, total=None)
+        run_campaign(
+            cases,
+            journal,
+            seeds=seeds,
+            jobs=jobs or len(os.sched_getaffinity(0)),
+            progress=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    fields = stand(cases, journal.results)
+    document = make_document(chosen, extent, fields, _measured(time.monotonic() - began_s))
+    written = write_outputs(document, fields, out)
+    if not keep:
+        journal.path.unlink()
+    _print(document)
+    for path in written:
+        click.echo(str(path))
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+
+
+def _measured(took_s: float) -> Measured:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}"
+    return Measured(machine, versions, round(took_s, 1), datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _print(document: dict[str, object]) -> None:
+    claims = document["claims"]
+    assert isinstance(claims, list)
+    table = Table("claim", "value", "bar", "", title=f"suite {document['suite']}")
+    for claim in claims:
+        value = "none" if claim["value"] is None else f"{claim['value']:.2%}"
+        sign = "≥" if claim["bar_is"] == "at least" else "≤"
+        table.add_row(claim["name"], value, f"{sign} {claim['bar']:.2%}", "met" if claim["met"] else "not met")
+    Console(width=max(110, Console().width)).print(table)

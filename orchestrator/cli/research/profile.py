@@ -1,0 +1,166 @@
+"""``slimsched profile``: what every batch on every server costs, measured and written to profile.json."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from orchestrator.cli.fleet_option import fleet_option
+from orchestrator.cli.research.profiler import ProfileRequest, check_profile, take_profile
+from orchestrator.config import FleetSettings, load_fleet
+from orchestrator.errors import ConfigError
+from orchestrator.profile import Profile, read_profile, write_profile
+from orchestrator.profiling.campaign import Progress as CampaignProgress
+from orchestrator.profiling.picture import check_picture, write_picture
+from orchestrator.profiling.sampling import Sampling
+from orchestrator.profiling.view import render_profile_table
+
+DEFAULTS = Sampling()
+BURSTS_S = 0.15
+"""In a visit with --under-load; a batch size has four visits and more."""
+
+
+@click.command()
+@fleet_option
+@click.option("--server", "server_names", multiple=True, help="Only this one; may be given several times.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("profile.json"), show_default=True, help="Where to write."
+)
+@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the curves into this .png too.")
+@click.option("--control", is_flag=True, help="Measure loads, reloads and memory too; changes the servers meanwhile.")
+@click.option("--force", is_flag=True, help="With --control: even where a controller runs.")
+@click.option("--restart", is_flag=True, help="Forget what an interrupted run has measured.")
+@click.option("--check", "is_check", is_flag=True, help="Measure nothing: is --out about the servers as they are?")
+@click.option("--show", "is_show", is_flag=True, help="Measure nothing and ask nobody: show --out.")
+@click.option(
+    "--requests",
+    "min_requests",
+    type=click.IntRange(min=2),
+    default=DEFAULTS.min_requests,
+    show_default=True,
+    help="Of each batch size at least; below 100 a p99 is the largest seen.",
+)
+@click.option(
+    "--precision",
+    "precision_ratio",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=DEFAULTS.precision_ratio,
+    show_default=True,
+    help="Half the 95 % interval of a mean over the mean, at which a batch size has enough.",
+)
+@click.option(
+    "--cycles",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.cycles,
+    show_default=True,
+    help="With --control: how often each model is loaded, scaled, reloaded and unloaded.",
+)
+@click.option(
+    "--under-load",
+    is_flag=True,
+    help="Also what a batch takes of a busy server and of a rested one; a simulation is nearer to the truth with it.",
+)
+@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Of the order of measurements.")
+def profile(
+    fleet_path: Path,
+    server_names: tuple[str, ...],
+    out: Path,
+    plot_path: Path | None,
+    control: bool,
+    force: bool,
+    restart: bool,
+    is_check: bool,
+    is_show: bool,
+    min_requests: int,
+    precision_ratio: float,
+    cycles: int,
+    under_load: bool,
+    seed: int,
+) -> None:
+    """Measure every width and batch size on every server, and write profile.json.
+
+    Sends blank batches straight to the servers, one at a time, in rounds whose order is drawn by lot; nothing else
+    should use them meanwhile. What was measured is kept in OUT.partial until the profile is complete, and the same
+    command goes on from there after an interruption.
+
+    Energy is read from counters on this host; where there is none it is estimated from a server's `power` in the
+    fleet file, or unknown with the reason.
+
+    \b
+    Example:
+      slimsched profile --fleet fleet.yaml --out profile.json --plot profile.png
+      slimsched profile --fleet fleet.yaml --out profile.json --check
+    """
+    if is_check and is_show:
+        raise click.UsageError("--check asks the servers and --show asks nobody; give one of them")
+    if force and not control:
+        raise click.UsageError("--force goes with --control")
+    if plot_path is not None:
+        check_picture(plot_path)
+    fleet = _choose(load_fleet(fleet_path), server_names)
+    console = Console()
+    if is_show:
+        taken = read_profile(out)
+    elif is_check:
+        taken = asyncio.run(check_profile(fleet, out))
+        console.print(f"{out} is about these servers as they are", soft_wrap=True)
+    else:
+        sampling = replace(_sampling(min_requests, precision_ratio), cycles=cycles, seed=seed)
+        if under_load:
+            sampling = replace(sampling, bursts_s=BURSTS_S)
+        taken = _take(console, fleet, out, sampling, control=control, force=force, restart=restart)
+    console.print(render_profile_table(taken))
+    if plot_path is not None:
+        write_picture(taken, plot_path)
+        console.print(f"picture: {plot_path}", soft_wrap=True)
+
+
+def _choose(fleet: FleetSettings, names: tuple[str, ...]) -> FleetSettings:
+    return fleet.model_copy(update={"servers": tuple(map(fleet.server, names))}) if names else fleet
+
+
+def _sampling(min_requests: int, precision_ratio: float) -> Sampling:
+    """Return defaults with as many requests as asked for, spread over no fewer visits."""
+    visit_requests = max(1, min(DEFAULTS.visit_requests, min_requests // DEFAULTS.min_visits))
+    return replace(
+        DEFAULTS,
+        visit_requests=visit_requests,
+        min_requests=min_requests,
+        max_requests=max(min_requests, DEFAULTS.max_requests * min_requests // DEFAULTS.min_requests),
+        precision_ratio=precision_ratio,
+    )
+
+
+def _take(
+    console: Console, fleet: FleetSettings, out: Path, sampling: Sampling, *, control: bool, force: bool, restart: bool
+) -> Profile:
+    partial = out.with_name(f"{out.name}.partial")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it or name another")
+    if restart:
+        partial.unlink(missing_ok=True)
+    elif partial.exists():
+        console.print(f"going on from {partial}", soft_wrap=True)
+    request = ProfileRequest(fleet, partial, sampling, control=control, force=force)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(now: CampaignProgress) -> None:
+            what = f"round {now.round_number}: {now.now}" if now.round_number else now.now
+            bar.update(task, total=now.cells, completed=now.settled, description=what)
+
+        try:
+            taken = asyncio.run(take_profile(request, tell=tell))
+        except KeyboardInterrupt:
+            console.print(f"interrupted; the same command goes on from {partial}", soft_wrap=True)
+            raise
+    write_profile(taken, out)
+    partial.unlink(missing_ok=True)
+    console.print(f"profile: {out}", soft_wrap=True)
+    return taken

@@ -1,0 +1,65 @@
+"""``slimsched controller``: the daemon beside a Triton, or one look at what it would do.
+
+Only what the command needs to catch a SIGHUP is imported here; what it does is in ``daemon``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.fleet_option import fleet_option
+from orchestrator.cli.logs import logging_to_stderr
+from orchestrator.cli.sighup import Hangup, caught_hangup
+from orchestrator.cli.stopping import until_stdin_ends_option
+
+
+@click.command()
+@fleet_option
+@click.option("--server", "server_name", required=True, help="Which server of the fleet file runs beside this.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Say what would be done now and why, and change nothing.")
+@click.option("--once", "is_once", is_flag=True, help="Do what is to be done now, say what was done, and end.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Of the lines on stderr.  [default: info; error with --dry-run and --once]",
+)
+@until_stdin_ends_option
+def controller(
+    fleet_path: Path, server_name: str, is_dry: bool, is_once: bool, log_level: str | None, until_stdin_ends: bool
+) -> None:
+    """Keep one server's Triton loaded with the right widths, instances and batches.
+
+    Runs until SIGTERM or SIGINT. SIGHUP reads the fleet file again; one that is refused leaves the old settings in
+    force. It answers on the server's `controller` address: GET /status, /metrics and /healthz from anywhere it can be
+    reached, POST /demand {"width": 50, "hold_s": 60} from this machine only. The address also keeps a second
+    controller of the server away.
+
+    --dry-run and --once take two looks at the host, one `period_s` apart, because rates need two readings. What must
+    be seen for longer (`grow_after_s`, `idle_s`) before anything is done about it, only the running daemon sees.
+
+    \b
+    Example:
+      slimsched controller --config fleet.yaml --server local-0 --dry-run
+      slimsched controller --config fleet.yaml --server local-0
+    """
+    if is_dry and is_once:
+        raise click.UsageError("--dry-run changes nothing and --once does; give one of them")
+    with nullcontext(Hangup()) if is_dry or is_once else caught_hangup() as hangup:
+        # The rest takes a second to import, in which a daemon must not be ended by a wish to read its file.
+        from orchestrator.cli.serving.controller_daemon import act_once, serve, show_plan
+        from orchestrator.config import load_fleet
+
+        fleet = load_fleet(fleet_path)
+        server = fleet.server(server_name)
+        level = log_level or ("error" if is_dry or is_once else "info")
+        with logging_to_stderr(level):
+            if is_dry:
+                asyncio.run(show_plan(fleet, server))
+            elif is_once:
+                asyncio.run(act_once(fleet, server))
+            else:
+                asyncio.run(serve(fleet, server, fleet_path, hangup, until_stdin_ends=until_stdin_ends))

@@ -1,0 +1,194 @@
+"""``slimsched gateway``: Triton's protocol in front of the fleet, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.descriptor_limit import raise_descriptor_limit
+from orchestrator.cli.logs import logging_to_stderr
+from orchestrator.cli.serving import gateway_worker
+from orchestrator.cli.stopping import until_stdin_ends_option, watch_for_stop
+from orchestrator.config import FleetSettings, find_changes, load_fleet
+from orchestrator.errors import ConfigError
+from orchestrator.gateway import (
+    Gateway,
+    Supervisor,
+    WatchedFiles,
+    follow_fleet,
+    new_event_loop,
+    open_servers,
+    watch,
+)
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.router import ResolvedNames, Router, compile_ahead
+from orchestrator.snapshot import ServerName
+from orchestrator.triton.resolution import resolve_host
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option(
+    "--fleet",
+    "--config",
+    "fleet_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Which servers there are, and where to listen: fleet.yaml.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Of the lines on stderr.",
+)
+@until_stdin_ends_option
+def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
+    """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
+
+    The family is one model; other models are passed on to a server that has them. Runs until SIGTERM or SIGINT, then
+    takes no more, answers what is in, and ends with status 0; a second signal ends it at once. SIGHUP reads the fleet
+    file, tokens and certificates again, as happens anyway within a second of a change. Servers come and go so without a
+    request being lost; the `gateway` section, with addresses and limits, needs a new start.
+
+    \b
+    Example:
+      slimsched local up --servers 2 --fleet fleet.yaml
+      slimsched gateway --fleet fleet.yaml
+      curl -s localhost:8080/v2/health/ready -o /dev/null -w '%{http_code}\\n'
+    """
+    fleet = load_fleet(fleet_path)
+    raise_descriptor_limit()
+    with logging_to_stderr(log_level):
+        if fleet.gateway.workers == 1:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(_serve(fleet, fleet_path, until_stdin_ends=until_stdin_ends))
+        else:
+            asyncio.run(_supervise(fleet, fleet_path, log_level, until_stdin_ends=until_stdin_ends))
+
+
+async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) -> None:
+    stop = asyncio.Event()
+    watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
+    if not await _is_compiled(stop):
+        return
+    metrics = GatewayMetrics()
+    async with (
+        Router.from_fleet(fleet, observer=metrics.router) as router,
+        Gateway.over(fleet, router, metrics=metrics) as opened,
+    ):
+        _tell_addresses(opened)
+        opened.follow(follow_fleet(path, router, opened))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
+        await stop.wait()
+        _tell_stopping(fleet)
+    log.info("the gateway has ended")
+
+
+async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_stdin_ends: bool) -> None:
+    stop = asyncio.Event()
+    watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
+    if not await _is_compiled(stop):  # here once, and not in each worker
+        return
+    current, names = fleet, ResolvedNames(resolve_host)
+    await names.look_up(fleet.servers)
+    servers = names.expand(fleet.servers)
+
+    def take() -> None:
+        nonlocal current
+        new = load_fleet(path)
+        take_servers(new)
+        # Workers that are started again are to be as many, and to listen, as before.
+        current = new.model_copy(update={"gateway": fleet.gateway})
+
+    def take_servers(settings: FleetSettings) -> None:
+        nonlocal servers
+        expanded = names.expand(settings.servers)
+        changes = find_changes(servers, expanded)
+        supervisor.reconfigure(open_servers(changes.opened), map(ServerName, changes.closed))
+        servers = expanded
+
+    async def watch_names() -> None:
+        while True:
+            await asyncio.sleep(current.router.resolve_period_s)
+            await names.look_up(current.servers)
+            try:
+                take_servers(current)
+            except ConfigError as exc:
+                log.warning("the fleet's servers are kept as they were: %s", exc)
+
+    def hello(number: int) -> dict[str, object]:
+        told = {"fleet": current.model_dump_json(), "fleet_path": str(path.absolute())}
+        return {"number": number, "log_level": log_level, **told}
+
+    supervisor = Supervisor(
+        fleet.gateway,
+        open_servers(servers),
+        timeout_s=fleet.router.connect_timeout_s,
+        discovery_period_s=fleet.router.discovery_period_s,
+        hello=hello,
+        command=lambda channel, door: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(door)),
+        environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    async with supervisor:
+        _tell_addresses(supervisor)
+        files = WatchedFiles("the fleet's servers", [path], take)
+
+        def reload() -> None:
+            files.refresh(is_forced=True)
+            supervisor.hang_up()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        watching = asyncio.gather(watch([files]), watch_names())
+        await stop.wait()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        _tell_stopping(fleet)
+        _end_at_once_on_signal(supervisor)
+    log.info("the gateway has ended")
+
+
+async def _is_compiled(stop: asyncio.Event) -> bool:
+    """Return whether what decides was compiled before it was time to stop."""
+    compiling, stopping = asyncio.create_task(compile_ahead()), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((compiling, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (compiling, stopping):
+            task.cancel()
+        await asyncio.gather(compiling, stopping, return_exceptions=True)
+    if stop.is_set():
+        log.info("the gateway has ended before it began")
+        return False
+    compiling.result()  # raises what went wrong
+    return True
+
+
+def _end_at_once_on_signal(supervisor: Supervisor) -> None:
+    """Let a second signal end the workers too, which would else go on until they have drained."""
+    loop = asyncio.get_running_loop()
+
+    def end(number: signal.Signals) -> None:
+        supervisor.kill()
+        loop.remove_signal_handler(number)
+        signal.raise_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+
+
+def _tell_addresses(opened: Gateway | Supervisor) -> None:
+    for what, address in opened.addresses:
+        log.info("%s on %s", what, address)
+
+
+def _tell_stopping(fleet: FleetSettings) -> None:
+    log.info("stopping: no more is taken, what is in is answered within %g s", fleet.gateway.drain_s)

@@ -1,0 +1,74 @@
+"""One worker of ``slimsched gateway``, run as ``python -m`` by its supervisor with two inherited sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import FleetSettings
+from orchestrator.errors import SlimError
+from orchestrator.gateway import Gateway, WorkerTeam, follow_fleet, new_event_loop, share_router
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.router import Router
+
+
+def main(channel_descriptor: int, door_descriptor: int) -> int:
+    """Answer until the supervisor says stop, or is gone; return the exit status."""
+    channel_end, door_end = socket.socket(fileno=channel_descriptor), socket.socket(fileno=door_descriptor)
+    hello = _read_hello(channel_end)
+    if hello is None:
+        return 0  # the supervisor was gone before this began
+    logging.basicConfig(
+        level=hello["log_level"].upper(),
+        format=f"%(asctime)s %(levelname)s worker {hello['number']}: %(message)s",
+        stream=sys.stderr,
+    )
+    fleet = FleetSettings.model_validate_json(hello["fleet"])
+    shared = fleet.model_copy(update={"router": share_router(fleet.router, fleet.gateway.workers)})
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_work(shared, Path(hello["fleet_path"]), channel_end, door_end))
+
+
+def _read_hello(channel_end: socket.socket) -> dict[str, Any] | None:
+    """Return the first line; byte by byte, because what follows is for the channel."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = channel_end.recv(1)
+        if not byte:
+            return None
+        line += byte
+    hello: dict[str, Any] = json.loads(line)
+    channel_end.setblocking(False)
+    return hello
+
+
+async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, door_end: socket.socket) -> int:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    team = WorkerTeam(channel_end, door_end, on_alone=stop.set)
+    await team.join()
+    failure: str | None = None
+    try:
+        metrics = GatewayMetrics()
+        async with (
+            Router.from_fleet(fleet, observer=metrics.router) as router,
+            Gateway.over(fleet, router, team, metrics=metrics) as gateway,
+        ):
+            gateway.follow(follow_fleet(path, router, gateway, workers=fleet.gateway.workers))
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
+            team.serve(gateway)
+            await stop.wait()
+    except SlimError as exc:
+        failure = str(exc)
+    await team.leave(failure)
+    return 0 if failure is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

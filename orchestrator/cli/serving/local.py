@@ -1,0 +1,181 @@
+"""``slimsched local``: real tritonservers on this machine, in the background."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.embedded.emulation import parse_cpu_sets, parse_slowdowns
+from orchestrator.embedded.local_fleet import (
+    FleetStatus,
+    check_copy_target,
+    copy_fleet_file,
+    read_status,
+    start_fleet,
+    stop_fleet,
+)
+from orchestrator.embedded.local_state import choose_state_directory
+from orchestrator.embedded.local_supervisor import FleetRequest
+from orchestrator.errors import SlimError
+
+state_directory_option = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid()),
+    show_default="$XDG_RUNTIME_DIR/slimsched, or a private directory in the temporary one",
+    help="Where the fleet's state, fleet.yaml and logs lie; one fleet per directory.",
+)
+
+
+@click.group()
+def local() -> None:
+    """Run real tritonservers on this machine, without GPU or container.
+
+    They outlive the command that starts them, until `slimsched local down`.
+
+    \b
+    Example:
+      slimsched local up --servers 2 --slowdown 1,3
+    """
+
+
+@local.command()
+@click.option("--servers", type=click.IntRange(min=1), default=2, show_default=True, help="How many.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=Path("model_repository"),
+    show_default=True,
+    help="Triton model repository that all of them serve.",
+)
+@click.option("--slowdown", help="One emulated slow-down factor (>= 1) per server, such as 1,3.")
+@click.option("--cpus", help="One CPU list per server, such as '0;1' or '0-1;2,3'.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=1), default=60.0, show_default=True, help="In seconds."
+)
+@click.option("--fleet", "fleet_copy", type=click.Path(path_type=Path), help="Write a copy of fleet.yaml here too.")
+@state_directory_option
+def up(
+    servers: int,
+    repository: Path,
+    slowdown: str | None,
+    cpus: str | None,
+    timeout_s: float,
+    fleet_copy: Path | None,
+    state_dir: Path,
+) -> None:
+    """Start a fleet and wait until every server is ready.
+
+    When one of them fails, all are taken down and the reason is shown. Slow-downs and CPU sets emulate unlike
+    machines and are labelled so in fleet.yaml.
+
+    \b
+    Example:
+      slimsched local up --servers 2 --slowdown 1,3 --cpus "0;1" --fleet fleet.yaml
+      slimsched infer --fleet fleet.yaml image.png
+    """
+    request = FleetRequest(
+        repository=repository.absolute(),
+        slowdowns=parse_slowdowns(slowdown, servers) if slowdown else (1.0,) * servers,
+        cpu_sets=parse_cpu_sets(cpus, servers) if cpus else (None,) * servers,
+        start_timeout_s=timeout_s,
+    )
+    if fleet_copy is not None:
+        check_copy_target(fleet_copy)
+    console = Console()
+    with console.status(f"starting {servers} tritonserver(s)"):
+        status = start_fleet(request, state_dir)
+    if fleet_copy is not None:
+        try:
+            copy_fleet_file(status, fleet_copy)
+        except SlimError:
+            stop_fleet(state_dir)
+            raise
+    _print_status(console, status)
+
+
+@local.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@state_directory_option
+def status(as_json: bool, state_dir: Path) -> None:
+    """Show the fleet's servers and whether they run.
+
+    \b
+    Example:
+      slimsched local status --json
+    """
+    found = read_status(state_dir)
+    if as_json:
+        click.echo(json.dumps(_encode_status(found), indent=2))
+    elif found is None:
+        click.echo(f"no local fleet in {state_dir}")
+    else:
+        _print_status(Console(), found)
+
+
+@local.command()
+@state_directory_option
+def down(state_dir: Path) -> None:
+    """Take the fleet down; does nothing when there is none.
+
+    \b
+    Example:
+      slimsched local down
+    """
+    console = Console()
+    with console.status("stopping the local fleet"):
+        stopped = stop_fleet(state_dir)
+    if stopped is None:
+        click.echo(f"no local fleet in {state_dir}")
+    elif stopped.is_running:
+        click.echo(f"stopped {len(stopped.servers)} server(s)")
+    else:
+        click.echo(f"cleaned up after a fleet of {len(stopped.servers)} server(s) that was gone already")
+
+
+def _encode_status(status: FleetStatus | None) -> dict[str, object]:
+    if status is None:
+        return {"is_running": False, "servers": []}
+    servers = [
+        {
+            "name": entry.server.name,
+            "is_running": entry.is_running,
+            "grpc": entry.server.grpc,
+            "http": entry.server.http,
+            "metrics": entry.server.metrics,
+            "controller": entry.server.controller,
+            "repository": entry.server.repository,
+            "pid": entry.server.process.pid,
+            "emulated_slowdown": entry.server.slowdown if entry.server.slowdown > 1.0 else None,
+            "cpus": entry.server.cpus,
+            "log": entry.server.log,
+        }
+        for entry in status.servers
+    ]
+    return {"is_running": status.is_running, "fleet": str(status.fleet_path), "servers": servers}
+
+
+def _print_status(console: Console, status: FleetStatus) -> None:
+    if not status.is_running:
+        click.echo("stale: the fleet's supervisor is gone; 'slimsched local down' cleans up")
+    elif not status.servers:
+        click.echo("the fleet is starting")
+    table = Table("server", "state", "gRPC", "emulated slow-down", "CPUs", "pid")
+    for entry in status.servers:
+        server = entry.server
+        table.add_row(
+            server.name,
+            "running" if entry.is_running else f"gone, see {server.log}",
+            server.grpc,
+            f"{server.slowdown:g}×" if server.slowdown > 1.0 else "none",
+            "all" if server.cpus is None else ",".join(map(str, server.cpus)),
+            str(server.process.pid),
+        )
+    if status.servers:
+        console.print(table)
+    if status.is_running and status.servers:
+        click.echo(f"fleet file: {status.fleet_path}")

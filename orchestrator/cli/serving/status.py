@@ -1,0 +1,120 @@
+"""``slimsched status`` and ``slimsched demand``: what controllers know, and a width asked of one."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console, Group, RenderableType
+
+from orchestrator.cli.fleet_option import fleet_option
+from orchestrator.config import ServerSettings, load_fleet
+from orchestrator.controller.demands import MAX_HOLD_S
+from orchestrator.controller.status.client import fetch_status, send_demand
+from orchestrator.controller.status.document import parse_page
+from orchestrator.controller.status.view import render_status, render_unreachable
+from orchestrator.errors import ConfigError, SlimError
+
+_Answer = dict[str, Any] | SlimError
+
+
+@click.command()
+@fleet_option
+@click.option("--server", "server_name", help="Only this one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--watch", "watch_s", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Show anew so often.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=3.0, show_default=True)
+def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: float | None, timeout_s: float) -> None:
+    """Show what every server's controller knows, wants and did.
+
+    Exits with 1 when a controller can't be reached; the others are shown all the same.
+
+    \b
+    Example:
+      slimsched status --config fleet.yaml
+      slimsched status --config fleet.yaml --server local-0 --json
+    """
+    if as_json and watch_s is not None:
+        raise click.UsageError("--json and --watch don't go together; call it repeatedly")
+    fleet = load_fleet(fleet_path)
+    servers = fleet.servers if server_name is None else (fleet.server(server_name),)
+    if watch_s is not None:
+        _watch(servers, watch_s, timeout_s)
+        return
+    answers = _ask(servers, timeout_s)
+    if as_json:
+        click.echo(json.dumps({"servers": [_encode(*pair) for pair in zip(servers, answers, strict=True)]}, indent=2))
+    else:
+        Console().print(_render(servers, answers))
+    if any(isinstance(answer, SlimError) for answer in answers):
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@fleet_option
+@click.option("--server", "server_name", required=True, help="Whose controller to ask; it must run on this machine.")
+@click.option("--width", type=click.IntRange(1, 100), required=True, help="To keep loaded, in percent.")
+@click.option(
+    "--hold", "hold_s", type=click.FloatRange(min=0, min_open=True, max=MAX_HOLD_S), default=60.0, show_default=True,
+    help="For so many seconds.",
+)  # fmt: skip
+def demand(fleet_path: Path, server_name: str, width: int, hold_s: float) -> None:
+    """Ask a server's controller to load a width and keep it for a while.
+
+    It is loaded with the next step if the budget has room; `slimsched status` says why when it has not.
+
+    \b
+    Example:
+      slimsched demand --config fleet.yaml --server local-0 --width 100 --hold 60
+    """
+    server = load_fleet(fleet_path).server(server_name)
+    model = send_demand(server, width=width, hold_s=hold_s, timeout_s=10.0)
+    click.echo(f"{server_name} keeps {model} for {hold_s:g} s, if its budget has room")
+
+
+def _ask(servers: tuple[ServerSettings, ...], timeout_s: float) -> list[_Answer]:
+    def ask(server: ServerSettings) -> _Answer:
+        try:
+            if server.controller is None:
+                raise ConfigError(f"no controller address in fleet.yaml; give server {server.name!r} one")
+            page = fetch_status(server, timeout_s=timeout_s)
+            parse_page(page)  # whoever answers is to be known as a controller, whatever is printed of it
+            return page
+        except SlimError as exc:
+            return exc
+
+    with ThreadPoolExecutor(max_workers=min(64, len(servers))) as pool:
+        return list(pool.map(ask, servers))
+
+
+def _encode(server: ServerSettings, answer: _Answer) -> dict[str, Any]:
+    if isinstance(answer, SlimError):
+        return {"server": server.name, "error": str(answer)}
+    return {**answer, "error": None}
+
+
+def _render(servers: tuple[ServerSettings, ...], answers: list[_Answer]) -> RenderableType:
+    parts: list[RenderableType] = []
+    for server, answer in zip(servers, answers, strict=True):
+        if isinstance(answer, SlimError):
+            parts.append(render_unreachable(server.name, str(answer)))
+        else:
+            parts.append(render_status(parse_page(answer), now_unix_s=time.time()))
+        parts.append("")
+    return Group(*parts[:-1])
+
+
+def _watch(servers: tuple[ServerSettings, ...], watch_s: float, timeout_s: float) -> None:
+    console = Console()
+    try:
+        while True:
+            shown = _render(servers, _ask(servers, timeout_s))
+            console.clear()  # only after the answers are there, and nothing where the output is no terminal
+            console.print(shown)
+            time.sleep(watch_s)
+    except KeyboardInterrupt:
+        pass

@@ -1,0 +1,239 @@
+"""``slimsched up``: on one machine embedded Tritons, a controller for each, and the gateway; one Ctrl-C ends all."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from orchestrator.cli.logs import logging_through
+from orchestrator.cli.serving.first_request import describe_first_request
+from orchestrator.cli.stopping import watch_for_stop
+from orchestrator.config import FleetSettings, ServerSettings, load_fleet
+from orchestrator.embedded.emulation import parse_slowdowns
+from orchestrator.embedded.local_stack import Machine
+from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
+from orchestrator.embedded.one_machine import complete_fleet, default_fleet, options_of
+from orchestrator.embedded.stack_processes import Command, EmbeddedTriton, Part, State
+from orchestrator.errors import ConfigError
+from orchestrator.gateway.workers.file_watch import PERIOD_S, WatchedFiles
+from orchestrator.router import compile_ahead
+
+log = logging.getLogger(__name__)
+
+_CONTROLLER_STOP_S = 15.0
+_GATEWAY_STOP_MARGIN_S = 10.0
+_LOOK_S = 0.5
+_REPOSITORY = Path("model_repository")
+_TOLD = ("orchestrator.cli", "orchestrator.gateway.workers.file_watch", "orchestrator.router.dispatch.compilation")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A fleet file.
+
+    Attributes:
+        path: of it.
+        repository: of servers for which it names none.
+    """
+
+    path: Path
+    repository: Path
+
+    def load(self, machine: Machine) -> FleetSettings:
+        """Return the fleet for a machine that runs; raises ConfigError."""
+        return machine.complete(load_fleet(self.path), self.repository)
+
+
+@click.command()
+@click.option("--fleet", "fleet_path", type=click.Path(path_type=Path), help="Which servers to run, and all settings.")
+@click.option("--servers", type=click.IntRange(min=1), help="How many, without --fleet.  [default: 2]")
+@click.option("--slowdown", help="One emulated slow-down factor (>= 1) per server, such as 1,3, without --fleet.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=_REPOSITORY,
+    show_default=True,
+    help="Model repository of servers for which the fleet file names none.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid()) / "up",
+    show_default="$XDG_RUNTIME_DIR/slimsched/up, or a private directory in the temporary one",
+    help="Where the logs and the fleet file that is in force lie.",
+)
+def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repository: Path, state_dir: Path) -> None:
+    """Run a whole fleet on this machine: real Tritons, a controller beside each, and the gateway.
+
+    What dies is started again, after pauses that grow when it dies soon. Ctrl-C or SIGTERM lets the gateway answer what
+    is in, then takes all down; a second one does not wait. Without --fleet it is two servers over model_repository and
+    the gateway at its default addresses. The servers of a fleet file must have loopback addresses. It is looked at once
+    a second and followed: servers come, go and are started anew, router and controllers take their settings; the
+    gateway section needs a new start. SIGHUP is no sign for that, because a terminal that closes sends it.
+
+    \b
+    Example:
+      slimsched up
+      slimsched up --servers 2 --slowdown 1,3
+      slimsched up --fleet fleet.yaml
+    """
+    if fleet_path is not None and (servers is not None or slowdown is not None):
+        raise click.UsageError("--servers and --slowdown describe a fleet, and so does --fleet; give one or the other")
+    if fleet_path is None:
+        count = servers or 2
+        slowdowns = parse_slowdowns(slowdown, count) if slowdown else (1.0,) * count
+        fleet = default_fleet(slowdowns, repository.absolute())
+    else:
+        fleet = complete_fleet(load_fleet(fleet_path), repository.absolute())
+    source = None if fleet_path is None else Source(fleet_path, repository.absolute())
+    prepare_directory(state_dir)
+    with (state_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"another 'slimsched up' runs in {state_dir}; end it or give another --state-dir"
+            ) from None
+        console = Console(stderr=True)
+        handler = _ConsoleHandler(console)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.addFilter(lambda record: record.name.startswith(_TOLD))
+        with logging_through(handler, logging.INFO):
+            asyncio.run(_run(fleet, state_dir, console, source))
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints above the table that is shown at the same time."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+async def _run(fleet: FleetSettings, state_dir: Path, console: Console, source: Source | None) -> None:
+    machine = Machine(fleet, state_dir / "fleet.yaml", PartMaker(state_dir))
+    task = asyncio.current_task()
+    assert task is not None
+    is_told = asyncio.Event()
+
+    def stop() -> None:
+        is_told.set()
+        task.cancel()
+
+    watch_for_stop(stop)
+    following: asyncio.Task[None] | None = None
+    try:
+        try:
+            await compile_ahead()  # the gateway would, but where nobody reads what it says
+            await machine.start()
+            if source is not None:
+                following = asyncio.create_task(_follow(source, machine))
+            first = await describe_first_request(fleet.gateway)
+            for line in (*_addresses(fleet), f"logs and fleet file in {state_dir}", *first, "Ctrl-C ends all of it"):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            await _show(machine, console)
+        except asyncio.CancelledError:
+            if not is_told.is_set():
+                raise
+            task.uncancel()
+            log.info("stopping: the gateway answers what is in, then all is taken down")
+    finally:
+        watch_for_stop(machine.kill)
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        await machine.stop()
+    log.info("all is down")
+
+
+async def _follow(source: Source, machine: Machine) -> None:
+    """Have the machine take the fleet file whenever it has changed."""
+    changed: list[FleetSettings] = []
+    files = WatchedFiles("the fleet file", [source.path], lambda: changed.append(source.load(machine)))
+    while True:
+        await asyncio.sleep(PERIOD_S)
+        files.refresh()
+        if changed:
+            await machine.take(changed.pop())
+            changed.clear()
+
+
+class PartMaker:
+    """Makes the parts of a machine, with a log for each in a directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._fleet_path = str(state_dir / "fleet.yaml")
+
+    def triton(self, server: ServerSettings) -> Part:
+        """See Maker."""
+        assert server.repository is not None, "the fleet is complete"
+        options = options_of(server, log_path=self._log(server.name))
+        return Part(server.name, server.grpc, partial(EmbeddedTriton, server.repository, options))
+
+    def controller(self, server: ServerSettings) -> Part:
+        """See Maker."""
+        make = partial(
+            Command,
+            ("controller", "--fleet", self._fleet_path, "--server", server.name),
+            log_path=self._log(f"controller-{server.name}"),
+            address=server.controller,
+            stop_s=_CONTROLLER_STOP_S,
+        )
+        return Part(f"controller {server.name}", server.controller or "", make)
+
+    def gateway(self, fleet: FleetSettings) -> Part:
+        """See Maker."""
+        gateway = fleet.gateway
+        make = partial(
+            Command,
+            ("gateway", "--fleet", self._fleet_path),
+            log_path=self._log("gateway"),
+            address=gateway.grpc or gateway.http,
+            stop_s=gateway.drain_s + _GATEWAY_STOP_MARGIN_S,
+        )
+        return Part("gateway", gateway.grpc or gateway.http or "", make)
+
+    def _log(self, name: str) -> Path:
+        path = self._state_dir / f"{name}.log"
+        path.write_bytes(b"")
+        return path
+
+
+def _addresses(fleet: FleetSettings) -> list[str]:
+    gateway = fleet.gateway
+    offered = (("gRPC", gateway.grpc), ("HTTP", gateway.http), ("metrics", gateway.metrics))
+    return ["the gateway answers on " + ", ".join(f"{what} {address}" for what, address in offered if address)]
+
+
+async def _show(machine: Machine, console: Console) -> None:
+    """Show where every part stands, until cancelled; not where nobody looks."""
+    if not console.is_terminal:
+        await asyncio.Event().wait()
+    with Live(_table(machine.parts), console=console, refresh_per_second=1 / _LOOK_S) as live:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            live.update(_table(machine.parts))
+
+
+def _table(parts: Sequence[Part]) -> Table:
+    table = Table("part", "state", "address", "process", "restarts")
+    for part in parts:
+        state = f"[green]{part.state}[/]" if part.state is State.RUNNING else f"[yellow]{part.state}[/]"
+        table.add_row(part.name, state, part.address, str(part.pid or ""), str(part.restarts or ""))
+    return table

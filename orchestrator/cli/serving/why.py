@@ -1,0 +1,83 @@
+"""``slimsched why``: one decision of the router, as it was written to its decision log."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.fleet_option import fleet_option
+from orchestrator.config import load_fleet
+from orchestrator.errors import ConfigError
+from orchestrator.router.dispatch.decision_log import find_decision
+
+
+@click.command()
+@click.argument("decision_id", metavar="ID")
+@fleet_option
+@click.option("--json", "as_json", is_flag=True, help="Print the line as it was written.")
+def why(decision_id: str, fleet_path: Path, as_json: bool) -> None:
+    """Tell why a request ran where it ran; ID is its answer's slim_decision_id.
+
+    Reads what the router wrote; `router.decision_log` in the fleet file turns that on and says how many are sampled.
+
+    \b
+    Example:
+      slimsched why a93a3a-17 --fleet fleet.yaml
+    """
+    settings = load_fleet(fleet_path).router.decision_log
+    if settings is None:
+        raise ConfigError(f"no decisions are written: {fleet_path} has no router.decision_log; give it a directory")
+    record = find_decision(settings.directory, decision_id)
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    console = Console()
+    for part in _render(record):
+        console.print(part)
+
+
+def _render(record: dict[str, Any]) -> list[Text | Table]:
+    queue, outcome, choice = record["queue"], record["outcome"], record["choice"]
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record["at"]))
+    stood_in = "" if record["fault"] is None else f", standing in ({record['fault']})"
+    lines = [
+        f"{record['id']} of {record['family']}, {at} UTC, decided by {record['policy']}{stood_in}: {record['reason']}",
+        f"{queue['items']} items wait, a head of {queue['head_items']} due in {queue['head_slack_s'] * 1e3:.1f} ms; "
+        f"nine of ten due in {queue['tail_slack_s'] * 1e3:.1f} ms; priority {queue['priority']}, "
+        f"expected times count {record['slack_margin']:g} times",
+    ]
+    if (shadow := record.get("shadow")) is not None:
+        own = shadow["choice"]
+        instead = f"{own['items']} items to {own['server']} at {own['width']} %" if own is not None else "nothing now"
+        lines.append(
+            f"{shadow['policy']}, in the shadow, would have sent {instead} ({shadow['fault'] or shadow['outcome']})"
+        )
+    table = Table(
+        "server", "width", "items", "ms wait", "ms to answer", "ms to drain", "J", "room", "in time", box=None
+    )
+    for c in record["candidates"]:
+        is_chosen = choice is not None and (c["server"], c["width"]) == (choice["server"], choice["width"])
+        joules = "" if c["energy_j"] is None else f"{c['energy_j']:.3g}"
+        table.add_row(
+            *(f"{'→ ' if is_chosen else '  '}{c['server']}", f"{c['width']} %", str(c["items"])),
+            *(f"{c[name] * 1e3:.1f}" for name in ("wait_s", "completion_s", "drain_s")),
+            *(joules, "yes" if c["has_room"] else "no", "yes" if c["in_time"] else "no"),
+            style="bold" if is_chosen else None,
+        )
+    if outcome["error"] is not None:
+        end = f"it failed: {outcome['error']}"
+    else:
+        requests = outcome["requests"]
+        in_time = sum(request["in_time"] for request in requests)
+        end = (
+            f"{outcome['items']} items of {len(requests)} requests ran for {outcome['service_s'] * 1e3:.1f} ms; "
+            f"{in_time} in time"
+        )
+    return [Text("\n".join(lines)), table, Text(end)]

@@ -1,0 +1,1 @@
+"""What a controller tells of itself: its status document, its metrics, and where both are read."""

@@ -1,0 +1,183 @@
+"""A step's report turned into the status page; see status_page for what is on it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from orchestrator.controller.report import ActionRecord, StepReport
+from orchestrator.controller.status.document import (
+    ControllerStatus,
+    DoneAction,
+    LearnedMemory,
+    MemoryStatus,
+    ModelState,
+    NoticeStatus,
+    PlannedAction,
+    QuarantineStatus,
+    RatesStatus,
+    RefusalStatus,
+    ResidueStatus,
+    encode_page,
+)
+from orchestrator.controller.status.wording import short_name
+from orchestrator.planner import Action, ModelSnapshot, Notice, Rates, Refusal
+from orchestrator.planner.actions import Numbers
+from orchestrator.telemetry.reading import HostReading, Reading
+
+
+def describe_status(report: StepReport) -> ControllerStatus:
+    """Return what a report says, as the status page shows it."""
+    snapshot, plan = report.snapshot, report.plan
+    seen = sorted(snapshot.models, key=lambda model: (model.model.width, model.name)) if snapshot else ()
+    reading = report.reading or _no_reading()
+    return ControllerStatus(
+        server=report.server,
+        family=report.family,
+        unix_s=report.unix_s,
+        steps=report.steps,
+        trouble=report.trouble,
+        server_id=snapshot.server_id if snapshot else reading.server_id,
+        models=tuple(_model(report, model) for model in seen),
+        memory=_memory(report, reading),
+        utilisation_ratio=reading.utilisation_ratio,
+        utilisation_ceiling_ratio=report.limits.utilisation_ceiling_ratio,
+        power_w=reading.power_w,
+        energy_j=reading.energy_j,
+        prices_s={kind.value: price_s for kind, price_s in sorted(report.state.prices.measured_s.items())},
+        planned=tuple(_planned(action) for action in plan.actions) if plan else (),
+        refusals=tuple(_refusal(refusal) for refusal in plan.refusals) if plan else (),
+        notices=tuple(_notice(notice) for notice in plan.notices) if plan else (),
+        actions=tuple(_done(record) for record in report.recent),
+        plan_s=report.plan_s,
+        step_s=report.step_s,
+    )
+
+
+def encode_status(report: StepReport) -> dict[str, Any]:
+    """Return the status page of a report, ready for JSON; its keys are the fields of ControllerStatus."""
+    return encode_page(describe_status(report))
+
+
+def _no_reading() -> HostReading:
+    absent = Reading.absent("the host has not been read yet")
+    return HostReading(absent, absent, absent, absent, absent)
+
+
+def _model(report: StepReport, seen: ModelSnapshot) -> ModelState:
+    assert report.snapshot is not None
+    desired = dict(report.plan.desired_instances) if report.plan else {}
+    until_s = seen.demanded_until_s
+    return ModelState(
+        model=seen.name,
+        label=short_name(seen.name, seen.model.family),
+        width=seen.model.width,
+        accuracy=seen.model.accuracy,
+        status=seen.loaded.status.value,
+        status_reason=seen.loaded.reason,
+        instances=seen.loaded.instances,
+        desired_instances=desired.get(seen.name),
+        live_instances=seen.live_instances,
+        batching=seen.loaded.batching if seen.is_ready else None,
+        is_canonical=seen.loaded.is_canonical if seen.is_ready else None,
+        rates=_rates(seen.rates, is_ready=seen.is_ready, trouble=report.trouble),
+        waiting_requests=seen.rates.waiting_requests if seen.is_ready else None,
+        is_changing=seen.name in report.snapshot.busy_models,
+        demanded_for_s=until_s - report.now_s if until_s is not None and until_s > report.now_s else None,
+        quarantine=_quarantine(report, seen.name),
+    )
+
+
+def _rates(rates: Rates, *, is_ready: bool, trouble: str | None) -> RatesStatus:
+    if not is_ready:
+        return RatesStatus(reason="not ready")
+    if rates.window_s <= 0:
+        return RatesStatus(reason=trouble or "no earlier reading")
+    return RatesStatus(
+        window_s=rates.window_s,
+        requests_per_s=rates.requests_per_s,
+        failures_per_s=rates.failures_per_s,
+        items_per_s=rates.items_per_s,
+        executions_per_s=rates.executions_per_s,
+        busy_instances=rates.busy_instances,
+        items_per_execution=rates.items_per_execution,
+        service_s=rates.service_s,
+    )
+
+
+def _quarantine(report: StepReport, model: str) -> tuple[QuarantineStatus, ...]:
+    return tuple(
+        QuarantineStatus(
+            until_unix_s=_unix_s(report, sentence.until_s),
+            for_s=sentence.until_s - report.now_s,
+            failures=sentence.failures,
+            reason=sentence.reason,
+            instances=instances,
+            batching=batching,
+        )
+        for (name, instances, batching), sentence in report.state.quarantine.sentences.items()
+        if name == model and report.now_s < sentence.until_s
+    )
+
+
+def _memory(report: StepReport, reading: HostReading) -> MemoryStatus:
+    ledger = report.state.memory
+    loads, further, sizes = ledger.loads_bytes, ledger.instances_bytes, ledger.seen_bytes
+    # The largest of the last readings, as the plan takes it.
+    learned = {
+        str(model): LearnedMemory(
+            max(loads.get(model, ()), default=None), max(further.get(model, ()), default=None), sizes.get(model)
+        )
+        for model in sorted({*loads, *further, *sizes})
+    }
+    return MemoryStatus(
+        used_bytes=reading.memory_used_bytes,
+        total_bytes=reading.memory_total_bytes,
+        budget_bytes=report.limits.memory_budget_bytes,
+        residue_bytes=ledger.residue_bytes,
+        residue_limit_bytes=report.limits.leak_limit_bytes,
+        residues=tuple(
+            ResidueStatus(_unix_s(report, entry.at_s), entry.model, entry.expected_bytes, entry.returned_bytes)
+            for entry in ledger.entries
+        ),
+        learned=learned,
+    )
+
+
+def _planned(action: Action) -> PlannedAction:
+    return PlannedAction(
+        kind=action.kind.value,
+        model=action.model,
+        reason=action.reason.value,
+        instances=action.instances,
+        batching=action.batching,
+        is_forced=action.is_forced,
+        needed_bytes=action.needed_bytes,
+        numbers=_numbers(action.numbers),
+    )
+
+
+def _done(record: ActionRecord) -> DoneAction:
+    return DoneAction(
+        _planned(record.action), record.ended_unix_s, record.took_s, record.error, is_under_way=record.is_under_way
+    )
+
+
+def _refusal(refusal: Refusal) -> RefusalStatus:
+    return RefusalStatus(
+        refusal.kind.value, refusal.model, refusal.reason.value, _numbers(refusal.numbers), refusal.detail
+    )
+
+
+def _notice(notice: Notice) -> NoticeStatus:
+    return NoticeStatus(notice.kind.value, notice.model, _numbers(notice.numbers))
+
+
+def _numbers(numbers: Numbers) -> dict[str, float | None]:
+    """Return the numbers by name; JSON has no infinity and no NaN, they are null."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers}
+
+
+def _unix_s(report: StepReport, at_s: float) -> float:
+    """Return the wall-clock time of a moment on the controller's clock."""
+    return report.unix_s + (at_s - report.now_s)

@@ -1,0 +1,180 @@
+"""The status page on a terminal: a section a server, readable at 80 columns and up.
+
+The table holds only what fits a line: long reasons (Triton's, of a failed load) go below it, where they wrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.controller.status.document import ControllerStatus, ModelState
+from orchestrator.controller.status.wording import (
+    say_age,
+    say_batching,
+    say_done,
+    say_memory,
+    say_notice,
+    say_planned,
+    say_refusal,
+)
+
+SHOWN_ACTIONS = 5
+UNKNOWN = "–"
+Line = tuple[str, str, str]
+"""A label, a text and its style."""
+_STATUS_STYLES = {"ready": "green", "failed": "bold red", "absent": "dim", "loading": "yellow", "unloading": "yellow"}
+
+
+def render_status(status: ControllerStatus, *, now_unix_s: float) -> RenderableType:
+    """Return one server's section.
+
+    Args:
+        status: of its controller.
+        now_unix_s: wall-clock time, for ages.
+    """
+    parts: list[RenderableType] = [_title(status, now_unix_s)]
+    if status.models:
+        parts.append(_models(status))
+    parts.append(_lines(status, now_unix_s))
+    return Group(*parts)
+
+
+def render_unreachable(server: str, reason: str) -> RenderableType:
+    """Return the section of a server whose controller says nothing."""
+    return Group(Text(server, style="bold"), _grid([("controller", reason, "bold red")]))
+
+
+def render_plan(status: ControllerStatus) -> RenderableType:
+    """Return what the plan of this step would do and why, for a dry run."""
+    rows = [("would", say_planned(action, status.family), "") for action in status.planned]
+    return _grid([*(rows or [("would", "change nothing", "")]), *_trouble(status), *_warnings(status)])
+
+
+def render_done(status: ControllerStatus) -> RenderableType:
+    """Return what was done and why, and what was refused, for a single run."""
+    rows: list[Line] = [
+        ("did", say_done(done, status.family), "red" if done.error is not None else "") for done in status.actions
+    ]
+    return _grid([*(rows or [("did", "nothing", "")]), *_trouble(status), *_warnings(status)])
+
+
+def _title(status: ControllerStatus, now_unix_s: float) -> Text:
+    family = f" · {status.family}" if status.family else ""
+    step = f" · step {status.steps:,}, {say_age(now_unix_s - status.unix_s)} ago"
+    return Text.assemble((status.server, "bold"), family, (step, "dim"))
+
+
+def _models(status: ControllerStatus) -> Table:
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("width", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("inst.", no_wrap=True)
+    table.add_column("batching", overflow="fold")
+    for name in ("items/s", "busy", "waiting"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    for model in status.models:
+        table.add_row(
+            model.label,
+            Text(model.status, style=_STATUS_STYLES.get(model.status, "")),
+            _instances(model),
+            UNKNOWN if model.batching is None else say_batching(model.batching),
+            _number(model.rates.items_per_s, ",.0f"),
+            _number(model.rates.busy_instances, ".2f"),
+            _number(model.waiting_requests, ".1f"),
+            "; ".join(_notes(model)),
+        )
+    return table
+
+
+def _instances(model: ModelState) -> str:
+    is_settled = model.desired_instances in (None, model.instances)
+    return f"{model.instances}" if is_settled else f"{model.instances} → {model.desired_instances}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return UNKNOWN if value is None else format(value, form)
+
+
+def _notes(model: ModelState) -> Iterator[str]:
+    if model.is_changing:
+        yield "changing"
+    if model.is_canonical is False:
+        yield "differs from its files"
+    if model.live_instances is not None and model.live_instances < model.instances:
+        yield f"{model.live_instances} of {model.instances} alive"
+    if model.rates.failures_per_s:
+        yield f"{model.rates.failures_per_s:.3g} errors/s"
+    if model.demanded_for_s is not None:
+        yield f"demanded {say_age(model.demanded_for_s)}"
+    if model.quarantine:
+        yield f"quarantined {say_age(max(entry.for_s for entry in model.quarantine))}"
+
+
+def _lines(status: ControllerStatus, now_unix_s: float) -> Table:
+    rows: list[Line] = [
+        *_trouble(status),
+        ("memory", say_memory(status), ""),
+        ("load", _load(status), ""),
+        *_failures(status),
+        *_warnings(status),
+    ]
+    for done in reversed(status.actions[-SHOWN_ACTIONS:]):
+        style = "red" if done.error is not None else "yellow" if done.is_under_way else ""
+        rows.append((f"{say_age(now_unix_s - done.ended_unix_s)} ago", say_done(done, status.family), style))
+    return _grid(rows)
+
+
+def _trouble(status: ControllerStatus) -> list[Line]:
+    return [] if status.trouble is None else [("trouble", status.trouble, "bold red")]
+
+
+def _load(status: ControllerStatus) -> str:
+    """Return utilisation, power and energy; what is unknown for one reason is said once."""
+    utilisation, power, energy = status.utilisation_ratio, status.power_w, status.energy_j
+    known, unknown = [], dict[str, list[str]]()
+    for name, reading in (("utilisation", utilisation), ("power", power), ("energy", energy)):
+        if reading.value is None:
+            unknown.setdefault(reading.reason, []).append(name)
+    if utilisation.value is not None:
+        known.append(f"utilisation {utilisation.value:.0%} (ceiling {status.utilisation_ceiling_ratio:.0%})")
+    if power.value is not None:
+        known.append(f"power {power.value:.1f} W ({power.source})")
+    if energy.value is not None:
+        known.append(f"energy {energy.value:,.0f} J ({energy.source})")
+    return " · ".join([*known, *(f"{', '.join(names)} unknown ({why})" for why, names in unknown.items())])
+
+
+def _failures(status: ControllerStatus) -> Iterator[Line]:
+    for model in status.models:
+        if model.status_reason:
+            yield ("Triton", f"{model.label}: {model.status_reason}", "red")
+        for entry in model.quarantine:
+            config = f"{_count(entry.instances, 'instance')} ({say_batching(entry.batching)})"
+            when = f"{_count(entry.failures, 'failure')}, next try in {say_age(entry.for_s)}"
+            why = "" if entry.reason == model.status_reason else f": {entry.reason}"
+            yield ("quarantine", f"{model.label} with {config}: {when}{why}", "red")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _warnings(status: ControllerStatus) -> list[Line]:
+    refusals = [("refused", say_refusal(refusal, status.family), "yellow") for refusal in status.refusals]
+    return [*refusals, *(("notice", say_notice(notice, status.family), "bold yellow") for notice in status.notices)]
+
+
+def _grid(rows: list[Line]) -> Table:
+    """Return lines with a hanging indent behind their labels."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text, style in rows:
+        grid.add_row(label, Text(text, style=style))
+    return grid

@@ -1,0 +1,196 @@
+"""The comparison of policies as a terminal table, a picture and a self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.table import Table
+
+from orchestrator.demo.summary import PolicySummary
+from orchestrator.errors import ConfigError
+from orchestrator.snapshot import ServerName, Width
+
+_COLUMNS = ("policy", "answered", "top-1", "mean", "p99", "missed", "top-1 in time")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Policies on the same requests.
+
+    Attributes:
+        title: of the page.
+        setting: what was run, one sentence each; says what is emulated.
+        servers: name and description, in the order of the columns.
+        widths: ascending.
+        summaries: one a policy.
+    """
+
+    title: str
+    setting: tuple[str, ...]
+    servers: tuple[tuple[ServerName, str], ...]
+    widths: tuple[Width, ...]
+    summaries: tuple[PolicySummary, ...]
+
+
+def comparison_tables(comparison: Comparison) -> tuple[Table, Table]:
+    """Return two tables for a terminal of 80 columns: the figures, and who answered at which width."""
+    figures = Table(*_COLUMNS, title=comparison.title)
+    servers = [f"{name}\n{width} %" for name, width in _pairs(comparison)]
+    shares = Table("policy", *servers, title="share of the answers by server and width")
+    for column in (*figures.columns[1:], *shares.columns[1:]):
+        column.justify = "right"
+    for summary in comparison.summaries:
+        figures.add_row(summary.policy, *_figures(summary))
+        shares.add_row(summary.policy, *_shares(comparison, summary))
+    return figures, shares
+
+
+def check_report(folder: Path) -> None:
+    """Check, before the long work, that a report could be drawn and written.
+
+    Raises:
+        ConfigError: when matplotlib is missing or the folder can't be written.
+    """
+    if find_spec("matplotlib") is None:
+        raise ConfigError("the picture needs matplotlib: pip install 'slim-scheduler[plot]'")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise ConfigError(f"can't write the report to {folder} ({exc.strerror}); choose another folder") from exc
+
+
+def write_report(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path, Path]:
+    """Write ``stem``.png and ``stem``.html, the picture inside the page too, and return their paths.
+
+    Raises:
+        ConfigError: when the folder can't be written.
+    """
+    picture = _draw(comparison)
+    png, page = folder / f"{stem}.png", folder / f"{stem}.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        png.write_bytes(picture)
+        page.write_text(_render_page(comparison, picture))
+    except OSError as exc:
+        raise ConfigError(f"can't write the report to {folder} ({exc.strerror}); choose another folder") from exc
+    return png, page
+
+
+def _pairs(comparison: Comparison) -> list[tuple[ServerName, Width]]:
+    return [(name, width) for name, _ in comparison.servers for width in comparison.widths]
+
+
+def _figures(summary: PolicySummary) -> list[str]:
+    return [
+        f"{summary.answered:,}",
+        "-" if summary.accuracy is None else f"{summary.accuracy:.1%}",
+        "-" if summary.mean_latency_s is None else f"{summary.mean_latency_s * 1e3:.1f} ms",
+        "-" if summary.p99_latency_s is None else f"{summary.p99_latency_s * 1e3:.1f} ms",
+        f"{summary.miss_ratio:.1%}",
+        f"{summary.accuracy_in_time:.1%}",
+    ]
+
+
+def _shares(comparison: Comparison, summary: PolicySummary) -> list[str]:
+    return [f"{part:.0%}" if (part := summary.share.get(pair, 0.0)) else "·" for pair in _pairs(comparison)]
+
+
+def _draw(comparison: Comparison) -> bytes:
+    import matplotlib  # half a second that only reports pay
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [s.policy for s in comparison.summaries]
+    figure, (latency, misses, shares) = pyplot.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    rows = range(len(names))
+
+    mean_ms = [(s.mean_latency_s or 0) * 1e3 for s in comparison.summaries]
+    p99_ms = [(s.p99_latency_s or 0) * 1e3 for s in comparison.summaries]
+    latency.barh(rows, p99_ms, color="#c9d7e8", label="p99")
+    latency.barh(rows, mean_ms, height=0.5, color="#2f6db3", label="mean")
+    latency.set(title="latency (ms)", yticks=rows, yticklabels=names)
+
+    right = [s.accuracy_in_time * 100 for s in comparison.summaries]
+    missed = [s.miss_ratio * 100 for s in comparison.summaries]
+    wrong = [100 - r - m for r, m in zip(right, missed, strict=True)]
+    misses.barh(rows, right, color="#4a9d6f", label="right, in time")
+    misses.barh(rows, wrong, left=right, color="#d8d8d8", label="wrong, in time")
+    misses.barh(
+        rows, missed, left=[r + w for r, w in zip(right, wrong, strict=True)], color="#d9825b", label="late or lost"
+    )
+    misses.set(title="requests (%)", yticks=rows, yticklabels=[], xlim=(0, 100))
+
+    left = [0.0] * len(names)
+    tones = pyplot.get_cmap("viridis_r")
+    for index, width in enumerate(comparison.widths):
+        part = [s.width_share.get(width, 0.0) * 100 for s in comparison.summaries]
+        shares.barh(rows, part, left=left, color=tones(index / max(1, len(comparison.widths) - 1)), label=f"{width} %")
+        left = [a + b for a, b in zip(left, part, strict=True)]
+    shares.set(title="answers by width (%)", yticks=rows, yticklabels=[], xlim=(0, 100))
+
+    for axes in (latency, misses, shares):
+        axes.invert_yaxis()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(comparison.title)
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png", dpi=110)
+    pyplot.close(figure)
+    return sink.getvalue()
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }}
+th, td {{ padding: .35rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+img {{ max-width: 100%; margin-top: 1.5rem; }}
+</style>
+<h1>{title}</h1>
+<ul>{setting}</ul>
+<table>
+<thead><tr><th colspan="{fixed}"></th>{servers}</tr><tr>{head}</tr></thead>
+<tbody>{rows}</tbody>
+</table>
+<p>top-1 is over answers; “top-1 in time” counts a late or missing answer as wrong. The columns to the right tell
+which part of the answers each server gave at each width.</p>
+<img alt="latency, deadlines and widths of each policy" src="data:image/png;base64,{picture}">
+</html>
+"""
+
+
+def _render_page(comparison: Comparison, picture: bytes) -> str:
+    def cells(tag: str, texts: Sequence[str]) -> str:
+        return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
+
+    servers = "".join(
+        f'<th colspan="{len(comparison.widths)}">{html.escape(f"{name}: {text}")}</th>'
+        for name, text in comparison.servers
+    )
+    rows = "".join(
+        f"<tr>{cells('td', [s.policy, *_figures(s), *_shares(comparison, s)])}</tr>" for s in comparison.summaries
+    )
+    return _PAGE.format(
+        title=html.escape(comparison.title),
+        setting=cells("li", comparison.setting),
+        fixed=len(_COLUMNS),
+        servers=servers,
+        head=cells("th", [*_COLUMNS, *(f"{width} %" for _, width in _pairs(comparison))]),
+        rows=rows,
+        picture=base64.b64encode(picture).decode(),
+    )

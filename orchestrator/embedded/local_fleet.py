@@ -1,0 +1,232 @@
+"""Several embedded servers in the background: up, status, down.
+
+The fleet belongs to a supervisor process (see `local_supervisor`) that outlives the command which started it. All
+that later commands know is in the state directory (see `local_state`), and is believed only as far as the processes
+named there still live.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.embedded import local_state, local_supervisor
+from orchestrator.embedded.emulation import check_cpus, check_slowdown
+from orchestrator.embedded.local_state import LocalServer, ProcessIdentity
+from orchestrator.embedded.local_supervisor import FleetRequest
+from orchestrator.embedded.server import check_repository
+from orchestrator.embedded.wheel import locate_wheel
+from orchestrator.errors import ConfigError, EmbeddedServerError
+
+POLL_S = 0.05
+STOP_TIMEOUT_S = 30.0  # a server's exit timeout, its kill margin and the reaping of its stubs, with room to spare
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """One recorded server, and whether its process still runs."""
+
+    server: LocalServer
+    is_running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """What is known of a local fleet.
+
+    Attributes:
+        supervisor: The supervisor on record.
+        is_running: Whether it still runs; without it the state is stale and its servers are going or gone.
+        servers: The servers on record; empty while the fleet is starting.
+        fleet_path: Where its fleet.yaml lies.
+    """
+
+    supervisor: ProcessIdentity
+    is_running: bool
+    servers: tuple[ServerStatus, ...]
+    fleet_path: Path
+
+
+def read_status(directory: Path) -> FleetStatus | None:
+    """Return what is known of the fleet; None when there is none.
+
+    Raises:
+        ConfigError: The state on disk is damaged.
+    """
+    supervisor = local_state.read_supervisor(directory)
+    if supervisor is None:
+        return None
+    servers = local_state.read_servers(directory)
+    return FleetStatus(
+        supervisor=supervisor,
+        is_running=supervisor.is_alive(),
+        servers=tuple(ServerStatus(server, server.process.is_alive()) for server in servers),
+        fleet_path=directory / local_state.FLEET_FILE,
+    )
+
+
+def start_fleet(request: FleetRequest, directory: Path) -> FleetStatus:
+    """Start a fleet, wait until every server is ready, and return what it is.
+
+    All or nothing: when one server fails, or this call is interrupted, all are taken down.
+
+    Raises:
+        ConfigError: The request can't be fulfilled as it is, or a fleet is running already.
+        EmbeddedServerError: A server failed; the message names it and its reason.
+    """
+    _check(request)
+    local_state.prepare_directory(directory)
+    status = read_status(directory)
+    if status is not None and status.is_running:
+        raise ConfigError(f"a local fleet is already running (see {directory}); 'slimsched local down' ends it")
+    with _start_supervisor(directory) as process:
+        # Leaving this block closes its standard input. Unless it has been told that it may stay, the supervisor
+        # then takes everything down, whatever befell this process.
+        supervisor = _hand_over(process, request, directory)
+        try:
+            status = _wait_ready(supervisor, request, directory)
+        except BaseException:
+            _end(supervisor)
+            local_state.remove_state(directory)
+            raise
+        _write(process, local_supervisor.MAY_STAY)
+    return status
+
+
+def stop_fleet(directory: Path) -> FleetStatus | None:
+    """Take the fleet down and forget it; return what it was, or None when there was none. Idempotent.
+
+    Raises:
+        ConfigError: The state on disk is damaged.
+        EmbeddedServerError: A process is still there after all that could be done.
+    """
+    status = read_status(directory)
+    if status is None:
+        return None
+    _end(status.supervisor)
+    # The guardians end the servers even when the supervisor was killed; give them the time.
+    for entry in status.servers:
+        if not _wait_gone(entry.server.process, STOP_TIMEOUT_S):
+            raise EmbeddedServerError(
+                f"{entry.server.name} (process {entry.server.process.pid}) does not end; kill -9 it yourself"
+            )
+    local_state.remove_state(directory)
+    return status
+
+
+def check_copy_target(path: Path) -> None:
+    """Check that a copy of fleet.yaml may be written here: the place is free, or holds an earlier copy.
+
+    Raises:
+        ConfigError: It holds something of the user's.
+    """
+    try:
+        is_ours = path.read_text().startswith(local_state.FLEET_MARK)
+    except FileNotFoundError:
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise ConfigError(f"can't write {path}: its folder is missing or read-only; give another --fleet") from None
+        return
+    except (OSError, UnicodeDecodeError):
+        is_ours = False
+    if not is_ours:
+        raise ConfigError(f"{path} was not written by 'slimsched local up'; give another --fleet or move it away")
+
+
+def copy_fleet_file(status: FleetStatus, path: Path) -> None:
+    """Write a copy of the fleet's fleet.yaml.
+
+    Raises:
+        ConfigError: The place can't be written, or holds something of the user's.
+    """
+    check_copy_target(path)
+    try:
+        path.write_text(status.fleet_path.read_text())
+    except OSError as exc:
+        raise ConfigError(f"can't write {path} ({exc.strerror}); the fleet file is {status.fleet_path} too") from exc
+
+
+def _check(request: FleetRequest) -> None:
+    check_repository(request.repository, None)
+    for slowdown in request.slowdowns:
+        check_slowdown(slowdown)
+    for cpus in request.cpu_sets:
+        if cpus is not None:
+            check_cpus(cpus)
+    locate_wheel()
+
+
+def _start_supervisor(directory: Path) -> subprocess.Popen[bytes]:
+    # Run from a source tree too, where the package is importable only through our own sys.path.
+    root = str(Path(local_supervisor.__file__).parents[2])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+    return subprocess.Popen(
+        [sys.executable, "-m", local_supervisor.__name__, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+
+
+def _hand_over(process: subprocess.Popen[bytes], request: FleetRequest, directory: Path) -> ProcessIdentity:
+    """Send the request and return the process that has gone into the background with it."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    _write(process, request.encode().encode() + b"\n")
+    told, complaints = process.stdout.read(), process.stderr.read()
+    status = process.wait()
+    if status == local_supervisor.ALREADY_RUNNING:
+        raise ConfigError(f"another local fleet is starting or ending in {directory}; try again in a moment")
+    if status != 0:
+        last = (complaints.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+        raise EmbeddedServerError(f"the supervisor of the local fleet failed to start: {last}")
+    pid = int(told)
+    # A supervisor that is gone already has left its error; any identity that is not alive will do then.
+    return local_state.read_identity(pid) or ProcessIdentity(pid, 0)
+
+
+def _write(process: subprocess.Popen[bytes], data: bytes) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it is gone, and what it left behind says why
+        process.stdin.write(data)
+        process.stdin.flush()
+
+
+def _wait_ready(supervisor: ProcessIdentity, request: FleetRequest, directory: Path) -> FleetStatus:
+    deadline_s = time.monotonic() + request.start_timeout_s + STOP_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        is_alive = supervisor.is_alive()  # before the files: they are complete once it is gone
+        error = directory / local_state.ERROR_FILE
+        if error.exists():
+            raise EmbeddedServerError(error.read_text().strip())
+        status = read_status(directory)
+        if status is not None and status.servers:
+            return status
+        if not is_alive:
+            log = directory / local_state.SUPERVISOR_LOG
+            raise EmbeddedServerError(f"the supervisor of the local fleet died while starting; see {log}")
+        time.sleep(POLL_S)
+    raise EmbeddedServerError(f"the local fleet was not ready within {request.start_timeout_s:g} s")
+
+
+def _end(process: ProcessIdentity) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not process.is_alive():
+            return
+        os.kill(process.pid, number)
+        if _wait_gone(process, STOP_TIMEOUT_S):
+            return
+
+
+def _wait_gone(process: ProcessIdentity, timeout_s: float) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while process.is_alive():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -1,0 +1,363 @@
+"""The real tritonserver as a child process, on a machine without GPU or container.
+
+`EmbeddedServer` is an async context manager around the wheel's binary: inside the block the server is ready with
+its models loaded (it exits at start when one of them fails, so ready means loaded), outside it is gone with its
+stubs. The process itself belongs to a guardian (see `guardian`), which keeps that promise when this process can't.
+
+    async with EmbeddedServer(Path("model_repository")) as server:
+        client = grpc.aio.insecure_channel(server.grpc_address)
+
+Ports are chosen free unless given. Between choosing and binding another process may take one; tritonserver then
+exits naming the socket, and we choose again. A given port is never replaced: busy means an error.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from orchestrator.embedded.emulation import check_cpus, check_slowdown
+from orchestrator.embedded.flags import LOOPBACK, ServerFlags, render_flags
+from orchestrator.embedded.guarded import GuardedProcess
+from orchestrator.embedded.guardian import Task, list_stubs
+from orchestrator.embedded.private_directory import PrivateDirectory, create_private_directory
+from orchestrator.embedded.server_log import pick_reason
+from orchestrator.embedded.wheel import (
+    DEVICE_LOCK_VARIABLE,
+    TritonWheel,
+    assemble_backends,
+    build_environment,
+    check_libraries,
+    find_module_directories,
+    find_python_library_directory,
+    locate_wheel,
+)
+from orchestrator.errors import ConfigError, EmbeddedServerError
+
+NOT_STARTED = "the embedded tritonserver has not been started"
+PORT_ATTEMPTS = 3
+POLL_S = 0.05
+KILL_MARGIN_S = 3.0  # tritonserver looks at its own exit timeout once a second, and stubs take about 1 s to leave
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedOptions:
+    """How an embedded server differs from the default one.
+
+    Attributes:
+        models: Models to load at start; None loads the whole repository, () loads nothing.
+        grpc_port: Port of the gRPC endpoint; None chooses a free one.
+        http_port: Port of the HTTP endpoint; None chooses a free one.
+        metrics_port: Port of the Prometheus endpoint; None chooses a free one.
+        cpus: CPUs the server and its stubs may run on; None leaves them as they are.
+        slowdown: Emulated slow-down of the onnxruntime backend, >= 1; above 1 its instances share one device.
+        environment: Variables added to the server's environment.
+        log_path: File the server's output is appended to; None keeps it in the private directory.
+        start_timeout_s: Time from start to ready, model loading included.
+        exit_timeout_s: How long a stopping server waits for requests in flight.
+        extra_flags: Arguments of tritonserver added after ours, such as a restricted protocol.
+    """
+
+    models: tuple[str, ...] | None = None
+    grpc_port: int | None = None
+    http_port: int | None = None
+    metrics_port: int | None = None
+    cpus: frozenset[int] | None = None
+    slowdown: float = 1.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log_path: Path | None = None
+    start_timeout_s: float = 60.0
+    exit_timeout_s: int = 5
+    extra_flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The three ports of one server."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+
+def choose_ports(options: EmbeddedOptions) -> Ports:
+    """Return the given ports and free ones for the rest.
+
+    Raises:
+        EmbeddedServerError: A given port is in use; the message names it.
+    """
+    return Ports(*_bind_all((options.grpc_port, options.http_port, options.metrics_port)))
+
+
+def choose_free_ports(count: int) -> tuple[int, ...]:
+    """Return so many ports of the loopback interface that nobody listens on now."""
+    return _bind_all((None,) * count)
+
+
+def _bind_all(wanted: tuple[int | None, ...]) -> tuple[int, ...]:
+    with contextlib.ExitStack() as stack:  # all are held until all are chosen, so that they differ
+        chosen = []
+        for port in wanted:
+            probe = stack.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port or 0))
+            except OSError as exc:
+                reason = exc.strerror or str(exc)
+                raise EmbeddedServerError(
+                    f"can't start tritonserver on port {port}: {reason}; stop what uses it or give another port"
+                ) from exc
+            chosen.append(int(probe.getsockname()[1]))
+    return tuple(chosen)
+
+
+def check_repository(repository: Path, models: tuple[str, ...] | None) -> None:
+    """Check that a model repository has what is to be loaded from it.
+
+    Raises:
+        ConfigError: It is no directory, holds no model, or lacks one that was named.
+    """
+    if not repository.is_dir():
+        raise ConfigError(f"model repository {repository} is not a directory; export models to it first")
+    present = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    if models is None and not present:
+        raise ConfigError(f"model repository {repository} holds no */config.pbtxt; export models to it first")
+    for name in models or ():
+        if name not in present:
+            raise ConfigError(f"model repository {repository} has no model '{name}'; it has: {', '.join(present)}")
+
+
+def describe_exit_code(exit_code: int | None) -> str:
+    """Return how a server ended; None when nobody is left who could know."""
+    if exit_code is None:
+        return "lost its guardian process and was stopped"
+    if exit_code < 0:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    return f"exited with status {exit_code}"
+
+
+class EmbeddedServer:
+    """A running tritonserver of one's own.
+
+    Args:
+        repository: Model repository to serve.
+        options: See `EmbeddedOptions`.
+    """
+
+    def __init__(self, repository: Path, options: EmbeddedOptions | None = None) -> None:
+        self._repository = repository.resolve()
+        self._options = options or EmbeddedOptions()
+        self._ports: Ports | None = None
+        self._process: GuardedProcess | None = None
+        self._log_path: Path | None = None
+        self._log_offset = 0
+
+    async def __aenter__(self) -> Self:
+        """Start the server and wait until it is ready with its models loaded.
+
+        Raises:
+            ConfigError: The repository or an option can't be used.
+            EmbeddedServerError: The wheel is missing, a port is busy, or the server failed; with its log's reason.
+        """
+        self._check()
+        for _ in range(PORT_ATTEMPTS - 1):
+            try:
+                await self._start()
+                return self
+            except EmbeddedServerError as exc:
+                if self._are_ports_given or "already in use" not in str(exc):
+                    raise
+        await self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the server, whatever happened inside the block."""
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Take the server and its stubs down; requests in flight get `exit_timeout_s`. Idempotent."""
+        if self._process is not None:
+            await self._process.stop()
+
+    async def wait_exited(self) -> str:
+        """Wait until the server is gone for whatever reason, and return how it ended and why."""
+        await self._running_process.wait_exited()
+        return self._describe_exit()
+
+    @property
+    def repository(self) -> Path:
+        """Absolute path of the model repository."""
+        return self._repository
+
+    @property
+    def grpc_address(self) -> str:
+        """Host and port of the gRPC endpoint."""
+        return f"{LOOPBACK}:{self._running_ports.grpc}"
+
+    @property
+    def http_address(self) -> str:
+        """Host and port of the HTTP endpoint."""
+        return f"{LOOPBACK}:{self._running_ports.http}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the Prometheus endpoint."""
+        return f"http://{LOOPBACK}:{self._running_ports.metrics}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """Process id of tritonserver."""
+        return self._running_process.pid
+
+    @property
+    def guardian_pid(self) -> int:
+        """Process id of the guardian that owns the server."""
+        return self._running_process.guardian_pid
+
+    @property
+    def log_path(self) -> Path:
+        """The server's log; unless `EmbeddedOptions.log_path` says otherwise it is removed with the server."""
+        if self._log_path is None:
+            raise EmbeddedServerError(NOT_STARTED)
+        return self._log_path
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server has been started and has not exited."""
+        return self._process is not None and self._process.is_running
+
+    def stub_pids(self) -> tuple[int, ...]:
+        """Return the process ids of the Python stubs: one for each model instance."""
+        return tuple(list_stubs(self.pid))
+
+    @property
+    def _running_process(self) -> GuardedProcess:
+        if self._process is None:
+            raise EmbeddedServerError(NOT_STARTED)
+        return self._process
+
+    @property
+    def _running_ports(self) -> Ports:
+        if self._ports is None:
+            raise EmbeddedServerError(NOT_STARTED)
+        return self._ports
+
+    @property
+    def _are_ports_given(self) -> bool:
+        options = self._options
+        return None not in (options.grpc_port, options.http_port, options.metrics_port)
+
+    def _check(self) -> None:
+        check_repository(self._repository, self._options.models)
+        check_slowdown(self._options.slowdown)
+        if self._options.cpus is not None:
+            check_cpus(self._options.cpus)
+
+    async def _start(self) -> None:
+        self._ports = choose_ports(self._options)
+        # Some 30 ms of blocking, once. In a thread, a cancellation would leave the directory behind.
+        task, directory = self._prepare(self._ports)
+        self._process = GuardedProcess(task, directory)
+        try:
+            await self._process.start()
+            await self._wait_ready(self._process, self._ports.http)
+        except BaseException:
+            await self._process.stop()
+            raise
+
+    def _prepare(self, ports: Ports) -> tuple[Task, PrivateDirectory]:
+        wheel = locate_wheel()
+        environment = build_environment(
+            os.environ,
+            wheel,
+            module_directories=find_module_directories("numpy", "onnxruntime"),
+            python_library_directory=find_python_library_directory(),
+            slowdown=self._options.slowdown,
+            extra=self._options.environment,
+        )
+        check_libraries(wheel.stub, environment)
+        directory = create_private_directory()
+        try:
+            assemble_backends(wheel, directory.path / "backends")
+        except OSError as exc:
+            directory.remove()
+            raise EmbeddedServerError(f"can't write backends into {directory.path}: {exc.strerror}") from exc
+        self._log_path = (self._options.log_path or directory.path / "server.log").absolute()
+        self._log_offset = self._log_path.stat().st_size if self._log_path.exists() else 0
+        environment[DEVICE_LOCK_VARIABLE] = str(directory.path / "device.lock")
+        return self._build_task(ports, wheel, environment, directory.path), directory
+
+    def _build_task(self, ports: Ports, wheel: TritonWheel, environment: dict[str, str], directory: Path) -> Task:
+        options = self._options
+        flags = ServerFlags(
+            repository=str(self._repository),
+            backend_directory=str(directory / "backends"),
+            models=options.models,
+            grpc_port=ports.grpc,
+            http_port=ports.http,
+            metrics_port=ports.metrics,
+            exit_timeout_s=options.exit_timeout_s,
+            extra=options.extra_flags,
+        )
+        return Task(
+            command=(str(wheel.server), *render_flags(flags)),
+            environment=environment,
+            log_path=str(self.log_path),
+            cpus=None if options.cpus is None else tuple(sorted(options.cpus)),
+            directory=str(directory),
+            grace_s=options.exit_timeout_s + KILL_MARGIN_S,
+        )
+
+    async def _wait_ready(self, process: GuardedProcess, http_port: int) -> None:
+        try:
+            async with asyncio.timeout(self._options.start_timeout_s):
+                while not await is_ready(http_port):
+                    if not process.is_running:
+                        raise EmbeddedServerError(self._describe_exit())
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            reason = self._read_reason() or "its log says nothing"
+            raise EmbeddedServerError(
+                f"tritonserver was not ready within {self._options.start_timeout_s:g} s: {reason}"
+            ) from None
+
+    def _describe_exit(self) -> str:
+        exit_code = self._running_process.exit_code
+        # What was logged explains an exit, and an abort, which a process does to itself; but never a kill.
+        was_by_itself = exit_code is not None and (exit_code >= 0 or exit_code == -signal.SIGABRT)
+        reason = self._read_reason() if was_by_itself else None
+        suffix = f": {reason}" if reason else ""
+        kept = f" (log: {self._log_path})" if self._options.log_path else ""
+        return f"tritonserver {describe_exit_code(exit_code)}{suffix}{kept}"
+
+    def _read_reason(self) -> str | None:
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(self._log_offset)
+                return pick_reason(log.read().decode(errors="replace"))
+        except OSError:
+            return None  # the log went with the private directory, or was never written
+
+
+async def is_ready(http_port: int) -> bool:
+    """Return whether a tritonserver on this host says that it is ready."""
+    try:
+        reader, writer = await asyncio.open_connection(LOOPBACK, http_port)
+    except OSError:
+        return False
+    try:
+        writer.write(b"GET /v2/health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        status = await reader.readline()
+        return status.split()[1:2] == [b"200"]
+    except OSError:
+        return False
+    finally:
+        writer.close()

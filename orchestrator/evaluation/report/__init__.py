@@ -1,0 +1,1 @@
+"""A suite's results as a document, a page and pictures."""

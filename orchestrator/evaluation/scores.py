@@ -1,0 +1,193 @@
+"""What runs add up to: each policy's figures by trace, and what is known of each scenario beside them.
+
+Seeds of one trace are averaged first, so a trace counts once however many lots were drawn on it. A figure that is None
+in any run of a trace (the latency of no answer, joules that are unknown) is NaN there, and so is everything made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.evaluation.figures import FIGURES, RunFigures, Timeline
+from orchestrator.evaluation.policy_entries import Contender
+from orchestrator.evaluation.runs import CellKey, CellResult
+from orchestrator.evaluation.suites.plan import Case, load_case
+from orchestrator.simulation.bounds.capacity import least_joules, most_accuracy, most_utility
+from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.trace import draw_trace
+from orchestrator.simulation.utility import Yardstick, make_yardstick
+
+Floats = NDArray[np.float64]
+UTILITY: Final = "utility"
+"""Name of the figure that orchestrator.simulation.utility makes of the others."""
+_ROUNDING: Final = 1e-9
+"""A mean of equal accuracies may lie so far above them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """One policy in one scenario.
+
+    Attributes:
+        contender: who.
+        figures: by name, the utility among them: float64 [traces], NaN for None.
+        places: float64 [traces, 3], in the cube of orchestrator.simulation.utility.
+        seeds: of the lots on each trace; 1 for a policy that draws none.
+        seed_spread: standard deviation of the utility over seeds, mean of the traces; None with one seed.
+        latency_counts: of all traces and seeds, by LATENCY_EDGES_S.
+        width_shares: mean by width.
+        server_shares: mean by server.
+        timeline: of the first trace.
+        decision_s: median and p99 of a decision from Python; None when none was timed.
+        event_s: of one core for a decision with its share of all events, in the compiled loop where the policy is one.
+    """
+
+    contender: Contender
+    figures: Mapping[str, Floats]
+    places: Floats
+    seeds: int
+    seed_spread: float | None
+    latency_counts: NDArray[np.int64]
+    width_shares: Mapping[int, float]
+    server_shares: tuple[float, ...]
+    timeline: Timeline | None
+    decision_s: tuple[float, float] | None
+    event_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A scenario with what it is like and how everybody did.
+
+    Attributes:
+        case: of the suite.
+        servers: how many.
+        rate_rps: items a second.
+        load_ratio: of its workload.
+        load_of_width: likewise.
+        kind: of its arrivals.
+        cv2: squared coefficient of variation of the gaps; as told for gamma, else as found on the first trace.
+        deadline_s: of its requests.
+        requests: of each run.
+        items: of each request.
+        yardstick: for utility and hypervolume.
+        most_accuracy: the fluid bound at its rate; None when the fleet can't serve it for good.
+        most_utility: likewise.
+        server_names: in the order of shares.
+        standings: by label.
+        fleet: for bounds.
+    """
+
+    case: Case
+    servers: int
+    rate_rps: float
+    load_ratio: float
+    load_of_width: int | None
+    kind: str
+    cv2: float
+    deadline_s: float
+    requests: int
+    items: int
+    yardstick: Yardstick
+    most_accuracy: float | None
+    most_utility: float | None
+    server_names: tuple[str, ...]
+    standings: Mapping[str, Standing]
+    fleet: tuple[SimulatedServer, ...]
+
+    def bound_j(self, accuracy: float) -> float | None:
+        """Return the least joules a request for such a mean accuracy, by the fluid bound; None when there is none.
+
+        A short run that drains after its last arrival may be more accurate than could be gone on with; then it is the
+        bound for what could.
+        """
+        if self.most_accuracy is None:
+            return None
+        bound_j = least_joules(self.fleet, self.rate_rps, min(accuracy, self.most_accuracy) - _ROUNDING)
+        return None if bound_j is None else bound_j * self.items
+
+
+def stand(cases: Sequence[Case], results: Mapping[CellKey, CellResult]) -> tuple[Field, ...]:
+    """Return how everybody did in each case; results of every cell must be there."""
+    return tuple(_field(case, results) for case in cases)
+
+
+def _field(case: Case, results: Mapping[CellKey, CellResult]) -> Field:
+    settings, servers = load_case(case.path, case.requests)
+    fleet = tuple(sorted(servers, key=lambda s: s.name))
+    trace = draw_trace(settings, fleet, case.traces[0])
+    workload, yardstick = settings.workload, make_yardstick(settings, fleet)
+    min_accuracy = settings.objectives.min_accuracy
+    gaps_s = np.diff(trace.arrived_s)
+    found_cv2 = float(gaps_s.var() / gaps_s.mean() ** 2) if len(gaps_s) and gaps_s.mean() > 0 else 0.0
+    standings = {}
+    for contender in case.contenders:
+        cells = [results[case.digest, contender.identity, trace_seed] for trace_seed in case.traces]
+        standings[contender.label] = _standing(contender, cells, yardstick)
+    return Field(
+        case=case,
+        servers=len(fleet),
+        rate_rps=trace.rate_rps,
+        load_ratio=workload.load_ratio,
+        load_of_width=workload.load_of_width,
+        kind=workload.kind,
+        cv2=workload.cv2 if workload.kind == "gamma" else found_cv2,
+        deadline_s=settings.objectives.deadline_ms / 1e3,
+        requests=workload.requests,
+        items=workload.items,
+        yardstick=yardstick,
+        most_accuracy=most_accuracy(fleet, trace.rate_rps, min_accuracy=min_accuracy),
+        most_utility=most_utility(
+            fleet, trace.rate_rps, price=yardstick.joule_price * workload.items, min_accuracy=min_accuracy
+        ),
+        server_names=tuple(str(s.name) for s in fleet),
+        standings=standings,
+        fleet=fleet,
+    )
+
+
+def _standing(contender: Contender, cells: Sequence[CellResult], yardstick: Yardstick) -> Standing:
+    runs = [run for cell in cells for run in cell.runs]
+    utilities = [[yardstick.utility(run.figures) for run in cell.runs] for cell in cells]
+    figures = {name: _by_trace(cells, name) for name in FIGURES}
+    figures[UTILITY] = np.array([np.mean(values) for values in utilities])
+    places = np.array([np.mean([yardstick.place(run.figures) for run in cell.runs], axis=0) for cell in cells])
+    seeds = max(len(cell.runs) for cell in cells)
+    decisions = sum(run.figures["decisions"] or 0.0 for run in runs)
+    widths = sorted({width for run in runs for width in run.width_shares})
+    return Standing(
+        contender=contender,
+        figures=figures,
+        places=places,
+        seeds=seeds,
+        seed_spread=float(np.mean([np.std(v, ddof=1) for v in utilities if len(v) > 1])) if seeds > 1 else None,
+        latency_counts=np.sum([run.latency_counts for run in runs], axis=0),
+        width_shares={w: _mean([run.width_shares.get(w, 0.0) for run in runs]) for w in widths},
+        server_shares=tuple(float(s) for s in np.mean([run.server_shares for run in runs], axis=0)),
+        timeline=cells[0].timeline,
+        decision_s=cells[0].decision_s,
+        event_s=_middle_event_s(cells) if decisions else 0.0,
+    )
+
+
+def _by_trace(cells: Sequence[CellResult], name: str) -> Floats:
+    def value(run: RunFigures) -> float:
+        found = run.figures[name]
+        return np.nan if found is None else found
+
+    return np.array([np.mean([value(run) for run in cell.runs]) for cell in cells])
+
+
+def _middle_event_s(cells: Sequence[CellResult]) -> float:
+    """Return the processor time of a decision of the middle cell; the first ones may have compiled."""
+    shares = [cell.cpu_s / max(1.0, sum(run.figures["decisions"] or 0.0 for run in cell.runs)) for cell in cells]
+    return float(np.median(shares))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

@@ -1,0 +1,57 @@
+"""What the best heuristic and the learned policy leave to who knows the future, on the first requests of a scenario.
+
+The fluid bound says what is out of reach for good; a clairvoyant (simulation.bounds.clairvoyant) says what could
+have been made of the very same few arrivals. One window of each duel's test scenario, met by servers that start empty,
+without noise, faults or late reports. It can be planned for three servers at the most, so most scenarios have none; the
+reason stands in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.errors import ConfigError
+from orchestrator.evaluation.policy_entries import open_policy
+from orchestrator.evaluation.suites.plan import load_case
+from orchestrator.evaluation.suites.standard import Duel
+from orchestrator.simulation.bounds.gaps import Window, measure_window
+
+REQUESTS: Final = 24
+"""Of a window; some seconds of search. With 40 it may be a minute and a half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """One window, or why there is none.
+
+    Attributes:
+        duel: whose scenario, heuristic and best point.
+        window: what they earned, in this order, and the bound; None: it can't be planned.
+        reason: why not; empty when there is a window.
+    """
+
+    duel: Duel
+    window: Window | None
+    reason: str = ""
+
+    def share(self, earned: float) -> float | None:
+        """Return a part of the bound; None where there is none above 0."""
+        return earned / self.window.bound.most if self.window is not None and self.window.bound.most > 0 else None
+
+
+def draw_glimpses(duels: Sequence[Duel]) -> tuple[Glimpse, ...]:
+    """Return a glimpse for each duel."""
+    return tuple(map(_glimpse, duels))
+
+
+def _glimpse(duel: Duel) -> Glimpse:
+    case = duel.field.case
+    policies = [open_policy(duel.field.standings[label].contender.spec) for label in (duel.heuristic, duel.best)]
+    settings, servers = load_case(case.path, case.requests)
+    requests = min(REQUESTS, settings.workload.requests)
+    try:
+        return Glimpse(duel, measure_window(settings, servers, policies, requests=requests, seed=case.traces[0]))
+    except ConfigError as exc:
+        return Glimpse(duel, None, str(exc))

@@ -1,0 +1,131 @@
+"""What is tried of a policy: its knobs, the slack margin, and the width rules that it may be combined with.
+
+A policy is known by its name with the width rule ``slack`` where it takes one (``jsq:slack``), because that is what a
+load balancer of slimmable servers is without a tuner. This is the first configuration that is tried; the others are
+points of a scrambled Sobol sequence, which fills a space of few dimensions more evenly than lots do. Half of them keep
+``slack``, the other half run at one fixed width: "the best fixed width of each scenario", which a comparison must not
+leave out.
+
+The ranges are narrower than what a knob may be: where it does something on servers whose batches take milliseconds and
+deadlines of 10 ms to a second.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from orchestrator.errors import ConfigError
+from orchestrator.policies import knobs_of, policy_names
+from orchestrator.policies.knobs import Knob
+from orchestrator.policies.registry import has_width_rule, parse_policy
+from orchestrator.policies.rule import WIDTH_RULE
+from orchestrator.policies.rules.width_rules import SLACK
+from orchestrator.snapshot import Width
+
+SEARCHED: Final[Mapping[str, tuple[float, float]]] = {
+    "slack_margin": (1.0, 3.0),
+    "theta": (-8.0, 64.0),
+    "temperature": (0.05, 8.0),
+    "step": (0.25, 8.0),
+    "backoff": (0.5, 0.99),
+    "limit": (1.0, 48.0),
+    "ahead_s": (0.0, 0.02),
+    "load": (0.4, 1.0),
+    "hold_s": (0.01, 4.0),
+    "window_s": (0.02, 4.0),
+    "sigmas": (0.0, 4.0),
+    "goal": (0.0, 1.0),
+    "interval_s": (0.1, 5.0),
+    "margin": (0.0, 0.5),
+    "worth": (0.0, 0.6),
+    "latency": (0.0, 1.0),
+    "patience": (0.01, 1.0),
+    "reserve": (1.0, 4.0),
+    "fill": (0.0, 0.2),
+}
+"""From where to where each knob is searched; the same in every policy that has one of that name."""
+BUCKETS: Final = (2.0, 64.0)
+"""Of the policies that take a number of buckets."""
+RANKS: Final = 3
+"""How many numbers a knob of servers is tried with: the fastest three; the last one is that of all slower ones."""
+_WITH_BUCKETS: Final = ("slackfit", "slackfit-accuracy")
+_NOT_TUNED: Final = ("random", "random-batch")
+"""What everything is held against has nothing to tune."""
+_MARGIN: Final = Knob("slack_margin", 0, 1.25, 1.0, 10.0, is_log=True)
+
+
+def tuned_policies() -> tuple[str, ...]:
+    """Return what can be tuned, each by the spec of its first configuration, in the order of policies' names."""
+    return tuple(_first_spec(name) for name in policy_names() if name not in _NOT_TUNED)
+
+
+def configurations(policy: str, widths: Sequence[Width], budget: int, seed: int) -> tuple[str, ...]:
+    """Return the specs that are tried of a policy; the first is the policy itself. The same arguments, the same specs.
+
+    Args:
+        policy: of ``tuned_policies``.
+        widths: that some server of the fleet has.
+        budget: how many.
+        seed: of the scrambling.
+
+    Raises:
+        ConfigError: when there is no such policy, or scipy is not installed.
+    """
+    if policy not in tuned_policies():
+        raise ConfigError(f"policy {policy!r} is none that is tuned; known: {', '.join(tuned_policies())}")
+    name = policy.partition(":")[0]
+    axes = [axis for k in knobs_of(name) for axis in [k] * (RANKS if k.is_of_servers else 1)]
+    takes_more = has_width_rule(name) or name in _WITH_BUCKETS
+    points = _sobol(1 + takes_more + len(axes), budget - 1, [seed, zlib.crc32(policy.encode())])
+    return (policy, *(_spec(name, axes, sorted(widths), point, takes_more) for point in points))
+
+
+def _first_spec(name: str) -> str:
+    if has_width_rule(name) and parse_policy(name).numbers[WIDTH_RULE] != SLACK:
+        return f"{name}:slack"
+    return name
+
+
+def _spec(name: str, axes: Sequence[Knob], widths: Sequence[Width], point: Sequence[float], takes_more: bool) -> str:
+    """Return the spec of a point of the unit cube: margin first, then what stands behind the colon, then the knobs."""
+    head = name
+    if takes_more:
+        head += ":" + (_buckets(point[1]) if name in _WITH_BUCKETS else _width_rule(widths, point[1]))
+    values: dict[str, list[str]] = {"slack_margin": [_value(_MARGIN, point[0])]}
+    for axis, part in zip(axes, point[1 + takes_more :], strict=True):
+        values.setdefault(axis.name, []).append(_value(axis, part))
+    return ",".join([head, *(f"{key}={'/'.join(numbers)}" for key, numbers in values.items())])
+
+
+def _width_rule(widths: Sequence[Width], part: float) -> str:
+    if part < 0.5:
+        return "slack"
+    return str(widths[min(len(widths) - 1, int((2 * part - 1) * len(widths)))])
+
+
+def _buckets(part: float) -> str:
+    least, most = BUCKETS
+    return str(round(least * (most / least) ** part))
+
+
+def _value(knob: Knob, part: float) -> str:
+    least, most = SEARCHED[knob.name]
+    value = least * (most / least) ** part if knob.is_log and least > 0 else least + (most - least) * part
+    return f"{value:.3g}"
+
+
+def _sobol(dimensions: int, count: int, seed: Sequence[int]) -> list[list[float]]:
+    try:
+        import numpy as np
+        from scipy.stats import qmc
+    except ImportError:
+        raise ConfigError("tuning needs scipy; install it with pip install 'slim-scheduler[sim]'") from None
+    if count < 1:
+        return []
+    # A power of two keeps the sequence balanced; the rest of it is left out.
+    sampler = qmc.Sobol(dimensions, scramble=True, seed=np.random.default_rng(seed))
+    drawn = sampler.random_base2(math.ceil(math.log2(count)) if count > 1 else 0)
+    return [[float(x) for x in point] for point in drawn[:count]]

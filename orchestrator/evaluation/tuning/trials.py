@@ -1,0 +1,122 @@
+"""What came of the configurations of one policy on one scenario, all on the same traces.
+
+The score is the utility of orchestrator.simulation.utility, mean of the traces. All other figures are kept too, so
+that whoever compares can ask for the best at equal attainment and accuracy instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from orchestrator.evaluation.tuning.space import configurations
+from orchestrator.policies import parse_policy
+from orchestrator.simulation.results import Result, summarise
+from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings, load_scenario
+from orchestrator.simulation.scenario.trace import Trace, draw_trace
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.utility import Yardstick, make_yardstick
+
+FIRST_SEED: Final = 2_000_000
+"""Of the traces; those that anything is reported or validated on have lower ones."""
+FIGURES: Final = ("attainment_ratio", "accuracy", "effective_accuracy", "joules_per_answer", "mean_s", "p99_s")
+_WARM_UP_RATIO: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is tried.
+
+    Attributes:
+        budget: configurations of each policy.
+        traces: that each is run on.
+        requests: of a run at most; None: as the scenario says.
+        seed: of the configurations.
+    """
+
+    budget: int = 32
+    traces: int = 2
+    requests: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The configurations of one policy on one scenario."""
+
+    path: Path
+    policy: str
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of one configuration.
+
+    Attributes:
+        spec: of it.
+        utility: mean of the traces.
+        figures: FIGURES in their order, means of the traces; None where one of them has none.
+    """
+
+    spec: str
+    utility: float
+    figures: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """A scenario with its traces."""
+
+    settings: ScenarioSettings
+    servers: tuple[SimulatedServer, ...]
+    traces: tuple[Trace, ...]
+    yardstick: Yardstick
+
+
+def run_job(job: Job) -> tuple[Trial, ...]:
+    """Return what came of every configuration, in their order; the same for the same job in whatever process."""
+    ground = _ground(job.path, job.extent)
+    widths = sorted({m.width for s in ground.servers for m in s.models})
+    done: dict[str, Trial] = {}
+    specs = configurations(job.policy, widths, job.extent.budget, job.extent.seed)
+    for spec in specs:
+        if spec not in done:
+            done[spec] = _try(ground, spec)
+    return tuple(done[spec] for spec in specs)
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """Return the trial of the most utility, the first of equals."""
+    return max(trials, key=lambda trial: trial.utility)
+
+
+@lru_cache(maxsize=1)
+def _ground(path: Path, extent: Extent) -> _Ground:
+    settings, servers = load_scenario(path)
+    if extent.requests is not None and extent.requests < settings.workload.requests:
+        workload = settings.workload.model_copy(update={"requests": extent.requests})
+        settings = settings.model_copy(update={"workload": workload})
+    ordered = tuple(sorted(servers, key=lambda s: s.name))  # as in Simulation, so that traces are the same
+    traces = tuple(draw_trace(settings, ordered, FIRST_SEED + at) for at in range(extent.traces))
+    return _Ground(settings, ordered, traces, make_yardstick(settings, servers))
+
+
+def _try(ground: _Ground, spec: str) -> Trial:
+    results: list[Result] = []
+    for at, trace in enumerate(ground.traces):
+        simulation = Simulation(ground.settings, ground.servers, parse_policy(spec), trace=trace)
+        simulation.run()
+        results.append(summarise(simulation, seed=FIRST_SEED + at, warm_up_ratio=_WARM_UP_RATIO))
+    rows = [{name: getattr(result, name) for name in FIGURES} for result in results]
+    utility = sum(ground.yardstick.utility(row) for row in rows) / len(rows)
+    return Trial(spec, utility, tuple(_mean([row[name] for row in rows]) for name in FIGURES))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

@@ -1,0 +1,258 @@
+"""Who calls, and whether they may: the one place where tokens and quotas are checked, for both transports.
+
+A token is 256 random bits, so one round of SHA-256 keeps it as safe as a slow hash would, at a microsecond a request.
+The digest of what a client sends is compared with every known digest in constant time, and no match ends the search, so
+the time tells nothing about the tokens. Nothing of a token is kept, logged or passed on: from here on a call has a
+tenant's name. Quotas are checked before anything of a request but its model's name is read; items, once its shape is.
+With several workers each is given its share of rates and bursts, because the kernel spreads connections, not requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.config import TenantSettings
+from orchestrator.config.tenants import DIGEST_PREFIX
+from orchestrator.errors import CapacityError, PermanentError
+from orchestrator.gateway.auth.quota import Rate, split, take
+from orchestrator.triton.passthrough import Metadata
+
+OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
+"""Health, which load balancers ask without a token."""
+_CONCURRENCY_RETRY_S = 1.0  # when a slot is free again can't be known; answers take less
+
+
+class UnauthenticatedError(PermanentError):
+    """The call brings no token, or one that nobody has."""
+
+
+class ForbiddenError(PermanentError):
+    """The tenant may not do this."""
+
+
+class QuotaError(CapacityError):
+    """The tenant has had its share; the request was not accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call.
+
+    Attributes:
+        metadata: to pass on to servers, without credentials.
+        tenant: its name; None when nobody has to say who they are, and for the gateway's own calls.
+    """
+
+    metadata: Metadata = ()
+    tenant: str | None = None
+
+
+ANYONE = Caller()
+
+
+@dataclass(slots=True)
+class _Account:
+    """What a tenant may and has taken; the two states are those of ``quota.take``."""
+
+    settings: TenantSettings
+    requests: Rate | None = None
+    items: Rate | None = None
+    concurrent: float = math.inf
+    requests_full_at_s: float = -math.inf
+    items_full_at_s: float = -math.inf
+    running: int = 0
+    models: frozenset[str] | None = None
+
+
+class Ticket:
+    """One inference under way; close it once."""
+
+    __slots__ = ("_account",)
+
+    def __init__(self, account: _Account | None) -> None:
+        self._account = account
+        if account is not None:
+            account.running += 1
+
+    def close(self) -> None:
+        """Count it no longer."""
+        if self._account is not None:
+            self._account.running -= 1
+            self._account = None
+
+    def __enter__(self) -> None:
+        """Nothing more is counted here."""
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class Guard:
+    """Knows tenants by their tokens and counts what they take.
+
+    Args:
+        tenants: those there are; None lets everybody do everything.
+        is_health_open: whether health needs no token.
+        share: of every quota that this process may give away, 1 over the number of workers.
+        clock: in seconds, that never goes back.
+
+    Attributes:
+        is_on: whether anybody has to say who they are.
+    """
+
+    def __init__(
+        self,
+        tenants: Sequence[TenantSettings] | None = None,
+        *,
+        is_health_open: bool = True,
+        share: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.is_on = tenants is not None
+        self._is_health_open = is_health_open
+        self._share = share
+        self._clock = clock
+        self._accounts: dict[str, _Account] = {}
+        self._digests: tuple[tuple[bytes, str], ...] = ()
+        if tenants is not None:
+            self.replace(tenants)
+
+    def replace(self, tenants: Sequence[TenantSettings]) -> None:
+        """Take other tenants from now on; those that stay keep what they have taken, calls under way go on."""
+        accounts = {}
+        for tenant in tenants:
+            account = self._accounts.get(tenant.name) or _Account(tenant)
+            account.settings = tenant
+            account.requests = self._rate(tenant.requests_per_s, tenant.requests_burst)
+            account.items = self._rate(tenant.items_per_s, tenant.items_burst)
+            most = tenant.concurrent_requests
+            account.concurrent = math.inf if most is None else max(1, int(most * self._share + 1e-9))
+            account.models = None if tenant.models is None else frozenset(tenant.models)
+            accounts[tenant.name] = account
+        self._accounts = accounts
+        self._digests = tuple(
+            (bytes.fromhex(digest.removeprefix(DIGEST_PREFIX)), tenant.name)
+            for tenant in tenants
+            for digest in tenant.tokens
+        )
+
+    def _rate(self, per_s: float | None, burst: int | None) -> Rate | None:
+        if per_s is None:
+            return None
+        return split(Rate(per_s, max(1.0, per_s) if burst is None else burst), self._share)
+
+    def identify(self, method: str, metadata: Metadata) -> Caller:
+        """Return who makes a call of a method.
+
+        Raises:
+            UnauthenticatedError: when its metadata has no ``authorization``, several, or one that nobody has.
+        """
+        if not self.is_on or (self._is_health_open and method in OPEN_METHODS):
+            return Caller(metadata)
+        given = [value for key, value in metadata if key == "authorization"]
+        tenant = self._find(given[0]) if len(given) == 1 else None
+        if tenant is None:
+            what = "the token is not known" if given else "a token is missing"
+            raise UnauthenticatedError(f"{what}; send the header 'authorization: Bearer TOKEN'")
+        return Caller(tuple(pair for pair in metadata if pair[0] != "authorization"), tenant)
+
+    def _find(self, authorization: str | bytes) -> str | None:
+        """Return the tenant of a header's value, in a time that does not depend on it."""
+        value = authorization.encode(errors="replace") if isinstance(authorization, str) else authorization
+        # perf_analyzer's -H 'authorization: Bearer …' begins with a blank over gRPC, which trims nothing.
+        scheme, _, token = value.strip().partition(b" ")
+        given = hashlib.sha256(token.strip()).digest()
+        found = None
+        for digest, tenant in self._digests:
+            if hmac.compare_digest(digest, given):
+                found = tenant
+        return found if scheme.lower() == b"bearer" else None
+
+    def may_use(self, caller: Caller, model: str) -> bool:
+        """Return whether a model is there for a caller."""
+        if caller.tenant is None:
+            return True
+        models = self._account(caller.tenant).models
+        return models is None or model in models
+
+    def sees_all(self, caller: Caller) -> bool:
+        """Return whether every model is there for a caller."""
+        return caller.tenant is None or self._account(caller.tenant).models is None
+
+    def require_model(self, caller: Caller, model: str) -> None:
+        """Raise ForbiddenError when a model is not there for a caller."""
+        if not self.may_use(caller, model):
+            raise ForbiddenError(f"tenant '{caller.tenant}' may not use model '{model}'")
+
+    def admit(self, caller: Caller, model: str) -> Ticket:
+        """Return what counts an inference as under way until it is closed, as a context or by hand.
+
+        Raises:
+            ForbiddenError: The tenant may not use the model.
+            QuotaError: Too many are under way, or have come; ``retry_after_s`` says when to come again.
+        """
+        if caller.tenant is None:
+            return Ticket(None)
+        self.require_model(caller, model)
+        account = self._account(caller.tenant)
+        if account.running >= account.concurrent:
+            raise QuotaError(
+                f"tenant '{caller.tenant}' has {account.running} requests under way, the most it may; wait for one",
+                retry_after_s=_CONCURRENCY_RETRY_S,
+            )
+        self.charge_request(caller)
+        return Ticket(account)
+
+    def charge_request(self, caller: Caller) -> None:
+        """Count one inference against its rate; raises QuotaError."""
+        if caller.tenant is None:
+            return
+        account = self._account(caller.tenant)
+        if account.requests is not None:
+            verdict = take(account.requests_full_at_s, account.requests, 1, now_s=self._clock())
+            account.requests_full_at_s = verdict.full_at_s
+            _require(verdict.wait_s, account.requests, f"requests of tenant '{caller.tenant}'", 1)
+
+    def charge_items(self, caller: Caller, count: int) -> None:
+        """Count items against their rate.
+
+        Raises:
+            QuotaError: when they are too many now.
+            ForbiddenError: when they are too many at any time.
+        """
+        if caller.tenant is None:
+            return
+        account = self._account(caller.tenant)
+        if account.items is not None:
+            verdict = take(account.items_full_at_s, account.items, count, now_s=self._clock())
+            account.items_full_at_s = verdict.full_at_s
+            _require(verdict.wait_s, account.items, f"items of tenant '{caller.tenant}'", count)
+
+    def require_priority(self, caller: Caller, priority: int) -> None:
+        """Raise ForbiddenError when a priority is above what a caller may ask for; 0 is the default, for everybody."""
+        if caller.tenant is None or priority == 0:
+            return
+        highest = self._account(caller.tenant).settings.highest_priority
+        if priority < highest:
+            raise ForbiddenError(
+                f"priority {priority} is above what tenant '{caller.tenant}' may ask for; give {highest} or more, or 0"
+            )
+
+    def _account(self, tenant: str) -> _Account:
+        """Return a tenant's account; one that was removed while a call or stream was open has nothing more."""
+        account = self._accounts.get(tenant)
+        if account is None:
+            raise UnauthenticatedError("the token is no longer known")
+        return account
+
+
+def _require(wait_s: float | None, rate: Rate, what: str, count: int) -> None:
+    if wait_s is None:
+        raise ForbiddenError(f"{count} {what} are more than the {rate.burst:g} that may come at once; send fewer")
+    if wait_s > 0:
+        raise QuotaError(f"the {what} are above {rate.per_s:g}/s; come again in {wait_s:.3g} s", retry_after_s=wait_s)

@@ -1,0 +1,322 @@
+"""KServe v2 over HTTP with Triton's extensions: bodies to messages, errors to statuses; the data plane does the rest.
+
+A routing of our own: Triton's paths carry optional parts in the middle (``/v2/models/M[/versions/V]/...``), and
+matching a split path is quicker than a table of patterns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from orchestrator.errors import ConfigError, SlimError
+from orchestrator.gateway.auth.callers import Caller
+from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.descriptions import Descriptions
+from orchestrator.gateway.grpc.stream import StreamSession
+from orchestrator.gateway.http.body import BodyReader, StalledError, encoded
+from orchestrator.gateway.http.codec import (
+    OutputForms,
+    dump_json,
+    load_json,
+    parse_infer,
+    parse_raw,
+    render_infer,
+    split_body,
+)
+from orchestrator.gateway.http.errors import error_response, refusal
+from orchestrator.gateway.http.generate import parse_generate, render_generate
+from orchestrator.gateway.protocol.messages import Message, pb, to_json_value
+from orchestrator.triton.passthrough import Metadata
+
+log = logging.getLogger(__name__)
+
+JSON_BYTES_HEADER = "Inference-Header-Content-Length"
+
+
+class _NoSuchRouteError(SlimError):
+    """No route has this path."""
+
+
+class _WrongMethodError(SlimError):
+    """The path is there, but not with this method."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A model that a path names, what is asked of it, and by whom."""
+
+    model: str
+    version: str
+    action: str
+    caller: Caller
+
+
+class HttpRoutes:
+    """What is answered under each path.
+
+    Args:
+        plane: that answers.
+        bodies: reads those of requests.
+    """
+
+    def __init__(self, plane: DataPlane, bodies: BodyReader) -> None:
+        self._plane = plane
+        self._bodies = bodies
+        self._descriptions = Descriptions(plane)
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return the answer to a request, whatever it is; it may have been sent already.
+
+        Raises:
+            ConnectionError: when the client is gone.
+            web.HTTPException: when aiohttp refuses a body.
+        """
+        try:
+            return await self._route(request)
+        except _NoSuchRouteError:
+            return error_response(HTTPStatus.NOT_FOUND, "Not Found")
+        except StalledError as exc:
+            response = error_response(HTTPStatus.REQUEST_TIMEOUT, str(exc))
+            response.force_close()
+            return response
+        except _WrongMethodError:
+            return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed")
+        except SlimError as exc:
+            return refusal(exc)
+        except (ConnectionError, web.HTTPException):
+            raise
+        except Exception as exc:
+            log.exception("%s %s failed unexpectedly", request.method, request.path)
+            return error_response(
+                HTTPStatus.INTERNAL_SERVER_ERROR, f"the gateway failed: {type(exc).__name__}; its log says more"
+            )
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        parts = _split_path(request)
+        # Before anything of the body is read, and before it is told which paths there are.
+        caller = self._plane.identify(
+            "ServerReady" if parts is not None and parts[:1] == ["health"] else "", _credentials(request)
+        )
+        match parts:
+            case None:
+                raise _NoSuchRouteError
+            case []:
+                _require(request, "GET")
+                asked = pb.ServerMetadataRequest()
+                return await self._reply("ServerMetadata", asked, pb.ServerMetadataResponse, caller)
+            case ["health", "live"]:
+                return _health(request, True)
+            case ["health", "ready"]:
+                return _health(request, self._plane.is_ready())
+            case ["models", "stats"]:
+                _require(request, "GET")
+                statistics = pb.ModelStatisticsRequest()
+                return await self._reply("ModelStatistics", statistics, pb.ModelStatisticsResponse, caller)
+            case ["models", model, "versions", version, *rest]:
+                return await self._answer_model(request, _Target(model, version, "/".join(rest), caller))
+            case ["models", model, *rest]:
+                return await self._answer_model(request, _Target(model, "", "/".join(rest), caller))
+            case ["repository", *rest]:
+                return await self._answer_repository(request, rest, caller)
+            case ["trace", "setting"]:
+                return await self._answer_settings(request, "TraceSetting", caller)
+            case ["logging"]:
+                return await self._answer_settings(request, "LogSettings", caller)
+            case ["systemsharedmemory" | "cudasharedmemory" as kind, *rest]:
+                name = kind.partition("sharedmemory")[0].capitalize()
+                return await self._answer_shared_memory(request, name, rest, caller)
+        raise _NoSuchRouteError
+
+    # --- models ---
+
+    async def _answer_model(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
+        name, version, caller = target.model, target.version, target.caller
+        posted: dict[str, Callable[[web.BaseRequest, _Target], Awaitable[web.StreamResponse]]] = {
+            "infer": self._infer,
+            "generate": self._generate,
+        }
+        if target.action in posted:
+            _require(request, "POST")
+            with self._plane.admit(caller, name):
+                return await posted[target.action](request, target)
+        self._plane.guard.require_model(caller, name)
+        if target.action == "generate_stream":  # the session admits, as for every stream
+            _require(request, "POST")
+            return await self._generate_stream(request, target)
+        if target.action == "trace/setting":
+            return await self._answer_settings(request, "TraceSetting", caller)
+        match target.action:
+            case "ready":
+                return _health(request, self._plane.is_model_ready(name, version))
+            case "":
+                _require(request, "GET")
+                asked = pb.ModelMetadataRequest(name=name, version=version)
+                return await self._reply("ModelMetadata", asked, pb.ModelMetadataResponse, caller)
+            case "config":
+                _require(request, "GET")
+                asked = pb.ModelConfigRequest(name=name, version=version)
+                answer = await self._plane.ask("ModelConfig", asked, pb.ModelConfigResponse, caller)
+                return _json(to_json_value(answer.config))
+            case "stats":
+                _require(request, "GET")
+                statistics = pb.ModelStatisticsRequest(name=name, version=version)
+                return await self._reply("ModelStatistics", statistics, pb.ModelStatisticsResponse, caller)
+        raise _NoSuchRouteError
+
+    async def _infer(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
+        body = await self._bodies.read(request)
+        length = _json_bytes(request, body)
+        text, binary = split_body(body, length)
+        if length == 0:
+            config = (await self._descriptions.of(target.model, target.version)).config
+            message, forms = parse_raw(target.model, target.version, config, binary), OutputForms(by_default=True)
+        else:
+            message, forms = parse_infer(target.model, target.version, text, binary)
+        reply = render_infer(await self._plane.infer(message, target.caller), forms)
+        headers = {"Content-Type": "application/json"}
+        if reply.json_bytes is not None:
+            headers = {"Content-Type": "application/octet-stream", JSON_BYTES_HEADER: str(reply.json_bytes)}
+        return await encoded(request, reply.data, headers)
+
+    async def _generate(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
+        message = await self._read_generate(request, target)
+        return _json(render_generate(await self._plane.infer(message, target.caller)))
+
+    async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
+        message = await self._read_generate(request, target)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+
+        async def send(serialised: bytes) -> None:
+            answer = pb.ModelStreamInferResponse.FromString(serialised)
+            if answer.error_message and not response.prepared:
+                raise ConfigError(answer.error_message)
+            if not response.prepared:
+                await response.prepare(request)
+            event = {"error": answer.error_message} if answer.error_message else render_generate(answer.infer_response)
+            await response.write(b"data: " + dump_json(event) + b"\n\n")
+
+        try:
+            session = StreamSession(self._plane, send, window=1, caller=target.caller)
+            await session.run(_one(message.SerializeToString()))
+        except SlimError as exc:
+            if not response.prepared:
+                raise
+            await response.write(b"data: " + dump_json({"error": str(exc)}) + b"\n\n")
+        if not response.prepared:
+            await response.prepare(request)
+        await response.write_eof()
+        return response
+
+    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> Message:
+        content = load_json(await self._bodies.read(request))
+        found = await self._descriptions.of(target.model, target.version)
+        return parse_generate(target.model, target.version, content, found.config, found.metadata)
+
+    # --- the rest ---
+
+    async def _answer_repository(self, request: web.BaseRequest, rest: list[str], caller: Caller) -> web.StreamResponse:
+        match rest:
+            case ["index"]:
+                _require(request, "POST")
+                content = load_json(await self._bodies.read(request))
+                if not isinstance(content.get("ready", False), bool):
+                    raise ConfigError("Unable to parse 'ready': give true or false")
+                asked = pb.RepositoryIndexRequest(ready=content.get("ready", False))
+                index = await self._plane.ask("RepositoryIndex", asked, pb.RepositoryIndexResponse, caller)
+                # Triton leaves out what is empty.
+                return _json([{k: v for k, v in to_json_value(model).items() if v} for model in index.models])
+            case ["models", model, "load" | "unload" as action]:
+                _require(request, "POST")
+                kind = f"RepositoryModel{action.capitalize()}"
+                asked = getattr(pb, f"{kind}Request")(model_name=model)
+                await self._plane.ask(kind, asked, getattr(pb, f"{kind}Response"), caller)
+        raise _NoSuchRouteError
+
+    async def _answer_settings(self, request: web.BaseRequest, method: str, caller: Caller) -> web.StreamResponse:
+        asked = getattr(pb, f"{method}Request")()
+        if request.method == "POST":
+            if load_json(await self._bodies.read(request)):
+                asked.settings["changed"].SetInParent()  # which one does not matter: all are closed
+        else:
+            _require(request, "GET")
+        answer = await self._plane.ask(method, asked, getattr(pb, f"{method}Response"), caller)
+        return _json(to_json_value(answer)["settings"])
+
+    async def _answer_shared_memory(
+        self, request: web.BaseRequest, kind: str, rest: list[str], caller: Caller
+    ) -> web.StreamResponse:
+        match rest:
+            case ["region", region, action]:
+                pass
+            case [action]:
+                region = ""
+            case _:
+                raise _NoSuchRouteError
+        if action not in ("status", "register", "unregister"):
+            raise _NoSuchRouteError
+        _require(request, "GET" if action == "status" else "POST")
+        method = f"{kind}SharedMemory{action.capitalize()}"
+        asked = getattr(pb, f"{method}Request")(name=region)
+        await self._plane.ask(method, asked, getattr(pb, f"{method}Response"), caller)
+        return _json([]) if action == "status" else web.Response(headers={"Content-Type": "application/json"})
+
+    async def _reply(self, method: str, asked: Message, kind: Any, caller: Caller) -> web.Response:
+        return _json(to_json_value(await self._plane.ask(method, asked, kind, caller)))
+
+
+def _split_path(request: web.BaseRequest) -> list[str] | None:
+    """Return the decoded parts of the path after ``/v2``, None when it is no such path.
+
+    Parts are decoded after they were split, so an encoded slash stays inside a model's name, where no server has it.
+    """
+    path = request.raw_path.partition("?")[0]
+    if path.startswith(("http://", "https://")):  # as clients send it to a proxy
+        path = "/" + "/".join(path.split("/")[3:])
+    try:
+        parts = [unquote(part, errors="strict") for part in path.split("/")[1:]]
+    except UnicodeDecodeError:
+        return None
+    if not parts or parts[0] != "v2" or parts[-1] == "":
+        return None
+    return parts[1:]
+
+
+def _credentials(request: web.BaseRequest) -> Metadata:
+    """Return what says who calls, as gRPC's metadata has it."""
+    return tuple(("authorization", value) for value in request.headers.getall("Authorization", ()))
+
+
+async def _one(message: bytes) -> AsyncIterator[bytes]:
+    yield message
+
+
+def _json_bytes(request: web.BaseRequest, body: bytes) -> int | None:
+    text = request.headers.get(JSON_BYTES_HEADER)
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"inference header size should be in range (0, {len(body)}), got: {text}") from None
+
+
+def _require(request: web.BaseRequest, method: str) -> None:
+    if request.method != method:
+        raise _WrongMethodError
+
+
+def _health(request: web.BaseRequest, is_good: bool) -> web.Response:
+    """Return 200 or 503; Triton says 400, which load balancers take for their own fault."""
+    _require(request, "GET")
+    return web.Response(status=HTTPStatus.OK if is_good else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=dump_json(value), headers={"Content-Type": "application/json"})

@@ -1,0 +1,132 @@
+"""The gateway's HTTP endpoint: a listener, its connections, and when they end.
+
+aiohttp's low-level server: what is answered is up to ``http_routes``, and how long a client is waited for to
+``http_connection``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl as tls
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from orchestrator.config import ClientLimitSettings
+from orchestrator.errors import ConfigError
+from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.http.body import BodyReader
+from orchestrator.gateway.http.connection import HttpConnection, HttpCrowd
+from orchestrator.gateway.http.errors import error_response
+from orchestrator.gateway.http.routes import HttpRoutes
+from orchestrator.gateway.workers.listening import BACKLOG, refused_address
+
+
+class HttpServer:
+    """The HTTP endpoint of a gateway.
+
+    Args:
+        plane: that answers.
+        address: ``host:port`` to listen on; port 0 takes a free one.
+        max_message_bytes: of a request, before and after decompression.
+        listens: itself; else another process does, and its connections are adopted.
+        ssl: to speak TLS with; None: plain.
+        limits: of what clients may take.
+
+    Attributes:
+        address: where it listens, once started.
+    """
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        address: str,
+        *,
+        max_message_bytes: int,
+        listens: bool = True,
+        ssl: tls.SSLContext | None = None,
+        limits: ClientLimitSettings | None = None,
+    ) -> None:
+        self.address = address
+        self._ssl = ssl
+        self._limits = limits or ClientLimitSettings()
+        self._listens = listens
+        self._plane = plane
+        self._routes = HttpRoutes(plane, BodyReader(self._limits, max_bytes=max_message_bytes))
+        self._server: web.Server | None = None
+        self._crowd: HttpCrowd | None = None
+        self._listener: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: when the address can't be listened on.
+        """
+        # A client that leaves withdraws its request from the router's queue.
+        self._server = web.Server(self._answer, handler_cancellation=True)
+        self._crowd = HttpCrowd(self._server, self._limits)
+        self._crowd.open()
+        if self._listens:
+            try:
+                self._listener = await self._listen(self._crowd)
+            except ConfigError:
+                self._crowd.close()
+                raise
+
+    async def _listen(self, crowd: HttpCrowd) -> asyncio.Server:
+        host, _, port = self.address.rpartition(":")
+        try:
+            listener = await asyncio.get_running_loop().create_server(
+                crowd.new_connection, host.strip("[]"), int(port), backlog=BACKLOG, **self._tls()
+            )
+        except OSError as exc:
+            raise refused_address(self.address, "gateway.http", exc) from exc
+        self.address = f"{host}:{listener.sockets[0].getsockname()[1]}"
+        return listener
+
+    def _tls(self) -> dict[str, Any]:
+        if self._ssl is None:
+            return {}
+        return {"ssl": self._ssl, "ssl_handshake_timeout": self._limits.header_timeout_s}
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that another process has accepted; it belongs to this one from now on."""
+        assert self._crowd is not None, "adopt follows start"
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._crowd.new_connection, sock=connection, **self._tls())
+
+    @property
+    def connections(self) -> int:
+        """Open now."""
+        return 0 if self._server is None else len(self._server.connections)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more connections, wait for requests under way for so long, and end the rest."""
+        if self._server is None or self._crowd is None:
+            return
+        if self._listener is not None:
+            self._listener.close()
+        self._server.pre_shutdown()  # ends connections that wait for a next request
+        await self._server.shutdown(grace_s)
+        self._crowd.close()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, HttpConnection)
+        size = sum(len(name) + len(value) for name, value in request.raw_headers) + len(request.raw_path)
+        with connection.answering():
+            if size > self._limits.max_header_kib * 1024:
+                response: web.StreamResponse = _refuse_headers(self._limits.max_header_kib)
+            else:
+                response = await self._routes.answer(request)
+        if self._plane.is_draining and not response.prepared:
+            response.force_close()  # the next request is to find another gateway
+        return response
+
+
+def _refuse_headers(most_kib: float) -> web.Response:
+    reason = f"the headers are larger than {most_kib:g} KiB; see gateway.limits.max_header_kib"
+    return error_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)

@@ -1,0 +1,1 @@
+"""What a gateway counts and times, added up over its processes, and where Prometheus reads it."""

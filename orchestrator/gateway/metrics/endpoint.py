@@ -1,0 +1,61 @@
+"""Where Prometheus reads the gateway's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from aiohttp import web
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+
+from orchestrator.gateway.metrics.gateway_metrics import MEASURES
+from orchestrator.gateway.metrics.snapshot import Tally
+from orchestrator.gateway.workers.listening import listen
+
+
+class MetricsEndpoint:
+    """GET /metrics.
+
+    Args:
+        address: ``host:port`` to listen on.
+        read: returns what was tallied until now, by all processes.
+    """
+
+    def __init__(self, address: str, read: Callable[[], Awaitable[Tally]]) -> None:
+        self.address = address
+        self._read = read
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: when the address can't be listened on.
+        """
+        self._runner, self.address = await listen(
+            web.Server(self._answer, access_log=None), self.address, key="gateway.metrics"
+        )
+
+    async def stop(self, grace_s: float) -> None:
+        """Close."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        if request.path != "/metrics" or request.method not in ("GET", "HEAD"):
+            return web.Response(status=404, text="there is GET /metrics here\n")
+        encode: Any
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        page = encode(_Page(await self._read()))
+        return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+class _Page:
+    """What prometheus_client's encoders need of a registry."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterable[Metric]:
+        return self._tally.families(MEASURES.values())

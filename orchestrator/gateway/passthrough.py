@@ -1,0 +1,94 @@
+"""Calls for models that are passed on: which server is asked, which one after it, and for how long.
+
+A model of somebody else's may keep state, so a call goes to another server only when the first one certainly did not
+run it; one that may have run is never repeated, which leaves nothing to be done when a server is silent. So an attempt
+has no time of its own: the call has one, ``gateway.pass_on_timeout_s``, after which its caller is told. The call itself
+goes on, because a cancel can crash Triton 2.51.
+
+What is asked again draws on a budget as the router's retries do, by the same settings, so that servers that refuse all
+are not asked twice as much as servers that don't.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from orchestrator.config import RetrySettings
+from orchestrator.errors import DeadlineError
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.protocol.family import check_version
+from orchestrator.gateway.protocol.wire import read_address
+from orchestrator.router import RetryBudget
+from orchestrator.snapshot import ServerName
+from orchestrator.triton.passthrough import Metadata, RefusedCallError
+
+log = logging.getLogger(__name__)
+
+
+class PassingOn:
+    """Asks servers for models of no family.
+
+    Args:
+        catalogue: of what the servers serve.
+        metrics: to count what is asked again in.
+        retries: how much of it may be.
+        timeout_s: that an answer may take; None: any time.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, metrics: GatewayMetrics, retries: RetrySettings, *, timeout_s: float | None
+    ) -> None:
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._retries = retries
+        self._timeout_s = timeout_s
+        self._budget = RetryBudget(float(retries.minimum), 0.0)
+
+    def reconfigure(self, retries: RetrySettings) -> None:
+        """Go by other settings from now on."""
+        self._retries = retries
+
+    async def ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
+        """Return what a server answers to a serialised call, and which.
+
+        Raises:
+            RefusedCallError: with the server's status.
+            DeadlineError: when there was no answer in time.
+            SlimError: when no server has the model.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._ask(method, message, metadata)
+        except TimeoutError:
+            limit = f"gateway.pass_on_timeout_s = {self._timeout_s:g}"
+            model = read_address(message).model
+            raise DeadlineError(f"no answer for model '{model}' within {limit}; it may still run") from None
+
+    async def _ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
+        address = read_address(message)
+        check_version(address.version)
+        views = self._catalogue.find(address)
+        for view in views:
+            try:
+                answer = await view.server.call(method, message, metadata)
+            except RefusedCallError as exc:
+                if exc.is_gone:
+                    view.note_problem(str(exc))
+                if exc.executed or view is views[-1] or not self._may_ask_again():
+                    raise
+                log.info("%s of %s was not run by %s: %s", method, address.model, view.name, exc)
+                self._metrics.router.on_retry(view.name)
+                continue
+            self._budget = self._budget.answered(1, self._retries)
+            return answer, view.name
+        raise AssertionError("find returns at least one server, and the last one's refusal is raised")
+
+    def _may_ask_again(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        spent = self._budget.refilled(self._retries, now_s=now_s).spent()
+        if spent is None:
+            return False
+        self._budget = spent
+        return True

@@ -1,0 +1,259 @@
+"""A slimmable family as the one model that clients see: requests into arrays, answers into responses; pure.
+
+Checks and their words are Triton's, so that a client that was written for one model reads nothing new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from orchestrator.errors import ConfigError, ModelNotFoundError
+from orchestrator.gateway.ports import RoutedAnswer
+from orchestrator.gateway.protocol.messages import Message, pb, read_value
+from orchestrator.gateway.protocol.request_parameters import Wishes, parse_wishes
+from orchestrator.gateway.protocol.tensors import (
+    DATATYPES,
+    Array,
+    count_elements,
+    encode_bytes,
+    from_contents,
+    topk_strings,
+)
+from orchestrator.snapshot import Family, ServedModel, TensorSpec
+
+VERSION = "1"
+"""The only one a family has."""
+
+_BATCH_NOTE = (
+    "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each "
+    "input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting "
+    "max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
+)
+_PER_WIDTH = ("slim.width", "slim.accuracy", "slim.flops", "slim.sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyModel:
+    """A family as one model.
+
+    Attributes:
+        name: of the family, and of the model.
+        input: of every width.
+        output: of every width.
+        max_batch_size: of the width that takes most.
+    """
+
+    name: Family
+    input: TensorSpec
+    output: TensorSpec
+    max_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyRequest:
+    """What a client asks of a family.
+
+    Attributes:
+        batch: its items, [n, ...].
+        wishes: of its parameters.
+        classes: how many of the best classes it wants as text; None: the scores themselves.
+        id: of the request, to be echoed.
+    """
+
+    batch: Array
+    wishes: Wishes
+    classes: int | None
+    id: str = ""
+
+
+def check_version(wanted: str) -> None:
+    """Raise ConfigError, in Triton's words, when a version is no number."""
+    if wanted and not (wanted.isascii() and wanted.isdigit()):
+        raise ConfigError(
+            f"failed to get model version from specified version string '{wanted}', version should be an integral "
+            "value > 0"
+        )
+
+
+def require_version(family: FamilyModel, wanted: str) -> None:
+    """Check which version of a family is asked for.
+
+    Raises:
+        ConfigError: when it is no number.
+        ModelNotFoundError: when there is no such version.
+    """
+    if wanted not in ("", VERSION):
+        check_version(wanted)
+        raise ModelNotFoundError(f"Request for unknown model: '{family.name}' version {wanted} is not found")
+
+
+def merge_widths(models: Sequence[ServedModel]) -> FamilyModel:
+    """Return a family as one model; ``models`` must be of one family and not empty."""
+    narrowest = min(models, key=lambda m: (m.width, m.name))
+    return FamilyModel(
+        narrowest.family, narrowest.input, narrowest.output, max(model.max_batch_size for model in models)
+    )
+
+
+def read_request(request: Message, family: FamilyModel) -> FamilyRequest:
+    """Return what a ModelInferRequest asks for.
+
+    Raises:
+        ConfigError: in Triton's words, when it does not fit the model or a parameter is refused.
+    """
+    wishes = parse_wishes(request.parameters)
+    batch, classes = _read_batch(request, family), _read_classes(request.outputs, family)
+    return FamilyRequest(batch, wishes, classes, request.id)
+
+
+def _read_batch(request: Message, family: FamilyModel) -> Array:
+    spec, model, inputs = family.input, family.name, request.inputs
+    if len(inputs) != 1:
+        names = ",".join(f"'{tensor.name}'" for tensor in inputs)
+        missing = "" if any(tensor.name == spec.name for tensor in inputs) else f"'{spec.name}'"
+        raise ConfigError(
+            f"{_who(request)}expected 1 inputs but got {len(inputs)} inputs for model '{model}'. Got input(s) "
+            f"[{names}], but missing required input(s) [{missing}]. Please provide all required input(s)."
+        )
+    tensor = inputs[0]
+    if tensor.name != spec.name:
+        raise ConfigError(f"unexpected inference input '{tensor.name}' for model '{model}'")
+    _refuse_shared_memory(tensor, "input")
+    if tensor.datatype != spec.datatype:
+        got = tensor.datatype if tensor.datatype in DATATYPES else "<invalid>"
+        raise ConfigError(
+            f"{_who(request)}inference input '{tensor.name}' data-type is '{got}', but model '{model}' expects "
+            f"'{spec.datatype}'"
+        )
+    shape = tuple(tensor.shape)
+    if shape[1:] != spec.shape and not _fits(shape, spec.shape):
+        wanted, got = (",".join(map(str, dims)) for dims in ((-1, *spec.shape), shape))
+        raise ConfigError(
+            f"{_who(request)}unexpected shape for input '{tensor.name}' for model '{model}'. Expected [{wanted}], "
+            f"got [{got}]. {_BATCH_NOTE}"
+        )
+    if min(shape) < 1:
+        raise ConfigError(
+            f"{_who(request)}input '{tensor.name}' for model '{model}' has shape {list(shape)}; nothing is in it"
+        )
+    if shape[0] > family.max_batch_size:
+        raise ConfigError(
+            f"{_who(request)}inference request batch-size must be <= {family.max_batch_size} for '{model}'"
+        )
+    raw = _raw_data(request, tensor, model)
+    kind = DATATYPES[spec.datatype]
+    expected_bytes = count_elements(shape) * kind.size_bytes
+    if kind.numpy is None or len(raw) != expected_bytes:
+        raise ConfigError(
+            f"{_who(request)}input byte size mismatch for input '{tensor.name}' for model '{model}'. Expected "
+            f"{expected_bytes}, got {len(raw)}"
+        )
+    return np.frombuffer(raw, dtype=kind.numpy).reshape(shape)
+
+
+def _who(request: Message) -> str:
+    return f"[request id: {request.id or '<id_unknown>'}] "
+
+
+def _fits(shape: tuple[int, ...], item: tuple[int, ...]) -> bool:
+    return len(shape) == len(item) + 1 and all(w in (-1, n) for n, w in zip(shape[1:], item, strict=True))
+
+
+def _raw_data(request: Message, tensor: Message, model: str) -> bytes:
+    contents = request.raw_input_contents
+    if contents:
+        if tensor.HasField("contents"):
+            raise ConfigError(
+                f"contents field must not be specified when using raw_input_contents for '{tensor.name}' for model "
+                f"'{model}'"
+            )
+        raw: bytes = contents[0]
+        return raw
+    if not tensor.HasField("contents"):
+        raise ConfigError(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
+    field = DATATYPES[tensor.datatype].contents_field
+    for descriptor, _ in tensor.contents.ListFields():
+        if descriptor.name != field:
+            raise ConfigError(
+                f"unexpected explicit tensor data for input tensor '{tensor.name}' for model '{model}' in "
+                f"{descriptor.name}, expected datatype '{tensor.datatype}'"
+            )
+    return from_contents(tensor.name, tensor.datatype, tensor.contents)
+
+
+def _read_classes(outputs: Any, family: FamilyModel) -> int | None:
+    classes = None
+    for output in outputs:
+        if output.name != family.output.name:
+            raise ConfigError(f"unexpected inference output '{output.name}' for model '{family.name}'")
+        _refuse_shared_memory(output, "output")
+        if "classification" in output.parameters:
+            value = read_value(output.parameters["classification"])
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError("invalid value type for 'classification' parameter, expected int64_param")
+            if value < 1:
+                raise ConfigError(f"invalid value {value} for 'classification' parameter, expected > 0")
+            classes = value
+    return classes
+
+
+def _refuse_shared_memory(tensor: Message, what: str) -> None:
+    if "shared_memory_region" in tensor.parameters:
+        raise ConfigError(
+            f"{what} '{tensor.name}' is said to be in shared memory, which the gateway does not take; send it along"
+        )
+
+
+def build_response(request_id: str, family: FamilyModel, answer: RoutedAnswer, classes: int | None) -> Message:
+    """Return the ModelInferResponse of an answer.
+
+    Args:
+        request_id: of the request, echoed.
+        family: that answered.
+        answer: for a batch.
+        classes: as in FamilyRequest.
+    """
+    output = answer.output
+    tensor = pb.ModelInferResponse.InferOutputTensor(name=family.output.name)
+    if classes is None:
+        tensor.datatype = family.output.datatype
+        tensor.shape.extend(output.shape)
+        raw = output.tobytes()
+    else:
+        rows = [topk_strings(row, classes, answer.labels) for row in output.reshape(len(output), -1)]
+        tensor.datatype = "BYTES"
+        tensor.shape.extend((len(rows), len(rows[0])))
+        raw = encode_bytes([text for row in rows for text in row])
+    response = pb.ModelInferResponse(
+        model_name=family.name, model_version=VERSION, id=request_id, outputs=[tensor], raw_output_contents=[raw]
+    )
+    parameters = response.parameters
+    parameters["slim_server"].string_param = answer.server
+    parameters["slim_width"].int64_param = answer.width
+    parameters["slim_batch"].int64_param = answer.batch
+    parameters["slim_queue_us"].int64_param = round(answer.queue_s * 1e6)
+    parameters["slim_expected_accuracy"].double_param = answer.expected_accuracy
+    parameters["slim_decision_id"].string_param = answer.decision_id
+    parameters["slim_policy"].string_param = answer.policy
+    if answer.energy_j is not None:
+        parameters["slim_energy_j"].double_param = answer.energy_j
+    return response
+
+
+def merge_config(config: Message, family: FamilyModel, widths: Mapping[int, float]) -> None:
+    """Turn the ModelConfig of one width into that of its family, in place.
+
+    What differs from width to width goes; ``slim.widths`` and ``slim.accuracies`` list all of them, comma-separated.
+    """
+    config.name = family.name
+    config.max_batch_size = family.max_batch_size
+    for name in _PER_WIDTH:
+        config.parameters.pop(name, None)
+    config.parameters["slim.widths"].string_value = ",".join(map(str, widths))
+    config.parameters["slim.accuracies"].string_value = ",".join(f"{accuracy:g}" for accuracy in widths.values())
+    del config.model_warmup[:]
+    del config.instance_group[:]

@@ -1,0 +1,132 @@
+"""What a request's parameters ask of the router.
+
+A misspelt ``slim_`` parameter would silently give the default, which is found in production; so unknown ones are
+refused, as Triton refuses unknown ``triton_`` ones. Numbers may come as strings, because not every client can send
+all types. ``priority`` and ``timeout`` are checked as Triton checks them. Priorities mean what they mean to a Triton
+model with priority levels, 1 the highest and 0 the default; ``timeout`` means what it means to one without a queue
+policy: nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import ConfigError
+from orchestrator.gateway.protocol.messages import Value, read_value
+from orchestrator.policies import parse_preference
+from orchestrator.snapshot import Preference, Width
+
+KNOWN = ("slim_deadline_ms", "slim_min_accuracy", "slim_width", "slim_max_joules", "slim_preference")
+_TRITON_KNOWN = "triton_enable_empty_final_response"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Of one request; None where it says nothing.
+
+    Attributes:
+        deadline_ms: from the arrival.
+        min_accuracy: 0..1.
+        width: in percent.
+        max_joules: an item may cost, sent alone.
+        preference: what counts among what is in time.
+        priority: 1 is the highest; 0: the default level.
+    """
+
+    deadline_ms: float | None = None
+    min_accuracy: float | None = None
+    width: Width | None = None
+    max_joules: float | None = None
+    preference: Preference | None = None
+    priority: int = 0
+
+
+NO_WISHES = Wishes()
+
+
+def parse_wishes(parameters: Any) -> Wishes:
+    """Return what a map of request parameters asks for.
+
+    Raises:
+        ConfigError: when one is unknown or out of range; names it.
+    """
+    if not parameters:
+        return NO_WISHES
+    found: dict[str, Value | None] = {}
+    for name, parameter in parameters.items():
+        if name.startswith("slim_"):
+            if name not in KNOWN:
+                raise ConfigError(f"unknown parameter '{name}'; known are {', '.join(KNOWN)}")
+            found[name] = read_value(parameter)
+        elif name.startswith("triton_") and name != _TRITON_KNOWN:
+            raise ConfigError(
+                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
+                f"starting with 'triton_' are allowed: {_TRITON_KNOWN}"
+            )
+        elif name in ("priority", "timeout"):
+            _check_scheduling(name, parameter)
+    return Wishes(
+        deadline_ms=_number(found, "slim_deadline_ms", most=math.inf),
+        min_accuracy=_number(found, "slim_min_accuracy", most=1.0),
+        width=_width(found),
+        max_joules=_number(found, "slim_max_joules", most=math.inf),
+        preference=_preference(found),
+        priority=read_priority(parameters),
+    )
+
+
+def read_priority(parameters: Any) -> int:
+    """Return the priority that parameters which were checked ask for, 0 when none."""
+    value = read_value(parameters["priority"]) if "priority" in parameters else 0
+    return value if isinstance(value, int) else 0
+
+
+def _check_scheduling(name: str, parameter: Any) -> None:
+    which = parameter.WhichOneof("parameter_choice")
+    allowed = ("int64_param", "uint64_param") if name == "priority" else ("int64_param",)
+    if which not in allowed:
+        raise ConfigError(f"invalid value type for '{name}' parameter, expected {' or '.join(allowed)}.")
+    if getattr(parameter, which) < 0:
+        raise ConfigError(f"invalid value for '{name}', expected value >= 0.")
+
+
+def _number(found: dict[str, Value | None], name: str, *, most: float) -> float | None:
+    if name not in found:
+        return None
+    value = found[name]
+    try:
+        number = math.nan if isinstance(value, bool) or value is None else float(value)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and 0 <= number <= most):
+        upper = "" if most == math.inf else f" to {most:g}"
+        raise ConfigError(f"parameter '{name}' is {value!r}; give a number from 0{upper or ' on'}")
+    return number
+
+
+def _preference(found: dict[str, Value | None]) -> Preference | None:
+    if "slim_preference" not in found:
+        return None
+    value = found["slim_preference"]
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"parameter 'slim_preference' is {value!r}; give a string such as 'energy' or 'accuracy=0.5,latency=0.5'"
+        )
+    try:
+        return parse_preference(value)
+    except ConfigError as exc:
+        raise ConfigError(f"parameter 'slim_preference': {exc}") from exc
+
+
+def _width(found: dict[str, Value | None]) -> Width | None:
+    if "slim_width" not in found:
+        return None
+    try:
+        number = _number(found, "slim_width", most=100.0)
+    except ConfigError:
+        number = None
+    if number is None or number < 1 or number != int(number):
+        raise ConfigError(f"parameter 'slim_width' is {found['slim_width']!r}; give a whole percentage from 1 to 100")
+    return Width(int(number))

@@ -1,0 +1,94 @@
+"""A worker's side of a gateway of several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.gateway.fleet_statistics import RemoteInventory
+from orchestrator.gateway.server import Gateway
+from orchestrator.gateway.workers.channel import Channel
+from orchestrator.gateway.workers.socket_handoff import Receiver
+
+_LOOK_S = 0.05
+"""For families that have come or gone; what this worker finds, the others learn so late at the most."""
+_TALLY_S = 1.0
+"""Of counting is lost at the most when a worker is killed."""
+
+
+class WorkerTeam:
+    """The supervisor, as a worker knows it; ``join`` comes first.
+
+    Args:
+        channel_end: of the pair that the supervisor has made.
+        door_end: likewise.
+        on_alone: called when the supervisor is gone.
+
+    Attributes:
+        inventory: the supervisor's.
+    """
+
+    inventory: RemoteInventory
+
+    def __init__(self, channel_end: socket.socket, door_end: socket.socket, on_alone: Callable[[], None]) -> None:
+        self._channel_end = channel_end
+        self._door_end = door_end
+        self._on_alone = on_alone
+        self._served: frozenset[str] | None = None  # not told yet
+        self._channel: Channel
+        self._gateway: Gateway | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def join(self) -> None:
+        """Begin to listen to the supervisor."""
+        self._channel = await Channel.over(self._channel_end, {"served": self._hear_served, "tally": self._read_tally})
+        self.inventory = RemoteInventory(self._channel)
+        self._tasks.append(asyncio.create_task(self._listen()))
+
+    def serve(self, gateway: Gateway) -> None:
+        """Take connections for a gateway that is open, until ``leave``."""
+        self._gateway = gateway
+        offered = {kind: t for kind, t in (("grpc", gateway.grpc), ("http", gateway.http)) if t is not None}
+        self._tasks.append(asyncio.create_task(Receiver(self._door_end, offered).run()))
+        self._tasks.append(asyncio.create_task(self._tell(gateway)))
+        self._channel.tell("served", sorted(gateway.served))
+        self._channel.tell("up")
+
+    async def leave(self, failure: str | None = None) -> None:
+        """Say the last words: what was counted, or why it could not start."""
+        if self._gateway is not None:
+            self._channel.tell("tally", self._gateway.tally().encode())
+        if failure is not None:
+            self._channel.tell("failed", failure)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+
+    def is_served(self, family: str) -> bool:
+        """Return whether all workers can answer a family."""
+        return self._served is None or family in self._served
+
+    async def _listen(self) -> None:
+        await self._channel.run()
+        self._on_alone()
+
+    async def _tell(self, gateway: Gateway) -> None:
+        loop = asyncio.get_running_loop()
+        served, tally_at_s = gateway.served, loop.time()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if served != gateway.served:
+                served = gateway.served
+                self._channel.tell("served", sorted(served))
+            if loop.time() >= tally_at_s:
+                tally_at_s = loop.time() + _TALLY_S
+                self._channel.tell("tally", gateway.tally().encode())
+
+    async def _hear_served(self, body: Any) -> None:
+        self._served = frozenset(body)
+
+    async def _read_tally(self, body: Any) -> Any:
+        return [] if self._gateway is None else self._gateway.tally().encode()

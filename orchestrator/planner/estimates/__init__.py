@@ -1,0 +1,1 @@
+"""What a controller learns of its host by running: rates, batch latencies, memory, and what changes cost."""

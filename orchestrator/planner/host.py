@@ -1,0 +1,146 @@
+"""What a controller knows of its host at one moment: the repository, what Triton serves of it, load and telemetry.
+
+``RepositoryModel`` comes from the files, ``LoadedModel`` from Triton, ``Rates`` from its counters; a
+``ModelSnapshot`` joins the three. Whatever could not be read is None, never 0: a plan that took an unknown memory
+reading for an empty host would fill it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from orchestrator.planner.estimates.rates import Rates
+from orchestrator.snapshot import Family, ModelName, Width
+
+
+class ModelStatus(StrEnum):
+    """Where a model stands in its server."""
+
+    ABSENT = "absent"
+    """Never loaded, or unloaded for good."""
+    LOADING = "loading"
+    READY = "ready"
+    """Some version answers; a reload under way shows as ready too, the old version serves meanwhile."""
+    UNLOADING = "unloading"
+    FAILED = "failed"
+    """The last load failed and nothing answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How Triton's dynamic batcher waits.
+
+    Attributes:
+        preferred_sizes: batches of these many items are sent at once; empty means only the largest allowed is.
+        delay_us: how long the first request of a batch may wait for others; 0 batches what is queued and waits never.
+    """
+
+    preferred_sizes: tuple[int, ...] = ()
+    delay_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryModel:
+    """One width as its files describe it.
+
+    Attributes:
+        name: of the model in Triton.
+        family: it belongs to.
+        width: of the family's network.
+        accuracy: top-1 on the family's test split, 0..1.
+        max_batch_size: items in one batch at the most.
+        weights_bytes: size of the weights file.
+        instances: that config.pbtxt asks for; a controller starts with one and adds what is needed.
+        batching: that config.pbtxt asks for.
+        files_stamp: changes whenever its files do.
+    """
+
+    name: ModelName
+    family: Family
+    width: Width
+    accuracy: float
+    max_batch_size: int
+    weights_bytes: int
+    instances: int = 1
+    batching: Batching = Batching()
+    files_stamp: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """One model as Triton has it.
+
+    Attributes:
+        name: of the model.
+        status: see ModelStatus.
+        reason: Triton's, why it is not ready; empty otherwise.
+        instances: it runs with; 0 when it is not ready.
+        batching: it runs with.
+        nonce: the marker of the last forced reload, empty when there was none; an in-place change must repeat it.
+        is_canonical: whether it runs with what its files say, but for instances, batching and nonce; False means
+            that any change is a full reload.
+        is_python_based: whether each instance is a stub process, whose death Triton does not notice.
+    """
+
+    name: ModelName
+    status: ModelStatus
+    reason: str = ""
+    instances: int = 0
+    batching: Batching = Batching()
+    nonce: str = ""
+    is_canonical: bool = True
+    is_python_based: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot:
+    """One width of the repository, and what became of it.
+
+    Attributes:
+        model: what its files say.
+        loaded: what Triton says.
+        rates: of the last window; zero while it is not ready.
+        live_instances: stub processes seen alive; None where instances are no processes or can't be seen.
+        demanded_until_s: someone asked for it to be kept until then, on the controller's clock; None: nobody.
+        instance_bytes: memory of its largest instance now; None where instances are no processes or can't be seen.
+    """
+
+    model: RepositoryModel
+    loaded: LoadedModel
+    rates: Rates = field(default_factory=Rates)
+    live_instances: int | None = None
+    demanded_until_s: float | None = None
+    instance_bytes: int | None = None
+
+    @property
+    def name(self) -> ModelName:
+        """Of the model in Triton."""
+        return self.model.name
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it answers requests."""
+        return self.loaded.status is ModelStatus.READY
+
+
+@dataclass(frozen=True, slots=True)
+class HostSnapshot:
+    """The host at one moment.
+
+    Attributes:
+        models: of the repository, in any order; a plan does not depend on it.
+        memory_used_bytes: against the budget: of the device on GPU, of Triton and its stubs on CPU; None: unreadable.
+        utilisation_ratio: of the device or of the CPUs that Triton may use, 0..1; None: unreadable.
+        server_id: of the running Triton process, another one after a restart; None: unknown.
+        overhead_bytes: of the memory in use, what no instance that serves holds: the server itself, and what was not
+            given back; None where instances are no processes or can't be seen.
+        busy_models: whose last action has not ended; they are left alone.
+    """
+
+    models: tuple[ModelSnapshot, ...]
+    memory_used_bytes: int | None
+    utilisation_ratio: float | None
+    server_id: str | None = None
+    busy_models: frozenset[ModelName] = frozenset()
+    overhead_bytes: int | None = None

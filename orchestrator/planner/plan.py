@@ -1,0 +1,200 @@
+"""The plan of one host: greedy, bounded, and with a reason for everything.
+
+In the order of what matters: back under the budget, repair what is broken, the minimum set, what was asked for, the
+width whose next instance relieves the most queueing per byte, then what costs nothing to give up, then the widths
+that there is room for, then batching. More budget never gives an earlier line of this list less; a later line may
+get less, because an earlier one took it. A solver over all of it at once would find fuller packings and could not
+say why; and a host has a handful of widths.
+
+What keeps a plan from swinging under constant load: conditions must hold for seconds without a break; an instance is
+added above one busy ratio and taken away only when the rest would stay below a smaller one; a width that made room
+is not loaded again while the one it made room for still lacks memory.
+"""
+
+from __future__ import annotations
+
+from orchestrator.planner.actions import ActionReason, NoticeKind, Numbers, Plan
+from orchestrator.planner.conditions import track
+from orchestrator.planner.growth import grow
+from orchestrator.planner.host import HostSnapshot, ModelStatus
+from orchestrator.planner.limits import Limits
+from orchestrator.planner.plan_builder import Draft
+from orchestrator.planner.reloads import follow_files, size_batches
+from orchestrator.planner.room import add_making_room, reload_or_unload, widest_first
+from orchestrator.planner.state import SchedulerState
+
+
+def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s: float) -> tuple[Plan, SchedulerState]:
+    """Return what to do now, and the state to plan the next step with.
+
+    Deterministic, and independent of the order of the snapshot's models. The actions are to be done one after another
+    in the order given, each only while ``still_fits``.
+
+    Args:
+        snapshot: the host now.
+        state: as the last call returned it, with the outcomes of its actions recorded.
+        limits: within which to stay.
+        now_s: on a clock that never goes back.
+    """
+    state = track(snapshot, state, limits, now_s=now_s)
+    draft = Draft(snapshot, state, limits, now_s)
+    _notify(draft)
+    if not _shed(draft):
+        _repair(draft)
+        _load_minimum(draft)
+        _load_demanded(draft)
+        grow(draft)
+    _shrink(draft)
+    _load_wanted(draft)
+    follow_files(draft)
+    size_batches(draft)
+    return draft.finish(), state
+
+
+def _notify(draft: Draft) -> None:
+    for seen in draft.models.values():
+        since_s = draft.memory(seen).moving_since_s
+        if since_s is not None and draft.has_held(since_s, draft.limits.stuck_after_s):
+            draft.notify(NoticeKind.STUCK, seen.name, (("for_s", draft.now_s - since_s),))
+    residue, limit = draft.state.memory.residue_bytes, draft.limits.leak_limit_bytes
+    if residue > limit:
+        draft.notify(NoticeKind.RESTART_ADVISED, None, (("residue_bytes", residue), ("limit_bytes", limit)))
+
+
+def _shed(draft: Draft) -> bool:
+    """Take one thing away when memory has grown over the budget by itself; return whether something is.
+
+    In this order: an instance that would not be missed, a width that is not kept and longest idle, an instance of the
+    width with the most, a width that is not kept and waited for least. One at a time, because each gives back what
+    only a reading can tell.
+    """
+    used, budget = draft.snapshot.memory_used_bytes, draft.limits.memory_budget_bytes
+    if used is None or used <= budget:
+        return False
+    numbers = (("used_bytes", float(used)), ("budget_bytes", float(budget)))
+    ready = [seen for seen in draft.models.values() if seen.is_ready and draft.may_touch(seen)]
+    loose = [seen for seen in ready if not draft.is_kept(seen)]
+    idle = [(since_s, seen) for seen in loose if (since_s := draft.memory(seen).idle_since_s) is not None]
+    crowded = [seen for seen in ready if seen.loaded.instances > 1 and seen.loaded.is_canonical]
+    reason = ActionReason.OVER_BUDGET
+    spare = [seen for seen in crowded if draft.memory(seen).slack_since_s is not None]
+    actions = [
+        *(
+            draft.scale(seen, reason, seen.loaded.instances - 1, numbers)
+            for seen in sorted(spare, key=lambda s: (-s.loaded.instances, *widest_first(s)))
+        ),
+        *(draft.unload(seen, reason, numbers) for _, seen in sorted(idle, key=lambda p: (p[0], *widest_first(p[1])))),
+        *(
+            draft.scale(seen, reason, seen.loaded.instances - 1, numbers)
+            for seen in sorted(crowded, key=lambda s: (-s.loaded.instances, *widest_first(s)))
+        ),
+        *(
+            draft.unload(seen, reason, numbers)
+            for seen in sorted(loose, key=lambda s: (draft.memory(s).waiting_requests, *widest_first(s)))
+        ),
+    ]
+    if any(draft.add(action) for action in actions):  # the first that is not in quarantine
+        return True
+    draft.notify(NoticeKind.OVER_BUDGET, None, numbers)
+    return False
+
+
+def _repair(draft: Draft) -> None:
+    """Reload what has dead stubs or answers with errors; each repair that does not last waits longer."""
+    limits = draft.limits
+    for seen in draft.models.values():
+        memory = draft.memory(seen)
+        if not seen.is_ready or not draft.may_touch(seen):
+            continue
+        is_failing = seen.rates.failures_per_s > 0 and draft.has_held(memory.failing_since_s, limits.repair_after_s)
+        if draft.has_held(memory.dead_since_s, limits.repair_after_s):
+            reason = ActionReason.DEAD_INSTANCE
+            numbers = (("instances", float(seen.loaded.instances)), ("alive", float(seen.live_instances or 0)))
+        elif is_failing:
+            reason = ActionReason.FAILING
+            numbers = (
+                ("failures_per_s", seen.rates.failures_per_s),
+                ("for_s", draft.elapsed_s(memory.failing_since_s)),
+            )
+        else:
+            continue
+        pause_s = min(limits.quarantine_max_s, limits.quarantine_s * 2.0 ** min(30, memory.repairs - 1))
+        if memory.repairs and memory.repaired_s is not None and draft.now_s - memory.repaired_s < pause_s:
+            continue
+        action = draft.reload(seen, reason, seen.loaded.batching, numbers, is_forced=True)
+        answers_nothing = seen.live_instances == 0 or (is_failing and seen.rates.requests_per_s == 0)
+        reload_or_unload(draft, seen, action, may_unload=answers_nothing)
+
+
+def _load_minimum(draft: Draft) -> None:
+    absent = [seen for seen in draft.models.values() if seen.name in draft.limits.minimum and not seen.is_ready]
+    for seen in sorted(absent, key=lambda s: (draft.load_bytes(s, 1), s.model.width, s.name)):
+        draft.want(seen, 1)
+        if draft.may_touch(seen):
+            add_making_room(draft, draft.load(seen, ActionReason.MINIMUM_SET))
+
+
+def _load_demanded(draft: Draft) -> None:
+    """Load what was asked for, the smallest first, so that as many as possible fit."""
+    absent = [seen for seen in draft.models.values() if draft.is_demanded(seen) and not seen.is_ready]
+    for seen in sorted(absent, key=lambda s: (draft.load_bytes(s, 1), s.model.width, s.name)):
+        if seen.name in draft.limits.minimum:
+            continue
+        draft.want(seen, 1)
+        if draft.may_touch(seen):
+            add_making_room(draft, draft.load(seen, ActionReason.DEMANDED))
+
+
+def _shrink(draft: Draft) -> None:
+    """Take away instances that would not be missed, and widths that nobody wants and nobody uses."""
+    for seen in draft.models.values():
+        memory, limits = draft.memory(seen), draft.limits
+        if not draft.is_settled(seen):
+            continue
+        is_unwanted = not draft.is_kept(seen) and seen.name not in limits.wanted
+        if seen.loaded.instances > limits.max_instances and seen.loaded.is_canonical:
+            too_many: Numbers = (
+                ("instances", float(seen.loaded.instances)),
+                ("max_instances", float(limits.max_instances)),
+            )
+            draft.add(draft.scale(seen, ActionReason.MAX_INSTANCES, limits.max_instances, too_many))
+        elif is_unwanted and draft.has_held(memory.idle_since_s, limits.unload_after_s):
+            idle: Numbers = (("idle_s", draft.elapsed_s(memory.idle_since_s)),)
+            draft.add(draft.unload(seen, ActionReason.IDLE, idle))
+        elif seen.loaded.is_canonical and draft.has_held(memory.slack_since_s, limits.idle_s):
+            instances = _fewest_instances(memory.busy_instances, seen.loaded.instances, limits.shrink_busy_ratio)
+            slack: Numbers = (
+                ("busy_instances", memory.busy_instances),
+                ("for_s", draft.elapsed_s(memory.slack_since_s)),
+            )
+            draft.add(draft.scale(seen, ActionReason.IDLE, instances, slack))
+
+
+def _fewest_instances(busy_instances: float, instances: int, shrink_busy_ratio: float) -> int:
+    """Return the smallest count at which each stays below the ratio; at least one is taken away, one stays."""
+    count = instances - 1
+    while count > 1 and busy_instances / (count - 1) < shrink_busy_ratio:
+        count -= 1
+    return max(1, count)
+
+
+def _load_wanted(draft: Draft) -> None:
+    """Load what there is room for, in the order in which it is wanted; the first that does not fit ends it.
+
+    What comes later must not take the room that what is wanted more waits for.
+    """
+    used, limits = draft.snapshot.memory_used_bytes, draft.limits
+    is_over = used is not None and used > limits.memory_budget_bytes
+    is_blocked = draft.growth_lacks_memory or is_over
+    for name in limits.wanted:
+        seen = draft.models.get(name)
+        if seen is None or seen.is_ready or draft.is_kept(seen) or seen.loaded.status is ModelStatus.LOADING:
+            continue
+        draft.want(seen, 1)
+        unloaded_s = draft.memory(seen).unloaded_s
+        has_rested = unloaded_s is None or draft.now_s - unloaded_s >= limits.idle_s
+        if is_blocked or not has_rested or not draft.may_touch(seen):
+            continue
+        action = draft.load(seen, ActionReason.WANTED)
+        is_blocked = draft.lacking_bytes(action.needed_bytes) != 0
+        draft.add_if_fits(action)

@@ -1,0 +1,251 @@
+"""A plan while it is made: what has been decided so far, and what that leaves.
+
+Only ``planner`` uses it, within one call. Memory is reserved as actions are added, and what an unload will give back
+counts only for the action it makes room for; whoever carries the plan out reads the memory again before each action
+(``still_fits``), because an unload may give back less than it should.
+"""
+
+from __future__ import annotations
+
+from orchestrator.planner.actions import (
+    Action,
+    ActionKind,
+    ActionReason,
+    Notice,
+    NoticeKind,
+    Numbers,
+    Plan,
+    Refusal,
+    RefusalReason,
+)
+from orchestrator.planner.host import Batching, HostSnapshot, ModelSnapshot, ModelStatus
+from orchestrator.planner.limits import Limits
+from orchestrator.planner.state import ModelMemory, SchedulerState
+from orchestrator.snapshot import ModelName
+
+
+def still_fits(action: Action, memory_used_bytes: int | None, limits: Limits) -> bool:
+    """Return whether an action may begin with so much memory in use; one that needs none always may."""
+    if action.needed_bytes == 0:
+        return True
+    if memory_used_bytes is None:
+        return action.reason is ActionReason.MINIMUM_SET
+    return memory_used_bytes + action.needed_bytes <= limits.memory_budget_bytes
+
+
+class Draft:
+    """Collects actions, refusals and notices; everything it is given is left as it is.
+
+    Args:
+        snapshot: of the host.
+        state: brought up to date with the snapshot.
+        limits: of the plan.
+        now_s: on the controller's clock.
+    """
+
+    def __init__(self, snapshot: HostSnapshot, state: SchedulerState, limits: Limits, now_s: float) -> None:
+        self.snapshot = snapshot
+        self.state = state
+        self.limits = limits
+        self.now_s = now_s
+        self.models = {seen.name: seen for seen in sorted(snapshot.models, key=lambda s: (s.model.width, s.name))}
+        self.growth_lacks_memory = False
+        self._actions: list[Action] = []
+        self._refusals: list[Refusal] = []
+        self._notices: list[Notice] = []
+        self._desired = {name: seen.loaded.instances if seen.is_ready else 0 for name, seen in self.models.items()}
+        self._reserved_bytes = sum(
+            self.load_bytes(seen, max(1, seen.loaded.instances)) for seen in snapshot.models if self._is_moving(seen)
+        )
+
+    def finish(self) -> Plan:
+        """Return the plan."""
+        return Plan(
+            actions=tuple(self._actions),
+            refusals=tuple(sorted(self._refusals, key=lambda r: (r.model, r.kind, r.reason))),
+            notices=tuple(self._notices),
+            desired_instances=tuple(sorted(self._desired.items())),
+        )
+
+    def memory(self, seen: ModelSnapshot) -> ModelMemory:
+        """Return what is remembered of a model."""
+        return self.state.model(seen.name)
+
+    def may_touch(self, seen: ModelSnapshot) -> bool:
+        """Return whether a model may be acted on: nothing is under way with it, nor planned for it."""
+        return not self._is_moving(seen) and all(action.model != seen.name for action in self._actions)
+
+    def is_settled(self, seen: ModelSnapshot) -> bool:
+        """Return whether a model serves and its last change is long enough ago to be judged by."""
+        changed_s = self.memory(seen).changed_s
+        is_cool = changed_s is None or self.now_s - changed_s >= self.limits.cooldown_s
+        return seen.is_ready and is_cool and self.may_touch(seen)
+
+    def has_held(self, since_s: float | None, duration_s: float) -> bool:
+        """Return whether a condition has held for so long."""
+        return since_s is not None and self.now_s - since_s >= duration_s
+
+    def elapsed_s(self, since_s: float | None) -> float:
+        """Return for how long a condition has held; 0 when it does not."""
+        return 0.0 if since_s is None else self.now_s - since_s
+
+    def is_kept(self, seen: ModelSnapshot) -> bool:
+        """Return whether a model may not be unloaded: of the minimum set, or demanded."""
+        return seen.name in self.limits.minimum or self.is_demanded(seen)
+
+    def is_demanded(self, seen: ModelSnapshot) -> bool:
+        """Return whether someone has asked for a model to be kept."""
+        return seen.demanded_until_s is not None and self.now_s < seen.demanded_until_s
+
+    def load_bytes(self, seen: ModelSnapshot, instances: int) -> int:
+        """Return what a load with so many instances takes, margin included."""
+        learned = self.state.memory.load_bytes(seen.name, instances, unmeasured_bytes=self._assumed_bytes(seen))
+        return self._with_margin(learned)
+
+    def instance_bytes(self, seen: ModelSnapshot) -> int:
+        """Return what one further instance takes, margin included."""
+        learned = self.state.memory.instance_bytes(seen.name, unmeasured_bytes=self._assumed_bytes(seen))
+        return self._with_margin(learned)
+
+    def learned_bytes(self, seen: ModelSnapshot) -> int:
+        """Return what unloading a model should give back, without margin; 0 while nothing is known of it."""
+        if not self.state.memory.is_measured(seen.name):
+            return 0
+        return self.state.memory.load_bytes(seen.name, max(1, seen.loaded.instances), unmeasured_bytes=0)
+
+    def lacking_bytes(self, needed_bytes: int) -> int | None:
+        """Return by how much something does not fit, 0 when it does, None when memory is unknown."""
+        used = self.snapshot.memory_used_bytes
+        if used is None:
+            return None
+        return max(0, used + self._reserved_bytes + needed_bytes - self.limits.memory_budget_bytes)
+
+    def memory_numbers(self, needed_bytes: int) -> Numbers:
+        """Return the numbers behind a decision about memory."""
+        used = self.snapshot.memory_used_bytes
+        numbers: list[tuple[str, float]] = [("budget_bytes", self.limits.memory_budget_bytes)]
+        if used is not None:
+            numbers.append(("used_bytes", used))
+        if self._reserved_bytes:
+            numbers.append(("reserved_bytes", self._reserved_bytes))
+        return (*numbers, ("needed_bytes", needed_bytes))
+
+    def want(self, seen: ModelSnapshot, instances: int) -> None:
+        """Note how many instances a model should have, whether or not it may."""
+        self._desired[seen.name] = instances
+
+    def add(self, action: Action, *, freed_bytes: int = 0) -> bool:
+        """Add an action unless its config is quarantined; return whether it was added.
+
+        Args:
+            action: whose memory has been found to fit.
+            freed_bytes: that earlier actions of the plan give back for it.
+        """
+        key = (action.model, action.instances, action.batching)
+        sentence = self.state.quarantine.sentence(key, now_s=self.now_s)
+        if sentence is not None:
+            numbers: Numbers = (("failures", sentence.failures), ("retry_in_s", sentence.until_s - self.now_s))
+            self.refuse(action, RefusalReason.QUARANTINED, numbers, sentence.reason)
+            return False
+        self._actions.append(action)
+        self._reserved_bytes += max(0, action.needed_bytes - freed_bytes)
+        self._desired[action.model] = action.instances
+        return True
+
+    def add_if_fits(self, action: Action) -> bool:
+        """Add an action, or the refusal that its memory calls for; return whether it was added."""
+        lacking = self.lacking_bytes(action.needed_bytes)
+        if lacking is None and action.reason is not ActionReason.MINIMUM_SET:
+            self.refuse(action, RefusalReason.MEMORY_UNKNOWN, self.memory_numbers(action.needed_bytes))
+            return False
+        if lacking:
+            is_assumed = not self.state.memory.is_measured(action.model)
+            detail = "what it needs is assumed, it has not been measured yet" if is_assumed else ""
+            self.refuse(action, RefusalReason.MEMORY_BUDGET, self.memory_numbers(action.needed_bytes), detail)
+            return False
+        return self.add(action)
+
+    def refuse(self, action: Action, reason: RefusalReason, numbers: Numbers, detail: str = "") -> None:
+        """Note that an action would be taken and may not."""
+        self._refusals.append(Refusal(action.kind, action.model, reason, numbers, detail))
+
+    def notify(self, kind: NoticeKind, model: ModelName | None, numbers: Numbers) -> None:
+        """Note what an operator should know."""
+        self._notices.append(Notice(kind, model, numbers))
+
+    def load(self, seen: ModelSnapshot, reason: ActionReason) -> Action:
+        """Return the action that loads a model: one instance, batching as its files say."""
+        needed = self.load_bytes(seen, 1)
+        return Action(
+            ActionKind.LOAD,
+            seen.name,
+            reason,
+            instances=1,
+            batching=seen.model.batching,
+            needed_bytes=needed,
+            numbers=self.memory_numbers(needed),
+        )
+
+    def reload(
+        self,
+        seen: ModelSnapshot,
+        reason: ActionReason,
+        batching: Batching,
+        numbers: Numbers,
+        *,
+        is_forced: bool,
+        instances: int | None = None,
+    ) -> Action:
+        """Return a full reload, with as many instances as before unless told; old and new are held at once."""
+        instances = max(1, seen.loaded.instances) if instances is None else instances
+        needed = self.load_bytes(seen, instances)
+        return Action(
+            ActionKind.RELOAD,
+            seen.name,
+            reason,
+            instances=instances,
+            batching=batching,
+            batching_before=seen.loaded.batching,
+            is_forced=is_forced,
+            needed_bytes=needed,
+            numbers=(*numbers, *self.memory_numbers(needed)),
+        )
+
+    def unload(self, seen: ModelSnapshot, reason: ActionReason, numbers: Numbers) -> Action:
+        """Return the action that unloads a model."""
+        return Action(ActionKind.UNLOAD, seen.name, reason, instances=0, numbers=numbers)
+
+    def scale(self, seen: ModelSnapshot, reason: ActionReason, instances: int, numbers: Numbers) -> Action:
+        """Return the in-place change to so many instances."""
+        extra = instances - seen.loaded.instances
+        return Action(
+            ActionKind.SCALE_UP if extra > 0 else ActionKind.SCALE_DOWN,
+            seen.name,
+            reason,
+            instances=instances,
+            batching=seen.loaded.batching,
+            needed_bytes=extra * self.instance_bytes(seen) if extra > 0 else 0,
+            numbers=numbers,
+        )
+
+    def _is_moving(self, seen: ModelSnapshot) -> bool:
+        is_changing = seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING)
+        return is_changing or seen.name in self.snapshot.busy_models
+
+    def _assumed_bytes(self, seen: ModelSnapshot) -> int:
+        """Return what an instance is taken for before one has been measured: the settings' figure, or less by siblings.
+
+        What an instance computes with grows with the width, what it holds by its weights, of which a runtime keeps up
+        to three copies while it loads.
+        """
+        guesses = [self.limits.unmeasured_instance_bytes]
+        for other in self.models.values():
+            if other.name != seen.name and self.state.memory.is_measured(other.name):
+                size = self.state.memory.load_bytes(other.name, 1, unmeasured_bytes=0)
+                wider_ratio = max(1.0, seen.model.width / other.model.width)
+                heavier_bytes = max(0, seen.model.weights_bytes - other.model.weights_bytes)
+                guesses.append(int(size * wider_ratio) + 3 * heavier_bytes)
+        return min(guesses)
+
+    def _with_margin(self, learned_bytes: int) -> int:
+        return int(learned_bytes * (1 + self.limits.memory_margin_ratio))

@@ -1,0 +1,172 @@
+"""What a plan carries from step to step, all of it rebuilt by running: lose it and the same plan is reached later.
+
+Timers are times on the controller's clock at which a condition began to hold without a break, never counts of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.estimates.batch_curve import BatchCurve
+from orchestrator.planner.estimates.memory_ledger import MemoryLedger
+from orchestrator.planner.estimates.prices import Prices
+from orchestrator.planner.host import Batching
+from orchestrator.planner.limits import Limits
+from orchestrator.planner.quarantine import Quarantine
+from orchestrator.snapshot import ModelName
+
+_BUILDS = (ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELOAD)
+_GIVES_WAY = (ActionReason.MAKE_ROOM, ActionReason.IDLE, ActionReason.OVER_BUDGET)
+_SIZES = (ActionReason.BATCHING_GAIN, ActionReason.BATCHING_TOO_LONG, ActionReason.BATCHING_NEEDLESS)
+BAR_S = 3600.0
+"""For which no batching is tried after one that did harm; doubles with each in a row, up to a day."""
+_REPAIRS = (ActionReason.DEAD_INSTANCE, ActionReason.FAILING)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What was before a batching was changed.
+
+    Attributes:
+        batching: to go back to.
+        items_per_s: that were answered.
+    """
+
+    batching: Batching
+    items_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What is remembered of one model.
+
+    Attributes:
+        curve: seconds a batch takes, by its items.
+        items_per_s: smoothed arrival rate.
+        busy_instances: smoothed number of instances that run.
+        waiting_requests: smoothed number that wait.
+        recent_items_per_s: the same over the last two seconds or so.
+        steady_since_s: the two have differed little since then.
+        pressed_since_s: requests have waited on busy instances since then; None: they do not.
+        slack_since_s: one instance fewer would have done since then.
+        idle_since_s: no request has come since then.
+        dead_since_s: fewer stubs than instances have lived since then.
+        failing_since_s: so many answers have been errors since then that an instance must be broken.
+        foreign_since_s: it has run with a batching since then that is neither its files' nor ours.
+        moving_since_s: it has been loading or unloading since then.
+        changed_s: when it was last changed by an action.
+        batching_changed_s: when its batching was.
+        unloaded_s: when it was last taken out, to make room or because it was idle.
+        sized_batching: that we found worth its reload; None: none.
+        trial: of it, while it has not been proven; None: none.
+        trials_failed: in a row.
+        barred_until_s: no other batching is tried until then; None: it may be.
+        files_stamp: of its files when they were seen last.
+        drift_failures: reloads in a row that failed to follow these files.
+        repairs: in a row that did not last.
+        repaired_s: when the last one ended.
+    """
+
+    curve: BatchCurve = field(default_factory=BatchCurve)
+    items_per_s: float = 0.0
+    recent_items_per_s: float = 0.0
+    steady_since_s: float | None = None
+    busy_instances: float = 0.0
+    waiting_requests: float = 0.0
+    pressed_since_s: float | None = None
+    slack_since_s: float | None = None
+    idle_since_s: float | None = None
+    dead_since_s: float | None = None
+    failing_since_s: float | None = None
+    foreign_since_s: float | None = None
+    moving_since_s: float | None = None
+    changed_s: float | None = None
+    batching_changed_s: float | None = None
+    unloaded_s: float | None = None
+    sized_batching: Batching | None = None
+    trial: Trial | None = None
+    trials_failed: int = 0
+    barred_until_s: float | None = None
+    files_stamp: str = ""
+    drift_failures: int = 0
+    repairs: int = 0
+    repaired_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerState:
+    """Everything a plan remembers; immutable.
+
+    Attributes:
+        models: by name.
+        memory: learned sizes and residues.
+        prices: learned durations.
+        quarantine: configs that failed.
+    """
+
+    models: Mapping[ModelName, ModelMemory] = field(default_factory=dict)
+    memory: MemoryLedger = field(default_factory=MemoryLedger)
+    prices: Prices = field(default_factory=Prices)
+    quarantine: Quarantine = field(default_factory=Quarantine)
+
+    def model(self, name: ModelName) -> ModelMemory:
+        """Return what is remembered of a model; blank of one never seen."""
+        return self.models.get(name, ModelMemory())
+
+    def record(self, outcome: Outcome, *, instances_before: int, limits: Limits) -> SchedulerState:
+        """Return the state after an action ended.
+
+        Args:
+            outcome: of the action.
+            instances_before: that the model ran with when it began; 0 when it was not loaded.
+            limits: for the length of a quarantine.
+        """
+        action, ended_s = outcome.action, outcome.ended_s
+        memory = replace(self.model(action.model), changed_s=ended_s)
+        quarantine = self.quarantine
+        if outcome.error is None:
+            memory = _learn_batching(memory, action, ended_s)
+        elif action.reason is ActionReason.DRIFTED:
+            memory = replace(memory, drift_failures=memory.drift_failures + 1)
+        if outcome.error is not None:
+            key = (action.model, action.instances, action.batching)
+            quarantine = quarantine.fail(
+                key, outcome.error, now_s=ended_s, first_s=limits.quarantine_s, max_s=limits.quarantine_max_s
+            )
+        elif action.kind is ActionKind.UNLOAD and action.reason in _GIVES_WAY:
+            memory = replace(memory, unloaded_s=ended_s)
+        elif action.kind in _BUILDS:
+            quarantine = quarantine.pardon(action.model)
+        if action.kind is ActionKind.RELOAD and action.reason in _REPAIRS:
+            memory = replace(memory, repairs=memory.repairs + 1, repaired_s=ended_s)
+        elif action.kind is ActionKind.RELOAD and action.reason is not ActionReason.QUEUEING:
+            memory = replace(memory, batching_changed_s=ended_s)
+        return replace(
+            self,
+            models={**self.models, action.model: memory},
+            memory=self.memory.record(
+                outcome, instances_before=instances_before, has_shared_runtime=limits.has_shared_runtime
+            ),
+            prices=self.prices.record(outcome),
+            quarantine=quarantine,
+        )
+
+
+def _learn_batching(memory: ModelMemory, action: Action, ended_s: float) -> ModelMemory:
+    """Return what is remembered after a change that may have been one of batching."""
+    if action.reason is ActionReason.BATCHING_HARMFUL:
+        bar_s = min(24 * BAR_S, BAR_S * 2.0 ** min(10, memory.trials_failed))
+        return replace(
+            memory,
+            sized_batching=action.batching,
+            trial=None,
+            trials_failed=memory.trials_failed + 1,
+            barred_until_s=ended_s + bar_s,
+        )
+    if action.reason in _SIZES:
+        is_gain = action.reason is ActionReason.BATCHING_GAIN
+        trial = Trial(action.batching_before, memory.items_per_s) if is_gain else None
+        return replace(memory, sized_batching=action.batching, trial=trial)
+    return memory

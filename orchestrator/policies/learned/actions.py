@@ -1,0 +1,215 @@
+"""What a learned policy may do: send one of the candidates that are considered, or hold.
+
+Action k < ROWS sends the k-th candidate that is considered, with the items of its row (of the base policy's own choice,
+the items that it takes); action HOLD_ACTION holds. A decision is one choice among all of them, because which server,
+width and group are valid together can't be said of each alone (sb3-contrib's issues 16 and 242). To reject is no
+action: the router sheds by itself what can't be in time.
+
+The mask never hides what the base policy would do, so something is always allowed. Otherwise a candidate needs room;
+must leave the head and those behind it in time when any candidate with room does, or the head alone when any does that;
+and no other such candidate may be as accurate, as soon and as frugal: of the hundred things that could be done few are
+ever right, and whoever explores should not have to find out which by doing them. Holding needs a reason, a better
+candidate that is busy or a batch that saves joules when it is fuller and is expected to become so, and time: half of
+what is left until the quickest candidate would be late is the longest that it lasts, so that a hold never makes the
+head late by itself; what ends it sooner says orchestrator.policies.learned.holds.
+
+With more than ROWS candidates, the servers that would answer the head first are considered, the base policy's choice
+always among them; so the cost of scoring does not grow with the fleet.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from orchestrator.policies.learned.features import ROWS
+from orchestrator.policies.learned.holds import may_fill
+from orchestrator.policies.rules.width_rules import is_in_time, is_timely
+from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.fields import (
+    HEAD_DEADLINE_S,
+    NOW_S,
+    QUEUE_ITEMS,
+    ROW_ACCURACY,
+    ROW_COMPLETION_S,
+    ROW_GROUP_J,
+    ROW_HAS_ROOM,
+    ROW_HEAD_COMPLETION_S,
+    ROW_ITEM_J,
+    ROW_ITEMS,
+    ROW_MAX_BATCH,
+    ROW_SERVER,
+    SLACK_MARGIN,
+)
+
+TIMELY: Final = 2  # what is asked of candidates
+HEAD_IN_TIME: Final = 1
+ANYTHING: Final = 0
+HOLD_ACTION: Final = ROWS
+ACTIONS: Final = ROWS + 1
+
+
+@compiled
+def select_rows(rows: Table, count: int, base_row: int, picked: Column, chosen: Column) -> int:
+    """Write the rows that are considered to ``chosen``, ascending; return how many.
+
+    Args:
+        rows: the candidates.
+        count: of them.
+        base_row: the base policy's choice, negative for none.
+        picked: room for ``count`` numbers.
+        chosen: room for ROWS.
+    """
+    if count <= ROWS:
+        for row in range(count):
+            chosen[row] = row
+        return count
+    for row in range(count):
+        picked[row] = 0.0
+    left = ROWS
+    if base_row >= 0:
+        left -= _pick_server(rows, count, base_row, picked, left)
+    while left > 0:
+        best = -1
+        for row in range(count):
+            if picked[row] == 0 and (best < 0 or rows[ROW_HEAD_COMPLETION_S][row] < rows[ROW_HEAD_COMPLETION_S][best]):
+                best = row
+        if best < 0:
+            break
+        left -= _pick_server(rows, count, best, picked, left)
+    considered = 0
+    for row in range(count):
+        if picked[row] == 1:
+            chosen[considered] = row
+            considered += 1
+    return considered
+
+
+@compiled
+def _pick_server(rows: Table, count: int, row: int, picked: Column, left: int) -> int:
+    """Mark a row, then the other rows of its server as far as they fit; return how many. Others are marked 2: seen."""
+    marked = 1
+    picked[row] = 1.0
+    server = rows[ROW_SERVER][row]
+    first = row
+    while first > 0 and rows[ROW_SERVER][first - 1] == server:
+        first -= 1
+    other = first
+    while other < count and rows[ROW_SERVER][other] == server:
+        if picked[other] == 0:
+            if marked < left:
+                picked[other] = 1.0
+                marked += 1
+            else:
+                picked[other] = 2.0
+        other += 1
+    return marked
+
+
+@compiled
+def hold_until_s(rows: Table, chosen: Column, considered: int, ask: Column) -> float:
+    """Return until when a hold lasts: half the time until the quickest candidate would be late; now when it is."""
+    least_s = math.inf
+    for line in range(considered):
+        least_s = min(least_s, rows[ROW_HEAD_COMPLETION_S][int(chosen[line])])
+    left_s = ask[HEAD_DEADLINE_S] - ask[NOW_S] - ask[SLACK_MARGIN] * least_s
+    return ask[NOW_S] + max(0.0, left_s) / 2 if considered > 0 else ask[NOW_S]
+
+
+@compiled
+def write_mask(
+    memory: Table, rows: Table, chosen: Column, considered: int, ask: Column, base: Column, mask: Column
+) -> int:
+    """Write 1 for each action that is allowed, else 0; return how many are.
+
+    Args:
+        memory: of what has arrived and been held.
+        rows: the candidates.
+        chosen: rows that are considered.
+        considered: how many.
+        ask: what waits.
+        base: what the base policy decides: its row or HOLD, items, until when.
+        mask: for ACTIONS numbers.
+    """
+    need = _need(rows, chosen, considered, ask)
+    lasts_s = hold_until_s(rows, chosen, considered, ask) - ask[NOW_S]
+    fills, allowed, is_hold_useful = may_fill(lasts_s, memory, ask), 0, False
+    for line in range(ROWS):
+        mask[line] = 0.0
+    for line in range(considered):
+        row = int(chosen[line])
+        has_room = rows[ROW_HAS_ROOM][row] != 0
+        is_worth_it = _meets(row, need, rows, ask) and not _is_dominated(line, need, rows, chosen, considered, ask)
+        if row == int(base[0]) or (has_room and is_worth_it):
+            mask[line] = 1.0
+            allowed += 1
+        if is_worth_it:  # a better one is busy, or its batch can become fuller
+            is_filling = rows[ROW_ITEMS][row] >= ask[QUEUE_ITEMS] and rows[ROW_ITEMS][row] < rows[ROW_MAX_BATCH][row]
+            saves = fills and is_filling and rows[ROW_GROUP_J][row] > 0  # not when unknown
+            is_hold_useful = is_hold_useful or not has_room or saves
+    # A hold of next to nothing would only have the same decided again.
+    is_long = lasts_s > 1e-4 * (ask[HEAD_DEADLINE_S] - ask[NOW_S])
+    mask[HOLD_ACTION] = 1.0 if base[0] < 0 or (is_long and is_hold_useful) else 0.0
+    return allowed + int(mask[HOLD_ACTION])
+
+
+@compiled
+def _need(rows: Table, chosen: Column, considered: int, ask: Column) -> int:
+    """Return the most that some candidate with room meets: TIMELY, else HEAD_IN_TIME, else nothing."""
+    need = ANYTHING
+    for line in range(considered):
+        row = int(chosen[line])
+        if rows[ROW_HAS_ROOM][row] != 0:
+            if _meets(row, TIMELY, rows, ask):
+                return TIMELY
+            if _meets(row, HEAD_IN_TIME, rows, ask):
+                need = HEAD_IN_TIME
+    return need
+
+
+@compiled
+def _meets(row: int, need: int, rows: Table, ask: Column) -> bool:
+    if need == TIMELY:
+        return is_timely(row, ask[SLACK_MARGIN], rows, ask)
+    return need == ANYTHING or is_in_time(rows[ROW_HEAD_COMPLETION_S][row], ask)
+
+
+@compiled
+def _is_dominated(line: int, need: int, rows: Table, chosen: Column, considered: int, ask: Column) -> bool:
+    """Return whether another candidate with room is as accurate, soon and frugal; of equals the first is not."""
+    row = int(chosen[line])
+    for other_line in range(considered):
+        other = int(chosen[other_line])
+        if other == row or rows[ROW_HAS_ROOM][other] == 0 or not _meets(other, need, rows, ask):
+            continue
+        accuracy, most = rows[ROW_ACCURACY][other], rows[ROW_ACCURACY][row]
+        completion_s, soonest_s = rows[ROW_COMPLETION_S][other], rows[ROW_COMPLETION_S][row]
+        joules, least_j = _item_j(other, rows), _item_j(row, rows)
+        if accuracy < most or completion_s > soonest_s or joules > least_j:
+            continue
+        is_equal = accuracy == most and completion_s == soonest_s and not joules < least_j
+        if not is_equal or other_line < line:
+            return True
+    return False
+
+
+@compiled
+def _item_j(row: int, rows: Table) -> float:
+    return rows[ROW_ITEM_J][row] + rows[ROW_GROUP_J][row] / rows[ROW_ITEMS][row]
+
+
+@compiled
+def do_action(
+    action: int, rows: Table, chosen: Column, considered: int, ask: Column, base: Column
+) -> tuple[int, float, float]:
+    """Return what an action is: the row (negative to hold), the items, and until when to hold.
+
+    Where there is no time to hold, that is what the base policy does.
+    """
+    if action == HOLD_ACTION or action >= considered:
+        until_s = hold_until_s(rows, chosen, considered, ask)
+        if base[0] < 0 or until_s <= ask[NOW_S]:
+            return int(base[0]), base[1], base[2]
+        return -1, 0.0, until_s
+    row = int(chosen[action])
+    return row, base[1] if row == int(base[0]) else rows[ROW_ITEMS][row], math.inf

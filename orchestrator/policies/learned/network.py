@@ -1,0 +1,200 @@
+"""How ppo-slim scores candidates: one small network for all of them, pooled, beside the base policy's choice.
+
+    h_r   = relu(W2ᵀ relu(W1ᵀ x_r + b1) + b2)              for each candidate's features x_r
+    g     = relu(Wgᵀ [mean_r h_r, max_r h_r, context] + bg)
+    s_r   = k · base_r + w_oᵀ relu(Whᵀ h_r + Wqᵀ g + bs) + b_o
+    s_hold = k · base_hold + w_hᵀ g + b_h
+
+with base_r = 1 for what the base policy would do, else 0. The weights are shared by all candidates and the pools have
+no order, so one network serves any number of servers, and the order of their names says nothing. w_o, b_o, w_h and b_h
+begin as zeros: an untrained policy *is* its base policy, and training learns where to depart from it (a residual
+policy). Scaling the strength k down would explore more. A max over no candidates is 0.
+
+The loops run along contiguous weights in float32, which LLVM vectorises, and skip inputs that are 0, as half of them
+are behind a relu. Without Numba the same is done by numpy's matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
+from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, ROWS
+from orchestrator.policies.tables.compiled import IS_COMPILED, Column, Table, compiled
+
+HIDDEN: Final = 32
+POOLED: Final = 2 * HIDDEN + CONTEXT
+BASE_HOLDS: Final = 14
+SHAPES: Final[dict[str, tuple[int, ...]]] = {
+    "row_in.weight": (FEATURES, HIDDEN),
+    "row_in.bias": (HIDDEN,),
+    "row_mid.weight": (HIDDEN, HIDDEN),
+    "row_mid.bias": (HIDDEN,),
+    "pool.weight": (POOLED, HIDDEN),
+    "pool.bias": (HIDDEN,),
+    "score_row.weight": (HIDDEN, HIDDEN),
+    "score_pool.weight": (HIDDEN, HIDDEN),
+    "score.bias": (HIDDEN,),
+    "out.weight": (HIDDEN,),
+    "out.bias": (1,),
+    "hold.weight": (HIDDEN,),
+    "hold.bias": (1,),
+}
+"""Of the weights, float32 [inputs, outputs]; in the order in which they are packed."""
+
+_ROW_IN: Final = 0
+_ROW_IN_BIAS: Final = _ROW_IN + FEATURES * HIDDEN
+_ROW_MID: Final = _ROW_IN_BIAS + HIDDEN
+_ROW_MID_BIAS: Final = _ROW_MID + HIDDEN * HIDDEN
+_POOL: Final = _ROW_MID_BIAS + HIDDEN
+_POOL_BIAS: Final = _POOL + POOLED * HIDDEN
+_SCORE_ROW: Final = _POOL_BIAS + HIDDEN
+_SCORE_POOL: Final = _SCORE_ROW + HIDDEN * HIDDEN
+_SCORE_BIAS: Final = _SCORE_POOL + HIDDEN * HIDDEN
+_OUT: Final = _SCORE_BIAS + HIDDEN
+_OUT_BIAS: Final = _OUT + HIDDEN
+_HOLD: Final = _OUT_BIAS + 1
+_HOLD_BIAS: Final = _HOLD + HIDDEN
+PARAMETERS: Final = _HOLD_BIAS + 1
+
+_MID: Final = ROWS  # lines of ``hidden`` behind those of the rows
+_GLOBAL: Final = ROWS + 1
+_SHARED: Final = ROWS + 2
+_MEAN: Final = ROWS + 3
+_MAX: Final = ROWS + 4
+HIDDEN_LINES: Final = ROWS + 5
+
+Floats32 = NDArray[np.float32]
+
+
+def pack(weights: Mapping[str, Floats32]) -> Floats32:
+    """Return all weights in one vector, as ``score`` takes them."""
+    return np.concatenate([np.asarray(weights[name], np.float32).reshape(-1) for name in SHAPES])
+
+
+def untrained(seed: int = 0) -> dict[str, Floats32]:
+    """Return the weights of a network that decides as its base policy does."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in SHAPES.items():
+        is_zero = name.endswith("bias") or name.startswith(("out", "hold"))
+        drawn = np.zeros(shape) if is_zero else rng.standard_normal(shape) * np.sqrt(2 / shape[0])
+        weights[name] = drawn.astype(np.float32)
+    return weights
+
+
+@compiled
+def _add_product(inputs: Any, line: int, count: int, params: Any, weights: int, out: Any, at: int) -> None:
+    """Add a line of inputs times a matrix of ``params`` to a line of ``out``."""
+    for i in range(count):
+        x = np.float32(inputs[line][i])
+        if x != 0:
+            first = weights + i * HIDDEN
+            for j in range(HIDDEN):
+                out[at, j] += x * params[first + j]
+
+
+@compiled
+def _set_line(out: Any, at: int, params: Any, first: int) -> None:
+    for j in range(HIDDEN):
+        out[at, j] = params[first + j]
+
+
+@compiled
+def _relu(out: Any, at: int) -> None:
+    for j in range(HIDDEN):
+        out[at, j] = max(out[at, j], np.float32(0))
+
+
+@compiled
+def _score_compiled(
+    lines: Table, considered: int, context: Column, params: Any, strength: float, hidden: Any, scores: Column
+) -> None:
+    for j in range(HIDDEN):
+        hidden[_MEAN, j] = hidden[_MAX, j] = np.float32(0)
+    for r in range(considered):
+        _set_line(hidden, _MID, params, _ROW_IN_BIAS)
+        _add_product(lines, r, FEATURES, params, _ROW_IN, hidden, _MID)
+        _relu(hidden, _MID)
+        _set_line(hidden, r, params, _ROW_MID_BIAS)
+        _add_product(hidden, _MID, HIDDEN, params, _ROW_MID, hidden, r)
+        _relu(hidden, r)
+        for j in range(HIDDEN):
+            hidden[_MEAN, j] += hidden[r, j]
+            hidden[_MAX, j] = max(hidden[_MAX, j], hidden[r, j])
+    share = np.float32(1.0 / max(1, considered))
+    for j in range(HIDDEN):
+        hidden[_MEAN, j] *= share
+    _set_line(hidden, _GLOBAL, params, _POOL_BIAS)
+    _add_product(hidden, _MEAN, HIDDEN, params, _POOL, hidden, _GLOBAL)
+    _add_product(hidden, _MAX, HIDDEN, params, _POOL + HIDDEN * HIDDEN, hidden, _GLOBAL)
+    for i in range(CONTEXT):
+        x = np.float32(context[i])
+        for j in range(HIDDEN):
+            hidden[_GLOBAL, j] += x * params[_POOL + (2 * HIDDEN + i) * HIDDEN + j]
+    _relu(hidden, _GLOBAL)
+    _set_line(hidden, _SHARED, params, _SCORE_BIAS)
+    _add_product(hidden, _GLOBAL, HIDDEN, params, _SCORE_POOL, hidden, _SHARED)
+    for r in range(considered):
+        for j in range(HIDDEN):
+            hidden[_MID, j] = hidden[_SHARED, j]
+        _add_product(hidden, r, HIDDEN, params, _SCORE_ROW, hidden, _MID)
+        total = params[_OUT_BIAS]
+        for j in range(HIDDEN):
+            total += max(hidden[_MID, j], np.float32(0)) * params[_OUT + j]
+        scores[r] = strength * lines[r][BASE_CHOICE] + total
+    total = params[_HOLD_BIAS]
+    for j in range(HIDDEN):
+        total += hidden[_GLOBAL, j] * params[_HOLD + j]
+    for r in range(considered, ROWS):
+        scores[r] = 0.0
+    scores[HOLD_ACTION] = strength * context[BASE_HOLDS] + total
+
+
+def _score_numpy(
+    lines: Table, considered: int, context: Column, params: Any, strength: float, hidden: Any, scores: Column
+) -> None:
+    def matrix(first: int, inputs: int) -> Floats32:
+        found: Floats32 = params[first : first + inputs * HIDDEN].reshape(inputs, HIDDEN)
+        return found
+
+    def vector(first: int) -> Floats32:
+        found: Floats32 = params[first : first + HIDDEN]
+        return found
+
+    x = np.array([lines[r] for r in range(considered)], np.float32).reshape(considered, FEATURES)
+    outer = np.asarray(context, np.float32)
+    h = np.maximum(x @ matrix(_ROW_IN, FEATURES) + vector(_ROW_IN_BIAS), 0)
+    h = np.maximum(h @ matrix(_ROW_MID, HIDDEN) + vector(_ROW_MID_BIAS), 0)
+    mean, most = (h.mean(axis=0), h.max(axis=0)) if considered else (np.zeros(HIDDEN), np.zeros(HIDDEN))
+    g = np.maximum(np.concatenate([mean, most, outer]) @ matrix(_POOL, POOLED) + vector(_POOL_BIAS), 0)
+    shared = g @ matrix(_SCORE_POOL, HIDDEN) + vector(_SCORE_BIAS)
+    found = np.maximum(h @ matrix(_SCORE_ROW, HIDDEN) + shared, 0) @ vector(_OUT) + params[_OUT_BIAS]
+    for r in range(ROWS):
+        scores[r] = strength * lines[r][BASE_CHOICE] + float(found[r]) if r < considered else 0.0
+    scores[HOLD_ACTION] = strength * context[BASE_HOLDS] + float(g @ vector(_HOLD) + params[_HOLD_BIAS])
+
+
+score = _score_compiled if IS_COMPILED else _score_numpy
+"""Write the scores of the actions: ``score(lines, considered, context, params, strength, hidden, scores)``.
+
+``params`` is float32 [PARAMETERS], see ``pack``; ``hidden`` is room, float32 [HIDDEN_LINES, HIDDEN]; ``scores`` takes
+ACTIONS numbers, 0 for lines that are not used.
+"""
+
+
+@compiled
+def best_action(scores: Column, mask: Column) -> int:
+    """Return the allowed action with the highest score, the first of equals; HOLD_ACTION when none is allowed."""
+    best = -1
+    for action in range(ACTIONS):
+        if mask[action] != 0 and (best < 0 or scores[action] > scores[best]):
+            best = action
+    return best if best >= 0 else HOLD_ACTION
+
+
+assert sum(int(np.prod(shape)) for shape in SHAPES.values()) == PARAMETERS

@@ -1,0 +1,111 @@
+"""What a policy remembers between decisions: state in, state out, in the form of a table.
+
+Most policies remember nothing; one that takes turns by weight, follows a rate or learns how slow its fleet is does.
+What it remembers is not in the policy, which stays a value, but in a ``Memory`` that whoever decides keeps: a router
+puts it into each Situation, a simulated world has one of its own, and so two of them never mix. A decision reads and
+writes it, ``observe`` writes it when a group has been answered, and both are told the time.
+
+The table is float64 [MEMORY_FIELDS, at least SLOTS]. Row WHOLE has a slot for each number that belongs to the whole
+fleet; the other rows have a place for each server, at server · stride, or for each model, at server · stride + column.
+A fixed size of few floats is what a compiled event loop can carry, and all that these policies need. Which slots and
+rows are used, and for what, is said where the policy is; they start at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from typing import Final
+
+from orchestrator.policies.tables.compiled import Table, compiled, new_table
+from orchestrator.policies.tables.fields import ROW_COLUMN, ROW_SERVER
+from orchestrator.snapshot import ServerName, Width
+
+WHOLE: Final = 0
+OF_SERVER: Final = 1
+"""Kept at the server's own place."""
+OF_SERVER_TOO: Final = 2
+OF_MODEL: Final = 3
+OF_MODEL_TOO: Final = 4
+RATIOS: Final = 5
+"""The first of RATIO_COUNT rows with the last service times of a model, relative to what was expected."""
+RATIO_COUNT: Final = 10
+MEMORY_FIELDS: Final = RATIOS + RATIO_COUNT
+
+STRIDE: Final = 0
+"""In row WHOLE: places of a server."""
+SLOTS: Final = 28
+"""Places of row WHOLE at the least."""
+
+
+@compiled
+def server_place(memory: Table, row: int, rows: Table) -> int:
+    """Return where the memory holds what belongs to the server of a row."""
+    return int(rows[ROW_SERVER][row] * memory[WHOLE][STRIDE])
+
+
+@compiled
+def model_place(memory: Table, row: int, rows: Table) -> int:
+    """Return where the memory holds what belongs to the model of a row."""
+    return int(rows[ROW_SERVER][row] * memory[WHOLE][STRIDE] + rows[ROW_COLUMN][row])
+
+
+def new_memory(servers: int, columns: int) -> Table:
+    """Return the table of a policy that has seen nothing yet."""
+    table = new_table(MEMORY_FIELDS, max(SLOTS, servers * columns))
+    table[WHOLE][STRIDE] = columns
+    return table
+
+
+class Memory:
+    """The tables of one router's policies, which find servers and widths again after the fleet has changed."""
+
+    def __init__(self) -> None:
+        self._servers: tuple[ServerName, ...] = ()
+        self._widths: tuple[Width, ...] = ()
+        self._tables: dict[str, Table] = {}
+
+    @property
+    def servers(self) -> tuple[ServerName, ...]:
+        """By index."""
+        return self._servers
+
+    @property
+    def widths(self) -> tuple[Width, ...]:
+        """By column."""
+        return self._widths
+
+    def arrange(self, servers: Sequence[ServerName], widths: Sequence[Width]) -> None:
+        """Order the tables by these servers and widths; what belongs to others is forgotten."""
+        if self._servers == tuple(servers) and self._widths == tuple(widths):
+            return
+        for policy, table in self._tables.items():
+            self._tables[policy] = self._moved(table, servers, widths)
+        self._servers, self._widths = tuple(servers), tuple(widths)
+
+    def include(self, servers: Set[ServerName], widths: Set[Width]) -> None:
+        """Make room for these as well, in the order of their names and widths."""
+        if not (servers <= set(self._servers) and widths <= set(self._widths)):
+            self.arrange(sorted({*self._servers, *servers}), sorted({*self._widths, *widths}))
+
+    def table(self, policy: str) -> Table:
+        """Return the table of the policy of that name."""
+        if policy not in self._tables:
+            self._tables[policy] = new_memory(len(self._servers), len(self._widths))
+        return self._tables[policy]
+
+    def _moved(self, old: Table, servers: Sequence[ServerName], widths: Sequence[Width]) -> Table:
+        new = new_memory(len(servers), len(widths))
+        for slot in range(STRIDE + 1, SLOTS):
+            new[WHOLE][slot] = old[WHOLE][slot]
+        for to_server, name in enumerate(servers):
+            if name not in self._servers:
+                continue
+            was, now = self._servers.index(name) * len(self._widths), to_server * len(widths)
+            for field in (OF_SERVER, OF_SERVER_TOO):
+                new[field][now] = old[field][was]
+            for to_column, width in enumerate(widths):
+                if width in self._widths:
+                    column = self._widths.index(width)
+                    for field in range(OF_MODEL, MEMORY_FIELDS):
+                        new[field][now + to_column] = old[field][was + column]
+        return new

@@ -1,0 +1,150 @@
+"""The protocol of every routing policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+from orchestrator.decision import Candidate, Decision
+from orchestrator.policies.memory import Memory
+from orchestrator.policies.tables.compiled import Column, Table
+from orchestrator.snapshot import QueueState, ServerName, Width
+
+
+class Binding(StrEnum):
+    """When a request is bound to a server and a width."""
+
+    EARLY = "early"
+    """On arrival, as a load balancer does; it then waits in that server's queue."""
+    LATE = "late"
+    """When a server has room; until then it waits in the family's one queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All a policy may look at besides the candidates.
+
+    Attributes:
+        queue: what waits.
+        now_s: on the router's clock.
+        turn: how often this router has asked before.
+        lots: two independent numbers in [0, 1), the only randomness there is.
+        slack_margin: what expected times are multiplied by before they are held against a deadline.
+        memory: what this router's policies remember; the policy that is asked may change its own part of it. None:
+            it decides as if for the first time.
+    """
+
+    queue: QueueState
+    now_s: float
+    turn: int
+    lots: tuple[float, float]
+    slack_margin: float
+    memory: Memory | None = field(default=None, compare=False)
+
+    @property
+    def head_slack_s(self) -> float:
+        """Time until the head is due; negative when it is late already."""
+        return self.queue.head_deadline_s - self.now_s
+
+    def is_in_time(self, completion_s: float) -> bool:
+        """Return whether an answer expected ``completion_s`` from now meets the head's deadline, with the margin."""
+        return completion_s * self.slack_margin <= self.head_slack_s
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A group that was answered, as a policy learns of it.
+
+    Attributes:
+        server: that ran it.
+        width: that it ran at.
+        items: in it.
+        expected_s: how long the server was expected to take for it alone, before this was known; 0 when nothing was.
+        took_s: how long it took.
+        is_in_time: whether all of it met its deadlines.
+        now_s: on the router's clock.
+    """
+
+    server: ServerName
+    width: Width
+    items: int
+    expected_s: float
+    took_s: float
+    is_in_time: bool
+    now_s: float
+
+
+def is_offered(choice: Candidate, candidates: Sequence[Candidate], queue: QueueState) -> bool:
+    """Return whether a policy may choose so: a server and width among the candidates, and a group that can be sent."""
+    return any(
+        (c.server, c.width) == (choice.server, choice.width)
+        and queue.head_items <= choice.items <= most_items(c, queue)
+        for c in candidates
+    )
+
+
+def most_items(candidate: Candidate, queue: QueueState) -> int:
+    """Return how many items a policy may send: what a candidate offers, or a fuller batch of what waits.
+
+    What it offers keeps the head's deadline and leaves to other servers what they would answer sooner
+    (orchestrator.policies.tables.candidates). A policy that gives that up to drain a queue may take more.
+    """
+    return max(candidate.items, min(queue.items, candidate.max_batch_size))
+
+
+class Policy(Protocol):
+    """Chooses among candidates; a pure function of its arguments."""
+
+    @property
+    def name(self) -> str:
+        """As written in fleet.yaml and reported in answers."""
+        ...
+
+    @property
+    def binding(self) -> Binding:
+        """When it wants to be asked."""
+        ...
+
+    def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
+        """Return the candidate to dispatch, perhaps with another group, or why to hold.
+
+        Args:
+            candidates: ordered by server name, then width; perhaps none.
+            situation: what else is known.
+        """
+        ...
+
+
+@runtime_checkable
+class ObservingPolicy(Policy, Protocol):
+    """A policy that may want to know what became of the groups that were sent, whoever decided."""
+
+    @property
+    def is_observing(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def observe(self, memory: Memory, outcome: Outcome) -> None:
+        """Remember what counts of a group that was answered."""
+        ...
+
+
+@runtime_checkable
+class RowPolicy(ObservingPolicy, Protocol):
+    """A policy that decides on tables, see policies.tables.fields, so no values are made for a decision."""
+
+    def choose_row(self, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+        """Return the row to dispatch (or HOLD or REJECT), the items, the reason's code, and until when to hold.
+
+        It may change the expected times in ``rows`` to what it believes, and what it remembers. Infinite is until
+        something changes.
+
+        Args:
+            memory: its own, see orchestrator.policies.memory.
+            rows: the candidates, ordered by server, then width.
+            count: how many there are; perhaps none.
+            ask: what waits, and the lots.
+        """
+        ...

@@ -1,0 +1,223 @@
+"""Policies by name, in two families.
+
+``SERVER_RULE[:WIDTH_RULE]`` takes a width first, then a server. ``random`` alone draws the width too, as the paper's
+baseline does, ``random-batch`` how many go together as well; every other server rule alone runs at the widest width, or
+by slack where it says when and how many to send as well. Rules of load balancers bind early, on arrival; those that ask
+for a server with room bind late.
+
+``slackfit``, ``slackfit-accuracy`` (with a number of buckets after a colon), ``max-accuracy``, ``max-batch``,
+``clockwork``, ``infaas``, ``model-switching``, ``alert``, ``thrift``, ``fluid-lp`` and ``proteus-lp`` choose the width
+themselves.
+
+Knobs follow behind commas: ``achq:slack,theta=4/8,temperature=0.5``. Every policy has the knob ``slack_margin``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from orchestrator.decision import Candidate, Decision
+from orchestrator.errors import ConfigError
+from orchestrator.policies import rule
+from orchestrator.policies.knobs import FIRST_KNOB, MARGIN_PLACE, PARAMETER, SLACK_MARGIN_KNOB, Knob, parse_knobs
+from orchestrator.policies.memory import Memory
+from orchestrator.policies.protocol import Binding, Outcome, Situation
+from orchestrator.policies.rules import thresholds, width_rules
+from orchestrator.policies.rules.joint import (
+    alert,
+    central,
+    clipper,
+    clockwork,
+    control_limit,
+    fluid,
+    model_switching,
+    slackfit,
+    thrift,
+)
+from orchestrator.policies.tables.compiled import Column, Table, new_column
+from orchestrator.policies.tables.row_values import choose_among
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A rule with what goes with it.
+
+    Attributes:
+        code: in orchestrator.policies.rule, of a central rule in orchestrator.policies.rules.joint.central.
+        binding: when it is asked.
+        default_width: the width rule that it has alone; None: a central rule, which has none.
+        corrects_stale: whether the times of overdue servers are stretched.
+        remembers: what it remembers of answered groups.
+        knobs: that it has.
+    """
+
+    code: int
+    binding: Binding
+    default_width: str | None = "widest"
+    corrects_stale: bool = False
+    remembers: int = rule.NOTHING
+    knobs: tuple[Knob, ...] = ()
+
+
+def _central(
+    code: int, binding: Binding = Binding.LATE, *, remembers: int = rule.NOTHING, knobs: tuple[Knob, ...] = ()
+) -> _Entry:
+    return _Entry(code, binding, None, remembers=remembers, knobs=knobs)
+
+
+_ENTRIES: dict[str, _Entry] = {
+    "random": _Entry(rule.DRAWN, Binding.EARLY, "random"),
+    "round-robin": _Entry(rule.IN_TURN, Binding.EARLY),
+    "weighted-round-robin": _Entry(rule.IN_WEIGHTED_TURN, Binding.EARLY),
+    "jsq": _Entry(rule.FEWEST_ITEMS, Binding.EARLY),
+    "least-work": _Entry(rule.LEAST_WORK, Binding.EARLY),
+    "lert": _Entry(rule.LEAST_COMPLETION, Binding.LATE),
+    "lect": _Entry(rule.LEAST_COMPLETION, Binding.LATE, corrects_stale=True),
+    "p2c": _Entry(rule.SOONER_OF_TWO, Binding.EARLY),
+    "p2c-jsq": _Entry(rule.EMPTIER_OF_TWO, Binding.EARLY),
+    "sed": _Entry(rule.SHORTEST_DELAY, Binding.EARLY),
+    "weighted-random": _Entry(rule.DRAWN_BY_CAPACITY, Binding.EARLY),
+    "random-batch": _Entry(rule.DRAWN_WITH_BATCH, Binding.LATE, "random"),
+    "achq": _Entry(rule.BY_THRESHOLD, Binding.LATE, "slack", knobs=thresholds.KNOBS),
+    "clipper-plus": _Entry(rule.BATCH_IN_TIME, Binding.LATE),
+    "clipper-aimd": _Entry(
+        rule.BATCH_WITHIN_LIMIT, Binding.LATE, remembers=rule.BATCH_LIMITS, knobs=clipper.AIMD_KNOBS
+    ),
+    "nexus": _Entry(rule.BATCH_OF_HALF_DEADLINE, Binding.LATE, "slack"),
+    "control-limit": _Entry(rule.BATCH_AT_LIMIT, Binding.LATE, "slack", knobs=control_limit.KNOBS),
+    "slackfit": _central(central.SLACKFIT),
+    "slackfit-accuracy": _central(central.SLACKFIT_ACCURACY),
+    "max-accuracy": _central(central.MAX_ACCURACY),
+    "max-batch": _central(central.MAX_BATCH),
+    "clockwork": _central(central.CLOCKWORK, remembers=rule.LAST_RATIOS, knobs=clockwork.KNOBS),
+    "infaas": _central(central.INFAAS, Binding.EARLY),
+    "model-switching": _central(central.MODEL_SWITCHING, knobs=model_switching.KNOBS),
+    "alert": _central(central.ALERT, remembers=rule.SLOW_DOWN, knobs=alert.KNOBS),
+    "thrift": _central(central.THRIFT, knobs=thrift.KNOBS),
+    "fluid-lp": _central(central.BY_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
+    "proteus-lp": _central(central.BY_HALVED_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
+}
+_WIDTH_RULES: dict[str, int] = {
+    "random": width_rules.ANY_LOT,
+    "widest": width_rules.WIDEST,
+    "narrowest": width_rules.NARROWEST,
+    "slack": width_rules.SLACK,
+    "reserve": width_rules.RESERVE,
+}
+_WITH_BUCKETS = ("slackfit", "slackfit-accuracy")
+_MOST_BUCKETS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RulePolicy:
+    """A policy that is a rule of numbers, see orchestrator.policies.rule.
+
+    Attributes:
+        name: as written in fleet.yaml.
+        binding: when it wants to be asked.
+        numbers: the rule.
+        slack_margin: its own; None: as the router's.
+    """
+
+    name: str
+    binding: Binding
+    numbers: Column = field(compare=False, repr=False)
+    slack_margin: float | None = None
+
+    def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
+        """See Policy. Holds when what it wants has no room yet and the policy binds late."""
+        if self.slack_margin is not None:
+            situation = replace(situation, slack_margin=self.slack_margin)
+        return choose_among(self, candidates, situation)
+
+    def choose_row(self, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+        """See RowPolicy."""
+        return rule.choose_row(self.numbers, memory, rows, count, ask)
+
+    @property
+    def is_observing(self) -> bool:
+        """See ObservingPolicy."""
+        return self.numbers[rule.REMEMBERS] != rule.NOTHING
+
+    def observe(self, memory: Memory, outcome: Outcome) -> None:
+        """See ObservingPolicy."""
+        if not self.is_observing:
+            return
+        memory.include({outcome.server}, {outcome.width})
+        rule.observe(
+            self.numbers,
+            memory.table(self.name),
+            float(memory.servers.index(outcome.server)),
+            float(memory.widths.index(outcome.width)),
+            float(outcome.items),
+            float(outcome.expected_s),
+            float(outcome.took_s),
+            float(outcome.is_in_time),
+        )
+
+
+def policy_names() -> tuple[str, ...]:
+    """Return what may stand before the colon in a policy's name."""
+    return tuple(_ENTRIES)
+
+
+def has_width_rule(name: str) -> bool:
+    """Return whether a width rule may follow the colon of the policy that is called so before it."""
+    return _ENTRIES[name].default_width is not None
+
+
+def knobs_of(name: str) -> tuple[Knob, ...]:
+    """Return the knobs of the policy that is called so before the colon, but for the slack margin, which all have."""
+    return _ENTRIES[name].knobs
+
+
+def parse_policy(name: str) -> RulePolicy:
+    """Return the policy of that name: ``SERVER_RULE[:WIDTH_RULE]``, ``slackfit[:BUCKETS]``, ``max-batch``, ….
+
+    A width in percent is a width rule too; knobs follow behind commas.
+
+    Raises:
+        ConfigError: naming what is known.
+    """
+    head, _, knobs = name.partition(",")
+    first, _, second = head.partition(":")
+    entry = _ENTRIES.get(first)
+    if entry is None:
+        raise ConfigError(f"unknown policy {name!r}; known before the colon: {', '.join(policy_names())}")
+    numbers = new_column(rule.RULE_FIELDS)
+    if entry.default_width is not None:
+        numbers[rule.SERVER_RULE] = entry.code
+        width_code, numbers[PARAMETER] = _width_rule(second or entry.default_width, policy=name)
+        numbers[rule.WIDTH_RULE] = width_code
+    else:
+        if second and first not in _WITH_BUCKETS:
+            raise ConfigError(f"policy {name!r}: {first} chooses the width itself and takes nothing after a colon")
+        numbers[rule.SERVER_RULE], numbers[rule.WIDTH_RULE] = rule.CENTRAL, entry.code
+        numbers[PARAMETER] = _bucket_count(second, policy=name) if second else slackfit.DEFAULT_BUCKETS
+    numbers[rule.BINDS_LATE] = entry.binding is Binding.LATE
+    numbers[rule.CORRECTS_STALE] = entry.corrects_stale
+    numbers[rule.REMEMBERS] = entry.remembers
+    places = dict(parse_knobs(knobs, (*entry.knobs, SLACK_MARGIN_KNOB), policy=name))
+    slack_margin = places.pop(MARGIN_PLACE)
+    for at, value in places.items():
+        numbers[FIRST_KNOB + at] = value
+    return RulePolicy(name, entry.binding, numbers, None if math.isnan(slack_margin) else slack_margin)
+
+
+def _bucket_count(text: str, *, policy: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= _MOST_BUCKETS:
+        return int(text)
+    raise ConfigError(f"bad number of buckets {text!r} in policy {policy!r}; from 1 to {_MOST_BUCKETS}")
+
+
+def _width_rule(name: str, *, policy: str) -> tuple[int, int]:
+    """Return the code of a width rule, and its width when it has one."""
+    if name in _WIDTH_RULES:
+        return _WIDTH_RULES[name], 0
+    if name.isdecimal() and 1 <= int(name) <= 100:
+        return width_rules.FIXED, int(name)
+    raise ConfigError(
+        f"unknown width rule {name!r} in policy {policy!r}; known: {', '.join(_WIDTH_RULES)}, or a percentage"
+    )

@@ -1,0 +1,164 @@
+"""A policy as numbers, and the one function that decides by them.
+
+So the whole decision is one compiled function: a router calls it once a decision, and the simulator's event loop calls
+it without coming back to Python. A rule is one column of numbers rather than an object, because a compiled function
+can take that from anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from orchestrator.decision import Reason
+from orchestrator.policies.knobs import FIRST_KNOB, KNOB_COUNT, PARAMETER
+from orchestrator.policies.memory import STRIDE, WHOLE
+from orchestrator.policies.rules import capacity, server_rules, thresholds, two_choices
+from orchestrator.policies.rules.joint import alert, clipper, clockwork, control_limit, nexus
+from orchestrator.policies.rules.joint.central import choose_centrally
+from orchestrator.policies.rules.smooth_turns import in_weighted_turn
+from orchestrator.policies.rules.width_rules import narrow
+from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.fields import HOLD, REASONS, ROW_HAS_ROOM, ROW_ITEMS
+from orchestrator.policies.tables.stale import stretch_overdue
+
+SERVER_RULE: Final = 0
+"""Which server rule is applied; CENTRAL for none."""
+WIDTH_RULE: Final = 1
+"""Which width rule; of a central policy, which central rule."""
+BINDS_LATE: Final = 3
+"""1 when it holds for a server that has no room, 0 when requests are bound on arrival."""
+CORRECTS_STALE: Final = 4
+"""1 when the times of overdue servers are stretched first."""
+REMEMBERS: Final = 5
+"""What it remembers of answered groups: NOTHING or one of those below."""
+RULE_FIELDS: Final = FIRST_KNOB + KNOB_COUNT
+
+DRAWN: Final = 0
+IN_TURN: Final = 1
+FEWEST_ITEMS: Final = 2
+LEAST_COMPLETION: Final = 3
+SOONER_OF_TWO: Final = 4
+EMPTIER_OF_TWO: Final = 5
+SHORTEST_DELAY: Final = 6
+DRAWN_BY_CAPACITY: Final = 7
+LEAST_WORK: Final = 8
+IN_WEIGHTED_TURN: Final = 9
+DRAWN_WITH_BATCH: Final = 10  # says how many as well
+CENTRAL: Final = 11
+BY_THRESHOLD: Final = 12  # these and those below say when and how many as well
+BATCH_IN_TIME: Final = 13
+BATCH_WITHIN_LIMIT: Final = 14
+BATCH_OF_HALF_DEADLINE: Final = 15
+BATCH_AT_LIMIT: Final = 16
+
+NOTHING: Final = 0
+BATCH_LIMITS: Final = 1
+LAST_RATIOS: Final = 2
+SLOW_DOWN: Final = 3
+
+_REASON_CODES: Final = tuple(
+    REASONS.index(reason)
+    for reason in (
+        Reason.DRAWN,
+        Reason.NEXT_IN_TURN,
+        Reason.FEWEST_ITEMS,
+        Reason.LEAST_COMPLETION,
+        Reason.BETTER_OF_TWO,
+        Reason.BETTER_OF_TWO,
+        Reason.LEAST_DELAY,
+        Reason.DRAWN_BY_CAPACITY,
+        Reason.LEAST_WORK,
+        Reason.WEIGHTED_TURN,
+        Reason.DRAWN,
+    )
+)
+"""Why, by server rule."""
+_NO_CANDIDATE: Final = REASONS.index(Reason.NO_CANDIDATE)
+_BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
+
+
+@compiled
+def choose_row(rule: Column, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    """Return the row to dispatch, or HOLD or REJECT, the items to send, the code of the reason, and until when to hold.
+
+    It may stretch the times in ``rows`` as the policy believes them, and changes what the policy remembers.
+    """
+    if count == 0:
+        return HOLD, 0.0, _NO_CANDIDATE, math.inf
+    if rule[CORRECTS_STALE] != 0:
+        stretch_overdue(rows, count)
+    server_rule = int(rule[SERVER_RULE])
+    if server_rule == CENTRAL:
+        return choose_centrally(int(rule[WIDTH_RULE]), rule, memory, rows, count, ask)
+    width, timely = narrow(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, ask)
+    if server_rule > CENTRAL:
+        return _steered(server_rule, rule, width, timely, memory, rows, count, ask)
+    row = _server_of(server_rule, width, timely, memory, rows, count, ask)
+    if rule[BINDS_LATE] != 0 and rows[ROW_HAS_ROOM][row] == 0:
+        return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
+    items = server_rules.drawn_items(row, rows, ask) if server_rule == DRAWN_WITH_BATCH else rows[ROW_ITEMS][row]
+    return row, items, _REASON_CODES[server_rule], math.inf
+
+
+@compiled
+def observe(
+    rule: Column,
+    memory: Table,
+    server: float,
+    column: float,
+    items: float,
+    expected_s: float,
+    took_s: float,
+    is_in_time: float,
+) -> None:
+    """Let a rule remember what became of a group, see orchestrator.policies.protocol.Outcome."""
+    place = int(server * memory[WHOLE][STRIDE] + column)
+    if rule[REMEMBERS] == BATCH_LIMITS:
+        clipper.adapt_limit(rule, memory, place, items, is_in_time)
+    elif rule[REMEMBERS] == LAST_RATIOS:
+        clockwork.note_ratio(memory, place, expected_s, took_s)
+    elif rule[REMEMBERS] == SLOW_DOWN:
+        alert.follow_slow_down(memory, expected_s, took_s)
+
+
+@compiled
+def _steered(
+    server_rule: int, rule: Column, width: float, timely: float, memory: Table, rows: Table, count: int, ask: Column
+) -> tuple[int, float, int, float]:
+    """Return the decision of a rule that says when and how many as well, at the width that a width rule has left."""
+    if server_rule == BY_THRESHOLD:
+        return thresholds.choose_by_threshold(rule, width, timely, rows, count, ask)
+    if server_rule == BATCH_IN_TIME:
+        return clipper.choose_in_time(width, timely, rows, count, ask)
+    if server_rule == BATCH_WITHIN_LIMIT:
+        return clipper.choose_within_limit(width, timely, memory, rows, count, ask)
+    if server_rule == BATCH_OF_HALF_DEADLINE:
+        return nexus.choose_half_deadline(width, timely, rows, count, ask)
+    return control_limit.choose_at_limit(rule, width, timely, rows, count, ask)
+
+
+@compiled
+def _server_of(
+    server_rule: int, width: float, timely: float, memory: Table, rows: Table, count: int, ask: Column
+) -> int:
+    """Return the row that a server rule takes of those that a width rule has left."""
+    if server_rule in (DRAWN, DRAWN_WITH_BATCH):
+        return server_rules.drawn(width, timely, rows, count, ask)
+    if server_rule == IN_TURN:
+        return server_rules.in_turn(width, timely, rows, count, ask)
+    if server_rule == FEWEST_ITEMS:
+        return server_rules.fewest_items(width, timely, rows, count, ask)
+    if server_rule == LEAST_COMPLETION:
+        return server_rules.least_completion(width, timely, rows, count, ask)
+    if server_rule == SOONER_OF_TWO:
+        return two_choices.sooner_of_two(width, timely, rows, count, ask)
+    if server_rule == EMPTIER_OF_TWO:
+        return two_choices.emptier_of_two(width, timely, rows, count, ask)
+    if server_rule == SHORTEST_DELAY:
+        return capacity.shortest_delay(width, timely, rows, count, ask)
+    if server_rule == LEAST_WORK:
+        return server_rules.least_work(width, timely, rows, count, ask)
+    if server_rule == IN_WEIGHTED_TURN:
+        return in_weighted_turn(width, timely, memory, rows, count, ask)
+    return capacity.drawn_by_capacity(width, timely, rows, count, ask)

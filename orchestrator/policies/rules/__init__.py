@@ -1,0 +1,1 @@
+"""Rules without learning: which server, which width, and, in ``joint``, both with the batch."""

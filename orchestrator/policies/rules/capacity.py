@@ -1,0 +1,77 @@
+"""Rules that know how fast each server is, and little or nothing of what it does just now.
+
+The capacity of a server at a width is max over b of b/τ(b), with τ(b) = a·b + c fitted to what is observed: it is
+reached by full batches on all its instances. A server that was never seen is guessed to be infinitely fast, so it is
+tried before all others.
+"""
+
+from __future__ import annotations
+
+import math
+
+from orchestrator.policies.rules.width_rules import is_kept
+from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.fields import (
+    HEAD_ITEMS,
+    ROW_GROUP_S,
+    ROW_INSTANCES,
+    ROW_ITEM_S,
+    ROW_MAX_BATCH,
+    ROW_SERVER_ITEMS,
+    ROW_WIDTH,
+    SECOND_LOT,
+)
+
+
+@compiled
+def capacity_rps(row: int, rows: Table) -> float:
+    """Return the items a second of full batches on all instances; infinite while it is guessed to be instant."""
+    most = rows[ROW_MAX_BATCH][row]
+    service_s = rows[ROW_ITEM_S][row] * most + rows[ROW_GROUP_S][row]
+    return rows[ROW_INSTANCES][row] * most / service_s if service_s > 0 else math.inf
+
+
+@compiled
+def drawn_by_capacity(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+    """Each server's chance is its share of the capacity: weighted random (WRAND).
+
+    The split that loads unlike servers equally, as weighted load balancers do with weights set by hand.
+    """
+    total_rps, unseen = 0.0, 0
+    for row in range(count):
+        if is_kept(row, width, timely, rows, ask):
+            if capacity_rps(row, rows) == math.inf:
+                unseen += 1
+            else:
+                total_rps += capacity_rps(row, rows)
+    drawn = ask[SECOND_LOT] * (unseen if unseen > 0 else total_rps)
+    end, last = 0.0, 0
+    for row in range(count):
+        if not is_kept(row, width, timely, rows, ask):
+            continue
+        weight = capacity_rps(row, rows)
+        if unseen > 0:
+            weight = 1.0 if weight == math.inf else 0.0
+        if weight > 0:
+            end += weight
+            last = row
+            if drawn < end:
+                break
+    return last  # the lot is below 1, but its product may be rounded up to the end
+
+
+@compiled
+def shortest_delay(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+    """The server with the least (n + m)/μ: n items it has, m the head's, μ its capacity.
+
+    Shortest expected delay (SED), also called generalised join-the-shortest-queue (arXiv 1509.05533); there m is 1.
+    Unlike least expected completion it does not ask what the items are: how wide, in which groups, how long they run.
+    """
+    best, best_s = -1, math.inf
+    for row in range(count):
+        if not is_kept(row, width, timely, rows, ask):
+            continue
+        delay_s = (rows[ROW_SERVER_ITEMS][row] + ask[HEAD_ITEMS]) / capacity_rps(row, rows)
+        if best < 0 or delay_s < best_s or (delay_s == best_s and rows[ROW_WIDTH][row] > rows[ROW_WIDTH][best]):
+            best, best_s = row, delay_s
+    return best

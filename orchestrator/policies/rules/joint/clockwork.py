@@ -1,0 +1,114 @@
+"""Clockwork with widths: latency as predicted by the worst of the last ten, or nothing (our implementation).
+
+Gujarati et al., OSDI'20, as read in its public controller: the estimate of a (model, batch) is the 99th percentile of
+the last ten measurements, which is the largest; a request is aimed a few ms before its deadline; one that can't be in
+time by that is dropped at once; of what fits the largest batch is run. Clockwork's models are not interchangeable, so
+ours adds what they do not need: of the widths that fit, the widest, and of servers the one that is free first.
+
+The estimate here is the largest of the last ten service times relative to what the fit expected, times the fit: ten of
+each batch size would need far more groups than a router sees of most. It is applied to the group itself; what the
+server still has to do first is expected as everywhere. When nothing is under way a head that can't be in time is sent
+all the same: else a server that was slow ten times would never be measured again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from orchestrator.decision import Reason
+from orchestrator.policies.knobs import Knob, knob
+from orchestrator.policies.memory import OF_MODEL, RATIO_COUNT, RATIOS, model_place
+from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
+from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.fields import (
+    HEAD_DEADLINE_S,
+    HEAD_ITEMS,
+    HOLD,
+    NOW_S,
+    REASONS,
+    REJECT,
+    ROW_BACKLOG_S,
+    ROW_GROUP_S,
+    ROW_HAS_ROOM,
+    ROW_ITEM_S,
+    ROW_ITEMS,
+    ROW_SERVER_ITEMS,
+    ROW_WAIT_S,
+    ROW_WIDTH,
+)
+
+_AHEAD_S: Final = 0
+KNOBS: Final = (Knob("ahead_s", _AHEAD_S, 0.005, 0.0, 10.0),)
+
+_MOST_ACCURATE: Final = REASONS.index(Reason.MOST_ACCURATE)
+_CANT_BE_IN_TIME: Final = REASONS.index(Reason.CANT_BE_IN_TIME)
+
+
+@compiled
+def choose_predictable(
+    rule: Column, memory: Table, rows: Table, count: int, ask: Column
+) -> tuple[int, float, int, float]:
+    """Return the decision; OF_MODEL counts measurements, and RATIOS holds the last ten."""
+    best, best_items, can_be_in_time, is_idle = -1, 0.0, False, True
+    for row in range(count):
+        is_idle = is_idle and rows[ROW_SERVER_ITEMS][row] == 0 and rows[ROW_BACKLOG_S][row] == 0
+        items = _most_in_time(rule, memory, row, rows, ask)
+        if items < ask[HEAD_ITEMS]:
+            continue
+        can_be_in_time = True
+        if rows[ROW_HAS_ROOM][row] != 0 and (best < 0 or _is_better(row, items, best, best_items, rows)):
+            best, best_items = row, items
+    if best >= 0:
+        return best, best_items, _MOST_ACCURATE, math.inf
+    if can_be_in_time or not is_idle:
+        if can_be_in_time:
+            return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
+        return REJECT, 0.0, _CANT_BE_IN_TIME, math.inf
+    quickest = 0
+    for row in range(count):
+        if rows[ROW_ITEM_S][row] + rows[ROW_GROUP_S][row] < rows[ROW_ITEM_S][quickest] + rows[ROW_GROUP_S][quickest]:
+            quickest = row
+    return quickest, ask[HEAD_ITEMS], _CANT_BE_IN_TIME, math.inf
+
+
+@compiled
+def _most_in_time(rule: Column, memory: Table, row: int, rows: Table, ask: Column) -> float:
+    """Return the most items, as far as they wait and fit, with which the head is in time; below the head for none."""
+    ratio = worst_ratio(memory, model_place(memory, row, rows))
+    left_s = ask[HEAD_DEADLINE_S] - ask[NOW_S] - knob(rule, _AHEAD_S) - rows[ROW_WAIT_S][row]
+    if left_s < (rows[ROW_ITEM_S][row] * ask[HEAD_ITEMS] + rows[ROW_GROUP_S][row]) * ratio:
+        return 0.0
+    if rows[ROW_ITEM_S][row] <= 0:
+        return rows[ROW_ITEMS][row]
+    most = math.floor((left_s / ratio - rows[ROW_GROUP_S][row]) / rows[ROW_ITEM_S][row])
+    return max(ask[HEAD_ITEMS], min(rows[ROW_ITEMS][row], most))
+
+
+@compiled
+def _is_better(row: int, items: float, best: int, best_items: float, rows: Table) -> bool:
+    if rows[ROW_WIDTH][row] != rows[ROW_WIDTH][best]:
+        return rows[ROW_WIDTH][row] > rows[ROW_WIDTH][best]
+    if items != best_items:
+        return items > best_items
+    return rows[ROW_WAIT_S][row] < rows[ROW_WAIT_S][best]
+
+
+@compiled
+def worst_ratio(memory: Table, place: int) -> float:
+    """Return the largest of the last ten measurements of a model over what was expected; 1 before the first."""
+    measured = int(min(float(RATIO_COUNT), memory[OF_MODEL][place]))
+    if measured == 0:
+        return 1.0
+    worst = 0.0
+    for at in range(measured):
+        worst = max(worst, memory[RATIOS + at][place])
+    return max(1e-3, worst)
+
+
+@compiled
+def note_ratio(memory: Table, place: int, expected_s: float, took_s: float) -> None:
+    """Keep a measurement in place of the oldest of ten."""
+    if expected_s > 0:
+        memory[RATIOS + int(memory[OF_MODEL][place]) % RATIO_COUNT][place] = took_s / expected_s
+        memory[OF_MODEL][place] += 1

@@ -1,0 +1,96 @@
+"""INFaaS-like: the cheapest variant that meets accuracy and latency, on the worker with the least traffic.
+
+Romero et al., ATC'21, as read in its public query frontend; our implementation. Fast path: of the running variants
+with at least the accuracy asked for and a latency within the objective, the cheapest, on the worker with the fewest
+queries a second. Without one: the least load plus inference time. Where no accuracy is asked for the cheapest variant
+is the narrowest width, which is what SuperServe observes of INFaaS too.
+
+The latency of a variant is that of the head alone and counts no queue, as there; the cost of a width is its joules an
+item, or its time an item while some are unknown. Queries a second are a count that halves every HALF_LIFE_S.
+Replicating and upgrading variants, INFaaS's other half, is the controllers' business here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from orchestrator.decision import Reason
+from orchestrator.policies.memory import OF_SERVER, OF_SERVER_TOO, server_place
+from orchestrator.policies.rules.server_rules import least
+from orchestrator.policies.rules.waiting import objective_s
+from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.fields import (
+    HEAD_ITEMS,
+    NOW_S,
+    REASONS,
+    ROW_GROUP_J,
+    ROW_GROUP_S,
+    ROW_HEAD_COMPLETION_S,
+    ROW_ITEM_J,
+    ROW_ITEM_S,
+    ROW_ITEMS,
+    ROW_WIDTH,
+    SLACK_MARGIN,
+)
+
+HALF_LIFE_S: Final = 1.0
+
+_CHEAPEST: Final = REASONS.index(Reason.CHEAPEST)
+_LEAST_COMPLETION: Final = REASONS.index(Reason.LEAST_COMPLETION)
+
+
+@compiled
+def choose_cheapest(memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    """Return the decision; OF_SERVER holds the counts, and OF_SERVER_TOO since when they have not been halved."""
+    width = _cheapest_width(rows, count, ask)
+    if width < 0:
+        best, soonest_s = 0, math.inf
+        for row in range(count):
+            if rows[ROW_HEAD_COMPLETION_S][row] < soonest_s:
+                best, soonest_s = row, rows[ROW_HEAD_COMPLETION_S][row]
+        best = least(ROW_HEAD_COMPLETION_S, rows[ROW_WIDTH][best], 0.0, -1.0, -1.0, rows, count, ask)
+        reason = _LEAST_COMPLETION
+    else:
+        best, fewest = -1, math.inf
+        for row in range(count):
+            if rows[ROW_WIDTH][row] == width and _meets_objective(row, rows, ask):
+                queries = _faded(memory, server_place(memory, row, rows), ask[NOW_S])
+                if queries < fewest:
+                    best, fewest = row, queries
+        reason = _CHEAPEST
+    place = server_place(memory, best, rows)
+    memory[OF_SERVER][place] = _faded(memory, place, ask[NOW_S]) + ask[HEAD_ITEMS]
+    memory[OF_SERVER_TOO][place] = ask[NOW_S]
+    return best, rows[ROW_ITEMS][best], reason, math.inf
+
+
+@compiled
+def _meets_objective(row: int, rows: Table, ask: Column) -> bool:
+    alone_s = rows[ROW_ITEM_S][row] * ask[HEAD_ITEMS] + rows[ROW_GROUP_S][row]
+    return alone_s * ask[SLACK_MARGIN] <= objective_s(ask)
+
+
+@compiled
+def _cheapest_width(rows: Table, count: int, ask: Column) -> float:
+    """Return the width that some server runs within the objective at the least cost, the narrower of two; -1: none."""
+    is_known = True
+    for row in range(count):
+        is_known = is_known and not math.isnan(rows[ROW_ITEM_J][row]) and not math.isnan(rows[ROW_GROUP_J][row])
+    best, least_cost = -1.0, math.inf
+    for row in range(count):
+        if not _meets_objective(row, rows, ask):
+            continue
+        item, group = ROW_ITEM_S, ROW_GROUP_S
+        if is_known:
+            item, group = ROW_ITEM_J, ROW_GROUP_J
+        cost = rows[item][row] + rows[group][row] / ask[HEAD_ITEMS]
+        if best < 0 or cost < least_cost or (cost == least_cost and rows[ROW_WIDTH][row] < best):
+            best, least_cost = rows[ROW_WIDTH][row], cost
+    return best
+
+
+@compiled
+def _faded(memory: Table, place: int, now_s: float) -> float:
+    passed_s = max(0.0, now_s - memory[OF_SERVER_TOO][place])
+    return memory[OF_SERVER][place] * math.pow(0.5, passed_s / HALF_LIFE_S)

@@ -1,0 +1,126 @@
+"""What could be done with the head of a queue, as a router holds it: rows of tables, and values for whoever needs them.
+
+A policy that decides on rows is asked on them, so that the usual decision makes one value, that of what was chosen.
+Everybody else (a policy of values, the fallback in its place, the decision log, whoever sheds) reads ``candidates``,
+which are made when they are first asked for and never again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import cast
+
+from orchestrator.decision import Candidate, Decision, Dispatch, Hold
+from orchestrator.policies.circuit_breaker import Fault, find_fault, is_bounded
+from orchestrator.policies.protocol import Binding, Policy, RowPolicy, Situation
+from orchestrator.policies.tables.compiled import Table, compiled
+from orchestrator.policies.tables.fields import ROW_DRAIN_S, ROW_GROUP_S, ROW_HEAD_COMPLETION_S, ROW_ITEM_S
+from orchestrator.policies.tables.fleet_tables import FleetTables
+from orchestrator.snapshot import ServerName
+
+
+class Offers:
+    """Candidates for one decision; of use until the tables are mended for the next one.
+
+    Args:
+        tables: of the family.
+        situation: to decide in.
+        avoided: servers to use only where there are no others.
+
+    Attributes:
+        situation: as above.
+        fastest_s: the least expected time of one item alone on an idle server that is reachable; 0 when there is none.
+        drain_s: the least expected time until all that waits is answered at one width; likewise.
+        soonest_s: the least expected time until a reachable server has answered the head, waiting included; likewise.
+    """
+
+    def __init__(self, tables: FleetTables, situation: Situation, avoided: Collection[ServerName] = ()) -> None:
+        self._tables = tables
+        self.situation = situation
+        self._avoided = avoided
+        self._count = tables.lay(situation, avoided)
+        self._values: tuple[Candidate, ...] | None = None
+        self._reachable: tuple[Candidate, ...] | None = None
+        self._is_touched = False  # by a policy, which may have written what it believes into the rows
+        self.fastest_s, self.drain_s, self.soonest_s = _least_times(tables.rows, self._count)
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """As values, ordered by server name, then width."""
+        if self._values is None:
+            if self._is_touched:
+                self._tables.lay(self.situation, self._avoided)
+            self._values = self._tables.read_candidates(self._count)
+        return self._values
+
+    @property
+    def reachable(self) -> tuple[Candidate, ...]:
+        """The candidates and those that were shunned."""
+        return self.candidates if self._reachable is None else self._reachable
+
+    def shun(self, servers: frozenset[ServerName]) -> None:
+        """Offer nothing on some servers, if there are others."""
+        reachable = self.candidates
+        trusted = self._tables.candidates(self.situation, avoided=servers)
+        self._reachable = reachable
+        if any(c.server not in servers for c in trusted):
+            self._values = trusted
+            self.drain_s = min(c.drain_s for c in trusted)
+
+    def prepare(self, policy: Policy) -> None:
+        """Make the values that a policy will be asked about, if it needs any, so that they are not in its time."""
+        if not self._is_on_rows(policy):
+            _ = self.candidates
+
+    def _is_on_rows(self, policy: Policy) -> bool:
+        return self._reachable is None and not self._is_touched and _decides_on_rows(policy)
+
+    def ask(self, policy: Policy, *, is_idle: bool, binding: Binding) -> tuple[Decision, Fault | None]:
+        """Return what a policy decides, and what is wrong with that; raises whatever it raises.
+
+        Args:
+            policy: to be asked.
+            is_idle: as in ``find_fault``.
+            binding: likewise.
+        """
+        situation = self.situation
+        if not self._is_on_rows(policy):
+            decision = policy.choose(self.candidates, situation)
+            fault = find_fault(decision, self.candidates, situation, binding=binding, is_idle=is_idle)
+            return decision, fault
+        self._is_touched = True
+        decision, offered = self._tables.choose(cast(RowPolicy, policy), self._count)
+        if isinstance(decision, Dispatch):
+            chosen = decision.candidate
+            most = max(offered, min(situation.queue.items, chosen.max_batch_size))  # as most_items
+            is_offered = situation.queue.head_items <= chosen.items <= most
+            is_possible = is_offered and (binding is not Binding.LATE or chosen.has_room)
+            return decision, None if is_possible else Fault.NOT_OFFERED
+        if isinstance(decision, Hold) and is_idle and self._count and not is_bounded(decision, situation):
+            return decision, Fault.STARVING
+        return decision, None
+
+
+def _decides_on_rows(policy: Policy) -> bool:
+    """Return whether a policy can be asked on rows that were laid for a situation; one with a margin of its own can't.
+
+    An isinstance of a protocol would take longer than all the rest.
+    """
+    return getattr(policy, "choose_row", None) is not None and getattr(policy, "slack_margin", None) is None
+
+
+@compiled
+def _least_times(rows: Table, count: int) -> tuple[float, float, float]:
+    """Return the least times of one item, until the queue is drained, and until the head is answered."""
+    if count == 0:
+        return 0.0, 0.0, 0.0
+    fastest_s = rows[ROW_ITEM_S][0] + rows[ROW_GROUP_S][0]
+    drain_s, soonest_s = rows[ROW_DRAIN_S][0], rows[ROW_HEAD_COMPLETION_S][0]
+    for row in range(1, count):
+        fastest_s = min(fastest_s, rows[ROW_ITEM_S][row] + rows[ROW_GROUP_S][row])
+        drain_s = min(drain_s, rows[ROW_DRAIN_S][row])
+        soonest_s = min(soonest_s, rows[ROW_HEAD_COMPLETION_S][row])
+    return fastest_s, drain_s, soonest_s

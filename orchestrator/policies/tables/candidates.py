@@ -1,0 +1,300 @@
+"""The one place that says what could be done with the head of a queue.
+
+Expected times rest on two readings of a server: its groups take turns as ``policies.tables.occupancy`` says,
+one after another or, of a width with k instances, k at once; and each takes a·n + b of its width. That is exact for
+one instance on one core and a fair guess elsewhere.
+
+A group holds as many items as wait and fit, under two bounds, but at least the head:
+
+- The head still meets its deadline. When it can't even alone, this bound falls: then throughput is what helps those
+  behind it.
+- No other server would answer the same items sooner. So a slow server that is idle takes the few items it can answer
+  before a fast one that is busy gets to them, and not a full batch that would come back last.
+
+The second bound compares every server with every faster one, and still costs no more than a pass over them. Of the
+lines wait + b + a·n of one width, taken in the order of their slopes a, the first to cross a line from below is the
+one that touches it in the lower convex hull of the points (a, wait + b); a stack holds that hull, as in Andrew's
+monotone chain. The order hardly changes between two decisions, so it is kept and mended by insertion.
+"""
+
+from __future__ import annotations
+
+import math
+
+from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.fields import (
+    ACCURACY,
+    COLUMN,
+    GROUP_COUNT,
+    GROUP_J,
+    GROUP_LIMIT,
+    GROUP_S,
+    HEAD_DEADLINE_S,
+    HEAD_ITEMS,
+    HEALTHY,
+    HELD_ITEMS,
+    INSTANCES,
+    ITEM_J,
+    ITEM_S,
+    MAX_BATCH,
+    MAX_ITEM_J,
+    MIN_ACCURACY,
+    MODEL_WIDTH,
+    NOW_S,
+    QUEUE_ITEMS,
+    ROW_ACCURACY,
+    ROW_BACKLOG_S,
+    ROW_COLUMN,
+    ROW_COMPLETION_S,
+    ROW_DRAIN_S,
+    ROW_GROUP_J,
+    ROW_GROUP_S,
+    ROW_HAS_ROOM,
+    ROW_HEAD_COMPLETION_S,
+    ROW_INSTANCES,
+    ROW_ITEM_J,
+    ROW_ITEM_S,
+    ROW_ITEMS,
+    ROW_MAX_BATCH,
+    ROW_OVERDUE_RATIO,
+    ROW_SERVER,
+    ROW_SERVER_ITEMS,
+    ROW_SERVICE_S,
+    ROW_WAIT_S,
+    ROW_WIDTH,
+    SERVED,
+    SLACK_MARGIN,
+    WAITING_LIMIT,
+    Fleet,
+    Scratch,
+    Wish,
+)
+from orchestrator.policies.tables.occupancy import bound_work_s, free_s, seat_groups
+
+
+@compiled
+def build_rows(fleet: Fleet, wish: Wish, rows: Table, scratch: Scratch) -> int:
+    """Write a row for each healthy server and allowed width, ordered by server, then width; return how many.
+
+    Servers without room are included, marked so: waiting for a fast one may beat a slow one that is idle. A row must
+    have the accuracy that the head asks for, take the head whole and cost no more joules than it may; what is unknown
+    may be any number of joules, so it is no row then. Servers to avoid are left out unless there are no others, and
+    what they hold is then no work that the others would have to wait for.
+
+    Args:
+        fleet: servers, and what is known of them.
+        wish: what waits.
+        rows: room for every server and width.
+        scratch: room for the way there.
+    """
+    count = int(0.0)  # a literal 0 would have Numba compile what it is given to twice
+    for takes_avoided in range(2):
+        if count == 0:
+            count = _offered_rows(fleet, takes_avoided, wish, rows, scratch)
+    for width in range(fleet.widths):
+        if wish.allowed[width] != 0:
+            _size_groups(fleet, width, wish.ask, rows, scratch)
+            _drain(fleet, width, wish.ask, rows, scratch.place_of)
+    _finish_rows(wish.ask, rows, count)
+    return count
+
+
+@compiled
+def _offered_rows(fleet: Fleet, takes_avoided: int, wish: Wish, rows: Table, scratch: Scratch) -> int:
+    """Write the rows of all servers that may be taken, before groups are sized; return how many there are."""
+    count = int(0.0)
+    for server in range(fleet.server_count):
+        for width in range(fleet.widths):
+            scratch.place_of[server * fleet.widths + width] = -1
+        if fleet.servers[HEALTHY][server] != 0 and (takes_avoided != 0 or wish.avoided[server] == 0):
+            count = _server_rows(fleet, server, wish, rows, scratch, count)
+    return count
+
+
+@compiled
+def _server_rows(fleet: Fleet, server: int, wish: Wish, rows: Table, scratch: Scratch, count: int) -> int:
+    """Write what is known of the rows of one server before groups are sized; return how many rows there are then."""
+    servers, models, ask = fleet.servers, fleet.models, wish.ask
+    held = int(servers[GROUP_COUNT][server])
+    last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0
+    if held > 0:
+        last_start_s, stretch_ratio, backlog_s = seat_groups(fleet, server, scratch.busy, ask[NOW_S])
+    bound_s = bound_work_s(fleet, server)
+    wait_s, waits_for = 0.0, 0.0  # most widths of a server have as many instances
+    for width in range(fleet.widths):
+        model = server * fleet.columns + width
+        if wish.allowed[width] == 0 or not _is_offered(models, model, ask):
+            continue
+        instances = models[INSTANCES][model]
+        if waits_for != instances:
+            wait_s, waits_for = free_s(scratch.busy, held, 1 / instances, last_start_s) + bound_s, instances
+        rows[ROW_SERVER][count] = server
+        rows[ROW_COLUMN][count] = width
+        rows[ROW_WIDTH][count] = models[MODEL_WIDTH][model]
+        rows[ROW_ACCURACY][count] = models[ACCURACY][model]
+        rows[ROW_SERVER_ITEMS][count] = servers[HELD_ITEMS][server]
+        rows[ROW_HAS_ROOM][count] = _has_room(fleet, server, width, instances)
+        rows[ROW_WAIT_S][count] = wait_s
+        rows[ROW_ITEM_S][count] = models[ITEM_S][model]
+        rows[ROW_GROUP_S][count] = models[GROUP_S][model]
+        rows[ROW_MAX_BATCH][count] = models[MAX_BATCH][model]
+        rows[ROW_INSTANCES][count] = instances
+        rows[ROW_OVERDUE_RATIO][count] = max(1.0, stretch_ratio / ask[SLACK_MARGIN])
+        rows[ROW_ITEM_J][count] = models[ITEM_J][model]
+        rows[ROW_GROUP_J][count] = models[GROUP_J][model]
+        rows[ROW_BACKLOG_S][count] = backlog_s + bound_s
+        scratch.place_of[server * fleet.widths + width] = count
+        count += 1
+    return count
+
+
+@compiled
+def _is_offered(models: Table, model: int, ask: Column) -> bool:
+    """Return whether a model is served and is what the head asks for."""
+    if models[SERVED][model] == 0 or models[ACCURACY][model] < ask[MIN_ACCURACY]:
+        return False
+    head_items = ask[HEAD_ITEMS]
+    if models[MAX_BATCH][model] < head_items:
+        return False
+    # NaN, which is unknown, is not within a bound.
+    return ask[MAX_ITEM_J] == math.inf or models[ITEM_J][model] + models[GROUP_J][model] / head_items <= ask[MAX_ITEM_J]
+
+
+@compiled
+def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float:
+    """Return 1 when a server may be sent a group of a width, as orchestrator.snapshot.has_room says, else 0."""
+    servers = fleet.servers
+    held = servers[GROUP_COUNT][server]
+    if held >= servers[GROUP_LIMIT][server]:
+        return 0.0
+    limit = instances + servers[WAITING_LIMIT][server]
+    if held < limit:
+        return 1.0
+    of_width = 0
+    for group in range(server * fleet.depth, server * fleet.depth + int(held)):
+        if fleet.groups[COLUMN][group] == column:
+            of_width += 1
+    return 1.0 if of_width < limit else 0.0
+
+
+@compiled
+def _size_groups(fleet: Fleet, width: int, ask: Column, rows: Table, scratch: Scratch) -> None:
+    """Write how many items go together, for all rows of a width."""
+    head_items, slack_s = ask[HEAD_ITEMS], (ask[HEAD_DEADLINE_S] - ask[NOW_S]) / ask[SLACK_MARGIN]
+    item_s, wait_s, group_s = rows[ROW_ITEM_S], rows[ROW_WAIT_S], rows[ROW_GROUP_S]
+    order, hull = scratch.order[width], scratch.hull
+    is_bounded = ask[QUEUE_ITEMS] > head_items
+    if is_bounded:
+        _mend_order(fleet, width, order)
+    size = 0
+    pending = -1  # of the rows with the slope at hand the one that is soonest; they do not bound each other
+    for at in range(fleet.server_count):
+        row = int(scratch.place_of[int(order[at]) * fleet.widths + width])
+        if row < 0:
+            continue
+        most = max(head_items, min(ask[QUEUE_ITEMS], rows[ROW_MAX_BATCH][row]))
+        if is_bounded:
+            if item_s[row] > 0:
+                in_time = math.floor((slack_s - wait_s[row] - group_s[row]) / item_s[row])
+                if in_time >= head_items:
+                    most = min(most, in_time)
+            if pending >= 0 and item_s[row] > item_s[pending]:
+                size = _push(pending, rows, hull, size)
+                pending = -1
+            if pending < 0 or wait_s[row] + group_s[row] < wait_s[pending] + group_s[pending]:
+                pending = row
+            sooner = _first_crossing(row, rows, hull, size)
+            if sooner < most:
+                most = head_items if sooner <= head_items else math.floor(sooner)
+        rows[ROW_ITEMS][row] = most
+
+
+@compiled
+def _mend_order(fleet: Fleet, width: int, order: Column) -> None:
+    """Sort the servers by their seconds an item at a width; nearly sorted already, so by insertion."""
+    item_s, columns = fleet.models[ITEM_S], fleet.columns
+    for end in range(1, fleet.server_count):
+        server = order[end]
+        key = item_s[int(server) * columns + width]
+        at = end
+        while at > 0 and item_s[int(order[at - 1]) * columns + width] > key:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = server
+
+
+@compiled
+def _crossing(other: int, row: int, rows: Table) -> float:
+    """Return from how many items on ``other``, which has the lower slope, answers sooner than ``row``."""
+    item_s, wait_s, group_s = rows[ROW_ITEM_S], rows[ROW_WAIT_S], rows[ROW_GROUP_S]
+    head_start_s = wait_s[other] + group_s[other] - wait_s[row] - group_s[row]
+    return head_start_s / (item_s[row] - item_s[other])
+
+
+@compiled
+def _first_crossing(row: int, rows: Table, hull: Column, size: int) -> float:
+    """Return the least crossing of ``row`` with any row of less slope; infinite when there is none."""
+    first = math.inf
+    for at in range(size - 1, -1, -1):  # along the hull crossings fall, then rise
+        crossing = _crossing(int(hull[at]), row, rows)
+        if crossing > first:
+            break
+        first = crossing
+    return first
+
+
+@compiled
+def _push(row: int, rows: Table, hull: Column, size: int) -> int:
+    """Add a row to the hull, of a larger slope than all that it holds; return its size then."""
+    while size > 1 and _crossing(int(hull[size - 2]), row, rows) <= _crossing(int(hull[size - 1]), row, rows):
+        size -= 1
+    hull[size] = row
+    return size + 1
+
+
+@compiled
+def _drain(fleet: Fleet, width: int, ask: Column, rows: Table, place_of: Column) -> None:
+    """Write when all that waits would be answered if every server ran one width.
+
+    With rates r_s in items a second and backlogs w_s, the fluid answer T solves Σ r_s·(T − w_s) = items. Several
+    instances multiply the rate, as far as there are groups for them.
+    """
+    queued = ask[QUEUE_ITEMS]
+    work, total_rps, instant_s = queued, 0.0, math.inf
+    for server in range(fleet.server_count):
+        row = int(place_of[server * fleet.widths + width])
+        if row < 0:
+            continue
+        batch = max(1.0, min(queued, rows[ROW_MAX_BATCH][row]))
+        service_s = rows[ROW_ITEM_S][row] * batch + rows[ROW_GROUP_S][row]
+        if service_s <= 0:  # never observed, so guessed to be instant
+            instant_s = min(instant_s, rows[ROW_BACKLOG_S][row])
+        else:
+            rate_rps = min(rows[ROW_INSTANCES][row], math.ceil(queued / batch)) * batch / service_s
+            work += rate_rps * rows[ROW_BACKLOG_S][row]
+            total_rps += rate_rps
+    if total_rps == 0 and instant_s == math.inf:
+        return
+    drain_s = instant_s if instant_s < math.inf else work / total_rps
+    for server in range(fleet.server_count):
+        row = int(place_of[server * fleet.widths + width])
+        if row >= 0:
+            rows[ROW_DRAIN_S][row] = drain_s
+
+
+@compiled
+def _finish_rows(ask: Column, rows: Table, count: int) -> None:
+    """Write the times that follow from the sizes of the groups."""
+    for row in range(count):
+        rows[ROW_HEAD_COMPLETION_S][row] = (
+            rows[ROW_WAIT_S][row] + rows[ROW_ITEM_S][row] * ask[HEAD_ITEMS] + rows[ROW_GROUP_S][row]
+        )
+        resize(rows, row, rows[ROW_ITEMS][row])
+
+
+@compiled
+def resize(rows: Table, row: int, items: float) -> None:
+    """Write what is expected of a row when it sends so many items."""
+    rows[ROW_ITEMS][row] = items
+    rows[ROW_SERVICE_S][row] = rows[ROW_ITEM_S][row] * items + rows[ROW_GROUP_S][row]
+    rows[ROW_COMPLETION_S][row] = rows[ROW_WAIT_S][row] + rows[ROW_ITEM_S][row] * items + rows[ROW_GROUP_S][row]

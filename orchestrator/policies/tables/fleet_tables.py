@@ -1,0 +1,330 @@
+"""A fleet in the tables on which decisions are made, kept up to date server by server.
+
+A router that has one puts in what has changed (a group sent or answered, a server's health, a new width) and then
+decides at once; nothing is gathered anew for a decision. The tables are laid out anew only when they get too small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import cast
+
+from orchestrator.decision import Candidate, Decision
+from orchestrator.policies.memory import Memory
+from orchestrator.policies.protocol import Policy, RowPolicy, Situation
+from orchestrator.policies.tables import fields as f
+from orchestrator.policies.tables.candidates import build_rows
+from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
+from orchestrator.policies.tables.occupancy import BUSY_FIELDS
+from orchestrator.policies.tables.row_values import read_candidate, read_decision, write_ask
+from orchestrator.profile import EnergyTable, LatencyTable
+from orchestrator.snapshot import ModelName, QueueState, ServedModel, ServerName, ServerState, Width
+
+_SPARE_GROUPS = 2  # beyond a server's limit, for groups that were sent before the limit was lowered
+
+
+class FleetTables:
+    """What is known of the servers of one family's fleet; changed by ``put`` and ``remove`` alone.
+
+    Args:
+        servers: in any order.
+        latency: expected times.
+        energy: expected joules; None where nothing is known of them.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[ServerState] = (),
+        latency: LatencyTable | None = None,
+        energy: EnergyTable | None = None,
+    ) -> None:
+        self._states = {s.name: s for s in servers}
+        self._latency = latency or LatencyTable()
+        self._energy = energy or EnergyTable()
+        self._ask = new_column(f.ASK_FIELDS)
+        self._memory = Memory()
+        self._lay_out()
+
+    @property
+    def names(self) -> Sequence[ServerName]:
+        """Of the servers, by index."""
+        return self._names
+
+    @property
+    def fleet(self) -> f.Fleet:
+        """The tables as they are now; whoever writes to them, as a simulator does, keeps them right."""
+        return f.Fleet(
+            self._servers,
+            self._models,
+            self._groups,
+            len(self._names),
+            self._columns,
+            len(self._widths),
+            self._depth,
+        )
+
+    @property
+    def widths(self) -> Sequence[Width]:
+        """Of the family, ascending; each is a column."""
+        return self._widths
+
+    @property
+    def rows(self) -> Table:
+        """Of the last decision; its first rows are the candidates."""
+        return self._rows
+
+    @property
+    def scratch(self) -> f.Scratch:
+        """Room for decisions on these tables."""
+        return f.Scratch(self._order, self._busy, self._place_of, self._hull)
+
+    @property
+    def memory(self) -> Memory:
+        """What policies remember that decide here; for ``RowPolicy.observe``."""
+        return self._memory
+
+    def put(self, state: ServerState, latency: LatencyTable, energy: EnergyTable | None = None) -> None:
+        """Take over all that is known of a server, which may be new."""
+        known = self._states.get(state.name)
+        self._states[state.name] = state
+        self._latency, self._energy = latency, energy or self._energy
+        if known is None or not self._fits(state):
+            self._lay_out()
+            return
+        server = self._index[state.name]
+        if state.models is not known.models or state.other_models is not known.other_models:
+            self._write_models(server, state)
+        self._write_lines(server, state)
+        self._write_load(server, state)
+
+    def put_lines(self, state: ServerState, latency: LatencyTable, models: Sequence[ServedModel]) -> None:
+        """Take over the times of some models of a known server, all of which were observed."""
+        self._latency = latency
+        server = self._index[state.name]
+        table, first, columns = self._models, server * self._columns, self._column_of[server]
+        for model in models:
+            at = first + columns[model.name]
+            table[f.ITEM_S][at], table[f.GROUP_S][at] = latency.line(state.name, model, ())
+
+    def put_load(self, state: ServerState) -> None:
+        """Take over what a known server holds, its limits and its health; not its models, times and joules."""
+        self._states[state.name] = state
+        if self._fits(state):
+            self._write_load(self._index[state.name], state)
+        else:
+            self._lay_out()
+
+    def remove(self, name: ServerName) -> None:
+        """Forget a server."""
+        del self._states[name]
+        self._lay_out()
+
+    def candidates(self, situation: Situation, *, avoided: Collection[ServerName] = ()) -> tuple[Candidate, ...]:
+        """Return a candidate for each healthy server and allowed width, ordered by server name, then width.
+
+        Args:
+            situation: what waits, and when.
+            avoided: servers to use only where there are no others.
+        """
+        return self.read_candidates(self.lay(situation, avoided))
+
+    def read_candidates(self, count: int) -> tuple[Candidate, ...]:
+        """Return the first ``count`` rows as values."""
+        rows, names = self._rows, self._names
+        return tuple([read_candidate(rows, row, names) for row in range(count)])
+
+    def decide(self, policy: Policy, situation: Situation, *, avoided: Collection[ServerName] = ()) -> Decision:
+        """Return what ``policy`` decides about the candidates; without making values of them where it needs none.
+
+        What it remembers it has in ``memory``.
+        """
+        # An isinstance of a protocol would take longer than the rest.
+        if getattr(policy, "choose_row", None) is None:
+            candidates = self.candidates(situation, avoided=avoided)
+            return policy.choose(candidates, replace(situation, memory=self._memory))
+        own_margin = getattr(policy, "slack_margin", None)
+        if own_margin is not None:
+            situation = replace(situation, slack_margin=own_margin)
+        return self.choose(cast(RowPolicy, policy), self.lay(situation, avoided))[0]
+
+    def choose(self, policy: RowPolicy, count: int) -> tuple[Decision, int]:
+        """Return what a policy decides about the first ``count`` rows, and the most items that what it chose offered.
+
+        Raises:
+            IndexError: when it chose a row that there is not.
+        """
+        choice = policy.choose_row(self._memory.table(policy.name), self._rows, count, self._ask)
+        return read_decision(choice, self._rows, count, self._names)
+
+    def lay(self, situation: Situation, avoided: Collection[ServerName] = ()) -> int:
+        """Write the rows for a decision, and what waits; return how many there are."""
+        write_ask(self._ask, situation)
+        return _build_flat(
+            self._servers,
+            self._models,
+            self._groups,
+            len(self._names),
+            self._columns,
+            len(self._widths),
+            self._depth,
+            self._ask,
+            self._allowed(situation.queue),
+            self._avoided(avoided),
+            self._rows,
+            self._order,
+            self._busy,
+            self._place_of,
+            self._hull,
+        )
+
+    def _allowed(self, queue: QueueState) -> Column:
+        found = self._allowed_by.get(queue.allowed_widths)
+        if found is None:
+            found = self._allowed_by[queue.allowed_widths] = new_column(len(self._widths))
+            for column, width in enumerate(self._widths):
+                found[column] = width in queue.allowed_widths
+        return found
+
+    def _avoided(self, names: Collection[ServerName]) -> Column:
+        if not names:
+            return self._none_avoided
+        found = new_column(len(self._names))
+        for name in names:
+            if name in self._index:
+                found[self._index[name]] = 1
+        return found
+
+    def _lay_out(self) -> None:
+        """Make tables for the servers that there are now."""
+        states = [self._states[name] for name in sorted(self._states)]
+        self._names: list[ServerName] = [s.name for s in states]
+        self._index = {name: index for index, name in enumerate(self._names)}
+        self._widths: list[Width] = sorted({m.width for s in states for m in s.models})
+        self._memory.arrange(self._names, self._widths)
+        self._columns = len(self._widths) + max((len(s.other_models) for s in states), default=0)
+        self._depth = _SPARE_GROUPS + max((max(len(s.in_flight), s.group_limit) for s in states), default=0)
+        self._column_of: list[dict[ModelName, int]] = [{} for _ in states]
+        cells = len(states) * len(self._widths)
+        self._servers = new_table(f.SERVER_FIELDS, len(states))
+        self._models = new_table(f.MODEL_FIELDS, len(states) * self._columns)
+        self._groups = new_table(f.GROUP_FIELDS, len(states) * self._depth)
+        self._rows = new_table(f.ROW_FIELDS, cells)
+        self._order = new_table(max(1, len(self._widths)), len(states))
+        self._busy = new_table(BUSY_FIELDS, self._depth)
+        self._place_of, self._hull = new_column(cells), new_column(len(states))
+        self._none_avoided = new_column(len(states))
+        self._allowed_by: dict[tuple[Width, ...], Column] = {}
+        for column in range(len(self._widths)):
+            for server in range(len(states)):
+                self._order[column][server] = server
+        for server, state in enumerate(states):
+            self._write_models(server, state)
+            self._write_lines(server, state)
+            self._write_load(server, state)
+
+    def _fits(self, state: ServerState) -> bool:
+        return (
+            len(state.in_flight) <= self._depth
+            and len(state.other_models) <= self._columns - len(self._widths)
+            and all(m.width in self._widths for m in state.models)
+        )
+
+    def _write_models(self, server: int, state: ServerState) -> None:
+        models, first = self._models, server * self._columns
+        for at in range(first, first + self._columns):
+            for field in range(f.MODEL_FIELDS):
+                models[field][at] = 0
+            models[f.MAX_BATCH][at] = models[f.INSTANCES][at] = 1
+        columns = self._column_of[server] = {}
+        for model in state.models:
+            columns[model.name] = self._widths.index(model.width)
+            models[f.SERVED][first + columns[model.name]] = 1
+        for column, model in enumerate(state.other_models, start=len(self._widths)):
+            columns[model.name] = column
+        for model in (*state.models, *state.other_models):
+            at = first + columns[model.name]
+            models[f.MODEL_WIDTH][at] = model.width
+            models[f.ACCURACY][at] = model.accuracy
+            models[f.MAX_BATCH][at] = model.max_batch_size
+            models[f.INSTANCES][at] = model.instances
+
+    def _write_lines(self, server: int, state: ServerState) -> None:
+        models, first, columns = self._models, server * self._columns, self._column_of[server]
+        for siblings in (state.models, state.other_models):
+            for model in siblings:
+                at = first + columns[model.name]
+                models[f.ITEM_S][at], models[f.GROUP_S][at] = self._latency.line(state.name, model, siblings)
+                joules = self._energy.line(state.name, model.name)
+                models[f.ITEM_J][at] = math.nan if joules is None else joules.item_j
+                models[f.GROUP_J][at] = math.nan if joules is None else joules.group_j
+
+    def _write_load(self, server: int, state: ServerState) -> None:
+        servers, groups, columns = self._servers, self._groups, self._column_of[server]
+        servers[f.HEALTHY][server] = state.healthy
+        servers[f.GROUP_COUNT][server] = len(state.in_flight)
+        servers[f.GROUP_LIMIT][server] = state.group_limit
+        servers[f.WAITING_LIMIT][server] = state.waiting_limit
+        servers[f.LAST_ANSWER_S][server] = math.nan if state.last_answer_s is None else state.last_answer_s
+        held = 0
+        for at, group in enumerate(state.in_flight, start=server * self._depth):
+            groups[f.COLUMN][at] = columns.get(group.model, -1)
+            groups[f.ITEMS][at] = group.items
+            groups[f.SENT_S][at] = group.sent_s
+            groups[f.BEGAN_S][at] = math.nan if group.began_s is None else group.began_s
+            held += group.items
+        was_bound = servers[f.BOUND_ITEMS][server] > 0
+        bound = sum([items for _, items in state.bound_items]) if state.bound_items else 0
+        servers[f.BOUND_ITEMS][server] = bound
+        servers[f.HELD_ITEMS][server] = held + bound
+        if was_bound or bound:
+            self._write_bound(server, state.bound_items)
+
+    def _write_bound(self, server: int, bound_items: Sequence[tuple[ModelName, int]]) -> None:
+        bound, first, columns = self._models[f.MODEL_BOUND_ITEMS], server * self._columns, self._column_of[server]
+        for at in range(first, first + self._columns):
+            bound[at] = 0
+        for name, items in bound_items:
+            if name in columns:
+                bound[first + columns[name]] += items
+
+
+def build_candidates(
+    servers: Sequence[ServerState],
+    queue: QueueState,
+    latency: LatencyTable,
+    *,
+    now_s: float,
+    slack_margin: float,
+    energy: EnergyTable | None = None,
+) -> tuple[Candidate, ...]:
+    """Return a candidate for each healthy server and allowed width, ordered by server name, then width.
+
+    The order of ``servers`` does not matter. Whoever decides often keeps a ``FleetTables`` instead.
+    """
+    situation = Situation(queue, now_s, turn=0, lots=(0.0, 0.0), slack_margin=slack_margin)
+    return FleetTables(servers, latency, energy).candidates(situation)
+
+
+@compiled
+def _build_flat(
+    servers: Table,
+    models: Table,
+    groups: Table,
+    server_count: int,
+    columns: int,
+    widths: int,
+    depth: int,
+    ask: Column,
+    allowed: Column,
+    avoided: Column,
+    rows: Table,
+    order: Table,
+    busy: Table,
+    place_of: Column,
+    hull: Column,
+) -> int:
+    """Call ``build_rows`` with arguments one by one, which a compiled function receives faster than tuples of them."""
+    fleet = f.Fleet(servers, models, groups, server_count, columns, widths, depth)
+    return build_rows(fleet, f.Wish(ask, allowed, avoided), rows, f.Scratch(order, busy, place_of, hull))

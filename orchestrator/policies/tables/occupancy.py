@@ -1,0 +1,158 @@
+"""What a server is doing: which of its groups run, and when an instance is free for one more.
+
+One reading covers all cases: a group of a width that has k instances takes a k-th of the server, groups start in the
+order they were sent, and one starts when the part that it takes is free. So with one instance of each width groups
+run one after another; k instances of one width run k groups at once; and a group of a width with one instance has
+the server to itself.
+
+Triton would let instances of different widths run side by side, and on CPUs they would share the cores. That they
+share is in the times that are observed, and that they follow each other here says the same of the sum. It is a guess
+of the order only where widths mix.
+
+A group that runs is expected to take what is left of a·n + b. One that is overdue is expected to take as long again as
+it is overdue: a server that hangs looks worse and worse, not as if it were done any moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from orchestrator.policies.tables.compiled import Table, compiled
+from orchestrator.policies.tables.fields import (
+    BEGAN_S,
+    BOUND_ITEMS,
+    COLUMN,
+    GROUP_COUNT,
+    GROUP_S,
+    INSTANCES,
+    ITEM_S,
+    ITEMS,
+    LAST_ANSWER_S,
+    MAX_BATCH,
+    MODEL_BOUND_ITEMS,
+    SENT_S,
+    Fleet,
+)
+from orchestrator.snapshot import GroupInFlight, ModelName
+
+WHOLE: Final = 1 + 1e-9
+"""Of a server; k times a k-th may be a little more than one."""
+
+UNTIL_S: Final = 0
+"""In a table of what is busy: until when a group takes its part of the server, from now."""
+PART: Final = 1
+"""In a table of what is busy: how much of the server that is."""
+BUSY_FIELDS: Final = 2
+
+
+@compiled
+def seat_groups(fleet: Fleet, server: int, busy: Table, now_s: float) -> tuple[float, float, float]:
+    """Give every group that a server holds its time on it, in ``busy``, one entry a group.
+
+    Returns when the last of them starts, how many times longer than expected the most overdue one has run (0 while
+    nothing runs), and the seconds of work in all of them, for the whole server.
+    """
+    servers, models, groups = fleet.servers, fleet.models, fleet.groups
+    taken, last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0, 0.0
+    for place in range(int(servers[GROUP_COUNT][server])):
+        group = server * fleet.depth + place
+        column = int(groups[COLUMN][group])
+        remaining_s, part = 0.0, 1.0
+        if column >= 0:
+            model = server * fleet.columns + column
+            remaining_s = models[ITEM_S][model] * groups[ITEMS][group] + models[GROUP_S][model]
+            part = 1 / models[INSTANCES][model]
+        taken += part
+        if taken <= WHOLE:  # it runs: none overtakes, so what does not fit keeps all behind it waiting
+            elapsed_s = now_s - _began_s(groups, group, servers[LAST_ANSWER_S][server])
+            if remaining_s > 0:
+                stretch_ratio = max(stretch_ratio, elapsed_s / remaining_s)
+            remaining_s = abs(remaining_s - elapsed_s)
+        else:
+            taken = math.inf
+        last_start_s = free_s(busy, place, part, last_start_s)
+        busy[UNTIL_S][place] = last_start_s + remaining_s
+        busy[PART][place] = part
+        backlog_s += remaining_s * part
+    return last_start_s, stretch_ratio, backlog_s
+
+
+@compiled
+def free_s(busy: Table, count: int, part: float, after_s: float) -> float:
+    """Return when ``part`` of a server is free behind ``count`` groups, but not before ``after_s``."""
+    until_s, parts = busy[UNTIL_S], busy[PART]
+    taken = 0.0
+    for place in range(count):
+        if until_s[place] > after_s:
+            taken += parts[place]
+    at_s = after_s
+    while taken + part > WHOLE:
+        next_s = math.inf
+        for place in range(count):
+            if at_s < until_s[place] < next_s:
+                next_s = until_s[place]
+        if next_s == math.inf:
+            break
+        for place in range(count):
+            if until_s[place] == next_s:
+                taken -= parts[place]
+        at_s = next_s
+    return at_s
+
+
+@compiled
+def bound_work_s(fleet: Fleet, server: int) -> float:
+    """Return the seconds of work in what is bound to a server and waits in the router, in full batches."""
+    models, total_s = fleet.models, 0.0
+    if fleet.servers[BOUND_ITEMS][server] > 0:
+        for model in range(server * fleet.columns, (server + 1) * fleet.columns):
+            items = models[MODEL_BOUND_ITEMS][model]
+            if items > 0:
+                batches = math.ceil(items / models[MAX_BATCH][model])
+                work_s = models[ITEM_S][model] * items + models[GROUP_S][model] * batches
+                total_s += work_s / models[INSTANCES][model]
+    return total_s
+
+
+@compiled
+def _began_s(groups: Table, group: int, last_answer_s: float) -> float:
+    """Return since when a group runs: since there was an instance, else since the server's last answer."""
+    if not math.isnan(groups[BEGAN_S][group]):
+        return groups[BEGAN_S][group]
+    sent_s = groups[SENT_S][group]
+    return last_answer_s if last_answer_s > sent_s else sent_s  # NaN is not above
+
+
+def mark_begun(
+    in_flight: Sequence[GroupInFlight], instances: Mapping[ModelName, int], *, since_s: float | None
+) -> list[GroupInFlight]:
+    """Return the groups with ``began_s`` set on those that run and have none yet.
+
+    To be called with all that is in flight before an answer is taken off, with the time of the answer before, and
+    with what remains after it, with the time of this one.
+
+    Args:
+        in_flight: in the order they were sent.
+        instances: of each model; one where it is not named.
+        since_s: when the last change was that let groups begin; None when there was none.
+    """
+    running = _count_running(in_flight, instances)
+    return [
+        replace(group, began_s=max(group.sent_s, since_s or group.sent_s))
+        if index < running and group.began_s is None and instances.get(group.model, 1) > 1
+        else group
+        for index, group in enumerate(in_flight)
+    ]
+
+
+def _count_running(in_flight: Sequence[GroupInFlight], instances: Mapping[ModelName, int]) -> int:
+    """Return how many of the groups run: the first, as far as their parts fit, none overtaking."""
+    taken = 0.0
+    for index, group in enumerate(in_flight):
+        taken += 1 / instances.get(group.model, 1)
+        if taken > WHOLE:
+            return index
+    return len(in_flight)

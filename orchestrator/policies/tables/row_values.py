@@ -1,0 +1,126 @@
+"""Between tables and values: candidates to rows and back, a situation to what is asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
+from orchestrator.policies.memory import Memory
+from orchestrator.policies.protocol import RowPolicy, Situation
+from orchestrator.policies.tables import fields as f
+from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table, read_row, write_row
+from orchestrator.snapshot import ServerName, Width
+
+
+def write_ask(ask: Column, situation: Situation) -> None:
+    """Write a situation as ``orchestrator.policies.tables.fields`` says."""
+    queue = situation.queue
+    ask[f.NOW_S] = situation.now_s
+    ask[f.SLACK_MARGIN] = situation.slack_margin
+    ask[f.QUEUE_ITEMS] = queue.items
+    ask[f.HEAD_ITEMS] = queue.head_items
+    ask[f.HEAD_DEADLINE_S] = queue.head_deadline_s
+    ask[f.TAIL_DEADLINE_S] = queue.tail_deadline_s
+    ask[f.MIN_ACCURACY] = queue.min_accuracy
+    ask[f.TURN] = situation.turn
+    ask[f.FIRST_LOT], ask[f.SECOND_LOT] = situation.lots
+    ask[f.MAX_ITEM_J] = math.inf if queue.max_item_j is None else queue.max_item_j
+    ask[f.PRIORITY] = queue.priority
+    preference = queue.preference
+    ask[f.PREFER_ACCURACY] = math.nan if preference is None else preference.accuracy
+    ask[f.PREFER_LATENCY] = math.nan if preference is None else preference.latency
+    ask[f.PREFER_ENERGY] = math.nan if preference is None else preference.energy
+    ask[f.HEAD_ARRIVED_S] = math.nan if queue.head_arrived_s is None else queue.head_arrived_s
+
+
+def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:
+    """Return a row as a value; ``names`` are those of the servers by index."""
+    values = read_row(rows, f.ROW_FIELDS, row)
+    item_j, group_j = values[f.ROW_ITEM_J], values[f.ROW_GROUP_J]
+    return Candidate(
+        server=names[int(values[f.ROW_SERVER])],
+        width=Width(int(values[f.ROW_WIDTH])),
+        items=int(values[f.ROW_ITEMS]),
+        accuracy=values[f.ROW_ACCURACY],
+        service_s=values[f.ROW_SERVICE_S],
+        completion_s=values[f.ROW_COMPLETION_S],
+        head_completion_s=values[f.ROW_HEAD_COMPLETION_S],
+        drain_s=values[f.ROW_DRAIN_S],
+        server_items=int(values[f.ROW_SERVER_ITEMS]),
+        has_room=values[f.ROW_HAS_ROOM] != 0,
+        wait_s=values[f.ROW_WAIT_S],
+        item_s=values[f.ROW_ITEM_S],
+        group_s=values[f.ROW_GROUP_S],
+        max_batch_size=int(values[f.ROW_MAX_BATCH]),
+        instances=int(values[f.ROW_INSTANCES]),
+        overdue_ratio=values[f.ROW_OVERDUE_RATIO],
+        item_j=None if math.isnan(item_j) else item_j,
+        group_j=None if math.isnan(group_j) else group_j,
+        backlog_s=values[f.ROW_BACKLOG_S],
+    )
+
+
+def write_candidate(rows: Table, row: int, candidate: Candidate, server: int, column: int) -> None:
+    """Write a candidate of the server of that index, whose width is that column."""
+    values = [0.0] * f.ROW_FIELDS
+    values[f.ROW_SERVER] = server
+    values[f.ROW_COLUMN] = column
+    values[f.ROW_WIDTH] = candidate.width
+    values[f.ROW_ITEMS] = candidate.items
+    values[f.ROW_ACCURACY] = candidate.accuracy
+    values[f.ROW_SERVICE_S] = candidate.service_s
+    values[f.ROW_COMPLETION_S] = candidate.completion_s
+    values[f.ROW_HEAD_COMPLETION_S] = candidate.head_completion_s
+    values[f.ROW_DRAIN_S] = candidate.drain_s
+    values[f.ROW_SERVER_ITEMS] = candidate.server_items
+    values[f.ROW_HAS_ROOM] = candidate.has_room
+    values[f.ROW_WAIT_S] = candidate.wait_s
+    values[f.ROW_ITEM_S] = candidate.item_s
+    values[f.ROW_GROUP_S] = candidate.group_s
+    values[f.ROW_MAX_BATCH] = candidate.max_batch_size
+    values[f.ROW_INSTANCES] = candidate.instances
+    values[f.ROW_OVERDUE_RATIO] = candidate.overdue_ratio
+    values[f.ROW_ITEM_J] = math.nan if candidate.item_j is None else candidate.item_j
+    values[f.ROW_GROUP_J] = math.nan if candidate.group_j is None else candidate.group_j
+    values[f.ROW_BACKLOG_S] = candidate.backlog_s
+    write_row(rows, row, values)
+
+
+def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: Situation) -> Decision:
+    """Return what a policy of rows decides about candidates, with what it remembers in the situation's memory."""
+    memory = Memory() if situation.memory is None else situation.memory
+    memory.include({c.server for c in candidates}, {c.width for c in candidates})
+    indices = {name: index for index, name in enumerate(memory.servers)}
+    columns = {width: column for column, width in enumerate(memory.widths)}
+    ordered = sorted(candidates, key=lambda c: (c.server, c.width))
+    rows, ask = new_table(f.ROW_FIELDS, len(ordered)), new_column(f.ASK_FIELDS)
+    for row, candidate in enumerate(ordered):
+        write_candidate(rows, row, candidate, indices[candidate.server], columns[candidate.width])
+    write_ask(ask, situation)
+    table = memory.table(policy.name)
+    choice = policy.choose_row(table, rows, len(ordered), ask)
+    return read_decision(choice, rows, len(ordered), memory.servers)[0]
+
+
+def read_decision(
+    choice: tuple[int, float, int, float], rows: Table, count: int, names: Sequence[ServerName]
+) -> tuple[Decision, int]:
+    """Return what a policy of rows chose as a value, and the most items that its row offers; 0 when it chose none.
+
+    Of a dispatch the candidate is as the policy believes it.
+
+    Raises:
+        IndexError: when the choice is none of the first ``count`` rows.
+    """
+    row, items, code, until_s = choice
+    reason = f.REASONS[code]
+    if row == f.HOLD:
+        return Hold(reason, None if math.isinf(until_s) else float(until_s)), 0
+    if row == f.REJECT:
+        return Reject(reason), 0
+    if not 0 <= row < count:
+        raise IndexError(f"row {row} of {count}")
+    candidate = read_candidate(rows, row, names)
+    most = candidate.items
+    return Dispatch(candidate if items == most else candidate.with_items(int(items)), reason), most

@@ -1,0 +1,221 @@
+"""Groups under way: watched until they are answered, and given up for their callers' sake when they take too long.
+
+A call to Triton is never cancelled (see orchestrator.triton.client), so an attempt ends only when its answer or its
+failure comes, or when ``group_timeout_s`` has passed and nothing more is hoped for. Before that two things may happen,
+each by a timer: after a quantile of what is expected its requests are *hedged*, where that is on, and far beyond what
+is expected they are *overdue*. Both put the request into the queue again while its first attempt goes on. The first
+answer is given to the caller; any later one is dropped, and only tells that the server is alive.
+
+A server that has an overdue group and has answered nothing since it was sent is *suspect*: nothing more goes there, as
+long as there is another, until it answers something. So a server that hangs costs nobody more than the overdue time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orchestrator.errors import CapacityError, DeadlineError, SlimError, TransientError
+from orchestrator.router.dispatch.batch import Group
+from orchestrator.router.dispatch.retry import (
+    Cause,
+    RetryBudget,
+    Standing,
+    Verdict,
+    is_repeatable,
+    judge_retry,
+    overdue_after_s,
+)
+from orchestrator.router.observer import RouterObserver
+from orchestrator.router.queue.deadline_timers import Deadlines
+from orchestrator.router.queue.request import Array, LaneKey, PendingRequest
+from orchestrator.router.queue.request_queue import Lanes
+from orchestrator.router.servers.ejection import latency_quantile
+from orchestrator.router.servers.fleet import Fleet
+from orchestrator.router.servers.server_link import StalledServerError
+
+log = logging.getLogger(__name__)
+
+_HEDGE_MARGIN = 1.1  # over the quantile, so that what is only just over it is let through
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One group under way.
+
+    Attributes:
+        group: that was sent.
+        answer: of the server.
+        is_given_up: whether its requests no longer wait for it.
+        due_s: when it is looked at next; infinite while nobody watches it.
+        stages: what happens to it while it is not answered, the next one last, and when.
+    """
+
+    group: Group
+    answer: asyncio.Future[Array]
+    is_given_up: bool = False
+    due_s: float = math.inf
+    stages: list[tuple[float, Callable[[Attempt], None]]] = field(default_factory=list, repr=False)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has answered, or will not any more."""
+        return self.answer.done()
+
+
+class Attempts:
+    """Begins and ends attempts, and sends requests again where the rules of orchestrator.router.dispatch.retry allow.
+
+    Args:
+        fleet: they go to.
+        lanes: requests wait in.
+        observer: is told of retries and hedges.
+        wake: called when something was queued or has ended.
+
+    Attributes:
+        given_up: answers that nobody waits for any more.
+        is_closing: whether nothing is sent again.
+    """
+
+    def __init__(self, fleet: Fleet, lanes: Lanes, observer: RouterObserver, wake: Callable[[], None]) -> None:
+        self.given_up: set[asyncio.Future[Array]] = set()
+        self.is_closing = False
+        self._fleet = fleet
+        self._lanes = lanes
+        self._observer = observer
+        self._wake = wake
+        minimum = fleet.settings.retries.minimum
+        self._budget = RetryBudget(float(minimum), 0.0)
+        self._deadlines: Deadlines[Attempt] = Deadlines(self._on_due)
+
+    def begin(self, group: Group, answer: asyncio.Future[Array]) -> Attempt:
+        """Count a group as under way, and watch it until its answer is there."""
+        group.link.calls += 1
+        for request in group.requests:
+            request.attempts += 1
+            request.under_way += 1
+        attempt = Attempt(group, answer)
+        attempt.stages = self._stages(group)
+        self._deadlines.begin()
+        self._deadlines.watch(attempt, attempt.stages[-1][0])
+        return attempt
+
+    def end(self, attempt: Attempt) -> bool:
+        """Count a group as ended; return whether anybody still waited for it."""
+        attempt.group.link.calls -= 1
+        attempt.group.link.is_suspect = False
+        self._deadlines.end()
+        if attempt.is_given_up:
+            attempt.group.link.note_sign_of_life()
+            return False
+        self._release(attempt.group)
+        return True
+
+    def note_answered(self, requests: int) -> None:
+        """Note that so many requests were answered, which lets others be sent again."""
+        self._budget = self._budget.answered(requests, self._fleet.settings.retries)
+
+    def fail(self, group: Group, error: SlimError) -> None:
+        """Send the requests of a group that failed again, or fail them, and note what it says of the server."""
+        if isinstance(error, TransientError) and not isinstance(error, CapacityError | DeadlineError):
+            self._fleet.note_failure(group.link, group.sent)
+        group.link.note_failure(group.model, error)
+        key = group.key.elsewhere(group.link.name)
+        for request in group.requests:
+            if request.is_over:
+                continue
+            verdict = self._judge(request, key, Cause.FAILED, repeatable=is_repeatable(error))
+            if verdict is Verdict.SEND_AGAIN:
+                self._observer.on_retry(group.link.name)
+                self._lanes.push(key, request)
+            elif verdict is not Verdict.ELSEWHERE_ALREADY:
+                log.debug("a request is not sent again, %s: %s", verdict, error)
+                request.fail(error)
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._deadlines.close()
+
+    def _stages(self, group: Group) -> list[tuple[float, Callable[[Attempt], None]]]:
+        """Return what happens to a group that is not answered, and when; the first of it last."""
+        settings = self._fleet.settings
+        stages: list[tuple[float, Callable[[Attempt], None]]] = [(settings.group_timeout_s, self._on_stalled)]
+        expected_s = self._fleet.expected_s(group.link)
+        overdue_s = overdue_after_s(expected_s, settings.retries)
+        if overdue_s is not None and overdue_s < settings.group_timeout_s:
+            stages.append((overdue_s, self._on_overdue))
+        if settings.hedge is not None and expected_s > 0:
+            factor = latency_quantile((link.health for link in self._fleet.links.values()), settings.hedge.quantile)
+            hedge_s = max(settings.hedge.floor_ms / 1e3, _HEDGE_MARGIN * expected_s * (factor or 1.0))
+            if hedge_s < stages[-1][0]:
+                stages.append((hedge_s, self._on_hedge))
+        sent_s = group.sent.sent_s
+        return [(sent_s + after_s, act) for after_s, act in stages]
+
+    def _on_due(self, attempt: Attempt) -> None:
+        _, act = attempt.stages.pop()
+        if attempt.stages:
+            self._deadlines.watch(attempt, attempt.stages[-1][0])
+        act(attempt)
+
+    def _on_hedge(self, attempt: Attempt) -> None:
+        self._copy(attempt.group, Cause.HEDGE)
+
+    def _on_overdue(self, attempt: Attempt) -> None:
+        group, link = attempt.group, attempt.group.link
+        if link.last_answer_s is None or link.last_answer_s <= group.sent.sent_s:
+            link.is_suspect = True
+        self._copy(group, Cause.OVERDUE)
+
+    def _on_stalled(self, attempt: Attempt) -> None:
+        group = attempt.group
+        attempt.is_given_up = True
+        self.given_up.add(attempt.answer)
+        attempt.answer.add_done_callback(self.given_up.discard)
+        self._release(group)
+        group.link.in_flight.remove(group.sent)
+        limit = f"group_timeout_s = {self._fleet.settings.group_timeout_s}"
+        self.fail(group, StalledServerError(f"{group.link.name} left a group unanswered, {limit}"))
+        self._wake()
+
+    def _release(self, group: Group) -> None:
+        for request in group.requests:
+            request.under_way -= 1
+
+    def _copy(self, group: Group, cause: Cause) -> None:
+        """Queue the requests of a group that is under way for another server, where that helps."""
+        if self.is_closing:
+            return
+        key = group.key.elsewhere(group.link.name)
+        for request in group.requests:
+            if request.is_over:
+                continue
+            if self._judge(request, key, cause, repeatable=True) is Verdict.SEND_AGAIN:
+                tell = self._observer.on_hedge if cause is Cause.HEDGE else self._observer.on_retry
+                tell(group.link.name)
+                self._lanes.push(key, request)
+        self._wake()
+
+    def _judge(self, request: PendingRequest, key: LaneKey, cause: Cause, *, repeatable: bool) -> Verdict:
+        """Return whether a request is sent again; the budget is spent when it is."""
+        now_s = asyncio.get_running_loop().time()
+        ended = 1 if cause is not Cause.FAILED else 0  # the attempt in question is still counted as under way
+        standing = Standing(
+            cause=cause,
+            repeatable=repeatable and not self.is_closing,
+            attempts=request.attempts,
+            others=request.under_way - ended + (1 if request.is_queued else 0),
+            slack_s=request.deadline_s - now_s if request.has_own_deadline else None,
+            elsewhere_s=self._fleet.elsewhere_s(key, request.items),
+        )
+        verdict = judge_retry(standing, max_attempts=self._fleet.settings.max_attempts)
+        if verdict is not Verdict.SEND_AGAIN:
+            return verdict
+        spent = self._budget.refilled(self._fleet.settings.retries, now_s=now_s).spent()
+        if spent is None:
+            return Verdict.NO_BUDGET
+        self._budget = spent
+        return verdict

@@ -1,0 +1,211 @@
+"""Decisions as JSON lines: what could be done, what was done and why, and what came of it.
+
+Off unless asked for. It feeds ``slimsched why``, replay and learning, so a line holds all that a policy saw:
+candidates, the queue as slacks from now, lots and turn. A sampled decision is written when its group has ended, with
+the outcome.
+
+Bounded: a file is begun anew at its size limit, and one older file a router is kept; at the start the oldest files of
+former routers go. Each router, and so each worker process, has files of its own, named by the part of a decision's id
+that tells routers apart: so an id leads to its file. A log that can't be written is given up with a warning, for it
+must not cost an answer. The rotation is the standard library's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config import DecisionLogSettings
+from orchestrator.decision import Candidate, Decision, Dispatch
+from orchestrator.errors import ConfigError
+from orchestrator.policies import Fault, Situation
+from orchestrator.router.dispatch.batch import Group
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+_MIB = 2**20
+
+
+class _File(RotatingFileHandler):
+    """Lines of text as they are; errors are the caller's."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 – the standard library's name
+        raise
+
+
+class DecisionLog:
+    """Writes a sample of decisions.
+
+    Args:
+        settings: where, how many, how much.
+        run_id: of the router.
+        clock: seconds since 1970.
+
+    Raises:
+        ConfigError: when the directory can't be written to.
+    """
+
+    def __init__(self, settings: DecisionLogSettings, run_id: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._ratio = settings.sample_ratio
+        self._lots = random.Random(run_id)
+        try:
+            settings.directory.mkdir(parents=True, exist_ok=True)
+            self._drop_oldest(settings)
+            self._file: _File | None = _File(
+                file_of(settings.directory, run_id),
+                maxBytes=int(settings.max_mib * _MIB),
+                backupCount=1,
+                encoding="utf-8",
+                delay=True,
+            )
+        except OSError as exc:
+            raise ConfigError(
+                f"can't write to router.decision_log.directory = {settings.directory} ({exc.strerror}); give another"
+            ) from exc
+
+    def is_sampled(self) -> bool:
+        """Return whether to write the decision at hand."""
+        return self._file is not None and self._lots.random() < self._ratio
+
+    def write(self, record: Record, decision_id: str, outcome: Record) -> None:
+        """Write a decision with its outcome; never raises."""
+        if self._file is None:
+            return
+        try:
+            written = {"id": decision_id, **record, "outcome": outcome}
+            line = json.dumps(written, separators=(",", ":"), default=_plain)
+            self._file.emit(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
+        except (OSError, ValueError, TypeError) as exc:
+            log.warning("decisions are written no more to %s: %s", self._file.baseFilename, exc)
+            self.close()
+
+    def describe(
+        self,
+        candidates: Sequence[Candidate],
+        situation: Situation,
+        decision: Decision,
+        *,
+        family: str,
+        policy: str,
+        fault: Fault | None,
+        shadow: Record | None = None,
+    ) -> Record:
+        """Return all that a decision rested on, as JSON values; times are in seconds from the decision.
+
+        ``shadow`` is what the shadow policy would have done; it is in the record only where there is one.
+        """
+        queue = asdict(situation.queue)
+        for name in ("head", "tail"):
+            queue[f"{name}_slack_s"] = queue.pop(f"{name}_deadline_s") - situation.now_s
+        arrived_s = queue.pop("head_arrived_s")
+        queue["head_age_s"] = None if arrived_s is None else situation.now_s - arrived_s
+        chosen = decision.candidate if isinstance(decision, Dispatch) else None
+        return {
+            "at": self._clock(),
+            "family": family,
+            "policy": policy,
+            "fault": fault,
+            "reason": decision.reason,
+            "choice": chosen and {"server": chosen.server, "width": chosen.width, "items": chosen.items},
+            **({} if shadow is None else {"shadow": shadow}),
+            "queue": queue,
+            "turn": situation.turn,
+            "lots": situation.lots,
+            "slack_margin": situation.slack_margin,
+            "candidates": [
+                {**asdict(c), "energy_j": c.energy_j, "in_time": situation.is_in_time(c.completion_s)}
+                for c in candidates
+            ],
+        }
+
+    def close(self) -> None:
+        """Write no more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @staticmethod
+    def _drop_oldest(settings: DecisionLogSettings) -> None:
+        files = sorted(settings.directory.glob(_PATTERN), key=lambda path: path.stat().st_mtime)
+        for path in files[: max(0, len(files) + 1 - settings.files)]:
+            path.unlink(missing_ok=True)
+
+
+_PATTERN = "decisions-*.jsonl*"
+
+
+def _plain(value: object) -> object:
+    """Return a NumPy scalar, as candidates from tables hold them, as JSON's kind of value."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def file_of(directory: Path, run_id: str) -> Path:
+    """Return the file that a router writes to."""
+    return directory / f"decisions-{run_id}.jsonl"
+
+
+def outcome_of(group: Group, *, now_s: float, error: str | None) -> Record:
+    """Return what came of a group that has ended."""
+    return {
+        "error": error,
+        "items": group.sent.items,
+        "service_s": now_s - group.sent.sent_s,
+        "requests": [
+            {
+                "items": request.items,
+                "queue_s": group.sent.sent_s - request.arrived_s,
+                "latency_s": now_s - request.arrived_s,
+                "in_time": error is None and now_s <= request.deadline_s,
+            }
+            for request in group.requests
+        ],
+    }
+
+
+def find_decision(directory: Path, decision_id: str) -> Record:
+    """Return what was written of a decision.
+
+    Raises:
+        ConfigError: when nothing was.
+    """
+    run_id = decision_id.rpartition("-")[0]
+    if not run_id or not run_id.isalnum():
+        raise ConfigError(f"{decision_id!r} is no decision's id; answers tell it, such as a93a3a-17")
+    path = file_of(directory, run_id)
+    for line in _lines(path.with_name(f"{path.name}.1"), path):
+        if f'"id":"{decision_id}"' in line:
+            try:
+                record: Record = json.loads(line)
+            except ValueError:  # cut off when a process was killed
+                continue
+            if record["id"] == decision_id:
+                return record
+    raise ConfigError(
+        f"no decision {decision_id} in {path}; it was not sampled (router.decision_log.sample_ratio), has been rotated "
+        "away, or its group has not ended"
+    )
+
+
+def _lines(*paths: Path) -> Iterator[str]:
+    for path in paths:
+        try:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                yield from file
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            raise ConfigError(f"can't read {path} ({exc.strerror})") from exc

@@ -1,0 +1,136 @@
+"""Which servers a router has: those of its fleet file, with names resolved now and again.
+
+A name that can't be resolved keeps the addresses that it had; one that never could be is left to the connection, which
+tells why. A fleet with names that nobody has resolved yet is taken once they are, so that no server leaves before
+those that take its place are known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, find_changes
+from orchestrator.config.names import Assigned, expand_servers, host_of, is_name
+from orchestrator.router.servers.fleet import Fleet
+from orchestrator.router.servers.profile_priors import ProfileStarts
+from orchestrator.router.servers.server_link import ServerClient
+from orchestrator.snapshot import ServerName
+
+log = logging.getLogger(__name__)
+
+Connect = Callable[[ServerSettings, RouterSettings], ServerClient]
+Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
+Listener = Callable[[tuple[ServerSettings, ...]], None]
+
+
+class ResolvedNames:
+    """What the host names of servers stand for, as last looked up.
+
+    Args:
+        resolve: returns the addresses of a host name.
+    """
+
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
+        self._resolved: dict[str, tuple[str, ...]] = {}
+        self._assigned: Assigned = {}
+
+    async def look_up(self, servers: Iterable[ServerSettings]) -> None:
+        """Resolve the names of servers; one that can't be resolved now keeps what it had."""
+        hosts = _names(servers)
+        for host, found in zip(hosts, await asyncio.gather(*map(self._resolve, hosts)), strict=True):
+            self._resolved[host] = found or self._resolved.get(host, ())
+
+    def knows(self, servers: Iterable[ServerSettings]) -> bool:
+        """Return whether all names of servers were looked up."""
+        return all(host in self._resolved for host in _names(servers))
+
+    def expand(self, servers: Sequence[ServerSettings]) -> tuple[ServerSettings, ...]:
+        """Return one server for each address; see expand_servers."""
+        expanded, self._assigned = expand_servers(servers, self._resolved, self._assigned)
+        return expanded
+
+
+class Membership:
+    """The servers of one router.
+
+    Args:
+        settings: of the fleet.
+        connect: makes the connection to a server.
+        resolve: returns the addresses of a host name.
+
+    Attributes:
+        servers: as they are now, one for each address.
+    """
+
+    def __init__(self, settings: FleetSettings, connect: Connect, resolve: Resolve) -> None:
+        self._settings = settings
+        self._starts = ProfileStarts.from_fleet(settings)
+        self._connect = connect
+        self._names = ResolvedNames(resolve)
+        self._listeners: list[Listener] = []
+        self._has_changed = asyncio.Event()
+        self.servers = tuple(server for server in settings.servers if not is_name(host_of(server.grpc)))
+
+    def clients(self) -> Mapping[ServerName, ServerClient]:
+        """Return a connection to each server whose address is known from the beginning."""
+        return {ServerName(server.name): self._connect(server, self._settings.router) for server in self.servers}
+
+    @property
+    def starts(self) -> ProfileStarts:
+        """What the fleet's profile tells."""
+        return self._starts
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener`` with the servers whenever they have changed."""
+        self._listeners.append(listener)
+
+    def reconfigure(self, settings: FleetSettings, fleet: Fleet) -> None:
+        """Go on with another fleet, now or once its names are resolved.
+
+        Raises:
+            ConfigError: when a key file or the profile can't be used; then nothing has changed.
+        """
+        starts = ProfileStarts.from_fleet(settings)
+        if self._names.knows(settings.servers):
+            self._take(settings, starts, fleet)
+        else:
+            self._settings, self._starts = settings, starts
+        self._has_changed.set()
+
+    async def resolve(self, fleet: Fleet) -> None:
+        """Look all names up, and take what has changed; never raises."""
+        await self._names.look_up(self._settings.servers)
+        if self._names.knows(self._settings.servers):  # else they have changed meanwhile
+            self._take(self._settings, self._starts, fleet)
+
+    async def watch(self, fleet: Fleet) -> None:
+        """Resolve for ever."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.router.resolve_period_s):
+                    await self._has_changed.wait()
+            self._has_changed.clear()
+            try:
+                await self.resolve(fleet)
+            except Exception:
+                log.exception("looking up the fleet's names failed unexpectedly")
+
+    def _take(self, settings: FleetSettings, starts: ProfileStarts, fleet: Fleet) -> None:
+        servers = self._names.expand(settings.servers)
+        changes = find_changes(self.servers, servers)
+        opened = {ServerName(s.name): self._connect(s, settings.router) for s in changes.opened}
+        is_same = servers == self.servers and settings.router is fleet.settings
+        self._settings, self._starts, self.servers = settings, starts, servers
+        if is_same:
+            return
+        fleet.reconfigure(settings.router, starts, opened=opened, closed=map(ServerName, changes.closed))
+        for listener in self._listeners:
+            listener(servers)
+
+
+def _names(servers: Iterable[ServerSettings]) -> list[str]:
+    return sorted({host for server in servers if is_name(host := host_of(server.grpc))})

@@ -1,0 +1,141 @@
+"""How much a fleet can serve, as if work were a fluid: the scale for loads, and a bound for every policy.
+
+With f_sw items a second on server s at width w and its capacity c_sw there, a server is not more than busy when
+Σ_w f_sw / c_sw ≤ 1. The most items a second are served at each server's quickest width. At a given rate the most
+accuracy is the linear programme max Σ a_w f_sw with Σ f = rate, solved by scipy's HiGHS; no policy can serve more
+accurately without falling behind, because waiting and uneven work only cost. Likewise for joules, with those of an item
+in the batch that is thriftiest, whatever batch gives the capacity; and for accuracy less the price of joules, which is
+linear in the flows too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from orchestrator.errors import ConfigError
+from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
+
+
+def capacity_rps(servers: Sequence[SimulatedServer], *, width: int | None = None, min_accuracy: float = 0.0) -> float:
+    """Return the most items a second that the fleet serves, at one width or at the quickest.
+
+    Raises:
+        ConfigError: when no server serves what is asked for.
+    """
+    total_rps = sum(
+        max((m.capacity_rps for m in _usable(server, min_accuracy) if width in (None, m.width)), default=0.0)
+        for server in servers
+    )
+    if total_rps == 0:
+        served = sorted({m.width for s in servers for m in s.models})
+        raise ConfigError(
+            f"no server serves width {width} with an accuracy of {min_accuracy:g} or more; there are widths {served}"
+        )
+    return total_rps
+
+
+def most_accuracy(servers: Sequence[SimulatedServer], rate_rps: float, *, min_accuracy: float = 0.0) -> float | None:
+    """Return the most mean accuracy at which the fleet serves ``rate_rps`` for good; None when it can't at all.
+
+    Raises:
+        ConfigError: when scipy is not installed.
+    """
+    cells = _cells(servers, min_accuracy)
+    least = _least(servers, cells, [-m.accuracy for _, m in cells], rate_rps)
+    return None if least is None else -least / rate_rps
+
+
+def least_joules(servers: Sequence[SimulatedServer], rate_rps: float, accuracy: float) -> float | None:
+    """Return the least joules an item, idle power included, at which the fleet serves ``rate_rps`` for good.
+
+    Args:
+        servers: all up all the time.
+        rate_rps: items a second.
+        accuracy: mean of the answers, at least.
+
+    Returns:
+        None when the fleet can't, or joules of a server are unknown.
+
+    Raises:
+        ConfigError: when scipy is not installed.
+    """
+    cells = _cells(servers, 0.0)
+    known = _known_joules(servers, cells)
+    if known is None:
+        return None
+    item_j, idle_w = known
+    least_w = _least(servers, cells, item_j, rate_rps, accuracy=accuracy)
+    return None if least_w is None else (least_w + idle_w) / rate_rps
+
+
+def most_utility(
+    servers: Sequence[SimulatedServer], rate_rps: float, *, price: float, min_accuracy: float = 0.0
+) -> float | None:
+    """Return the most of mean accuracy less the price of an item's joules, idle power included, were all in time.
+
+    Args:
+        servers: all up all the time.
+        rate_rps: items a second.
+        price: accuracy that a joule costs; 0 where joules are unknown or do not count.
+        min_accuracy: of each answer.
+
+    Returns:
+        None when the fleet can't serve them for good, or joules that count are unknown.
+
+    Raises:
+        ConfigError: when scipy is not installed.
+    """
+    cells = _cells(servers, min_accuracy)
+    known = _known_joules(servers, cells) if price else ([0.0] * len(cells), 0.0)
+    if known is None:
+        return None
+    item_j, idle_w = known
+    cost = [price * j - m.accuracy for j, (_, m) in zip(item_j, cells, strict=True)]
+    least = _least(servers, cells, cost, rate_rps)
+    return None if least is None else -(least + price * idle_w) / rate_rps
+
+
+def _known_joules(
+    servers: Sequence[SimulatedServer], cells: Sequence[tuple[int, SimulatedModel]]
+) -> tuple[list[float], float] | None:
+    """Return the joules of an item in each cell's thriftiest batch and the idle watts of all; None while unknown."""
+    item_j = [math.inf if m.energy_j is None else min(e / n for n, e in enumerate(m.energy_j, 1)) for _, m in cells]
+    idle_w = sum(math.inf if s.idle_w is None else s.idle_w for s in servers)
+    return (item_j, idle_w) if all(map(math.isfinite, (*item_j, idle_w))) else None
+
+
+def _cells(servers: Sequence[SimulatedServer], min_accuracy: float) -> list[tuple[int, SimulatedModel]]:
+    return [(s, m) for s, server in enumerate(servers) for m in _usable(server, min_accuracy)]
+
+
+def _least(
+    servers: Sequence[SimulatedServer],
+    cells: Sequence[tuple[int, SimulatedModel]],
+    cost: Sequence[float],
+    rate_rps: float,
+    *,
+    accuracy: float | None = None,
+) -> float | None:
+    """Return the least cost of flows that add up to a rate with no server more than busy; None when there are none."""
+    try:
+        from scipy.optimize import linprog
+    except ImportError:
+        raise ConfigError("the fluid bound needs scipy; install it with pip install 'slim-scheduler[sim]'") from None
+    if not cells:
+        return None
+    load = np.zeros((len(servers), len(cells)))
+    for cell, (server, model) in enumerate(cells):
+        load[server, cell] = 1 / model.capacity_rps
+    limits = [1.0] * len(servers)
+    if accuracy is not None:
+        load = np.vstack([load, [-m.accuracy / rate_rps for _, m in cells]])
+        limits.append(-accuracy)
+    solved = linprog(cost, A_ub=load, b_ub=limits, A_eq=np.ones((1, len(cells))), b_eq=[rate_rps], method="highs")
+    return float(solved.fun) if solved.success else None
+
+
+def _usable(server: SimulatedServer, min_accuracy: float) -> list[SimulatedModel]:
+    return [m for m in server.models if m.accuracy >= min_accuracy and m.instances > 0]

@@ -1,0 +1,1 @@
+"""What a run is of: a fleet, arrivals, and what goes wrong."""

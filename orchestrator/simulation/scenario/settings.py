@@ -1,0 +1,273 @@
+"""A scenario: a fleet, a workload and objectives, with what goes wrong; frozen values, and YAML that spells them.
+
+Loads are relative to what the fleet can serve at its quickest widths, or at one width (``load_of_width``), so that a
+scenario means the same on any machines. Whatever is impossible is refused with key, value and remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from orchestrator.config.section import Section
+from orchestrator.errors import ConfigError
+from orchestrator.profile.codec import read_profile
+from orchestrator.simulation.scenario import workloads
+from orchestrator.simulation.scenario.fleet import SimulatedServer, check_fleet, linear_model, server_from_profile
+from orchestrator.snapshot import ServerName
+from orchestrator.validation import describe_problem
+
+
+class WidthSettings(Section):
+    """A width of a server that is written out."""
+
+    accuracy: float | None = Field(default=None, ge=0, le=1)
+    """None: the width itself as a ratio, a placeholder."""
+    item_ms: float = Field(gt=0)
+    """An item adds this to a group."""
+    group_ms: float = Field(default=0, ge=0)
+    """And this a group takes besides."""
+    max_batch_size: int = Field(default=32, ge=1, le=4096)
+    """Items of a group at the most."""
+    instances: int = Field(default=1, ge=1)
+    """That serve it."""
+    item_mj: float | None = Field(default=None, ge=0)
+    """Millijoules that an item adds, above idle; None: unknown."""
+    group_mj: float = Field(default=0, ge=0)
+    """And a group besides."""
+    sigma: float = Field(default=0, ge=0, le=2)
+    """Of the lognormal factor of service times."""
+
+
+class ServerSettings(Section):
+    """One server, or ``count`` like ones."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """With ``count`` above 1 a number is put behind it."""
+    count: int = Field(default=1, ge=1, le=100_000)
+    """How many of them."""
+    profile: Path | None = None
+    """A profile.json, relative to the scenario's file; else ``widths``."""
+    profile_server: str | None = None
+    """Which server of the profile; None: its only one."""
+    widths: dict[Annotated[int, Field(ge=1, le=100)], WidthSettings] | None = None
+    """By percentage."""
+    idle_w: float | None = Field(default=None, ge=0)
+    """Drawn while up; None: what the profile says, or unknown."""
+
+    @model_validator(mode="after")
+    def _is_described_once(self) -> ServerSettings:
+        if (self.profile is None) == (not self.widths):
+            raise ValueError(f"server {self.name!r} needs either profile or widths")
+        return self
+
+
+class WorkloadSettings(Section):
+    """When requests arrive and what they bring."""
+
+    kind: Literal["poisson", "gamma", "mmpp", "ramp", "diurnal", "flash-crowd", "replay"] = "poisson"
+    """Shape of the arrivals; see orchestrator.simulation.scenario.workloads."""
+    load_ratio: float = Field(default=0.7, gt=0, le=100)
+    """Items a second over the fleet's fluid capacity; above 1 not all can be served for good."""
+    load_of_width: int | None = Field(default=None, ge=1, le=100)
+    """Capacity at this width; None: at each server's quickest width."""
+    requests: int = Field(default=100_000, ge=1, le=100_000_000)
+    """How many arrive."""
+    items: int = Field(default=1, ge=1, le=4096)
+    """In each request."""
+    cv2: float = Field(default=4.0, ge=0, le=1000)
+    """Of gamma gaps: squared coefficient of variation."""
+    rates: tuple[float, ...] = Field(default=(0.5, 2.0), min_length=1)
+    """Of an MMPP, relative to each other; of a ramp the first and the last."""
+    sojourn_requests: float = Field(default=500.0, gt=0)
+    """Of an MMPP: how many requests a state lasts, on average."""
+    amplitude: float = Field(default=0.8, ge=0, le=1)
+    """Of a diurnal rate."""
+    periods: float = Field(default=2.0, gt=0)
+    """Of a diurnal rate, over all requests."""
+    factor: float = Field(default=5.0, gt=0)
+    """Of a flash crowd over the level rate."""
+    begins: float = Field(default=0.4, ge=0, lt=1)
+    """Of a flash crowd, as a part of the whole time."""
+    lasts: float = Field(default=0.1, gt=0, le=1)
+    """Likewise."""
+    file: Path | None = None
+    """Of timestamps to replay, relative to the scenario's file."""
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> WorkloadSettings:
+        if (self.kind == "replay") != (self.file is not None):
+            raise ValueError("file goes with kind 'replay', and only with it")
+        if any(rate < 0 for rate in self.rates) or sum(self.rates) <= 0:
+            raise ValueError(f"rates {list(self.rates)} must not be negative, and one must be above 0")
+        if self.kind == "ramp" and len(self.rates) != 2:
+            raise ValueError(f"a ramp has two rates, the first and the last; rates has {len(self.rates)}")
+        return self
+
+    def shape(self) -> workloads.Shape:
+        """Return the shape of the arrivals."""
+        if self.kind == "poisson":
+            return workloads.poisson()
+        if self.kind == "gamma":
+            return workloads.gamma(self.cv2)
+        if self.kind == "mmpp":
+            return workloads.mmpp(self.rates, self.sojourn_requests)
+        if self.kind == "ramp":
+            return workloads.ramp(self.rates[0], self.rates[1])
+        if self.kind == "diurnal":
+            return workloads.diurnal(self.amplitude, self.periods)
+        if self.kind == "flash-crowd":
+            return workloads.flash_crowd(self.factor, self.begins, self.lasts)
+        assert self.file is not None  # checked above
+        return workloads.replay(self.file)
+
+
+class ObjectiveSettings(Section):
+    """What is asked of the fleet, and the router's bounds; names and defaults as in fleet.yaml."""
+
+    deadline_ms: float = Field(default=100.0, gt=0)
+    """From arrival."""
+    min_accuracy: float = Field(default=0.0, ge=0, le=1)
+    """Only widths of at least this accuracy."""
+    slack_margin: float = Field(default=1.25, ge=1)
+    """Expected times are multiplied by this before they are held against a deadline."""
+    in_flight_groups: int = Field(default=2, ge=1)
+    """Groups a server holds at a time, of a width with one instance."""
+    queue_limit: int = Field(default=10_000, ge=1)
+    """Items waiting; one more is refused."""
+    request_timeout_s: float = Field(default=30.0, gt=0)
+    """A request that has waited for longer is given up."""
+    max_attempts: int = Field(default=3, ge=1)
+    """How often a request is sent at the most."""
+
+
+class FaultSettings(Section):
+    """What goes wrong, by lot."""
+
+    fail_every_s: float | None = Field(default=None, gt=0)
+    """Mean time from a server's return to its next failure, exponential; None: never."""
+    down_s: float = Field(default=5.0, gt=0)
+    """Mean time until it returns, exponential."""
+    notice_s: float = Field(default=0.5, ge=0)
+    """Until the router has noticed; what it sends meanwhile is lost too, and sent again."""
+    throttle_every_s: float | None = Field(default=None, gt=0)
+    """Mean time between throttlings of a server, exponential; None: never."""
+    throttle_factor: float = Field(default=2.0, ge=1)
+    """Of service times meanwhile."""
+    throttle_s: float = Field(default=10.0, gt=0)
+    """Mean time it lasts, exponential."""
+
+
+class TelemetrySettings(Section):
+    """What the router learns of its servers, and when."""
+
+    learns: bool = True
+    """Whether expected times are fitted to what is observed, as live; else they stay as they begin."""
+    report_every_s: float | None = Field(default=None, gt=0)
+    """The router learns what a server has done only by such reports, as one of many routers does; None: at once."""
+    delay_s: float = Field(default=0.0, ge=0)
+    """Age of a report."""
+    lost_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Of reports that never arrive."""
+    noise: float = Field(default=0.0, ge=0, le=2)
+    """σ of a lognormal factor on the speeds that the router is told at the beginning."""
+
+
+class ScenarioSettings(Section):
+    """All of a scenario's file."""
+
+    name: str = Field(min_length=1)
+    """For tables and files."""
+    servers: tuple[ServerSettings, ...] = Field(min_length=1)
+    workload: WorkloadSettings = WorkloadSettings()
+    objectives: ObjectiveSettings = ObjectiveSettings()
+    faults: FaultSettings = FaultSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+
+def load_scenario(path: Path) -> tuple[ScenarioSettings, tuple[SimulatedServer, ...]]:
+    """Return a scenario and its fleet; files that it names are read.
+
+    Raises:
+        ConfigError: when a file can't be read or used, or a key or value is not allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"can't read the scenario in {path} ({exc})") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no mapping; it starts with 'name:'")
+    try:
+        settings = ScenarioSettings.model_validate(values)
+    except ValidationError as exc:
+        raise ConfigError(f"{path}: {describe_problem(exc, ScenarioSettings)}") from exc
+    if settings.workload.file is not None:
+        workload = settings.workload.model_copy(update={"file": path.parent / settings.workload.file})
+        settings = settings.model_copy(update={"workload": workload})
+    fleet = tuple(server for entry in settings.servers for server in _servers(entry, path.parent))
+    check_fleet(fleet)
+    return settings, fleet
+
+
+def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> str:
+    """Return what tells a scenario from another: of all that it says, of its fleet and of the times that it replays.
+
+    Raises:
+        ConfigError: when the file of times is missing or out of order.
+    """
+    text = settings.model_dump_json(exclude={"workload": {"file"}}) + repr(tuple(servers))
+    delays_s = [[model.delay_s for model in server.models] for server in servers]
+    if any(any(row) for row in delays_s):
+        text += repr(delays_s)  # only then, so that the digests of all others stay what they were
+    if settings.workload.file is not None:
+        settings.workload.shape()
+        text += settings.workload.file.read_text()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _servers(settings: ServerSettings, folder: Path) -> list[SimulatedServer]:
+    one = _server(settings, folder)
+    if settings.count == 1:
+        return [one]
+    digits = len(str(settings.count - 1))
+    names = [f"{settings.name}{index:0{digits}d}" for index in range(settings.count)]
+    return [SimulatedServer(ServerName(name), one.models, one.idle_w) for name in names]
+
+
+def _server(settings: ServerSettings, folder: Path) -> SimulatedServer:
+    if settings.profile is None:
+        models = tuple(
+            linear_model(
+                width,
+                item_s=w.item_ms / 1e3,
+                group_s=w.group_ms / 1e3,
+                max_batch_size=w.max_batch_size,
+                accuracy=w.accuracy,
+                item_j=None if w.item_mj is None else w.item_mj / 1e3,
+                group_j=w.group_mj / 1e3,
+                instances=w.instances,
+                sigma=w.sigma,
+            )
+            for width, w in sorted((settings.widths or {}).items())
+        )
+        return SimulatedServer(ServerName(settings.name), models, settings.idle_w)
+    profile = read_profile(folder / settings.profile)
+    if settings.profile_server is None and len(profile.servers) > 1:
+        names = ", ".join(s.name for s in profile.servers)
+        raise ConfigError(f"servers: {settings.name}: name one of the profile's servers in profile_server: {names}")
+    found = profile.servers[0] if settings.profile_server is None else profile.server(settings.profile_server)
+    if found is None:
+        names = ", ".join(s.name for s in profile.servers)
+        raise ConfigError(
+            f"servers: {settings.name}: no server {settings.profile_server!r} in the profile, only {names}"
+        )
+    server = server_from_profile(found, settings.name)
+    idle_w = server.idle_w if settings.idle_w is None else settings.idle_w
+    return SimulatedServer(server.name, server.models, idle_w)

@@ -1,0 +1,128 @@
+"""What happens to a fleet whatever its router decides: arrivals, noise, lots and faults, drawn beforehand.
+
+Each kind has a random stream of its own, spawned from one seed, so that a scenario with failures has the arrivals of
+the same scenario without. Policies that are given the same trace meet the same world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.simulation.bounds.capacity import capacity_rps
+from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings
+from orchestrator.simulation.scenario.workloads import scaled
+from orchestrator.simulation.world import fields as f
+
+Floats = NDArray[np.float64]
+
+_MOST_DRAIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """One realisation of a scenario.
+
+    Attributes:
+        arrived_s: float64 [requests], ascending.
+        deadline_s: float64 [requests].
+        items: float64 [requests].
+        noise: float64 [requests], standard normal.
+        lots: float64 [2, requests], in [0, 1).
+        schedule: float64 [EVENT_FIELDS, entries], by time.
+        believed_speed: float64 [servers], factors on the service times that the router is told at the beginning.
+        rate_rps: mean items a second that the arrivals were scaled to.
+    """
+
+    arrived_s: Floats
+    deadline_s: Floats
+    items: Floats
+    noise: Floats
+    lots: Floats
+    schedule: Floats
+    believed_speed: Floats
+    rate_rps: float
+
+
+def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], seed: int) -> Trace:
+    """Return the trace of a seed; equal seeds give equal traces.
+
+    Raises:
+        ConfigError: when the load can't be scaled, because no server serves what is asked for.
+    """
+    arrivals, noise, lots, faults, reports, beliefs = (
+        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(6)
+    )
+    workload, objectives = settings.workload, settings.objectives
+    most_rps = capacity_rps(servers, width=workload.load_of_width, min_accuracy=objectives.min_accuracy)
+    rate_rps = workload.load_ratio * most_rps
+    count = workload.requests
+    arrived_s = scaled(workload.shape(), count, rate_rps / workload.items, arrivals)
+    # Faults and reports go on for a while after the last arrival, in which the queue drains; those that lie after the
+    # last answer never happen (orchestrator.simulation.world.loop).
+    horizon_s = float(arrived_s[-1]) + min(objectives.request_timeout_s, _MOST_DRAIN_S)
+    entries = [
+        *_faults(settings.faults, len(servers), horizon_s, faults),
+        *_reports(settings.telemetry, len(servers), horizon_s, reports),
+    ]
+    schedule = np.array(sorted(entries, key=lambda e: (e[0], e[1:])), dtype=float).reshape(-1, 4)
+    table = np.zeros((f.EVENT_FIELDS, max(1, len(entries))))
+    if entries:
+        for field, column in zip((f.AT_S, f.EVENT_SERVER, f.KIND, f.VALUE), schedule.T, strict=True):
+            table[field] = column
+        table[f.ORDER] = np.arange(len(entries))
+    sigma = settings.telemetry.noise
+    return Trace(
+        arrived_s,
+        arrived_s + objectives.deadline_ms / 1e3,
+        np.full(count, float(workload.items)),
+        noise.standard_normal(count),
+        lots.random((2, count)),
+        table if entries else np.zeros((f.EVENT_FIELDS, 0)),
+        np.exp(sigma * beliefs.standard_normal(len(servers)) - sigma * sigma / 2),
+        rate_rps,
+    )
+
+
+Entry = tuple[float, float, float, float]
+"""When, server, kind, value."""
+
+
+def _faults(settings: FaultSettings, servers: int, horizon_s: float, rng: np.random.Generator) -> list[Entry]:
+    entries: list[Entry] = []
+    for server, own in enumerate(rng.spawn(servers)):
+        failures, throttles = own.spawn(2)
+        at_s = 0.0
+        while settings.fail_every_s is not None:
+            at_s += failures.exponential(settings.fail_every_s)
+            back_s = at_s + failures.exponential(settings.down_s)
+            if at_s > horizon_s:
+                break
+            entries += [(at_s, server, f.FAILS, 0.0), (back_s, server, f.RETURNS, 0.0)]
+            if at_s + settings.notice_s < back_s:
+                entries.append((at_s + settings.notice_s, server, f.NOTICED, 0.0))
+            at_s = back_s
+        at_s = 0.0
+        while settings.throttle_every_s is not None:
+            at_s += throttles.exponential(settings.throttle_every_s)
+            back_s = at_s + throttles.exponential(settings.throttle_s)
+            if at_s > horizon_s:
+                break
+            entries += [(at_s, server, f.THROTTLES, settings.throttle_factor), (back_s, server, f.THROTTLES, 1.0)]
+            at_s = back_s
+    return entries
+
+
+def _reports(settings: TelemetrySettings, servers: int, horizon_s: float, rng: np.random.Generator) -> list[Entry]:
+    if settings.report_every_s is None:
+        return []
+    entries: list[Entry] = []
+    for server in range(servers):
+        at_s = np.arange(rng.random(), horizon_s / settings.report_every_s) * settings.report_every_s
+        kept = at_s[rng.random(len(at_s)) >= settings.lost_ratio] + settings.delay_s
+        entries += [(float(t), float(server), f.REPORTS, settings.delay_s) for t in kept]
+    return entries

@@ -1,0 +1,95 @@
+"""One number for a run, and its place in the cube of accuracy, deadlines and joules; both by the scenario alone.
+
+Whoever chooses one policy must trade accuracy, deadlines and joules. The **utility** of a run is
+
+    effective accuracy − EXCHANGE · joules per answer / most joules
+
+in points of accuracy: an answer that is late or lost earns nothing, and joules count at the rate at which the project's
+own bars trade them, 15 % fewer joules for 2 points of accuracy. Where joules are unknown that term is left out for all.
+
+**Most joules** is what a request costs on a fleet whose servers all draw the most they can all the time. It follows
+from fleet and load, not from any result, so it is the same for whoever evaluates. A policy that can't keep up still
+works after the last arrival and may take more.
+
+The **reference point** of hypervolumes is (one spread of the widths' accuracies below the narrowest, no request in
+time, twice the most joules); 1 on each axis is (accuracy of the widest, all in time, no joules). Were it at the
+narrowest width itself, a policy that sends only that one, on time and at the least joules, would dominate nothing, and
+there would be nothing to compare with. Likewise at the most joules: a run whose arrivals happen to come slowly, or that
+drains for long, takes more. As it is, half of an axis is for the worst that is sensible and half for what is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.simulation.bounds.capacity import capacity_rps
+from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+
+EXCHANGE: Final = 0.02 / 0.15
+_SPARE: Final = 2.0
+"""How many times the most joules the reference point takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What runs of a scenario are measured by.
+
+    Attributes:
+        least_accuracy, most_accuracy: of all widths.
+        most_j: joules a request at the very most; None where joules are unknown.
+    """
+
+    least_accuracy: float
+    most_accuracy: float
+    most_j: float | None
+
+    @property
+    def reference_accuracy(self) -> float:
+        """Accuracy of the reference point."""
+        return max(0.0, 2 * self.least_accuracy - self.most_accuracy)
+
+    @property
+    def joule_price(self) -> float:
+        """Accuracy that a joule of a request costs; 0 where joules are unknown."""
+        return EXCHANGE / self.most_j if self.most_j else 0.0
+
+    def utility(self, figures: Mapping[str, float | None]) -> float:
+        """Return the utility of a run."""
+        effective, joules = figures["effective_accuracy"], figures["joules_per_answer"]
+        return (effective or 0.0) - (0.0 if joules is None else self.joule_price * joules)
+
+    def place(self, figures: Mapping[str, float | None]) -> tuple[float, float, float]:
+        """Return where a run lies in the cube; without joules its third axis says nothing, 1 for all."""
+        accuracy, joules = figures["accuracy"], figures["joules_per_answer"]
+        span = self.most_accuracy - self.reference_accuracy
+        position = 0.0 if accuracy is None else (accuracy - self.reference_accuracy) / span if span > 0 else 1.0
+        thrift = 1 - joules / (_SPARE * self.most_j) if self.most_j and joules is not None else 1.0
+        return position, figures["attainment_ratio"] or 0.0, thrift
+
+
+def make_yardstick(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> Yardstick:
+    """Return the yardstick of a scenario."""
+    accuracies = [m.accuracy for s in servers for m in s.models]
+    workload = settings.workload
+    most_rps = capacity_rps(servers, width=workload.load_of_width, min_accuracy=settings.objectives.min_accuracy)
+    powers = [_most_w(server) for server in servers]
+    known = [w for w in powers if w is not None]
+    rate_rps = workload.load_ratio * most_rps / workload.items
+    most_j = sum(known) / rate_rps if len(known) == len(powers) else 0.0
+    return Yardstick(min(accuracies), max(accuracies), most_j or None)
+
+
+def _most_w(server: SimulatedServer) -> float | None:
+    """Return the most power that a server draws for long: idle and its most costly groups one after another."""
+    if server.idle_w is None:
+        return None
+    busy_w = 0.0
+    for model in server.models:
+        if model.energy_j is None:
+            return None
+        parallel = max(1, model.instances)
+        busy_w = max(busy_w, *(parallel * e / t for e, t in zip(model.energy_j, model.service_s, strict=True)))
+    return server.idle_w + busy_w

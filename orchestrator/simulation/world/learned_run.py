@@ -1,0 +1,70 @@
+"""A world run by a learned policy: the event loop and the network in one compiled call.
+
+Where the policy would not trust itself live, its base decides, as a guard whose fallback is the base would have it; how
+often that is so is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from orchestrator.errors import UntrustedError
+from orchestrator.policies.learned import LearnedPolicy
+from orchestrator.policies.learned.decide import Scorer, decide_by_scores
+from orchestrator.policies.tables.compiled import Column, compiled
+from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world.fields import World
+from orchestrator.simulation.world.loop import advance, apply
+
+DECIDED: Final = 0
+DISTRUSTED: Final = 1
+
+
+def run_learned(world: World, policy: LearnedPolicy, until_s: float, counts: Column) -> None:
+    """Run up to a time; add to ``counts`` the decisions, and those of them in which the base stood in."""
+    scorer = policy.scorer(world.fleet.server_count * world.fleet.widths)
+    if scorer is not None:
+        _run_scored(world, scorer, until_s, counts)
+        return
+    while advance(world, until_s):
+        rows, ask, count = world.rows, world.wish.ask, int(world.state[f.ROW_COUNT])
+        counts[DECIDED] += 1
+        try:
+            row, items, _, hold_until_s = policy.choose_row(world.memory, rows, count, ask)
+        except UntrustedError:
+            counts[DISTRUSTED] += 1
+            row, items, _, hold_until_s = policy.base.choose_row(world.memory, rows, count, ask)
+        apply(world, row, items, hold_until_s)
+
+
+@compiled
+def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
+    view = scorer.room
+    while advance(world, until_s):
+        row, items, hold_until_s, strange = decide_by_scores(
+            world.rule,
+            world.memory,
+            world.rows,
+            int(world.state[f.ROW_COUNT]),
+            world.wish.ask,
+            scorer.preference,
+            view.base,
+            view.picked,
+            view.chosen,
+            view.extremes,
+            view.lines,
+            view.context,
+            view.mask,
+            scorer.low,
+            scorer.high,
+            scorer.params,
+            scorer.strength,
+            scorer.hidden,
+            scorer.scores,
+        )
+        counts[DECIDED] += 1
+        if strange >= 0:
+            counts[DISTRUSTED] += 1
+            row, items, hold_until_s = int(view.base[0]), view.base[1], view.base[2]
+        apply(world, row, items, hold_until_s if row < 0 else math.inf)

@@ -1,0 +1,423 @@
+"""Many worlds that are stepped from choice to choice in one compiled call: what learning is fed with.
+
+The tables of all worlds lie in arrays with the world as their first axis, so a step costs no more Python for a hundred
+worlds than for one, and each world in it is the very World that a Simulation runs, by the same functions. Worlds may
+differ in everything (fleet, workload, objectives); shorter tables are padded.
+
+A world stops only where there is a choice: decisions with one allowed action are made on the way. An episode ends when
+every request of its trace is answered or given up.
+
+What a step earned comes as four numbers, see orchestrator.simulation.rewards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigError
+from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_action
+from orchestrator.policies.learned.arrivals import note_leaving
+from orchestrator.policies.learned.decide import View, ask_base, first_allowed, look, parse_base
+from orchestrator.policies.learned.features import CONTEXT, EXTREMES, FEATURES, OBSERVATION, ROWS
+from orchestrator.policies.learned.holds import note_decision, standing_hold
+from orchestrator.policies.learned.paper import row_of_choices
+from orchestrator.policies.memory import MEMORY_FIELDS, SLOTS, STRIDE, WHOLE
+from orchestrator.policies.registry import RulePolicy
+from orchestrator.policies.rule import RULE_FIELDS, choose_row
+from orchestrator.policies.tables import fields as r
+from orchestrator.policies.tables.compiled import IS_COMPILED, compiled
+from orchestrator.simulation.rewards import (
+    DEADLINE_SCALE,
+    OBJECTIVES,
+    SCALES,
+    SUMS,
+    TIME_SUM,
+    Task,
+    reward_scales,
+    write_rewards,
+)
+from orchestrator.simulation.scenario.trace import draw_trace
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world.fields import World
+from orchestrator.simulation.world.loop import advance, apply
+
+NO_ADVICE: Final = -1
+"""In place of the teacher's action: it would do what is none of the actions."""
+_MOST_WIDTHS: Final = 32
+
+
+Floats = NDArray[np.float64]
+
+
+class Step(NamedTuple):
+    """What the worlds look like where the next choice is.
+
+    Attributes:
+        observations: float32 [worlds, OBSERVATION].
+        masks: bool [worlds, ACTIONS], of what is allowed; all of a world that has ended are.
+        rewards: float64 [worlds, 4], what the action before earned, by OBJECTIVES.
+        ended: bool [worlds].
+        elapsed: float64 [worlds], time since the choice before, in deadlines.
+        advice: int64 [worlds], what the teacher of the world would do, or NO_ADVICE.
+    """
+
+    observations: NDArray[np.float32]
+    masks: NDArray[np.bool_]
+    rewards: Floats
+    ended: NDArray[np.bool_]
+    elapsed: Floats
+    advice: NDArray[np.int64]
+
+
+class _Tables(NamedTuple):
+    """The arrays of a World and of a View with the world as first axis; ``counts`` are the numbers of a Fleet."""
+
+    servers: Any
+    models: Any
+    groups: Any
+    ask: Any
+    allowed: Any
+    avoided: Any
+    rows: Any
+    order: Any
+    busy: Any
+    place_of: Any
+    hull: Any
+    rule: Any
+    memory: Any
+    requests: Any
+    truth: Any
+    true_models: Any
+    service_s: Any
+    energy_j: Any
+    held: Any
+    events: Any
+    schedule: Any
+    state: Any
+    heap: Any
+    roots: Any
+    sample: Any
+    counts: Any
+
+
+class _Learner(NamedTuple):
+    """What is kept for each world beside it."""
+
+    base_rule: Any
+    base_memory: Any
+    preference: Any
+    widths: Any
+    scales: Any
+    sums: Any
+    considered: Any
+    base: Any
+    chosen: Any
+    lines: Any
+    context: Any
+    mask: Any
+    holds_on: bool
+    picked: Any  # shared by all
+    extremes: Any  # likewise
+
+
+class WorldBatch:
+    """Worlds of one batch; each is loaded with a task, then all are stepped together.
+
+    Args:
+        worlds: how many.
+        base: the policy that says what is masked and that a learned one rests on.
+        holds_on: whether a hold stands, as it does where a learned policy serves (orchestrator.policies.learned.holds);
+            else every decision is asked about.
+
+    Raises:
+        ConfigError: when Numba is not there, or the base can't be one.
+    """
+
+    def __init__(self, worlds: int, *, base: str = "lert:slack", holds_on: bool = False) -> None:
+        if not IS_COMPILED:
+            raise ConfigError("batches of worlds need numba; install it with pip install numba")
+        self.worlds = worlds
+        self._base = parse_base(base)
+        self._tables: _Tables | None = None
+        self._learner = _new_learner(worlds, holds_on=holds_on)
+        self._is_running = np.zeros(worlds, np.bool_)
+        self._step = Step(
+            np.zeros((worlds, OBSERVATION), np.float32),
+            np.ones((worlds, ACTIONS), np.bool_),
+            np.zeros((worlds, len(OBJECTIVES))),
+            np.ones(worlds, np.bool_),
+            np.zeros(worlds),
+            np.full(worlds, NO_ADVICE),
+        )
+        self._orders = np.zeros((worlds, 3), np.int64)
+
+    def load(self, world: int, task: Task, seed: int, *, teacher: RulePolicy | None = None) -> None:
+        """Begin an episode in a world; ``settle`` then runs it to its first choice.
+
+        Args:
+            world: by index.
+            task: what it is made of.
+            seed: of its trace; equal tasks and seeds give equal worlds.
+            teacher: whose actions are given as advice; None: the base.
+        """
+        trace = draw_trace(task.settings, sorted(task.servers, key=lambda s: s.name), seed)
+        # The world's own rule is the teacher, so that it observes what becomes of groups.
+        simulation = Simulation(task.settings, task.servers, teacher or self._base, trace=trace)
+        simulation.decide_outside()
+        made = simulation.world
+        ask = made.wish.ask
+        ask[r.PREFER_ACCURACY], ask[r.PREFER_LATENCY], ask[r.PREFER_ENERGY] = task.preference
+        arrays, counts = _arrays(made)
+        self._tables = tables = _fitted(self._tables, arrays, self.worlds)
+        for stacked, array in zip(tables, arrays, strict=False):
+            stacked[world] = 0
+            stacked[(world, *(slice(length) for length in array.shape))] = array
+        tables.counts[world] = counts
+        learner = self._learner
+        if len(learner.picked) < tables.rows.shape[2]:
+            learner = learner._replace(picked=np.zeros(tables.rows.shape[2]))
+        if learner.base_memory.shape != tables.memory.shape:
+            memories = np.zeros(tables.memory.shape)
+            memories[:, :, : learner.base_memory.shape[2]] = learner.base_memory
+            learner = learner._replace(base_memory=memories)
+        self._learner = learner
+        learner.base_rule[world] = self._base.numbers
+        learner.base_memory[world] = 0
+        learner.base_memory[world, WHOLE, STRIDE] = made.memory[WHOLE][STRIDE]
+        learner.preference[world] = task.preference
+        learner.sums[world] = 0
+        learner.scales[world] = reward_scales(task)
+        widths = sorted({m.width for s in task.servers for m in s.models})
+        if len(widths) > _MOST_WIDTHS:
+            raise ConfigError(f"{task.settings.name} has {len(widths)} widths; at most {_MOST_WIDTHS} can be learned")
+        learner.widths[world] = 0
+        learner.widths[world, : len(widths)] = widths
+        self._is_running[world] = True
+        self._orders[world] = -1
+
+    def settle(self) -> Step:
+        """Run worlds that were loaded to their first choice; nothing else changes."""
+        self._run()
+        return self._step
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """Take an action in every world that has not ended and run to the next choice; arrays are reused.
+
+        Args:
+            actions: int64 [worlds], see orchestrator.policies.learned.actions; or int64 [worlds, 3], servers, widths
+                and powers of 2 of ppo-paper.
+        """
+        if actions.ndim == 1:
+            self._orders[:, 0] = actions
+            self._orders[:, 1:] = -1
+        else:
+            self._orders[:] = actions
+        self._orders[~self._is_running] = -1
+        self._run()
+        return self._step
+
+    def _run(self) -> None:
+        assert self._tables is not None, "load the worlds first"
+        _step_worlds(self._tables, self._learner, self._orders, self._is_running, self._step)
+        self._orders[:] = -1
+
+    def totals(self, world: int) -> dict[str, float]:
+        """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
+        assert self._tables is not None, "load the worlds first"
+        state = self._tables.state[world]
+        answered = float(state[f.ANSWERED_COUNT])
+        busy_j = self._tables.truth[world][f.BUSY_J][: int(self._tables.counts[world][0])]
+        return {
+            "requests": float(state[f.ARRIVALS]),
+            "answered": answered,
+            "in_time": float(state[f.ON_TIME_COUNT]),
+            "lost": float(state[f.LOST_COUNT]),
+            "accuracy": float(state[f.ACCURACY_SUM]) / max(1.0, answered),
+            "latency_s": float(state[f.LATENCY_SUM_S]) / max(1.0, answered),
+            "busy_j": float(busy_j.sum()),
+        }
+
+
+def _new_learner(worlds: int, *, holds_on: bool) -> _Learner:
+    return _Learner(
+        base_rule=np.zeros((worlds, RULE_FIELDS)),
+        base_memory=np.zeros((worlds, MEMORY_FIELDS, SLOTS)),
+        preference=np.zeros((worlds, 3)),
+        widths=np.zeros((worlds, _MOST_WIDTHS)),
+        scales=np.zeros((worlds, SCALES)),
+        sums=np.zeros((worlds, SUMS)),
+        considered=np.zeros(worlds, np.int64),
+        base=np.zeros((worlds, 3)),
+        chosen=np.zeros((worlds, ROWS)),
+        lines=np.zeros((worlds, ROWS, FEATURES)),
+        context=np.zeros((worlds, CONTEXT)),
+        mask=np.zeros((worlds, ACTIONS)),
+        holds_on=holds_on,
+        picked=np.zeros(1),
+        extremes=np.zeros(EXTREMES),
+    )
+
+
+def _arrays(world: World) -> tuple[list[Any], list[int]]:
+    """Return the arrays of a world in the order of _Tables, and the numbers of its fleet."""
+    fleet, wish, scratch = world.fleet, world.wish, world.scratch
+    arrays = [
+        *(fleet.servers, fleet.models, fleet.groups),
+        *(wish.ask, wish.allowed, wish.avoided, world.rows),
+        *(scratch.order, scratch.busy, scratch.place_of, scratch.hull),
+        *(world.rule, world.memory, world.requests, world.truth, world.models, world.service_s, world.energy_j),
+        *(world.held, world.events, world.schedule, world.state, world.heap, world.roots, world.sample),
+    ]
+    return arrays, [fleet.server_count, fleet.columns, fleet.widths, fleet.depth]
+
+
+def _fitted(tables: _Tables | None, arrays: Sequence[Any], worlds: int) -> _Tables:
+    """Return tables with room for a world's arrays; what is in them stays."""
+    if tables is None:
+        stacked = [np.zeros((worlds, *array.shape)) for array in arrays]
+        return _Tables._make([*stacked, np.zeros((worlds, 4), np.int64)])
+    if all(np.all(np.array(array.shape) <= known.shape[1:]) for known, array in zip(tables, arrays, strict=False)):
+        return tables
+    grown = []
+    for known, array in zip(tables, arrays, strict=False):
+        larger = np.zeros((worlds, *np.maximum(known.shape[1:], array.shape)))
+        larger[tuple(slice(length) for length in known.shape)] = known
+        grown.append(larger)
+    return _Tables._make([*grown, tables.counts])
+
+
+@compiled
+def _world_of(tables: _Tables, i: int) -> World:
+    counts = tables.counts[i]
+    return World(
+        r.Fleet(tables.servers[i], tables.models[i], tables.groups[i], counts[0], counts[1], counts[2], counts[3]),
+        r.Wish(tables.ask[i], tables.allowed[i], tables.avoided[i]),
+        tables.rows[i],
+        r.Scratch(tables.order[i], tables.busy[i], tables.place_of[i], tables.hull[i]),
+        tables.rule[i],
+        tables.memory[i],
+        tables.requests[i],
+        tables.truth[i],
+        tables.true_models[i],
+        tables.service_s[i],
+        tables.energy_j[i],
+        tables.held[i],
+        tables.events[i],
+        tables.schedule[i],
+        tables.state[i],
+        tables.heap[i],
+        tables.roots[i],
+        tables.sample[i],
+    )
+
+
+@compiled
+def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: Any, step: Step) -> None:
+    for i in range(orders.shape[0]):
+        for objective in range(4):
+            step.rewards[i, objective] = 0.0
+        step.ended[i] = not is_running[i]
+        step.elapsed[i] = 0.0
+        if not is_running[i]:
+            continue
+        world = _world_of(tables, i)
+        view = View(
+            learner.base[i],
+            learner.picked,
+            learner.chosen[i],
+            learner.extremes,
+            learner.lines[i],
+            learner.context[i],
+            learner.mask[i],
+        )
+        if world.state[f.IS_PENDING] != 0:
+            if orders[i, 0] < 0:
+                continue  # it waits for its action
+            _take(world, view, learner, orders[i], i)
+        is_choice = _run_to_choice(world, view, learner, step, i)
+        step.elapsed[i] = (world.state[f.NOW_S] - learner.sums[i, TIME_SUM]) / learner.scales[i, DEADLINE_SCALE]
+        learner.sums[i, TIME_SUM] = world.state[f.NOW_S]
+        write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
+        if is_choice:
+            _write_observation(view, int(learner.considered[i]), step.observations[i], step.masks[i])
+        else:
+            step.ended[i] = True
+            is_running[i] = False
+            for action in range(ACTIONS):
+                step.masks[i, action] = True
+
+
+@compiled
+def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> None:
+    rows, ask, count = world.rows, world.wish.ask, int(world.state[f.ROW_COUNT])
+    if order[1] >= 0:
+        row, items = row_of_choices(rows, count, ask, order[0], order[1], order[2], learner.widths[i])
+        if row >= 0:
+            note_leaving(row, items, learner.base_memory[i])
+            apply(world, row, items, math.inf)
+            return
+        order[0] = HOLD_ACTION
+    action = int(order[0])
+    if action > HOLD_ACTION or view.mask[action] == 0:
+        action = HOLD_ACTION
+    row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), ask, view.base)
+    if learner.holds_on:
+        note_decision(row, until_s, learner.base_memory[i], rows, count, ask, view.base)
+    note_leaving(row, items, learner.base_memory[i])
+    apply(world, row, items, until_s)
+
+
+@compiled
+def _run_to_choice(world: World, view: View, learner: _Learner, step: Step, i: int) -> bool:
+    """Run to the next decision with a choice; return whether there is one. Teachers are asked at every decision."""
+    while advance(world, math.inf):
+        count = int(world.state[f.ROW_COUNT])
+        rows, ask, memory = world.rows, world.wish.ask, learner.base_memory[i]
+        ask_base(learner.base_rule[i], memory, rows, count, ask, learner.preference[i], view)
+        if learner.holds_on:
+            row, items, until_s = standing_hold(memory, rows, count, ask, view.base)
+            if row == r.HOLD:
+                apply(world, row, items, until_s)
+                continue
+        number, allowed = look(memory, rows, count, ask, learner.preference[i], view)
+        learner.considered[i] = number
+        step.advice[i] = _advice(world, view, number)
+        if allowed > 1:
+            return True
+        row, items, until_s = do_action(first_allowed(view.mask), rows, view.chosen, number, ask, view.base)
+        if learner.holds_on:
+            note_decision(row, until_s, memory, rows, count, ask, view.base)
+        note_leaving(row, items, memory)
+        apply(world, row, items, until_s)
+    return False
+
+
+@compiled
+def _write_observation(view: View, considered: int, observation: Any, mask: Any) -> None:
+    for line in range(ROWS):
+        for feature in range(FEATURES):
+            value = view.lines[line][feature] if line < considered else 0.0
+            observation[line * FEATURES + feature] = value
+    for place in range(CONTEXT):
+        observation[ROWS * FEATURES + place] = view.context[place]
+    for action in range(ACTIONS):
+        mask[action] = view.mask[action] != 0
+
+
+@compiled
+def _advice(world: World, view: View, considered: int) -> int:
+    """Return the teacher's action; NO_ADVICE when its row is not considered or not allowed, or it rejects."""
+    count = int(world.state[f.ROW_COUNT])
+    row, _, _, _ = choose_row(world.rule, world.memory, world.rows, count, world.wish.ask)
+    if row == r.HOLD:
+        return HOLD_ACTION if view.mask[HOLD_ACTION] != 0 else NO_ADVICE
+    for line in range(considered):
+        if int(view.chosen[line]) == row and view.mask[line] != 0:
+            return line
+    return NO_ADVICE

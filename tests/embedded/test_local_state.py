@@ -1,0 +1,110 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import parse_fleet
+from orchestrator.embedded import local_state
+from orchestrator.embedded.local_fleet import read_status, stop_fleet
+from orchestrator.embedded.local_state import LocalServer, ProcessIdentity, read_identity
+from orchestrator.embedded.local_supervisor import FleetRequest, decode_request, render_settings
+from orchestrator.errors import ConfigError
+
+DEAD = ProcessIdentity(pid=2**22 + 1, start_ticks=1)
+
+
+def build_server(name: str = "local-0", slowdown: float = 1.0, port: int = 1) -> LocalServer:
+    return LocalServer(
+        name=name,
+        grpc=f"127.0.0.1:{port}",
+        http=f"127.0.0.1:{port + 1}",
+        metrics=f"http://127.0.0.1:{port + 2}/metrics",
+        controller=f"127.0.0.1:{port + 3}",
+        repository="/models",
+        process=DEAD,
+        slowdown=slowdown,
+        cpus=(0, 1) if slowdown > 1 else None,
+        log="/l",
+    )
+
+
+def test_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    servers = (build_server(), build_server("local-1", 3.0, 11))
+    local_state.write_servers(tmp_path, servers)
+    local_state.write_supervisor(tmp_path, DEAD)
+    assert local_state.read_servers(tmp_path) == servers
+    assert local_state.read_supervisor(tmp_path) == DEAD
+    local_state.remove_state(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert local_state.read_servers(tmp_path) == ()
+    assert local_state.read_supervisor(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"servers": [{"name": "a"}]}', "[1]"])
+def test_damaged_state_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / local_state.STATE_FILE).write_text(text)
+    with pytest.raises(ConfigError, match=r"can't use .*state.json"):
+        local_state.read_servers(tmp_path)
+
+
+def test_a_reused_process_id_is_not_the_process() -> None:
+    me = read_identity(os.getpid())
+    assert me is not None
+    assert me.is_alive()
+    assert not ProcessIdentity(me.pid, me.start_ticks + 1).is_alive()
+    assert not DEAD.is_alive()
+
+
+def test_a_zombie_is_not_alive() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert read_identity(process.pid) is None
+
+
+def test_state_directories(tmp_path: Path) -> None:
+    choose = local_state.choose_state_directory
+    assert choose({"XDG_RUNTIME_DIR": "/run/user/7"}, "/tmp", 7) == Path("/run/user/7/slimsched")
+    assert choose({}, "/tmp", 7) == Path("/tmp/slimsched-7")
+    local_state.prepare_directory(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"can't use state directory .*; give another with --state-dir"):
+        local_state.prepare_directory(tmp_path / "file" / "below")
+
+
+def test_the_fleet_file_labels_what_is_emulated() -> None:
+    fleet = parse_fleet(render_settings((build_server(), build_server("local-1", 3.0, 11))))
+    assert [server.name for server in fleet.servers] == ["local-0", "local-1"]
+    assert [server.emulated_slowdown for server in fleet.servers] == [None, 3.0]
+    assert [server.metrics for server in fleet.servers] == [
+        "http://127.0.0.1:3/metrics",
+        "http://127.0.0.1:13/metrics",
+    ]
+
+
+def test_the_fleet_file_tells_a_controller_where_it_belongs() -> None:
+    fleet = parse_fleet(render_settings((build_server(), build_server("local-1", 3.0, 11))))
+    assert [server.controller for server in fleet.servers] == ["127.0.0.1:4", "127.0.0.1:14"]
+    assert {server.repository for server in fleet.servers} == {Path("/models")}
+
+
+def test_a_request_survives_the_pipe() -> None:
+    request = FleetRequest(
+        repository=Path("/r"), slowdowns=(1.0, 2.5), cpu_sets=(None, frozenset({0, 3})), start_timeout_s=9.5
+    )
+    assert decode_request(request.encode()) == request
+
+
+def test_a_fleet_that_is_gone_is_stale_and_is_cleaned_up(tmp_path: Path) -> None:
+    assert read_status(tmp_path) is None
+    assert stop_fleet(tmp_path) is None
+    local_state.write_supervisor(tmp_path, DEAD)
+    local_state.write_servers(tmp_path, (build_server(),))
+    status = read_status(tmp_path)
+    assert status is not None
+    assert not status.is_running
+    assert [entry.is_running for entry in status.servers] == [False]
+    assert stop_fleet(tmp_path) == status
+    assert read_status(tmp_path) is None

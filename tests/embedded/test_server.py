@@ -1,0 +1,80 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from orchestrator.embedded.server import (
+    EmbeddedOptions,
+    EmbeddedServer,
+    check_repository,
+    choose_free_ports,
+    choose_ports,
+    describe_exit_code,
+)
+from orchestrator.errors import ConfigError, EmbeddedServerError
+
+
+def test_chosen_ports_differ_and_given_ones_are_kept() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    ports = choose_ports(EmbeddedOptions(http_port=free))
+    assert ports.http == free
+    assert len({ports.grpc, ports.http, ports.metrics}) == 3
+
+
+def test_free_ports_differ_and_can_be_bound() -> None:
+    ports = choose_free_ports(3)
+    assert len(set(ports)) == 3
+    for port in ports:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+
+
+def test_a_busy_given_port_is_named() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        busy = holder.getsockname()[1]
+        with pytest.raises(EmbeddedServerError, match=f"port {busy}: Address already in use; .* another port"):
+            choose_ports(EmbeddedOptions(grpc_port=busy))
+
+
+def test_repositories(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a directory"):
+        check_repository(tmp_path / "none", None)
+    with pytest.raises(ConfigError, match="holds no"):
+        check_repository(tmp_path, None)
+    check_repository(tmp_path, ())
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.pbtxt").touch()
+    check_repository(tmp_path, None)
+    check_repository(tmp_path, ("m",))
+    with pytest.raises(ConfigError, match="no model 'x'; it has: m"):
+        check_repository(tmp_path, ("m", "x"))
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(1, "exited with status 1"), (-9, "was killed by SIGKILL"), (None, "lost its guardian process and was stopped")],
+)
+def test_exits_are_described(code: int | None, text: str) -> None:
+    assert describe_exit_code(code) == text
+
+
+@pytest.mark.parametrize(
+    "options", [EmbeddedOptions(models=(), slowdown=0.5), EmbeddedOptions(models=(), cpus=frozenset({9999}))]
+)
+async def test_bad_options_are_refused_before_anything_starts(tmp_path: Path, options: EmbeddedOptions) -> None:
+    server = EmbeddedServer(tmp_path, options)
+    with pytest.raises(ConfigError):
+        await server.__aenter__()
+    assert not server.is_running
+    await server.stop()
+
+
+def test_addresses_need_a_started_server(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path)
+    for name in ("grpc_address", "http_address", "metrics_url", "pid", "guardian_pid", "log_path"):
+        with pytest.raises(EmbeddedServerError, match="has not been started"):
+            getattr(server, name)

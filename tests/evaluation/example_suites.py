@@ -1,0 +1,70 @@
+"""A suite that is small enough for tests, and standings written out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.evaluation.figures import FIGURES
+from orchestrator.evaluation.policy_entries import Contender
+from orchestrator.evaluation.scores import UTILITY, Field, Standing
+from orchestrator.evaluation.suites.plan import Case
+from orchestrator.simulation.scenario.fleet import linear_model
+from orchestrator.simulation.utility import Yardstick
+from tests.simulation.worlds import servers
+
+SCENARIO = """\
+name: {name}
+servers:
+  - name: fast
+    idle_w: 20
+    widths:
+      25: {{accuracy: 0.7, item_ms: 0.4, group_ms: 1.0, item_mj: 12, group_mj: 30, sigma: 0.1}}
+      100: {{accuracy: 0.8, item_ms: 3.0, group_ms: 1.0, item_mj: 90, group_mj: 30, sigma: 0.1}}
+  - name: slow
+    idle_w: 8
+    widths:
+      25: {{accuracy: 0.7, item_ms: 1.2, group_ms: 3.0, item_mj: 9, group_mj: 22, sigma: 0.2}}
+      100: {{accuracy: 0.8, item_ms: 9.0, group_ms: 3.0, item_mj: 66, group_mj: 22, sigma: 0.2}}
+workload: {{kind: gamma, cv2: 4, load_ratio: {load}, requests: {requests}}}
+objectives: {{deadline_ms: 100}}
+"""
+
+
+def write_suite(
+    root: Path, suite: str = "standard", *, stems: Sequence[str] = ("calm", "wild"), requests: int = 300
+) -> Path:
+    """Write test and validation scenarios and return their folder."""
+    for folder in (root / "test" / suite, root / "validation"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for at, stem in enumerate(stems):
+            load = 0.4 + 0.3 * at + (0.05 if folder.name == "validation" else 0)
+            (folder / f"{stem}.yaml").write_text(SCENARIO.format(name=stem, load=load, requests=requests))
+    return root
+
+
+def standing(label: str, *, traces: int = 8, is_tuned: bool = False, **figures: float | Sequence[float]) -> Standing:
+    """Return a standing with the same figure on every trace, or one a trace; those left out are unknown."""
+    values = {name: np.full(traces, np.nan) for name in (UTILITY, *FIGURES)}
+    values |= {name: np.broadcast_to(np.asarray(value, float), traces) for name, value in figures.items()}
+    places = np.stack([values["accuracy"], values["attainment_ratio"], 1 - values["joules_per_answer"]], axis=1)
+    counts = np.zeros(70, int)
+    return Standing(
+        Contender(label, label, label, is_tuned), values, places, 1, None, counts, {25: 1.0}, (1.0,), None, None, 0.0
+    )
+
+
+def field(stem: str, standings: Sequence[Standing], *, is_validation: bool = False, **more: Any) -> Field:
+    """Return a scenario with standings."""
+    own: Mapping[str, Standing] = {s.contender.label: s for s in standings}
+    fleet = tuple(servers(2, linear_model(25, item_s=0.001), linear_model(100, item_s=0.004)))
+    case = Case(stem, is_validation, Path("nowhere"), None, tuple(range(8)), tuple(s.contender for s in standings), "x")
+    values: dict[str, Any] = {
+        "servers": 2, "rate_rps": 100.0, "load_ratio": 0.6, "load_of_width": 100, "kind": "gamma", "cv2": 4.0,
+        "deadline_s": 0.1, "requests": 1000, "items": 1, "yardstick": Yardstick(0.0, 1.0, 1.0), "most_accuracy": 1.0,
+        "most_utility": 0.8, "server_names": ("s0", "s1"), "fleet": fleet,
+    }  # fmt: skip
+    return Field(case=case, standings=own, **(values | more))

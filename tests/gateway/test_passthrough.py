@@ -1,0 +1,109 @@
+"""Calls for models of no family: who is asked again, within which budget, and who waits for how long."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orchestrator.config import RetrySettings
+from orchestrator.errors import DeadlineError
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.passthrough import PassingOn
+from orchestrator.gateway.protocol.messages import pb
+from orchestrator.snapshot import ServerName
+from orchestrator.triton.passthrough import Metadata, RefusedCallError
+from tests.gateway.fakes import FakeTriton
+
+pytestmark = pytest.mark.virtual_time
+
+MESSAGE = pb.ModelInferRequest(model_name="echo").SerializeToString()
+STOPPING = RefusedCallError("UNAVAILABLE", "Server is stopping, scheduler for model has stopped", executed=False)
+TIGHT = RetrySettings(minimum=3, burst=3, budget_ratio=0.1)
+
+
+class Hanging(FakeTriton):
+    """Answers an inference after a minute, whoever still waits."""
+
+    answered = 0
+
+    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+        if method == "ModelInfer":
+            await asyncio.sleep(60)
+            self.answered += 1
+        return await super().call(method, message, metadata)
+
+
+async def passing_on(
+    first: FakeTriton, second: FakeTriton, retries: RetrySettings = TIGHT, *, timeout_s: float | None = None
+) -> tuple[PassingOn, GatewayMetrics]:
+    catalogue = Catalogue({ServerName("a"): first, ServerName("b"): second}, timeout_s=1.0)
+    await catalogue.refresh()
+    metrics = GatewayMetrics()
+    return PassingOn(catalogue, metrics, retries, timeout_s=timeout_s), metrics
+
+
+def retried(metrics: GatewayMetrics) -> float:
+    return sum(values[0] for values in metrics.tally().values["slim_router_retries"].values())
+
+
+async def test_what_was_not_run_is_asked_again_as_long_as_there_is_a_budget() -> None:
+    refusing, willing = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
+    passing, metrics = await passing_on(refusing, willing)
+    refusing.refusals = [STOPPING] * 20
+    outcomes: list[str] = []
+    for _ in range(5):
+        refusing.in_flight, willing.in_flight = 0, 1  # the refusing one is asked first
+        try:
+            _, server = await passing.ask("ModelInfer", MESSAGE, ())
+            outcomes.append(server)
+        except RefusedCallError as exc:
+            assert exc is STOPPING
+            outcomes.append("refused")
+    assert outcomes == ["b", "b", "b", "refused", "refused"], "three at once, and a tenth of three answers is none"
+    assert retried(metrics) == 3
+    await asyncio.sleep(10)
+    assert (await passing.ask("ModelInfer", MESSAGE, ()))[1] == "b", "time gives the minimum back"
+    passing.reconfigure(RetrySettings(minimum=0, budget_ratio=0.0))
+    refusing.refusals = [STOPPING] * 20
+    for _ in range(2):
+        assert (await passing.ask("ModelInfer", MESSAGE, ()))[1] == "b", "what is left may be used"
+    with pytest.raises(RefusedCallError):
+        await passing.ask("ModelInfer", MESSAGE, ())
+
+
+async def test_answers_earn_retries() -> None:
+    a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
+    b.in_flight = 1
+    passing, metrics = await passing_on(a, b, RetrySettings(minimum=0, burst=3, budget_ratio=0.1))
+    for _ in range(11):
+        await passing.ask("ModelInfer", MESSAGE, ())
+    a.refusals = [STOPPING] * 2
+    assert (await passing.ask("ModelInfer", MESSAGE, ()))[1] == "b"
+    with pytest.raises(RefusedCallError):
+        await passing.ask("ModelInfer", MESSAGE, ())
+    assert retried(metrics) == 1
+
+
+async def test_what_may_have_run_is_never_asked_again() -> None:
+    a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
+    b.in_flight = 1
+    passing, metrics = await passing_on(a, b)
+    a.refusals = [RefusedCallError("INTERNAL", "the model failed")]
+    with pytest.raises(RefusedCallError, match="the model failed"):
+        await passing.ask("ModelInfer", MESSAGE, ())
+    assert (b.seen, retried(metrics)) == ([call for call in b.seen if call[0] != "ModelInfer"], 0)
+
+
+async def test_nobody_waits_for_ever_and_the_call_goes_on() -> None:
+    hanging = Hanging(others=["echo"])
+    other = FakeTriton()
+    passing, _ = await passing_on(hanging, other, timeout_s=2.0)
+    began_s = asyncio.get_running_loop().time()
+    with pytest.raises(DeadlineError, match=r"within gateway\.pass_on_timeout_s = 2; it may still run"):
+        await passing.ask("ModelInfer", MESSAGE, ())
+    assert asyncio.get_running_loop().time() - began_s == pytest.approx(2.0)
+    assert [call for call in other.seen if call[0] == "ModelInfer"] == [], "a silent server may have run it"
+    patient, _ = await passing_on(hanging, other)
+    assert (await patient.ask("ModelInfer", MESSAGE, ()))[1] == "a"

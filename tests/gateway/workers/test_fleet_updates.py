@@ -1,0 +1,112 @@
+"""A catalogue whose servers change, and a fleet file that is followed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, find_changes, render_fleet
+from orchestrator.embedded.server import choose_free_ports
+from orchestrator.errors import ModelNotFoundError
+from orchestrator.gateway import Gateway, follow_fleet
+from orchestrator.gateway.fleet_statistics import FleetInventory
+from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.protocol.messages import pb
+from orchestrator.gateway.protocol.wire import Address
+from orchestrator.router import Router
+from orchestrator.snapshot import ServerName
+from tests.fakes.servers import FakeServer
+from tests.gateway.fakes import FakeTriton
+
+A, B = ServerName("a"), ServerName("b")
+
+
+def servers(**addresses: str) -> tuple[ServerSettings, ...]:
+    return tuple(ServerSettings(name=name, grpc=address) for name, address in addresses.items())
+
+
+def test_what_to_open_and_to_close() -> None:
+    changes = find_changes(servers(a="h:1", b="h:2", c="h:3"), servers(d="h:4", c="h:5", a="h:1"))
+    assert [server.name for server in changes.opened] == ["d", "c"]
+    assert changes.closed == ("b", "c")
+    renamed = find_changes(servers(a="h:1"), servers(b="h:1"))
+    assert ([s.name for s in renamed.opened], renamed.closed) == (["b"], ("a",))
+
+
+@pytest.mark.virtual_time
+async def test_a_catalogue_takes_new_servers_and_lets_old_ones_finish() -> None:
+    old, new = FakeTriton(others=["plus"]), FakeTriton(others=["plus", "minus"])
+    catalogue = Catalogue({A: old}, timeout_s=1)
+    watching = asyncio.create_task(catalogue.watch(1000))
+    await catalogue.refresh()
+    old.in_flight = 1
+    catalogue.reconfigure({B: new}, [A])
+    await asyncio.sleep(1)
+    assert [view.name for view in catalogue.find(Address("minus", ""))] == ["b"]
+    assert not old.closed
+    old.in_flight = 0
+    await asyncio.sleep(1)
+    assert old.closed
+    watching.cancel()
+    await catalogue.close()
+    assert new.closed
+
+
+@pytest.mark.virtual_time
+async def test_statistics_keep_what_a_server_counted_that_has_left() -> None:
+    old, new = FakeTriton(others=["plus"]), FakeTriton(others=["plus"])
+    old.counts["plus"], new.counts["plus"] = 7, 2
+    catalogue = Catalogue({A: old, B: new}, timeout_s=1)
+    inventory = FleetInventory(catalogue, lambda family: True)
+    asked = pb.ModelStatisticsRequest(name="plus").SerializeToString()
+
+    async def count() -> int:
+        await catalogue.refresh()
+        answer = pb.ModelStatisticsResponse.FromString(await inventory.statistics(asked))
+        return int(answer.model_stats[0].inference_count)
+
+    assert await count() == 9
+    catalogue.reconfigure({}, [A])
+    assert await count() == 9
+    moved = FakeTriton(others=["plus"])
+    moved.counts["plus"] = 1
+    catalogue.reconfigure({B: moved}, [B])
+    assert await count() == 10
+    with pytest.raises(ModelNotFoundError):
+        catalogue.find(Address("minus", ""))
+    await catalogue.close()
+
+
+async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ports = choose_free_ports(3)
+    settings = GatewaySettings(grpc=f"127.0.0.1:{ports[0]}", http=None, metrics=None, drain_s=0.2)
+
+    def fleet(**addresses: str) -> FleetSettings:
+        return FleetSettings(servers=servers(**addresses), gateway=settings)
+
+    path = tmp_path / "fleet.yaml"
+    one, two = f"127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[2]}"  # where nobody listens
+    path.write_text(render_fleet(fleet(a=one)))
+    start = fleet(a=one)
+    async with (
+        Router.from_fleet(start, connect=lambda server, router: FakeServer(item_s=1e-5)) as router,
+        Gateway.over(start, router) as gateway,
+    ):
+        files = follow_fleet(path, router, gateway)
+        files.refresh()
+        assert set(router.served_by()) == {"a"}
+        path.write_text(render_fleet(fleet(a=one, b=two)))
+        files.refresh()
+        async with asyncio.timeout(10):
+            while set(router.served_by()) != {"a", "b"}:
+                await asyncio.sleep(0.01)
+        assert [view.name for view in gateway._catalogue.views] == ["a", "b"]
+        path.write_text("servers: []\nunknown: 1\n")
+        with caplog.at_level("WARNING"):
+            files.refresh()
+        assert "are kept as they were" in caplog.text
+        assert set(router.served_by()) == {"a", "b"}

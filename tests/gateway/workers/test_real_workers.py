@@ -1,0 +1,319 @@
+"""``slimsched gateway`` with two workers before a real Triton: killed, asked for the truth, drained."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.utils import InferenceServerException
+
+from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[3]
+WAIT_S = 60.0
+INFER = "/v2/models/fashion/infer"
+BODY = json.dumps(
+    {"inputs": [{"name": "pixels", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": [0.0] * 784}]}
+).encode()
+DRAIN_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def triton() -> Iterator[EmbeddedServer]:
+    options = EmbeddedOptions(models=("fashion_w025", "fashion_w100"))
+    with asyncio.Runner() as runner:
+        server = runner.run(EmbeddedServer(ROOT / "model_repository", options).__aenter__())
+        try:
+            yield server
+        finally:
+            runner.run(server.stop())
+
+
+class Team:
+    """A gateway, of two workers by default."""
+
+    def __init__(self, directory: Path, triton: EmbeddedServer, *, workers: int = 2, drain_s: float = DRAIN_S) -> None:
+        self.grpc, self.http, self.metrics = (f"127.0.0.1:{port}" for port in choose_free_ports(3))
+        self.path = directory / "fleet.yaml"
+        self.log = directory / "gateway.log"
+        self._workers, self._drain_s = workers, drain_s
+        self.write(here=triton.grpc_address.replace("127.0.0.1", "localhost"))
+        self.process: subprocess.Popen[bytes]
+
+    def write(self, **servers: str) -> None:
+        """Write a fleet file with these servers."""
+        fleet = FleetSettings(
+            servers=tuple(ServerSettings(name=name, grpc=address) for name, address in servers.items()),
+            router=RouterSettings(discovery_period_s=0.3, request_timeout_s=20.0),
+            gateway=GatewaySettings(
+                grpc=self.grpc, http=self.http, metrics=self.metrics, workers=self._workers, drain_s=self._drain_s
+            ),
+        )
+        written = self.path.with_suffix(".new")
+        written.write_text(render_fleet(fleet))
+        written.replace(self.path)
+
+    def command(self) -> list[str]:
+        script = "from orchestrator.cli import main; main()"
+        return [sys.executable, "-c", script, "gateway", "--fleet", str(self.path)]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(self.command(), cwd=ROOT, stderr=log, start_new_session=True)
+        try:
+            wait(lambda: "metrics on" in self.log.read_text(), self.log.read_text)
+            yield
+        finally:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                self.process.wait(WAIT_S)
+
+    def workers(self) -> list[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
+    def get(self, path: str, *, of: str = "http") -> str:
+        address = self.http if of == "http" else self.metrics
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def sample(self, name: str, **labels: str) -> float:
+        families = text_string_to_metric_families(self.get("/metrics", of="metrics"))
+        samples = (sample for family in families for sample in family.samples)
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+
+@pytest.fixture
+def team(tmp_path: Path, triton: EmbeddedServer) -> Iterator[Team]:
+    made = Team(tmp_path, triton)
+    with made.running():
+        yield made
+
+
+def wait(is_so: Callable[[], bool], describe: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s, describe()
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+class HttpLoad:
+    """Eight clients with a connection each, which ask again and again; counts ends by client."""
+
+    def __init__(self, team: Team, clients: int = 8) -> None:
+        self.ends = [collections.Counter[str]() for _ in range(clients)]
+        self.is_over = False
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(f"http://{team.http}{INFER}")))
+
+    def __enter__(self) -> HttpLoad:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over = True
+        self._thread.join()
+
+    @property
+    def total(self) -> collections.Counter[str]:
+        return sum(self.ends, collections.Counter[str]())
+
+    async def _run(self, url: str) -> None:
+        await asyncio.gather(*(self._ask(url, ends) for ends in self.ends))
+
+    async def _ask(self, url: str, ends: collections.Counter[str]) -> None:
+        async with aiohttp.ClientSession() as session:
+            while not self.is_over:
+                try:
+                    async with session.post(url, data=BODY) as response:
+                        await response.read()
+                        ends[str(response.status)] += 1
+                except aiohttp.ClientConnectorError:
+                    ends["refused"] += 1
+                    await asyncio.sleep(0.02)
+                except aiohttp.ClientError as exc:
+                    ends[type(exc).__name__] += 1
+
+
+def test_a_killed_worker_takes_its_own_connections_only_and_comes_back(team: Team) -> None:
+    first = team.workers()
+    assert len(first) == 2
+    with HttpLoad(team) as load:
+        wait(lambda: min(ends["200"] for ends in load.ends) > 20, lambda: load.ends)
+        os.kill(first[0], signal.SIGKILL)
+        wait(lambda: "again in" in team.log.read_text(), team.log.read_text)
+        wait(lambda: team.log.read_text().count("takes requests") == 3, team.log.read_text)
+        before = load.total["200"]
+        wait(lambda: load.total["200"] > before + 100, lambda: load.total)
+    broken = [sum(n for end, n in ends.items() if end != "200") for ends in load.ends]
+    assert broken.count(0) == 4, "eight connections are four a worker, and the other worker's saw nothing"
+    assert sum(broken) <= 4, f"at most one request each was lost: {load.ends}"
+    second = team.workers()
+    assert len(second) == 2
+    assert first[1] in second
+    assert team.sample("slim_gateway_worker_restarts_total") == 1
+    assert team.sample("slim_gateway_workers") == 2
+    # What a killed worker counted in its last second is lost, and nothing else.
+    assert team.sample("slim_gateway_requests_total", outcome="ok") >= before - 1000
+
+
+def test_statistics_index_and_readiness_are_one_truth_over_all_workers(team: Team) -> None:
+    """Every call on a connection of its own, so that it reaches both workers in turn."""
+    counts: list[int] = []
+    with HttpLoad(team, clients=2) as load:
+        for turn in range(40):
+            stats = json.loads(team.get("/v2/models/fashion/stats"))["model_stats"]
+            counts.append(stats[0]["inference_count"])
+            if turn == 20:
+                os.kill(team.workers()[0], signal.SIGKILL)  # and one that is new knows it too
+                time.sleep(0.5)
+    assert counts == sorted(counts)
+    assert counts[-1] - counts[0] > 20, load.total
+    request = urllib.request.Request(f"http://{team.http}/v2/repository/index", method="POST")
+    indices = set()
+    for _ in range(4):
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            indices.add(answer.read())
+        assert team.get("/v2/health/ready") == ""
+    (index,) = indices
+    assert json.loads(index)[0] == {"name": "fashion", "version": "1", "state": "READY"}
+
+
+def test_without_its_supervisor_a_worker_ends(team: Team) -> None:
+    workers = team.workers()
+    team.process.send_signal(signal.SIGKILL)
+    team.process.wait(WAIT_S)
+    wait(lambda: not any(map(is_alive, workers)), lambda: workers)
+
+
+def test_a_hangup_reaches_every_worker(team: Team) -> None:
+    team.process.send_signal(signal.SIGHUP)
+    # The supervisor for its own reading, and each worker for its router.
+    wait(lambda: team.log.read_text().count("the fleet's servers") >= 3, team.log.read_text)
+    assert team.log.read_text().count("were read again") == 3
+    team.get("/v2/health/ready")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_servers_are_exchanged_by_the_fleet_file_without_losing_a_request(
+    tmp_path: Path, triton: EmbeddedServer, workers: int
+) -> None:
+    team = Team(tmp_path, triton, workers=workers)
+    options = EmbeddedOptions(models=("fashion_w025", "fashion_w100"))
+
+    def answered(by: str) -> float:
+        return team.sample("slim_gateway_requests_total", server=by, outcome="ok")
+
+    with asyncio.Runner() as runner, team.running():
+        other = runner.run(EmbeddedServer(ROOT / "model_repository", options).__aenter__())
+        try:
+            with HttpLoad(team, clients=4) as load:
+                wait(lambda: answered("here") > 50, lambda: load.total)
+                team.write(here=triton.grpc_address.replace("127.0.0.1", "localhost"), there=other.grpc_address)
+                wait(lambda: answered("there") > 50, team.log.read_text)  # nobody said anything: it is looked at
+                team.write(there=other.grpc_address)
+                team.process.send_signal(signal.SIGHUP)
+                wait(lambda: team.log.read_text().count("server here has left") == workers, team.log.read_text)
+                before = answered("here"), answered("there")
+                wait(lambda: answered("there") > before[1] + 50, team.log.read_text)
+                assert answered("here") == before[0]
+            assert set(load.total) == {"200"}
+        finally:
+            runner.run(other.stop())
+
+
+def test_a_triton_that_hangs_holds_up_the_end_no_longer_than_drain_s(tmp_path: Path, triton: EmbeddedServer) -> None:
+    """Else the supervisor would have killed its workers, and the status be another one."""
+    team = Team(tmp_path, triton, drain_s=1.0)
+    assert triton.pid is not None
+    with team.running():
+        os.kill(triton.pid, signal.SIGSTOP)
+        try:
+            with HttpLoad(team, clients=4) as load:
+                wait(lambda: team.sample("slim_router_groups_in_flight") > 0, team.log.read_text)
+                team.process.send_signal(signal.SIGTERM)
+                assert team.process.wait(WAIT_S) == 0
+                load.is_over = True
+        finally:
+            os.kill(triton.pid, signal.SIGCONT)
+    assert "killed" not in team.log.read_text()
+    assert "are not answered after drain_s" in team.log.read_text()
+
+
+def test_a_second_gateway_is_told_that_the_address_is_taken(team: Team) -> None:
+    done = subprocess.run(team.command(), cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 1
+    assert f"can't listen on gateway.grpc = {team.grpc}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_under_load_it_drains_and_ends_well(team: Team) -> None:
+    inputs = grpcclient.InferInput("pixels", [1, 1, 28, 28], "FP32")
+    inputs.set_data_from_numpy(np.zeros((1, 1, 28, 28), np.float32))
+    grpc_ends: list[str] = []
+
+    def ask_over_grpc() -> None:
+        private: Any = [("grpc.use_local_subchannel_pool", 1)]
+        with grpcclient.InferenceServerClient(team.grpc, channel_args=private) as client:
+            while True:
+                try:
+                    client.infer("fashion", [inputs])
+                    grpc_ends.append("ok")
+                except InferenceServerException as exc:
+                    grpc_ends.append(str(exc.status()))
+                    return
+
+    threads = [threading.Thread(target=ask_over_grpc) for _ in range(4)]
+    with HttpLoad(team, clients=4) as load:
+        for thread in threads:
+            thread.start()
+        wait(lambda: min(ends["200"] for ends in load.ends) > 20 and len(grpc_ends) > 100, lambda: load.ends)
+        team.process.send_signal(signal.SIGTERM)
+        assert team.process.wait(DRAIN_S + 10) == 0, team.log.read_text()
+    for thread in threads:
+        thread.join()
+    assert set(grpc_ends) <= {"ok", "StatusCode.UNAVAILABLE"}, "refused, never broken off"
+    assert set(load.total) <= {"200", "503", "refused"}, "refused, never broken off"
+    log = team.log.read_text()
+    assert "not answered" not in log
+    assert "killed" not in log
+
+
+def test_a_second_signal_ends_it_at_once(team: Team) -> None:
+    workers = team.workers()
+    (hanging,) = workers[:1]
+    os.kill(hanging, signal.SIGSTOP)  # it will not drain
+    team.process.send_signal(signal.SIGTERM)
+    wait(lambda: "stopping" in team.log.read_text(), team.log.read_text)
+    team.process.send_signal(signal.SIGTERM)
+    assert team.process.wait(WAIT_S) == -signal.SIGTERM
+    wait(lambda: not any(map(is_alive, workers)), lambda: workers)

@@ -1,0 +1,232 @@
+"""Our client against gRPC's own server, and against servers that refuse, break off and go away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from orchestrator.http2.frames import (
+    END_HEADERS,
+    HEADERS,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    ErrorCode,
+    frame,
+    goaway_frame,
+    settings_frame,
+)
+from orchestrator.http2.grpc.channel import GrpcChannel
+from orchestrator.http2.grpc.wire import RESPONSE_HEADERS, RpcError, pack_message, trailers
+
+
+class Theirs:
+    """A server by grpc.aio."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.seen: list[tuple[tuple[str, Any], ...]] = []
+        self.waiting = 0
+        self.ended = 0
+
+    async def echo(self, message: bytes, context: Any) -> bytes:
+        self.seen.append(tuple((key, value) for key, value in context.invocation_metadata()))
+        return message
+
+    async def wait(self, message: bytes, context: Any) -> bytes:
+        self.waiting += 1
+        await self.release.wait()
+        self.ended += 1
+        return message
+
+    async def fail(self, message: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.DATA_LOSS, "é – 100 %")
+        return b""
+
+
+@asynccontextmanager
+async def open_theirs() -> AsyncIterator[tuple[Theirs, GrpcChannel]]:
+    theirs = Theirs()
+    handlers = {
+        name.capitalize(): grpc.unary_unary_rpc_method_handler(getattr(theirs, name))
+        for name in ("echo", "wait", "fail")
+    }
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    channel = GrpcChannel(f"127.0.0.1:{port}")
+    try:
+        yield theirs, channel
+    finally:
+        theirs.release.set()
+        await channel.close(drain_s=5.0)
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def open_scripted(*scripts: Any) -> AsyncIterator[tuple[list[int], GrpcChannel]]:
+    """A server that plays one script a connection: a function of the stream's number, or its last words."""
+    served: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        script = scripts[min(len(served), len(scripts) - 1)]
+        served.append(0)
+        try:
+            await reader.readexactly(len(PREFACE))
+            writer.write(settings_frame([]))
+            while True:
+                head = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(head[:3], "big"))
+                if head[3] == SETTINGS and not head[4]:
+                    writer.write(frame(SETTINGS, 1, 0))
+                elif head[3] == HEADERS:
+                    served[-1] += 1
+                    if isinstance(script, bytes):
+                        writer.write(script)
+                        break
+                    writer.write(script(int.from_bytes(head[5:], "big")))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    channel = GrpcChannel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    try:
+        yield served, channel
+    finally:
+        await channel.close(drain_s=1.0)
+        server.close()
+        await server.wait_closed()
+
+
+def answer(number: int) -> bytes:
+    return (
+        frame(HEADERS, END_HEADERS, number, RESPONSE_HEADERS)
+        + frame(0, 0, number, pack_message(b"ok"))
+        + frame(HEADERS, END_HEADERS | 1, number, trailers("OK", "", is_only=False))
+    )
+
+
+async def refused(channel: GrpcChannel, path: str = "/s/Echo") -> tuple[str, str]:
+    with pytest.raises(RpcError) as caught:
+        await channel.call(path, b"")
+    return caught.value.status, caught.value.detail
+
+
+@pytest.mark.parametrize("size", [0, 1, 16_384, 65_536, 3_000_000])
+async def test_messages_of_any_size_come_and_go(size: int) -> None:
+    async with open_theirs() as (_, channel):
+        message = bytes(range(256)) * (size // 256) + bytes(size % 256)
+        assert await channel.call("/s/Echo", message) == message
+
+
+async def test_many_calls_at_once_each_get_their_own_answer() -> None:
+    async with open_theirs() as (_, channel):
+        messages = [b"%d" % number * 500 for number in range(500)]
+        assert await asyncio.gather(*(channel.call("/s/Echo", message) for message in messages)) == messages
+        assert channel.in_flight == 0
+
+
+async def test_metadata_and_statuses_come_through() -> None:
+    async with open_theirs() as (theirs, channel):
+        await channel.call("/s/Echo", b"", (("x-key", "v"), ("x-bin", b"\0\xff\1")))
+        assert {("x-key", "v"), ("x-bin", b"\0\xff\1")} <= set(theirs.seen[0])
+        assert await refused(channel, "/s/Fail") == ("DATA_LOSS", "é – 100 %")
+        assert (await refused(channel, "/s/None"))[0] == "UNIMPLEMENTED"
+
+
+async def test_who_gives_up_leaves_the_call_to_end_by_itself() -> None:
+    async with open_theirs() as (theirs, channel):
+        call = asyncio.create_task(channel.call("/s/Wait", b""))
+        while not theirs.waiting:
+            await asyncio.sleep(0.005)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert channel.in_flight == 1
+        closing = asyncio.create_task(channel.close(drain_s=5.0))
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        theirs.release.set()
+        await closing
+        assert theirs.ended == 1
+
+
+async def test_a_server_that_is_not_there_is_told_at_once_and_found_when_it_comes() -> None:
+    async with open_scripted(answer) as (_, channel):
+        absent = GrpcChannel("127.0.0.1:1")
+        for _ in range(20):
+            status, detail = await refused(absent)
+            assert status == "UNAVAILABLE"
+            assert "failed to connect to 127.0.0.1:1" in detail
+        await absent.close(drain_s=0.0)
+        assert await channel.call("/s/Echo", b"") == b"ok"
+
+
+async def test_a_connection_that_is_lost_is_told_and_made_anew() -> None:
+    async with open_scripted(b"", answer) as (served, channel):
+        status, detail = await refused(channel)
+        assert status == "UNAVAILABLE"
+        assert "Connection reset" in detail
+        assert await channel.call("/s/Echo", b"") == b"ok"
+        assert served == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        lambda number: frame(RST_STREAM, 0, number, ErrorCode.REFUSED_STREAM.to_bytes(4, "big")),
+        lambda number: goaway_frame(0, ErrorCode.NO_ERROR),
+    ],
+)
+async def test_what_a_server_has_not_begun_is_sent_once_more(script: Any) -> None:
+    calls = 0
+
+    def play(number: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        return bytes(script(number)) if calls == 1 else answer(number)
+
+    async with open_scripted(play) as (_, channel):
+        assert await channel.call("/s/Echo", b"") == b"ok"
+        assert calls == 2
+    async with open_scripted(script) as (_, channel):
+        assert (await refused(channel))[0] == "UNAVAILABLE"
+
+
+async def test_what_was_begun_before_the_server_goes_away_is_answered() -> None:
+    async with open_scripted(lambda number: goaway_frame(number, ErrorCode.NO_ERROR) + answer(number)) as (
+        served,
+        channel,
+    ):
+        for _ in range(3):
+            assert await channel.call("/s/Echo", b"") == b"ok"
+        assert served == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (lambda n: frame(RST_STREAM, 0, n, ErrorCode.CANCEL.to_bytes(4, "big")), "CANCELLED"),
+        (lambda n: frame(RST_STREAM, 0, n, ErrorCode.INTERNAL_ERROR.to_bytes(4, "big")), "INTERNAL"),
+        (lambda n: frame(HEADERS, END_HEADERS | 1, n, b"\x88"), "UNKNOWN"),
+        (lambda n: frame(HEADERS, END_HEADERS | 1, n, b"\x08\x03503"), "UNAVAILABLE"),
+        (lambda n: frame(HEADERS, END_HEADERS, n, RESPONSE_HEADERS) + frame(0, 1, n, pack_message(b"")), "INTERNAL"),
+        (lambda n: frame(HEADERS, END_HEADERS | 1, n, trailers("OK", "", is_only=True)), "INTERNAL"),
+        (lambda n: frame(HEADERS, END_HEADERS | 1, n, trailers("NOT_FOUND", "gone", is_only=True)), "NOT_FOUND"),
+        (lambda n: frame(HEADERS, END_HEADERS, 2, RESPONSE_HEADERS), "UNAVAILABLE"),
+        (lambda n: b"HTTP/1.1 400 Bad Request\r\n\r\n", "UNAVAILABLE"),
+    ],
+)
+async def test_answers_that_are_none_are_errors(reply: Any, status: str) -> None:
+    async with open_scripted(reply) as (_, channel):
+        async with asyncio.timeout(5):
+            assert (await refused(channel))[0] == status
+        assert channel.in_flight == 0

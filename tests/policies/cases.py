@@ -1,0 +1,93 @@
+"""Candidates and questions written out, for hand-worked examples of policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.decision import Candidate, Decision, Dispatch
+from orchestrator.policies import Memory, Outcome, Situation, parse_policy
+from orchestrator.snapshot import QueueState, ServerName, Width
+
+WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
+
+
+def candidate(server: str = "a", width: int = 100, **values: Any) -> Candidate:
+    defaults = {
+        "items": 1,
+        "accuracy": width / 100,
+        "service_s": 0.01,
+        "completion_s": 0.01,
+        "drain_s": 0.01,
+        "server_items": 0,
+        "has_room": True,
+        "wait_s": 0.0,
+        "item_s": 0.01,
+        "group_s": 0.0,
+        "max_batch_size": 32,
+        "instances": 1,
+        "overdue_ratio": 1.0,
+    }
+    values = {**defaults, **values}
+    values.setdefault("head_completion_s", values["completion_s"])
+    return Candidate(ServerName(server), Width(width), **values)
+
+
+def line_candidate(
+    server: str = "a", width: int = 100, *, item_s: float, group_s: float = 0.0, wait_s: float = 0.0, **values: Any
+) -> Candidate:
+    """Return a candidate whose times follow from its line and its wait."""
+    items = values.setdefault("items", 1)
+    times = {
+        "item_s": item_s,
+        "group_s": group_s,
+        "wait_s": wait_s,
+        "service_s": item_s * items + group_s,
+        "completion_s": wait_s + item_s * items + group_s,
+        "head_completion_s": wait_s + item_s + group_s,
+    }
+    return candidate(server, width, **{**times, **values})
+
+
+class Asker:
+    """Asks one policy again and again, as a router with a memory does."""
+
+    def __init__(self, policy: str, *, margin: float = 1.0) -> None:
+        self.policy = parse_policy(policy)
+        self.memory = Memory()
+        self._margin = margin
+
+    def ask(
+        self,
+        candidates: list[Candidate],
+        *,
+        now_s: float = 0.0,
+        items: int = 1,
+        slack_s: float = 0.1,
+        lot: float = 0.0,
+        arrived_s: float | None = None,
+    ) -> Decision:
+        """Return what it decides about a head that is due in ``slack_s``, and ``items`` with it."""
+        deadline_s = now_s + slack_s
+        queue = QueueState(items, 1, deadline_s, deadline_s, WIDTHS, head_arrived_s=arrived_s)
+        situation = Situation(queue, now_s, turn=0, lots=(lot, lot), slack_margin=self._margin, memory=self.memory)
+        return self.policy.choose(candidates, situation)
+
+    def choice(self, candidates: list[Candidate], **question: Any) -> tuple[str, int, int]:
+        """Return server, width and items of what it dispatches."""
+        decision = self.ask(candidates, **question)
+        assert isinstance(decision, Dispatch), decision
+        return decision.candidate.server, decision.candidate.width, decision.candidate.items
+
+    def tell(
+        self,
+        server: str = "a",
+        width: int = 100,
+        *,
+        items: int = 1,
+        expected_s: float = 0.01,
+        took_s: float = 0.01,
+        is_in_time: bool = True,
+    ) -> None:
+        """Tell it of an answered group."""
+        outcome = Outcome(ServerName(server), Width(width), items, expected_s, took_s, is_in_time, 0.0)
+        self.policy.observe(self.memory, outcome)

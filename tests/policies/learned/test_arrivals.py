@@ -1,0 +1,90 @@
+"""Rates of arrival as a policy sees them, decision by decision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving, quick_rps, slow_rps, swing
+from orchestrator.policies.memory import new_memory
+from orchestrator.policies.tables.compiled import Table, new_column
+from orchestrator.policies.tables.fields import ASK_FIELDS, HEAD_ARRIVED_S, HEAD_DEADLINE_S, NOW_S, QUEUE_ITEMS
+
+DEADLINE_S = 0.1
+
+
+class Stream:
+    """Requests of one item that come at given times and wait until told otherwise."""
+
+    def __init__(self, deadline_s: float = DEADLINE_S) -> None:
+        self.memory: Table = new_memory(1, 1)
+        self.queued = 0.0
+        self._deadline_s = deadline_s
+
+    def decide(self, now_s: float, *, sends: bool = True) -> None:
+        """Decide about what waits now."""
+        ask = new_column(ASK_FIELDS)
+        ask[NOW_S], ask[QUEUE_ITEMS] = now_s, self.queued
+        ask[HEAD_ARRIVED_S], ask[HEAD_DEADLINE_S] = now_s, now_s + self._deadline_s
+        follow_arrivals(self.memory, ask)
+        if sends:
+            note_leaving(0, self.queued, self.memory)
+            self.queued = 0.0
+        else:
+            note_leaving(-1, self.queued, self.memory)
+
+    def run(self, times_s: Iterable[float], *, held: int = 1) -> Stream:
+        """Let one item come at each time; each ``held``-th time all that waits is sent."""
+        for number, now_s in enumerate(times_s, 1):
+            self.queued += 1
+            self.decide(now_s, sends=number % held == 0)
+        return self
+
+
+@pytest.mark.parametrize("held", [1, 7])
+def test_a_steady_stream_has_its_rate_soon(held: int) -> None:
+    first = Stream().run(np.arange(101) * 0.001, held=held)
+    assert 850 < quick_rps(first.memory) < 1000
+    stream = Stream().run(np.arange(4001) * 0.001, held=held)
+    assert quick_rps(stream.memory) == pytest.approx(1000, rel=0.01)
+    assert slow_rps(stream.memory) == pytest.approx(1000, rel=0.01)
+    assert swing(stream.memory) < 0.01
+
+
+def test_what_the_first_decision_finds_waiting_is_no_rate() -> None:
+    stream = Stream()
+    stream.queued = 50.0
+    stream.decide(0.0)
+    assert (quick_rps(stream.memory), slow_rps(stream.memory)) == (0, 0)
+
+
+def test_a_crowd_shows_in_the_quick_rate_first_and_in_how_uneven_it_has_been() -> None:
+    calm = Stream().run(np.arange(0, 4, 0.01))
+    assert swing(calm.memory) < 0.05
+    crowd = calm.run(4 + np.arange(0, 0.1, 0.001))
+    # After a deadline of ten times the rate: 100 + 900·(1 − 1/e), and 100 + 900·(1 − exp(−1/8)).
+    assert quick_rps(crowd.memory) == pytest.approx(100 + 900 * (1 - math.exp(-1)), rel=0.05)
+    assert slow_rps(crowd.memory) == pytest.approx(100 + 900 * (1 - math.exp(-1 / 8)), rel=0.05)
+    assert swing(crowd.memory) > 0.3
+
+
+def test_rates_fall_when_nothing_comes() -> None:
+    stream = Stream().run(np.arange(0, 2, 0.001))
+    stream.decide(2 + DEADLINE_S)
+    assert quick_rps(stream.memory) == pytest.approx(1000 / math.e, rel=0.03)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=60), st.floats(0.1, 100), st.integers(1, 9))
+def test_rates_have_no_unit_but_time(gaps_s: list[float], factor: float, held: int) -> None:
+    times_s = np.cumsum(gaps_s)
+    one, other = Stream().run(times_s, held=held), Stream(DEADLINE_S * factor).run(times_s * factor, held=held)
+    for rate in (quick_rps, slow_rps):
+        assert rate(other.memory) * factor == pytest.approx(rate(one.memory), rel=1e-6)
+        assert 0 <= rate(one.memory) < math.inf
+    assert swing(other.memory) == pytest.approx(swing(one.memory), rel=1e-6, abs=1e-9)

@@ -1,0 +1,179 @@
+"""What a learned policy decides: at first what its base does, later what its weights say, and when it says nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from orchestrator.decision import Decision, Dispatch, Hold, Reason
+from orchestrator.errors import ConfigError, UntrustedError
+from orchestrator.policies import Situation, parse_policy
+from orchestrator.policies.learned import LearnedPolicy, PolicyFile
+from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
+from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS
+from orchestrator.policies.learned.network import (
+    HIDDEN,
+    HIDDEN_LINES,
+    _score_numpy,
+    best_action,
+    pack,
+    score,
+    untrained,
+)
+from orchestrator.policies.learned.paper import paper_shapes
+from orchestrator.policies.tables.compiled import new_column, new_table
+from orchestrator.snapshot import QueueState, Width
+from tests.policies.fleets import fleets
+from tests.policies.test_every_policy import Fleet, candidates_of, situations
+from tests.policies.test_policies import candidate
+
+BASES = ("lert:slack", "lert:narrowest", "slackfit", "slackfit-accuracy", "max-accuracy", "max-batch")
+
+
+def slim(base: str = "lert:slack", **values: object) -> PolicyFile:
+    ranges = {"low": np.full(FEATURES + CONTEXT, -1, np.float32), "high": np.ones(FEATURES + CONTEXT, np.float32)}
+    return replace(PolicyFile("ppo-slim", base, untrained(), **ranges), **values)  # type: ignore[arg-type]
+
+
+def same(one: Decision, other: Decision) -> bool:
+    """Whether two decisions do the same, whatever their reasons."""
+    if isinstance(one, Dispatch) and isinstance(other, Dispatch):
+        return one.candidate == other.candidate
+    return isinstance(one, Hold) and isinstance(other, Hold) and one.until_s == other.until_s
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_an_untrained_policy_is_its_base(base: str) -> None:
+    policy, rule = LearnedPolicy(slim(base)), parse_policy(base)
+
+    @settings(deadline=None, max_examples=40)
+    @given(fleets(), situations)
+    def check(fleet: Fleet, situation: Situation) -> None:
+        candidates = candidates_of(fleet, situation.queue)
+        assert same(policy.choose(candidates, situation), rule.choose(candidates, situation))
+
+    check()
+
+
+def trained(seed: int = 1) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    rng = np.random.default_rng(seed)
+    return {n: (w + 0.3 * rng.standard_normal(w.shape)).astype(np.float32) for n, w in untrained(seed).items()}
+
+
+@settings(deadline=None, max_examples=60)
+@given(fleets(), situations)
+def test_whatever_the_weights_only_what_has_room_is_sent(fleet: Fleet, situation: Situation) -> None:
+    candidates = candidates_of(fleet, situation.queue)
+    decision = LearnedPolicy(slim(weights=trained(), strength=0.0)).choose(candidates, situation)
+    if isinstance(decision, Dispatch):
+        assert decision.candidate.has_room
+        assert decision.reason is Reason.HIGHEST_SCORE
+    elif isinstance(decision, Hold) and decision.until_s is not None:
+        assert situation.now_s < decision.until_s <= situation.queue.head_deadline_s
+
+
+def test_the_compiled_network_computes_what_numpy_does() -> None:
+    rng = np.random.default_rng(3)
+    params = pack(trained())
+    for considered in (0, 1, 16, ROWS):
+        lines, context = new_table(ROWS, FEATURES), new_column(CONTEXT)
+        for line in range(considered):
+            for feature in range(FEATURES):
+                lines[line][feature] = rng.uniform(-1, 1)
+        for place in range(CONTEXT):
+            context[place] = rng.uniform(-1, 1)
+        found, expected = new_column(ACTIONS), new_column(ACTIONS)
+        hidden = np.zeros((HIDDEN_LINES, HIDDEN), np.float32)
+        score(lines, considered, context, params, 5.0, hidden, found)
+        _score_numpy(lines, considered, context, params, 5.0, hidden, expected)
+        np.testing.assert_allclose(np.array(found), np.array(expected), atol=2e-5)
+        assert np.abs(np.array(found)).max() > 0.1
+
+
+def test_the_order_of_servers_does_not_matter_to_the_scores() -> None:
+    rng = np.random.default_rng(4)
+    params, context, hidden = pack(trained()), new_column(CONTEXT), np.zeros((HIDDEN_LINES, HIDDEN), np.float32)
+    values = rng.uniform(-1, 1, (12, FEATURES))
+    scores = []
+    order = rng.permutation(12)
+    for arranged in (values, values[order]):
+        lines, found = new_table(ROWS, FEATURES), new_column(ACTIONS)
+        for line in range(12):
+            for feature in range(FEATURES):
+                lines[line][feature] = arranged[line][feature]
+        score(lines, 12, context, params, 5.0, hidden, found)
+        scores.append(np.array(found))
+    np.testing.assert_allclose(scores[0][:12][order], scores[1][:12], atol=1e-5)
+    assert scores[0][HOLD_ACTION] == pytest.approx(scores[1][HOLD_ACTION], abs=1e-5)
+
+
+def test_the_first_of_equal_scores_is_taken_and_only_what_is_allowed() -> None:
+    scores, mask = new_column(ACTIONS), new_column(ACTIONS)
+    scores[3], scores[5], scores[7] = 9.0, 1.0, 1.0
+    mask[5] = mask[7] = mask[HOLD_ACTION] = 1
+    assert best_action(scores, mask) == 5
+    scores[HOLD_ACTION] = 1.0
+    assert best_action(scores, mask) == 5
+    mask[5] = mask[7] = 0
+    assert best_action(scores, mask) == HOLD_ACTION
+
+
+def two_choices() -> tuple[list[object], Situation]:
+    wide = candidate("a", 100, accuracy=0.95, completion_s=0.05)
+    candidates = [candidate("a", 25, accuracy=0.7), wide, candidate("b", 25, accuracy=0.7)]
+    queue = QueueState(40, 1, 0.1, 0.1, (Width(25), Width(100)))
+    return candidates, Situation(queue, 0.0, 0, (0.0, 0.0), 1.0)  # type: ignore[return-value]
+
+
+def test_what_training_has_not_seen_is_not_decided() -> None:
+    candidates, situation = two_choices()
+    low = np.full(FEATURES + CONTEXT, -1, np.float32)
+    high = np.ones(FEATURES + CONTEXT, np.float32)
+    high[FEATURES] = 0.001  # so long a queue
+    with pytest.raises(UntrustedError, match=r"queue lies outside of -1 to 0.001"):
+        LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation)  # type: ignore[arg-type]
+    high[FEATURES] = 0.26  # within the tolerance of 0.05
+    LearnedPolicy(slim(low=low, high=high)).choose(candidates, situation)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("base", ["jsq", "lect", "nonsense"])
+def test_only_a_base_that_binds_late_and_changes_nothing_is_taken(base: str) -> None:
+    with pytest.raises(ConfigError):
+        LearnedPolicy(slim(base))
+
+
+def paper(fleet: tuple[int, int, int], out: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> LearnedPolicy:
+    weights = {name: np.zeros(shape, np.float32) for name, shape in paper_shapes(*fleet).items()}
+    weights["out.bias"] = out.astype(np.float32)
+    return LearnedPolicy(slim(kind="ppo-paper", weights=weights, fleet=fleet))
+
+
+def test_ppo_paper_takes_server_width_and_batch_apart() -> None:
+    candidates, situation = two_choices()
+    both = [*candidates, candidate("b", 100, items=4, has_room=False)]
+    #                              servers  widths  batches 1, 2, 4
+    decision = paper((2, 2, 3), np.array([0, 1, 1, 0, 0, 1, 0])).choose(both, situation)  # type: ignore[arg-type]
+    assert isinstance(decision, Dispatch)
+    assert (decision.candidate.server, decision.candidate.width, decision.candidate.items) == ("b", 25, 1)
+    # b at 100 has no room: the three together are impossible, so it waits, though b at 25 could be sent.
+    assert isinstance(paper((2, 2, 3), np.array([0, 1, 0, 1, 0, 1, 0])).choose(both, situation), Hold)  # type: ignore[arg-type]
+    with pytest.raises(UntrustedError, match="3 servers of 2 widths and is shown 2 of 2"):
+        paper((3, 2, 1), np.zeros(6)).choose(both, situation)  # type: ignore[arg-type]
+
+
+def test_without_numba_the_same_is_decided() -> None:
+    """In a process of its own, since it is found out when the package is imported."""
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "from tests.policies.learned.test_policy import LearnedPolicy, slim, trained, two_choices\n"
+        "candidates, situation = two_choices()\n"
+        "print(LearnedPolicy(slim(weights=trained())).choose(candidates, situation))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    candidates, situation = two_choices()
+    assert run.stdout.strip() == str(LearnedPolicy(slim(weights=trained())).choose(candidates, situation))  # type: ignore[arg-type]

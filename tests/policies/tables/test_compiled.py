@@ -1,0 +1,71 @@
+"""Where what was compiled is kept, for whoever may write where."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.policies.tables import compiled as module
+from orchestrator.policies.tables.compiled import cache_places, choose_cache, compiled
+
+PACKAGE = Path(module.__file__).parents[2]
+
+
+def doubled(number: float) -> float:
+    return 2 * number
+
+
+@pytest.mark.parametrize(
+    ("environ", "second"),
+    [
+        ({"XDG_CACHE_HOME": "/var/cache/x", "HOME": "/home/u"}, "/var/cache/x/slim-scheduler"),
+        ({"HOME": "/home/u"}, "/home/u/.cache/slim-scheduler"),
+        ({"XDG_CACHE_HOME": "relative", "HOME": "/home/u"}, "/home/u/.cache/slim-scheduler"),
+        ({"XDG_CACHE_HOME": ""}, None),
+    ],
+)
+def test_the_package_is_the_first_place_and_the_users_cache_the_second(
+    environ: dict[str, str], second: str | None
+) -> None:
+    assert list(cache_places(Path("/p"), environ)) == [Path("/p/__pycache__"), *([Path(second)] if second else [])]
+
+
+def test_the_first_place_that_can_be_written_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # root may write into any directory, but nobody into a file
+    found = choose_cache([tmp_path / "file", tmp_path / "a" / "b", tmp_path / "c"], "compiled-1")
+    assert found == tmp_path / "a" / "b" / "compiled-1"
+    assert found.is_dir()
+    assert not (tmp_path / "c").exists()
+    assert choose_cache([tmp_path / "file"], "compiled-1") is None
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_what_is_compiled_is_kept_in_that_place_or_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    monkeypatch.setattr(module, "CACHE_DIR", tmp_path if is_kept else None)
+    assert compiled(doubled)(2.0) == 4.0
+    assert bool(list(tmp_path.glob("**/*.nbc"))) is is_kept
+
+
+def test_a_package_that_can_not_be_written_is_compiled_into_the_users_cache(tmp_path: Path) -> None:
+    """As root installs it and a service runs it; that the directory is a file stops root too."""
+    installed = tmp_path / "installed" / "orchestrator"
+    shutil.copytree(PACKAGE, installed, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    (installed / "__pycache__").touch()
+    code = "from orchestrator.policies.tables.compiled import CACHE_DIR; print(CACHE_DIR)"
+
+    def place(environ: dict[str, str]) -> str:
+        environ |= {"PYTHONPATH": str(installed.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environ, cwd=tmp_path, check=True
+        )
+        return run.stdout.strip()
+
+    assert Path(place({"XDG_CACHE_HOME": str(tmp_path / "cache")})).parent == tmp_path / "cache" / "slim-scheduler"
+    (tmp_path / "home").touch()
+    assert place({"HOME": str(tmp_path / "home")}) == "None"

@@ -1,0 +1,97 @@
+"""Who compiles what decides, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.policies import preparation
+from orchestrator.router import compile_ahead
+from orchestrator.router.dispatch import compilation
+from orchestrator.router.dispatch.compilation import prepare_decisions
+
+pytest.importorskip("numba", reason="nothing is compiled without numba")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As when nothing was compiled before. The process that is started finds what was, and so ends soon."""
+    for module in (preparation, compilation):
+        monkeypatch.setattr(module, "CACHE_DIR", tmp_path)
+    return tmp_path
+
+
+async def test_nothing_is_said_where_all_was_compiled_before(caplog: pytest.LogCaptureFixture) -> None:
+    await prepare_decisions()
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO]
+
+
+async def test_another_process_compiles_and_it_is_said_why_that_takes_long(
+    fresh: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await compile_ahead()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"compiling what decides, which takes half a minute or more, once for this version; kept in {fresh}"
+    )
+
+
+async def test_where_another_process_can_not_compile_this_one_does(
+    fresh: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "_SCRIPT", "raise MemoryError('too little')")
+    await prepare_decisions()
+    assert "could not compile (MemoryError: too little), so this one does" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(compilation.sys, "executable", str(fresh / "none"))
+    await prepare_decisions()
+    assert "No such file or directory" in caplog.text
+
+
+async def test_who_is_told_to_stop_does_not_wait_for_the_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = fresh / "pid"
+    monkeypatch.setattr(
+        compilation,
+        "_SCRIPT",
+        f"import os, pathlib, time; pathlib.Path({str(said)!r}).write_text('x'); time.sleep(600)",
+    )
+    compiling = asyncio.create_task(compile_ahead())
+    while not said.exists():
+        await asyncio.sleep(0.01)
+    compiling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await compiling  # which waits until the process has ended
+
+
+def test_the_compiler_does_not_outlive_whom_it_works_for() -> None:
+    waiting = [sys.executable, "-c", f"{compilation._WATCH}; import time; time.sleep(600)"]
+    process = subprocess.Popen(waiting, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.close()  # as the kernel does when its parent was killed
+    assert process.wait(60) == 1
+
+
+async def test_without_a_place_to_keep_it_the_remedy_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (preparation, compilation):
+        monkeypatch.setattr(module, "CACHE_DIR", None)
+    await prepare_decisions()
+    assert (
+        "at each start, because there is no directory to keep it in; give one that can be written by XDG_CACHE_HOME"
+        in (caplog.text)
+    )
+
+
+async def test_plain_python_is_not_taken_for_compiled(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (preparation, compilation):
+        monkeypatch.setattr(module, "IS_COMPILED", False)
+    await prepare_decisions()
+    assert "numba can't be imported, so decisions are made by plain Python" in caplog.text

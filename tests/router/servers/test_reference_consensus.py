@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.router.servers.reference_consensus import Ballot, Scores, agree, read_scores
+from orchestrator.snapshot import ServerName
+
+A, B, C, D = (ServerName(name) for name in "abcd")
+RIGHT, NEARLY, WRONG, OTHER = (1.0, -8.0, 3.0), (1.01, -7.95, 3.02), (3.0, 1.0, -8.0), (0.0, 0.0, 1.0)
+TOLERANCE = 0.02
+
+
+def cast(*votes: tuple[ServerName, Scores | None], ballot: Ballot | None = None) -> Ballot:
+    ballot = ballot or Ballot()
+    for server, scores in votes:
+        ballot = ballot.cast(server, scores, TOLERANCE)
+    return ballot
+
+
+@pytest.mark.parametrize(
+    ("votes", "wrong"),
+    [
+        ([(A, RIGHT)], set()),
+        ([(A, RIGHT), (A, RIGHT), (A, WRONG)], {A}),
+        ([(A, RIGHT), (B, NEARLY)], set()),
+        ([(A, RIGHT), (B, WRONG)], set()),
+        ([(A, WRONG), (B, RIGHT), (C, NEARLY)], {A}),
+        ([(A, RIGHT), (B, WRONG), (C, OTHER)], set()),
+        ([(A, RIGHT), (B, RIGHT), (B, WRONG)], {B}),
+        ([(A, RIGHT), (A, RIGHT), (B, WRONG)], {B}),
+        ([(A, RIGHT), (B, RIGHT), (C, WRONG), (D, WRONG)], {C, D}),
+        ([(A, WRONG), (A, WRONG), (B, RIGHT), (C, RIGHT)], {A}),
+        ([(A, RIGHT), (B, WRONG), (B, RIGHT)], set()),
+        ([(A, None)], {A}),
+        ([(A, RIGHT), (B, None)], {B}),
+        ([(A, RIGHT), (B, RIGHT[:2])], set()),
+    ],
+)
+def test_who_is_wrong(votes: Sequence[tuple[ServerName, Scores | None]], wrong: set[ServerName]) -> None:
+    assert cast(*votes).wrong(TOLERANCE) == wrong
+
+
+def test_a_contradiction_that_nobody_can_decide_is_told() -> None:
+    assert cast((A, RIGHT), (B, WRONG)).is_disputed
+    assert not cast((A, RIGHT), (B, WRONG), (C, RIGHT)).is_disputed
+    assert not cast((A, RIGHT), (A, RIGHT), (B, WRONG)).is_disputed
+    assert not cast((A, None), (B, RIGHT)).is_disputed
+
+
+def test_the_reference_outlives_the_servers_that_gave_it() -> None:
+    alone = cast((A, RIGHT), (B, RIGHT)).without([A, B])
+    assert cast((C, WRONG), ballot=alone).wrong(TOLERANCE) == {C}
+    assert cast((C, NEARLY), ballot=alone).wrong(TOLERANCE) == frozenset()
+
+
+scores = st.tuples(*[st.floats(-100, 100)] * 3)
+
+
+@given(right=scores, wrong=scores, size=st.integers(2, 6), order=st.permutations(range(7)))
+def test_one_against_many_is_always_the_wrong_one(
+    right: Scores, wrong: Scores, size: int, order: Sequence[int]
+) -> None:
+    if agree(right, wrong, TOLERANCE):
+        return
+    votes = [(ServerName(f"s{n}"), right) for n in range(size)] + [(ServerName("odd"), wrong)]
+    ordered = [votes[n] for n in order if n < len(votes)]
+    assert cast(*ordered).wrong(TOLERANCE) == {"odd"}
+
+
+@given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.none() | scores), max_size=20))
+def test_never_is_everybody_wrong_who_gave_an_answer_that_a_majority_gave(
+    votes: list[tuple[ServerName, Scores | None]],
+) -> None:
+    ballot = cast(*votes)
+    valid = {name: vote for name, vote in ballot.votes.items() if vote is not None}
+    wrong = ballot.wrong(TOLERANCE)
+    for name, vote in valid.items():
+        agreeing = [other for other in valid.values() if agree(vote, other, TOLERANCE)]
+        if len(agreeing) == len(valid) >= 2 and all(
+            agree(a, b, TOLERANCE) for a in valid.values() for b in valid.values()
+        ):
+            assert name not in wrong or ballot.reference is not None
+            assert not (wrong >= valid.keys())
+
+
+def test_what_is_no_answer() -> None:
+    assert read_scores([1, 2], 2) == (1.0, 2.0)
+    assert read_scores([1, 2, 3], 2) is None
+    assert read_scores([1, math.nan], 2) is None
+    assert read_scores([1, math.inf], 2) is None

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from orchestrator.errors import ConfigError
+from orchestrator.profile.codec import read_profile
+from orchestrator.simulation.bounds.capacity import capacity_rps, least_joules, most_accuracy
+from orchestrator.simulation.results import summarise
+from orchestrator.simulation.scenario.fleet import (
+    SimulatedServer,
+    check_fleet,
+    linear_model,
+    lognormal_sigma,
+    server_from_profile,
+)
+from orchestrator.simulation.scenario.settings import digest_scenario, load_scenario
+from orchestrator.simulation.scenario.trace import draw_trace
+from orchestrator.snapshot import ServerName
+from tests.simulation.worlds import run, scenario, servers, single
+
+ROOT = Path(__file__).parents[3]
+SCENARIOS = sorted((ROOT / "scenarios").glob("*.yaml"))
+GOOD: dict[str, Any] = {"name": "good", "servers": [{"name": "a", "widths": {50: {"item_ms": 2}, 100: {"item_ms": 5}}}]}
+
+
+def written(folder: Path, values: dict[str, Any]) -> Path:
+    path = folder / "scenario.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda p: p.stem)
+def test_the_scenarios_that_are_shipped_run(path: Path) -> None:
+    settings, fleet = load_scenario(path)
+    settings = settings.model_copy(update={"workload": settings.workload.model_copy(update={"requests": 2000})})
+    result = summarise(run(settings, fleet, "lert:slack"), seed=0)
+    assert result.answered + result.shed + result.failed == 2000
+    assert result.attainment_ratio > 0.9
+    assert result.joules_per_answer is not None
+    assert result.joules_per_answer > 0
+
+
+def test_servers_are_counted_and_named(tmp_path: Path) -> None:
+    entry = {**GOOD["servers"][0], "count": 12}
+    _, fleet = load_scenario(written(tmp_path, {**GOOD, "servers": [entry, {**entry, "name": "b", "count": 1}]}))
+    assert [*[s.name for s in fleet][:2], fleet[-1].name] == ["a00", "a01", "b"]
+    assert len(fleet) == 13
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"colour": 1}, "unknown key colour; allowed here: name, servers, workload"),
+        ({"workload": {"load": 1}}, "unknown key workload.load; allowed here: kind, load_ratio"),
+        ({"workload": {"load_ratio": 0}}, "workload.load_ratio: .*greater than 0, got 0"),
+        ({"workload": {"cv2": math.nan}}, "workload.cv2: .*finite number"),
+        ({"workload": {"kind": "replay"}}, "file goes with kind 'replay'"),
+        ({"workload": {"kind": "ramp", "rates": [1, 2, 3]}}, "a ramp has two rates"),
+        ({"workload": {"rates": [-1, 2]}}, "must not be negative"),
+        ({"objectives": {"deadline_ms": -5}}, "objectives.deadline_ms: .*greater than 0, got -5"),
+        ({"servers": []}, "servers: .*at least 1 item"),
+        ({"servers": [{"name": "a"}]}, "server 'a' needs either profile or widths"),
+        ({"servers": [*GOOD["servers"], *GOOD["servers"]]}, "the name 'a' is used twice; names must be unique"),
+        ({"servers": [{"name": "a", "widths": {0: {"item_ms": 1}}}]}, "greater than or equal to 1"),
+        ({"servers": [{"name": "a", "profile": "none.json"}]}, "none.json"),
+        ({"faults": {"throttle_factor": 0.5}}, "faults.throttle_factor: .*greater than or equal to 1, got 0.5"),
+    ],
+)
+def test_what_is_impossible_is_refused_with_key_and_value(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem) as refused:
+        load_scenario(written(tmp_path, {**GOOD, **changes}))
+    assert "\n" not in str(refused.value)
+
+
+def test_files_that_are_no_scenario_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    for text, problem in (("[1, 2]", "holds no mapping"), ("a: [", "is no YAML")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            load_scenario(path)
+    with pytest.raises(ConfigError, match="can't read the scenario"):
+        load_scenario(tmp_path)
+
+
+def test_a_server_of_several_in_a_profile_must_be_named(tmp_path: Path) -> None:
+    profile = ROOT / "profiles" / "synthetic" / "t4.json"
+    entry = {"name": "a", "profile": str(profile), "profile_server": "nobody"}
+    with pytest.raises(ConfigError, match="no server 'nobody' in the profile, only"):
+        load_scenario(written(tmp_path, {**GOOD, "servers": [entry]}))
+
+
+def test_a_simulated_server_takes_what_its_profile_measured() -> None:
+    profile = read_profile(ROOT / "profiles" / "synthetic" / "t4.json").servers[0]
+    server = server_from_profile(profile, "mine")
+    assert server.idle_w == profile.idle.power_w
+    for model, measured in zip(server.models, sorted(profile.models, key=lambda m: m.width), strict=True):
+        assert model.max_batch_size == measured.max_batch_size
+        for batch in measured.batches:
+            assert model.service_s[batch.items - 1] == pytest.approx(batch.mean_s)
+            assert model.energy_j is not None
+            assert model.energy_j[batch.items - 1] == pytest.approx(batch.energy_j)
+        assert model.start.line() == pytest.approx((measured.line.item_s, measured.line.group_s))
+
+
+def test_a_delay_is_part_of_a_scenarios_digest_and_none_leaves_it_as_it_was() -> None:
+    given = scenario(requests=10)
+    fleet = servers(2, linear_model(100, item_s=0.01))
+    assert "delay" not in repr(fleet)  # digests of scenarios before there were delays are made of this
+    far = servers(2, replace(linear_model(100, item_s=0.01), delay_s=0.001))
+    farther = servers(2, replace(linear_model(100, item_s=0.01), delay_s=0.002))
+    assert len({digest_scenario(given, each) for each in (fleet, far, farther)}) == 3
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 1.0])
+def test_sigma_gives_the_ratio_of_the_99th_percentile_back(sigma: float) -> None:
+    assert lognormal_sigma(math.exp(2.3263478740408408 * sigma - sigma * sigma / 2)) == pytest.approx(sigma, abs=1e-6)
+    drawn = np.exp(sigma * np.random.default_rng(0).standard_normal(400_000) - sigma * sigma / 2)
+    assert drawn.mean() == pytest.approx(1, rel=0.01)
+    assert lognormal_sigma(np.quantile(drawn, 0.99)) == pytest.approx(sigma, abs=0.02)
+
+
+def test_capacity_and_the_fluid_bound_by_hand() -> None:
+    models = (
+        linear_model(50, item_s=0.01, max_batch_size=1, accuracy=0.8),
+        linear_model(100, item_s=0.04, max_batch_size=1, accuracy=0.9, instances=2),
+    )
+    fleet = servers(2, *models)
+    assert capacity_rps(fleet) == pytest.approx(200)
+    assert capacity_rps(fleet, width=100) == pytest.approx(100)
+    assert capacity_rps(fleet, min_accuracy=0.85) == pytest.approx(100)
+    assert most_accuracy(fleet, 50) == pytest.approx(0.9)
+    # Half of the time at each width: 50 at 0.9 and 100 at 0.8.
+    assert most_accuracy(fleet, 150) == pytest.approx((50 * 0.9 + 100 * 0.8) / 150)
+    assert most_accuracy(fleet, 201) is None
+    assert most_accuracy(fleet, 10, min_accuracy=0.95) is None
+    with pytest.raises(ConfigError, match=r"no server serves width 75 with an accuracy of 0 or more; .*\[50, 100\]"):
+        capacity_rps(fleet, width=75)
+
+
+@pytest.mark.parametrize("policy", ["lert:slack", "slackfit", "max-accuracy", "random:slack"])
+def test_no_policy_is_more_accurate_than_the_fluid_bound(policy: str) -> None:
+    fleet = servers(3, linear_model(25, item_s=0.002, accuracy=0.7), linear_model(100, item_s=0.01, accuracy=0.9))
+    simulation = run(scenario(requests=30_000, load=0.6, objectives={"deadline_ms": 50}), fleet, policy)
+    result = summarise(simulation, seed=0, warm_up_ratio=0.1)
+    bound = most_accuracy(fleet, simulation.trace.rate_rps)
+    assert result.accuracy is not None
+    assert bound is not None
+    assert result.accuracy <= bound + 0.005
+    assert result.attainment_ratio > 0.5
+
+
+def test_the_fewest_joules_are_those_of_the_thriftiest_flows() -> None:
+    # Two machines of 10 W: at 100 items/s one joule an item, at 50 items/s three; batches of two save a launch.
+    narrow = linear_model(25, item_s=0.01, max_batch_size=2, accuracy=0.8, item_j=0.9, group_j=0.2)
+    wide = linear_model(100, item_s=0.02, max_batch_size=2, accuracy=0.9, item_j=3)
+    fleet = servers(2, narrow, wide, idle_w=10)
+    assert least_joules(fleet, 100, 0.8) == pytest.approx(1 + 20 / 100)
+    # Half of the answers at full width give 0.85 and take 1 and 3 J.
+    assert least_joules(fleet, 100, 0.85) == pytest.approx(2 + 20 / 100)
+    assert least_joules(fleet, 200, 0.85) is None  # too much for so many wide answers
+    assert least_joules(fleet, 100, 0.95) is None
+    assert least_joules(servers(2, narrow, wide), 100, 0.8) is None  # idle power is unknown
+
+
+def test_fleets_that_make_no_sense_are_refused() -> None:
+    for fleet, problem in (
+        ([], "fleet.servers is empty"),
+        ([SimulatedServer(ServerName("a"), ())], r"a has widths \[\]"),
+        ([SimulatedServer(ServerName("a"), (single(), single()))], r"a has widths \[100, 100\]"),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            check_fleet(fleet)
+
+
+def test_reports_come_when_they_should_and_some_are_lost() -> None:
+    telemetry = {"report_every_s": 0.1, "delay_s": 0.05, "lost_ratio": 0.25}
+    settings = scenario(requests=2000, telemetry=telemetry, objectives={"request_timeout_s": 1})
+    schedule = draw_trace(settings, servers(4, single()), 0).schedule
+    assert (np.diff(schedule[0]) >= 0).all()
+    horizon_s = draw_trace(settings, servers(4, single()), 0).arrived_s[-1] + 1
+    assert schedule.shape[1] == pytest.approx(4 * 0.75 * horizon_s / 0.1, rel=0.1)

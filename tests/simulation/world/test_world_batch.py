@@ -1,0 +1,265 @@
+"""Worlds in a batch are the worlds of Simulation, and earn what has come of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigError
+from orchestrator.policies import parse_policy
+from orchestrator.policies.learned import LearnedPolicy
+from orchestrator.policies.learned.actions import HOLD_ACTION
+from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, PRESENT
+from orchestrator.policies.learned.network import _score_numpy, pack
+from orchestrator.policies.tables import fields as r
+from orchestrator.simulation.environment import FleetEnv
+from orchestrator.simulation.rewards import Task
+from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world.world_batch import NO_ADVICE, Step, WorldBatch
+from orchestrator.snapshot import ServerName
+from tests.policies.learned.test_policy import slim, trained
+from tests.simulation.worlds import scenario
+
+Act = Callable[[Step], NDArray[np.int64]]
+TEACHERS = ("lert:slack", "slackfit-accuracy", "max-batch")
+
+
+def task(count: int = 3, *, requests: int = 300, load: float = 0.6, joules: bool = True, **sections: object) -> Task:
+    fleet = []
+    for index in range(count):  # unlike, so that no two candidates tie
+        models = tuple(
+            linear_model(
+                w,
+                item_s=w * 4e-5 * (1 + 0.3 * index),
+                group_s=2e-3,
+                accuracy=0.6 + w / 500,
+                sigma=0.2,
+                max_batch_size=8,
+                item_j=w * 1e-3 if joules else None,
+                group_j=0.05,
+            )
+            for w in (25, 50, 100)
+        )
+        fleet.append(SimulatedServer(ServerName(f"s{index}"), models, idle_w=10))
+    settings = scenario(
+        requests=requests,
+        load=load,
+        workload={"kind": "gamma", "cv2": 4},
+        objectives={"deadline_ms": 60},
+        faults={"fail_every_s": 2, "down_s": 0.2, "notice_s": 0.05},
+        **sections,  # type: ignore[arg-type]
+    )
+    return Task(settings, tuple(fleet), (0.5, 0.3, 0.2))
+
+
+def play(batch: WorldBatch, act: Act) -> tuple[list[Step], NDArray[np.float64]]:
+    """Run all worlds to their ends; return every step, and what each world earned."""
+    step = batch.settle()
+    seen, earned = [], step.rewards.copy()
+    while not step.ended.all():
+        seen.append(Step(*(array.copy() for array in step)))
+        step = batch.step(act(step))
+        earned += step.rewards
+        assert len(seen) < 5000
+    return seen, earned
+
+
+def advised(step: Step) -> NDArray[np.int64]:
+    return step.advice.copy()
+
+
+def at_random(seed: int) -> Act:
+    rng = np.random.default_rng(seed)
+    return lambda step: np.array([rng.choice(np.flatnonzero(mask)) for mask in step.masks])
+
+
+def simulated(made: Task, policy: str, seed: int) -> Simulation:
+    simulation = Simulation(made.settings, made.servers, parse_policy(policy), seed=seed)
+    simulation.run()
+    return simulation
+
+
+@pytest.fixture(scope="module")
+def batch() -> WorldBatch:
+    return WorldBatch(3)
+
+
+def test_worlds_unlike_each_other_become_what_simulations_of_the_heuristic_become(batch: WorldBatch) -> None:
+    tasks = [task(1, requests=100), task(3, load=1.1), task(9, requests=200, joules=False)]
+    for world, made in enumerate(tasks):
+        batch.load(world, made, seed=world)
+    play(batch, advised)
+    for world, made in enumerate(tasks):
+        state = simulated(made, "lert:slack", world).world.state
+        totals = batch.totals(world)
+        assert totals["answered"] == state[f.ANSWERED_COUNT] > 0
+        assert totals["in_time"] == state[f.ON_TIME_COUNT]
+        assert totals["accuracy"] == state[f.ACCURACY_SUM] / state[f.ANSWERED_COUNT]
+        assert totals["latency_s"] == state[f.LATENCY_SUM_S] / state[f.ANSWERED_COUNT]
+
+
+def test_what_a_world_earns_adds_up_to_what_has_come_of_it(batch: WorldBatch) -> None:
+    made = task(3, load=1.2)
+    for world in range(3):
+        batch.load(world, made, seed=world)
+    _, earned = play(batch, at_random(1))
+    for world in range(3):
+        totals = batch.totals(world)
+        answered, late = totals["answered"], totals["answered"] - totals["in_time"]
+        assert totals["requests"] == answered + totals["lost"]
+        assert earned[world, 0] == pytest.approx(answered * (totals["accuracy"] - 0.65) / 0.15)
+        assert earned[world, 1] == pytest.approx(-0.3 * answered * totals["latency_s"] / 0.06)
+        assert earned[world, 3] == pytest.approx(-4 * (late + totals["lost"]))
+        item_j = (8 * 0.1 + 0.05) / 8  # at the widest width, in full batches
+        assert earned[world, 2] == pytest.approx(-totals["busy_j"] / item_j)
+
+
+def test_unknown_joules_earn_nothing_instead_of_a_guess(batch: WorldBatch) -> None:
+    for world in range(3):
+        batch.load(world, task(joules=False), seed=world)
+    _, earned = play(batch, at_random(2))
+    assert (earned[:, 2] == 0).all()
+    assert (earned[:, 0] > 0).all()
+
+
+def test_the_same_seeds_and_actions_are_the_same_trace_to_the_bit(batch: WorldBatch) -> None:
+    runs = []
+    for _ in range(2):
+        for world in range(3):
+            batch.load(world, task(), seed=7 + world)
+        runs.append(play(batch, at_random(3)))
+    for one, other in zip(*(run[0] for run in runs), strict=True):
+        for left, right in zip(one, other, strict=True):
+            np.testing.assert_array_equal(left, right)
+    earned = runs[0][1]
+    assert not np.array_equal(earned[0], earned[1])  # another seed is another world
+
+
+def test_every_choice_is_one_and_every_teacher_advises_what_is_allowed(batch: WorldBatch) -> None:
+    for world, teacher in enumerate(TEACHERS):
+        batch.load(world, task(load=0.9), seed=4, teacher=parse_policy(teacher))  # type: ignore[arg-type]
+    seen, _ = play(batch, at_random(4))
+    known = 0
+    for step in seen:
+        running = ~step.ended
+        assert (step.masks[running].sum(axis=1) > 1).all()
+        assert (np.abs(step.observations) <= 1).all()
+        for world in np.flatnonzero(running & (step.advice != NO_ADVICE)):
+            assert step.masks[world, step.advice[world]]
+            known += 1
+        assert (step.advice[running & (np.arange(3) == 0)] != NO_ADVICE).all()  # the base's own is always allowed
+    assert known > 100
+
+
+def test_a_learned_policy_in_a_simulation_does_what_its_scores_do_in_a_batch() -> None:
+    """Live, simulated and trained see the same: one encoder, one mask, one reading of actions."""
+    made, policy = task(3, load=0.9), LearnedPolicy(slim(weights=trained(), strength=2.0))
+    simulation = Simulation(made.settings, made.servers, policy, seed=5)
+    ask = simulation.world.wish.ask
+    ask[r.PREFER_ACCURACY], ask[r.PREFER_LATENCY], ask[r.PREFER_ENERGY] = made.preference
+    simulation.run()
+
+    def best(step: Step) -> NDArray[np.int64]:
+        return np.array([by_numpy(policy, step.observations[0], step.masks[0])])
+
+    alone = WorldBatch(1, holds_on=True)
+    alone.load(0, made, seed=5)
+    play(alone, best)
+    totals, state = alone.totals(0), simulation.world.state
+    assert totals["answered"] == state[f.ANSWERED_COUNT]
+    assert totals["latency_s"] == state[f.LATENCY_SUM_S] / state[f.ANSWERED_COUNT]
+    heuristic = simulated(made, "lert:slack", 5).world.state
+    assert heuristic[f.LATENCY_SUM_S] != state[f.LATENCY_SUM_S]  # else this would show nothing
+
+
+def by_numpy(policy: LearnedPolicy, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
+    lines, context = observation[:-CONTEXT].reshape(-1, FEATURES), observation[-CONTEXT:]
+    scores = np.zeros(len(mask))
+    considered = int(lines[:, PRESENT].sum())
+    _score_numpy(lines, considered, context, pack(policy.file.weights), policy.file.strength, None, scores)  # type: ignore[arg-type]
+    return int(np.argmax(np.where(mask, scores, -np.inf)))
+
+
+def test_a_hold_that_stands_is_asked_about_less_often_and_ends_like_any_other() -> None:
+    made = task(2, requests=200, load=0.3)
+
+    def hold_first(step: Step) -> NDArray[np.int64]:  # then whatever is allowed first
+        held = step.masks[:, HOLD_ACTION] & (np.arange(len(step.masks)) % 2 == turn[0] % 2)
+        turn[0] += 1
+        return np.where(held, HOLD_ACTION, step.masks.argmax(axis=1))
+
+    asked, totals = [], []
+    for holds_on in (False, True):
+        turn = [0]
+        batch = WorldBatch(2, holds_on=holds_on)
+        for world in range(2):
+            batch.load(world, made, world)
+        steps, _ = play(batch, hold_first)
+        asked.append(len(steps))
+        totals.append([batch.totals(world) for world in range(2)])
+    assert asked[1] < asked[0]
+    for own in totals[1]:  # nobody is forgotten
+        assert own["answered"] + own["lost"] == own["requests"] == 200
+
+
+def test_three_choices_apart_are_taken_as_ppo_paper_takes_them() -> None:
+    alone = WorldBatch(1)
+    alone.load(0, task(2, requests=50, load=0.3), seed=1)
+    sent = alone.settle()
+    assert not sent.ended[0]
+    for _ in range(400):
+        if alone.step(np.array([[0, 0, 0]])).ended[0]:  # server 0, narrowest width, alone
+            break
+    totals = alone.totals(0)
+    assert totals["answered"] + totals["lost"] == 50
+    assert totals["accuracy"] == pytest.approx(0.65, abs=0.03)  # all but what there was no choice for
+
+
+def test_what_can_not_be_a_base_is_refused() -> None:
+    with pytest.raises(ConfigError, match="can't be the base"):
+        WorldBatch(1, base="jsq")
+
+
+def env(**values: object) -> FleetEnv:
+    return FleetEnv(task(requests=60, **values))  # type: ignore[arg-type]
+
+
+def test_gymnasium_finds_nothing_to_complain_of() -> None:
+    check_env(env(), skip_render_check=True)
+
+
+def test_stable_baselines_finds_nothing_to_complain_of() -> None:
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    checker.check_env(env())
+
+
+def test_an_environment_ends_with_its_totals_and_weighs_its_objectives() -> None:
+    made = env()
+    observation, info = made.reset(seed=3)
+    assert observation.shape == (OBSERVATION,)
+    ended, earned = False, np.zeros(4)
+    while not ended:
+        assert made.action_masks()[info["advice"]]
+        _, reward, ended, truncated, info = made.step(info["advice"])
+        assert reward == pytest.approx(info["objectives"] @ np.array([0.5, 0.3, 0.2, 1.0]))
+        assert not truncated
+        earned += info["objectives"]
+    assert info["totals"]["requests"] == 60
+    assert info["totals"]["answered"] == simulated(made._task, "lert:slack", 3).world.state[f.ANSWERED_COUNT]
+
+
+def test_a_seed_is_the_same_world_and_none_the_next_one_of_the_generator() -> None:
+    made = env()
+    first, _ = made.reset(seed=3)
+    made.step(HOLD_ACTION)
+    assert np.array_equal(made.reset(seed=3)[0], first)
+    seeds = [made.reset()[1]["trace_seed"] for _ in range(3)]
+    assert len(set(seeds)) == 3
+    made.reset(seed=3)
+    assert [made.reset()[1]["trace_seed"] for _ in range(3)] == seeds

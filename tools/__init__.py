@@ -1,0 +1,1 @@
+"""Generators of files that are committed: synthetic profiles and ``deploy/compose.yaml``. Not installed."""
