@@ -25,8 +25,8 @@ from orchestrator.policies import FleetTables, Policy, Situation, parse_policy
 from orchestrator.policies.tables.compiled import IS_COMPILED
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.snapshot import (
+    BatchInFlight,
     Family,
-    GroupInFlight,
     ModelName,
     QueueState,
     ServedModel,
@@ -72,11 +72,11 @@ def make_fleet(servers: int) -> tuple[list[ServerState], LatencyTable]:
     states, fits = [], {}
     for index in range(servers):
         name = ServerName(f"server{index:04d}")
-        held = (GroupInFlight(models[index % 4].name, 4, -0.001),) * (index % 3)
+        held = (BatchInFlight(models[index % 4].name, 4, -0.001),) * (index % 3)
         states.append(ServerState(name, models, in_flight=held))
         for model in models:
-            item_s = 1e-5 * model.width * (1 + index % 5) + 1e-7 * index
-            fits[name, model.name] = LatencyFit().observe(1, item_s + 0.002).observe(8, 8 * item_s + 0.002)
+            per_item_s = 1e-5 * model.width * (1 + index % 5) + 1e-7 * index
+            fits[name, model.name] = LatencyFit().observe(1, per_item_s + 0.002).observe(8, 8 * per_item_s + 0.002)
     return states, LatencyTable(fits)
 
 
@@ -84,7 +84,7 @@ def measure(servers: int, policy: Policy, repeats: int = _REPEATS) -> Timing:
     """Return how long decisions take over so many servers."""
     states, latency = make_fleet(servers)
     tables = FleetTables(states, latency)
-    situation = Situation(_QUEUE, 0.0, turn=0, lots=(0.4, 0.6), slack_margin=1.25)
+    situation = Situation(_QUEUE, 0.0, turn=0, uniforms=(0.4, 0.6), slack_margin=1.25)
     puts, decisions = [], []
     for turn in range(-10, repeats):
         state = states[turn % servers]

@@ -65,7 +65,7 @@ def make_fleet(servers: int) -> list[SimulatedServer]:
         SimulatedServer(
             ServerName(f"s{index:04d}"),
             tuple(
-                linear_model(w, item_s=1e-5 * w * (1 + index % 5), group_s=0.002, sigma=0.1, item_j=0.01 * w)
+                linear_model(w, per_item_s=1e-5 * w * (1 + index % 5), fixed_s=0.002, sigma=0.1, per_item_j=0.01 * w)
                 for w in _WIDTHS
             ),
             50.0,

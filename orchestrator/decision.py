@@ -57,14 +57,14 @@ class Candidate:
         server_items: that the server already has.
         has_room: whether it can be sent now.
         wait_s: expected time until an instance is free for it.
-        item_s: expected time an item adds to a group.
-        group_s: expected time of a group besides its items.
+        per_item_s: expected time an item adds to a group.
+        fixed_s: expected time of a group besides its items.
         max_batch_size: items in one group at the most.
         instances: of this width on this server.
         overdue_ratio: how many times longer than expected, the margin included, the server already takes over what
             it runs; 1 while it is in time.
-        item_j: expected energy that an item adds to a group; None while that is unknown.
-        group_j: expected energy of a group besides its items; None as item_j.
+        per_item_j: expected energy that an item adds to a group; None while that is unknown.
+        fixed_j: expected energy of a group besides its items; None as per_item_j.
         backlog_s: expected seconds of work that the whole server has, what is bound to it included.
     """
 
@@ -79,26 +79,26 @@ class Candidate:
     server_items: int
     has_room: bool
     wait_s: float
-    item_s: float
-    group_s: float
+    per_item_s: float
+    fixed_s: float
     max_batch_size: int
     instances: int
     overdue_ratio: float
-    item_j: float | None = None
-    group_j: float | None = None
+    per_item_j: float | None = None
+    fixed_j: float | None = None
     backlog_s: float = 0.0
 
     @property
     def energy_j(self) -> float | None:
         """Expected joules of the whole group; None while unknown, never 0 for that."""
-        if self.item_j is None or self.group_j is None:
+        if self.per_item_j is None or self.fixed_j is None:
             return None
-        return self.item_j * self.items + self.group_j
+        return self.per_item_j * self.items + self.fixed_j
 
     @property
     def capacity_rps(self) -> float:
         """Items a second when every instance runs full batches; infinite while it is guessed to be instant."""
-        service_s = self.item_s * self.max_batch_size + self.group_s
+        service_s = self.per_item_s * self.max_batch_size + self.fixed_s
         return self.instances * self.max_batch_size / service_s if service_s > 0 else math.inf
 
     def with_items(self, items: int) -> Candidate:
@@ -106,8 +106,8 @@ class Candidate:
         return replace(
             self,
             items=items,
-            service_s=self.item_s * items + self.group_s,
-            completion_s=self.wait_s + self.item_s * items + self.group_s,
+            service_s=self.per_item_s * items + self.fixed_s,
+            completion_s=self.wait_s + self.per_item_s * items + self.fixed_s,
         )
 
 

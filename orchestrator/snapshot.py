@@ -65,7 +65,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupInFlight:
+class BatchInFlight:
     """A group that a server has and has not answered.
 
     Attributes:
@@ -83,13 +83,13 @@ class GroupInFlight:
     began_s: float | None = field(default=None, compare=False)
 
 
-def has_room(in_flight: Sequence[GroupInFlight], model: ServedModel, *, group_limit: int, waiting_limit: int) -> bool:
+def has_room(in_flight: Sequence[BatchInFlight], model: ServedModel, *, batch_limit: int, waiting_limit: int) -> bool:
     """Return whether a server that holds ``in_flight`` may be sent a group of ``model``.
 
     Of one width it may hold a group for each instance and ``waiting_limit`` more; more would only wait there instead
-    of in the router, where they can still be given to another server. ``group_limit`` bounds all widths together.
+    of in the router, where they can still be given to another server. ``batch_limit`` bounds all widths together.
     """
-    if len(in_flight) >= group_limit:
+    if len(in_flight) >= batch_limit:
         return False
     model_limit = model.instances + waiting_limit
     # Fewer groups than the limit of one width can't exceed it; so most calls count nothing.
@@ -106,7 +106,7 @@ class ServerState:
         other_models: of other families, which its load may be of.
         in_flight: groups it has not answered, in the order they were sent.
         bound_items: items already bound to it that wait in the router, with their model.
-        group_limit: groups it may hold at a time, of all widths.
+        batch_limit: groups it may hold at a time, of all widths.
         waiting_limit: groups of one width it may hold beyond one for each instance of that width.
         last_answer_s: when it last answered, None before the first time.
         healthy: False while it does not answer.
@@ -115,9 +115,9 @@ class ServerState:
     name: ServerName
     models: tuple[ServedModel, ...]
     other_models: tuple[ServedModel, ...] = ()
-    in_flight: tuple[GroupInFlight, ...] = ()
+    in_flight: tuple[BatchInFlight, ...] = ()
     bound_items: tuple[tuple[ModelName, int], ...] = ()
-    group_limit: int = 2
+    batch_limit: int = 2
     waiting_limit: int = 1
     last_answer_s: float | None = None
     healthy: bool = True
@@ -130,7 +130,7 @@ class ServerState:
     def has_room_for(self, model: ServedModel) -> bool:
         """Return whether it may be sent a group of ``model`` now."""
         return self.healthy and has_room(
-            self.in_flight, model, group_limit=self.group_limit, waiting_limit=self.waiting_limit
+            self.in_flight, model, batch_limit=self.batch_limit, waiting_limit=self.waiting_limit
         )
 
 
@@ -155,7 +155,7 @@ class QueueState:
         allowed_widths: that the head accepts, ascending.
         min_accuracy: that the head accepts, 0..1.
         priority: of the head; 1 is the highest, 0 stands for the default level, as in Triton.
-        max_item_j: joules that the head may cost per item were it sent alone; None: any.
+        max_per_item_j: joules that the head may cost per item were it sent alone; None: any.
         preference: of the head; None: the policy's own.
         head_arrived_s: when the head came, on the router's clock; None while that is not told.
     """
@@ -167,6 +167,6 @@ class QueueState:
     allowed_widths: tuple[Width, ...]
     min_accuracy: float = 0.0
     priority: int = 0
-    max_item_j: float | None = None
+    max_per_item_j: float | None = None
     preference: Preference | None = None
     head_arrived_s: float | None = None

@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.controller.daemon import Daemon, run_daemon
 from benchmarks.controller.load import Stream, closed_loops
 from benchmarks.controller.results import Budget, RefusalSeen
-from benchmarks.controller.stage import Stage, open_stage
 from benchmarks.controller.status import refusal_series
+from benchmarks.controller.testbed import Testbed, open_testbed
 from orchestrator.config import ControllerSettings, LimitSettings
 from orchestrator.errors import SlimError
 from orchestrator.telemetry import TritonProcesses
@@ -40,10 +40,10 @@ SETTLE_S = 1.0
 
 async def run_budget(repository: Path, folder: Path, say: Callable[[str], None]) -> Budget:
     """Return the raw numbers; see the module."""
-    async with open_stage(repository, folder) as stage:
-        sizes = await _measure_sizes(stage)
-    async with open_stage(repository, folder) as stage:
-        base_bytes, _ = await stage.measure_memory()
+    async with open_testbed(repository, folder) as testbed:
+        sizes = await _measure_sizes(testbed)
+    async with open_testbed(repository, folder) as testbed:
+        base_bytes, _ = await testbed.measure_memory()
         instance_bytes = max(sizes)
         budget_bytes = int(base_bytes + ROOM * instance_bytes)
         say(
@@ -51,12 +51,12 @@ async def run_budget(repository: Path, folder: Path, say: Callable[[str], None])
             f"{base_bytes / MIB:.1f} are Triton's own"
         )
         settings = ControllerSettings(idle_s=IDLE_S, unmeasured_instance_mib=instance_bytes / MIB)
-        fleet = stage.write_fleet(settings, LimitSettings(memory_budget_mib=budget_bytes / MIB))
-        watch = _Watch(stage)
+        fleet = testbed.write_fleet(settings, LimitSettings(memory_budget_mib=budget_bytes / MIB))
+        watch = _Watch(testbed)
         sampling = asyncio.create_task(watch.sample(), name="memory sampler")
         try:
-            async with run_daemon(fleet, stage.controller_address) as daemon:
-                answers = await _load(stage, daemon, watch, say)
+            async with run_daemon(fleet, testbed.controller_address) as daemon:
+                answers = await _load(testbed, daemon, watch, say)
         finally:
             watch.stop.set()
             await sampling
@@ -78,28 +78,28 @@ async def run_budget(repository: Path, folder: Path, say: Callable[[str], None])
     )
 
 
-async def _measure_sizes(stage: Stage) -> list[int]:
+async def _measure_sizes(testbed: Testbed) -> list[int]:
     """Load one width after the other and return by how much each raised the memory in use."""
     sizes = []
-    for model in stage.models:
-        before, _ = await stage.measure_memory()
-        await stage.set_instances(model, 1)
+    for model in testbed.models:
+        before, _ = await testbed.measure_memory()
+        await testbed.set_instances(model, 1)
         await asyncio.sleep(SETTLE_S)
-        after, _ = await stage.measure_memory()
+        after, _ = await testbed.measure_memory()
         sizes.append(after - before)
     return sizes
 
 
 async def _load(
-    stage: Stage, daemon: Daemon, watch: _Watch, say: Callable[[str], None]
+    testbed: Testbed, daemon: Daemon, watch: _Watch, say: Callable[[str], None]
 ) -> tuple[int, int, tuple[str, ...]]:
     """Run the minute; return answered and failed requests and examples of failures."""
-    narrow, wide = await _wait_resident(stage)
+    narrow, wide = await _wait_resident(testbed)
     say(f"resident: {narrow}, {wide}")
     began_s = time.monotonic()
     async with AsyncExitStack() as both:
-        steady = await both.enter_async_context(closed_loops(stage.grpc_address, [Stream(narrow, LOOPS, 1, PAUSE_S)]))
-        async with closed_loops(stage.grpc_address, [Stream(wide, LOOPS, 1, PAUSE_S)]) as passing:
+        steady = await both.enter_async_context(closed_loops(testbed.grpc_address, [Stream(narrow, LOOPS, 1, PAUSE_S)]))
+        async with closed_loops(testbed.grpc_address, [Stream(wide, LOOPS, 1, PAUSE_S)]) as passing:
             await watch.poll(daemon, until_s=began_s + DEMAND_AT_S)
             await daemon.demand(100, WATCHED_S)
             await watch.poll(daemon, until_s=began_s + CALM_AT_S)
@@ -112,10 +112,10 @@ async def _load(
     )
 
 
-async def _wait_resident(stage: Stage) -> tuple[str, str]:
+async def _wait_resident(testbed: Testbed) -> tuple[str, str]:
     """Return the two widths that the budget admits, once they serve."""
     async with asyncio.timeout(30):
-        while len(ready := await stage.instances()) < int(ROOM):
+        while len(ready := await testbed.instances()) < int(ROOM):
             await asyncio.sleep(0.1)
     narrow, wide = sorted(ready)[:2]
     return narrow, wide
@@ -123,7 +123,7 @@ async def _wait_resident(stage: Stage) -> tuple[str, str]:
 
 @dataclass(slots=True)
 class _Watch:
-    stage: Stage
+    testbed: Testbed
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     readings: list[tuple[float, int]] = field(default_factory=list)
     resident: list[tuple[str, ...]] = field(default_factory=list)
@@ -133,7 +133,7 @@ class _Watch:
 
     async def sample(self) -> None:
         """Read the memory until stopped, from before the daemon's start; a source of its own, in its own thread."""
-        processes = TritonProcesses(self.stage.ports[0], search_interval_s=0.0)
+        processes = TritonProcesses(self.testbed.ports[0], search_interval_s=0.0)
         while not self.stop.is_set():
             used = (await asyncio.to_thread(processes.read)).memory_used_bytes.value
             if used is not None:
@@ -148,7 +148,7 @@ class _Watch:
             self.refusals.update(set(view.refusals))
             self.series.update(refusal_series(await daemon.metrics()))
             with suppress(SlimError):  # a look that fails is none
-                self.resident.append(tuple(sorted(await self.stage.instances())))
+                self.resident.append(tuple(sorted(await self.testbed.instances())))
             await asyncio.sleep(PAGE_INTERVAL_S)
 
     def peaks(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.controller.daemon import run_daemon
 from benchmarks.controller.load import Stream, closed_loops
 from benchmarks.controller.results import Cost
-from benchmarks.controller.stage import open_stage
+from benchmarks.controller.testbed import open_testbed
 from orchestrator.config import ControllerSettings
 
 WATCHED_S = 60.0
@@ -21,15 +21,15 @@ CONVERGE_TIMEOUT_S = 30.0
 async def run_cost(repository: Path, folder: Path, say: Callable[[str], None]) -> Cost:
     """Return the raw numbers; see the module."""
     settings = ControllerSettings()
-    async with open_stage(repository, folder) as stage:
-        models = [str(model) for model in stage.models]
-        fleet = stage.write_fleet(settings)
-        async with run_daemon(fleet, stage.controller_address) as daemon:
-            await stage.wait_for_plan(dict.fromkeys(models, 1), timeout_s=CONVERGE_TIMEOUT_S)
+    async with open_testbed(repository, folder) as testbed:
+        models = [str(model) for model in testbed.models]
+        fleet = testbed.write_fleet(settings)
+        async with run_daemon(fleet, testbed.controller_address) as daemon:
+            await testbed.wait_for_plan(dict.fromkeys(models, 1), timeout_s=CONVERGE_TIMEOUT_S)
             say(f"watching the daemon for {WATCHED_S:g} s")
             steps_s: dict[int, float] = {}
             rss_bytes = anonymous_bytes = 0
-            async with closed_loops(stage.grpc_address, [Stream(m, 1, 1, PAUSE_S) for m in models]) as answers:
+            async with closed_loops(testbed.grpc_address, [Stream(m, 1, 1, PAUSE_S) for m in models]) as answers:
                 began_s, before = time.monotonic(), daemon.usage()
                 while time.monotonic() - began_s < WATCHED_S:
                     await asyncio.sleep(settings.period_s)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.controller.stage import SERVER
 from benchmarks.controller.status import DaemonView, parse_view
+from benchmarks.controller.testbed import SERVER
 from orchestrator.errors import ConfigError, PermanentError, ServerUnavailableError
 
 START_TIMEOUT_S = 30.0

@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.controller.daemon import Daemon, run_daemon
 from benchmarks.controller.load import Answers, Stream, closed_loops
 from benchmarks.controller.results import Kill, Kills
-from benchmarks.controller.stage import Stage, open_stage
+from benchmarks.controller.testbed import Testbed, open_testbed
 from orchestrator.config import ControllerSettings
 from orchestrator.errors import PermanentError, SlimError
 from orchestrator.snapshot import ModelName
@@ -39,17 +39,19 @@ LEAVE_TIMEOUT_S = 5.0
 
 async def run_kills(repository: Path, folder: Path, say: Callable[[str], None]) -> Kills:
     """Return the raw numbers; see the module."""
-    async with open_stage(repository, folder) as stage:
-        widest = stage.models[-1]
-        plan = {**dict.fromkeys(map(str, stage.models), 1), str(widest): 2}
-        fleet = stage.write_fleet(ControllerSettings(idle_s=10.0))
+    async with open_testbed(repository, folder) as testbed:
+        widest = testbed.models[-1]
+        plan = {**dict.fromkeys(map(str, testbed.models), 1), str(widest): 2}
+        fleet = testbed.write_fleet(ControllerSettings(idle_s=10.0))
         async with (
-            run_daemon(fleet, stage.controller_address) as daemon,
-            closed_loops(stage.grpc_address, [Stream(widest, LOOPS, BATCH)]) as answers,
+            run_daemon(fleet, testbed.controller_address) as daemon,
+            closed_loops(testbed.grpc_address, [Stream(widest, LOOPS, BATCH)]) as answers,
         ):
-            if await stage.wait_for_plan(plan, timeout_s=CONVERGE_TIMEOUT_S) is None:
-                raise PermanentError(f"the daemon has not come to {plan} under load; it has {await stage.instances()}")
-            killer = _Killer(stage, daemon, answers, plan, say)
+            if await testbed.wait_for_plan(plan, timeout_s=CONVERGE_TIMEOUT_S) is None:
+                raise PermanentError(
+                    f"the daemon has not come to {plan} under load; it has {await testbed.instances()}"
+                )
+            killer = _Killer(testbed, daemon, answers, plan, say)
             kills = []
             for kill in (killer.kill_triton, killer.kill_stub, killer.kill_daemon):
                 for _ in range(TIMES):
@@ -60,7 +62,7 @@ async def run_kills(repository: Path, folder: Path, say: Callable[[str], None]) 
 
 @dataclass(frozen=True, slots=True)
 class _Killer:
-    stage: Stage
+    testbed: Testbed
     daemon: Daemon
     answers: Answers
     plan: dict[str, int]
@@ -68,22 +70,22 @@ class _Killer:
 
     async def kill_triton(self) -> Kill:
         killed_s = time.monotonic()
-        await self.stage.kill()
-        await self.stage.start()
+        await self.testbed.kill()
+        await self.testbed.start()
         ready_s = time.monotonic()
         return await self._wait("Triton", "restarted empty on the same ports", from_s=ready_s, killed_s=killed_s)
 
     async def kill_stub(self) -> Kill:
-        widest = self.stage.models[-1]
+        widest = self.testbed.models[-1]
         # The newest: an older one may be Triton's leftover of a version that serves no more.
-        victim = max(pid for pid in self.stage.server.stub_pids() if f"{widest}_" in _command_line(pid))
+        victim = max(pid for pid in self.testbed.server.stub_pids() if f"{widest}_" in _command_line(pid))
         killed_s = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         return await self._wait("a stub", f"one of two of {widest}", from_s=killed_s, killed_s=killed_s)
 
     async def kill_daemon(self) -> Kill:
-        missing = self.stage.models[-2]
-        await self.stage.control.unload(missing)
+        missing = self.testbed.models[-2]
+        await self.testbed.control.unload(missing)
         was_loading = await self._wait_loading(missing)
         killed_s = time.monotonic()
         self.daemon.kill()
@@ -106,7 +108,7 @@ class _Killer:
         ends_s = time.monotonic() + LOADING_TIMEOUT_S
         while time.monotonic() < ends_s:
             with suppress(SlimError):
-                states = [e.state for e in await self.stage.control.client.index() if e.name == model]
+                states = [e.state for e in await self.testbed.control.client.index() if e.name == model]
                 if "LOADING" in states:
                     return True
                 if "READY" in states:
@@ -132,7 +134,7 @@ class _Killer:
         """Return from when on Triton ran the plan and no request failed, seen for QUIET_S; None: not in time."""
         failed, good_since_s = self.answers.failed, None
         while (now_s := time.monotonic()) - killed_s < BACK_TIMEOUT_S:
-            is_good = await self.stage.is_as_planned(self.plan) and self.answers.failed == failed
+            is_good = await self.testbed.is_as_planned(self.plan) and self.answers.failed == failed
             failed = self.answers.failed
             if not is_good:
                 good_since_s = None
@@ -146,17 +148,17 @@ class _Killer:
     async def _count_left(self) -> int:
         """Return how many stubs live beyond the plan, after those of an old version have had the time to leave."""
         planned = sum(self.plan.values())
-        await self.stage.wait_settled(planned, timeout_s=LEAVE_TIMEOUT_S)
-        return max(0, self.stage.count_stubs() - planned)
+        await self.testbed.wait_settled(planned, timeout_s=LEAVE_TIMEOUT_S)
+        return max(0, self.testbed.count_stubs() - planned)
 
     async def _describe(self) -> str:
         """Return what is there in place of the plan."""
         try:
-            instances: object = await self.stage.instances()
+            instances: object = await self.testbed.instances()
             view = await self.daemon.view()
         except SlimError as exc:
             return str(exc)
-        live = (await asyncio.to_thread(self.stage.processes.read)).live_instances
+        live = (await asyncio.to_thread(self.testbed.processes.read)).live_instances
         return f"there are {instances}, alive {live}; the daemon's trouble: {view.trouble}; refused: {view.refusals}"
 
 

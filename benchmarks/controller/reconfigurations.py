@@ -19,7 +19,7 @@ from statistics import median
 from benchmarks.controller.changes import Change, ChangeKind, draw_changes
 from benchmarks.controller.load import Answers, Stream, closed_loops
 from benchmarks.controller.results import KindStatistics, MemoryAt, Reconfigurations
-from benchmarks.controller.stage import Stage, open_stage
+from benchmarks.controller.testbed import Testbed, open_testbed
 from orchestrator.errors import PermanentError, SlimError
 from orchestrator.planner import Action, ActionKind, ActionReason, Limits, Outcome, SchedulerState
 from orchestrator.snapshot import ModelName
@@ -50,16 +50,16 @@ _ACTIONS = {
 
 async def run_reconfigurations(repository: Path, folder: Path, say: Callable[[str], None]) -> Reconfigurations:
     """Return the raw numbers; see the module."""
-    async with open_stage(repository, folder) as stage:
-        steady, loose = stage.models[:STEADY], stage.models[STEADY:]
+    async with open_testbed(repository, folder) as testbed:
+        steady, loose = testbed.models[:STEADY], testbed.models[STEADY:]
         for model in steady:
-            await stage.set_instances(model, 1)
+            await testbed.set_instances(model, 1)
         warm_up = draw_changes(steady, loose, dict.fromkeys(ChangeKind, WARM_UP_EACH), seed=SEED)
         changes = draw_changes(steady, loose, dict.fromkeys(ChangeKind, EACH - WARM_UP_EACH), seed=SEED + 1)
         streams = [Stream(model, LOOPS // STEADY) for model in steady]
-        async with closed_loops(stage.grpc_address, streams) as answers:
+        async with closed_loops(testbed.grpc_address, streams) as answers:
             await asyncio.sleep(WARM_UP_S)
-            changer = _Changer(stage, dict.fromkeys(map(str, steady), 1), answers, say)
+            changer = _Changer(testbed, dict.fromkeys(map(str, steady), 1), answers, say)
             began_s = time.monotonic()
             cold_bytes = await changer.measure_fresh("cold")
             server_bytes = [changer.read_server()]
@@ -95,7 +95,7 @@ async def run_reconfigurations(repository: Path, folder: Path, say: Callable[[st
 
 @dataclass(slots=True)
 class _Changer:
-    stage: Stage
+    testbed: Testbed
     home: dict[str, int]
     answers: Answers
     say: Callable[[str], None]
@@ -158,21 +158,21 @@ class _Changer:
 
     async def measure_fresh(self, nonce: str) -> int:
         """Load the home configuration anew, with the batching of its files, and return the memory that it takes."""
-        for found in self.stage.control.repository_models():
+        for found in self.testbed.control.repository_models():
             if found.name in self.home:
                 self.nonces[found.name] = nonce
-                await self.stage.control.apply(found.name, instances=1, batching=found.batching, nonce=nonce)
-        if not await self.stage.wait_settled(sum(self.home.values()), timeout_s=LEAVE_TIMEOUT_S):
-            alive = self.stage.count_stubs()
+                await self.testbed.control.apply(found.name, instances=1, batching=found.batching, nonce=nonce)
+        if not await self.testbed.wait_settled(sum(self.home.values()), timeout_s=LEAVE_TIMEOUT_S):
+            alive = self.testbed.count_stubs()
             raise PermanentError(f"stubs of old versions have not left within {LEAVE_TIMEOUT_S:g} s; {alive} live")
         await asyncio.sleep(SETTLE_S)
-        used_bytes, _ = await self.stage.measure_memory()
+        used_bytes, _ = await self.testbed.measure_memory()
         self.note_overhead()
         return used_bytes
 
     def read_server(self) -> int:
         """Return the private memory of tritonserver itself, as the sum over it and its stubs counts it."""
-        _, resident, shared, *_ = (Path("/proc") / str(self.stage.server.pid) / "statm").read_text().split()
+        _, resident, shared, *_ = (Path("/proc") / str(self.testbed.server.pid) / "statm").read_text().split()
         return (int(resident) - int(shared)) * resource.getpagesize()
 
     def statistics(self) -> tuple[KindStatistics, ...]:
@@ -183,7 +183,7 @@ class _Changer:
         )
 
     async def _apply(self, change: Change) -> None:
-        control, model = self.stage.control, ModelName(change.model)
+        control, model = self.testbed.control, ModelName(change.model)
         if change.kind is ChangeKind.UNLOAD:
             await control.unload(model)
             return
@@ -196,7 +196,7 @@ class _Changer:
         The daemon goes by the readings alone, and its changes lie seconds apart. Here one follows the other, and a
         reading that holds a stub of the change before would be booked on this one.
         """
-        await self.stage.wait_settled(sum(self.instances.values()), timeout_s=LEAVE_TIMEOUT_S)
+        await self.testbed.wait_settled(sum(self.instances.values()), timeout_s=LEAVE_TIMEOUT_S)
         ends_s = time.monotonic() + SETTLE_S
         last = await self._read()
         while time.monotonic() < ends_s:
@@ -208,4 +208,4 @@ class _Changer:
         return last
 
     async def _read(self) -> int:
-        return await asyncio.to_thread(self.stage.read_memory)
+        return await asyncio.to_thread(self.testbed.read_memory)

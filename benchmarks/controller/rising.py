@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.controller.daemon import run_daemon
 from benchmarks.controller.load import measure_latency, press
 from benchmarks.controller.results import CurvePoint, Latency, Repetition, Rising, TracePoint
-from benchmarks.controller.stage import Stage, open_stage
+from benchmarks.controller.testbed import Testbed, open_testbed
 from benchmarks.controller.trace import back_at, find_load, grown_at, shift
 from orchestrator.config import ControllerSettings
 from orchestrator.errors import PermanentError, SlimError
@@ -39,14 +39,14 @@ LEAD_S = 1.0
 
 async def run_rising(repository: Path, folder: Path, say: Callable[[str], None]) -> Rising:
     """Return the raw numbers; see the module."""
-    async with open_stage(repository, folder) as stage:
-        for name in stage.models:
-            await stage.set_instances(name, 1)
-        model = stage.models[WIDTH_INDEX]
-        bench = _Bench(stage, model, folder)
+    async with open_testbed(repository, folder) as testbed:
+        for name in testbed.models:
+            await testbed.set_instances(name, 1)
+        model = testbed.models[WIDTH_INDEX]
+        bench = _Bench(testbed, model, folder)
         curve = []
         for batch, instances in CURVE:
-            await stage.set_instances(model, instances)
+            await testbed.set_instances(model, instances)
             latency = await bench.measure(batch, WINDOW_S)
             say(f"fixed: {instances} instances of {model} at -b {batch}: p99 {latency.p99_s * 1e3:.1f} ms")
             curve.append(CurvePoint(batch, instances, latency))
@@ -60,13 +60,13 @@ async def run_rising(repository: Path, folder: Path, say: Callable[[str], None])
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    stage: Stage
+    testbed: Testbed
     model: str
     folder: Path
 
     async def measure(self, batch: int, window_s: float) -> Latency:
         return await measure_latency(
-            self.stage.grpc_address,
+            self.testbed.grpc_address,
             self.model,
             batch=batch,
             concurrency=CONCURRENCY,
@@ -75,11 +75,11 @@ class _Bench:
         )
 
     async def repeat(self) -> Repetition:
-        await self.stage.set_instances(self.model, 1)
+        await self.testbed.set_instances(self.model, 1)
         await self._press(lambda: False, RAMP_S)
         fixed = await self.measure(BATCH, WINDOW_S)
-        fleet = self.stage.write_fleet(ControllerSettings(idle_s=IDLE_S))
-        async with run_daemon(fleet, self.stage.controller_address), self._traced() as points:
+        fleet = self.testbed.write_fleet(ControllerSettings(idle_s=IDLE_S))
+        async with run_daemon(fleet, self.testbed.controller_address), self._traced() as points:
             await asyncio.sleep(LEAD_S)
             await self._press(lambda: points[-1].instances > 1, GROW_TIMEOUT_S)
             controlled = await self.measure(BATCH, WINDOW_S)
@@ -101,7 +101,7 @@ class _Bench:
 
     async def _press(self, is_enough: Callable[[], bool], timeout_s: float) -> None:
         await press(
-            self.stage.grpc_address,
+            self.testbed.grpc_address,
             self.model,
             batch=BATCH,
             concurrency=CONCURRENCY,
@@ -135,9 +135,9 @@ class _Bench:
                 await task
 
     async def _look(self) -> TracePoint:
-        counters = await self.stage.control.counters()
+        counters = await self.testbed.control.counters()
         counted = next((found for name, found in counters.items() if name == self.model), Counters())
-        instances = (await self.stage.instances()).get(self.model, 0)
+        instances = (await self.testbed.instances()).get(self.model, 0)
         return TracePoint(time.monotonic(), instances, counted.requests, counted.queue_s)
 
 

@@ -15,10 +15,10 @@ import click
 
 from benchmarks.controller.machine import describe_machine, list_versions
 from benchmarks.fidelity.compare import Round, draw_claims, real_figures, simulated_figures
+from benchmarks.fidelity.counterpart import make_counterpart
 from benchmarks.fidelity.page import Report, render_json, render_page
-from benchmarks.fidelity.sittings import Sitting, next_round, profile_rows, read_sittings, write_sitting
-from benchmarks.fidelity.stage import FidelitySettings, profiled_fleet, run_policies
-from benchmarks.fidelity.twin import make_twin
+from benchmarks.fidelity.sessions import Session, next_round, profile_rows, read_sessions, write_session
+from benchmarks.fidelity.testbed import FidelitySettings, profiled_fleet, run_policies
 from orchestrator.demo.sample import load_sample
 from orchestrator.errors import SlimError
 from orchestrator.profile import read_profile
@@ -65,14 +65,14 @@ def main(
     settings = FidelitySettings(repository, policies, rounds=rounds, requests=requests, load_ratio=load_ratio)
     machine = describe_machine()
     try:
-        before = read_sittings(folder)
-        sitting = asyncio.run(_sit(settings, next_round(before), sample, say))
+        before = read_sessions(folder)
+        session = asyncio.run(_sit(settings, next_round(before), sample, say))
     except SlimError as exc:
         raise click.ClickException(str(exc)) from exc
-    write_sitting(sitting, folder, number=len(before))
+    write_session(session, folder, number=len(before))
     if more:
         return
-    report = Report(machine, list_versions(), settings, (*before, sitting))
+    report = Report(machine, list_versions(), settings, (*before, session))
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{STEM}.md").write_text(render_page(report))
     (out / f"{STEM}.json").write_text(render_json(report))
@@ -81,7 +81,7 @@ def main(
         sys.exit(1)
 
 
-async def _sit(settings: FidelitySettings, first_round: int, sample_path: Path, say: Callable[[str], None]) -> Sitting:
+async def _sit(settings: FidelitySettings, first_round: int, sample_path: Path, say: Callable[[str], None]) -> Session:
     task = asyncio.current_task()
     assert task is not None
     # Asked to end, it ends what it started first.
@@ -90,22 +90,22 @@ async def _sit(settings: FidelitySettings, first_round: int, sample_path: Path, 
     with tempfile.TemporaryDirectory(prefix="bench-fidelity-") as folder:
         async with profiled_fleet(settings, Path(folder), say) as (fleet, path):
             profile = read_profile(path)
-            twin = make_twin(profile, settings, first_round=first_round)
-            say(f"{twin.rate_rps:.0f} requests a second")
-            outcomes, repeated = await run_policies(fleet, path, settings, sample, twin.arrivals_s, say)
+            counterpart = make_counterpart(profile, settings, first_round=first_round)
+            say(f"{counterpart.rate_rps:.0f} requests a second")
+            outcomes, repeated = await run_policies(fleet, path, settings, sample, counterpart.arrivals_s, say)
     say("simulating")
-    accuracy_of = {model.width: model.accuracy for server in twin.servers for model in server.models}
+    accuracy_of = {model.width: model.accuracy for server in counterpart.servers for model in server.models}
     rounds = tuple(
         Round(
             policy,
             number,
             real_figures(done, accuracy_of),
-            simulated_figures(twin.run(policy, number, [o.late_s for o in done], settings.noise_draws)),
+            simulated_figures(counterpart.run(policy, number, [o.late_s for o in done], settings.noise_draws)),
         )
         for policy in settings.policies
-        for number, done in zip(twin.traces, outcomes[policy], strict=True)
+        for number, done in zip(counterpart.traces, outcomes[policy], strict=True)
     )
-    return Sitting(taken_at, twin.rate_rps, repeated, profile_rows(profile), rounds)
+    return Session(taken_at, counterpart.rate_rps, repeated, profile_rows(profile), rounds)
 
 
 if __name__ == "__main__":

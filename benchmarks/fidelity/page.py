@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 
 from benchmarks.controller.results import Machine
 from benchmarks.fidelity.compare import TIE_ERRORS, Pair, draw_claims, pair_up
-from benchmarks.fidelity.sittings import Sitting
-from benchmarks.fidelity.stage import DISTURBED_S, MOST_REPEATED, FidelitySettings
+from benchmarks.fidelity.sessions import Session
+from benchmarks.fidelity.testbed import DISTURBED_S, MOST_REPEATED, FidelitySettings
 
 _LINE = 120
 
@@ -23,18 +23,18 @@ class Report:
         machine: it was made on.
         versions: of what took part.
         settings: of each sitting.
-        sittings: one at least.
+        sessions: one at least.
     """
 
     machine: Machine
     versions: dict[str, str]
     settings: FidelitySettings
-    sittings: tuple[Sitting, ...]
+    sessions: tuple[Session, ...]
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """One a policy, over the rounds of all sittings."""
-        return pair_up([each for sitting in self.sittings for each in sitting.rounds])
+        return pair_up([each for session in self.sessions for each in session.rounds])
 
 
 def render_json(report: Report) -> str:
@@ -43,7 +43,7 @@ def render_json(report: Report) -> str:
     settings["repository"] = report.settings.repository.name
     values = {
         "suite": "real",
-        "taken_at": report.sittings[-1].taken_at,
+        "taken_at": report.sessions[-1].taken_at,
         "machine": asdict(report.machine),
         "versions": report.versions,
         "settings": settings,
@@ -58,7 +58,7 @@ def render_json(report: Report) -> str:
             }
             for pair in report.pairs
         ],
-        "sittings": [asdict(sitting) for sitting in report.sittings],
+        "sittings": [asdict(session) for session in report.sessions],
     }
     return json.dumps(values, indent=1) + "\n"
 
@@ -69,16 +69,16 @@ def render_page(report: Report) -> str:
 
 
 def _introduction(report: Report) -> list[str]:
-    settings, machine, sittings = report.settings, report.machine, report.sittings
-    rates = sorted(sitting.rate_rps for sitting in sittings)
-    rounds = sum(len({each.number for each in sitting.rounds}) for sitting in sittings)
-    made = f"Made by `make bench-fidelity` on {sittings[-1].taken_at[:10]}, on {machine.cpu}, {machine.cpus} cores."
+    settings, machine, sessions = report.settings, report.machine, report.sessions
+    rates = sorted(session.rate_rps for session in sessions)
+    rounds = sum(len({each.number for each in session.rounds}) for session in sessions)
+    made = f"Made by `make bench-fidelity` on {sessions[-1].taken_at[:10]}, on {machine.cpu}, {machine.cpus} cores."
     how = (
         "Two embedded tritonservers, emulated 8 and 24 times slower, serve the demo family. They are profiled, also "
         "under load, and the profile alone is what the simulator gets: no number of the real runs is fitted. Then both "
         f"get the same arrivals: Poisson, {rates[0]:.0f} to {rates[-1]:.0f} requests a second, "
         f"{settings.load_ratio:g} of what the fleet serves at full width, {rounds} rounds of {settings.requests:,} in "
-        f"{len(sittings)} sitting(s) with servers and profiles of their own, open loop, deadline "
+        f"{len(sessions)} sitting(s) with servers and profiles of their own, open loop, deadline "
         f"{settings.deadline_s * 1e3:g} ms, batches of {settings.max_batch_size} at most. In a round all policies meet "
         "the same arrivals, in an order drawn by lot; simulated ones are repeated over "
         f"{settings.noise_draws} draws of service noise."
@@ -90,7 +90,7 @@ def _introduction(report: Report) -> list[str]:
         "attempts and shedding. A policy's round in which the sender was "
         f"{1e3 * DISTURBED_S:g} ms late is run again, because the machine stood still, up to {MOST_REPEATED} "
         "times in a sitting: "
-        f"{sum(sitting.repeated for sitting in sittings)} were."
+        f"{sum(session.repeated for session in sessions)} were."
     )
     lines = ["# Real servers against the simulator", "", made]
     for paragraph in (how, apart):
@@ -146,7 +146,7 @@ def _profile(report: Report) -> list[str]:
     rows = [
         f"| `{row.server}` | {row.width} % | {_both_ms(row.alone_s)} | {_both_ms(row.busy_s)} "
         f"| {_both_ms(row.rested_s)} | {row.spread:.1%} |"
-        for row in report.sittings[-1].profile
+        for row in report.sessions[-1].profile
     ]
     note = (
         "The profile of the last sitting, in ms, of the smallest and the largest batch: one at a time, what a batch "

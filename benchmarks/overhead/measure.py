@@ -31,7 +31,7 @@ FAMILY = "fashion"
 
 
 @dataclass(frozen=True, slots=True)
-class Arena:
+class Testbed:
     """What runs, and where.
 
     Attributes:
@@ -59,7 +59,7 @@ async def run_all(repository: Path, folder: Path, rounds: int, say: Callable[[st
             run_envoy(envoy_port, [(LOOPBACK, grpc)], folder) as envoy_pid,
             run_gateway(fleet, gateway_port) as gateway_pid,
         ):
-            arena = Arena(
+            testbed = Testbed(
                 folder,
                 fleet,
                 {"triton": triton.pid, Way.ENVOY: envoy_pid, Way.GATEWAY: gateway_pid},
@@ -69,7 +69,7 @@ async def run_all(repository: Path, folder: Path, rounds: int, say: Callable[[st
                     Way.GATEWAY: f"{LOOPBACK}:{gateway_port}",
                 },
             )
-            return tuple([sample async for sample in _rounds(arena, rounds, say)])
+            return tuple([sample async for sample in _rounds(testbed, rounds, say)])
 
 
 def _write_fleet(folder: Path, grpc: str, metrics: str, gateway: str) -> Path:
@@ -83,19 +83,19 @@ def _write_fleet(folder: Path, grpc: str, metrics: str, gateway: str) -> Path:
     return path
 
 
-async def _rounds(arena: Arena, rounds: int, say: Callable[[str], None]) -> AsyncIterator[Sample]:
+async def _rounds(testbed: Testbed, rounds: int, say: Callable[[str], None]) -> AsyncIterator[Sample]:
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         for load in LOADS:
             # The other way round in every second round, so that what drifts favours nobody.
             for way in load.ways if number % 2 == 0 else reversed(load.ways):
-                sample = await (_loops if way in (Way.RAW, Way.ROUTER) else _perf)(arena, way, load)
+                sample = await (_loops if way in (Way.RAW, Way.ROUTER) else _perf)(testbed, way, load)
                 say(f"  {way}, {load.title}: {sample.answers_per_s:.0f}/s, p50 {sample.p50_s * 1e3:.2f} ms")
                 yield sample
 
 
-async def _loops(arena: Arena, way: Way, load: Load) -> Sample:
-    command = (way, str(arena.fleet), str(load.width), str(load.concurrency), str(LOOPS_S))
+async def _loops(testbed: Testbed, way: Way, load: Load) -> Sample:
+    command = (way, str(testbed.fleet), str(load.width), str(load.concurrency), str(LOOPS_S))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "benchmarks.overhead.loops", *command),
@@ -105,9 +105,9 @@ async def _loops(arena: Arena, way: Way, load: Load) -> Sample:
     try:
         async with asyncio.timeout(PERF_TIMEOUT_S):
             await process.stdout.readline()
-            before = read_cpu({"triton": arena.pids["triton"]})
+            before = read_cpu({"triton": testbed.pids["triton"]})
             line = await process.stdout.readline()
-            after = read_cpu({"triton": arena.pids["triton"]})
+            after = read_cpu({"triton": testbed.pids["triton"]})
             await process.wait()
     finally:
         if process.returncode is None:
@@ -120,30 +120,30 @@ async def _loops(arena: Arena, way: Way, load: Load) -> Sample:
     return Sample(way, load.concurrency, load.width, triton_cpu_s=triton, proxy_cpu_s=None, **found)
 
 
-async def _perf(arena: Arena, way: Way, load: Load) -> Sample:
+async def _perf(testbed: Testbed, way: Way, load: Load) -> Sample:
     for _ in range(2):
-        text, sample = await _try_perf(arena, way, load)
+        text, sample = await _try_perf(testbed, way, load)
         if sample is not None:
             return sample
     raise PermanentError(f"perf_analyzer through {way} has measured nothing, twice: {text}")
 
 
-async def _try_perf(arena: Arena, way: Way, load: Load) -> tuple[str, Sample | None]:
+async def _try_perf(testbed: Testbed, way: Way, load: Load) -> tuple[str, Sample | None]:
     """Return the end of what perf_analyzer said, and what it measured: now and then, nothing, with status 0.
 
     Raises:
         PermanentError: when it fails.
     """
     model = FAMILY if way is Way.GATEWAY else f"{FAMILY}_w{load.width:03d}"
-    report = arena.folder / "perf_analyzer.csv"
+    report = testbed.folder / "perf_analyzer.csv"
     report.unlink(missing_ok=True)
     options = ["-p", f"{WINDOW_S * 1e3:.0f}", "-r", str(WINDOWS), "-s", "999", "-f", str(report)]
     if way is Way.GATEWAY:
         options += ["--request-parameter", f"slim_width:{load.width}:int"]
-    async with perf_analyzer(arena.addresses[way], model, 1, load.concurrency, options) as process:
+    async with perf_analyzer(testbed.addresses[way], model, 1, load.concurrency, options) as process:
         output = asyncio.create_task(process.communicate(), name="perf_analyzer's output")
         try:
-            before, after = await _watch({**arena.pids, "client": process.pid})
+            before, after = await _watch({**testbed.pids, "client": process.pid})
             async with asyncio.timeout(PERF_TIMEOUT_S):
                 text, _ = await output
         except TimeoutError:

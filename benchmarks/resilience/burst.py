@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.overhead.processes import read_cpu
-from benchmarks.resilience.arena import Arena, open_arena, run_python
-from benchmarks.resilience.moments import OVERDUE, REFUSED, sum_moments
 from benchmarks.resilience.outage import Sending, write_images
 from benchmarks.resilience.plan import Plan, Replies, Stretch
 from benchmarks.resilience.results import Burst, Phase
+from benchmarks.resilience.testbed import Testbed, open_testbed, run_python
+from benchmarks.resilience.time_bins import OVERDUE, REFUSED, sum_time_bins
 from benchmarks.resilience.watching import read_held
 from orchestrator.errors import PermanentError
 
@@ -45,9 +45,9 @@ EXAMPLES = 5
 
 async def run_burst(repository: Path, folder: Path, say: Callable[[str], None]) -> Burst:
     """Return the raw numbers; see the module."""
-    async with open_arena(repository, folder, slowdown=SLOWDOWN) as arena:
-        wide_rps = await measure_capacity(arena, WIDEST)
-        narrow_rps = await measure_capacity(arena, NARROWEST)
+    async with open_testbed(repository, folder, slowdown=SLOWDOWN) as testbed:
+        wide_rps = await measure_capacity(testbed, WIDEST)
+        narrow_rps = await measure_capacity(testbed, NARROWEST)
         say(f"the fleet answers {wide_rps:.0f}/s at full width, {narrow_rps:.0f}/s at the narrowest")
         calm_rps, burst_rps = CALM_RATIO * wide_rps, TIMES * narrow_rps
         load = {
@@ -61,16 +61,16 @@ async def run_burst(repository: Path, folder: Path, say: Callable[[str], None]) 
         parameters = {"slim_deadline_ms": round(DEADLINE_S * 1e3)}
         plan = Plan(tuple(load.values()), ITEMS, parameters, str(write_images(repository, folder)))
         await asyncio.sleep(REST_S)
-        at_rest_bytes = read_held(arena.gateway_pid).rss_bytes
-        async with Sending(arena, plan) as sending:
+        at_rest_bytes = read_held(testbed.gateway_pid).rss_bytes
+        async with Sending(testbed, plan) as sending:
             held: list[tuple[float, int, float]] = []
-            sampling = asyncio.create_task(_sample(arena, sending, held))
+            sampling = asyncio.create_task(_sample(testbed, sending, held))
             try:
                 replies = await sending.replies()
             finally:
                 sampling.cancel()
         await asyncio.sleep(REST_S)
-        after_bytes = read_held(arena.gateway_pid).rss_bytes
+        after_bytes = read_held(testbed.gateway_pid).rss_bytes
     return _sum_up(load, replies, (wide_rps, narrow_rps), held, at_rest_bytes, after_bytes)
 
 
@@ -103,7 +103,7 @@ def _sum_up(
         gateway_cpu_ratio=_cpu_ratio(phases, held),
         sender_late_s=max(sent_s - due_s for sent_s, due_s in zip(replies.sent_s, replies.due_s, strict=True)),
         examples=tuple(f"{replies.status[n]}: {replies.texts.get(n, '')}" for n in failed[:EXAMPLES]),
-        moments=sum_moments(replies, DEADLINE_S),
+        moments=sum_time_bins(replies, DEADLINE_S),
     )
 
 
@@ -139,22 +139,22 @@ def _ended_s(replies: Replies, number: int) -> float:
     return ended_s
 
 
-async def measure_capacity(arena: Arena, width: int) -> float:
+async def measure_capacity(testbed: Testbed, width: int) -> float:
     """Return how many requests a second the fleet answers at one width when it always has more to do."""
-    arguments = (arena.grpc, str(width), str(ITEMS), str(CAPACITY_LOOPS), str(CAPACITY_S))
-    async with run_python("benchmarks.resilience.capacity", *arguments, log=arena.folder / "capacity.log") as process:
+    arguments = (testbed.grpc, str(width), str(ITEMS), str(CAPACITY_LOOPS), str(CAPACITY_S))
+    async with run_python("benchmarks.resilience.capacity", *arguments, log=testbed.folder / "capacity.log") as process:
         output, _ = await process.communicate()
     if process.returncode:
         raise PermanentError(f"the loops at width {width} ended with status {process.returncode}")
     return float(json.loads(output)["answers_per_s"])
 
 
-async def _sample(arena: Arena, sending: Sending, held: list[tuple[float, int, float]]) -> None:
+async def _sample(testbed: Testbed, sending: Sending, held: list[tuple[float, int, float]]) -> None:
     """Note time, memory and processor time of the gateway."""
-    roots = {"gateway": arena.gateway_pid}
+    roots = {"gateway": testbed.gateway_pid}
     while True:
         cpu_s = (await asyncio.to_thread(read_cpu, roots)).cpu_s["gateway"]
-        held.append((sending.now_s, read_held(arena.gateway_pid).rss_bytes, cpu_s))
+        held.append((sending.now_s, read_held(testbed.gateway_pid).rss_bytes, cpu_s))
         await asyncio.sleep(SAMPLE_S)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.resilience.arena import FAMILY, Place
+from benchmarks.resilience.testbed import FAMILY, Place
 from orchestrator.triton.client import TritonClient
 
 STOPPED_S, RUNS_S = 0.18, 0.02

@@ -17,11 +17,11 @@ from statistics import mean, quantiles
 import numpy as np
 import onnxruntime
 
-from benchmarks.resilience.arena import FAMILY, Arena, open_arena, run_python
 from benchmarks.resilience.faults import FAULTS
-from benchmarks.resilience.moments import sum_moments
 from benchmarks.resilience.plan import Plan, Replies, Stretch, parse_replies, render_plan
 from benchmarks.resilience.results import Outage
+from benchmarks.resilience.testbed import FAMILY, Testbed, open_testbed, run_python
+from benchmarks.resilience.time_bins import sum_time_bins
 from benchmarks.resilience.watching import read_metrics
 from orchestrator.demo.sample import load_sample
 from orchestrator.errors import PermanentError
@@ -48,17 +48,17 @@ async def run_outage(name: str, repository: Path, folder: Path, say: Callable[[s
     fault = FAULTS[name]()
     lasts_s = LASTS_LONG_S if name == "wrong-answers" else LASTS_S
     seconds = STRIKES_S + lasts_s + AFTER_S
-    async with open_arena(repository, folder, slowdown=SLOWDOWN) as arena:
-        before = await asyncio.to_thread(read_metrics, arena.metrics)
+    async with open_testbed(repository, folder, slowdown=SLOWDOWN) as testbed:
+        before = await asyncio.to_thread(read_metrics, testbed.metrics)
         plan = Plan(
             (Stretch(seconds, RPS),),
             items=1,
             parameters={"slim_deadline_ms": round(DEADLINE_S * 1e3)},
             images=str(write_images(repository, folder)),
         )
-        place = arena.places[VICTIM]
+        place = testbed.places[VICTIM]
         try:
-            async with Sending(arena, plan) as sending:
+            async with Sending(testbed, plan) as sending:
                 await sending.until(STRIKES_S)
                 fault_at_s = sending.now_s
                 await fault.strike(place)
@@ -72,7 +72,7 @@ async def run_outage(name: str, repository: Path, folder: Path, say: Callable[[s
             await fault.mend(place)
             raise
         await asyncio.sleep(REST_S)
-        after = await asyncio.to_thread(read_metrics, arena.metrics)
+        after = await asyncio.to_thread(read_metrics, testbed.metrics)
     counted = {key: after.get(key, 0.0) - before.get(key, 0.0) for key in after}
     return _sum_up(name, fault.detail, replies, fault_at_s, mended_at_s, counted)
 
@@ -115,7 +115,7 @@ def _sum_up(
         retries=None if retries is None else round(retries),
         sender_late_s=max(sent_s - due_s for sent_s, due_s in zip(replies.sent_s, replies.due_s, strict=True)),
         examples=(*texts[:EXAMPLES], *([replies.stream_ended] if replies.stream_ended else ())),
-        moments=sum_moments(replies, DEADLINE_S),
+        moments=sum_time_bins(replies, DEADLINE_S),
     )
 
 
@@ -155,18 +155,18 @@ def write_images(repository: Path, folder: Path) -> Path:
 class Sending:
     """A client process that sends a plan while the block runs."""
 
-    def __init__(self, arena: Arena, plan: Plan) -> None:
-        self._arena = arena
+    def __init__(self, testbed: Testbed, plan: Plan) -> None:
+        self._testbed = testbed
         self._plan = plan
         self._began_s = 0.0
 
     async def __aenter__(self) -> Sending:
         """Start it, and return when its first request is due soon."""
-        folder = self._arena.folder
+        folder = self._testbed.folder
         (folder / "plan.json").write_text(render_plan(self._plan))
         self._running = run_python(
             "benchmarks.resilience.sender",
-            *(self._arena.grpc, str(folder / "plan.json"), str(folder / "replies.json")),
+            *(self._testbed.grpc, str(folder / "plan.json"), str(folder / "replies.json")),
             log=folder / "sender.log",
         )
         self._process = await self._running.__aenter__()
@@ -198,7 +198,7 @@ class Sending:
             status = await self._process.wait()
         if status:
             raise PermanentError(f"the client ended with status {status}: {self._tail()}")
-        return parse_replies((self._arena.folder / "replies.json").read_text())
+        return parse_replies((self._testbed.folder / "replies.json").read_text())
 
     def _tail(self) -> str:
-        return " | ".join((self._arena.folder / "sender.log").read_text(errors="replace").splitlines()[-5:])
+        return " | ".join((self._testbed.folder / "sender.log").read_text(errors="replace").splitlines()[-5:])

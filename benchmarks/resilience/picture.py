@@ -6,8 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.resilience.moments import MOMENT_S
-from benchmarks.resilience.results import Moment, Results, Soak
+from benchmarks.resilience.results import Results, Soak, TimeBin
+from benchmarks.resilience.time_bins import TIME_BIN_S
 
 WIDTHS = {"25": "#c6dbef", "50": "#9ecae1", "75": "#4292c6", "100": "#08519c"}
 RED, ORANGE, GREY = "#c0392b", "#d9825b", "#999999"
@@ -15,7 +15,7 @@ RED, ORANGE, GREY = "#c0392b", "#d9825b", "#999999"
 
 def draw_picture(results: Results) -> bytes | None:
     """Return the picture as PNG; None when no scenario has numbers."""
-    shown: list[tuple[str, Sequence[Moment], tuple[float, ...], float]] = [
+    shown: list[tuple[str, Sequence[TimeBin], tuple[float, ...], float]] = [
         (outage.name, outage.moments, (outage.fault_at_s, outage.mended_at_s), outage.deadline_s)
         for outage in results.outages.values()
     ]
@@ -31,9 +31,9 @@ def draw_picture(results: Results) -> bytes | None:
 
     rows = len(shown) + (results.soak is not None)
     figure, axes = pyplot.subplots(rows, 2, figsize=(11, 2.3 * rows), layout="constrained", squeeze=False)
-    for row, (name, moments, marks_s, deadline_s) in enumerate(shown):
-        _draw_answers(axes[row][0], name, moments, marks_s)
-        _draw_latency(axes[row][1], moments, marks_s, deadline_s)
+    for row, (name, time_bins, marks_s, deadline_s) in enumerate(shown):
+        _draw_answers(axes[row][0], name, time_bins, marks_s)
+        _draw_latency(axes[row][1], time_bins, marks_s, deadline_s)
     if results.soak is not None:
         _draw_soak(axes[-1], results.soak)
     for each in axes.flat:
@@ -44,10 +44,10 @@ def draw_picture(results: Results) -> bytes | None:
     return sink.getvalue()
 
 
-def _draw_answers(axes: Any, name: str, moments: Sequence[Moment], marks_s: Sequence[float]) -> None:
-    at_s = [moment.at_s for moment in moments]
-    layers = [[moment.by_width.get(width, 0) / MOMENT_S for moment in moments] for width in WIDTHS]
-    layers += [[m.refused / MOMENT_S for m in moments], [m.lost / MOMENT_S for m in moments]]
+def _draw_answers(axes: Any, name: str, time_bins: Sequence[TimeBin], marks_s: Sequence[float]) -> None:
+    at_s = [time_bin.at_s for time_bin in time_bins]
+    layers = [[time_bin.by_width.get(width, 0) / TIME_BIN_S for time_bin in time_bins] for width in WIDTHS]
+    layers += [[m.refused / TIME_BIN_S for m in time_bins], [m.lost / TIME_BIN_S for m in time_bins]]
     labels = [*(f"{width} %" for width in WIDTHS), "refused", "lost"]
     axes.stackplot(at_s, *layers, labels=labels, colors=[*WIDTHS.values(), ORANGE, RED], step="post")
     for mark_s in marks_s:
@@ -56,10 +56,10 @@ def _draw_answers(axes: Any, name: str, moments: Sequence[Moment], marks_s: Sequ
     axes.legend(frameon=False, loc="upper right", fontsize="x-small", ncols=3)
 
 
-def _draw_latency(axes: Any, moments: Sequence[Moment], marks_s: Sequence[float], deadline_s: float) -> None:
+def _draw_latency(axes: Any, time_bins: Sequence[TimeBin], marks_s: Sequence[float], deadline_s: float) -> None:
     for values, label, style in (
-        ([(m.at_s, m.p50_s) for m in moments], "median", "-"),
-        ([(m.at_s, m.worst_s) for m in moments], "longest", "."),
+        ([(m.at_s, m.p50_s) for m in time_bins], "median", "-"),
+        ([(m.at_s, m.worst_s) for m in time_bins], "longest", "."),
     ):
         found = [(at_s, value) for at_s, value in values if value is not None]
         axes.plot([at for at, _ in found], [value * 1e3 for _, value in found], style, label=label, markersize=3)

@@ -14,7 +14,7 @@ from orchestrator.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class TimeBin:
     """What was answered in a quarter of a second; requests belong to the moment at which they were due.
 
     Attributes:
@@ -92,7 +92,7 @@ class Outage:
     retries: int | None
     sender_late_s: float
     examples: tuple[str, ...]
-    moments: tuple[Moment, ...]
+    moments: tuple[TimeBin, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Burst:
     gateway_cpu_ratio: float
     sender_late_s: float
     examples: tuple[str, ...]
-    moments: tuple[Moment, ...]
+    moments: tuple[TimeBin, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.resilience.arena import Arena, children, open_arena, run_python
 from benchmarks.resilience.results import Rest, Soak, SoakProcess
+from benchmarks.resilience.testbed import Testbed, children, open_testbed, run_python
 from benchmarks.resilience.watching import Held, read_held, read_metrics
 from orchestrator.errors import PermanentError
 
@@ -35,25 +35,25 @@ _CLIENTS = "benchmarks.resilience.mixed_load"
 
 async def run_soak(repository: Path, folder: Path, say: Callable[[str], None], *, minutes: float) -> Soak:
     """Return the raw numbers; see the module."""
-    async with open_arena(repository, folder, slowdown=SLOWDOWN, workers=WORKERS, extra_model=EXTRA_MODEL) as arena:
-        pids = {SUPERVISOR: arena.gateway_pid}
-        pids |= {f"worker {number}": pid for number, pid in enumerate(children(arena.gateway_pid), start=1)}
-        await _load(arena, FIRST_USE_S, seed=1)
+    async with open_testbed(repository, folder, slowdown=SLOWDOWN, workers=WORKERS, extra_model=EXTRA_MODEL) as testbed:
+        pids = {SUPERVISOR: testbed.gateway_pid}
+        pids |= {f"worker {number}": pid for number, pid in enumerate(children(testbed.gateway_pid), start=1)}
+        await _load(testbed, FIRST_USE_S, seed=1)
         await asyncio.sleep(REST_S)
-        before = await _rest(arena, pids)
+        before = await _rest(testbed, pids)
         say(f"at rest before: {before}")
         samples: dict[str, list[tuple[float, Held]]] = {name: [] for name in pids}
         tasks: list[tuple[float, float]] = []
         began_s = time.monotonic()
-        sampling = asyncio.create_task(_sample(arena, pids, samples, tasks, began_s, say))
+        sampling = asyncio.create_task(_sample(testbed, pids, samples, tasks, began_s, say))
         try:
-            ended = await _load(arena, minutes * 60, seed=2)
+            ended = await _load(testbed, minutes * 60, seed=2)
         finally:
             sampling.cancel()
             await asyncio.gather(sampling, return_exceptions=True)
         took_s = time.monotonic() - began_s
         await asyncio.sleep(REST_S)
-        after = await _rest(arena, pids)
+        after = await _rest(testbed, pids)
         say(f"at rest after: {after}")
         return Soak(
             took_s=took_s,
@@ -68,13 +68,13 @@ async def run_soak(repository: Path, folder: Path, say: Callable[[str], None], *
         )
 
 
-async def _load(arena: Arena, seconds: float, *, seed: int) -> dict[str, Any]:
-    arguments = (arena.grpc, arena.http, str(seconds), str(seed))
-    async with run_python(_CLIENTS, *arguments, log=arena.folder / "clients.log") as process:
+async def _load(testbed: Testbed, seconds: float, *, seed: int) -> dict[str, Any]:
+    arguments = (testbed.grpc, testbed.http, str(seconds), str(seed))
+    async with run_python(_CLIENTS, *arguments, log=testbed.folder / "clients.log") as process:
         async with asyncio.timeout(seconds + MARGIN_S):
             output, _ = await process.communicate()
     if process.returncode:
-        raise PermanentError(f"the clients ended with status {process.returncode}: {_tail(arena.folder)}")
+        raise PermanentError(f"the clients ended with status {process.returncode}: {_tail(testbed.folder)}")
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
     return found
 
@@ -83,9 +83,9 @@ def _tail(folder: Path) -> str:
     return " | ".join((folder / "clients.log").read_text(errors="replace").splitlines()[-5:])
 
 
-async def _rest(arena: Arena, pids: dict[str, int]) -> Rest:
+async def _rest(testbed: Testbed, pids: dict[str, int]) -> Rest:
     held = {name: read_held(pid) for name, pid in pids.items()}
-    metrics = await asyncio.to_thread(read_metrics, arena.metrics)
+    metrics = await asyncio.to_thread(read_metrics, testbed.metrics)
     return Rest(
         rss_bytes={name: each.rss_bytes for name, each in held.items()},
         descriptors={name: each.descriptors for name, each in held.items()},
@@ -97,7 +97,7 @@ async def _rest(arena: Arena, pids: dict[str, int]) -> Rest:
 
 
 async def _sample(
-    arena: Arena,
+    testbed: Testbed,
     pids: dict[str, int],
     samples: dict[str, list[tuple[float, Held]]],
     tasks: list[tuple[float, float]],
@@ -109,7 +109,7 @@ async def _sample(
         at_s = time.monotonic() - began_s
         for name, pid in pids.items():
             samples[name].append((at_s, read_held(pid)))
-        metrics = await asyncio.to_thread(read_metrics, arena.metrics)
+        metrics = await asyncio.to_thread(read_metrics, testbed.metrics)
         tasks.append((at_s, metrics["slim_gateway_tasks"]))
         if at_s >= told_s:
             told_s += 60

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Hangup:
+class SighupHandler:
     """Whether a SIGHUP has come, and what is to be done about one; for the main thread alone."""
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class Hangup:
 
 
 @contextmanager
-def caught_hangup() -> Iterator[Hangup]:
+def caught_sighup() -> Iterator[SighupHandler]:
     """Catch SIGHUP while it lasts."""
-    hangup = Hangup()
-    old = signal.signal(signal.SIGHUP, lambda number, frame: hangup.come())
+    sighup = SighupHandler()
+    old = signal.signal(signal.SIGHUP, lambda number, frame: sighup.come())
     try:
-        yield hangup
+        yield sighup
     finally:
         signal.signal(signal.SIGHUP, old)

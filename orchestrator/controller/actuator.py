@@ -61,7 +61,7 @@ class Ended:
     is_late: bool = False
 
 
-class Witness(Protocol):
+class ActionListener(Protocol):
     """Is told what comes of actions, each time at once."""
 
     def ended(self, ended: Ended) -> None:
@@ -134,7 +134,7 @@ class Actuator:
         *,
         limits: Limits,
         timeout_s: float,
-        witness: Witness,
+        listener: ActionListener,
     ) -> None:
         """Perform actions in order; the first that fails or no longer fits ends it, the rest was planned on it.
 
@@ -143,18 +143,18 @@ class Actuator:
             loaded: models as they were when it was made.
             limits: it was made within.
             timeout_s: for which each action is waited for.
-            witness: is told of each.
+            listener: is told of each.
         """
         settled_bytes: int | None = None
         for action in actions:
             others = self.busy_models
             if action.model in others or (others and action.kind in _NEEDS_MEMORY):
-                witness.withheld(action, f"waits for {', '.join(sorted(others))}")
+                listener.withheld(action, f"waits for {', '.join(sorted(others))}")
                 continue
             # A reading taken while others are under way belongs to nobody.
             before = None if others else settled_bytes or await self._read_before()
             if not still_fits(action, before, limits):
-                witness.withheld(action, f"no longer fits: used_bytes={before} needed_bytes={action.needed_bytes}")
+                listener.withheld(action, f"no longer fits: used_bytes={before} needed_bytes={action.needed_bytes}")
                 return
             if self._is_closing:
                 return
@@ -162,12 +162,12 @@ class Actuator:
             await asyncio.wait({entry.task}, timeout=timeout_s)
             if not entry.task.done():
                 entry.is_late = True
-                witness.left(action, took_s=self._clock() - entry.began_s)
+                listener.left(action, took_s=self._clock() - entry.began_s)
                 continue
             is_done = not entry.task.cancelled() and entry.task.result().error is None
             settled_bytes = await self._settle(entry, before) if is_done and before is not None else None
             ended = self._hand_over(entry, before, settled_bytes)
-            witness.ended(ended)
+            listener.ended(ended)
             if ended.outcome.error is not None:
                 return
 

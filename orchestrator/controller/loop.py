@@ -156,7 +156,7 @@ class Controller:
                 {model.name: model.loaded for model in seen.snapshot.models},
                 limits=self._limits,
                 timeout_s=self._settings.action_timeout_s,
-                witness=self,
+                listener=self,
             )
         if self._on_step is not None:
             self._on_step(self._report)
@@ -190,7 +190,7 @@ class Controller:
             await self._close_control()
 
     def ended(self, ended: Ended) -> None:
-        """Take what an action taught into the state; see ``Witness``."""
+        """Take what an action taught into the state; see ``ActionListener``."""
         self._journal.note_ended(ended)
         if ended.is_executed:
             self._state = self._state.record(
@@ -199,12 +199,12 @@ class Controller:
         self._tell_action()
 
     def left(self, action: Action, *, took_s: float) -> None:
-        """See ``Witness``."""
+        """See ``ActionListener``."""
         self._journal.note_left(action, took_s=took_s)
         self._tell_action()
 
     def withheld(self, action: Action, why: str) -> None:
-        """See ``Witness``."""
+        """See ``ActionListener``."""
         self._journal.note_withheld(action, why)
 
     def _tell_action(self) -> None:

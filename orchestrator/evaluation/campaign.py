@@ -29,8 +29,8 @@ def list_cells(cases: Sequence[Case], seeds: int) -> tuple[list[Cell], list[Cell
         cell.key: cell
         for case in cases
         for trace in case.traces
-        for contender in case.contenders
-        for cell in [Cell(case.digest, case.path, case.requests, contender, trace, seeds, trace == case.traces[0])]
+        for entry in case.entries
+        for cell in [Cell(case.digest, case.path, case.requests, entry, trace, seeds, trace == case.traces[0])]
     }
     return [c for c in cells.values() if c.is_first], [c for c in cells.values() if not c.is_first]
 

@@ -23,7 +23,7 @@ UNTUNED: Final = " untuned"
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class PolicyEntry:
     """One policy in one scenario.
 
     Attributes:
@@ -39,7 +39,7 @@ class Contender:
     is_tuned: bool = False
 
 
-def make_contender(label: str, spec: str, *, is_tuned: bool = False) -> Contender:
+def make_entry(label: str, spec: str, *, is_tuned: bool = False) -> PolicyEntry:
     """Return a contender.
 
     Raises:
@@ -47,7 +47,7 @@ def make_contender(label: str, spec: str, *, is_tuned: bool = False) -> Contende
     """
     policy = open_policy(spec)
     identity = f"{spec} {_digest(policy.file)}" if isinstance(policy, LearnedPolicy) else spec
-    return Contender(label, spec, identity, is_tuned)
+    return PolicyEntry(label, spec, identity, is_tuned)
 
 
 @lru_cache(maxsize=64)

@@ -18,7 +18,7 @@ import numpy as np
 
 from orchestrator.errors import UntrustedError
 from orchestrator.evaluation.figures import RunFigures, Timeline, take_figures, take_timeline
-from orchestrator.evaluation.policy_entries import Contender, open_policy
+from orchestrator.evaluation.policy_entries import PolicyEntry, open_policy
 from orchestrator.evaluation.suites.plan import load_case
 from orchestrator.policies import RowPolicy
 from orchestrator.policies.learned import LearnedPolicy
@@ -44,7 +44,7 @@ class Cell:
         digest: of the scenario, the number of requests included.
         path: of its file.
         requests: at most so many; None: as the file says.
-        contender: who.
+        entry: who.
         trace: seed.
         seeds: of the lots, ascending from 0.
         is_first: whether it is the first trace of its case: then the timeline is kept and decisions are timed, and
@@ -54,7 +54,7 @@ class Cell:
     digest: str
     path: Path
     requests: int | None
-    contender: Contender
+    entry: PolicyEntry
     trace: int
     seeds: int
     is_first: bool
@@ -62,7 +62,7 @@ class Cell:
     @property
     def key(self) -> CellKey:
         """What it is known by: equal keys have equal figures, apart from the number of seeds."""
-        return self.digest, self.contender.identity, self.trace
+        return self.digest, self.entry.identity, self.trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +100,11 @@ def run_cell(cell: Cell) -> CellResult:
 
 def _run(cell: Cell, seed: int) -> tuple[Simulation, RunFigures]:
     settings, servers = _load(cell.path, cell.requests)
-    policy = open_policy(cell.contender.spec)
+    policy = open_policy(cell.entry.spec)
     trace = _trace(cell.path, cell.requests, cell.trace)
     if seed:
-        lots = np.random.default_rng(np.random.SeedSequence([cell.trace, seed])).random(trace.lots.shape)
-        trace = replace(trace, lots=lots)
+        uniforms = np.random.default_rng(np.random.SeedSequence([cell.trace, seed])).random(trace.uniforms.shape)
+        trace = replace(trace, uniforms=uniforms)
     simulation = Simulation(settings, servers, policy, trace=trace)
     simulation.run()
     return simulation, take_figures(simulation, seed=seed, fallback_ratio=_fallback_ratio(simulation))
@@ -113,14 +113,14 @@ def _run(cell: Cell, seed: int) -> tuple[Simulation, RunFigures]:
 def _time_decisions(cell: Cell) -> tuple[float, float] | None:
     """Return what decisions take; None when there were none to time."""
     settings, servers = _load(cell.path, min(cell.requests or _TIMED_REQUESTS, _TIMED_REQUESTS))
-    policy = open_policy(cell.contender.spec)
+    policy = open_policy(cell.entry.spec)
     simulation = Simulation(settings, servers, policy, seed=cell.trace)
     simulation.decide_outside()
     world = simulation.world
     taken_s: list[float] = []
     while len(taken_s) <= _TIMED_DECISIONS and simulation.next_decision() is not None:
         began_s = time.perf_counter()
-        count = build_rows(world.fleet, world.wish, world.rows, world.scratch)
+        count = build_rows(world.fleet, world.head, world.rows, world.scratch)
         row, items, _, until_s = _choose(policy, world, count)
         taken_s.append(time.perf_counter() - began_s)
         simulation.apply(row, items, until_s)
@@ -134,10 +134,10 @@ def _time_decisions(cell: Cell) -> tuple[float, float] | None:
 def _choose(policy: RowPolicy, world: World, count: int) -> tuple[int, float, int, float]:
     """Return what a policy decides; where a learned one does not trust itself, what its base does."""
     try:
-        return policy.choose_row(world.memory, world.rows, count, world.wish.ask)
+        return policy.choose_row(world.memory, world.rows, count, world.head.query)
     except UntrustedError:
         assert isinstance(policy, LearnedPolicy)
-        return policy.base.choose_row(world.memory, world.rows, count, world.wish.ask)
+        return policy.base.choose_row(world.memory, world.rows, count, world.head.query)
 
 
 def _fallback_ratio(simulation: Simulation) -> float | None:

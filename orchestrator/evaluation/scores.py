@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.evaluation.figures import FIGURES, RunFigures, Timeline
-from orchestrator.evaluation.policy_entries import Contender
+from orchestrator.evaluation.policy_entries import PolicyEntry
 from orchestrator.evaluation.runs import CellKey, CellResult
 from orchestrator.evaluation.suites.plan import Case, load_case
 from orchestrator.simulation.bounds.capacity import least_joules, most_accuracy, most_utility
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.trace import draw_trace
-from orchestrator.simulation.utility import Yardstick, make_yardstick
+from orchestrator.simulation.utility import Utility, make_utility
 
 Floats = NDArray[np.float64]
 UTILITY: Final = "utility"
@@ -30,11 +30,11 @@ _ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Standing:
+class Score:
     """One policy in one scenario.
 
     Attributes:
-        contender: who.
+        entry: who.
         figures: by name, the utility among them: float64 [traces], NaN for None.
         places: float64 [traces, 3], in the cube of orchestrator.simulation.utility.
         seeds: of the lots on each trace; 1 for a policy that draws none.
@@ -47,7 +47,7 @@ class Standing:
         event_s: of one core for a decision with its share of all events, in the compiled loop where the policy is one.
     """
 
-    contender: Contender
+    entry: PolicyEntry
     figures: Mapping[str, Floats]
     places: Floats
     seeds: int
@@ -75,11 +75,11 @@ class Field:
         deadline_s: of its requests.
         requests: of each run.
         items: of each request.
-        yardstick: for utility and hypervolume.
+        utility_scale: for utility and hypervolume.
         most_accuracy: the fluid bound at its rate; None when the fleet can't serve it for good.
         most_utility: likewise.
         server_names: in the order of shares.
-        standings: by label.
+        scores: by label.
         fleet: for bounds.
     """
 
@@ -93,11 +93,11 @@ class Field:
     deadline_s: float
     requests: int
     items: int
-    yardstick: Yardstick
+    utility_scale: Utility
     most_accuracy: float | None
     most_utility: float | None
     server_names: tuple[str, ...]
-    standings: Mapping[str, Standing]
+    scores: Mapping[str, Score]
     fleet: tuple[SimulatedServer, ...]
 
     def bound_j(self, accuracy: float) -> float | None:
@@ -121,14 +121,14 @@ def _field(case: Case, results: Mapping[CellKey, CellResult]) -> Field:
     settings, servers = load_case(case.path, case.requests)
     fleet = tuple(sorted(servers, key=lambda s: s.name))
     trace = draw_trace(settings, fleet, case.traces[0])
-    workload, yardstick = settings.workload, make_yardstick(settings, fleet)
+    workload, utility_scale = settings.workload, make_utility(settings, fleet)
     min_accuracy = settings.objectives.min_accuracy
     gaps_s = np.diff(trace.arrived_s)
     found_cv2 = float(gaps_s.var() / gaps_s.mean() ** 2) if len(gaps_s) and gaps_s.mean() > 0 else 0.0
-    standings = {}
-    for contender in case.contenders:
-        cells = [results[case.digest, contender.identity, trace_seed] for trace_seed in case.traces]
-        standings[contender.label] = _standing(contender, cells, yardstick)
+    scores = {}
+    for entry in case.entries:
+        cells = [results[case.digest, entry.identity, trace_seed] for trace_seed in case.traces]
+        scores[entry.label] = _score(entry, cells, utility_scale)
     return Field(
         case=case,
         servers=len(fleet),
@@ -140,28 +140,28 @@ def _field(case: Case, results: Mapping[CellKey, CellResult]) -> Field:
         deadline_s=settings.objectives.deadline_ms / 1e3,
         requests=workload.requests,
         items=workload.items,
-        yardstick=yardstick,
+        utility_scale=utility_scale,
         most_accuracy=most_accuracy(fleet, trace.rate_rps, min_accuracy=min_accuracy),
         most_utility=most_utility(
-            fleet, trace.rate_rps, price=yardstick.joule_price * workload.items, min_accuracy=min_accuracy
+            fleet, trace.rate_rps, price=utility_scale.joule_price * workload.items, min_accuracy=min_accuracy
         ),
         server_names=tuple(str(s.name) for s in fleet),
-        standings=standings,
+        scores=scores,
         fleet=fleet,
     )
 
 
-def _standing(contender: Contender, cells: Sequence[CellResult], yardstick: Yardstick) -> Standing:
+def _score(entry: PolicyEntry, cells: Sequence[CellResult], utility_scale: Utility) -> Score:
     runs = [run for cell in cells for run in cell.runs]
-    utilities = [[yardstick.utility(run.figures) for run in cell.runs] for cell in cells]
+    utilities = [[utility_scale.utility(run.figures) for run in cell.runs] for cell in cells]
     figures = {name: _by_trace(cells, name) for name in FIGURES}
     figures[UTILITY] = np.array([np.mean(values) for values in utilities])
-    places = np.array([np.mean([yardstick.place(run.figures) for run in cell.runs], axis=0) for cell in cells])
+    places = np.array([np.mean([utility_scale.place(run.figures) for run in cell.runs], axis=0) for cell in cells])
     seeds = max(len(cell.runs) for cell in cells)
     decisions = sum(run.figures["decisions"] or 0.0 for run in runs)
     widths = sorted({width for run in runs for width in run.width_shares})
-    return Standing(
-        contender=contender,
+    return Score(
+        entry=entry,
         figures=figures,
         places=places,
         seeds=seeds,

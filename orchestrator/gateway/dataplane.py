@@ -33,7 +33,7 @@ from orchestrator.gateway.fleet_statistics import FleetInventory, Inventory
 from orchestrator.gateway.inference import FamilyInference
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.metrics.outcomes import outcome_of
-from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import PassingOn
 from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.protocol.family import VERSION, FamilyModel, check_version, merge_config, require_version
@@ -67,7 +67,7 @@ class DataPlane:
 
     Args:
         router: for the families.
-        catalogue: of what the servers serve; the caller refreshes it.
+        model_index: of what the servers serve; the caller refreshes it.
         metrics: to count in.
         inventory: that answers for the whole fleet; None: this process does.
         is_served_elsewhere: whether the gateway's other processes can answer a family; None: there are none.
@@ -83,7 +83,7 @@ class DataPlane:
     def __init__(
         self,
         router: InferenceRouter,
-        catalogue: Catalogue,
+        model_index: ModelIndex,
         metrics: GatewayMetrics,
         *,
         inventory: Inventory | None = None,
@@ -92,13 +92,13 @@ class DataPlane:
         retries: RetrySettings | None = None,
         pass_on_timeout_s: float | None = None,
     ) -> None:
-        self.passing_on = PassingOn(catalogue, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
-        self.catalogue = catalogue
+        self.passing_on = PassingOn(model_index, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
+        self.model_index = model_index
         self.metrics = metrics
         self.guard = guard or Guard()
         self.is_draining = False
         self._router = router
-        self._inventory = inventory or FleetInventory(catalogue, self.is_family_ready)
+        self._inventory = inventory or FleetInventory(model_index, self.is_family_ready)
         self._is_served_elsewhere = is_served_elsewhere
         self._inference = FamilyInference(router, metrics, self.guard, self.require_open)
         self._methods: dict[str, Unary] = {
@@ -147,8 +147,8 @@ class DataPlane:
         Raises:
             SlimError: why it is refused.
         """
-        found = self._inference.find(message, self.catalogue.families)
-        family = found[0] if found else self.catalogue.families.get(read_address(message).model)
+        found = self._inference.find(message, self.model_index.families)
+        family = found[0] if found else self.model_index.families.get(read_address(message).model)
         if family is None:
             return False
         caller = self.identify("ModelInfer", metadata)
@@ -166,7 +166,7 @@ class DataPlane:
 
     async def infer(self, request: Message, caller: Caller) -> Message:
         """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
-        family = self.catalogue.families.get(request.model_name)
+        family = self.model_index.families.get(request.model_name)
         if family is None:
             answer = await self._pass_infer(request.model_name, request.SerializeToString(), caller)
             return pb.ModelInferResponse.FromString(answer)
@@ -201,7 +201,7 @@ class DataPlane:
 
     def _label(self, model: str) -> str:
         """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
-        return model if self.catalogue.is_known(model) else ""
+        return model if self.model_index.is_known(model) else ""
 
     async def _answer(self, method: str, message: bytes, caller: Caller) -> bytes:
         sees_all = self.guard.sees_all(caller)
@@ -218,7 +218,7 @@ class DataPlane:
 
     def is_ready(self) -> bool:
         """Return whether each expected family is answered by some server, and the gateway takes requests."""
-        return not self.is_draining and all(self.is_family_ready(name) for name in self.catalogue.families)
+        return not self.is_draining and all(self.is_family_ready(name) for name in self.model_index.families)
 
     def require_open(self) -> None:
         """Raise ServerUnavailableError when no more requests are taken."""
@@ -244,10 +244,10 @@ class DataPlane:
             ConfigError: when the version is no number.
         """
         check_version(wanted_version)
-        if name in self.catalogue.families:
+        if name in self.model_index.families:
             return wanted_version in ("", VERSION) and self.is_family_ready(name)
         try:
-            return any(view.problem is None for view in self.catalogue.find(Address(name, wanted_version)))
+            return any(view.problem is None for view in self.model_index.find(Address(name, wanted_version)))
         except SlimError:
             return False
 
@@ -290,14 +290,14 @@ class DataPlane:
         if family is None:
             return await self._forward("ModelConfig", message, caller.metadata)
         answer = await self._ask_a_width(family, "ModelConfig", pb.ModelConfigRequest, pb.ModelConfigResponse)
-        widths = self.catalogue.widths(family.name)
+        widths = self.model_index.widths(family.name)
         merge_config(answer.config, family, {width: model.accuracy for width, model in widths.items()})
         serialised: bytes = answer.SerializeToString()
         return serialised
 
     async def _ask_a_width(self, family: FamilyModel, method: str, request_kind: Any, answer_kind: Any) -> Message:
         """Return what a server says of one width of a family, the narrowest that it has."""
-        for model in self.catalogue.widths(family.name).values():
+        for model in self.model_index.widths(family.name).values():
             try:
                 asked = request_kind(name=model.name).SerializeToString()
                 return parse(answer_kind, await self._forward(method, asked, ()))
@@ -346,7 +346,7 @@ class DataPlane:
             ModelNotFoundError: when the family has no such version.
         """
         check_version(wanted_version)
-        family = self.catalogue.families.get(name)
+        family = self.model_index.families.get(name)
         if family is not None:
             require_version(family, wanted_version)
         return family

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.errors import ConfigError, SlimError
-from orchestrator.gateway.model_index import READY, Catalogue, ServerView
+from orchestrator.gateway.model_index import READY, ModelIndex, ServerView
 from orchestrator.gateway.protocol.family import VERSION, check_version
 from orchestrator.gateway.protocol.messages import parse, pb
 from orchestrator.gateway.statistics import FleetStatistics
@@ -43,18 +43,18 @@ class FleetInventory:
     """The one that reads the servers.
 
     Args:
-        catalogue: of what they serve.
+        model_index: of what they serve.
         is_served: whether a family is answered by some server.
     """
 
-    def __init__(self, catalogue: Catalogue, is_served: Callable[[str], bool]) -> None:
-        self._catalogue = catalogue
+    def __init__(self, model_index: ModelIndex, is_served: Callable[[str], bool]) -> None:
+        self._model_index = model_index
         self._is_served = is_served
         self._statistics = FleetStatistics()
 
     async def observe(self) -> None:
         """Read the statistics of every server that answers; never raises."""
-        await asyncio.gather(*(self._read(view) for view in self._catalogue.views if view.problem is None))
+        await asyncio.gather(*(self._read(view) for view in self._model_index.views if view.problem is None))
 
     async def watch(self, period_s: float) -> None:
         """Read them for ever."""
@@ -77,16 +77,16 @@ class FleetInventory:
         check_version(request.version)
         await self.observe()
         answer = pb.ModelStatisticsResponse()
-        families = self._catalogue.families
+        families = self._model_index.families
         for name in families if not request.name else {request.name} & families.keys():
             if request.version in ("", VERSION):
                 widths = {
-                    str(m.name) for view in self._catalogue.views for m in view.widths.values() if m.family == name
+                    str(m.name) for view in self._model_index.views for m in view.widths.values() if m.family == name
                 }
                 answer.model_stats.append(self._statistics.total(name, VERSION, _one_of(widths)))
         if request.name not in families:
             for model, of_version in sorted(self._statistics.known()):
-                is_wanted = model == request.name or (not request.name and not self._catalogue.is_width(model))
+                is_wanted = model == request.name or (not request.name and not self._model_index.is_width(model))
                 if is_wanted and request.version in ("", of_version):
                     wanted = _exactly(model, of_version)
                     answer.model_stats.append(self._statistics.total(model, of_version, wanted))
@@ -101,13 +101,13 @@ class FleetInventory:
         if request.repository_name:
             raise RefusedCallError("UNIMPLEMENTED", "'repository_name' specification is not supported")
         answer = pb.RepositoryIndexResponse()
-        families = self._catalogue.families
+        families = self._model_index.families
         for name in families:
             is_ready = self._is_served(name)
             if is_ready or not request.ready:
                 reason = "" if is_ready else "no width is answered by any server"
                 answer.models.add(name=name, version=VERSION, state=READY if is_ready else "UNAVAILABLE", reason=reason)
-        for entry in self._catalogue.merged_entries(families):
+        for entry in self._model_index.merged_entries(families):
             if entry.state == READY or not request.ready:
                 answer.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
         serialised: bytes = answer.SerializeToString()

@@ -104,7 +104,7 @@ class ServerView:
         return parse_served_model(parse(pb.ModelConfigResponse, answer).config)
 
 
-class Catalogue:
+class ModelIndex:
     """What all servers serve.
 
     Args:

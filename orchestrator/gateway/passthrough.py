@@ -17,7 +17,7 @@ import logging
 from orchestrator.config import RetrySettings
 from orchestrator.errors import DeadlineError
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.family import check_version
 from orchestrator.gateway.protocol.wire import read_address
 from orchestrator.router import RetryBudget
@@ -31,16 +31,16 @@ class PassingOn:
     """Asks servers for models of no family.
 
     Args:
-        catalogue: of what the servers serve.
+        model_index: of what the servers serve.
         metrics: to count what is asked again in.
         retries: how much of it may be.
         timeout_s: that an answer may take; None: any time.
     """
 
     def __init__(
-        self, catalogue: Catalogue, metrics: GatewayMetrics, retries: RetrySettings, *, timeout_s: float | None
+        self, model_index: ModelIndex, metrics: GatewayMetrics, retries: RetrySettings, *, timeout_s: float | None
     ) -> None:
-        self._catalogue = catalogue
+        self._model_index = model_index
         self._metrics = metrics
         self._retries = retries
         self._timeout_s = timeout_s
@@ -69,7 +69,7 @@ class PassingOn:
     async def _ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         address = read_address(message)
         check_version(address.version)
-        views = self._catalogue.find(address)
+        views = self._model_index.find(address)
         for view in views:
             try:
                 answer = await view.server.call(method, message, metadata)

@@ -26,8 +26,8 @@ from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
 from orchestrator.gateway.metrics.router_metrics import put_backlog
-from orchestrator.gateway.metrics.snapshot import Tally
-from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.metrics.snapshot import MetricSnapshot
+from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import InferenceRouter, Server
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.gateway.workers.shares import share_router
@@ -109,13 +109,13 @@ class Gateway:
         self._is_alone = team is None
         self._discovery_period_s = discovery_period_s
         self._metrics = metrics or GatewayMetrics()
-        self._catalogue = Catalogue(servers, timeout_s=timeout_s)
+        self._model_index = ModelIndex(servers, timeout_s=timeout_s)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
-        self._inventory = None if team is not None else FleetInventory(self._catalogue, self.serves)
+        self._inventory = None if team is not None else FleetInventory(self._model_index, self.serves)
         self._plane = DataPlane(
             router,
-            self._catalogue,
+            self._model_index,
             self._metrics,
             inventory=self._inventory if team is None else team.inventory,
             is_served_elsewhere=None if team is None else team.is_served,
@@ -190,7 +190,7 @@ class Gateway:
         changes = find_changes(self._servers, servers)
         opened = open_servers(changes.opened)
         self._servers = servers
-        self._catalogue.reconfigure(opened, map(ServerName, changes.closed))
+        self._model_index.reconfigure(opened, map(ServerName, changes.closed))
 
     def follow(self, files: WatchedFiles) -> None:
         """Look after some more files."""
@@ -246,16 +246,16 @@ class Gateway:
     @property
     def served(self) -> frozenset[str]:
         """Families that some server answers a width of, as this process sees it."""
-        return frozenset(name for name in self._catalogue.families if self.serves(name))
+        return frozenset(name for name in self._model_index.families if self.serves(name))
 
-    def tally(self) -> Tally:
+    def tally(self) -> MetricSnapshot:
         """Return what this process has counted, and what waits and works in it."""
         tally = self._metrics.tally()
         put_backlog(tally, self._router.backlog)
         tally.values[TASKS.name] = {(): [float(len(asyncio.all_tasks()))]}
         return tally
 
-    async def _read_tally(self) -> Tally:
+    async def _read_tally(self) -> MetricSnapshot:
         tally = self.tally()
         tally.values |= {WORKERS.name: {(): [1.0]}, WORKER_RESTARTS.name: {(): [0.0]}}
         return tally
@@ -266,15 +266,15 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._catalogue.close)
-            await self._catalogue.refresh()
+            stack.push_async_callback(self._model_index.close)
+            await self._model_index.refresh()
             endpoints: list[Endpoint] = [*self._transports, *([self.metrics] if self.metrics else [])]
             for endpoint in endpoints:
                 stack.push_async_callback(endpoint.stop, 0.0)
                 await endpoint.start()
             stack.pop_all()
         self._watchers = [
-            asyncio.create_task(self._catalogue.watch(self._discovery_period_s)),
+            asyncio.create_task(self._model_index.watch(self._discovery_period_s)),
             asyncio.create_task(watch(self._files)),
         ]
         if self._inventory is not None:
@@ -303,7 +303,7 @@ class Gateway:
             await asyncio.gather(*self._watchers, return_exceptions=True)
             if self.metrics is not None:
                 await self.metrics.stop(0.0)
-            await self._catalogue.close(drain_s=max(0.0, until_s - clock()))
+            await self._model_index.close(drain_s=max(0.0, until_s - clock()))
 
     async def _drain(self, until_s: float) -> None:
         loop = asyncio.get_running_loop()

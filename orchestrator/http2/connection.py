@@ -56,7 +56,7 @@ from orchestrator.http2.frames import (
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.stream import Receiver, Stream
-from orchestrator.http2.token_bucket import Allowance
+from orchestrator.http2.token_bucket import TokenBucket
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class Connection(Flow, Generic[T]):
         self._block_since_s = 0.0
         self._drain: str = ""
         self._pinged_s: float | None = None
-        self._allowance = Allowance(limits.idle_faults, limits.idle_faults_per_s, self.now_s)
+        self._bucket = TokenBucket(limits.idle_faults, limits.idle_faults_per_s, self.now_s)
         # By type, 0 to 9; DATA and HEADERS come first where they are looked up, because they come most.
         self._handlers = {
             DATA: self._take_data,
@@ -253,7 +253,7 @@ class Connection(Flow, Generic[T]):
         self._rest = data[position:]
 
     def _spend(self) -> None:
-        if not self._allowance.spend(self.now_s):
+        if not self._bucket.spend(self.now_s):
             raise ViolationError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets, pings or empty frames")
 
     def _blame(self, stream: Stream, code: ErrorCode) -> None:

@@ -25,7 +25,7 @@ class Holder(Protocol):
         ...
 
 
-class Holding:
+class ReceiveBudget:
     """Counts bytes by the call they came for.
 
     Args:

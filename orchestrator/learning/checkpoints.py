@@ -76,7 +76,7 @@ class RunFolder:
         """The model of a checkpoint."""
         return self.path / f"model-{slot}.zip"
 
-    def lessons(self, turn: int) -> Path:
+    def demonstrations(self, turn: int) -> Path:
         """The lessons of a round of cloning, kept until all rounds are done."""
         return self.path / f"lessons-{turn}.npz"
 

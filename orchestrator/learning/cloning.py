@@ -30,7 +30,7 @@ _MASKED = -1e8  # as sb3-contrib masks
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class Demonstrations:
     """What teachers did.
 
     Attributes:
@@ -46,9 +46,9 @@ class Lessons:
     actions: NDArray[np.int64]
 
 
-def collect_lessons(
+def collect_demonstrations(
     env: FleetVecEnv, count: int, *, seed: int, net: ScoringNet | None = None, kept_ratio: float = _KEPT
-) -> Lessons:
+) -> Demonstrations:
     """Return at least so many choices with what the teacher of their world would do.
 
     Choices that follow each other are alike, so only some are kept: as many lessons are then of more worlds.
@@ -75,25 +75,27 @@ def collect_lessons(
         actions = np.where(known & follows, env.advice, own)
         _, _, ended, _ = env.step(actions)
         follows = np.where(ended, rng.random(env.num_envs) < 0.5, follows)
-    return Lessons(*(np.concatenate(parts) for parts in zip(*kept, strict=True)))
+    return Demonstrations(*(np.concatenate(parts) for parts in zip(*kept, strict=True)))
 
 
-def write_lessons(path: Path, lessons: Lessons) -> None:
+def write_demonstrations(path: Path, demonstrations: Demonstrations) -> None:
     """Write lessons to a file, as a whole or not at all."""
     partial = path.with_name(f".{os.getpid()}.{path.name}")
-    np.savez_compressed(partial, **{name: getattr(lessons, name) for name in Lessons.__dataclass_fields__})
+    np.savez_compressed(
+        partial, **{name: getattr(demonstrations, name) for name in Demonstrations.__dataclass_fields__}
+    )
     partial.replace(path)
 
 
-def read_lessons(path: Path) -> Lessons:
-    """Return the lessons of a file that ``write_lessons`` wrote."""
+def read_demonstrations(path: Path) -> Demonstrations:
+    """Return the lessons of a file that ``write_demonstrations`` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
-        return Lessons(**arrays)
+        return Demonstrations(**arrays)
 
 
-def joined(parts: Sequence[Lessons]) -> Lessons:
+def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
     """Return the lessons of all rounds."""
-    return Lessons(
+    return Demonstrations(
         np.concatenate([part.episodes for part in parts]),
         np.concatenate([part.observations for part in parts]),
         np.concatenate([part.masks for part in parts]),
@@ -109,7 +111,7 @@ def held_out(episodes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[n
 
 def clone(
     net: ScoringNet,
-    lessons: Lessons,
+    demonstrations: Demonstrations,
     *,
     epochs: int,
     seed: int,
@@ -121,7 +123,7 @@ def clone(
 
     Args:
         net: changed in place.
-        lessons: those of a tenth of the worlds are held out.
+        demonstrations: those of a tenth of the worlds are held out.
         epochs: over all of the others.
         seed: of their order.
         learning_rate: of Adam.
@@ -129,25 +131,27 @@ def clone(
         report: is told epoch, loss and agreement.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC10E]))
-    is_held = held_out(lessons.episodes, rng)
+    is_held = held_out(demonstrations.episodes, rng)
     held, used = np.flatnonzero(is_held), np.flatnonzero(~is_held)
-    is_base = base_actions(lessons.observations) == lessons.actions
+    is_base = base_actions(demonstrations.observations) == demonstrations.actions
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
-    agreement = _agreement(net, lessons, held)
+    agreement = _agreement(net, demonstrations, held)
     for epoch in range(epochs):
         total = 0.0
         rng.shuffle(used)
         for first in range(0, len(used), batch_size):
             part = used[first : first + batch_size]
-            scores = _scores(net, lessons.observations[part], lessons.masks[part])
-            losses = torch.nn.functional.cross_entropy(scores, torch.as_tensor(lessons.actions[part]), reduction="none")
+            scores = _scores(net, demonstrations.observations[part], demonstrations.masks[part])
+            losses = torch.nn.functional.cross_entropy(
+                scores, torch.as_tensor(demonstrations.actions[part]), reduction="none"
+            )
             weights = torch.as_tensor(np.where(is_base[part], _CAUTION, 1.0).astype(np.float32))
             loss = (losses * weights).sum() / weights.sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
             optimizer.step()
             total += float(loss.detach()) * len(part)
-        agreement = _agreement(net, lessons, held)
+        agreement = _agreement(net, demonstrations, held)
         report(epoch, total / max(1, len(used)), agreement)
     return agreement
 
@@ -163,8 +167,8 @@ def _choices(net: ScoringNet, observations: NDArray[np.float32], masks: NDArray[
     return chosen
 
 
-def _agreement(net: ScoringNet, lessons: Lessons, part: NDArray[np.int64]) -> float:
+def _agreement(net: ScoringNet, demonstrations: Demonstrations, part: NDArray[np.int64]) -> float:
     if not len(part):
         return 1.0
-    chosen = _choices(net, lessons.observations[part], lessons.masks[part])
-    return float((chosen == lessons.actions[part]).mean())
+    chosen = _choices(net, demonstrations.observations[part], demonstrations.masks[part])
+    return float((chosen == demonstrations.actions[part]).mean())

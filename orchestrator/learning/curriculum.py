@@ -17,7 +17,7 @@ from orchestrator.learning.tasks import draw_task, simulate_totals, utility, var
 from orchestrator.policies.registry import RulePolicy, parse_policy
 from orchestrator.simulation.rewards import Task
 
-TEACHERS: Final = (
+EXPERTS: Final = (
     "thrift",
     "thrift,patience=0.05",
     "thrift,reserve=1",
@@ -39,12 +39,12 @@ _MOST_GAP: Final = 0.1
 else."""
 
 
-def parse_teacher(name: str) -> RulePolicy:
+def parse_expert(name: str) -> RulePolicy:
     """Return a heuristic by name."""
     return parse_policy(name)
 
 
-def best_teacher(task: Task, seed: int) -> tuple[str, float]:
+def best_expert(task: Task, seed: int) -> tuple[str, float]:
     """Return the heuristic to learn from on a trace, and what the best one earns.
 
     That is the best one only where it is clearly better than the first of all, and on other traces of the same world as
@@ -53,10 +53,10 @@ def best_teacher(task: Task, seed: int) -> tuple[str, float]:
     """
 
     def earn(name: str, trace: int) -> float:
-        return utility(task, simulate_totals(task, parse_teacher(name), trace))
+        return utility(task, simulate_totals(task, parse_expert(name), trace))
 
-    earned = {name: earn(name, seed) for name in TEACHERS}
-    best, first = max(TEACHERS, key=lambda name: earned[name]), TEACHERS[0]
+    earned = {name: earn(name, seed) for name in EXPERTS}
+    best, first = max(EXPERTS, key=lambda name: earned[name]), EXPERTS[0]
     is_clear = earned[best] > earned[first] + _CLEARLY and all(
         earn(best, seed + other) > earn(first, seed + other) + _CLEARLY for other in range(1, _OTHER_TRACES + 1)
     )
@@ -69,7 +69,7 @@ class _Entry:
 
     seed: int
     stage: float
-    teacher: str
+    expert: str
     best: float
     gap: float
 
@@ -81,14 +81,14 @@ class Episode:
     Attributes:
         task: the world.
         seed: of its draw and its trace.
-        teacher: the best heuristic there.
+        expert: the best heuristic there.
         best: what it earned.
         entry: of the pool; None for a new draw.
     """
 
     task: Task
     seed: int
-    teacher: str
+    expert: str
     best: float
     entry: int | None
 
@@ -135,11 +135,11 @@ class Curriculum:
             gaps = np.array([min(_MOST_GAP, max(0.0, entry.gap)) + 1e-3 for entry in self._pool])
             at = int(self._rng.choice(len(self._pool), p=gaps / gaps.sum()))
             entry = self._pool[at]
-            return Episode(self._task(entry.seed, entry.stage), entry.seed, entry.teacher, entry.best, at)
+            return Episode(self._task(entry.seed, entry.stage), entry.seed, entry.expert, entry.best, at)
         seed = int(self._rng.integers(2**31))
         task = self._task(seed, self.stage)
-        teacher, best = best_teacher(task, seed)
-        return Episode(task, seed, teacher, best, None)
+        expert, best = best_expert(task, seed)
+        return Episode(task, seed, expert, best, None)
 
     def note(self, episode: Episode, earned: float) -> None:
         """Remember what the policy earned in an episode."""
@@ -147,7 +147,7 @@ class Curriculum:
         if episode.entry is not None and self._pool[episode.entry].seed == episode.seed:
             self._pool[episode.entry].gap = gap
         elif episode.entry is None:
-            entry = _Entry(episode.seed, self.stage, episode.teacher, episode.best, gap)
+            entry = _Entry(episode.seed, self.stage, episode.expert, episode.best, gap)
             if len(self._pool) < _POOL:
                 self._pool.append(entry)
             else:  # in place of the one that needs no more practice

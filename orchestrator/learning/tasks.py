@@ -56,12 +56,12 @@ def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
     most = 2 + round(stage * (MOST_SERVERS - 2))
     count = int(rng.integers(1, most + 1))
     inner = [w for w in (50, 75) if rng.random() < 0.7]
-    widths, item_s = [25, *inner, 100] if rng.random() < 0.9 else [100], 10 ** rng.uniform(-3.5, -1.5)
+    widths, per_item_s = [25, *inner, 100] if rng.random() < 0.9 else [100], 10 ** rng.uniform(-3.5, -1.5)
     top, drop, bend = rng.uniform(0.6, 0.97), rng.uniform(0.01, 0.05 + 0.1 * stage), rng.uniform(0.5, 3)
     accuracy = {w: top - drop * ((100 - w) / 75) ** bend for w in widths}
     is_metered = rng.random() >= _UNMETERED
     servers = tuple(
-        _draw_server(rng, f"s{i:02d}", widths, accuracy, item_s, stage, is_metered=is_metered or rng.random() < 0.3)
+        _draw_server(rng, f"s{i:02d}", widths, accuracy, per_item_s, stage, is_metered=is_metered or rng.random() < 0.3)
         for i in range(count)
     )
     batches = sorted(s.models[0].max_batch_size for s in servers)
@@ -164,12 +164,12 @@ def _draw_server(
     name: str,
     widths: list[int],
     accuracy: Mapping[int, float],
-    item_s: float,
+    per_item_s: float,
     stage: float,
     *,
     is_metered: bool,
 ) -> SimulatedServer:
-    own_s = item_s * math.exp(rng.uniform(-1, 1) * math.log(1.5 + 2.5 * stage))
+    own_s = per_item_s * math.exp(rng.uniform(-1, 1) * math.log(1.5 + 2.5 * stage))
     bend, launch_s = rng.uniform(0.7, 2), own_s * rng.uniform(0.2, 5)
     busy_w, launch_ratio, most = rng.uniform(20, 300), rng.uniform(0.3, 1), int(rng.choice(_BATCHES))
     instances = int(rng.choice(_INSTANCES))
@@ -177,12 +177,12 @@ def _draw_server(
     models = tuple(
         linear_model(
             w,
-            item_s=own_s * (w / 100) ** bend,
-            group_s=launch_s,
+            per_item_s=own_s * (w / 100) ** bend,
+            fixed_s=launch_s,
             max_batch_size=most,
             accuracy=accuracy[w],
-            item_j=busy_w * own_s * (w / 100) ** bend if is_metered else None,
-            group_j=busy_w * launch_ratio * launch_s,
+            per_item_j=busy_w * own_s * (w / 100) ** bend if is_metered else None,
+            fixed_j=busy_w * launch_ratio * launch_s,
             instances=instances,
             sigma=sigma,
         )
@@ -229,8 +229,8 @@ def simulate_totals(task: Task, policy: Any, seed: int) -> dict[str, float]:
     from orchestrator.policies.tables import fields as r
 
     simulation = Simulation(task.settings, task.servers, policy, seed=seed)
-    ask = simulation.world.wish.ask
-    ask[r.PREFER_ACCURACY], ask[r.PREFER_LATENCY], ask[r.PREFER_ENERGY] = task.preference
+    query = simulation.world.head.query
+    query[r.PREFER_ACCURACY], query[r.PREFER_LATENCY], query[r.PREFER_ENERGY] = task.preference
     simulation.run()
     state = simulation.world.state
     answered = float(state[f.ANSWERED_COUNT])

@@ -28,7 +28,13 @@ from stable_baselines3.common.utils import set_random_seed
 from orchestrator.errors import ConfigError
 from orchestrator.learning.advantages import ObjectivesBuffer
 from orchestrator.learning.checkpoints import RunFolder, RunState, restore_ranges
-from orchestrator.learning.cloning import clone, collect_lessons, joined, read_lessons, write_lessons
+from orchestrator.learning.cloning import (
+    clone,
+    collect_demonstrations,
+    joined,
+    read_demonstrations,
+    write_demonstrations,
+)
 from orchestrator.learning.curriculum import Curriculum
 from orchestrator.learning.networks import CandidatePolicy, ScoringNet
 from orchestrator.learning.paper import export_paper, paper_fleet
@@ -60,7 +66,7 @@ class TrainingSettings:
         rollout: choices a world before each update.
         batch: choices of each step of the optimiser; smaller ones are more steps.
         requests: of an episode.
-        lessons: choices to clone from; 0 for none.
+        demonstrations: choices to clone from; 0 for none.
         clone_rounds: in which they are collected, see orchestrator.learning.cloning.
         clone_epochs: over all that there are, in each round.
         strength: of the base policy's choice in the scores; e to its power over the number of actions is about how much
@@ -84,7 +90,7 @@ class TrainingSettings:
     rollout: int = 128
     batch: int = 512
     requests: int = 600
-    lessons: int = 60_000
+    demonstrations: int = 60_000
     clone_rounds: int = 6
     clone_epochs: int = 6
     strength: float = 5.0
@@ -186,11 +192,15 @@ class _Run:
         if not self._is_resumed:
             self._judge("the untrained policy")
             self.keep()
-        if self._settings.kind == SLIM and self._settings.lessons and self.state.cloned < self._settings.clone_rounds:
+        if (
+            self._settings.kind == SLIM
+            and self._settings.demonstrations
+            and self.state.cloned < self._settings.clone_rounds
+        ):
             self._clone()
             self.keep()
         for turn in range(self._settings.clone_rounds):
-            self._folder.lessons(turn).unlink(missing_ok=True)
+            self._folder.demonstrations(turn).unlink(missing_ok=True)
         left = self._settings.steps - self.state.steps
         if left > 0:
             self.model.learn(left, callback=_Watch(self), reset_num_timesteps=False)
@@ -212,7 +222,7 @@ class _Run:
     def widen(self) -> None:
         """Draw more widely as the run goes on."""
         part = self.model.num_timesteps / max(1.0, _STAGE_GROWS * self._settings.steps)
-        self.env.curriculum.stage = 1.0 if self._settings.lessons else min(1.0, part)
+        self.env.curriculum.stage = 1.0 if self._settings.demonstrations else min(1.0, part)
 
     def export(self) -> PolicyFile:
         """Return the policy as it is now."""
@@ -284,16 +294,20 @@ class _Run:
         env = FleetVecEnv(curriculum, worlds=min(s.worlds, _TAUGHT), base=s.base)  # no two of its worlds are the same
         env.ranges = self.env.ranges
         env.reset()
-        parts = [read_lessons(path) for path in map(self._folder.lessons, range(s.clone_rounds)) if path.exists()]
+        parts = [
+            read_demonstrations(path)
+            for path in map(self._folder.demonstrations, range(s.clone_rounds))
+            if path.exists()
+        ]
         for turn in range(self.state.cloned, s.clone_rounds):
-            wanted = s.lessons * (turn + 1) // s.clone_rounds - sum(len(part.actions) for part in parts)
+            wanted = s.demonstrations * (turn + 1) // s.clone_rounds - sum(len(part.actions) for part in parts)
             if wanted > 0:
                 net = self._scoring() if turn else None
-                parts.append(collect_lessons(env, wanted, seed=s.seed + turn, net=net))
-                write_lessons(self._folder.lessons(turn), parts[-1])
-            lessons = joined(parts)
-            self._report(0, f"round {turn + 1}: {len(lessons.actions)} lessons from the best heuristics")
-            clone(self._scoring(), lessons, epochs=epochs, seed=s.seed + turn, report=told)
+                parts.append(collect_demonstrations(env, wanted, seed=s.seed + turn, net=net))
+                write_demonstrations(self._folder.demonstrations(turn), parts[-1])
+            demonstrations = joined(parts)
+            self._report(0, f"round {turn + 1}: {len(demonstrations.actions)} lessons from the best heuristics")
+            clone(self._scoring(), demonstrations, epochs=epochs, seed=s.seed + turn, report=told)
             self._policy().average(0.0)
             self.state.cloned = turn + 1
             self._judge(f"the policy cloned in {turn + 1} rounds")

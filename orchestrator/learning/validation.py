@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.learning.curriculum import TEACHERS, parse_teacher
+from orchestrator.learning.curriculum import EXPERTS, parse_expert
 from orchestrator.learning.tasks import draw_task, simulate_totals, usual_preference, utility
 from orchestrator.policies.learned import LearnedPolicy, PolicyFile
 from orchestrator.simulation.rewards import Task
@@ -31,14 +31,14 @@ class Validation:
         task: the scenario.
         seeds: of its traces.
         best: what the best of the heuristics earned a request, over all traces.
-        teacher: its name.
+        expert: its name.
         base: what the base policy earned.
     """
 
     task: Task
     seeds: tuple[int, ...]
     best: float
-    teacher: str
+    expert: str
     base: float
 
 
@@ -103,10 +103,10 @@ def prepare_validation(tasks: Sequence[Task], *, traces: int, base: str) -> list
     found = []
     for task in tasks:
         seeds = tuple(range(traces))
-        names = dict.fromkeys((base, *TEACHERS))
-        earned = {name: _mean_utility(task, parse_teacher(name), seeds) for name in names}
-        teacher = max(earned, key=lambda name: earned[name])
-        found.append(Validation(task, seeds, earned[teacher], teacher, earned[base]))
+        names = dict.fromkeys((base, *EXPERTS))
+        earned = {name: _mean_utility(task, parse_expert(name), seeds) for name in names}
+        expert = max(earned, key=lambda name: earned[name])
+        found.append(Validation(task, seeds, earned[expert], expert, earned[base]))
     return found
 
 

@@ -29,7 +29,7 @@ class Demand:
     """What a model has to do, and what it does it with.
 
     Attributes:
-        item_s: a of its latency curve, seconds an item.
+        per_item_s: a of its latency curve, seconds an item.
         batch_s: b of its latency curve, seconds a batch.
         items_per_s: that arrive.
         request_items: of a mean request, >= 1.
@@ -38,7 +38,7 @@ class Demand:
         gatherable_items: the largest batch worth waiting for; None: max_batch_size.
     """
 
-    item_s: float
+    per_item_s: float
     batch_s: float
     items_per_s: float
     request_items: float
@@ -78,8 +78,8 @@ class BatchingChange:
 def forecast(demand: Demand, batching: Batching) -> Forecast:
     """Return what a batching would do under a demand."""
     size = min(demand.max_batch_size, max(_gathered_items(demand, batching), _self_formed_items(demand)))
-    busy = demand.items_per_s * (demand.item_s + demand.batch_s / size)
-    run_s = demand.item_s * size + demand.batch_s
+    busy = demand.items_per_s * (demand.per_item_s + demand.batch_s / size)
+    run_s = demand.per_item_s * size + demand.batch_s
     return Forecast(busy, _waited_s(demand, batching) + run_s * (1 + min(1.0, busy / demand.instances)))
 
 
@@ -177,7 +177,7 @@ def _self_formed_items(demand: Demand) -> float:
 
     All instances are busy when n items arrive in the time in which they run n: λ·(a·n + b) = c·n.
     """
-    spare = demand.instances - demand.items_per_s * demand.item_s
+    spare = demand.instances - demand.items_per_s * demand.per_item_s
     if spare <= 0:
         return float(demand.max_batch_size)
     return demand.items_per_s * demand.batch_s / spare

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, RefusalReason
 from orchestrator.planner.host import ModelSnapshot
-from orchestrator.planner.plan_builder import Draft
+from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.planner.room import add_making_room, choose_victims
 
 STARVED_S = 10.0
@@ -24,79 +24,81 @@ class _Growth:
     needs_reload: bool
 
 
-def grow(draft: Draft) -> None:
+def grow(builder: PlanBuilder) -> None:
     """Add one instance to the width where it relieves the most queueing per byte.
 
     One instance more than c takes over the (c+1)-th part of those who wait. The best that may grow does, and no other:
     the next one is judged by what this one changed. Ties go to the narrower width.
     """
-    for growth in sorted(_growths(draft), key=lambda g: (-g.relief_per_byte, g.seen.model.width, g.seen.name)):
-        draft.want(growth.seen, growth.action.instances)
-        utilisation, ceiling = draft.snapshot.utilisation_ratio, draft.limits.utilisation_ceiling_ratio
+    for growth in sorted(_growths(builder), key=lambda g: (-g.relief_per_byte, g.seen.model.width, g.seen.name)):
+        builder.want(growth.seen, growth.action.instances)
+        utilisation, ceiling = builder.snapshot.utilisation_ratio, builder.limits.utilisation_ceiling_ratio
         if utilisation is not None and utilisation >= ceiling:
             numbers = (("utilisation_ratio", utilisation), ("ceiling_ratio", ceiling))
-            draft.refuse(growth.action, RefusalReason.UTILISATION, numbers)
-        elif (growth.needs_reload and _reload_larger(draft, growth)) or _add_if_worth_its_room(draft, growth):
+            builder.refuse(growth.action, RefusalReason.UTILISATION, numbers)
+        elif (growth.needs_reload and _reload_larger(builder, growth)) or _add_if_worth_its_room(builder, growth):
             return
         else:
-            draft.growth_lacks_memory = True
+            builder.growth_lacks_memory = True
 
 
-def _growths(draft: Draft) -> list[_Growth]:
+def _growths(builder: PlanBuilder) -> list[_Growth]:
     growths = []
-    for seen in draft.models.values():
-        memory, instances = draft.memory(seen), seen.loaded.instances
-        is_pressed = draft.has_held(memory.pressed_since_s, draft.limits.grow_after_s)
+    for seen in builder.models.values():
+        memory, instances = builder.memory(seen), seen.loaded.instances
+        is_pressed = builder.has_held(memory.pressed_since_s, builder.limits.grow_after_s)
         # Beside a dead stub a further instance would be of little use, and the repair is due in a moment.
         if not is_pressed or memory.dead_since_s is not None:
             continue
-        if not seen.loaded.is_canonical or not draft.is_settled(seen):
+        if not seen.loaded.is_canonical or not builder.is_settled(seen):
             continue
-        needed = draft.instance_bytes(seen)
+        needed = builder.instance_bytes(seen)
         relief = memory.waiting_requests / (instances + 1)
         numbers = (
             ("waiting_requests", memory.waiting_requests),
             ("busy_ratio", memory.busy_instances / instances),
             ("relieved_requests", relief),
             ("instance_bytes", float(needed)),
-            *draft.memory_numbers(needed),
+            *builder.memory_numbers(needed),
         )
-        action = draft.scale(seen, ActionReason.QUEUEING, instances + 1, numbers)
-        if instances >= draft.limits.max_instances:
-            draft.refuse(action, RefusalReason.MAX_INSTANCES, (("max_instances", float(draft.limits.max_instances)),))
+        action = builder.scale(seen, ActionReason.QUEUEING, instances + 1, numbers)
+        if instances >= builder.limits.max_instances:
+            builder.refuse(
+                action, RefusalReason.MAX_INSTANCES, (("max_instances", float(builder.limits.max_instances)),)
+            )
             continue
-        prices = draft.state.prices
+        prices = builder.state.prices
         in_place_s = STARVED_S if _is_starved(seen, memory.waiting_requests) else prices.price_s(ActionKind.SCALE_UP)
         needs_reload = in_place_s > prices.price_s(ActionKind.RELOAD)
         growths.append(_Growth(seen, action, relief, relief / max(1, needed), needs_reload))
     return growths
 
 
-def _reload_larger(draft: Draft, growth: _Growth) -> bool:
+def _reload_larger(builder: PlanBuilder, growth: _Growth) -> bool:
     """Add the growth as a full reload if that fits as it is; return whether it was added."""
     seen, action = growth.seen, growth.action
-    reload = draft.reload(
+    reload = builder.reload(
         seen, action.reason, action.batching, action.numbers, is_forced=True, instances=action.instances
     )
-    return draft.lacking_bytes(reload.needed_bytes) == 0 and draft.add(reload)
+    return builder.lacking_bytes(reload.needed_bytes) == 0 and builder.add(reload)
 
 
-def _add_if_worth_its_room(draft: Draft, growth: _Growth) -> bool:
+def _add_if_worth_its_room(builder: PlanBuilder, growth: _Growth) -> bool:
     """Add the growth, making room where that is worth it; return whether it was added.
 
     Room costs an unload, and a load when the width is wanted again, for which somebody waits. A width that has been
     idle for so long is taken to stay so for as long again, and for that long the growth relieves its queue. So a slow
     load only makes the queue wait longer for the room; it never denies it for good.
     """
-    prices, victims = draft.state.prices, choose_victims(draft, growth.action)
+    prices, victims = builder.state.prices, choose_victims(builder, growth.action)
     price_s = len(victims) * (prices.price_s(ActionKind.UNLOAD) + prices.price_s(ActionKind.LOAD))
-    idle_s = min((draft.elapsed_s(draft.memory(seen).idle_since_s) for seen in victims), default=0.0)
+    idle_s = min((builder.elapsed_s(builder.memory(seen).idle_since_s) for seen in victims), default=0.0)
     saved_s = growth.relieved_requests * idle_s
     if victims and saved_s <= price_s:
-        numbers = (("saved_wait_s", saved_s), ("price_s", price_s), *draft.memory_numbers(growth.action.needed_bytes))
-        draft.refuse(growth.action, RefusalReason.PRICE, numbers, "room for it costs more than it saves")
+        numbers = (("saved_wait_s", saved_s), ("price_s", price_s), *builder.memory_numbers(growth.action.needed_bytes))
+        builder.refuse(growth.action, RefusalReason.PRICE, numbers, "room for it costs more than it saves")
         return False
-    return add_making_room(draft, growth.action)
+    return add_making_room(builder, growth.action)
 
 
 def _is_starved(seen: ModelSnapshot, waiting_requests: float) -> bool:

@@ -18,7 +18,7 @@ from orchestrator.planner.conditions import track
 from orchestrator.planner.growth import grow
 from orchestrator.planner.host import HostSnapshot, ModelStatus
 from orchestrator.planner.limits import Limits
-from orchestrator.planner.plan_builder import Draft
+from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.planner.reloads import follow_files, size_batches
 from orchestrator.planner.room import add_making_room, reload_or_unload, widest_first
 from orchestrator.planner.state import SchedulerState
@@ -37,137 +37,137 @@ def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s
         now_s: on a clock that never goes back.
     """
     state = track(snapshot, state, limits, now_s=now_s)
-    draft = Draft(snapshot, state, limits, now_s)
-    _notify(draft)
-    if not _shed(draft):
-        _repair(draft)
-        _load_minimum(draft)
-        _load_demanded(draft)
-        grow(draft)
-    _shrink(draft)
-    _load_wanted(draft)
-    follow_files(draft)
-    size_batches(draft)
-    return draft.finish(), state
+    builder = PlanBuilder(snapshot, state, limits, now_s)
+    _notify(builder)
+    if not _shed(builder):
+        _repair(builder)
+        _load_minimum(builder)
+        _load_demanded(builder)
+        grow(builder)
+    _shrink(builder)
+    _load_wanted(builder)
+    follow_files(builder)
+    size_batches(builder)
+    return builder.finish(), state
 
 
-def _notify(draft: Draft) -> None:
-    for seen in draft.models.values():
-        since_s = draft.memory(seen).moving_since_s
-        if since_s is not None and draft.has_held(since_s, draft.limits.stuck_after_s):
-            draft.notify(NoticeKind.STUCK, seen.name, (("for_s", draft.now_s - since_s),))
-    residue, limit = draft.state.memory.residue_bytes, draft.limits.leak_limit_bytes
+def _notify(builder: PlanBuilder) -> None:
+    for seen in builder.models.values():
+        since_s = builder.memory(seen).moving_since_s
+        if since_s is not None and builder.has_held(since_s, builder.limits.stuck_after_s):
+            builder.notify(NoticeKind.STUCK, seen.name, (("for_s", builder.now_s - since_s),))
+    residue, limit = builder.state.memory.residue_bytes, builder.limits.leak_limit_bytes
     if residue > limit:
-        draft.notify(NoticeKind.RESTART_ADVISED, None, (("residue_bytes", residue), ("limit_bytes", limit)))
+        builder.notify(NoticeKind.RESTART_ADVISED, None, (("residue_bytes", residue), ("limit_bytes", limit)))
 
 
-def _shed(draft: Draft) -> bool:
+def _shed(builder: PlanBuilder) -> bool:
     """Take one thing away when memory has grown over the budget by itself; return whether something is.
 
     In this order: an instance that would not be missed, a width that is not kept and longest idle, an instance of the
     width with the most, a width that is not kept and waited for least. One at a time, because each gives back what
     only a reading can tell.
     """
-    used, budget = draft.snapshot.memory_used_bytes, draft.limits.memory_budget_bytes
+    used, budget = builder.snapshot.memory_used_bytes, builder.limits.memory_budget_bytes
     if used is None or used <= budget:
         return False
     numbers = (("used_bytes", float(used)), ("budget_bytes", float(budget)))
-    ready = [seen for seen in draft.models.values() if seen.is_ready and draft.may_touch(seen)]
-    loose = [seen for seen in ready if not draft.is_kept(seen)]
-    idle = [(since_s, seen) for seen in loose if (since_s := draft.memory(seen).idle_since_s) is not None]
+    ready = [seen for seen in builder.models.values() if seen.is_ready and builder.may_touch(seen)]
+    loose = [seen for seen in ready if not builder.is_kept(seen)]
+    idle = [(since_s, seen) for seen in loose if (since_s := builder.memory(seen).idle_since_s) is not None]
     crowded = [seen for seen in ready if seen.loaded.instances > 1 and seen.loaded.is_canonical]
     reason = ActionReason.OVER_BUDGET
-    spare = [seen for seen in crowded if draft.memory(seen).slack_since_s is not None]
+    spare = [seen for seen in crowded if builder.memory(seen).slack_since_s is not None]
     actions = [
         *(
-            draft.scale(seen, reason, seen.loaded.instances - 1, numbers)
+            builder.scale(seen, reason, seen.loaded.instances - 1, numbers)
             for seen in sorted(spare, key=lambda s: (-s.loaded.instances, *widest_first(s)))
         ),
-        *(draft.unload(seen, reason, numbers) for _, seen in sorted(idle, key=lambda p: (p[0], *widest_first(p[1])))),
+        *(builder.unload(seen, reason, numbers) for _, seen in sorted(idle, key=lambda p: (p[0], *widest_first(p[1])))),
         *(
-            draft.scale(seen, reason, seen.loaded.instances - 1, numbers)
+            builder.scale(seen, reason, seen.loaded.instances - 1, numbers)
             for seen in sorted(crowded, key=lambda s: (-s.loaded.instances, *widest_first(s)))
         ),
         *(
-            draft.unload(seen, reason, numbers)
-            for seen in sorted(loose, key=lambda s: (draft.memory(s).waiting_requests, *widest_first(s)))
+            builder.unload(seen, reason, numbers)
+            for seen in sorted(loose, key=lambda s: (builder.memory(s).waiting_requests, *widest_first(s)))
         ),
     ]
-    if any(draft.add(action) for action in actions):  # the first that is not in quarantine
+    if any(builder.add(action) for action in actions):  # the first that is not in quarantine
         return True
-    draft.notify(NoticeKind.OVER_BUDGET, None, numbers)
+    builder.notify(NoticeKind.OVER_BUDGET, None, numbers)
     return False
 
 
-def _repair(draft: Draft) -> None:
+def _repair(builder: PlanBuilder) -> None:
     """Reload what has dead stubs or answers with errors; each repair that does not last waits longer."""
-    limits = draft.limits
-    for seen in draft.models.values():
-        memory = draft.memory(seen)
-        if not seen.is_ready or not draft.may_touch(seen):
+    limits = builder.limits
+    for seen in builder.models.values():
+        memory = builder.memory(seen)
+        if not seen.is_ready or not builder.may_touch(seen):
             continue
-        is_failing = seen.rates.failures_per_s > 0 and draft.has_held(memory.failing_since_s, limits.repair_after_s)
-        if draft.has_held(memory.dead_since_s, limits.repair_after_s):
+        is_failing = seen.rates.failures_per_s > 0 and builder.has_held(memory.failing_since_s, limits.repair_after_s)
+        if builder.has_held(memory.dead_since_s, limits.repair_after_s):
             reason = ActionReason.DEAD_INSTANCE
             numbers = (("instances", float(seen.loaded.instances)), ("alive", float(seen.live_instances or 0)))
         elif is_failing:
             reason = ActionReason.FAILING
             numbers = (
                 ("failures_per_s", seen.rates.failures_per_s),
-                ("for_s", draft.elapsed_s(memory.failing_since_s)),
+                ("for_s", builder.elapsed_s(memory.failing_since_s)),
             )
         else:
             continue
         pause_s = min(limits.quarantine_max_s, limits.quarantine_s * 2.0 ** min(30, memory.repairs - 1))
-        if memory.repairs and memory.repaired_s is not None and draft.now_s - memory.repaired_s < pause_s:
+        if memory.repairs and memory.repaired_s is not None and builder.now_s - memory.repaired_s < pause_s:
             continue
-        action = draft.reload(seen, reason, seen.loaded.batching, numbers, is_forced=True)
+        action = builder.reload(seen, reason, seen.loaded.batching, numbers, is_forced=True)
         answers_nothing = seen.live_instances == 0 or (is_failing and seen.rates.requests_per_s == 0)
-        reload_or_unload(draft, seen, action, may_unload=answers_nothing)
+        reload_or_unload(builder, seen, action, may_unload=answers_nothing)
 
 
-def _load_minimum(draft: Draft) -> None:
-    absent = [seen for seen in draft.models.values() if seen.name in draft.limits.minimum and not seen.is_ready]
-    for seen in sorted(absent, key=lambda s: (draft.load_bytes(s, 1), s.model.width, s.name)):
-        draft.want(seen, 1)
-        if draft.may_touch(seen):
-            add_making_room(draft, draft.load(seen, ActionReason.MINIMUM_SET))
+def _load_minimum(builder: PlanBuilder) -> None:
+    absent = [seen for seen in builder.models.values() if seen.name in builder.limits.minimum and not seen.is_ready]
+    for seen in sorted(absent, key=lambda s: (builder.load_bytes(s, 1), s.model.width, s.name)):
+        builder.want(seen, 1)
+        if builder.may_touch(seen):
+            add_making_room(builder, builder.load(seen, ActionReason.MINIMUM_SET))
 
 
-def _load_demanded(draft: Draft) -> None:
+def _load_demanded(builder: PlanBuilder) -> None:
     """Load what was asked for, the smallest first, so that as many as possible fit."""
-    absent = [seen for seen in draft.models.values() if draft.is_demanded(seen) and not seen.is_ready]
-    for seen in sorted(absent, key=lambda s: (draft.load_bytes(s, 1), s.model.width, s.name)):
-        if seen.name in draft.limits.minimum:
+    absent = [seen for seen in builder.models.values() if builder.is_demanded(seen) and not seen.is_ready]
+    for seen in sorted(absent, key=lambda s: (builder.load_bytes(s, 1), s.model.width, s.name)):
+        if seen.name in builder.limits.minimum:
             continue
-        draft.want(seen, 1)
-        if draft.may_touch(seen):
-            add_making_room(draft, draft.load(seen, ActionReason.DEMANDED))
+        builder.want(seen, 1)
+        if builder.may_touch(seen):
+            add_making_room(builder, builder.load(seen, ActionReason.DEMANDED))
 
 
-def _shrink(draft: Draft) -> None:
+def _shrink(builder: PlanBuilder) -> None:
     """Take away instances that would not be missed, and widths that nobody wants and nobody uses."""
-    for seen in draft.models.values():
-        memory, limits = draft.memory(seen), draft.limits
-        if not draft.is_settled(seen):
+    for seen in builder.models.values():
+        memory, limits = builder.memory(seen), builder.limits
+        if not builder.is_settled(seen):
             continue
-        is_unwanted = not draft.is_kept(seen) and seen.name not in limits.wanted
+        is_unwanted = not builder.is_kept(seen) and seen.name not in limits.wanted
         if seen.loaded.instances > limits.max_instances and seen.loaded.is_canonical:
             too_many: Numbers = (
                 ("instances", float(seen.loaded.instances)),
                 ("max_instances", float(limits.max_instances)),
             )
-            draft.add(draft.scale(seen, ActionReason.MAX_INSTANCES, limits.max_instances, too_many))
-        elif is_unwanted and draft.has_held(memory.idle_since_s, limits.unload_after_s):
-            idle: Numbers = (("idle_s", draft.elapsed_s(memory.idle_since_s)),)
-            draft.add(draft.unload(seen, ActionReason.IDLE, idle))
-        elif seen.loaded.is_canonical and draft.has_held(memory.slack_since_s, limits.idle_s):
+            builder.add(builder.scale(seen, ActionReason.MAX_INSTANCES, limits.max_instances, too_many))
+        elif is_unwanted and builder.has_held(memory.idle_since_s, limits.unload_after_s):
+            idle: Numbers = (("idle_s", builder.elapsed_s(memory.idle_since_s)),)
+            builder.add(builder.unload(seen, ActionReason.IDLE, idle))
+        elif seen.loaded.is_canonical and builder.has_held(memory.slack_since_s, limits.idle_s):
             instances = _fewest_instances(memory.busy_instances, seen.loaded.instances, limits.shrink_busy_ratio)
             slack: Numbers = (
                 ("busy_instances", memory.busy_instances),
-                ("for_s", draft.elapsed_s(memory.slack_since_s)),
+                ("for_s", builder.elapsed_s(memory.slack_since_s)),
             )
-            draft.add(draft.scale(seen, ActionReason.IDLE, instances, slack))
+            builder.add(builder.scale(seen, ActionReason.IDLE, instances, slack))
 
 
 def _fewest_instances(busy_instances: float, instances: int, shrink_busy_ratio: float) -> int:
@@ -178,23 +178,23 @@ def _fewest_instances(busy_instances: float, instances: int, shrink_busy_ratio: 
     return max(1, count)
 
 
-def _load_wanted(draft: Draft) -> None:
+def _load_wanted(builder: PlanBuilder) -> None:
     """Load what there is room for, in the order in which it is wanted; the first that does not fit ends it.
 
     What comes later must not take the room that what is wanted more waits for.
     """
-    used, limits = draft.snapshot.memory_used_bytes, draft.limits
+    used, limits = builder.snapshot.memory_used_bytes, builder.limits
     is_over = used is not None and used > limits.memory_budget_bytes
-    is_blocked = draft.growth_lacks_memory or is_over
+    is_blocked = builder.growth_lacks_memory or is_over
     for name in limits.wanted:
-        seen = draft.models.get(name)
-        if seen is None or seen.is_ready or draft.is_kept(seen) or seen.loaded.status is ModelStatus.LOADING:
+        seen = builder.models.get(name)
+        if seen is None or seen.is_ready or builder.is_kept(seen) or seen.loaded.status is ModelStatus.LOADING:
             continue
-        draft.want(seen, 1)
-        unloaded_s = draft.memory(seen).unloaded_s
-        has_rested = unloaded_s is None or draft.now_s - unloaded_s >= limits.idle_s
-        if is_blocked or not has_rested or not draft.may_touch(seen):
+        builder.want(seen, 1)
+        unloaded_s = builder.memory(seen).unloaded_s
+        has_rested = unloaded_s is None or builder.now_s - unloaded_s >= limits.idle_s
+        if is_blocked or not has_rested or not builder.may_touch(seen):
             continue
-        action = draft.load(seen, ActionReason.WANTED)
-        is_blocked = draft.lacking_bytes(action.needed_bytes) != 0
-        draft.add_if_fits(action)
+        action = builder.load(seen, ActionReason.WANTED)
+        is_blocked = builder.lacking_bytes(action.needed_bytes) != 0
+        builder.add_if_fits(action)

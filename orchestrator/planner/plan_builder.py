@@ -33,7 +33,7 @@ def still_fits(action: Action, memory_used_bytes: int | None, limits: Limits) ->
     return memory_used_bytes + action.needed_bytes <= limits.memory_budget_bytes
 
 
-class Draft:
+class PlanBuilder:
     """Collects actions, refusals and notices; everything it is given is left as it is.
 
     Args:
@@ -142,10 +142,10 @@ class Draft:
             freed_bytes: that earlier actions of the plan give back for it.
         """
         key = (action.model, action.instances, action.batching)
-        sentence = self.state.quarantine.sentence(key, now_s=self.now_s)
-        if sentence is not None:
-            numbers: Numbers = (("failures", sentence.failures), ("retry_in_s", sentence.until_s - self.now_s))
-            self.refuse(action, RefusalReason.QUARANTINED, numbers, sentence.reason)
+        entry = self.state.quarantine.entry(key, now_s=self.now_s)
+        if entry is not None:
+            numbers: Numbers = (("failures", entry.failures), ("retry_in_s", entry.until_s - self.now_s))
+            self.refuse(action, RefusalReason.QUARANTINED, numbers, entry.reason)
             return False
         self._actions.append(action)
         self._reserved_bytes += max(0, action.needed_bytes - freed_bytes)

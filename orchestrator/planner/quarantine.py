@@ -15,7 +15,7 @@ from orchestrator.snapshot import ModelName
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
+class QuarantineEntry:
     """How long one config is left alone.
 
     Attributes:
@@ -37,24 +37,24 @@ ConfigKey = tuple[ModelName, int, Batching]
 class Quarantine:
     """The configs that failed, by what they were; immutable."""
 
-    sentences: Mapping[ConfigKey, Sentence] = field(default_factory=dict)
+    entries: Mapping[ConfigKey, QuarantineEntry] = field(default_factory=dict)
 
-    def sentence(self, key: ConfigKey, *, now_s: float) -> Sentence | None:
+    def entry(self, key: ConfigKey, *, now_s: float) -> QuarantineEntry | None:
         """Return why a config must not be tried now, None when it may."""
-        found = self.sentences.get(key)
+        found = self.entries.get(key)
         return found if found is not None and now_s < found.until_s else None
 
     def fail(self, key: ConfigKey, reason: str, *, now_s: float, first_s: float, max_s: float) -> Quarantine:
         """Return the quarantine after one more failure."""
-        old = self.sentences.get(key)
+        old = self.entries.get(key)
         if old is not None and now_s - old.until_s >= max_s:
             old = None
         failures = 1 if old is None else old.failures + 1
         delay_s = min(max_s, first_s * 2.0 ** min(failures - 1, 30))
         # What was over so long ago that it would begin anew is forgotten.
-        kept = {k: s for k, s in self.sentences.items() if now_s - s.until_s < max_s}
-        return replace(self, sentences={**kept, key: Sentence(failures, now_s + delay_s, reason)})
+        kept = {k: s for k, s in self.entries.items() if now_s - s.until_s < max_s}
+        return replace(self, entries={**kept, key: QuarantineEntry(failures, now_s + delay_s, reason)})
 
     def pardon(self, model: ModelName) -> Quarantine:
         """Return the quarantine after any load of the model succeeded: what was wrong with it is over."""
-        return replace(self, sentences={k: s for k, s in self.sentences.items() if k[0] != model})
+        return replace(self, entries={k: s for k, s in self.entries.items() if k[0] != model})

@@ -12,18 +12,18 @@ from orchestrator.policies.preference import PreferredPolicy, parse_preference
 from orchestrator.policies.preparation import is_prepared, prepare
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Outcome, Policy, RowPolicy, Situation, is_offered
 from orchestrator.policies.registry import has_width_rule, policy_names
-from orchestrator.policies.tables.candidate_set import Offers
+from orchestrator.policies.tables.candidate_set import CandidateSet
 from orchestrator.policies.tables.fleet_tables import FleetTables, build_candidates
 from orchestrator.policies.tables.occupancy import mark_begun
 
 __all__ = [
     "Binding",
     "Breaker",
+    "CandidateSet",
     "Fault",
     "FleetTables",
     "Memory",
     "ObservingPolicy",
-    "Offers",
     "Outcome",
     "Policy",
     "PreferredPolicy",

@@ -106,12 +106,12 @@ def _best(timely: Sequence[Candidate], situation: Situation) -> Candidate:
     slack_s = situation.head_slack_s
 
     def score(index: int) -> float:
-        candidate, item_j = timely[index], joules[index]
+        candidate, per_item_j = timely[index], joules[index]
         value = wish.accuracy * _position(candidate.accuracy, accuracies)
         if slack_s > 0:  # else whatever is in time takes no time at all
             value -= wish.latency * candidate.completion_s * situation.slack_margin / slack_s
         if known:
-            value -= wish.energy * (1.0 if item_j is None else _position(item_j, known))
+            value -= wish.energy * (1.0 if per_item_j is None else _position(per_item_j, known))
         return value
 
     order = sorted(range(len(timely)), key=lambda i: (-timely[i].width, timely[i].server))

@@ -27,7 +27,7 @@ from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.registry import parse_policy
-from orchestrator.policies.tables.candidate_set import Offers
+from orchestrator.policies.tables.candidate_set import CandidateSet
 from orchestrator.policies.tables.compiled import CACHE_DIR, IS_COMPILED
 from orchestrator.policies.tables.fleet_tables import FleetTables
 from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerName, ServerState, TensorSpec, Width
@@ -84,7 +84,7 @@ def _decide() -> None:
     rule = parse_policy(_BASE)
     for policy in (rule, LearnedPolicy(_file(SLIM)), LearnedPolicy(_file(PAPER))):
         for tables in fleets:
-            Offers(tables, situation).ask(policy, is_idle=True, binding=Binding.LATE)
+            CandidateSet(tables, situation).decide(policy, is_idle=True, binding=Binding.LATE)
     rule.observe(fleets[-1].memory, Outcome(_SERVERS[0], _WIDTHS[0], 1, 1.0, 1.0, True, 0.0))
 
 

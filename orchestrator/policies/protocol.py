@@ -30,7 +30,7 @@ class Situation:
         queue: what waits.
         now_s: on the router's clock.
         turn: how often this router has asked before.
-        lots: two independent numbers in [0, 1), the only randomness there is.
+        uniforms: two independent numbers in [0, 1), the only randomness there is.
         slack_margin: what expected times are multiplied by before they are held against a deadline.
         memory: what this router's policies remember; the policy that is asked may change its own part of it. None:
             it decides as if for the first time.
@@ -39,7 +39,7 @@ class Situation:
     queue: QueueState
     now_s: float
     turn: int
-    lots: tuple[float, float]
+    uniforms: tuple[float, float]
     slack_margin: float
     memory: Memory | None = field(default=None, compare=False)
 
@@ -135,7 +135,7 @@ class ObservingPolicy(Policy, Protocol):
 class RowPolicy(ObservingPolicy, Protocol):
     """A policy that decides on tables, see policies.tables.fields, so no values are made for a decision."""
 
-    def choose_row(self, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
         """Return the row to dispatch (or HOLD or REJECT), the items, the reason's code, and until when to hold.
 
         It may change the expected times in ``rows`` to what it believes, and what it remembers. Infinite is until
@@ -145,6 +145,6 @@ class RowPolicy(ObservingPolicy, Protocol):
             memory: its own, see orchestrator.policies.memory.
             rows: the candidates, ordered by server, then width.
             count: how many there are; perhaps none.
-            ask: what waits, and the lots.
+            query: what waits, and the lots.
         """
         ...

@@ -132,9 +132,9 @@ class RulePolicy:
             situation = replace(situation, slack_margin=self.slack_margin)
         return choose_among(self, candidates, situation)
 
-    def choose_row(self, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
         """See RowPolicy."""
-        return rule.choose_row(self.numbers, memory, rows, count, ask)
+        return rule.choose_row(self.numbers, memory, rows, count, query)
 
     @property
     def is_observing(self) -> bool:

@@ -79,7 +79,7 @@ _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
 @compiled
-def choose_row(rule: Column, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
     """Return the row to dispatch, or HOLD or REJECT, the items to send, the code of the reason, and until when to hold.
 
     It may stretch the times in ``rows`` as the policy believes them, and changes what the policy remembers.
@@ -90,14 +90,14 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, ask: Column
         stretch_overdue(rows, count)
     server_rule = int(rule[SERVER_RULE])
     if server_rule == CENTRAL:
-        return choose_centrally(int(rule[WIDTH_RULE]), rule, memory, rows, count, ask)
-    width, timely = narrow(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, ask)
+        return choose_centrally(int(rule[WIDTH_RULE]), rule, memory, rows, count, query)
+    width, timely = narrow(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, query)
     if server_rule > CENTRAL:
-        return _steered(server_rule, rule, width, timely, memory, rows, count, ask)
-    row = _server_of(server_rule, width, timely, memory, rows, count, ask)
+        return _steered(server_rule, rule, width, timely, memory, rows, count, query)
+    row = _server_of(server_rule, width, timely, memory, rows, count, query)
     if rule[BINDS_LATE] != 0 and rows[ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
-    items = server_rules.drawn_items(row, rows, ask) if server_rule == DRAWN_WITH_BATCH else rows[ROW_ITEMS][row]
+    items = server_rules.drawn_items(row, rows, query) if server_rule == DRAWN_WITH_BATCH else rows[ROW_ITEMS][row]
     return row, items, _REASON_CODES[server_rule], math.inf
 
 
@@ -124,41 +124,41 @@ def observe(
 
 @compiled
 def _steered(
-    server_rule: int, rule: Column, width: float, timely: float, memory: Table, rows: Table, count: int, ask: Column
+    server_rule: int, rule: Column, width: float, timely: float, memory: Table, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     """Return the decision of a rule that says when and how many as well, at the width that a width rule has left."""
     if server_rule == BY_THRESHOLD:
-        return thresholds.choose_by_threshold(rule, width, timely, rows, count, ask)
+        return thresholds.choose_by_threshold(rule, width, timely, rows, count, query)
     if server_rule == BATCH_IN_TIME:
-        return clipper.choose_in_time(width, timely, rows, count, ask)
+        return clipper.choose_in_time(width, timely, rows, count, query)
     if server_rule == BATCH_WITHIN_LIMIT:
-        return clipper.choose_within_limit(width, timely, memory, rows, count, ask)
+        return clipper.choose_within_limit(width, timely, memory, rows, count, query)
     if server_rule == BATCH_OF_HALF_DEADLINE:
-        return nexus.choose_half_deadline(width, timely, rows, count, ask)
-    return control_limit.choose_at_limit(rule, width, timely, rows, count, ask)
+        return nexus.choose_half_deadline(width, timely, rows, count, query)
+    return control_limit.choose_at_limit(rule, width, timely, rows, count, query)
 
 
 @compiled
 def _server_of(
-    server_rule: int, width: float, timely: float, memory: Table, rows: Table, count: int, ask: Column
+    server_rule: int, width: float, timely: float, memory: Table, rows: Table, count: int, query: Column
 ) -> int:
     """Return the row that a server rule takes of those that a width rule has left."""
     if server_rule in (DRAWN, DRAWN_WITH_BATCH):
-        return server_rules.drawn(width, timely, rows, count, ask)
+        return server_rules.drawn(width, timely, rows, count, query)
     if server_rule == IN_TURN:
-        return server_rules.in_turn(width, timely, rows, count, ask)
+        return server_rules.in_turn(width, timely, rows, count, query)
     if server_rule == FEWEST_ITEMS:
-        return server_rules.fewest_items(width, timely, rows, count, ask)
+        return server_rules.fewest_items(width, timely, rows, count, query)
     if server_rule == LEAST_COMPLETION:
-        return server_rules.least_completion(width, timely, rows, count, ask)
+        return server_rules.least_completion(width, timely, rows, count, query)
     if server_rule == SOONER_OF_TWO:
-        return two_choices.sooner_of_two(width, timely, rows, count, ask)
+        return two_choices.sooner_of_two(width, timely, rows, count, query)
     if server_rule == EMPTIER_OF_TWO:
-        return two_choices.emptier_of_two(width, timely, rows, count, ask)
+        return two_choices.emptier_of_two(width, timely, rows, count, query)
     if server_rule == SHORTEST_DELAY:
-        return capacity.shortest_delay(width, timely, rows, count, ask)
+        return capacity.shortest_delay(width, timely, rows, count, query)
     if server_rule == LEAST_WORK:
-        return server_rules.least_work(width, timely, rows, count, ask)
+        return server_rules.least_work(width, timely, rows, count, query)
     if server_rule == IN_WEIGHTED_TURN:
-        return in_weighted_turn(width, timely, memory, rows, count, ask)
-    return capacity.drawn_by_capacity(width, timely, rows, count, ask)
+        return in_weighted_turn(width, timely, memory, rows, count, query)
+    return capacity.drawn_by_capacity(width, timely, rows, count, query)

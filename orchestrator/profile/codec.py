@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,6 +25,7 @@ TAKE_AGAIN = "take it again with 'slimsched profile'"
 UNDER_LOAD = ("busy_s", "rested_s")
 """Keys of a batch that are there when they were measured."""
 _ADAPTER = TypeAdapter(Profile)
+_JSON_NAMES = {"per_item_s": "item_s", "fixed_s": "group_s"}
 
 
 def parse_profile(text: str | bytes, *, source: str = "profile.json") -> Profile:
@@ -44,12 +46,16 @@ def parse_profile(text: str | bytes, *, source: str = "profile.json") -> Profile
 
 def render_profile(profile: Profile) -> str:
     """Return the profile as JSON; ``parse_profile`` gives it back."""
-    values = asdict(profile)
+    values = asdict(profile, dict_factory=_by_json_names)
     for batch in (b for server in values["servers"] for model in server["models"] for b in model["batches"]):
         for key in UNDER_LOAD:
             if batch[key] is None:
                 del batch[key]
     return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+
+def _by_json_names(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {_JSON_NAMES.get(name, name): value for name, value in fields}
 
 
 def read_profile(path: Path) -> Profile:

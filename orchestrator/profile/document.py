@@ -86,14 +86,14 @@ class FittedLine:
     """a·n + b through the mean latencies of all batch sizes.
 
     Attributes:
-        item_s: a, seconds an item.
-        group_s: b, seconds a group.
+        per_item_s: a, seconds an item.
+        fixed_s: b, seconds a group.
         held_out: batch sizes that a second fit, through the others alone, was asked about.
         held_out_error_ratio: mean of its absolute errors there, each over what was measured (MAPE); None without any.
     """
 
-    item_s: Seconds
-    group_s: Seconds
+    per_item_s: Annotated[Seconds, Field(alias="item_s")]
+    fixed_s: Annotated[Seconds, Field(alias="group_s")]
     held_out: tuple[int, ...]
     held_out_error_ratio: Ratio | None
 

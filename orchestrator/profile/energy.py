@@ -1,4 +1,4 @@
-"""What a group costs in joules on a server with a model: item_j·n + group_j, or unknown.
+"""What a group costs in joules on a server with a model: per_item_j·n + fixed_j, or unknown.
 
 These are joules above what the server draws anyway: the marginal energy of the group. Idle power belongs to the
 server and not to a request, so it is kept apart (see ``orchestrator.profile``); a policy that weighs candidates must
@@ -33,18 +33,18 @@ class EnergyLine:
     """Energy of groups of one (server, model).
 
     Attributes:
-        item_j: joules an item adds to a group.
-        group_j: joules of a group besides its items.
+        per_item_j: joules an item adds to a group.
+        fixed_j: joules of a group besides its items.
         source: of both.
     """
 
-    item_j: float
-    group_j: float
+    per_item_j: float
+    fixed_j: float
     source: EnergySource
 
-    def of_group(self, items: int) -> float:
+    def of_batch(self, items: int) -> float:
         """Return the joules of a group of ``items``."""
-        return self.item_j * items + self.group_j
+        return self.per_item_j * items + self.fixed_j
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class EnergyTable:
         """Return what groups cost there, None when that is unknown; never guessed from a sibling."""
         return self.lines.get((server, model))
 
-    def group_j(self, server: ServerName, model: ModelName, items: int) -> float | None:
+    def fixed_j(self, server: ServerName, model: ModelName, items: int) -> float | None:
         """Return the joules of a group of ``items``, None when they are unknown."""
         line = self.line(server, model)
-        return None if line is None else line.of_group(items)
+        return None if line is None else line.of_batch(items)

@@ -41,13 +41,13 @@ def fit_latency(points: Sequence[Point]) -> FittedLine:
     Args:
         points: ascending in items. Fewer than three leave none to be held out.
     """
-    item_s, group_s = fit_line(points)
+    per_item_s, fixed_s = fit_line(points)
     known, asked = points[0::2], points[1::2]
     if len(points) < 3:
-        return FittedLine(item_s, group_s, (), None)
+        return FittedLine(per_item_s, fixed_s, (), None)
     slope_s, start_s = fit_line(known)
     errors = [abs(slope_s * items + start_s - mean_s) / mean_s for items, mean_s in asked]
-    return FittedLine(item_s, group_s, tuple(items for items, _ in asked), sum(errors) / len(errors))
+    return FittedLine(per_item_s, fixed_s, tuple(items for items, _ in asked), sum(errors) / len(errors))
 
 
 def fit_energy(batches: Sequence[BatchProfile]) -> EnergyLine | None:
@@ -57,5 +57,5 @@ def fit_energy(batches: Sequence[BatchProfile]) -> EnergyLine | None:
     points = [(batch.items, batch.energy_j) for batch in batches if batch.energy_j is not None]
     if source is None or len(sources) > 1 or len(points) < len(batches):
         return None
-    item_j, group_j = fit_line(points)
-    return EnergyLine(item_j, group_j, source)
+    per_item_j, fixed_j = fit_line(points)
+    return EnergyLine(per_item_j, fixed_j, source)

@@ -1,6 +1,6 @@
 """What a profile says of a served model: a start for the router's own observations, or why it says nothing.
 
-The start weighs as much as PRIOR_GROUPS observed groups. Observations weigh up to 1 / (1 - DECAY) = 20 in all, so the
+The start weighs as much as PRIOR_BATCHES observed groups. Observations weigh up to 1 / (1 - DECAY) = 20 in all, so the
 profile decides at first and is outweighed after a dozen groups: a machine that has become slower than its profile is
 noticed nearly as soon as one that never had any.
 
@@ -20,7 +20,7 @@ from orchestrator.profile.fit import LatencyFit
 from orchestrator.profile.lines import fit_energy
 from orchestrator.snapshot import ServedModel, ServerName
 
-PRIOR_GROUPS = 10.0
+PRIOR_BATCHES = 10.0
 """Observed groups that a profile counts as."""
 PRIOR_ITEMS = 8
 """In half of them; one in the others. Groups of 32 would hold the line where it was by their long lever: of a machine
@@ -33,7 +33,7 @@ class Start:
     """Where a (server, model) starts.
 
     Attributes:
-        latency: as if PRIOR_GROUPS groups had been observed.
+        latency: as if PRIOR_BATCHES groups had been observed.
         energy: of its groups; None when the profile does not know it.
     """
 
@@ -120,15 +120,15 @@ def check_binding(profile: Profile, servers: Sequence[FoundServer], *, source: s
 
 
 def prior_fit(model: ModelProfile) -> LatencyFit:
-    """Return the model's line as if PRIOR_GROUPS groups had been observed on it."""
+    """Return the model's line as if PRIOR_BATCHES groups had been observed on it."""
     sizes = (1, min(PRIOR_ITEMS, model.max_batch_size))
-    return weigh_groups([(items, model.line.item_s * items + model.line.group_s) for items in sizes])
+    return weigh_batches([(items, model.line.per_item_s * items + model.line.fixed_s) for items in sizes])
 
 
-def weigh_groups(groups: Sequence[tuple[int, float]]) -> LatencyFit:
-    """Return a fit as if PRIOR_GROUPS groups had been observed, of (items, seconds) each as often."""
-    fit, part = LatencyFit(), PRIOR_GROUPS / len(groups)
-    for items, time_s in groups:
+def weigh_batches(batches: Sequence[tuple[int, float]]) -> LatencyFit:
+    """Return a fit as if PRIOR_BATCHES groups had been observed, of (items, seconds) each as often."""
+    fit, part = LatencyFit(), PRIOR_BATCHES / len(batches)
+    for items, time_s in batches:
         fit = LatencyFit(
             weight=fit.weight + part,
             sum_n=fit.sum_n + part * items,

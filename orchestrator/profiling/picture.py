@@ -78,7 +78,7 @@ def _draw_server(panel: Any, server: ServerProfile, tones: Any) -> None:
         items = [batch.items for batch in model.batches]
         means_ms = [batch.mean_s * 1e3 for batch in model.batches]
         above_ms = [max(0.0, batch.p99_s - batch.mean_s) * 1e3 for batch in model.batches]
-        fitted_ms = [(model.line.item_s * n + model.line.group_s) * 1e3 for n in items]
+        fitted_ms = [(model.line.per_item_s * n + model.line.fixed_s) * 1e3 for n in items]
         error = model.line.held_out_error_ratio
         label = f"{model.width} %" + ("" if error is None else f", fit off by {error:.1%}")
         panel.plot(items, fitted_ms, color=color, linewidth=1)

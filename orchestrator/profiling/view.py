@@ -41,8 +41,8 @@ def _figures(model: ModelProfile) -> list[str]:
     return [
         f"{first.mean_s * 1e3:.2f}",
         f"{last.mean_s * 1e3:.2f}",
-        f"{line.item_s * 1e3:.3f}",
-        f"{line.group_s * 1e3:.2f}",
+        f"{line.per_item_s * 1e3:.3f}",
+        f"{line.fixed_s * 1e3:.2f}",
         "-" if error is None else f"{error:.1%}",
         "-" if first.energy_j is None else f"{first.energy_j:.2g}",
         "-" if instance_bytes is None else f"{instance_bytes / 2**20:.0f}",

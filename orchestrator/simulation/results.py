@@ -19,7 +19,7 @@ class ServerResult:
     Attributes:
         name: of the server.
         items: it ran.
-        groups: it ran them in.
+        groups: batches it ran them in.
         utilisation_ratio: of the time it was up, how much of it was busy.
         energy_j: idle, groups and loads; None while unknown.
         peak_bytes: of memory, loads included.
@@ -99,7 +99,7 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
     servers = tuple(_server_results(simulation))
     energies = [s.energy_j for s in servers]
     known = [e for e in energies if e is not None]
-    items, groups = sum(s.items for s in servers), sum(s.groups for s in servers)
+    items, batches = sum(s.items for s in servers), sum(s.groups for s in servers)
     statuses = np.asarray(world.requests[f.STATUS])[:count]
     all_answered = int(np.count_nonzero(statuses == f.ANSWERED))
     span_s = float(state[f.NOW_S]) - float(table[f.ARRIVED_S][0])
@@ -121,7 +121,7 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
         goodput_rps=on_time / span_s if span_s > 0 else 0.0,
         joules_per_answer=sum(known) / all_answered if len(known) == len(energies) and all_answered else None,
         utilisation_variance=float(np.var([s.utilisation_ratio for s in servers])),
-        mean_batch=items / groups if groups else None,
+        mean_batch=items / batches if batches else None,
         decisions=int(state[f.TURN]),
         duration_s=float(state[f.NOW_S]),
         servers=servers,
@@ -138,7 +138,7 @@ def _server_results(simulation: Simulation) -> Sequence[ServerResult]:
             ServerResult(
                 server.name,
                 int(truth[f.ITEMS_RUN][index]),
-                int(truth[f.GROUPS_RUN][index]),
+                int(truth[f.BATCHES_RUN][index]),
                 float(truth[f.BUSY_S][index] / up_s) if up_s > 0 else 0.0,
                 None if math.isnan(energy_j) else float(energy_j),
                 int(truth[f.PEAK_BYTES][index]),

@@ -76,8 +76,8 @@ def reward_scales(task: Task) -> tuple[float, float, float, float]:
     accuracies = [m.accuracy for s in task.servers for m in s.models]
     widest = [max(s.models, key=lambda m: m.width) for s in task.servers]
     known = [m.energy_j[-1] / m.max_batch_size for m in widest if m.energy_j is not None]
-    item_j = float(np.mean(known)) * task.settings.workload.items if len(known) == len(widest) else math.nan
-    return min(accuracies), max(accuracies) - min(accuracies), task.settings.objectives.deadline_ms / 1e3, item_j
+    per_item_j = float(np.mean(known)) * task.settings.workload.items if len(known) == len(widest) else math.nan
+    return min(accuracies), max(accuracies) - min(accuracies), task.settings.objectives.deadline_ms / 1e3, per_item_j
 
 
 @compiled
@@ -108,11 +108,11 @@ def _promised(world: World, scales: Any) -> tuple[float, float]:
     """Return the accuracy, as rewards have it, and the joules that the groups under way will have come to."""
     fleet, accuracy, joules = world.fleet, 0.0, 0.0
     for server in range(fleet.server_count):
-        for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])):
-            if not math.isnan(world.held[f.DONE_S][place]) or fleet.groups[r.COLUMN][place] < 0:
+        for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
+            if not math.isnan(world.held[f.DONE_S][place]) or fleet.batches[r.COLUMN][place] < 0:
                 continue
-            model = server * fleet.columns + int(fleet.groups[r.COLUMN][place])
-            items = fleet.groups[r.ITEMS][place]
+            model = server * fleet.columns + int(fleet.batches[r.COLUMN][place])
+            items = fleet.batches[r.ITEMS][place]
             requests = items / world.requests[f.REQUEST_ITEMS][int(world.held[f.FIRST][place])]
             spread = scales[_ACCURACY_SPREAD]
             above = fleet.models[r.ACCURACY][model] - scales[_LEAST_ACCURACY]

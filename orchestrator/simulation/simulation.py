@@ -32,7 +32,7 @@ from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, Se
 
 _FAMILY = Family("simulated")
 _SPEC = TensorSpec("pixels", "FP32", (1,))
-_SPARE_GROUPS = 6  # for instances that are added, and groups done whose report has not come
+_SPARE_BATCHES = 6  # for instances that are added, and groups done whose report has not come
 _SPARE_EVENTS = 4096  # for changes that are asked for meanwhile
 
 
@@ -114,11 +114,11 @@ class Simulation:
         count = int(world.state[f.ROW_COUNT])
         choose_row = getattr(self.policy, "choose_row", None)
         if choose_row is not None:
-            row, items, _, until_s = choose_row(world.memory, world.rows, count, world.wish.ask)
+            row, items, _, until_s = choose_row(world.memory, world.rows, count, world.head.query)
             apply(world, row, items, until_s)
             return
         candidates = [read_candidate(world.rows, row, self._tables.names) for row in range(count)]
-        situation = read_situation(world.wish.ask, self._tables.widths, self._tables.memory)
+        situation = read_situation(world.head.query, self._tables.widths, self._tables.memory)
         decision = self.policy.choose(candidates, situation)
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
@@ -131,19 +131,19 @@ class Simulation:
             apply(world, r.HOLD, 0.0, math.inf if decision.until_s is None else decision.until_s)
 
 
-def read_situation(ask: Column, widths: Sequence[Width], memory: Memory | None = None) -> Situation:
+def read_situation(query: Column, widths: Sequence[Width], memory: Memory | None = None) -> Situation:
     """Return what is asked as a value, with what policies remember."""
     queue = QueueState(
-        items=int(ask[r.QUEUE_ITEMS]),
-        head_items=int(ask[r.HEAD_ITEMS]),
-        head_deadline_s=float(ask[r.HEAD_DEADLINE_S]),
-        tail_deadline_s=float(ask[r.TAIL_DEADLINE_S]),
+        items=int(query[r.QUEUE_ITEMS]),
+        head_items=int(query[r.HEAD_ITEMS]),
+        head_deadline_s=float(query[r.HEAD_DEADLINE_S]),
+        tail_deadline_s=float(query[r.TAIL_DEADLINE_S]),
         allowed_widths=tuple(widths),
-        min_accuracy=float(ask[r.MIN_ACCURACY]),
-        head_arrived_s=float(ask[r.HEAD_ARRIVED_S]),
+        min_accuracy=float(query[r.MIN_ACCURACY]),
+        head_arrived_s=float(query[r.HEAD_ARRIVED_S]),
     )
-    lots = (float(ask[r.FIRST_LOT]), float(ask[r.SECOND_LOT]))
-    return Situation(queue, float(ask[r.NOW_S]), int(ask[r.TURN]), lots, float(ask[r.SLACK_MARGIN]), memory)
+    uniforms = (float(query[r.FIRST_UNIFORM]), float(query[r.SECOND_UNIFORM]))
+    return Situation(queue, float(query[r.NOW_S]), int(query[r.TURN]), uniforms, float(query[r.SLACK_MARGIN]), memory)
 
 
 def _served(model: SimulatedModel) -> ServedModel:
@@ -175,7 +175,7 @@ def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings,
             ServerState(
                 server.name,
                 tuple(_served(m) for m in server.models),
-                group_limit=limit + _SPARE_GROUPS,  # makes room in the tables
+                batch_limit=limit + _SPARE_BATCHES,  # makes room in the tables
                 waiting_limit=waiting,
             )
         )
@@ -184,12 +184,14 @@ def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings,
             fits[key] = _scaled_fit(model.start, float(trace.believed_speed[index]))
             if model.energy_j is not None:
                 sizes = np.arange(1, model.max_batch_size + 1)
-                item_j, group_j = np.polyfit(sizes, model.energy_j, 1) if len(sizes) > 1 else (model.energy_j[0], 0.0)
-                joules[key] = EnergyLine(float(item_j), float(group_j), EnergySource.ESTIMATED)
+                per_item_j, fixed_j = (
+                    np.polyfit(sizes, model.energy_j, 1) if len(sizes) > 1 else (model.energy_j[0], 0.0)
+                )
+                joules[key] = EnergyLine(float(per_item_j), float(fixed_j), EnergySource.ESTIMATED)
     tables = FleetTables(states, LatencyTable(fits), EnergyTable(joules))
     for index, server in enumerate(servers):
         limit = waiting + max(1, *(m.instances for m in server.models))
-        tables.fleet.servers[r.GROUP_LIMIT][index] = limit
+        tables.fleet.servers[r.BATCH_LIMIT][index] = limit
         for model in server.models:
             if model.instances == 0:
                 at = index * tables.fleet.columns + list(tables.widths).index(model.width)
@@ -214,9 +216,9 @@ def _make_world(
             schedule[field][entry] = float(trace.schedule[field][entry])
     failures = int(np.count_nonzero(trace.schedule[f.KIND] == f.FAILS))
     events = new_table(f.EVENT_FIELDS, (2 * len(servers) + failures) * fleet.depth + _SPARE_EVENTS)
-    ask, allowed, avoided = new_column(r.ASK_FIELDS), new_column(fleet.widths), new_column(len(servers))
-    ask[r.MAX_ITEM_J] = math.inf
-    ask[r.PREFER_ACCURACY] = ask[r.PREFER_LATENCY] = ask[r.PREFER_ENERGY] = math.nan
+    query, allowed, avoided = new_column(r.QUERY_FIELDS), new_column(fleet.widths), new_column(len(servers))
+    query[r.MAX_PER_ITEM_J] = math.inf
+    query[r.PREFER_ACCURACY] = query[r.PREFER_LATENCY] = query[r.PREFER_ENERGY] = math.nan
     for column in range(fleet.widths):
         allowed[column] = 1
     roots = new_column(cells)
@@ -224,7 +226,7 @@ def _make_world(
         roots[lane] = -1
     world = World(
         fleet=fleet,
-        wish=r.Wish(ask, allowed, avoided),
+        head=r.QueueHead(query, allowed, avoided),
         rows=tables.rows,
         scratch=tables.scratch,
         rule=_rule_of(policy),
@@ -281,8 +283,8 @@ def _requests(trace: Trace) -> Table:
         f.DEADLINE_S: trace.deadline_s,
         f.REQUEST_ITEMS: trace.items,
         f.NOISE: trace.noise,
-        f.LOT: trace.lots[0],
-        f.OTHER_LOT: trace.lots[1],
+        f.LOT: trace.uniforms[0],
+        f.OTHER_LOT: trace.uniforms[1],
     }
     for field, values in given.items():
         fill(requests[field], values)

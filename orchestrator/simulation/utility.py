@@ -34,7 +34,7 @@ _SPARE: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Yardstick:
+class Utility:
     """What runs of a scenario are measured by.
 
     Attributes:
@@ -70,7 +70,7 @@ class Yardstick:
         return position, figures["attainment_ratio"] or 0.0, thrift
 
 
-def make_yardstick(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> Yardstick:
+def make_utility(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> Utility:
     """Return the yardstick of a scenario."""
     accuracies = [m.accuracy for s in servers for m in s.models]
     workload = settings.workload
@@ -79,7 +79,7 @@ def make_yardstick(settings: ScenarioSettings, servers: Sequence[SimulatedServer
     known = [w for w in powers if w is not None]
     rate_rps = workload.load_ratio * most_rps / workload.items
     most_j = sum(known) / rate_rps if len(known) == len(powers) else 0.0
-    return Yardstick(min(accuracies), max(accuracies), most_j or None)
+    return Utility(min(accuracies), max(accuracies), most_j or None)
 
 
 def _most_w(server: SimulatedServer) -> float | None:

@@ -21,7 +21,7 @@ def test_the_fleet_has_a_candidate_for_every_server_and_width_and_unlike_speeds(
     queue = QueueState(20, 1, 0.1, 0.1, tuple(Width(w) for w in (25, 50, 75, 100)))
     found: tuple[Candidate, ...] = FleetTables(*make_fleet(5)).candidates(Situation(queue, 0.0, 0, (0.0, 0.0), 1.25))
     assert len(found) == 20
-    widest = [c.item_s for c in found if c.width == 100]
+    widest = [c.per_item_s for c in found if c.width == 100]
     assert max(widest) / min(widest) > 4.9
 
 

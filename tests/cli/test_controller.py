@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
-from orchestrator.controller.status.endpoint import ControllerEndpoint, Pulse
+from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.snapshot import ServerName
 from tests.controller.status.reports import full_report, repository_model
@@ -181,7 +181,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
         server=server,
         registry=ControllerMetrics(server).registry,
         report=full_report,
-        pulse=Pulse(60.0, loop.time),
+        heartbeat=Heartbeat(60.0, loop.time),
         models=lambda: [repository_model(50)],
         demand=lambda model, hold_s: None,
         loop=loop,

@@ -380,9 +380,9 @@ def test_what_fails_is_told_left_alone_for_longer_each_time_and_tried_at_once_wh
         with host.daemon():
             failed = r"load fashion_w100 .* failed: .*model\.onnx"
             wait(lambda: len(re.findall(failed, host.log.read_text())) >= 4, lambda: host.log.read_text())
-            (sentence,) = next(m for m in host.status()["models"] if m["width"] == 100)["quarantine"]
-            assert sentence["failures"] >= 4
-            assert "model.onnx" in sentence["reason"]
+            (entry,) = next(m for m in host.status()["models"] if m["width"] == 100)["quarantine"]
+            assert entry["failures"] >= 4
+            assert "model.onnx" in entry["reason"]
             assert ready(host.status()) == WIDTHS[:2]
             at_s = [_clock_s(line) for line in re.findall(rf"(?m)^(\S+ \S+) WARNING .*{failed}", host.log.read_text())]
             pauses_s = [later - earlier for earlier, later in itertools.pairwise(at_s[:4])]

@@ -75,7 +75,7 @@ def test_every_cell_is_measured_and_says_where_it_comes_from(taken: Path) -> Non
         assert all(batch.n >= 4 for batch in model.batches)
         assert all(batch.busy_s and batch.rested_s for batch in model.batches)
         assert all(batch.energy_source is EnergySource.ESTIMATED for batch in model.batches)
-        assert model.line.item_s > 0
+        assert model.line.per_item_s > 0
         assert model.line.held_out_error_ratio is not None
     assert taken.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert not taken.with_name("profile.json.partial").exists()
@@ -120,7 +120,7 @@ def test_the_router_starts_from_it(taken: Path, fleet_path: Path) -> None:
             assert all(router.energy.line(name, model.name) for model in models)
             return [router.latency.line(name, model, models) for model in models]
 
-    expected = [(model.line.item_s, model.line.group_s) for model in server.models]
+    expected = [(model.line.per_item_s, model.line.fixed_s) for model in server.models]
     assert [pytest.approx(line, rel=1e-3, abs=1e-9) for line in expected] == asyncio.run(lines())
 
 

@@ -26,7 +26,7 @@ Subject = tuple[ServerClient, Callable[[], Awaitable[None]]]
 
 
 async def fake() -> AsyncIterator[Subject]:
-    server = FakeServer(shape=(1, 28, 28), max_batch_size=64, item_s=1e-6, group_s=0)
+    server = FakeServer(shape=(1, 28, 28), max_batch_size=64, per_item_s=1e-6, fixed_s=0)
 
     async def kill() -> None:
         server.is_up = False

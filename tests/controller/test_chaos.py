@@ -25,7 +25,7 @@ class Chaos:
     """A host, its controller, and what befalls them."""
 
     def __init__(self, seed: int) -> None:
-        self.lots = random.Random(seed)
+        self.uniforms = random.Random(seed)
         self.server = triton(cpus=8)
         self.server.release_s = 0.5
         self.control = self._new_controller()
@@ -37,9 +37,9 @@ class Chaos:
         return controller(self.server, limits=BUDGET, action_timeout_s=3)
 
     async def befall(self) -> None:
-        server, lots = self.server, self.lots
-        model = lots.choice(MODELS)
-        match lots.randrange(12):
+        server, uniforms = self.server, self.uniforms
+        model = uniforms.choice(MODELS)
+        match uniforms.randrange(12):
             case 0:
                 server.restart()
             case 1:
@@ -47,21 +47,23 @@ class Chaos:
             case 2 if server.live_instances().get(model):
                 server.kill_stub(model)
             case 3:
-                server.fail_next(model, "chaos", times=lots.randint(1, 3))
+                server.fail_next(model, "chaos", times=uniforms.randint(1, 3))
             case 4:
                 server.hang(model)
             case 5:
-                server.metrics_error = lots.choice([None, ServerUnavailableError("chaos")])
+                server.metrics_error = uniforms.choice([None, ServerUnavailableError("chaos")])
             case 6:
-                server.observe_error = lots.choice([None, ServerUnavailableError("chaos")])
+                server.observe_error = uniforms.choice([None, ServerUnavailableError("chaos")])
             case 7:
-                server.load_s, server.reload_s = lots.choice([(0.2, 0.2), (1.4, 1.4), (6.0, 6.0)])
+                server.load_s, server.reload_s = uniforms.choice([(0.2, 0.2), (1.4, 1.4), (6.0, 6.0)])
             case 8 | 9:
-                server.set_traffic(model, lots.choice([None, Traffic(lots.uniform(10, 400), waiting=lots.random())]))
+                server.set_traffic(
+                    model, uniforms.choice([None, Traffic(uniforms.uniform(10, 400), waiting=uniforms.random())])
+                )
             case 10:
                 await self.kill_controller()
             case _ if server.is_up:
-                self.control.demand(model, lots.uniform(1, 30))
+                self.control.demand(model, uniforms.uniform(1, 30))
 
     async def kill_controller(self) -> None:
         self.task.cancel()
@@ -85,7 +87,7 @@ class Chaos:
 async def test_chaos(seed: int) -> None:
     chaos = Chaos(seed)
     while now_s() < 300:
-        await asyncio.sleep(chaos.lots.expovariate(0.3))
+        await asyncio.sleep(chaos.uniforms.expovariate(0.3))
         await chaos.befall()
         assert chaos.server.peak_bytes <= BUDGET.memory_budget_bytes
     await chaos.calm()

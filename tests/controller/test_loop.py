@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import BACK_OFFS_S, STOP_WAIT_S
-from orchestrator.controller.status.endpoint import Pulse
+from orchestrator.controller.status.endpoint import Heartbeat
 from orchestrator.errors import CapacityError, ConfigError, ModelNotFoundError, ServerUnavailableError
 from orchestrator.planner import (
     ActionKind,
@@ -70,14 +70,14 @@ async def test_a_step_observes_plans_acts_and_reports() -> None:
 async def test_the_pulse_beats_and_the_report_grows_with_each_action_of_a_long_step() -> None:
     server = triton()
     server.load_s = 9
-    pulse = Pulse(15, now_s)
+    heartbeat = Heartbeat(15, now_s)
     script = Script((load(W025), load(W050), load(W075), load(W100)))
-    control = controller(server, script, on_step=lambda report: pulse.beat(), on_action=pulse.beat)
-    pulse.beat()
+    control = controller(server, script, on_step=lambda report: heartbeat.beat(), on_action=heartbeat.beat)
+    heartbeat.beat()
     step = asyncio.create_task(control.step())
     seen: list[tuple[int, int]] = []
     while not step.done():
-        assert pulse.trouble() is None
+        assert heartbeat.trouble() is None
         report = control.last_report
         if report is not None:
             seen.append((len(report.recent), len(report.state.memory.loads_bytes)))
@@ -114,8 +114,8 @@ async def test_a_failure_is_remembered_and_the_rest_of_the_plan_dropped() -> Non
     assert len(server.calls) == 1
     assert report.recent[-1].error == "Triton at fake: load failed for model 'fashion_w025': no memory"
     action = load(W025)
-    sentence = report.state.quarantine.sentence((W025, 1, action.batching), now_s=now_s())
-    assert sentence is not None and sentence.failures == 1 and "no memory" in sentence.reason
+    entry = report.state.quarantine.entry((W025, 1, action.batching), now_s=now_s())
+    assert entry is not None and entry.failures == 1 and "no memory" in entry.reason
 
 
 async def test_a_server_that_could_not_be_reached_puts_no_config_into_quarantine() -> None:
@@ -129,7 +129,7 @@ async def test_a_server_that_could_not_be_reached_puts_no_config_into_quarantine
 
     report = await controller(server, script).step()
     assert [record.error for record in report.recent] == ["Triton at fake: failed to connect"]
-    assert report.state.quarantine.sentences == {} and len(server.calls) == 1
+    assert report.state.quarantine.entries == {} and len(server.calls) == 1
 
 
 async def test_a_hanging_load_holds_up_neither_the_step_nor_what_needs_no_memory() -> None:
@@ -168,7 +168,7 @@ async def test_a_load_that_fails_late_is_put_into_quarantine_too() -> None:
     await control.step()
     await asyncio.sleep(20)
     report = await control.step()
-    assert len(report.state.quarantine.sentences) == 1
+    assert len(report.state.quarantine.entries) == 1
     assert report.recent[-1].error is not None and "bad weights" in report.recent[-1].error
 
 

@@ -28,7 +28,7 @@ def test_poisson_arrivals_ascend_at_the_asked_rate_and_repeat_with_the_seed() ->
 
 @pytest.mark.virtual_time
 async def test_requests_are_sent_when_due_whether_or_not_earlier_ones_are_answered() -> None:
-    server = FakeServer(item_s=1.0, max_batch_size=1)
+    server = FakeServer(per_item_s=1.0, max_batch_size=1)
     settings = RouterSettings(
         policy="lert", warm_up=False, overload=OverloadSettings(shed_late=False), guard=NO_TIME_BUDGET
     )

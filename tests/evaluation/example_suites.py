@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from orchestrator.evaluation.figures import FIGURES
-from orchestrator.evaluation.policy_entries import Contender
-from orchestrator.evaluation.scores import UTILITY, Field, Standing
+from orchestrator.evaluation.policy_entries import PolicyEntry
+from orchestrator.evaluation.scores import UTILITY, Field, Score
 from orchestrator.evaluation.suites.plan import Case
 from orchestrator.simulation.scenario.fleet import linear_model
-from orchestrator.simulation.utility import Yardstick
+from orchestrator.simulation.utility import Utility
 from tests.simulation.worlds import servers
 
 SCENARIO = """\
@@ -46,25 +46,25 @@ def write_suite(
     return root
 
 
-def standing(label: str, *, traces: int = 8, is_tuned: bool = False, **figures: float | Sequence[float]) -> Standing:
+def score(label: str, *, traces: int = 8, is_tuned: bool = False, **figures: float | Sequence[float]) -> Score:
     """Return a standing with the same figure on every trace, or one a trace; those left out are unknown."""
     values = {name: np.full(traces, np.nan) for name in (UTILITY, *FIGURES)}
     values |= {name: np.broadcast_to(np.asarray(value, float), traces) for name, value in figures.items()}
     places = np.stack([values["accuracy"], values["attainment_ratio"], 1 - values["joules_per_answer"]], axis=1)
     counts = np.zeros(70, int)
-    return Standing(
-        Contender(label, label, label, is_tuned), values, places, 1, None, counts, {25: 1.0}, (1.0,), None, None, 0.0
+    return Score(
+        PolicyEntry(label, label, label, is_tuned), values, places, 1, None, counts, {25: 1.0}, (1.0,), None, None, 0.0
     )
 
 
-def field(stem: str, standings: Sequence[Standing], *, is_validation: bool = False, **more: Any) -> Field:
+def field(stem: str, scores: Sequence[Score], *, is_validation: bool = False, **more: Any) -> Field:
     """Return a scenario with standings."""
-    own: Mapping[str, Standing] = {s.contender.label: s for s in standings}
-    fleet = tuple(servers(2, linear_model(25, item_s=0.001), linear_model(100, item_s=0.004)))
-    case = Case(stem, is_validation, Path("nowhere"), None, tuple(range(8)), tuple(s.contender for s in standings), "x")
+    own: Mapping[str, Score] = {s.entry.label: s for s in scores}
+    fleet = tuple(servers(2, linear_model(25, per_item_s=0.001), linear_model(100, per_item_s=0.004)))
+    case = Case(stem, is_validation, Path("nowhere"), None, tuple(range(8)), tuple(s.entry for s in scores), "x")
     values: dict[str, Any] = {
         "servers": 2, "rate_rps": 100.0, "load_ratio": 0.6, "load_of_width": 100, "kind": "gamma", "cv2": 4.0,
-        "deadline_s": 0.1, "requests": 1000, "items": 1, "yardstick": Yardstick(0.0, 1.0, 1.0), "most_accuracy": 1.0,
+        "deadline_s": 0.1, "requests": 1000, "items": 1, "utility_scale": Utility(0.0, 1.0, 1.0), "most_accuracy": 1.0,
         "most_utility": 0.8, "server_names": ("s0", "s1"), "fleet": fleet,
     }  # fmt: skip
-    return Field(case=case, standings=own, **(values | more))
+    return Field(case=case, scores=own, **(values | more))

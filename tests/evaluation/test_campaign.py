@@ -56,7 +56,7 @@ def test_what_draws_lots_is_run_with_every_seed_and_everything_else_once(
 
 def test_policies_meet_the_same_arrivals_and_a_cell_is_the_same_whenever_it_is_run(cases: tuple[Case, ...]) -> None:
     case = cases[0]
-    cells = [Cell(case.digest, case.path, case.requests, c, 5, 1, False) for c in case.contenders]
+    cells = [Cell(case.digest, case.path, case.requests, c, 5, 1, False) for c in case.entries]
     first = [run_cell(cell).runs for cell in cells]
     assert [run_cell(cell).runs for cell in cells] == first
     assert first[0] != first[1]
@@ -80,7 +80,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_ends_the_same(cases: tuple[
 def test_a_journal_serves_who_comes_with_more_policies_and_not_who_comes_with_another_scenario(
     cases: tuple[Case, ...], tmp_path: Path
 ) -> None:
-    few = [replace(case, contenders=case.contenders[1:2]) for case in cases]
+    few = [replace(case, entries=case.entries[1:2]) for case in cases]
     path = tmp_path / "journal"
     run(tuple(few), path)
     before = path.read_text()
@@ -97,7 +97,7 @@ def test_how_many_processes_there_are_changes_nothing(cases: tuple[Case, ...], t
     one, other = stand(few, alone.results)[0], stand(few, together.results)[0]
     for label in POLICIES:
         for name in (UTILITY, "p99_s", "joules_per_answer"):
-            assert list(one.standings[label].figures[name]) == list(other.standings[label].figures[name])
+            assert list(one.scores[label].figures[name]) == list(other.scores[label].figures[name])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_tuned_specs_are_used_and_what_was_untuned_stands_beside_them_on_validat
     root = write_suite(tmp_path)
     (root / "tuned.json").write_text(json.dumps({"calm": {"achq": {"spec": "achq:slack,theta=3", "score": 1}}}))
     found = plan_cases(Suite.STANDARD, root, EXTENT, policies=POLICIES)
-    by_key = {case.key: {c.label: c.spec for c in case.contenders} for case in found}
+    by_key = {case.key: {c.label: c.spec for c in case.entries} for case in found}
     assert by_key["test/calm"] == {"random": "random", "lert:slack": "lert:slack", "achq": "achq:slack,theta=3"}
     assert by_key["validation/calm"]["achq untuned"] == "achq"
     assert by_key["test/wild"]["achq"] == "achq"

@@ -6,13 +6,13 @@ import pytest
 from orchestrator.evaluation.figures import FIGURES, LATENCY_EDGES_S, take_figures, take_timeline
 from orchestrator.evaluation.statistics import hypervolume
 from orchestrator.simulation.scenario.fleet import linear_model
-from orchestrator.simulation.utility import EXCHANGE, Yardstick, make_yardstick
+from orchestrator.simulation.utility import EXCHANGE, Utility, make_utility
 from orchestrator.simulation.world import fields as f
 from tests.simulation.worlds import patient, run, scenario, servers
 
 
 def test_figures_of_a_run_are_what_its_requests_say() -> None:
-    model = linear_model(50, item_s=0.01, max_batch_size=1, accuracy=0.8, item_j=2.0)
+    model = linear_model(50, per_item_s=0.01, max_batch_size=1, accuracy=0.8, per_item_j=2.0)
     simulation = run(scenario(requests=200, load=0.9, objectives={"deadline_ms": 30}), servers(2, model, idle_w=10.0))
     taken = take_figures(simulation, seed=3, fallback_ratio=0.25)
     assert taken.seed == 3
@@ -36,7 +36,7 @@ def test_figures_of_a_run_are_what_its_requests_say() -> None:
 
 
 def test_attributed_energy_is_mean_power_times_latency_and_counts_waiting_twice() -> None:
-    model = linear_model(50, item_s=0.01, max_batch_size=1, item_j=1.0)
+    model = linear_model(50, per_item_s=0.01, max_batch_size=1, per_item_j=1.0)
     simulation = run(scenario(requests=400, load=2.0, objectives=patient()), servers(1, model, idle_w=100.0))
     figures = take_figures(simulation, seed=0).figures
     power_w = (100 * simulation.now_s + 400) / simulation.now_s
@@ -46,14 +46,14 @@ def test_attributed_energy_is_mean_power_times_latency_and_counts_waiting_twice(
 
 
 def test_unknown_joules_stay_unknown() -> None:
-    simulation = run(scenario(requests=50), servers(1, linear_model(50, item_s=0.01)))
+    simulation = run(scenario(requests=50), servers(1, linear_model(50, per_item_s=0.01)))
     figures = take_figures(simulation, seed=0).figures
     assert figures["joules_per_answer"] is None
     assert figures["attributed_j"] is None
 
 
 def test_a_timeline_shows_arrivals_and_widths_bin_by_bin() -> None:
-    simulation = run(scenario(requests=1000, objectives=patient()), servers(1, linear_model(75, item_s=0.01)))
+    simulation = run(scenario(requests=1000, objectives=patient()), servers(1, linear_model(75, per_item_s=0.01)))
     timeline = take_timeline(simulation)
     width_s = timeline.until_s / len(timeline.arrivals_rps)
     assert sum(timeline.arrivals_rps) * width_s == pytest.approx(1000)
@@ -62,47 +62,47 @@ def test_a_timeline_shows_arrivals_and_widths_bin_by_bin() -> None:
 
 
 def test_utility_trades_joules_for_accuracy_at_the_rate_of_the_bars() -> None:
-    yardstick = Yardstick(0.7, 0.8, 2.0)
-    dear = yardstick.utility({"effective_accuracy": 0.8, "joules_per_answer": 2.0})
-    thrifty = yardstick.utility({"effective_accuracy": 0.78, "joules_per_answer": 2.0 * 0.85})
+    utility_scale = Utility(0.7, 0.8, 2.0)
+    dear = utility_scale.utility({"effective_accuracy": 0.8, "joules_per_answer": 2.0})
+    thrifty = utility_scale.utility({"effective_accuracy": 0.78, "joules_per_answer": 2.0 * 0.85})
     assert dear == pytest.approx(0.8 - EXCHANGE)
     assert thrifty == pytest.approx(dear)
-    assert Yardstick(0.7, 0.8, None).utility({"effective_accuracy": 0.5, "joules_per_answer": None}) == 0.5
+    assert Utility(0.7, 0.8, None).utility({"effective_accuracy": 0.5, "joules_per_answer": None}) == 0.5
 
 
 def test_the_cube_runs_from_below_the_narrowest_to_the_widest_and_from_twice_the_most_joules_to_none() -> None:
-    yardstick = Yardstick(0.7, 0.8, 2.0)
-    assert yardstick.reference_accuracy == pytest.approx(0.6)
+    utility_scale = Utility(0.7, 0.8, 2.0)
+    assert utility_scale.reference_accuracy == pytest.approx(0.6)
     figures: dict[str, float | None] = {"accuracy": 0.75, "attainment_ratio": 0.9, "joules_per_answer": 0.5}
-    assert yardstick.place(figures) == (pytest.approx(0.75), 0.9, 1 - 0.5 / 4)
+    assert utility_scale.place(figures) == (pytest.approx(0.75), 0.9, 1 - 0.5 / 4)
     for accuracy, position in ((0.7, 0.5), (0.8, 1.0)):
-        assert yardstick.place(figures | {"accuracy": accuracy})[0] == pytest.approx(position)
+        assert utility_scale.place(figures | {"accuracy": accuracy})[0] == pytest.approx(position)
     for joules, thrift in ((2.0, 0.5), (4.0, 0.0)):
-        assert yardstick.place(figures | {"joules_per_answer": joules})[2] == thrift
+        assert utility_scale.place(figures | {"joules_per_answer": joules})[2] == thrift
     nothing = {"accuracy": None, "attainment_ratio": 0.0, "joules_per_answer": None}
-    assert yardstick.place(nothing) == (0.0, 0.0, 1.0)
+    assert utility_scale.place(nothing) == (0.0, 0.0, 1.0)
     # Accuracies spread wider than they are high: there is nothing below 0.
-    assert Yardstick(0.2, 0.8, 2.0).place(figures)[0] == pytest.approx(0.75 / 0.8)
-    assert Yardstick(0.8, 0.8, 2.0).place(figures)[0] == 1.0  # one width: the axis says nothing
+    assert Utility(0.2, 0.8, 2.0).place(figures)[0] == pytest.approx(0.75 / 0.8)
+    assert Utility(0.8, 0.8, 2.0).place(figures)[0] == 1.0  # one width: the axis says nothing
 
 
 def test_who_sends_only_the_narrowest_width_dominates_something() -> None:
-    quick = linear_model(25, item_s=0.005, accuracy=0.7, item_j=0.5)
-    slow = linear_model(100, item_s=0.02, accuracy=0.8, item_j=3.0)
+    quick = linear_model(25, per_item_s=0.005, accuracy=0.7, per_item_j=0.5)
+    slow = linear_model(100, per_item_s=0.02, accuracy=0.8, per_item_j=3.0)
     settings, fleet = scenario(requests=300, load=0.3), servers(2, quick, slow, idle_w=15.0)
-    yardstick = make_yardstick(settings, fleet)
-    place = yardstick.place(take_figures(run(settings, fleet, "lert:narrowest"), seed=0).figures)
+    utility_scale = make_utility(settings, fleet)
+    place = utility_scale.place(take_figures(run(settings, fleet, "lert:narrowest"), seed=0).figures)
     assert place[0] == pytest.approx(0.5)
     assert hypervolume(np.array([place])) == pytest.approx(np.prod(place)) != 0
 
 
 def test_no_policy_that_keeps_up_spends_more_than_the_most_joules() -> None:
-    slow, quick = linear_model(100, item_s=0.02, item_j=3.0), linear_model(25, item_s=0.005, item_j=0.5)
+    slow, quick = linear_model(100, per_item_s=0.02, per_item_j=3.0), linear_model(25, per_item_s=0.005, per_item_j=0.5)
     settings, fleet = scenario(requests=600, load=0.2), servers(2, quick, slow, idle_w=15.0)
-    yardstick = make_yardstick(settings, fleet)
+    utility_scale = make_utility(settings, fleet)
     # Two machines at 15 W idle and 3 J per 20 ms busy, for a fifth of two times 200 items a second.
-    assert yardstick.most_j == pytest.approx(2 * (15 + 150) / 80)
+    assert utility_scale.most_j == pytest.approx(2 * (15 + 150) / 80)
     for policy in ("random", "lert:widest", "lert:narrowest"):
         joules = take_figures(run(settings, fleet, policy), seed=0).figures["joules_per_answer"]
         assert joules is not None
-        assert 0 < joules <= yardstick.most_j
+        assert 0 < joules <= utility_scale.most_j

@@ -57,14 +57,19 @@ class FakeServer:
     """
 
     def __init__(
-        self, widths: Sequence[int] = (25, 50, 75, 100), *, item_s: float = 0.01, group_s: float = 0.002, **model: Any
+        self,
+        widths: Sequence[int] = (25, 50, 75, 100),
+        *,
+        per_item_s: float = 0.01,
+        fixed_s: float = 0.002,
+        **model: Any,
     ) -> None:
         self.models = tuple(served_model(w, **model) for w in widths)
-        self.item_s = item_s
-        self.group_s = group_s
+        self.per_item_s = per_item_s
+        self.fixed_s = fixed_s
         self.is_up = True
         self.failures: list[SlimError | Exception] = []
-        self.groups: list[tuple[int, int]] = []
+        self.batches: list[tuple[int, int]] = []
         self.closed = False
         self.in_flight = 0
         self._instance = asyncio.Lock()
@@ -89,7 +94,7 @@ class FakeServer:
                 self._require_up(executed=True)
         finally:
             self.in_flight -= 1
-        self.groups.append((model.width, len(batch)))
+        self.batches.append((model.width, len(batch)))
         scores = np.zeros((len(batch), CLASSES), np.float32)
         marks = batch.reshape(len(batch), -1)[:, 0]
         scores[np.arange(len(batch)), marks.astype(int) % CLASSES] = marks + 1
@@ -106,7 +111,7 @@ class FakeServer:
 
     def service_s(self, width: int, items: int) -> float:
         """Return how long a group takes, without waiting."""
-        return self.item_s * (width / 100) ** 2 * items + self.group_s
+        return self.per_item_s * (width / 100) ** 2 * items + self.fixed_s
 
     def _require_up(self, *, executed: bool = False) -> None:
         if not self.is_up:

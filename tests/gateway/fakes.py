@@ -196,7 +196,7 @@ async def open_world(
     *, others: dict[str, Sequence[str]] | None = None, router: dict[str, Any] | None = None, **gateway: Any
 ) -> AsyncIterator[World]:
     others = others or {"a": ("echo", "only_a"), "b": ("echo",)}
-    servers = {name: FakeServer(item_s=0.001, group_s=0.0) for name in others}
+    servers = {name: FakeServer(per_item_s=0.001, fixed_s=0.0) for name in others}
     tritons = {name: FakeTriton(servers[name].models, models) for name, models in others.items()}
     grpc_port, http_port, metrics_port = choose_free_ports(3)
     settings = GatewaySettings.model_validate(

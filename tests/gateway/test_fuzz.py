@@ -15,7 +15,7 @@ from orchestrator.gateway.auth.callers import ANYONE
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc.stream import StreamSession
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
@@ -28,11 +28,11 @@ A = ServerName("a")
 
 async def answer(method: str, message: bytes) -> bytes | None:
     """Return what a new data plane answers, None when it refuses; any other exception is a failure."""
-    server = FakeServer(item_s=0.0, group_s=0.0)
-    catalogue = Catalogue({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
-    await catalogue.refresh()
+    server = FakeServer(per_item_s=0.0, fixed_s=0.0)
+    model_index = ModelIndex({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
+    await model_index.refresh()
     async with Router(RouterSettings(warm_up=False, guard=NO_TIME_BUDGET), {A: server}) as router:
-        plane = DataPlane(router, catalogue, GatewayMetrics())
+        plane = DataPlane(router, model_index, GatewayMetrics())
         try:
             if method == "ModelStreamInfer":
                 await StreamSession(plane, _discard, window=2, caller=ANYONE).run(_one(message))

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.config import RetrySettings
 from orchestrator.errors import DeadlineError
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import PassingOn
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.snapshot import ServerName
@@ -38,10 +38,10 @@ class Hanging(FakeTriton):
 async def passing_on(
     first: FakeTriton, second: FakeTriton, retries: RetrySettings = TIGHT, *, timeout_s: float | None = None
 ) -> tuple[PassingOn, GatewayMetrics]:
-    catalogue = Catalogue({ServerName("a"): first, ServerName("b"): second}, timeout_s=1.0)
-    await catalogue.refresh()
+    model_index = ModelIndex({ServerName("a"): first, ServerName("b"): second}, timeout_s=1.0)
+    await model_index.refresh()
     metrics = GatewayMetrics()
-    return PassingOn(catalogue, metrics, retries, timeout_s=timeout_s), metrics
+    return PassingOn(model_index, metrics, retries, timeout_s=timeout_s), metrics
 
 
 def retried(metrics: GatewayMetrics) -> float:

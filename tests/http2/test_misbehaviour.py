@@ -61,12 +61,12 @@ async def test_a_message_in_crumbs_takes_no_more_than_its_bytes() -> None:
     world = World()
     ends = Joined(accept=world.service.accept)
     ends.send(raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, pack_message(bytes(LIMIT))[:5]))
-    crumbs = frame(DATA, 0, 1, b"ab") * 250
+    small_pieces = frame(DATA, 0, 1, b"ab") * 250
     with growth() as grown:
         for _ in range(100):
-            ends.send(crumbs)
+            ends.send(small_pieces)
             ends.connection.take_out()
-        assert world.service.holding.total_bytes == 50_005
+        assert world.service.receive_budget.total_bytes == 50_005
         assert grown() < 150_000
 
 
@@ -88,11 +88,11 @@ async def test_parts_of_streamed_messages_count_as_held() -> None:
         ends.send(raw_request(number, STREAM, flags=4) + frame(DATA, 0, number, pack_message(bytes(LIMIT))[:16_000]))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert world.service.holding.total_bytes <= 100_000
+    assert world.service.receive_budget.total_bytes <= 100_000
     assert ends.connection.take_out().count(b"grpc-status\x018") == 4
     for number in range(1, 21, 2):
         ends.send(frame(RST_STREAM, 0, number, ErrorCode.CANCEL.to_bytes(4, "big")))
-    assert world.service.holding.total_bytes == 0
+    assert world.service.receive_budget.total_bytes == 0
     await asyncio.sleep(0)
 
 
@@ -105,17 +105,17 @@ async def test_who_holds_the_most_loses_it_and_not_who_sends_next() -> None:
     for _ in range(2):
         greedy.send(frame(DATA, 0, 3, part))
         modest.send(raw_request(1, BLOCK, flags=4) if modest.connection.is_idle else frame(DATA, 0, 1, part))
-    assert world.service.holding.total_bytes == 96_000
+    assert world.service.receive_budget.total_bytes == 96_000
     message = pack_message(bytes(30_000))
     modest.send(raw_request(3, BLOCK, flags=4) + frame(DATA, 0, 3, message[:15_000]))
     assert greedy.connection.take_out().count(b"grpc-status\x018") == 1, "its largest, of 48,000 bytes"
-    assert world.service.holding.total_bytes == 96_000 - 48_000 + 15_000
+    assert world.service.receive_budget.total_bytes == 96_000 - 48_000 + 15_000
     modest.send(frame(DATA, 1, 3, message[15_000:]))
     await asyncio.sleep(0.01)
     assert world.taken == [bytes(30_000)]
     for ends in (greedy, modest):
         ends.connection.abort(ErrorCode.CANCEL)
-    assert world.service.holding.total_bytes == 0
+    assert world.service.receive_budget.total_bytes == 0
 
 
 def whole(length: str, body: bytes, *, pieces: int = 1) -> bytes:
@@ -145,7 +145,7 @@ async def test_a_content_length_that_lies_resets_the_stream(length: str, pieces:
     await asyncio.sleep(0.01)
     assert ends.connection.take_out() == rst_stream_frame(1, ErrorCode.PROTOCOL_ERROR)
     assert ends.connection.is_idle
-    assert world.service.holding.total_bytes == 0
+    assert world.service.receive_budget.total_bytes == 0
     assert world.taken == []
 
 

@@ -20,7 +20,7 @@ from orchestrator.http2.grpc.wire import RequestHead, RpcError, read_request_hea
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
-from orchestrator.http2.receive_budget import Holding
+from orchestrator.http2.receive_budget import ReceiveBudget
 from tests.http2.peer import HEADERS
 
 BLOCK = hpack.Encoder().encode([*HEADERS[:2], (":path", "/s/Echo"), *HEADERS[3:]])
@@ -50,7 +50,7 @@ class World:
             explain=lambda error: RpcError("DATA_LOSS", f"{error} – 100 %"),
             max_message_bytes=max_message_bytes,
             limits=self.limits,
-            holding=Holding(held_bytes),
+            receive_budget=ReceiveBudget(held_bytes),
             quick={"/s/Quick": self.take},
         )
         self.held: list[Answerer] = []

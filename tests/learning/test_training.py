@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.errors import ConfigError
 from orchestrator.learning.checkpoints import RunFolder
-from orchestrator.learning.cloning import Lessons, clone, collect_lessons, held_out
-from orchestrator.learning.curriculum import Curriculum, best_teacher, parse_teacher
+from orchestrator.learning.cloning import Demonstrations, clone, collect_demonstrations, held_out
+from orchestrator.learning.curriculum import Curriculum, best_expert, parse_expert
 from orchestrator.learning.networks import ScoringNet
 from orchestrator.learning.tasks import draw_task, requests_per_deadline, simulate_totals, utility
 from orchestrator.learning.training import TrainingSettings, train
@@ -37,7 +37,7 @@ TINY = TrainingSettings(
     replicas=2,
     rollout=64,
     requests=60,
-    lessons=200,
+    demonstrations=200,
     clone_rounds=2,
     clone_epochs=1,
     validate_every=4,
@@ -50,7 +50,13 @@ def trivial() -> Task:
     """Half of the energy weighs all, and the base heuristic, which fills slack with width, spends it."""
     models = tuple(
         linear_model(
-            w, item_s=w * 2e-5, group_s=1e-3, accuracy=0.5 + w / 1000, max_batch_size=8, item_j=w * 1e-3, group_j=0.01
+            w,
+            per_item_s=w * 2e-5,
+            fixed_s=1e-3,
+            accuracy=0.5 + w / 1000,
+            max_batch_size=8,
+            per_item_j=w * 1e-3,
+            fixed_j=0.01,
         )
         for w in (25, 100)
     )
@@ -63,7 +69,7 @@ def test_cloning_alone_finds_out_that_the_base_is_wrong(tmp_path: Path) -> None:
     task = trivial()
     validations = prepare_validation([task], traces=2, base="lert:slack")
     assert validations[0].best > validations[0].base + 0.2  # there is something to learn
-    settings = replace(TINY, steps=0, lessons=1200, clone_epochs=80, strength=1.0)
+    settings = replace(TINY, steps=0, demonstrations=1200, clone_epochs=80, strength=1.0)
     found = train(settings, RunFolder(tmp_path), validations, task=task)
     gained = found.validation["over_base"]
     assert gained > 0.8 * (validations[0].best - validations[0].base)
@@ -76,7 +82,15 @@ def test_ppo_alone_finds_out_that_the_base_is_wrong(tmp_path: Path) -> None:
     task = trivial()
     validations = prepare_validation([task], traces=2, base="lert:slack")
     settings = replace(
-        TINY, steps=24_576, lessons=0, worlds=16, replicas=4, batch=128, learning_rate=1e-3, strength=1.0, warm_up=2
+        TINY,
+        steps=24_576,
+        demonstrations=0,
+        worlds=16,
+        replicas=4,
+        batch=128,
+        learning_rate=1e-3,
+        strength=1.0,
+        warm_up=2,
     )
     found = train(settings, RunFolder(tmp_path), validations, task=task)
     assert found.validation["of"] != "the untrained policy"
@@ -101,7 +115,7 @@ def test_the_same_seed_is_the_same_run(tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on_and_no_other_is_taken_for_it(tmp_path: Path) -> None:
     validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
     folder = RunFolder(tmp_path / "run")
-    settings = replace(TINY, steps=512, lessons=0)
+    settings = replace(TINY, steps=512, demonstrations=0)
     train(settings, folder, validations)
     with pytest.raises(ConfigError, match="holds a run already"):
         train(settings, folder, validations)
@@ -122,7 +136,7 @@ def test_cloning_that_was_interrupted_goes_on_with_the_lessons_there_are(
 ) -> None:
     validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
     folder = RunFolder(tmp_path / "run")
-    settings = replace(TINY, steps=0, lessons=600, clone_rounds=3)
+    settings = replace(TINY, steps=0, demonstrations=600, clone_rounds=3)
 
     def interrupt(steps: int, told: str) -> None:
         if told.startswith("round 2"):
@@ -132,25 +146,27 @@ def test_cloning_that_was_interrupted_goes_on_with_the_lessons_there_are(
         train(settings, folder, validations, report=interrupt)
     asked: list[int] = []
 
-    def counted(env: FleetVecEnv, count: int, **more: Any) -> Lessons:
+    def counted(env: FleetVecEnv, count: int, **more: Any) -> Demonstrations:
         asked.append(count)
-        return collect_lessons(env, count, **more)
+        return collect_demonstrations(env, count, **more)
 
-    monkeypatch.setattr("orchestrator.learning.training.collect_lessons", counted)
+    monkeypatch.setattr("orchestrator.learning.training.collect_demonstrations", counted)
     told: list[str] = []
     train(settings, folder, validations, resume=True, report=lambda steps, text: told.append(text))
     assert len(asked) == 1  # for the third round; those of the first two were kept
     assert 0 < asked[0] <= 200
     rounds = [text.split()[:3] for text in told if text.startswith("round")]
     assert [number for _, number, _ in rounds] == ["2:", "3:"]
-    assert [int(lessons) >= 400 for _, _, lessons in rounds] == [True, True]
+    assert [int(demonstrations) >= 400 for _, _, demonstrations in rounds] == [True, True]
     assert not list(folder.path.glob("*lessons*"))
     assert not any("untrained" in text for text in told)
 
 
 def test_a_run_that_does_not_become_better_ends_early(tmp_path: Path) -> None:
     validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
-    settings = replace(TINY, steps=10**6, lessons=0, learning_rate=1e-9, strength=50.0, validate_every=1, patience=2)
+    settings = replace(
+        TINY, steps=10**6, demonstrations=0, learning_rate=1e-9, strength=50.0, validate_every=1, patience=2
+    )
     steps: list[int] = []
     found = train(settings, RunFolder(tmp_path), validations, report=lambda at, text: steps.append(at))
     assert steps[-1] < 10_000
@@ -177,7 +193,7 @@ def test_to_depart_from_the_base_must_be_thrice_as_likely_right(departures: int,
     actions = np.array([other] * departures + [base] * (10 - departures))
     same = [np.repeat(array, 10, axis=0) for array in (env.observations, env.masks)]
     net = ScoringNet(2.0)
-    clone(net, Lessons(np.arange(10), same[0], same[1], actions), epochs=400, seed=0, learning_rate=3e-3)
+    clone(net, Demonstrations(np.arange(10), same[0], same[1], actions), epochs=400, seed=0, learning_rate=3e-3)
     with torch.no_grad():
         scores = net(torch.as_tensor(env.observations))[0].numpy()
     assert bool(scores[other] > scores[base]) is departs
@@ -186,11 +202,11 @@ def test_to_depart_from_the_base_must_be_thrice_as_likely_right(departures: int,
 def test_cloning_comes_closer_to_the_teachers() -> None:
     env = FleetVecEnv(Curriculum(0, requests=60), worlds=8)
     env.reset()
-    lessons = collect_lessons(env, 4000, seed=0)
-    assert lessons.masks[np.arange(len(lessons.actions)), lessons.actions].all()
+    demonstrations = collect_demonstrations(env, 4000, seed=0)
+    assert demonstrations.masks[np.arange(len(demonstrations.actions)), demonstrations.actions].all()
     net = ScoringNet(2.0)
-    before = clone(net, lessons, epochs=0, seed=0)
-    assert clone(net, lessons, epochs=8, seed=0, learning_rate=3e-3) > before + 0.02
+    before = clone(net, demonstrations, epochs=0, seed=0)
+    assert clone(net, demonstrations, epochs=8, seed=0, learning_rate=3e-3) > before + 0.02
 
 
 def test_draws_repeat_themselves_and_grow_with_the_stage() -> None:
@@ -240,8 +256,8 @@ def test_a_validation_of_the_base_is_what_the_base_earns() -> None:
     score = validate(slim(), validations)
     assert score.over_base == pytest.approx(0, abs=1e-12)
     assert score.over_best <= 0
-    teacher, best = best_teacher(tasks[0], 0)
-    assert utility(tasks[0], simulate_totals(tasks[0], parse_teacher(teacher), 0)) == best
+    expert, best = best_expert(tasks[0], 0)
+    assert utility(tasks[0], simulate_totals(tasks[0], parse_expert(expert), 0)) == best
 
 
 def test_ppo_paper_is_trained_for_one_fleet_and_served(tmp_path: Path) -> None:

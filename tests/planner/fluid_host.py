@@ -42,7 +42,7 @@ class FluidModel:
     """One width: what it is, and how it is served at the moment."""
 
     width: int
-    item_s: float
+    per_item_s: float
     batch_s: float
     load_bytes: int
     instance_bytes: int
@@ -97,7 +97,7 @@ class FluidHost:
         self.plans: list[Plan] = []
         self.busy_total = 0.0
         self._noise = noise
-        self._lots = random.Random(seed)
+        self._uniforms = random.Random(seed)
 
     @property
     def used_bytes(self) -> int:
@@ -122,7 +122,7 @@ class FluidHost:
         gathered = 1 + arrivals_per_s * model.batching.delay_us / 1e6
         if model.batching.preferred_sizes:
             gathered = min(gathered, model.batching.preferred_sizes[-1])
-        spare = model.instances - arrivals_per_s * model.item_s
+        spare = model.instances - arrivals_per_s * model.per_item_s
         formed = arrivals_per_s * model.batch_s / spare if spare > 0 else 64.0
         return min(64.0, max(1.0, gathered, formed))
 
@@ -130,7 +130,7 @@ class FluidHost:
         if not model.instances:
             return 0.0
         size = self._batch(model, arrivals_per_s)
-        return (arrivals_per_s + model.queue_items / dt_s) * (model.item_s + model.batch_s / size)
+        return (arrivals_per_s + model.queue_items / dt_s) * (model.per_item_s + model.batch_s / size)
 
     def _serve(self, model: FluidModel, arrivals_per_s: float, share: float, dt_s: float) -> None:
         if not model.instances:
@@ -138,7 +138,7 @@ class FluidHost:
             model.rates = Rates()
             return
         size = self._batch(model, arrivals_per_s)
-        run_s = (model.item_s * size + model.batch_s) / share
+        run_s = (model.per_item_s * size + model.batch_s) / share
         due = arrivals_per_s * dt_s + model.queue_items
         served = min(due, model.instances * dt_s / run_s * size)
         if model.failing:
@@ -166,7 +166,7 @@ class FluidHost:
         else:
             size, wait_s = (float(target) if model.batching.delay_us else clients / (model.instances + 1)), 0.0
         size = max(1.0, size)
-        run_s = model.item_s * size + model.batch_s
+        run_s = model.per_item_s * size + model.batch_s
         instances = min(model.instances, self.cpus)
         items_per_s = min(instances * size / run_s, clients / (wait_s + run_s))
         busy = items_per_s / size * run_s
@@ -239,7 +239,7 @@ class FluidHost:
         )
 
     def _noisy(self, size_bytes: int) -> int:
-        return math.ceil(size_bytes * (1 + self._noise * (2 * self._lots.random() - 1)))
+        return math.ceil(size_bytes * (1 + self._noise * (2 * self._uniforms.random() - 1)))
 
 
 def fluid_models(widths: tuple[int, ...] = (25, 50, 75, 100)) -> list[FluidModel]:
@@ -247,7 +247,7 @@ def fluid_models(widths: tuple[int, ...] = (25, 50, 75, 100)) -> list[FluidModel
     return [
         FluidModel(
             width,
-            item_s=0.004 * (width / 100) ** 2,
+            per_item_s=0.004 * (width / 100) ** 2,
             batch_s=0.001,
             load_bytes=int(30 * MIB + 20 * MIB * width / 100),
             instance_bytes=int(20 * MIB + 20 * MIB * width / 100),

@@ -11,7 +11,7 @@ from orchestrator.planner import ActionReason, Batching, Limits
 from orchestrator.planner.batching import HEADROOM_RATIO, NO_DELAY, Demand, choose_batching, forecast, plan_batching
 
 LIMITS = Limits(memory_budget_bytes=1 << 30, minimum=())
-DEMAND = Demand(item_s=0.001, batch_s=0.004, items_per_s=200.0, request_items=1.0, instances=1, max_batch_size=32)
+DEMAND = Demand(per_item_s=0.001, batch_s=0.004, items_per_s=200.0, request_items=1.0, instances=1, max_batch_size=32)
 
 batchings = st.builds(
     Batching,
@@ -29,13 +29,13 @@ def magnitudes(least: float, most: float) -> st.SearchStrategy[float]:
 @st.composite
 def demands(draw: st.DrawFn) -> Demand:
     """From next to nothing to twice what the instances can do one item at a time; sometimes nothing at all."""
-    item_s, batch_s = draw(magnitudes(1e-5, 0.01)), draw(st.one_of(magnitudes(5e-4, 0.03), magnitudes(1e-6, 0.03)))
+    per_item_s, batch_s = draw(magnitudes(1e-5, 0.01)), draw(st.one_of(magnitudes(5e-4, 0.03), magnitudes(1e-6, 0.03)))
     instances = draw(st.integers(1, 4))
     load = draw(st.one_of(magnitudes(0.2, 1.0), magnitudes(0.2, 1.0), magnitudes(1e-6, 2.0), st.just(0.0)))
     return Demand(
-        item_s=item_s,
+        per_item_s=per_item_s,
         batch_s=batch_s,
-        items_per_s=load * instances / (item_s + batch_s),
+        items_per_s=load * instances / (per_item_s + batch_s),
         request_items=draw(st.sampled_from([1.0, 1.0, 1.0, 1.5, 3.0, 8.0, 100.0])),
         instances=instances,
         max_batch_size=draw(st.sampled_from([64, 32, 32, 8, 6, 2, 1])),
@@ -87,12 +87,12 @@ def test_forecasts_are_finite_and_a_delay_never_costs_instance_time(demand: Dema
     assert all(math.isfinite(value) for value in (seen.busy_instances, seen.latency_s))
     assert 0 <= seen.busy_instances <= plain.busy_instances * (1 + 1e-12)
     # Never less than the items alone, or all in the largest batches; never more than one batch an item.
-    least = demand.items_per_s * (demand.item_s + demand.batch_s / demand.max_batch_size)
-    most = demand.items_per_s * (demand.item_s + demand.batch_s)
+    least = demand.items_per_s * (demand.per_item_s + demand.batch_s / demand.max_batch_size)
+    most = demand.items_per_s * (demand.per_item_s + demand.batch_s)
     assert least * (1 - 1e-12) <= seen.busy_instances <= most * (1 + 1e-12)
     # Its own run of at least one item, and at most all of the delay and two runs of the largest batch.
-    longest_s = demand.item_s * demand.max_batch_size + demand.batch_s
-    assert demand.item_s + demand.batch_s <= seen.latency_s * (1 + 1e-12)
+    longest_s = demand.per_item_s * demand.max_batch_size + demand.batch_s
+    assert demand.per_item_s + demand.batch_s <= seen.latency_s * (1 + 1e-12)
     assert seen.latency_s <= (batching.delay_us / 1e6 + 2 * longest_s) * (1 + 1e-12)
 
 
@@ -108,12 +108,12 @@ def test_a_longer_delay_gathers_no_less(demand: Demand, sizes: tuple[int, ...], 
 def test_the_unit_of_time_cancels(demand: Demand, batching: Batching, scale: int) -> None:
     slower = replace(
         demand,
-        item_s=demand.item_s * scale,
+        per_item_s=demand.per_item_s * scale,
         batch_s=demand.batch_s * scale,
         items_per_s=demand.items_per_s / scale,
     )
     # Where the load is all but what the instances can do, rounding decides between a long queue and an endless one.
-    assume(abs(demand.instances - demand.items_per_s * demand.item_s) > 1e-6)
+    assume(abs(demand.instances - demand.items_per_s * demand.per_item_s) > 1e-6)
     before, after = forecast(demand, batching), forecast(slower, replace(batching, delay_us=batching.delay_us * scale))
     assert after.busy_instances == pytest.approx(before.busy_instances, rel=1e-6)
     assert after.latency_s == pytest.approx(before.latency_s * scale, rel=1e-6)
@@ -140,12 +140,12 @@ def test_what_is_chosen_keeps_every_promise(demand: Demand, limits: Limits) -> N
 
 def _by_hand(demand: Demand, size: int) -> tuple[float, float]:
     """Instance time and latency when ``size`` items gather: busy = λ(a + b/n), latency = wait + run · (1 + busy)."""
-    rate, spare = demand.items_per_s, demand.instances - demand.items_per_s * demand.item_s
+    rate, spare = demand.items_per_s, demand.instances - demand.items_per_s * demand.per_item_s
     formed = rate * demand.batch_s / spare if spare > 0 else math.inf
     batch = min(max(size, formed, demand.request_items), demand.max_batch_size)
-    busy = rate * (demand.item_s + demand.batch_s / batch)
+    busy = rate * (demand.per_item_s + demand.batch_s / batch)
     wait_s = max(0.0, size - demand.request_items) / rate
-    return busy, wait_s + (demand.item_s * batch + demand.batch_s) * (1 + min(1.0, busy / demand.instances))
+    return busy, wait_s + (demand.per_item_s * batch + demand.batch_s) * (1 + min(1.0, busy / demand.instances))
 
 
 @settings(deadline=None, max_examples=80)
@@ -310,10 +310,10 @@ def test_a_delay_is_kept_while_it_saves_half_of_what_it_began_for_within_the_bud
 @settings(deadline=None, max_examples=80)
 @given(magnitudes(1e-5, 1e-3), magnitudes(5e-4, 0.02), st.floats(0.1, 1), st.integers(1, 4), st.floats(0.97, 1.03))
 def test_what_small_changes_of_arrivals_call_for_is_not_another_gain(
-    item_s: float, batch_s: float, load: float, instances: int, wobble: float
+    per_item_s: float, batch_s: float, load: float, instances: int, wobble: float
 ) -> None:
     """A delay tuned to arrivals three percent off saves almost as much; a reload to tune it again never pays."""
-    demand = Demand(item_s, batch_s, load * instances / (item_s + batch_s), 1.0, instances, 64)
+    demand = Demand(per_item_s, batch_s, load * instances / (per_item_s + batch_s), 1.0, instances, 64)
     change = plan_batching(demand, NO_DELAY, LIMITS, reload_s=1.5)
     if change is None:
         return

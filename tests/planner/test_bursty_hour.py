@@ -12,7 +12,7 @@ HOUR_S = 3600
 
 
 def test_an_hour_of_bursts_stays_within_every_bound() -> None:
-    lots = random.Random(20251009)
+    uniforms = random.Random(20251009)
     models = fluid_models()
     host = FluidHost(models, cpus=4, base_bytes=60 * MIB, noise=0.04, seed=7)
     limits = limits_for(models, 330 * MIB, idle_s=20.0)
@@ -20,9 +20,9 @@ def test_an_hour_of_bursts_stays_within_every_bound() -> None:
     burst_until_s, burst_width, burst_rate = 0.0, 25, 0.0
     served, lost, waits = 0.0, 0.0, []
     for _ in range(HOUR_S):
-        if host.now_s >= burst_until_s and lots.random() < 0.02:
-            burst_until_s = host.now_s + lots.uniform(5, 90)
-            burst_width, burst_rate = lots.choice([25, 50, 75, 100]), lots.uniform(100, 700)
+        if host.now_s >= burst_until_s and uniforms.random() < 0.02:
+            burst_until_s = host.now_s + uniforms.uniform(5, 90)
+            burst_width, burst_rate = uniforms.choice([25, 50, 75, 100]), uniforms.uniform(100, 700)
         is_burst = host.now_s < burst_until_s
         arrivals = {name_of(25): 20.0 + (burst_rate if is_burst and burst_width == 25 else 0.0)}
         if is_burst and burst_width != 25:

@@ -25,7 +25,7 @@ from orchestrator.planner import (
 from orchestrator.planner.batching import NO_DELAY, Demand, choose_batching, plan_batching
 from orchestrator.planner.estimates.batch_curve import BatchCurve
 from orchestrator.planner.estimates.memory_ledger import MemoryLedger
-from orchestrator.planner.plan_builder import Draft
+from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.snapshot import Family, ModelName, Width
 
 NAME = ModelName("m")
@@ -96,8 +96,8 @@ def test_a_reading_that_is_missing_now_and_then_does_not_hide_a_dead_stub() -> N
 
 def test_a_reload_under_way_is_reserved_with_all_its_instances() -> None:
     state = SchedulerState(memory=MemoryLedger({NAME: (100,)}, {NAME: (100,)}))
-    draft = Draft(host(Rates(), instances=4, busy=True), state, replace(LIMITS, memory_margin_ratio=0.0), 0.0)
-    assert draft.lacking_bytes(501) == 1  # 100 used, 400 on their way
+    builder = PlanBuilder(host(Rates(), instances=4, busy=True), state, replace(LIMITS, memory_margin_ratio=0.0), 0.0)
+    assert builder.lacking_bytes(501) == 1  # 100 used, 400 on their way
 
 
 def test_taking_an_instance_away_pardons_nothing() -> None:
@@ -111,7 +111,7 @@ def test_taking_an_instance_away_pardons_nothing() -> None:
 
 def test_a_delay_beyond_the_deadline_budget_is_not_kept() -> None:
     demand = Demand(
-        item_s=0.0014, batch_s=0.00033, items_per_s=415.0, request_items=1.0, instances=1, max_batch_size=32
+        per_item_s=0.0014, batch_s=0.00033, items_per_s=415.0, request_items=1.0, instances=1, max_batch_size=32
     )
     # 54.7 ms with it, 3 ms without, 50 ms allowed.
     assert plan_batching(demand, Batching((16,), 27_000), LIMITS, reload_s=1.5) is not None

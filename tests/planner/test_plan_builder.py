@@ -23,7 +23,7 @@ from orchestrator.planner import (
     still_fits,
 )
 from orchestrator.planner.estimates.memory_ledger import MemoryLedger
-from orchestrator.planner.plan_builder import Draft
+from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.planner.quarantine import Quarantine
 from orchestrator.planner.state import ModelMemory
 from orchestrator.snapshot import Family, ModelName, Width
@@ -48,16 +48,16 @@ def seen(
     return ModelSnapshot(model, loaded, demanded_until_s=demanded_until_s)
 
 
-def draft(
+def builder(
     *models: ModelSnapshot,
     used: int | None = 500,
     state: SchedulerState = LEARNED,
     limits: Limits = LIMITS,
     busy: frozenset[ModelName] = frozenset(),
     now_s: float = 100.0,
-) -> Draft:
+) -> PlanBuilder:
     snapshot = HostSnapshot(models or (seen(),), used, 0.1, "1", busy)
-    return Draft(snapshot, state, limits, now_s)
+    return PlanBuilder(snapshot, state, limits, now_s)
 
 
 def action(
@@ -103,13 +103,13 @@ def test_what_still_fits_never_exceeds_the_budget_and_less_always_fits(needed: i
     ],
 )
 def test_estimates_are_what_was_learned_and_a_margin(name: ModelName, instances: int, load: int, instance: int) -> None:
-    made = draft(seen(name))
+    made = builder(seen(name))
     assert made.load_bytes(seen(name), instances) == load
     assert made.instance_bytes(seen(name)) == instance
 
 
 def test_the_assumption_for_what_was_never_measured_has_a_margin_too() -> None:
-    made = draft(state=SchedulerState())
+    made = builder(state=SchedulerState())
     assert (made.load_bytes(seen(), 1), made.instance_bytes(seen())) == (60, 60)
     assert made.load_bytes(seen(), 2) == 120
 
@@ -120,33 +120,33 @@ def test_the_assumption_for_what_was_never_measured_has_a_margin_too() -> None:
 def test_an_unload_is_credited_without_a_margin_and_only_with_what_was_learned(
     name: ModelName, instances: int, learned: int
 ) -> None:
-    assert draft().learned_bytes(seen(name, instances=instances)) == learned
+    assert builder().learned_bytes(seen(name, instances=instances)) == learned
 
 
 @settings(deadline=None, max_examples=60)
 @given(amounts, amounts)
 def test_what_lacks_is_what_must_go_for_it_to_fit(used: int, needed: int) -> None:
-    lacking = draft(used=used).lacking_bytes(needed)
+    lacking = builder(used=used).lacking_bytes(needed)
     assert lacking == max(0, used + needed - BUDGET)
     if needed:
         assert (lacking == 0) is still_fits(action(needed), used, LIMITS)
 
 
 def test_nobody_knows_what_lacks_when_memory_is_unreadable() -> None:
-    assert draft(used=None).lacking_bytes(1) is None
+    assert builder(used=None).lacking_bytes(1) is None
 
 
 @pytest.mark.parametrize("status", list(ModelStatus))
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_what_is_on_its_way_is_reserved(status: ModelStatus, is_busy: bool) -> None:
-    made = draft(seen(A, status), busy=frozenset({A}) if is_busy else frozenset())
+    made = builder(seen(A, status), busy=frozenset({A}) if is_busy else frozenset())
     is_moving = is_busy or status in (ModelStatus.LOADING, ModelStatus.UNLOADING)
     assert made.lacking_bytes(500) == (150 if is_moving else 0)
     assert made.may_touch(seen(A, status)) is not is_moving
 
 
 def test_reservations_of_several_add_up() -> None:
-    made = draft(seen(A, ModelStatus.LOADING, 0), seen(B, ModelStatus.LOADING, 0), seen(C))
+    made = builder(seen(A, ModelStatus.LOADING, 0), seen(B, ModelStatus.LOADING, 0), seen(C))
     assert made.memory_numbers(7) == (
         ("budget_bytes", BUDGET),
         ("used_bytes", 500),
@@ -156,7 +156,7 @@ def test_reservations_of_several_add_up() -> None:
 
 
 def test_numbers_that_are_unknown_or_nothing_are_left_out() -> None:
-    assert draft(used=None).memory_numbers(7) == (("budget_bytes", BUDGET), ("needed_bytes", 7))
+    assert builder(used=None).memory_numbers(7) == (("budget_bytes", BUDGET), ("needed_bytes", 7))
 
 
 @settings(deadline=None, max_examples=60)
@@ -164,7 +164,7 @@ def test_numbers_that_are_unknown_or_nothing_are_left_out() -> None:
 def test_each_action_reserves_what_it_needs_and_what_was_freed_helps_no_other(
     used: int, added: list[tuple[int, int]]
 ) -> None:
-    made = draft(used=used)
+    made = builder(used=used)
     reserved = 0
     for needed, freed in added:
         assert made.add(action(needed), freed_bytes=freed)
@@ -175,7 +175,7 @@ def test_each_action_reserves_what_it_needs_and_what_was_freed_helps_no_other(
 @settings(deadline=None, max_examples=60)
 @given(amounts, st.lists(st.integers(0, 600), max_size=12))
 def test_all_that_is_added_because_it_fits_fits_together(used: int, needs: list[int]) -> None:
-    made = draft(used=used)
+    made = builder(used=used)
     added = [needed for needed in needs if made.add_if_fits(action(needed))]
     plan = made.finish()
     assert [a.needed_bytes for a in plan.actions] == added
@@ -198,7 +198,7 @@ def test_all_that_is_added_because_it_fits_fits_together(used: int, needs: list[
     ],
 )
 def test_a_refusal_says_why(used: int | None, needed: int, reason: ActionReason, refusal: RefusalReason | None) -> None:
-    made = draft(used=used)
+    made = builder(used=used)
     assert made.add_if_fits(action(needed, reason=reason)) is (refusal is None)
     plan = made.finish()
     assert [r.reason for r in plan.refusals] == ([] if refusal is None else [refusal])
@@ -207,8 +207,8 @@ def test_a_refusal_says_why(used: int | None, needed: int, reason: ActionReason,
 
 
 def test_a_quarantined_config_is_refused_with_tritons_reason_and_reserves_nothing() -> None:
-    sentenced = Quarantine().fail((A, 1, Batching()), "bad graph", now_s=98.0, first_s=5.0, max_s=9.0)
-    made = draft(state=replace(LEARNED, quarantine=sentenced))
+    quarantined = Quarantine().fail((A, 1, Batching()), "bad graph", now_s=98.0, first_s=5.0, max_s=9.0)
+    made = builder(state=replace(LEARNED, quarantine=quarantined))
     assert not made.add(action(300))
     assert made.lacking_bytes(500) == 0
     assert made.may_touch(seen())
@@ -218,13 +218,13 @@ def test_a_quarantined_config_is_refused_with_tritons_reason_and_reserves_nothin
     # Another config of it, and taking it away, may be done, until that too has failed.
     assert made.add(replace(action(300), batching=Batching((4,), 1)))
     gone = Action(ActionKind.UNLOAD, A, ActionReason.IDLE, instances=0)
-    assert draft(state=replace(LEARNED, quarantine=sentenced)).add(gone)
-    sentenced = sentenced.fail((A, 0, Batching()), "still in use", now_s=98.0, first_s=5.0, max_s=9.0)
-    assert not draft(state=replace(LEARNED, quarantine=sentenced)).add(gone)
+    assert builder(state=replace(LEARNED, quarantine=quarantined)).add(gone)
+    quarantined = quarantined.fail((A, 0, Batching()), "still in use", now_s=98.0, first_s=5.0, max_s=9.0)
+    assert not builder(state=replace(LEARNED, quarantine=quarantined)).add(gone)
 
 
 def test_a_load_has_one_instance_and_the_batching_of_its_files() -> None:
-    made = draft()
+    made = builder()
     load = made.load(seen(A, ModelStatus.ABSENT, 0), ActionReason.WANTED)
     assert (load.kind, load.instances, load.batching, load.needed_bytes) == (
         ActionKind.LOAD,
@@ -237,7 +237,7 @@ def test_a_load_has_one_instance_and_the_batching_of_its_files() -> None:
 
 @pytest.mark.parametrize(("instances", "after", "needed"), [(0, 1, 150), (1, 1, 150), (3, 3, 330)])
 def test_a_reload_needs_all_its_instances_once_more(instances: int, after: int, needed: int) -> None:
-    reload = draft().reload(
+    reload = builder().reload(
         seen(A, instances=instances), ActionReason.FAILING, Batching(), (("x", 1.0),), is_forced=True
     )
     assert (reload.kind, reload.instances, reload.needed_bytes) == (ActionKind.RELOAD, after, needed)
@@ -253,13 +253,13 @@ def test_a_reload_needs_all_its_instances_once_more(instances: int, after: int, 
 def test_a_change_in_place_needs_only_what_is_added_and_keeps_the_batching(
     before: int, after: int, kind: ActionKind, needed: int
 ) -> None:
-    scale = draft().scale(seen(A, instances=before), ActionReason.QUEUEING, after, ())
+    scale = builder().scale(seen(A, instances=before), ActionReason.QUEUEING, after, ())
     assert (scale.kind, scale.instances, scale.needed_bytes) == (kind, after, needed)
     assert scale.batching == Batching((8,), 900)
 
 
 def test_what_is_desired_is_what_there_is_until_something_else_is_wanted_or_added() -> None:
-    made = draft(seen(B, instances=3), seen(A, ModelStatus.FAILED, 0), seen(C, ModelStatus.ABSENT, 0))
+    made = builder(seen(B, instances=3), seen(A, ModelStatus.FAILED, 0), seen(C, ModelStatus.ABSENT, 0))
     assert made.finish().desired_instances == ((A, 0), (B, 3), (C, 0))
     made.want(seen(A), 1)
     made.add(made.unload(seen(B), ActionReason.IDLE, ()))
@@ -269,14 +269,14 @@ def test_what_is_desired_is_what_there_is_until_something_else_is_wanted_or_adde
 @settings(deadline=None, max_examples=30)
 @given(st.permutations([(A, 100), (B, 25), (C, 25)]))
 def test_models_go_from_narrow_to_wide_whatever_their_order(order: list[tuple[ModelName, int]]) -> None:
-    made = draft(*(seen(name, width=width) for name, width in order))
+    made = builder(*(seen(name, width=width) for name, width in order))
     assert list(made.models) == [B, C, A]
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.permutations([(name, kind) for name in (A, B) for kind in (ActionKind.LOAD, ActionKind.RELOAD)]))
 def test_refusals_are_ordered_and_actions_keep_their_order(order: list[tuple[ModelName, ActionKind]]) -> None:
-    made = draft(used=BUDGET)
+    made = builder(used=BUDGET)
     for name, kind in order:
         made.add_if_fits(action(5, name, kind=kind))
     for name, kind in order:
@@ -288,13 +288,13 @@ def test_refusals_are_ordered_and_actions_keep_their_order(order: list[tuple[Mod
 
 @pytest.mark.parametrize(("changed_s", "is_settled"), [(None, True), (98.0, True), (98.1, False), (100.0, False)])
 def test_a_model_is_settled_once_its_last_change_is_long_enough_ago(changed_s: float | None, is_settled: bool) -> None:
-    made = draft(state=SchedulerState({A: ModelMemory(changed_s=changed_s)}), limits=replace(LIMITS, cooldown_s=2.0))
+    made = builder(state=SchedulerState({A: ModelMemory(changed_s=changed_s)}), limits=replace(LIMITS, cooldown_s=2.0))
     assert made.is_settled(seen()) is is_settled
     assert not made.is_settled(seen(status=ModelStatus.ABSENT))
 
 
 def test_a_model_is_touched_once_a_plan() -> None:
-    made = draft(seen(A), seen(B))
+    made = builder(seen(A), seen(B))
     made.add(action(0, A))
     assert not made.may_touch(seen(A))
     assert not made.is_settled(seen(A))
@@ -303,7 +303,7 @@ def test_a_model_is_touched_once_a_plan() -> None:
 
 @pytest.mark.parametrize(("until_s", "is_demanded"), [(None, False), (100.0, False), (100.1, True)])
 def test_kept_is_what_is_in_the_minimum_set_or_still_demanded(until_s: float | None, is_demanded: bool) -> None:
-    made = draft()
+    made = builder()
     assert made.is_kept(seen(A, demanded_until_s=until_s))
     assert made.is_kept(seen(B, demanded_until_s=until_s)) is is_demanded
     assert made.is_demanded(seen(B, demanded_until_s=until_s)) is is_demanded
@@ -311,12 +311,12 @@ def test_kept_is_what_is_in_the_minimum_set_or_still_demanded(until_s: float | N
 
 @pytest.mark.parametrize(("since_s", "held"), [(None, False), (97.0, True), (97.1, False)])
 def test_a_condition_that_does_not_hold_has_held_for_no_time(since_s: float | None, held: bool) -> None:
-    assert draft().has_held(since_s, 3.0) is held
+    assert builder().has_held(since_s, 3.0) is held
 
 
 def test_what_a_draft_is_given_is_left_as_it_is() -> None:
     snapshot, state = HostSnapshot((seen(B), seen(A, ModelStatus.LOADING)), 500, 0.1), replace(LEARNED)
-    made = Draft(snapshot, state, LIMITS, 100.0)
+    made = PlanBuilder(snapshot, state, LIMITS, 100.0)
     made.add(action(100))
     made.want(seen(B), 3)
     made.notify(NoticeKind.STUCK, A, ())

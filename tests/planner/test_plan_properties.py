@@ -25,7 +25,7 @@ def fleets(draw: st.DrawFn) -> list[FluidModel]:
         models.append(
             FluidModel(
                 width,
-                item_s=draw(st.floats(1e-4, 0.02)),
+                per_item_s=draw(st.floats(1e-4, 0.02)),
                 batch_s=draw(st.floats(0, 0.02)),
                 load_bytes=load_mib * MIB,
                 instance_bytes=draw(st.integers(5, load_mib)) * MIB,
@@ -57,18 +57,20 @@ def hosts(draw: st.DrawFn) -> tuple[FluidHost, Limits]:
     return host, limits
 
 
-def rates_at(host: FluidHost, lots: random.Random) -> Arrivals:
+def rates_at(host: FluidHost, uniforms: random.Random) -> Arrivals:
     """Return arrivals that keep so many instances of each width busy, one by one: none, some or too many."""
-    busy = {name: lots.choice([0.0, 0.0, 0.3, 0.65, 0.9, 1.5, 4.0]) * lots.uniform(0.8, 1.2) for name in host.models}
-    return {name: busy[name] / (model.item_s + model.batch_s) for name, model in host.models.items()}
+    busy = {
+        name: uniforms.choice([0.0, 0.0, 0.3, 0.65, 0.9, 1.5, 4.0]) * uniforms.uniform(0.8, 1.2) for name in host.models
+    }
+    return {name: busy[name] / (model.per_item_s + model.batch_s) for name, model in host.models.items()}
 
 
-def disturb(host: FluidHost, lots: random.Random) -> None:
+def disturb(host: FluidHost, uniforms: random.Random) -> None:
     """Let something happen that no plan asked for."""
-    name = lots.choice(sorted(host.models))
-    match lots.randrange(12):
+    name = uniforms.choice(sorted(host.models))
+    match uniforms.randrange(12):
         case 0:
-            host.demands[name] = host.now_s + lots.uniform(1, 60)
+            host.demands[name] = host.now_s + uniforms.uniform(1, 60)
         case 1:
             host.models[name].failing = not host.models[name].failing
         case 2:
@@ -87,13 +89,13 @@ def restart(host: FluidHost) -> None:
 @given(hosts(), st.integers(0, 10_000))
 def test_memory_never_exceeds_the_budget_and_the_minimum_set_stays(pair: tuple[FluidHost, Limits], seed: int) -> None:
     host, limits = pair
-    lots = random.Random(seed)
+    uniforms = random.Random(seed)
     state = SchedulerState()
-    arrivals = rates_at(host, lots)
+    arrivals = rates_at(host, uniforms)
     for second in range(240):
         if second % 20 == 0:
-            arrivals = rates_at(host, lots)
-            disturb(host, lots)
+            arrivals = rates_at(host, uniforms)
+            disturb(host, uniforms)
         host.advance(arrivals, 1.0)
         done = len(host.done)
         broken = {name for name, model in host.models.items() if model.live == 0 or model.failing}
@@ -117,13 +119,13 @@ def test_the_minimum_set_is_there_in_a_moment_and_never_missing_again(
     host, limits = pair
     room = host.base_bytes + len(limits.minimum) * 1.1 * limits.unmeasured_instance_bytes
     assume(room <= limits.memory_budget_bytes)
-    lots = random.Random(seed)
+    uniforms = random.Random(seed)
     state = SchedulerState()
-    arrivals = rates_at(host, lots)
+    arrivals = rates_at(host, uniforms)
     for second in range(180):
         if second % 10 == 0:
-            arrivals = rates_at(host, lots)
-            host.demands[lots.choice(sorted(host.models))] = host.now_s + lots.uniform(1, 60)
+            arrivals = rates_at(host, uniforms)
+            host.demands[uniforms.choice(sorted(host.models))] = host.now_s + uniforms.uniform(1, 60)
         if second == 90:
             restart(host)
         host.advance(arrivals, 1.0)
@@ -174,12 +176,12 @@ def test_clients_that_wait_for_answers_are_not_throttled_for_long(
         assert sum(answered[-60:]) / 60 >= 0.8 * model.rates.items_per_s
 
 
-def history(host: FluidHost, limits: Limits, lots: random.Random, seconds: int) -> SchedulerState:
+def history(host: FluidHost, limits: Limits, uniforms: random.Random, seconds: int) -> SchedulerState:
     state = SchedulerState()
-    arrivals = rates_at(host, lots)
+    arrivals = rates_at(host, uniforms)
     for second in range(seconds):
         if second % 15 == 0:
-            arrivals = rates_at(host, lots)
+            arrivals = rates_at(host, uniforms)
         host.advance(arrivals, 1.0)
         state = host.step(state, limits)
     host.advance(arrivals, 1.0)
@@ -212,13 +214,13 @@ def test_more_budget_never_serves_less(pair: tuple[FluidHost, Limits], seed: int
     """Held against each other at every second of a history, from what the poorer has made of its host."""
     host, limits = pair
     richer = dataclasses.replace(limits, memory_budget_bytes=limits.memory_budget_bytes + more_mib * MIB)
-    lots = random.Random(seed)
+    uniforms = random.Random(seed)
     state = SchedulerState()
-    arrivals = rates_at(host, lots)
+    arrivals = rates_at(host, uniforms)
     for second in range(90):
         if second % 15 == 0:
-            arrivals = rates_at(host, lots)
-            disturb(host, lots)
+            arrivals = rates_at(host, uniforms)
+            disturb(host, uniforms)
         host.advance(arrivals, 1.0)
         assert served(host, state, richer) >= served(host, state, limits)
         state = host.step(state, limits)
@@ -230,19 +232,19 @@ def test_the_order_of_the_models_does_not_matter_and_plans_are_deterministic(
     pair: tuple[FluidHost, Limits], seed: int, seconds: int
 ) -> None:
     host, limits = pair
-    lots = random.Random(seed)
-    state = history(host, limits, lots, seconds)
+    uniforms = random.Random(seed)
+    state = history(host, limits, uniforms, seconds)
     for model in host.models.values():  # so that several widths call for something at once
-        if model.instances and lots.random() < 0.7:
+        if model.instances and uniforms.random() < 0.7:
             model.failing = True
-        if model.live and lots.random() < 0.5:
+        if model.live and uniforms.random() < 0.5:
             model.live = 0
-    disturb(host, lots)
+    disturb(host, uniforms)
     for _ in range(8):  # until conditions have held for long enough, while nothing is done about them
-        host.advance(rates_at(host, lots), 1.0)
+        host.advance(rates_at(host, uniforms), 1.0)
         snapshot = host.snapshot()
         mixed = list(snapshot.models)
-        lots.shuffle(mixed)
+        uniforms.shuffle(mixed)
         shuffled = dataclasses.replace(snapshot, models=tuple(mixed))
         first = plan(snapshot, state, limits, now_s=host.now_s)
         assert plan(snapshot, state, limits, now_s=host.now_s) == first

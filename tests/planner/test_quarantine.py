@@ -26,47 +26,47 @@ def failed(times: int, *, first_s: float = 5.0, max_s: float = 300.0, now_s: flo
     ("failures", "delay_s"), [(1, 5), (2, 10), (3, 20), (4, 40), (5, 80), (6, 160), (7, 300), (8, 300), (3000, 300)]
 )
 def test_the_time_doubles_with_each_failure_and_is_bounded(failures: int, delay_s: float) -> None:
-    sentence = failed(failures).sentence(KEY, now_s=100.0)
-    assert sentence is not None
-    assert sentence.failures == failures
-    assert sentence.until_s == 100.0 + delay_s
-    assert sentence.reason == f"reason {failures}"
+    entry = failed(failures).entry(KEY, now_s=100.0)
+    assert entry is not None
+    assert entry.failures == failures
+    assert entry.until_s == 100.0 + delay_s
+    assert entry.reason == f"reason {failures}"
 
 
 def test_it_is_over_at_its_end_and_not_before() -> None:
     quarantine = failed(1)
-    assert quarantine.sentence(KEY, now_s=104.999) is not None
-    assert quarantine.sentence(KEY, now_s=105.0) is None
+    assert quarantine.entry(KEY, now_s=104.999) is not None
+    assert quarantine.entry(KEY, now_s=105.0) is None
 
 
 def test_a_failure_after_the_end_still_counts_as_one_more_in_a_row() -> None:
     quarantine = failed(1).fail(KEY, "again", now_s=400.0, first_s=5.0, max_s=300.0)
-    sentence = quarantine.sentence(KEY, now_s=409.9)
-    assert sentence is not None
-    assert (sentence.failures, sentence.until_s, sentence.reason) == (2, 410.0, "again")
+    entry = quarantine.entry(KEY, now_s=409.9)
+    assert entry is not None
+    assert (entry.failures, entry.until_s, entry.reason) == (2, 410.0, "again")
 
 
 def test_what_was_over_for_as_long_as_the_longest_sentence_is_forgotten() -> None:
     quarantine = failed(6).fail(KEY, "again", now_s=560.0, first_s=5.0, max_s=300.0)  # the sixth ended at 260
-    assert quarantine.sentences[KEY].failures == 1
+    assert quarantine.entries[KEY].failures == 1
     other: ConfigKey = (B, 1, Batching())
-    assert set(failed(1).fail(other, "x", now_s=404.0, first_s=5.0, max_s=300.0).sentences) == {KEY, other}
-    assert set(failed(1).fail(other, "x", now_s=405.0, first_s=5.0, max_s=300.0).sentences) == {other}
+    assert set(failed(1).fail(other, "x", now_s=404.0, first_s=5.0, max_s=300.0).entries) == {KEY, other}
+    assert set(failed(1).fail(other, "x", now_s=405.0, first_s=5.0, max_s=300.0).entries) == {other}
 
 
 @pytest.mark.parametrize(
     "other", [(B, 1, Batching()), (A, 2, Batching()), (A, 1, Batching((), 1)), (A, 1, Batching((4,)))]
 )
 def test_only_the_exact_config_is_left_alone(other: ConfigKey) -> None:
-    assert failed(3).sentence(other, now_s=100.0) is None
+    assert failed(3).entry(other, now_s=100.0) is None
 
 
 def test_after_a_pardon_the_next_failure_is_the_first() -> None:
     quarantine = failed(6).pardon(A)
     assert quarantine == Quarantine()
-    sentence = quarantine.fail(KEY, "new", now_s=0.0, first_s=5.0, max_s=300.0).sentence(KEY, now_s=0.0)
-    assert sentence is not None
-    assert (sentence.failures, sentence.until_s) == (1, 5.0)
+    entry = quarantine.fail(KEY, "new", now_s=0.0, first_s=5.0, max_s=300.0).entry(KEY, now_s=0.0)
+    assert entry is not None
+    assert (entry.failures, entry.until_s) == (1, 5.0)
 
 
 @settings(deadline=None, max_examples=50)
@@ -77,9 +77,9 @@ def test_a_pardon_frees_all_configs_of_one_model_and_none_of_another(failures: l
         quarantine = quarantine.fail(key, "x", now_s=0.0, first_s=5.0, max_s=300.0)
     pardoned = quarantine.pardon(A)
     for key in failures:
-        assert quarantine.sentence(key, now_s=1.0) is not None
-        expected = None if key[0] == A else quarantine.sentence(key, now_s=1.0)
-        assert pardoned.sentence(key, now_s=1.0) == expected
+        assert quarantine.entry(key, now_s=1.0) is not None
+        expected = None if key[0] == A else quarantine.entry(key, now_s=1.0)
+        assert pardoned.entry(key, now_s=1.0) == expected
 
 
 @settings(deadline=None, max_examples=50)
@@ -92,7 +92,7 @@ def test_a_sentence_is_never_longer_than_the_most_and_grows_with_each_failure(
     for pause_s in pauses_s:
         now_s += pause_s
         quarantine = quarantine.fail(KEY, "x", now_s=now_s, first_s=first_s, max_s=max_s)
-        delay_s = quarantine.sentences[KEY].until_s - now_s
+        delay_s = quarantine.entries[KEY].until_s - now_s
         assert first_s - 1e-6 <= delay_s <= max_s + 1e-6
         is_in_a_row = last_s > 0 and now_s - ended_s < max_s
         assert delay_s == pytest.approx(min(max_s, 2 * last_s) if is_in_a_row else first_s)

@@ -95,10 +95,10 @@ def test_a_failed_config_is_left_alone_for_a_growing_time_and_another_is_not() -
     state = SchedulerState()
     for delay_s in (5.0, 10.0, 20.0, 20.0):
         state = record(state, failed)
-        sentence = state.quarantine.sentence(key, now_s=100.0)
-        assert sentence is not None
-        assert (sentence.until_s, sentence.reason) == (100.0 + delay_s, "no")
-    assert set(state.quarantine.sentences) == {key}
+        entry = state.quarantine.entry(key, now_s=100.0)
+        assert entry is not None
+        assert (entry.until_s, entry.reason) == (100.0 + delay_s, "no")
+    assert set(state.quarantine.entries) == {key}
 
 
 @pytest.mark.parametrize("kind", [ActionKind.LOAD, ActionKind.RELOAD])
@@ -107,7 +107,7 @@ def test_a_load_that_succeeds_pardons_the_model_and_no_other(kind: ActionKind) -
     for model in (A, B):
         state = record(state, done(ActionKind.LOAD, model=model, error="no"), 0)
     state = record(state, done(kind))
-    assert set(state.quarantine.sentences) == {(B, 1, Batching())}
+    assert set(state.quarantine.entries) == {(B, 1, Batching())}
 
 
 def test_an_unload_pardons_nobody() -> None:

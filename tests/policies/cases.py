@@ -21,8 +21,8 @@ def candidate(server: str = "a", width: int = 100, **values: Any) -> Candidate:
         "server_items": 0,
         "has_room": True,
         "wait_s": 0.0,
-        "item_s": 0.01,
-        "group_s": 0.0,
+        "per_item_s": 0.01,
+        "fixed_s": 0.0,
         "max_batch_size": 32,
         "instances": 1,
         "overdue_ratio": 1.0,
@@ -33,17 +33,17 @@ def candidate(server: str = "a", width: int = 100, **values: Any) -> Candidate:
 
 
 def line_candidate(
-    server: str = "a", width: int = 100, *, item_s: float, group_s: float = 0.0, wait_s: float = 0.0, **values: Any
+    server: str = "a", width: int = 100, *, per_item_s: float, fixed_s: float = 0.0, wait_s: float = 0.0, **values: Any
 ) -> Candidate:
     """Return a candidate whose times follow from its line and its wait."""
     items = values.setdefault("items", 1)
     times = {
-        "item_s": item_s,
-        "group_s": group_s,
+        "per_item_s": per_item_s,
+        "fixed_s": fixed_s,
         "wait_s": wait_s,
-        "service_s": item_s * items + group_s,
-        "completion_s": wait_s + item_s * items + group_s,
-        "head_completion_s": wait_s + item_s + group_s,
+        "service_s": per_item_s * items + fixed_s,
+        "completion_s": wait_s + per_item_s * items + fixed_s,
+        "head_completion_s": wait_s + per_item_s + fixed_s,
     }
     return candidate(server, width, **{**times, **values})
 
@@ -56,7 +56,7 @@ class Asker:
         self.memory = Memory()
         self._margin = margin
 
-    def ask(
+    def query(
         self,
         candidates: list[Candidate],
         *,
@@ -69,12 +69,12 @@ class Asker:
         """Return what it decides about a head that is due in ``slack_s``, and ``items`` with it."""
         deadline_s = now_s + slack_s
         queue = QueueState(items, 1, deadline_s, deadline_s, WIDTHS, head_arrived_s=arrived_s)
-        situation = Situation(queue, now_s, turn=0, lots=(lot, lot), slack_margin=self._margin, memory=self.memory)
+        situation = Situation(queue, now_s, turn=0, uniforms=(lot, lot), slack_margin=self._margin, memory=self.memory)
         return self.policy.choose(candidates, situation)
 
     def choice(self, candidates: list[Candidate], **question: Any) -> tuple[str, int, int]:
         """Return server, width and items of what it dispatches."""
-        decision = self.ask(candidates, **question)
+        decision = self.query(candidates, **question)
         assert isinstance(decision, Dispatch), decision
         return decision.candidate.server, decision.candidate.width, decision.candidate.items
 

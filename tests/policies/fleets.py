@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from orchestrator.policies import FleetTables
 from orchestrator.policies.tables.compiled import new_table
-from orchestrator.policies.tables.occupancy import BUSY_FIELDS, bound_work_s, free_s, seat_groups
+from orchestrator.policies.tables.occupancy import BUSY_FIELDS, bound_work_s, free_s, seat_batches
 from orchestrator.profile import LatencyFit, LatencyTable
-from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, ServedModel, ServerName, ServerState, Width
+from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
 
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
@@ -20,10 +20,10 @@ def model_name(width: int) -> ModelName:
     return served_model(width).name
 
 
-def line(item_s: float, group_s: float) -> LatencyFit:
+def line(per_item_s: float, fixed_s: float) -> LatencyFit:
     fit = LatencyFit()
     for items in (1, 8):
-        fit = fit.observe(items, item_s * items + group_s)
+        fit = fit.observe(items, per_item_s * items + fixed_s)
     return fit
 
 
@@ -51,8 +51,8 @@ def fleet_server(
     models = tuple(
         served_model(w, instances=(instances or {}).get(w, 1), max_batch_size=max_batch_size) for w in sorted(widths)
     )
-    groups = tuple(GroupInFlight(model_name(w), items, sent_s) for w, items, sent_s in held)
-    return ServerState(ServerName(name), models, in_flight=groups, **state)  # type: ignore[arg-type]
+    batches = tuple(BatchInFlight(model_name(w), items, sent_s) for w, items, sent_s in held)
+    return ServerState(ServerName(name), models, in_flight=batches, **state)  # type: ignore[arg-type]
 
 
 class Occupancy:
@@ -62,7 +62,7 @@ class Occupancy:
         fleet = FleetTables([server], latency).fleet
         self._busy = new_table(BUSY_FIELDS, fleet.depth)
         self._count = len(server.in_flight)
-        self._last_start_s, self._stretch_ratio, backlog_s = seat_groups(fleet, 0, self._busy, now_s)
+        self._last_start_s, self._stretch_ratio, backlog_s = seat_batches(fleet, 0, self._busy, now_s)
         self._bound_s = bound_work_s(fleet, 0)
         self.backlog_s = backlog_s + self._bound_s
 
@@ -83,8 +83,8 @@ def servers(draw: st.DrawFn, index: int) -> ServerState:
         widths,
         instances=instances,
         max_batch_size=draw(st.sampled_from((1, 4, 8, 32))),
-        held=tuple(sorted(held, key=lambda group: group[2])),
-        group_limit=draw(st.integers(1, 5)),
+        held=tuple(sorted(held, key=lambda batch: batch[2])),
+        batch_limit=draw(st.integers(1, 5)),
         last_answer_s=draw(st.none() | st.floats(-1, 0)),
         bound_items=tuple(
             (model_name(w), n) for w, n in draw(st.dictionaries(st.sampled_from(widths), st.integers(1, 80))).items()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.decision import Candidate
 from orchestrator.profile import EnergyLine, EnergyTable, LatencyTable
-from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, ServedModel, ServerState, Width
+from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServedModel, ServerState, Width
 
 _WHOLE = 1 + 1e-9
 
@@ -55,9 +55,9 @@ def reference_candidates(
 
 
 def _is_within(queue: QueueState, joules: EnergyLine | None) -> bool:
-    if queue.max_item_j is None:
+    if queue.max_per_item_j is None:
         return True
-    return joules is not None and joules.item_j + joules.group_j / queue.head_items <= queue.max_item_j
+    return joules is not None and joules.per_item_j + joules.fixed_j / queue.head_items <= queue.max_per_item_j
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class _Option:
     held: _Occupancy
     wait_s: float
     slope_s: float
-    group_s: float
+    fixed_s: float
 
     def completion_s(self, items: int) -> float:
-        return self.wait_s + self.slope_s * items + self.group_s
+        return self.wait_s + self.slope_s * items + self.fixed_s
 
 
 def _candidate(
@@ -87,20 +87,20 @@ def _candidate(
         width=option.model.width,
         items=items,
         accuracy=option.model.accuracy,
-        service_s=option.slope_s * items + option.group_s,
+        service_s=option.slope_s * items + option.fixed_s,
         completion_s=option.completion_s(items),
         head_completion_s=option.completion_s(queue.head_items),
         drain_s=drain_s,
         server_items=option.held.items,
         has_room=option.server.has_room_for(option.model),
         wait_s=option.wait_s,
-        item_s=option.slope_s,
-        group_s=option.group_s,
+        per_item_s=option.slope_s,
+        fixed_s=option.fixed_s,
         max_batch_size=option.model.max_batch_size,
         instances=option.model.instances,
         overdue_ratio=option.held.overdue_ratio(slack_margin),
-        item_j=None if joules is None else joules.item_j,
-        group_j=None if joules is None else joules.group_j,
+        per_item_j=None if joules is None else joules.per_item_j,
+        fixed_j=None if joules is None else joules.fixed_j,
         backlog_s=option.held.backlog_s,
     )
 
@@ -110,12 +110,12 @@ def _group_items(option: _Option, same_width: Sequence[_Option], queue: QueueSta
     if most == queue.head_items:  # which no bound lowers
         return most
     if option.slope_s > 0:
-        in_time = math.floor((slack_s - option.wait_s - option.group_s) / option.slope_s)
+        in_time = math.floor((slack_s - option.wait_s - option.fixed_s) / option.slope_s)
         if in_time >= queue.head_items:
             most = min(most, in_time)
     for other in same_width:
         if other.slope_s < option.slope_s:
-            head_start_s = other.wait_s + other.group_s - option.wait_s - option.group_s
+            head_start_s = other.wait_s + other.fixed_s - option.wait_s - option.fixed_s
             sooner = head_start_s / (option.slope_s - other.slope_s)
             if sooner < most:
                 most = max(queue.head_items, math.floor(sooner))
@@ -126,9 +126,9 @@ def _drain_s(same_width: Sequence[_Option], queue: QueueState) -> float:
     work, total_rps = float(queue.items), 0.0
     for option in same_width:
         batch = max(1, min(queue.items, option.model.max_batch_size))
-        service_s = option.slope_s * batch + option.group_s
+        service_s = option.slope_s * batch + option.fixed_s
         if service_s <= 0:  # never observed, so guessed to be instant
-            return min(o.held.backlog_s for o in same_width if o.slope_s + o.group_s <= 0)
+            return min(o.held.backlog_s for o in same_width if o.slope_s + o.fixed_s <= 0)
         rate_rps = min(option.model.instances, math.ceil(queue.items / batch)) * batch / service_s
         work += rate_rps * option.held.backlog_s
         total_rps += rate_rps
@@ -157,15 +157,15 @@ class _Occupancy:
 
     def _seat(self, server: ServerState, instances: Mapping[ModelName, int], now_s: float) -> None:
         running = _count_running(server.in_flight, instances)
-        for index, group in enumerate(server.in_flight):
-            slope_s, intercept_s = self.lines.get(group.model, (0.0, 0.0))
-            remaining_s = slope_s * group.items + intercept_s
+        for index, batch in enumerate(server.in_flight):
+            slope_s, intercept_s = self.lines.get(batch.model, (0.0, 0.0))
+            remaining_s = slope_s * batch.items + intercept_s
             if index < running:
-                elapsed_s = now_s - _began_s(group, server.last_answer_s)
+                elapsed_s = now_s - _began_s(batch, server.last_answer_s)
                 if remaining_s > 0:
                     self._stretch_ratio = max(self._stretch_ratio, elapsed_s / remaining_s)
                 remaining_s = abs(remaining_s - elapsed_s)
-            part = 1 / instances.get(group.model, 1)
+            part = 1 / instances.get(batch.model, 1)
             self._last_start_s = self._free_s(part)
             self._busy.append((self._last_start_s + remaining_s, part))
             self.backlog_s += remaining_s * part
@@ -193,19 +193,19 @@ class _Occupancy:
         return free_s
 
 
-def _count_running(in_flight: Sequence[GroupInFlight], instances: Mapping[ModelName, int]) -> int:
+def _count_running(in_flight: Sequence[BatchInFlight], instances: Mapping[ModelName, int]) -> int:
     taken = 0.0
-    for index, group in enumerate(in_flight):
-        taken += 1 / instances.get(group.model, 1)
+    for index, batch in enumerate(in_flight):
+        taken += 1 / instances.get(batch.model, 1)
         if taken > _WHOLE:
             return index
     return len(in_flight)
 
 
-def _began_s(group: GroupInFlight, last_answer_s: float | None) -> float:
-    if group.began_s is not None:
-        return group.began_s
-    return max(group.sent_s, group.sent_s if last_answer_s is None else last_answer_s)
+def _began_s(batch: BatchInFlight, last_answer_s: float | None) -> float:
+    if batch.began_s is not None:
+        return batch.began_s
+    return max(batch.sent_s, batch.sent_s if last_answer_s is None else last_answer_s)
 
 
 def _bound_work_s(
@@ -215,6 +215,6 @@ def _bound_work_s(
     batch_limits = {m.name: m.max_batch_size for m in (*server.models, *server.other_models)}
     for name, items in server.bound_items:
         slope_s, intercept_s = lines.get(name, (0.0, 0.0))
-        groups = math.ceil(items / batch_limits.get(name, 1))
-        total_s += (slope_s * items + intercept_s * groups) / instances.get(name, 1)
+        batches = math.ceil(items / batch_limits.get(name, 1))
+        total_s += (slope_s * items + intercept_s * batches) / instances.get(name, 1)
     return total_s

@@ -57,7 +57,7 @@ def test_least_completion_bound_early_counts_the_waiting() -> None:
 def test_an_early_rule_bound_late_sees_only_what_has_room(name: str) -> None:
     policy = rebind(parse_policy(name), Binding.LATE)
     for turn in range(3):
-        decision = policy.choose(BUSY, situation(turn=turn, lots=(0.5, turn / 3)))
+        decision = policy.choose(BUSY, situation(turn=turn, uniforms=(0.5, turn / 3)))
         assert isinstance(decision, Dispatch)
         assert decision.candidate.server == "b"
     assert policy.choose(BUSY[:1], situation()) == Hold(Reason.BETTER_SERVER_BUSY)

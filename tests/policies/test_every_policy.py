@@ -33,7 +33,7 @@ POLICIES = [
 MARGIN = 1.25
 
 situations = st.builds(
-    lambda queue, turn, lots: Situation(queue, 0.0, turn, lots, MARGIN),
+    lambda queue, turn, uniforms: Situation(queue, 0.0, turn, uniforms, MARGIN),
     queues(),
     st.integers(0, 10**6),
     st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),

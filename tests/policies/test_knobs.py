@@ -60,7 +60,7 @@ def test_a_policy_may_have_a_slack_margin_of_its_own() -> None:
     # One item takes 10 ms at full width and 4 ms at half; 20 ms are left.
     latency = latencies(a={50: (0.004, 0.0), 100: (0.01, 0.0)})
     queue = QueueState(1, 1, 0.02, 0.02, (Width(50), Width(100)))
-    situation = Situation(queue, now_s=0.0, turn=0, lots=(0.0, 0.0), slack_margin=1.0)
+    situation = Situation(queue, now_s=0.0, turn=0, uniforms=(0.0, 0.0), slack_margin=1.0)
     states = [fleet_server("a", (50, 100))]
     for policy, width in ((plain, 100), (own, 50)):
         tables = FleetTables(states, latency)

@@ -47,7 +47,7 @@ def test_a_decision_on_tables_remembers_as_one_on_values_does() -> None:
     situation = Situation(QueueState(1, 1, 1.0, 1.0, (WIDE,)), 0.0, 0, (0.0, 0.0), 1.0)
     on_tables = [tables.decide(policy, situation) for _ in range(8)]
     asker = Asker("weighted-round-robin")
-    assert [asker.ask(list(tables.candidates(situation)), slack_s=1.0) for _ in range(8)] == on_tables
+    assert [asker.query(list(tables.candidates(situation)), slack_s=1.0) for _ in range(8)] == on_tables
 
 
 def test_without_a_memory_every_decision_is_the_first() -> None:

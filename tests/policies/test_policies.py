@@ -25,12 +25,14 @@ NAMES = [
 def situation(
     *,
     turn: int = 0,
-    lots: tuple[float, float] = (0.0, 0.0),
+    uniforms: tuple[float, float] = (0.0, 0.0),
     slack_s: float = 0.1,
     tail_s: float = 0.1,
     margin: float = 1.0,
 ) -> Situation:
-    return Situation(QueueState(1, 1, slack_s, tail_s, WIDTHS), now_s=0.0, turn=turn, lots=lots, slack_margin=margin)
+    return Situation(
+        QueueState(1, 1, slack_s, tail_s, WIDTHS), now_s=0.0, turn=turn, uniforms=uniforms, slack_margin=margin
+    )
 
 
 def chosen(policy: str, candidates: list[Candidate], **values: Any) -> tuple[str, int]:
@@ -44,7 +46,7 @@ EIGHT = [candidate(server, width) for server in "ab" for width in WIDTHS]
 
 def test_random_gives_every_server_and_width_the_same_chance() -> None:
     steps = [i / 40 for i in range(40)]
-    counts = Counter(chosen("random", EIGHT, lots=(u, v)) for u in steps for v in steps)
+    counts = Counter(chosen("random", EIGHT, uniforms=(u, v)) for u in steps for v in steps)
     assert len(counts) == 8
     assert set(counts.values()) == {200}
 
@@ -79,7 +81,7 @@ def test_random_batch_draws_server_width_and_a_power_of_two() -> None:
     drawn: Counter[tuple[str, int, int]] = Counter()
     for first in np.linspace(0, 1, 4000, endpoint=False):
         for second in (0.2, 0.7):
-            decision = parse_policy("random-batch").choose(options, situation(lots=(float(first), second)))
+            decision = parse_policy("random-batch").choose(options, situation(uniforms=(float(first), second)))
             assert isinstance(decision, Dispatch)
             drawn[decision.candidate.server, decision.candidate.width, decision.candidate.items] += 1
     assert set(drawn) == {(s, w, n) for s in ("a", "b") for w in (25, 100) for n in (1, 2, 4, 8, 16)}
@@ -90,12 +92,12 @@ def test_random_batch_sends_what_waits_when_it_is_fewer_and_waits_for_its_server
     few = [candidate("a", items=3)]
     sizes = set()
     for first in np.linspace(0, 1, 500, endpoint=False):
-        decision = parse_policy("random-batch").choose(few, situation(lots=(float(first), 0.0)))
+        decision = parse_policy("random-batch").choose(few, situation(uniforms=(float(first), 0.0)))
         assert isinstance(decision, Dispatch)
         sizes.add(decision.candidate.items)
     assert sizes == {1, 2, 3}
     full = [candidate("a", has_room=False), candidate("b")]
-    assert parse_policy("random-batch").choose(full, situation(lots=(0.0, 0.0))) == Hold(Reason.BETTER_SERVER_BUSY)
+    assert parse_policy("random-batch").choose(full, situation(uniforms=(0.0, 0.0))) == Hold(Reason.BETTER_SERVER_BUSY)
 
 
 def test_slack_takes_the_widest_that_meets_the_heads_deadline() -> None:
@@ -162,14 +164,14 @@ THREE = [candidate("a", completion_s=0.5), candidate("b", completion_s=0.2), can
 
 def test_p2c_takes_the_sooner_of_two_distinct_servers() -> None:
     # Ordered pairs: ab, ac, ba, bc, ca, cb.
-    assert [chosen("p2c", THREE, lots=(0.0, (pair + 0.5) / 6))[0] for pair in range(6)] == list("bcbccc")
+    assert [chosen("p2c", THREE, uniforms=(0.0, (pair + 0.5) / 6))[0] for pair in range(6)] == list("bcbccc")
     assert chosen("p2c", THREE[:1]) == ("a", 100)
     assert chosen("p2c", THREE[:2]) == ("b", 100)
 
 
 def test_p2c_draws_every_pair_of_servers_equally_often() -> None:
     options = [candidate(name, completion_s=index) for index, name in enumerate("abcde")]
-    counts = Counter(chosen("p2c", options, lots=(0.0, (n + 0.5) / 200))[0] for n in range(200))
+    counts = Counter(chosen("p2c", options, uniforms=(0.0, (n + 0.5) / 200))[0] for n in range(200))
     # The k-th best of 5 is the better one in 5 − k of 10 pairs.
     assert counts == {"a": 80, "b": 60, "c": 40, "d": 20}
 
@@ -181,28 +183,32 @@ def test_p2c_jsq_looks_at_items_alone() -> None:
 
 
 def test_sed_weighs_items_by_capacity() -> None:
-    fast = {"item_s": 1 / 300, "max_batch_size": 8}
+    fast = {"per_item_s": 1 / 300, "max_batch_size": 8}
     assert chosen("sed", [candidate("a", server_items=2), candidate("b", server_items=7, **fast)]) == ("b", 100)
     assert chosen("sed", [candidate("a", server_items=2), candidate("b", server_items=9, **fast)]) == ("a", 100)
-    assert chosen("sed", [candidate("a"), candidate("b", item_s=0.0, server_items=99)]) == ("b", 100)
+    assert chosen("sed", [candidate("a"), candidate("b", per_item_s=0.0, server_items=99)]) == ("b", 100)
 
 
 def test_capacity_is_that_of_full_batches_on_all_instances() -> None:
-    assert candidate(item_s=0.01, group_s=0.08, max_batch_size=8).capacity_rps == pytest.approx(50)
-    assert candidate(item_s=0.01, group_s=0.08, max_batch_size=8, instances=3).capacity_rps == pytest.approx(150)
-    assert candidate(item_s=0.0, group_s=0.0).capacity_rps == float("inf")
+    assert candidate(per_item_s=0.01, fixed_s=0.08, max_batch_size=8).capacity_rps == pytest.approx(50)
+    assert candidate(per_item_s=0.01, fixed_s=0.08, max_batch_size=8, instances=3).capacity_rps == pytest.approx(150)
+    assert candidate(per_item_s=0.0, fixed_s=0.0).capacity_rps == float("inf")
 
 
 def test_weighted_random_draws_by_capacity() -> None:
-    options = [candidate("a", item_s=1 / 100), candidate("b", item_s=1 / 500), candidate("c", item_s=1 / 200)]
-    counts = Counter(chosen("weighted-random", options, lots=(0.0, (n + 0.5) / 80))[0] for n in range(80))
+    options = [
+        candidate("a", per_item_s=1 / 100),
+        candidate("b", per_item_s=1 / 500),
+        candidate("c", per_item_s=1 / 200),
+    ]
+    counts = Counter(chosen("weighted-random", options, uniforms=(0.0, (n + 0.5) / 80))[0] for n in range(80))
     assert counts == {"a": 10, "b": 50, "c": 20}
-    assert chosen("weighted-random", options, lots=(0.0, 1 - 2**-53)) == ("c", 100)
+    assert chosen("weighted-random", options, uniforms=(0.0, 1 - 2**-53)) == ("c", 100)
 
 
 def test_weighted_random_tries_servers_that_were_never_seen_first() -> None:
-    options = [candidate("a"), candidate("b", item_s=0.0), candidate("c", item_s=0.0)]
-    assert {chosen("weighted-random", options, lots=(0.0, n / 10))[0] for n in range(10)} == {"b", "c"}
+    options = [candidate("a"), candidate("b", per_item_s=0.0), candidate("c", per_item_s=0.0)]
+    assert {chosen("weighted-random", options, uniforms=(0.0, n / 10))[0] for n in range(10)} == {"b", "c"}
 
 
 @pytest.mark.parametrize("name", ["p2c", "p2c-jsq", "sed", "weighted-random"])
@@ -243,18 +249,18 @@ def test_without_candidates_every_policy_holds(name: str) -> None:
     st.floats(-1, 1),
 )
 def test_every_policy_returns_a_candidate_it_was_given_and_one_with_room_if_it_binds_late(
-    name: str, candidates: list[Candidate], turn: int, lots: tuple[float, float], slack_s: float
+    name: str, candidates: list[Candidate], turn: int, uniforms: tuple[float, float], slack_s: float
 ) -> None:
     policy = parse_policy(name)
     candidates.sort(key=lambda c: (c.server, c.width))
-    decision = policy.choose(candidates, situation(turn=turn, lots=lots, slack_s=slack_s))
+    decision = policy.choose(candidates, situation(turn=turn, uniforms=uniforms, slack_s=slack_s))
     if isinstance(decision, Dispatch):
         assert decision.candidate in candidates
         assert decision.candidate.has_room or policy.binding is Binding.EARLY
     else:
         assert policy.binding is Binding.LATE
         assert decision.reason is Reason.BETTER_SERVER_BUSY
-    assert decision == policy.choose(candidates, situation(turn=turn, lots=lots, slack_s=slack_s))
+    assert decision == policy.choose(candidates, situation(turn=turn, uniforms=uniforms, slack_s=slack_s))
 
 
 @pytest.mark.parametrize(

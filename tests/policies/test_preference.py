@@ -26,9 +26,9 @@ def chosen(preference: str, candidates: list[object], *, slack_s: float = 0.1, t
 
 # Answers after 80, 20 and 40 ms for 8, 5 and 1 joules.
 OPTIONS = [
-    candidate("big", 100, completion_s=0.08, accuracy=0.92, item_j=8.0, group_j=0.0),
-    candidate("fast", 50, completion_s=0.02, accuracy=0.90, item_j=5.0, group_j=0.0),
-    candidate("frugal", 25, completion_s=0.04, accuracy=0.84, item_j=0.5, group_j=0.5),
+    candidate("big", 100, completion_s=0.08, accuracy=0.92, per_item_j=8.0, fixed_j=0.0),
+    candidate("fast", 50, completion_s=0.02, accuracy=0.90, per_item_j=5.0, fixed_j=0.0),
+    candidate("frugal", 25, completion_s=0.04, accuracy=0.84, per_item_j=0.5, fixed_j=0.5),
 ]
 
 
@@ -64,9 +64,9 @@ def test_unknown_energy_is_left_out_and_is_the_dearest_where_some_is_known() -> 
     unknown = [candidate("a", 100, completion_s=0.02), candidate("b", 25, completion_s=0.01)]
     assert chosen("energy", unknown) == ("a", 100)  # nothing to weigh: the wider
     assert chosen("energy=0.9,latency=0.1", unknown) == ("b", 25)
-    known = candidate("c", 50, item_j=99.0, group_j=0.0)
+    known = candidate("c", 50, per_item_j=99.0, fixed_j=0.0)
     assert chosen("energy", [*unknown, known]) == ("c", 50)
-    cheap, dear = candidate("c", 50, item_j=1.0, group_j=0.0), candidate("d", 75, item_j=2.0, group_j=0.0)
+    cheap, dear = candidate("c", 50, per_item_j=1.0, fixed_j=0.0), candidate("d", 75, per_item_j=2.0, fixed_j=0.0)
     assert chosen("energy", [*unknown, cheap, dear]) == ("c", 50)
 
 
@@ -118,13 +118,13 @@ def test_every_text_is_three_weights_that_add_up_or_is_refused(text: str) -> Non
 
 
 def test_candidates_know_their_joules_and_keep_the_heads_bound() -> None:
-    line = EnergyLine(item_j=2.0, group_j=4.0, source=EnergySource.RAPL)
+    line = EnergyLine(per_item_j=2.0, fixed_j=4.0, source=EnergySource.RAPL)
     energy = EnergyTable({(ServerName("a"), model_name(25)): line})
     fleet = [fleet_server("a", (25, 50)), fleet_server("b", (25,))]
     latency = latencies(a={25: (0.001, 0.0), 50: (0.002, 0.0)}, b={25: (0.001, 0.0)})
 
-    def offered(max_item_j: float | None, head_items: int = 1) -> dict[tuple[str, int], float | None]:
-        queue = QueueState(3, head_items, 1.0, 1.0, WIDTHS, max_item_j=max_item_j)
+    def offered(max_per_item_j: float | None, head_items: int = 1) -> dict[tuple[str, int], float | None]:
+        queue = QueueState(3, head_items, 1.0, 1.0, WIDTHS, max_per_item_j=max_per_item_j)
         found = build_candidates(fleet, queue, latency, now_s=0.0, slack_margin=1.0, energy=energy)
         return {(c.server, c.width): c.energy_j for c in found}
 

@@ -46,18 +46,19 @@ def batch_profile(items: int, mean_s: float, *, energy_j: float | None = 1.0) ->
 def model_profile(
     width: int,
     *,
-    item_s: float = 0.01,
-    group_s: float = 0.002,
-    item_j: float | None = 0.1,
-    group_j: float = 0.5,
+    per_item_s: float = 0.01,
+    fixed_s: float = 0.002,
+    per_item_j: float | None = 0.1,
+    fixed_j: float = 0.5,
     max_batch_size: int = 32,
     sha256: str | None = SHA256,
 ) -> ModelProfile:
-    """Return a model whose groups of n take item_s·n + group_s and, unless it is unknown, item_j·n + group_j."""
+    """Return a model whose batches of n take per_item_s·n + fixed_s and, unless unknown, per_item_j·n + fixed_j."""
     model = served(width, max_batch_size=max_batch_size)
     sizes = batch_ladder(max_batch_size)
     batches = tuple(
-        batch_profile(n, item_s * n + group_s, energy_j=None if item_j is None else item_j * n + group_j) for n in sizes
+        batch_profile(n, per_item_s * n + fixed_s, energy_j=None if per_item_j is None else per_item_j * n + fixed_j)
+        for n in sizes
     )
     return ModelProfile(
         name=model.name,

@@ -7,17 +7,17 @@ from orchestrator.snapshot import ModelName, ServerName
 
 A, B = ServerName("a"), ServerName("b")
 NARROW, WIDE = ModelName("fashion_w025"), ModelName("fashion_w100")
-TABLE = EnergyTable({(A, WIDE): EnergyLine(item_j=0.5, group_j=2.0, source=EnergySource.RAPL)})
+TABLE = EnergyTable({(A, WIDE): EnergyLine(per_item_j=0.5, fixed_j=2.0, source=EnergySource.RAPL)})
 
 
-@pytest.mark.parametrize(("items", "group_j"), [(1, 2.5), (8, 6.0)])
-def test_a_group_costs_its_items_and_a_part_of_its_own(items: int, group_j: float) -> None:
-    assert TABLE.group_j(A, WIDE, items) == pytest.approx(group_j)
+@pytest.mark.parametrize(("items", "fixed_j"), [(1, 2.5), (8, 6.0)])
+def test_a_group_costs_its_items_and_a_part_of_its_own(items: int, fixed_j: float) -> None:
+    assert TABLE.fixed_j(A, WIDE, items) == pytest.approx(fixed_j)
 
 
 @pytest.mark.parametrize(("server", "model"), [(B, WIDE), (A, NARROW)])
 def test_what_was_not_measured_is_unknown_and_not_free(server: ServerName, model: ModelName) -> None:
-    assert TABLE.group_j(server, model, 1) is None
+    assert TABLE.fixed_j(server, model, 1) is None
     assert TABLE.line(server, model) is None
 
 

@@ -20,16 +20,16 @@ def fit(observations: list[tuple[int, float]]) -> LatencyFit:
 
 
 @given(sizes, st.floats(1e-4, 0.1), st.floats(1e-4, 0.1))
-def test_a_straight_line_is_found_exactly(ns: list[int], slope_s: float, group_s: float) -> None:
-    found = fit([(n, slope_s * n + group_s) for n in ns]).line()
-    assert found == pytest.approx((slope_s, group_s), rel=1e-4, abs=1e-7)
+def test_a_straight_line_is_found_exactly(ns: list[int], slope_s: float, fixed_s: float) -> None:
+    found = fit([(n, slope_s * n + fixed_s) for n in ns]).line()
+    assert found == pytest.approx((slope_s, fixed_s), rel=1e-4, abs=1e-7)
 
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.floats(0, 1)), min_size=1, max_size=30))
 def test_neither_part_is_ever_negative(observations: list[tuple[int, float]]) -> None:
-    slope_s, group_s = fit(observations).line()
+    slope_s, fixed_s = fit(observations).line()
     assert slope_s >= 0
-    assert group_s >= 0
+    assert fixed_s >= 0
 
 
 def test_nothing_observed_is_instant() -> None:
@@ -41,18 +41,18 @@ def test_groups_of_one_size_lay_the_time_on_the_items() -> None:
 
 
 def test_falling_times_are_a_constant_and_a_negative_start_is_none() -> None:
-    slope_s, group_s = fit([(1, 0.2), (8, 0.1)]).line()
+    slope_s, fixed_s = fit([(1, 0.2), (8, 0.1)]).line()
     assert slope_s == 0
-    assert 0.1 < group_s < 0.2
-    slope_s, group_s = fit([(1, 0.01), (8, 0.8)]).line()
-    assert group_s == 0
+    assert 0.1 < fixed_s < 0.2
+    slope_s, fixed_s = fit([(1, 0.01), (8, 0.8)]).line()
+    assert fixed_s == 0
     assert 0.09 < slope_s < 0.1
 
 
 def test_one_stall_does_not_make_a_server_look_slow_for_good_but_being_slow_does() -> None:
     usual = [(n, 0.01 * n) for n in (1, 8)] * 20
-    slope_s, group_s = fit([*usual, (8, 5.0)]).line()
-    assert slope_s * 8 + group_s < 0.11
+    slope_s, fixed_s = fit([*usual, (8, 5.0)]).line()
+    assert slope_s * 8 + fixed_s < 0.11
     assert fit([*usual, *[(n, 0.5 * n) for n in (1, 8)] * 60]).line() == pytest.approx((0.5, 0), rel=0.2, abs=0.1)
 
 

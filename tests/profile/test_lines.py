@@ -14,9 +14,9 @@ LADDER = (1, 2, 4, 8, 16, 32)
 
 
 @given(st.floats(1e-5, 0.1), st.floats(1e-5, 0.1))
-def test_a_line_is_found_and_predicts_what_was_held_out(item_s: float, group_s: float) -> None:
-    line = fit_latency([(n, item_s * n + group_s) for n in LADDER])
-    assert (line.item_s, line.group_s) == pytest.approx((item_s, group_s), rel=1e-3)
+def test_a_line_is_found_and_predicts_what_was_held_out(per_item_s: float, fixed_s: float) -> None:
+    line = fit_latency([(n, per_item_s * n + fixed_s) for n in LADDER])
+    assert (line.per_item_s, line.fixed_s) == pytest.approx((per_item_s, fixed_s), rel=1e-3)
     assert line.held_out == (2, 8, 32)
     assert line.held_out_error_ratio == pytest.approx(0, abs=1e-4)
 
@@ -34,25 +34,25 @@ def test_too_few_sizes_hold_none_out() -> None:
 
 @given(st.lists(st.floats(1e-4, 10), min_size=6, max_size=6))
 def test_no_line_is_negative(values: list[float]) -> None:
-    item, group = fit_line(list(zip(LADDER, values, strict=True)))
+    item, batch = fit_line(list(zip(LADDER, values, strict=True)))
     assert item >= 0
-    assert group >= 0
+    assert batch >= 0
 
 
 def test_small_batches_count_as_much_as_large_ones() -> None:
     points = [(1, 0.010), (32, 0.100), (64, 0.400)]  # no line fits; unweighted, the largest would decide
-    item_s, group_s = fit_line(points)
-    assert abs(item_s + group_s - 0.010) / 0.010 < 0.5
+    per_item_s, fixed_s = fit_line(points)
+    assert abs(per_item_s + fixed_s - 0.010) / 0.010 < 0.5
 
 
 def test_energy_is_fitted_when_all_of_it_is_known_and_of_one_source() -> None:
-    model = model_profile(50, item_j=0.2, group_j=0.7)
+    model = model_profile(50, per_item_j=0.2, fixed_j=0.7)
     line = fit_energy(model.batches)
     assert line is not None
-    assert (line.item_j, line.group_j) == pytest.approx((0.2, 0.7))
+    assert (line.per_item_j, line.fixed_j) == pytest.approx((0.2, 0.7))
     assert line.source is EnergySource.ESTIMATED
     first, *rest = model.batches
     assert fit_energy([replace(first, energy_source=EnergySource.RAPL), *rest]) is None
     assert fit_energy([replace(first, energy_j=None, energy_source=None), *rest]) is None
-    assert fit_energy(model_profile(50, item_j=None).batches) is None
+    assert fit_energy(model_profile(50, per_item_j=None).batches) is None
     assert fit_line([(1, 0.0), (2, 0.0)]) == (0, 0)

@@ -18,7 +18,7 @@ from orchestrator.profile import (
     check_live,
     find_start,
 )
-from orchestrator.profile.start import PRIOR_GROUPS, prior_fit
+from orchestrator.profile.start import PRIOR_BATCHES, prior_fit
 from orchestrator.snapshot import ServerName
 from tests.profile.profiles import model_profile, profile_of, served, server_profile
 
@@ -29,15 +29,15 @@ THROTTLED_GROUPS = 16
 
 
 @given(st.floats(1e-5, 0.1), st.floats(1e-5, 0.1))
-def test_the_start_is_the_profiles_line_with_the_weight_of_some_groups(item_s: float, group_s: float) -> None:
-    fit = prior_fit(model_profile(50, item_s=item_s, group_s=group_s))
-    assert fit.line() == pytest.approx((item_s, group_s), rel=1e-3)
-    assert fit.weight == PRIOR_GROUPS
+def test_the_start_is_the_profiles_line_with_the_weight_of_some_groups(per_item_s: float, fixed_s: float) -> None:
+    fit = prior_fit(model_profile(50, per_item_s=per_item_s, fixed_s=fixed_s))
+    assert fit.line() == pytest.approx((per_item_s, fixed_s), rel=1e-3)
+    assert fit.weight == PRIOR_BATCHES
 
 
 @pytest.mark.parametrize("sizes", [(1,), (8,), (1, 8), (32, 16, 1), (4, 8, 16, 32)])
 def test_a_machine_three_times_slower_than_its_profile_is_noticed(sizes: tuple[int, ...]) -> None:
-    fit = prior_fit(model_profile(50, item_s=0.01, group_s=0.002))
+    fit = prior_fit(model_profile(50, per_item_s=0.01, fixed_s=0.002))
     for index in range(THROTTLED_GROUPS):
         items = sizes[index % len(sizes)]
         fit = fit.observe(items, 3 * (0.01 * items + 0.002))
@@ -52,8 +52,8 @@ def test_a_served_model_finds_its_latency_and_energy() -> None:
     table = LatencyTable().start(A, served(100).name, start.latency)
     assert table.line(A, served(100), (served(100),)) == pytest.approx((0.01, 0.002))
     energy = EnergyTable().start(A, served(100).name, start.energy)
-    assert energy.group_j(A, served(100).name, 4) == pytest.approx(0.9)
-    assert energy.start(A, served(100).name, None).group_j(A, served(100).name, 4) is None
+    assert energy.fixed_j(A, served(100).name, 4) == pytest.approx(0.9)
+    assert energy.start(A, served(100).name, None).fixed_j(A, served(100).name, 4) is None
 
 
 @pytest.mark.parametrize(

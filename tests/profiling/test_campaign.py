@@ -58,7 +58,10 @@ def assembled(journal: Journal, *servers: ServerFacts) -> Profile:
 
 
 async def test_every_batch_of_every_width_and_server_is_measured_as_it_is(tmp_path: Path) -> None:
-    servers = {A: ProfiledFake((25, 100), item_s=0.01), B: ProfiledFake((25, 100), item_s=0.03, max_batch_size=12)}
+    servers = {
+        A: ProfiledFake((25, 100), per_item_s=0.01),
+        B: ProfiledFake((25, 100), per_item_s=0.03, max_batch_size=12),
+    }
     journal = await campaign(tmp_path / "p", *(subject(name, server) for name, server in servers.items()))
     power = PowerModel(idle_w=5, busy_w=25)
     profile = assembled(journal, facts(B, servers[B], power=power), facts(A, servers[A]))
@@ -78,7 +81,7 @@ async def test_every_batch_of_every_width_and_server_is_measured_as_it_is(tmp_pa
                 else:
                     assert batch.energy_j is None
                     assert "fleet.yaml states no 'power'" in batch.energy_reason
-            assert model.line.item_s == pytest.approx(server.item_s * (model.width / 100) ** 2, rel=1e-3)
+            assert model.line.per_item_s == pytest.approx(server.per_item_s * (model.width / 100) ** 2, rel=1e-3)
             assert model.line.held_out_error_ratio == pytest.approx(0, abs=1e-3)
             assert model.changes is None
 
@@ -213,7 +216,7 @@ class FarServer(ProfiledFake):
 async def test_under_load_a_batch_takes_of_its_server_what_it_runs_and_not_what_its_answer_travels(
     tmp_path: Path,
 ) -> None:
-    server = FarServer((25, 100), item_s=0.01, max_batch_size=4)
+    server = FarServer((25, 100), per_item_s=0.01, max_batch_size=4)
     with Journal.open(tmp_path / "p") as journal:
         journal.bind({"servers": {}})
         sampling = replace(QUICK, bursts_s=0.1)

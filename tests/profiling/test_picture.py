@@ -14,7 +14,7 @@ from tests.profile.profiles import model_profile, profile_of, server_profile
 PNG = b"\x89PNG\r\n\x1a\n"
 PROFILE = profile_of(
     server_profile("a"),
-    server_profile("b", model_profile(50, item_s=0.02, item_j=None), origin=Origin.EMULATED, slowdown=3.0),
+    server_profile("b", model_profile(50, per_item_s=0.02, per_item_j=None), origin=Origin.EMULATED, slowdown=3.0),
 )
 
 

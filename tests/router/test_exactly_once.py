@@ -24,7 +24,7 @@ from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from tests.fakes.servers import CLASSES, NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.virtual_time import new_virtual_loop
 
-DEEDS = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", "late refusal")
+SEQUENCES = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", "late refusal")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Call:
 @dataclass(frozen=True)
 class Scenario:
     calls: tuple[Call, ...]
-    deeds: tuple[tuple[str, ...], ...]  # of each server, one a call, then it answers
+    sequences: tuple[tuple[str, ...], ...]  # of each server, one a call, then it answers
     losses: tuple[tuple[float, int, float], ...]  # (when, which server, for how long)
     settings: tuple[tuple[str, Any], ...]
     close_early: bool
@@ -79,7 +79,7 @@ router_settings = st.fixed_dictionaries(
 scenarios = st.builds(
     Scenario,
     calls=st.lists(calls, min_size=1, max_size=30).map(tuple),
-    deeds=st.lists(st.lists(st.sampled_from(DEEDS), max_size=6).map(tuple), min_size=1, max_size=3).map(tuple),
+    sequences=st.lists(st.lists(st.sampled_from(SEQUENCES), max_size=6).map(tuple), min_size=1, max_size=3).map(tuple),
     losses=st.lists(
         st.tuples(st.sampled_from((0.0, 0.002, 0.02, 0.2)), st.integers(0, 2), st.sampled_from((0.001, 0.1, 5.0))),
         max_size=3,
@@ -89,20 +89,20 @@ scenarios = st.builds(
 )
 
 
-class Moody(FakeServer):
+class Unsteady(FakeServer):
     """Does what it is told at each call, before or after it has run the group."""
 
-    def __init__(self, deeds: tuple[str, ...]) -> None:
-        super().__init__(item_s=0.004)
-        self.deeds: list[str] = []
-        self._script = deeds
+    def __init__(self, sequences: tuple[str, ...]) -> None:
+        super().__init__(per_item_s=0.004)
+        self.sequences: list[str] = []
+        self._script = sequences
 
     def begin(self) -> None:
         """Behave well no longer: the warm-up is over."""
-        self.deeds = list(self._script)
+        self.sequences = list(self._script)
 
     async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
-        deed = self.deeds.pop(0) if self.deeds else "answer"
+        deed = self.sequences.pop(0) if self.sequences else "answer"
         if deed == "refuse":
             raise ServerUnavailableError("connection refused", executed=False)
         if deed == "raise":
@@ -180,7 +180,7 @@ async def lose(server: FakeServer, after_s: float, for_s: float) -> None:
 
 
 async def play(scenario: Scenario) -> None:
-    servers = [Moody(deeds) for deeds in scenario.deeds]
+    servers = [Unsteady(sequences) for sequences in scenario.sequences]
     ledger = Ledger()
     options = RouterSettings.model_validate(
         {
@@ -217,7 +217,9 @@ async def play(scenario: Scenario) -> None:
 
 
 def check_outcomes(scenario: Scenario, outcomes: list[Any]) -> None:
-    is_calm = not scenario.losses and not {"refuse", "hang", "late refusal"} & {d for ds in scenario.deeds for d in ds}
+    is_calm = not scenario.losses and not {"refuse", "hang", "late refusal"} & {
+        d for ds in scenario.sequences for d in ds
+    }
     for mark, (call, outcome) in enumerate(zip(scenario.calls, outcomes, strict=True)):
         note(f"{mark}: {outcome!r}"[:200])
         if isinstance(outcome, Answer):

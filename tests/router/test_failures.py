@@ -53,7 +53,7 @@ async def ask(router: Router, count: int, **arguments: Any) -> list[Any]:
 
 @pytest.mark.parametrize("policy", ["lert", "lert:slack", "jsq", "round-robin", "random"])
 async def test_a_broken_model_on_the_best_server_costs_no_request(policy: str) -> None:
-    fast, slow = BrokenModel(item_s=0.001), FakeServer(item_s=0.01)
+    fast, slow = BrokenModel(per_item_s=0.001), FakeServer(per_item_s=0.01)
     async with routed({"fast": fast, "slow": slow}, policy=policy, in_flight_groups=2) as router:
         fast.broken = frozenset({25, 50, 75, 100})
         outcomes = await ask(router, 200)
@@ -79,8 +79,8 @@ async def test_a_broken_width_takes_out_only_itself() -> None:
 
 @pytest.mark.parametrize("others", [{}, {"slow": 0.05}])
 async def test_a_server_that_hangs_is_taken_out_and_returns_when_it_answers_again(others: Mapping[str, float]) -> None:
-    hanging = Hanging(item_s=0.001)
-    servers = {"fast": hanging, **{name: FakeServer(item_s=item_s) for name, item_s in others.items()}}
+    hanging = Hanging(per_item_s=0.001)
+    servers = {"fast": hanging, **{name: FakeServer(per_item_s=per_item_s) for name, per_item_s in others.items()}}
     async with routed(servers, policy="lert", group_timeout_s=2, request_timeout_s=30) as router:
         hanging.hangs = True
         outcomes = await ask(router, 100)
@@ -94,7 +94,7 @@ async def test_a_server_that_hangs_is_taken_out_and_returns_when_it_answers_agai
 
 
 async def test_a_hanging_server_holds_up_nobody_before_it_is_found_out() -> None:
-    hanging, slow = Hanging(item_s=0.001), FakeServer(item_s=0.05)
+    hanging, slow = Hanging(per_item_s=0.001), FakeServer(per_item_s=0.05)
     async with routed({"fast": hanging, "slow": slow}, policy="lert", group_timeout_s=60) as router:
         hanging.hangs = True
         first = asyncio.create_task(router.infer(item(0)))
@@ -110,8 +110,8 @@ async def test_an_unloaded_width_costs_no_request_when_another_server_has_it() -
             await asyncio.sleep(0.005)
             return await super().served_models()
 
-    first = Forgetful(item_s=0.001)
-    async with routed({"a": first, "b": FakeServer(item_s=0.01)}, policy="lert") as router:
+    first = Forgetful(per_item_s=0.001)
+    async with routed({"a": first, "b": FakeServer(per_item_s=0.01)}, policy="lert") as router:
         first.models = first.models[:3]
         outcomes = await ask(router, 10)
     assert all(isinstance(o, Answer) and o.width == 100 for o in outcomes)
@@ -133,10 +133,10 @@ async def test_the_earliest_deadline_goes_first_over_all_lanes() -> None:
         order.append(name)
 
     server = FakeServer(max_batch_size=1)
-    async with routed({"a": server}, policy="lert", in_flight_groups=1) as router, asyncio.TaskGroup() as group:
+    async with routed({"a": server}, policy="lert", in_flight_groups=1) as router, asyncio.TaskGroup() as batch:
         for name, deadline_ms in (("a1", 100), ("a2", 200), ("a3", 300)):
-            group.create_task(call(router, name, deadline_ms))
-        group.create_task(call(router, "b", 9000, min_accuracy=0.92))
+            batch.create_task(call(router, name, deadline_ms))
+        batch.create_task(call(router, "b", 9000, min_accuracy=0.92))
     assert order == ["a1", "a2", "a3", "b"]
 
 
@@ -172,7 +172,7 @@ async def test_families_on_one_server_keep_their_own_times() -> None:
 
 
 async def test_an_accuracy_floor_holds_where_servers_have_different_versions() -> None:
-    old, new = FakeServer(item_s=0.001), FakeServer(item_s=0.01)
+    old, new = FakeServer(per_item_s=0.001), FakeServer(per_item_s=0.01)
 
     old.models = tuple(dataclasses.replace(m, accuracy=m.accuracy - 0.02) for m in old.models)
     async with routed({"a": old, "b": new}, policy="lert") as router:
@@ -190,7 +190,7 @@ async def test_a_batch_may_be_as_large_as_the_most_capable_server_takes() -> Non
 
 
 async def test_callers_that_gave_up_do_not_fill_the_queue() -> None:
-    server = FakeServer(item_s=0.5)
+    server = FakeServer(per_item_s=0.5)
     async with routed({"a": server}, queue_limit=10, in_flight_groups=1, policy="lert", warm_up=False) as router:
         first = asyncio.create_task(router.infer(item(0)))
         await asyncio.sleep(0.1)
@@ -208,7 +208,7 @@ async def test_callers_that_gave_up_do_not_fill_the_queue() -> None:
 
 
 async def test_closing_that_is_cancelled_closes_all_the_same() -> None:
-    server = FakeServer(item_s=5)
+    server = FakeServer(per_item_s=5)
     router = Router(
         RouterSettings(policy="lert", warm_up=False, drain_s=60, guard=NO_TIME_BUDGET), {ServerName("a"): server}
     )

@@ -59,7 +59,7 @@ def out_of_range() -> PolicyFile:
 
 
 def pair() -> dict[str, FakeServer]:
-    return {"a": FakeServer(), "b": FakeServer(item_s=0.02)}
+    return {"a": FakeServer(), "b": FakeServer(per_item_s=0.02)}
 
 
 async def test_a_learned_policy_decides_for_requests_with_a_preference_too(file: Path) -> None:
@@ -162,10 +162,10 @@ async def test_requests_that_it_was_not_trained_on_are_nobody_elses(tmp_path: Pa
     path = put(tmp_path / "narrow.npz", slim(high=high))
     async with routed(pair(), observer=seen, policy="ppo-slim", policy_file=path, guard=NO_TIME_BUDGET) as router:
         limit = NO_TIME_BUDGET.faults
-        strange = [await router.infer(item(n), min_accuracy=0.9) for n in range(2 * limit)]
+        out_of_distribution = [await router.infer(item(n), min_accuracy=0.9) for n in range(2 * limit)]
         usual = await router.infer(item(1))
         preferring = await router.infer(item(2), min_accuracy=0.9, preference=Preference(0.2, 0.2, 0.6))
-    assert {answer.policy for answer in strange} == {"lert:reserve"}
+    assert {answer.policy for answer in out_of_distribution} == {"lert:reserve"}
     assert usual.policy == "ppo-slim"
     assert preferring.policy == "preferred"
     assert seen.fallbacks == {Fault.OUT_OF_RANGE: 2 * limit + 1}
@@ -183,7 +183,7 @@ def test_a_shadow_that_does_not_trust_itself_is_asked_again() -> None:
 
 
 def two(**values: Any) -> dict[str, FakeServer]:
-    return {"a": FakeServer(**values), "b": FakeServer(item_s=0.03, **values)}
+    return {"a": FakeServer(**values), "b": FakeServer(per_item_s=0.03, **values)}
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ async def test_a_lull_after_a_crowd_and_deadlines_unlike_each_other_are_nothing_
 async def test_callers_who_wait_for_their_answers_are_not_held_for_a_batch_that_never_fills(count: int) -> None:
     took_s: dict[str, float] = {}
     for policy in ("thrift", "ppo-slim"):
-        servers = {"a": FakeServer(item_s=0.003, group_s=0.001), "b": FakeServer(item_s=0.009, group_s=0.003)}
+        servers = {"a": FakeServer(per_item_s=0.003, fixed_s=0.001), "b": FakeServer(per_item_s=0.009, fixed_s=0.003)}
         async with routed(servers, policy=policy, guard=NO_TIME_BUDGET) as router:
             clock = asyncio.get_running_loop().time
 

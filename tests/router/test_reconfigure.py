@@ -35,7 +35,7 @@ async def routed(fleet: FleetSettings, fakes: Mapping[str, FakeServer]) -> Async
 
 @pytest.mark.parametrize("policy", ["lert", "round-robin", "jsq"])
 async def test_servers_are_exchanged_under_load_without_losing_a_request(policy: str) -> None:
-    fakes = {f"127.0.0.1:{n}": FakeServer(item_s=0.005) for n in range(1, 5)}
+    fakes = {f"127.0.0.1:{n}": FakeServer(per_item_s=0.005) for n in range(1, 5)}
     async with routed(fleet_of({"a": "127.0.0.1:1", "b": "127.0.0.1:2"}, policy=policy), fakes) as router:
         loop = asyncio.get_running_loop()
         changes = [
@@ -52,14 +52,14 @@ async def test_servers_are_exchanged_under_load_without_losing_a_request(policy:
             await asyncio.sleep(0.005)
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))
-        assert sum(len(server.groups) for server in fakes.values()) > 0
+        assert sum(len(server.batches) for server in fakes.values()) > 0
         assert set(router.served_by()) == {"a", "c"}
         assert [fakes[address].closed for address in ("127.0.0.1:2", "127.0.0.1:3")] == [True, True]
         assert not fakes["127.0.0.1:4"].closed
 
 
 async def test_a_server_that_leaves_finishes_what_it_has_before_it_is_let_go() -> None:
-    slow, other = FakeServer(item_s=0.5), FakeServer(item_s=0.8)
+    slow, other = FakeServer(per_item_s=0.5), FakeServer(per_item_s=0.8)
     async with routed(
         fleet_of({"a": "127.0.0.1:1", "b": "127.0.0.1:2"}), {"127.0.0.1:1": slow, "127.0.0.1:2": other}
     ) as router:
@@ -77,7 +77,7 @@ async def test_a_server_that_leaves_finishes_what_it_has_before_it_is_let_go() -
 
 
 async def test_what_was_abandoned_on_a_server_that_leaves_is_not_cut_off_there() -> None:
-    hanging = TroubledServer(item_s=0.001)
+    hanging = TroubledServer(per_item_s=0.001)
     async with routed(
         fleet_of({"a": "127.0.0.1:1", "b": "127.0.0.1:2"}), {"127.0.0.1:1": hanging, "127.0.0.1:2": FakeServer()}
     ) as router:
@@ -113,14 +113,14 @@ async def test_what_can_not_be_used_changes_nothing() -> None:
 
 
 async def test_a_server_that_moves_is_another_machine_of_the_same_name() -> None:
-    first, second = FakeServer(item_s=0.001), FakeServer(item_s=0.2)
+    first, second = FakeServer(per_item_s=0.001), FakeServer(per_item_s=0.2)
     async with routed(fleet_of({"a": "127.0.0.1:1"}), {"127.0.0.1:1": first, "127.0.0.1:2": second}) as router:
         await router.infer(item(0))
         quick = router.latency.line(ServerName("a"), first.models[3], first.models)
         router.reconfigure(fleet_of({"a": "127.0.0.1:2"}))
         answer = await router.infer(item(4), deadline_ms=10_000)
         assert right(answer, 4)
-        assert second.groups
+        assert second.batches
         assert router.latency.line(ServerName("a"), first.models[3], first.models)[0] > 50 * quick[0]
 
 
@@ -158,7 +158,7 @@ async def resolved(fleet: FleetSettings, fakes: Mapping[str, FakeServer], names:
 
 
 async def test_a_name_with_several_addresses_is_several_servers_that_come_and_go() -> None:
-    fakes = {f"10.0.0.{n}:8001": FakeServer(item_s=0.004) for n in (1, 2, 3)}
+    fakes = {f"10.0.0.{n}:8001": FakeServer(per_item_s=0.004) for n in (1, 2, 3)}
     names = Names("10.0.0.1", "10.0.0.2")
     fleet = fleet_of({"t": "tritons.svc:8001"}, policy="round-robin", resolve_period_s=1)
     async with resolved(fleet, fakes, names) as router:

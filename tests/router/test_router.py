@@ -36,7 +36,7 @@ async def routed(
     settings.setdefault("guard", NO_TIME_BUDGET)
     async with Router(RouterSettings(**settings), named, observer=observer or RouterObserver()) as router:
         for server in servers.values():
-            server.groups.clear()  # those of the warm-up
+            server.batches.clear()  # those of the warm-up
         yield router
 
 
@@ -54,7 +54,7 @@ async def test_callers_that_arrive_together_share_a_group() -> None:
     server = FakeServer()
     async with routed({"a": server}, policy="lert", deadline_ms=10_000) as router:
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(20)))
-    assert server.groups == [(100, 20)]
+    assert server.batches == [(100, 20)]
     assert {answer.batch for answer in answers} == {20}
     assert len({answer.decision_id for answer in answers}) == 1
 
@@ -66,7 +66,7 @@ async def test_a_group_never_exceeds_the_models_batch_and_a_batch_is_never_split
         answers = await asyncio.gather(*(router.infer(batch) for batch in batches))
     assert all(answer.output.shape == (3, CLASSES) for answer in answers)
     assert all(int(row.argmax()) == n for n, answer in enumerate(answers) for row in answer.output)
-    assert {items for _, items in server.groups} <= {3, 6}
+    assert {items for _, items in server.batches} <= {3, 6}
 
 
 async def test_a_single_item_gives_scores_without_a_batch_dimension() -> None:
@@ -94,9 +94,9 @@ async def test_earlier_deadlines_go_first() -> None:
         await router.infer(item(mark), deadline_ms=deadline_ms)
         order.append(mark)
 
-    async with routed({"a": server}, policy="lert", in_flight_groups=1) as router, asyncio.TaskGroup() as group:
+    async with routed({"a": server}, policy="lert", in_flight_groups=1) as router, asyncio.TaskGroup() as batch:
         for mark, deadline_ms in ((0, 900), (1, 500), (2, 700), (3, 100)):
-            group.create_task(call(router, mark, deadline_ms))
+            batch.create_task(call(router, mark, deadline_ms))
     assert order == [3, 1, 2, 0]
 
 
@@ -123,10 +123,10 @@ async def test_width_follows_slack() -> None:
 
 async def test_width_is_degraded_rather_than_deadlines_missed_when_load_exceeds_full_width() -> None:
     async def load(router: Router) -> list[Answer]:
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as batch:
             tasks = []
             for n in range(600):  # 200 a second; full width does 100
-                tasks.append(group.create_task(router.infer(item(n), deadline_ms=100)))
+                tasks.append(batch.create_task(router.infer(item(n), deadline_ms=100)))
                 await asyncio.sleep(0.005)
         return [task.result() for task in tasks]
 
@@ -141,13 +141,13 @@ async def test_width_is_degraded_rather_than_deadlines_missed_when_load_exceeds_
 
 
 async def test_a_slow_server_is_used_only_when_waiting_for_the_fast_one_takes_longer() -> None:
-    fast, slow = FakeServer(item_s=0.01), FakeServer(item_s=0.2)
+    fast, slow = FakeServer(per_item_s=0.01), FakeServer(per_item_s=0.2)
     async with routed({"fast": fast, "slow": slow}, policy="lert", deadline_ms=10_000) as router:
         for _ in range(5):
             await router.infer(item(0))
-        assert not slow.groups
+        assert not slow.batches
         await asyncio.gather(*(router.infer(item(n)) for n in range(500)))
-    assert slow.groups
+    assert slow.batches
 
 
 async def test_round_robin_takes_turns_and_random_uses_everything() -> None:
@@ -170,7 +170,7 @@ async def test_random_decisions_repeat_with_the_seed() -> None:
 
 
 async def test_a_request_no_server_ran_is_sent_to_another() -> None:
-    first, second = FakeServer(item_s=0.001), FakeServer(item_s=0.1)
+    first, second = FakeServer(per_item_s=0.001), FakeServer(per_item_s=0.1)
     async with routed({"a": first, "b": second}, policy="lert") as router:
         first.failures = [ServerUnavailableError("connection refused", executed=False)]
         answer = await router.infer(item(4))
@@ -179,12 +179,12 @@ async def test_a_request_no_server_ran_is_sent_to_another() -> None:
 
 
 async def test_a_request_whose_answer_was_lost_is_asked_again_because_inference_is_pure() -> None:
-    server, other = FakeServer(item_s=0.001), FakeServer()
+    server, other = FakeServer(per_item_s=0.001), FakeServer()
     async with routed({"a": server, "b": other}, policy="lert") as router:
         server.failures = [ConnectionLostError("socket closed")]
         answer = await router.infer(item(4))
     assert right(answer, 4)
-    assert (answer.server, server.groups) == ("b", [])
+    assert (answer.server, server.batches) == ("b", [])
 
 
 async def test_what_a_server_refuses_for_good_is_not_sent_again() -> None:
@@ -193,7 +193,7 @@ async def test_what_a_server_refuses_for_good_is_not_sent_again() -> None:
         server.failures = [PermanentError("unexpected shape")]
         with pytest.raises(PermanentError, match="unexpected shape"):
             await router.infer(item(0))
-    assert not server.groups
+    assert not server.batches
 
 
 async def test_attempts_are_bounded() -> None:
@@ -219,7 +219,7 @@ async def test_a_lost_server_is_used_again_within_a_second_of_its_return() -> No
 
 
 async def test_requests_bound_to_a_server_that_dies_move_to_another() -> None:
-    servers = {"a": FakeServer(item_s=1), "b": FakeServer(item_s=0.001)}
+    servers = {"a": FakeServer(per_item_s=1), "b": FakeServer(per_item_s=0.001)}
     async with routed(servers, policy="round-robin", request_timeout_s=1000) as router:
         calls = [asyncio.create_task(router.infer(item(n))) for n in range(200)]
         await asyncio.sleep(0.5)
@@ -242,7 +242,7 @@ async def test_another_instance_count_is_followed_without_a_new_warm_up() -> Non
         server.models = tuple(dataclasses.replace(m, instances=3) for m in server.models)
         await asyncio.sleep(2)
         assert {model.instances for model in router.models()} == {3}
-    assert server.groups == []
+    assert server.batches == []
 
 
 async def test_a_bug_in_discovery_takes_out_one_server_and_is_got_over(caplog: pytest.LogCaptureFixture) -> None:
@@ -254,7 +254,7 @@ async def test_a_bug_in_discovery_takes_out_one_server_and_is_got_over(caplog: p
                 raise ZeroDivisionError("bug")
             return await super().served_models()
 
-    buggy = Buggy(item_s=0.0001)
+    buggy = Buggy(per_item_s=0.0001)
     async with routed({"a": buggy, "b": FakeServer()}, policy="lert", discovery_period_s=1) as router:
         assert (await router.infer(item(0))).server == "a"
         buggy.is_buggy = True
@@ -267,7 +267,7 @@ async def test_a_bug_in_discovery_takes_out_one_server_and_is_got_over(caplog: p
 
 
 async def test_a_server_that_never_answers_the_warm_up_does_not_hold_up_the_others() -> None:
-    servers = {"a": FakeServer(item_s=1e6), "b": FakeServer()}
+    servers = {"a": FakeServer(per_item_s=1e6), "b": FakeServer()}
     async with routed(servers, group_timeout_s=5, drain_s=0) as router:
         assert asyncio.get_running_loop().time() < 6
         assert (await router.infer(item(0))).server == "b"
@@ -275,7 +275,7 @@ async def test_a_server_that_never_answers_the_warm_up_does_not_hold_up_the_othe
 
 async def test_a_full_queue_refuses_at_once() -> None:
     async with routed(
-        {"a": FakeServer(item_s=0.5)}, queue_limit=10, in_flight_groups=1, policy="lert", warm_up=False
+        {"a": FakeServer(per_item_s=0.5)}, queue_limit=10, in_flight_groups=1, policy="lert", warm_up=False
     ) as router:
         first = asyncio.create_task(router.infer(item(0)))
         await asyncio.sleep(0.1)
@@ -286,7 +286,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 
 async def test_no_answer_in_time_is_an_error_that_names_the_limit() -> None:
-    async with routed({"a": FakeServer(item_s=100)}, request_timeout_s=2, warm_up=False, drain_s=0) as router:
+    async with routed({"a": FakeServer(per_item_s=100)}, request_timeout_s=2, warm_up=False, drain_s=0) as router:
         with pytest.raises(DeadlineError, match="request_timeout_s = 2"):
             await router.infer(item(0))
 
@@ -303,11 +303,11 @@ async def test_a_caller_that_gives_up_costs_its_neighbours_nothing() -> None:
         await first
     assert isinstance(outcomes[0], asyncio.CancelledError)
     assert all(isinstance(o, Answer) and right(o, n) for n, o in enumerate(outcomes) if n)
-    assert server.groups == [(100, 1), (100, 8)]
+    assert server.batches == [(100, 1), (100, 8)]
 
 
 async def test_closing_answers_what_is_under_way_and_refuses_the_rest() -> None:
-    server = FakeServer(item_s=0.5)
+    server = FakeServer(per_item_s=0.5)
     async with routed({"a": server}, policy="lert", in_flight_groups=1) as router:
         sent = asyncio.create_task(router.infer(item(1)))
         await asyncio.sleep(0.1)
@@ -339,7 +339,7 @@ async def test_a_short_answer_is_refused() -> None:
     async with routed({"a": Short()}, warm_up=False) as router:
         with pytest.raises(WrongAnswerError, match="answered 0 items of 1"):
             await router.infer(item(0))
-    async with routed({"a": Short(item_s=0.001), "b": FakeServer()}, warm_up=False, policy="lert") as router:
+    async with routed({"a": Short(per_item_s=0.001), "b": FakeServer()}, warm_up=False, policy="lert") as router:
         assert right(await router.infer(item(3)), 3)
 
 

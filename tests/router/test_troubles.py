@@ -88,7 +88,7 @@ def test_every_request_ends_once_and_nothing_is_left_behind(
     planned: list[Trouble], policy: str, hedges: bool, deadline_ms: float | None
 ) -> None:
     async def run() -> None:
-        told, servers = Told(), {name: TroubledServer(item_s=0.004) for name in "abc"}
+        told, servers = Told(), {name: TroubledServer(per_item_s=0.004) for name in "abc"}
         options = {"policy": policy, "group_timeout_s": 2, "request_timeout_s": 20}
         if hedges:
             options["hedge"] = {"quantile": 0.9}

@@ -22,7 +22,7 @@ from orchestrator.router.queue.request_queue import Lane
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace
-from orchestrator.snapshot import Family, GroupInFlight, ModelName, QueueState, ServedModel, ServerState, TensorSpec
+from orchestrator.snapshot import BatchInFlight, Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec
 
 Outcome = tuple[float, str | None, int, int]
 """When a request was answered, by which server, at which width, in a group of how many items."""
@@ -41,7 +41,7 @@ class _Group:
 @dataclass
 class _Server:
     server: SimulatedServer
-    groups: list[_Group] = field(default_factory=list)
+    batches: list[_Group] = field(default_factory=list)
     bound: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
     last_answer_s: float | None = None
 
@@ -75,11 +75,11 @@ class ReferenceWorld:
             if self.alarm_s < next_s:
                 now_s, self.alarm_s = self.alarm_s, math.inf
             elif self.events and (not arrivals or self.events[0][0] <= arrivals[0][0]):
-                now_s, _, server, group = heapq.heappop(self.events)
-                if not group.has_run and group.model.delay_s:
-                    self._run_out(server, group, now_s)
+                now_s, _, server, batch = heapq.heappop(self.events)
+                if not batch.has_run and batch.model.delay_s:
+                    self._run_out(server, batch, now_s)
                     continue  # the router knows nothing of it
-                self._end(server, group, now_s)
+                self._end(server, batch, now_s)
             else:
                 now_s, request = arrivals.pop(0)
                 heapq.heappush(self.queue, (float(self.trace.deadline_s[request]), request))
@@ -105,8 +105,8 @@ class ReferenceWorld:
             candidates = build_candidates(
                 states, queue, self.latency, now_s=now_s, slack_margin=margin, energy=self.energy
             )
-            lots = (float(self.trace.lots[0][head]), float(self.trace.lots[1][head]))
-            decision = self.policy.choose(candidates, Situation(queue, now_s, self.turn, lots, margin, self.memory))
+            uniforms = (float(self.trace.uniforms[0][head]), float(self.trace.uniforms[1][head]))
+            decision = self.policy.choose(candidates, Situation(queue, now_s, self.turn, uniforms, margin, self.memory))
             self.turn += 1
             if isinstance(decision, Reject):
                 self.outcomes[heapq.heappop(self.queue)[1]] = (now_s, None, -1, 0)
@@ -128,13 +128,13 @@ class ReferenceWorld:
             server.server.name,
             tuple(_served(m) for m in server.server.models),
             in_flight=tuple(
-                GroupInFlight(_name(g.model), g.items, g.sent_s, g.started_s if g.model.instances > 1 else None)
-                for g in server.groups
+                BatchInFlight(_name(g.model), g.items, g.sent_s, g.started_s if g.model.instances > 1 else None)
+                for g in server.batches
             ),
             bound_items=tuple(
                 (_name(m), sum(self._items(r) for _, r in server.bound.get(m.width, ()))) for m in server.server.models
             ),
-            group_limit=waiting + max(m.instances for m in server.server.models),
+            batch_limit=waiting + max(m.instances for m in server.server.models),
             waiting_limit=waiting,
             last_answer_s=server.last_answer_s,
         )
@@ -155,53 +155,53 @@ class ReferenceWorld:
         while queue and sum(map(self._items, requests)) + self._items(queue[0][1]) <= most:
             requests.append(heapq.heappop(queue)[1])
         model = next(m for m in server.server.models if m.width == width)
-        server.groups.append(_Group(model, requests, sum(map(self._items, requests)), now_s))
+        server.batches.append(_Group(model, requests, sum(map(self._items, requests)), now_s))
         self._start(index, now_s)
 
     def _start(self, index: int, now_s: float) -> None:
         server = self.servers[index]
-        for group in server.groups:
-            if group.started_s is not None:
+        for batch in server.batches:
+            if batch.started_s is not None:
                 continue
-            busy = sum(1 / g.model.instances for g in server.groups if g.started_s is not None and not g.has_run)
-            if busy + 1 / group.model.instances > WHOLE:
+            busy = sum(1 / g.model.instances for g in server.batches if g.started_s is not None and not g.has_run)
+            if busy + 1 / batch.model.instances > WHOLE:
                 return
-            group.started_s = now_s
-            noise, sigma = float(self.trace.noise[group.requests[0]]), group.model.sigma
-            takes_s = group.model.service_s[group.items - 1] * math.exp(sigma * noise - sigma * sigma / 2)
-            heapq.heappush(self.events, (now_s + takes_s, next(self.order), index, group))
+            batch.started_s = now_s
+            noise, sigma = float(self.trace.noise[batch.requests[0]]), batch.model.sigma
+            takes_s = batch.model.service_s[batch.items - 1] * math.exp(sigma * noise - sigma * sigma / 2)
+            heapq.heappush(self.events, (now_s + takes_s, next(self.order), index, batch))
 
-    def _run_out(self, index: int, group: _Group, now_s: float) -> None:
-        group.has_run = True
-        heapq.heappush(self.events, (now_s + group.model.delay_s, next(self.order), index, group))
+    def _run_out(self, index: int, batch: _Group, now_s: float) -> None:
+        batch.has_run = True
+        heapq.heappush(self.events, (now_s + batch.model.delay_s, next(self.order), index, batch))
         self._start(index, now_s)
 
-    def _end(self, index: int, group: _Group, now_s: float) -> None:
+    def _end(self, index: int, batch: _Group, now_s: float) -> None:
         server = self.servers[index]
-        server.groups.remove(group)
-        self._tell(server, group, now_s)
+        server.batches.remove(batch)
+        self._tell(server, batch, now_s)
         server.last_answer_s = now_s
-        for request in group.requests:
-            self.outcomes[request] = (now_s, server.server.name, int(group.model.width), group.items)
+        for request in batch.requests:
+            self.outcomes[request] = (now_s, server.server.name, int(batch.model.width), batch.items)
         self._start(index, now_s)
         self._serve_bound(index, now_s)
 
-    def _tell(self, server: _Server, group: _Group, now_s: float) -> None:
-        assert group.started_s is not None
+    def _tell(self, server: _Server, batch: _Group, now_s: float) -> None:
+        assert batch.started_s is not None
         if not (isinstance(self.policy, ObservingPolicy) and self.policy.is_observing):
             return
-        item_s, group_s = self.latency.line(server.server.name, _served(group.model), ())
+        per_item_s, fixed_s = self.latency.line(server.server.name, _served(batch.model), ())
         # As the router sees it: with one instance, since the server's last answer or since it was sent.
-        seen_s = group.started_s
-        if group.has_run and group.model.instances == 1:
-            seen_s = max(group.sent_s, server.last_answer_s or group.sent_s)
+        seen_s = batch.started_s
+        if batch.has_run and batch.model.instances == 1:
+            seen_s = max(batch.sent_s, server.last_answer_s or batch.sent_s)
         outcome = Answered(
             server.server.name,
-            group.model.width,
-            group.items,
-            expected_s=item_s * group.items + group_s,
+            batch.model.width,
+            batch.items,
+            expected_s=per_item_s * batch.items + fixed_s,
             took_s=now_s - seen_s,
-            is_in_time=all(now_s <= self.trace.deadline_s[r] for r in group.requests),
+            is_in_time=all(now_s <= self.trace.deadline_s[r] for r in batch.requests),
             now_s=now_s,
         )
         self.policy.observe(self.memory, outcome)
@@ -221,8 +221,10 @@ def _energy(servers: Sequence[SimulatedServer]) -> EnergyTable:
         for model in server.models:
             if model.energy_j is not None:
                 sizes = np.arange(1, model.max_batch_size + 1)
-                item_j, group_j = np.polyfit(sizes, model.energy_j, 1) if len(sizes) > 1 else (model.energy_j[0], 0.0)
-                lines[server.name, _name(model)] = EnergyLine(float(item_j), float(group_j), EnergySource.ESTIMATED)
+                per_item_j, fixed_j = (
+                    np.polyfit(sizes, model.energy_j, 1) if len(sizes) > 1 else (model.energy_j[0], 0.0)
+                )
+                lines[server.name, _name(model)] = EnergyLine(float(per_item_j), float(fixed_j), EnergySource.ESTIMATED)
     return EnergyTable(lines)
 
 

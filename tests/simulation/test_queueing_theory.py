@@ -43,14 +43,14 @@ def test_m_m_c_waits_as_erlang_says(instances: int, load: float) -> None:
     assert found_s.mean() == pytest.approx(0.01 + wait_s, rel=0.03)
 
 
-@pytest.mark.parametrize(("item_s", "group_s", "rate_load"), [(0.001, 0.01, 0.5), (0.002, 0.005, 0.8)])
+@pytest.mark.parametrize(("per_item_s", "fixed_s", "rate_load"), [(0.001, 0.01, 0.5), (0.002, 0.005, 0.8)])
 def test_batch_service_stays_under_inoues_bound_and_close_to_it(
-    item_s: float, group_s: float, rate_load: float
+    per_item_s: float, fixed_s: float, rate_load: float
 ) -> None:
-    model = linear_model(100, item_s=item_s, group_s=group_s, max_batch_size=4096)
+    model = linear_model(100, per_item_s=per_item_s, fixed_s=fixed_s, max_batch_size=4096)
     settings = scenario(requests=200_000, load=rate_load, objectives=patient(in_flight_groups=1), telemetry=FIXED)
     simulation = run(settings, servers(1, model))
-    a, t, rate = item_s, group_s, simulation.trace.rate_rps
+    a, t, rate = per_item_s, fixed_s, simulation.trace.rate_rps
     loose = (a + t) / (2 * (1 - rate * a)) * (1 + 2 * rate * t + (1 - rate * t) / (1 + rate * a))
     heavy = 1.5 * t / (1 - rate * a) + a / 2 * (rate * a + 2) / (1 - (rate * a) ** 2)
     found_s = latencies_s(simulation).mean()
@@ -73,7 +73,7 @@ def test_policies_stand_in_their_known_order_on_like_servers() -> None:
 def test_little(policy: str) -> None:
     """The time average of how many are there is their rate times how long they stay."""
     settings = scenario(requests=20_000, load=0.8, objectives=patient())
-    simulation = run(settings, servers(3, single(), linear_model(50, item_s=0.004)), policy)
+    simulation = run(settings, servers(3, single(), linear_model(50, per_item_s=0.004)), policy)
     arrived_s, answered_s = (np.asarray(simulation.world.requests[field]) for field in (f.ARRIVED_S, f.ANSWERED_S))
     grid_s = np.random.default_rng(1).uniform(0, simulation.now_s, 200_000)
     inside = np.searchsorted(np.sort(arrived_s), grid_s, side="right") - np.searchsorted(np.sort(answered_s), grid_s)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
 from orchestrator.policies import Binding, Situation, parse_policy
-from orchestrator.policies.tables.fields import HOLD, ITEM_S, REJECT
+from orchestrator.policies.tables.fields import HOLD, PER_ITEM_S, REJECT
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import ScenarioSettings
@@ -49,13 +49,13 @@ def fleets(draw: st.DrawFn) -> list[SimulatedServer]:
             replace(
                 linear_model(
                     width,
-                    item_s=draw(st.floats(1e-4, 2e-2)),
-                    group_s=draw(st.floats(0, 1e-2)),
+                    per_item_s=draw(st.floats(1e-4, 2e-2)),
+                    fixed_s=draw(st.floats(0, 1e-2)),
                     max_batch_size=draw(st.sampled_from((2, 4, 32))),
                     instances=draw(st.integers(1, 3)),
                     sigma=draw(st.sampled_from((0.0, 0.3))),
-                    item_j=draw(st.floats(0.001, 1)),
-                    group_j=draw(st.floats(0, 1)),
+                    per_item_j=draw(st.floats(0.001, 1)),
+                    fixed_j=draw(st.floats(0, 1)),
                 ),
                 delay_s=draw(st.sampled_from((0.0, 0.0, 1e-3, 2e-2))),
             )
@@ -160,7 +160,7 @@ def test_requests_and_joules_are_conserved_whatever_happens(
 
 
 def test_a_seed_names_a_trace_and_faults_leave_arrivals_alone() -> None:
-    fleet = servers(3, single(sigma=0.3), linear_model(50, item_s=0.004))
+    fleet = servers(3, single(sigma=0.3), linear_model(50, per_item_s=0.004))
     calm = scenario(requests=500)
     stormy = scenario(requests=500, faults={"fail_every_s": 0.5, "down_s": 0.1})
     one, again, other, storm = (run(s, fleet, seed=seed) for s, seed in ((calm, 4), (calm, 4), (calm, 5), (stormy, 4)))
@@ -186,7 +186,7 @@ class FirstWithRoom:
 
 def test_a_policy_of_values_decides_in_the_same_world() -> None:
     settings = scenario(requests=300, objectives=patient(in_flight_groups=1))
-    fleet = servers(2, linear_model(100, item_s=0.01))
+    fleet = servers(2, linear_model(100, per_item_s=0.01))
     simulation = Simulation(settings, fleet, FirstWithRoom())
     simulation.run()
     result = summarise(simulation, seed=0)
@@ -216,7 +216,7 @@ def test_decisions_can_be_made_from_outside_one_by_one() -> None:
 
 def test_loads_take_time_memory_and_energy_and_unloads_give_memory_back() -> None:
     model = replace(single(), load_s=2.0, load_w=50.0, instance_bytes=100)
-    other = replace(linear_model(50, item_s=0.004), instances=0, load_s=1.0, instance_bytes=30)
+    other = replace(linear_model(50, per_item_s=0.004), instances=0, load_s=1.0, instance_bytes=30)
     fleet = [SimulatedServer(ServerName("a"), (other, model), idle_w=10.0)]
     simulation = Simulation(scenario(requests=2000, load=0.5, objectives=patient()), fleet, parse_policy("lert:50"))
     truth = simulation.world.truth
@@ -240,12 +240,12 @@ def test_loads_take_time_memory_and_energy_and_unloads_give_memory_back() -> Non
 
 
 def test_the_router_learns_that_a_machine_is_throttled() -> None:
-    fleet = servers(1, linear_model(100, item_s=0.01))
+    fleet = servers(1, linear_model(100, per_item_s=0.01))
     throttled = {"throttle_every_s": 1e-9, "throttle_factor": 3.0, "throttle_s": 1e9}
     simulation = run(scenario(requests=300, load=0.2, faults=throttled, objectives=patient()), fleet)
-    assert simulation.world.fleet.models[ITEM_S][0] == pytest.approx(0.03, rel=0.05)
+    assert simulation.world.fleet.models[PER_ITEM_S][0] == pytest.approx(0.03, rel=0.05)
     calm = run(scenario(requests=300, load=0.2, objectives=patient()), fleet)
-    assert calm.world.fleet.models[ITEM_S][0] == pytest.approx(0.01)
+    assert calm.world.fleet.models[PER_ITEM_S][0] == pytest.approx(0.01)
 
 
 def test_a_router_that_learns_late_of_answers_does_worse() -> None:
@@ -262,7 +262,7 @@ def test_a_router_that_learns_late_of_answers_does_worse() -> None:
 
 
 def test_an_answer_that_travels_costs_latency_and_no_capacity() -> None:
-    fleet = servers(1, replace(single(item_s=1.0), delay_s=0.25))
+    fleet = servers(1, replace(single(per_item_s=1.0), delay_s=0.25))
     settings = scenario(requests=4, objectives=patient())
     trace = replace(draw_trace(settings, fleet, 0), arrived_s=np.array([0.0, 0.0, 0.0, 10.0]))
     simulation = Simulation(settings, fleet, parse_policy("jsq"), trace=trace)
@@ -274,11 +274,13 @@ def test_an_answer_that_travels_costs_latency_and_no_capacity() -> None:
     assert list(requests[f.SENT_S]) == [0.0, 0.0, 1.25, 10.0]
     assert simulation.world.truth[f.BUSY_S][0] == 4.0
     # What the router saw: from sending to answer of the first and the last, from answer to answer of the others.
-    assert 1.0 < simulation.world.fleet.models[ITEM_S][0] < 1.25
+    assert 1.0 < simulation.world.fleet.models[PER_ITEM_S][0] < 1.25
 
 
 def test_an_answer_that_was_on_its_way_is_lost_with_its_server_and_its_energy_is_spent() -> None:
-    fleet = servers(2, replace(linear_model(100, item_s=1.0, max_batch_size=1, item_j=2.0), delay_s=0.5), idle_w=0.0)
+    fleet = servers(
+        2, replace(linear_model(100, per_item_s=1.0, max_batch_size=1, per_item_j=2.0), delay_s=0.5), idle_w=0.0
+    )
     settings = scenario(requests=1, objectives=patient())
     trace = replace(
         draw_trace(settings, fleet, 0),
@@ -325,7 +327,7 @@ def entries(*given: tuple[float, int, float, float]) -> np.ndarray[Any, np.dtype
 
 @pytest.mark.parametrize("policy", ["lert", "jsq"])
 def test_what_is_arranged_for_after_the_last_answer_costs_nothing(policy: str) -> None:
-    fleet, settings = servers(2, linear_model(100, item_s=0.01, item_j=1.0), idle_w=30), scenario(requests=200)
+    fleet, settings = servers(2, linear_model(100, per_item_s=0.01, per_item_j=1.0), idle_w=30), scenario(requests=200)
     trace = draw_trace(settings, fleet, 3)
     calm = Simulation(settings, fleet, parse_policy(policy), trace=trace)
     calm.run()
@@ -345,7 +347,7 @@ def test_what_is_arranged_for_after_the_last_answer_costs_nothing(policy: str) -
 
 
 def test_a_run_waits_for_what_is_lost_on_a_server_that_nobody_has_missed_yet() -> None:
-    fleet = servers(1, single(item_s=1.0), idle_w=10)
+    fleet = servers(1, single(per_item_s=1.0), idle_w=10)
     settings = scenario(requests=1, objectives=patient())
     trace = replace(
         draw_trace(settings, fleet, 0),
@@ -360,7 +362,7 @@ def test_a_run_waits_for_what_is_lost_on_a_server_that_nobody_has_missed_yet() -
 
 
 def test_neither_a_lost_group_nor_a_hold_keeps_a_run_from_its_end() -> None:
-    fleet = servers(2, single(item_s=10.0), idle_w=10)
+    fleet = servers(2, single(per_item_s=10.0), idle_w=10)
     settings = scenario(requests=1, objectives=patient(max_attempts=1))
     trace = replace(
         draw_trace(settings, fleet, 0),
@@ -377,7 +379,9 @@ def test_neither_a_lost_group_nor_a_hold_keeps_a_run_from_its_end() -> None:
 
 def test_who_waits_when_nothing_is_to_come_is_given_up_in_the_end() -> None:
     # The router learns of room by reports alone, and those end before its queue does.
-    models = (linear_model(25, item_s=1e-4, group_s=0.0, max_batch_size=2, accuracy=0.25, item_j=1.0, group_j=0.0),)
+    models = (
+        linear_model(25, per_item_s=1e-4, fixed_s=0.0, max_batch_size=2, accuracy=0.25, per_item_j=1.0, fixed_j=0.0),
+    )
     given = scenario(
         requests=200,
         load=0.5,

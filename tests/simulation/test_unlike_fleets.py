@@ -19,10 +19,10 @@ def machine(
     models = tuple(
         linear_model(
             width,
-            item_s=item_ms / 1e3,
-            group_s=launch_ms / 1e3,
-            item_j=power_w * item_ms / 1e3,
-            group_j=power_w * launch_ms / 1e3,
+            per_item_s=item_ms / 1e3,
+            fixed_s=launch_ms / 1e3,
+            per_item_j=power_w * item_ms / 1e3,
+            fixed_j=power_w * launch_ms / 1e3,
             max_batch_size=most,
             accuracy=accuracy,
             sigma=0.15,

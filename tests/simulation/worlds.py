@@ -33,9 +33,9 @@ def patient(**more: Any) -> dict[str, Any]:
     return {"deadline_ms": FOREVER_MS, "request_timeout_s": 1e9, "queue_limit": 10**9, **more}
 
 
-def single(*, instances: int = 1, sigma: float = 0.0, item_s: float = 0.01) -> SimulatedModel:
+def single(*, instances: int = 1, sigma: float = 0.0, per_item_s: float = 0.01) -> SimulatedModel:
     """Return a width that runs items one by one."""
-    return linear_model(100, item_s=item_s, max_batch_size=1, instances=instances, sigma=sigma)
+    return linear_model(100, per_item_s=per_item_s, max_batch_size=1, instances=instances, sigma=sigma)
 
 
 def servers(count: int, *models: SimulatedModel, idle_w: float | None = None) -> list[SimulatedServer]:

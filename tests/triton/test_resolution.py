@@ -34,7 +34,7 @@ async def route():
     asked = []
     def connect(server, settings):
         asked.append(server.grpc)
-        return FakeServer(item_s=0.0)
+        return FakeServer(per_item_s=0.0)
     async with Router.from_fleet(fleet, connect=connect) as router:
         print(*asked, *sorted(router.served_by()))
 

@@ -109,7 +109,9 @@ def _model(device: DeviceClass, width: int, idle_w: float) -> ModelProfile:
         max_batch_size=MAX_BATCH_SIZE,
         instances=1,
         sha256=None,
-        line=FittedLine(_round(line.item_s), _round(line.group_s), line.held_out, _round(line.held_out_error_ratio)),
+        line=FittedLine(
+            _round(line.per_item_s), _round(line.fixed_s), line.held_out, _round(line.held_out_error_ratio)
+        ),
         changes=_changes(device, width / 100),
         batches=batches,
     )

@@ -13,7 +13,7 @@ import click
 
 from orchestrator.cli.fleet_option import fleet_option
 from orchestrator.cli.logs import logging_to_stderr
-from orchestrator.cli.sighup import Hangup, caught_hangup
+from orchestrator.cli.sighup import SighupHandler, caught_sighup
 from orchestrator.cli.stopping import until_stdin_ends_option
 
 
@@ -48,7 +48,7 @@ def controller(
     """
     if is_dry and is_once:
         raise click.UsageError("--dry-run changes nothing and --once does; give one of them")
-    with nullcontext(Hangup()) if is_dry or is_once else caught_hangup() as hangup:
+    with nullcontext(SighupHandler()) if is_dry or is_once else caught_sighup() as sighup:
         # The rest takes a second to import, in which a daemon must not be ended by a wish to read its file.
         from orchestrator.cli.serving.controller_daemon import act_once, serve, show_plan
         from orchestrator.config import load_fleet
@@ -62,4 +62,4 @@ def controller(
             elif is_once:
                 asyncio.run(act_once(fleet, server))
             else:
-                asyncio.run(serve(fleet, server, fleet_path, hangup, until_stdin_ends=until_stdin_ends))
+                asyncio.run(serve(fleet, server, fleet_path, sighup, until_stdin_ends=until_stdin_ends))

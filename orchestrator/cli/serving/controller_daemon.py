@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from orchestrator.cli.sighup import Hangup
+from orchestrator.cli.sighup import SighupHandler
 from orchestrator.cli.stopping import watch_stdin
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
 from orchestrator.controller.actuator import LONGEST_SETTLE_S
@@ -25,7 +25,7 @@ from orchestrator.controller.preflight import BudgetCheck, CheckedControl
 from orchestrator.controller.reload import SettingsFile
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.resolve import check_budget, resolve_limits
-from orchestrator.controller.status.endpoint import ControllerEndpoint, Pulse
+from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.controller.status.render import describe_status
 from orchestrator.controller.status.view import render_done, render_plan
@@ -55,7 +55,7 @@ class _Host:
     control: CheckedControl
     limits: Limits
     metrics: ControllerMetrics
-    pulse: Pulse
+    heartbeat: Heartbeat
     first_reading: HostReading
 
     def resolve(self, server: ServerSettings, fleet: FleetSettings) -> Limits:
@@ -89,11 +89,11 @@ async def _host(
         first = await telemetry.read()
         limits = _resolve(triton, server, fleet, first)
         metrics = ControllerMetrics(name, failed_steps=lambda: daemon.failed_steps)
-        pulse = Pulse(_pulse_limit_s(settings), time.monotonic)
+        heartbeat = Heartbeat(_heartbeat_limit_s(settings), time.monotonic)
 
         def observed(report: StepReport) -> None:
             metrics.observe(report)
-            pulse.beat()
+            heartbeat.beat()
 
         control = CheckedControl(
             triton,
@@ -109,9 +109,16 @@ async def _host(
             ),
         )
         daemon = Controller(
-            name, control, telemetry, limits, settings=settings, dry_run=is_dry, on_step=observed, on_action=pulse.beat
+            name,
+            control,
+            telemetry,
+            limits,
+            settings=settings,
+            dry_run=is_dry,
+            on_step=observed,
+            on_action=heartbeat.beat,
         )
-        host = _Host(daemon, control, limits, metrics, pulse, first)
+        host = _Host(daemon, control, limits, metrics, heartbeat, first)
         yield host
     finally:
         await triton.close()
@@ -149,7 +156,7 @@ def _resolve(
     )
 
 
-def _pulse_limit_s(settings: ControllerSettings) -> float:
+def _heartbeat_limit_s(settings: ControllerSettings) -> float:
     return MISSED_PERIODS * settings.period_s + settings.action_timeout_s + LONGEST_SETTLE_S
 
 
@@ -166,7 +173,7 @@ def _endpoint(host: _Host, server: ServerSettings) -> ControllerEndpoint | nullc
         server=ServerName(server.name),
         registry=host.metrics.registry,
         report=lambda: host.controller.last_report,
-        pulse=host.pulse,
+        heartbeat=host.heartbeat,
         models=host.control.repository_models,
         demand=host.controller.demand,
         loop=asyncio.get_running_loop(),
@@ -174,7 +181,12 @@ def _endpoint(host: _Host, server: ServerSettings) -> ControllerEndpoint | nullc
 
 
 async def serve(
-    fleet: FleetSettings, server: ServerSettings, fleet_path: Path, hangup: Hangup, *, until_stdin_ends: bool = False
+    fleet: FleetSettings,
+    server: ServerSettings,
+    fleet_path: Path,
+    sighup: SighupHandler,
+    *,
+    until_stdin_ends: bool = False,
 ) -> None:
     """Look after a server until SIGTERM or SIGINT.
 
@@ -182,7 +194,7 @@ async def serve(
         fleet: as read at the start.
         server: of it.
         fleet_path: to read again after a SIGHUP.
-        hangup: tells of those.
+        sighup: tells of those.
         until_stdin_ends: stop at the end of standard input too.
 
     Raises:
@@ -196,9 +208,9 @@ async def serve(
         watch_stdin(stop.set)
     async with _host(fleet, server, is_daemon=True) as host:
         settings_file = SettingsFile(fleet_path, server, fleet, resolve=host.resolve)
-        loop.add_signal_handler(signal.SIGHUP, hangup.come)
+        loop.add_signal_handler(signal.SIGHUP, sighup.come)
         with _endpoint(host, server):
-            hangup.take_over(partial(_reload, host, settings_file))
+            sighup.take_over(partial(_reload, host, settings_file))
             try:
                 await host.control.check()
             except TransientError as exc:
@@ -216,7 +228,7 @@ def _reload(host: _Host, settings_file: SettingsFile) -> None:
         return
     host.limits = found.limits
     host.controller.replace_limits(found.limits, found.settings)
-    host.pulse.limit_s = _pulse_limit_s(found.settings)
+    host.heartbeat.limit_s = _heartbeat_limit_s(found.settings)
     log.info("the fleet file was read again: %s", "; ".join(found.changes) or "nothing changed for this server")
 
 

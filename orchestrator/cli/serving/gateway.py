@@ -135,7 +135,7 @@ async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_
         timeout_s=fleet.router.connect_timeout_s,
         discovery_period_s=fleet.router.discovery_period_s,
         hello=hello,
-        command=lambda channel, door: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(door)),
+        command=lambda channel, handoff: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(handoff)),
         environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     async with supervisor:

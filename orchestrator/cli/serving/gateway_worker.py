@@ -18,9 +18,9 @@ from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.router import Router
 
 
-def main(channel_descriptor: int, door_descriptor: int) -> int:
+def main(channel_descriptor: int, handoff_descriptor: int) -> int:
     """Answer until the supervisor says stop, or is gone; return the exit status."""
-    channel_end, door_end = socket.socket(fileno=channel_descriptor), socket.socket(fileno=door_descriptor)
+    channel_end, handoff_end = socket.socket(fileno=channel_descriptor), socket.socket(fileno=handoff_descriptor)
     hello = _read_hello(channel_end)
     if hello is None:
         return 0  # the supervisor was gone before this began
@@ -32,7 +32,7 @@ def main(channel_descriptor: int, door_descriptor: int) -> int:
     fleet = FleetSettings.model_validate_json(hello["fleet"])
     shared = fleet.model_copy(update={"router": share_router(fleet.router, fleet.gateway.workers)})
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_work(shared, Path(hello["fleet_path"]), channel_end, door_end))
+        return runner.run(_work(shared, Path(hello["fleet_path"]), channel_end, handoff_end))
 
 
 def _read_hello(channel_end: socket.socket) -> dict[str, Any] | None:
@@ -48,10 +48,10 @@ def _read_hello(channel_end: socket.socket) -> dict[str, Any] | None:
     return hello
 
 
-async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, door_end: socket.socket) -> int:
+async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, handoff_end: socket.socket) -> int:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    team = WorkerTeam(channel_end, door_end, on_alone=stop.set)
+    team = WorkerTeam(channel_end, handoff_end, on_alone=stop.set)
     await team.join()
     failure: str | None = None
     try:

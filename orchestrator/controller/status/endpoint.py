@@ -47,7 +47,7 @@ LOOP_TIMEOUT_S = 5.0
 ROUTES = "GET /status, GET /metrics, GET /healthz, POST /demand"
 
 
-class Pulse:
+class Heartbeat:
     """Tells whether steps still happen.
 
     Args:
@@ -78,7 +78,7 @@ class ControllerEndpoint:
         server: whose controller it is.
         registry: of its metrics.
         report: returns its last report; called from another thread.
-        pulse: of its steps.
+        heartbeat: of its steps.
         models: returns the widths that may be demanded; called in the loop.
         demand: keeps a model loaded for so many seconds; called in the loop.
         loop: of the controller.
@@ -92,7 +92,7 @@ class ControllerEndpoint:
         server: ServerName,
         registry: CollectorRegistry,
         report: Callable[[], StepReport | None],
-        pulse: Pulse,
+        heartbeat: Heartbeat,
         models: Callable[[], Sequence[RepositoryModel]],
         demand: Callable[[ModelName, float], object],
         loop: asyncio.AbstractEventLoop,
@@ -102,7 +102,7 @@ class ControllerEndpoint:
         self._server = server
         self._metrics = make_wsgi_app(registry)
         self._report = report
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._models = models
         self._demand = demand
         self._loop = loop
@@ -159,7 +159,7 @@ class ControllerEndpoint:
         return HTTPStatus.OK, encode_status(report)
 
     def _answer_health(self) -> _Reply:
-        trouble = self._pulse.trouble()
+        trouble = self._heartbeat.trouble()
         if trouble is not None:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, trouble)
         return HTTPStatus.OK, {"server": self._server}

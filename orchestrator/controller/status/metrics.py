@@ -117,7 +117,7 @@ class _ReportCollector(Collector):
             if seen.is_ready:
                 delay.add_metric((self._server, seen.name), seen.loaded.batching.delay_us / 1e6)
         quarantined = self._by_model("slim_controller_quarantined_configs", "Configs of a model that are left alone.")
-        running = [key[0] for key, entry in report.state.quarantine.sentences.items() if report.now_s < entry.until_s]
+        running = [key[0] for key, entry in report.state.quarantine.entries.items() if report.now_s < entry.until_s]
         for model in sorted(set(running)):
             quarantined.add_metric((self._server, model), running.count(model))
         yield from (actual, delay, quarantined)

@@ -108,15 +108,15 @@ def _rates(rates: Rates, *, is_ready: bool, trouble: str | None) -> RatesStatus:
 def _quarantine(report: StepReport, model: str) -> tuple[QuarantineStatus, ...]:
     return tuple(
         QuarantineStatus(
-            until_unix_s=_unix_s(report, sentence.until_s),
-            for_s=sentence.until_s - report.now_s,
-            failures=sentence.failures,
-            reason=sentence.reason,
+            until_unix_s=_unix_s(report, entry.until_s),
+            for_s=entry.until_s - report.now_s,
+            failures=entry.failures,
+            reason=entry.reason,
             instances=instances,
             batching=batching,
         )
-        for (name, instances, batching), sentence in report.state.quarantine.sentences.items()
-        if name == model and report.now_s < sentence.until_s
+        for (name, instances, batching), entry in report.state.quarantine.entries.items()
+        if name == model and report.now_s < entry.until_s
     )
 
 

@@ -12,17 +12,17 @@ from typing import Any, Final
 
 from orchestrator.evaluation.claim import Claim
 from orchestrator.evaluation.figures import FIGURES
-from orchestrator.evaluation.scores import UTILITY, Field, Standing
+from orchestrator.evaluation.scores import UTILITY, Field, Score
 from orchestrator.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate, estimate_iqm, hypervolume
-from orchestrator.evaluation.suites.choices import Rivals, middle, rank_defaults
+from orchestrator.evaluation.suites.choices import Baselines, middle, rank_defaults
 from orchestrator.evaluation.suites.generalisation import draw_transfers, generalisation_claims
-from orchestrator.evaluation.suites.oracle_windows import Glimpse, draw_glimpses
+from orchestrator.evaluation.suites.oracle_windows import OracleWindow, draw_oracle_windows
 from orchestrator.evaluation.suites.paper import BASELINES, describe_load, gain, left_out, paper_claims, saving
 from orchestrator.evaluation.suites.plan import Extent, Suite
 from orchestrator.evaluation.suites.standard import (
-    Duel,
+    Comparison,
     Verdict,
-    draw_duels,
+    draw_comparisons,
     improvement,
     standard_claims,
     utility_closed,
@@ -88,8 +88,7 @@ def make_document(suite: Suite, extent: Extent, fields: Sequence[Field], measure
         "measured": asdict(measured)
         | {
             "decision_us": {
-                field.case.stem: {label: _decision(standing) for label, standing in field.standings.items()}
-                for field in tests
+                field.case.stem: {label: _decision(score) for label, score in field.scores.items()} for field in tests
             }
         },
     }
@@ -114,66 +113,68 @@ def _comparisons(suite: Suite, fields: Sequence[Field]) -> dict[str, Any]:
                 for t in draw_transfers(fields)
             ]
         }
-    duels = draw_duels(fields)
+    comparisons = draw_comparisons(fields)
     return {
         "by_utility": {
-            **{str(verdict): sum(duel.verdict is verdict for duel in duels) for verdict in Verdict},
-            "probability_of_improvement": _estimate(improvement(duels)),
-            "mean_share_of_gap_closed": _estimate(utility_closed(duels)),
-            "scenarios_with_a_gap": sum(duel.utility_gap is not None for duel in duels),
+            **{str(verdict): sum(comparison.verdict is verdict for comparison in comparisons) for verdict in Verdict},
+            "probability_of_improvement": _estimate(improvement(comparisons)),
+            "mean_share_of_gap_closed": _estimate(utility_closed(comparisons)),
+            "scenarios_with_a_gap": sum(comparison.utility_gap is not None for comparison in comparisons),
         },
-        "clairvoyant": [_glimpse(glimpse) for glimpse in draw_glimpses(duels)],
-        "against_best_heuristic": [_duel(duel) for duel in duels],
-        "against_best_of_literature": [_duel(duel) for duel in draw_duels(fields, Rivals.LITERATURE)],
+        "clairvoyant": [_oracle_window(oracle_window) for oracle_window in draw_oracle_windows(comparisons)],
+        "against_best_heuristic": [_comparison(comparison) for comparison in comparisons],
+        "against_best_of_literature": [
+            _comparison(comparison) for comparison in draw_comparisons(fields, Baselines.LITERATURE)
+        ],
     }
 
 
-def _duel(duel: Duel) -> dict[str, Any]:
-    held = duel.field.standings[duel.heuristic]
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    held = comparison.field.scores[comparison.heuristic]
     return {
-        "scenario": duel.field.case.stem,
-        "heuristic": duel.heuristic,
-        "spec": held.contender.spec,
-        "is_tuned": held.contender.is_tuned,
-        "point": duel.thrifty,
-        "joules_less": _estimate(estimate_iqm([duel.saved])),
-        "is_equal": duel.is_equal,
-        "most_joules_less_by_fluid_bound": _round(duel.most_saved_ratio),
-        "share_of_joules_gap_closed": _estimate(duel.joules_closed),
-        "accurate_point": duel.accurate,
-        "accuracy_more": _estimate(estimate_iqm([duel.gained])),
-        "is_frugal": duel.is_frugal,
-        "best_point": duel.best,
+        "scenario": comparison.field.case.stem,
+        "heuristic": comparison.heuristic,
+        "spec": held.entry.spec,
+        "is_tuned": held.entry.is_tuned,
+        "point": comparison.thrifty,
+        "joules_less": _estimate(estimate_iqm([comparison.saved])),
+        "is_equal": comparison.is_equal,
+        "most_joules_less_by_fluid_bound": _round(comparison.most_saved_ratio),
+        "share_of_joules_gap_closed": _estimate(comparison.joules_closed),
+        "accurate_point": comparison.accurate,
+        "accuracy_more": _estimate(estimate_iqm([comparison.gained])),
+        "is_frugal": comparison.is_frugal,
+        "best_point": comparison.best,
         "utility": _round(middle(held, UTILITY)),
-        "utility_more": _estimate(duel.utility_more),
-        "verdict": str(duel.verdict),
-        "most_utility_by_fluid_bound": _round(duel.field.most_utility),
-        "share_of_utility_gap_closed": _estimate(utility_closed([duel])),
+        "utility_more": _estimate(comparison.utility_more),
+        "verdict": str(comparison.verdict),
+        "most_utility_by_fluid_bound": _round(comparison.field.most_utility),
+        "share_of_utility_gap_closed": _estimate(utility_closed([comparison])),
     }
 
 
-def _glimpse(glimpse: Glimpse) -> dict[str, Any]:
-    duel, window = glimpse.duel, glimpse.window
+def _oracle_window(oracle_window: OracleWindow) -> dict[str, Any]:
+    comparison, window = oracle_window.comparison, oracle_window.window
     if window is None:
-        return {"scenario": duel.field.case.stem, "requests": None, "reason": glimpse.reason}
+        return {"scenario": comparison.field.case.stem, "requests": None, "reason": oracle_window.reason}
     heuristic, point = window.earned
     return {
-        "scenario": duel.field.case.stem,
+        "scenario": comparison.field.case.stem,
         "requests": window.requests,
-        "heuristic": duel.field.standings[duel.heuristic].contender.spec,
-        "point": duel.best,
+        "heuristic": comparison.field.scores[comparison.heuristic].entry.spec,
+        "point": comparison.best,
         "bound": _round(window.bound.most),
-        "share_of_heuristic": _round(glimpse.share(heuristic)),
-        "share_of_point": _round(glimpse.share(point)),
-        "share_of_plan": _round(glimpse.share(window.bound.earned)),
+        "share_of_heuristic": _round(oracle_window.share(heuristic)),
+        "share_of_point": _round(oracle_window.share(point)),
+        "share_of_plan": _round(oracle_window.share(window.bound.earned)),
     }
 
 
 def _against_random(fields: Sequence[Field], baseline: str) -> Iterator[dict[str, Any]]:
     for field in fields:
-        if field.case.is_validation or baseline not in field.standings:
+        if field.case.is_validation or baseline not in field.scores:
             continue
-        for label in field.standings:
+        for label in field.scores:
             if label == baseline:
                 continue
             yield {
@@ -203,7 +204,7 @@ def _claim(claim: Claim) -> dict[str, Any]:
 
 
 def _scenario(field: Field, *, is_brief: bool = False) -> dict[str, Any]:
-    yardstick = field.yardstick
+    utility_scale = field.utility_scale
     return {
         "scenario": field.case.stem,
         "digest": field.case.digest,
@@ -217,39 +218,39 @@ def _scenario(field: Field, *, is_brief: bool = False) -> dict[str, Any]:
         "traces": len(field.case.traces),
         "most_accuracy_by_fluid_bound": _round(field.most_accuracy),
         "most_utility_by_fluid_bound": _round(field.most_utility),
-        "most_joules": _round(yardstick.most_j),
-        "policies": [_policy(field, standing, is_brief=is_brief) for standing in field.standings.values()],
+        "most_joules": _round(utility_scale.most_j),
+        "policies": [_policy(field, score, is_brief=is_brief) for score in field.scores.values()],
     }
 
 
-def _policy(field: Field, standing: Standing, *, is_brief: bool) -> dict[str, Any]:
-    contender = standing.contender
+def _policy(field: Field, score: Score, *, is_brief: bool) -> dict[str, Any]:
+    entry = score.entry
 
     def figure(name: str) -> Any:
-        found = estimate_iqm([standing.figures[name]], is_sure=not is_brief)
+        found = estimate_iqm([score.figures[name]], is_sure=not is_brief)
         return _round(found.value) if is_brief else _estimate(found)
 
-    accuracy = estimate_iqm([standing.figures["accuracy"]], is_sure=False).value
+    accuracy = estimate_iqm([score.figures["accuracy"]], is_sure=False).value
     bound_j = None if math.isnan(accuracy) else field.bound_j(accuracy)
     return {
-        "policy": contender.label,
-        "spec": contender.spec,
-        "is_tuned": contender.is_tuned,
-        "seeds": standing.seeds,
+        "policy": entry.label,
+        "spec": entry.spec,
+        "is_tuned": entry.is_tuned,
+        "seeds": score.seeds,
         "figures": {name: figure(name) for name in (UTILITY, *FIGURES)},
-        "utility_spread_over_seeds": _round(standing.seed_spread),
+        "utility_spread_over_seeds": _round(score.seed_spread),
         "least_joules_by_fluid_bound": _round(bound_j),
-        "hypervolume": _round(hypervolume(standing.places.mean(axis=0, keepdims=True))),
-        "width_shares": {str(width): _round(share) for width, share in standing.width_shares.items()},
+        "hypervolume": _round(hypervolume(score.places.mean(axis=0, keepdims=True))),
+        "width_shares": {str(width): _round(share) for width, share in score.width_shares.items()},
     }
 
 
-def _decision(standing: Standing) -> dict[str, Any]:
-    median_s, p99_s = standing.decision_s or (None, None)
+def _decision(score: Score) -> dict[str, Any]:
+    median_s, p99_s = score.decision_s or (None, None)
     return {
         "p50": None if median_s is None else _round(1e6 * median_s),
         "p99": None if p99_s is None else _round(1e6 * p99_s),
-        "with_events": _round(1e6 * standing.event_s),
+        "with_events": _round(1e6 * score.event_s),
     }
 
 

@@ -119,7 +119,7 @@ def _comparison(document: Mapping[str, Any]) -> Iterator[Block]:
             ],
         )
     if "against_best_heuristic" in document:
-        yield from _duels(document)
+        yield from _comparisons(document)
 
 
 def _against_random(document: Mapping[str, Any]) -> Iterator[Block]:
@@ -135,13 +135,13 @@ def _against_random(document: Mapping[str, Any]) -> Iterator[Block]:
         yield Grid(("scenario", "policy", *head), rows)
 
 
-_RIVALS: Final = (
+_BASELINES: Final = (
     ("against_best_heuristic", "Against the best tuned heuristic of all"),
     ("against_best_of_literature", "Against the best tuned heuristic of the literature"),
 )
 
 
-def _duels(document: Mapping[str, Any]) -> Iterator[Block]:
+def _comparisons(document: Mapping[str, Any]) -> Iterator[Block]:
     yield Heading(2, "Against the best tuned heuristic of each scenario")
     yield Text(
         "Heuristics and operating points were chosen on the validation file. The best point is the one of the most "
@@ -149,16 +149,17 @@ def _duels(document: Mapping[str, Any]) -> Iterator[Block]:
         "the accurate one the most accurate that equals its attainment and joules. Bounds are fluid: no policy gets "
         "there, and how near one can get is not known."
     )
-    by_utility, duels = document["by_utility"], document["against_best_heuristic"]
+    by_utility, comparisons = document["by_utility"], document["against_best_heuristic"]
     closed = _pm(by_utility["mean_share_of_gap_closed"], 1e2, 1)
     yield Text(
         f"By utility the best point is ahead of the best tuned heuristic of all in **{by_utility['higher']}** of "
-        f"{len(duels)} scenarios with the interval above 0, behind in **{by_utility['lower']}** with it below 0, and "
+        f"{len(comparisons)} scenarios with the interval above 0, behind in **{by_utility['lower']}** with it below "
+        f"0, and "
         f"undecided in **{by_utility['undecided']}**. On a trace drawn by lot it has more with a probability of "
         f"{_pm(by_utility['probability_of_improvement'], 1, 3)}. Of what lies between that heuristic and the bound it "
         f"gains {closed} %, mean of the {by_utility['scenarios_with_a_gap']} scenarios where anything does."
     )
-    for key, title in _RIVALS:
+    for key, title in _BASELINES:
         rows = document[key]
         yield Heading(3, title)
         yield Grid(
@@ -179,10 +180,10 @@ def _duels(document: Mapping[str, Any]) -> Iterator[Block]:
             [_on_equal_terms(row) for row in rows],
         )
 
-    yield from _glimpses(document["clairvoyant"])
+    yield from _oracle_windows(document["clairvoyant"])
 
 
-def _glimpses(rows: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+def _oracle_windows(rows: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     seen = [row for row in rows if row["requests"] is not None]
     reasons: dict[str, list[str]] = {}
     for row in rows:

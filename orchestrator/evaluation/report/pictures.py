@@ -18,7 +18,7 @@ import numpy as np
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.figures import LATENCY_EDGES_S
 from orchestrator.evaluation.policy_entries import LEARNED, is_learned
-from orchestrator.evaluation.scores import Field, Standing
+from orchestrator.evaluation.scores import Field, Score
 from orchestrator.evaluation.statistics import estimate_iqm
 from orchestrator.evaluation.suites.choices import best_heuristic, best_point, middle
 from orchestrator.evaluation.suites.plan import FALLBACK, RANDOM
@@ -51,9 +51,9 @@ def draw_pictures(fields: Sequence[Field]) -> dict[str, str]:
 
 def _named(field: Field, validation: Field | None) -> list[str]:
     """Return who is named, in the order of colours."""
-    learned = [label for label in field.standings if is_learned(label)]
+    learned = [label for label in field.scores if is_learned(label)]
     wanted = (RANDOM, FALLBACK, best_heuristic(validation), LEARNED, best_point(validation), *learned)
-    return [label for label in dict.fromkeys(wanted) if label in field.standings][: len(_COLOURS)]
+    return [label for label in dict.fromkeys(wanted) if label in field.scores][: len(_COLOURS)]
 
 
 def _draw(field: Field, named: Sequence[str]) -> str:
@@ -82,11 +82,11 @@ def _draw(field: Field, named: Sequence[str]) -> str:
 
 
 def _frontier(axes: Any, field: Field, colours: dict[str, str]) -> None:
-    for label, standing in field.standings.items():
-        joules, accuracy = (estimate_iqm([standing.figures[n]]) for n in ("joules_per_answer", "accuracy"))
+    for label, score in field.scores.items():
+        joules, accuracy = (estimate_iqm([score.figures[n]]) for n in ("joules_per_answer", "accuracy"))
         if math.isnan(joules.value) or math.isnan(accuracy.value):
             continue
-        in_time = middle(standing, "attainment_ratio")
+        in_time = middle(score, "attainment_ratio")
         if label not in colours:
             axes.plot(joules.value, accuracy.value, "o", ms=3, color="#bbbbbb")
             continue
@@ -105,7 +105,7 @@ def _bound(axes: Any, field: Field) -> None:
     """Draw the least joules at each accuracy that the fleet can have."""
     if field.most_accuracy is None:
         return
-    levels = np.linspace(field.yardstick.least_accuracy, field.most_accuracy, _BOUND_POINTS)
+    levels = np.linspace(field.utility_scale.least_accuracy, field.most_accuracy, _BOUND_POINTS)
     known = [(joules, a) for a in levels if (joules := field.bound_j(float(a))) is not None]
     if known:
         axes.plot(*zip(*known, strict=True), "--", color="#555555", lw=1, label="fluid bound")
@@ -113,7 +113,7 @@ def _bound(axes: Any, field: Field) -> None:
 
 def _latencies(axes: Any, field: Field, colours: dict[str, str]) -> None:
     for label, colour in colours.items():
-        counts = field.standings[label].latency_counts
+        counts = field.scores[label].latency_counts
         if counts.sum():
             later = 1 - np.cumsum(counts) / counts.sum()
             shown = later > 0
@@ -128,7 +128,7 @@ def _widths(axes: Any, field: Field, colours: dict[str, str]) -> None:
     arrivals.set_ylabel("arrivals a second", color="#aaaaaa")
     arrivals.tick_params(axis="y", colors="#aaaaaa")
     for label, colour in colours.items():
-        timeline = field.standings[label].timeline
+        timeline = field.scores[label].timeline
         if timeline is None:
             continue
         at_s = (np.arange(len(timeline.width)) + 0.5) * timeline.until_s / len(timeline.width)
@@ -144,7 +144,7 @@ def _widths(axes: Any, field: Field, colours: dict[str, str]) -> None:
 def _shares(axes: Any, field: Field, colours: dict[str, str]) -> None:
     labels = list(colours)[::-1]
     left = np.zeros(len(labels))
-    own: list[Standing] = [field.standings[label] for label in labels]
+    own: list[Score] = [field.scores[label] for label in labels]
     shown = range(len(field.server_names))
     for server in shown:
         share = np.array([s.server_shares[server] if server < len(s.server_shares) else 0.0 for s in own])

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from orchestrator.evaluation.policy_entries import LEARNED, OWN_HEURISTICS, UNTUNED, head_of, is_learned
-from orchestrator.evaluation.scores import UTILITY, Field, Standing
+from orchestrator.evaluation.scores import UTILITY, Field, Score
 from orchestrator.evaluation.statistics import Estimate, estimate_iqm, interquartile_mean
 from orchestrator.evaluation.suites.plan import FALLBACK
 
@@ -24,7 +24,7 @@ JOULES_TOLERANCE: Final = 0.01
 """One in a hundred: equal."""
 
 
-class Rivals(StrEnum):
+class Baselines(StrEnum):
     """Among which heuristics the best is looked for."""
 
     ALL = "all"
@@ -48,9 +48,9 @@ class Ranked:
     worst_loss: float
 
 
-def middle(standing: Standing, name: str) -> float:
+def middle(score: Score, name: str) -> float:
     """Return the interquartile mean of a figure over traces."""
-    return float(interquartile_mean(standing.figures[name]))
+    return float(interquartile_mean(score.figures[name]))
 
 
 def rank_defaults(fields: Sequence[Field]) -> tuple[Ranked, ...]:
@@ -63,15 +63,15 @@ def rank_defaults(fields: Sequence[Field]) -> tuple[Ranked, ...]:
     if not validation:
         return ()
     comes = [
-        {label.removesuffix(UNTUNED): s for label, s in field.standings.items() if not s.contender.is_tuned}
+        {label.removesuffix(UNTUNED): s for label, s in field.scores.items() if not s.entry.is_tuned}
         for field in validation
     ]
     labels = [label for label in comes[0] if all(label in own for own in comes)]
-    best = [max(middle(s, UTILITY) for s in field.standings.values()) for field in validation]
+    best = [max(middle(s, UTILITY) for s in field.scores.values()) for field in validation]
     ranked = []
     for label in labels:
-        own = [standings[label] for standings in comes]
-        losses = [most - middle(standing, UTILITY) for most, standing in zip(best, own, strict=True)]
+        own = [scores[label] for scores in comes]
+        losses = [most - middle(score, UTILITY) for most, score in zip(best, own, strict=True)]
         worst = max(range(len(losses)), key=lambda at: losses[at])
         ranked.append(
             Ranked(
@@ -84,7 +84,7 @@ def rank_defaults(fields: Sequence[Field]) -> tuple[Ranked, ...]:
     return tuple(sorted(ranked, key=lambda r: (-r.utility.value, r.label)))
 
 
-def best_heuristic(validation: Field | None, rivals: Rivals = Rivals.ALL) -> str:
+def best_heuristic(validation: Field | None, baselines: Baselines = Baselines.ALL) -> str:
     """Return the heuristic of the most utility on a scenario's validation file, tuned where it was.
 
     The first of equals; without such a file, or any of them on it, it is the guard's fallback.
@@ -92,11 +92,11 @@ def best_heuristic(validation: Field | None, rivals: Rivals = Rivals.ALL) -> str
     if validation is None:
         return FALLBACK
     own = {
-        label: middle(standing, UTILITY)
-        for label, standing in validation.standings.items()
+        label: middle(score, UTILITY)
+        for label, score in validation.scores.items()
         if not is_learned(label)
         and not label.endswith(UNTUNED)
-        and (rivals is Rivals.ALL or head_of(label) not in OWN_HEURISTICS)
+        and (baselines is Baselines.ALL or head_of(label) not in OWN_HEURISTICS)
     }
     return max(own, key=lambda label: own[label], default=FALLBACK)
 
@@ -116,14 +116,13 @@ def thriftiest_point(validation: Field | None, heuristic: str) -> str:
     """
     if validation is None:
         return LEARNED
-    held = validation.standings[heuristic]
+    held = validation.scores[heuristic]
     equal = [
         label
-        for label, standing in _points(validation).items()
-        if is_as_timely(standing, held)
-        and middle(standing, "accuracy") >= middle(held, "accuracy") - ACCURACY_TOLERANCE
+        for label, score in _points(validation).items()
+        if is_as_timely(score, held) and middle(score, "accuracy") >= middle(held, "accuracy") - ACCURACY_TOLERANCE
     ]
-    points = validation.standings
+    points = validation.scores
     if equal:
         return min(equal, key=lambda label: middle(points[label], "joules_per_answer"))
     return best_point(validation)
@@ -133,24 +132,24 @@ def most_accurate_point(validation: Field | None, heuristic: str) -> str:
     """Return the most accurate learned point among those that equal a heuristic's attainment and joules; see above."""
     if validation is None:
         return LEARNED
-    held = validation.standings[heuristic]
+    held = validation.scores[heuristic]
     most_j = middle(held, "joules_per_answer") * (1 + JOULES_TOLERANCE)
     equal = [
         label
-        for label, standing in _points(validation).items()
-        if is_as_timely(standing, held) and middle(standing, "joules_per_answer") <= most_j
+        for label, score in _points(validation).items()
+        if is_as_timely(score, held) and middle(score, "joules_per_answer") <= most_j
     ]
-    points = validation.standings
+    points = validation.scores
     if equal:
         return max(equal, key=lambda label: middle(points[label], "accuracy"))
     return best_point(validation)
 
 
-def is_as_timely(standing: Standing, held: Standing) -> bool:
+def is_as_timely(score: Score, held: Score) -> bool:
     """Return whether a policy's requests are in time as often as another's."""
-    return middle(standing, "attainment_ratio") >= middle(held, "attainment_ratio") - ATTAINMENT_TOLERANCE
+    return middle(score, "attainment_ratio") >= middle(held, "attainment_ratio") - ATTAINMENT_TOLERANCE
 
 
-def _points(field: Field) -> dict[str, Standing]:
+def _points(field: Field) -> dict[str, Score]:
     """Return the points of the learned policy."""
-    return {label: s for label, s in field.standings.items() if head_of(label) == LEARNED}
+    return {label: s for label, s in field.scores.items() if head_of(label) == LEARNED}

@@ -42,9 +42,9 @@ def draw_transfers(fields: Sequence[Field]) -> tuple[Transfer, ...]:
     """Return how it went in each test scenario; none where the learned policy or the fallback did not run."""
     found = []
     for field in fields:
-        if field.case.is_validation or not {LEARNED, FALLBACK} <= field.standings.keys():
+        if field.case.is_validation or not {LEARNED, FALLBACK} <= field.scores.keys():
             continue
-        own, fallback = field.standings[LEARNED], field.standings[FALLBACK]
+        own, fallback = field.scores[LEARNED], field.scores[FALLBACK]
         ratio = estimate_ratio(own.figures[UTILITY], fallback.figures[UTILITY])
         share = middle(own, "fallback_ratio")
         found.append(Transfer(field, less(ratio), None if math.isnan(share) else share))

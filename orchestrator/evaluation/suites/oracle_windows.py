@@ -15,7 +15,7 @@ from typing import Final
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.policy_entries import open_policy
 from orchestrator.evaluation.suites.plan import load_case
-from orchestrator.evaluation.suites.standard import Duel
+from orchestrator.evaluation.suites.standard import Comparison
 from orchestrator.simulation.bounds.gaps import Window, measure_window
 
 REQUESTS: Final = 24
@@ -23,16 +23,16 @@ REQUESTS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Glimpse:
+class OracleWindow:
     """One window, or why there is none.
 
     Attributes:
-        duel: whose scenario, heuristic and best point.
+        comparison: whose scenario, heuristic and best point.
         window: what they earned, in this order, and the bound; None: it can't be planned.
         reason: why not; empty when there is a window.
     """
 
-    duel: Duel
+    comparison: Comparison
     window: Window | None
     reason: str = ""
 
@@ -41,17 +41,21 @@ class Glimpse:
         return earned / self.window.bound.most if self.window is not None and self.window.bound.most > 0 else None
 
 
-def draw_glimpses(duels: Sequence[Duel]) -> tuple[Glimpse, ...]:
+def draw_oracle_windows(comparisons: Sequence[Comparison]) -> tuple[OracleWindow, ...]:
     """Return a glimpse for each duel."""
-    return tuple(map(_glimpse, duels))
+    return tuple(map(_oracle_window, comparisons))
 
 
-def _glimpse(duel: Duel) -> Glimpse:
-    case = duel.field.case
-    policies = [open_policy(duel.field.standings[label].contender.spec) for label in (duel.heuristic, duel.best)]
+def _oracle_window(comparison: Comparison) -> OracleWindow:
+    case = comparison.field.case
+    policies = [
+        open_policy(comparison.field.scores[label].entry.spec) for label in (comparison.heuristic, comparison.best)
+    ]
     settings, servers = load_case(case.path, case.requests)
     requests = min(REQUESTS, settings.workload.requests)
     try:
-        return Glimpse(duel, measure_window(settings, servers, policies, requests=requests, seed=case.traces[0]))
+        return OracleWindow(
+            comparison, measure_window(settings, servers, policies, requests=requests, seed=case.traces[0])
+        )
     except ConfigError as exc:
-        return Glimpse(duel, None, str(exc))
+        return OracleWindow(comparison, None, str(exc))

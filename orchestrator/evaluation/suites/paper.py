@@ -91,22 +91,22 @@ def _claims_against(baseline: str, fields: Sequence[Field]) -> Iterator[Claim]:
 
 def saving(field: Field, label: str, name: str, baseline: str = RANDOM) -> Estimate | None:
     """Return by how much less of a figure a policy has than a baseline, as a ratio; None when either has none."""
-    if not {label, baseline} <= field.standings.keys():
+    if not {label, baseline} <= field.scores.keys():
         return None
-    ratio = estimate_ratio(field.standings[label].figures[name], field.standings[baseline].figures[name])
+    ratio = estimate_ratio(field.scores[label].figures[name], field.scores[baseline].figures[name])
     return None if math.isnan(ratio.value) else less(ratio)
 
 
 def gain(field: Field, label: str, name: str, baseline: str = RANDOM) -> Estimate | None:
     """Return by how much more of a figure a policy has than a baseline; None when either has none."""
-    if not {label, baseline} <= field.standings.keys():
+    if not {label, baseline} <= field.scores.keys():
         return None
-    return estimate_difference(field.standings[label].figures[name], field.standings[baseline].figures[name])
+    return estimate_difference(field.scores[label].figures[name], field.scores[baseline].figures[name])
 
 
 def left_out(fields: Sequence[Field]) -> str | None:
     """Return why ``ppo-paper`` did not run; None where it did."""
-    if any(head_of(label) == PAPER for field in fields for label in field.standings):
+    if any(head_of(label) == PAPER for field in fields for label in field.scores):
         return None
     why = "it was not asked for" if has_shipped(PAPER) else "none ships with the project"
     return f"`{PAPER}` was left out: {why}; `--policy {PAPER}:FILE` runs another."
@@ -126,7 +126,7 @@ def _stated(held: Sequence[_Held]) -> Iterator[Claim]:
     loads = ", ".join(f"{each.field.load_ratio:.0%}" for each in holds) or "none"
     note = f"`{stated.label}` at {describe_load(stated.field)}; the whole point holds at loads: {loads}"
     for label in (stated.label, stated.baseline):
-        if label not in stated.field.standings:
+        if label not in stated.field.scores:
             note = f"`{label}` was not run"
     for claim in stated.claims:
         yield Claim(
@@ -158,26 +158,24 @@ def _accurate_point(field: Field, label: str, who: str, baseline: str) -> Iterat
 def _choose_slimmest(field: Field, who: str, baseline: str) -> str | None:
     """Return who of those that answer at the slimmest width alone has the least mean latency, whatever the baseline."""
     slimmest = min(model.width for server in field.fleet for model in server.models)
-    slim = [
-        label for label in _labels(field, who) if field.standings[label].width_shares.get(slimmest, 0.0) >= _ALL_SLIM
-    ]
+    slim = [label for label in _labels(field, who) if field.scores[label].width_shares.get(slimmest, 0.0) >= _ALL_SLIM]
     return min(slim, key=_figure(field, "mean_s"), default=None)
 
 
 def _choose_accurate(field: Field, who: str, baseline: str) -> str | None:
     """Return who of those that are no less accurate and no slower than a baseline takes the fewest joules."""
-    if baseline not in field.standings:
+    if baseline not in field.scores:
         return None
-    least, most_s = middle(field.standings[baseline], "accuracy"), middle(field.standings[baseline], "mean_s")
+    least, most_s = middle(field.scores[baseline], "accuracy"), middle(field.scores[baseline], "mean_s")
     accuracy, mean_s = _figure(field, "accuracy"), _figure(field, "mean_s")
     good = [label for label in _labels(field, who) if accuracy(label) >= least and mean_s(label) < most_s]
     return min(good, key=_figure(field, "joules_per_answer"), default=None)
 
 
 def _labels(field: Field, who: str) -> list[str]:
-    others = [label for label in field.standings if label not in BASELINES]
+    others = [label for label in field.scores if label not in BASELINES]
     return [label for label in others if is_learned(label) == (who != "heuristic")]
 
 
 def _figure(field: Field, name: str) -> Callable[[str], float]:
-    return lambda label: middle(field.standings[label], name)
+    return lambda label: middle(field.scores[label], name)

@@ -20,7 +20,7 @@ from typing import Final
 
 from orchestrator.config import GuardSettings
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.policy_entries import LEARNED, UNTUNED, Contender, head_of, make_contender
+from orchestrator.evaluation.policy_entries import LEARNED, UNTUNED, PolicyEntry, head_of, make_entry
 from orchestrator.policies.learned import PAPER, has_shipped
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario, load_scenario
@@ -108,16 +108,16 @@ class Suite(StrEnum):
     GENERALISATION = "generalisation"
 
 
-CONTENDERS: Final[Mapping[Suite, tuple[str, ...]]] = {
+POLICIES: Final[Mapping[Suite, tuple[str, ...]]] = {
     Suite.PAPER: (RANDOM, RANDOM_BATCH, *OF_PAPER, *LEARNED_POINTS),
     Suite.STANDARD: (RANDOM, *HEURISTICS, *LEARNED_POINTS),
     Suite.GENERALISATION: (FALLBACK, "jsq:slack", "slackfit", "max-accuracy", "control-limit", LEARNED),
 }
 
 
-def contenders_of(suite: Suite) -> tuple[str, ...]:
+def entries_of(suite: Suite) -> tuple[str, ...]:
     """Return who meets in a suite; in ``paper`` with ``ppo-paper`` where one ships with the project."""
-    own = CONTENDERS[suite]
+    own = POLICIES[suite]
     return (*own, PAPER) if suite is Suite.PAPER and has_shipped(PAPER) else own
 
 
@@ -131,7 +131,7 @@ class Case:
         path: of the file.
         requests: at most so many; None: as the file says.
         traces: seeds of its traces.
-        contenders: in the order of tables.
+        entries: in the order of tables.
         digest: of all that the scenario is.
     """
 
@@ -140,7 +140,7 @@ class Case:
     path: Path
     requests: int | None
     traces: tuple[int, ...]
-    contenders: tuple[Contender, ...]
+    entries: tuple[PolicyEntry, ...]
     digest: str
 
     @property
@@ -198,10 +198,10 @@ def plan_cases(
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
         raise ConfigError(f"{folder} holds no scenario; run in the project's folder, or name another with --scenarios")
-    names = [n for n in policies or contenders_of(suite) if n not in without and head_of(n) not in without]
+    names = [n for n in policies or entries_of(suite) if n not in without and head_of(n) not in without]
     if not names:
         raise ConfigError(f"--without {', '.join(without)} leaves no policy in suite {suite}; leave out fewer")
-    contenders = [make_contender(name, name) for name in dict.fromkeys(names)]
+    entries = [make_entry(name, name) for name in dict.fromkeys(names)]
     tuned = read_tuned(root / "tuned.json")
     cases = []
     for is_validation, count in ((False, extent.traces), (True, extent.validation_traces)):
@@ -210,7 +210,7 @@ def plan_cases(
             if path is None or not count:
                 continue
             first = VALIDATION_SEEDS if is_validation else 0
-            own = tuple(_tuned(c, tuned.get(test.stem, {})) for c in contenders)
+            own = tuple(_tuned(c, tuned.get(test.stem, {})) for c in entries)
             if is_validation:
                 own += tuple(_untuned(c) for c in own if c.is_tuned)
             traces = tuple(range(first, first + count))
@@ -248,13 +248,13 @@ def _validation_file(root: Path, suite: Suite, name: str) -> Path | None:
     return own if own.is_file() else common if common.is_file() else None
 
 
-def _tuned(contender: Contender, specs: Mapping[str, str]) -> Contender:
-    spec = specs.get(contender.label)
-    return contender if spec is None else make_contender(contender.label, spec, is_tuned=True)
+def _tuned(entry: PolicyEntry, specs: Mapping[str, str]) -> PolicyEntry:
+    spec = specs.get(entry.label)
+    return entry if spec is None else make_entry(entry.label, spec, is_tuned=True)
 
 
-def _untuned(contender: Contender) -> Contender:
-    return make_contender(contender.label + UNTUNED, contender.label)
+def _untuned(entry: PolicyEntry) -> PolicyEntry:
+    return make_entry(entry.label + UNTUNED, entry.label)
 
 
 def _digest(path: Path, requests: int | None) -> str:

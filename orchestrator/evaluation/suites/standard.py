@@ -39,7 +39,7 @@ from orchestrator.evaluation.statistics import (
 from orchestrator.evaluation.suites.choices import (
     ACCURACY_TOLERANCE,
     JOULES_TOLERANCE,
-    Rivals,
+    Baselines,
     best_heuristic,
     best_point,
     is_as_timely,
@@ -52,9 +52,9 @@ JOULES_BAR: Final = 0.15
 ACCURACY_BAR: Final = 0.02
 HYPERVOLUME_BAR: Final = 0.10
 BURSTY_CV2: Final = 4.0
-RIVALS: Final[dict[Rivals, str]] = {
-    Rivals.ALL: "the best tuned heuristic of all",
-    Rivals.LITERATURE: f"the best tuned heuristic of the literature (all but {', '.join(sorted(OWN_HEURISTICS))})",
+BASELINES: Final[dict[Baselines, str]] = {
+    Baselines.ALL: "the best tuned heuristic of all",
+    Baselines.LITERATURE: f"the best tuned heuristic of the literature (all but {', '.join(sorted(OWN_HEURISTICS))})",
 }
 LEAST_GAP: Final = 0.002
 """Of utility, 0.2 points of accuracy; a heuristic that is nearer to the bound leaves nothing to gain."""
@@ -72,7 +72,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Duel:
+class Comparison:
     """The learned policy against the best heuristic of one scenario.
 
     Attributes:
@@ -111,13 +111,13 @@ class Duel:
         """Of what could be saved at the most, the share that the thrifty point saves; None where there is nothing."""
         if self.least_j is None or self.least_j >= self._held_j:
             return None
-        joules = [self.field.standings[label].figures["joules_per_answer"] for label in (self.thrifty, self.heuristic)]
+        joules = [self.field.scores[label].figures["joules_per_answer"] for label in (self.thrifty, self.heuristic)]
         return estimate_closed([(joules[0], joules[1], self.least_j)])
 
     @property
     def utility_gap(self) -> tuple[Floats, Floats, float] | None:
         """The best point's utility and the heuristic's by trace, and the bound; None where there is nothing to gain."""
-        own, held = (self.field.standings[label] for label in (self.best, self.heuristic))
+        own, held = (self.field.scores[label] for label in (self.best, self.heuristic))
         bound = self.field.most_utility
         if bound is None or not bound - middle(held, UTILITY) >= LEAST_GAP:
             return None
@@ -138,38 +138,38 @@ class Duel:
 
     @property
     def _held_j(self) -> float:
-        return middle(self.field.standings[self.heuristic], "joules_per_answer")
+        return middle(self.field.scores[self.heuristic], "joules_per_answer")
 
 
-def draw_duels(fields: Sequence[Field], rivals: Rivals = Rivals.ALL) -> tuple[Duel, ...]:
+def draw_comparisons(fields: Sequence[Field], baselines: Baselines = Baselines.ALL) -> tuple[Comparison, ...]:
     """Return a duel for each test scenario; none where the learned policy or no heuristic ran."""
     validation = {field.case.stem: field for field in fields if field.case.is_validation}
     return tuple(
-        _duel(field, validation.get(field.case.stem), heuristic)
+        _comparison(field, validation.get(field.case.stem), heuristic)
         for field in fields
         if not field.case.is_validation
-        for heuristic in [best_heuristic(validation.get(field.case.stem), rivals)]
-        if {LEARNED, heuristic} <= field.standings.keys()
+        for heuristic in [best_heuristic(validation.get(field.case.stem), baselines)]
+        if {LEARNED, heuristic} <= field.scores.keys()
     )
 
 
 def standard_claims(fields: Sequence[Field]) -> Iterator[Claim]:
     """Return the claims over all test scenarios."""
-    for rivals in Rivals:
-        yield from _duel_claims(draw_duels(fields, rivals), RIVALS[rivals])
-    duels = draw_duels(fields)
-    tests = [duel.field for duel in duels]
-    best = {duel.field.case.key: duel.heuristic for duel in duels}
+    for baselines in Baselines:
+        yield from _comparison_claims(draw_comparisons(fields, baselines), BASELINES[baselines])
+    comparisons = draw_comparisons(fields)
+    tests = [comparison.field for comparison in comparisons]
+    best = {comparison.field.case.key: comparison.heuristic for comparison in comparisons}
     for whom, against, note in (
         (
             "all tuned heuristics together",
-            lambda field: [label for label in field.standings if not is_learned(label)],
-            f"{_points(duels)} points against the front of {_heuristics(duels)} policies",
+            lambda field: [label for label in field.scores if not is_learned(label)],
+            f"{_points(comparisons)} points against the front of {_heuristics(comparisons)} policies",
         ),
         (
-            f"{RIVALS[Rivals.ALL]}, alone",
+            f"{BASELINES[Baselines.ALL]}, alone",
             lambda field: [best[field.case.key]],
-            f"{_points(duels)} points against one",
+            f"{_points(comparisons)} points against one",
         ),
     ):
         yield Claim(
@@ -178,26 +178,26 @@ def standard_claims(fields: Sequence[Field]) -> Iterator[Claim]:
             HYPERVOLUME_BAR,
             "ratio",
             is_certain=True,
-            note=note if duels else _NOT_RUN,
+            note=note if comparisons else _NOT_RUN,
         )
 
 
-def _duel_claims(duels: Sequence[Duel], against: str) -> Iterator[Claim]:
+def _comparison_claims(comparisons: Sequence[Comparison], against: str) -> Iterator[Claim]:
     """Return the claims of equal terms; without values where nobody ran."""
-    equal = [duel for duel in duels if duel.is_equal]
-    bursty = [duel for duel in duels if duel.field.cv2 >= BURSTY_CV2]
-    frugal = [duel for duel in bursty if duel.is_frugal]
+    equal = [comparison for comparison in comparisons if comparison.is_equal]
+    bursty = [comparison for comparison in comparisons if comparison.field.cv2 >= BURSTY_CV2]
+    frugal = [comparison for comparison in bursty if comparison.is_frugal]
     yield Claim(
         f"joules a request less: {LEARNED} against {against}, at equal attainment and accuracy",
-        estimate_iqm([duel.saved for duel in equal]) if equal else None,
+        estimate_iqm([comparison.saved for comparison in equal]) if equal else None,
         JOULES_BAR,
         "ratio",
-        holds=len(equal) == len(duels),
-        note=_equal_in(equal, duels),
+        holds=len(equal) == len(comparisons),
+        note=_equal_in(equal, comparisons),
     )
     yield Claim(
         f"served accuracy more: {LEARNED} against {against}, at equal attainment and joules, CV² ≥ 4",
-        estimate_iqm([duel.gained for duel in frugal]) if frugal else None,
+        estimate_iqm([comparison.gained for comparison in frugal]) if frugal else None,
         ACCURACY_BAR,
         "ratio",
         holds=len(frugal) == len(bursty),
@@ -205,37 +205,38 @@ def _duel_claims(duels: Sequence[Duel], against: str) -> Iterator[Claim]:
     )
 
 
-def _equal_in(equal: Sequence[Duel], duels: Sequence[Duel]) -> str:
-    if not duels:
+def _equal_in(equal: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
+    if not comparisons:
         return _NOT_RUN
-    return f"equal in {len(equal)} of {len(duels)} scenarios: {_stems(equal)}; the value is over these"
+    return f"equal in {len(equal)} of {len(comparisons)} scenarios: {_stems(equal)}; the value is over these"
 
 
-def improvement(duels: Sequence[Duel]) -> Estimate | None:
+def improvement(comparisons: Sequence[Comparison]) -> Estimate | None:
     """Return how likely the best point has more utility than the best heuristic, on a trace drawn by lot."""
-    if not duels:
+    if not comparisons:
         return None
     return probability_of_improvement(
-        [duel.utility_gained for duel in duels], [np.zeros_like(duel.utility_gained) for duel in duels]
+        [comparison.utility_gained for comparison in comparisons],
+        [np.zeros_like(comparison.utility_gained) for comparison in comparisons],
     )
 
 
-def utility_closed(duels: Sequence[Duel]) -> Estimate | None:
+def utility_closed(comparisons: Sequence[Comparison]) -> Estimate | None:
     """Return which share of the utility between heuristic and bound the best point gains, mean over scenarios.
 
     Scenarios that have nothing to gain, or no bound, are left out.
     """
-    gaps = [gap for duel in duels if (gap := duel.utility_gap) is not None]
+    gaps = [gap for comparison in comparisons if (gap := comparison.utility_gap) is not None]
     return estimate_closed(gaps) if gaps else None
 
 
-def _duel(field: Field, validation: Field | None, heuristic: str) -> Duel:
+def _comparison(field: Field, validation: Field | None, heuristic: str) -> Comparison:
     thrifty, accurate = thriftiest_point(validation, heuristic), most_accurate_point(validation, heuristic)
     best = best_point(validation)
-    held, own, wide = (field.standings[label] for label in (heuristic, thrifty, accurate))
+    held, own, wide = (field.scores[label] for label in (heuristic, thrifty, accurate))
     accuracy = middle(held, "accuracy")
     most_j = middle(held, "joules_per_answer") * (1 + JOULES_TOLERANCE)
-    return Duel(
+    return Comparison(
         field=field,
         heuristic=heuristic,
         thrifty=thrifty,
@@ -243,7 +244,7 @@ def _duel(field: Field, validation: Field | None, heuristic: str) -> Duel:
         best=best,
         saved=1 - own.figures["joules_per_answer"] / held.figures["joules_per_answer"],
         gained=wide.figures["accuracy"] - held.figures["accuracy"],
-        utility_gained=field.standings[best].figures[UTILITY] - held.figures[UTILITY],
+        utility_gained=field.scores[best].figures[UTILITY] - held.figures[UTILITY],
         is_equal=is_as_timely(own, held) and accuracy - middle(own, "accuracy") <= ACCURACY_TOLERANCE,
         is_frugal=is_as_timely(wide, held) and middle(wide, "joules_per_answer") <= most_j,
         least_j=None if np.isnan(accuracy) else field.bound_j(accuracy - ACCURACY_TOLERANCE),
@@ -254,7 +255,7 @@ def _hypervolume_gain(fields: Sequence[Field], against: Callable[[Field], Sequen
     """Return by how much more the learned points dominate than others do, by trace, over scenarios."""
     gains = []
     for field in fields:
-        own = [label for label in field.standings if head_of(label) == LEARNED]
+        own = [label for label in field.scores if head_of(label) == LEARNED]
         volumes = np.array([_volumes(field, labels) for labels in (own, against(field))])
         if (volumes[1] <= 0).any():
             return None
@@ -263,17 +264,17 @@ def _hypervolume_gain(fields: Sequence[Field], against: Callable[[Field], Sequen
 
 
 def _volumes(field: Field, labels: Sequence[str]) -> Floats:
-    places = np.array([field.standings[label].places for label in labels])
+    places = np.array([field.scores[label].places for label in labels])
     return np.array([hypervolume(places[:, trace]) for trace in range(places.shape[1])])
 
 
-def _stems(duels: Sequence[Duel]) -> str:
-    return ", ".join(duel.field.case.stem for duel in duels) or "none"
+def _stems(comparisons: Sequence[Comparison]) -> str:
+    return ", ".join(comparison.field.case.stem for comparison in comparisons) or "none"
 
 
-def _points(duels: Sequence[Duel]) -> int:
-    return sum(head_of(label) == LEARNED for label in duels[0].field.standings) if duels else 0
+def _points(comparisons: Sequence[Comparison]) -> int:
+    return sum(head_of(label) == LEARNED for label in comparisons[0].field.scores) if comparisons else 0
 
 
-def _heuristics(duels: Sequence[Duel]) -> int:
-    return sum(not is_learned(label) for label in duels[0].field.standings) if duels else 0
+def _heuristics(comparisons: Sequence[Comparison]) -> int:
+    return sum(not is_learned(label) for label in comparisons[0].field.scores) if comparisons else 0

@@ -19,7 +19,7 @@ from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, load_scenario
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.utility import Yardstick, make_yardstick
+from orchestrator.simulation.utility import Utility, make_utility
 
 FIRST_SEED: Final = 2_000_000
 """Of the traces; those that anything is reported or validated on have lower ones."""
@@ -75,7 +75,7 @@ class _Ground:
     settings: ScenarioSettings
     servers: tuple[SimulatedServer, ...]
     traces: tuple[Trace, ...]
-    yardstick: Yardstick
+    utility_scale: Utility
 
 
 def run_job(job: Job) -> tuple[Trial, ...]:
@@ -103,7 +103,7 @@ def _ground(path: Path, extent: Extent) -> _Ground:
         settings = settings.model_copy(update={"workload": workload})
     ordered = tuple(sorted(servers, key=lambda s: s.name))  # as in Simulation, so that traces are the same
     traces = tuple(draw_trace(settings, ordered, FIRST_SEED + at) for at in range(extent.traces))
-    return _Ground(settings, ordered, traces, make_yardstick(settings, servers))
+    return _Ground(settings, ordered, traces, make_utility(settings, servers))
 
 
 def _try(ground: _Ground, spec: str) -> Trial:
@@ -113,7 +113,7 @@ def _try(ground: _Ground, spec: str) -> Trial:
         simulation.run()
         results.append(summarise(simulation, seed=FIRST_SEED + at, warm_up_ratio=_WARM_UP_RATIO))
     rows = [{name: getattr(result, name) for name in FIGURES} for result in results]
-    utility = sum(ground.yardstick.utility(row) for row in rows) / len(rows)
+    utility = sum(ground.utility_scale.utility(row) for row in rows) / len(rows)
     return Trial(spec, utility, tuple(_mean([row[name] for row in rows]) for name in FIGURES))
 
 

@@ -37,7 +37,7 @@ from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_r
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
-from orchestrator.http2.receive_budget import Holding
+from orchestrator.http2.receive_budget import ReceiveBudget
 from orchestrator.triton.passthrough import SERVICE, RefusedCallError
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class GrpcServer:
             explain=explain,
             max_message_bytes=max_message_bytes,
             limits=self._limits,
-            holding=Holding(held_bytes),
+            receive_budget=ReceiveBudget(held_bytes),
             check=self._check_caller if plane.guard.is_on else None,
             quick={f"/{SERVICE}/ModelInfer": plane.begin_infer},
         )

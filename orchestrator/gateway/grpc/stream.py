@@ -73,7 +73,7 @@ class StreamSession:
 
     async def _take(self, message: bytes, tasks: asyncio.TaskGroup) -> None:
         address = read_address(message)
-        family = self._plane.catalogue.families.get(address.model)
+        family = self._plane.model_index.families.get(address.model)
         if family is not None:
             await self._window.acquire()
             tasks.create_task(self._answer(family, message))
@@ -102,7 +102,7 @@ class StreamSession:
         guard.charge_items(self._caller, 1)
 
     def _open(self, message: bytes, tasks: asyncio.TaskGroup) -> ServerStream:
-        view = self._plane.catalogue.find(read_address(message))[0]
+        view = self._plane.model_index.find(read_address(message))[0]
         stream = self._streams.get(view.name)
         if stream is None:
             stream = self._streams[view.name] = view.server.open_stream(METHOD, self._caller.metadata)

@@ -10,7 +10,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES
-from orchestrator.gateway.metrics.snapshot import Tally
+from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.workers.listening import listen
 
 
@@ -22,7 +22,7 @@ class MetricsEndpoint:
         read: returns what was tallied until now, by all processes.
     """
 
-    def __init__(self, address: str, read: Callable[[], Awaitable[Tally]]) -> None:
+    def __init__(self, address: str, read: Callable[[], Awaitable[MetricSnapshot]]) -> None:
         self.address = address
         self._read = read
         self._runner: web.ServerRunner | None = None
@@ -54,7 +54,7 @@ class MetricsEndpoint:
 class _Page:
     """What prometheus_client's encoders need of a registry."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: MetricSnapshot) -> None:
         self._tally = tally
 
     def collect(self) -> Iterable[Metric]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from orchestrator.gateway.metrics.router_metrics import MEASURES as ROUTER_MEASURES
 from orchestrator.gateway.metrics.router_metrics import RouterMetrics
-from orchestrator.gateway.metrics.snapshot import Buckets, Cell, Labels, Measure, Tally
+from orchestrator.gateway.metrics.snapshot import Buckets, Cell, Labels, Measure, MetricSnapshot
 
 # Answers take from half a millisecond (a narrow width, an idle Triton) to what a deadline of seconds allows.
 _LATENCY_BOUNDS_S = (
@@ -144,9 +144,9 @@ class GatewayMetrics:
             ended = self._ended[labels] = _Ended()
         return ended
 
-    def tally(self) -> Tally:
+    def tally(self) -> MetricSnapshot:
         """Return a copy of all that was counted here."""
-        tally = Tally({_IN_FLIGHT.name: {(): [float(self.in_flight)]}})
+        tally = MetricSnapshot({_IN_FLIGHT.name: {(): [float(self.in_flight)]}})
         requests = tally.values.setdefault(_REQUESTS.name, {})
         for labels, ended in self._ended.items():
             requests[labels] = [ended.requests.value]

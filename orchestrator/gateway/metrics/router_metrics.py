@@ -5,7 +5,7 @@ Labels are bounded: reasons are a handful of words of ours, servers are the flee
 
 from __future__ import annotations
 
-from orchestrator.gateway.metrics.snapshot import Buckets, Cell, Labels, Measure, Tally
+from orchestrator.gateway.metrics.snapshot import Buckets, Cell, Labels, Measure, MetricSnapshot
 from orchestrator.router import Backlog, RouterObserver
 from orchestrator.snapshot import ServerName, Width
 
@@ -98,14 +98,14 @@ class RouterMetrics(RouterObserver):
             cell = cells[labels] = Cell()
         cell.value += amount
 
-    def put(self, tally: Tally) -> None:
+    def put(self, tally: MetricSnapshot) -> None:
         """Copy all that was counted here into a tally."""
         for name, cells in self._cells.items():
             tally.values[name] = {labels: [cell.value] for labels, cell in cells.items()}
         tally.values[_POLICY.name] = {(): [*self._policy.counts, self._policy.total]}
 
 
-def put_backlog(tally: Tally, backlog: Backlog) -> None:
+def put_backlog(tally: MetricSnapshot, backlog: Backlog) -> None:
     """Write what waits into a tally."""
     amounts = (backlog.requests, backlog.items, backlog.size_bytes)
     for measure, amount in zip(_QUEUED, amounts, strict=True):

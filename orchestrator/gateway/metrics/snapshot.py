@@ -67,12 +67,12 @@ class Buckets:
 
 
 @dataclass(slots=True)
-class Tally:
+class MetricSnapshot:
     """What was tallied, by metric and labels; values of a histogram are its buckets' counts, then the sum."""
 
     values: dict[str, dict[Labels, list[float]]] = field(default_factory=dict)
 
-    def add(self, other: Tally, measures: Mapping[str, Measure], *, with_gauges: bool = True) -> None:
+    def add(self, other: MetricSnapshot, measures: Mapping[str, Measure], *, with_gauges: bool = True) -> None:
         """Add another one to this; metrics that ``measures`` does not know are left out."""
         for name, found in other.values.items():
             measure = measures.get(name)
@@ -88,7 +88,7 @@ class Tally:
         return [[name, [[list(k), v] for k, v in found.items()]] for name, found in self.values.items()]
 
     @classmethod
-    def decode(cls, encoded: Iterable[Any]) -> Tally:
+    def decode(cls, encoded: Iterable[Any]) -> MetricSnapshot:
         """Return what ``encode`` made."""
         return cls({name: {tuple(labels): numbers for labels, numbers in found} for name, found in encoded})
 

@@ -25,7 +25,7 @@ _TELL_S = 0.1
 Kind = str
 
 
-class Door:
+class SocketHandoff:
     """The supervisor's side, one a worker.
 
     Args:

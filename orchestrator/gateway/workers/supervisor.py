@@ -28,12 +28,12 @@ from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.gateway.fleet_statistics import FleetInventory, answers_to_workers
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, WORKER_RESTARTS, WORKERS
-from orchestrator.gateway.metrics.snapshot import Tally
-from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.metrics.snapshot import MetricSnapshot
+from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import Server
 from orchestrator.gateway.workers.channel import Channel
 from orchestrator.gateway.workers.listening import BACKLOG, bind
-from orchestrator.gateway.workers.socket_handoff import Door, Kind
+from orchestrator.gateway.workers.socket_handoff import Kind, SocketHandoff
 from orchestrator.processes.back_off import count_short_lives, restart_pause_s
 from orchestrator.snapshot import ServerName
 
@@ -57,20 +57,22 @@ class Worker:
         failure: why it ended, when it said so.
     """
 
-    def __init__(self, number: int, process: asyncio.subprocess.Process, channel: Channel, door: Door) -> None:
+    def __init__(
+        self, number: int, process: asyncio.subprocess.Process, channel: Channel, handoff: SocketHandoff
+    ) -> None:
         self.number = number
         self.process = process
         self.channel = channel
-        self.door = door
+        self.handoff = handoff
         self.is_up = False
         self.served: frozenset[str] = frozenset()
-        self.tally = Tally()
+        self.tally = MetricSnapshot()
         self.failure: str | None = None
 
-    async def read_tally(self) -> Tally:
+    async def read_tally(self) -> MetricSnapshot:
         """Return what it has counted; what it last told when it does not answer."""
         with contextlib.suppress(SlimError):
-            self.tally = Tally.decode(await self.channel.ask("tally", timeout_s=_TALLY_S))
+            self.tally = MetricSnapshot.decode(await self.channel.ask("tally", timeout_s=_TALLY_S))
         return self.tally
 
 
@@ -108,10 +110,10 @@ class Supervisor:
         self._hello = hello
         self._command = command
         self._environment = dict(environment)
-        self._catalogue = Catalogue(servers, timeout_s=timeout_s)
-        self._inventory = FleetInventory(self._catalogue, self.is_served)
+        self._model_index = ModelIndex(servers, timeout_s=timeout_s)
+        self._inventory = FleetInventory(self._model_index, self.is_served)
         self._workers: dict[int, Worker] = {}
-        self._retired = Tally()
+        self._retired = MetricSnapshot()
         self._is_stopping = False
         self._stopped = asyncio.Event()
         self._changed = asyncio.Event()
@@ -125,7 +127,7 @@ class Supervisor:
 
     def reconfigure(self, opened: Mapping[ServerName, Server], closed: Iterable[ServerName]) -> None:
         """Read other servers from now on; the workers are told by whoever made them."""
-        self._catalogue.reconfigure(opened, closed)
+        self._model_index.reconfigure(opened, closed)
 
     # --- life ---
 
@@ -137,10 +139,10 @@ class Supervisor:
             SlimError: a worker could not start; none is left then.
         """
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._catalogue.close)
+            stack.push_async_callback(self._model_index.close)
             stack.callback(self._close_sockets)
             self._bind()
-            await self._catalogue.refresh()
+            await self._model_index.refresh()
             if self.metrics is not None:
                 stack.push_async_callback(self.metrics.stop, 0.0)
                 await self.metrics.start()
@@ -153,7 +155,7 @@ class Supervisor:
             self._resume()
             stack.pop_all()
         self._watchers = [
-            asyncio.create_task(self._catalogue.watch(self._discovery_period_s)),
+            asyncio.create_task(self._model_index.watch(self._discovery_period_s)),
             asyncio.create_task(self._inventory.watch(self._settings.statistics_period_s)),
         ]
         return self
@@ -174,7 +176,7 @@ class Supervisor:
             await asyncio.gather(*self._watchers, return_exceptions=True)
             if self.metrics is not None:
                 await self.metrics.stop(0.0)
-            await self._catalogue.close()
+            await self._model_index.close()
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
@@ -256,12 +258,12 @@ class Supervisor:
 
     async def _start(self, number: int) -> Worker:
         ours, theirs = socket.socketpair()
-        our_door, their_door = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        with theirs, their_door:
+        our_handoff, their_handoff = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with theirs, their_handoff:
             process = await asyncio.create_subprocess_exec(
-                *self._command(theirs.fileno(), their_door.fileno()),
+                *self._command(theirs.fileno(), their_handoff.fileno()),
                 env=self._environment,
-                pass_fds=(theirs.fileno(), their_door.fileno()),
+                pass_fds=(theirs.fileno(), their_handoff.fileno()),
                 process_group=0,  # Ctrl-C is for the supervisor, which then drains
             )
         # A worker that ends before it has read this is noticed by its exit.
@@ -270,10 +272,10 @@ class Supervisor:
             **answers_to_workers(self._inventory),
             "up": lambda body: self._note(number, is_up=True),
             "served": lambda body: self._note(number, served=frozenset(body)),
-            "tally": lambda body: self._note(number, tally=Tally.decode(body)),
+            "tally": lambda body: self._note(number, tally=MetricSnapshot.decode(body)),
             "failed": lambda body: self._note(number, failure=body),
         }
-        worker = Worker(number, process, await Channel.over(ours, answers), Door(our_door, self._resume))
+        worker = Worker(number, process, await Channel.over(ours, answers), SocketHandoff(our_handoff, self._resume))
         self._workers[number] = worker
         if self._is_stopping:  # it was decided while this one started
             _signal(worker, signal.SIGTERM)
@@ -290,7 +292,7 @@ class Supervisor:
             await asyncio.gather(listening, return_exceptions=True)
             del self._workers[worker.number]
             self._retired.add(worker.tally, MEASURES, with_gauges=False)
-            self._left += worker.door.close()
+            self._left += worker.handoff.close()
             self._tell_served()
             self._resume()
         return describe_exit_code(code)
@@ -316,13 +318,13 @@ class Supervisor:
         return bool(up) and all(family in worker.served for worker in up)
 
     def _tell_served(self) -> None:
-        served = [name for name in self._catalogue.families if self.is_served(name)]
+        served = [name for name in self._model_index.families if self.is_served(name)]
         for worker in self._workers.values():
             worker.channel.tell("served", served)
 
-    async def read_tally(self) -> Tally:
+    async def read_tally(self) -> MetricSnapshot:
         """Return what all workers have counted, those that are gone included."""
-        total = Tally()
+        total = MetricSnapshot()
         total.add(self._retired, MEASURES)
         workers = [worker for worker in self._workers.values() if worker.is_up]
         for tally in await asyncio.gather(*(worker.read_tally() for worker in workers)):
@@ -351,8 +353,8 @@ class Supervisor:
 
     def _hand_out(self, kind: Kind, connection: socket.socket) -> bool:
         workers = [worker for worker in self._workers.values() if worker.is_up]
-        workers.sort(key=lambda worker: (worker.door.count(kind), worker.door.total, worker.number))
-        return any(worker.door.give(kind, connection) for worker in workers)
+        workers.sort(key=lambda worker: (worker.handoff.count(kind), worker.handoff.total, worker.number))
+        return any(worker.handoff.give(kind, connection) for worker in workers)
 
     def _resume(self) -> None:
         """Hand out what was left over, then accept again."""

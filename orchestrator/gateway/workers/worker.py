@@ -23,7 +23,7 @@ class WorkerTeam:
 
     Args:
         channel_end: of the pair that the supervisor has made.
-        door_end: likewise.
+        handoff_end: likewise.
         on_alone: called when the supervisor is gone.
 
     Attributes:
@@ -32,9 +32,9 @@ class WorkerTeam:
 
     inventory: RemoteInventory
 
-    def __init__(self, channel_end: socket.socket, door_end: socket.socket, on_alone: Callable[[], None]) -> None:
+    def __init__(self, channel_end: socket.socket, handoff_end: socket.socket, on_alone: Callable[[], None]) -> None:
         self._channel_end = channel_end
-        self._door_end = door_end
+        self._handoff_end = handoff_end
         self._on_alone = on_alone
         self._served: frozenset[str] | None = None  # not told yet
         self._channel: Channel
@@ -51,7 +51,7 @@ class WorkerTeam:
         """Take connections for a gateway that is open, until ``leave``."""
         self._gateway = gateway
         offered = {kind: t for kind, t in (("grpc", gateway.grpc), ("http", gateway.http)) if t is not None}
-        self._tasks.append(asyncio.create_task(Receiver(self._door_end, offered).run()))
+        self._tasks.append(asyncio.create_task(Receiver(self._handoff_end, offered).run()))
         self._tasks.append(asyncio.create_task(self._tell(gateway)))
         self._channel.tell("served", sorted(gateway.served))
         self._channel.tell("up")

@@ -34,7 +34,7 @@ from orchestrator.http2.grpc.wire import (
     unpack_message,
 )
 from orchestrator.http2.limits import Limits
-from orchestrator.http2.receive_budget import Holding
+from orchestrator.http2.receive_budget import ReceiveBudget
 from orchestrator.http2.stream import Receiver, Stream
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Service:
         explain: the RpcError that stands for what a handler raised.
         max_message_bytes: of a request.
         limits: of a connection.
-        holding: of all connections.
+        receive_budget: of all connections.
         quick: handlers that are asked first, for the paths of some unary ones.
         check: raises what a call is refused with by its path and metadata, before its message has come; None lets all
             in.
@@ -89,7 +89,7 @@ class Service:
     explain: Callable[[Exception], RpcError]
     max_message_bytes: int
     limits: Limits
-    holding: Holding
+    receive_budget: ReceiveBudget
     check: Callable[[str, Metadata], None] | None = None
     quick: Mapping[str, QuickHandler] = field(default_factory=dict)
 
@@ -256,7 +256,7 @@ class UnaryCall(_Call):
         """Keep a piece; return all that is kept."""
         stream, held = self._stream, self._held
         held += data
-        self._service.holding.take(self, len(data))
+        self._service.receive_budget.take(self, len(data))
         if stream.is_local_closed:  # it was lost by that
             return held
         if self._whole_bytes is None and len(held) >= PREFIX_BYTES:
@@ -273,7 +273,7 @@ class UnaryCall(_Call):
         self._fail(_too_much_held())
 
     def _release(self) -> None:
-        self._service.holding.give(self, len(self._held))
+        self._service.receive_budget.give(self, len(self._held))
         self._held = bytearray()
 
     def _begin(self, body: bytes | bytearray) -> None:
@@ -375,7 +375,7 @@ class StreamingCall(_Call):
             return
         self._buffer += data
         self._has_ended = self._has_ended or is_last
-        self._service.holding.take(self, len(data))
+        self._service.receive_budget.take(self, len(data))
         if not self._is_readable():
             self._ask_for_more()
         elif self._waiter is not None:
@@ -389,7 +389,7 @@ class StreamingCall(_Call):
             _release(self._waiter)
 
     def _release(self) -> None:
-        self._service.holding.give(self, len(self._buffer))
+        self._service.receive_budget.give(self, len(self._buffer))
         self._buffer = bytearray()
 
     def _is_readable(self) -> bool:
@@ -440,7 +440,7 @@ class StreamingCall(_Call):
         buffer = self._buffer
         flag, payload = buffer[0], bytes(memoryview(buffer)[PREFIX_BYTES:size])
         del buffer[:size]
-        self._service.holding.give(self, size)
+        self._service.receive_budget.give(self, size)
         if not self._is_readable():
             self._ask_for_more()
         return flag, payload

@@ -32,12 +32,12 @@ from orchestrator.policies.tables.fields import (
     QUEUE_ITEMS,
     ROW_ACCURACY,
     ROW_COMPLETION_S,
-    ROW_GROUP_J,
+    ROW_FIXED_J,
     ROW_HAS_ROOM,
     ROW_HEAD_COMPLETION_S,
-    ROW_ITEM_J,
     ROW_ITEMS,
     ROW_MAX_BATCH,
+    ROW_PER_ITEM_J,
     ROW_SERVER,
     SLACK_MARGIN,
 )
@@ -107,18 +107,18 @@ def _pick_server(rows: Table, count: int, row: int, picked: Column, left: int) -
 
 
 @compiled
-def hold_until_s(rows: Table, chosen: Column, considered: int, ask: Column) -> float:
+def hold_until_s(rows: Table, chosen: Column, considered: int, query: Column) -> float:
     """Return until when a hold lasts: half the time until the quickest candidate would be late; now when it is."""
     least_s = math.inf
     for line in range(considered):
         least_s = min(least_s, rows[ROW_HEAD_COMPLETION_S][int(chosen[line])])
-    left_s = ask[HEAD_DEADLINE_S] - ask[NOW_S] - ask[SLACK_MARGIN] * least_s
-    return ask[NOW_S] + max(0.0, left_s) / 2 if considered > 0 else ask[NOW_S]
+    left_s = query[HEAD_DEADLINE_S] - query[NOW_S] - query[SLACK_MARGIN] * least_s
+    return query[NOW_S] + max(0.0, left_s) / 2 if considered > 0 else query[NOW_S]
 
 
 @compiled
 def write_mask(
-    memory: Table, rows: Table, chosen: Column, considered: int, ask: Column, base: Column, mask: Column
+    memory: Table, rows: Table, chosen: Column, considered: int, query: Column, base: Column, mask: Column
 ) -> int:
     """Write 1 for each action that is allowed, else 0; return how many are.
 
@@ -127,64 +127,64 @@ def write_mask(
         rows: the candidates.
         chosen: rows that are considered.
         considered: how many.
-        ask: what waits.
+        query: what waits.
         base: what the base policy decides: its row or HOLD, items, until when.
         mask: for ACTIONS numbers.
     """
-    need = _need(rows, chosen, considered, ask)
-    lasts_s = hold_until_s(rows, chosen, considered, ask) - ask[NOW_S]
-    fills, allowed, is_hold_useful = may_fill(lasts_s, memory, ask), 0, False
+    need = _need(rows, chosen, considered, query)
+    lasts_s = hold_until_s(rows, chosen, considered, query) - query[NOW_S]
+    fills, allowed, is_hold_useful = may_fill(lasts_s, memory, query), 0, False
     for line in range(ROWS):
         mask[line] = 0.0
     for line in range(considered):
         row = int(chosen[line])
         has_room = rows[ROW_HAS_ROOM][row] != 0
-        is_worth_it = _meets(row, need, rows, ask) and not _is_dominated(line, need, rows, chosen, considered, ask)
+        is_worth_it = _meets(row, need, rows, query) and not _is_dominated(line, need, rows, chosen, considered, query)
         if row == int(base[0]) or (has_room and is_worth_it):
             mask[line] = 1.0
             allowed += 1
         if is_worth_it:  # a better one is busy, or its batch can become fuller
-            is_filling = rows[ROW_ITEMS][row] >= ask[QUEUE_ITEMS] and rows[ROW_ITEMS][row] < rows[ROW_MAX_BATCH][row]
-            saves = fills and is_filling and rows[ROW_GROUP_J][row] > 0  # not when unknown
+            is_filling = rows[ROW_ITEMS][row] >= query[QUEUE_ITEMS] and rows[ROW_ITEMS][row] < rows[ROW_MAX_BATCH][row]
+            saves = fills and is_filling and rows[ROW_FIXED_J][row] > 0  # not when unknown
             is_hold_useful = is_hold_useful or not has_room or saves
     # A hold of next to nothing would only have the same decided again.
-    is_long = lasts_s > 1e-4 * (ask[HEAD_DEADLINE_S] - ask[NOW_S])
+    is_long = lasts_s > 1e-4 * (query[HEAD_DEADLINE_S] - query[NOW_S])
     mask[HOLD_ACTION] = 1.0 if base[0] < 0 or (is_long and is_hold_useful) else 0.0
     return allowed + int(mask[HOLD_ACTION])
 
 
 @compiled
-def _need(rows: Table, chosen: Column, considered: int, ask: Column) -> int:
+def _need(rows: Table, chosen: Column, considered: int, query: Column) -> int:
     """Return the most that some candidate with room meets: TIMELY, else HEAD_IN_TIME, else nothing."""
     need = ANYTHING
     for line in range(considered):
         row = int(chosen[line])
         if rows[ROW_HAS_ROOM][row] != 0:
-            if _meets(row, TIMELY, rows, ask):
+            if _meets(row, TIMELY, rows, query):
                 return TIMELY
-            if _meets(row, HEAD_IN_TIME, rows, ask):
+            if _meets(row, HEAD_IN_TIME, rows, query):
                 need = HEAD_IN_TIME
     return need
 
 
 @compiled
-def _meets(row: int, need: int, rows: Table, ask: Column) -> bool:
+def _meets(row: int, need: int, rows: Table, query: Column) -> bool:
     if need == TIMELY:
-        return is_timely(row, ask[SLACK_MARGIN], rows, ask)
-    return need == ANYTHING or is_in_time(rows[ROW_HEAD_COMPLETION_S][row], ask)
+        return is_timely(row, query[SLACK_MARGIN], rows, query)
+    return need == ANYTHING or is_in_time(rows[ROW_HEAD_COMPLETION_S][row], query)
 
 
 @compiled
-def _is_dominated(line: int, need: int, rows: Table, chosen: Column, considered: int, ask: Column) -> bool:
+def _is_dominated(line: int, need: int, rows: Table, chosen: Column, considered: int, query: Column) -> bool:
     """Return whether another candidate with room is as accurate, soon and frugal; of equals the first is not."""
     row = int(chosen[line])
     for other_line in range(considered):
         other = int(chosen[other_line])
-        if other == row or rows[ROW_HAS_ROOM][other] == 0 or not _meets(other, need, rows, ask):
+        if other == row or rows[ROW_HAS_ROOM][other] == 0 or not _meets(other, need, rows, query):
             continue
         accuracy, most = rows[ROW_ACCURACY][other], rows[ROW_ACCURACY][row]
         completion_s, soonest_s = rows[ROW_COMPLETION_S][other], rows[ROW_COMPLETION_S][row]
-        joules, least_j = _item_j(other, rows), _item_j(row, rows)
+        joules, least_j = _per_item_j(other, rows), _per_item_j(row, rows)
         if accuracy < most or completion_s > soonest_s or joules > least_j:
             continue
         is_equal = accuracy == most and completion_s == soonest_s and not joules < least_j
@@ -194,21 +194,21 @@ def _is_dominated(line: int, need: int, rows: Table, chosen: Column, considered:
 
 
 @compiled
-def _item_j(row: int, rows: Table) -> float:
-    return rows[ROW_ITEM_J][row] + rows[ROW_GROUP_J][row] / rows[ROW_ITEMS][row]
+def _per_item_j(row: int, rows: Table) -> float:
+    return rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_ITEMS][row]
 
 
 @compiled
 def do_action(
-    action: int, rows: Table, chosen: Column, considered: int, ask: Column, base: Column
+    action: int, rows: Table, chosen: Column, considered: int, query: Column, base: Column
 ) -> tuple[int, float, float]:
     """Return what an action is: the row (negative to hold), the items, and until when to hold.
 
     Where there is no time to hold, that is what the base policy does.
     """
     if action == HOLD_ACTION or action >= considered:
-        until_s = hold_until_s(rows, chosen, considered, ask)
-        if base[0] < 0 or until_s <= ask[NOW_S]:
+        until_s = hold_until_s(rows, chosen, considered, query)
+        if base[0] < 0 or until_s <= query[NOW_S]:
             return int(base[0]), base[1], base[2]
         return -1, 0.0, until_s
     row = int(chosen[action])

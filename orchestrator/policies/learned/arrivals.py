@@ -40,10 +40,10 @@ _LEAST_S: Final = 1e-9
 
 
 @compiled
-def follow_arrivals(memory: Table, ask: Column) -> None:
+def follow_arrivals(memory: Table, query: Column) -> None:
     """Bring the rates up to date; to be called first in each decision."""
-    whole, now_s, queued = memory[WHOLE], ask[NOW_S], ask[QUEUE_ITEMS]
-    quick_s = max(_LEAST_S, objective_s(ask))
+    whole, now_s, queued = memory[WHOLE], query[NOW_S], query[QUEUE_ITEMS]
+    quick_s = max(_LEAST_S, objective_s(query))
     if whole[_QUICK_S] == 0:
         whole[_QUICK_S], whole[_SLOW_S] = _HELD * quick_s, _HELD * _SLOWER * quick_s
     else:

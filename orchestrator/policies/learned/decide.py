@@ -101,7 +101,7 @@ def parse_base(name: str) -> RulePolicy:
 
 @compiled
 def observe(
-    rule: Column, memory: Table, rows: Table, count: int, ask: Column, preference: Column, view: View
+    rule: Column, memory: Table, rows: Table, count: int, query: Column, preference: Column, view: View
 ) -> tuple[int, int]:
     """Fill a view; return how many candidates are considered and how many actions are allowed.
 
@@ -110,50 +110,56 @@ def observe(
         memory: its own.
         rows: the candidates.
         count: of them.
-        ask: what waits.
+        query: what waits.
         preference: weights of accuracy, latency and energy where the head has none; NaN: those that WORTH gives.
         view: to be filled.
     """
-    ask_base(rule, memory, rows, count, ask, preference, view)
-    return look(memory, rows, count, ask, preference, view)
+    choose_base(rule, memory, rows, count, query, preference, view)
+    return look(memory, rows, count, query, preference, view)
 
 
 @compiled
-def ask_base(rule: Column, memory: Table, rows: Table, count: int, ask: Column, preference: Column, view: View) -> None:
+def choose_base(
+    rule: Column, memory: Table, rows: Table, count: int, query: Column, preference: Column, view: View
+) -> None:
     """Fill the first part of a view: what the base policy would do, weighing as this policy does."""
-    follow_arrivals(memory, ask)
-    has_own = not math.isnan(ask[PREFER_ACCURACY])
+    follow_arrivals(memory, query)
+    has_own = not math.isnan(query[PREFER_ACCURACY])
     if not has_own:
-        _write_preference(rows, count, preference, ask)
-    row, items, _, until_s = choose_row(rule, memory, rows, count, ask)
+        _write_preference(rows, count, preference, query)
+    row, items, _, until_s = choose_row(rule, memory, rows, count, query)
     view.base[0], view.base[1], view.base[2] = row, items, until_s
     if not has_own:
-        ask[PREFER_ACCURACY] = ask[PREFER_LATENCY] = ask[PREFER_ENERGY] = math.nan
+        query[PREFER_ACCURACY] = query[PREFER_LATENCY] = query[PREFER_ENERGY] = math.nan
 
 
 @compiled
-def look(memory: Table, rows: Table, count: int, ask: Column, preference: Column, view: View) -> tuple[int, int]:
+def look(memory: Table, rows: Table, count: int, query: Column, preference: Column, view: View) -> tuple[int, int]:
     """Fill the rest of a view; return how many candidates are considered and how many actions are allowed."""
-    has_own = not math.isnan(ask[PREFER_ACCURACY])
+    has_own = not math.isnan(query[PREFER_ACCURACY])
     if not has_own:
-        _write_preference(rows, count, preference, ask)
+        _write_preference(rows, count, preference, query)
     considered = select_rows(rows, count, int(view.base[0]), view.picked, view.chosen)
-    encode(memory, rows, count, view.chosen, considered, ask, view.base, view.extremes, view.lines, view.context)
+    encode(memory, rows, count, view.chosen, considered, query, view.base, view.extremes, view.lines, view.context)
     if not has_own:
-        ask[PREFER_ACCURACY] = ask[PREFER_LATENCY] = ask[PREFER_ENERGY] = math.nan
-    return considered, write_mask(memory, rows, view.chosen, considered, ask, view.base, view.mask)
+        query[PREFER_ACCURACY] = query[PREFER_LATENCY] = query[PREFER_ENERGY] = math.nan
+    return considered, write_mask(memory, rows, view.chosen, considered, query, view.base, view.mask)
 
 
 @compiled
-def _write_preference(rows: Table, count: int, preference: Column, ask: Column) -> None:
+def _write_preference(rows: Table, count: int, preference: Column, query: Column) -> None:
     if not math.isnan(preference[0]):
-        ask[PREFER_ACCURACY], ask[PREFER_LATENCY], ask[PREFER_ENERGY] = preference[0], preference[1], preference[2]
+        query[PREFER_ACCURACY], query[PREFER_LATENCY], query[PREFER_ENERGY] = (
+            preference[0],
+            preference[1],
+            preference[2],
+        )
         return
     least, most = math.inf, -math.inf
     for row in range(count):
         least, most = min(least, rows[ROW_ACCURACY][row]), max(most, rows[ROW_ACCURACY][row])
     weights = priced(WORTH, most - least)
-    ask[PREFER_ACCURACY], ask[PREFER_LATENCY], ask[PREFER_ENERGY] = weights
+    query[PREFER_ACCURACY], query[PREFER_LATENCY], query[PREFER_ENERGY] = weights
 
 
 @compiled
@@ -179,7 +185,7 @@ def first_allowed(mask: Column) -> int:
 
 
 @compiled
-def strange_feature(lines: Table, line: int, context: Column, low: Column, high: Column) -> int:
+def out_of_distribution_feature(lines: Table, line: int, context: Column, low: Column, high: Column) -> int:
     """Return the first feature of a line, or of the context behind them, that training has not seen; -1 for none."""
     if line < ROWS:
         for feature in range(FEATURES):
@@ -199,7 +205,7 @@ def decide_by_scores(
     memory: Table,
     rows: Table,
     count: int,
-    ask: Column,
+    query: Column,
     preference: Column,
     base: Column,
     picked: Column,
@@ -220,23 +226,23 @@ def decide_by_scores(
     Arguments are one by one, because a compiled function receives them faster so than in tuples.
     """
     view = View(base, picked, chosen, extremes, lines, context, mask)
-    ask_base(rule, memory, rows, count, ask, preference, view)
-    row, items, until_s = standing_hold(memory, rows, count, ask, base)
+    choose_base(rule, memory, rows, count, query, preference, view)
+    row, items, until_s = standing_hold(memory, rows, count, query, base)
     if row == HOLD:
         return row, items, until_s, -1
-    considered, allowed = look(memory, rows, count, ask, preference, view)
+    considered, allowed = look(memory, rows, count, query, preference, view)
     if allowed <= 1:  # no choice
-        row, items, until_s = do_action(first_allowed(mask), rows, chosen, considered, ask, base)
-        note_decision(row, until_s, memory, rows, count, ask, base)
+        row, items, until_s = do_action(first_allowed(mask), rows, chosen, considered, query, base)
+        note_decision(row, until_s, memory, rows, count, query, base)
         note_leaving(row, items, memory)
         return row, items, until_s, -1
     score(lines, considered, context, params, strength, hidden, scores)
     action = best_action(scores, mask)
-    strange = strange_feature(lines, action, context, low, high)
-    row, items, until_s = do_action(action, rows, chosen, considered, ask, base)
-    note_decision(row if strange < 0 else REJECT, until_s, memory, rows, count, ask, base)
-    note_leaving(row if strange < 0 else REJECT, items, memory)
-    return row, items, until_s, strange
+    out_of_distribution = out_of_distribution_feature(lines, action, context, low, high)
+    row, items, until_s = do_action(action, rows, chosen, considered, query, base)
+    note_decision(row if out_of_distribution < 0 else REJECT, until_s, memory, rows, count, query, base)
+    note_leaving(row if out_of_distribution < 0 else REJECT, items, memory)
+    return row, items, until_s, out_of_distribution
 
 
 def new_scores() -> tuple[Any, Column]:

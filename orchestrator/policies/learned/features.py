@@ -86,16 +86,16 @@ from orchestrator.policies.tables.fields import (
     ROW_ACCURACY,
     ROW_COMPLETION_S,
     ROW_DRAIN_S,
-    ROW_GROUP_J,
-    ROW_GROUP_S,
+    ROW_FIXED_J,
+    ROW_FIXED_S,
     ROW_HAS_ROOM,
     ROW_HEAD_COMPLETION_S,
     ROW_INSTANCES,
-    ROW_ITEM_J,
-    ROW_ITEM_S,
     ROW_ITEMS,
     ROW_MAX_BATCH,
     ROW_OVERDUE_RATIO,
+    ROW_PER_ITEM_J,
+    ROW_PER_ITEM_S,
     ROW_SERVER,
     ROW_SERVER_ITEMS,
     ROW_SERVICE_S,
@@ -207,7 +207,7 @@ def encode(
     count: int,
     chosen: Column,
     considered: int,
-    ask: Column,
+    query: Column,
     base: Column,
     extremes: Column,
     lines: Table,
@@ -221,34 +221,34 @@ def encode(
         count: of them.
         chosen: rows that are considered; the first ``considered``.
         considered: how many, up to ROWS.
-        ask: what waits, with a preference.
+        query: what waits, with a preference.
         base: what the base policy decides: its row or HOLD, items, until when.
         extremes: room for EXTREMES numbers.
         lines: [line, feature]; as many as are considered are written.
         context: to be written.
     """
     _find_extremes(rows, chosen, considered, extremes)
-    slack_s = max(0.0, ask[HEAD_DEADLINE_S] - ask[NOW_S])
-    tail_slack_s = max(0.0, ask[TAIL_DEADLINE_S] - ask[NOW_S])
+    slack_s = max(0.0, query[HEAD_DEADLINE_S] - query[NOW_S])
+    tail_slack_s = max(0.0, query[TAIL_DEADLINE_S] - query[NOW_S])
     with_room, idle, timely, known = 0.0, 0.0, 0.0, 0.0
     for line in range(considered):
         row = int(chosen[line])
-        _encode_row(rows, row, ask, slack_s, tail_slack_s, extremes, lines[line])
+        _encode_row(rows, row, query, slack_s, tail_slack_s, extremes, lines[line])
         lines[line][BASE_CHOICE] = 1.0 if row == int(base[0]) else 0.0
         with_room += lines[line][15]
         idle += lines[line][21]
         timely += lines[line][19]
         known += lines[line][12]
     number = max(1.0, float(considered))
-    queued = ask[QUEUE_ITEMS]
+    queued = query[QUEUE_ITEMS]
     context[0] = queued / (queued + extremes[_BATCHES]) if queued > 0 else 0.0
-    context[1] = contrast(slack_s, ask[SLACK_MARGIN] * extremes[_LEAST_SERVICE])
+    context[1] = contrast(slack_s, query[SLACK_MARGIN] * extremes[_LEAST_SERVICE])
     context[2] = contrast(tail_slack_s, slack_s)
-    context[3] = ask[HEAD_ITEMS] / extremes[_LARGEST_BATCH] if considered > 0 else 0.0
-    context[4] = ask[MIN_ACCURACY]
-    context[5] = ask[PREFER_ACCURACY]
-    context[6] = ask[PREFER_LATENCY]
-    context[7] = ask[PREFER_ENERGY]
+    context[3] = query[HEAD_ITEMS] / extremes[_LARGEST_BATCH] if considered > 0 else 0.0
+    context[4] = query[MIN_ACCURACY]
+    context[5] = query[PREFER_ACCURACY]
+    context[6] = query[PREFER_LATENCY]
+    context[7] = query[PREFER_ENERGY]
     context[8] = considered / (considered + 16.0)
     context[9] = with_room / number
     context[10] = idle / number
@@ -267,7 +267,7 @@ def _encode_arrivals(
     widest_rps, narrowest_rps, slowest_rps, quickest_rps = 0.0, 0.0, 0.0, 0.0
     for row in range(count):
         most = rows[ROW_MAX_BATCH][row]
-        took_s = rows[ROW_ITEM_S][row] * most + rows[ROW_GROUP_S][row]
+        took_s = rows[ROW_PER_ITEM_S][row] * most + rows[ROW_FIXED_S][row]
         rate_rps = rows[ROW_INSTANCES][row] * most / took_s if took_s > 0 else math.inf
         if row == 0 or rows[ROW_SERVER][row] != rows[ROW_SERVER][row - 1]:
             widest_rps, narrowest_rps = widest_rps + slowest_rps, narrowest_rps + quickest_rps
@@ -299,7 +299,7 @@ def _find_extremes(rows: Table, chosen: Column, considered: int, extremes: Colum
         extremes[_LEAST_DRAIN] = min(extremes[_LEAST_DRAIN], rows[ROW_DRAIN_S][row])
         extremes[_LEAST_ACCURACY] = min(extremes[_LEAST_ACCURACY], rows[ROW_ACCURACY][row])
         extremes[_MOST_ACCURACY] = max(extremes[_MOST_ACCURACY], rows[ROW_ACCURACY][row])
-        joules = rows[ROW_ITEM_J][row] + rows[ROW_GROUP_J][row] / rows[ROW_ITEMS][row]
+        joules = rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_ITEMS][row]
         if joules < extremes[_LEAST_JOULES]:  # NaN, which is unknown, is not
             extremes[_LEAST_JOULES] = max(0.0, joules)
         extremes[_BATCHES] += rows[ROW_MAX_BATCH][row]
@@ -308,9 +308,9 @@ def _find_extremes(rows: Table, chosen: Column, considered: int, extremes: Colum
 
 @compiled
 def _encode_row(
-    rows: Table, row: int, ask: Column, slack_s: float, tail_slack_s: float, extremes: Column, line: Column
+    rows: Table, row: int, query: Column, slack_s: float, tail_slack_s: float, extremes: Column, line: Column
 ) -> None:
-    margin, items, most = ask[SLACK_MARGIN], rows[ROW_ITEMS][row], rows[ROW_MAX_BATCH][row]
+    margin, items, most = query[SLACK_MARGIN], rows[ROW_ITEMS][row], rows[ROW_MAX_BATCH][row]
     completion_s, drain_s, service_s = rows[ROW_COMPLETION_S][row], rows[ROW_DRAIN_S][row], rows[ROW_SERVICE_S][row]
     least, spread = extremes[_LEAST_ACCURACY], extremes[_MOST_ACCURACY] - extremes[_LEAST_ACCURACY]
     line[0] = contrast(slack_s, margin * completion_s)
@@ -321,16 +321,16 @@ def _encode_row(
     line[5] = rows[ROW_WAIT_S][row] / completion_s if completion_s > 0 else 0.0
     line[6] = contrast(drain_s, extremes[_LEAST_DRAIN])
     line[7] = items / most
-    line[8] = items / max(items, ask[QUEUE_ITEMS])
-    line[9] = rows[ROW_GROUP_S][row] / service_s if service_s > 0 else 0.0
+    line[8] = items / max(items, query[QUEUE_ITEMS])
+    line[9] = rows[ROW_FIXED_S][row] / service_s if service_s > 0 else 0.0
     line[10] = (rows[ROW_ACCURACY][row] - least) / spread if spread > 0 else 0.0
     line[11] = rows[ROW_ACCURACY][row]
-    item_j, group_j = rows[ROW_ITEM_J][row], rows[ROW_GROUP_J][row]
-    joules = max(0.0, item_j + group_j / items)
-    is_known = not math.isnan(item_j + group_j)
+    per_item_j, fixed_j = rows[ROW_PER_ITEM_J][row], rows[ROW_FIXED_J][row]
+    joules = max(0.0, per_item_j + fixed_j / items)
+    is_known = not math.isnan(per_item_j + fixed_j)
     line[12] = 1.0 if is_known else 0.0
     line[13] = contrast(joules, extremes[_LEAST_JOULES]) if is_known else 0.0
-    line[14] = max(0.0, contrast(joules, max(0.0, item_j + group_j / most))) if is_known else 0.0
+    line[14] = max(0.0, contrast(joules, max(0.0, per_item_j + fixed_j / most))) if is_known else 0.0
     line[15] = rows[ROW_HAS_ROOM][row]
     held = rows[ROW_SERVER_ITEMS][row]
     line[16] = held / (held + most)

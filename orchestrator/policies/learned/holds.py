@@ -34,46 +34,48 @@ _FORGOTTEN: Final = 1 / 8192  # of it, with each decision to send at once
 
 
 @compiled
-def standing_hold(memory: Table, rows: Table, count: int, ask: Column, base: Column) -> tuple[int, float, float]:
+def standing_hold(memory: Table, rows: Table, count: int, query: Column, base: Column) -> tuple[int, float, float]:
     """Return HOLD, no items and until when, where the last hold goes on; 0 in place of HOLD where none does.
 
     Where the base holds as well, its own time counts.
     """
     whole = memory[WHOLE]
-    if ask[NOW_S] >= whole[_UNTIL_S] or ask[HEAD_DEADLINE_S] != whole[_HEAD_DEADLINE_S]:
+    if query[NOW_S] >= whole[_UNTIL_S] or query[HEAD_DEADLINE_S] != whole[_HEAD_DEADLINE_S]:
         return 0, 0.0, 0.0
-    if ask[QUEUE_ITEMS] >= whole[_MOST_ITEMS] or _room(rows, count, base) != whole[_ROOM]:
+    if query[QUEUE_ITEMS] >= whole[_MOST_ITEMS] or _room(rows, count, base) != whole[_ROOM]:
         return 0, 0.0, 0.0
     return HOLD, 0.0, base[2] if base[0] == HOLD else whole[_UNTIL_S]
 
 
 @compiled
-def may_fill(lasts_s: float, memory: Table, ask: Column) -> bool:
+def may_fill(lasts_s: float, memory: Table, query: Column) -> bool:
     """Return whether somebody is expected to join within so long; not when a hold has just brought the head nobody."""
     whole = memory[WHOLE]
-    is_same = whole[_HEAD_DEADLINE_S] == ask[HEAD_DEADLINE_S]
-    if whole[_ITEMS] > 0 and is_same and ask[QUEUE_ITEMS] <= whole[_ITEMS]:
+    is_same = whole[_HEAD_DEADLINE_S] == query[HEAD_DEADLINE_S]
+    if whole[_ITEMS] > 0 and is_same and query[QUEUE_ITEMS] <= whole[_ITEMS]:
         return False
     return quick_rps(memory) * lasts_s * (1 - whole[_VAIN]) >= 1
 
 
 @compiled
-def note_decision(row: int, until_s: float, memory: Table, rows: Table, count: int, ask: Column, base: Column) -> None:
+def note_decision(
+    row: int, until_s: float, memory: Table, rows: Table, count: int, query: Column, base: Column
+) -> None:
     """Remember a hold that was decided, or that nothing is held."""
     whole = memory[WHOLE]
-    is_same = whole[_HEAD_DEADLINE_S] == ask[HEAD_DEADLINE_S]
+    is_same = whole[_HEAD_DEADLINE_S] == query[HEAD_DEADLINE_S]
     if row != HOLD:
         if whole[_ITEMS] == 0:
             whole[_VAIN] *= 1 - _FORGOTTEN
         elif is_same:
-            is_vain = 1.0 if ask[QUEUE_ITEMS] <= whole[_ITEMS] else 0.0
+            is_vain = 1.0 if query[QUEUE_ITEMS] <= whole[_ITEMS] else 0.0
             whole[_VAIN] += _LATEST * (is_vain - whole[_VAIN])
         whole[_UNTIL_S] = whole[_ITEMS] = 0.0
         return
     if base[0] != HOLD and (whole[_ITEMS] == 0 or not is_same):  # what the base waits for it knows itself
-        whole[_ITEMS] = ask[QUEUE_ITEMS]
-    whole[_UNTIL_S], whole[_HEAD_DEADLINE_S] = until_s, ask[HEAD_DEADLINE_S]
-    whole[_MOST_ITEMS] = 1 + _GROWTH * ask[QUEUE_ITEMS]
+        whole[_ITEMS] = query[QUEUE_ITEMS]
+    whole[_UNTIL_S], whole[_HEAD_DEADLINE_S] = until_s, query[HEAD_DEADLINE_S]
+    whole[_MOST_ITEMS] = 1 + _GROWTH * query[QUEUE_ITEMS]
     whole[_ROOM] = _room(rows, count, base)
 
 

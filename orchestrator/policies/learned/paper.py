@@ -55,14 +55,14 @@ def paper_choices(
 
 @compiled
 def row_of_choices(
-    rows: Table, count: int, ask: Column, server: int, width: int, batch: int, widths: Column
+    rows: Table, count: int, query: Column, server: int, width: int, batch: int, widths: Column
 ) -> tuple[int, float]:
     """Return the row that three choices name, and its items; -1 when there is none with room.
 
     Args:
         rows: the candidates.
         count: of them.
-        ask: what waits.
+        query: what waits.
         server: by its index among all servers of the fleet.
         width: by its index in ``widths``.
         batch: its power of 2.
@@ -72,5 +72,5 @@ def row_of_choices(
         if rows[ROW_SERVER][row] == server and rows[ROW_WIDTH][row] == widths[width]:
             if rows[ROW_HAS_ROOM][row] == 0:
                 return -1, 0.0
-            return row, max(ask[HEAD_ITEMS], min(rows[ROW_ITEMS][row], float(1 << batch)))
+            return row, max(query[HEAD_ITEMS], min(rows[ROW_ITEMS][row], float(1 << batch)))
     return -1, 0.0

@@ -27,8 +27,8 @@ from orchestrator.policies.learned.decide import (
     new_scores,
     new_view,
     observe,
+    out_of_distribution_feature,
     parse_base,
-    strange_feature,
 )
 from orchestrator.policies.learned.features import CONTEXT_NAMES, FEATURE_NAMES, ROWS
 from orchestrator.policies.learned.network import pack
@@ -122,7 +122,7 @@ class LearnedPolicy:
             self._scores,
         )
 
-    def choose_row(self, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
         """See RowPolicy.
 
         Raises:
@@ -130,13 +130,13 @@ class LearnedPolicy:
         """
         self._make_room(count)
         if self._params is None:
-            return self._choose_apart(memory, rows, count, ask)
-        row, items, until_s, strange = decide_by_scores(
+            return self._choose_apart(memory, rows, count, query)
+        row, items, until_s, out_of_distribution = decide_by_scores(
             self.base.numbers,
             memory,
             rows,
             count,
-            ask,
+            query,
             self._preference,
             *self._view,
             self._low,
@@ -146,8 +146,8 @@ class LearnedPolicy:
             self._hidden,
             self._scores,
         )
-        if strange >= 0:
-            self._distrust(strange)
+        if out_of_distribution >= 0:
+            self._distrust(out_of_distribution)
         return row, items, _WAITS if row in (HOLD, REJECT) else _SCORED, until_s
 
     def _make_room(self, rows: int) -> None:
@@ -155,10 +155,10 @@ class LearnedPolicy:
             self._room = 2 * rows
             self._view = new_view(self._room)
 
-    def _choose_apart(self, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+    def _choose_apart(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
         """Decide as ppo-paper does."""
         view, fleet = self._view, self.file.fleet
-        considered, _ = observe(self.base.numbers, memory, rows, count, ask, self._preference, view)
+        considered, _ = observe(self.base.numbers, memory, rows, count, query, self._preference, view)
         servers = len({rows[ROW_SERVER][row] for row in range(count)})
         widths = sorted({rows[ROW_WIDTH][row] for row in range(count)})
         if count and (servers, len(widths)) != fleet[:2]:
@@ -171,19 +171,24 @@ class LearnedPolicy:
             server, width, batch = paper_choices(
                 self.file.weights, observation(view.lines, considered, view.context), fleet
             )
-            row, items = row_of_choices(rows, count, ask, server, width, batch, _column(widths))
-            if (strange := strange_feature(view.lines, HOLD_ACTION, view.context, self._low, self._high)) >= 0:
-                self._distrust(strange)
+            row, items = row_of_choices(rows, count, query, server, width, batch, _column(widths))
+            if (
+                out_of_distribution := out_of_distribution_feature(
+                    view.lines, HOLD_ACTION, view.context, self._low, self._high
+                )
+            ) >= 0:
+                self._distrust(out_of_distribution)
         until_s = math.inf
         if row < 0:
-            row, items, until_s = do_action(HOLD_ACTION, rows, view.chosen, considered, ask, view.base)
+            row, items, until_s = do_action(HOLD_ACTION, rows, view.chosen, considered, query, view.base)
         note_leaving(row, items, memory)
         return row, items, _WAITS if row < 0 else _SCORED, until_s
 
-    def _distrust(self, strange: int) -> None:
-        low, high = self._low[strange], self._high[strange]
+    def _distrust(self, out_of_distribution: int) -> None:
+        low, high = self._low[out_of_distribution], self._high[out_of_distribution]
         raise UntrustedError(
-            f"{_NAMES[strange]} lies outside of {low:.3g} to {high:.3g}, all that {self.name} was trained on"
+            f"{_NAMES[out_of_distribution]} lies outside of {low:.3g} to {high:.3g}, all that {self.name} "
+            "was trained on"
         )
 
 

@@ -13,13 +13,13 @@ from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.fields import (
     HEAD_ITEMS,
-    ROW_GROUP_S,
+    ROW_FIXED_S,
     ROW_INSTANCES,
-    ROW_ITEM_S,
     ROW_MAX_BATCH,
+    ROW_PER_ITEM_S,
     ROW_SERVER_ITEMS,
     ROW_WIDTH,
-    SECOND_LOT,
+    SECOND_UNIFORM,
 )
 
 
@@ -27,27 +27,27 @@ from orchestrator.policies.tables.fields import (
 def capacity_rps(row: int, rows: Table) -> float:
     """Return the items a second of full batches on all instances; infinite while it is guessed to be instant."""
     most = rows[ROW_MAX_BATCH][row]
-    service_s = rows[ROW_ITEM_S][row] * most + rows[ROW_GROUP_S][row]
+    service_s = rows[ROW_PER_ITEM_S][row] * most + rows[ROW_FIXED_S][row]
     return rows[ROW_INSTANCES][row] * most / service_s if service_s > 0 else math.inf
 
 
 @compiled
-def drawn_by_capacity(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def drawn_by_capacity(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Each server's chance is its share of the capacity: weighted random (WRAND).
 
     The split that loads unlike servers equally, as weighted load balancers do with weights set by hand.
     """
     total_rps, unseen = 0.0, 0
     for row in range(count):
-        if is_kept(row, width, timely, rows, ask):
+        if is_kept(row, width, timely, rows, query):
             if capacity_rps(row, rows) == math.inf:
                 unseen += 1
             else:
                 total_rps += capacity_rps(row, rows)
-    drawn = ask[SECOND_LOT] * (unseen if unseen > 0 else total_rps)
+    drawn = query[SECOND_UNIFORM] * (unseen if unseen > 0 else total_rps)
     end, last = 0.0, 0
     for row in range(count):
-        if not is_kept(row, width, timely, rows, ask):
+        if not is_kept(row, width, timely, rows, query):
             continue
         weight = capacity_rps(row, rows)
         if unseen > 0:
@@ -61,7 +61,7 @@ def drawn_by_capacity(width: float, timely: float, rows: Table, count: int, ask:
 
 
 @compiled
-def shortest_delay(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def shortest_delay(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """The server with the least (n + m)/μ: n items it has, m the head's, μ its capacity.
 
     Shortest expected delay (SED), also called generalised join-the-shortest-queue (arXiv 1509.05533); there m is 1.
@@ -69,9 +69,9 @@ def shortest_delay(width: float, timely: float, rows: Table, count: int, ask: Co
     """
     best, best_s = -1, math.inf
     for row in range(count):
-        if not is_kept(row, width, timely, rows, ask):
+        if not is_kept(row, width, timely, rows, query):
             continue
-        delay_s = (rows[ROW_SERVER_ITEMS][row] + ask[HEAD_ITEMS]) / capacity_rps(row, rows)
+        delay_s = (rows[ROW_SERVER_ITEMS][row] + query[HEAD_ITEMS]) / capacity_rps(row, rows)
         if best < 0 or delay_s < best_s or (delay_s == best_s and rows[ROW_WIDTH][row] > rows[ROW_WIDTH][best]):
             best, best_s = row, delay_s
     return best

@@ -26,21 +26,21 @@ _LATEST: Final = 0.5
 
 
 @compiled
-def follow_demand(window_s: float, memory: Table, ask: Column) -> bool:
+def follow_demand(window_s: float, memory: Table, query: Column) -> bool:
     """Bring the rate up to date, to be called first in a decision; return whether a window has just ended."""
-    whole, now_s = memory[WHOLE], ask[NOW_S]
+    whole, now_s = memory[WHOLE], query[NOW_S]
     if whole[WINDOWS] == 0:
-        whole[WINDOWS], whole[BEGAN_S], whole[QUEUED_ITEMS] = 1.0, now_s, ask[QUEUE_ITEMS]
+        whole[WINDOWS], whole[BEGAN_S], whole[QUEUED_ITEMS] = 1.0, now_s, query[QUEUE_ITEMS]
         return False
     lasted_s = now_s - whole[BEGAN_S]
     if lasted_s < min(window_s, FIRST_WINDOW_S * 2.0 ** min(40.0, whole[WINDOWS] - 1)):
         return False
-    arrived = max(0.0, whole[SENT_ITEMS] + ask[QUEUE_ITEMS] - whole[QUEUED_ITEMS])
+    arrived = max(0.0, whole[SENT_ITEMS] + query[QUEUE_ITEMS] - whole[QUEUED_ITEMS])
     latest_rps = arrived / lasted_s
     is_first = whole[WINDOWS] == 1
     whole[RATE_RPS] = latest_rps if is_first else whole[RATE_RPS] + _LATEST * (latest_rps - whole[RATE_RPS])
     whole[WINDOWS] += 1
-    whole[BEGAN_S], whole[SENT_ITEMS], whole[QUEUED_ITEMS] = now_s, 0.0, ask[QUEUE_ITEMS]
+    whole[BEGAN_S], whole[SENT_ITEMS], whole[QUEUED_ITEMS] = now_s, 0.0, query[QUEUE_ITEMS]
     return True
 
 

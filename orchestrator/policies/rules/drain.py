@@ -25,11 +25,11 @@ from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.fields import (
     HEAD_ITEMS,
     QUEUE_ITEMS,
-    ROW_GROUP_S,
+    ROW_FIXED_S,
     ROW_HAS_ROOM,
     ROW_INSTANCES,
-    ROW_ITEM_S,
     ROW_MAX_BATCH,
+    ROW_PER_ITEM_S,
     ROW_SERVER,
     ROW_WAIT_S,
     ROW_WIDTH,
@@ -41,14 +41,14 @@ def sendable_items(by_s: float, row: int, rows: Table) -> float:
     """Return how many items a row would have answered so long from now; infinite where they take no time."""
     left_s = by_s - rows[ROW_WAIT_S][row]
     batch = largest_batch_within(by_s, row, rows)
-    takes_s = rows[ROW_ITEM_S][row] * batch + rows[ROW_GROUP_S][row]
+    takes_s = rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row]
     if left_s <= 0 or takes_s > by_s:
         return 0.0
     return rows[ROW_INSTANCES][row] * batch / takes_s * left_s if takes_s > 0 else math.inf
 
 
 @compiled
-def widest_draining(by_s: float, rows: Table, count: int, ask: Column) -> float:
+def widest_draining(by_s: float, rows: Table, count: int, query: Column) -> float:
     """Return the widest width at which the fleet would have answered all that waits so long from now; 0 for none."""
     widest, width = 0.0, next_width(0.0, rows, count)
     while width < math.inf:
@@ -56,20 +56,20 @@ def widest_draining(by_s: float, rows: Table, count: int, ask: Column) -> float:
         for row in range(count):
             if rows[ROW_WIDTH][row] == width:
                 sendable += sendable_items(by_s, row, rows)
-        if sendable >= ask[QUEUE_ITEMS]:
+        if sendable >= query[QUEUE_ITEMS]:
             widest = width
         width = next_width(width, rows, count)
     return widest
 
 
 @compiled
-def row_to_drain(rows: Table, count: int, ask: Column) -> tuple[int, float]:
+def row_to_drain(rows: Table, count: int, query: Column) -> tuple[int, float]:
     """Return the row with room, and items, that helps most when the queue no longer fits into its time.
 
     Args:
         rows: of the decision.
         count: of them.
-        ask: what waits.
+        query: what waits.
 
     Returns:
         -1 and 0 where none has room, there is but one server, or the others would have sent all before it had done its
@@ -77,24 +77,24 @@ def row_to_drain(rows: Table, count: int, ask: Column) -> tuple[int, float]:
     """
     if rows[ROW_SERVER][0] == rows[ROW_SERVER][count - 1]:
         return -1, 0.0
-    chosen = _soonest_batch(rows, count, ask)
+    chosen = _soonest_batch(rows, count, query)
     if chosen < 0:
         return -1, 0.0
-    items = _full_batch(chosen, rows, ask)
-    ends_s = rows[ROW_WAIT_S][chosen] + rows[ROW_ITEM_S][chosen] * items + rows[ROW_GROUP_S][chosen]
+    items = _full_batch(chosen, rows, query)
+    ends_s = rows[ROW_WAIT_S][chosen] + rows[ROW_PER_ITEM_S][chosen] * items + rows[ROW_FIXED_S][chosen]
     total, most, server = 0.0, 0.0, -1.0
     for row in range(count):
         if rows[ROW_SERVER][row] != server:
             total, most, server = total + most, 0.0, rows[ROW_SERVER][row]
         if server != rows[ROW_SERVER][chosen]:
             most = max(most, sendable_items(ends_s, row, rows))
-    if total + most >= ask[QUEUE_ITEMS]:
+    if total + most >= query[QUEUE_ITEMS]:
         return -1, 0.0
     return chosen, items
 
 
 @compiled
-def _soonest_batch(rows: Table, count: int, ask: Column) -> int:
+def _soonest_batch(rows: Table, count: int, query: Column) -> int:
     """Return, of the rows with room that do the most items a second on their servers, the one that ends first."""
     chosen, ends_s = -1, math.inf
     best, best_rps, best_s, server = -1, 0.0, math.inf, -1.0
@@ -105,8 +105,8 @@ def _soonest_batch(rows: Table, count: int, ask: Column) -> int:
             best, best_rps, best_s, server = -1, 0.0, math.inf, rows[ROW_SERVER][row]
         if rows[ROW_HAS_ROOM][row] == 0:
             continue
-        items = _full_batch(row, rows, ask)
-        takes_s = rows[ROW_ITEM_S][row] * items + rows[ROW_GROUP_S][row]
+        items = _full_batch(row, rows, query)
+        takes_s = rows[ROW_PER_ITEM_S][row] * items + rows[ROW_FIXED_S][row]
         rate_rps = rows[ROW_INSTANCES][row] * items / takes_s if takes_s > 0 else math.inf
         if rate_rps > best_rps:
             best, best_rps = row, rate_rps
@@ -115,5 +115,5 @@ def _soonest_batch(rows: Table, count: int, ask: Column) -> int:
 
 
 @compiled
-def _full_batch(row: int, rows: Table, ask: Column) -> float:
-    return max(ask[HEAD_ITEMS], min(ask[QUEUE_ITEMS], rows[ROW_MAX_BATCH][row]))
+def _full_batch(row: int, rows: Table, query: Column) -> float:
+    return max(query[HEAD_ITEMS], min(query[QUEUE_ITEMS], rows[ROW_MAX_BATCH][row]))

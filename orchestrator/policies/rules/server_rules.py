@@ -14,7 +14,7 @@ from typing import Final
 from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.fields import (
-    FIRST_LOT,
+    FIRST_UNIFORM,
     HEAD_ITEMS,
     ROW_BACKLOG_S,
     ROW_HEAD_COMPLETION_S,
@@ -23,7 +23,7 @@ from orchestrator.policies.tables.fields import (
     ROW_SERVER,
     ROW_SERVER_ITEMS,
     ROW_WIDTH,
-    SECOND_LOT,
+    SECOND_UNIFORM,
     TURN,
 )
 
@@ -31,14 +31,14 @@ _LEFT_DIGITS: Final = 4096.0
 
 
 @compiled
-def drawn(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def drawn(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Every candidate is equally likely, however loaded its server: RAND of the load-balancing literature."""
     kept = 0
     for row in range(count):
-        kept += is_kept(row, width, timely, rows, ask)
-    skipped = int(ask[SECOND_LOT] * kept)
+        kept += is_kept(row, width, timely, rows, query)
+    skipped = int(query[SECOND_UNIFORM] * kept)
     for row in range(count):
-        if is_kept(row, width, timely, rows, ask):
+        if is_kept(row, width, timely, rows, query):
             if skipped == 0:
                 return row
             skipped -= 1
@@ -46,33 +46,33 @@ def drawn(width: float, timely: float, rows: Table, count: int, ask: Column) -> 
 
 
 @compiled
-def drawn_items(row: int, rows: Table, ask: Column) -> float:
+def drawn_items(row: int, rows: Table, query: Column) -> float:
     """Return a batch of 1, 2, 4, … drawn by lot, as far as so many wait: the paper's action space, as we read it.
 
     The third lot of a request is what the first one has left: digits that the width drawn from it hardly depends on.
     """
     sizes = int(math.log2(rows[ROW_MAX_BATCH][row])) + 1
-    lot = (ask[FIRST_LOT] * _LEFT_DIGITS) % 1.0
-    return max(ask[HEAD_ITEMS], min(rows[ROW_ITEMS][row], 2.0 ** int(lot * sizes)))
+    lot = (query[FIRST_UNIFORM] * _LEFT_DIGITS) % 1.0
+    return max(query[HEAD_ITEMS], min(rows[ROW_ITEMS][row], 2.0 ** int(lot * sizes)))
 
 
 @compiled
-def count_servers(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def count_servers(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Return how many servers have a row that counts."""
     servers, last = 0, -1.0
     for row in range(count):
-        if rows[ROW_SERVER][row] != last and is_kept(row, width, timely, rows, ask):
+        if rows[ROW_SERVER][row] != last and is_kept(row, width, timely, rows, query):
             servers += 1
             last = rows[ROW_SERVER][row]
     return servers
 
 
 @compiled
-def nth_server(nth: int, width: float, timely: float, rows: Table, count: int, ask: Column) -> float:
+def nth_server(nth: int, width: float, timely: float, rows: Table, count: int, query: Column) -> float:
     """Return the n-th server, from 0, that has a row that counts."""
     servers, last = 0, -1.0
     for row in range(count):
-        if rows[ROW_SERVER][row] != last and is_kept(row, width, timely, rows, ask):
+        if rows[ROW_SERVER][row] != last and is_kept(row, width, timely, rows, query):
             if servers == nth:
                 return rows[ROW_SERVER][row]
             servers += 1
@@ -81,39 +81,39 @@ def nth_server(nth: int, width: float, timely: float, rows: Table, count: int, a
 
 
 @compiled
-def in_turn(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def in_turn(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Servers take turns in the order of their names: round-robin."""
-    servers = count_servers(width, timely, rows, count, ask)
-    server = nth_server(int(ask[TURN]) % servers, width, timely, rows, count, ask)
-    return least(ROW_SERVER, width, timely, server, server, rows, count, ask)
+    servers = count_servers(width, timely, rows, count, query)
+    server = nth_server(int(query[TURN]) % servers, width, timely, rows, count, query)
+    return least(ROW_SERVER, width, timely, server, server, rows, count, query)
 
 
 @compiled
-def fewest_items(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def fewest_items(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """The server that has the fewest items: join the shortest queue (JSQ), also called least connections."""
-    return least(ROW_SERVER_ITEMS, width, timely, -1.0, -1.0, rows, count, ask)
+    return least(ROW_SERVER_ITEMS, width, timely, -1.0, -1.0, rows, count, query)
 
 
 @compiled
-def least_completion(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def least_completion(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """The server from which the head's answer is expected first: least expected response time (LERT)."""
-    return least(ROW_HEAD_COMPLETION_S, width, timely, -1.0, -1.0, rows, count, ask)
+    return least(ROW_HEAD_COMPLETION_S, width, timely, -1.0, -1.0, rows, count, query)
 
 
 @compiled
-def least_work(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def least_work(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """The server with the least seconds of work, whatever the head would add: least work left (LWL)."""
-    return least(ROW_BACKLOG_S, width, timely, -1.0, -1.0, rows, count, ask)
+    return least(ROW_BACKLOG_S, width, timely, -1.0, -1.0, rows, count, query)
 
 
 @compiled
 def least(
-    field: int, width: float, timely: float, first: float, second: float, rows: Table, count: int, ask: Column
+    field: int, width: float, timely: float, first: float, second: float, rows: Table, count: int, query: Column
 ) -> int:
     """Return the row with the least in a field, of two servers or, where they are -1, of all."""
     best = -1
     for row in range(count):
-        if not is_kept(row, width, timely, rows, ask):
+        if not is_kept(row, width, timely, rows, query):
             continue
         if first >= 0 and rows[ROW_SERVER][row] != first and rows[ROW_SERVER][row] != second:
             continue

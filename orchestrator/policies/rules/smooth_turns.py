@@ -17,14 +17,14 @@ from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 
 @compiled
-def in_weighted_turn(width: float, timely: float, memory: Table, rows: Table, count: int, ask: Column) -> int:
+def in_weighted_turn(width: float, timely: float, memory: Table, rows: Table, count: int, query: Column) -> int:
     """Return the row whose turn it is, and take the turn; OF_SERVER holds the credits."""
     most_rps, total, best = 0.0, 0.0, -1
     for row in range(count):
-        if is_kept(row, width, timely, rows, ask) and capacity_rps(row, rows) < math.inf:
+        if is_kept(row, width, timely, rows, query) and capacity_rps(row, rows) < math.inf:
             most_rps = max(most_rps, capacity_rps(row, rows))
     for row in range(count):
-        if not is_kept(row, width, timely, rows, ask):
+        if not is_kept(row, width, timely, rows, query):
             continue
         weight = capacity_rps(row, rows)
         if weight == math.inf:

@@ -23,7 +23,7 @@ from orchestrator.policies.rules.capacity import capacity_rps
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
 from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import HOLD, QUEUE_ITEMS, REASONS, ROW_HAS_ROOM, ROW_ITEMS, SECOND_LOT
+from orchestrator.policies.tables.fields import HOLD, QUEUE_ITEMS, REASONS, ROW_HAS_ROOM, ROW_ITEMS, SECOND_UNIFORM
 
 _THETA: Final = 0
 _TEMPERATURE: Final = OF_SERVERS
@@ -37,15 +37,15 @@ _BEYOND_THRESHOLD: Final = REASONS.index(Reason.BEYOND_THRESHOLD)
 
 @compiled
 def choose_by_threshold(
-    rule: Column, width: float, timely: float, rows: Table, count: int, ask: Column
+    rule: Column, width: float, timely: float, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     """Return the decision: the fastest server that has room and accepts what waits, else to hold."""
     best, best_rps = -1, 0.0
     for row in range(count):
-        if rows[ROW_HAS_ROOM][row] == 0 or not is_kept(row, width, timely, rows, ask):
+        if rows[ROW_HAS_ROOM][row] == 0 or not is_kept(row, width, timely, rows, query):
             continue
         own_rps = capacity_rps(row, rows)
-        if own_rps > best_rps and _is_used(rule, row, own_rps, width, timely, rows, count, ask):
+        if own_rps > best_rps and _is_used(rule, row, own_rps, width, timely, rows, count, query):
             best, best_rps = row, own_rps
     if best < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
@@ -54,11 +54,11 @@ def choose_by_threshold(
 
 @compiled
 def _is_used(
-    rule: Column, row: int, own_rps: float, width: float, timely: float, rows: Table, count: int, ask: Column
+    rule: Column, row: int, own_rps: float, width: float, timely: float, rows: Table, count: int, query: Column
 ) -> bool:
     rank, most_rps = 0, own_rps
     for other in range(count):
-        if is_kept(other, width, timely, rows, ask):
+        if is_kept(other, width, timely, rows, query):
             other_rps = capacity_rps(other, rows)
             most_rps = max(most_rps, other_rps)
             if other_rps > own_rps or (other_rps == own_rps and other < row):
@@ -68,5 +68,5 @@ def _is_used(
     if most_rps == math.inf:  # not observed yet, so nothing is known of how much faster it is
         return True
     threshold = knob_of_rank(rule, _THETA, rank - 1) * (most_rps / own_rps - 1)
-    excess = (ask[QUEUE_ITEMS] - threshold) / knob(rule, _TEMPERATURE)
-    return ask[SECOND_LOT] < 1 / (1 + math.exp(-max(-700.0, min(700.0, excess))))
+    excess = (query[QUEUE_ITEMS] - threshold) / knob(rule, _TEMPERATURE)
+    return query[SECOND_UNIFORM] < 1 / (1 + math.exp(-max(-700.0, min(700.0, excess))))

@@ -11,31 +11,31 @@ from __future__ import annotations
 
 from orchestrator.policies.rules.server_rules import count_servers, least, nth_server
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import ROW_HEAD_COMPLETION_S, ROW_SERVER_ITEMS, SECOND_LOT
+from orchestrator.policies.tables.fields import ROW_HEAD_COMPLETION_S, ROW_SERVER_ITEMS, SECOND_UNIFORM
 
 
 @compiled
-def sooner_of_two(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def sooner_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Of two distinct servers, each pair equally likely, the one from which the head's answer is expected first."""
-    return _better_of_two(ROW_HEAD_COMPLETION_S, width, timely, rows, count, ask)
+    return _better_of_two(ROW_HEAD_COMPLETION_S, width, timely, rows, count, query)
 
 
 @compiled
-def emptier_of_two(width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def emptier_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Of two distinct servers, each pair equally likely, the one with fewer items: the rule as first published."""
-    return _better_of_two(ROW_SERVER_ITEMS, width, timely, rows, count, ask)
+    return _better_of_two(ROW_SERVER_ITEMS, width, timely, rows, count, query)
 
 
 @compiled
-def _better_of_two(field: int, width: float, timely: float, rows: Table, count: int, ask: Column) -> int:
+def _better_of_two(field: int, width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Return the row with the least in a field on two servers; one lot names an ordered pair out of n·(n − 1)."""
-    servers = count_servers(width, timely, rows, count, ask)
+    servers = count_servers(width, timely, rows, count, query)
     if servers <= 2:
-        return least(field, width, timely, -1.0, -1.0, rows, count, ask)
-    pair = int(ask[SECOND_LOT] * servers * (servers - 1))
+        return least(field, width, timely, -1.0, -1.0, rows, count, query)
+    pair = int(query[SECOND_UNIFORM] * servers * (servers - 1))
     first, second = pair // (servers - 1), pair % (servers - 1)
     if second >= first:  # skips the first
         second += 1
-    one = nth_server(first, width, timely, rows, count, ask)
-    other = nth_server(second, width, timely, rows, count, ask)
-    return least(field, width, timely, one, other, rows, count, ask)
+    one = nth_server(first, width, timely, rows, count, query)
+    other = nth_server(second, width, timely, rows, count, query)
+    return least(field, width, timely, one, other, rows, count, query)

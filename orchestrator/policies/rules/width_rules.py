@@ -11,7 +11,7 @@ from typing import Final
 
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.fields import (
-    FIRST_LOT,
+    FIRST_UNIFORM,
     HEAD_DEADLINE_S,
     NOW_S,
     ROW_COMPLETION_S,
@@ -33,10 +33,10 @@ _RESERVE_FACTOR: Final = 2.0
 
 
 @compiled
-def narrow(rule: int, fixed_width: float, rows: Table, count: int, ask: Column) -> tuple[float, float]:
+def narrow(rule: int, fixed_width: float, rows: Table, count: int, query: Column) -> tuple[float, float]:
     """Return what the rule of that code leaves."""
     if rule == ANY_LOT:
-        return _drawn_width(rows, count, ask), 0.0
+        return _drawn_width(rows, count, query), 0.0
     if rule == WIDEST:
         return nearest_width(math.inf, rows, count), 0.0
     if rule == NARROWEST:
@@ -44,38 +44,38 @@ def narrow(rule: int, fixed_width: float, rows: Table, count: int, ask: Column) 
     if rule == FIXED:
         return nearest_width(fixed_width, rows, count), 0.0
     if rule == SLACK:
-        return _by_slack(ask[SLACK_MARGIN], rows, count, ask)
-    return _by_slack(max(_RESERVE_FACTOR, ask[SLACK_MARGIN]), rows, count, ask)
+        return _by_slack(query[SLACK_MARGIN], rows, count, query)
+    return _by_slack(max(_RESERVE_FACTOR, query[SLACK_MARGIN]), rows, count, query)
 
 
 @compiled
-def is_in_time(completion_s: float, ask: Column) -> bool:
+def is_in_time(completion_s: float, query: Column) -> bool:
     """Return whether an answer expected ``completion_s`` from now meets the head's deadline, with the margin."""
-    return completion_s * ask[SLACK_MARGIN] <= ask[HEAD_DEADLINE_S] - ask[NOW_S]
+    return completion_s * query[SLACK_MARGIN] <= query[HEAD_DEADLINE_S] - query[NOW_S]
 
 
 @compiled
-def is_kept(row: int, width: float, timely: float, rows: Table, ask: Column) -> bool:
+def is_kept(row: int, width: float, timely: float, rows: Table, query: Column) -> bool:
     """Return whether a row is among those that a width rule has left."""
-    return rows[ROW_WIDTH][row] == width and (timely == 0 or is_timely(row, timely, rows, ask))
+    return rows[ROW_WIDTH][row] == width and (timely == 0 or is_timely(row, timely, rows, query))
 
 
 @compiled
-def is_timely(row: int, factor: float, rows: Table, ask: Column) -> bool:
+def is_timely(row: int, factor: float, rows: Table, query: Column) -> bool:
     """Return whether the head is in time and those behind it are, as far as can be said of a fleet.
 
     Args:
         row: in question.
         factor: that the time in which the backlog drains is multiplied by.
         rows: of the decision.
-        ask: what waits.
+        query: what waits.
     """
-    tail_slack_s = ask[TAIL_DEADLINE_S] - ask[NOW_S]
-    return is_in_time(rows[ROW_COMPLETION_S][row], ask) and rows[ROW_DRAIN_S][row] * factor <= tail_slack_s
+    tail_slack_s = query[TAIL_DEADLINE_S] - query[NOW_S]
+    return is_in_time(rows[ROW_COMPLETION_S][row], query) and rows[ROW_DRAIN_S][row] * factor <= tail_slack_s
 
 
 @compiled
-def _drawn_width(rows: Table, count: int, ask: Column) -> float:
+def _drawn_width(rows: Table, count: int, query: Column) -> float:
     """Every width is equally likely: the dispatch that the Slim Scheduler paper compares itself with."""
     widths = 1
     width = nearest_width(0.0, rows, count)
@@ -83,7 +83,7 @@ def _drawn_width(rows: Table, count: int, ask: Column) -> float:
         width = next_width(width, rows, count)
         widths += 1
     width = nearest_width(0.0, rows, count)
-    for _ in range(int(ask[FIRST_LOT] * widths)):
+    for _ in range(int(query[FIRST_UNIFORM] * widths)):
         width = next_width(width, rows, count)
     return width
 
@@ -118,7 +118,7 @@ def nearest_width(width: float, rows: Table, count: int) -> float:
 
 
 @compiled
-def _by_slack(factor: float, rows: Table, count: int, ask: Column) -> tuple[float, float]:
+def _by_slack(factor: float, rows: Table, count: int, query: Column) -> tuple[float, float]:
     """The widest width at which the head meets its deadline and the queue behind it drains in time.
 
     Looking at the head alone would spend all its slack on accuracy and leave none to those behind, so a backlog
@@ -131,7 +131,7 @@ def _by_slack(factor: float, rows: Table, count: int, ask: Column) -> tuple[floa
     """
     widest = 0.0
     for row in range(count):
-        if rows[ROW_WIDTH][row] > widest and is_timely(row, factor, rows, ask):
+        if rows[ROW_WIDTH][row] > widest and is_timely(row, factor, rows, query):
             widest = rows[ROW_WIDTH][row]
     if widest > 0:
         return widest, factor

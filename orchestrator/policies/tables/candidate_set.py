@@ -14,12 +14,12 @@ from orchestrator.decision import Candidate, Decision, Dispatch, Hold
 from orchestrator.policies.circuit_breaker import Fault, find_fault, is_bounded
 from orchestrator.policies.protocol import Binding, Policy, RowPolicy, Situation
 from orchestrator.policies.tables.compiled import Table, compiled
-from orchestrator.policies.tables.fields import ROW_DRAIN_S, ROW_GROUP_S, ROW_HEAD_COMPLETION_S, ROW_ITEM_S
+from orchestrator.policies.tables.fields import ROW_DRAIN_S, ROW_FIXED_S, ROW_HEAD_COMPLETION_S, ROW_PER_ITEM_S
 from orchestrator.policies.tables.fleet_tables import FleetTables
 from orchestrator.snapshot import ServerName
 
 
-class Offers:
+class CandidateSet:
     """Candidates for one decision; of use until the tables are mended for the next one.
 
     Args:
@@ -38,7 +38,7 @@ class Offers:
         self._tables = tables
         self.situation = situation
         self._avoided = avoided
-        self._count = tables.lay(situation, avoided)
+        self._count = tables.fill(situation, avoided)
         self._values: tuple[Candidate, ...] | None = None
         self._reachable: tuple[Candidate, ...] | None = None
         self._is_touched = False  # by a policy, which may have written what it believes into the rows
@@ -52,7 +52,7 @@ class Offers:
         """As values, ordered by server name, then width."""
         if self._values is None:
             if self._is_touched:
-                self._tables.lay(self.situation, self._avoided)
+                self._tables.fill(self.situation, self._avoided)
             self._values = self._tables.read_candidates(self._count)
         return self._values
 
@@ -61,7 +61,7 @@ class Offers:
         """The candidates and those that were shunned."""
         return self.candidates if self._reachable is None else self._reachable
 
-    def shun(self, servers: frozenset[ServerName]) -> None:
+    def exclude(self, servers: frozenset[ServerName]) -> None:
         """Offer nothing on some servers, if there are others."""
         reachable = self.candidates
         trusted = self._tables.candidates(self.situation, avoided=servers)
@@ -78,7 +78,7 @@ class Offers:
     def _is_on_rows(self, policy: Policy) -> bool:
         return self._reachable is None and not self._is_touched and _decides_on_rows(policy)
 
-    def ask(self, policy: Policy, *, is_idle: bool, binding: Binding) -> tuple[Decision, Fault | None]:
+    def decide(self, policy: Policy, *, is_idle: bool, binding: Binding) -> tuple[Decision, Fault | None]:
         """Return what a policy decides, and what is wrong with that; raises whatever it raises.
 
         Args:
@@ -117,10 +117,10 @@ def _least_times(rows: Table, count: int) -> tuple[float, float, float]:
     """Return the least times of one item, until the queue is drained, and until the head is answered."""
     if count == 0:
         return 0.0, 0.0, 0.0
-    fastest_s = rows[ROW_ITEM_S][0] + rows[ROW_GROUP_S][0]
+    fastest_s = rows[ROW_PER_ITEM_S][0] + rows[ROW_FIXED_S][0]
     drain_s, soonest_s = rows[ROW_DRAIN_S][0], rows[ROW_HEAD_COMPLETION_S][0]
     for row in range(1, count):
-        fastest_s = min(fastest_s, rows[ROW_ITEM_S][row] + rows[ROW_GROUP_S][row])
+        fastest_s = min(fastest_s, rows[ROW_PER_ITEM_S][row] + rows[ROW_FIXED_S][row])
         drain_s = min(drain_s, rows[ROW_DRAIN_S][row])
         soonest_s = min(soonest_s, rows[ROW_HEAD_COMPLETION_S][row])
     return fastest_s, drain_s, soonest_s

@@ -24,39 +24,39 @@ import math
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.fields import (
     ACCURACY,
+    BATCH_COUNT,
+    BATCH_LIMIT,
     COLUMN,
-    GROUP_COUNT,
-    GROUP_J,
-    GROUP_LIMIT,
-    GROUP_S,
+    FIXED_J,
+    FIXED_S,
     HEAD_DEADLINE_S,
     HEAD_ITEMS,
     HEALTHY,
     HELD_ITEMS,
     INSTANCES,
-    ITEM_J,
-    ITEM_S,
     MAX_BATCH,
-    MAX_ITEM_J,
+    MAX_PER_ITEM_J,
     MIN_ACCURACY,
     MODEL_WIDTH,
     NOW_S,
+    PER_ITEM_J,
+    PER_ITEM_S,
     QUEUE_ITEMS,
     ROW_ACCURACY,
     ROW_BACKLOG_S,
     ROW_COLUMN,
     ROW_COMPLETION_S,
     ROW_DRAIN_S,
-    ROW_GROUP_J,
-    ROW_GROUP_S,
+    ROW_FIXED_J,
+    ROW_FIXED_S,
     ROW_HAS_ROOM,
     ROW_HEAD_COMPLETION_S,
     ROW_INSTANCES,
-    ROW_ITEM_J,
-    ROW_ITEM_S,
     ROW_ITEMS,
     ROW_MAX_BATCH,
     ROW_OVERDUE_RATIO,
+    ROW_PER_ITEM_J,
+    ROW_PER_ITEM_S,
     ROW_SERVER,
     ROW_SERVER_ITEMS,
     ROW_SERVICE_S,
@@ -66,14 +66,14 @@ from orchestrator.policies.tables.fields import (
     SLACK_MARGIN,
     WAITING_LIMIT,
     Fleet,
+    QueueHead,
     Scratch,
-    Wish,
 )
-from orchestrator.policies.tables.occupancy import bound_work_s, free_s, seat_groups
+from orchestrator.policies.tables.occupancy import bound_work_s, free_s, seat_batches
 
 
 @compiled
-def build_rows(fleet: Fleet, wish: Wish, rows: Table, scratch: Scratch) -> int:
+def build_rows(fleet: Fleet, head: QueueHead, rows: Table, scratch: Scratch) -> int:
     """Write a row for each healthy server and allowed width, ordered by server, then width; return how many.
 
     Servers without room are included, marked so: waiting for a fast one may beat a slow one that is idle. A row must
@@ -83,47 +83,47 @@ def build_rows(fleet: Fleet, wish: Wish, rows: Table, scratch: Scratch) -> int:
 
     Args:
         fleet: servers, and what is known of them.
-        wish: what waits.
+        head: what waits.
         rows: room for every server and width.
         scratch: room for the way there.
     """
     count = int(0.0)  # a literal 0 would have Numba compile what it is given to twice
     for takes_avoided in range(2):
         if count == 0:
-            count = _offered_rows(fleet, takes_avoided, wish, rows, scratch)
+            count = _offered_rows(fleet, takes_avoided, head, rows, scratch)
     for width in range(fleet.widths):
-        if wish.allowed[width] != 0:
-            _size_groups(fleet, width, wish.ask, rows, scratch)
-            _drain(fleet, width, wish.ask, rows, scratch.place_of)
-    _finish_rows(wish.ask, rows, count)
+        if head.allowed[width] != 0:
+            _size_batches(fleet, width, head.query, rows, scratch)
+            _drain(fleet, width, head.query, rows, scratch.place_of)
+    _finish_rows(head.query, rows, count)
     return count
 
 
 @compiled
-def _offered_rows(fleet: Fleet, takes_avoided: int, wish: Wish, rows: Table, scratch: Scratch) -> int:
+def _offered_rows(fleet: Fleet, takes_avoided: int, head: QueueHead, rows: Table, scratch: Scratch) -> int:
     """Write the rows of all servers that may be taken, before groups are sized; return how many there are."""
     count = int(0.0)
     for server in range(fleet.server_count):
         for width in range(fleet.widths):
             scratch.place_of[server * fleet.widths + width] = -1
-        if fleet.servers[HEALTHY][server] != 0 and (takes_avoided != 0 or wish.avoided[server] == 0):
-            count = _server_rows(fleet, server, wish, rows, scratch, count)
+        if fleet.servers[HEALTHY][server] != 0 and (takes_avoided != 0 or head.avoided[server] == 0):
+            count = _server_rows(fleet, server, head, rows, scratch, count)
     return count
 
 
 @compiled
-def _server_rows(fleet: Fleet, server: int, wish: Wish, rows: Table, scratch: Scratch, count: int) -> int:
+def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratch: Scratch, count: int) -> int:
     """Write what is known of the rows of one server before groups are sized; return how many rows there are then."""
-    servers, models, ask = fleet.servers, fleet.models, wish.ask
-    held = int(servers[GROUP_COUNT][server])
+    servers, models, query = fleet.servers, fleet.models, head.query
+    held = int(servers[BATCH_COUNT][server])
     last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0
     if held > 0:
-        last_start_s, stretch_ratio, backlog_s = seat_groups(fleet, server, scratch.busy, ask[NOW_S])
+        last_start_s, stretch_ratio, backlog_s = seat_batches(fleet, server, scratch.busy, query[NOW_S])
     bound_s = bound_work_s(fleet, server)
     wait_s, waits_for = 0.0, 0.0  # most widths of a server have as many instances
     for width in range(fleet.widths):
         model = server * fleet.columns + width
-        if wish.allowed[width] == 0 or not _is_offered(models, model, ask):
+        if head.allowed[width] == 0 or not _is_offered(models, model, query):
             continue
         instances = models[INSTANCES][model]
         if waits_for != instances:
@@ -135,13 +135,13 @@ def _server_rows(fleet: Fleet, server: int, wish: Wish, rows: Table, scratch: Sc
         rows[ROW_SERVER_ITEMS][count] = servers[HELD_ITEMS][server]
         rows[ROW_HAS_ROOM][count] = _has_room(fleet, server, width, instances)
         rows[ROW_WAIT_S][count] = wait_s
-        rows[ROW_ITEM_S][count] = models[ITEM_S][model]
-        rows[ROW_GROUP_S][count] = models[GROUP_S][model]
+        rows[ROW_PER_ITEM_S][count] = models[PER_ITEM_S][model]
+        rows[ROW_FIXED_S][count] = models[FIXED_S][model]
         rows[ROW_MAX_BATCH][count] = models[MAX_BATCH][model]
         rows[ROW_INSTANCES][count] = instances
-        rows[ROW_OVERDUE_RATIO][count] = max(1.0, stretch_ratio / ask[SLACK_MARGIN])
-        rows[ROW_ITEM_J][count] = models[ITEM_J][model]
-        rows[ROW_GROUP_J][count] = models[GROUP_J][model]
+        rows[ROW_OVERDUE_RATIO][count] = max(1.0, stretch_ratio / query[SLACK_MARGIN])
+        rows[ROW_PER_ITEM_J][count] = models[PER_ITEM_J][model]
+        rows[ROW_FIXED_J][count] = models[FIXED_J][model]
         rows[ROW_BACKLOG_S][count] = backlog_s + bound_s
         scratch.place_of[server * fleet.widths + width] = count
         count += 1
@@ -149,59 +149,62 @@ def _server_rows(fleet: Fleet, server: int, wish: Wish, rows: Table, scratch: Sc
 
 
 @compiled
-def _is_offered(models: Table, model: int, ask: Column) -> bool:
+def _is_offered(models: Table, model: int, query: Column) -> bool:
     """Return whether a model is served and is what the head asks for."""
-    if models[SERVED][model] == 0 or models[ACCURACY][model] < ask[MIN_ACCURACY]:
+    if models[SERVED][model] == 0 or models[ACCURACY][model] < query[MIN_ACCURACY]:
         return False
-    head_items = ask[HEAD_ITEMS]
+    head_items = query[HEAD_ITEMS]
     if models[MAX_BATCH][model] < head_items:
         return False
     # NaN, which is unknown, is not within a bound.
-    return ask[MAX_ITEM_J] == math.inf or models[ITEM_J][model] + models[GROUP_J][model] / head_items <= ask[MAX_ITEM_J]
+    return (
+        query[MAX_PER_ITEM_J] == math.inf
+        or models[PER_ITEM_J][model] + models[FIXED_J][model] / head_items <= query[MAX_PER_ITEM_J]
+    )
 
 
 @compiled
 def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float:
     """Return 1 when a server may be sent a group of a width, as orchestrator.snapshot.has_room says, else 0."""
     servers = fleet.servers
-    held = servers[GROUP_COUNT][server]
-    if held >= servers[GROUP_LIMIT][server]:
+    held = servers[BATCH_COUNT][server]
+    if held >= servers[BATCH_LIMIT][server]:
         return 0.0
     limit = instances + servers[WAITING_LIMIT][server]
     if held < limit:
         return 1.0
     of_width = 0
-    for group in range(server * fleet.depth, server * fleet.depth + int(held)):
-        if fleet.groups[COLUMN][group] == column:
+    for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
+        if fleet.batches[COLUMN][batch] == column:
             of_width += 1
     return 1.0 if of_width < limit else 0.0
 
 
 @compiled
-def _size_groups(fleet: Fleet, width: int, ask: Column, rows: Table, scratch: Scratch) -> None:
+def _size_batches(fleet: Fleet, width: int, query: Column, rows: Table, scratch: Scratch) -> None:
     """Write how many items go together, for all rows of a width."""
-    head_items, slack_s = ask[HEAD_ITEMS], (ask[HEAD_DEADLINE_S] - ask[NOW_S]) / ask[SLACK_MARGIN]
-    item_s, wait_s, group_s = rows[ROW_ITEM_S], rows[ROW_WAIT_S], rows[ROW_GROUP_S]
+    head_items, slack_s = query[HEAD_ITEMS], (query[HEAD_DEADLINE_S] - query[NOW_S]) / query[SLACK_MARGIN]
+    per_item_s, wait_s, fixed_s = rows[ROW_PER_ITEM_S], rows[ROW_WAIT_S], rows[ROW_FIXED_S]
     order, hull = scratch.order[width], scratch.hull
-    is_bounded = ask[QUEUE_ITEMS] > head_items
+    is_bounded = query[QUEUE_ITEMS] > head_items
     if is_bounded:
-        _mend_order(fleet, width, order)
+        _update_order(fleet, width, order)
     size = 0
     pending = -1  # of the rows with the slope at hand the one that is soonest; they do not bound each other
     for at in range(fleet.server_count):
         row = int(scratch.place_of[int(order[at]) * fleet.widths + width])
         if row < 0:
             continue
-        most = max(head_items, min(ask[QUEUE_ITEMS], rows[ROW_MAX_BATCH][row]))
+        most = max(head_items, min(query[QUEUE_ITEMS], rows[ROW_MAX_BATCH][row]))
         if is_bounded:
-            if item_s[row] > 0:
-                in_time = math.floor((slack_s - wait_s[row] - group_s[row]) / item_s[row])
+            if per_item_s[row] > 0:
+                in_time = math.floor((slack_s - wait_s[row] - fixed_s[row]) / per_item_s[row])
                 if in_time >= head_items:
                     most = min(most, in_time)
-            if pending >= 0 and item_s[row] > item_s[pending]:
+            if pending >= 0 and per_item_s[row] > per_item_s[pending]:
                 size = _push(pending, rows, hull, size)
                 pending = -1
-            if pending < 0 or wait_s[row] + group_s[row] < wait_s[pending] + group_s[pending]:
+            if pending < 0 or wait_s[row] + fixed_s[row] < wait_s[pending] + fixed_s[pending]:
                 pending = row
             sooner = _first_crossing(row, rows, hull, size)
             if sooner < most:
@@ -210,14 +213,14 @@ def _size_groups(fleet: Fleet, width: int, ask: Column, rows: Table, scratch: Sc
 
 
 @compiled
-def _mend_order(fleet: Fleet, width: int, order: Column) -> None:
+def _update_order(fleet: Fleet, width: int, order: Column) -> None:
     """Sort the servers by their seconds an item at a width; nearly sorted already, so by insertion."""
-    item_s, columns = fleet.models[ITEM_S], fleet.columns
+    per_item_s, columns = fleet.models[PER_ITEM_S], fleet.columns
     for end in range(1, fleet.server_count):
         server = order[end]
-        key = item_s[int(server) * columns + width]
+        key = per_item_s[int(server) * columns + width]
         at = end
-        while at > 0 and item_s[int(order[at - 1]) * columns + width] > key:
+        while at > 0 and per_item_s[int(order[at - 1]) * columns + width] > key:
             order[at] = order[at - 1]
             at -= 1
         order[at] = server
@@ -226,9 +229,9 @@ def _mend_order(fleet: Fleet, width: int, order: Column) -> None:
 @compiled
 def _crossing(other: int, row: int, rows: Table) -> float:
     """Return from how many items on ``other``, which has the lower slope, answers sooner than ``row``."""
-    item_s, wait_s, group_s = rows[ROW_ITEM_S], rows[ROW_WAIT_S], rows[ROW_GROUP_S]
-    head_start_s = wait_s[other] + group_s[other] - wait_s[row] - group_s[row]
-    return head_start_s / (item_s[row] - item_s[other])
+    per_item_s, wait_s, fixed_s = rows[ROW_PER_ITEM_S], rows[ROW_WAIT_S], rows[ROW_FIXED_S]
+    head_start_s = wait_s[other] + fixed_s[other] - wait_s[row] - fixed_s[row]
+    return head_start_s / (per_item_s[row] - per_item_s[other])
 
 
 @compiled
@@ -253,20 +256,20 @@ def _push(row: int, rows: Table, hull: Column, size: int) -> int:
 
 
 @compiled
-def _drain(fleet: Fleet, width: int, ask: Column, rows: Table, place_of: Column) -> None:
+def _drain(fleet: Fleet, width: int, query: Column, rows: Table, place_of: Column) -> None:
     """Write when all that waits would be answered if every server ran one width.
 
     With rates r_s in items a second and backlogs w_s, the fluid answer T solves Σ r_s·(T − w_s) = items. Several
     instances multiply the rate, as far as there are groups for them.
     """
-    queued = ask[QUEUE_ITEMS]
+    queued = query[QUEUE_ITEMS]
     work, total_rps, instant_s = queued, 0.0, math.inf
     for server in range(fleet.server_count):
         row = int(place_of[server * fleet.widths + width])
         if row < 0:
             continue
         batch = max(1.0, min(queued, rows[ROW_MAX_BATCH][row]))
-        service_s = rows[ROW_ITEM_S][row] * batch + rows[ROW_GROUP_S][row]
+        service_s = rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row]
         if service_s <= 0:  # never observed, so guessed to be instant
             instant_s = min(instant_s, rows[ROW_BACKLOG_S][row])
         else:
@@ -283,11 +286,11 @@ def _drain(fleet: Fleet, width: int, ask: Column, rows: Table, place_of: Column)
 
 
 @compiled
-def _finish_rows(ask: Column, rows: Table, count: int) -> None:
+def _finish_rows(query: Column, rows: Table, count: int) -> None:
     """Write the times that follow from the sizes of the groups."""
     for row in range(count):
         rows[ROW_HEAD_COMPLETION_S][row] = (
-            rows[ROW_WAIT_S][row] + rows[ROW_ITEM_S][row] * ask[HEAD_ITEMS] + rows[ROW_GROUP_S][row]
+            rows[ROW_WAIT_S][row] + rows[ROW_PER_ITEM_S][row] * query[HEAD_ITEMS] + rows[ROW_FIXED_S][row]
         )
         resize(rows, row, rows[ROW_ITEMS][row])
 
@@ -296,5 +299,5 @@ def _finish_rows(ask: Column, rows: Table, count: int) -> None:
 def resize(rows: Table, row: int, items: float) -> None:
     """Write what is expected of a row when it sends so many items."""
     rows[ROW_ITEMS][row] = items
-    rows[ROW_SERVICE_S][row] = rows[ROW_ITEM_S][row] * items + rows[ROW_GROUP_S][row]
-    rows[ROW_COMPLETION_S][row] = rows[ROW_WAIT_S][row] + rows[ROW_ITEM_S][row] * items + rows[ROW_GROUP_S][row]
+    rows[ROW_SERVICE_S][row] = rows[ROW_PER_ITEM_S][row] * items + rows[ROW_FIXED_S][row]
+    rows[ROW_COMPLETION_S][row] = rows[ROW_WAIT_S][row] + rows[ROW_PER_ITEM_S][row] * items + rows[ROW_FIXED_S][row]

@@ -6,9 +6,9 @@ or 1, and NaN says that there is none. Indices of servers, widths and rows count
 - **servers** [field, server]: servers in the order of their names.
 - **models** [field, server · columns + column]: what a server serves. The first columns are the widths of the family
   in question, ascending, the same on every server; those behind them hold a server's models of other families.
-- **groups** [field, server · depth + place]: what a server has in flight, in the order it was sent.
+- **batches** [field, server · depth + place]: what a server has in flight, in the order it was sent.
 - **rows** [field, row]: the candidates, ordered by server, then width.
-- **ask** [field]: what waits, and the lots.
+- **query** [field]: what waits, and the lots.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from orchestrator.decision import Reason
 from orchestrator.policies.tables.compiled import Column, Table
 
 HEALTHY: Final = 0
-GROUP_COUNT: Final = 1
-GROUP_LIMIT: Final = 2
+BATCH_COUNT: Final = 1
+BATCH_LIMIT: Final = 2
 WAITING_LIMIT: Final = 3
 LAST_ANSWER_S: Final = 4  # NaN before the first
 HELD_ITEMS: Final = 5  # in flight or bound
@@ -31,10 +31,10 @@ SERVED: Final = 0
 ACCURACY: Final = 1
 MAX_BATCH: Final = 2
 INSTANCES: Final = 3
-ITEM_S: Final = 4
-GROUP_S: Final = 5
-ITEM_J: Final = 6  # NaN while unknown
-GROUP_J: Final = 7  # NaN while unknown
+PER_ITEM_S: Final = 4
+FIXED_S: Final = 5
+PER_ITEM_J: Final = 6  # NaN while unknown
+FIXED_J: Final = 7  # NaN while unknown
 MODEL_BOUND_ITEMS: Final = 8
 MODEL_WIDTH: Final = 9
 MODEL_FIELDS: Final = 10
@@ -42,8 +42,8 @@ MODEL_FIELDS: Final = 10
 COLUMN: Final = 0  # -1 when the server no longer serves it
 ITEMS: Final = 1
 SENT_S: Final = 2
-BEGAN_S: Final = 3  # NaN: see orchestrator.snapshot.GroupInFlight
-GROUP_FIELDS: Final = 4
+BEGAN_S: Final = 3  # NaN: see orchestrator.snapshot.BatchInFlight
+BATCH_FIELDS: Final = 4
 
 ROW_SERVER: Final = 0
 ROW_COLUMN: Final = 1
@@ -57,13 +57,13 @@ ROW_DRAIN_S: Final = 8
 ROW_SERVER_ITEMS: Final = 9
 ROW_HAS_ROOM: Final = 10
 ROW_WAIT_S: Final = 11
-ROW_ITEM_S: Final = 12
-ROW_GROUP_S: Final = 13
+ROW_PER_ITEM_S: Final = 12
+ROW_FIXED_S: Final = 13
 ROW_MAX_BATCH: Final = 14
 ROW_INSTANCES: Final = 15
 ROW_OVERDUE_RATIO: Final = 16
-ROW_ITEM_J: Final = 17  # NaN while unknown
-ROW_GROUP_J: Final = 18  # NaN while unknown
+ROW_PER_ITEM_J: Final = 17  # NaN while unknown
+ROW_FIXED_J: Final = 18  # NaN while unknown
 ROW_BACKLOG_S: Final = 19  # work the whole server has, bound work included
 ROW_FIELDS: Final = 20
 
@@ -75,15 +75,15 @@ HEAD_DEADLINE_S: Final = 4
 TAIL_DEADLINE_S: Final = 5
 MIN_ACCURACY: Final = 6
 TURN: Final = 7
-FIRST_LOT: Final = 8
-SECOND_LOT: Final = 9
-MAX_ITEM_J: Final = 10  # infinite when the head sets no bound
+FIRST_UNIFORM: Final = 8
+SECOND_UNIFORM: Final = 9
+MAX_PER_ITEM_J: Final = 10  # infinite when the head sets no bound
 PRIORITY: Final = 11
 PREFER_ACCURACY: Final = 12  # NaN, and the two that follow, when the head has no preference
 PREFER_LATENCY: Final = 13
 PREFER_ENERGY: Final = 14
 HEAD_ARRIVED_S: Final = 15  # NaN while unknown
-ASK_FIELDS: Final = 16
+QUERY_FIELDS: Final = 16
 
 HOLD: Final = -1
 """In place of a row: nothing is sent now."""
@@ -107,23 +107,23 @@ class Fleet(NamedTuple):
 
     servers: Table
     models: Table
-    groups: Table
+    batches: Table
     server_count: int
     columns: int
     widths: int
     depth: int
 
 
-class Wish(NamedTuple):
+class QueueHead(NamedTuple):
     """What waits for a decision.
 
     Attributes:
-        ask: see the module.
+        query: see the module.
         allowed: 1 for each width that the head accepts, else 0.
         avoided: 1 for each server to use only when there is no other, else 0.
     """
 
-    ask: Column
+    query: Column
     allowed: Column
     avoided: Column
 

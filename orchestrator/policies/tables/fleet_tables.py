@@ -18,11 +18,11 @@ from orchestrator.policies.tables import fields as f
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS
-from orchestrator.policies.tables.row_values import read_candidate, read_decision, write_ask
+from orchestrator.policies.tables.row_values import read_candidate, read_decision, write_query
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.snapshot import ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 
-_SPARE_GROUPS = 2  # beyond a server's limit, for groups that were sent before the limit was lowered
+_SPARE_BATCHES = 2  # beyond a server's limit, for groups that were sent before the limit was lowered
 
 
 class FleetTables:
@@ -43,9 +43,9 @@ class FleetTables:
         self._states = {s.name: s for s in servers}
         self._latency = latency or LatencyTable()
         self._energy = energy or EnergyTable()
-        self._ask = new_column(f.ASK_FIELDS)
+        self._query = new_column(f.QUERY_FIELDS)
         self._memory = Memory()
-        self._lay_out()
+        self._layout()
 
     @property
     def names(self) -> Sequence[ServerName]:
@@ -58,7 +58,7 @@ class FleetTables:
         return f.Fleet(
             self._servers,
             self._models,
-            self._groups,
+            self._batches,
             len(self._names),
             self._columns,
             len(self._widths),
@@ -91,7 +91,7 @@ class FleetTables:
         self._states[state.name] = state
         self._latency, self._energy = latency, energy or self._energy
         if known is None or not self._fits(state):
-            self._lay_out()
+            self._layout()
             return
         server = self._index[state.name]
         if state.models is not known.models or state.other_models is not known.other_models:
@@ -106,7 +106,7 @@ class FleetTables:
         table, first, columns = self._models, server * self._columns, self._column_of[server]
         for model in models:
             at = first + columns[model.name]
-            table[f.ITEM_S][at], table[f.GROUP_S][at] = latency.line(state.name, model, ())
+            table[f.PER_ITEM_S][at], table[f.FIXED_S][at] = latency.line(state.name, model, ())
 
     def put_load(self, state: ServerState) -> None:
         """Take over what a known server holds, its limits and its health; not its models, times and joules."""
@@ -114,12 +114,12 @@ class FleetTables:
         if self._fits(state):
             self._write_load(self._index[state.name], state)
         else:
-            self._lay_out()
+            self._layout()
 
     def remove(self, name: ServerName) -> None:
         """Forget a server."""
         del self._states[name]
-        self._lay_out()
+        self._layout()
 
     def candidates(self, situation: Situation, *, avoided: Collection[ServerName] = ()) -> tuple[Candidate, ...]:
         """Return a candidate for each healthy server and allowed width, ordered by server name, then width.
@@ -128,7 +128,7 @@ class FleetTables:
             situation: what waits, and when.
             avoided: servers to use only where there are no others.
         """
-        return self.read_candidates(self.lay(situation, avoided))
+        return self.read_candidates(self.fill(situation, avoided))
 
     def read_candidates(self, count: int) -> tuple[Candidate, ...]:
         """Return the first ``count`` rows as values."""
@@ -147,7 +147,7 @@ class FleetTables:
         own_margin = getattr(policy, "slack_margin", None)
         if own_margin is not None:
             situation = replace(situation, slack_margin=own_margin)
-        return self.choose(cast(RowPolicy, policy), self.lay(situation, avoided))[0]
+        return self.choose(cast(RowPolicy, policy), self.fill(situation, avoided))[0]
 
     def choose(self, policy: RowPolicy, count: int) -> tuple[Decision, int]:
         """Return what a policy decides about the first ``count`` rows, and the most items that what it chose offered.
@@ -155,21 +155,21 @@ class FleetTables:
         Raises:
             IndexError: when it chose a row that there is not.
         """
-        choice = policy.choose_row(self._memory.table(policy.name), self._rows, count, self._ask)
+        choice = policy.choose_row(self._memory.table(policy.name), self._rows, count, self._query)
         return read_decision(choice, self._rows, count, self._names)
 
-    def lay(self, situation: Situation, avoided: Collection[ServerName] = ()) -> int:
+    def fill(self, situation: Situation, avoided: Collection[ServerName] = ()) -> int:
         """Write the rows for a decision, and what waits; return how many there are."""
-        write_ask(self._ask, situation)
+        write_query(self._query, situation)
         return _build_flat(
             self._servers,
             self._models,
-            self._groups,
+            self._batches,
             len(self._names),
             self._columns,
             len(self._widths),
             self._depth,
-            self._ask,
+            self._query,
             self._allowed(situation.queue),
             self._avoided(avoided),
             self._rows,
@@ -196,7 +196,7 @@ class FleetTables:
                 found[self._index[name]] = 1
         return found
 
-    def _lay_out(self) -> None:
+    def _layout(self) -> None:
         """Make tables for the servers that there are now."""
         states = [self._states[name] for name in sorted(self._states)]
         self._names: list[ServerName] = [s.name for s in states]
@@ -204,12 +204,12 @@ class FleetTables:
         self._widths: list[Width] = sorted({m.width for s in states for m in s.models})
         self._memory.arrange(self._names, self._widths)
         self._columns = len(self._widths) + max((len(s.other_models) for s in states), default=0)
-        self._depth = _SPARE_GROUPS + max((max(len(s.in_flight), s.group_limit) for s in states), default=0)
+        self._depth = _SPARE_BATCHES + max((max(len(s.in_flight), s.batch_limit) for s in states), default=0)
         self._column_of: list[dict[ModelName, int]] = [{} for _ in states]
         cells = len(states) * len(self._widths)
         self._servers = new_table(f.SERVER_FIELDS, len(states))
         self._models = new_table(f.MODEL_FIELDS, len(states) * self._columns)
-        self._groups = new_table(f.GROUP_FIELDS, len(states) * self._depth)
+        self._batches = new_table(f.BATCH_FIELDS, len(states) * self._depth)
         self._rows = new_table(f.ROW_FIELDS, cells)
         self._order = new_table(max(1, len(self._widths)), len(states))
         self._busy = new_table(BUSY_FIELDS, self._depth)
@@ -255,25 +255,25 @@ class FleetTables:
         for siblings in (state.models, state.other_models):
             for model in siblings:
                 at = first + columns[model.name]
-                models[f.ITEM_S][at], models[f.GROUP_S][at] = self._latency.line(state.name, model, siblings)
+                models[f.PER_ITEM_S][at], models[f.FIXED_S][at] = self._latency.line(state.name, model, siblings)
                 joules = self._energy.line(state.name, model.name)
-                models[f.ITEM_J][at] = math.nan if joules is None else joules.item_j
-                models[f.GROUP_J][at] = math.nan if joules is None else joules.group_j
+                models[f.PER_ITEM_J][at] = math.nan if joules is None else joules.per_item_j
+                models[f.FIXED_J][at] = math.nan if joules is None else joules.fixed_j
 
     def _write_load(self, server: int, state: ServerState) -> None:
-        servers, groups, columns = self._servers, self._groups, self._column_of[server]
+        servers, batches, columns = self._servers, self._batches, self._column_of[server]
         servers[f.HEALTHY][server] = state.healthy
-        servers[f.GROUP_COUNT][server] = len(state.in_flight)
-        servers[f.GROUP_LIMIT][server] = state.group_limit
+        servers[f.BATCH_COUNT][server] = len(state.in_flight)
+        servers[f.BATCH_LIMIT][server] = state.batch_limit
         servers[f.WAITING_LIMIT][server] = state.waiting_limit
         servers[f.LAST_ANSWER_S][server] = math.nan if state.last_answer_s is None else state.last_answer_s
         held = 0
-        for at, group in enumerate(state.in_flight, start=server * self._depth):
-            groups[f.COLUMN][at] = columns.get(group.model, -1)
-            groups[f.ITEMS][at] = group.items
-            groups[f.SENT_S][at] = group.sent_s
-            groups[f.BEGAN_S][at] = math.nan if group.began_s is None else group.began_s
-            held += group.items
+        for at, batch in enumerate(state.in_flight, start=server * self._depth):
+            batches[f.COLUMN][at] = columns.get(batch.model, -1)
+            batches[f.ITEMS][at] = batch.items
+            batches[f.SENT_S][at] = batch.sent_s
+            batches[f.BEGAN_S][at] = math.nan if batch.began_s is None else batch.began_s
+            held += batch.items
         was_bound = servers[f.BOUND_ITEMS][server] > 0
         bound = sum([items for _, items in state.bound_items]) if state.bound_items else 0
         servers[f.BOUND_ITEMS][server] = bound
@@ -303,7 +303,7 @@ def build_candidates(
 
     The order of ``servers`` does not matter. Whoever decides often keeps a ``FleetTables`` instead.
     """
-    situation = Situation(queue, now_s, turn=0, lots=(0.0, 0.0), slack_margin=slack_margin)
+    situation = Situation(queue, now_s, turn=0, uniforms=(0.0, 0.0), slack_margin=slack_margin)
     return FleetTables(servers, latency, energy).candidates(situation)
 
 
@@ -311,12 +311,12 @@ def build_candidates(
 def _build_flat(
     servers: Table,
     models: Table,
-    groups: Table,
+    batches: Table,
     server_count: int,
     columns: int,
     widths: int,
     depth: int,
-    ask: Column,
+    query: Column,
     allowed: Column,
     avoided: Column,
     rows: Table,
@@ -326,5 +326,5 @@ def _build_flat(
     hull: Column,
 ) -> int:
     """Call ``build_rows`` with arguments one by one, which a compiled function receives faster than tuples of them."""
-    fleet = f.Fleet(servers, models, groups, server_count, columns, widths, depth)
-    return build_rows(fleet, f.Wish(ask, allowed, avoided), rows, f.Scratch(order, busy, place_of, hull))
+    fleet = f.Fleet(servers, models, batches, server_count, columns, widths, depth)
+    return build_rows(fleet, f.QueueHead(query, allowed, avoided), rows, f.Scratch(order, busy, place_of, hull))

@@ -22,21 +22,21 @@ from typing import Final
 
 from orchestrator.policies.tables.compiled import Table, compiled
 from orchestrator.policies.tables.fields import (
+    BATCH_COUNT,
     BEGAN_S,
     BOUND_ITEMS,
     COLUMN,
-    GROUP_COUNT,
-    GROUP_S,
+    FIXED_S,
     INSTANCES,
-    ITEM_S,
     ITEMS,
     LAST_ANSWER_S,
     MAX_BATCH,
     MODEL_BOUND_ITEMS,
+    PER_ITEM_S,
     SENT_S,
     Fleet,
 )
-from orchestrator.snapshot import GroupInFlight, ModelName
+from orchestrator.snapshot import BatchInFlight, ModelName
 
 WHOLE: Final = 1 + 1e-9
 """Of a server; k times a k-th may be a little more than one."""
@@ -49,25 +49,25 @@ BUSY_FIELDS: Final = 2
 
 
 @compiled
-def seat_groups(fleet: Fleet, server: int, busy: Table, now_s: float) -> tuple[float, float, float]:
+def seat_batches(fleet: Fleet, server: int, busy: Table, now_s: float) -> tuple[float, float, float]:
     """Give every group that a server holds its time on it, in ``busy``, one entry a group.
 
     Returns when the last of them starts, how many times longer than expected the most overdue one has run (0 while
     nothing runs), and the seconds of work in all of them, for the whole server.
     """
-    servers, models, groups = fleet.servers, fleet.models, fleet.groups
+    servers, models, batches = fleet.servers, fleet.models, fleet.batches
     taken, last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0, 0.0
-    for place in range(int(servers[GROUP_COUNT][server])):
-        group = server * fleet.depth + place
-        column = int(groups[COLUMN][group])
+    for place in range(int(servers[BATCH_COUNT][server])):
+        batch = server * fleet.depth + place
+        column = int(batches[COLUMN][batch])
         remaining_s, part = 0.0, 1.0
         if column >= 0:
             model = server * fleet.columns + column
-            remaining_s = models[ITEM_S][model] * groups[ITEMS][group] + models[GROUP_S][model]
+            remaining_s = models[PER_ITEM_S][model] * batches[ITEMS][batch] + models[FIXED_S][model]
             part = 1 / models[INSTANCES][model]
         taken += part
         if taken <= WHOLE:  # it runs: none overtakes, so what does not fit keeps all behind it waiting
-            elapsed_s = now_s - _began_s(groups, group, servers[LAST_ANSWER_S][server])
+            elapsed_s = now_s - _began_s(batches, batch, servers[LAST_ANSWER_S][server])
             if remaining_s > 0:
                 stretch_ratio = max(stretch_ratio, elapsed_s / remaining_s)
             remaining_s = abs(remaining_s - elapsed_s)
@@ -112,23 +112,23 @@ def bound_work_s(fleet: Fleet, server: int) -> float:
             items = models[MODEL_BOUND_ITEMS][model]
             if items > 0:
                 batches = math.ceil(items / models[MAX_BATCH][model])
-                work_s = models[ITEM_S][model] * items + models[GROUP_S][model] * batches
+                work_s = models[PER_ITEM_S][model] * items + models[FIXED_S][model] * batches
                 total_s += work_s / models[INSTANCES][model]
     return total_s
 
 
 @compiled
-def _began_s(groups: Table, group: int, last_answer_s: float) -> float:
+def _began_s(batches: Table, batch: int, last_answer_s: float) -> float:
     """Return since when a group runs: since there was an instance, else since the server's last answer."""
-    if not math.isnan(groups[BEGAN_S][group]):
-        return groups[BEGAN_S][group]
-    sent_s = groups[SENT_S][group]
+    if not math.isnan(batches[BEGAN_S][batch]):
+        return batches[BEGAN_S][batch]
+    sent_s = batches[SENT_S][batch]
     return last_answer_s if last_answer_s > sent_s else sent_s  # NaN is not above
 
 
 def mark_begun(
-    in_flight: Sequence[GroupInFlight], instances: Mapping[ModelName, int], *, since_s: float | None
-) -> list[GroupInFlight]:
+    in_flight: Sequence[BatchInFlight], instances: Mapping[ModelName, int], *, since_s: float | None
+) -> list[BatchInFlight]:
     """Return the groups with ``began_s`` set on those that run and have none yet.
 
     To be called with all that is in flight before an answer is taken off, with the time of the answer before, and
@@ -141,18 +141,18 @@ def mark_begun(
     """
     running = _count_running(in_flight, instances)
     return [
-        replace(group, began_s=max(group.sent_s, since_s or group.sent_s))
-        if index < running and group.began_s is None and instances.get(group.model, 1) > 1
-        else group
-        for index, group in enumerate(in_flight)
+        replace(batch, began_s=max(batch.sent_s, since_s or batch.sent_s))
+        if index < running and batch.began_s is None and instances.get(batch.model, 1) > 1
+        else batch
+        for index, batch in enumerate(in_flight)
     ]
 
 
-def _count_running(in_flight: Sequence[GroupInFlight], instances: Mapping[ModelName, int]) -> int:
+def _count_running(in_flight: Sequence[BatchInFlight], instances: Mapping[ModelName, int]) -> int:
     """Return how many of the groups run: the first, as far as their parts fit, none overtaking."""
     taken = 0.0
-    for index, group in enumerate(in_flight):
-        taken += 1 / instances.get(group.model, 1)
+    for index, batch in enumerate(in_flight):
+        taken += 1 / instances.get(batch.model, 1)
         if taken > WHOLE:
             return index
     return len(in_flight)

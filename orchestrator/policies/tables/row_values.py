@@ -13,31 +13,31 @@ from orchestrator.policies.tables.compiled import Column, Table, new_column, new
 from orchestrator.snapshot import ServerName, Width
 
 
-def write_ask(ask: Column, situation: Situation) -> None:
+def write_query(query: Column, situation: Situation) -> None:
     """Write a situation as ``orchestrator.policies.tables.fields`` says."""
     queue = situation.queue
-    ask[f.NOW_S] = situation.now_s
-    ask[f.SLACK_MARGIN] = situation.slack_margin
-    ask[f.QUEUE_ITEMS] = queue.items
-    ask[f.HEAD_ITEMS] = queue.head_items
-    ask[f.HEAD_DEADLINE_S] = queue.head_deadline_s
-    ask[f.TAIL_DEADLINE_S] = queue.tail_deadline_s
-    ask[f.MIN_ACCURACY] = queue.min_accuracy
-    ask[f.TURN] = situation.turn
-    ask[f.FIRST_LOT], ask[f.SECOND_LOT] = situation.lots
-    ask[f.MAX_ITEM_J] = math.inf if queue.max_item_j is None else queue.max_item_j
-    ask[f.PRIORITY] = queue.priority
+    query[f.NOW_S] = situation.now_s
+    query[f.SLACK_MARGIN] = situation.slack_margin
+    query[f.QUEUE_ITEMS] = queue.items
+    query[f.HEAD_ITEMS] = queue.head_items
+    query[f.HEAD_DEADLINE_S] = queue.head_deadline_s
+    query[f.TAIL_DEADLINE_S] = queue.tail_deadline_s
+    query[f.MIN_ACCURACY] = queue.min_accuracy
+    query[f.TURN] = situation.turn
+    query[f.FIRST_UNIFORM], query[f.SECOND_UNIFORM] = situation.uniforms
+    query[f.MAX_PER_ITEM_J] = math.inf if queue.max_per_item_j is None else queue.max_per_item_j
+    query[f.PRIORITY] = queue.priority
     preference = queue.preference
-    ask[f.PREFER_ACCURACY] = math.nan if preference is None else preference.accuracy
-    ask[f.PREFER_LATENCY] = math.nan if preference is None else preference.latency
-    ask[f.PREFER_ENERGY] = math.nan if preference is None else preference.energy
-    ask[f.HEAD_ARRIVED_S] = math.nan if queue.head_arrived_s is None else queue.head_arrived_s
+    query[f.PREFER_ACCURACY] = math.nan if preference is None else preference.accuracy
+    query[f.PREFER_LATENCY] = math.nan if preference is None else preference.latency
+    query[f.PREFER_ENERGY] = math.nan if preference is None else preference.energy
+    query[f.HEAD_ARRIVED_S] = math.nan if queue.head_arrived_s is None else queue.head_arrived_s
 
 
 def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:
     """Return a row as a value; ``names`` are those of the servers by index."""
     values = read_row(rows, f.ROW_FIELDS, row)
-    item_j, group_j = values[f.ROW_ITEM_J], values[f.ROW_GROUP_J]
+    per_item_j, fixed_j = values[f.ROW_PER_ITEM_J], values[f.ROW_FIXED_J]
     return Candidate(
         server=names[int(values[f.ROW_SERVER])],
         width=Width(int(values[f.ROW_WIDTH])),
@@ -50,13 +50,13 @@ def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candid
         server_items=int(values[f.ROW_SERVER_ITEMS]),
         has_room=values[f.ROW_HAS_ROOM] != 0,
         wait_s=values[f.ROW_WAIT_S],
-        item_s=values[f.ROW_ITEM_S],
-        group_s=values[f.ROW_GROUP_S],
+        per_item_s=values[f.ROW_PER_ITEM_S],
+        fixed_s=values[f.ROW_FIXED_S],
         max_batch_size=int(values[f.ROW_MAX_BATCH]),
         instances=int(values[f.ROW_INSTANCES]),
         overdue_ratio=values[f.ROW_OVERDUE_RATIO],
-        item_j=None if math.isnan(item_j) else item_j,
-        group_j=None if math.isnan(group_j) else group_j,
+        per_item_j=None if math.isnan(per_item_j) else per_item_j,
+        fixed_j=None if math.isnan(fixed_j) else fixed_j,
         backlog_s=values[f.ROW_BACKLOG_S],
     )
 
@@ -76,13 +76,13 @@ def write_candidate(rows: Table, row: int, candidate: Candidate, server: int, co
     values[f.ROW_SERVER_ITEMS] = candidate.server_items
     values[f.ROW_HAS_ROOM] = candidate.has_room
     values[f.ROW_WAIT_S] = candidate.wait_s
-    values[f.ROW_ITEM_S] = candidate.item_s
-    values[f.ROW_GROUP_S] = candidate.group_s
+    values[f.ROW_PER_ITEM_S] = candidate.per_item_s
+    values[f.ROW_FIXED_S] = candidate.fixed_s
     values[f.ROW_MAX_BATCH] = candidate.max_batch_size
     values[f.ROW_INSTANCES] = candidate.instances
     values[f.ROW_OVERDUE_RATIO] = candidate.overdue_ratio
-    values[f.ROW_ITEM_J] = math.nan if candidate.item_j is None else candidate.item_j
-    values[f.ROW_GROUP_J] = math.nan if candidate.group_j is None else candidate.group_j
+    values[f.ROW_PER_ITEM_J] = math.nan if candidate.per_item_j is None else candidate.per_item_j
+    values[f.ROW_FIXED_J] = math.nan if candidate.fixed_j is None else candidate.fixed_j
     values[f.ROW_BACKLOG_S] = candidate.backlog_s
     write_row(rows, row, values)
 
@@ -94,12 +94,12 @@ def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: 
     indices = {name: index for index, name in enumerate(memory.servers)}
     columns = {width: column for column, width in enumerate(memory.widths)}
     ordered = sorted(candidates, key=lambda c: (c.server, c.width))
-    rows, ask = new_table(f.ROW_FIELDS, len(ordered)), new_column(f.ASK_FIELDS)
+    rows, query = new_table(f.ROW_FIELDS, len(ordered)), new_column(f.QUERY_FIELDS)
     for row, candidate in enumerate(ordered):
         write_candidate(rows, row, candidate, indices[candidate.server], columns[candidate.width])
-    write_ask(ask, situation)
+    write_query(query, situation)
     table = memory.table(policy.name)
-    choice = policy.choose_row(table, rows, len(ordered), ask)
+    choice = policy.choose_row(table, rows, len(ordered), query)
     return read_decision(choice, rows, len(ordered), memory.servers)[0]
 
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 from orchestrator.policies.tables.compiled import Table, compiled
 from orchestrator.policies.tables.fields import (
     ROW_COMPLETION_S,
-    ROW_GROUP_S,
+    ROW_FIXED_S,
     ROW_HEAD_COMPLETION_S,
-    ROW_ITEM_S,
     ROW_OVERDUE_RATIO,
+    ROW_PER_ITEM_S,
     ROW_SERVICE_S,
     ROW_WAIT_S,
 )
@@ -40,6 +40,6 @@ def stretch_overdue(rows: Table, count: int) -> None:
             rows[ROW_COMPLETION_S][row] *= ratio
             rows[ROW_HEAD_COMPLETION_S][row] *= ratio
             rows[ROW_WAIT_S][row] *= ratio
-            rows[ROW_ITEM_S][row] *= ratio
-            rows[ROW_GROUP_S][row] *= ratio
+            rows[ROW_PER_ITEM_S][row] *= ratio
+            rows[ROW_FIXED_S][row] *= ratio
             rows[ROW_OVERDUE_RATIO][row] = 1.0

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.errors import CapacityError, DeadlineError, SlimError, TransientError
-from orchestrator.router.dispatch.batch import Group
+from orchestrator.router.dispatch.batch import Batch
 from orchestrator.router.dispatch.retry import (
     Cause,
     RetryBudget,
@@ -47,14 +47,14 @@ class Attempt:
     """One group under way.
 
     Attributes:
-        group: that was sent.
+        batch: that was sent.
         answer: of the server.
         is_given_up: whether its requests no longer wait for it.
         due_s: when it is looked at next; infinite while nobody watches it.
         stages: what happens to it while it is not answered, the next one last, and when.
     """
 
-    group: Group
+    batch: Batch
     answer: asyncio.Future[Array]
     is_given_up: bool = False
     due_s: float = math.inf
@@ -91,45 +91,45 @@ class Attempts:
         self._budget = RetryBudget(float(minimum), 0.0)
         self._deadlines: Deadlines[Attempt] = Deadlines(self._on_due)
 
-    def begin(self, group: Group, answer: asyncio.Future[Array]) -> Attempt:
+    def begin(self, batch: Batch, answer: asyncio.Future[Array]) -> Attempt:
         """Count a group as under way, and watch it until its answer is there."""
-        group.link.calls += 1
-        for request in group.requests:
+        batch.link.calls += 1
+        for request in batch.requests:
             request.attempts += 1
             request.under_way += 1
-        attempt = Attempt(group, answer)
-        attempt.stages = self._stages(group)
+        attempt = Attempt(batch, answer)
+        attempt.stages = self._stages(batch)
         self._deadlines.begin()
         self._deadlines.watch(attempt, attempt.stages[-1][0])
         return attempt
 
     def end(self, attempt: Attempt) -> bool:
         """Count a group as ended; return whether anybody still waited for it."""
-        attempt.group.link.calls -= 1
-        attempt.group.link.is_suspect = False
+        attempt.batch.link.calls -= 1
+        attempt.batch.link.is_suspect = False
         self._deadlines.end()
         if attempt.is_given_up:
-            attempt.group.link.note_sign_of_life()
+            attempt.batch.link.note_sign_of_life()
             return False
-        self._release(attempt.group)
+        self._release(attempt.batch)
         return True
 
     def note_answered(self, requests: int) -> None:
         """Note that so many requests were answered, which lets others be sent again."""
         self._budget = self._budget.answered(requests, self._fleet.settings.retries)
 
-    def fail(self, group: Group, error: SlimError) -> None:
+    def fail(self, batch: Batch, error: SlimError) -> None:
         """Send the requests of a group that failed again, or fail them, and note what it says of the server."""
         if isinstance(error, TransientError) and not isinstance(error, CapacityError | DeadlineError):
-            self._fleet.note_failure(group.link, group.sent)
-        group.link.note_failure(group.model, error)
-        key = group.key.elsewhere(group.link.name)
-        for request in group.requests:
+            self._fleet.note_failure(batch.link, batch.sent)
+        batch.link.note_failure(batch.model, error)
+        key = batch.key.elsewhere(batch.link.name)
+        for request in batch.requests:
             if request.is_over:
                 continue
             verdict = self._judge(request, key, Cause.FAILED, repeatable=is_repeatable(error))
             if verdict is Verdict.SEND_AGAIN:
-                self._observer.on_retry(group.link.name)
+                self._observer.on_retry(batch.link.name)
                 self._lanes.push(key, request)
             elif verdict is not Verdict.ELSEWHERE_ALREADY:
                 log.debug("a request is not sent again, %s: %s", verdict, error)
@@ -139,11 +139,11 @@ class Attempts:
         """Watch nothing any more."""
         self._deadlines.close()
 
-    def _stages(self, group: Group) -> list[tuple[float, Callable[[Attempt], None]]]:
+    def _stages(self, batch: Batch) -> list[tuple[float, Callable[[Attempt], None]]]:
         """Return what happens to a group that is not answered, and when; the first of it last."""
         settings = self._fleet.settings
         stages: list[tuple[float, Callable[[Attempt], None]]] = [(settings.group_timeout_s, self._on_stalled)]
-        expected_s = self._fleet.expected_s(group.link)
+        expected_s = self._fleet.expected_s(batch.link)
         overdue_s = overdue_after_s(expected_s, settings.retries)
         if overdue_s is not None and overdue_s < settings.group_timeout_s:
             stages.append((overdue_s, self._on_overdue))
@@ -152,7 +152,7 @@ class Attempts:
             hedge_s = max(settings.hedge.floor_ms / 1e3, _HEDGE_MARGIN * expected_s * (factor or 1.0))
             if hedge_s < stages[-1][0]:
                 stages.append((hedge_s, self._on_hedge))
-        sent_s = group.sent.sent_s
+        sent_s = batch.sent.sent_s
         return [(sent_s + after_s, act) for after_s, act in stages]
 
     def _on_due(self, attempt: Attempt) -> None:
@@ -162,40 +162,40 @@ class Attempts:
         act(attempt)
 
     def _on_hedge(self, attempt: Attempt) -> None:
-        self._copy(attempt.group, Cause.HEDGE)
+        self._copy(attempt.batch, Cause.HEDGE)
 
     def _on_overdue(self, attempt: Attempt) -> None:
-        group, link = attempt.group, attempt.group.link
-        if link.last_answer_s is None or link.last_answer_s <= group.sent.sent_s:
+        batch, link = attempt.batch, attempt.batch.link
+        if link.last_answer_s is None or link.last_answer_s <= batch.sent.sent_s:
             link.is_suspect = True
-        self._copy(group, Cause.OVERDUE)
+        self._copy(batch, Cause.OVERDUE)
 
     def _on_stalled(self, attempt: Attempt) -> None:
-        group = attempt.group
+        batch = attempt.batch
         attempt.is_given_up = True
         self.given_up.add(attempt.answer)
         attempt.answer.add_done_callback(self.given_up.discard)
-        self._release(group)
-        group.link.in_flight.remove(group.sent)
+        self._release(batch)
+        batch.link.in_flight.remove(batch.sent)
         limit = f"group_timeout_s = {self._fleet.settings.group_timeout_s}"
-        self.fail(group, StalledServerError(f"{group.link.name} left a group unanswered, {limit}"))
+        self.fail(batch, StalledServerError(f"{batch.link.name} left a batch unanswered, {limit}"))
         self._wake()
 
-    def _release(self, group: Group) -> None:
-        for request in group.requests:
+    def _release(self, batch: Batch) -> None:
+        for request in batch.requests:
             request.under_way -= 1
 
-    def _copy(self, group: Group, cause: Cause) -> None:
+    def _copy(self, batch: Batch, cause: Cause) -> None:
         """Queue the requests of a group that is under way for another server, where that helps."""
         if self.is_closing:
             return
-        key = group.key.elsewhere(group.link.name)
-        for request in group.requests:
+        key = batch.key.elsewhere(batch.link.name)
+        for request in batch.requests:
             if request.is_over:
                 continue
             if self._judge(request, key, cause, repeatable=True) is Verdict.SEND_AGAIN:
                 tell = self._observer.on_hedge if cause is Cause.HEDGE else self._observer.on_retry
-                tell(group.link.name)
+                tell(batch.link.name)
                 self._lanes.push(key, request)
         self._wake()
 

@@ -10,11 +10,11 @@ import numpy as np
 from orchestrator.profile import EnergyLine
 from orchestrator.router.queue.request import Answer, Array, LaneKey, PendingRequest
 from orchestrator.router.servers.server_link import ServerLink
-from orchestrator.snapshot import GroupInFlight, ServedModel
+from orchestrator.snapshot import BatchInFlight, ServedModel
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Batch:
     """Requests that were sent together.
 
     Attributes:
@@ -33,7 +33,7 @@ class Group:
     model: ServedModel
     key: LaneKey
     requests: list[PendingRequest]
-    sent: GroupInFlight
+    sent: BatchInFlight
     energy: EnergyLine | None = None
     record: dict[str, Any] | None = None
 
@@ -58,5 +58,5 @@ class Group:
             expected_accuracy=self.model.accuracy,
             decision_id=self.decision_id,
             policy=request.policy,
-            energy_j=None if self.energy is None else self.energy.of_group(items) * request.items / items,
+            energy_j=None if self.energy is None else self.energy.of_batch(items) * request.items / items,
         )

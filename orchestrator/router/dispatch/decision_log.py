@@ -28,7 +28,8 @@ from orchestrator.config import DecisionLogSettings
 from orchestrator.decision import Candidate, Decision, Dispatch
 from orchestrator.errors import ConfigError
 from orchestrator.policies import Fault, Situation
-from orchestrator.router.dispatch.batch import Group
+from orchestrator.router.dispatch.batch import Batch
+from orchestrator.snapshot import QueueState
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class DecisionLog:
     def __init__(self, settings: DecisionLogSettings, run_id: str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._ratio = settings.sample_ratio
-        self._lots = random.Random(run_id)
+        self._uniforms = random.Random(run_id)
         try:
             settings.directory.mkdir(parents=True, exist_ok=True)
             self._drop_oldest(settings)
@@ -77,7 +78,7 @@ class DecisionLog:
 
     def is_sampled(self) -> bool:
         """Return whether to write the decision at hand."""
-        return self._file is not None and self._lots.random() < self._ratio
+        return self._file is not None and self._uniforms.random() < self._ratio
 
     def write(self, record: Record, decision_id: str, outcome: Record) -> None:
         """Write a decision with its outcome; never raises."""
@@ -106,7 +107,7 @@ class DecisionLog:
 
         ``shadow`` is what the shadow policy would have done; it is in the record only where there is one.
         """
-        queue = asdict(situation.queue)
+        queue = _record(situation.queue)
         for name in ("head", "tail"):
             queue[f"{name}_slack_s"] = queue.pop(f"{name}_deadline_s") - situation.now_s
         arrived_s = queue.pop("head_arrived_s")
@@ -122,10 +123,10 @@ class DecisionLog:
             **({} if shadow is None else {"shadow": shadow}),
             "queue": queue,
             "turn": situation.turn,
-            "lots": situation.lots,
+            "lots": situation.uniforms,
             "slack_margin": situation.slack_margin,
             "candidates": [
-                {**asdict(c), "energy_j": c.energy_j, "in_time": situation.is_in_time(c.completion_s)}
+                {**_record(c), "energy_j": c.energy_j, "in_time": situation.is_in_time(c.completion_s)}
                 for c in candidates
             ],
         }
@@ -144,6 +145,18 @@ class DecisionLog:
 
 
 _PATTERN = "decisions-*.jsonl*"
+_JSON_NAMES = {
+    "per_item_s": "item_s",
+    "fixed_s": "group_s",
+    "per_item_j": "item_j",
+    "fixed_j": "group_j",
+    "max_per_item_j": "max_item_j",
+    "batch_limit": "group_limit",
+}
+
+
+def _record(value: Candidate | QueueState) -> Record:
+    return asdict(value, dict_factory=lambda fields: {_JSON_NAMES.get(name, name): field for name, field in fields})
 
 
 def _plain(value: object) -> object:
@@ -158,20 +171,20 @@ def file_of(directory: Path, run_id: str) -> Path:
     return directory / f"decisions-{run_id}.jsonl"
 
 
-def outcome_of(group: Group, *, now_s: float, error: str | None) -> Record:
+def outcome_of(batch: Batch, *, now_s: float, error: str | None) -> Record:
     """Return what came of a group that has ended."""
     return {
         "error": error,
-        "items": group.sent.items,
-        "service_s": now_s - group.sent.sent_s,
+        "items": batch.sent.items,
+        "service_s": now_s - batch.sent.sent_s,
         "requests": [
             {
                 "items": request.items,
-                "queue_s": group.sent.sent_s - request.arrived_s,
+                "queue_s": batch.sent.sent_s - request.arrived_s,
                 "latency_s": now_s - request.arrived_s,
                 "in_time": error is None and now_s <= request.deadline_s,
             }
-            for request in group.requests
+            for request in batch.requests
         ],
     }
 

@@ -19,21 +19,21 @@ from dataclasses import replace
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
-from orchestrator.policies import Binding, Offers, Outcome, Situation
-from orchestrator.router.dispatch.batch import Group
+from orchestrator.policies import Binding, CandidateSet, Outcome, Situation
+from orchestrator.router.dispatch.batch import Batch
 from orchestrator.router.dispatch.deciders import Deciders, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog, Record
 from orchestrator.router.dispatch.kept_tables import KeptTables
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.dispatch.splitting import part_of
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.overload import Shed, outlook, take_late
+from orchestrator.router.queue.overload import Shed, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import Lane, Lanes
 from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.server_link import ServerLink
-from orchestrator.snapshot import GroupInFlight, ModelName, Width
+from orchestrator.snapshot import BatchInFlight, ModelName, Width
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Dispatcher:
         self._tables = KeptTables()
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
-        self._groups = itertools.count(1)
+        self._batches = itertools.count(1)
         self._run_id = secrets.token_hex(3)  # tells the decisions of one router's life from another's
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
@@ -135,20 +135,20 @@ class Dispatcher:
             return self._send(self._fleet.links[server], lane, width, lane.items)
         if head.held_at == self._changes and not self._has_room():
             return False  # it held, nothing but requests has come, and nothing could be sent
-        offers = self._offers(lane, head)
-        if not offers:
-            return self._decide(lane, head, offers)
-        self._lanes.note_outlook(lane, outlook(offers))
-        late = self._take_late(lane, offers) if head.has_own_deadline and not head.under_way else ()
+        candidate_set = self._candidate_set(lane, head)
+        if not candidate_set:
+            return self._decide(lane, head, candidate_set)
+        self._lanes.note_estimate(lane, estimate(candidate_set))
+        late = self._take_late(lane, candidate_set) if head.has_own_deadline and not head.under_way else ()
         for request in late:
             self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
-        return bool(late) or self._decide(lane, head, offers)
+        return bool(late) or self._decide(lane, head, candidate_set)
 
     def _has_room(self) -> bool:
         """Return whether some server may be sent a group."""
-        return any([link.is_healthy and len(link.in_flight) < link.group_limit for link in self._fleet.links.values()])
+        return any([link.is_healthy and len(link.in_flight) < link.batch_limit for link in self._fleet.links.values()])
 
-    def _offers(self, lane: Lane, head: PendingRequest) -> Offers:
+    def _candidate_set(self, lane: Lane, head: PendingRequest) -> CandidateSet:
         """Return what could be done with the head of a lane."""
         key, links = lane.key, self._fleet.links
         states = [link.state(key.family, self._bound_items(link)) for link in links.values()]
@@ -161,23 +161,23 @@ class Dispatcher:
             self._settings.slack_margin,
             tables.memory,
         )
-        offers = Offers(tables, situation, key.avoid)
+        candidate_set = CandidateSet(tables, situation, key.avoid)
         suspects = self._fleet.suspects
-        if offers and suspects:
-            offers.shun(key.avoid | suspects)
-        return offers
+        if candidate_set and suspects:
+            candidate_set.exclude(key.avoid | suspects)
+        return candidate_set
 
-    def _take_late(self, lane: Lane, offers: Offers) -> Sequence[PendingRequest]:
+    def _take_late(self, lane: Lane, candidate_set: CandidateSet) -> Sequence[PendingRequest]:
         """Remove and return the heads of a lane that are to be shed as late."""
-        situation = offers.situation
+        situation = candidate_set.situation
         margin, tail_slack_s = situation.slack_margin, situation.queue.tail_deadline_s - situation.now_s
-        if offers.drain_s * margin <= tail_slack_s and situation.is_in_time(offers.soonest_s):
+        if candidate_set.drain_s * margin <= tail_slack_s and situation.is_in_time(candidate_set.soonest_s):
             return ()  # take_late would say so too, after looking at all candidates
         return take_late(
             lane,
-            offers.reachable,
+            candidate_set.reachable,
             situation.queue,
-            drain_s=offers.drain_s,
+            drain_s=candidate_set.drain_s,
             idle={link.name for link in self._fleet.links.values() if not link.in_flight},
             now_s=situation.now_s,
             slack_margin=margin,
@@ -189,13 +189,15 @@ class Dispatcher:
         bound = [(link.model(key.family, width), items) for key, width, items in self._lanes.bound_items(link.name)]
         return tuple((model.name, items) for model, items in bound if model is not None)
 
-    def _decide(self, lane: Lane, head: PendingRequest, offers: Offers) -> bool:
+    def _decide(self, lane: Lane, head: PendingRequest, candidate_set: CandidateSet) -> bool:
         """Do with the head of a lane what a policy says; return whether anything was done."""
-        queue, now_s = offers.situation.queue, offers.situation.now_s
+        queue, now_s = candidate_set.situation.queue, candidate_set.situation.now_s
         policy = self._deciders.policies[queue.preference is not None]
         is_idle = not any([link.in_flight for link in self._fleet.links.values()])
         try:
-            decision, name, fault = policy.decide(offers, is_idle=is_idle, stale=self._fleet.stale(offers, now_s=now_s))
+            decision, name, fault = policy.decide(
+                candidate_set, is_idle=is_idle, stale=self._fleet.stale(candidate_set, now_s=now_s)
+            )
         except Exception as exc:  # of the fallback too
             what = f"policy {policy.policy.name} and its fallback failed"
             log.exception("%s", what)
@@ -203,12 +205,14 @@ class Dispatcher:
             return True
         shadowed = None
         if self._deciders.shadow is not None:
-            shadowed = self._deciders.shadow.compare(decision, offers.candidates, offers.situation, is_idle=is_idle)
+            shadowed = self._deciders.shadow.compare(
+                decision, candidate_set.candidates, candidate_set.situation, is_idle=is_idle
+            )
         record = None
         if self._log is not None and not isinstance(decision, Hold) and self._log.is_sampled():
             record = self._log.describe(
-                offers.candidates,
-                offers.situation,
+                candidate_set.candidates,
+                candidate_set.situation,
                 decision,
                 family=lane.key.family,
                 policy=name,
@@ -237,7 +241,7 @@ class Dispatcher:
                 return True
 
     def _new_id(self) -> str:
-        return f"{self._run_id}-{next(self._groups)}"
+        return f"{self._run_id}-{next(self._batches)}"
 
     def _wake_at(self, when_s: float) -> None:
         """Ask again then, at the latest."""
@@ -281,34 +285,34 @@ class Dispatcher:
         items = min(items, model.max_batch_size)
         if items >= lane.items:
             line = self._fleet.latency.line(link.name, model, link.models_of(lane.key.family))
-            items = part_of(lane.items, link.free_groups(model), *line)
+            items = part_of(lane.items, link.free_batches(model), *line)
         requests = lane.take(items)
-        sent = GroupInFlight(model.name, sum([r.items for r in requests]), asyncio.get_running_loop().time())
+        sent = BatchInFlight(model.name, sum([r.items for r in requests]), asyncio.get_running_loop().time())
         energy = self._fleet.energy.line(link.name, model.name)
         if policy is not None:
             for request in requests:
                 request.policy = policy
         record = record or requests[0].record
-        self._sender.send(Group(self._new_id(), link, model, lane.key, requests, sent, energy, record))
+        self._sender.send(Batch(self._new_id(), link, model, lane.key, requests, sent, energy, record))
         return True
 
-    def _learn(self, group: Group, now_s: float) -> None:
+    def _learn(self, batch: Batch, now_s: float) -> None:
         """Note that a group was answered; the link learns how long it took, and policies what became of it."""
         observing = self._deciders.observing
-        siblings = group.link.models_of(group.key.family) if observing else ()
-        item_s, group_s = self._fleet.latency.line(group.link.name, group.model, siblings)
-        took_s = group.link.finish(group.sent, now_s=now_s)
-        tables = self._tables.of(group.key.family)
-        if not observing or group.link.name not in tables.names or group.model.width not in tables.widths:
+        siblings = batch.link.models_of(batch.key.family) if observing else ()
+        per_item_s, fixed_s = self._fleet.latency.line(batch.link.name, batch.model, siblings)
+        took_s = batch.link.finish(batch.sent, now_s=now_s)
+        tables = self._tables.of(batch.key.family)
+        if not observing or batch.link.name not in tables.names or batch.model.width not in tables.widths:
             return  # nobody wants to know, or it is of a server that has left
         for policy in observing:
             outcome = Outcome(
-                server=group.link.name,
-                width=group.model.width,
-                items=group.sent.items,
-                expected_s=item_s * group.sent.items + group_s,
+                server=batch.link.name,
+                width=batch.model.width,
+                items=batch.sent.items,
+                expected_s=per_item_s * batch.sent.items + fixed_s,
                 took_s=took_s,
-                is_in_time=all(now_s <= request.deadline_s for request in group.requests),
+                is_in_time=all(now_s <= request.deadline_s for request in batch.requests),
                 now_s=now_s,
             )
             policy.observe(tables.memory, outcome)

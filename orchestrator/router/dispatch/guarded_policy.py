@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from orchestrator.config import GuardSettings
 from orchestrator.decision import Decision
 from orchestrator.errors import UntrustedError
-from orchestrator.policies import Binding, Breaker, Fault, Offers, Policy
+from orchestrator.policies import Binding, Breaker, CandidateSet, Fault, Policy
 from orchestrator.router.observer import RouterObserver
 
 log = logging.getLogger(__name__)
@@ -66,25 +66,27 @@ class GuardedPolicy:
         """Of both."""
         return self.policy.binding
 
-    def decide(self, offers: Offers, *, is_idle: bool, stale: str | None = None) -> tuple[Decision, str, Fault | None]:
+    def decide(
+        self, candidate_set: CandidateSet, *, is_idle: bool, stale: str | None = None
+    ) -> tuple[Decision, str, Fault | None]:
         """Return a decision, the name of the policy that made it, and the fault when it is the fallback's.
 
         Args:
-            offers: what could be done.
+            candidate_set: what could be done.
             is_idle: whether no server has anything to do.
             stale: what is known too little of for the policy to be asked; None: nothing.
         """
-        now_s = offers.situation.now_s
+        now_s = candidate_set.situation.now_s
         if stale is not None:
             fault = Fault.STALE
             self._tell(fault, stale, now_s)
         elif self._breaker.is_open(now_s):
             fault, detail = Fault.CIRCUIT_OPEN, ""
         else:
-            offers.prepare(self.policy)
+            candidate_set.prepare(self.policy)
             began_s = self._clock()
             try:
-                decision, found = offers.ask(self.policy, is_idle=is_idle, binding=self.policy.binding)
+                decision, found = candidate_set.decide(self.policy, is_idle=is_idle, binding=self.policy.binding)
             except UntrustedError as exc:
                 fault, detail = Fault.OUT_OF_RANGE, str(exc)
                 self._observer.on_decision(self._clock() - began_s)
@@ -110,7 +112,7 @@ class GuardedPolicy:
                 )
             self._tell(fault, detail, now_s)
         self._observer.on_fallback(fault)
-        return self.fallback.choose(offers.candidates, offers.situation), self.fallback.name, fault
+        return self.fallback.choose(candidate_set.candidates, candidate_set.situation), self.fallback.name, fault
 
     def _tell(self, fault: Fault, detail: str, now_s: float) -> None:
         """Log a fault, each kind at most once in a while: a broken policy fails with every request."""

@@ -16,7 +16,7 @@ from functools import partial
 
 from orchestrator.errors import ServerUnavailableError, SlimError, TransientError, WrongAnswerError
 from orchestrator.router.dispatch.attempts import Attempt, Attempts
-from orchestrator.router.dispatch.batch import Group
+from orchestrator.router.dispatch.batch import Batch
 from orchestrator.router.dispatch.decision_log import DecisionLog, outcome_of
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Array
@@ -25,7 +25,7 @@ from orchestrator.router.servers.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
-Learn = Callable[[Group, float], None]
+Learn = Callable[[Batch, float], None]
 
 
 class Sender:
@@ -57,17 +57,17 @@ class Sender:
         self._running: set[asyncio.Future[Array]] = set()
         self._ended: list[tuple[Attempt, float, str | None]] = []
 
-    def send(self, group: Group) -> None:
+    def send(self, batch: Batch) -> None:
         """Send a group, which its server has room for."""
-        link = group.link
-        link.in_flight.append(group.sent)
-        self._observer.on_sent(link.name, group.model.width, group.sent.items)
+        link = batch.link
+        link.in_flight.append(batch.sent)
+        self._observer.on_sent(link.name, batch.model.width, batch.sent.items)
         try:
-            answer: asyncio.Future[Array] = asyncio.ensure_future(link.client.infer_batch(group.model, group.batch()))
+            answer: asyncio.Future[Array] = asyncio.ensure_future(link.client.infer_batch(batch.model, batch.batch()))
         except Exception as exc:
             answer = asyncio.get_running_loop().create_future()
             answer.set_exception(exc)
-        attempt = self._attempts.begin(group, answer)
+        attempt = self._attempts.begin(batch, answer)
         self._running.add(answer)
         answer.add_done_callback(partial(self._end, attempt))
 
@@ -76,17 +76,17 @@ class Sender:
         ended = self._ended
         while ended:
             attempt, now_s, error = ended.pop(0)
-            group, link = attempt.group, attempt.group.link
+            batch, link = attempt.batch, attempt.batch.link
             if not attempt.is_given_up:
                 try:
                     if error is None:
-                        self._learn(group, now_s)
+                        self._learn(batch, now_s)
                 finally:
-                    link.in_flight.remove(group.sent)
-            if self._decisions is not None and group.record is not None:
-                outcome = outcome_of(group, now_s=now_s, error=error)
-                self._decisions.write(group.record, group.decision_id, outcome)
-            self._observer.on_ended(link.name, group.model.width, group.sent.items)
+                    link.in_flight.remove(batch.sent)
+            if self._decisions is not None and batch.record is not None:
+                outcome = outcome_of(batch, now_s=now_s, error=error)
+                self._decisions.write(batch.record, batch.decision_id, outcome)
+            self._observer.on_ended(link.name, batch.model.width, batch.sent.items)
             self._wake()
 
     async def close(self, *, until_s: float) -> None:
@@ -116,34 +116,34 @@ class Sender:
         is_awaited = self._attempts.end(attempt)
         error = None
         try:
-            self._take(attempt.group, answer, now_s, is_awaited=is_awaited)
+            self._take(attempt.batch, answer, now_s, is_awaited=is_awaited)
         except (Exception, asyncio.CancelledError) as exc:
-            error = self._fail(attempt.group, exc, is_awaited=is_awaited)
+            error = self._fail(attempt.batch, exc, is_awaited=is_awaited)
         if not self._ended:
             asyncio.get_running_loop().call_soon(self.settle)
         self._ended.append((attempt, now_s, error))
 
-    def _take(self, group: Group, answer: asyncio.Future[Array], now_s: float, *, is_awaited: bool) -> None:
+    def _take(self, batch: Batch, answer: asyncio.Future[Array], now_s: float, *, is_awaited: bool) -> None:
         """Answer the requests of a group; raises what it failed of."""
         output = answer.result()
-        if len(output) != group.sent.items:
-            raise WrongAnswerError(f"{group.link.name} answered {len(output)} items of {group.sent.items}")
+        if len(output) != batch.sent.items:
+            raise WrongAnswerError(f"{batch.link.name} answered {len(output)} items of {batch.sent.items}")
         if not is_awaited:
             return
         start = 0
-        for request in group.requests:
+        for request in batch.requests:
             part = output[start : start + request.items]
             start += request.items
             if not request.is_over:
-                request.answer(group.answer(request, part, now_s=now_s))
-        self._attempts.note_answered(len(group.requests))
+                request.answer(batch.answer(request, part, now_s=now_s))
+        self._attempts.note_answered(len(batch.requests))
 
-    def _fail(self, group: Group, exc: BaseException, *, is_awaited: bool) -> str:
+    def _fail(self, batch: Batch, exc: BaseException, *, is_awaited: bool) -> str:
         """Send the requests of a group that failed again, or tell their callers; return why in words."""
-        name = group.link.name
+        name = batch.link.name
         if isinstance(exc, SlimError):
             if is_awaited:
-                self._attempts.fail(group, exc)
+                self._attempts.fail(batch, exc)
             return str(exc)
         told: SlimError
         if isinstance(exc, asyncio.CancelledError):
@@ -152,6 +152,6 @@ class Sender:
             error = f"{type(exc).__name__}: {exc}"
             log.error("sending a group to %s failed unexpectedly", name, exc_info=exc)
             told = TransientError(f"{name}: {error}")
-        for request in group.requests:
+        for request in batch.requests:
             request.fail(told)
         return error

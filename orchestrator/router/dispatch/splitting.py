@@ -20,16 +20,16 @@ _FEWEST = 8
 """Of one fit with groups of the same size nothing is known of b, and each part costs the router a decision."""
 
 
-def part_of(waiting: int, free: int, item_s: float, group_s: float) -> int:
+def part_of(waiting: int, free: int, per_item_s: float, fixed_s: float) -> int:
     """Return how many of the items that wait go into the next group.
 
     Args:
         waiting: items, all of which one group may hold.
         free: groups that the server may be sent now, at least 1.
-        item_s: that an item takes there; 0 while unknown.
-        group_s: that a group takes besides.
+        per_item_s: that an item takes there; 0 while unknown.
+        fixed_s: that a group takes besides.
     """
-    if item_s <= 0 or item_s * waiting + group_s > SHORT_S or group_s >= item_s * waiting:
+    if per_item_s <= 0 or per_item_s * waiting + fixed_s > SHORT_S or fixed_s >= per_item_s * waiting:
         return waiting
-    fewest = max(_FEWEST, math.ceil(group_s / item_s))
+    fewest = max(_FEWEST, math.ceil(fixed_s / per_item_s))
     return min(waiting, max(fewest, math.ceil(waiting / free)))

@@ -27,13 +27,13 @@ class Terms:
     Attributes:
         min_accuracy: only widths of at least this accuracy, 0..1.
         width: only this one; None: any.
-        max_item_j: joules an item at the most; None: any.
+        max_per_item_j: joules an item at the most; None: any.
         preference: among what is in time; None: the policy's own.
     """
 
     min_accuracy: float = 0.0
     width: Width | None = None
-    max_item_j: float | None = None
+    max_per_item_j: float | None = None
     preference: Preference | None = None
 
 
@@ -80,7 +80,7 @@ class Admissions:
 
     def keep(self, array: Array, family: str | None, terms: Terms, admitted: Admitted) -> None:
         """Keep what was admitted; not where it was by what is known of energy, which changes."""
-        if terms.max_item_j is None:
+        if terms.max_per_item_j is None:
             if len(self._known) >= _MOST_KEPT:
                 self._known.clear()
             key, _, is_single = admitted
@@ -114,35 +114,35 @@ def admit(
     most = max(model.max_batch_size for _, model in allowed)
     if len(batch) > most:
         raise ConfigError(f"a batch of {len(batch)} items exceeds max_batch_size = {most}; split it")
-    if terms.max_item_j is not None:
-        allowed = _affordable(allowed, len(batch), terms.max_item_j, energy)
+    if terms.max_per_item_j is not None:
+        allowed = _affordable(allowed, len(batch), terms.max_per_item_j, energy)
     key = LaneKey(
         allowed[0][1].family,
         batch.shape[1:],
         tuple(sorted({model.width for _, model in allowed})),
         terms.min_accuracy,
-        terms.max_item_j,
+        terms.max_per_item_j,
         terms.preference,
     )
     return key, batch, is_single
 
 
 def _affordable(
-    allowed: Sequence[tuple[ServerName, ServedModel]], items: int, max_item_j: float, energy: EnergyTable
+    allowed: Sequence[tuple[ServerName, ServedModel]], items: int, max_per_item_j: float, energy: EnergyTable
 ) -> list[tuple[ServerName, ServedModel]]:
-    if math.isnan(max_item_j) or max_item_j < 0:
-        raise ConfigError(f"max_joules = {max_item_j} is no amount; give joules an item, 0 or more")
+    if math.isnan(max_per_item_j) or max_per_item_j < 0:
+        raise ConfigError(f"max_joules = {max_per_item_j} is no amount; give joules an item, 0 or more")
     lines = [(server, model, energy.line(server, model.name)) for server, model in allowed]
     # Alone, because whoever shares its group only makes it cheaper: so the bound holds whatever happens.
-    found = [(s, m) for s, m, line in lines if line is not None and line.of_group(items) <= max_item_j * items]
+    found = [(s, m) for s, m, line in lines if line is not None and line.of_batch(items) <= max_per_item_j * items]
     if found:
         return found
-    costs_j = [line.of_group(items) / items for _, _, line in lines if line is not None]
+    costs_j = [line.of_batch(items) / items for _, _, line in lines if line is not None]
     if not costs_j:
         raise ConfigError(
-            f"max_joules = {max_item_j:g} can't be kept, as no server's energy is known; measure it, or ask for none"
+            f"max_joules = {max_per_item_j:g} can't be kept: no server's energy is known; measure it, or ask for none"
         )
     raise ConfigError(
-        f"max_joules = {max_item_j:g} is below the {min(costs_j):.3g} J an item that the most frugal server takes for "
-        f"{items} at a time; ask for more, or for less accuracy"
+        f"max_joules = {max_per_item_j:g} is below the {min(costs_j):.3g} J an item that the most frugal server takes "
+        f"for {items} at a time; ask for more, or for less accuracy"
     )

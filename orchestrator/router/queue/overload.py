@@ -39,9 +39,9 @@ from collections.abc import Collection, Sequence
 from enum import StrEnum
 
 from orchestrator.decision import Candidate
-from orchestrator.policies import Offers
+from orchestrator.policies import CandidateSet
 from orchestrator.router.queue.request import PendingRequest
-from orchestrator.router.queue.request_queue import Lane, Lanes, Outlook
+from orchestrator.router.queue.request_queue import Lane, Lanes, QueueEstimate
 from orchestrator.snapshot import QueueState, ServerName
 
 _SOONEST_S, _LATEST_S = 0.05, 30.0
@@ -60,17 +60,17 @@ class Shed(StrEnum):
     """By the policy."""
 
 
-def outlook(offers: Offers) -> Outlook:
+def estimate(candidate_set: CandidateSet) -> QueueEstimate:
     """Return what candidates, at least one, tell of their lane.
 
     One that stalls for a moment soon answers again, and is no reason to refuse what comes; so suspect servers count
     but for how long the queue takes.
     """
-    queue = offers.situation.queue
-    return Outlook(
-        fastest_s=offers.fastest_s,
-        item_drain_s=offers.drain_s / queue.items,
-        most_rps=_most_rps(offers.reachable) if queue.items > _MANY else None,
+    queue = candidate_set.situation.queue
+    return QueueEstimate(
+        fastest_s=candidate_set.fastest_s,
+        item_drain_s=candidate_set.drain_s / queue.items,
+        most_rps=_most_rps(candidate_set.reachable) if queue.items > _MANY else None,
     )
 
 
@@ -96,7 +96,7 @@ def take_late(
 
     Args:
         lane: not empty.
-        candidates: for its head, those on suspect servers among them; see ``outlook``.
+        candidates: for its head, those on suspect servers among them; see ``estimate``.
         queue: its state.
         drain_s: expected time until all of it is answered, at the quickest width.
         idle: servers that have nothing to do.
@@ -114,10 +114,10 @@ def take_late(
         least_s = float("inf")
         for c in candidates:
             items = request.items
-            if is_overloaded and c.item_s > 0:
-                fitting = int((own_s / (2 * slack_margin) - c.group_s) / c.item_s)
+            if is_overloaded and c.per_item_s > 0:
+                fitting = int((own_s / (2 * slack_margin) - c.fixed_s) / c.per_item_s)
                 items = max(items, min(fitting, c.max_batch_size, queue.items))
-            least_s = min(least_s, c.wait_s + c.item_s * items + c.group_s)
+            least_s = min(least_s, c.wait_s + c.per_item_s * items + c.fixed_s)
         return least_s * margin
 
     late: list[PendingRequest] = []
@@ -130,7 +130,7 @@ def take_late(
 
 def comes_too_late(lane: Lane, request: PendingRequest) -> bool:
     """Return whether a request that has just been put into a lane can't have its turn in time."""
-    most_rps = lane.outlook.most_rps
+    most_rps = lane.estimate.most_rps
     if most_rps is None or not request.has_own_deadline or request.attempts or lane.key.bound_to is not None:
         return False
     most_items = most_rps * (request.deadline_s - request.arrived_s)

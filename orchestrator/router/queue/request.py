@@ -65,7 +65,7 @@ class LaneKey:
         item_shape: of one item.
         widths: they all accept, ascending.
         min_accuracy: they all ask for, 0..1.
-        max_item_j: they all may cost, in joules an item; None: any.
+        max_per_item_j: they all may cost, in joules an item; None: any.
         preference: of all of them; None: the policy's own.
         bound_to: server and width that early binding chose; None before binding and always with late binding.
         avoid: servers on which an attempt failed or is overdue; others are taken while there are any.
@@ -75,7 +75,7 @@ class LaneKey:
     item_shape: tuple[int, ...]
     widths: tuple[Width, ...]
     min_accuracy: float = 0.0
-    max_item_j: float | None = None
+    max_per_item_j: float | None = None
     preference: Preference | None = None
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()

@@ -36,7 +36,7 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class QueueEstimate:
     """What the last decision about a lane, or one of the same widths, told of it.
 
     Attributes:
@@ -50,15 +50,15 @@ class Outlook:
     most_rps: float | None = None
 
 
-UNKNOWN = Outlook()
+UNKNOWN = QueueEstimate()
 
 
 class Lane:
     """Requests of one key, highest priority first, then earliest deadline first."""
 
-    def __init__(self, key: LaneKey, backlog: Backlog | None = None, outlook: Outlook = UNKNOWN) -> None:
+    def __init__(self, key: LaneKey, backlog: Backlog | None = None, estimate: QueueEstimate = UNKNOWN) -> None:
         self.key = key
-        self.outlook = outlook
+        self.estimate = estimate
         self._own = Backlog()
         self._all = backlog or Backlog()
         self._heap: list[tuple[int, float, int, PendingRequest]] = []
@@ -99,14 +99,14 @@ class Lane:
 
     def take(self, items: int) -> list[PendingRequest]:
         """Remove and return requests from the head on, together at most ``items``; at least the head."""
-        group: list[PendingRequest] = []
+        batch: list[PendingRequest] = []
         total = 0
-        while (head := self.head()) is not None and (not group or total + head.items <= items):
+        while (head := self.head()) is not None and (not batch or total + head.items <= items):
             heapq.heappop(self._heap)
             self._uncount(head)
-            group.append(head)
+            batch.append(head)
             total += head.items
-        return group
+        return batch
 
     def waiting(self) -> Iterator[PendingRequest]:
         """Yield the requests whose callers still wait, in no order."""
@@ -123,7 +123,7 @@ class Lane:
             allowed_widths=key.widths,
             min_accuracy=key.min_accuracy,
             priority=head.priority,
-            max_item_j=key.max_item_j,
+            max_per_item_j=key.max_per_item_j,
             preference=key.preference,
             head_arrived_s=head.arrived_s,
         )
@@ -166,7 +166,9 @@ class Lanes:
         self.backlog = Backlog()
         self.on_queued: Callable[[Lane, PendingRequest], None] = _ignore
         self._lanes: dict[LaneKey, Lane] = {}
-        self._outlooks: dict[tuple[Family, tuple[Width, ...]], Outlook] = {}  # lanes come and go; few have other widths
+        self._estimates: dict[
+            tuple[Family, tuple[Width, ...]], QueueEstimate
+        ] = {}  # lanes come and go; few have other widths
         self._bound_lanes = 0
         self._worst: list[tuple[int, float, int, PendingRequest]] | None = None  # a heap, kept only while it is full
         self._order = itertools.count()
@@ -180,7 +182,7 @@ class Lanes:
         """Add a request to the lane of ``key``."""
         lane = self._lanes.get(key)
         if lane is None:
-            known = self._outlooks.get((key.family, key.widths), UNKNOWN)
+            known = self._estimates.get((key.family, key.widths), UNKNOWN)
             lane = self._lanes[key] = Lane(key, self.backlog, known)
             self._bound_lanes += key.bound_to is not None
         lane.push(request)
@@ -239,16 +241,16 @@ class Lanes:
             over_bytes -= victims[-1][3].batch.nbytes
         return [entry[3] for entry in victims]
 
-    def note_outlook(self, lane: Lane, outlook: Outlook) -> None:
+    def note_estimate(self, lane: Lane, estimate: QueueEstimate) -> None:
         """Remember what a decision told of a lane."""
-        lane.outlook = self._outlooks[lane.key.family, lane.key.widths] = outlook
+        lane.estimate = self._estimates[lane.key.family, lane.key.widths] = estimate
 
     def drain_s(self) -> float | None:
         """Return how long all that waits is expected to take, by the last decision about each lane; None: unknown."""
         times_s = [
-            lane.items * lane.outlook.item_drain_s
+            lane.items * lane.estimate.item_drain_s
             for lane in self._lanes.values()
-            if lane.outlook.item_drain_s is not None
+            if lane.estimate.item_drain_s is not None
         ]
         return sum(times_s) if times_s else None
 

@@ -93,7 +93,7 @@ class Shedder:
             return
         due_s = request.arrived_s + self._settings.request_timeout_s
         if request.has_own_deadline:
-            due_s = min(due_s, request.deadline_s - lane.outlook.fastest_s * self._settings.slack_margin)
+            due_s = min(due_s, request.deadline_s - lane.estimate.fastest_s * self._settings.slack_margin)
         if due_s < request.due_s:
             self._deadlines.watch(request, due_s)
 

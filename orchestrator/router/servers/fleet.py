@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError, ServerUnavailableError
-from orchestrator.policies import Offers
+from orchestrator.policies import CandidateSet
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Array, LaneKey
@@ -16,7 +16,7 @@ from orchestrator.router.servers.ejection import Member, TimedRun, plan_ejection
 from orchestrator.router.servers.probing import Prober
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.router.servers.server_link import ServerClient, ServerLink
-from orchestrator.snapshot import Family, GroupInFlight, ModelName, ServedModel, ServerName, Width
+from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServedModel, ServerName, Width
 
 log = logging.getLogger(__name__)
 
@@ -220,9 +220,9 @@ class Fleet:
         slope_s, intercept_s = self.latency.line(link.name, model, link.served)
         return slope_s * items + intercept_s
 
-    def expected_s(self, link: ServerLink, *more: GroupInFlight) -> float:
+    def expected_s(self, link: ServerLink, *more: BatchInFlight) -> float:
         """Return how long a server takes for all that it has and ``more``, one after another; 0 when unknown."""
-        return sum(self._line_s(link, group.model, group.items) for group in (*link.in_flight, *more))
+        return sum(self._line_s(link, batch.model, batch.items) for batch in (*link.in_flight, *more))
 
     def elsewhere_s(self, key: LaneKey, items: int) -> float | None:
         """Return when a server that ``key`` does not avoid would have answered; None when there is none.
@@ -256,15 +256,15 @@ class Fleet:
         """Servers that have an overdue group and have answered nothing since it was sent."""
         return frozenset(name for name, link in self.links.items() if link.is_suspect)
 
-    def stale(self, offers: Offers, *, now_s: float) -> str | None:
+    def stale(self, candidate_set: CandidateSet, *, now_s: float) -> str | None:
         """Return what is known too little of to be chosen by just any policy, None when there is nothing such."""
         since_s = now_s - self.settings.stale_after_s
         old = {link.name for link in self.links.values() if link.heard_s < since_s}  # hardly ever any
-        if not old or not (old := old & {candidate.server for candidate in offers.candidates}):
+        if not old or not (old := old & {candidate.server for candidate in candidate_set.candidates}):
             return None
         return f"nothing heard of {', '.join(sorted(old))} for more than {self.settings.stale_after_s:g} s"
 
-    def note_failure(self, link: ServerLink, sent: GroupInFlight) -> None:
+    def note_failure(self, link: ServerLink, sent: BatchInFlight) -> None:
         """Note that an attempt failed, of which the server, not its load, is to blame."""
         now_s = asyncio.get_running_loop().time()
         link.health = link.health.after_failure(sent_s=sent.sent_s, now_s=now_s)

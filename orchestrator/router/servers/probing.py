@@ -16,7 +16,7 @@ from orchestrator.config import ProbeSettings
 from orchestrator.errors import SlimError
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Array
-from orchestrator.router.servers.reference_consensus import Ballot, read_scores
+from orchestrator.router.servers.reference_consensus import ReferenceConsensus, read_scores
 from orchestrator.router.servers.server_link import ServerLink
 from orchestrator.snapshot import ServedModel
 
@@ -36,7 +36,7 @@ class Prober:
     def __init__(self, links: Callable[[], Iterable[ServerLink]], observer: RouterObserver) -> None:
         self._links = links
         self._observer = observer
-        self._ballots: dict[str, Ballot] = {}
+        self._consensus: dict[str, ReferenceConsensus] = {}
         self._told: set[str] = set()  # disputes
 
     async def run(self, settings: Callable[[], ProbeSettings | None]) -> None:
@@ -79,13 +79,13 @@ class Prober:
         scores = rows[0] if rows and all(row is not None for row in rows) else None
         key = model.sha256 or f"{link.name}/{model.name}"
         serving = {other.name for other in self._links() for m in other.served if m.sha256 == model.sha256}
-        ballot = self._ballots.get(key, Ballot())
-        ballot = ballot.without(ballot.votes.keys() - serving).cast(link.name, scores, settings.tolerance)
+        consensus = self._consensus.get(key, ReferenceConsensus())
+        consensus = consensus.without(consensus.votes.keys() - serving).cast(link.name, scores, settings.tolerance)
         if model.sha256 is None:
-            ballot = Ballot(ballot.votes)
-        self._ballots[key] = ballot
-        self._tell_dispute(key, ballot, model)
-        wrong = ballot.wrong(settings.tolerance)
+            consensus = ReferenceConsensus(consensus.votes)
+        self._consensus[key] = consensus
+        self._tell_dispute(key, consensus, model)
+        wrong = consensus.wrong(settings.tolerance)
         for other in list(self._links()):
             if other.name in wrong:
                 self._take_out(other, key)
@@ -105,14 +105,14 @@ class Prober:
                 self._observer.on_wrong_answer(link.name, model.width)
                 link.suspend(model)
 
-    def _tell_dispute(self, key: str, ballot: Ballot, model: ServedModel) -> None:
-        if not ballot.is_disputed:
+    def _tell_dispute(self, key: str, consensus: ReferenceConsensus, model: ServedModel) -> None:
+        if not consensus.is_disputed:
             self._told.discard(key)
         elif key not in self._told:
             self._told.add(key)
             log.warning(
                 "servers %s answer a known item of %s differently though they name the same file; a third would tell "
                 "who is wrong",
-                ", ".join(sorted(ballot.votes)),
+                ", ".join(sorted(consensus.votes)),
                 model.name,
             )

@@ -25,7 +25,7 @@ Scores = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Ballot:
+class ReferenceConsensus:
     """The answers of servers that serve one file.
 
     Attributes:
@@ -38,13 +38,13 @@ class Ballot:
     reference: Scores | None = None
     is_settled: bool = False
 
-    def cast(self, server: ServerName, scores: Scores | None, tolerance: float) -> Ballot:
+    def cast(self, server: ServerName, scores: Scores | None, tolerance: float) -> ReferenceConsensus:
         """Return the ballot after a server's answer, with the reference that follows."""
         is_repeated = self.votes.get(server) is not None
         after = replace(self, votes={**self.votes, server: scores})
         return after._settle(tolerance, is_repeated=is_repeated)
 
-    def without(self, servers: Iterable[ServerName]) -> Ballot:
+    def without(self, servers: Iterable[ServerName]) -> ReferenceConsensus:
         """Return the ballot without the answers of servers that no longer serve the file; the reference stays."""
         gone = set(servers)
         return replace(self, votes={name: vote for name, vote in self.votes.items() if name not in gone})
@@ -62,7 +62,7 @@ class Ballot:
         """Whether servers contradict each other and nobody can say who is wrong."""
         return self.reference is None and sum(vote is not None for vote in self.votes.values()) > 1
 
-    def _settle(self, tolerance: float, *, is_repeated: bool) -> Ballot:
+    def _settle(self, tolerance: float, *, is_repeated: bool) -> ReferenceConsensus:
         votes = [vote for _, vote in sorted(self.votes.items()) if vote is not None]
         if not votes:
             return self

@@ -35,8 +35,8 @@ from orchestrator.router.dispatch.splitting import SHORT_S
 from orchestrator.router.queue.request import Array, blank_batch, known_batch
 from orchestrator.router.servers.ejection import ServerHealth
 from orchestrator.snapshot import (
+    BatchInFlight,
     Family,
-    GroupInFlight,
     ModelName,
     ServedModel,
     ServerName,
@@ -95,7 +95,7 @@ class _Suspension:
 
 
 @dataclass(frozen=True, slots=True)
-class _Offers:
+class _CandidateSets:
     """What a server may be sent, worked out once for as long as neither of the first two changes.
 
     Attributes:
@@ -115,7 +115,7 @@ class _Offers:
     others: dict[Family, tuple[ServedModel, ...]] = field(default_factory=dict)
 
 
-_NOTHING = _Offers((), frozenset(), (), {})
+_NOTHING = _CandidateSets((), frozenset(), (), {})
 
 
 def _is_unknown(server: ServerName, model: ServedModel) -> bool:
@@ -142,7 +142,7 @@ class ServerLink:
     check: Callable[[ServerLink, ServedModel, Array], str | None] = _is_believed  # of an answer to the known item
     work_s: Callable[[ServerLink], float] = _is_instant  # that it is expected to take for all that it has
     served: tuple[ServedModel, ...] = ()
-    in_flight: list[GroupInFlight] = field(default_factory=list)
+    in_flight: list[BatchInFlight] = field(default_factory=list)
     last_answer_s: float | None = None
     heard_s: float = -math.inf  # when it last answered anything
     last_run: Run | None = None  # not yet observed, because the next answer may turn out to be part of it
@@ -154,7 +154,7 @@ class ServerLink:
     _away_since_s: float | None = None
     _suspended: dict[ModelName, _Suspension] = field(default_factory=dict)
     _recheck: asyncio.Event = field(default_factory=asyncio.Event)
-    _known_offers: _Offers = _NOTHING
+    _known_candidates: _CandidateSets = _NOTHING
 
     @property
     def is_healthy(self) -> bool:
@@ -169,18 +169,18 @@ class ServerLink:
     @property
     def models(self) -> tuple[ServedModel, ...]:
         """What it serves and may be sent."""
-        return self._offers().models
+        return self._candidate_set().models
 
-    def _offers(self) -> _Offers:
-        offers = self._known_offers
-        if offers.served is not self.served or offers.suspended != self._suspended.keys():
-            offers = self._known_offers = _Offers(
+    def _candidate_set(self) -> _CandidateSets:
+        candidate_set = self._known_candidates
+        if candidate_set.served is not self.served or candidate_set.suspended != self._suspended.keys():
+            candidate_set = self._known_candidates = _CandidateSets(
                 self.served,
                 frozenset(self._suspended),
                 tuple(m for m in self.served if m.name not in self._suspended),
                 {m.name: m.instances for m in self.served},
             )
-        return offers
+        return candidate_set
 
     @property
     def waiting_limit(self) -> int:
@@ -195,9 +195,9 @@ class ServerLink:
         return waiting
 
     @property
-    def group_limit(self) -> int:
+    def batch_limit(self) -> int:
         """Groups it may hold of all widths: as many as of its best-staffed width alone."""
-        instances = max(self._offers().instances.values(), default=1)
+        instances = max(self._candidate_set().instances.values(), default=1)
         return self.waiting_limit + max(1, int(instances * self._share()))
 
     def _share(self) -> float:
@@ -209,26 +209,26 @@ class ServerLink:
     def has_room_for(self, model: ServedModel) -> bool:
         """Return whether it may be sent a group of ``model`` now."""
         return self.is_healthy and has_room(
-            self.in_flight, model, group_limit=self.group_limit, waiting_limit=self.waiting_limit
+            self.in_flight, model, batch_limit=self.batch_limit, waiting_limit=self.waiting_limit
         )
 
-    def free_groups(self, model: ServedModel) -> int:
+    def free_batches(self, model: ServedModel) -> int:
         """Return how many groups of ``model`` it may be sent now, by what it holds."""
-        of_model = sum([group.model == model.name for group in self.in_flight])
-        return min(self.group_limit - len(self.in_flight), model.instances + self.waiting_limit - of_model)
+        of_model = sum([batch.model == model.name for batch in self.in_flight])
+        return min(self.batch_limit - len(self.in_flight), model.instances + self.waiting_limit - of_model)
 
     def models_of(self, family: Family) -> tuple[ServedModel, ...]:
         """Return the widths of a family that it may be sent, ascending."""
-        offers = self._offers()
-        found = offers.by_family.get(family)
+        candidate_set = self._candidate_set()
+        found = candidate_set.by_family.get(family)
         if found is None:
-            found = tuple(sorted((m for m in offers.models if m.family == family), key=lambda m: m.width))
-            offers.by_family[family] = found
+            found = tuple(sorted((m for m in candidate_set.models if m.family == family), key=lambda m: m.width))
+            candidate_set.by_family[family] = found
         return found
 
     def models_beside(self, family: Family) -> tuple[ServedModel, ...]:
         """Return what it serves of other families, which its load may be of."""
-        others = self._offers().others
+        others = self._candidate_set().others
         found = others.get(family)
         if found is None:
             found = others[family] = tuple(m for m in self.served if m.family != family)
@@ -236,7 +236,7 @@ class ServerLink:
 
     def serves(self, name: ModelName) -> bool:
         """Return whether it said so when last asked, whether or not that may be sent now."""
-        return name in self._offers().instances
+        return name in self._candidate_set().instances
 
     def model(self, family: Family, width: Width) -> ServedModel | None:
         """Return one width of a family, None when it may not be sent."""
@@ -250,30 +250,30 @@ class ServerLink:
             other_models=self.models_beside(family),
             in_flight=tuple(self.in_flight),
             bound_items=bound_items,
-            group_limit=self.group_limit,
+            batch_limit=self.batch_limit,
             waiting_limit=self.waiting_limit,
             last_answer_s=self.last_answer_s,
             healthy=self.is_healthy,
         )
 
-    def finish(self, group: GroupInFlight, *, now_s: float) -> float:
+    def finish(self, batch: BatchInFlight, *, now_s: float) -> float:
         """Note that a group was answered, and observe how long the server took for it; return that."""
-        instances = self._offers().instances
+        instances = self._candidate_set().instances
         # Equal groups are interchangeable, so the first that equals it will do.
-        at = self.in_flight.index(group)
+        at = self.in_flight.index(batch)
         held = mark_begun(self.in_flight, instances, since_s=self.last_answer_s)
         own_began_s = held.pop(at).began_s
         # Without an instance of its own it followed the one before it, so it began when that was answered.
-        began_s = max(group.sent_s, self.last_answer_s or group.sent_s) if own_began_s is None else own_began_s
-        run = Run(group.model, group.items, began_s, now_s)
+        began_s = max(batch.sent_s, self.last_answer_s or batch.sent_s) if own_began_s is None else own_began_s
+        run = Run(batch.model, batch.items, began_s, now_s)
         merged = None
         if self.last_run and own_began_s is None:  # two that had an instance each were not joined
-            merged = merge_runs(self.last_run, run, later_sent_s=group.sent_s)
+            merged = merge_runs(self.last_run, run, later_sent_s=batch.sent_s)
         if self.last_run and not merged:
             self._observe_run(self.last_run)
         self.last_run, self.last_answer_s, self.heard_s = merged or run, now_s, now_s
         self.health = self.health.after_success()
-        self.in_flight[:] = [group, *mark_begun(held, instances, since_s=now_s)]  # the caller removes the first equal
+        self.in_flight[:] = [batch, *mark_begun(held, instances, since_s=now_s)]  # the caller removes the first equal
         if not held:  # nothing is left that could have run with it
             self._observe_run(self.last_run)
             self.last_run = None

@@ -66,8 +66,8 @@ def least_joules(servers: Sequence[SimulatedServer], rate_rps: float, accuracy: 
     known = _known_joules(servers, cells)
     if known is None:
         return None
-    item_j, idle_w = known
-    least_w = _least(servers, cells, item_j, rate_rps, accuracy=accuracy)
+    per_item_j, idle_w = known
+    least_w = _least(servers, cells, per_item_j, rate_rps, accuracy=accuracy)
     return None if least_w is None else (least_w + idle_w) / rate_rps
 
 
@@ -92,8 +92,8 @@ def most_utility(
     known = _known_joules(servers, cells) if price else ([0.0] * len(cells), 0.0)
     if known is None:
         return None
-    item_j, idle_w = known
-    cost = [price * j - m.accuracy for j, (_, m) in zip(item_j, cells, strict=True)]
+    per_item_j, idle_w = known
+    cost = [price * j - m.accuracy for j, (_, m) in zip(per_item_j, cells, strict=True)]
     least = _least(servers, cells, cost, rate_rps)
     return None if least is None else -(least + price * idle_w) / rate_rps
 
@@ -102,9 +102,9 @@ def _known_joules(
     servers: Sequence[SimulatedServer], cells: Sequence[tuple[int, SimulatedModel]]
 ) -> tuple[list[float], float] | None:
     """Return the joules of an item in each cell's thriftiest batch and the idle watts of all; None while unknown."""
-    item_j = [math.inf if m.energy_j is None else min(e / n for n, e in enumerate(m.energy_j, 1)) for _, m in cells]
+    per_item_j = [math.inf if m.energy_j is None else min(e / n for n, e in enumerate(m.energy_j, 1)) for _, m in cells]
     idle_w = sum(math.inf if s.idle_w is None else s.idle_w for s in servers)
-    return (item_j, idle_w) if all(map(math.isfinite, (*item_j, idle_w))) else None
+    return (per_item_j, idle_w) if all(map(math.isfinite, (*per_item_j, idle_w))) else None
 
 
 def _cells(servers: Sequence[SimulatedServer], min_accuracy: float) -> list[tuple[int, SimulatedModel]]:

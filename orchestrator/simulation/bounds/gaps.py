@@ -18,7 +18,7 @@ from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.utility import make_yardstick
+from orchestrator.simulation.utility import make_utility
 from orchestrator.simulation.world import fields as f
 
 _STEPS: Final = 80
@@ -61,7 +61,7 @@ def measure_window(
     # A burst before the first arrival is no one's time.
     arrived_s = trace.arrived_s - trace.arrived_s[0]
     deadline_s = settings.objectives.deadline_ms / 1e3
-    exchange = make_yardstick(settings, servers).joule_price
+    exchange = make_utility(settings, servers).joule_price
     shortest_s = min(min(m.service_s) for s in servers for m in s.models)
     step_s = min(shortest_s, (float(arrived_s[-1]) + deadline_s) / _STEPS)
     bound = plan_window(quiet, arrived_s.tolist(), deadline_s, exchange=exchange, step_s=step_s)

@@ -18,7 +18,7 @@ import numpy as np
 
 from orchestrator.errors import ConfigError
 from orchestrator.profile import LatencyFit, ModelProfile, ServerProfile
-from orchestrator.profile.start import PRIOR_ITEMS, prior_fit, weigh_groups
+from orchestrator.profile.start import PRIOR_ITEMS, prior_fit, weigh_batches
 from orchestrator.snapshot import ServerName, Width
 
 _P99 = 2.3263478740408408  # of the standard normal distribution
@@ -83,26 +83,26 @@ class SimulatedServer:
 def linear_model(
     width: int,
     *,
-    item_s: float,
-    group_s: float = 0.0,
+    per_item_s: float,
+    fixed_s: float = 0.0,
     max_batch_size: int = 32,
     accuracy: float | None = None,
-    item_j: float | None = None,
-    group_j: float = 0.0,
+    per_item_j: float | None = None,
+    fixed_j: float = 0.0,
     instances: int = 1,
     sigma: float = 0.0,
 ) -> SimulatedModel:
-    """Return a width whose groups of n take item_s · n + group_s, and item_j · n + group_j above idle."""
+    """Return a width whose groups of n take per_item_s · n + fixed_s, and per_item_j · n + fixed_j above idle."""
     sizes = range(1, max_batch_size + 1)
-    service_s = tuple(item_s * n + group_s for n in sizes)
+    service_s = tuple(per_item_s * n + fixed_s for n in sizes)
     return SimulatedModel(
         Width(width),
         width / 100 if accuracy is None else accuracy,
         service_s,
-        None if item_j is None else tuple(item_j * n + group_j for n in sizes),
+        None if per_item_j is None else tuple(per_item_j * n + fixed_j for n in sizes),
         instances,
         sigma,
-        weigh_groups([(n, service_s[n - 1]) for n in (1, min(PRIOR_ITEMS, max_batch_size))]),
+        weigh_batches([(n, service_s[n - 1]) for n in (1, min(PRIOR_ITEMS, max_batch_size))]),
     )
 
 

@@ -246,12 +246,12 @@ def _server(settings: ServerSettings, folder: Path) -> SimulatedServer:
         models = tuple(
             linear_model(
                 width,
-                item_s=w.item_ms / 1e3,
-                group_s=w.group_ms / 1e3,
+                per_item_s=w.item_ms / 1e3,
+                fixed_s=w.group_ms / 1e3,
                 max_batch_size=w.max_batch_size,
                 accuracy=w.accuracy,
-                item_j=None if w.item_mj is None else w.item_mj / 1e3,
-                group_j=w.group_mj / 1e3,
+                per_item_j=None if w.item_mj is None else w.item_mj / 1e3,
+                fixed_j=w.group_mj / 1e3,
                 instances=w.instances,
                 sigma=w.sigma,
             )

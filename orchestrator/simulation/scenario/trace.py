@@ -32,7 +32,7 @@ class Trace:
         deadline_s: float64 [requests].
         items: float64 [requests].
         noise: float64 [requests], standard normal.
-        lots: float64 [2, requests], in [0, 1).
+        uniforms: float64 [2, requests], in [0, 1).
         schedule: float64 [EVENT_FIELDS, entries], by time.
         believed_speed: float64 [servers], factors on the service times that the router is told at the beginning.
         rate_rps: mean items a second that the arrivals were scaled to.
@@ -42,7 +42,7 @@ class Trace:
     deadline_s: Floats
     items: Floats
     noise: Floats
-    lots: Floats
+    uniforms: Floats
     schedule: Floats
     believed_speed: Floats
     rate_rps: float
@@ -54,7 +54,7 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     Raises:
         ConfigError: when the load can't be scaled, because no server serves what is asked for.
     """
-    arrivals, noise, lots, faults, reports, beliefs = (
+    arrivals, noise, uniforms, faults, reports, beliefs = (
         np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(6)
     )
     workload, objectives = settings.workload, settings.objectives
@@ -81,7 +81,7 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         arrived_s + objectives.deadline_ms / 1e3,
         np.full(count, float(workload.items)),
         noise.standard_normal(count),
-        lots.random((2, count)),
+        uniforms.random((2, count)),
         table if entries else np.zeros((f.EVENT_FIELDS, 0)),
         np.exp(sigma * beliefs.standard_normal(len(servers)) - sigma * sigma / 2),
         rate_rps,

@@ -3,7 +3,7 @@
 - **requests** [field, request]: in the order of their arrival; what happened to each is written here too.
 - **truth** [field, server] and **models** [field, server · columns + width]: what servers really are and did, which
   the router does not know.
-- **held** [field, server · depth + place]: beside the router's ``groups``, what it does not know of them.
+- **held** [field, server · depth + place]: beside the router's ``batches``, what it does not know of them.
 - **events** [field, place]: a binary heap by time, of groups that end and models that are loaded.
 - **schedule** [field, entry]: what was arranged beforehand, by time.
 - **state** [field]: of the loop.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from orchestrator.policies.tables.compiled import Column, Table
-from orchestrator.policies.tables.fields import Fleet, Scratch, Wish
+from orchestrator.policies.tables.fields import Fleet, QueueHead, Scratch
 
 ARRIVED_S: Final = 0
 DEADLINE_S: Final = 1
@@ -56,7 +56,7 @@ CHANGED_S: Final = 7
 BUSY_PARTS: Final = 8
 MEMORY_BYTES: Final = 9
 PEAK_BYTES: Final = 10
-GROUPS_RUN: Final = 11
+BATCHES_RUN: Final = 11
 ITEMS_RUN: Final = 12
 TRUTH_FIELDS: Final = 13
 
@@ -72,7 +72,7 @@ SIGMA: Final = 8  # a factor exp(σ·NOISE − σ²/2) of service times; NaN whe
 DELAY_S: Final = 9  # from the end of a group until the router has its answer
 TRUE_FIELDS: Final = 10
 
-GROUP_ID: Final = 0
+BATCH_ID: Final = 0
 STARTED_S: Final = 1  # NaN while it waits for an instance
 TAKES_S: Final = 2
 FIRST: Final = 3  # its first request; the others follow by NEXT
@@ -109,7 +109,7 @@ NEXT_ENTRY: Final = 7
 ENTRIES: Final = 8
 TURN: Final = 9  # decisions so far
 DISPATCHES: Final = 10
-GROUP_IDS: Final = 11
+BATCH_IDS: Final = 11
 IS_PENDING: Final = 12  # a decision that is to be made outside of the loop
 ROW_COUNT: Final = 13
 HOLD_UNTIL_S: Final = 14
@@ -137,7 +137,7 @@ class World(NamedTuple):
 
     Attributes:
         fleet: what the router knows of the servers.
-        wish: what it decides about; written before each decision.
+        head: what it decides about; written before each decision.
         rows: the candidates of that decision.
         scratch: room for it.
         rule: of the policy; see orchestrator.policies.rule.
@@ -150,7 +150,7 @@ class World(NamedTuple):
     """
 
     fleet: Fleet
-    wish: Wish
+    head: QueueHead
     rows: Table
     scratch: Scratch
     rule: Column

@@ -28,13 +28,13 @@ def run_learned(world: World, policy: LearnedPolicy, until_s: float, counts: Col
         _run_scored(world, scorer, until_s, counts)
         return
     while advance(world, until_s):
-        rows, ask, count = world.rows, world.wish.ask, int(world.state[f.ROW_COUNT])
+        rows, query, count = world.rows, world.head.query, int(world.state[f.ROW_COUNT])
         counts[DECIDED] += 1
         try:
-            row, items, _, hold_until_s = policy.choose_row(world.memory, rows, count, ask)
+            row, items, _, hold_until_s = policy.choose_row(world.memory, rows, count, query)
         except UntrustedError:
             counts[DISTRUSTED] += 1
-            row, items, _, hold_until_s = policy.base.choose_row(world.memory, rows, count, ask)
+            row, items, _, hold_until_s = policy.base.choose_row(world.memory, rows, count, query)
         apply(world, row, items, hold_until_s)
 
 
@@ -42,12 +42,12 @@ def run_learned(world: World, policy: LearnedPolicy, until_s: float, counts: Col
 def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
     view = scorer.room
     while advance(world, until_s):
-        row, items, hold_until_s, strange = decide_by_scores(
+        row, items, hold_until_s, out_of_distribution = decide_by_scores(
             world.rule,
             world.memory,
             world.rows,
             int(world.state[f.ROW_COUNT]),
-            world.wish.ask,
+            world.head.query,
             scorer.preference,
             view.base,
             view.picked,
@@ -64,7 +64,7 @@ def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) ->
             scorer.scores,
         )
         counts[DECIDED] += 1
-        if strange >= 0:
+        if out_of_distribution >= 0:
             counts[DISTRUSTED] += 1
             row, items, hold_until_s = int(view.base[0]), view.base[1], view.base[2]
         apply(world, row, items, hold_until_s if row < 0 else math.inf)

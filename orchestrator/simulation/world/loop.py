@@ -29,16 +29,16 @@ from orchestrator.simulation.world.heaps import (
 )
 from orchestrator.simulation.world.servers import (
     account,
-    answer_group,
-    end_group,
+    answer_batch,
+    end_batch,
     enqueue,
     fail,
     give_up,
-    lose_groups,
-    place_of_group,
+    lose_batches,
+    place_of_batch,
     report,
     send,
-    start_groups,
+    start_batches,
 )
 
 NO_EVENT = 0
@@ -131,7 +131,7 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
     """Do what an event says."""
     fleet, truth = world.fleet, world.truth
     if kind in (f.ENDS, f.ANSWERS):
-        _advance_group(world, kind, server, detail, value)
+        _advance_batch(world, kind, server, detail, value)
     elif kind == f.REPORTS:
         report(world, server, value)
     elif kind == f.THROTTLES:
@@ -142,12 +142,12 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
     elif kind == f.NOTICED:
         if truth[f.IS_UP][server] == 0:
             fleet.servers[r.HEALTHY][server] = 0
-            lose_groups(world, server)
+            lose_batches(world, server)
             for column in range(fleet.columns):
                 _unbind(world, server, column)
     elif kind == f.RETURNS:
         if truth[f.IS_UP][server] == 0:
-            lose_groups(world, server)
+            lose_batches(world, server)
             account(world, server)
             truth[f.IS_UP][server] = 1
             fleet.servers[r.HEALTHY][server] = 1
@@ -157,15 +157,15 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
 
 
 @compiled
-def _advance_group(world: World, kind: float, server: int, group: float, part: float) -> None:
+def _advance_batch(world: World, kind: float, server: int, batch: float, part: float) -> None:
     """End a group, or answer it, unless it was lost."""
-    place = place_of_group(world, server, group)
+    place = place_of_batch(world, server, batch)
     if place < 0:
         return
     if kind == f.ENDS:
-        end_group(world, server, place, part)
+        end_batch(world, server, place, part)
     else:
-        answer_group(world, server, place)
+        answer_batch(world, server, place)
     _serve_lanes(world, server)
 
 
@@ -189,15 +189,15 @@ def _change(world: World, kind: float, server: int, column: int, instances: floa
         truth[f.MEMORY_BYTES][server] -= (now - instances) * models[f.INSTANCE_BYTES][model]
     if instances > 0:
         fleet.models[r.INSTANCES][model] = instances
-        _limit_groups(world, server)
+        _limit_batches(world, server)
     fleet.models[r.SERVED][model] = 1.0 if instances > 0 else 0.0
     if instances == 0:
         _unbind(world, server, column)
-    start_groups(world, server)
+    start_batches(world, server)
 
 
 @compiled
-def _limit_groups(world: World, server: int) -> None:
+def _limit_batches(world: World, server: int) -> None:
     """Set how many groups a server may hold: as many as of its best-staffed width alone, as in a live router."""
     fleet, most = world.fleet, 1.0
     for column in range(fleet.columns):
@@ -205,7 +205,7 @@ def _limit_groups(world: World, server: int) -> None:
         if fleet.models[r.SERVED][model] != 0:
             most = max(most, fleet.models[r.INSTANCES][model])
     limit = fleet.servers[r.WAITING_LIMIT][server] + most
-    fleet.servers[r.GROUP_LIMIT][server] = min(limit, float(fleet.depth))
+    fleet.servers[r.BATCH_LIMIT][server] = min(limit, float(fleet.depth))
 
 
 @compiled
@@ -215,13 +215,13 @@ def _decide(world: World) -> bool:
     while state[f.QUEUED] > 0:
         if _shed_head(world):
             continue
-        _write_ask(world)
-        count = build_rows(world.fleet, world.wish, world.rows, world.scratch)
+        _write_query(world)
+        count = build_rows(world.fleet, world.head, world.rows, world.scratch)
         if state[f.IS_EXTERNAL] != 0:
             state[f.ROW_COUNT] = count
             state[f.IS_PENDING] = 1
             return True
-        row, items, _, until_s = choose_row(world.rule, world.memory, world.rows, count, world.wish.ask)
+        row, items, _, until_s = choose_row(world.rule, world.memory, world.rows, count, world.head.query)
         if not apply(world, row, items, until_s):
             break
     state[f.IS_CHANGED] = 0
@@ -246,7 +246,7 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
         _bind(world, server, column)
         _serve_lanes(world, server)
     else:
-        first, taken = _take_group(world, items)
+        first, taken = _take_batch(world, items)
         send(world, server, column, first, taken)
     return True
 
@@ -262,20 +262,20 @@ def _shed_head(world: World) -> bool:
 
 
 @compiled
-def _write_ask(world: World) -> None:
-    ask, state, requests = world.wish.ask, world.state, world.requests
+def _write_query(world: World) -> None:
+    query, state, requests = world.head.query, world.state, world.requests
     head, queued = int(world.heap[0]), int(state[f.QUEUED])
-    ask[r.NOW_S] = state[f.NOW_S]
-    ask[r.SLACK_MARGIN] = state[f.SLACK_MARGIN]
-    ask[r.QUEUE_ITEMS] = state[f.QUEUE_ITEMS]
-    ask[r.HEAD_ITEMS] = requests[f.REQUEST_ITEMS][head]
-    ask[r.HEAD_DEADLINE_S] = requests[f.DEADLINE_S][head]
-    ask[r.TAIL_DEADLINE_S] = tail_deadline_s(world.heap, queued, requests, world.sample)
-    ask[r.MIN_ACCURACY] = state[f.MIN_ACCURACY]
-    ask[r.TURN] = state[f.TURN]
-    ask[r.FIRST_LOT] = requests[f.LOT][head]
-    ask[r.SECOND_LOT] = requests[f.OTHER_LOT][head]
-    ask[r.HEAD_ARRIVED_S] = requests[f.ARRIVED_S][head]
+    query[r.NOW_S] = state[f.NOW_S]
+    query[r.SLACK_MARGIN] = state[f.SLACK_MARGIN]
+    query[r.QUEUE_ITEMS] = state[f.QUEUE_ITEMS]
+    query[r.HEAD_ITEMS] = requests[f.REQUEST_ITEMS][head]
+    query[r.HEAD_DEADLINE_S] = requests[f.DEADLINE_S][head]
+    query[r.TAIL_DEADLINE_S] = tail_deadline_s(world.heap, queued, requests, world.sample)
+    query[r.MIN_ACCURACY] = state[f.MIN_ACCURACY]
+    query[r.TURN] = state[f.TURN]
+    query[r.FIRST_UNIFORM] = requests[f.LOT][head]
+    query[r.SECOND_UNIFORM] = requests[f.OTHER_LOT][head]
+    query[r.HEAD_ARRIVED_S] = requests[f.ARRIVED_S][head]
 
 
 @compiled
@@ -290,7 +290,7 @@ def take_head(world: World) -> int:
 
 
 @compiled
-def _take_group(world: World, items: float) -> tuple[int, float]:
+def _take_batch(world: World, items: float) -> tuple[int, float]:
     """Remove requests from the head on, together at most ``items``; return the first and their items."""
     requests, state = world.requests, world.state
     first = take_head(world)
@@ -379,13 +379,13 @@ def _has_room(world: World, server: int, column: int) -> bool:
     """Return whether a server, which answers itself, may be sent a group; done groups take no room."""
     fleet = world.fleet
     total, of_width = 0, 0
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])):
+    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
         if math.isnan(world.held[f.DONE_S][place]):
             total += 1
-            if fleet.groups[r.COLUMN][place] == column:
+            if fleet.batches[r.COLUMN][place] == column:
                 of_width += 1
     limit = fleet.models[r.INSTANCES][server * fleet.columns + column] + fleet.servers[r.WAITING_LIMIT][server]
-    return total < fleet.servers[r.GROUP_LIMIT][server] and of_width < limit
+    return total < fleet.servers[r.BATCH_LIMIT][server] and of_width < limit
 
 
 @compiled

@@ -30,22 +30,22 @@ _bounded_observation = compiled(bounded_observation)
 def send(world: World, server: int, column: int, first: int, items: float) -> None:
     """Send a group: requests linked by NEXT from ``first`` on, ``items`` together."""
     fleet, state = world.fleet, world.state
-    groups, held = fleet.groups, world.held
-    if fleet.servers[r.GROUP_COUNT][server] >= fleet.depth:  # full of groups that are done and not reported yet
+    batches, held = fleet.batches, world.held
+    if fleet.servers[r.BATCH_COUNT][server] >= fleet.depth:  # full of groups that are done and not reported yet
         _forget_oldest_done(world, server)
-    place = server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])
-    state[f.GROUP_IDS] += 1
+    place = server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])
+    state[f.BATCH_IDS] += 1
     state[f.DISPATCHES] += 1
-    groups[r.COLUMN][place] = column
-    groups[r.ITEMS][place] = items
-    groups[r.SENT_S][place] = state[f.NOW_S]
-    groups[r.BEGAN_S][place] = math.nan
-    held[f.GROUP_ID][place] = state[f.GROUP_IDS]
+    batches[r.COLUMN][place] = column
+    batches[r.ITEMS][place] = items
+    batches[r.SENT_S][place] = state[f.NOW_S]
+    batches[r.BEGAN_S][place] = math.nan
+    held[f.BATCH_ID][place] = state[f.BATCH_IDS]
     held[f.STARTED_S][place] = math.nan
     held[f.DONE_S][place] = math.nan
     held[f.HAS_RUN][place] = 0
     held[f.FIRST][place] = first
-    fleet.servers[r.GROUP_COUNT][server] += 1
+    fleet.servers[r.BATCH_COUNT][server] += 1
     fleet.servers[r.HELD_ITEMS][server] += items
     request = first
     while request >= 0:
@@ -56,32 +56,32 @@ def send(world: World, server: int, column: int, first: int, items: float) -> No
         world.requests[f.WIDTH][request] = fleet.models[r.MODEL_WIDTH][server * fleet.columns + column]
         world.requests[f.BATCH][request] = items
         request = int(world.requests[f.NEXT][request])
-    start_groups(world, server)
+    start_batches(world, server)
 
 
 @compiled
-def start_groups(world: World, server: int) -> None:
+def start_batches(world: World, server: int) -> None:
     """Start the groups for which there is an instance now, in their order."""
     fleet, held, truth = world.fleet, world.held, world.truth
     if truth[f.IS_UP][server] == 0:
         return
     now_s = world.state[f.NOW_S]
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])):
+    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
         if not math.isnan(held[f.DONE_S][place]) or not math.isnan(held[f.STARTED_S][place]):
             continue
-        model = server * fleet.columns + int(fleet.groups[r.COLUMN][place])
+        model = server * fleet.columns + int(fleet.batches[r.COLUMN][place])
         instances = fleet.models[r.INSTANCES][model]
         if truth[f.BUSY_PARTS][server] + 1 / instances > WHOLE:
             break
         account(world, server)
         truth[f.BUSY_PARTS][server] += 1 / instances
-        items = int(fleet.groups[r.ITEMS][place])
+        items = int(fleet.batches[r.ITEMS][place])
         factor = _noise(world, model, int(held[f.FIRST][place])) * truth[f.SPEED][server]
         held[f.STARTED_S][place] = now_s
         held[f.TAKES_S][place] = world.service_s[model][items - 1] * factor
         if instances > 1:
-            fleet.groups[r.BEGAN_S][place] = now_s
-        push_event(world, now_s + held[f.TAKES_S][place], f.ENDS, server, held[f.GROUP_ID][place], 1 / instances)
+            fleet.batches[r.BEGAN_S][place] = now_s
+        push_event(world, now_s + held[f.TAKES_S][place], f.ENDS, server, held[f.BATCH_ID][place], 1 / instances)
 
 
 @compiled
@@ -103,89 +103,89 @@ def account(world: World, server: int) -> None:
 
 
 @compiled
-def place_of_group(world: World, server: int, group: float) -> int:
+def place_of_batch(world: World, server: int, batch: float) -> int:
     """Return the place of a group that is not done, -1 when it was lost."""
     fleet, held = world.fleet, world.held
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])):
-        if held[f.GROUP_ID][place] == group and math.isnan(held[f.DONE_S][place]):
+    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
+        if held[f.BATCH_ID][place] == batch and math.isnan(held[f.DONE_S][place]):
             return place
     return -1
 
 
 @compiled
-def end_group(world: World, server: int, place: int, part: float) -> None:
+def end_batch(world: World, server: int, place: int, part: float) -> None:
     """Free the part of a server that a group took, and answer its requests unless its answer has to travel."""
     fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
     account(world, server)
     truth[f.BUSY_PARTS][server] = max(0.0, truth[f.BUSY_PARTS][server] - part)
-    column = int(fleet.groups[r.COLUMN][place])
+    column = int(fleet.batches[r.COLUMN][place])
     model = server * fleet.columns + column
-    truth[f.BUSY_J][server] += _group_j(world, model, place)
+    truth[f.BUSY_J][server] += _fixed_j(world, model, place)
     if world.models[f.DELAY_S][model] > 0:
         held[f.HAS_RUN][place] = 1
         at_s = state[f.NOW_S] + world.models[f.DELAY_S][model]
-        push_event(world, at_s, f.ANSWERS, server, held[f.GROUP_ID][place], 0.0)
+        push_event(world, at_s, f.ANSWERS, server, held[f.BATCH_ID][place], 0.0)
         state[f.IS_CHANGED] = 0  # for the router nothing is
     else:
-        answer_group(world, server, place)
-    start_groups(world, server)
+        answer_batch(world, server, place)
+    start_batches(world, server)
 
 
 @compiled
-def _group_j(world: World, model: int, place: int) -> float:
-    items = int(world.fleet.groups[r.ITEMS][place])
+def _fixed_j(world: World, model: int, place: int) -> float:
+    items = int(world.fleet.batches[r.ITEMS][place])
     mean_s, energy_j = world.service_s[model][items - 1], world.energy_j[model][items - 1]
     return energy_j * (world.held[f.TAKES_S][place] / mean_s) if mean_s > 0 else energy_j
 
 
 @compiled
-def answer_group(world: World, server: int, place: int) -> None:
+def answer_batch(world: World, server: int, place: int) -> None:
     """Answer the requests of a group that has run."""
     fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
     now_s = state[f.NOW_S]
-    column, items = int(fleet.groups[r.COLUMN][place]), fleet.groups[r.ITEMS][place]
+    column, items = int(fleet.batches[r.COLUMN][place]), fleet.batches[r.ITEMS][place]
     model = server * fleet.columns + column
-    truth[f.GROUPS_RUN][server] += 1
+    truth[f.BATCHES_RUN][server] += 1
     truth[f.ITEMS_RUN][server] += items
-    energy_j, took_s = _group_j(world, model, place), _seen_s(world, server, place)
+    energy_j, took_s = _fixed_j(world, model, place), _seen_s(world, server, place)
     request, is_in_time = int(held[f.FIRST][place]), 1.0
     while request >= 0:
         _answer(world, request, fleet.models[r.ACCURACY][model], energy_j / items)
         if now_s > world.requests[f.DEADLINE_S][request]:
             is_in_time = 0.0
         request = int(world.requests[f.NEXT][request])
-    expected_s = fleet.models[r.ITEM_S][model] * items + fleet.models[r.GROUP_S][model]
+    expected_s = fleet.models[r.PER_ITEM_S][model] * items + fleet.models[r.FIXED_S][model]
     remember(world.rule, world.memory, float(server), float(column), items, expected_s, took_s, is_in_time)
     if state[f.LEARNS] != 0:
         observe(world, model, items, took_s)
     held[f.DONE_S][place] = now_s
     if state[f.REPORTED] == 0:
         fleet.servers[r.LAST_ANSWER_S][server] = now_s
-        drop_group(world, server, place)
+        drop_batch(world, server, place)
 
 
 @compiled
 def _seen_s(world: World, server: int, place: int) -> float:
     """Return how long a group took as its router sees it: since it began, by what the router knew then."""
-    groups, held = world.fleet.groups, world.held
+    batches, held = world.fleet.batches, world.held
     if held[f.HAS_RUN][place] == 0:
         return held[f.TAKES_S][place]
-    began_s = groups[r.BEGAN_S][place]
+    began_s = batches[r.BEGAN_S][place]
     if math.isnan(began_s):
         last_s = world.fleet.servers[r.LAST_ANSWER_S][server]
-        sent_s = groups[r.SENT_S][place]
+        sent_s = batches[r.SENT_S][place]
         began_s = last_s if last_s > sent_s else sent_s  # NaN is not above
     return world.state[f.NOW_S] - began_s
 
 
 @compiled
-def _answer(world: World, request: int, accuracy: float, item_j: float) -> None:
+def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> None:
     requests, state = world.requests, world.state
     now_s, items = state[f.NOW_S], requests[f.REQUEST_ITEMS][request]
     requests[f.STATUS][request] = f.ANSWERED
     requests[f.ANSWERED_S][request] = now_s
     requests[f.ACCURACY][request] = accuracy
-    requests[f.ENERGY_J][request] = item_j * items
+    requests[f.ENERGY_J][request] = per_item_j * items
     state[f.ANSWERED_COUNT] += 1
     state[f.ACCURACY_SUM] += accuracy
     state[f.LATENCY_SUM_S] += now_s - requests[f.ARRIVED_S][request]
@@ -205,26 +205,26 @@ def observe(world: World, model: int, items: float, took_s: float) -> None:
     sums[f.FIT_NN][model] = sums[f.FIT_NN][model] * DECAY + items * items
     sums[f.FIT_T_S][model] = sum_t_s * DECAY + counted_s
     sums[f.FIT_NT_S][model] = sums[f.FIT_NT_S][model] * DECAY + items * counted_s
-    item_s, group_s = _fitted_line(
+    per_item_s, fixed_s = _fitted_line(
         sums[f.FIT_WEIGHT][model],
         sums[f.FIT_N][model],
         sums[f.FIT_NN][model],
         sums[f.FIT_T_S][model],
         sums[f.FIT_NT_S][model],
     )
-    world.fleet.models[r.ITEM_S][model] = item_s
-    world.fleet.models[r.GROUP_S][model] = group_s
+    world.fleet.models[r.PER_ITEM_S][model] = per_item_s
+    world.fleet.models[r.FIXED_S][model] = fixed_s
 
 
 @compiled
-def drop_group(world: World, server: int, place: int) -> None:
+def drop_batch(world: World, server: int, place: int) -> None:
     """Take a group out of the account of its server; those behind it move up."""
     fleet, held = world.fleet, world.held
-    fleet.servers[r.HELD_ITEMS][server] -= fleet.groups[r.ITEMS][place]
-    fleet.servers[r.GROUP_COUNT][server] -= 1
-    for at in range(place, server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])):
-        for field in range(r.GROUP_FIELDS):
-            fleet.groups[field][at] = fleet.groups[field][at + 1]
+    fleet.servers[r.HELD_ITEMS][server] -= fleet.batches[r.ITEMS][place]
+    fleet.servers[r.BATCH_COUNT][server] -= 1
+    for at in range(place, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
+        for field in range(r.BATCH_FIELDS):
+            fleet.batches[field][at] = fleet.batches[field][at + 1]
         for field in range(f.HELD_FIELDS):
             held[field][at] = held[field][at + 1]
 
@@ -232,9 +232,9 @@ def drop_group(world: World, server: int, place: int) -> None:
 @compiled
 def _forget_oldest_done(world: World, server: int) -> None:
     fleet = world.fleet
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])):
+    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
         if not math.isnan(world.held[f.DONE_S][place]):
-            drop_group(world, server, place)
+            drop_batch(world, server, place)
             return
 
 
@@ -243,11 +243,11 @@ def report(world: World, server: int, age_s: float) -> None:
     """Let the router know what a server had done ``age_s`` ago."""
     fleet, seen_s = world.fleet, world.state[f.NOW_S] - age_s
     place = server * fleet.depth
-    while place < server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server]):
+    while place < server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server]):
         done_s = world.held[f.DONE_S][place]
         if done_s <= seen_s:  # NaN is not
             fleet.servers[r.LAST_ANSWER_S][server] = done_s
-            drop_group(world, server, place)
+            drop_batch(world, server, place)
         else:
             place += 1
 
@@ -259,24 +259,24 @@ def fail(world: World, server: int) -> None:
     fleet, held, truth = world.fleet, world.held, world.truth
     truth[f.IS_UP][server] = 0
     truth[f.BUSY_PARTS][server] = 0
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])):
+    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
         if math.isnan(held[f.STARTED_S][place]) or not math.isnan(held[f.DONE_S][place]):
             continue
-        model = server * fleet.columns + int(fleet.groups[r.COLUMN][place])
-        held[f.GROUP_ID][place] = -1  # its end, or its answer, will not come
+        model = server * fleet.columns + int(fleet.batches[r.COLUMN][place])
+        held[f.BATCH_ID][place] = -1  # its end, or its answer, will not come
         if held[f.HAS_RUN][place] != 0:
             continue
-        items = int(fleet.groups[r.ITEMS][place])
+        items = int(fleet.batches[r.ITEMS][place])
         ran_s, mean_s = world.state[f.NOW_S] - held[f.STARTED_S][place], world.service_s[model][items - 1]
         if mean_s > 0:
             truth[f.BUSY_J][server] += world.energy_j[model][items - 1] * ran_s / mean_s
 
 
 @compiled
-def lose_groups(world: World, server: int) -> None:
+def lose_batches(world: World, server: int) -> None:
     """Queue again, or give up, all that a failed server held; the router has noticed."""
     fleet, held, requests, state = world.fleet, world.held, world.requests, world.state
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.GROUP_COUNT][server])):
+    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
         request = int(held[f.FIRST][place]) if math.isnan(held[f.DONE_S][place]) else -1
         while request >= 0:
             following = int(requests[f.NEXT][request])
@@ -286,7 +286,7 @@ def lose_groups(world: World, server: int) -> None:
             else:
                 give_up(world, request, f.FAILED)
             request = following
-    fleet.servers[r.GROUP_COUNT][server] = 0
+    fleet.servers[r.BATCH_COUNT][server] = 0
     fleet.servers[r.HELD_ITEMS][server] = fleet.servers[r.BOUND_ITEMS][server]
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import ConfigError
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_action
 from orchestrator.policies.learned.arrivals import note_leaving
-from orchestrator.policies.learned.decide import View, ask_base, first_allowed, look, parse_base
+from orchestrator.policies.learned.decide import View, choose_base, first_allowed, look, parse_base
 from orchestrator.policies.learned.features import CONTEXT, EXTREMES, FEATURES, OBSERVATION, ROWS
 from orchestrator.policies.learned.holds import note_decision, standing_hold
 from orchestrator.policies.learned.paper import row_of_choices
@@ -80,8 +80,8 @@ class _Tables(NamedTuple):
 
     servers: Any
     models: Any
-    groups: Any
-    ask: Any
+    batches: Any
+    query: Any
     allowed: Any
     avoided: Any
     rows: Any
@@ -157,22 +157,22 @@ class WorldBatch:
         )
         self._orders = np.zeros((worlds, 3), np.int64)
 
-    def load(self, world: int, task: Task, seed: int, *, teacher: RulePolicy | None = None) -> None:
+    def load(self, world: int, task: Task, seed: int, *, expert: RulePolicy | None = None) -> None:
         """Begin an episode in a world; ``settle`` then runs it to its first choice.
 
         Args:
             world: by index.
             task: what it is made of.
             seed: of its trace; equal tasks and seeds give equal worlds.
-            teacher: whose actions are given as advice; None: the base.
+            expert: whose actions are given as advice; None: the base.
         """
         trace = draw_trace(task.settings, sorted(task.servers, key=lambda s: s.name), seed)
         # The world's own rule is the teacher, so that it observes what becomes of groups.
-        simulation = Simulation(task.settings, task.servers, teacher or self._base, trace=trace)
+        simulation = Simulation(task.settings, task.servers, expert or self._base, trace=trace)
         simulation.decide_outside()
         made = simulation.world
-        ask = made.wish.ask
-        ask[r.PREFER_ACCURACY], ask[r.PREFER_LATENCY], ask[r.PREFER_ENERGY] = task.preference
+        query = made.head.query
+        query[r.PREFER_ACCURACY], query[r.PREFER_LATENCY], query[r.PREFER_ENERGY] = task.preference
         arrays, counts = _arrays(made)
         self._tables = tables = _fitted(self._tables, arrays, self.worlds)
         for stacked, array in zip(tables, arrays, strict=False):
@@ -266,10 +266,10 @@ def _new_learner(worlds: int, *, holds_on: bool) -> _Learner:
 
 def _arrays(world: World) -> tuple[list[Any], list[int]]:
     """Return the arrays of a world in the order of _Tables, and the numbers of its fleet."""
-    fleet, wish, scratch = world.fleet, world.wish, world.scratch
+    fleet, head, scratch = world.fleet, world.head, world.scratch
     arrays = [
-        *(fleet.servers, fleet.models, fleet.groups),
-        *(wish.ask, wish.allowed, wish.avoided, world.rows),
+        *(fleet.servers, fleet.models, fleet.batches),
+        *(head.query, head.allowed, head.avoided, world.rows),
         *(scratch.order, scratch.busy, scratch.place_of, scratch.hull),
         *(world.rule, world.memory, world.requests, world.truth, world.models, world.service_s, world.energy_j),
         *(world.held, world.events, world.schedule, world.state, world.heap, world.roots, world.sample),
@@ -296,8 +296,8 @@ def _fitted(tables: _Tables | None, arrays: Sequence[Any], worlds: int) -> _Tabl
 def _world_of(tables: _Tables, i: int) -> World:
     counts = tables.counts[i]
     return World(
-        r.Fleet(tables.servers[i], tables.models[i], tables.groups[i], counts[0], counts[1], counts[2], counts[3]),
-        r.Wish(tables.ask[i], tables.allowed[i], tables.avoided[i]),
+        r.Fleet(tables.servers[i], tables.models[i], tables.batches[i], counts[0], counts[1], counts[2], counts[3]),
+        r.QueueHead(tables.query[i], tables.allowed[i], tables.avoided[i]),
         tables.rows[i],
         r.Scratch(tables.order[i], tables.busy[i], tables.place_of[i], tables.hull[i]),
         tables.rule[i],
@@ -355,9 +355,9 @@ def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: An
 
 @compiled
 def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> None:
-    rows, ask, count = world.rows, world.wish.ask, int(world.state[f.ROW_COUNT])
+    rows, query, count = world.rows, world.head.query, int(world.state[f.ROW_COUNT])
     if order[1] >= 0:
-        row, items = row_of_choices(rows, count, ask, order[0], order[1], order[2], learner.widths[i])
+        row, items = row_of_choices(rows, count, query, order[0], order[1], order[2], learner.widths[i])
         if row >= 0:
             note_leaving(row, items, learner.base_memory[i])
             apply(world, row, items, math.inf)
@@ -366,9 +366,9 @@ def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> No
     action = int(order[0])
     if action > HOLD_ACTION or view.mask[action] == 0:
         action = HOLD_ACTION
-    row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), ask, view.base)
+    row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), query, view.base)
     if learner.holds_on:
-        note_decision(row, until_s, learner.base_memory[i], rows, count, ask, view.base)
+        note_decision(row, until_s, learner.base_memory[i], rows, count, query, view.base)
     note_leaving(row, items, learner.base_memory[i])
     apply(world, row, items, until_s)
 
@@ -378,21 +378,21 @@ def _run_to_choice(world: World, view: View, learner: _Learner, step: Step, i: i
     """Run to the next decision with a choice; return whether there is one. Teachers are asked at every decision."""
     while advance(world, math.inf):
         count = int(world.state[f.ROW_COUNT])
-        rows, ask, memory = world.rows, world.wish.ask, learner.base_memory[i]
-        ask_base(learner.base_rule[i], memory, rows, count, ask, learner.preference[i], view)
+        rows, query, memory = world.rows, world.head.query, learner.base_memory[i]
+        choose_base(learner.base_rule[i], memory, rows, count, query, learner.preference[i], view)
         if learner.holds_on:
-            row, items, until_s = standing_hold(memory, rows, count, ask, view.base)
+            row, items, until_s = standing_hold(memory, rows, count, query, view.base)
             if row == r.HOLD:
                 apply(world, row, items, until_s)
                 continue
-        number, allowed = look(memory, rows, count, ask, learner.preference[i], view)
+        number, allowed = look(memory, rows, count, query, learner.preference[i], view)
         learner.considered[i] = number
         step.advice[i] = _advice(world, view, number)
         if allowed > 1:
             return True
-        row, items, until_s = do_action(first_allowed(view.mask), rows, view.chosen, number, ask, view.base)
+        row, items, until_s = do_action(first_allowed(view.mask), rows, view.chosen, number, query, view.base)
         if learner.holds_on:
-            note_decision(row, until_s, memory, rows, count, ask, view.base)
+            note_decision(row, until_s, memory, rows, count, query, view.base)
         note_leaving(row, items, memory)
         apply(world, row, items, until_s)
     return False
@@ -414,7 +414,7 @@ def _write_observation(view: View, considered: int, observation: Any, mask: Any)
 def _advice(world: World, view: View, considered: int) -> int:
     """Return the teacher's action; NO_ADVICE when its row is not considered or not allowed, or it rejects."""
     count = int(world.state[f.ROW_COUNT])
-    row, _, _, _ = choose_row(world.rule, world.memory, world.rows, count, world.wish.ask)
+    row, _, _, _ = choose_row(world.rule, world.memory, world.rows, count, world.head.query)
     if row == r.HOLD:
         return HOLD_ACTION if view.mask[HOLD_ACTION] != 0 else NO_ADVICE
     for line in range(considered):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmarks.fidelity.testbed import FidelitySettings
 
 from benchmarks.controller.results import Machine
 from benchmarks.fidelity.compare import (
@@ -19,10 +20,9 @@ from benchmarks.fidelity.compare import (
     simulated_figures,
     tau_beyond_chance,
 )
+from benchmarks.fidelity.counterpart import make_counterpart
 from benchmarks.fidelity.page import Report, render_json, render_page
-from benchmarks.fidelity.sittings import ProfileRow, Sitting, next_round, profile_rows, read_sittings, write_sitting
-from benchmarks.fidelity.stage import FidelitySettings
-from benchmarks.fidelity.twin import make_twin
+from benchmarks.fidelity.sessions import ProfileRow, Session, next_round, profile_rows, read_sessions, write_session
 from orchestrator.demo.open_loop import Outcome
 from orchestrator.errors import ConfigError
 from orchestrator.profile import read_profile
@@ -101,10 +101,10 @@ def test_errors_are_of_means_over_rounds_and_their_chance_is_of_the_rounds() -> 
 
 def test_a_twin_has_the_arrivals_of_its_rounds_and_other_noise_in_every_draw() -> None:
     settings = FidelitySettings(Path("unused"), ("lert",), rounds=2, requests=200)
-    twin = make_twin(read_profile(PROFILE), settings, first_round=3)
-    assert [(number, len(times_s)) for number, times_s in twin.arrivals_s.items()] == [(3, 200), (4, 200)]
-    assert twin.arrivals_s == make_twin(read_profile(PROFILE), settings, first_round=3).arrivals_s
-    results = twin.run("lert", 4, [0.0] * 200, noise_draws=3)
+    counterpart = make_counterpart(read_profile(PROFILE), settings, first_round=3)
+    assert [(number, len(times_s)) for number, times_s in counterpart.arrivals_s.items()] == [(3, 200), (4, 200)]
+    assert counterpart.arrivals_s == make_counterpart(read_profile(PROFILE), settings, first_round=3).arrivals_s
+    results = counterpart.run("lert", 4, [0.0] * 200, noise_draws=3)
     assert [r.seed for r in results] == [4, 4, 4]
     assert len({r.mean_s for r in results}) == 3
     found = simulated_figures(results)
@@ -114,10 +114,10 @@ def test_a_twin_has_the_arrivals_of_its_rounds_and_other_noise_in_every_draw() -
 
 def test_what_is_given_late_arrives_late_and_in_order_and_its_deadline_stays() -> None:
     settings = FidelitySettings(Path("unused"), ("lert",), rounds=1, requests=50)
-    twin = make_twin(read_profile(PROFILE), settings)
-    (prompt,) = twin.run("lert", 0, [0.0] * 50, noise_draws=1)
+    counterpart = make_counterpart(read_profile(PROFILE), settings)
+    (prompt,) = counterpart.run("lert", 0, [0.0] * 50, noise_draws=1)
     stalled_s = [10.0, *[0.0] * 49]  # all that follow come at the same time
-    (late,) = twin.run("lert", 0, stalled_s, noise_draws=1)
+    (late,) = counterpart.run("lert", 0, stalled_s, noise_draws=1)
     assert late.duration_s > 10 > prompt.duration_s
     assert (prompt.attainment_ratio, late.attainment_ratio) == (1.0, 0.0)
     assert (late.mean_s or 0) < 1
@@ -125,14 +125,14 @@ def test_what_is_given_late_arrives_late_and_in_order_and_its_deadline_stays() -
 
 def test_sittings_are_kept_and_their_rounds_are_numbered_on(tmp_path: Path) -> None:
     measured = (*pair("a", [1.0, 2.0], [1.1, 2.1]).rounds, *pair("b", [3.0, 4.0], [3.1, 4.2]).rounds)
-    first = Sitting("2026-01-01", 240.0, 0, (ROW,), measured)
+    first = Session("2026-01-01", 240.0, 0, (ROW,), measured)
     assert next_round(()) == 0
-    write_sitting(first, tmp_path / "new", number=0)
-    second = Sitting(
+    write_session(first, tmp_path / "new", number=0)
+    second = Session(
         "2026-01-02", 260.0, 1, (ROW,), tuple(replace(r, number=r.number + next_round([first])) for r in first.rounds)
     )
-    write_sitting(second, tmp_path / "new", number=1)
-    assert read_sittings(tmp_path / "new") == (first, second)
+    write_session(second, tmp_path / "new", number=1)
+    assert read_sessions(tmp_path / "new") == (first, second)
     assert [r.number for r in second.rounds] == [2, 3, 2, 3]
     report = Report(Machine("a CPU", 2, 1, "a kernel", 0.0), {}, FidelitySettings(Path("r"), ("a",)), (first, second))
     page = render_page(report)
@@ -144,7 +144,7 @@ def test_sittings_are_kept_and_their_rounds_are_numbered_on(tmp_path: Path) -> N
     assert not any("attainment, plain" in claim["name"] for claim in values["claims"]), "all were in time: no order"
     (tmp_path / "new" / "sitting-01.json").write_text("{")
     with pytest.raises(ConfigError, match=r"sitting-01.json is no sitting .* remove "):
-        read_sittings(tmp_path / "new")
+        read_sessions(tmp_path / "new")
 
 
 def test_a_profile_that_says_nothing_of_load_is_shown_as_it_is() -> None:

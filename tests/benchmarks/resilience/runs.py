@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.controller.results import Machine
-from benchmarks.resilience.results import Burst, Moment, Outage, Phase, Rest, Results, Soak, SoakProcess
+from benchmarks.resilience.results import Burst, Outage, Phase, Rest, Results, Soak, SoakProcess, TimeBin
 
-MOMENT = Moment(0.0, 50, {"100": 49}, {"a": 49}, 0, 1, 0.01, 0.02)
+TIME_BIN = TimeBin(0.0, 50, {"100": 49}, {"a": 49}, 0, 1, 0.01, 0.02)
 
 
 def outage(**changes: Any) -> Outage:
@@ -35,7 +35,7 @@ def outage(**changes: Any) -> Outage:
         "retries": 5,
         "sender_late_s": 0.01,
         "examples": (),
-        "moments": (MOMENT,),
+        "moments": (TIME_BIN,),
     }
     return Outage(**{**values, **changes})
 
@@ -78,7 +78,7 @@ def burst(**changes: Any) -> Burst:
         "gateway_cpu_ratio": 0.3,
         "sender_late_s": 0.01,
         "examples": (),
-        "moments": (MOMENT,),
+        "moments": (TIME_BIN,),
     }
     return Burst(**{**values, **changes})
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.resilience.moments import sum_moments
 from benchmarks.resilience.plan import Plan, Replies, Stretch, parse_plan, parse_replies, render_plan, render_replies
+from benchmarks.resilience.time_bins import sum_time_bins
 
 PLAN = Plan((Stretch(1.0, 4.0), Stretch(0.5, 10.0)), 1, {"slim_deadline_ms": 1000}, "images.npz")
 
@@ -37,8 +37,8 @@ def test_in_time_means_answered_well_within_the_deadline_from_when_it_was_due() 
 
 
 def test_moments_account_for_every_request() -> None:
-    moments = sum_moments(answered(), 1.0)
-    assert [m.sent for m in moments] == [1, 1, 1, 1, 3, 2]
-    assert [m.lost for m in moments] == [1, 0, 1, 0, 0, 0]
-    assert [m.refused for m in moments] == [0, 1, 0, 0, 0, 0]
-    assert sum(sum(m.by_width.values()) + m.refused + m.lost for m in moments) == 9
+    time_bins = sum_time_bins(answered(), 1.0)
+    assert [m.sent for m in time_bins] == [1, 1, 1, 1, 3, 2]
+    assert [m.lost for m in time_bins] == [1, 0, 1, 0, 0, 0]
+    assert [m.refused for m in time_bins] == [0, 1, 0, 0, 0, 0]
+    assert sum(sum(m.by_width.values()) + m.refused + m.lost for m in time_bins) == 9

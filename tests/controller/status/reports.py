@@ -24,7 +24,7 @@ from orchestrator.planner import (
 )
 from orchestrator.planner.estimates.memory_ledger import LedgerEntry, MemoryLedger
 from orchestrator.planner.estimates.prices import Prices
-from orchestrator.planner.quarantine import Quarantine, Sentence
+from orchestrator.planner.quarantine import Quarantine, QuarantineEntry
 from orchestrator.snapshot import Family, ModelName, ServerName, Width
 from orchestrator.telemetry.reading import HostReading, Reading
 
@@ -113,8 +113,8 @@ STATE = SchedulerState(
     prices=Prices({ActionKind.SCALE_UP: 0.25, ActionKind.LOAD: 1.25}),
     quarantine=Quarantine(
         {
-            (name(75), 1, Batching()): Sentence(2, NOW_S + 7.5, TRITONS_REASON),
-            (name(75), 2, Batching()): Sentence(1, NOW_S - 1, "over already"),
+            (name(75), 1, Batching()): QuarantineEntry(2, NOW_S + 7.5, TRITONS_REASON),
+            (name(75), 2, Batching()): QuarantineEntry(1, NOW_S - 1, "over already"),
         }
     ),
 )

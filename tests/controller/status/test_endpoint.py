@@ -18,7 +18,7 @@ from orchestrator.config import ServerSettings
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.status.client import fetch_status, send_demand
 from orchestrator.controller.status.document import parse_page
-from orchestrator.controller.status.endpoint import BODY_LIMIT_BYTES, ControllerEndpoint, Pulse, find_model
+from orchestrator.controller.status.endpoint import BODY_LIMIT_BYTES, ControllerEndpoint, Heartbeat, find_model
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.controller.status.render import describe_status, encode_status
 from orchestrator.errors import (
@@ -78,7 +78,7 @@ class Controller:
             server=GPU_0,
             registry=self.metrics.registry,
             report=lambda: self.report,
-            pulse=Pulse(5.0, self.clock),
+            heartbeat=Heartbeat(5.0, self.clock),
             models=self.models,
             demand=self.demand,
             loop=self.loop,
@@ -152,13 +152,13 @@ def test_health_follows_the_steps(controller: Controller) -> None:
 
 def test_a_beat_keeps_the_pulse() -> None:
     clock = Clock(100.0)
-    pulse = Pulse(5.0, clock)
+    heartbeat = Heartbeat(5.0, clock)
     clock.now_s = 104.0
-    pulse.beat()
+    heartbeat.beat()
     clock.now_s = 109.0
-    assert pulse.trouble() is None
-    pulse.limit_s = 4.0
-    assert pulse.trouble() == "no step for 5.0 s, the limit is 4 s"
+    assert heartbeat.trouble() is None
+    heartbeat.limit_s = 4.0
+    assert heartbeat.trouble() == "no step for 5.0 s, the limit is 4 s"
 
 
 @pytest.mark.parametrize("wish", [{"width": 50, "hold_s": 30}, {"model": "fashion_w050", "hold_s": 30.0}])

@@ -7,10 +7,10 @@ import pytest
 
 from orchestrator.evaluation.claim import Claim
 from orchestrator.evaluation.policy_entries import LEARNED
-from orchestrator.evaluation.scores import Field, Standing
+from orchestrator.evaluation.scores import Field, Score
 from orchestrator.evaluation.statistics import Estimate, Interval
 from orchestrator.evaluation.suites.choices import (
-    Rivals,
+    Baselines,
     best_heuristic,
     most_accurate_point,
     rank_defaults,
@@ -19,10 +19,10 @@ from orchestrator.evaluation.suites.choices import (
 from orchestrator.evaluation.suites.generalisation import generalisation_claims
 from orchestrator.evaluation.suites.paper import left_out, paper_claims
 from orchestrator.evaluation.suites.plan import FALLBACK
-from orchestrator.evaluation.suites.standard import draw_duels, improvement, standard_claims, utility_closed
+from orchestrator.evaluation.suites.standard import draw_comparisons, improvement, standard_claims, utility_closed
 from orchestrator.policies.learned import PAPER, has_shipped
 from orchestrator.simulation.scenario.fleet import linear_model
-from tests.evaluation.example_suites import field, standing
+from tests.evaluation.example_suites import field, score
 from tests.simulation.worlds import servers
 
 
@@ -45,13 +45,11 @@ def test_a_claim_is_met_only_when_all_of_it_is(claim: Claim, met: bool) -> None:
 
 def of(
     label: str, accuracy: float, joules: float, *, in_time: float = 0.99, utility: float = 0.5, **more: float
-) -> Standing:
-    return standing(
-        label, accuracy=accuracy, joules_per_answer=joules, attainment_ratio=in_time, utility=utility, **more
-    )
+) -> Score:
+    return score(label, accuracy=accuracy, joules_per_answer=joules, attainment_ratio=in_time, utility=utility, **more)
 
 
-def duel_fields(test: Sequence[Standing], validation: Sequence[Standing] | None = None) -> list[Field]:
+def comparison_fields(test: Sequence[Score], validation: Sequence[Score] | None = None) -> list[Field]:
     return [field("calm", test), field("calm", validation or test, is_validation=True)]
 
 
@@ -60,9 +58,9 @@ HEURISTICS = (of("jsq:slack", 0.75, 0.5, utility=0.6), of("nexus", 0.75, 0.4, ut
 
 def test_heuristic_and_points_are_chosen_on_validation_and_compared_on_test() -> None:
     test = [of("jsq:slack", 0.75, 0.1, utility=0.9), of("nexus", 0.75, 0.4), of(LEARNED, 0.7495, 0.3)]
-    fields = duel_fields(test, [*HEURISTICS, of(LEARNED, 0.75, 0.4)])
-    duel = draw_duels(fields)[0]
-    assert duel.heuristic == "nexus"  # whatever the test scenario shows
+    fields = comparison_fields(test, [*HEURISTICS, of(LEARNED, 0.75, 0.4)])
+    comparison = draw_comparisons(fields)[0]
+    assert comparison.heuristic == "nexus"  # whatever the test scenario shows
     joules, accuracy, *_ = standard_claims(fields)
     assert joules.value == pytest.approx(0.25)
     assert joules.is_met
@@ -72,7 +70,7 @@ def test_heuristic_and_points_are_chosen_on_validation_and_compared_on_test() ->
 
 def test_joules_saved_at_the_price_of_accuracy_or_deadlines_meet_no_claim() -> None:
     for worse in (of(LEARNED, 0.74, 0.2), of(LEARNED, 0.76, 0.2, in_time=0.98)):
-        claim = next(standard_claims(duel_fields([*HEURISTICS, worse])))
+        claim = next(standard_claims(comparison_fields([*HEURISTICS, worse])))
         assert not claim.is_met
         assert "equal in 0 of 1" in claim.note
 
@@ -87,15 +85,15 @@ def test_the_thrifty_point_equals_the_heuristic_and_the_accurate_one_takes_no_mo
     validation = field("calm", [*HEURISTICS, *points], is_validation=True)
     assert thriftiest_point(validation, "nexus") == LEARNED
     assert most_accurate_point(validation, "nexus") == f"{LEARNED},accuracy=1"
-    late = [of(p.contender.label, 0.8, 0.1, in_time=0.5, utility=at) for at, p in enumerate(points)]
+    late = [of(p.entry.label, 0.8, 0.1, in_time=0.5, utility=at) for at, p in enumerate(points)]
     hopeless = field("calm", [*HEURISTICS, *late], is_validation=True)
     assert thriftiest_point(hopeless, "nexus") == f"{LEARNED},latency=1"  # of the most utility
     assert (best_heuristic(None), thriftiest_point(None, FALLBACK)) == (FALLBACK, LEARNED)
 
 
 def test_duels_are_fought_with_the_best_of_all_and_with_the_best_of_the_literature() -> None:
-    fields = duel_fields([*HEURISTICS, of("thrift", 0.75, 0.25, utility=0.8), of(LEARNED, 0.75, 0.2)])
-    assert [draw_duels(fields, rivals)[0].heuristic for rivals in Rivals] == ["thrift", "nexus"]
+    fields = comparison_fields([*HEURISTICS, of("thrift", 0.75, 0.25, utility=0.8), of(LEARNED, 0.75, 0.2)])
+    assert [draw_comparisons(fields, baselines)[0].heuristic for baselines in Baselines] == ["thrift", "nexus"]
     all_joules, _, literature_joules, *_, alone = standard_claims(fields)
     assert "best tuned heuristic of all," in all_joules.name
     assert "of the literature (all but thrift)," in literature_joules.name
@@ -103,27 +101,31 @@ def test_duels_are_fought_with_the_best_of_all_and_with_the_best_of_the_literatu
     assert literature_joules.value == pytest.approx(1 - 0.2 / 0.4)
     assert alone.value == pytest.approx(0.8 / 0.75 - 1)  # of all
     # Where nothing of the literature ran there is nothing to hold a point against.
-    own = duel_fields([of("thrift", 0.75, 0.25), of(LEARNED, 0.75, 0.2)])
-    assert draw_duels(own, Rivals.LITERATURE) == ()
+    own = comparison_fields([of("thrift", 0.75, 0.25), of(LEARNED, 0.75, 0.2)])
+    assert draw_comparisons(own, Baselines.LITERATURE) == ()
     assert [claim.value for claim in standard_claims(own)][2:4] == [None, None]
 
 
 def test_beside_joules_saved_stands_what_the_fluid_bound_leaves_to_save() -> None:
     models = [
-        linear_model(width, item_s=0.001, accuracy=accuracy, item_j=joules, max_batch_size=4)
+        linear_model(width, per_item_s=0.001, accuracy=accuracy, per_item_j=joules, max_batch_size=4)
         for width, accuracy, joules in ((25, 0.7, 1.0), (100, 0.8, 3.0))
     ]
     # At 0.748, 0.2 points below the heuristic, 48 % go to the wide model: 1.96 J, and 1 J of idle power at 10/s.
     bounded = {"fleet": tuple(servers(1, *models, idle_w=10.0)), "rate_rps": 10.0, "most_accuracy": 0.8}
     test = [of("nexus", 0.75, 3.7), of(LEARNED, 0.75, 3.33)]
-    (duel,) = draw_duels([field("calm", test, **bounded), field("calm", test, is_validation=True, **bounded)])
-    assert duel.most_saved_ratio == pytest.approx(1 - 2.96 / 3.7)
-    assert duel.joules_closed is not None
-    assert duel.joules_closed.value == pytest.approx(0.5)
-    (unknown,) = draw_duels(duel_fields(test))
+    (comparison,) = draw_comparisons(
+        [field("calm", test, **bounded), field("calm", test, is_validation=True, **bounded)]
+    )
+    assert comparison.most_saved_ratio == pytest.approx(1 - 2.96 / 3.7)
+    assert comparison.joules_closed is not None
+    assert comparison.joules_closed.value == pytest.approx(0.5)
+    (unknown,) = draw_comparisons(comparison_fields(test))
     assert (unknown.most_saved_ratio, unknown.joules_closed) == (None, None)
     thrifty = [of("nexus", 0.75, 2.9), of(LEARNED, 0.75, 2.9)]  # a short run may end below the bound
-    (none,) = draw_duels([field("calm", thrifty, **bounded), field("calm", thrifty, is_validation=True, **bounded)])
+    (none,) = draw_comparisons(
+        [field("calm", thrifty, **bounded), field("calm", thrifty, is_validation=True, **bounded)]
+    )
     assert none.joules_closed is None
 
 
@@ -133,9 +135,9 @@ def test_by_utility_the_best_point_of_validation_is_held_against_the_best_heuris
 
     def scenario(stem: str, utility: float, most: float | None) -> list[Field]:
         test = [
-            standing("nexus", utility=[0.6 + s for s in spread]),
-            standing(LEARNED, utility=0.9),
-            standing(point, utility=[utility + s + (0.01 if at % 2 else -0.01) for at, s in enumerate(spread)]),
+            score("nexus", utility=[0.6 + s for s in spread]),
+            score(LEARNED, utility=0.9),
+            score(point, utility=[utility + s + (0.01 if at % 2 else -0.01) for at, s in enumerate(spread)]),
         ]
         chosen = [of("nexus", 0.75, 0.4, utility=0.6), of(LEARNED, 0.75, 0.4), of(point, 0.75, 0.4, utility=0.8)]
         return [field(stem, test, most_utility=most), field(stem, chosen, is_validation=True)]
@@ -147,34 +149,40 @@ def test_by_utility_the_best_point_of_validation_is_held_against_the_best_heuris
         *scenario("served", 0.65, 0.6045),  # next to nothing is left to gain
         *scenario("overloaded", 0.65, None),
     ]
-    duels = draw_duels(fields)
-    assert {duel.best for duel in duels} == {point}
-    assert [str(duel.verdict) for duel in duels] == ["higher", "lower", "undecided", "higher", "higher"]
-    assert [duel.utility_gap is None for duel in duels] == [False, False, False, True, True]
-    shares = [utility_closed([duel]) for duel in duels]
+    comparisons = draw_comparisons(fields)
+    assert {comparison.best for comparison in comparisons} == {point}
+    assert [str(comparison.verdict) for comparison in comparisons] == [
+        "higher",
+        "lower",
+        "undecided",
+        "higher",
+        "higher",
+    ]
+    assert [comparison.utility_gap is None for comparison in comparisons] == [False, False, False, True, True]
+    shares = [utility_closed([comparison]) for comparison in comparisons]
     assert [share and pytest.approx(share.value, abs=0.03) for share in shares] == [0.5, -0.5, 0.0, None, None]
-    mean = utility_closed(duels)
+    mean = utility_closed(comparisons)
     assert mean is not None
     assert mean.interval is not None
     assert mean.value == pytest.approx(sum(share.value for share in shares[:3] if share) / 3)
     assert mean.interval.low < mean.value < mean.interval.high
-    assert utility_closed(duels[3:]) is None
+    assert utility_closed(comparisons[3:]) is None
 
 
 def test_hypervolumes_are_held_against_all_heuristics_and_against_the_best_alone() -> None:
     # 0.75 · 0.99 · 0.6 of nexus alone, with jsq inside of it; the learned points dominate 0.75 · 0.99 · 0.8.
-    fields = duel_fields([*HEURISTICS, of(LEARNED, 0.75, 0.2)])
+    fields = comparison_fields([*HEURISTICS, of(LEARNED, 0.75, 0.2)])
     *_, together, alone = standard_claims(fields)
     assert together.value == pytest.approx(0.8 / 0.6 - 1)
     assert alone.value == pytest.approx(0.8 / 0.6 - 1)
     assert together.is_met
-    improved = improvement(draw_duels(fields))
+    improved = improvement(draw_comparisons(fields))
     assert improved is not None
     assert improved.value == 0  # utilities of 0.5 against 0.7
 
 
 def test_claims_stay_in_the_report_when_nobody_learned() -> None:
-    claims = [*standard_claims(duel_fields(HEURISTICS)), *generalisation_claims([field("x", HEURISTICS)])]
+    claims = [*standard_claims(comparison_fields(HEURISTICS)), *generalisation_claims([field("x", HEURISTICS)])]
     assert len(claims) == 7
     assert all(claim.value is None and not claim.is_met for claim in claims)
 
@@ -195,8 +203,8 @@ def test_the_worst_held_out_scenario_counts_with_the_share_of_the_guard() -> Non
 
 
 def paper_field(load: float, *, latency: float, energy: float, is_validation: bool = False) -> Field:
-    def row(label: str, mean_s: float, attributed: float, joules: float, accuracy: float, slim: float) -> Standing:
-        found = standing(
+    def row(label: str, mean_s: float, attributed: float, joules: float, accuracy: float, slim: float) -> Score:
+        found = score(
             label, mean_s=mean_s, attributed_j=attributed, joules_per_answer=joules, accuracy=accuracy,
             attainment_ratio=1.0,
         )  # fmt: skip
@@ -239,9 +247,9 @@ def test_the_points_of_the_paper_name_the_lightest_load_at_which_they_hold() -> 
 
 
 def test_points_are_held_against_both_readings_of_random_and_neither_is_held_to_one() -> None:
-    def row(label: str, mean_s: float, joules: float, accuracy: float = 0.7) -> Standing:
+    def row(label: str, mean_s: float, joules: float, accuracy: float = 0.7) -> Score:
         figures = {"mean_s": mean_s, "attributed_j": mean_s, "joules_per_answer": joules, "accuracy": accuracy}
-        return standing(label, traces=8, is_tuned=False, **figures, attainment_ratio=1.0)
+        return score(label, traces=8, is_tuned=False, **figures, attainment_ratio=1.0)
 
     own = [row("random", 1.0, 0.5), row("random-batch", 0.5, 0.1), row("lert:75", 0.4, 0.2), row("jsq", 0.6, 0.05)]
     claims = {claim.name: claim for claim in paper_claims([field("x", own), field("x", own, is_validation=True)])}
@@ -274,7 +282,7 @@ def test_the_default_is_who_wins_on_validation_without_tuning() -> None:
     def scenario(stem: str, *utilities: float) -> Field:
         labels = ("nexus", "jsq:slack", "achq untuned", LEARNED)
         own = [of(label, 0.7, 0.5, utility=u) for label, u in zip(labels, utilities, strict=True)]
-        return field(stem, [*own, standing("achq", is_tuned=True, utility=0.99)], is_validation=True)
+        return field(stem, [*own, score("achq", is_tuned=True, utility=0.99)], is_validation=True)
 
     ranked = rank_defaults([scenario("a", 0.9, 0.5, 0.6, 0.8), scenario("b", 0.2, 0.4, 0.7, 0.8)])
     assert [r.label for r in ranked] == [LEARNED, "achq", "nexus", "jsq:slack"]

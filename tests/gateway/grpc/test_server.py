@@ -179,7 +179,7 @@ async def test_a_single_width_is_reached_by_its_own_name(raw: RawCalls) -> None:
 async def test_widths_that_were_never_loaded_are_not_listed_either(world: World, raw: RawCalls) -> None:
     world.tritons["a"].unready = {"fashion_w010": "", "fashion_wide": "", "other_w025": ""}
     async with asyncio.timeout(10):
-        while not world.gateway._catalogue.is_known("fashion_wide"):
+        while not world.gateway._model_index.is_known("fashion_wide"):
             await asyncio.sleep(0.01)
     index = await raw.ask("RepositoryIndex")
     assert [m.name for m in index.models] == ["fashion", "echo", "fashion_wide", "only_a", "other_w025"]
@@ -358,7 +358,7 @@ async def test_a_full_queue_is_resource_exhausted() -> None:
     async with open_world(router={"queue_limit": 1}) as world, grpc.aio.insecure_channel(world.grpc) as channel:
         calls = RawCalls(channel)
         for server in world.servers.values():
-            server.item_s = 0.2
+            server.per_item_s = 0.2
         outcomes = await asyncio.gather(*(calls.infer(item_request()) for _ in range(30)), return_exceptions=True)
     refusals = [o for o in outcomes if isinstance(o, grpc.aio.AioRpcError)]
     assert {refusal.code().name for refusal in refusals} == {"RESOURCE_EXHAUSTED"}
@@ -379,7 +379,7 @@ async def test_priorities_and_preferences_are_taken_and_joules_that_nobody_knows
 async def test_joules_are_told_and_bounded_where_they_are_known() -> None:
     async with open_world() as world, grpc.aio.insecure_channel(world.grpc) as channel:
         calls = RawCalls(channel)
-        line = EnergyLine(item_j=0.25, group_j=0.5, source=EnergySource.ESTIMATED)
+        line = EnergyLine(per_item_j=0.25, fixed_j=0.5, source=EnergySource.ESTIMATED)
         fleet = world.router._fleet
         fleet.energy = EnergyTable({(name, m.name): line for name, ms in world.router.served_by().items() for m in ms})
         response = await calls.infer(item_request(items=2, parameters={"slim_max_joules": 0.5}))
@@ -422,7 +422,7 @@ async def test_a_server_that_hangs_holds_up_the_end_no_longer_than_the_gateways_
     async with asyncio.timeout(60):  # not the router's hour
         async with open_world(drain_s=0.3, router={"drain_s": 3600}) as world:
             for server in world.servers.values():
-                server.item_s = 1e6
+                server.per_item_s = 1e6
             channel: Any = grpc.aio.insecure_channel(world.grpc)
             asking = asyncio.create_task(RawCalls(channel).infer(item_request()))
             while not any(link.in_flight for link in world.router._fleet.links.values()):

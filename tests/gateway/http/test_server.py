@@ -229,7 +229,7 @@ async def test_generate_stream_is_server_sent_events(http: aiohttp.ClientSession
 async def test_a_full_queue_is_429_with_retry_after() -> None:
     async with open_world(router={"queue_limit": 1}) as world, aiohttp.ClientSession(world.http) as http:
         for server in world.servers.values():
-            server.item_s = 0.2
+            server.per_item_s = 0.2
 
         async def post() -> tuple[int, str | None]:
             async with http.post(INFER, json=content()) as response:
@@ -305,7 +305,7 @@ async def test_metrics_tell_what_the_router_decides() -> None:
 async def test_metrics_tell_what_waits() -> None:
     async with open_world(router={"in_flight_groups": 1, "probes": None}, drain_s=0) as world:
         for server in world.servers.values():
-            server.item_s = 3600.0
+            server.per_item_s = 3600.0
         inferences = [asyncio.create_task(world.router.infer(np.ones((1, 2, 2), np.float32))) for _ in range(9)]
         while not world.router.backlog.items:  # what is in flight already waits no more
             await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, GatewayMetrics
-from orchestrator.gateway.metrics.snapshot import Tally
+from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from tests.gateway.fakes import World
 
 ENDS = st.tuples(
@@ -24,7 +24,7 @@ ENDS = st.tuples(
 )
 
 
-def tally_of(ends: list[tuple[str, str, float, float | None]]) -> Tally:
+def tally_of(ends: list[tuple[str, str, float, float | None]]) -> MetricSnapshot:
     metrics = GatewayMetrics()
     for model, outcome, latency_s, queue_s in ends:
         metrics.begin()
@@ -36,9 +36,9 @@ def tally_of(ends: list[tuple[str, str, float, float | None]]) -> Tally:
 def test_two_processes_count_what_one_would_have(
     first: list[tuple[str, str, float, float | None]], second: list[tuple[str, str, float, float | None]]
 ) -> None:
-    whole, parts = tally_of(first + second), Tally()
+    whole, parts = tally_of(first + second), MetricSnapshot()
     for ends in (first, second):
-        parts.add(Tally.decode(json.loads(json.dumps(tally_of(ends).encode()))), MEASURES)
+        parts.add(MetricSnapshot.decode(json.loads(json.dumps(tally_of(ends).encode()))), MEASURES)
     assert parts.values.keys() == whole.values.keys()
     for name, found in whole.values.items():
         assert parts.values[name].keys() == found.keys()
@@ -47,7 +47,7 @@ def test_two_processes_count_what_one_would_have(
 
 
 def test_what_is_added_stays_what_it_was() -> None:
-    total, part = Tally(), tally_of([("fashion", "ok", 0.1, 0.0)])
+    total, part = MetricSnapshot(), tally_of([("fashion", "ok", 0.1, 0.0)])
     total.add(part, MEASURES)
     total.add(part, MEASURES)
     assert part.values["slim_gateway_in_flight"] == {(): [1.0]}
@@ -55,15 +55,15 @@ def test_what_is_added_stays_what_it_was() -> None:
 
 
 def test_a_process_that_is_gone_leaves_counters_but_no_gauges() -> None:
-    total = Tally()
+    total = MetricSnapshot()
     total.add(tally_of([("fashion", "ok", 0.1, 0.0)]), MEASURES, with_gauges=False)
     assert "slim_gateway_in_flight" not in total.values
     assert total.values["slim_gateway_requests"] == {("fashion", "25", "a", "ok"): [1.0]}
 
 
 def test_metrics_of_another_release_are_left_out() -> None:
-    total = Tally()
-    total.add(Tally({"slim_gateway_yonder": {(): [1.0]}}), MEASURES)
+    total = MetricSnapshot()
+    total.add(MetricSnapshot({"slim_gateway_yonder": {(): [1.0]}}), MEASURES)
     assert total.values == {}
 
 

@@ -12,7 +12,7 @@ from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.gateway import Gateway, follow_fleet
 from orchestrator.gateway.fleet_statistics import FleetInventory
-from orchestrator.gateway.model_index import Catalogue
+from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.protocol.wire import Address
 from orchestrator.router import Router
@@ -38,19 +38,19 @@ def test_what_to_open_and_to_close() -> None:
 @pytest.mark.virtual_time
 async def test_a_catalogue_takes_new_servers_and_lets_old_ones_finish() -> None:
     old, new = FakeTriton(others=["plus"]), FakeTriton(others=["plus", "minus"])
-    catalogue = Catalogue({A: old}, timeout_s=1)
-    watching = asyncio.create_task(catalogue.watch(1000))
-    await catalogue.refresh()
+    model_index = ModelIndex({A: old}, timeout_s=1)
+    watching = asyncio.create_task(model_index.watch(1000))
+    await model_index.refresh()
     old.in_flight = 1
-    catalogue.reconfigure({B: new}, [A])
+    model_index.reconfigure({B: new}, [A])
     await asyncio.sleep(1)
-    assert [view.name for view in catalogue.find(Address("minus", ""))] == ["b"]
+    assert [view.name for view in model_index.find(Address("minus", ""))] == ["b"]
     assert not old.closed
     old.in_flight = 0
     await asyncio.sleep(1)
     assert old.closed
     watching.cancel()
-    await catalogue.close()
+    await model_index.close()
     assert new.closed
 
 
@@ -58,25 +58,25 @@ async def test_a_catalogue_takes_new_servers_and_lets_old_ones_finish() -> None:
 async def test_statistics_keep_what_a_server_counted_that_has_left() -> None:
     old, new = FakeTriton(others=["plus"]), FakeTriton(others=["plus"])
     old.counts["plus"], new.counts["plus"] = 7, 2
-    catalogue = Catalogue({A: old, B: new}, timeout_s=1)
-    inventory = FleetInventory(catalogue, lambda family: True)
+    model_index = ModelIndex({A: old, B: new}, timeout_s=1)
+    inventory = FleetInventory(model_index, lambda family: True)
     asked = pb.ModelStatisticsRequest(name="plus").SerializeToString()
 
     async def count() -> int:
-        await catalogue.refresh()
+        await model_index.refresh()
         answer = pb.ModelStatisticsResponse.FromString(await inventory.statistics(asked))
         return int(answer.model_stats[0].inference_count)
 
     assert await count() == 9
-    catalogue.reconfigure({}, [A])
+    model_index.reconfigure({}, [A])
     assert await count() == 9
     moved = FakeTriton(others=["plus"])
     moved.counts["plus"] = 1
-    catalogue.reconfigure({B: moved}, [B])
+    model_index.reconfigure({B: moved}, [B])
     assert await count() == 10
     with pytest.raises(ModelNotFoundError):
-        catalogue.find(Address("minus", ""))
-    await catalogue.close()
+        model_index.find(Address("minus", ""))
+    await model_index.close()
 
 
 async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
@@ -93,7 +93,7 @@ async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
     path.write_text(render_fleet(fleet(a=one)))
     start = fleet(a=one)
     async with (
-        Router.from_fleet(start, connect=lambda server, router: FakeServer(item_s=1e-5)) as router,
+        Router.from_fleet(start, connect=lambda server, router: FakeServer(per_item_s=1e-5)) as router,
         Gateway.over(start, router) as gateway,
     ):
         files = follow_fleet(path, router, gateway)
@@ -104,7 +104,7 @@ async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
         async with asyncio.timeout(10):
             while set(router.served_by()) != {"a", "b"}:
                 await asyncio.sleep(0.01)
-        assert [view.name for view in gateway._catalogue.views] == ["a", "b"]
+        assert [view.name for view in gateway._model_index.views] == ["a", "b"]
         path.write_text("servers: []\nunknown: 1\n")
         with caplog.at_level("WARNING"):
             files.refresh()

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from orchestrator.gateway.workers.socket_handoff import Door, Receiver
+from orchestrator.gateway.workers.socket_handoff import Receiver, SocketHandoff
 
 
 class Side:
@@ -17,7 +17,7 @@ class Side:
         self.held: list[socket.socket] = []
         self.room = 0
         ours, self.theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        self.door = Door(ours, self._note_room)
+        self.handoff = SocketHandoff(ours, self._note_room)
 
     def _note_room(self) -> None:
         self.room += 1
@@ -63,28 +63,28 @@ async def test_a_connection_goes_over_and_is_counted_until_it_ends() -> None:
     async with side.running():
         ours, theirs = client()
         with ours:
-            assert side.door.give("http", theirs)
-            assert side.door.count("http") == side.door.total == 1, "counted at once"
+            assert side.handoff.give("http", theirs)
+            assert side.handoff.count("http") == side.handoff.total == 1, "counted at once"
             async with asyncio.timeout(10):
                 assert await asyncio.get_running_loop().sock_recv(ours, 100) == b"hello"
             await until(lambda: theirs.fileno() == -1)
-            assert (side.door.count("http"), side.room) == (1, 1)
+            assert (side.handoff.count("http"), side.room) == (1, 1)
             side.held.pop().close()
-            await until(lambda: side.door.count("http") == 0)
+            await until(lambda: side.handoff.count("http") == 0)
             async with asyncio.timeout(10):
                 assert await asyncio.get_running_loop().sock_recv(ours, 100) == b"", "no copy was left open"
-    assert side.door.close() == []
+    assert side.handoff.close() == []
 
 
 async def test_what_a_worker_never_took_comes_back_usable() -> None:
     side = Side()
     pairs = [client() for _ in range(3)]
     for _, theirs in pairs:
-        assert side.door.give("http", theirs)
+        assert side.handoff.give("http", theirs)
     side.theirs.close()  # it died before it looked
     ours, theirs = client()
-    assert not side.door.give("http", theirs), "a worker that is gone takes nothing"
-    left = side.door.close()
+    assert not side.handoff.give("http", theirs), "a worker that is gone takes nothing"
+    left = side.handoff.close()
     assert [connection for _, connection in left] == [their_end for _, their_end in pairs]
     for (our_end, _), (_, connection) in zip(pairs, left, strict=True):
         connection.send(b"x")
@@ -100,12 +100,12 @@ async def test_a_worker_that_does_not_read_refuses_at_some_point_instead_of_bloc
         for _ in range(20_000):
             ours, theirs = client()
             ends += [ours, theirs]
-            if not side.door.give("http", theirs):
+            if not side.handoff.give("http", theirs):
                 break
         else:
             raise AssertionError("it took everything")
     finally:
-        side.door.close()
+        side.handoff.close()
         side.theirs.close()
         for end in ends:
             end.close()

@@ -47,7 +47,7 @@ async def test_many_calls_at_once_each_get_their_own_answer() -> None:
         messages = [b"%d" % number * 300 for number in range(1500)]
         assert await asyncio.gather(*(unary(channel, "Echo")(message) for message in messages)) == messages
         assert world.connections[0].is_idle
-        assert world.service.holding.total_bytes == world.connections[0].running == 0
+        assert world.service.receive_budget.total_bytes == world.connections[0].running == 0
 
 
 async def test_metadata_comes_through() -> None:
@@ -158,7 +158,7 @@ async def test_what_is_not_one_message_is_refused(body: bytes) -> None:
         ends.exchange()
         status = [dict(e.headers)["grpc-status"] for e in ends.found(h2.events.ResponseReceived)]
         assert status[-1] == "13"
-    assert world.service.holding.total_bytes == ends.connection.running == 0
+    assert world.service.receive_budget.total_bytes == ends.connection.running == 0
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,11 @@ async def test_too_much_that_is_not_whole_is_refused() -> None:
     piece = pack_message(bytes(LIMIT))[:16000]
     for number in range(1, 21, 2):
         ends.connection.receive(raw_request(number, BLOCK, flags=4) + frame(DATA, 0, number, piece))
-    assert world.service.holding.total_bytes <= 100_000
+    assert world.service.receive_budget.total_bytes <= 100_000
     assert ends.connection.take_out().count(b"grpc-status\x018") == 4
     for number in range(1, 21, 2):
         ends.connection.receive(frame(3, 0, number, ErrorCode.CANCEL.to_bytes(4, "big")))
-    assert world.service.holding.total_bytes == 0
+    assert world.service.receive_budget.total_bytes == 0
 
 
 async def test_stopping_lets_calls_end_and_turns_new_ones_away() -> None:

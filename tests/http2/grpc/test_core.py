@@ -48,7 +48,7 @@ async def test_large_messages_go_both_ways_at_once(options: Any) -> None:
         assert all(answer == LARGE for answer in answers)
         stream = channel.stream_stream("/s/Stream")(iter([LARGE, b"", LARGE]))
         assert [answer == LARGE async for answer in stream] == [True, False, True]
-        assert world.service.holding.total_bytes == 0
+        assert world.service.receive_budget.total_bytes == 0
         assert world.connections[0].is_idle
 
 
@@ -94,7 +94,7 @@ async def test_a_stream_that_is_cancelled_or_out_of_time_ends_and_holds_nothing(
         await late.write(bytes(1000))
         assert (await failure(late.read()))[0] == "DEADLINE_EXCEEDED"
         await until(lambda: world.connections[0].running == 0)
-        assert world.service.holding.total_bytes == 0
+        assert world.service.receive_budget.total_bytes == 0
         assert await unary(channel, "Echo")(b"still here") == b"still here"
 
 

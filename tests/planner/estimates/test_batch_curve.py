@@ -31,11 +31,11 @@ def test_sizes_that_are_all_about_the_same_say_nothing(size: float, factors: lis
 @given(
     st.lists(st.floats(1, 128), min_size=2, max_size=30).filter(lambda ns: max(ns) > 3 * min(ns)), durations, durations
 )
-def test_a_straight_line_is_found_whatever_the_sizes(sizes: list[float], item_s: float, batch_s: float) -> None:
+def test_a_straight_line_is_found_whatever_the_sizes(sizes: list[float], per_item_s: float, batch_s: float) -> None:
     """Means of points on a line lie on the line, so a class may mix sizes."""
-    line = curve_of([(n, item_s * n + batch_s) for n in sizes]).line()
+    line = curve_of([(n, per_item_s * n + batch_s) for n in sizes]).line()
     if line is not None:  # means of two classes may still come too close
-        assert line == pytest.approx((item_s, batch_s), rel=1e-6, abs=1e-9)
+        assert line == pytest.approx((per_item_s, batch_s), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("sizes", [(1, 8), (1, 2), (4, 32), (1, 2, 4, 8, 16)])
@@ -67,8 +67,8 @@ def test_neither_part_is_ever_negative_and_both_stay_in_reach_of_what_was_seen(
 ) -> None:
     line = curve_of(seen).line()
     if line is not None:
-        item_s, batch_s = line
-        assert item_s >= 0
+        per_item_s, batch_s = line
+        assert per_item_s >= 0
         assert batch_s >= 0
         assert batch_s <= max(run_s for _, run_s in seen) * (1 + 1e-9)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving, quick_rps, slow_rps, swing
 from orchestrator.policies.memory import new_memory
 from orchestrator.policies.tables.compiled import Table, new_column
-from orchestrator.policies.tables.fields import ASK_FIELDS, HEAD_ARRIVED_S, HEAD_DEADLINE_S, NOW_S, QUEUE_ITEMS
+from orchestrator.policies.tables.fields import HEAD_ARRIVED_S, HEAD_DEADLINE_S, NOW_S, QUERY_FIELDS, QUEUE_ITEMS
 
 DEADLINE_S = 0.1
 
@@ -28,10 +28,10 @@ class Stream:
 
     def decide(self, now_s: float, *, sends: bool = True) -> None:
         """Decide about what waits now."""
-        ask = new_column(ASK_FIELDS)
-        ask[NOW_S], ask[QUEUE_ITEMS] = now_s, self.queued
-        ask[HEAD_ARRIVED_S], ask[HEAD_DEADLINE_S] = now_s, now_s + self._deadline_s
-        follow_arrivals(self.memory, ask)
+        query = new_column(QUERY_FIELDS)
+        query[NOW_S], query[QUEUE_ITEMS] = now_s, self.queued
+        query[HEAD_ARRIVED_S], query[HEAD_DEADLINE_S] = now_s, now_s + self._deadline_s
+        follow_arrivals(self.memory, query)
         if sends:
             note_leaving(0, self.queued, self.memory)
             self.queued = 0.0

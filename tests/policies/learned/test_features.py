@@ -31,14 +31,14 @@ from tests.policies.test_policies import candidate
 
 GOLDEN = Path(__file__).parent / "data" / "features-v3.json"
 QUEUE = QueueState(6, 2, 10.1, 10.4, (Width(25), Width(100)), min_accuracy=0.5)
-SITUATION = Situation(QUEUE, 10.0, turn=3, lots=(0.1, 0.2), slack_margin=1.25)
+SITUATION = Situation(QUEUE, 10.0, turn=3, uniforms=(0.1, 0.2), slack_margin=1.25)
 CANDIDATES = [
     candidate("a", 25, items=6, accuracy=0.7, service_s=0.016, completion_s=0.02, head_completion_s=0.012, wait_s=0.004,
-              drain_s=0.05, server_items=8, item_s=0.002, group_s=0.004, item_j=0.1, group_j=0.6),
+              drain_s=0.05, server_items=8, per_item_s=0.002, fixed_s=0.004, per_item_j=0.1, fixed_j=0.6),
     candidate("a", 100, items=4, accuracy=0.9, service_s=0.036, completion_s=0.04, head_completion_s=0.024,
-              wait_s=0.004, drain_s=0.2, server_items=8, item_s=0.008, group_s=0.004, item_j=0.4, group_j=0.6),
+              wait_s=0.004, drain_s=0.2, server_items=8, per_item_s=0.008, fixed_s=0.004, per_item_j=0.4, fixed_j=0.6),
     candidate("b", 25, items=3, accuracy=0.7, service_s=0.03, completion_s=0.09, head_completion_s=0.084, wait_s=0.06,
-              drain_s=0.05, server_items=16, has_room=False, item_s=0.006, group_s=0.012, instances=2,
+              drain_s=0.05, server_items=16, has_room=False, per_item_s=0.006, fixed_s=0.012, instances=2,
               overdue_ratio=4.0),
 ]  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_every_feature_keeps_to_its_range(fleet: Fleet, situation: Situation) ->
 def test_features_have_no_unit(fleet: Fleet, situation: Situation) -> None:
     """A world in which everything takes seven times as long looks the same."""
     candidates = candidates_of(fleet, situation.queue)
-    times = ("service_s", "completion_s", "head_completion_s", "drain_s", "wait_s", "item_s", "group_s")
+    times = ("service_s", "completion_s", "head_completion_s", "drain_s", "wait_s", "per_item_s", "fixed_s")
     slow = [replace(c, **{name: 7 * getattr(c, name) for name in times}) for c in candidates]
     queue = situation.queue
     slow_queue = replace(queue, head_deadline_s=7 * queue.head_deadline_s, tail_deadline_s=7 * queue.tail_deadline_s)

@@ -11,11 +11,11 @@ from orchestrator.policies.learned.holds import may_fill, note_decision, standin
 from orchestrator.policies.memory import new_memory
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.fields import (
-    ASK_FIELDS,
     HEAD_ARRIVED_S,
     HEAD_DEADLINE_S,
     HOLD,
     NOW_S,
+    QUERY_FIELDS,
     QUEUE_ITEMS,
     REJECT,
     ROW_FIELDS,
@@ -29,37 +29,37 @@ class Held:
     def __init__(self) -> None:
         self.memory: Table = new_memory(1, 2)
         self.rows: Table = new_table(ROW_FIELDS, 2)
-        self.ask: Column = new_column(ASK_FIELDS)
+        self.query: Column = new_column(QUERY_FIELDS)
         self.base: Column = new_column(3)
         self.rows[ROW_HAS_ROOM][0] = 1.0
-        self.ask[NOW_S], self.ask[QUEUE_ITEMS], self.ask[HEAD_DEADLINE_S] = 1.0, 4.0, 3.0
+        self.query[NOW_S], self.query[QUEUE_ITEMS], self.query[HEAD_DEADLINE_S] = 1.0, 4.0, 3.0
         self.decide(HOLD, 2.0)
 
     def decide(self, row: int, until_s: float) -> None:
         """Let something be decided."""
-        note_decision(row, until_s, self.memory, self.rows, 2, self.ask, self.base)
+        note_decision(row, until_s, self.memory, self.rows, 2, self.query, self.base)
 
     def stands(self) -> tuple[int, float, float]:
         """Return what goes on."""
-        return standing_hold(self.memory, self.rows, 2, self.ask, self.base)
+        return standing_hold(self.memory, self.rows, 2, self.query, self.base)
 
 
 def test_a_hold_goes_on_while_few_arrive() -> None:
     held = Held()
-    held.ask[NOW_S], held.ask[QUEUE_ITEMS] = 1.9, 6.0
+    held.query[NOW_S], held.query[QUEUE_ITEMS] = 1.9, 6.0
     assert held.stands() == (HOLD, 0.0, 2.0)
 
 
 def _passes(held: Held) -> None:
-    held.ask[NOW_S] = 2.0
+    held.query[NOW_S] = 2.0
 
 
 def _grows(held: Held) -> None:
-    held.ask[QUEUE_ITEMS] = 7.0
+    held.query[QUEUE_ITEMS] = 7.0
 
 
 def _changes_head(held: Held) -> None:
-    held.ask[HEAD_DEADLINE_S] = 2.5
+    held.query[HEAD_DEADLINE_S] = 2.5
 
 
 def _gains_room(held: Held) -> None:
@@ -102,11 +102,11 @@ def test_nothing_stands_before_anything_was_decided() -> None:
 
 def arrivals(held: Held, *, rate_rps: float) -> None:
     """Let a steady stream arrive, all of which is sent at once, until 1 s."""
-    ask = new_column(ASK_FIELDS)
+    query = new_column(QUERY_FIELDS)
     for number in range(int(10 * rate_rps)):
-        ask[NOW_S] = 1 - 10 + number / rate_rps
-        ask[QUEUE_ITEMS], ask[HEAD_ARRIVED_S], ask[HEAD_DEADLINE_S] = 1.0, ask[NOW_S], ask[NOW_S] + 2
-        follow_arrivals(held.memory, ask)
+        query[NOW_S] = 1 - 10 + number / rate_rps
+        query[QUEUE_ITEMS], query[HEAD_ARRIVED_S], query[HEAD_DEADLINE_S] = 1.0, query[NOW_S], query[NOW_S] + 2
+        follow_arrivals(held.memory, query)
         note_leaving(0, 1.0, held.memory)
 
 
@@ -114,17 +114,17 @@ def test_a_batch_is_waited_for_only_when_somebody_is_expected() -> None:
     held = Held()
     held.memory = new_memory(1, 2)
     arrivals(held, rate_rps=20)
-    assert may_fill(0.06, held.memory, held.ask)  # 1.2 of 20 a second
-    assert not may_fill(0.04, held.memory, held.ask)
+    assert may_fill(0.06, held.memory, held.query)  # 1.2 of 20 a second
+    assert not may_fill(0.04, held.memory, held.query)
 
 
 def test_a_hold_that_brought_nobody_is_not_repeated_for_the_same_head() -> None:
     held = Held()
     arrivals(held, rate_rps=20)
-    held.ask[NOW_S] = 2.0
-    assert not may_fill(0.5, held.memory, held.ask)
-    held.ask[QUEUE_ITEMS] = 5.0
-    assert may_fill(0.5, held.memory, held.ask)
+    held.query[NOW_S] = 2.0
+    assert not may_fill(0.5, held.memory, held.query)
+    held.query[QUEUE_ITEMS] = 5.0
+    assert may_fill(0.5, held.memory, held.query)
 
 
 def test_who_waits_in_vain_again_and_again_is_held_no_more_until_that_is_long_ago() -> None:
@@ -132,19 +132,19 @@ def test_who_waits_in_vain_again_and_again_is_held_no_more_until_that_is_long_ag
     arrivals(held, rate_rps=20)
 
     def call(joined: float) -> None:
-        held.ask[QUEUE_ITEMS] = 4.0
+        held.query[QUEUE_ITEMS] = 4.0
         held.decide(HOLD, 2.0)
-        held.ask[QUEUE_ITEMS] += joined
+        held.query[QUEUE_ITEMS] += joined
         held.decide(0, 0.0)
 
     for _ in range(12):
         call(0.0)
-    assert not may_fill(1.0, held.memory, held.ask)  # 20 would join by the rate
+    assert not may_fill(1.0, held.memory, held.query)  # 20 would join by the rate
     for _ in range(3):
         call(1.0)
-    assert may_fill(1.0, held.memory, held.ask)
+    assert may_fill(1.0, held.memory, held.query)
     for _ in range(12):
         call(0.0)
     for _ in range(3000):
         held.decide(0, 0.0)
-    assert may_fill(1.0, held.memory, held.ask)
+    assert may_fill(1.0, held.memory, held.query)

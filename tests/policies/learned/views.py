@@ -12,8 +12,8 @@ from orchestrator.policies import Situation
 from orchestrator.policies.learned.decide import new_view, observe, parse_base
 from orchestrator.policies.memory import new_memory
 from orchestrator.policies.tables.compiled import new_column, new_table
-from orchestrator.policies.tables.fields import ASK_FIELDS, ROW_FIELDS
-from orchestrator.policies.tables.row_values import write_ask, write_candidate
+from orchestrator.policies.tables.fields import QUERY_FIELDS, ROW_FIELDS
+from orchestrator.policies.tables.row_values import write_candidate, write_query
 
 Floats = NDArray[np.float64]
 
@@ -28,15 +28,15 @@ def seen(
     """Return lines and context and mask, and the rows that are considered."""
     names = sorted({c.server for c in candidates})
     widths = sorted({c.width for c in candidates})
-    rows, ask, view = new_table(ROW_FIELDS, len(candidates)), new_column(ASK_FIELDS), new_view(len(candidates))
+    rows, query, view = new_table(ROW_FIELDS, len(candidates)), new_column(QUERY_FIELDS), new_view(len(candidates))
     for row, candidate in enumerate(candidates):
         write_candidate(rows, row, candidate, names.index(candidate.server), widths.index(candidate.width))
-    write_ask(ask, situation)
+    write_query(query, situation)
     weights = new_column(3)
     for at, value in enumerate(preference):
         weights[at] = value
     considered, allowed = observe(
-        parse_base(base).numbers, new_memory(len(names), len(widths)), rows, len(candidates), ask, weights, view
+        parse_base(base).numbers, new_memory(len(names), len(widths)), rows, len(candidates), query, weights, view
     )
     mask = np.array(view.mask)
     assert allowed == mask.sum()

@@ -9,12 +9,12 @@ import pytest
 from orchestrator.decision import Candidate, Dispatch, Hold, Reason
 from orchestrator.policies.rules.drain import row_to_drain, sendable_items, widest_draining
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
-from orchestrator.policies.tables.fields import ASK_FIELDS, HEAD_ITEMS, QUEUE_ITEMS, ROW_FIELDS
+from orchestrator.policies.tables.fields import HEAD_ITEMS, QUERY_FIELDS, QUEUE_ITEMS, ROW_FIELDS
 from orchestrator.policies.tables.row_values import write_candidate
 from tests.policies.cases import WIDTHS, Asker, line_candidate
 
-QUICK = line_candidate("a", 100, item_s=0.01, wait_s=0.02, max_batch_size=8)
-SLOW = line_candidate("b", 100, item_s=0.01, group_s=0.2, max_batch_size=8)
+QUICK = line_candidate("a", 100, per_item_s=0.01, wait_s=0.02, max_batch_size=8)
+SLOW = line_candidate("b", 100, per_item_s=0.01, fixed_s=0.2, max_batch_size=8)
 
 
 def rows_of(*candidates: Candidate) -> Table:
@@ -25,9 +25,9 @@ def rows_of(*candidates: Candidate) -> Table:
 
 
 def ask_for(items: int) -> Column:
-    ask = new_column(ASK_FIELDS)
-    ask[QUEUE_ITEMS], ask[HEAD_ITEMS] = float(items), 1.0
-    return ask
+    query = new_column(QUERY_FIELDS)
+    query[QUEUE_ITEMS], query[HEAD_ITEMS] = float(items), 1.0
+    return query
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_what_is_sendable_keeps_to_the_time_that_there_is(candidate: Candidate, 
 
 
 def test_a_server_whose_only_item_would_be_late_lets_nobody_run_wider() -> None:
-    narrow = line_candidate("a", 50, item_s=0.005, wait_s=0.02, max_batch_size=8)
+    narrow = line_candidate("a", 50, per_item_s=0.005, wait_s=0.02, max_batch_size=8)
     rows = rows_of(narrow, QUICK, replace(SLOW, width=WIDTHS[-1]))
     assert [widest_draining(0.12, rows, 3, ask_for(n)) for n in (9, 11, 19, 21)] == [100, 50, 50, 0]
     assert widest_draining(0.25, rows, 3, ask_for(28)) == 100  # 23 and 5
@@ -61,21 +61,21 @@ def test_a_slow_server_helps_to_drain_only_what_the_others_would_not_have_done_m
 
 
 def test_of_servers_with_room_the_one_whose_full_batch_ends_first_is_taken_at_its_quickest_width() -> None:
-    narrow = line_candidate("a", 50, item_s=0.005, wait_s=0.02, max_batch_size=8)
-    rows = rows_of(narrow, QUICK, line_candidate("b", 50, item_s=0.02, max_batch_size=2), SLOW)
+    narrow = line_candidate("a", 50, per_item_s=0.005, wait_s=0.02, max_batch_size=8)
+    rows = rows_of(narrow, QUICK, line_candidate("b", 50, per_item_s=0.02, max_batch_size=2), SLOW)
     assert row_to_drain(rows, 4, ask_for(99)) == (2, 2.0)  # after 0.04 s, the other after 0.06
-    busy = line_candidate("b", 50, item_s=0.02, has_room=False)
+    busy = line_candidate("b", 50, per_item_s=0.02, has_room=False)
     assert row_to_drain(rows_of(narrow, QUICK, busy), 3, ask_for(99)) == (0, 8.0)
 
 
 def test_a_single_server_has_nobody_to_share_a_queue_with() -> None:
-    narrow = line_candidate("a", 50, item_s=0.005, wait_s=0.02, max_batch_size=8)
+    narrow = line_candidate("a", 50, per_item_s=0.005, wait_s=0.02, max_batch_size=8)
     assert row_to_drain(rows_of(narrow, QUICK), 2, ask_for(99)) == (-1, 0.0)
 
 
 def test_thrift_drains_a_hopeless_queue_with_all_servers() -> None:
     fleet = [replace(QUICK, has_room=False), SLOW]
-    assert Asker("thrift").ask(fleet, slack_s=0.01, items=5) == Hold(Reason.BETTER_SERVER_BUSY)
-    sent = Asker("thrift").ask(fleet, slack_s=0.01, items=90)
+    assert Asker("thrift").query(fleet, slack_s=0.01, items=5) == Hold(Reason.BETTER_SERVER_BUSY)
+    sent = Asker("thrift").query(fleet, slack_s=0.01, items=90)
     assert isinstance(sent, Dispatch)
     assert (sent.candidate.server, sent.candidate.items, sent.reason) == ("b", 8, Reason.NONE_IN_TIME)

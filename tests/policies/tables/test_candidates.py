@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.decision import Candidate
 from orchestrator.policies import build_candidates
 from orchestrator.profile import LatencyFit, LatencyTable
-from orchestrator.snapshot import GroupInFlight, ModelName, QueueState, ServerName, ServerState, Width
+from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
 from tests.policies.fleets import Occupancy
 
@@ -23,10 +23,10 @@ def model(width: int) -> ModelName:
     return served_model(width).name
 
 
-def line(slope_s: float, group_s: float) -> LatencyFit:
+def line(slope_s: float, fixed_s: float) -> LatencyFit:
     fit = LatencyFit()
     for items in (1, 8):
-        fit = fit.observe(items, slope_s * items + group_s)
+        fit = fit.observe(items, slope_s * items + fixed_s)
     return fit
 
 
@@ -62,7 +62,7 @@ def test_expected_times_of_an_idle_server() -> None:
 def test_groups_in_flight_are_waited_for_and_the_first_has_already_run() -> None:
     latency = LatencyTable({(A, model(100)): line(0.010, 0.0)})
     busy = server(
-        in_flight=(GroupInFlight(model(100), 4, sent_s=-0.5), GroupInFlight(model(100), 2, sent_s=-0.4)),
+        in_flight=(BatchInFlight(model(100), 4, sent_s=-0.5), BatchInFlight(model(100), 2, sent_s=-0.4)),
         last_answer_s=-0.03,
     )
     assert backlog_s(busy, latency, now_s=0.0) == pytest.approx(0.04 - 0.03 + 0.02)
@@ -70,7 +70,7 @@ def test_groups_in_flight_are_waited_for_and_the_first_has_already_run() -> None
 
 def test_a_server_that_is_overdue_looks_worse_the_longer_it_is() -> None:
     latency = LatencyTable({(A, model(100)): line(0.010, 0.0)})
-    hanging = server(in_flight=(GroupInFlight(model(100), 4, sent_s=0.0),))
+    hanging = server(in_flight=(BatchInFlight(model(100), 4, sent_s=0.0),))
     waits = [backlog_s(hanging, latency, now_s=now_s) for now_s in (0.0, 0.04, 0.5, 10.0)]
     assert waits == pytest.approx([0.04, 0.0, 0.46, 9.96])
 
@@ -78,7 +78,7 @@ def test_a_server_that_is_overdue_looks_worse_the_longer_it_is() -> None:
 def test_load_of_another_family_counts_with_its_own_times() -> None:
     other = served_model(100, family="other")
     latency = LatencyTable({(A, model(100)): line(0.001, 0.0), (A, other.name): line(0.5, 0.0)})
-    busy = server(other_models=(other,), in_flight=(GroupInFlight(other.name, 2, sent_s=0.0),))
+    busy = server(other_models=(other,), in_flight=(BatchInFlight(other.name, 2, sent_s=0.0),))
     assert backlog_s(busy, latency, now_s=0.0) == pytest.approx(1.0)
 
 
@@ -102,7 +102,7 @@ def test_a_group_is_cut_so_that_the_head_is_in_time_unless_it_is_lost_anyway() -
 
 def test_a_slow_server_takes_only_what_it_answers_before_the_fast_one_would() -> None:
     latency = LatencyTable({(A, model(100)): line(0.010, 0.0), (B, model(100)): line(0.110, 0.0)})
-    busy = server("a", in_flight=(GroupInFlight(model(100), 32, sent_s=0.0),))
+    busy = server("a", in_flight=(BatchInFlight(model(100), 32, sent_s=0.0),))
     found = build([busy, server("b")], queue(100), latency)
     assert found["b", 100].items == 3  # 0.33 s, and the fast one would need 0.32 + 0.03 s
     assert found["a", 100].items == 32
@@ -125,17 +125,17 @@ def test_unhealthy_servers_other_widths_and_too_small_models_are_no_candidates()
 
 
 def test_a_full_server_is_a_candidate_without_room() -> None:
-    full = server(in_flight=(GroupInFlight(model(100), 1, 0.0),) * 2)
+    full = server(in_flight=(BatchInFlight(model(100), 1, 0.0),) * 2)
     assert not build([full], queue(), LatencyTable())["a", 100].has_room
 
 
 times = st.floats(1e-6, 1.0)
 server_states = st.lists(
     st.builds(
-        lambda index, groups, bound, widths: server(
+        lambda index, batches, bound, widths: server(
             f"s{index}",
             tuple(sorted(widths)),
-            in_flight=tuple(GroupInFlight(model(w), n, -0.01) for w, n in groups),
+            in_flight=tuple(BatchInFlight(model(w), n, -0.01) for w, n in batches),
             bound_items=tuple((model(w), n) for w, n in bound),
         ),
         st.integers(0, 50),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
 from orchestrator.policies import Binding, FleetTables, Situation, build_candidates, parse_policy
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
-from orchestrator.snapshot import GroupInFlight, QueueState, ServerName, ServerState, Width
+from orchestrator.snapshot import BatchInFlight, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
 from tests.policies.fleets import WIDTHS, fleet_server, fleets, latencies, model_name, queues
 from tests.policies.reference import reference_candidates
@@ -23,7 +23,7 @@ rounded_times = st.integers(1, 8).map(lambda ms: ms / 1000)  # so that lines are
 
 
 def situation(queue: QueueState = QUEUE, now_s: float = 0.0) -> Situation:
-    return Situation(queue, now_s, turn=3, lots=(0.3, 0.6), slack_margin=1.25)
+    return Situation(queue, now_s, turn=3, uniforms=(0.3, 0.6), slack_margin=1.25)
 
 
 def energies(servers: list[ServerState], joules: list[float]) -> EnergyTable:
@@ -42,7 +42,7 @@ def assert_same(found: tuple[Candidate, ...], expected: tuple[Candidate, ...]) -
         (c.server, c.width, c.items, c.has_room) for c in expected
     ]
     for one, other in zip(found, expected, strict=True):
-        assert (one.item_j, one.group_j) == (other.item_j, other.group_j)
+        assert (one.per_item_j, one.fixed_j) == (other.per_item_j, other.fixed_j)
         assert astuple(one)[1:-3] == pytest.approx(astuple(other)[1:-3], rel=1e-9, abs=1e-12)
         assert one.backlog_s == pytest.approx(other.backlog_s, rel=1e-9, abs=1e-12)
 
@@ -54,10 +54,10 @@ def test_tables_say_what_comparing_every_server_with_every_other_says(
     queue: QueueState,
     now_s: float,
     joules: list[float],
-    max_item_j: float | None,
+    max_per_item_j: float | None,
 ) -> None:
     servers, latency = fleet
-    queue = replace(queue, max_item_j=max_item_j)
+    queue = replace(queue, max_per_item_j=max_per_item_j)
     energy = energies(servers, joules)
     expected = reference_candidates(servers, queue, latency, now_s=now_s, slack_margin=1.25, energy=energy)
     found = build_candidates(servers, queue, latency, now_s=now_s, slack_margin=1.25, energy=energy)
@@ -73,9 +73,11 @@ def test_tables_say_what_comparing_every_server_with_every_other_says(
 def test_the_hull_finds_the_same_groups_as_all_pairs_do(
     lines: list[tuple[float, float, int]], head_items: int, more: int
 ) -> None:
-    held = [((100, 8, 0.0),) * groups for _, _, groups in lines]
-    servers = [fleet_server(f"s{i:02d}", held=groups, max_batch_size=64) for i, groups in enumerate(held)]
-    latency = latencies(**{f"s{i:02d}": {100: (item_s, group_s)} for i, (item_s, group_s, _) in enumerate(lines)})
+    held = [((100, 8, 0.0),) * batches for _, _, batches in lines]
+    servers = [fleet_server(f"s{i:02d}", held=batches, max_batch_size=64) for i, batches in enumerate(held)]
+    latency = latencies(
+        **{f"s{i:02d}": {100: (per_item_s, fixed_s)} for i, (per_item_s, fixed_s, _) in enumerate(lines)}
+    )
     queue = QueueState(head_items + more, head_items, 9.0, 9.0, WIDTHS)
     found = build_candidates(servers, queue, latency, now_s=0.0, slack_margin=1.25)
     expected = reference_candidates(servers, queue, latency, now_s=0.0, slack_margin=1.25, energy=EnergyTable())
@@ -108,7 +110,7 @@ def test_tables_kept_up_to_date_decide_as_new_ones(
 def test_only_what_a_server_holds_can_be_put_alone() -> None:
     latency = latencies(a={100: (0.01, 0.0)}, b={100: (0.02, 0.0)})
     tables = FleetTables([fleet_server("a"), fleet_server("b")], latency)
-    tables.put_load(fleet_server("a", held=((100, 4, 0.0),) * 9, group_limit=10))  # deeper than there was room for
+    tables.put_load(fleet_server("a", held=((100, 4, 0.0),) * 9, batch_limit=10))  # deeper than there was room for
     assert [c.wait_s for c in tables.candidates(situation())] == pytest.approx([0.36, 0.0])
     tables.put_load(fleet_server("a", bound_items=((model_name(100), 3),)))
     assert [(c.wait_s, c.server_items) for c in tables.candidates(situation())] == [(pytest.approx(0.03), 3), (0, 0)]
@@ -118,12 +120,12 @@ def test_only_what_a_server_holds_can_be_put_alone() -> None:
 
 
 def test_groups_of_models_that_are_gone_still_take_their_place() -> None:
-    held = (GroupInFlight(model_name(25), 4, 0.0), GroupInFlight(served_model(100, family="other").name, 4, 0.0))
-    for group_limit in (2, 3):
-        state = replace(fleet_server("a", group_limit=group_limit), in_flight=held)
+    held = (BatchInFlight(model_name(25), 4, 0.0), BatchInFlight(served_model(100, family="other").name, 4, 0.0))
+    for batch_limit in (2, 3):
+        state = replace(fleet_server("a", batch_limit=batch_limit), in_flight=held)
         tables = FleetTables([state], latencies(a={100: (0.01, 0.0)}))
         found = [(c.has_room, c.wait_s, c.server_items) for c in tables.candidates(situation())]
-        assert found == [(group_limit == 3, 0.0, 8)]
+        assert found == [(batch_limit == 3, 0.0, 8)]
 
 
 def test_servers_to_avoid_are_left_out_unless_there_are_no_others() -> None:

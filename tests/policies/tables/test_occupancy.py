@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from orchestrator.policies import build_candidates, mark_begun
 from orchestrator.profile import LatencyTable
-from orchestrator.snapshot import GroupInFlight, QueueState, ServerState
+from orchestrator.snapshot import BatchInFlight, QueueState, ServerState
 from tests.fakes.servers import served_model
 from tests.policies.fleets import WIDTHS, Occupancy, fleet_server, fleets, latencies, model_name
 
@@ -99,32 +99,32 @@ def test_several_instances_drain_a_queue_sooner_as_far_as_there_are_groups_for_t
 )
 def test_a_width_may_wait_with_one_group_more_than_it_has_instances(held: tuple[int, ...], room: set[int]) -> None:
     server = fleet_server(
-        widths=(25, 100), instances={25: 1, 100: 3}, held=tuple((w, 1, 0.0) for w in held), group_limit=4
+        widths=(25, 100), instances={25: 1, 100: 3}, held=tuple((w, 1, 0.0) for w in held), batch_limit=4
     )
     assert {m.width for m in server.models if server.has_room_for(m)} == room
     assert not any(replace(server, healthy=False).has_room_for(m) for m in server.models)
 
 
-def group(width: int, sent_s: float, began_s: float | None = None) -> GroupInFlight:
-    return GroupInFlight(model_name(width), 1, sent_s, began_s)
+def batch(width: int, sent_s: float, began_s: float | None = None) -> BatchInFlight:
+    return BatchInFlight(model_name(width), 1, sent_s, began_s)
 
 
 @pytest.mark.parametrize(
-    ("groups", "since_s", "began"),
+    ("batches", "since_s", "began"),
     [
-        ([group(100, 1.0), group(100, 2.0), group(100, 3.0)], None, [1.0, 2.0, None]),
-        ([group(100, 1.0), group(100, 2.0), group(100, 3.0)], 2.5, [2.5, 2.5, None]),
-        ([group(100, 1.0, 1.0), group(100, 3.0)], 2.5, [1.0, 3.0]),
-        ([group(25, 1.0), group(100, 2.0)], 2.5, [None, None]),  # one instance: no need to know, and no room beside
-        ([group(100, 1.0), group(25, 2.0), group(100, 3.0)], None, [1.0, None, None]),  # none overtakes
+        ([batch(100, 1.0), batch(100, 2.0), batch(100, 3.0)], None, [1.0, 2.0, None]),
+        ([batch(100, 1.0), batch(100, 2.0), batch(100, 3.0)], 2.5, [2.5, 2.5, None]),
+        ([batch(100, 1.0, 1.0), batch(100, 3.0)], 2.5, [1.0, 3.0]),
+        ([batch(25, 1.0), batch(100, 2.0)], 2.5, [None, None]),  # one instance: no need to know, and no room beside
+        ([batch(100, 1.0), batch(25, 2.0), batch(100, 3.0)], None, [1.0, None, None]),  # none overtakes
     ],
 )
 def test_groups_begin_when_an_instance_is_free(
-    groups: list[GroupInFlight], since_s: float | None, began: list[float | None]
+    batches: list[BatchInFlight], since_s: float | None, began: list[float | None]
 ) -> None:
-    marked = mark_begun(groups, {model_name(100): 2, model_name(25): 1}, since_s=since_s)
+    marked = mark_begun(batches, {model_name(100): 2, model_name(25): 1}, since_s=since_s)
     assert [g.began_s for g in marked] == began
-    assert marked == groups  # still known as the same
+    assert marked == batches  # still known as the same
 
 
 @settings(deadline=None)

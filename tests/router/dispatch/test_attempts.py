@@ -71,8 +71,8 @@ def in_time(outcomes: list[Answer | BaseException]) -> int:
 
 @pytest.mark.parametrize("policy", ["lert", "lert:slack", "jsq", "round-robin", "p2c", "max-accuracy"])
 async def test_the_death_of_one_of_two_servers_costs_no_request(policy: str) -> None:
-    told, dying = Told(), TroubledServer(item_s=0.002)
-    async with router_over(told, {"a": dying, "b": FakeServer(item_s=0.002)}, policy=policy) as router:
+    told, dying = Told(), TroubledServer(per_item_s=0.002)
+    async with router_over(told, {"a": dying, "b": FakeServer(per_item_s=0.002)}, policy=policy) as router:
         outcomes = await load(router, rps=200, seconds=5, at={2.002: dying.kill}, deadline_ms=250)
     assert in_time(outcomes) == 1000
     assert told.count("retry") > 0
@@ -81,8 +81,8 @@ async def test_the_death_of_one_of_two_servers_costs_no_request(policy: str) -> 
 @pytest.mark.parametrize("policy", ["lert", "lert:slack", "jsq", "round-robin", "p2c", "max-accuracy"])
 @pytest.mark.parametrize("trouble", ["hangs", "hangs_quietly"])
 async def test_a_hang_costs_no_request_that_another_server_can_answer_in_time(policy: str, trouble: str) -> None:
-    told, hanging = Told(), TroubledServer(item_s=0.002)
-    async with router_over(told, {"a": hanging, "b": FakeServer(item_s=0.002)}, policy=policy) as router:
+    told, hanging = Told(), TroubledServer(per_item_s=0.002)
+    async with router_over(told, {"a": hanging, "b": FakeServer(per_item_s=0.002)}, policy=policy) as router:
         outcomes = await load(
             router,
             rps=200,
@@ -98,8 +98,8 @@ async def test_a_hang_costs_no_request_that_another_server_can_answer_in_time(po
 
 
 async def test_a_hang_shorter_than_overdue_sends_nothing_again() -> None:
-    told, hanging = Told(), TroubledServer(item_s=0.002)
-    async with router_over(told, {"a": hanging, "b": FakeServer(item_s=0.002)}) as router:
+    told, hanging = Told(), TroubledServer(per_item_s=0.002)
+    async with router_over(told, {"a": hanging, "b": FakeServer(per_item_s=0.002)}) as router:
         await load(
             router,
             rps=200,
@@ -111,7 +111,7 @@ async def test_a_hang_shorter_than_overdue_sends_nothing_again() -> None:
 
 async def test_the_first_answer_counts_even_when_it_is_that_of_the_attempt_given_up() -> None:
     """The other server takes longer than the hang lasts, so what was hung answers first after all."""
-    told, hanging, slow = Told(), TroubledServer(item_s=0.001), FakeServer(item_s=1.0)
+    told, hanging, slow = Told(), TroubledServer(per_item_s=0.001), FakeServer(per_item_s=1.0)
     async with router_over(told, {"a": hanging, "b": slow}, deadline_ms=60_000) as router:
         hanging.hangs = True
         asyncio.get_running_loop().call_later(0.3, setattr, hanging, "hangs", False)
@@ -123,7 +123,7 @@ async def test_the_first_answer_counts_even_when_it_is_that_of_the_attempt_given
 
 
 async def test_a_request_that_nobody_else_can_answer_in_time_is_left_where_it_is() -> None:
-    told, hanging, slow = Told(), TroubledServer(item_s=0.001), FakeServer(item_s=1.0)
+    told, hanging, slow = Told(), TroubledServer(per_item_s=0.001), FakeServer(per_item_s=1.0)
     async with router_over(told, {"a": hanging, "b": slow}) as router:
         hanging.hangs = True
         asyncio.get_running_loop().call_later(0.06, setattr, hanging, "hangs", False)
@@ -138,8 +138,8 @@ async def test_errors_in_a_row_cost_no_request_and_eject_what_probes_do_not_show
                 return await FakeServer.infer_batch(self, model, batch)
             return await super()._run(model, batch)
 
-    told, failing = Told(), FailsOnImages(item_s=0.001)
-    servers = {"a": failing, "b": FakeServer(item_s=0.0015)}
+    told, failing = Told(), FailsOnImages(per_item_s=0.001)
+    servers = {"a": failing, "b": FakeServer(per_item_s=0.0015)}
     async with router_over(told, servers, ejection={"failures_in_row": 3}) as router:
         marked = [asyncio.create_task(router.infer(item(1 + n % 9))) for n in range(5)]
         await asyncio.gather(*marked)
@@ -156,8 +156,8 @@ async def test_errors_in_a_row_cost_no_request_and_eject_what_probes_do_not_show
 
 
 async def test_a_server_that_turns_slow_is_ejected_and_comes_back_with_a_growing_share() -> None:
-    told, slowing = Told(), TroubledServer(item_s=0.008)
-    servers = {"a": slowing, "b": FakeServer(item_s=0.008), "c": FakeServer(item_s=0.008)}
+    told, slowing = Told(), TroubledServer(per_item_s=0.008)
+    servers = {"a": slowing, "b": FakeServer(per_item_s=0.008), "c": FakeServer(per_item_s=0.008)}
     async with router_over(told, servers, policy="round-robin:100") as router:
         await load(router, rps=100, seconds=3, deadline_ms=500)
         slowing.slowdown = 10
@@ -172,7 +172,7 @@ async def test_a_server_that_turns_slow_is_ejected_and_comes_back_with_a_growing
 
 
 async def test_a_slowdown_of_all_servers_ejects_none() -> None:
-    told, servers = Told(), {name: TroubledServer(item_s=0.004) for name in "abc"}
+    told, servers = Told(), {name: TroubledServer(per_item_s=0.004) for name in "abc"}
     async with router_over(told, dict(servers), policy="round-robin:100") as router:
         await load(router, rps=100, seconds=3)
         for server in servers.values():
@@ -182,8 +182,8 @@ async def test_a_slowdown_of_all_servers_ejects_none() -> None:
 
 
 async def test_retries_keep_to_their_budget_when_everything_fails() -> None:
-    told, failing = Told(), TroubledServer(item_s=0.001)
-    servers: dict[str, FakeServer] = {"a": failing, "b": FakeServer(item_s=0.05)}
+    told, failing = Told(), TroubledServer(per_item_s=0.001)
+    servers: dict[str, FakeServer] = {"a": failing, "b": FakeServer(per_item_s=0.05)}
     settings = {"retries": {"minimum": 5, "burst": 5}, "ejection": {"failures_in_row": 100}}
     async with router_over(told, servers, **settings) as router:
         failing.fails = True
@@ -195,8 +195,8 @@ async def test_retries_keep_to_their_budget_when_everything_fails() -> None:
 
 async def test_a_hedge_answers_what_a_slow_group_would_have_kept_and_is_off_by_default() -> None:
     async def p_worst(told: Told, **settings: Any) -> float:
-        stalling = TroubledServer(item_s=0.01)
-        async with router_over(told, {"a": stalling, "b": FakeServer(item_s=0.012)}, **settings) as router:
+        stalling = TroubledServer(per_item_s=0.01)
+        async with router_over(told, {"a": stalling, "b": FakeServer(per_item_s=0.012)}, **settings) as router:
             await load(router, rps=20, seconds=3)
             stalling.hangs = True
             asyncio.get_running_loop().call_later(0.045, setattr, stalling, "hangs", False)
@@ -211,7 +211,7 @@ async def test_a_hedge_answers_what_a_slow_group_would_have_kept_and_is_off_by_d
 
 
 async def test_closing_does_not_wait_for_what_was_given_up() -> None:
-    told, hanging = Told(), TroubledServer(item_s=0.001)
+    told, hanging = Told(), TroubledServer(per_item_s=0.001)
     servers: dict[str, FakeServer] = {"a": hanging, "b": FakeServer()}
     loop = asyncio.get_running_loop()
     async with router_over(told, servers, group_timeout_s=1, drain_s=60) as router:
@@ -223,7 +223,7 @@ async def test_closing_does_not_wait_for_what_was_given_up() -> None:
 
 
 async def test_closing_waits_no_longer_than_it_is_told() -> None:
-    told, hanging = Told(), TroubledServer(item_s=0.001)
+    told, hanging = Told(), TroubledServer(per_item_s=0.001)
     loop = asyncio.get_running_loop()
     async with router_over(told, {"a": hanging}, drain_s=60) as router:
         hanging.hangs = True

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.config import GuardSettings
 from orchestrator.decision import Dispatch, Hold, Reason, Reject
 from orchestrator.errors import CapacityError, PermanentError
-from orchestrator.policies import Binding, Fault, FleetTables, Offers, parse_policy, policy_names
+from orchestrator.policies import Binding, CandidateSet, Fault, FleetTables, parse_policy, policy_names
 from orchestrator.router import Answer, Router
 from orchestrator.router.dispatch.guarded_policy import GuardedPolicy
 from orchestrator.router.observer import RouterObserver
@@ -169,7 +169,7 @@ async def test_on_stale_telemetry_the_fallback_decides_until_the_server_is_heard
 
 
 async def test_a_server_that_is_silent_is_no_reason_while_others_are_chosen_from() -> None:
-    observer, silent = Faults(), TroubledServer(item_s=0.001)
+    observer, silent = Faults(), TroubledServer(per_item_s=0.001)
     servers: dict[str, FakeServer] = {"a": silent, "b": FakeServer()}
     async with routed(servers, observer=observer, policy="lert", discovery_period_s=1, probes=None) as router:
         silent.hangs = True
@@ -186,7 +186,7 @@ async def test_a_slow_decision_is_not_used() -> None:
     slow = Scripted(lambda candidates, situation: Dispatch(candidates[0], Reason.DRAWN))
     guarded = GuardedPolicy(slow, parse_policy("lert"), GuardSettings(), observer, clock=lambda: next(times_s))
     tables = FleetTables([ServerState(ServerName(name), (served_model(100),)) for name in ("a", "b")])
-    names = [guarded.decide(Offers(tables, situation()), is_idle=True)[1] for _ in range(3)]
+    names = [guarded.decide(CandidateSet(tables, situation()), is_idle=True)[1] for _ in range(3)]
     assert names == ["scripted", "lert", "scripted"]
     assert observer.counts == {Fault.SLOW: 1}
     assert observer.decisions == 3
@@ -196,7 +196,7 @@ async def test_a_slow_decision_is_not_used() -> None:
 @pytest.mark.parametrize("policy", policy_names())
 async def test_every_policy_binds_early_or_late_as_told(policy: str, binding: str) -> None:
     observer = Faults()
-    servers = {"a": FakeServer(item_s=0.004), "b": FakeServer()}
+    servers = {"a": FakeServer(per_item_s=0.004), "b": FakeServer()}
     async with routed(servers, policy=policy, binding=binding, in_flight_groups=1, observer=observer) as router:
         calls = []
         for n in range(40):
@@ -228,7 +228,7 @@ async def test_no_rule_is_at_fault_when_more_comes_than_can_be_answered(policy: 
     Not control-limit, which waits for its limit whatever is under way.
     """
     observer = Faults()
-    servers = {"a": FakeServer(widths=(100,)), "b": FakeServer(widths=(100,), item_s=0.03)}
+    servers = {"a": FakeServer(widths=(100,)), "b": FakeServer(widths=(100,), per_item_s=0.03)}
     async with routed(servers, observer=observer, policy=policy) as router:
         calls = []
         for number in range(60):

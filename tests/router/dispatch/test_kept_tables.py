@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from orchestrator.policies import Situation, build_candidates
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
 from orchestrator.router.dispatch.kept_tables import KeptTables
-from orchestrator.snapshot import Family, GroupInFlight, QueueState, ServerState
+from orchestrator.snapshot import BatchInFlight, Family, QueueState, ServerState
 from tests.policies.fleets import WIDTHS, fleet_server, fleets, latencies, model_name, queues
 
 FASHION = Family("fashion")
@@ -16,7 +16,7 @@ NO_ENERGY = EnergyTable()
 
 
 def situation(queue: QueueState) -> Situation:
-    return Situation(queue, now_s=0.0, turn=0, lots=(0.0, 0.0), slack_margin=1.25)
+    return Situation(queue, now_s=0.0, turn=0, uniforms=(0.0, 0.0), slack_margin=1.25)
 
 
 @settings(max_examples=100)
@@ -36,7 +36,7 @@ def test_a_group_that_is_found_to_have_begun_earlier_counts_although_it_equals_t
     latency = latencies(a={100: (0.01, 0.0)})
     queue = QueueState(1, 1, 1.0, 1.0, WIDTHS)
     kept = KeptTables()
-    held = GroupInFlight(model_name(100), 4, -0.03)
+    held = BatchInFlight(model_name(100), 4, -0.03)
     server = replace(fleet_server("a"), models=tuple(replace(m, instances=2) for m in fleet_server("a").models))
     for began_s in (None, -0.02):
         states = [replace(server, in_flight=(replace(held, began_s=began_s), held))]
@@ -50,4 +50,4 @@ def test_joules_that_become_known_are_offered() -> None:
     kept.mend(FASHION, states, latency, NO_ENERGY)
     energy = EnergyTable({(states[0].name, model_name(100)): EnergyLine(0.5, 0.25, EnergySource.ESTIMATED)})
     found = kept.mend(FASHION, states, latency, energy).candidates(situation(queue))
-    assert {c.width: c.item_j for c in found}[WIDTHS[-1]] == 0.5
+    assert {c.width: c.per_item_j for c in found}[WIDTHS[-1]] == 0.5

@@ -14,7 +14,7 @@ from tests.router.test_router import right, routed
 
 
 @pytest.mark.parametrize(
-    ("waiting", "free", "item_s", "group_s", "expected"),
+    ("waiting", "free", "per_item_s", "fixed_s", "expected"),
     [
         (32, 4, 0.0001, 0.0001, 8),
         (32, 2, 0.0001, 0.0001, 16),
@@ -28,24 +28,26 @@ from tests.router.test_router import right, routed
         (32, 4, 0.0, 0.001, 32),  # nothing is known
     ],
 )
-def test_parts(waiting: int, free: int, item_s: float, group_s: float, expected: int) -> None:
-    assert part_of(waiting, free, item_s, group_s) == expected
+def test_parts(waiting: int, free: int, per_item_s: float, fixed_s: float, expected: int) -> None:
+    assert part_of(waiting, free, per_item_s, fixed_s) == expected
 
 
 @given(st.integers(1, 500), st.integers(1, 8), st.floats(0, 0.01), st.floats(0, 0.01))
 def test_parts_fill_the_room_there_is_and_hold_something(
-    waiting: int, free: int, item_s: float, group_s: float
+    waiting: int, free: int, per_item_s: float, fixed_s: float
 ) -> None:
-    part = part_of(waiting, free, item_s, group_s)
+    part = part_of(waiting, free, per_item_s, fixed_s)
     assert 1 <= part <= waiting
     assert part * free >= waiting
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize(("item_s", "groups"), [(0.0002, [8, 8, 8, 8]), (0.01, [32])])
-async def test_callers_that_come_together_are_spread_where_groups_are_short(item_s: float, groups: list[int]) -> None:
-    server = FakeServer((100,), item_s=item_s, group_s=0.0001)
+@pytest.mark.parametrize(("per_item_s", "batches"), [(0.0002, [8, 8, 8, 8]), (0.01, [32])])
+async def test_callers_that_come_together_are_spread_where_groups_are_short(
+    per_item_s: float, batches: list[int]
+) -> None:
+    server = FakeServer((100,), per_item_s=per_item_s, fixed_s=0.0001)
     async with routed({"a": server}, policy="lert", deadline_ms=10_000) as router:
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(32)))
     assert all(right(answer, n) for n, answer in enumerate(answers))
-    assert [items for _, items in server.groups] == groups
+    assert [items for _, items in server.batches] == batches

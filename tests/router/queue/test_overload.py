@@ -16,7 +16,7 @@ from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.overload import comes_too_late
 from orchestrator.router.queue.request import LaneKey, PendingRequest
-from orchestrator.router.queue.request_queue import Lane, Outlook
+from orchestrator.router.queue.request_queue import Lane, QueueEstimate
 from orchestrator.snapshot import Family, Width
 from tests.fakes.servers import FakeServer, item
 from tests.fakes.troubled import TroubledServer
@@ -51,23 +51,23 @@ async def timed(
 
 
 async def burst(router: Router, *, rate_rps: float, seconds: float, **wishes: Any) -> list[Any]:
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as batch:
         tasks = []
         for n in range(int(rate_rps * seconds)):
-            tasks.append(group.create_task(timed(router, n % 10, deadline_ms=DEADLINE_S * 1e3, **wishes)))
+            tasks.append(batch.create_task(timed(router, n % 10, deadline_ms=DEADLINE_S * 1e3, **wishes)))
             await asyncio.sleep(1 / rate_rps)
     return [task.result() for task in tasks]
 
 
 # This server answers at most 19.9/s at full width, 50 ms each, and 291/s at 25 %, both in groups of 32.
 # With more groups in flight a few of them are bound to wider widths before the burst is seen for what it is.
-@pytest.mark.parametrize(("groups", "narrow_ratio"), [(2, 1.0), (4, 0.98)])
+@pytest.mark.parametrize(("batches", "narrow_ratio"), [(2, 1.0), (4, 0.98)])
 async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_past_the_deadline_for_it(
-    groups: int, narrow_ratio: float
+    batches: int, narrow_ratio: float
 ) -> None:
     full_rps, narrow_rps = 20.0, 290.0
-    server = FakeServer(item_s=0.05, group_s=0.01)
-    async with routed({"a": server}, policy="lert:slack", in_flight_groups=groups) as router:
+    server = FakeServer(per_item_s=0.05, fixed_s=0.01)
+    async with routed({"a": server}, policy="lert:slack", in_flight_groups=batches) as router:
         calm = await burst(router, rate_rps=0.5 * full_rps, seconds=2)
         assert all(isinstance(outcome, Answer) and outcome.width == 100 for _, _, outcome in calm)
         # Five times what the full width answers: all is answered, in time, with less accuracy.
@@ -105,34 +105,34 @@ async def test_who_comes_too_late_is_told_by_what_goes_before_and_what_can_be_an
 
     crowd = [waiting(1.0) for _ in range(100)]
     # What a server that hangs holds makes the queue look endless; the others' capacity does not.
-    lane.outlook = Outlook(item_drain_s=60.0, most_rps=200.0)
+    lane.estimate = QueueEstimate(item_drain_s=60.0, most_rps=200.0)
     assert not comes_too_late(lane, waiting(1.0))
-    lane.outlook = Outlook(item_drain_s=0.001, most_rps=50.0)
+    lane.estimate = QueueEstimate(item_drain_s=0.001, most_rps=50.0)
     last = waiting(1.0)
     assert comes_too_late(lane, last)
     assert not comes_too_late(lane, waiting(0.5)), "it goes before the others"
     assert not comes_too_late(lane, waiting(1.0, own=False))
     last.attempts = 1
     assert not comes_too_late(lane, last), "it has been sent before and may be answered by that"
-    lane.outlook = Outlook(item_drain_s=0.001)
+    lane.estimate = QueueEstimate(item_drain_s=0.001)
     assert not comes_too_late(lane, crowd[-1]), "nothing is known"
 
 
 async def test_what_a_server_that_hangs_holds_up_is_no_reason_to_refuse_what_the_other_can_answer() -> None:
-    servers = {"a": FakeServer(item_s=0.02), "b": FakeServer(item_s=0.02)}
+    servers = {"a": FakeServer(per_item_s=0.02), "b": FakeServer(per_item_s=0.02)}
     async with routed(servers, policy="lert:slack") as router:
         await burst(router, rate_rps=40, seconds=2)
-        servers["b"].group_s = 60.0
+        servers["b"].fixed_s = 60.0
         outcomes = await burst(router, rate_rps=100, seconds=4)
     refused = [outcome for _, _, outcome in outcomes if not isinstance(outcome, Answer)]
     assert refused == []
 
 
 async def test_a_server_that_hangs_costs_no_accuracy_where_the_other_has_time() -> None:
-    servers = {name: FakeServer(item_s=0.006) for name in "ab"}
+    servers = {name: FakeServer(per_item_s=0.006) for name in "ab"}
     async with routed(servers, policy="lert:slack") as router:
         await burst(router, rate_rps=100, seconds=1)
-        servers["b"].group_s = 60.0
+        servers["b"].fixed_s = 60.0
         await burst(router, rate_rps=100, seconds=1)
         outcomes = await burst(router, rate_rps=100, seconds=4)
     assert {outcome.width for _, _, outcome in outcomes if isinstance(outcome, Answer)} == {100}
@@ -140,7 +140,7 @@ async def test_a_server_that_hangs_costs_no_accuracy_where_the_other_has_time() 
 
 
 async def test_a_server_that_stalls_while_another_is_slow_is_no_reason_to_refuse_what_comes() -> None:
-    servers = {"quick": FakeServer(item_s=0.01), "slow": FakeServer(item_s=1.0)}
+    servers = {"quick": FakeServer(per_item_s=0.01), "slow": FakeServer(per_item_s=1.0)}
     patience = {"overdue_factor": 1, "overdue_floor_ms": 1}
     async with routed(servers, policy="lert:slack", retries=patience, ejection={"latency_floor_ms": 1e6}) as router:
         await asyncio.sleep(0.01)
@@ -160,13 +160,13 @@ class Stalling(FakeServer):
 
     def service_s(self, width: int, items: int) -> float:
         expected_s = super().service_s(width, items)
-        return (expected_s, expected_s * 4 / 3)[len(self.groups) % 2] + (0.1 if len(self.groups) % 10 == 9 else 0.0)
+        return (expected_s, expected_s * 4 / 3)[len(self.batches) % 2] + (0.1 if len(self.batches) % 10 == 9 else 0.0)
 
 
 async def test_servers_that_stall_make_nobody_late_in_a_burst_and_none_is_refused_while_narrower_widths_have_time() -> (
     None
 ):
-    servers = {name: Stalling(item_s=0.05, group_s=0.01) for name in "ab"}
+    servers = {name: Stalling(per_item_s=0.05, fixed_s=0.01) for name in "ab"}
     async with routed(servers) as router:
         pressed = await burst(router, rate_rps=350, seconds=4)
         flood = await burst(router, rate_rps=2500, seconds=3)
@@ -185,20 +185,20 @@ async def test_a_pinned_width_and_an_accuracy_floor_are_shed_rather_than_narrowe
 
 
 async def test_an_idle_server_is_tried_whatever_is_expected_of_it() -> None:
-    server = FakeServer(item_s=1.0)
+    server = FakeServer(per_item_s=1.0)
     async with routed({"a": server}, policy="lert:slack") as router:
         _, wait_s, outcome = await timed(router, 0, deadline_ms=10)
         assert isinstance(outcome, DeadlineError), "it was sent"
         assert wait_s == pytest.approx(0.01), "and nobody waits longer than he asked to"
         await asyncio.sleep(1)
-        assert server.groups[-1] == (25, 1), "what nobody waits for any more runs to its end"
-        server.item_s = 0.001  # it is believed to be slow, and would never be seen to be quick again
+        assert server.batches[-1] == (25, 1), "what nobody waits for any more runs to its end"
+        server.per_item_s = 0.001  # it is believed to be slow, and would never be seen to be quick again
         outcomes = [await timed(router, n, deadline_ms=10) for n in range(40)]
         assert all(isinstance(outcome, Answer) for _, _, outcome in outcomes)
 
 
 async def test_only_deadlines_of_the_callers_own_are_a_reason_to_be_given_up() -> None:
-    async with routed({"a": FakeServer(item_s=0.1)}, policy="lert", deadline_ms=20) as router:
+    async with routed({"a": FakeServer(per_item_s=0.1)}, policy="lert", deadline_ms=20) as router:
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(60)))
         assert not all(answer.deadline_met for answer in answers)
         outcomes = await asyncio.gather(*(timed(router, n, deadline_ms=20) for n in range(60)))
@@ -210,7 +210,7 @@ async def test_only_deadlines_of_the_callers_own_are_a_reason_to_be_given_up() -
 
 async def test_without_shedding_late_answers_are_given() -> None:
     settings = {"shed_late": False}
-    async with routed({"a": FakeServer(item_s=0.1)}, policy="lert", overload=settings) as router:
+    async with routed({"a": FakeServer(per_item_s=0.1)}, policy="lert", overload=settings) as router:
         answers = await asyncio.gather(*(router.infer(item(n), deadline_ms=20) for n in range(60)))
     assert all(right(answer, n) for n, answer in enumerate(answers))
 
@@ -261,7 +261,7 @@ async def test_who_waits_behind_a_server_that_hangs_is_told_before_the_deadline(
     patience = {"overdue_floor_ms": 5000}
     settings = {"in_flight_groups": 2, "retries": patience}
     async with routed({"a": server}, policy="lert", observer=observer, **settings) as router:
-        server.group_s = 2.0
+        server.fixed_s = 2.0
         first = asyncio.create_task(router.infer(item(0)))
         await asyncio.sleep(0.001)
         second = asyncio.create_task(router.infer(item(0)))  # the server's budget is spent
@@ -276,7 +276,7 @@ async def test_who_waits_behind_a_server_that_hangs_is_told_before_the_deadline(
 async def test_a_deadline_that_a_hanging_server_can_not_keep_is_told_at_once_though_it_has_room() -> None:
     server, observer = FakeServer(), Sheds()
     async with routed({"a": server}, policy="lert", observer=observer) as router:
-        server.group_s = 2.0
+        server.fixed_s = 2.0
         first = asyncio.create_task(router.infer(item(0)))
         await asyncio.sleep(0.3)  # the first is overdue by now
         _, wait_s, outcome = await timed(router, 1, deadline_ms=200)
@@ -304,7 +304,7 @@ async def test_higher_priorities_go_first_and_deadlines_decide_within_one() -> N
         await router.infer(item(0), deadline_ms=deadline_ms, priority=priority, **wishes)
         order.append(name)
 
-    async with routed({"a": server}, policy="lert", in_flight_groups=1) as router, asyncio.TaskGroup() as group:
+    async with routed({"a": server}, policy="lert", in_flight_groups=1) as router, asyncio.TaskGroup() as batch:
         for name, deadline_ms, priority in (
             ("low", 900, 3),
             ("default", 1000, 0),
@@ -312,15 +312,15 @@ async def test_higher_priorities_go_first_and_deadlines_decide_within_one() -> N
             ("high, later", 2000, 1),
             ("high", 1500, 1),
         ):
-            group.create_task(call(router, name, deadline_ms, priority))
-        group.create_task(call(router, "high in another lane", 1700, 1, min_accuracy=0.92))
+            batch.create_task(call(router, name, deadline_ms, priority))
+        batch.create_task(call(router, "high in another lane", 1700, 1, min_accuracy=0.92))
     assert order == ["high", "high in another lane", "high, later", "default", "unknown level", "low"]
 
 
 async def test_a_full_queue_gives_up_the_least_important_for_something_more_important() -> None:
     observer = Sheds()
     async with routed(
-        {"a": FakeServer(item_s=0.5)},
+        {"a": FakeServer(per_item_s=0.5)},
         queue_limit=4,
         in_flight_groups=1,
         policy="lert",
@@ -355,7 +355,7 @@ async def test_a_full_queue_gives_up_the_least_important_for_something_more_impo
 
 
 async def test_the_queue_is_bounded_in_bytes() -> None:
-    kibibyte = FakeServer(item_s=0.5, shape=(1, 16, 16))
+    kibibyte = FakeServer(per_item_s=0.5, shape=(1, 16, 16))
     array = np.zeros((1, 16, 16), np.float32)
     settings = {"queue_limit_mib": 4.5 / 1024}
     async with routed({"a": kibibyte}, in_flight_groups=1, policy="lert", warm_up=False, overload=settings) as router:
@@ -370,7 +370,7 @@ async def test_the_queue_is_bounded_in_bytes() -> None:
 
 async def test_what_was_given_up_leaves_no_tensor_behind() -> None:
     async with routed(
-        {"a": FakeServer(item_s=10.0)},
+        {"a": FakeServer(per_item_s=10.0)},
         policy="lert",
         warm_up=False,
         in_flight_groups=1,
@@ -394,7 +394,7 @@ async def test_what_was_given_up_leaves_no_tensor_behind() -> None:
 
 async def test_a_second_copy_that_has_to_leave_the_queue_leaves_its_request_to_the_first() -> None:
     """And what is to be sent a third time still has its tensor."""
-    observer, slow, busy = Sheds(), TroubledServer(item_s=0.001), FakeServer(item_s=0.001)
+    observer, slow, busy = Sheds(), TroubledServer(per_item_s=0.001), FakeServer(per_item_s=0.001)
     retries = {"overdue_floor_ms": 50}
     async with routed(
         {"a": slow, "b": busy},
@@ -405,7 +405,7 @@ async def test_a_second_copy_that_has_to_leave_the_queue_leaves_its_request_to_t
         probes=None,
         observer=observer,
     ) as router:
-        slow.hangs_quietly, busy.item_s = True, 2.0
+        slow.hangs_quietly, busy.per_item_s = True, 2.0
         first = asyncio.create_task(router.infer(item(3), priority=3))
         await asyncio.sleep(0.001)
         other = asyncio.create_task(router.infer(item(4)))

@@ -21,8 +21,8 @@ PROBES = {"period_s": 10}
 
 
 async def test_a_server_that_turns_wrong_is_out_within_a_period_and_back_when_it_is_right_again() -> None:
-    told, wrong = Told(), TroubledServer(item_s=0.001)
-    servers = {"a": wrong, "b": FakeServer(item_s=0.01), "c": FakeServer(item_s=0.01)}
+    told, wrong = Told(), TroubledServer(per_item_s=0.001)
+    servers = {"a": wrong, "b": FakeServer(per_item_s=0.01), "c": FakeServer(per_item_s=0.01)}
     async with router_over(told, servers, probes=PROBES) as router:
         assert (await router.infer(item(3))).server == "a"
         wrong.is_wrong = True
@@ -40,7 +40,7 @@ async def test_a_server_that_turns_wrong_is_out_within_a_period_and_back_when_it
 
 
 async def test_a_single_server_that_turns_wrong_serves_no_more_until_it_is_right() -> None:
-    told, wrong = Told(), TroubledServer(item_s=0.001)
+    told, wrong = Told(), TroubledServer(per_item_s=0.001)
     async with router_over(told, {"a": wrong}, probes=PROBES) as router:
         await asyncio.sleep(15)
         wrong.is_wrong = True
@@ -53,7 +53,7 @@ async def test_a_single_server_that_turns_wrong_serves_no_more_until_it_is_right
 
 
 async def test_one_that_joins_wrong_never_gets_a_request() -> None:
-    told, wrong = Told(), TroubledServer(item_s=0.0001)
+    told, wrong = Told(), TroubledServer(per_item_s=0.0001)
     wrong.is_wrong = True
     servers = {"a": FakeServer(), "b": FakeServer(), "c": wrong}
     async with router_over(told, servers, probes=PROBES) as router:
@@ -71,7 +71,7 @@ class OneWidthWrong(TroubledServer):
 
 @pytest.mark.parametrize("sha256", ["same", None])
 async def test_only_the_width_that_is_wrong_is_out_and_nan_needs_nobody_to_compare_with(sha256: str | None) -> None:
-    told, wrong = Told(), OneWidthWrong(item_s=0.001)
+    told, wrong = Told(), OneWidthWrong(per_item_s=0.001)
     wrong.models = tuple(dataclasses.replace(m, sha256=sha256 and f"{sha256}{m.width}") for m in wrong.models)
     async with router_over(told, {"a": wrong}, probes=PROBES) as router:
         wrong.is_wrong = True
@@ -81,7 +81,7 @@ async def test_only_the_width_that_is_wrong_is_out_and_nan_needs_nobody_to_compa
 
 
 async def test_other_weights_are_no_wrong_answer() -> None:
-    told, other = Told(), TroubledServer(item_s=0.001)
+    told, other = Told(), TroubledServer(per_item_s=0.001)
     other.is_wrong = True  # which is to say: another network
     other.models = tuple(dataclasses.replace(m, sha256=f"new-{m.width}") for m in other.models)
     async with router_over(told, {"a": other, "b": FakeServer(), "c": FakeServer()}, probes=PROBES) as router:
@@ -103,11 +103,11 @@ async def test_two_that_contradict_each_other_from_the_beginning_both_stay_and_i
 
 
 async def test_probes_cost_one_item_a_width_and_period_and_wait_for_a_quiet_moment() -> None:
-    told, server = Told(), FakeServer(item_s=0.02)
+    told, server = Told(), FakeServer(per_item_s=0.02)
     async with router_over(told, {"a": server}, probes=PROBES) as router:
-        server.groups.clear()
+        server.batches.clear()
         await asyncio.sleep(100.5)
-        assert len(server.groups) == pytest.approx(40, abs=4)
-        assert {items for _, items in server.groups} == {1}
+        assert len(server.batches) == pytest.approx(40, abs=4)
+        assert {items for _, items in server.batches} == {1}
         outcomes = [await router.infer(item(n % 10)) for n in range(500)]
         assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))

@@ -22,7 +22,7 @@ SETTINGS = RouterSettings(policy="lert:100", discovery_period_s=1.0, guard=NO_TI
 
 
 def server_with(sha256: str = SHA256) -> FakeServer:
-    server = FakeServer((25, 100), item_s=0.01, group_s=0.002)
+    server = FakeServer((25, 100), per_item_s=0.01, fixed_s=0.002)
     server.models = tuple(replace(model, sha256=sha256) for model in server.models)
     return server
 
@@ -35,12 +35,12 @@ def router_of(server: FakeServer, *entries: int) -> Router:
 async def test_what_has_an_entry_starts_from_it_and_is_not_warmed_up() -> None:
     server = server_with()
     async with router_of(server, 25, 100) as router:
-        assert server.groups == []
+        assert server.batches == []
         narrow, wide = router.models()
         assert router.latency.line(A, wide, (narrow, wide)) == pytest.approx((0.01, 0.002))
         line = router.energy.line(A, wide.name)
         assert line is not None
-        assert (line.item_j, line.group_j) == pytest.approx((0.1, 0.5))
+        assert (line.per_item_j, line.fixed_j) == pytest.approx((0.1, 0.5))
         assert line.source is EnergySource.ESTIMATED
         assert (await router.infer(item(3))).width == 100
 
@@ -49,7 +49,7 @@ async def test_what_has_none_is_warmed_up_and_costs_unknown_joules(caplog: pytes
     server = server_with()
     with caplog.at_level(logging.WARNING):
         async with router_of(server, 100) as router:
-            assert {width for width, _ in server.groups} == {25}
+            assert {width for width, _ in server.batches} == {25}
             assert router.energy.line(A, router.models()[0].name) is None
     assert "no entry for model fashion_w025 on server a" in caplog.text
 
@@ -58,7 +58,7 @@ async def test_entries_for_other_weights_are_ignored_with_one_warning(caplog: py
     server = server_with("f" * 64)
     with caplog.at_level(logging.WARNING):
         async with router_of(server, 25, 100) as router:
-            assert {width for width, _ in server.groups} == {25, 100}
+            assert {width for width, _ in server.batches} == {25, 100}
             assert router.energy.lines == {}
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
@@ -81,7 +81,7 @@ async def test_observations_of_the_same_weights_outlive_an_absence_and_those_of_
 
 async def test_a_machine_slower_than_its_profile_is_noticed_from_its_answers() -> None:
     server = server_with()
-    server.item_s, server.group_s = 0.03, 0.006
+    server.per_item_s, server.fixed_s = 0.03, 0.006
     async with router_of(server, 25, 100) as router:
         for _ in range(16):
             await router.infer(item(3))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.router.servers.reference_consensus import Ballot, Scores, agree, read_scores
+from orchestrator.router.servers.reference_consensus import ReferenceConsensus, Scores, agree, read_scores
 from orchestrator.snapshot import ServerName
 
 A, B, C, D = (ServerName(name) for name in "abcd")
@@ -15,11 +15,11 @@ RIGHT, NEARLY, WRONG, OTHER = (1.0, -8.0, 3.0), (1.01, -7.95, 3.02), (3.0, 1.0, 
 TOLERANCE = 0.02
 
 
-def cast(*votes: tuple[ServerName, Scores | None], ballot: Ballot | None = None) -> Ballot:
-    ballot = ballot or Ballot()
+def cast(*votes: tuple[ServerName, Scores | None], consensus: ReferenceConsensus | None = None) -> ReferenceConsensus:
+    consensus = consensus or ReferenceConsensus()
     for server, scores in votes:
-        ballot = ballot.cast(server, scores, TOLERANCE)
-    return ballot
+        consensus = consensus.cast(server, scores, TOLERANCE)
+    return consensus
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_a_contradiction_that_nobody_can_decide_is_told() -> None:
 
 def test_the_reference_outlives_the_servers_that_gave_it() -> None:
     alone = cast((A, RIGHT), (B, RIGHT)).without([A, B])
-    assert cast((C, WRONG), ballot=alone).wrong(TOLERANCE) == {C}
-    assert cast((C, NEARLY), ballot=alone).wrong(TOLERANCE) == frozenset()
+    assert cast((C, WRONG), consensus=alone).wrong(TOLERANCE) == {C}
+    assert cast((C, NEARLY), consensus=alone).wrong(TOLERANCE) == frozenset()
 
 
 scores = st.tuples(*[st.floats(-100, 100)] * 3)
@@ -76,15 +76,15 @@ def test_one_against_many_is_always_the_wrong_one(
 def test_never_is_everybody_wrong_who_gave_an_answer_that_a_majority_gave(
     votes: list[tuple[ServerName, Scores | None]],
 ) -> None:
-    ballot = cast(*votes)
-    valid = {name: vote for name, vote in ballot.votes.items() if vote is not None}
-    wrong = ballot.wrong(TOLERANCE)
+    consensus = cast(*votes)
+    valid = {name: vote for name, vote in consensus.votes.items() if vote is not None}
+    wrong = consensus.wrong(TOLERANCE)
     for name, vote in valid.items():
         agreeing = [other for other in valid.values() if agree(vote, other, TOLERANCE)]
         if len(agreeing) == len(valid) >= 2 and all(
             agree(a, b, TOLERANCE) for a in valid.values() for b in valid.values()
         ):
-            assert name not in wrong or ballot.reference is not None
+            assert name not in wrong or consensus.reference is not None
             assert not (wrong >= valid.keys())
 
 

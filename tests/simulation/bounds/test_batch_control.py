@@ -22,7 +22,7 @@ def test_items_one_by_one_wait_as_pollaczek_and_khinchine_say() -> None:
 
 @pytest.mark.parametrize("limit", [1, 4, 12])
 def test_a_control_limit_costs_what_the_simulator_says(limit: int) -> None:
-    model = linear_model(100, item_s=0.001, group_s=0.002, max_batch_size=16, item_j=0.05, group_j=0.5)
+    model = linear_model(100, per_item_s=0.001, fixed_s=0.002, max_batch_size=16, per_item_j=0.05, fixed_j=0.5)
     settings = scenario(
         requests=150_000,
         load=0.4,

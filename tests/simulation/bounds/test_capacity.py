@@ -10,8 +10,8 @@ from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.snapshot import ServerName
 from tests.simulation.worlds import servers
 
-NARROW = linear_model(25, item_s=0.005, max_batch_size=1, accuracy=0.7, item_j=1.0)
-WIDE = linear_model(100, item_s=0.02, max_batch_size=1, accuracy=0.8, item_j=3.0)
+NARROW = linear_model(25, per_item_s=0.005, max_batch_size=1, accuracy=0.7, per_item_j=1.0)
+WIDE = linear_model(100, per_item_s=0.02, max_batch_size=1, accuracy=0.8, per_item_j=3.0)
 
 
 def test_the_most_utility_is_where_a_points_accuracy_costs_as_much_in_joules() -> None:
@@ -27,7 +27,7 @@ def test_the_most_utility_is_where_a_points_accuracy_costs_as_much_in_joules() -
 
 
 def test_unknown_joules_are_no_bound_unless_they_cost_nothing() -> None:
-    fleet = servers(1, NARROW, linear_model(100, item_s=0.02, max_batch_size=1, accuracy=0.8), idle_w=10.0)
+    fleet = servers(1, NARROW, linear_model(100, per_item_s=0.02, max_batch_size=1, accuracy=0.8), idle_w=10.0)
     assert most_utility(fleet, 80.0, price=0.04) is None
     assert most_utility(fleet, 80.0, price=0.0) == pytest.approx(most_accuracy(fleet, 80.0))
     assert most_utility(fleet, 40.0, price=0.0, min_accuracy=0.75) == pytest.approx(0.8)
@@ -41,7 +41,9 @@ def test_the_most_utility_is_the_best_of_the_joule_bounds(count: int, load: floa
         SimulatedServer(
             ServerName(f"s{at}"),
             tuple(
-                linear_model(w, item_s=w * s, accuracy=0.6 + w / 400, item_j=w * j, max_batch_size=4, group_j=0.01)
+                linear_model(
+                    w, per_item_s=w * s, accuracy=0.6 + w / 400, per_item_j=w * j, max_batch_size=4, fixed_j=0.01
+                )
                 for w in (25, 50, 100)
                 for s, j in [rng.uniform(1e-5, 1e-4, 2)]
             ),

@@ -34,12 +34,12 @@ def brute_force(fleet: Sequence[SimulatedServer], arrived: Sequence[int], due: i
                 for size in range(1, min(len(ready), model.max_batch_size) + 1):
                     end = now + round(model.service_s[size - 1])
                     joules = 0.0 if model.energy_j is None else model.energy_j[size - 1]
-                    for group in combinations(ready, size):
-                        if any(arrived[i] + due < end for i in group):
+                    for batch in combinations(ready, size):
+                        if any(arrived[i] + due < end for i in batch):
                             continue
                         after = (*free[:at], end, *free[at + 1 :])
                         earned = size * model.accuracy - exchange * joules
-                        found = max(found, earned + best(now, after, left - set(group)))
+                        found = max(found, earned + best(now, after, left - set(batch)))
         return found
 
     return best(0, (0,) * len(fleet), frozenset(range(len(arrived))))
@@ -52,12 +52,12 @@ def fleet_of(rng: np.random.Generator, count: int) -> list[SimulatedServer]:
             tuple(
                 linear_model(
                     width,
-                    item_s=int(rng.integers(1, 3)) * (1 + (width == 100)),
-                    group_s=int(rng.integers(0, 3)),
+                    per_item_s=int(rng.integers(1, 3)) * (1 + (width == 100)),
+                    fixed_s=int(rng.integers(0, 3)),
                     max_batch_size=3,
                     accuracy=0.7 if width == 25 else 0.9,
-                    item_j=float(rng.integers(0, 3)),
-                    group_j=1.0,
+                    per_item_j=float(rng.integers(0, 3)),
+                    fixed_j=1.0,
                 )
                 for width in (25, 100)
             ),
@@ -96,8 +96,10 @@ def test_the_plan_can_be_carried_out() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_policy_earns_more(seed: int) -> None:
-    narrow = linear_model(25, item_s=0.001, group_s=0.002, accuracy=0.7, item_j=0.5, group_j=1, max_batch_size=6)
-    wide = linear_model(100, item_s=0.004, group_s=0.002, accuracy=0.9, item_j=2, group_j=1, max_batch_size=6)
+    narrow = linear_model(
+        25, per_item_s=0.001, fixed_s=0.002, accuracy=0.7, per_item_j=0.5, fixed_j=1, max_batch_size=6
+    )
+    wide = linear_model(100, per_item_s=0.004, fixed_s=0.002, accuracy=0.9, per_item_j=2, fixed_j=1, max_batch_size=6)
     fleet = [*servers(1, narrow, wide), SimulatedServer(ServerName("narrow"), (narrow,))]
     settings = scenario(requests=16, load=0.5, workload={"kind": "gamma", "cv2": 4}, objectives={"deadline_ms": 20})
     trace = draw_trace(settings, fleet, seed)
@@ -115,14 +117,14 @@ def test_no_policy_earns_more(seed: int) -> None:
 
 
 def test_what_is_too_much_or_too_fine_is_refused() -> None:
-    fleet = servers(2, linear_model(100, item_s=0.01))
+    fleet = servers(2, linear_model(100, per_item_s=0.01))
     for arguments, problem in (
         ((servers(4, *fleet[0].models), [0.0], 0.1, 0.01), "plans for 1 to 3 servers, not 4"),
         ((fleet, [0.0] * 61, 0.1, 0.01), "plans for 1 to 60 requests, not 61"),
         ((fleet, [0.0], 0.1, 0.02), "a step of 0.02 s must be above 0 and at most the shortest batch, 0.01 s"),
         ((fleet, [0.0] * 60, 10.0, 0.001), "possible batches, above the limit of 60000"),
         (
-            ([replace(fleet[0], models=(linear_model(100, item_s=0.01, instances=2),))], [0.0], 0.1, 0.01),
+            ([replace(fleet[0], models=(linear_model(100, per_item_s=0.01, instances=2),))], [0.0], 0.1, 0.01),
             "has 2 instances of width 100",
         ),
     ):
@@ -131,5 +133,5 @@ def test_what_is_too_much_or_too_fine_is_refused() -> None:
 
 
 def test_nothing_can_be_earned_where_nothing_is_in_time() -> None:
-    found = plan_window(servers(1, linear_model(100, item_s=1.0)), [0.0, 1.0], 0.5, exchange=0.0, step_s=0.5)
+    found = plan_window(servers(1, linear_model(100, per_item_s=1.0)), [0.0, 1.0], 0.5, exchange=0.0, step_s=0.5)
     assert (found.most, found.earned, found.plan) == (0.0, 0.0, ())

@@ -108,15 +108,15 @@ def test_a_simulated_server_takes_what_its_profile_measured() -> None:
             assert model.service_s[batch.items - 1] == pytest.approx(batch.mean_s)
             assert model.energy_j is not None
             assert model.energy_j[batch.items - 1] == pytest.approx(batch.energy_j)
-        assert model.start.line() == pytest.approx((measured.line.item_s, measured.line.group_s))
+        assert model.start.line() == pytest.approx((measured.line.per_item_s, measured.line.fixed_s))
 
 
 def test_a_delay_is_part_of_a_scenarios_digest_and_none_leaves_it_as_it_was() -> None:
     given = scenario(requests=10)
-    fleet = servers(2, linear_model(100, item_s=0.01))
+    fleet = servers(2, linear_model(100, per_item_s=0.01))
     assert "delay" not in repr(fleet)  # digests of scenarios before there were delays are made of this
-    far = servers(2, replace(linear_model(100, item_s=0.01), delay_s=0.001))
-    farther = servers(2, replace(linear_model(100, item_s=0.01), delay_s=0.002))
+    far = servers(2, replace(linear_model(100, per_item_s=0.01), delay_s=0.001))
+    farther = servers(2, replace(linear_model(100, per_item_s=0.01), delay_s=0.002))
     assert len({digest_scenario(given, each) for each in (fleet, far, farther)}) == 3
 
 
@@ -130,8 +130,8 @@ def test_sigma_gives_the_ratio_of_the_99th_percentile_back(sigma: float) -> None
 
 def test_capacity_and_the_fluid_bound_by_hand() -> None:
     models = (
-        linear_model(50, item_s=0.01, max_batch_size=1, accuracy=0.8),
-        linear_model(100, item_s=0.04, max_batch_size=1, accuracy=0.9, instances=2),
+        linear_model(50, per_item_s=0.01, max_batch_size=1, accuracy=0.8),
+        linear_model(100, per_item_s=0.04, max_batch_size=1, accuracy=0.9, instances=2),
     )
     fleet = servers(2, *models)
     assert capacity_rps(fleet) == pytest.approx(200)
@@ -148,7 +148,9 @@ def test_capacity_and_the_fluid_bound_by_hand() -> None:
 
 @pytest.mark.parametrize("policy", ["lert:slack", "slackfit", "max-accuracy", "random:slack"])
 def test_no_policy_is_more_accurate_than_the_fluid_bound(policy: str) -> None:
-    fleet = servers(3, linear_model(25, item_s=0.002, accuracy=0.7), linear_model(100, item_s=0.01, accuracy=0.9))
+    fleet = servers(
+        3, linear_model(25, per_item_s=0.002, accuracy=0.7), linear_model(100, per_item_s=0.01, accuracy=0.9)
+    )
     simulation = run(scenario(requests=30_000, load=0.6, objectives={"deadline_ms": 50}), fleet, policy)
     result = summarise(simulation, seed=0, warm_up_ratio=0.1)
     bound = most_accuracy(fleet, simulation.trace.rate_rps)
@@ -160,8 +162,8 @@ def test_no_policy_is_more_accurate_than_the_fluid_bound(policy: str) -> None:
 
 def test_the_fewest_joules_are_those_of_the_thriftiest_flows() -> None:
     # Two machines of 10 W: at 100 items/s one joule an item, at 50 items/s three; batches of two save a launch.
-    narrow = linear_model(25, item_s=0.01, max_batch_size=2, accuracy=0.8, item_j=0.9, group_j=0.2)
-    wide = linear_model(100, item_s=0.02, max_batch_size=2, accuracy=0.9, item_j=3)
+    narrow = linear_model(25, per_item_s=0.01, max_batch_size=2, accuracy=0.8, per_item_j=0.9, fixed_j=0.2)
+    wide = linear_model(100, per_item_s=0.02, max_batch_size=2, accuracy=0.9, per_item_j=3)
     fleet = servers(2, narrow, wide, idle_w=10)
     assert least_joules(fleet, 100, 0.8) == pytest.approx(1 + 20 / 100)
     # Half of the answers at full width give 0.85 and take 1 and 3 J.

@@ -27,7 +27,7 @@ from tests.policies.learned.test_policy import slim, trained
 from tests.simulation.worlds import scenario
 
 Act = Callable[[Step], NDArray[np.int64]]
-TEACHERS = ("lert:slack", "slackfit-accuracy", "max-batch")
+EXPERTS = ("lert:slack", "slackfit-accuracy", "max-batch")
 
 
 def task(count: int = 3, *, requests: int = 300, load: float = 0.6, joules: bool = True, **sections: object) -> Task:
@@ -36,13 +36,13 @@ def task(count: int = 3, *, requests: int = 300, load: float = 0.6, joules: bool
         models = tuple(
             linear_model(
                 w,
-                item_s=w * 4e-5 * (1 + 0.3 * index),
-                group_s=2e-3,
+                per_item_s=w * 4e-5 * (1 + 0.3 * index),
+                fixed_s=2e-3,
                 accuracy=0.6 + w / 500,
                 sigma=0.2,
                 max_batch_size=8,
-                item_j=w * 1e-3 if joules else None,
-                group_j=0.05,
+                per_item_j=w * 1e-3 if joules else None,
+                fixed_j=0.05,
             )
             for w in (25, 50, 100)
         )
@@ -116,8 +116,8 @@ def test_what_a_world_earns_adds_up_to_what_has_come_of_it(batch: WorldBatch) ->
         assert earned[world, 0] == pytest.approx(answered * (totals["accuracy"] - 0.65) / 0.15)
         assert earned[world, 1] == pytest.approx(-0.3 * answered * totals["latency_s"] / 0.06)
         assert earned[world, 3] == pytest.approx(-4 * (late + totals["lost"]))
-        item_j = (8 * 0.1 + 0.05) / 8  # at the widest width, in full batches
-        assert earned[world, 2] == pytest.approx(-totals["busy_j"] / item_j)
+        per_item_j = (8 * 0.1 + 0.05) / 8  # at the widest width, in full batches
+        assert earned[world, 2] == pytest.approx(-totals["busy_j"] / per_item_j)
 
 
 def test_unknown_joules_earn_nothing_instead_of_a_guess(batch: WorldBatch) -> None:
@@ -142,8 +142,8 @@ def test_the_same_seeds_and_actions_are_the_same_trace_to_the_bit(batch: WorldBa
 
 
 def test_every_choice_is_one_and_every_teacher_advises_what_is_allowed(batch: WorldBatch) -> None:
-    for world, teacher in enumerate(TEACHERS):
-        batch.load(world, task(load=0.9), seed=4, teacher=parse_policy(teacher))  # type: ignore[arg-type]
+    for world, expert in enumerate(EXPERTS):
+        batch.load(world, task(load=0.9), seed=4, expert=parse_policy(expert))  # type: ignore[arg-type]
     seen, _ = play(batch, at_random(4))
     known = 0
     for step in seen:
@@ -161,8 +161,8 @@ def test_a_learned_policy_in_a_simulation_does_what_its_scores_do_in_a_batch() -
     """Live, simulated and trained see the same: one encoder, one mask, one reading of actions."""
     made, policy = task(3, load=0.9), LearnedPolicy(slim(weights=trained(), strength=2.0))
     simulation = Simulation(made.settings, made.servers, policy, seed=5)
-    ask = simulation.world.wish.ask
-    ask[r.PREFER_ACCURACY], ask[r.PREFER_LATENCY], ask[r.PREFER_ENERGY] = made.preference
+    query = simulation.world.head.query
+    query[r.PREFER_ACCURACY], query[r.PREFER_LATENCY], query[r.PREFER_ENERGY] = made.preference
     simulation.run()
 
     def best(step: Step) -> NDArray[np.int64]:

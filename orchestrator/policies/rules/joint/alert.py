@@ -26,10 +26,10 @@ from orchestrator.policies.tables.fields import (
     NOW_S,
     REASONS,
     ROW_COMPLETION_S,
-    ROW_GROUP_J,
+    ROW_FIXED_J,
     ROW_HAS_ROOM,
-    ROW_ITEM_J,
     ROW_ITEMS,
+    ROW_PER_ITEM_J,
     ROW_WIDTH,
 )
 
@@ -59,11 +59,11 @@ def slow_down(memory: Table) -> tuple[float, float]:
 
 
 @compiled
-def choose_predicted(rule: Column, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, bool]:
+def choose_predicted(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, bool]:
     """Return the row with room that suits the goal best, -1 for none, and whether any at all is in time."""
     mean, variance = slow_down(memory)
     factor = mean + knob(rule, _SIGMAS) * math.sqrt(variance)
-    slack_s, saves_energy = ask[HEAD_DEADLINE_S] - ask[NOW_S], knob(rule, _GOAL) > 0.5
+    slack_s, saves_energy = query[HEAD_DEADLINE_S] - query[NOW_S], knob(rule, _GOAL) > 0.5
     best, is_any_in_time = -1, False
     for row in range(count):
         if rows[ROW_COMPLETION_S][row] * factor > slack_s:
@@ -82,7 +82,7 @@ def reason_of_goal(rule: Column) -> int:
 
 @compiled
 def _is_better(saves_energy: bool, row: int, best: int, rows: Table) -> bool:
-    own_j, best_j = _item_j(row, rows), _item_j(best, rows)
+    own_j, best_j = _per_item_j(row, rows), _per_item_j(best, rows)
     width, best_width = rows[ROW_WIDTH][row], rows[ROW_WIDTH][best]
     if saves_energy and own_j != best_j:
         return own_j < best_j
@@ -94,9 +94,9 @@ def _is_better(saves_energy: bool, row: int, best: int, rows: Table) -> bool:
 
 
 @compiled
-def _item_j(row: int, rows: Table) -> float:
+def _per_item_j(row: int, rows: Table) -> float:
     """Return the joules an item of a row's group; infinite while unknown."""
-    joules = rows[ROW_ITEM_J][row] + rows[ROW_GROUP_J][row] / rows[ROW_ITEMS][row]
+    joules = rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_ITEMS][row]
     return math.inf if math.isnan(joules) else joules
 
 

@@ -49,70 +49,70 @@ _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 @compiled
 def choose_centrally(
-    code: int, rule: Column, memory: Table, rows: Table, count: int, ask: Column
+    code: int, rule: Column, memory: Table, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     """Return the row that the central rule of that code takes, items, reason, and until when to hold; rows exist."""
     if code == CLOCKWORK:
-        return clockwork.choose_predictable(rule, memory, rows, count, ask)
+        return clockwork.choose_predictable(rule, memory, rows, count, query)
     if code == INFAAS:
-        return infaas.choose_cheapest(memory, rows, count, ask)
+        return infaas.choose_cheapest(memory, rows, count, query)
     if code == MODEL_SWITCHING:
-        return model_switching.choose_by_load(rule, memory, rows, count, ask)
+        return model_switching.choose_by_load(rule, memory, rows, count, query)
     if code in (BY_PLAN, BY_HALVED_PLAN):
-        return fluid.choose_by_plan(code == BY_HALVED_PLAN, rule, memory, rows, count, ask)
+        return fluid.choose_by_plan(code == BY_HALVED_PLAN, rule, memory, rows, count, query)
     if code == ALERT:
-        row, is_any_in_time = alert.choose_predicted(rule, memory, rows, count, ask)
-        return _send_wait_or_drain(row, is_any_in_time, alert.reason_of_goal(rule), rows, count, ask)
+        row, is_any_in_time = alert.choose_predicted(rule, memory, rows, count, query)
+        return _send_wait_or_drain(row, is_any_in_time, alert.reason_of_goal(rule), rows, count, query)
     if code == THRIFT:
-        row, is_any_in_time = thrift.choose_thrifty(rule, rows, count, ask)
+        row, is_any_in_time = thrift.choose_thrifty(rule, rows, count, query)
         if row >= 0:
-            until_s = thrift.fills_until_s(rule, memory, row, rows, count, ask)
-            if until_s > ask[NOW_S]:
+            until_s = thrift.fills_until_s(rule, memory, row, rows, count, query)
+            if until_s > query[NOW_S]:
                 return HOLD, 0.0, _WAITS_FOR_BATCH, until_s
         if row < 0 and not is_any_in_time:
-            row, items = row_to_drain(rows, count, ask)
+            row, items = row_to_drain(rows, count, query)
             if row >= 0:
                 return row, items, _NONE_IN_TIME, math.inf
-        return _send_wait_or_drain(row, is_any_in_time, _BEST_BY_PREFERENCE, rows, count, ask)
-    return _fill_slack(code, rule, rows, count, ask)
+        return _send_wait_or_drain(row, is_any_in_time, _BEST_BY_PREFERENCE, rows, count, query)
+    return _fill_slack(code, rule, rows, count, query)
 
 
 @compiled
 def _send_wait_or_drain(
-    row: int, is_any_in_time: bool, reason: int, rows: Table, count: int, ask: Column
+    row: int, is_any_in_time: bool, reason: int, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     if row >= 0:
         return row, rows[ROW_ITEMS][row], reason, math.inf
     if is_any_in_time:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
-    return _drain(rows, count, ask)
+    return _drain(rows, count, query)
 
 
 @compiled
-def _fill_slack(code: int, rule: Column, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
     """Return what SuperServe's SlackFit, or one of those that it is compared with, decides."""
     if code == MAX_ACCURACY:
-        row, reason = greedy.most_accurate(rows, count, ask), _MOST_ACCURATE
+        row, reason = greedy.most_accurate(rows, count, query), _MOST_ACCURATE
     elif code == MAX_BATCH:
-        row, reason = greedy.largest_batch(rows, count, ask), _LARGEST_BATCH
+        row, reason = greedy.largest_batch(rows, count, query), _LARGEST_BATCH
     else:
         buckets = rule[PARAMETER]
-        row, items = slackfit.fill_slack(buckets, code == SLACKFIT, rows, count, ask)
+        row, items = slackfit.fill_slack(buckets, code == SLACKFIT, rows, count, query)
         if row >= 0:
             return row, items, _SLACK_BUCKET, math.inf
         reason = _SLACK_BUCKET
     if row >= 0:
         return row, rows[ROW_ITEMS][row], reason, math.inf
     for busy in range(count):
-        if is_in_time(rows[ROW_COMPLETION_S][busy], ask):
+        if is_in_time(rows[ROW_COMPLETION_S][busy], query):
             return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
-    return _drain(rows, count, ask)
+    return _drain(rows, count, query)
 
 
 @compiled
-def _drain(rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+def _drain(rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
     """Return the decision when nothing is in time."""
-    soonest = least_completion(soonest_drained(rows, count), 0.0, rows, count, ask)
+    soonest = least_completion(soonest_drained(rows, count), 0.0, rows, count, query)
     if rows[ROW_HAS_ROOM][soonest] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     return soonest, rows[ROW_ITEMS][soonest], _NONE_IN_TIME, math.inf

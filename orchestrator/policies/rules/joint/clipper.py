@@ -29,9 +29,11 @@ _BATCH_IN_TIME: Final = REASONS.index(Reason.BATCH_IN_TIME)
 
 
 @compiled
-def choose_in_time(width: float, timely: float, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+def choose_in_time(
+    width: float, timely: float, rows: Table, count: int, query: Column
+) -> tuple[int, float, int, float]:
     """Return the decision: what the row's group is, on the server that is free first."""
-    row = first_free(width, timely, rows, count, ask)
+    row = first_free(width, timely, rows, count, query)
     if row < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
     return row, rows[ROW_ITEMS][row], _BATCH_IN_TIME, math.inf
@@ -39,14 +41,14 @@ def choose_in_time(width: float, timely: float, rows: Table, count: int, ask: Co
 
 @compiled
 def choose_within_limit(
-    width: float, timely: float, memory: Table, rows: Table, count: int, ask: Column
+    width: float, timely: float, memory: Table, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     """Return the decision: as many as the limit lets through, on the server that is free first."""
-    row = first_free(width, timely, rows, count, ask)
+    row = first_free(width, timely, rows, count, query)
     if row < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
     limit = math.floor(max(1.0, memory[OF_MODEL][model_place(memory, row, rows)]))
-    return row, max(ask[HEAD_ITEMS], min(limit, rows[ROW_ITEMS][row])), _BATCH_IN_TIME, math.inf
+    return row, max(query[HEAD_ITEMS], min(limit, rows[ROW_ITEMS][row])), _BATCH_IN_TIME, math.inf
 
 
 @compiled

@@ -29,10 +29,10 @@ from orchestrator.policies.tables.fields import (
     REASONS,
     REJECT,
     ROW_BACKLOG_S,
-    ROW_GROUP_S,
+    ROW_FIXED_S,
     ROW_HAS_ROOM,
-    ROW_ITEM_S,
     ROW_ITEMS,
+    ROW_PER_ITEM_S,
     ROW_SERVER_ITEMS,
     ROW_WAIT_S,
     ROW_WIDTH,
@@ -47,14 +47,14 @@ _CANT_BE_IN_TIME: Final = REASONS.index(Reason.CANT_BE_IN_TIME)
 
 @compiled
 def choose_predictable(
-    rule: Column, memory: Table, rows: Table, count: int, ask: Column
+    rule: Column, memory: Table, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     """Return the decision; OF_MODEL counts measurements, and RATIOS holds the last ten."""
     best, best_items, can_be_in_time, is_idle = -1, 0.0, False, True
     for row in range(count):
         is_idle = is_idle and rows[ROW_SERVER_ITEMS][row] == 0 and rows[ROW_BACKLOG_S][row] == 0
-        items = _most_in_time(rule, memory, row, rows, ask)
-        if items < ask[HEAD_ITEMS]:
+        items = _most_in_time(rule, memory, row, rows, query)
+        if items < query[HEAD_ITEMS]:
             continue
         can_be_in_time = True
         if rows[ROW_HAS_ROOM][row] != 0 and (best < 0 or _is_better(row, items, best, best_items, rows)):
@@ -67,22 +67,25 @@ def choose_predictable(
         return REJECT, 0.0, _CANT_BE_IN_TIME, math.inf
     quickest = 0
     for row in range(count):
-        if rows[ROW_ITEM_S][row] + rows[ROW_GROUP_S][row] < rows[ROW_ITEM_S][quickest] + rows[ROW_GROUP_S][quickest]:
+        if (
+            rows[ROW_PER_ITEM_S][row] + rows[ROW_FIXED_S][row]
+            < rows[ROW_PER_ITEM_S][quickest] + rows[ROW_FIXED_S][quickest]
+        ):
             quickest = row
-    return quickest, ask[HEAD_ITEMS], _CANT_BE_IN_TIME, math.inf
+    return quickest, query[HEAD_ITEMS], _CANT_BE_IN_TIME, math.inf
 
 
 @compiled
-def _most_in_time(rule: Column, memory: Table, row: int, rows: Table, ask: Column) -> float:
+def _most_in_time(rule: Column, memory: Table, row: int, rows: Table, query: Column) -> float:
     """Return the most items, as far as they wait and fit, with which the head is in time; below the head for none."""
     ratio = worst_ratio(memory, model_place(memory, row, rows))
-    left_s = ask[HEAD_DEADLINE_S] - ask[NOW_S] - knob(rule, _AHEAD_S) - rows[ROW_WAIT_S][row]
-    if left_s < (rows[ROW_ITEM_S][row] * ask[HEAD_ITEMS] + rows[ROW_GROUP_S][row]) * ratio:
+    left_s = query[HEAD_DEADLINE_S] - query[NOW_S] - knob(rule, _AHEAD_S) - rows[ROW_WAIT_S][row]
+    if left_s < (rows[ROW_PER_ITEM_S][row] * query[HEAD_ITEMS] + rows[ROW_FIXED_S][row]) * ratio:
         return 0.0
-    if rows[ROW_ITEM_S][row] <= 0:
+    if rows[ROW_PER_ITEM_S][row] <= 0:
         return rows[ROW_ITEMS][row]
-    most = math.floor((left_s / ratio - rows[ROW_GROUP_S][row]) / rows[ROW_ITEM_S][row])
-    return max(ask[HEAD_ITEMS], min(rows[ROW_ITEMS][row], most))
+    most = math.floor((left_s / ratio - rows[ROW_FIXED_S][row]) / rows[ROW_PER_ITEM_S][row])
+    return max(query[HEAD_ITEMS], min(rows[ROW_ITEMS][row], most))
 
 
 @compiled

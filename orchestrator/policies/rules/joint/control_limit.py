@@ -25,15 +25,15 @@ KNOBS: Final = (Knob("limit", _LIMIT, 8.0, 1.0, 4096.0, is_of_servers=True, is_l
 
 @compiled
 def choose_at_limit(
-    rule: Column, width: float, timely: float, rows: Table, count: int, ask: Column
+    rule: Column, width: float, timely: float, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     """Return the decision for the server that is free first."""
-    row = first_free(width, timely, rows, count, ask)
+    row = first_free(width, timely, rows, count, query)
     if row < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
     rank = 0
     for other in range(count):
-        if is_kept(other, width, timely, rows, ask) and capacity_rps(other, rows) > capacity_rps(row, rows):
+        if is_kept(other, width, timely, rows, query) and capacity_rps(other, rows) > capacity_rps(row, rows):
             rank += 1
     limit = math.floor(knob_of_rank(rule, _LIMIT, rank))
-    return send_or_wait(row, min(limit, rows[ROW_MAX_BATCH][row]), math.inf, rows, ask)
+    return send_or_wait(row, min(limit, rows[ROW_MAX_BATCH][row]), math.inf, rows, query)

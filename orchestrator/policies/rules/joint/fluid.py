@@ -37,13 +37,13 @@ from orchestrator.policies.tables.fields import (
     HEAD_ITEMS,
     REASONS,
     ROW_ACCURACY,
-    ROW_GROUP_S,
+    ROW_FIXED_S,
     ROW_INSTANCES,
-    ROW_ITEM_S,
     ROW_ITEMS,
     ROW_MAX_BATCH,
+    ROW_PER_ITEM_S,
     ROW_SERVER,
-    SECOND_LOT,
+    SECOND_UNIFORM,
 )
 
 _INTERVAL_S: Final = 0
@@ -67,33 +67,33 @@ _SAME: Final = 1e-12
 
 @compiled
 def choose_by_plan(
-    is_halved: bool, rule: Column, memory: Table, rows: Table, count: int, ask: Column
+    is_halved: bool, rule: Column, memory: Table, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     """Return the decision: a row by lot, each with its share of the plan; halved, batches fit twice into a deadline."""
-    if follow_demand(knob(rule, _INTERVAL_S), memory, ask) or memory[WHOLE][_PLANNED] == 0:
-        within_s = objective_s(ask) / 2 if is_halved else math.inf
+    if follow_demand(knob(rule, _INTERVAL_S), memory, query) or memory[WHOLE][_PLANNED] == 0:
+        within_s = objective_s(query) / 2 if is_halved else math.inf
         write_capacities(within_s, knob(rule, _LOAD), memory, rows, count)
         fill(memory[WHOLE][RATE_RPS] * (1 + knob(rule, _MARGIN)), memory, rows, count)
         memory[WHOLE][_PLANNED] = 1.0
-    note_sent(ask[HEAD_ITEMS], memory)
-    row = _drawn(memory, rows, count, ask)
+    note_sent(query[HEAD_ITEMS], memory)
+    row = _drawn(memory, rows, count, query)
     return row, rows[ROW_ITEMS][row], _PLANNED_SHARE, math.inf
 
 
 @compiled
-def _drawn(memory: Table, rows: Table, count: int, ask: Column) -> int:
+def _drawn(memory: Table, rows: Table, count: int, query: Column) -> int:
     total = 0.0
     for row in range(count):
         total += memory[_SHARE][model_place(memory, row, rows)]
     if total == 0:  # the plan is of others than are allowed here
-        return least_completion(nearest_width(math.inf, rows, count), 0.0, rows, count, ask)
+        return least_completion(nearest_width(math.inf, rows, count), 0.0, rows, count, query)
     end, last = 0.0, 0
     for row in range(count):
         share = memory[_SHARE][model_place(memory, row, rows)]
         if share > 0:
             end += share
             last = row
-            if ask[SECOND_LOT] * total < end:
+            if query[SECOND_UNIFORM] * total < end:
                 break
     return last
 
@@ -105,7 +105,7 @@ def write_capacities(within_s: float, load: float, memory: Table, rows: Table, c
         batch = rows[ROW_MAX_BATCH][row]
         if within_s < math.inf:
             batch = largest_batch_within(within_s, row, rows)
-        service_s = max(1e-9, rows[ROW_ITEM_S][row] * batch + rows[ROW_GROUP_S][row])
+        service_s = max(1e-9, rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row])
         memory[_CAPACITY][model_place(memory, row, rows)] = load * rows[ROW_INSTANCES][row] * batch / service_s
 
 

@@ -15,23 +15,23 @@ from orchestrator.policies.tables.fields import ROW_COMPLETION_S, ROW_HAS_ROOM, 
 
 
 @compiled
-def most_accurate(rows: Table, count: int, ask: Column) -> int:
+def most_accurate(rows: Table, count: int, query: Column) -> int:
     """The widest that is in time and has room, then the largest group."""
-    return _most(ROW_WIDTH, ROW_ITEMS, rows, count, ask)
+    return _most(ROW_WIDTH, ROW_ITEMS, rows, count, query)
 
 
 @compiled
-def largest_batch(rows: Table, count: int, ask: Column) -> int:
+def largest_batch(rows: Table, count: int, query: Column) -> int:
     """The largest group that is in time and has room, then the widest that runs as many."""
-    return _most(ROW_ITEMS, ROW_WIDTH, rows, count, ask)
+    return _most(ROW_ITEMS, ROW_WIDTH, rows, count, query)
 
 
 @compiled
-def _most(field: int, then: int, rows: Table, count: int, ask: Column) -> int:
+def _most(field: int, then: int, rows: Table, count: int, query: Column) -> int:
     """Return the row that is in time, has room and has the most in a field, then in another; -1 for none."""
     best = -1
     for row in range(count):
-        if rows[ROW_HAS_ROOM][row] == 0 or not is_in_time(rows[ROW_COMPLETION_S][row], ask):
+        if rows[ROW_HAS_ROOM][row] == 0 or not is_in_time(rows[ROW_COMPLETION_S][row], query):
             continue
         if best < 0 or _is_better(field, then, row, best, rows):
             best = row

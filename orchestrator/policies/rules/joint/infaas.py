@@ -24,12 +24,12 @@ from orchestrator.policies.tables.fields import (
     HEAD_ITEMS,
     NOW_S,
     REASONS,
-    ROW_GROUP_J,
-    ROW_GROUP_S,
+    ROW_FIXED_J,
+    ROW_FIXED_S,
     ROW_HEAD_COMPLETION_S,
-    ROW_ITEM_J,
-    ROW_ITEM_S,
     ROW_ITEMS,
+    ROW_PER_ITEM_J,
+    ROW_PER_ITEM_S,
     ROW_WIDTH,
     SLACK_MARGIN,
 )
@@ -41,50 +41,50 @@ _LEAST_COMPLETION: Final = REASONS.index(Reason.LEAST_COMPLETION)
 
 
 @compiled
-def choose_cheapest(memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+def choose_cheapest(memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
     """Return the decision; OF_SERVER holds the counts, and OF_SERVER_TOO since when they have not been halved."""
-    width = _cheapest_width(rows, count, ask)
+    width = _cheapest_width(rows, count, query)
     if width < 0:
         best, soonest_s = 0, math.inf
         for row in range(count):
             if rows[ROW_HEAD_COMPLETION_S][row] < soonest_s:
                 best, soonest_s = row, rows[ROW_HEAD_COMPLETION_S][row]
-        best = least(ROW_HEAD_COMPLETION_S, rows[ROW_WIDTH][best], 0.0, -1.0, -1.0, rows, count, ask)
+        best = least(ROW_HEAD_COMPLETION_S, rows[ROW_WIDTH][best], 0.0, -1.0, -1.0, rows, count, query)
         reason = _LEAST_COMPLETION
     else:
         best, fewest = -1, math.inf
         for row in range(count):
-            if rows[ROW_WIDTH][row] == width and _meets_objective(row, rows, ask):
-                queries = _faded(memory, server_place(memory, row, rows), ask[NOW_S])
+            if rows[ROW_WIDTH][row] == width and _meets_objective(row, rows, query):
+                queries = _faded(memory, server_place(memory, row, rows), query[NOW_S])
                 if queries < fewest:
                     best, fewest = row, queries
         reason = _CHEAPEST
     place = server_place(memory, best, rows)
-    memory[OF_SERVER][place] = _faded(memory, place, ask[NOW_S]) + ask[HEAD_ITEMS]
-    memory[OF_SERVER_TOO][place] = ask[NOW_S]
+    memory[OF_SERVER][place] = _faded(memory, place, query[NOW_S]) + query[HEAD_ITEMS]
+    memory[OF_SERVER_TOO][place] = query[NOW_S]
     return best, rows[ROW_ITEMS][best], reason, math.inf
 
 
 @compiled
-def _meets_objective(row: int, rows: Table, ask: Column) -> bool:
-    alone_s = rows[ROW_ITEM_S][row] * ask[HEAD_ITEMS] + rows[ROW_GROUP_S][row]
-    return alone_s * ask[SLACK_MARGIN] <= objective_s(ask)
+def _meets_objective(row: int, rows: Table, query: Column) -> bool:
+    alone_s = rows[ROW_PER_ITEM_S][row] * query[HEAD_ITEMS] + rows[ROW_FIXED_S][row]
+    return alone_s * query[SLACK_MARGIN] <= objective_s(query)
 
 
 @compiled
-def _cheapest_width(rows: Table, count: int, ask: Column) -> float:
+def _cheapest_width(rows: Table, count: int, query: Column) -> float:
     """Return the width that some server runs within the objective at the least cost, the narrower of two; -1: none."""
     is_known = True
     for row in range(count):
-        is_known = is_known and not math.isnan(rows[ROW_ITEM_J][row]) and not math.isnan(rows[ROW_GROUP_J][row])
+        is_known = is_known and not math.isnan(rows[ROW_PER_ITEM_J][row]) and not math.isnan(rows[ROW_FIXED_J][row])
     best, least_cost = -1.0, math.inf
     for row in range(count):
-        if not _meets_objective(row, rows, ask):
+        if not _meets_objective(row, rows, query):
             continue
-        item, group = ROW_ITEM_S, ROW_GROUP_S
+        item, batch = ROW_PER_ITEM_S, ROW_FIXED_S
         if is_known:
-            item, group = ROW_ITEM_J, ROW_GROUP_J
-        cost = rows[item][row] + rows[group][row] / ask[HEAD_ITEMS]
+            item, batch = ROW_PER_ITEM_J, ROW_FIXED_J
+        cost = rows[item][row] + rows[batch][row] / query[HEAD_ITEMS]
         if best < 0 or cost < least_cost or (cost == least_cost and rows[ROW_WIDTH][row] < best):
             best, least_cost = rows[ROW_WIDTH][row], cost
     return best

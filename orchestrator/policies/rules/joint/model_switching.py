@@ -49,11 +49,13 @@ _LOAD_LEVEL: Final = REASONS.index(Reason.LOAD_LEVEL)
 
 
 @compiled
-def choose_by_load(rule: Column, memory: Table, rows: Table, count: int, ask: Column) -> tuple[int, float, int, float]:
+def choose_by_load(
+    rule: Column, memory: Table, rows: Table, count: int, query: Column
+) -> tuple[int, float, int, float]:
     """Return the decision at the width that the load allows."""
-    follow_demand(knob(rule, _WINDOW_S), memory, ask)
-    width = nearest_width(_switch(rule, memory, rows, count, ask), rows, count)
-    row = least_completion(width, 0.0, rows, count, ask)
+    follow_demand(knob(rule, _WINDOW_S), memory, query)
+    width = nearest_width(_switch(rule, memory, rows, count, query), rows, count)
+    row = least_completion(width, 0.0, rows, count, query)
     if rows[ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
     note_sent(rows[ROW_ITEMS][row], memory)
@@ -61,13 +63,13 @@ def choose_by_load(rule: Column, memory: Table, rows: Table, count: int, ask: Co
 
 
 @compiled
-def _switch(rule: Column, memory: Table, rows: Table, count: int, ask: Column) -> float:
+def _switch(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> float:
     """Return the width in use from now on."""
-    whole, now_s = memory[WHOLE], ask[NOW_S]
-    slack_s = max(1e-3, ask[TAIL_DEADLINE_S] - now_s)
+    whole, now_s = memory[WHOLE], query[NOW_S]
+    slack_s = max(1e-3, query[TAIL_DEADLINE_S] - now_s)
     demand_rps = whole[RATE_RPS]
-    if ask[QUEUE_ITEMS] > ask[HEAD_ITEMS]:
-        demand_rps = max(demand_rps, ask[QUEUE_ITEMS] / slack_s)
+    if query[QUEUE_ITEMS] > query[HEAD_ITEMS]:
+        demand_rps = max(demand_rps, query[QUEUE_ITEMS] / slack_s)
     fitting = _widest_for(demand_rps / knob(rule, _LOAD), rows, count)
     if whole[_WIDTH_IN_USE] == 0 or fitting <= whole[_WIDTH_IN_USE]:
         whole[_WIDTH_IN_USE], whole[_ROOM_SINCE_S] = fitting, math.nan

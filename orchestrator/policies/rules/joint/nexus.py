@@ -28,22 +28,22 @@ _CANT_BE_IN_TIME: Final = REASONS.index(Reason.CANT_BE_IN_TIME)
 
 @compiled
 def choose_half_deadline(
-    width: float, timely: float, rows: Table, count: int, ask: Column
+    width: float, timely: float, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     """Return the decision for the server that is free first."""
-    if can_none_be_in_time(rows, count, ask):
+    if can_none_be_in_time(rows, count, query):
         return REJECT, 0.0, _CANT_BE_IN_TIME, math.inf
-    row = first_free(width, timely, rows, count, ask)
+    row = first_free(width, timely, rows, count, query)
     if row < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
-    batch = largest_batch_within(objective_s(ask) / 2, row, rows)
-    return send_or_wait(row, batch, batch, rows, ask)
+    batch = largest_batch_within(objective_s(query) / 2, row, rows)
+    return send_or_wait(row, batch, batch, rows, query)
 
 
 @compiled
-def can_none_be_in_time(rows: Table, count: int, ask: Column) -> bool:
+def can_none_be_in_time(rows: Table, count: int, query: Column) -> bool:
     """Return whether the head would be late on every server and width, even alone."""
     soonest_s = math.inf
     for row in range(count):
         soonest_s = min(soonest_s, rows[ROW_HEAD_COMPLETION_S][row])
-    return not is_in_time(soonest_s, ask)
+    return not is_in_time(soonest_s, query)

@@ -34,11 +34,11 @@ from orchestrator.policies.tables.fields import (
     HEAD_ITEMS,
     NOW_S,
     ROW_COMPLETION_S,
-    ROW_GROUP_S,
+    ROW_FIXED_S,
     ROW_HAS_ROOM,
-    ROW_ITEM_S,
     ROW_ITEMS,
     ROW_MAX_BATCH,
+    ROW_PER_ITEM_S,
     ROW_SERVER,
     ROW_WAIT_S,
     ROW_WIDTH,
@@ -50,21 +50,21 @@ DEFAULT_BUCKETS: Final = 16
 
 
 @compiled
-def fill_slack(buckets: float, prefers_batch: bool, rows: Table, count: int, ask: Column) -> tuple[int, float]:
+def fill_slack(buckets: float, prefers_batch: bool, rows: Table, count: int, query: Column) -> tuple[int, float]:
     """Return the row of what the server that is free first runs, and with how many items; row -1 for none."""
-    server = _asked_server(rows, count, ask)
+    server = _asked_server(rows, count, query)
     if server < 0:
         return -1, 0.0
-    least_s, most_s = _latencies(server, rows, count, ask)
+    least_s, most_s = _latencies(server, rows, count, query)
     span_s = (most_s - least_s) / buckets
-    slack_s = ask[HEAD_DEADLINE_S] - ask[NOW_S]
+    slack_s = query[HEAD_DEADLINE_S] - query[NOW_S]
     best, best_batch, best_bucket, best_is_whole = -1, 0.0, -1, False
     for row in range(count):
-        if rows[ROW_SERVER][row] != server or not _is_ready(row, rows, ask):
+        if rows[ROW_SERVER][row] != server or not _is_ready(row, rows, query):
             continue
         for index in range(_batch_count(row, rows)):
-            batch, latency_s = _batch(row, index, rows, ask), _latency_s(row, index, rows, ask)
-            if batch < ask[HEAD_ITEMS] or latency_s > slack_s:
+            batch, latency_s = _batch(row, index, rows, query), _latency_s(row, index, rows, query)
+            if batch < query[HEAD_ITEMS] or latency_s > slack_s:
                 continue
             bucket = min(int((latency_s - least_s) / span_s), int(buckets) - 1) if span_s > 0 else 0
             is_whole = least_s + (bucket + 1) * span_s <= slack_s
@@ -81,16 +81,16 @@ def fill_slack(buckets: float, prefers_batch: bool, rows: Table, count: int, ask
 
 
 @compiled
-def _is_ready(row: int, rows: Table, ask: Column) -> bool:
-    return rows[ROW_HAS_ROOM][row] != 0 and is_in_time(rows[ROW_COMPLETION_S][row], ask)
+def _is_ready(row: int, rows: Table, query: Column) -> bool:
+    return rows[ROW_HAS_ROOM][row] != 0 and is_in_time(rows[ROW_COMPLETION_S][row], query)
 
 
 @compiled
-def _asked_server(rows: Table, count: int, ask: Column) -> int:
+def _asked_server(rows: Table, count: int, query: Column) -> int:
     """Return the server that is free first among those with room on which the head is in time; -1 for none."""
     best = -1
     for row in range(count):
-        if _is_ready(row, rows, ask) and (best < 0 or rows[ROW_WAIT_S][row] < rows[ROW_WAIT_S][best]):
+        if _is_ready(row, rows, query) and (best < 0 or rows[ROW_WAIT_S][row] < rows[ROW_WAIT_S][best]):
             best = row
     return int(rows[ROW_SERVER][best]) if best >= 0 else -1
 
@@ -102,29 +102,29 @@ def _batch_count(row: int, rows: Table) -> int:
 
 
 @compiled
-def _batch(row: int, index: int, rows: Table, ask: Column) -> float:
+def _batch(row: int, index: int, rows: Table, query: Column) -> float:
     """Return one of them; some may be equal."""
     last = _batch_count(row, rows) - 1
     if index == last:
-        return ask[HEAD_ITEMS]
+        return query[HEAD_ITEMS]
     return rows[ROW_MAX_BATCH][row] if index == last - 1 else float(1 << index)
 
 
 @compiled
-def _latency_s(row: int, index: int, rows: Table, ask: Column) -> float:
+def _latency_s(row: int, index: int, rows: Table, query: Column) -> float:
     """Return the latency of a batch, what the server has to do first and the margin included."""
-    batch = _batch(row, index, rows, ask)
-    return (rows[ROW_WAIT_S][row] + rows[ROW_ITEM_S][row] * batch + rows[ROW_GROUP_S][row]) * ask[SLACK_MARGIN]
+    batch = _batch(row, index, rows, query)
+    return (rows[ROW_WAIT_S][row] + rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row]) * query[SLACK_MARGIN]
 
 
 @compiled
-def _latencies(server: int, rows: Table, count: int, ask: Column) -> tuple[float, float]:
+def _latencies(server: int, rows: Table, count: int, query: Column) -> tuple[float, float]:
     """Return the least and the most latency of all pairs of a server."""
     least_s, most_s = math.inf, -math.inf
     for row in range(count):
         if rows[ROW_SERVER][row] == server:
             for index in range(_batch_count(row, rows)):
-                latency_s = _latency_s(row, index, rows, ask)
+                latency_s = _latency_s(row, index, rows, query)
                 least_s, most_s = min(least_s, latency_s), max(most_s, latency_s)
     return least_s, most_s
 

@@ -52,13 +52,13 @@ from orchestrator.policies.tables.fields import (
     QUEUE_ITEMS,
     ROW_ACCURACY,
     ROW_COMPLETION_S,
-    ROW_GROUP_J,
-    ROW_GROUP_S,
+    ROW_FIXED_J,
+    ROW_FIXED_S,
     ROW_HAS_ROOM,
-    ROW_ITEM_J,
-    ROW_ITEM_S,
     ROW_ITEMS,
     ROW_MAX_BATCH,
+    ROW_PER_ITEM_J,
+    ROW_PER_ITEM_S,
     ROW_SERVER,
     ROW_WAIT_S,
     ROW_WIDTH,
@@ -100,17 +100,17 @@ class _Prices(NamedTuple):
 
 
 @compiled
-def choose_thrifty(rule: Column, rows: Table, count: int, ask: Column) -> tuple[int, bool]:
+def choose_thrifty(rule: Column, rows: Table, count: int, query: Column) -> tuple[int, bool]:
     """Return the row with room that scores best, -1 to wait or for none, and whether any at all is in time."""
     least, most, reference_j = _scales(rows, count)
-    energy, latency = _weights(rule, most - least, ask)
-    slack_s = max(1e-9, ask[HEAD_DEADLINE_S] - ask[NOW_S])
-    prices = _Prices(least, most, reference_j, energy, latency * ask[SLACK_MARGIN] / slack_s)
-    reserve = max(knob(rule, _RESERVE), ask[SLACK_MARGIN])
-    widest = widest_draining((ask[TAIL_DEADLINE_S] - ask[NOW_S]) / reserve, rows, count, ask)
+    energy, latency = _weights(rule, most - least, query)
+    slack_s = max(1e-9, query[HEAD_DEADLINE_S] - query[NOW_S])
+    prices = _Prices(least, most, reference_j, energy, latency * query[SLACK_MARGIN] / slack_s)
+    reserve = max(knob(rule, _RESERVE), query[SLACK_MARGIN])
+    widest = widest_draining((query[TAIL_DEADLINE_S] - query[NOW_S]) / reserve, rows, count, query)
     best, chosen, best_score, chosen_score = -1, -1, -math.inf, -math.inf
     for row in range(count):
-        if rows[ROW_WIDTH][row] > widest or not is_in_time(rows[ROW_COMPLETION_S][row], ask):
+        if rows[ROW_WIDTH][row] > widest or not is_in_time(rows[ROW_COMPLETION_S][row], query):
             continue
         score = _score(row, prices, rows)
         if score > best_score:
@@ -118,78 +118,85 @@ def choose_thrifty(rule: Column, rows: Table, count: int, ask: Column) -> tuple[
         if rows[ROW_HAS_ROOM][row] != 0 and score > chosen_score:
             chosen, chosen_score = row, score
     worth_waiting = chosen_score + knob(rule, _PATIENCE)
-    if chosen >= 0 and best_score > worth_waiting and _better_suffice(worth_waiting, widest, prices, rows, count, ask):
+    if (
+        chosen >= 0
+        and best_score > worth_waiting
+        and _better_suffice(worth_waiting, widest, prices, rows, count, query)
+    ):
         chosen = -1
     return chosen, best >= 0
 
 
 @compiled
-def _better_suffice(least_score: float, widest: float, prices: _Prices, rows: Table, count: int, ask: Column) -> bool:
+def _better_suffice(least_score: float, widest: float, prices: _Prices, rows: Table, count: int, query: Column) -> bool:
     """Return whether servers with rows of a better score would have answered all that waits in time."""
-    by_s = (ask[TAIL_DEADLINE_S] - ask[NOW_S]) / ask[SLACK_MARGIN]
+    by_s = (query[TAIL_DEADLINE_S] - query[NOW_S]) / query[SLACK_MARGIN]
     total, most, server = 0.0, 0.0, -1.0
     for row in range(count):
         if rows[ROW_SERVER][row] != server:
             total, most, server = total + most, 0.0, rows[ROW_SERVER][row]
-        if rows[ROW_WIDTH][row] > widest or not is_in_time(rows[ROW_COMPLETION_S][row], ask):
+        if rows[ROW_WIDTH][row] > widest or not is_in_time(rows[ROW_COMPLETION_S][row], query):
             continue
         if _score(row, prices, rows) > least_score:
             most = max(most, sendable_items(by_s, row, rows))
-    return total + most >= ask[QUEUE_ITEMS]
+    return total + most >= query[QUEUE_ITEMS]
 
 
 @compiled
 def _score(row: int, prices: _Prices, rows: Table) -> float:
-    joules, spread = rows[ROW_ITEM_J][row] + rows[ROW_GROUP_J][row] / rows[ROW_ITEMS][row], prices.most - prices.least
+    joules, spread = (
+        rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_ITEMS][row],
+        prices.most - prices.least,
+    )
     ratio = joules / prices.reference_j if prices.reference_j > 0 and not math.isnan(joules) else 1.0
     position = (rows[ROW_ACCURACY][row] - prices.least) / spread if spread > 0 else 0.0
     return position - prices.energy * ratio - prices.haste * rows[ROW_COMPLETION_S][row]
 
 
 @compiled
-def fills_until_s(rule: Column, memory: Table, row: int, rows: Table, count: int, ask: Column) -> float:
+def fills_until_s(rule: Column, memory: Table, row: int, rows: Table, count: int, query: Column) -> float:
     """Return until when a row that was chosen is held for its batch to fill; now when it is not.
 
     What became of holds is remembered, so it is to be asked of each row that is about to be sent.
     """
     whole = memory[WHOLE]
-    if whole[_HELD_DEADLINE_S] != ask[HEAD_DEADLINE_S]:  # somebody else has ended the hold, which so says nothing
+    if whole[_HELD_DEADLINE_S] != query[HEAD_DEADLINE_S]:  # somebody else has ended the hold, which so says nothing
         whole[_HELD_ITEMS] = 0.0
-    reserve = max(knob(rule, _RESERVE), ask[SLACK_MARGIN])
-    batch = largest_batch_within(objective_s(ask) / reserve, row, rows)
-    takes_s = rows[ROW_WAIT_S][row] + rows[ROW_ITEM_S][row] * batch + rows[ROW_GROUP_S][row]
-    until_s = ask[HEAD_DEADLINE_S] - takes_s * reserve
+    reserve = max(knob(rule, _RESERVE), query[SLACK_MARGIN])
+    batch = largest_batch_within(objective_s(query) / reserve, row, rows)
+    takes_s = rows[ROW_WAIT_S][row] + rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row]
+    until_s = query[HEAD_DEADLINE_S] - takes_s * reserve
     if (
-        ask[QUEUE_ITEMS] < batch
-        and until_s > ask[NOW_S]
-        and _is_worth_filling(rule, whole, batch, row, rows, count, ask)
+        query[QUEUE_ITEMS] < batch
+        and until_s > query[NOW_S]
+        and _is_worth_filling(rule, whole, batch, row, rows, count, query)
     ):
         if whole[_HELD_ITEMS] == 0:
-            whole[_HELD_ITEMS], whole[_HELD_DEADLINE_S] = ask[QUEUE_ITEMS], ask[HEAD_DEADLINE_S]
-        return max(until_s, ask[NOW_S] + LEAST_WAIT_S)
-    _note_sent(whole, batch, ask)
-    return ask[NOW_S]
+            whole[_HELD_ITEMS], whole[_HELD_DEADLINE_S] = query[QUEUE_ITEMS], query[HEAD_DEADLINE_S]
+        return max(until_s, query[NOW_S] + LEAST_WAIT_S)
+    _note_sent(whole, batch, query)
+    return query[NOW_S]
 
 
 @compiled
 def _is_worth_filling(
-    rule: Column, whole: Column, batch: float, row: int, rows: Table, count: int, ask: Column
+    rule: Column, whole: Column, batch: float, row: int, rows: Table, count: int, query: Column
 ) -> bool:
     least, most, reference_j = _scales(rows, count)
-    group_j, items = rows[ROW_GROUP_J][row], rows[ROW_ITEMS][row]
-    if reference_j <= 0 or math.isnan(group_j) or items >= batch:
+    fixed_j, items = rows[ROW_FIXED_J][row], rows[ROW_ITEMS][row]
+    if reference_j <= 0 or math.isnan(fixed_j) or items >= batch:
         return False
     joining = (batch - items) * (1 - whole[_UNFILLED])
     if joining < _LEAST_JOINING and whole[_HELD_ITEMS] == 0:
         return False
-    energy, _ = _weights(rule, most - least, ask)
-    return bool(energy * (group_j / items - group_j / (items + joining)) / reference_j > knob(rule, _FILL))
+    energy, _ = _weights(rule, most - least, query)
+    return bool(energy * (fixed_j / items - fixed_j / (items + joining)) / reference_j > knob(rule, _FILL))
 
 
 @compiled
-def _note_sent(whole: Column, batch: float, ask: Column) -> None:
+def _note_sent(whole: Column, batch: float, query: Column) -> None:
     """Remember how full a batch became that was held for."""
-    held, queued = whole[_HELD_ITEMS], ask[QUEUE_ITEMS]
+    held, queued = whole[_HELD_ITEMS], query[QUEUE_ITEMS]
     if held > 0:
         unfilled = max(0.0, batch - queued) / max(1.0, batch - held)
         whole[_UNFILLED] += _LATEST * (min(1.0, unfilled) - whole[_UNFILLED])
@@ -199,11 +206,11 @@ def _note_sent(whole: Column, batch: float, ask: Column) -> None:
 
 
 @compiled
-def _weights(rule: Column, spread: float, ask: Column) -> tuple[float, float]:
-    if math.isnan(ask[PREFER_ACCURACY]):
+def _weights(rule: Column, spread: float, query: Column) -> tuple[float, float]:
+    if math.isnan(query[PREFER_ACCURACY]):
         return knob(rule, _WORTH) / max(LEAST_SPREAD, spread), knob(rule, _LATENCY)
-    accuracy = max(_LEAST_WEIGHT, ask[PREFER_ACCURACY])
-    return ask[PREFER_ENERGY] / accuracy, _HASTE * ask[PREFER_LATENCY] / accuracy
+    accuracy = max(_LEAST_WEIGHT, query[PREFER_ACCURACY])
+    return query[PREFER_ENERGY] / accuracy, _HASTE * query[PREFER_LATENCY] / accuracy
 
 
 @compiled
@@ -213,7 +220,7 @@ def _scales(rows: Table, count: int) -> tuple[float, float, float]:
     widest = nearest_width(math.inf, rows, count)
     for row in range(count):
         least, most = min(least, rows[ROW_ACCURACY][row]), max(most, rows[ROW_ACCURACY][row])
-        joules = rows[ROW_ITEM_J][row] + rows[ROW_GROUP_J][row] / rows[ROW_MAX_BATCH][row]
+        joules = rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_MAX_BATCH][row]
         if rows[ROW_WIDTH][row] == widest and not math.isnan(joules):
             total_j += joules
             known += 1

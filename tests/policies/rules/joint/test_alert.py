@@ -8,8 +8,8 @@ from orchestrator.decision import Dispatch, Hold, Reason
 from orchestrator.policies.rules.joint.alert import slow_down
 from tests.policies.cases import Asker, line_candidate
 
-NARROW = line_candidate("a", 50, item_s=0.02)
-WIDE = line_candidate("a", 100, item_s=0.04)
+NARROW = line_candidate("a", 50, per_item_s=0.02)
+WIDE = line_candidate("a", 100, per_item_s=0.04)
 
 
 def test_one_measurement_corrects_every_width() -> None:
@@ -47,18 +47,18 @@ def test_doubt_is_held_against_the_deadline() -> None:
 
 
 def test_the_goal_may_be_energy() -> None:
-    frugal = replace(NARROW, item_j=1.0, group_j=0.0)
-    wide = replace(WIDE, item_j=3.0, group_j=0.0)
-    decision = Asker("alert,goal=1").ask([frugal, wide], slack_s=1.0)
+    frugal = replace(NARROW, per_item_j=1.0, fixed_j=0.0)
+    wide = replace(WIDE, per_item_j=3.0, fixed_j=0.0)
+    decision = Asker("alert,goal=1").query([frugal, wide], slack_s=1.0)
     assert isinstance(decision, Dispatch)
     assert (decision.candidate.width, decision.reason) == (50, Reason.LEAST_ENERGY)
-    unknown = replace(frugal, item_j=None)
+    unknown = replace(frugal, per_item_j=None)
     assert Asker("alert,goal=1").choice([unknown, wide], slack_s=1.0)[1] == 100
 
 
 def test_it_waits_for_what_is_in_time_and_else_drains() -> None:
-    busy = line_candidate("b", 100, item_s=0.01, has_room=False)
-    assert Asker("alert,sigmas=0").ask([WIDE, busy], slack_s=0.03) == Hold(Reason.BETTER_SERVER_BUSY)
-    late = Asker("alert,sigmas=0").ask([WIDE], slack_s=0.03)
+    busy = line_candidate("b", 100, per_item_s=0.01, has_room=False)
+    assert Asker("alert,sigmas=0").query([WIDE, busy], slack_s=0.03) == Hold(Reason.BETTER_SERVER_BUSY)
+    late = Asker("alert,sigmas=0").query([WIDE], slack_s=0.03)
     assert isinstance(late, Dispatch)
     assert late.reason is Reason.NONE_IN_TIME

@@ -16,8 +16,8 @@ LATENCY = latencies(
 )
 
 
-def server(name: str = "a", *, groups: int = 0, items: int = 8, **values: object) -> ServerState:
-    held = ((100, items, 0.0),) * groups
+def server(name: str = "a", *, batches: int = 0, items: int = 8, **values: object) -> ServerState:
+    held = ((100, items, 0.0),) * batches
     return fleet_server(name, (25, 100), max_batch_size=8, held=held, **values)  # type: ignore[arg-type]
 
 
@@ -73,18 +73,18 @@ def test_slackfit_never_splits_the_head() -> None:
 def test_slackfit_counts_the_margin_and_what_the_server_has() -> None:
     assert chosen("slackfit:4", slack_s=0.020, margin=1.5) == ("a", 25, 8)
     # 34 ms of work first: every bound moves by as much.
-    assert chosen("slackfit:4", server(groups=1), slack_s=0.034 + 0.020) == ("a", 100, 4)
+    assert chosen("slackfit:4", server(batches=1), slack_s=0.034 + 0.020) == ("a", 100, 4)
 
 
 def test_slackfit_has_buckets_for_each_server_and_asks_the_one_that_is_free_first() -> None:
     # On a scale over both, up to 340 ms, all that the fast one can do would lie in the first bucket.
     assert chosen("slackfit:4", server("fast"), server("slow"), slack_s=0.010) == ("fast", 100, 4)
-    assert chosen("slackfit:4", server("fast", groups=1), server("slow"), slack_s=0.4)[0] == "slow"
+    assert chosen("slackfit:4", server("fast", batches=1), server("slow"), slack_s=0.4)[0] == "slow"
 
 
 def test_a_slow_server_takes_no_more_than_it_answers_before_the_fast_one_would() -> None:
     # The fast one is free after 34 ms: 17 + 17 ms of two groups of 8.
-    fast = server("fast", groups=2, group_limit=2)
+    fast = server("fast", batches=2, batch_limit=2)
     assert chosen("slackfit:4", fast, server("slow"), slack_s=0.4) == ("slow", 100, 1)
 
 
@@ -122,7 +122,7 @@ def test_all_bind_late_and_hold_without_candidates(policy: str) -> None:
 
 @pytest.mark.parametrize("policy", CENTRAL)
 def test_a_head_that_only_a_busy_server_can_answer_in_time_waits_for_it(policy: str) -> None:
-    busy = server("fast", groups=2, items=1)  # free after 6 ms
+    busy = server("fast", batches=2, items=1)  # free after 6 ms
     assert decide(policy, [busy, server("slow")], slack_s=0.010) == Hold(Reason.BETTER_SERVER_BUSY)
     assert chosen(policy, busy, server("slow"), slack_s=0.4)[0] == "slow"
 
@@ -133,7 +133,7 @@ def test_when_nothing_is_in_time_the_queue_is_drained(policy: str) -> None:
     assert isinstance(decision, Dispatch)
     assert (decision.candidate.width, decision.candidate.items) == (25, 8)
     assert decision.reason is Reason.NONE_IN_TIME
-    assert decide(policy, [server(groups=2)], slack_s=0.001) == Hold(Reason.BETTER_SERVER_BUSY)
+    assert decide(policy, [server(batches=2)], slack_s=0.001) == Hold(Reason.BETTER_SERVER_BUSY)
 
 
 def test_reasons_tell_the_rules_apart() -> None:

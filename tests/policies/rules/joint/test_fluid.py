@@ -14,7 +14,10 @@ from tests.policies.cases import Asker, line_candidate
 
 def server(name: str, **seconds: float) -> list[Candidate]:
     """Return one that takes so long for an item at each width, w050=0.01 …, with the width as accuracy."""
-    return [line_candidate(name, int(width[1:]), item_s=item_s, max_batch_size=4) for width, item_s in seconds.items()]
+    return [
+        line_candidate(name, int(width[1:]), per_item_s=per_item_s, max_batch_size=4)
+        for width, per_item_s in seconds.items()
+    ]
 
 
 def drawn(asker: Asker, fleet: list[Candidate], *, rate_rps: float, begins_s: float) -> Counter[tuple[str, int]]:
@@ -66,7 +69,7 @@ def test_a_width_that_is_not_worth_its_time_is_left_out() -> None:
 
 def test_proteus_plans_with_batches_that_fit_twice_into_the_deadline() -> None:
     # 10 ms · b + 10 ms: batches of 4 serve 80 a second; in half of 60 ms fit 2, which serve 67.
-    fleet = [line_candidate("a", 100, item_s=0.01, group_s=0.01, max_batch_size=4), *server("b", w050=0.001)]
+    fleet = [line_candidate("a", 100, per_item_s=0.01, fixed_s=0.01, max_batch_size=4), *server("b", w050=0.001)]
     kept = {}
     for policy in ("fluid-lp", "proteus-lp"):
         asker = Asker(f"{policy},margin=0,interval_s=1")

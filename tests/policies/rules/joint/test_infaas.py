@@ -8,7 +8,7 @@ from tests.policies.cases import Asker, line_candidate
 
 def fleet(**values: float) -> list[Candidate]:
     return [
-        line_candidate(server, width, item_s=width / 100 * speed, **values)
+        line_candidate(server, width, per_item_s=width / 100 * speed, **values)
         for server, speed in (("a", 0.02), ("b", 0.04))
         for width in (50, 100)
     ]
@@ -30,9 +30,9 @@ def test_traffic_is_forgotten_in_time() -> None:
 
 
 def test_cost_is_joules_where_all_are_known() -> None:
-    dear_narrow = [replace(c, item_j=2.0 if c.width == 50 else 1.0, group_j=0.0) for c in fleet()]
+    dear_narrow = [replace(c, per_item_j=2.0 if c.width == 50 else 1.0, fixed_j=0.0) for c in fleet()]
     assert Asker("infaas").choice(dear_narrow)[1] == 100
-    one_unknown = [replace(c, item_j=None) if c.server == "b" else c for c in dear_narrow]
+    one_unknown = [replace(c, per_item_j=None) if c.server == "b" else c for c in dear_narrow]
     assert Asker("infaas").choice(one_unknown)[1] == 50
 
 
@@ -42,7 +42,7 @@ def test_a_worker_beyond_the_objective_gets_nothing_however_idle() -> None:
 
 
 def test_where_none_is_within_the_objective_the_soonest_is_taken() -> None:
-    decision = Asker("infaas").ask(fleet(), slack_s=0.001)
+    decision = Asker("infaas").query(fleet(), slack_s=0.001)
     assert isinstance(decision, Dispatch)
     assert (decision.candidate.server, decision.candidate.width) == ("a", 50)
     assert decision.reason is Reason.LEAST_COMPLETION

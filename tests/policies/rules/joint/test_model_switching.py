@@ -6,7 +6,7 @@ from tests.policies.cases import Asker, line_candidate
 
 def fleet() -> list[Candidate]:
     """Return one server that serves 100, 200 and 400 items a second, at widths 100, 50 and 25."""
-    return [line_candidate("a", width, item_s=width / 1e4) for width in (25, 50, 100)]
+    return [line_candidate("a", width, per_item_s=width / 1e4) for width in (25, 50, 100)]
 
 
 def run(asker: Asker, rate_rps: float, *, from_s: float, for_s: float) -> list[int]:

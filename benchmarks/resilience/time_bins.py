@@ -6,29 +6,29 @@ from collections import Counter
 from statistics import median
 
 from benchmarks.resilience.plan import Replies
-from benchmarks.resilience.results import Moment
+from benchmarks.resilience.results import TimeBin
 
-MOMENT_S = 0.25
+TIME_BIN_S = 0.25
 REFUSED = "RESOURCE_EXHAUSTED"
 OVERDUE = "DEADLINE_EXCEEDED"
 """Sent to a server, and told at its deadline that there is no answer."""
 
 
-def sum_moments(replies: Replies, deadline_s: float) -> tuple[Moment, ...]:
+def sum_time_bins(replies: Replies, deadline_s: float) -> tuple[TimeBin, ...]:
     """Return what became of the requests that were due in each moment."""
-    by_moment: dict[int, list[int]] = {}
+    by_time_bin: dict[int, list[int]] = {}
     for number, due_s in enumerate(replies.due_s):
-        by_moment.setdefault(int(due_s / MOMENT_S), []).append(number)
-    return tuple(_sum(replies, deadline_s, moment * MOMENT_S, found) for moment, found in by_moment.items())
+        by_time_bin.setdefault(int(due_s / TIME_BIN_S), []).append(number)
+    return tuple(_sum(replies, deadline_s, time_bin * TIME_BIN_S, found) for time_bin, found in by_time_bin.items())
 
 
-def _sum(replies: Replies, deadline_s: float, at_s: float, numbers: list[int]) -> Moment:
+def _sum(replies: Replies, deadline_s: float, at_s: float, numbers: list[int]) -> TimeBin:
     in_time = [n for n in numbers if replies.is_in_time(n, deadline_s)]
     refused = sum(replies.status[n] == REFUSED for n in numbers)
     latencies_s = [
         latency_s for n in numbers if replies.status[n] == "ok" and (latency_s := replies.latency_s(n)) is not None
     ]
-    return Moment(
+    return TimeBin(
         at_s=at_s,
         sent=len(numbers),
         by_width=dict(

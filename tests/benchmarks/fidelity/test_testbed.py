@@ -4,7 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from benchmarks.fidelity.stage import FidelitySettings, _bound_to, _copy_repository, _split_cores
+from benchmarks.fidelity.testbed import FidelitySettings, _bound_to, _copy_repository, _split_cores
 
 REPOSITORY = Path(__file__).parents[3] / "model_repository"
 

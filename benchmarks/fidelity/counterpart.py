@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.fidelity.stage import FidelitySettings
+from benchmarks.fidelity.testbed import FidelitySettings
 from orchestrator.policies import parse_policy
 from orchestrator.profile import Profile
 from orchestrator.simulation.results import Result, summarise
@@ -24,7 +24,7 @@ _NOISE_SEED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
+class Counterpart:
     """A fleet in virtual time.
 
     Attributes:
@@ -61,14 +61,14 @@ class Twin:
         results: list[Result] = []
         for draw in range(noise_draws):
             other = draw_trace(self.settings, self.servers, _NOISE_SEED * (number + 1) + draw)
-            mixed = replace(trace, arrived_s=given_s, noise=other.noise, lots=other.lots)
+            mixed = replace(trace, arrived_s=given_s, noise=other.noise, uniforms=other.uniforms)
             simulation = Simulation(self.settings, self.servers, parse_policy(policy), trace=mixed)
             simulation.run()
             results.append(summarise(simulation, seed=number))
         return results
 
 
-def make_twin(profile: Profile, settings: FidelitySettings, *, first_round: int = 0) -> Twin:
+def make_counterpart(profile: Profile, settings: FidelitySettings, *, first_round: int = 0) -> Counterpart:
     """Return the fleet that a profile describes, with the arrivals of all rounds from the first on."""
     servers = tuple(server_from_profile(server, server.name) for server in profile.servers)
     scenario = ScenarioSettings.model_validate(
@@ -86,4 +86,4 @@ def make_twin(profile: Profile, settings: FidelitySettings, *, first_round: int 
         }
     )
     numbers = range(first_round, first_round + settings.rounds)
-    return Twin(scenario, servers, {number: draw_trace(scenario, servers, number) for number in numbers})
+    return Counterpart(scenario, servers, {number: draw_trace(scenario, servers, number) for number in numbers})

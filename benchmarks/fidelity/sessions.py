@@ -40,7 +40,7 @@ class ProfileRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Sitting:
+class Session:
     """What one start of the servers has found.
 
     Attributes:
@@ -78,7 +78,7 @@ def profile_rows(profile: Profile) -> tuple[ProfileRow, ...]:
     return tuple(rows)
 
 
-def read_sittings(folder: Path) -> tuple[Sitting, ...]:
+def read_sessions(folder: Path) -> tuple[Session, ...]:
     """Return the sittings in a folder, in their order.
 
     Raises:
@@ -93,18 +93,18 @@ def read_sittings(folder: Path) -> tuple[Sitting, ...]:
     return tuple(found)
 
 
-def write_sitting(sitting: Sitting, folder: Path, *, number: int) -> None:
+def write_session(session: Session, folder: Path, *, number: int) -> None:
     """Write a sitting into a folder, which is made where there is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"sitting-{number:02d}.json").write_text(json.dumps(asdict(sitting), indent=1) + "\n")
+    (folder / f"sitting-{number:02d}.json").write_text(json.dumps(asdict(session), indent=1) + "\n")
 
 
-def next_round(sittings: Sequence[Sitting]) -> int:
+def next_round(sessions: Sequence[Session]) -> int:
     """Return the number of the first round that no sitting has."""
-    return 1 + max((each.number for sitting in sittings for each in sitting.rounds), default=-1)
+    return 1 + max((each.number for session in sessions for each in session.rounds), default=-1)
 
 
-def _parse(values: dict[str, Any]) -> Sitting:
+def _parse(values: dict[str, Any]) -> Session:
     rounds = tuple(
         Round(each["policy"], each["number"], Figures(**each["real"]), Figures(**each["simulated"]))
         for each in values["rounds"]
@@ -120,4 +120,4 @@ def _parse(values: dict[str, Any]) -> Sitting:
         )
         for row in values["profile"]
     )
-    return Sitting(values["taken_at"], values["rate_rps"], values["repeated"], rows, rounds)
+    return Session(values["taken_at"], values["rate_rps"], values["repeated"], rows, rounds)

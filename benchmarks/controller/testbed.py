@@ -31,7 +31,7 @@ POLL_S = 0.05
 
 
 @dataclass(slots=True)
-class Stage:
+class Testbed:
     """A Triton that runs, and how to look at it.
 
     Attributes:
@@ -167,15 +167,15 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(repository: Path, folder: Path, *, models: tuple[str, ...] = ()) -> AsyncIterator[Stage]:
+async def open_testbed(repository: Path, folder: Path, *, models: tuple[str, ...] = ()) -> AsyncIterator[Testbed]:
     """Run a Triton with these models loaded."""
     grpc, http, metrics, controller = choose_free_ports(4)
-    stage = Stage(repository.resolve(), folder, (grpc, http, metrics, controller))
-    await stage.start(models)
+    testbed = Testbed(repository.resolve(), folder, (grpc, http, metrics, controller))
+    await testbed.start(models)
     try:
-        yield stage
+        yield testbed
     finally:
-        await stage.stop()
+        await testbed.stop()
 
 
 def _is_alive(pid: int) -> bool:

@@ -78,7 +78,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Arena:
+class Testbed:
     """What runs.
 
     Attributes:
@@ -99,9 +99,9 @@ class Arena:
 
 
 @asynccontextmanager
-async def open_arena(
+async def open_testbed(
     repository: Path, folder: Path, *, slowdown: float, workers: int = 1, extra_model: str | None = None
-) -> AsyncIterator[Arena]:
+) -> AsyncIterator[Testbed]:
     """Run both Tritons and a gateway with the default settings of its router.
 
     Args:
@@ -132,7 +132,7 @@ async def open_arena(
         fleet = folder / "fleet.yaml"
         fleet.write_text(render_fleet(settings))
         pid = await stack.enter_async_context(run_gateway(fleet, ports[6]))
-        yield Arena(folder, places, grpc, http, metrics, pid)
+        yield Testbed(folder, places, grpc, http, metrics, pid)
 
 
 def _copy_models(repository: Path, own: Path, extra_model: str | None) -> None:
