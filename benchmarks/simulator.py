@@ -23,7 +23,7 @@ from orchestrator.policies import parse_policy
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
 
 POLICIES = ("random", "jsq", "p2c:slack", "lert:slack", "slackfit")
@@ -82,7 +82,7 @@ def run_once(servers: int, policy: str, requests: int, seed: int) -> tuple[float
     simulation = Simulation(settings, make_fleet(servers), parse_policy(policy), seed=seed)
     began_s = time.perf_counter()
     simulation.run()
-    return time.perf_counter() - began_s, int(simulation.world.state[f.TURN])
+    return time.perf_counter() - began_s, int(simulation.world.state[sim.TURN])
 
 
 def measure(servers: int, policy: str, workers: int, requests: int) -> Speed:

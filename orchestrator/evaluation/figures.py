@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from orchestrator.simulation.results import Result, summarise
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 
 WARM_UP_RATIO: Final = 0.05
 """Of the requests, the first, that latencies, accuracy and attainment leave out; as ``slimsched simulate`` does."""
@@ -93,9 +93,9 @@ def take_figures(simulation: Simulation, *, seed: int, fallback_ratio: float | N
     """
     result = summarise(simulation, seed=seed, warm_up_ratio=WARM_UP_RATIO)
     table = _counted(simulation)
-    is_answered = table[f.STATUS] == f.ANSWERED
-    latency_s = (table[f.ANSWERED_S] - table[f.ARRIVED_S])[is_answered]
-    widths, counts = np.unique(table[f.WIDTH][is_answered], return_counts=True)
+    is_answered = table[sim.STATUS] == sim.ANSWERED
+    latency_s = (table[sim.ANSWERED_S] - table[sim.ARRIVED_S])[is_answered]
+    widths, counts = np.unique(table[sim.WIDTH][is_answered], return_counts=True)
     items = sum(s.items for s in result.servers)
     figures = {name: getattr(result, name) for name in FIGURES if hasattr(result, name)}
     figures |= {
@@ -116,12 +116,12 @@ def take_figures(simulation: Simulation, *, seed: int, fallback_ratio: float | N
 def take_timeline(simulation: Simulation) -> Timeline:
     """Return how a run that has ended went over time."""
     requests = simulation.world.requests
-    arrived_s = np.asarray(requests[f.ARRIVED_S])
+    arrived_s = np.asarray(requests[sim.ARRIVED_S])
     edges_s = np.linspace(0.0, float(arrived_s[-1]), TIMELINE_BINS + 1)
     if edges_s[-1] <= 0:
         edges_s = np.linspace(0.0, 1.0, TIMELINE_BINS + 1)
     place = np.minimum(np.searchsorted(edges_s, arrived_s, side="right") - 1, TIMELINE_BINS - 1)
-    is_answered = np.asarray(requests[f.STATUS]) == f.ANSWERED
+    is_answered = np.asarray(requests[sim.STATUS]) == sim.ANSWERED
     answered = np.bincount(place[is_answered], minlength=TIMELINE_BINS)
 
     def mean(values: Floats) -> tuple[float | None, ...]:
@@ -129,11 +129,11 @@ def take_timeline(simulation: Simulation) -> Timeline:
         return tuple(float(s / n) if n else None for s, n in zip(sums, answered, strict=True))
 
     arrivals = np.bincount(place, minlength=TIMELINE_BINS) / (edges_s[1] - edges_s[0])
-    latency_s = np.asarray(requests[f.ANSWERED_S]) - arrived_s
+    latency_s = np.asarray(requests[sim.ANSWERED_S]) - arrived_s
     return Timeline(
         float(edges_s[-1]),
         tuple(float(n) for n in arrivals),
-        mean(np.asarray(requests[f.WIDTH])),
+        mean(np.asarray(requests[sim.WIDTH])),
         mean(latency_s),
     )
 
@@ -142,7 +142,7 @@ def _counted(simulation: Simulation) -> dict[int, Floats]:
     """Return the columns of the requests that count, after the warm-up."""
     count = len(simulation.trace.arrived_s)
     counted = slice(int(WARM_UP_RATIO * count), count)
-    fields = (f.STATUS, f.ARRIVED_S, f.ANSWERED_S, f.DEADLINE_S, f.ACCURACY, f.WIDTH, f.SERVER)
+    fields = (sim.STATUS, sim.ARRIVED_S, sim.ANSWERED_S, sim.DEADLINE_S, sim.ACCURACY, sim.WIDTH, sim.SERVER)
     return {field: np.asarray(simulation.world.requests[field])[counted] for field in fields}
 
 
@@ -150,12 +150,12 @@ def _attributed_j(
     result: Result, simulation: Simulation, table: dict[int, Floats], latency_s: Floats, is_answered: Any
 ) -> float | None:
     """Return the joules of an answer as its latency times the mean power of its server."""
-    up_s = np.asarray(simulation.world.truth[f.UP_S])[: len(result.servers)]
+    up_s = np.asarray(simulation.world.truth[sim.UP_S])[: len(result.servers)]
     known = [s.energy_j for s in result.servers if s.energy_j is not None]
     if len(known) < len(result.servers) or not len(latency_s):
         return None
     power_w = np.array(known) / np.maximum(up_s, 1e-12)
-    return float((latency_s * power_w[table[f.SERVER][is_answered].astype(int)]).mean())
+    return float((latency_s * power_w[table[sim.SERVER][is_answered].astype(int)]).mean())
 
 
 def _histogram(latency_s: Floats) -> NDArray[np.int64]:

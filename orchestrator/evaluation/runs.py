@@ -27,7 +27,7 @@ from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world.fields import World
+from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.learned_run import DECIDED, DISTRUSTED
 
 CellKey = tuple[str, str, int]

@@ -20,7 +20,7 @@ from orchestrator.simulation.rewards import LATE_PRICE, LATENCY_SHARE, Task, wei
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
 
 MOST_SERVERS: Final = 16
@@ -226,20 +226,20 @@ def utility(task: Task, totals: Mapping[str, float]) -> float:
 
 def simulate_totals(task: Task, policy: Any, seed: int) -> dict[str, float]:
     """Return what has come of a trace under any policy, as WorldBatch.totals does."""
-    from orchestrator.policies.tables import fields as r
+    from orchestrator.policies.tables import columns as col
 
     simulation = Simulation(task.settings, task.servers, policy, seed=seed)
     query = simulation.world.head.query
-    query[r.PREFER_ACCURACY], query[r.PREFER_LATENCY], query[r.PREFER_ENERGY] = task.preference
+    query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = task.preference
     simulation.run()
     state = simulation.world.state
-    answered = float(state[f.ANSWERED_COUNT])
+    answered = float(state[sim.ANSWERED_COUNT])
     return {
-        "requests": float(state[f.ARRIVALS]),
+        "requests": float(state[sim.ARRIVALS]),
         "answered": answered,
-        "in_time": float(state[f.ON_TIME_COUNT]),
-        "lost": float(state[f.LOST_COUNT]),
-        "accuracy": float(state[f.ACCURACY_SUM]) / max(1.0, answered),
-        "latency_s": float(state[f.LATENCY_SUM_S]) / max(1.0, answered),
-        "busy_j": float(sum(simulation.world.truth[f.BUSY_J][s] for s in range(len(task.servers)))),
+        "in_time": float(state[sim.ON_TIME_COUNT]),
+        "lost": float(state[sim.LOST_COUNT]),
+        "accuracy": float(state[sim.ACCURACY_SUM]) / max(1.0, answered),
+        "latency_s": float(state[sim.LATENCY_SUM_S]) / max(1.0, answered),
+        "busy_j": float(sum(simulation.world.truth[sim.BUSY_J][s] for s in range(len(task.servers)))),
     }

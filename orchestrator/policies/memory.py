@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import Final
 
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, compiled, new_table
-from orchestrator.policies.tables.fields import ROW_COLUMN, ROW_SERVER
 from orchestrator.snapshot import ServerName, Width
 
 WHOLE: Final = 0
@@ -40,13 +40,13 @@ SLOTS: Final = 28
 @compiled
 def server_place(memory: Table, row: int, rows: Table) -> int:
     """Return where the memory holds what belongs to the server of a row."""
-    return int(rows[ROW_SERVER][row] * memory[WHOLE][STRIDE])
+    return int(rows[col.ROW_SERVER][row] * memory[WHOLE][STRIDE])
 
 
 @compiled
 def model_place(memory: Table, row: int, rows: Table) -> int:
     """Return where the memory holds what belongs to the model of a row."""
-    return int(rows[ROW_SERVER][row] * memory[WHOLE][STRIDE] + rows[ROW_COLUMN][row])
+    return int(rows[col.ROW_SERVER][row] * memory[WHOLE][STRIDE] + rows[col.ROW_COLUMN][row])
 
 
 def new_memory(servers: int, columns: int) -> Table:

@@ -133,7 +133,7 @@ class ObservingPolicy(Policy, Protocol):
 
 @runtime_checkable
 class RowPolicy(ObservingPolicy, Protocol):
-    """A policy that decides on tables, see policies.tables.fields, so no values are made for a decision."""
+    """A policy that decides on tables, see policies.tables.columns, so no values are made for a decision."""
 
     def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
         """Return the row to dispatch (or HOLD or REJECT), the items, the reason's code, and until when to hold.

@@ -18,8 +18,9 @@ from orchestrator.policies.rules.joint import alert, clipper, clockwork, control
 from orchestrator.policies.rules.joint.central import choose_centrally
 from orchestrator.policies.rules.smooth_turns import in_weighted_turn
 from orchestrator.policies.rules.width_rules import narrow
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import HOLD, REASONS, ROW_HAS_ROOM, ROW_ITEMS
+from orchestrator.policies.tables.layout import HOLD, REASONS
 from orchestrator.policies.tables.stale import stretch_overdue
 
 SERVER_RULE: Final = 0
@@ -95,9 +96,9 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Colu
     if server_rule > CENTRAL:
         return _steered(server_rule, rule, width, timely, memory, rows, count, query)
     row = _server_of(server_rule, width, timely, memory, rows, count, query)
-    if rule[BINDS_LATE] != 0 and rows[ROW_HAS_ROOM][row] == 0:
+    if rule[BINDS_LATE] != 0 and rows[col.ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
-    items = server_rules.drawn_items(row, rows, query) if server_rule == DRAWN_WITH_BATCH else rows[ROW_ITEMS][row]
+    items = server_rules.drawn_items(row, rows, query) if server_rule == DRAWN_WITH_BATCH else rows[col.ROW_ITEMS][row]
     return row, items, _REASON_CODES[server_rule], math.inf
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,31 +90,31 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
     counted = slice(int(warm_up_ratio * count), count)
     table = {
         field: np.asarray(world.requests[field])[counted]
-        for field in (f.STATUS, f.ARRIVED_S, f.ANSWERED_S, f.DEADLINE_S, f.ACCURACY)
+        for field in (sim.STATUS, sim.ARRIVED_S, sim.ANSWERED_S, sim.DEADLINE_S, sim.ACCURACY)
     }
-    is_answered = table[f.STATUS] == f.ANSWERED
-    latency_s = np.sort((table[f.ANSWERED_S] - table[f.ARRIVED_S])[is_answered])
-    is_on_time = is_answered & (table[f.ANSWERED_S] <= table[f.DEADLINE_S])
+    is_answered = table[sim.STATUS] == sim.ANSWERED
+    latency_s = np.sort((table[sim.ANSWERED_S] - table[sim.ARRIVED_S])[is_answered])
+    is_on_time = is_answered & (table[sim.ANSWERED_S] <= table[sim.DEADLINE_S])
     on_time = int(np.count_nonzero(is_on_time))
     servers = tuple(_server_results(simulation))
     energies = [s.energy_j for s in servers]
     known = [e for e in energies if e is not None]
     items, batches = sum(s.items for s in servers), sum(s.groups for s in servers)
-    statuses = np.asarray(world.requests[f.STATUS])[:count]
-    all_answered = int(np.count_nonzero(statuses == f.ANSWERED))
-    span_s = float(state[f.NOW_S]) - float(table[f.ARRIVED_S][0])
+    statuses = np.asarray(world.requests[sim.STATUS])[:count]
+    all_answered = int(np.count_nonzero(statuses == sim.ANSWERED))
+    span_s = float(state[sim.NOW_S]) - float(table[sim.ARRIVED_S][0])
     return Result(
         scenario=simulation.settings.name,
         policy=simulation.policy.name,
         seed=seed,
         requests=count,
         answered=all_answered,
-        shed=int(np.count_nonzero(statuses == f.SHED)),
-        rejected=int(np.count_nonzero(statuses == f.REJECTED)),
-        failed=int(np.count_nonzero(statuses == f.FAILED)),
+        shed=int(np.count_nonzero(statuses == sim.SHED)),
+        rejected=int(np.count_nonzero(statuses == sim.REJECTED)),
+        failed=int(np.count_nonzero(statuses == sim.FAILED)),
         attainment_ratio=on_time / len(is_answered),
-        accuracy=float(table[f.ACCURACY][is_answered].mean()) if len(latency_s) else None,
-        effective_accuracy=float(table[f.ACCURACY][is_on_time].sum()) / len(is_answered),
+        accuracy=float(table[sim.ACCURACY][is_answered].mean()) if len(latency_s) else None,
+        effective_accuracy=float(table[sim.ACCURACY][is_on_time].sum()) / len(is_answered),
         mean_s=float(latency_s.mean()) if len(latency_s) else None,
         p50_s=_quantile(latency_s, 0.5),
         p99_s=_quantile(latency_s, 0.99),
@@ -122,8 +122,8 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
         joules_per_answer=sum(known) / all_answered if len(known) == len(energies) and all_answered else None,
         utilisation_variance=float(np.var([s.utilisation_ratio for s in servers])),
         mean_batch=items / batches if batches else None,
-        decisions=int(state[f.TURN]),
-        duration_s=float(state[f.NOW_S]),
+        decisions=int(state[sim.TURN]),
+        duration_s=float(state[sim.NOW_S]),
         servers=servers,
     )
 
@@ -132,16 +132,16 @@ def _server_results(simulation: Simulation) -> Sequence[ServerResult]:
     truth = simulation.world.truth
     found = []
     for index, server in enumerate(simulation.servers):
-        up_s = truth[f.UP_S][index]
-        energy_j = truth[f.IDLE_W][index] * up_s + truth[f.BUSY_J][index] + truth[f.LOAD_J][index]
+        up_s = truth[sim.UP_S][index]
+        energy_j = truth[sim.IDLE_W][index] * up_s + truth[sim.BUSY_J][index] + truth[sim.LOAD_J][index]
         found.append(
             ServerResult(
                 server.name,
-                int(truth[f.ITEMS_RUN][index]),
-                int(truth[f.BATCHES_RUN][index]),
-                float(truth[f.BUSY_S][index] / up_s) if up_s > 0 else 0.0,
+                int(truth[sim.ITEMS_RUN][index]),
+                int(truth[sim.BATCHES_RUN][index]),
+                float(truth[sim.BUSY_S][index] / up_s) if up_s > 0 else 0.0,
                 None if math.isnan(energy_j) else float(energy_j),
-                int(truth[f.PEAK_BYTES][index]),
+                int(truth[sim.PEAK_BYTES][index]),
             )
         )
     return found

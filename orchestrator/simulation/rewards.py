@@ -27,12 +27,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from orchestrator.policies.tables import fields as r
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
-from orchestrator.simulation.world import fields as f
-from orchestrator.simulation.world.fields import World
+from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.layout import World
 
 OBJECTIVES: Final = ("accuracy", "latency", "energy", "lateness")
 LATE_PRICE: Final = 4.0
@@ -85,12 +85,12 @@ def write_rewards(world: World, scales: Any, sums: Any, rewards: Any) -> None:
     """Write what was earned since the call before, by OBJECTIVES; ``sums`` is kept between calls."""
     state, joules = world.state, 0.0
     for server in range(world.fleet.server_count):
-        joules += world.truth[f.BUSY_J][server] + world.truth[f.LOAD_J][server]
-    answered, in_time = state[f.ANSWERED_COUNT] - sums[0], state[f.ON_TIME_COUNT] - sums[1]
-    accuracy, latency_s = state[f.ACCURACY_SUM] - sums[2], state[f.LATENCY_SUM_S] - sums[3]
-    lost, spent_j = state[f.LOST_COUNT] - sums[4], joules - sums[5]
-    sums[0], sums[1], sums[2] = state[f.ANSWERED_COUNT], state[f.ON_TIME_COUNT], state[f.ACCURACY_SUM]
-    sums[3], sums[4], sums[5] = state[f.LATENCY_SUM_S], state[f.LOST_COUNT], joules
+        joules += world.truth[sim.BUSY_J][server] + world.truth[sim.LOAD_J][server]
+    answered, in_time = state[sim.ANSWERED_COUNT] - sums[0], state[sim.ON_TIME_COUNT] - sums[1]
+    accuracy, latency_s = state[sim.ACCURACY_SUM] - sums[2], state[sim.LATENCY_SUM_S] - sums[3]
+    lost, spent_j = state[sim.LOST_COUNT] - sums[4], joules - sums[5]
+    sums[0], sums[1], sums[2] = state[sim.ANSWERED_COUNT], state[sim.ON_TIME_COUNT], state[sim.ACCURACY_SUM]
+    sums[3], sums[4], sums[5] = state[sim.LATENCY_SUM_S], state[sim.LOST_COUNT], joules
     promised, promised_j = _promised(world, scales)
     spread = scales[_ACCURACY_SPREAD]
     rewards[0] = (accuracy - answered * scales[_LEAST_ACCURACY]) / spread if spread > 0 else answered
@@ -108,14 +108,14 @@ def _promised(world: World, scales: Any) -> tuple[float, float]:
     """Return the accuracy, as rewards have it, and the joules that the groups under way will have come to."""
     fleet, accuracy, joules = world.fleet, 0.0, 0.0
     for server in range(fleet.server_count):
-        for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
-            if not math.isnan(world.held[f.DONE_S][place]) or fleet.batches[r.COLUMN][place] < 0:
+        for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+            if not math.isnan(world.held[sim.DONE_S][place]) or fleet.batches[col.COLUMN][place] < 0:
                 continue
-            model = server * fleet.columns + int(fleet.batches[r.COLUMN][place])
-            items = fleet.batches[r.ITEMS][place]
-            requests = items / world.requests[f.REQUEST_ITEMS][int(world.held[f.FIRST][place])]
+            model = server * fleet.columns + int(fleet.batches[col.COLUMN][place])
+            items = fleet.batches[col.ITEMS][place]
+            requests = items / world.requests[sim.REQUEST_ITEMS][int(world.held[sim.FIRST][place])]
             spread = scales[_ACCURACY_SPREAD]
-            above = fleet.models[r.ACCURACY][model] - scales[_LEAST_ACCURACY]
+            above = fleet.models[col.ACCURACY][model] - scales[_LEAST_ACCURACY]
             accuracy += requests * (above / spread if spread > 0 else 1.0)
             joules += world.energy_j[model][int(items) - 1]
     return accuracy, joules

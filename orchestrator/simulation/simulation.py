@@ -15,16 +15,17 @@ from orchestrator.policies.learned import LearnedPolicy
 from orchestrator.policies.memory import Memory, new_memory
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS
-from orchestrator.policies.tables import fields as r
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
+from orchestrator.policies.tables.layout import HOLD, REJECT, QueueHead
 from orchestrator.policies.tables.row_values import read_candidate
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
-from orchestrator.simulation.world import fields as f
-from orchestrator.simulation.world.fields import World
+from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.heaps import TAIL_SAMPLE, push_event
+from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.learned_run import run_learned
 from orchestrator.simulation.world.loop import advance, apply
 from orchestrator.simulation.world.servers import account
@@ -84,11 +85,11 @@ class Simulation:
 
         Only for a policy that is no rule, or ``decides_outside`` was called; then ``apply`` makes the decision.
         """
-        return int(self.world.state[f.ROW_COUNT]) if advance(self.world, until_s) else None
+        return int(self.world.state[sim.ROW_COUNT]) if advance(self.world, until_s) else None
 
     def decide_outside(self) -> None:
         """Leave decisions to ``next_decision`` and ``apply``, whatever the policy."""
-        self.world.state[f.IS_EXTERNAL] = 1
+        self.world.state[sim.IS_EXTERNAL] = 1
 
     def apply(self, row: int, items: float, until_s: float = math.inf) -> None:
         """Make the decision that is asked for: a row and its items, or HOLD until a time, or REJECT."""
@@ -97,7 +98,7 @@ class Simulation:
     def change_instances(self, server: int, width: Width, instances: int) -> None:
         """Begin to change the instances of a width now, as a controller's plan would; 0 unloads it."""
         column = float(list(self._tables.widths).index(width))
-        push_event(self.world, self.world.state[f.NOW_S], f.CHANGES, float(server), column, float(instances))
+        push_event(self.world, self.world.state[sim.NOW_S], sim.CHANGES, float(server), column, float(instances))
 
     def settle(self) -> None:
         """Bring every server's times and energy up to now."""
@@ -107,11 +108,11 @@ class Simulation:
     @property
     def now_s(self) -> float:
         """Virtual time: once a run is over, when its last request was answered or given up."""
-        return self.world.state[f.NOW_S]
+        return self.world.state[sim.NOW_S]
 
     def _decide(self) -> None:
         world = self.world
-        count = int(world.state[f.ROW_COUNT])
+        count = int(world.state[sim.ROW_COUNT])
         choose_row = getattr(self.policy, "choose_row", None)
         if choose_row is not None:
             row, items, _, until_s = choose_row(world.memory, world.rows, count, world.head.query)
@@ -125,25 +126,27 @@ class Simulation:
             keys = [(c.server, c.width) for c in candidates]
             apply(world, keys.index((chosen.server, chosen.width)), float(chosen.items), math.inf)
         elif isinstance(decision, Reject):
-            apply(world, r.REJECT, 0.0, math.inf)
+            apply(world, REJECT, 0.0, math.inf)
         else:
             assert isinstance(decision, Hold)
-            apply(world, r.HOLD, 0.0, math.inf if decision.until_s is None else decision.until_s)
+            apply(world, HOLD, 0.0, math.inf if decision.until_s is None else decision.until_s)
 
 
 def read_situation(query: Column, widths: Sequence[Width], memory: Memory | None = None) -> Situation:
     """Return what is asked as a value, with what policies remember."""
     queue = QueueState(
-        items=int(query[r.QUEUE_ITEMS]),
-        head_items=int(query[r.HEAD_ITEMS]),
-        head_deadline_s=float(query[r.HEAD_DEADLINE_S]),
-        tail_deadline_s=float(query[r.TAIL_DEADLINE_S]),
+        items=int(query[col.QUEUE_ITEMS]),
+        head_items=int(query[col.HEAD_ITEMS]),
+        head_deadline_s=float(query[col.HEAD_DEADLINE_S]),
+        tail_deadline_s=float(query[col.TAIL_DEADLINE_S]),
         allowed_widths=tuple(widths),
-        min_accuracy=float(query[r.MIN_ACCURACY]),
-        head_arrived_s=float(query[r.HEAD_ARRIVED_S]),
+        min_accuracy=float(query[col.MIN_ACCURACY]),
+        head_arrived_s=float(query[col.HEAD_ARRIVED_S]),
     )
-    uniforms = (float(query[r.FIRST_UNIFORM]), float(query[r.SECOND_UNIFORM]))
-    return Situation(queue, float(query[r.NOW_S]), int(query[r.TURN]), uniforms, float(query[r.SLACK_MARGIN]), memory)
+    uniforms = (float(query[col.FIRST_UNIFORM]), float(query[col.SECOND_UNIFORM]))
+    return Situation(
+        queue, float(query[col.NOW_S]), int(query[col.TURN]), uniforms, float(query[col.SLACK_MARGIN]), memory
+    )
 
 
 def _served(model: SimulatedModel) -> ServedModel:
@@ -191,11 +194,11 @@ def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings,
     tables = FleetTables(states, LatencyTable(fits), EnergyTable(joules))
     for index, server in enumerate(servers):
         limit = waiting + max(1, *(m.instances for m in server.models))
-        tables.fleet.servers[r.BATCH_LIMIT][index] = limit
+        tables.fleet.servers[col.BATCH_LIMIT][index] = limit
         for model in server.models:
             if model.instances == 0:
                 at = index * tables.fleet.columns + list(tables.widths).index(model.width)
-                tables.fleet.models[r.SERVED][at] = 0
+                tables.fleet.models[col.SERVED][at] = 0
     return tables
 
 
@@ -210,15 +213,15 @@ def _make_world(
     cells = max(1, len(servers) * fleet.columns)
     most = max(m.max_batch_size for s in servers for m in s.models)
     requests = _requests(trace)
-    schedule = new_table(f.EVENT_FIELDS, trace.schedule.shape[1])
-    for field in range(f.EVENT_FIELDS):
+    schedule = new_table(sim.EVENT_FIELDS, trace.schedule.shape[1])
+    for field in range(sim.EVENT_FIELDS):
         for entry in range(trace.schedule.shape[1]):
             schedule[field][entry] = float(trace.schedule[field][entry])
-    failures = int(np.count_nonzero(trace.schedule[f.KIND] == f.FAILS))
-    events = new_table(f.EVENT_FIELDS, (2 * len(servers) + failures) * fleet.depth + _SPARE_EVENTS)
-    query, allowed, avoided = new_column(r.QUERY_FIELDS), new_column(fleet.widths), new_column(len(servers))
-    query[r.MAX_PER_ITEM_J] = math.inf
-    query[r.PREFER_ACCURACY] = query[r.PREFER_LATENCY] = query[r.PREFER_ENERGY] = math.nan
+    failures = int(np.count_nonzero(trace.schedule[sim.KIND] == sim.FAILS))
+    events = new_table(sim.EVENT_FIELDS, (2 * len(servers) + failures) * fleet.depth + _SPARE_EVENTS)
+    query, allowed, avoided = new_column(col.QUERY_FIELDS), new_column(fleet.widths), new_column(len(servers))
+    query[col.MAX_PER_ITEM_J] = math.inf
+    query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
     for column in range(fleet.widths):
         allowed[column] = 1
     roots = new_column(cells)
@@ -226,17 +229,17 @@ def _make_world(
         roots[lane] = -1
     world = World(
         fleet=fleet,
-        head=r.QueueHead(query, allowed, avoided),
+        head=QueueHead(query, allowed, avoided),
         rows=tables.rows,
         scratch=tables.scratch,
         rule=_rule_of(policy),
         memory=new_memory(len(servers), fleet.columns),
         requests=requests,
-        truth=new_table(f.TRUTH_FIELDS, len(servers)),
-        models=new_table(f.TRUE_FIELDS, cells),
+        truth=new_table(sim.TRUTH_FIELDS, len(servers)),
+        models=new_table(sim.TRUE_FIELDS, cells),
         service_s=new_table(cells, most),
         energy_j=new_table(cells, most),
-        held=new_table(f.HELD_FIELDS, len(servers) * fleet.depth),
+        held=new_table(sim.HELD_FIELDS, len(servers) * fleet.depth),
         events=events,
         schedule=schedule,
         state=_state(settings, trace, policy),
@@ -257,40 +260,44 @@ def _rule_of(policy: Policy) -> Column:
 
 def _write_truth(world: World, index: int, server: SimulatedServer, widths: list[Width]) -> None:
     truth, models = world.truth, world.models
-    truth[f.IS_UP][index] = truth[f.SPEED][index] = 1
-    truth[f.IDLE_W][index] = math.nan if server.idle_w is None else server.idle_w
+    truth[sim.IS_UP][index] = truth[sim.SPEED][index] = 1
+    truth[sim.IDLE_W][index] = math.nan if server.idle_w is None else server.idle_w
     for model in server.models:
         cell = index * world.fleet.columns + widths.index(model.width)
         energy_j = model.energy_j or (math.nan,) * model.max_batch_size
         service, energy = world.service_s[cell], world.energy_j[cell]
         for at in range(model.max_batch_size):
             service[at], energy[at] = model.service_s[at], energy_j[at]
-        models[f.LOAD_S][cell], models[f.LOAD_W][cell] = model.load_s, model.load_w
-        models[f.INSTANCE_BYTES][cell] = model.instance_bytes
-        models[f.SIGMA][cell], models[f.DELAY_S][cell] = model.sigma, model.delay_s
+        models[sim.LOAD_S][cell], models[sim.LOAD_W][cell] = model.load_s, model.load_w
+        models[sim.INSTANCE_BYTES][cell] = model.instance_bytes
+        models[sim.SIGMA][cell], models[sim.DELAY_S][cell] = model.sigma, model.delay_s
         fit = model.start
-        models[f.FIT_WEIGHT][cell], models[f.FIT_N][cell], models[f.FIT_NN][cell] = fit.weight, fit.sum_n, fit.sum_nn
-        models[f.FIT_T_S][cell], models[f.FIT_NT_S][cell] = fit.sum_t_s, fit.sum_nt_s
-        truth[f.MEMORY_BYTES][index] += model.instances * model.instance_bytes
-    truth[f.PEAK_BYTES][index] = truth[f.MEMORY_BYTES][index]
+        models[sim.FIT_WEIGHT][cell], models[sim.FIT_N][cell], models[sim.FIT_NN][cell] = (
+            fit.weight,
+            fit.sum_n,
+            fit.sum_nn,
+        )
+        models[sim.FIT_T_S][cell], models[sim.FIT_NT_S][cell] = fit.sum_t_s, fit.sum_nt_s
+        truth[sim.MEMORY_BYTES][index] += model.instances * model.instance_bytes
+    truth[sim.PEAK_BYTES][index] = truth[sim.MEMORY_BYTES][index]
 
 
 def _requests(trace: Trace) -> Table:
     count = len(trace.arrived_s)
-    requests = new_table(f.REQUEST_FIELDS, count)
+    requests = new_table(sim.REQUEST_FIELDS, count)
     given = {
-        f.ARRIVED_S: trace.arrived_s,
-        f.DEADLINE_S: trace.deadline_s,
-        f.REQUEST_ITEMS: trace.items,
-        f.NOISE: trace.noise,
-        f.LOT: trace.uniforms[0],
-        f.OTHER_LOT: trace.uniforms[1],
+        sim.ARRIVED_S: trace.arrived_s,
+        sim.DEADLINE_S: trace.deadline_s,
+        sim.REQUEST_ITEMS: trace.items,
+        sim.NOISE: trace.noise,
+        sim.LOT: trace.uniforms[0],
+        sim.OTHER_LOT: trace.uniforms[1],
     }
     for field, values in given.items():
         fill(requests[field], values)
-    for field in (f.SENT_S, f.ANSWERED_S, f.ACCURACY, f.ENERGY_J):
+    for field in (sim.SENT_S, sim.ANSWERED_S, sim.ACCURACY, sim.ENERGY_J):
         fill(requests[field], np.full(count, math.nan))
-    for field in (f.NEXT, f.LEFT, f.RIGHT, f.SERVER, f.WIDTH):
+    for field in (sim.NEXT, sim.LEFT, sim.RIGHT, sim.SERVER, sim.WIDTH):
         fill(requests[field], np.full(count, -1.0))
     return requests
 
@@ -304,18 +311,18 @@ def fill(column: Column, values: NDArray[np.float64]) -> None:
 
 
 def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
-    state, objectives = new_column(f.STATE_FIELDS), settings.objectives
-    state[f.ARRIVALS] = len(trace.arrived_s)
-    state[f.ENTRIES] = trace.schedule.shape[1]
-    state[f.HOLD_UNTIL_S] = math.inf
-    state[f.QUEUE_LIMIT] = objectives.queue_limit
-    state[f.TIMEOUT_S] = objectives.request_timeout_s
-    state[f.MAX_ATTEMPTS] = objectives.max_attempts
-    state[f.LEARNS] = settings.telemetry.learns
-    state[f.REPORTED] = settings.telemetry.report_every_s is not None
-    state[f.IS_EXTERNAL] = not isinstance(policy, RulePolicy)
-    state[f.BINDS_EARLY] = policy.binding is Binding.EARLY
+    state, objectives = new_column(sim.STATE_FIELDS), settings.objectives
+    state[sim.ARRIVALS] = len(trace.arrived_s)
+    state[sim.ENTRIES] = trace.schedule.shape[1]
+    state[sim.HOLD_UNTIL_S] = math.inf
+    state[sim.QUEUE_LIMIT] = objectives.queue_limit
+    state[sim.TIMEOUT_S] = objectives.request_timeout_s
+    state[sim.MAX_ATTEMPTS] = objectives.max_attempts
+    state[sim.LEARNS] = settings.telemetry.learns
+    state[sim.REPORTED] = settings.telemetry.report_every_s is not None
+    state[sim.IS_EXTERNAL] = not isinstance(policy, RulePolicy)
+    state[sim.BINDS_EARLY] = policy.binding is Binding.EARLY
     own = policy.slack_margin if isinstance(policy, RulePolicy | LearnedPolicy) else None
-    state[f.SLACK_MARGIN] = objectives.slack_margin if own is None else own
-    state[f.MIN_ACCURACY] = objectives.min_accuracy
+    state[sim.SLACK_MARGIN] = objectives.slack_margin if own is None else own
+    state[sim.MIN_ACCURACY] = objectives.min_accuracy
     return state

@@ -7,7 +7,7 @@ from orchestrator.evaluation.figures import FIGURES, LATENCY_EDGES_S, take_figur
 from orchestrator.evaluation.statistics import hypervolume
 from orchestrator.simulation.scenario.fleet import linear_model
 from orchestrator.simulation.utility import EXCHANGE, Utility, make_utility
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from tests.simulation.worlds import patient, run, scenario, servers
 
 
@@ -18,7 +18,7 @@ def test_figures_of_a_run_are_what_its_requests_say() -> None:
     assert taken.seed == 3
     assert set(taken.figures) == set(FIGURES)
     requests = simulation.world.requests
-    latency_s = (np.asarray(requests[f.ANSWERED_S]) - np.asarray(requests[f.ARRIVED_S]))[10:]
+    latency_s = (np.asarray(requests[sim.ANSWERED_S]) - np.asarray(requests[sim.ARRIVED_S]))[10:]
     in_time = float((latency_s <= 0.03).mean())
     assert 0 < in_time < 1
     figures = taken.figures

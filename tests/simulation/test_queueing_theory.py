@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orchestrator.simulation.scenario.fleet import linear_model
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from tests.simulation.worlds import latencies_s, patient, run, scenario, servers, single
 
 FIXED = {"learns": False}  # so that no decision depends on what was observed
@@ -74,7 +74,7 @@ def test_little(policy: str) -> None:
     """The time average of how many are there is their rate times how long they stay."""
     settings = scenario(requests=20_000, load=0.8, objectives=patient())
     simulation = run(settings, servers(3, single(), linear_model(50, per_item_s=0.004)), policy)
-    arrived_s, answered_s = (np.asarray(simulation.world.requests[field]) for field in (f.ARRIVED_S, f.ANSWERED_S))
+    arrived_s, answered_s = (np.asarray(simulation.world.requests[field]) for field in (sim.ARRIVED_S, sim.ANSWERED_S))
     grid_s = np.random.default_rng(1).uniform(0, simulation.now_s, 200_000)
     inside = np.searchsorted(np.sort(arrived_s), grid_s, side="right") - np.searchsorted(np.sort(answered_s), grid_s)
     rate_rps = len(arrived_s) / simulation.now_s
@@ -85,7 +85,7 @@ def test_no_server_rests_while_something_waits() -> None:
     settings = scenario(requests=5_000, load=0.9, objectives=patient(in_flight_groups=1), telemetry=FIXED)
     simulation = run(settings, servers(1, single(sigma=0.7)))
     requests = simulation.world.requests
-    arrived_s, sent_s, answered_s = (np.asarray(requests[k]) for k in (f.ARRIVED_S, f.SENT_S, f.ANSWERED_S))
+    arrived_s, sent_s, answered_s = (np.asarray(requests[k]) for k in (sim.ARRIVED_S, sim.SENT_S, sim.ANSWERED_S))
     free_s = np.concatenate([[0.0], answered_s[:-1]])
     assert sent_s == pytest.approx(np.maximum(arrived_s, free_s))
-    assert simulation.world.truth[f.BUSY_S][0] == pytest.approx((answered_s - sent_s).sum())
+    assert simulation.world.truth[sim.BUSY_S][0] == pytest.approx((answered_s - sent_s).sum())

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
 from orchestrator.policies import Binding, Situation, parse_policy
-from orchestrator.policies.tables.fields import HOLD, PER_ITEM_S, REJECT
+from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.layout import HOLD, REJECT
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName, Width
 from tests.simulation.reference import ReferenceWorld
 from tests.simulation.worlds import patient, run, scenario, servers, single
@@ -96,12 +97,12 @@ def test_the_loop_does_what_a_plain_world_of_objects_does(
     requests, names = simulation.world.requests, [s.name for s in simulation.servers]
     for request in range(given.workload.requests):
         answered_s, server, width, batch = expected[request]
-        assert requests[f.ANSWERED_S][request] == pytest.approx(answered_s)
+        assert requests[sim.ANSWERED_S][request] == pytest.approx(answered_s)
         if server is None:
-            assert requests[f.STATUS][request] == f.REJECTED
+            assert requests[sim.STATUS][request] == sim.REJECTED
             continue
-        assert names[int(requests[f.SERVER][request])] == server
-        assert (requests[f.WIDTH][request], requests[f.BATCH][request]) == (width, batch)
+        assert names[int(requests[sim.SERVER][request])] == server
+        assert (requests[sim.WIDTH][request], requests[sim.BATCH][request]) == (width, batch)
 
 
 faults = st.fixed_dictionaries(
@@ -137,23 +138,26 @@ def test_requests_and_joules_are_conserved_whatever_happens(
     simulation.run()
     world, result = simulation.world, summarise(simulation, seed=1)
     assert result.answered + result.shed + result.rejected + result.failed == given.workload.requests
-    requests = {k: np.asarray(world.requests[k]) for k in (f.STATUS, f.ANSWERED_S, f.ARRIVED_S, f.ENERGY_J, f.ATTEMPTS)}
-    answered = requests[f.STATUS] == f.ANSWERED
-    assert (requests[f.ANSWERED_S] >= requests[f.ARRIVED_S]).all()
-    assert simulation.now_s == result.duration_s == requests[f.ANSWERED_S].max()
+    requests = {
+        k: np.asarray(world.requests[k])
+        for k in (sim.STATUS, sim.ANSWERED_S, sim.ARRIVED_S, sim.ENERGY_J, sim.ATTEMPTS)
+    }
+    answered = requests[sim.STATUS] == sim.ANSWERED
+    assert (requests[sim.ANSWERED_S] >= requests[sim.ARRIVED_S]).all()
+    assert simulation.now_s == result.duration_s == requests[sim.ANSWERED_S].max()
     assert sum(s.items for s in result.servers) == answered.sum() * given.workload.items
-    assert (requests[f.ATTEMPTS][answered] >= 1).all()
-    assert requests[f.ATTEMPTS].max() <= given.objectives.max_attempts
+    assert (requests[sim.ATTEMPTS][answered] >= 1).all()
+    assert requests[sim.ATTEMPTS].max() <= given.objectives.max_attempts
     for server in simulation.world.fleet.servers, world.truth:
         assert not np.isnan(np.asarray(server)[[0, 1]]).any()
     # What requests were told adds up to what servers spent on groups that ended.
-    busy_j = np.asarray(world.truth[f.BUSY_J]).sum()
-    told_j = np.nansum(requests[f.ENERGY_J])
+    busy_j = np.asarray(world.truth[sim.BUSY_J]).sum()
+    told_j = np.nansum(requests[sim.ENERGY_J])
     if wrong["fail_every_s"] is None:
         assert told_j == pytest.approx(busy_j)
-        assert (np.asarray(world.truth[f.UP_S]) == pytest.approx(simulation.now_s)) or not busy_j
+        assert (np.asarray(world.truth[sim.UP_S]) == pytest.approx(simulation.now_s)) or not busy_j
     assert told_j <= busy_j * (1 + 1e-9)
-    idle_j = sum(s.idle_w * world.truth[f.UP_S][i] for i, s in enumerate(simulation.servers) if s.idle_w is not None)
+    idle_j = sum(s.idle_w * world.truth[sim.UP_S][i] for i, s in enumerate(simulation.servers) if s.idle_w is not None)
     total_j = sum(s.energy_j for s in result.servers if s.energy_j is not None)
     assert total_j == pytest.approx(idle_j + busy_j)
     assert all(0 <= s.utilisation_ratio <= 1 + 1e-9 for s in result.servers)
@@ -164,12 +168,12 @@ def test_a_seed_names_a_trace_and_faults_leave_arrivals_alone() -> None:
     calm = scenario(requests=500)
     stormy = scenario(requests=500, faults={"fail_every_s": 0.5, "down_s": 0.1})
     one, again, other, storm = (run(s, fleet, seed=seed) for s, seed in ((calm, 4), (calm, 4), (calm, 5), (stormy, 4)))
-    for field in range(f.REQUEST_FIELDS):
+    for field in range(sim.REQUEST_FIELDS):
         assert np.array_equal(one.world.requests[field], again.world.requests[field], equal_nan=True)
-    assert not np.array_equal(one.world.requests[f.ARRIVED_S], other.world.requests[f.ARRIVED_S])
-    for field in (f.ARRIVED_S, f.NOISE, f.LOT):
+    assert not np.array_equal(one.world.requests[sim.ARRIVED_S], other.world.requests[sim.ARRIVED_S])
+    for field in (sim.ARRIVED_S, sim.NOISE, sim.LOT):
         assert np.array_equal(one.world.requests[field], storm.world.requests[field])
-    assert storm.world.requests[f.ATTEMPTS].max() > 1  # type: ignore[attr-defined]
+    assert storm.world.requests[sim.ATTEMPTS].max() > 1  # type: ignore[attr-defined]
 
 
 class FirstWithRoom:
@@ -224,16 +228,16 @@ def test_loads_take_time_memory_and_energy_and_unloads_give_memory_back() -> Non
     simulation.change_instances(0, Width(100), 2)
     simulation.change_instances(0, Width(50), 1)
     simulation.run_until(1.5)
-    assert truth[f.MEMORY_BYTES][0] == 230
-    assert truth[f.LOAD_J][0] == 100
-    widths = np.asarray(simulation.world.requests[f.WIDTH])
+    assert truth[sim.MEMORY_BYTES][0] == 230
+    assert truth[sim.LOAD_J][0] == 100
+    widths = np.asarray(simulation.world.requests[sim.WIDTH])
     assert set(widths[widths > 0]) == {100}
     simulation.run_until(5.0)
     simulation.change_instances(0, Width(100), 0)
     simulation.run()
-    assert truth[f.MEMORY_BYTES][0] == 30
-    assert truth[f.PEAK_BYTES][0] == 230
-    late = np.asarray(simulation.world.requests[f.ARRIVED_S]) > 3.2
+    assert truth[sim.MEMORY_BYTES][0] == 30
+    assert truth[sim.PEAK_BYTES][0] == 230
+    late = np.asarray(simulation.world.requests[sim.ARRIVED_S]) > 3.2
     assert set(widths[late]) == {50}
     result = summarise(simulation, seed=0)
     assert result.servers[0].energy_j is None  # nothing is known of the groups' joules
@@ -243,9 +247,9 @@ def test_the_router_learns_that_a_machine_is_throttled() -> None:
     fleet = servers(1, linear_model(100, per_item_s=0.01))
     throttled = {"throttle_every_s": 1e-9, "throttle_factor": 3.0, "throttle_s": 1e9}
     simulation = run(scenario(requests=300, load=0.2, faults=throttled, objectives=patient()), fleet)
-    assert simulation.world.fleet.models[PER_ITEM_S][0] == pytest.approx(0.03, rel=0.05)
+    assert simulation.world.fleet.models[col.PER_ITEM_S][0] == pytest.approx(0.03, rel=0.05)
     calm = run(scenario(requests=300, load=0.2, objectives=patient()), fleet)
-    assert calm.world.fleet.models[PER_ITEM_S][0] == pytest.approx(0.01)
+    assert calm.world.fleet.models[col.PER_ITEM_S][0] == pytest.approx(0.01)
 
 
 def test_a_router_that_learns_late_of_answers_does_worse() -> None:
@@ -270,11 +274,11 @@ def test_an_answer_that_travels_costs_latency_and_no_capacity() -> None:
     requests = simulation.world.requests
     # Two are sent at once and run back to back. The third goes out when the first answer is there, while the second
     # runs, and begins with its end.
-    assert list(requests[f.ANSWERED_S]) == [1.25, 2.25, 3.25, 11.25]
-    assert list(requests[f.SENT_S]) == [0.0, 0.0, 1.25, 10.0]
-    assert simulation.world.truth[f.BUSY_S][0] == 4.0
+    assert list(requests[sim.ANSWERED_S]) == [1.25, 2.25, 3.25, 11.25]
+    assert list(requests[sim.SENT_S]) == [0.0, 0.0, 1.25, 10.0]
+    assert simulation.world.truth[sim.BUSY_S][0] == 4.0
     # What the router saw: from sending to answer of the first and the last, from answer to answer of the others.
-    assert 1.0 < simulation.world.fleet.models[PER_ITEM_S][0] < 1.25
+    assert 1.0 < simulation.world.fleet.models[col.PER_ITEM_S][0] < 1.25
 
 
 def test_an_answer_that_was_on_its_way_is_lost_with_its_server_and_its_energy_is_spent() -> None:
@@ -285,7 +289,7 @@ def test_an_answer_that_was_on_its_way_is_lost_with_its_server_and_its_energy_is
     trace = replace(
         draw_trace(settings, fleet, 0),
         arrived_s=np.array([0.0]),
-        schedule=entries((1.25, 0, f.FAILS, 0), (2.0, 0, f.NOTICED, 0)),
+        schedule=entries((1.25, 0, sim.FAILS, 0), (2.0, 0, sim.NOTICED, 0)),
     )
     simulation = Simulation(settings, fleet, parse_policy("jsq"), trace=trace)
     simulation.run()
@@ -307,8 +311,8 @@ def test_a_server_that_fails_loses_nothing_that_can_be_sent_again() -> None:
         simulation = run(settings, fleet, policy)
         result = summarise(simulation, seed=0)
         assert result.answered == 5000
-        assert np.asarray(simulation.world.requests[f.ATTEMPTS]).max() > 1
-        assert all(up_s < simulation.now_s for up_s in np.asarray(simulation.world.truth[f.UP_S]))
+        assert np.asarray(simulation.world.requests[sim.ATTEMPTS]).max() > 1
+        assert all(up_s < simulation.now_s for up_s in np.asarray(simulation.world.truth[sim.UP_S]))
         assert math.isclose(sum(s.items for s in result.servers), 5000)
 
 
@@ -318,10 +322,10 @@ def joules(simulation: Simulation) -> list[float | None]:
 
 def entries(*given: tuple[float, int, float, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return a schedule of (when, server, kind, value)."""
-    table = np.zeros((f.EVENT_FIELDS, len(given)))
+    table = np.zeros((sim.EVENT_FIELDS, len(given)))
     for place, (at_s, server, kind, value) in enumerate(given):
-        table[f.AT_S, place], table[f.EVENT_SERVER, place] = at_s, server
-        table[f.KIND, place], table[f.VALUE, place], table[f.ORDER, place] = kind, value, place
+        table[sim.AT_S, place], table[sim.EVENT_SERVER, place] = at_s, server
+        table[sim.KIND, place], table[sim.VALUE, place], table[sim.ORDER, place] = kind, value, place
     return table
 
 
@@ -333,15 +337,15 @@ def test_what_is_arranged_for_after_the_last_answer_costs_nothing(policy: str) -
     calm.run()
     over_s = calm.now_s
     later = entries(
-        (over_s + 1, 0, f.FAILS, 0),
-        (over_s + 2, 0, f.NOTICED, 0),
-        (over_s + 3, 1, f.THROTTLES, 2),
-        (over_s + 4, 1, f.REPORTS, 0.1),
-        (over_s + 60, 0, f.RETURNS, 0),
+        (over_s + 1, 0, sim.FAILS, 0),
+        (over_s + 2, 0, sim.NOTICED, 0),
+        (over_s + 3, 1, sim.THROTTLES, 2),
+        (over_s + 4, 1, sim.REPORTS, 0.1),
+        (over_s + 60, 0, sim.RETURNS, 0),
     )
     stormy = Simulation(settings, fleet, parse_policy(policy), trace=replace(trace, schedule=later))
     stormy.run()
-    assert over_s == np.asarray(calm.world.requests[f.ANSWERED_S]).max()
+    assert over_s == np.asarray(calm.world.requests[sim.ANSWERED_S]).max()
     assert joules(stormy) == joules(calm) != [None, None]
     assert summarise(stormy, seed=0) == summarise(calm, seed=0)
 
@@ -352,13 +356,15 @@ def test_a_run_waits_for_what_is_lost_on_a_server_that_nobody_has_missed_yet() -
     trace = replace(
         draw_trace(settings, fleet, 0),
         arrived_s=np.array([1.0]),
-        schedule=entries((1.5, 0, f.FAILS, 0), (3.0, 0, f.NOTICED, 0), (4.0, 0, f.RETURNS, 0), (9.0, 0, f.FAILS, 0)),
+        schedule=entries(
+            (1.5, 0, sim.FAILS, 0), (3.0, 0, sim.NOTICED, 0), (4.0, 0, sim.RETURNS, 0), (9.0, 0, sim.FAILS, 0)
+        ),
     )
     simulation = Simulation(settings, fleet, parse_policy("lert"), trace=trace)
     simulation.run()
     result = summarise(simulation, seed=0)
     assert (result.answered, simulation.now_s) == (1, 5.0)
-    assert simulation.world.truth[f.UP_S][0] == 1.5 + 1.0
+    assert simulation.world.truth[sim.UP_S][0] == 1.5 + 1.0
 
 
 def test_neither_a_lost_group_nor_a_hold_keeps_a_run_from_its_end() -> None:
@@ -367,10 +373,10 @@ def test_neither_a_lost_group_nor_a_hold_keeps_a_run_from_its_end() -> None:
     trace = replace(
         draw_trace(settings, fleet, 0),
         arrived_s=np.array([1.0]),
-        schedule=entries((2.0, 0, f.FAILS, 0), (3.0, 0, f.NOTICED, 0), (50.0, 0, f.RETURNS, 0)),
+        schedule=entries((2.0, 0, sim.FAILS, 0), (3.0, 0, sim.NOTICED, 0), (50.0, 0, sim.RETURNS, 0)),
     )
     simulation = Simulation(settings, fleet, parse_policy("lert"), trace=trace)
-    simulation.world.state[f.HOLD_UNTIL_S] = 100.0
+    simulation.world.state[sim.HOLD_UNTIL_S] = 100.0
     simulation.run()
     assert (summarise(simulation, seed=0).failed, simulation.now_s) == (1, 3.0)
     simulation.run_until(20.0)  # who asks for more time gets it

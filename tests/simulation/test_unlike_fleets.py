@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
 from tests.simulation.worlds import run, scenario
 
@@ -48,4 +48,4 @@ def test_thrift_keeps_deadlines_with_machines_of_which_some_can_not(workload: di
     """One in thirty was late or more when it waited for the frugal machine as long as the head was in time there."""
     settings = scenario(requests=6000, workload=workload, objectives={"deadline_ms": 15, "queue_limit": 6000})
     state = run(settings, FLEET, "thrift").world.state
-    assert state[f.ON_TIME_COUNT] >= 0.995 * 6000
+    assert state[sim.ON_TIME_COUNT] >= 0.995 * 6000

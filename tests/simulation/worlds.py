@@ -15,7 +15,7 @@ from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServ
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation, fill
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
 
 FOREVER_MS = 1e9
@@ -57,7 +57,7 @@ def run(
         trace = replace(trace, noise=np.random.default_rng(seed + 99).exponential(1.0, len(trace.noise)))
     simulation = Simulation(settings, fleet, parse_policy(policy), trace=trace)
     if exponential:
-        sigmas = simulation.world.models[f.SIGMA]
+        sigmas = simulation.world.models[sim.SIGMA]
         fill(sigmas, np.full(len(sigmas), math.nan))  # type: ignore[arg-type]
     simulation.run()
     return simulation
@@ -66,6 +66,6 @@ def run(
 def latencies_s(simulation: Simulation, *, warm_up: float = 0.1) -> NDArray[np.float64]:
     """Return the latency of every request after the first ones; all must be answered."""
     requests = simulation.world.requests
-    assert set(np.asarray(requests[f.STATUS])) == {f.ANSWERED}
-    latency_s: NDArray[np.float64] = np.asarray(requests[f.ANSWERED_S]) - np.asarray(requests[f.ARRIVED_S])
+    assert set(np.asarray(requests[sim.STATUS])) == {sim.ANSWERED}
+    latency_s: NDArray[np.float64] = np.asarray(requests[sim.ANSWERED_S]) - np.asarray(requests[sim.ARRIVED_S])
     return latency_s[int(warm_up * len(latency_s)) :]

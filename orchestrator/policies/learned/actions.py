@@ -25,22 +25,8 @@ from typing import Final
 from orchestrator.policies.learned.features import ROWS
 from orchestrator.policies.learned.holds import may_fill
 from orchestrator.policies.rules.width_rules import is_in_time, is_timely
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_DEADLINE_S,
-    NOW_S,
-    QUEUE_ITEMS,
-    ROW_ACCURACY,
-    ROW_COMPLETION_S,
-    ROW_FIXED_J,
-    ROW_HAS_ROOM,
-    ROW_HEAD_COMPLETION_S,
-    ROW_ITEMS,
-    ROW_MAX_BATCH,
-    ROW_PER_ITEM_J,
-    ROW_SERVER,
-    SLACK_MARGIN,
-)
 
 TIMELY: Final = 2  # what is asked of candidates
 HEAD_IN_TIME: Final = 1
@@ -72,7 +58,9 @@ def select_rows(rows: Table, count: int, base_row: int, picked: Column, chosen: 
     while left > 0:
         best = -1
         for row in range(count):
-            if picked[row] == 0 and (best < 0 or rows[ROW_HEAD_COMPLETION_S][row] < rows[ROW_HEAD_COMPLETION_S][best]):
+            if picked[row] == 0 and (
+                best < 0 or rows[col.ROW_HEAD_COMPLETION_S][row] < rows[col.ROW_HEAD_COMPLETION_S][best]
+            ):
                 best = row
         if best < 0:
             break
@@ -90,12 +78,12 @@ def _pick_server(rows: Table, count: int, row: int, picked: Column, left: int) -
     """Mark a row, then the other rows of its server as far as they fit; return how many. Others are marked 2: seen."""
     marked = 1
     picked[row] = 1.0
-    server = rows[ROW_SERVER][row]
+    server = rows[col.ROW_SERVER][row]
     first = row
-    while first > 0 and rows[ROW_SERVER][first - 1] == server:
+    while first > 0 and rows[col.ROW_SERVER][first - 1] == server:
         first -= 1
     other = first
-    while other < count and rows[ROW_SERVER][other] == server:
+    while other < count and rows[col.ROW_SERVER][other] == server:
         if picked[other] == 0:
             if marked < left:
                 picked[other] = 1.0
@@ -111,9 +99,9 @@ def hold_until_s(rows: Table, chosen: Column, considered: int, query: Column) ->
     """Return until when a hold lasts: half the time until the quickest candidate would be late; now when it is."""
     least_s = math.inf
     for line in range(considered):
-        least_s = min(least_s, rows[ROW_HEAD_COMPLETION_S][int(chosen[line])])
-    left_s = query[HEAD_DEADLINE_S] - query[NOW_S] - query[SLACK_MARGIN] * least_s
-    return query[NOW_S] + max(0.0, left_s) / 2 if considered > 0 else query[NOW_S]
+        least_s = min(least_s, rows[col.ROW_HEAD_COMPLETION_S][int(chosen[line])])
+    left_s = query[col.HEAD_DEADLINE_S] - query[col.NOW_S] - query[col.SLACK_MARGIN] * least_s
+    return query[col.NOW_S] + max(0.0, left_s) / 2 if considered > 0 else query[col.NOW_S]
 
 
 @compiled
@@ -132,23 +120,26 @@ def write_mask(
         mask: for ACTIONS numbers.
     """
     need = _need(rows, chosen, considered, query)
-    lasts_s = hold_until_s(rows, chosen, considered, query) - query[NOW_S]
+    lasts_s = hold_until_s(rows, chosen, considered, query) - query[col.NOW_S]
     fills, allowed, is_hold_useful = may_fill(lasts_s, memory, query), 0, False
     for line in range(ROWS):
         mask[line] = 0.0
     for line in range(considered):
         row = int(chosen[line])
-        has_room = rows[ROW_HAS_ROOM][row] != 0
+        has_room = rows[col.ROW_HAS_ROOM][row] != 0
         is_worth_it = _meets(row, need, rows, query) and not _is_dominated(line, need, rows, chosen, considered, query)
         if row == int(base[0]) or (has_room and is_worth_it):
             mask[line] = 1.0
             allowed += 1
         if is_worth_it:  # a better one is busy, or its batch can become fuller
-            is_filling = rows[ROW_ITEMS][row] >= query[QUEUE_ITEMS] and rows[ROW_ITEMS][row] < rows[ROW_MAX_BATCH][row]
-            saves = fills and is_filling and rows[ROW_FIXED_J][row] > 0  # not when unknown
+            is_filling = (
+                rows[col.ROW_ITEMS][row] >= query[col.QUEUE_ITEMS]
+                and rows[col.ROW_ITEMS][row] < rows[col.ROW_MAX_BATCH][row]
+            )
+            saves = fills and is_filling and rows[col.ROW_FIXED_J][row] > 0  # not when unknown
             is_hold_useful = is_hold_useful or not has_room or saves
     # A hold of next to nothing would only have the same decided again.
-    is_long = lasts_s > 1e-4 * (query[HEAD_DEADLINE_S] - query[NOW_S])
+    is_long = lasts_s > 1e-4 * (query[col.HEAD_DEADLINE_S] - query[col.NOW_S])
     mask[HOLD_ACTION] = 1.0 if base[0] < 0 or (is_long and is_hold_useful) else 0.0
     return allowed + int(mask[HOLD_ACTION])
 
@@ -159,7 +150,7 @@ def _need(rows: Table, chosen: Column, considered: int, query: Column) -> int:
     need = ANYTHING
     for line in range(considered):
         row = int(chosen[line])
-        if rows[ROW_HAS_ROOM][row] != 0:
+        if rows[col.ROW_HAS_ROOM][row] != 0:
             if _meets(row, TIMELY, rows, query):
                 return TIMELY
             if _meets(row, HEAD_IN_TIME, rows, query):
@@ -170,8 +161,8 @@ def _need(rows: Table, chosen: Column, considered: int, query: Column) -> int:
 @compiled
 def _meets(row: int, need: int, rows: Table, query: Column) -> bool:
     if need == TIMELY:
-        return is_timely(row, query[SLACK_MARGIN], rows, query)
-    return need == ANYTHING or is_in_time(rows[ROW_HEAD_COMPLETION_S][row], query)
+        return is_timely(row, query[col.SLACK_MARGIN], rows, query)
+    return need == ANYTHING or is_in_time(rows[col.ROW_HEAD_COMPLETION_S][row], query)
 
 
 @compiled
@@ -180,10 +171,10 @@ def _is_dominated(line: int, need: int, rows: Table, chosen: Column, considered:
     row = int(chosen[line])
     for other_line in range(considered):
         other = int(chosen[other_line])
-        if other == row or rows[ROW_HAS_ROOM][other] == 0 or not _meets(other, need, rows, query):
+        if other == row or rows[col.ROW_HAS_ROOM][other] == 0 or not _meets(other, need, rows, query):
             continue
-        accuracy, most = rows[ROW_ACCURACY][other], rows[ROW_ACCURACY][row]
-        completion_s, soonest_s = rows[ROW_COMPLETION_S][other], rows[ROW_COMPLETION_S][row]
+        accuracy, most = rows[col.ROW_ACCURACY][other], rows[col.ROW_ACCURACY][row]
+        completion_s, soonest_s = rows[col.ROW_COMPLETION_S][other], rows[col.ROW_COMPLETION_S][row]
         joules, least_j = _per_item_j(other, rows), _per_item_j(row, rows)
         if accuracy < most or completion_s > soonest_s or joules > least_j:
             continue
@@ -195,7 +186,7 @@ def _is_dominated(line: int, need: int, rows: Table, chosen: Column, considered:
 
 @compiled
 def _per_item_j(row: int, rows: Table) -> float:
-    return rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_ITEMS][row]
+    return rows[col.ROW_PER_ITEM_J][row] + rows[col.ROW_FIXED_J][row] / rows[col.ROW_ITEMS][row]
 
 
 @compiled
@@ -208,8 +199,8 @@ def do_action(
     """
     if action == HOLD_ACTION or action >= considered:
         until_s = hold_until_s(rows, chosen, considered, query)
-        if base[0] < 0 or until_s <= query[NOW_S]:
+        if base[0] < 0 or until_s <= query[col.NOW_S]:
             return int(base[0]), base[1], base[2]
         return -1, 0.0, until_s
     row = int(chosen[action])
-    return row, base[1] if row == int(base[0]) else rows[ROW_ITEMS][row], math.inf
+    return row, base[1] if row == int(base[0]) else rows[col.ROW_ITEMS][row], math.inf

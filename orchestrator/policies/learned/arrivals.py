@@ -24,8 +24,8 @@ from typing import Final
 
 from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.rules.waiting import objective_s
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import NOW_S, QUEUE_ITEMS
 
 _SEEN_S: Final = 16  # slots of row WHOLE
 _LEFT_ITEMS: Final = 17
@@ -42,7 +42,7 @@ _LEAST_S: Final = 1e-9
 @compiled
 def follow_arrivals(memory: Table, query: Column) -> None:
     """Bring the rates up to date; to be called first in each decision."""
-    whole, now_s, queued = memory[WHOLE], query[NOW_S], query[QUEUE_ITEMS]
+    whole, now_s, queued = memory[WHOLE], query[col.NOW_S], query[col.QUEUE_ITEMS]
     quick_s = max(_LEAST_S, objective_s(query))
     if whole[_QUICK_S] == 0:
         whole[_QUICK_S], whole[_SLOW_S] = _HELD * quick_s, _HELD * _SLOWER * quick_s

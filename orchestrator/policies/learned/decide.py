@@ -20,15 +20,9 @@ from orchestrator.policies.protocol import Binding
 from orchestrator.policies.registry import RulePolicy, parse_policy
 from orchestrator.policies.rule import CORRECTS_STALE, choose_row
 from orchestrator.policies.rules.joint.thrift import LEAST_SPREAD
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
-from orchestrator.policies.tables.fields import (
-    HOLD,
-    PREFER_ACCURACY,
-    PREFER_ENERGY,
-    PREFER_LATENCY,
-    REJECT,
-    ROW_ACCURACY,
-)
+from orchestrator.policies.tables.layout import HOLD, REJECT
 
 WORTH: Final = 0.15
 """Accuracy that the joules of an item at the widest width are worth where nobody says what is preferred; 15 % fewer of
@@ -124,32 +118,32 @@ def choose_base(
 ) -> None:
     """Fill the first part of a view: what the base policy would do, weighing as this policy does."""
     follow_arrivals(memory, query)
-    has_own = not math.isnan(query[PREFER_ACCURACY])
+    has_own = not math.isnan(query[col.PREFER_ACCURACY])
     if not has_own:
         _write_preference(rows, count, preference, query)
     row, items, _, until_s = choose_row(rule, memory, rows, count, query)
     view.base[0], view.base[1], view.base[2] = row, items, until_s
     if not has_own:
-        query[PREFER_ACCURACY] = query[PREFER_LATENCY] = query[PREFER_ENERGY] = math.nan
+        query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
 
 
 @compiled
 def look(memory: Table, rows: Table, count: int, query: Column, preference: Column, view: View) -> tuple[int, int]:
     """Fill the rest of a view; return how many candidates are considered and how many actions are allowed."""
-    has_own = not math.isnan(query[PREFER_ACCURACY])
+    has_own = not math.isnan(query[col.PREFER_ACCURACY])
     if not has_own:
         _write_preference(rows, count, preference, query)
     considered = select_rows(rows, count, int(view.base[0]), view.picked, view.chosen)
     encode(memory, rows, count, view.chosen, considered, query, view.base, view.extremes, view.lines, view.context)
     if not has_own:
-        query[PREFER_ACCURACY] = query[PREFER_LATENCY] = query[PREFER_ENERGY] = math.nan
+        query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
     return considered, write_mask(memory, rows, view.chosen, considered, query, view.base, view.mask)
 
 
 @compiled
 def _write_preference(rows: Table, count: int, preference: Column, query: Column) -> None:
     if not math.isnan(preference[0]):
-        query[PREFER_ACCURACY], query[PREFER_LATENCY], query[PREFER_ENERGY] = (
+        query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = (
             preference[0],
             preference[1],
             preference[2],
@@ -157,9 +151,9 @@ def _write_preference(rows: Table, count: int, preference: Column, query: Column
         return
     least, most = math.inf, -math.inf
     for row in range(count):
-        least, most = min(least, rows[ROW_ACCURACY][row]), max(most, rows[ROW_ACCURACY][row])
+        least, most = min(least, rows[col.ROW_ACCURACY][row]), max(most, rows[col.ROW_ACCURACY][row])
     weights = priced(WORTH, most - least)
-    query[PREFER_ACCURACY], query[PREFER_LATENCY], query[PREFER_ENERGY] = weights
+    query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = weights
 
 
 @compiled

@@ -73,37 +73,8 @@ import math
 from typing import Final
 
 from orchestrator.policies.learned.arrivals import quick_rps, slow_rps, swing
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_DEADLINE_S,
-    HEAD_ITEMS,
-    MIN_ACCURACY,
-    NOW_S,
-    PREFER_ACCURACY,
-    PREFER_ENERGY,
-    PREFER_LATENCY,
-    QUEUE_ITEMS,
-    ROW_ACCURACY,
-    ROW_COMPLETION_S,
-    ROW_DRAIN_S,
-    ROW_FIXED_J,
-    ROW_FIXED_S,
-    ROW_HAS_ROOM,
-    ROW_HEAD_COMPLETION_S,
-    ROW_INSTANCES,
-    ROW_ITEMS,
-    ROW_MAX_BATCH,
-    ROW_OVERDUE_RATIO,
-    ROW_PER_ITEM_J,
-    ROW_PER_ITEM_S,
-    ROW_SERVER,
-    ROW_SERVER_ITEMS,
-    ROW_SERVICE_S,
-    ROW_WAIT_S,
-    ROW_WIDTH,
-    SLACK_MARGIN,
-    TAIL_DEADLINE_S,
-)
 
 VERSION: Final = 3
 """Of both tables and of what is masked; a policy of another version is refused."""
@@ -228,8 +199,8 @@ def encode(
         context: to be written.
     """
     _find_extremes(rows, chosen, considered, extremes)
-    slack_s = max(0.0, query[HEAD_DEADLINE_S] - query[NOW_S])
-    tail_slack_s = max(0.0, query[TAIL_DEADLINE_S] - query[NOW_S])
+    slack_s = max(0.0, query[col.HEAD_DEADLINE_S] - query[col.NOW_S])
+    tail_slack_s = max(0.0, query[col.TAIL_DEADLINE_S] - query[col.NOW_S])
     with_room, idle, timely, known = 0.0, 0.0, 0.0, 0.0
     for line in range(considered):
         row = int(chosen[line])
@@ -240,15 +211,15 @@ def encode(
         timely += lines[line][19]
         known += lines[line][12]
     number = max(1.0, float(considered))
-    queued = query[QUEUE_ITEMS]
+    queued = query[col.QUEUE_ITEMS]
     context[0] = queued / (queued + extremes[_BATCHES]) if queued > 0 else 0.0
-    context[1] = contrast(slack_s, query[SLACK_MARGIN] * extremes[_LEAST_SERVICE])
+    context[1] = contrast(slack_s, query[col.SLACK_MARGIN] * extremes[_LEAST_SERVICE])
     context[2] = contrast(tail_slack_s, slack_s)
-    context[3] = query[HEAD_ITEMS] / extremes[_LARGEST_BATCH] if considered > 0 else 0.0
-    context[4] = query[MIN_ACCURACY]
-    context[5] = query[PREFER_ACCURACY]
-    context[6] = query[PREFER_LATENCY]
-    context[7] = query[PREFER_ENERGY]
+    context[3] = query[col.HEAD_ITEMS] / extremes[_LARGEST_BATCH] if considered > 0 else 0.0
+    context[4] = query[col.MIN_ACCURACY]
+    context[5] = query[col.PREFER_ACCURACY]
+    context[6] = query[col.PREFER_LATENCY]
+    context[7] = query[col.PREFER_ENERGY]
     context[8] = considered / (considered + 16.0)
     context[9] = with_room / number
     context[10] = idle / number
@@ -266,10 +237,10 @@ def _encode_arrivals(
 ) -> None:
     widest_rps, narrowest_rps, slowest_rps, quickest_rps = 0.0, 0.0, 0.0, 0.0
     for row in range(count):
-        most = rows[ROW_MAX_BATCH][row]
-        took_s = rows[ROW_PER_ITEM_S][row] * most + rows[ROW_FIXED_S][row]
-        rate_rps = rows[ROW_INSTANCES][row] * most / took_s if took_s > 0 else math.inf
-        if row == 0 or rows[ROW_SERVER][row] != rows[ROW_SERVER][row - 1]:
+        most = rows[col.ROW_MAX_BATCH][row]
+        took_s = rows[col.ROW_PER_ITEM_S][row] * most + rows[col.ROW_FIXED_S][row]
+        rate_rps = rows[col.ROW_INSTANCES][row] * most / took_s if took_s > 0 else math.inf
+        if row == 0 or rows[col.ROW_SERVER][row] != rows[col.ROW_SERVER][row - 1]:
             widest_rps, narrowest_rps = widest_rps + slowest_rps, narrowest_rps + quickest_rps
             slowest_rps = quickest_rps = rate_rps
         else:
@@ -293,53 +264,57 @@ def _find_extremes(rows: Table, chosen: Column, considered: int, extremes: Colum
         extremes[place] = math.inf
     for line in range(considered):
         row = int(chosen[line])
-        extremes[_LEAST_SERVICE] = min(extremes[_LEAST_SERVICE], rows[ROW_SERVICE_S][row])
-        extremes[_MOST_SERVICE] = max(extremes[_MOST_SERVICE], rows[ROW_SERVICE_S][row])
-        extremes[_LEAST_COMPLETION] = min(extremes[_LEAST_COMPLETION], rows[ROW_COMPLETION_S][row])
-        extremes[_LEAST_DRAIN] = min(extremes[_LEAST_DRAIN], rows[ROW_DRAIN_S][row])
-        extremes[_LEAST_ACCURACY] = min(extremes[_LEAST_ACCURACY], rows[ROW_ACCURACY][row])
-        extremes[_MOST_ACCURACY] = max(extremes[_MOST_ACCURACY], rows[ROW_ACCURACY][row])
-        joules = rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_ITEMS][row]
+        extremes[_LEAST_SERVICE] = min(extremes[_LEAST_SERVICE], rows[col.ROW_SERVICE_S][row])
+        extremes[_MOST_SERVICE] = max(extremes[_MOST_SERVICE], rows[col.ROW_SERVICE_S][row])
+        extremes[_LEAST_COMPLETION] = min(extremes[_LEAST_COMPLETION], rows[col.ROW_COMPLETION_S][row])
+        extremes[_LEAST_DRAIN] = min(extremes[_LEAST_DRAIN], rows[col.ROW_DRAIN_S][row])
+        extremes[_LEAST_ACCURACY] = min(extremes[_LEAST_ACCURACY], rows[col.ROW_ACCURACY][row])
+        extremes[_MOST_ACCURACY] = max(extremes[_MOST_ACCURACY], rows[col.ROW_ACCURACY][row])
+        joules = rows[col.ROW_PER_ITEM_J][row] + rows[col.ROW_FIXED_J][row] / rows[col.ROW_ITEMS][row]
         if joules < extremes[_LEAST_JOULES]:  # NaN, which is unknown, is not
             extremes[_LEAST_JOULES] = max(0.0, joules)
-        extremes[_BATCHES] += rows[ROW_MAX_BATCH][row]
-        extremes[_LARGEST_BATCH] = max(extremes[_LARGEST_BATCH], rows[ROW_MAX_BATCH][row])
+        extremes[_BATCHES] += rows[col.ROW_MAX_BATCH][row]
+        extremes[_LARGEST_BATCH] = max(extremes[_LARGEST_BATCH], rows[col.ROW_MAX_BATCH][row])
 
 
 @compiled
 def _encode_row(
     rows: Table, row: int, query: Column, slack_s: float, tail_slack_s: float, extremes: Column, line: Column
 ) -> None:
-    margin, items, most = query[SLACK_MARGIN], rows[ROW_ITEMS][row], rows[ROW_MAX_BATCH][row]
-    completion_s, drain_s, service_s = rows[ROW_COMPLETION_S][row], rows[ROW_DRAIN_S][row], rows[ROW_SERVICE_S][row]
+    margin, items, most = query[col.SLACK_MARGIN], rows[col.ROW_ITEMS][row], rows[col.ROW_MAX_BATCH][row]
+    completion_s, drain_s, service_s = (
+        rows[col.ROW_COMPLETION_S][row],
+        rows[col.ROW_DRAIN_S][row],
+        rows[col.ROW_SERVICE_S][row],
+    )
     least, spread = extremes[_LEAST_ACCURACY], extremes[_MOST_ACCURACY] - extremes[_LEAST_ACCURACY]
     line[0] = contrast(slack_s, margin * completion_s)
-    line[1] = contrast(slack_s, margin * rows[ROW_HEAD_COMPLETION_S][row])
+    line[1] = contrast(slack_s, margin * rows[col.ROW_HEAD_COMPLETION_S][row])
     line[2] = contrast(tail_slack_s, margin * drain_s)
     line[3] = contrast(service_s, extremes[_LEAST_SERVICE])
     line[4] = contrast(completion_s, extremes[_LEAST_COMPLETION])
-    line[5] = rows[ROW_WAIT_S][row] / completion_s if completion_s > 0 else 0.0
+    line[5] = rows[col.ROW_WAIT_S][row] / completion_s if completion_s > 0 else 0.0
     line[6] = contrast(drain_s, extremes[_LEAST_DRAIN])
     line[7] = items / most
-    line[8] = items / max(items, query[QUEUE_ITEMS])
-    line[9] = rows[ROW_FIXED_S][row] / service_s if service_s > 0 else 0.0
-    line[10] = (rows[ROW_ACCURACY][row] - least) / spread if spread > 0 else 0.0
-    line[11] = rows[ROW_ACCURACY][row]
-    per_item_j, fixed_j = rows[ROW_PER_ITEM_J][row], rows[ROW_FIXED_J][row]
+    line[8] = items / max(items, query[col.QUEUE_ITEMS])
+    line[9] = rows[col.ROW_FIXED_S][row] / service_s if service_s > 0 else 0.0
+    line[10] = (rows[col.ROW_ACCURACY][row] - least) / spread if spread > 0 else 0.0
+    line[11] = rows[col.ROW_ACCURACY][row]
+    per_item_j, fixed_j = rows[col.ROW_PER_ITEM_J][row], rows[col.ROW_FIXED_J][row]
     joules = max(0.0, per_item_j + fixed_j / items)
     is_known = not math.isnan(per_item_j + fixed_j)
     line[12] = 1.0 if is_known else 0.0
     line[13] = contrast(joules, extremes[_LEAST_JOULES]) if is_known else 0.0
     line[14] = max(0.0, contrast(joules, max(0.0, per_item_j + fixed_j / most))) if is_known else 0.0
-    line[15] = rows[ROW_HAS_ROOM][row]
-    held = rows[ROW_SERVER_ITEMS][row]
+    line[15] = rows[col.ROW_HAS_ROOM][row]
+    held = rows[col.ROW_SERVER_ITEMS][row]
     line[16] = held / (held + most)
-    line[17] = 1.0 - 1.0 / max(1.0, rows[ROW_OVERDUE_RATIO][row])
-    line[18] = 1.0 - 1.0 / max(1.0, rows[ROW_INSTANCES][row])
+    line[17] = 1.0 - 1.0 / max(1.0, rows[col.ROW_OVERDUE_RATIO][row])
+    line[18] = 1.0 - 1.0 / max(1.0, rows[col.ROW_INSTANCES][row])
     is_timely = completion_s * margin <= slack_s and drain_s * margin <= tail_slack_s
     line[19] = 1.0 if is_timely else 0.0
     line[21] = 1.0 if held == 0 else 0.0
-    line[22] = rows[ROW_WIDTH][row] / 100
+    line[22] = rows[col.ROW_WIDTH][row] / 100
     line[PRESENT] = 1.0
 
 

@@ -19,8 +19,9 @@ from typing import Final
 
 from orchestrator.policies.learned.arrivals import quick_rps
 from orchestrator.policies.memory import WHOLE
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import HEAD_DEADLINE_S, HOLD, NOW_S, QUEUE_ITEMS, ROW_HAS_ROOM
+from orchestrator.policies.tables.layout import HOLD
 
 _UNTIL_S: Final = 12  # 0: none stands
 _HEAD_DEADLINE_S: Final = 13
@@ -40,9 +41,9 @@ def standing_hold(memory: Table, rows: Table, count: int, query: Column, base: C
     Where the base holds as well, its own time counts.
     """
     whole = memory[WHOLE]
-    if query[NOW_S] >= whole[_UNTIL_S] or query[HEAD_DEADLINE_S] != whole[_HEAD_DEADLINE_S]:
+    if query[col.NOW_S] >= whole[_UNTIL_S] or query[col.HEAD_DEADLINE_S] != whole[_HEAD_DEADLINE_S]:
         return 0, 0.0, 0.0
-    if query[QUEUE_ITEMS] >= whole[_MOST_ITEMS] or _room(rows, count, base) != whole[_ROOM]:
+    if query[col.QUEUE_ITEMS] >= whole[_MOST_ITEMS] or _room(rows, count, base) != whole[_ROOM]:
         return 0, 0.0, 0.0
     return HOLD, 0.0, base[2] if base[0] == HOLD else whole[_UNTIL_S]
 
@@ -51,8 +52,8 @@ def standing_hold(memory: Table, rows: Table, count: int, query: Column, base: C
 def may_fill(lasts_s: float, memory: Table, query: Column) -> bool:
     """Return whether somebody is expected to join within so long; not when a hold has just brought the head nobody."""
     whole = memory[WHOLE]
-    is_same = whole[_HEAD_DEADLINE_S] == query[HEAD_DEADLINE_S]
-    if whole[_ITEMS] > 0 and is_same and query[QUEUE_ITEMS] <= whole[_ITEMS]:
+    is_same = whole[_HEAD_DEADLINE_S] == query[col.HEAD_DEADLINE_S]
+    if whole[_ITEMS] > 0 and is_same and query[col.QUEUE_ITEMS] <= whole[_ITEMS]:
         return False
     return quick_rps(memory) * lasts_s * (1 - whole[_VAIN]) >= 1
 
@@ -63,19 +64,19 @@ def note_decision(
 ) -> None:
     """Remember a hold that was decided, or that nothing is held."""
     whole = memory[WHOLE]
-    is_same = whole[_HEAD_DEADLINE_S] == query[HEAD_DEADLINE_S]
+    is_same = whole[_HEAD_DEADLINE_S] == query[col.HEAD_DEADLINE_S]
     if row != HOLD:
         if whole[_ITEMS] == 0:
             whole[_VAIN] *= 1 - _FORGOTTEN
         elif is_same:
-            is_vain = 1.0 if query[QUEUE_ITEMS] <= whole[_ITEMS] else 0.0
+            is_vain = 1.0 if query[col.QUEUE_ITEMS] <= whole[_ITEMS] else 0.0
             whole[_VAIN] += _LATEST * (is_vain - whole[_VAIN])
         whole[_UNTIL_S] = whole[_ITEMS] = 0.0
         return
     if base[0] != HOLD and (whole[_ITEMS] == 0 or not is_same):  # what the base waits for it knows itself
-        whole[_ITEMS] = query[QUEUE_ITEMS]
-    whole[_UNTIL_S], whole[_HEAD_DEADLINE_S] = until_s, query[HEAD_DEADLINE_S]
-    whole[_MOST_ITEMS] = 1 + _GROWTH * query[QUEUE_ITEMS]
+        whole[_ITEMS] = query[col.QUEUE_ITEMS]
+    whole[_UNTIL_S], whole[_HEAD_DEADLINE_S] = until_s, query[col.HEAD_DEADLINE_S]
+    whole[_MOST_ITEMS] = 1 + _GROWTH * query[col.QUEUE_ITEMS]
     whole[_ROOM] = _room(rows, count, base)
 
 
@@ -84,5 +85,5 @@ def _room(rows: Table, count: int, base: Column) -> float:
     """Return how many rows have room, and a half where the base holds."""
     found = 0.5 if base[0] < 0 else 0.0
     for row in range(count):
-        found += rows[ROW_HAS_ROOM][row]
+        found += rows[col.ROW_HAS_ROOM][row]
     return found

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.policies.learned.features import OBSERVATION
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import HEAD_ITEMS, ROW_HAS_ROOM, ROW_ITEMS, ROW_SERVER, ROW_WIDTH
 
 LAYER: Final = 64
 
@@ -69,8 +69,8 @@ def row_of_choices(
         widths: in percent, ascending.
     """
     for row in range(count):
-        if rows[ROW_SERVER][row] == server and rows[ROW_WIDTH][row] == widths[width]:
-            if rows[ROW_HAS_ROOM][row] == 0:
+        if rows[col.ROW_SERVER][row] == server and rows[col.ROW_WIDTH][row] == widths[width]:
+            if rows[col.ROW_HAS_ROOM][row] == 0:
                 return -1, 0.0
-            return row, max(query[HEAD_ITEMS], min(rows[ROW_ITEMS][row], float(1 << batch)))
+            return row, max(query[col.HEAD_ITEMS], min(rows[col.ROW_ITEMS][row], float(1 << batch)))
     return -1, 0.0

@@ -36,8 +36,9 @@ from orchestrator.policies.learned.paper import paper_choices, row_of_choices
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, PolicyFile, read_policy_file
 from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import Binding, Outcome, Situation
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column
-from orchestrator.policies.tables.fields import HOLD, REASONS, REJECT, ROW_SERVER, ROW_WIDTH
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
 from orchestrator.policies.tables.row_values import choose_among
 
 SHIPPED: Final = Path(__file__).parent / "shipped"
@@ -159,8 +160,8 @@ class LearnedPolicy:
         """Decide as ppo-paper does."""
         view, fleet = self._view, self.file.fleet
         considered, _ = observe(self.base.numbers, memory, rows, count, query, self._preference, view)
-        servers = len({rows[ROW_SERVER][row] for row in range(count)})
-        widths = sorted({rows[ROW_WIDTH][row] for row in range(count)})
+        servers = len({rows[col.ROW_SERVER][row] for row in range(count)})
+        widths = sorted({rows[col.ROW_WIDTH][row] for row in range(count)})
         if count and (servers, len(widths)) != fleet[:2]:
             raise UntrustedError(
                 f"ppo-paper was trained on {fleet[0]} servers of {fleet[1]} widths and is shown {servers} of "

@@ -10,25 +10,16 @@ from __future__ import annotations
 import math
 
 from orchestrator.policies.rules.width_rules import is_kept
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_ITEMS,
-    ROW_FIXED_S,
-    ROW_INSTANCES,
-    ROW_MAX_BATCH,
-    ROW_PER_ITEM_S,
-    ROW_SERVER_ITEMS,
-    ROW_WIDTH,
-    SECOND_UNIFORM,
-)
 
 
 @compiled
 def capacity_rps(row: int, rows: Table) -> float:
     """Return the items a second of full batches on all instances; infinite while it is guessed to be instant."""
-    most = rows[ROW_MAX_BATCH][row]
-    service_s = rows[ROW_PER_ITEM_S][row] * most + rows[ROW_FIXED_S][row]
-    return rows[ROW_INSTANCES][row] * most / service_s if service_s > 0 else math.inf
+    most = rows[col.ROW_MAX_BATCH][row]
+    service_s = rows[col.ROW_PER_ITEM_S][row] * most + rows[col.ROW_FIXED_S][row]
+    return rows[col.ROW_INSTANCES][row] * most / service_s if service_s > 0 else math.inf
 
 
 @compiled
@@ -44,7 +35,7 @@ def drawn_by_capacity(width: float, timely: float, rows: Table, count: int, quer
                 unseen += 1
             else:
                 total_rps += capacity_rps(row, rows)
-    drawn = query[SECOND_UNIFORM] * (unseen if unseen > 0 else total_rps)
+    drawn = query[col.SECOND_UNIFORM] * (unseen if unseen > 0 else total_rps)
     end, last = 0.0, 0
     for row in range(count):
         if not is_kept(row, width, timely, rows, query):
@@ -71,7 +62,7 @@ def shortest_delay(width: float, timely: float, rows: Table, count: int, query: 
     for row in range(count):
         if not is_kept(row, width, timely, rows, query):
             continue
-        delay_s = (rows[ROW_SERVER_ITEMS][row] + query[HEAD_ITEMS]) / capacity_rps(row, rows)
-        if best < 0 or delay_s < best_s or (delay_s == best_s and rows[ROW_WIDTH][row] > rows[ROW_WIDTH][best]):
+        delay_s = (rows[col.ROW_SERVER_ITEMS][row] + query[col.HEAD_ITEMS]) / capacity_rps(row, rows)
+        if best < 0 or delay_s < best_s or (delay_s == best_s and rows[col.ROW_WIDTH][row] > rows[col.ROW_WIDTH][best]):
             best, best_s = row, delay_s
     return best

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.policies.memory import WHOLE
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import NOW_S, QUEUE_ITEMS
 
 RATE_RPS: Final = 1  # slots of row WHOLE
 SENT_ITEMS: Final = 2  # in this window
@@ -28,19 +28,19 @@ _LATEST: Final = 0.5
 @compiled
 def follow_demand(window_s: float, memory: Table, query: Column) -> bool:
     """Bring the rate up to date, to be called first in a decision; return whether a window has just ended."""
-    whole, now_s = memory[WHOLE], query[NOW_S]
+    whole, now_s = memory[WHOLE], query[col.NOW_S]
     if whole[WINDOWS] == 0:
-        whole[WINDOWS], whole[BEGAN_S], whole[QUEUED_ITEMS] = 1.0, now_s, query[QUEUE_ITEMS]
+        whole[WINDOWS], whole[BEGAN_S], whole[QUEUED_ITEMS] = 1.0, now_s, query[col.QUEUE_ITEMS]
         return False
     lasted_s = now_s - whole[BEGAN_S]
     if lasted_s < min(window_s, FIRST_WINDOW_S * 2.0 ** min(40.0, whole[WINDOWS] - 1)):
         return False
-    arrived = max(0.0, whole[SENT_ITEMS] + query[QUEUE_ITEMS] - whole[QUEUED_ITEMS])
+    arrived = max(0.0, whole[SENT_ITEMS] + query[col.QUEUE_ITEMS] - whole[QUEUED_ITEMS])
     latest_rps = arrived / lasted_s
     is_first = whole[WINDOWS] == 1
     whole[RATE_RPS] = latest_rps if is_first else whole[RATE_RPS] + _LATEST * (latest_rps - whole[RATE_RPS])
     whole[WINDOWS] += 1
-    whole[BEGAN_S], whole[SENT_ITEMS], whole[QUEUED_ITEMS] = now_s, 0.0, query[QUEUE_ITEMS]
+    whole[BEGAN_S], whole[SENT_ITEMS], whole[QUEUED_ITEMS] = now_s, 0.0, query[col.QUEUE_ITEMS]
     return True
 
 

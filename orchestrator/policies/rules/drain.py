@@ -21,30 +21,19 @@ import math
 
 from orchestrator.policies.rules.waiting import largest_batch_within
 from orchestrator.policies.rules.width_rules import next_width
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_ITEMS,
-    QUEUE_ITEMS,
-    ROW_FIXED_S,
-    ROW_HAS_ROOM,
-    ROW_INSTANCES,
-    ROW_MAX_BATCH,
-    ROW_PER_ITEM_S,
-    ROW_SERVER,
-    ROW_WAIT_S,
-    ROW_WIDTH,
-)
 
 
 @compiled
 def sendable_items(by_s: float, row: int, rows: Table) -> float:
     """Return how many items a row would have answered so long from now; infinite where they take no time."""
-    left_s = by_s - rows[ROW_WAIT_S][row]
+    left_s = by_s - rows[col.ROW_WAIT_S][row]
     batch = largest_batch_within(by_s, row, rows)
-    takes_s = rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row]
+    takes_s = rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]
     if left_s <= 0 or takes_s > by_s:
         return 0.0
-    return rows[ROW_INSTANCES][row] * batch / takes_s * left_s if takes_s > 0 else math.inf
+    return rows[col.ROW_INSTANCES][row] * batch / takes_s * left_s if takes_s > 0 else math.inf
 
 
 @compiled
@@ -54,9 +43,9 @@ def widest_draining(by_s: float, rows: Table, count: int, query: Column) -> floa
     while width < math.inf:
         sendable = 0.0
         for row in range(count):
-            if rows[ROW_WIDTH][row] == width:
+            if rows[col.ROW_WIDTH][row] == width:
                 sendable += sendable_items(by_s, row, rows)
-        if sendable >= query[QUEUE_ITEMS]:
+        if sendable >= query[col.QUEUE_ITEMS]:
             widest = width
         width = next_width(width, rows, count)
     return widest
@@ -75,20 +64,20 @@ def row_to_drain(rows: Table, count: int, query: Column) -> tuple[int, float]:
         -1 and 0 where none has room, there is but one server, or the others would have sent all before it had done its
         batch.
     """
-    if rows[ROW_SERVER][0] == rows[ROW_SERVER][count - 1]:
+    if rows[col.ROW_SERVER][0] == rows[col.ROW_SERVER][count - 1]:
         return -1, 0.0
     chosen = _soonest_batch(rows, count, query)
     if chosen < 0:
         return -1, 0.0
     items = _full_batch(chosen, rows, query)
-    ends_s = rows[ROW_WAIT_S][chosen] + rows[ROW_PER_ITEM_S][chosen] * items + rows[ROW_FIXED_S][chosen]
+    ends_s = rows[col.ROW_WAIT_S][chosen] + rows[col.ROW_PER_ITEM_S][chosen] * items + rows[col.ROW_FIXED_S][chosen]
     total, most, server = 0.0, 0.0, -1.0
     for row in range(count):
-        if rows[ROW_SERVER][row] != server:
-            total, most, server = total + most, 0.0, rows[ROW_SERVER][row]
-        if server != rows[ROW_SERVER][chosen]:
+        if rows[col.ROW_SERVER][row] != server:
+            total, most, server = total + most, 0.0, rows[col.ROW_SERVER][row]
+        if server != rows[col.ROW_SERVER][chosen]:
             most = max(most, sendable_items(ends_s, row, rows))
-    if total + most >= query[QUEUE_ITEMS]:
+    if total + most >= query[col.QUEUE_ITEMS]:
         return -1, 0.0
     return chosen, items
 
@@ -99,21 +88,21 @@ def _soonest_batch(rows: Table, count: int, query: Column) -> int:
     chosen, ends_s = -1, math.inf
     best, best_rps, best_s, server = -1, 0.0, math.inf, -1.0
     for row in range(count):
-        if rows[ROW_SERVER][row] != server:
+        if rows[col.ROW_SERVER][row] != server:
             if best_s < ends_s:
                 chosen, ends_s = best, best_s
-            best, best_rps, best_s, server = -1, 0.0, math.inf, rows[ROW_SERVER][row]
-        if rows[ROW_HAS_ROOM][row] == 0:
+            best, best_rps, best_s, server = -1, 0.0, math.inf, rows[col.ROW_SERVER][row]
+        if rows[col.ROW_HAS_ROOM][row] == 0:
             continue
         items = _full_batch(row, rows, query)
-        takes_s = rows[ROW_PER_ITEM_S][row] * items + rows[ROW_FIXED_S][row]
-        rate_rps = rows[ROW_INSTANCES][row] * items / takes_s if takes_s > 0 else math.inf
+        takes_s = rows[col.ROW_PER_ITEM_S][row] * items + rows[col.ROW_FIXED_S][row]
+        rate_rps = rows[col.ROW_INSTANCES][row] * items / takes_s if takes_s > 0 else math.inf
         if rate_rps > best_rps:
             best, best_rps = row, rate_rps
-            best_s = rows[ROW_WAIT_S][row] + takes_s
+            best_s = rows[col.ROW_WAIT_S][row] + takes_s
     return best if best_s < ends_s else chosen
 
 
 @compiled
 def _full_batch(row: int, rows: Table, query: Column) -> float:
-    return max(query[HEAD_ITEMS], min(query[QUEUE_ITEMS], rows[ROW_MAX_BATCH][row]))
+    return max(query[col.HEAD_ITEMS], min(query[col.QUEUE_ITEMS], rows[col.ROW_MAX_BATCH][row]))

@@ -12,20 +12,8 @@ import math
 from typing import Final
 
 from orchestrator.policies.rules.width_rules import is_kept
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    FIRST_UNIFORM,
-    HEAD_ITEMS,
-    ROW_BACKLOG_S,
-    ROW_HEAD_COMPLETION_S,
-    ROW_ITEMS,
-    ROW_MAX_BATCH,
-    ROW_SERVER,
-    ROW_SERVER_ITEMS,
-    ROW_WIDTH,
-    SECOND_UNIFORM,
-    TURN,
-)
 
 _LEFT_DIGITS: Final = 4096.0
 
@@ -36,7 +24,7 @@ def drawn(width: float, timely: float, rows: Table, count: int, query: Column) -
     kept = 0
     for row in range(count):
         kept += is_kept(row, width, timely, rows, query)
-    skipped = int(query[SECOND_UNIFORM] * kept)
+    skipped = int(query[col.SECOND_UNIFORM] * kept)
     for row in range(count):
         if is_kept(row, width, timely, rows, query):
             if skipped == 0:
@@ -51,9 +39,9 @@ def drawn_items(row: int, rows: Table, query: Column) -> float:
 
     The third lot of a request is what the first one has left: digits that the width drawn from it hardly depends on.
     """
-    sizes = int(math.log2(rows[ROW_MAX_BATCH][row])) + 1
-    lot = (query[FIRST_UNIFORM] * _LEFT_DIGITS) % 1.0
-    return max(query[HEAD_ITEMS], min(rows[ROW_ITEMS][row], 2.0 ** int(lot * sizes)))
+    sizes = int(math.log2(rows[col.ROW_MAX_BATCH][row])) + 1
+    lot = (query[col.FIRST_UNIFORM] * _LEFT_DIGITS) % 1.0
+    return max(query[col.HEAD_ITEMS], min(rows[col.ROW_ITEMS][row], 2.0 ** int(lot * sizes)))
 
 
 @compiled
@@ -61,9 +49,9 @@ def count_servers(width: float, timely: float, rows: Table, count: int, query: C
     """Return how many servers have a row that counts."""
     servers, last = 0, -1.0
     for row in range(count):
-        if rows[ROW_SERVER][row] != last and is_kept(row, width, timely, rows, query):
+        if rows[col.ROW_SERVER][row] != last and is_kept(row, width, timely, rows, query):
             servers += 1
-            last = rows[ROW_SERVER][row]
+            last = rows[col.ROW_SERVER][row]
     return servers
 
 
@@ -72,11 +60,11 @@ def nth_server(nth: int, width: float, timely: float, rows: Table, count: int, q
     """Return the n-th server, from 0, that has a row that counts."""
     servers, last = 0, -1.0
     for row in range(count):
-        if rows[ROW_SERVER][row] != last and is_kept(row, width, timely, rows, query):
+        if rows[col.ROW_SERVER][row] != last and is_kept(row, width, timely, rows, query):
             if servers == nth:
-                return rows[ROW_SERVER][row]
+                return rows[col.ROW_SERVER][row]
             servers += 1
-            last = rows[ROW_SERVER][row]
+            last = rows[col.ROW_SERVER][row]
     return -1.0
 
 
@@ -84,26 +72,26 @@ def nth_server(nth: int, width: float, timely: float, rows: Table, count: int, q
 def in_turn(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Servers take turns in the order of their names: round-robin."""
     servers = count_servers(width, timely, rows, count, query)
-    server = nth_server(int(query[TURN]) % servers, width, timely, rows, count, query)
-    return least(ROW_SERVER, width, timely, server, server, rows, count, query)
+    server = nth_server(int(query[col.TURN]) % servers, width, timely, rows, count, query)
+    return least(col.ROW_SERVER, width, timely, server, server, rows, count, query)
 
 
 @compiled
 def fewest_items(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """The server that has the fewest items: join the shortest queue (JSQ), also called least connections."""
-    return least(ROW_SERVER_ITEMS, width, timely, -1.0, -1.0, rows, count, query)
+    return least(col.ROW_SERVER_ITEMS, width, timely, -1.0, -1.0, rows, count, query)
 
 
 @compiled
 def least_completion(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """The server from which the head's answer is expected first: least expected response time (LERT)."""
-    return least(ROW_HEAD_COMPLETION_S, width, timely, -1.0, -1.0, rows, count, query)
+    return least(col.ROW_HEAD_COMPLETION_S, width, timely, -1.0, -1.0, rows, count, query)
 
 
 @compiled
 def least_work(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """The server with the least seconds of work, whatever the head would add: least work left (LWL)."""
-    return least(ROW_BACKLOG_S, width, timely, -1.0, -1.0, rows, count, query)
+    return least(col.ROW_BACKLOG_S, width, timely, -1.0, -1.0, rows, count, query)
 
 
 @compiled
@@ -115,12 +103,12 @@ def least(
     for row in range(count):
         if not is_kept(row, width, timely, rows, query):
             continue
-        if first >= 0 and rows[ROW_SERVER][row] != first and rows[ROW_SERVER][row] != second:
+        if first >= 0 and rows[col.ROW_SERVER][row] != first and rows[col.ROW_SERVER][row] != second:
             continue
         if (
             best < 0
             or rows[field][row] < rows[field][best]
-            or (rows[field][row] == rows[field][best] and rows[ROW_WIDTH][row] > rows[ROW_WIDTH][best])
+            or (rows[field][row] == rows[field][best] and rows[col.ROW_WIDTH][row] > rows[col.ROW_WIDTH][best])
         ):
             best = row
     return best

@@ -22,8 +22,9 @@ from orchestrator.policies.knobs import OF_SERVERS, Knob, knob, knob_of_rank
 from orchestrator.policies.rules.capacity import capacity_rps
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
 from orchestrator.policies.rules.width_rules import is_kept
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import HOLD, QUEUE_ITEMS, REASONS, ROW_HAS_ROOM, ROW_ITEMS, SECOND_UNIFORM
+from orchestrator.policies.tables.layout import HOLD, REASONS
 
 _THETA: Final = 0
 _TEMPERATURE: Final = OF_SERVERS
@@ -42,14 +43,14 @@ def choose_by_threshold(
     """Return the decision: the fastest server that has room and accepts what waits, else to hold."""
     best, best_rps = -1, 0.0
     for row in range(count):
-        if rows[ROW_HAS_ROOM][row] == 0 or not is_kept(row, width, timely, rows, query):
+        if rows[col.ROW_HAS_ROOM][row] == 0 or not is_kept(row, width, timely, rows, query):
             continue
         own_rps = capacity_rps(row, rows)
         if own_rps > best_rps and _is_used(rule, row, own_rps, width, timely, rows, count, query):
             best, best_rps = row, own_rps
     if best < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
-    return best, rows[ROW_ITEMS][best], _BEYOND_THRESHOLD, math.inf
+    return best, rows[col.ROW_ITEMS][best], _BEYOND_THRESHOLD, math.inf
 
 
 @compiled
@@ -68,5 +69,5 @@ def _is_used(
     if most_rps == math.inf:  # not observed yet, so nothing is known of how much faster it is
         return True
     threshold = knob_of_rank(rule, _THETA, rank - 1) * (most_rps / own_rps - 1)
-    excess = (query[QUEUE_ITEMS] - threshold) / knob(rule, _TEMPERATURE)
-    return query[SECOND_UNIFORM] < 1 / (1 + math.exp(-max(-700.0, min(700.0, excess))))
+    excess = (query[col.QUEUE_ITEMS] - threshold) / knob(rule, _TEMPERATURE)
+    return query[col.SECOND_UNIFORM] < 1 / (1 + math.exp(-max(-700.0, min(700.0, excess))))

@@ -10,20 +10,20 @@ as often as any. The comparison by expected completion softens that, and does no
 from __future__ import annotations
 
 from orchestrator.policies.rules.server_rules import count_servers, least, nth_server
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import ROW_HEAD_COMPLETION_S, ROW_SERVER_ITEMS, SECOND_UNIFORM
 
 
 @compiled
 def sooner_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Of two distinct servers, each pair equally likely, the one from which the head's answer is expected first."""
-    return _better_of_two(ROW_HEAD_COMPLETION_S, width, timely, rows, count, query)
+    return _better_of_two(col.ROW_HEAD_COMPLETION_S, width, timely, rows, count, query)
 
 
 @compiled
 def emptier_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Of two distinct servers, each pair equally likely, the one with fewer items: the rule as first published."""
-    return _better_of_two(ROW_SERVER_ITEMS, width, timely, rows, count, query)
+    return _better_of_two(col.ROW_SERVER_ITEMS, width, timely, rows, count, query)
 
 
 @compiled
@@ -32,7 +32,7 @@ def _better_of_two(field: int, width: float, timely: float, rows: Table, count: 
     servers = count_servers(width, timely, rows, count, query)
     if servers <= 2:
         return least(field, width, timely, -1.0, -1.0, rows, count, query)
-    pair = int(query[SECOND_UNIFORM] * servers * (servers - 1))
+    pair = int(query[col.SECOND_UNIFORM] * servers * (servers - 1))
     first, second = pair // (servers - 1), pair % (servers - 1)
     if second >= first:  # skips the first
         second += 1

@@ -9,17 +9,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    FIRST_UNIFORM,
-    HEAD_DEADLINE_S,
-    NOW_S,
-    ROW_COMPLETION_S,
-    ROW_DRAIN_S,
-    ROW_WIDTH,
-    SLACK_MARGIN,
-    TAIL_DEADLINE_S,
-)
 
 ANY_LOT: Final = 0
 WIDEST: Final = 1
@@ -44,20 +35,20 @@ def narrow(rule: int, fixed_width: float, rows: Table, count: int, query: Column
     if rule == FIXED:
         return nearest_width(fixed_width, rows, count), 0.0
     if rule == SLACK:
-        return _by_slack(query[SLACK_MARGIN], rows, count, query)
-    return _by_slack(max(_RESERVE_FACTOR, query[SLACK_MARGIN]), rows, count, query)
+        return _by_slack(query[col.SLACK_MARGIN], rows, count, query)
+    return _by_slack(max(_RESERVE_FACTOR, query[col.SLACK_MARGIN]), rows, count, query)
 
 
 @compiled
 def is_in_time(completion_s: float, query: Column) -> bool:
     """Return whether an answer expected ``completion_s`` from now meets the head's deadline, with the margin."""
-    return completion_s * query[SLACK_MARGIN] <= query[HEAD_DEADLINE_S] - query[NOW_S]
+    return completion_s * query[col.SLACK_MARGIN] <= query[col.HEAD_DEADLINE_S] - query[col.NOW_S]
 
 
 @compiled
 def is_kept(row: int, width: float, timely: float, rows: Table, query: Column) -> bool:
     """Return whether a row is among those that a width rule has left."""
-    return rows[ROW_WIDTH][row] == width and (timely == 0 or is_timely(row, timely, rows, query))
+    return rows[col.ROW_WIDTH][row] == width and (timely == 0 or is_timely(row, timely, rows, query))
 
 
 @compiled
@@ -70,8 +61,8 @@ def is_timely(row: int, factor: float, rows: Table, query: Column) -> bool:
         rows: of the decision.
         query: what waits.
     """
-    tail_slack_s = query[TAIL_DEADLINE_S] - query[NOW_S]
-    return is_in_time(rows[ROW_COMPLETION_S][row], query) and rows[ROW_DRAIN_S][row] * factor <= tail_slack_s
+    tail_slack_s = query[col.TAIL_DEADLINE_S] - query[col.NOW_S]
+    return is_in_time(rows[col.ROW_COMPLETION_S][row], query) and rows[col.ROW_DRAIN_S][row] * factor <= tail_slack_s
 
 
 @compiled
@@ -83,7 +74,7 @@ def _drawn_width(rows: Table, count: int, query: Column) -> float:
         width = next_width(width, rows, count)
         widths += 1
     width = nearest_width(0.0, rows, count)
-    for _ in range(int(query[FIRST_UNIFORM] * widths)):
+    for _ in range(int(query[col.FIRST_UNIFORM] * widths)):
         width = next_width(width, rows, count)
     return width
 
@@ -93,8 +84,8 @@ def next_width(width: float, rows: Table, count: int) -> float:
     """Return the next wider width that some row has; infinite when there is none."""
     following = math.inf
     for row in range(count):
-        if width < rows[ROW_WIDTH][row] < following:
-            following = rows[ROW_WIDTH][row]
+        if width < rows[col.ROW_WIDTH][row] < following:
+            following = rows[col.ROW_WIDTH][row]
     return following
 
 
@@ -105,9 +96,9 @@ def nearest_width(width: float, rows: Table, count: int) -> float:
     The widest is the most accuracy, whatever the load; the narrowest the least work, whatever the accuracy; and a
     fixed width gives way to the nearest allowed one where a request forbids it.
     """
-    nearest = rows[ROW_WIDTH][0]
+    nearest = rows[col.ROW_WIDTH][0]
     for row in range(1, count):
-        other = rows[ROW_WIDTH][row]
+        other = rows[col.ROW_WIDTH][row]
         if width == math.inf:
             nearest = max(nearest, other)
         elif abs(other - width) < abs(nearest - width) or (
@@ -131,8 +122,8 @@ def _by_slack(factor: float, rows: Table, count: int, query: Column) -> tuple[fl
     """
     widest = 0.0
     for row in range(count):
-        if rows[ROW_WIDTH][row] > widest and is_timely(row, factor, rows, query):
-            widest = rows[ROW_WIDTH][row]
+        if rows[col.ROW_WIDTH][row] > widest and is_timely(row, factor, rows, query):
+            widest = rows[col.ROW_WIDTH][row]
     if widest > 0:
         return widest, factor
     return soonest_drained(rows, count), 0.0
@@ -143,7 +134,7 @@ def soonest_drained(rows: Table, count: int) -> float:
     """Return the width at which all that waits is answered first, the narrower of two."""
     best = 0
     for row in range(1, count):
-        drain_s, best_s = rows[ROW_DRAIN_S][row], rows[ROW_DRAIN_S][best]
-        if drain_s < best_s or (drain_s == best_s and rows[ROW_WIDTH][row] < rows[ROW_WIDTH][best]):
+        drain_s, best_s = rows[col.ROW_DRAIN_S][row], rows[col.ROW_DRAIN_S][best]
+        if drain_s < best_s or (drain_s == best_s and rows[col.ROW_WIDTH][row] < rows[col.ROW_WIDTH][best]):
             best = row
-    return rows[ROW_WIDTH][best]
+    return rows[col.ROW_WIDTH][best]

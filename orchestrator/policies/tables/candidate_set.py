@@ -13,8 +13,8 @@ from typing import cast
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold
 from orchestrator.policies.circuit_breaker import Fault, find_fault, is_bounded
 from orchestrator.policies.protocol import Binding, Policy, RowPolicy, Situation
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, compiled
-from orchestrator.policies.tables.fields import ROW_DRAIN_S, ROW_FIXED_S, ROW_HEAD_COMPLETION_S, ROW_PER_ITEM_S
 from orchestrator.policies.tables.fleet_tables import FleetTables
 from orchestrator.snapshot import ServerName
 
@@ -117,10 +117,10 @@ def _least_times(rows: Table, count: int) -> tuple[float, float, float]:
     """Return the least times of one item, until the queue is drained, and until the head is answered."""
     if count == 0:
         return 0.0, 0.0, 0.0
-    fastest_s = rows[ROW_PER_ITEM_S][0] + rows[ROW_FIXED_S][0]
-    drain_s, soonest_s = rows[ROW_DRAIN_S][0], rows[ROW_HEAD_COMPLETION_S][0]
+    fastest_s = rows[col.ROW_PER_ITEM_S][0] + rows[col.ROW_FIXED_S][0]
+    drain_s, soonest_s = rows[col.ROW_DRAIN_S][0], rows[col.ROW_HEAD_COMPLETION_S][0]
     for row in range(1, count):
-        fastest_s = min(fastest_s, rows[ROW_PER_ITEM_S][row] + rows[ROW_FIXED_S][row])
-        drain_s = min(drain_s, rows[ROW_DRAIN_S][row])
-        soonest_s = min(soonest_s, rows[ROW_HEAD_COMPLETION_S][row])
+        fastest_s = min(fastest_s, rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row])
+        drain_s = min(drain_s, rows[col.ROW_DRAIN_S][row])
+        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row])
     return fastest_s, drain_s, soonest_s

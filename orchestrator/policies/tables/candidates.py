@@ -21,54 +21,9 @@ from __future__ import annotations
 
 import math
 
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    ACCURACY,
-    BATCH_COUNT,
-    BATCH_LIMIT,
-    COLUMN,
-    FIXED_J,
-    FIXED_S,
-    HEAD_DEADLINE_S,
-    HEAD_ITEMS,
-    HEALTHY,
-    HELD_ITEMS,
-    INSTANCES,
-    MAX_BATCH,
-    MAX_PER_ITEM_J,
-    MIN_ACCURACY,
-    MODEL_WIDTH,
-    NOW_S,
-    PER_ITEM_J,
-    PER_ITEM_S,
-    QUEUE_ITEMS,
-    ROW_ACCURACY,
-    ROW_BACKLOG_S,
-    ROW_COLUMN,
-    ROW_COMPLETION_S,
-    ROW_DRAIN_S,
-    ROW_FIXED_J,
-    ROW_FIXED_S,
-    ROW_HAS_ROOM,
-    ROW_HEAD_COMPLETION_S,
-    ROW_INSTANCES,
-    ROW_ITEMS,
-    ROW_MAX_BATCH,
-    ROW_OVERDUE_RATIO,
-    ROW_PER_ITEM_J,
-    ROW_PER_ITEM_S,
-    ROW_SERVER,
-    ROW_SERVER_ITEMS,
-    ROW_SERVICE_S,
-    ROW_WAIT_S,
-    ROW_WIDTH,
-    SERVED,
-    SLACK_MARGIN,
-    WAITING_LIMIT,
-    Fleet,
-    QueueHead,
-    Scratch,
-)
+from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
 from orchestrator.policies.tables.occupancy import bound_work_s, free_s, seat_batches
 
 
@@ -106,7 +61,7 @@ def _offered_rows(fleet: Fleet, takes_avoided: int, head: QueueHead, rows: Table
     for server in range(fleet.server_count):
         for width in range(fleet.widths):
             scratch.place_of[server * fleet.widths + width] = -1
-        if fleet.servers[HEALTHY][server] != 0 and (takes_avoided != 0 or head.avoided[server] == 0):
+        if fleet.servers[col.HEALTHY][server] != 0 and (takes_avoided != 0 or head.avoided[server] == 0):
             count = _server_rows(fleet, server, head, rows, scratch, count)
     return count
 
@@ -115,34 +70,34 @@ def _offered_rows(fleet: Fleet, takes_avoided: int, head: QueueHead, rows: Table
 def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratch: Scratch, count: int) -> int:
     """Write what is known of the rows of one server before groups are sized; return how many rows there are then."""
     servers, models, query = fleet.servers, fleet.models, head.query
-    held = int(servers[BATCH_COUNT][server])
+    held = int(servers[col.BATCH_COUNT][server])
     last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0
     if held > 0:
-        last_start_s, stretch_ratio, backlog_s = seat_batches(fleet, server, scratch.busy, query[NOW_S])
+        last_start_s, stretch_ratio, backlog_s = seat_batches(fleet, server, scratch.busy, query[col.NOW_S])
     bound_s = bound_work_s(fleet, server)
     wait_s, waits_for = 0.0, 0.0  # most widths of a server have as many instances
     for width in range(fleet.widths):
         model = server * fleet.columns + width
         if head.allowed[width] == 0 or not _is_offered(models, model, query):
             continue
-        instances = models[INSTANCES][model]
+        instances = models[col.INSTANCES][model]
         if waits_for != instances:
             wait_s, waits_for = free_s(scratch.busy, held, 1 / instances, last_start_s) + bound_s, instances
-        rows[ROW_SERVER][count] = server
-        rows[ROW_COLUMN][count] = width
-        rows[ROW_WIDTH][count] = models[MODEL_WIDTH][model]
-        rows[ROW_ACCURACY][count] = models[ACCURACY][model]
-        rows[ROW_SERVER_ITEMS][count] = servers[HELD_ITEMS][server]
-        rows[ROW_HAS_ROOM][count] = _has_room(fleet, server, width, instances)
-        rows[ROW_WAIT_S][count] = wait_s
-        rows[ROW_PER_ITEM_S][count] = models[PER_ITEM_S][model]
-        rows[ROW_FIXED_S][count] = models[FIXED_S][model]
-        rows[ROW_MAX_BATCH][count] = models[MAX_BATCH][model]
-        rows[ROW_INSTANCES][count] = instances
-        rows[ROW_OVERDUE_RATIO][count] = max(1.0, stretch_ratio / query[SLACK_MARGIN])
-        rows[ROW_PER_ITEM_J][count] = models[PER_ITEM_J][model]
-        rows[ROW_FIXED_J][count] = models[FIXED_J][model]
-        rows[ROW_BACKLOG_S][count] = backlog_s + bound_s
+        rows[col.ROW_SERVER][count] = server
+        rows[col.ROW_COLUMN][count] = width
+        rows[col.ROW_WIDTH][count] = models[col.MODEL_WIDTH][model]
+        rows[col.ROW_ACCURACY][count] = models[col.ACCURACY][model]
+        rows[col.ROW_SERVER_ITEMS][count] = servers[col.HELD_ITEMS][server]
+        rows[col.ROW_HAS_ROOM][count] = _has_room(fleet, server, width, instances)
+        rows[col.ROW_WAIT_S][count] = wait_s
+        rows[col.ROW_PER_ITEM_S][count] = models[col.PER_ITEM_S][model]
+        rows[col.ROW_FIXED_S][count] = models[col.FIXED_S][model]
+        rows[col.ROW_MAX_BATCH][count] = models[col.MAX_BATCH][model]
+        rows[col.ROW_INSTANCES][count] = instances
+        rows[col.ROW_OVERDUE_RATIO][count] = max(1.0, stretch_ratio / query[col.SLACK_MARGIN])
+        rows[col.ROW_PER_ITEM_J][count] = models[col.PER_ITEM_J][model]
+        rows[col.ROW_FIXED_J][count] = models[col.FIXED_J][model]
+        rows[col.ROW_BACKLOG_S][count] = backlog_s + bound_s
         scratch.place_of[server * fleet.widths + width] = count
         count += 1
     return count
@@ -151,15 +106,15 @@ def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratc
 @compiled
 def _is_offered(models: Table, model: int, query: Column) -> bool:
     """Return whether a model is served and is what the head asks for."""
-    if models[SERVED][model] == 0 or models[ACCURACY][model] < query[MIN_ACCURACY]:
+    if models[col.SERVED][model] == 0 or models[col.ACCURACY][model] < query[col.MIN_ACCURACY]:
         return False
-    head_items = query[HEAD_ITEMS]
-    if models[MAX_BATCH][model] < head_items:
+    head_items = query[col.HEAD_ITEMS]
+    if models[col.MAX_BATCH][model] < head_items:
         return False
     # NaN, which is unknown, is not within a bound.
     return (
-        query[MAX_PER_ITEM_J] == math.inf
-        or models[PER_ITEM_J][model] + models[FIXED_J][model] / head_items <= query[MAX_PER_ITEM_J]
+        query[col.MAX_PER_ITEM_J] == math.inf
+        or models[col.PER_ITEM_J][model] + models[col.FIXED_J][model] / head_items <= query[col.MAX_PER_ITEM_J]
     )
 
 
@@ -167,15 +122,15 @@ def _is_offered(models: Table, model: int, query: Column) -> bool:
 def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float:
     """Return 1 when a server may be sent a group of a width, as orchestrator.snapshot.has_room says, else 0."""
     servers = fleet.servers
-    held = servers[BATCH_COUNT][server]
-    if held >= servers[BATCH_LIMIT][server]:
+    held = servers[col.BATCH_COUNT][server]
+    if held >= servers[col.BATCH_LIMIT][server]:
         return 0.0
-    limit = instances + servers[WAITING_LIMIT][server]
+    limit = instances + servers[col.WAITING_LIMIT][server]
     if held < limit:
         return 1.0
     of_width = 0
     for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
-        if fleet.batches[COLUMN][batch] == column:
+        if fleet.batches[col.COLUMN][batch] == column:
             of_width += 1
     return 1.0 if of_width < limit else 0.0
 
@@ -183,10 +138,13 @@ def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float
 @compiled
 def _size_batches(fleet: Fleet, width: int, query: Column, rows: Table, scratch: Scratch) -> None:
     """Write how many items go together, for all rows of a width."""
-    head_items, slack_s = query[HEAD_ITEMS], (query[HEAD_DEADLINE_S] - query[NOW_S]) / query[SLACK_MARGIN]
-    per_item_s, wait_s, fixed_s = rows[ROW_PER_ITEM_S], rows[ROW_WAIT_S], rows[ROW_FIXED_S]
+    head_items, slack_s = (
+        query[col.HEAD_ITEMS],
+        (query[col.HEAD_DEADLINE_S] - query[col.NOW_S]) / query[col.SLACK_MARGIN],
+    )
+    per_item_s, wait_s, fixed_s = rows[col.ROW_PER_ITEM_S], rows[col.ROW_WAIT_S], rows[col.ROW_FIXED_S]
     order, hull = scratch.order[width], scratch.hull
-    is_bounded = query[QUEUE_ITEMS] > head_items
+    is_bounded = query[col.QUEUE_ITEMS] > head_items
     if is_bounded:
         _update_order(fleet, width, order)
     size = 0
@@ -195,7 +153,7 @@ def _size_batches(fleet: Fleet, width: int, query: Column, rows: Table, scratch:
         row = int(scratch.place_of[int(order[at]) * fleet.widths + width])
         if row < 0:
             continue
-        most = max(head_items, min(query[QUEUE_ITEMS], rows[ROW_MAX_BATCH][row]))
+        most = max(head_items, min(query[col.QUEUE_ITEMS], rows[col.ROW_MAX_BATCH][row]))
         if is_bounded:
             if per_item_s[row] > 0:
                 in_time = math.floor((slack_s - wait_s[row] - fixed_s[row]) / per_item_s[row])
@@ -209,13 +167,13 @@ def _size_batches(fleet: Fleet, width: int, query: Column, rows: Table, scratch:
             sooner = _first_crossing(row, rows, hull, size)
             if sooner < most:
                 most = head_items if sooner <= head_items else math.floor(sooner)
-        rows[ROW_ITEMS][row] = most
+        rows[col.ROW_ITEMS][row] = most
 
 
 @compiled
 def _update_order(fleet: Fleet, width: int, order: Column) -> None:
     """Sort the servers by their seconds an item at a width; nearly sorted already, so by insertion."""
-    per_item_s, columns = fleet.models[PER_ITEM_S], fleet.columns
+    per_item_s, columns = fleet.models[col.PER_ITEM_S], fleet.columns
     for end in range(1, fleet.server_count):
         server = order[end]
         key = per_item_s[int(server) * columns + width]
@@ -229,7 +187,7 @@ def _update_order(fleet: Fleet, width: int, order: Column) -> None:
 @compiled
 def _crossing(other: int, row: int, rows: Table) -> float:
     """Return from how many items on ``other``, which has the lower slope, answers sooner than ``row``."""
-    per_item_s, wait_s, fixed_s = rows[ROW_PER_ITEM_S], rows[ROW_WAIT_S], rows[ROW_FIXED_S]
+    per_item_s, wait_s, fixed_s = rows[col.ROW_PER_ITEM_S], rows[col.ROW_WAIT_S], rows[col.ROW_FIXED_S]
     head_start_s = wait_s[other] + fixed_s[other] - wait_s[row] - fixed_s[row]
     return head_start_s / (per_item_s[row] - per_item_s[other])
 
@@ -262,19 +220,19 @@ def _drain(fleet: Fleet, width: int, query: Column, rows: Table, place_of: Colum
     With rates r_s in items a second and backlogs w_s, the fluid answer T solves Σ r_s·(T − w_s) = items. Several
     instances multiply the rate, as far as there are groups for them.
     """
-    queued = query[QUEUE_ITEMS]
+    queued = query[col.QUEUE_ITEMS]
     work, total_rps, instant_s = queued, 0.0, math.inf
     for server in range(fleet.server_count):
         row = int(place_of[server * fleet.widths + width])
         if row < 0:
             continue
-        batch = max(1.0, min(queued, rows[ROW_MAX_BATCH][row]))
-        service_s = rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row]
+        batch = max(1.0, min(queued, rows[col.ROW_MAX_BATCH][row]))
+        service_s = rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]
         if service_s <= 0:  # never observed, so guessed to be instant
-            instant_s = min(instant_s, rows[ROW_BACKLOG_S][row])
+            instant_s = min(instant_s, rows[col.ROW_BACKLOG_S][row])
         else:
-            rate_rps = min(rows[ROW_INSTANCES][row], math.ceil(queued / batch)) * batch / service_s
-            work += rate_rps * rows[ROW_BACKLOG_S][row]
+            rate_rps = min(rows[col.ROW_INSTANCES][row], math.ceil(queued / batch)) * batch / service_s
+            work += rate_rps * rows[col.ROW_BACKLOG_S][row]
             total_rps += rate_rps
     if total_rps == 0 and instant_s == math.inf:
         return
@@ -282,22 +240,26 @@ def _drain(fleet: Fleet, width: int, query: Column, rows: Table, place_of: Colum
     for server in range(fleet.server_count):
         row = int(place_of[server * fleet.widths + width])
         if row >= 0:
-            rows[ROW_DRAIN_S][row] = drain_s
+            rows[col.ROW_DRAIN_S][row] = drain_s
 
 
 @compiled
 def _finish_rows(query: Column, rows: Table, count: int) -> None:
     """Write the times that follow from the sizes of the groups."""
     for row in range(count):
-        rows[ROW_HEAD_COMPLETION_S][row] = (
-            rows[ROW_WAIT_S][row] + rows[ROW_PER_ITEM_S][row] * query[HEAD_ITEMS] + rows[ROW_FIXED_S][row]
+        rows[col.ROW_HEAD_COMPLETION_S][row] = (
+            rows[col.ROW_WAIT_S][row]
+            + rows[col.ROW_PER_ITEM_S][row] * query[col.HEAD_ITEMS]
+            + rows[col.ROW_FIXED_S][row]
         )
-        resize(rows, row, rows[ROW_ITEMS][row])
+        resize(rows, row, rows[col.ROW_ITEMS][row])
 
 
 @compiled
 def resize(rows: Table, row: int, items: float) -> None:
     """Write what is expected of a row when it sends so many items."""
-    rows[ROW_ITEMS][row] = items
-    rows[ROW_SERVICE_S][row] = rows[ROW_PER_ITEM_S][row] * items + rows[ROW_FIXED_S][row]
-    rows[ROW_COMPLETION_S][row] = rows[ROW_WAIT_S][row] + rows[ROW_PER_ITEM_S][row] * items + rows[ROW_FIXED_S][row]
+    rows[col.ROW_ITEMS][row] = items
+    rows[col.ROW_SERVICE_S][row] = rows[col.ROW_PER_ITEM_S][row] * items + rows[col.ROW_FIXED_S][row]
+    rows[col.ROW_COMPLETION_S][row] = (
+        rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * items + rows[col.ROW_FIXED_S][row]
+    )

@@ -14,9 +14,10 @@ from typing import cast
 from orchestrator.decision import Candidate, Decision
 from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import Policy, RowPolicy, Situation
-from orchestrator.policies.tables import fields as f
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
+from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS
 from orchestrator.policies.tables.row_values import read_candidate, read_decision, write_query
 from orchestrator.profile import EnergyTable, LatencyTable
@@ -43,7 +44,7 @@ class FleetTables:
         self._states = {s.name: s for s in servers}
         self._latency = latency or LatencyTable()
         self._energy = energy or EnergyTable()
-        self._query = new_column(f.QUERY_FIELDS)
+        self._query = new_column(col.QUERY_FIELDS)
         self._memory = Memory()
         self._layout()
 
@@ -53,9 +54,9 @@ class FleetTables:
         return self._names
 
     @property
-    def fleet(self) -> f.Fleet:
+    def fleet(self) -> Fleet:
         """The tables as they are now; whoever writes to them, as a simulator does, keeps them right."""
-        return f.Fleet(
+        return Fleet(
             self._servers,
             self._models,
             self._batches,
@@ -76,9 +77,9 @@ class FleetTables:
         return self._rows
 
     @property
-    def scratch(self) -> f.Scratch:
+    def scratch(self) -> Scratch:
         """Room for decisions on these tables."""
-        return f.Scratch(self._order, self._busy, self._place_of, self._hull)
+        return Scratch(self._order, self._busy, self._place_of, self._hull)
 
     @property
     def memory(self) -> Memory:
@@ -106,7 +107,7 @@ class FleetTables:
         table, first, columns = self._models, server * self._columns, self._column_of[server]
         for model in models:
             at = first + columns[model.name]
-            table[f.PER_ITEM_S][at], table[f.FIXED_S][at] = latency.line(state.name, model, ())
+            table[col.PER_ITEM_S][at], table[col.FIXED_S][at] = latency.line(state.name, model, ())
 
     def put_load(self, state: ServerState) -> None:
         """Take over what a known server holds, its limits and its health; not its models, times and joules."""
@@ -207,10 +208,10 @@ class FleetTables:
         self._depth = _SPARE_BATCHES + max((max(len(s.in_flight), s.batch_limit) for s in states), default=0)
         self._column_of: list[dict[ModelName, int]] = [{} for _ in states]
         cells = len(states) * len(self._widths)
-        self._servers = new_table(f.SERVER_FIELDS, len(states))
-        self._models = new_table(f.MODEL_FIELDS, len(states) * self._columns)
-        self._batches = new_table(f.BATCH_FIELDS, len(states) * self._depth)
-        self._rows = new_table(f.ROW_FIELDS, cells)
+        self._servers = new_table(col.SERVER_FIELDS, len(states))
+        self._models = new_table(col.MODEL_FIELDS, len(states) * self._columns)
+        self._batches = new_table(col.BATCH_FIELDS, len(states) * self._depth)
+        self._rows = new_table(col.ROW_FIELDS, cells)
         self._order = new_table(max(1, len(self._widths)), len(states))
         self._busy = new_table(BUSY_FIELDS, self._depth)
         self._place_of, self._hull = new_column(cells), new_column(len(states))
@@ -234,55 +235,55 @@ class FleetTables:
     def _write_models(self, server: int, state: ServerState) -> None:
         models, first = self._models, server * self._columns
         for at in range(first, first + self._columns):
-            for field in range(f.MODEL_FIELDS):
+            for field in range(col.MODEL_FIELDS):
                 models[field][at] = 0
-            models[f.MAX_BATCH][at] = models[f.INSTANCES][at] = 1
+            models[col.MAX_BATCH][at] = models[col.INSTANCES][at] = 1
         columns = self._column_of[server] = {}
         for model in state.models:
             columns[model.name] = self._widths.index(model.width)
-            models[f.SERVED][first + columns[model.name]] = 1
+            models[col.SERVED][first + columns[model.name]] = 1
         for column, model in enumerate(state.other_models, start=len(self._widths)):
             columns[model.name] = column
         for model in (*state.models, *state.other_models):
             at = first + columns[model.name]
-            models[f.MODEL_WIDTH][at] = model.width
-            models[f.ACCURACY][at] = model.accuracy
-            models[f.MAX_BATCH][at] = model.max_batch_size
-            models[f.INSTANCES][at] = model.instances
+            models[col.MODEL_WIDTH][at] = model.width
+            models[col.ACCURACY][at] = model.accuracy
+            models[col.MAX_BATCH][at] = model.max_batch_size
+            models[col.INSTANCES][at] = model.instances
 
     def _write_lines(self, server: int, state: ServerState) -> None:
         models, first, columns = self._models, server * self._columns, self._column_of[server]
         for siblings in (state.models, state.other_models):
             for model in siblings:
                 at = first + columns[model.name]
-                models[f.PER_ITEM_S][at], models[f.FIXED_S][at] = self._latency.line(state.name, model, siblings)
+                models[col.PER_ITEM_S][at], models[col.FIXED_S][at] = self._latency.line(state.name, model, siblings)
                 joules = self._energy.line(state.name, model.name)
-                models[f.PER_ITEM_J][at] = math.nan if joules is None else joules.per_item_j
-                models[f.FIXED_J][at] = math.nan if joules is None else joules.fixed_j
+                models[col.PER_ITEM_J][at] = math.nan if joules is None else joules.per_item_j
+                models[col.FIXED_J][at] = math.nan if joules is None else joules.fixed_j
 
     def _write_load(self, server: int, state: ServerState) -> None:
         servers, batches, columns = self._servers, self._batches, self._column_of[server]
-        servers[f.HEALTHY][server] = state.healthy
-        servers[f.BATCH_COUNT][server] = len(state.in_flight)
-        servers[f.BATCH_LIMIT][server] = state.batch_limit
-        servers[f.WAITING_LIMIT][server] = state.waiting_limit
-        servers[f.LAST_ANSWER_S][server] = math.nan if state.last_answer_s is None else state.last_answer_s
+        servers[col.HEALTHY][server] = state.healthy
+        servers[col.BATCH_COUNT][server] = len(state.in_flight)
+        servers[col.BATCH_LIMIT][server] = state.batch_limit
+        servers[col.WAITING_LIMIT][server] = state.waiting_limit
+        servers[col.LAST_ANSWER_S][server] = math.nan if state.last_answer_s is None else state.last_answer_s
         held = 0
         for at, batch in enumerate(state.in_flight, start=server * self._depth):
-            batches[f.COLUMN][at] = columns.get(batch.model, -1)
-            batches[f.ITEMS][at] = batch.items
-            batches[f.SENT_S][at] = batch.sent_s
-            batches[f.BEGAN_S][at] = math.nan if batch.began_s is None else batch.began_s
+            batches[col.COLUMN][at] = columns.get(batch.model, -1)
+            batches[col.ITEMS][at] = batch.items
+            batches[col.SENT_S][at] = batch.sent_s
+            batches[col.BEGAN_S][at] = math.nan if batch.began_s is None else batch.began_s
             held += batch.items
-        was_bound = servers[f.BOUND_ITEMS][server] > 0
+        was_bound = servers[col.BOUND_ITEMS][server] > 0
         bound = sum([items for _, items in state.bound_items]) if state.bound_items else 0
-        servers[f.BOUND_ITEMS][server] = bound
-        servers[f.HELD_ITEMS][server] = held + bound
+        servers[col.BOUND_ITEMS][server] = bound
+        servers[col.HELD_ITEMS][server] = held + bound
         if was_bound or bound:
             self._write_bound(server, state.bound_items)
 
     def _write_bound(self, server: int, bound_items: Sequence[tuple[ModelName, int]]) -> None:
-        bound, first, columns = self._models[f.MODEL_BOUND_ITEMS], server * self._columns, self._column_of[server]
+        bound, first, columns = self._models[col.MODEL_BOUND_ITEMS], server * self._columns, self._column_of[server]
         for at in range(first, first + self._columns):
             bound[at] = 0
         for name, items in bound_items:
@@ -326,5 +327,5 @@ def _build_flat(
     hull: Column,
 ) -> int:
     """Call ``build_rows`` with arguments one by one, which a compiled function receives faster than tuples of them."""
-    fleet = f.Fleet(servers, models, batches, server_count, columns, widths, depth)
-    return build_rows(fleet, f.QueueHead(query, allowed, avoided), rows, f.Scratch(order, busy, place_of, hull))
+    fleet = Fleet(servers, models, batches, server_count, columns, widths, depth)
+    return build_rows(fleet, QueueHead(query, allowed, avoided), rows, Scratch(order, busy, place_of, hull))

@@ -20,22 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, compiled
-from orchestrator.policies.tables.fields import (
-    BATCH_COUNT,
-    BEGAN_S,
-    BOUND_ITEMS,
-    COLUMN,
-    FIXED_S,
-    INSTANCES,
-    ITEMS,
-    LAST_ANSWER_S,
-    MAX_BATCH,
-    MODEL_BOUND_ITEMS,
-    PER_ITEM_S,
-    SENT_S,
-    Fleet,
-)
+from orchestrator.policies.tables.layout import Fleet
 from orchestrator.snapshot import BatchInFlight, ModelName
 
 WHOLE: Final = 1 + 1e-9
@@ -57,17 +44,17 @@ def seat_batches(fleet: Fleet, server: int, busy: Table, now_s: float) -> tuple[
     """
     servers, models, batches = fleet.servers, fleet.models, fleet.batches
     taken, last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0, 0.0
-    for place in range(int(servers[BATCH_COUNT][server])):
+    for place in range(int(servers[col.BATCH_COUNT][server])):
         batch = server * fleet.depth + place
-        column = int(batches[COLUMN][batch])
+        column = int(batches[col.COLUMN][batch])
         remaining_s, part = 0.0, 1.0
         if column >= 0:
             model = server * fleet.columns + column
-            remaining_s = models[PER_ITEM_S][model] * batches[ITEMS][batch] + models[FIXED_S][model]
-            part = 1 / models[INSTANCES][model]
+            remaining_s = models[col.PER_ITEM_S][model] * batches[col.ITEMS][batch] + models[col.FIXED_S][model]
+            part = 1 / models[col.INSTANCES][model]
         taken += part
         if taken <= WHOLE:  # it runs: none overtakes, so what does not fit keeps all behind it waiting
-            elapsed_s = now_s - _began_s(batches, batch, servers[LAST_ANSWER_S][server])
+            elapsed_s = now_s - _began_s(batches, batch, servers[col.LAST_ANSWER_S][server])
             if remaining_s > 0:
                 stretch_ratio = max(stretch_ratio, elapsed_s / remaining_s)
             remaining_s = abs(remaining_s - elapsed_s)
@@ -107,22 +94,22 @@ def free_s(busy: Table, count: int, part: float, after_s: float) -> float:
 def bound_work_s(fleet: Fleet, server: int) -> float:
     """Return the seconds of work in what is bound to a server and waits in the router, in full batches."""
     models, total_s = fleet.models, 0.0
-    if fleet.servers[BOUND_ITEMS][server] > 0:
+    if fleet.servers[col.BOUND_ITEMS][server] > 0:
         for model in range(server * fleet.columns, (server + 1) * fleet.columns):
-            items = models[MODEL_BOUND_ITEMS][model]
+            items = models[col.MODEL_BOUND_ITEMS][model]
             if items > 0:
-                batches = math.ceil(items / models[MAX_BATCH][model])
-                work_s = models[PER_ITEM_S][model] * items + models[FIXED_S][model] * batches
-                total_s += work_s / models[INSTANCES][model]
+                batches = math.ceil(items / models[col.MAX_BATCH][model])
+                work_s = models[col.PER_ITEM_S][model] * items + models[col.FIXED_S][model] * batches
+                total_s += work_s / models[col.INSTANCES][model]
     return total_s
 
 
 @compiled
 def _began_s(batches: Table, batch: int, last_answer_s: float) -> float:
     """Return since when a group runs: since there was an instance, else since the server's last answer."""
-    if not math.isnan(batches[BEGAN_S][batch]):
-        return batches[BEGAN_S][batch]
-    sent_s = batches[SENT_S][batch]
+    if not math.isnan(batches[col.BEGAN_S][batch]):
+        return batches[col.BEGAN_S][batch]
+    sent_s = batches[col.SENT_S][batch]
     return last_answer_s if last_answer_s > sent_s else sent_s  # NaN is not above
 
 

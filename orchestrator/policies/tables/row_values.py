@@ -8,82 +8,83 @@ from collections.abc import Sequence
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
 from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import RowPolicy, Situation
-from orchestrator.policies.tables import fields as f
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table, read_row, write_row
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
 from orchestrator.snapshot import ServerName, Width
 
 
 def write_query(query: Column, situation: Situation) -> None:
-    """Write a situation as ``orchestrator.policies.tables.fields`` says."""
+    """Write a situation as ``orchestrator.policies.tables.columns`` says."""
     queue = situation.queue
-    query[f.NOW_S] = situation.now_s
-    query[f.SLACK_MARGIN] = situation.slack_margin
-    query[f.QUEUE_ITEMS] = queue.items
-    query[f.HEAD_ITEMS] = queue.head_items
-    query[f.HEAD_DEADLINE_S] = queue.head_deadline_s
-    query[f.TAIL_DEADLINE_S] = queue.tail_deadline_s
-    query[f.MIN_ACCURACY] = queue.min_accuracy
-    query[f.TURN] = situation.turn
-    query[f.FIRST_UNIFORM], query[f.SECOND_UNIFORM] = situation.uniforms
-    query[f.MAX_PER_ITEM_J] = math.inf if queue.max_per_item_j is None else queue.max_per_item_j
-    query[f.PRIORITY] = queue.priority
+    query[col.NOW_S] = situation.now_s
+    query[col.SLACK_MARGIN] = situation.slack_margin
+    query[col.QUEUE_ITEMS] = queue.items
+    query[col.HEAD_ITEMS] = queue.head_items
+    query[col.HEAD_DEADLINE_S] = queue.head_deadline_s
+    query[col.TAIL_DEADLINE_S] = queue.tail_deadline_s
+    query[col.MIN_ACCURACY] = queue.min_accuracy
+    query[col.TURN] = situation.turn
+    query[col.FIRST_UNIFORM], query[col.SECOND_UNIFORM] = situation.uniforms
+    query[col.MAX_PER_ITEM_J] = math.inf if queue.max_per_item_j is None else queue.max_per_item_j
+    query[col.PRIORITY] = queue.priority
     preference = queue.preference
-    query[f.PREFER_ACCURACY] = math.nan if preference is None else preference.accuracy
-    query[f.PREFER_LATENCY] = math.nan if preference is None else preference.latency
-    query[f.PREFER_ENERGY] = math.nan if preference is None else preference.energy
-    query[f.HEAD_ARRIVED_S] = math.nan if queue.head_arrived_s is None else queue.head_arrived_s
+    query[col.PREFER_ACCURACY] = math.nan if preference is None else preference.accuracy
+    query[col.PREFER_LATENCY] = math.nan if preference is None else preference.latency
+    query[col.PREFER_ENERGY] = math.nan if preference is None else preference.energy
+    query[col.HEAD_ARRIVED_S] = math.nan if queue.head_arrived_s is None else queue.head_arrived_s
 
 
 def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:
     """Return a row as a value; ``names`` are those of the servers by index."""
-    values = read_row(rows, f.ROW_FIELDS, row)
-    per_item_j, fixed_j = values[f.ROW_PER_ITEM_J], values[f.ROW_FIXED_J]
+    values = read_row(rows, col.ROW_FIELDS, row)
+    per_item_j, fixed_j = values[col.ROW_PER_ITEM_J], values[col.ROW_FIXED_J]
     return Candidate(
-        server=names[int(values[f.ROW_SERVER])],
-        width=Width(int(values[f.ROW_WIDTH])),
-        items=int(values[f.ROW_ITEMS]),
-        accuracy=values[f.ROW_ACCURACY],
-        service_s=values[f.ROW_SERVICE_S],
-        completion_s=values[f.ROW_COMPLETION_S],
-        head_completion_s=values[f.ROW_HEAD_COMPLETION_S],
-        drain_s=values[f.ROW_DRAIN_S],
-        server_items=int(values[f.ROW_SERVER_ITEMS]),
-        has_room=values[f.ROW_HAS_ROOM] != 0,
-        wait_s=values[f.ROW_WAIT_S],
-        per_item_s=values[f.ROW_PER_ITEM_S],
-        fixed_s=values[f.ROW_FIXED_S],
-        max_batch_size=int(values[f.ROW_MAX_BATCH]),
-        instances=int(values[f.ROW_INSTANCES]),
-        overdue_ratio=values[f.ROW_OVERDUE_RATIO],
+        server=names[int(values[col.ROW_SERVER])],
+        width=Width(int(values[col.ROW_WIDTH])),
+        items=int(values[col.ROW_ITEMS]),
+        accuracy=values[col.ROW_ACCURACY],
+        service_s=values[col.ROW_SERVICE_S],
+        completion_s=values[col.ROW_COMPLETION_S],
+        head_completion_s=values[col.ROW_HEAD_COMPLETION_S],
+        drain_s=values[col.ROW_DRAIN_S],
+        server_items=int(values[col.ROW_SERVER_ITEMS]),
+        has_room=values[col.ROW_HAS_ROOM] != 0,
+        wait_s=values[col.ROW_WAIT_S],
+        per_item_s=values[col.ROW_PER_ITEM_S],
+        fixed_s=values[col.ROW_FIXED_S],
+        max_batch_size=int(values[col.ROW_MAX_BATCH]),
+        instances=int(values[col.ROW_INSTANCES]),
+        overdue_ratio=values[col.ROW_OVERDUE_RATIO],
         per_item_j=None if math.isnan(per_item_j) else per_item_j,
         fixed_j=None if math.isnan(fixed_j) else fixed_j,
-        backlog_s=values[f.ROW_BACKLOG_S],
+        backlog_s=values[col.ROW_BACKLOG_S],
     )
 
 
 def write_candidate(rows: Table, row: int, candidate: Candidate, server: int, column: int) -> None:
     """Write a candidate of the server of that index, whose width is that column."""
-    values = [0.0] * f.ROW_FIELDS
-    values[f.ROW_SERVER] = server
-    values[f.ROW_COLUMN] = column
-    values[f.ROW_WIDTH] = candidate.width
-    values[f.ROW_ITEMS] = candidate.items
-    values[f.ROW_ACCURACY] = candidate.accuracy
-    values[f.ROW_SERVICE_S] = candidate.service_s
-    values[f.ROW_COMPLETION_S] = candidate.completion_s
-    values[f.ROW_HEAD_COMPLETION_S] = candidate.head_completion_s
-    values[f.ROW_DRAIN_S] = candidate.drain_s
-    values[f.ROW_SERVER_ITEMS] = candidate.server_items
-    values[f.ROW_HAS_ROOM] = candidate.has_room
-    values[f.ROW_WAIT_S] = candidate.wait_s
-    values[f.ROW_PER_ITEM_S] = candidate.per_item_s
-    values[f.ROW_FIXED_S] = candidate.fixed_s
-    values[f.ROW_MAX_BATCH] = candidate.max_batch_size
-    values[f.ROW_INSTANCES] = candidate.instances
-    values[f.ROW_OVERDUE_RATIO] = candidate.overdue_ratio
-    values[f.ROW_PER_ITEM_J] = math.nan if candidate.per_item_j is None else candidate.per_item_j
-    values[f.ROW_FIXED_J] = math.nan if candidate.fixed_j is None else candidate.fixed_j
-    values[f.ROW_BACKLOG_S] = candidate.backlog_s
+    values = [0.0] * col.ROW_FIELDS
+    values[col.ROW_SERVER] = server
+    values[col.ROW_COLUMN] = column
+    values[col.ROW_WIDTH] = candidate.width
+    values[col.ROW_ITEMS] = candidate.items
+    values[col.ROW_ACCURACY] = candidate.accuracy
+    values[col.ROW_SERVICE_S] = candidate.service_s
+    values[col.ROW_COMPLETION_S] = candidate.completion_s
+    values[col.ROW_HEAD_COMPLETION_S] = candidate.head_completion_s
+    values[col.ROW_DRAIN_S] = candidate.drain_s
+    values[col.ROW_SERVER_ITEMS] = candidate.server_items
+    values[col.ROW_HAS_ROOM] = candidate.has_room
+    values[col.ROW_WAIT_S] = candidate.wait_s
+    values[col.ROW_PER_ITEM_S] = candidate.per_item_s
+    values[col.ROW_FIXED_S] = candidate.fixed_s
+    values[col.ROW_MAX_BATCH] = candidate.max_batch_size
+    values[col.ROW_INSTANCES] = candidate.instances
+    values[col.ROW_OVERDUE_RATIO] = candidate.overdue_ratio
+    values[col.ROW_PER_ITEM_J] = math.nan if candidate.per_item_j is None else candidate.per_item_j
+    values[col.ROW_FIXED_J] = math.nan if candidate.fixed_j is None else candidate.fixed_j
+    values[col.ROW_BACKLOG_S] = candidate.backlog_s
     write_row(rows, row, values)
 
 
@@ -94,7 +95,7 @@ def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: 
     indices = {name: index for index, name in enumerate(memory.servers)}
     columns = {width: column for column, width in enumerate(memory.widths)}
     ordered = sorted(candidates, key=lambda c: (c.server, c.width))
-    rows, query = new_table(f.ROW_FIELDS, len(ordered)), new_column(f.QUERY_FIELDS)
+    rows, query = new_table(col.ROW_FIELDS, len(ordered)), new_column(col.QUERY_FIELDS)
     for row, candidate in enumerate(ordered):
         write_candidate(rows, row, candidate, indices[candidate.server], columns[candidate.width])
     write_query(query, situation)
@@ -114,10 +115,10 @@ def read_decision(
         IndexError: when the choice is none of the first ``count`` rows.
     """
     row, items, code, until_s = choice
-    reason = f.REASONS[code]
-    if row == f.HOLD:
+    reason = REASONS[code]
+    if row == HOLD:
         return Hold(reason, None if math.isinf(until_s) else float(until_s)), 0
-    if row == f.REJECT:
+    if row == REJECT:
         return Reject(reason), 0
     if not 0 <= row < count:
         raise IndexError(f"row {row} of {count}")

@@ -13,16 +13,8 @@ from below by a measurement that is not over yet.
 
 from __future__ import annotations
 
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, compiled
-from orchestrator.policies.tables.fields import (
-    ROW_COMPLETION_S,
-    ROW_FIXED_S,
-    ROW_HEAD_COMPLETION_S,
-    ROW_OVERDUE_RATIO,
-    ROW_PER_ITEM_S,
-    ROW_SERVICE_S,
-    ROW_WAIT_S,
-)
 
 
 @compiled
@@ -34,12 +26,12 @@ def stretch_overdue(rows: Table, count: int) -> None:
     holds and the new group alike. What is expected of the whole fleet, to drain the queue, stays.
     """
     for row in range(count):
-        ratio = rows[ROW_OVERDUE_RATIO][row]
+        ratio = rows[col.ROW_OVERDUE_RATIO][row]
         if ratio > 1:
-            rows[ROW_SERVICE_S][row] *= ratio
-            rows[ROW_COMPLETION_S][row] *= ratio
-            rows[ROW_HEAD_COMPLETION_S][row] *= ratio
-            rows[ROW_WAIT_S][row] *= ratio
-            rows[ROW_PER_ITEM_S][row] *= ratio
-            rows[ROW_FIXED_S][row] *= ratio
-            rows[ROW_OVERDUE_RATIO][row] = 1.0
+            rows[col.ROW_SERVICE_S][row] *= ratio
+            rows[col.ROW_COMPLETION_S][row] *= ratio
+            rows[col.ROW_HEAD_COMPLETION_S][row] *= ratio
+            rows[col.ROW_WAIT_S][row] *= ratio
+            rows[col.ROW_PER_ITEM_S][row] *= ratio
+            rows[col.ROW_FIXED_S][row] *= ratio
+            rows[col.ROW_OVERDUE_RATIO][row] = 1.0

@@ -19,7 +19,7 @@ from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSet
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.utility import make_utility
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 
 _STEPS: Final = 80
 """Into which the time from the first arrival to the last deadline is cut, unless batches are shorter."""
@@ -75,7 +75,9 @@ def measure_window(
 
 
 def _earned(simulation: Simulation, exchange: float) -> float:
-    table = {k: np.asarray(simulation.world.requests[k]) for k in (f.STATUS, f.ANSWERED_S, f.DEADLINE_S, f.ACCURACY)}
-    is_timely = (table[f.STATUS] == f.ANSWERED) & (table[f.ANSWERED_S] <= table[f.DEADLINE_S])
-    joules = sum(float(simulation.world.truth[f.BUSY_J][at]) for at in range(len(simulation.servers)))
-    return float(table[f.ACCURACY][is_timely].sum()) - (exchange * joules if exchange else 0.0)
+    table = {
+        k: np.asarray(simulation.world.requests[k]) for k in (sim.STATUS, sim.ANSWERED_S, sim.DEADLINE_S, sim.ACCURACY)
+    }
+    is_timely = (table[sim.STATUS] == sim.ANSWERED) & (table[sim.ANSWERED_S] <= table[sim.DEADLINE_S])
+    joules = sum(float(simulation.world.truth[sim.BUSY_J][at]) for at in range(len(simulation.servers)))
+    return float(table[sim.ACCURACY][is_timely].sum()) - (exchange * joules if exchange else 0.0)

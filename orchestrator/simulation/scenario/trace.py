@@ -16,7 +16,7 @@ from orchestrator.simulation.bounds.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings
 from orchestrator.simulation.scenario.workloads import scaled
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 
 Floats = NDArray[np.float64]
 
@@ -70,11 +70,11 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         *_reports(settings.telemetry, len(servers), horizon_s, reports),
     ]
     schedule = np.array(sorted(entries, key=lambda e: (e[0], e[1:])), dtype=float).reshape(-1, 4)
-    table = np.zeros((f.EVENT_FIELDS, max(1, len(entries))))
+    table = np.zeros((sim.EVENT_FIELDS, max(1, len(entries))))
     if entries:
-        for field, column in zip((f.AT_S, f.EVENT_SERVER, f.KIND, f.VALUE), schedule.T, strict=True):
+        for field, column in zip((sim.AT_S, sim.EVENT_SERVER, sim.KIND, sim.VALUE), schedule.T, strict=True):
             table[field] = column
-        table[f.ORDER] = np.arange(len(entries))
+        table[sim.ORDER] = np.arange(len(entries))
     sigma = settings.telemetry.noise
     return Trace(
         arrived_s,
@@ -82,7 +82,7 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         np.full(count, float(workload.items)),
         noise.standard_normal(count),
         uniforms.random((2, count)),
-        table if entries else np.zeros((f.EVENT_FIELDS, 0)),
+        table if entries else np.zeros((sim.EVENT_FIELDS, 0)),
         np.exp(sigma * beliefs.standard_normal(len(servers)) - sigma * sigma / 2),
         rate_rps,
     )
@@ -102,9 +102,9 @@ def _faults(settings: FaultSettings, servers: int, horizon_s: float, rng: np.ran
             back_s = at_s + failures.exponential(settings.down_s)
             if at_s > horizon_s:
                 break
-            entries += [(at_s, server, f.FAILS, 0.0), (back_s, server, f.RETURNS, 0.0)]
+            entries += [(at_s, server, sim.FAILS, 0.0), (back_s, server, sim.RETURNS, 0.0)]
             if at_s + settings.notice_s < back_s:
-                entries.append((at_s + settings.notice_s, server, f.NOTICED, 0.0))
+                entries.append((at_s + settings.notice_s, server, sim.NOTICED, 0.0))
             at_s = back_s
         at_s = 0.0
         while settings.throttle_every_s is not None:
@@ -112,7 +112,7 @@ def _faults(settings: FaultSettings, servers: int, horizon_s: float, rng: np.ran
             back_s = at_s + throttles.exponential(settings.throttle_s)
             if at_s > horizon_s:
                 break
-            entries += [(at_s, server, f.THROTTLES, settings.throttle_factor), (back_s, server, f.THROTTLES, 1.0)]
+            entries += [(at_s, server, sim.THROTTLES, settings.throttle_factor), (back_s, server, sim.THROTTLES, 1.0)]
             at_s = back_s
     return entries
 
@@ -124,5 +124,5 @@ def _reports(settings: TelemetrySettings, servers: int, horizon_s: float, rng: n
     for server in range(servers):
         at_s = np.arange(rng.random(), horizon_s / settings.report_every_s) * settings.report_every_s
         kept = at_s[rng.random(len(at_s)) >= settings.lost_ratio] + settings.delay_s
-        entries += [(float(t), float(server), f.REPORTS, settings.delay_s) for t in kept]
+        entries += [(float(t), float(server), sim.REPORTS, settings.delay_s) for t in kept]
     return entries

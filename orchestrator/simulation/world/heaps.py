@@ -10,21 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.simulation.world.fields import (
-    AT_S,
-    DEADLINE_S,
-    DETAIL,
-    EVENT_FIELDS,
-    EVENT_ORDER,
-    EVENT_SERVER,
-    EVENTS,
-    KIND,
-    LEFT,
-    ORDER,
-    RIGHT,
-    VALUE,
-    World,
-)
+from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.layout import World
 
 TAIL_SAMPLE: Final = 20
 TAIL_RATIO: Final = 0.9
@@ -34,32 +21,32 @@ TAIL_RATIO: Final = 0.9
 def push_event(world: World, at_s: float, kind: float, server: float, detail: float, value: float) -> None:
     """Arrange an event."""
     events, state = world.events, world.state
-    place = int(state[EVENTS])
-    state[EVENTS] += 1
-    state[EVENT_ORDER] += 1
-    order = state[EVENT_ORDER]
+    place = int(state[sim.EVENTS])
+    state[sim.EVENTS] += 1
+    state[sim.EVENT_ORDER] += 1
+    order = state[sim.EVENT_ORDER]
     while place > 0:
         parent = (place - 1) >> 1
-        if events[AT_S][parent] < at_s or (events[AT_S][parent] == at_s and events[ORDER][parent] < order):
+        if events[sim.AT_S][parent] < at_s or (events[sim.AT_S][parent] == at_s and events[sim.ORDER][parent] < order):
             break
-        for field in range(EVENT_FIELDS):
+        for field in range(sim.EVENT_FIELDS):
             events[field][place] = events[field][parent]
         place = parent
-    events[AT_S][place] = at_s
-    events[ORDER][place] = order
-    events[KIND][place] = kind
-    events[EVENT_SERVER][place] = server
-    events[DETAIL][place] = detail
-    events[VALUE][place] = value
+    events[sim.AT_S][place] = at_s
+    events[sim.ORDER][place] = order
+    events[sim.KIND][place] = kind
+    events[sim.EVENT_SERVER][place] = server
+    events[sim.DETAIL][place] = detail
+    events[sim.VALUE][place] = value
 
 
 @compiled
 def drop_event(world: World) -> None:
     """Remove the first event."""
     events = world.events
-    world.state[EVENTS] -= 1
-    last = int(world.state[EVENTS])
-    at_s, order = events[AT_S][last], events[ORDER][last]
+    world.state[sim.EVENTS] -= 1
+    last = int(world.state[sim.EVENTS])
+    at_s, order = events[sim.AT_S][last], events[sim.ORDER][last]
     place = 0
     while True:
         child = 2 * place + 1
@@ -67,26 +54,26 @@ def drop_event(world: World) -> None:
             break
         if child + 1 < last and _is_before(events, child + 1, child):
             child += 1
-        if at_s < events[AT_S][child] or (at_s == events[AT_S][child] and order < events[ORDER][child]):
+        if at_s < events[sim.AT_S][child] or (at_s == events[sim.AT_S][child] and order < events[sim.ORDER][child]):
             break
-        for field in range(EVENT_FIELDS):
+        for field in range(sim.EVENT_FIELDS):
             events[field][place] = events[field][child]
         place = child
-    for field in range(EVENT_FIELDS):
+    for field in range(sim.EVENT_FIELDS):
         events[field][place] = events[field][last]
 
 
 @compiled
 def _is_before(events: Table, one: int, other: int) -> bool:
-    if events[AT_S][one] != events[AT_S][other]:
-        return events[AT_S][one] < events[AT_S][other]
-    return events[ORDER][one] < events[ORDER][other]
+    if events[sim.AT_S][one] != events[sim.AT_S][other]:
+        return events[sim.AT_S][one] < events[sim.AT_S][other]
+    return events[sim.ORDER][one] < events[sim.ORDER][other]
 
 
 @compiled
 def is_sooner(requests: Table, one: float, other: float) -> bool:
     """Return whether a request is due before another; of two, the one that came first."""
-    one_s, other_s = requests[DEADLINE_S][int(one)], requests[DEADLINE_S][int(other)]
+    one_s, other_s = requests[sim.DEADLINE_S][int(one)], requests[sim.DEADLINE_S][int(other)]
     return one < other if one_s == other_s else one_s < other_s
 
 
@@ -129,7 +116,7 @@ def tail_deadline_s(heap: Column, size: int, requests: Table, sample: Column) ->
     step = max(1, size // TAIL_SAMPLE)
     count = 0
     for place in range(0, size, step):
-        deadline_s = requests[DEADLINE_S][int(heap[place])]
+        deadline_s = requests[sim.DEADLINE_S][int(heap[place])]
         at = count
         while at > 0 and sample[at - 1] > deadline_s:
             sample[at] = sample[at - 1]
@@ -144,7 +131,7 @@ def merge_lanes(requests: Table, one: float, other: float) -> float:
     """Return the root of two lanes as one; -1 is an empty lane."""
     if one < 0 or other < 0:
         return max(one, other)
-    left, right = requests[LEFT], requests[RIGHT]
+    left, right = requests[sim.LEFT], requests[sim.RIGHT]
     root, rest = (one, other) if is_sooner(requests, one, other) else (other, one)
     parent = int(root)
     path = right[parent]

@@ -13,8 +13,8 @@ from orchestrator.errors import UntrustedError
 from orchestrator.policies.learned import LearnedPolicy
 from orchestrator.policies.learned.decide import Scorer, decide_by_scores
 from orchestrator.policies.tables.compiled import Column, compiled
-from orchestrator.simulation.world import fields as f
-from orchestrator.simulation.world.fields import World
+from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.loop import advance, apply
 
 DECIDED: Final = 0
@@ -28,7 +28,7 @@ def run_learned(world: World, policy: LearnedPolicy, until_s: float, counts: Col
         _run_scored(world, scorer, until_s, counts)
         return
     while advance(world, until_s):
-        rows, query, count = world.rows, world.head.query, int(world.state[f.ROW_COUNT])
+        rows, query, count = world.rows, world.head.query, int(world.state[sim.ROW_COUNT])
         counts[DECIDED] += 1
         try:
             row, items, _, hold_until_s = policy.choose_row(world.memory, rows, count, query)
@@ -46,7 +46,7 @@ def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) ->
             world.rule,
             world.memory,
             world.rows,
-            int(world.state[f.ROW_COUNT]),
+            int(world.state[sim.ROW_COUNT]),
             world.head.query,
             scorer.preference,
             view.base,

@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 
 from orchestrator.policies.rule import choose_row
-from orchestrator.policies.tables import fields as r
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import compiled
-from orchestrator.simulation.world import fields as f
-from orchestrator.simulation.world.fields import World
+from orchestrator.policies.tables.layout import REJECT
+from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.heaps import (
     drop_event,
     is_sooner,
@@ -27,6 +27,7 @@ from orchestrator.simulation.world.heaps import (
     push_event,
     tail_deadline_s,
 )
+from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.servers import (
     account,
     answer_batch,
@@ -59,34 +60,34 @@ def advance(world: World, until_s: float) -> bool:
     """
     state = world.state
     while True:
-        if state[f.IS_CHANGED] != 0 and _decide(world):
+        if state[sim.IS_CHANGED] != 0 and _decide(world):
             return True
         source, at_s = _next_event(world)
         if source == NO_EVENT or at_s > until_s:
             if until_s < math.inf:  # who names a time waits for it; else it stays where the last event was
-                state[f.NOW_S] = max(state[f.NOW_S], until_s)
+                state[sim.NOW_S] = max(state[sim.NOW_S], until_s)
             return False
-        state[f.NOW_S] = at_s
-        state[f.IS_CHANGED] = 1
+        state[sim.NOW_S] = at_s
+        state[sim.IS_CHANGED] = 1
         if source == FROM_HEAP:
-            kind, server = world.events[f.KIND][0], int(world.events[f.EVENT_SERVER][0])
-            detail, value = world.events[f.DETAIL][0], world.events[f.VALUE][0]
+            kind, server = world.events[sim.KIND][0], int(world.events[sim.EVENT_SERVER][0])
+            detail, value = world.events[sim.DETAIL][0], world.events[sim.VALUE][0]
             drop_event(world)
             _happen(world, kind, server, detail, value)
         elif source == FROM_SCHEDULE:
-            entry = int(state[f.NEXT_ENTRY])
-            state[f.NEXT_ENTRY] += 1
+            entry = int(state[sim.NEXT_ENTRY])
+            state[sim.NEXT_ENTRY] += 1
             _happen(
                 world,
-                world.schedule[f.KIND][entry],
-                int(world.schedule[f.EVENT_SERVER][entry]),
-                world.schedule[f.DETAIL][entry],
-                world.schedule[f.VALUE][entry],
+                world.schedule[sim.KIND][entry],
+                int(world.schedule[sim.EVENT_SERVER][entry]),
+                world.schedule[sim.DETAIL][entry],
+                world.schedule[sim.VALUE][entry],
             )
         elif source == ARRIVAL:
             _arrive(world)
         else:
-            state[f.HOLD_UNTIL_S] = math.inf
+            state[sim.HOLD_UNTIL_S] = math.inf
 
 
 @compiled
@@ -94,34 +95,34 @@ def _next_event(world: World) -> tuple[int, float]:
     state = world.state
     source, at_s = NO_EVENT, math.inf
     # What a failed server holds counts as neither until the router has noticed.
-    if state[f.ANSWERED_COUNT] + state[f.LOST_COUNT] == state[f.ARRIVALS]:
+    if state[sim.ANSWERED_COUNT] + state[sim.LOST_COUNT] == state[sim.ARRIVALS]:
         return source, at_s
-    if state[f.EVENTS] > 0:
-        source, at_s = FROM_HEAP, world.events[f.AT_S][0]
-    if state[f.NEXT_ENTRY] < state[f.ENTRIES]:
-        entry_s = world.schedule[f.AT_S][int(state[f.NEXT_ENTRY])]
+    if state[sim.EVENTS] > 0:
+        source, at_s = FROM_HEAP, world.events[sim.AT_S][0]
+    if state[sim.NEXT_ENTRY] < state[sim.ENTRIES]:
+        entry_s = world.schedule[sim.AT_S][int(state[sim.NEXT_ENTRY])]
         if entry_s < at_s:
             source, at_s = FROM_SCHEDULE, entry_s
-    if state[f.NEXT_ARRIVAL] < state[f.ARRIVALS]:
-        arrival_s = world.requests[f.ARRIVED_S][int(state[f.NEXT_ARRIVAL])]
+    if state[sim.NEXT_ARRIVAL] < state[sim.ARRIVALS]:
+        arrival_s = world.requests[sim.ARRIVED_S][int(state[sim.NEXT_ARRIVAL])]
         if arrival_s < at_s:
             source, at_s = ARRIVAL, arrival_s
-    if state[f.HOLD_UNTIL_S] < at_s:
-        source, at_s = HOLD_ENDS, max(state[f.NOW_S], state[f.HOLD_UNTIL_S])
-    if source == NO_EVENT and state[f.QUEUED] > 0:  # nothing is to come that it could wait for
-        given_up_s = world.requests[f.ARRIVED_S][int(world.heap[0])] + state[f.TIMEOUT_S]
+    if state[sim.HOLD_UNTIL_S] < at_s:
+        source, at_s = HOLD_ENDS, max(state[sim.NOW_S], state[sim.HOLD_UNTIL_S])
+    if source == NO_EVENT and state[sim.QUEUED] > 0:  # nothing is to come that it could wait for
+        given_up_s = world.requests[sim.ARRIVED_S][int(world.heap[0])] + state[sim.TIMEOUT_S]
         if given_up_s < math.inf:
-            source, at_s = HOLD_ENDS, max(state[f.NOW_S], given_up_s + _ROUNDING * (1 + given_up_s))
+            source, at_s = HOLD_ENDS, max(state[sim.NOW_S], given_up_s + _ROUNDING * (1 + given_up_s))
     return source, at_s
 
 
 @compiled
 def _arrive(world: World) -> None:
     state = world.state
-    request = int(state[f.NEXT_ARRIVAL])
-    state[f.NEXT_ARRIVAL] += 1
-    if state[f.WAITING_ITEMS] + world.requests[f.REQUEST_ITEMS][request] > state[f.QUEUE_LIMIT]:
-        give_up(world, request, f.SHED)
+    request = int(state[sim.NEXT_ARRIVAL])
+    state[sim.NEXT_ARRIVAL] += 1
+    if state[sim.WAITING_ITEMS] + world.requests[sim.REQUEST_ITEMS][request] > state[sim.QUEUE_LIMIT]:
+        give_up(world, request, sim.SHED)
     else:
         enqueue(world, request)
 
@@ -130,27 +131,27 @@ def _arrive(world: World) -> None:
 def _happen(world: World, kind: float, server: int, detail: float, value: float) -> None:
     """Do what an event says."""
     fleet, truth = world.fleet, world.truth
-    if kind in (f.ENDS, f.ANSWERS):
+    if kind in (sim.ENDS, sim.ANSWERS):
         _advance_batch(world, kind, server, detail, value)
-    elif kind == f.REPORTS:
+    elif kind == sim.REPORTS:
         report(world, server, value)
-    elif kind == f.THROTTLES:
-        truth[f.SPEED][server] = value
-    elif kind == f.FAILS:
-        if truth[f.IS_UP][server] != 0:
+    elif kind == sim.THROTTLES:
+        truth[sim.SPEED][server] = value
+    elif kind == sim.FAILS:
+        if truth[sim.IS_UP][server] != 0:
             fail(world, server)
-    elif kind == f.NOTICED:
-        if truth[f.IS_UP][server] == 0:
-            fleet.servers[r.HEALTHY][server] = 0
+    elif kind == sim.NOTICED:
+        if truth[sim.IS_UP][server] == 0:
+            fleet.servers[col.HEALTHY][server] = 0
             lose_batches(world, server)
             for column in range(fleet.columns):
                 _unbind(world, server, column)
-    elif kind == f.RETURNS:
-        if truth[f.IS_UP][server] == 0:
+    elif kind == sim.RETURNS:
+        if truth[sim.IS_UP][server] == 0:
             lose_batches(world, server)
             account(world, server)
-            truth[f.IS_UP][server] = 1
-            fleet.servers[r.HEALTHY][server] = 1
+            truth[sim.IS_UP][server] = 1
+            fleet.servers[col.HEALTHY][server] = 1
             _serve_lanes(world, server)
     else:
         _change(world, kind, server, int(detail), value)
@@ -162,7 +163,7 @@ def _advance_batch(world: World, kind: float, server: int, batch: float, part: f
     place = place_of_batch(world, server, batch)
     if place < 0:
         return
-    if kind == f.ENDS:
+    if kind == sim.ENDS:
         end_batch(world, server, place, part)
     else:
         answer_batch(world, server, place)
@@ -178,19 +179,19 @@ def _change(world: World, kind: float, server: int, column: int, instances: floa
     """
     fleet, truth, models = world.fleet, world.truth, world.models
     model = server * fleet.columns + column
-    now = fleet.models[r.INSTANCES][model] if fleet.models[r.SERVED][model] != 0 else 0.0
-    if kind == f.CHANGES and instances > now:
-        truth[f.MEMORY_BYTES][server] += (instances - now) * models[f.INSTANCE_BYTES][model]
-        truth[f.PEAK_BYTES][server] = max(truth[f.PEAK_BYTES][server], truth[f.MEMORY_BYTES][server])
-        truth[f.LOAD_J][server] += models[f.LOAD_S][model] * models[f.LOAD_W][model]
-        push_event(world, world.state[f.NOW_S] + models[f.LOAD_S][model], f.LOADED, server, column, instances)
+    now = fleet.models[col.INSTANCES][model] if fleet.models[col.SERVED][model] != 0 else 0.0
+    if kind == sim.CHANGES and instances > now:
+        truth[sim.MEMORY_BYTES][server] += (instances - now) * models[sim.INSTANCE_BYTES][model]
+        truth[sim.PEAK_BYTES][server] = max(truth[sim.PEAK_BYTES][server], truth[sim.MEMORY_BYTES][server])
+        truth[sim.LOAD_J][server] += models[sim.LOAD_S][model] * models[sim.LOAD_W][model]
+        push_event(world, world.state[sim.NOW_S] + models[sim.LOAD_S][model], sim.LOADED, server, column, instances)
         return
-    if kind == f.CHANGES:
-        truth[f.MEMORY_BYTES][server] -= (now - instances) * models[f.INSTANCE_BYTES][model]
+    if kind == sim.CHANGES:
+        truth[sim.MEMORY_BYTES][server] -= (now - instances) * models[sim.INSTANCE_BYTES][model]
     if instances > 0:
-        fleet.models[r.INSTANCES][model] = instances
+        fleet.models[col.INSTANCES][model] = instances
         _limit_batches(world, server)
-    fleet.models[r.SERVED][model] = 1.0 if instances > 0 else 0.0
+    fleet.models[col.SERVED][model] = 1.0 if instances > 0 else 0.0
     if instances == 0:
         _unbind(world, server, column)
     start_batches(world, server)
@@ -202,29 +203,29 @@ def _limit_batches(world: World, server: int) -> None:
     fleet, most = world.fleet, 1.0
     for column in range(fleet.columns):
         model = server * fleet.columns + column
-        if fleet.models[r.SERVED][model] != 0:
-            most = max(most, fleet.models[r.INSTANCES][model])
-    limit = fleet.servers[r.WAITING_LIMIT][server] + most
-    fleet.servers[r.BATCH_LIMIT][server] = min(limit, float(fleet.depth))
+        if fleet.models[col.SERVED][model] != 0:
+            most = max(most, fleet.models[col.INSTANCES][model])
+    limit = fleet.servers[col.WAITING_LIMIT][server] + most
+    fleet.servers[col.BATCH_LIMIT][server] = min(limit, float(fleet.depth))
 
 
 @compiled
 def _decide(world: World) -> bool:
     """Ask the policy until it holds or nothing waits; return whether it has to be asked outside."""
     state = world.state
-    while state[f.QUEUED] > 0:
+    while state[sim.QUEUED] > 0:
         if _shed_head(world):
             continue
         _write_query(world)
         count = build_rows(world.fleet, world.head, world.rows, world.scratch)
-        if state[f.IS_EXTERNAL] != 0:
-            state[f.ROW_COUNT] = count
-            state[f.IS_PENDING] = 1
+        if state[sim.IS_EXTERNAL] != 0:
+            state[sim.ROW_COUNT] = count
+            state[sim.IS_PENDING] = 1
             return True
         row, items, _, until_s = choose_row(world.rule, world.memory, world.rows, count, world.head.query)
         if not apply(world, row, items, until_s):
             break
-    state[f.IS_CHANGED] = 0
+    state[sim.IS_CHANGED] = 0
     return False
 
 
@@ -232,17 +233,17 @@ def _decide(world: World) -> bool:
 def apply(world: World, row: int, items: float, until_s: float) -> bool:
     """Do what was decided; return whether the policy is to be asked again at once."""
     state, rows = world.state, world.rows
-    state[f.TURN] += 1
-    state[f.IS_PENDING] = 0
-    if row == r.REJECT:
-        give_up(world, take_head(world), f.REJECTED)
+    state[sim.TURN] += 1
+    state[sim.IS_PENDING] = 0
+    if row == REJECT:
+        give_up(world, take_head(world), sim.REJECTED)
         return True
     if row < 0:
-        state[f.HOLD_UNTIL_S] = until_s
-        state[f.IS_CHANGED] = 0
+        state[sim.HOLD_UNTIL_S] = until_s
+        state[sim.IS_CHANGED] = 0
         return False
-    server, column = int(rows[r.ROW_SERVER][row]), int(rows[r.ROW_COLUMN][row])
-    if state[f.BINDS_EARLY] != 0:
+    server, column = int(rows[col.ROW_SERVER][row]), int(rows[col.ROW_COLUMN][row])
+    if state[sim.BINDS_EARLY] != 0:
         _bind(world, server, column)
         _serve_lanes(world, server)
     else:
@@ -255,37 +256,37 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
 def _shed_head(world: World) -> bool:
     """Give the head up when it has waited for too long."""
     state = world.state
-    if state[f.NOW_S] - world.requests[f.ARRIVED_S][int(world.heap[0])] < state[f.TIMEOUT_S]:
+    if state[sim.NOW_S] - world.requests[sim.ARRIVED_S][int(world.heap[0])] < state[sim.TIMEOUT_S]:
         return False
-    give_up(world, take_head(world), f.SHED)
+    give_up(world, take_head(world), sim.SHED)
     return True
 
 
 @compiled
 def _write_query(world: World) -> None:
     query, state, requests = world.head.query, world.state, world.requests
-    head, queued = int(world.heap[0]), int(state[f.QUEUED])
-    query[r.NOW_S] = state[f.NOW_S]
-    query[r.SLACK_MARGIN] = state[f.SLACK_MARGIN]
-    query[r.QUEUE_ITEMS] = state[f.QUEUE_ITEMS]
-    query[r.HEAD_ITEMS] = requests[f.REQUEST_ITEMS][head]
-    query[r.HEAD_DEADLINE_S] = requests[f.DEADLINE_S][head]
-    query[r.TAIL_DEADLINE_S] = tail_deadline_s(world.heap, queued, requests, world.sample)
-    query[r.MIN_ACCURACY] = state[f.MIN_ACCURACY]
-    query[r.TURN] = state[f.TURN]
-    query[r.FIRST_UNIFORM] = requests[f.LOT][head]
-    query[r.SECOND_UNIFORM] = requests[f.OTHER_LOT][head]
-    query[r.HEAD_ARRIVED_S] = requests[f.ARRIVED_S][head]
+    head, queued = int(world.heap[0]), int(state[sim.QUEUED])
+    query[col.NOW_S] = state[sim.NOW_S]
+    query[col.SLACK_MARGIN] = state[sim.SLACK_MARGIN]
+    query[col.QUEUE_ITEMS] = state[sim.QUEUE_ITEMS]
+    query[col.HEAD_ITEMS] = requests[sim.REQUEST_ITEMS][head]
+    query[col.HEAD_DEADLINE_S] = requests[sim.DEADLINE_S][head]
+    query[col.TAIL_DEADLINE_S] = tail_deadline_s(world.heap, queued, requests, world.sample)
+    query[col.MIN_ACCURACY] = state[sim.MIN_ACCURACY]
+    query[col.TURN] = state[sim.TURN]
+    query[col.FIRST_UNIFORM] = requests[sim.LOT][head]
+    query[col.SECOND_UNIFORM] = requests[sim.OTHER_LOT][head]
+    query[col.HEAD_ARRIVED_S] = requests[sim.ARRIVED_S][head]
 
 
 @compiled
 def take_head(world: World) -> int:
     """Remove and return the request that is due first."""
     state = world.state
-    request = pop_request(world.heap, int(state[f.QUEUED]), world.requests)
-    state[f.QUEUED] -= 1
-    state[f.QUEUE_ITEMS] -= world.requests[f.REQUEST_ITEMS][request]
-    state[f.WAITING_ITEMS] -= world.requests[f.REQUEST_ITEMS][request]
+    request = pop_request(world.heap, int(state[sim.QUEUED]), world.requests)
+    state[sim.QUEUED] -= 1
+    state[sim.QUEUE_ITEMS] -= world.requests[sim.REQUEST_ITEMS][request]
+    state[sim.WAITING_ITEMS] -= world.requests[sim.REQUEST_ITEMS][request]
     return request
 
 
@@ -294,13 +295,13 @@ def _take_batch(world: World, items: float) -> tuple[int, float]:
     """Remove requests from the head on, together at most ``items``; return the first and their items."""
     requests, state = world.requests, world.state
     first = take_head(world)
-    last, taken = first, requests[f.REQUEST_ITEMS][first]
-    while state[f.QUEUED] > 0 and taken + requests[f.REQUEST_ITEMS][int(world.heap[0])] <= items:
+    last, taken = first, requests[sim.REQUEST_ITEMS][first]
+    while state[sim.QUEUED] > 0 and taken + requests[sim.REQUEST_ITEMS][int(world.heap[0])] <= items:
         following = take_head(world)
-        requests[f.NEXT][last] = following
-        taken += requests[f.REQUEST_ITEMS][following]
+        requests[sim.NEXT][last] = following
+        taken += requests[sim.REQUEST_ITEMS][following]
         last = following
-    requests[f.NEXT][last] = -1
+    requests[sim.NEXT][last] = -1
     return first, taken
 
 
@@ -309,15 +310,15 @@ def _bind(world: World, server: int, column: int) -> None:
     """Move the head into the lane of a server and width."""
     fleet, requests = world.fleet, world.requests
     request = take_head(world)
-    items = requests[f.REQUEST_ITEMS][request]
-    world.state[f.WAITING_ITEMS] += items
-    requests[f.LEFT][request] = -1
-    requests[f.RIGHT][request] = -1
+    items = requests[sim.REQUEST_ITEMS][request]
+    world.state[sim.WAITING_ITEMS] += items
+    requests[sim.LEFT][request] = -1
+    requests[sim.RIGHT][request] = -1
     lane = server * fleet.columns + column
     world.roots[lane] = merge_lanes(requests, world.roots[lane], float(request))
-    fleet.models[r.MODEL_BOUND_ITEMS][lane] += items
-    fleet.servers[r.BOUND_ITEMS][server] += items
-    fleet.servers[r.HELD_ITEMS][server] += items
+    fleet.models[col.MODEL_BOUND_ITEMS][lane] += items
+    fleet.servers[col.BOUND_ITEMS][server] += items
+    fleet.servers[col.HELD_ITEMS][server] += items
 
 
 @compiled
@@ -326,12 +327,12 @@ def _pop_bound(world: World, server: int, column: int) -> int:
     fleet, requests = world.fleet, world.requests
     lane = server * fleet.columns + column
     request = int(world.roots[lane])
-    items = requests[f.REQUEST_ITEMS][request]
-    world.roots[lane] = merge_lanes(requests, requests[f.LEFT][request], requests[f.RIGHT][request])
-    fleet.models[r.MODEL_BOUND_ITEMS][lane] -= items
-    fleet.servers[r.BOUND_ITEMS][server] -= items
-    fleet.servers[r.HELD_ITEMS][server] -= items
-    world.state[f.WAITING_ITEMS] -= items
+    items = requests[sim.REQUEST_ITEMS][request]
+    world.roots[lane] = merge_lanes(requests, requests[sim.LEFT][request], requests[sim.RIGHT][request])
+    fleet.models[col.MODEL_BOUND_ITEMS][lane] -= items
+    fleet.servers[col.BOUND_ITEMS][server] -= items
+    fleet.servers[col.HELD_ITEMS][server] -= items
+    world.state[sim.WAITING_ITEMS] -= items
     return request
 
 
@@ -339,7 +340,7 @@ def _pop_bound(world: World, server: int, column: int) -> int:
 def _serve_lanes(world: World, server: int) -> None:
     """Send what is bound to a server as far as it has room, the lane with the earliest head first."""
     fleet, requests = world.fleet, world.requests
-    while fleet.servers[r.BOUND_ITEMS][server] > 0:
+    while fleet.servers[col.BOUND_ITEMS][server] > 0:
         _shed_bound(world, server)
         chosen = -1
         for column in range(fleet.columns):
@@ -351,27 +352,27 @@ def _serve_lanes(world: World, server: int) -> None:
         if chosen < 0:
             return
         first = _pop_bound(world, server, chosen)
-        last, taken = first, requests[f.REQUEST_ITEMS][first]
+        last, taken = first, requests[sim.REQUEST_ITEMS][first]
         lane = server * fleet.columns + chosen
         while world.roots[lane] >= 0:
-            if taken + requests[f.REQUEST_ITEMS][int(world.roots[lane])] > fleet.models[r.MAX_BATCH][lane]:
+            if taken + requests[sim.REQUEST_ITEMS][int(world.roots[lane])] > fleet.models[col.MAX_BATCH][lane]:
                 break
             following = _pop_bound(world, server, chosen)
-            requests[f.NEXT][last] = following
-            taken += requests[f.REQUEST_ITEMS][following]
+            requests[sim.NEXT][last] = following
+            taken += requests[sim.REQUEST_ITEMS][following]
             last = following
-        requests[f.NEXT][last] = -1
+        requests[sim.NEXT][last] = -1
         send(world, server, chosen, first, taken)
 
 
 @compiled
 def _shed_bound(world: World, server: int) -> None:
     """Give up the heads of a server's lanes that have waited for too long."""
-    oldest_s = world.state[f.NOW_S] - world.state[f.TIMEOUT_S]
+    oldest_s = world.state[sim.NOW_S] - world.state[sim.TIMEOUT_S]
     for column in range(world.fleet.columns):
         lane = server * world.fleet.columns + column
-        while world.roots[lane] >= 0 and world.requests[f.ARRIVED_S][int(world.roots[lane])] <= oldest_s:
-            give_up(world, _pop_bound(world, server, column), f.SHED)
+        while world.roots[lane] >= 0 and world.requests[sim.ARRIVED_S][int(world.roots[lane])] <= oldest_s:
+            give_up(world, _pop_bound(world, server, column), sim.SHED)
 
 
 @compiled
@@ -379,13 +380,13 @@ def _has_room(world: World, server: int, column: int) -> bool:
     """Return whether a server, which answers itself, may be sent a group; done groups take no room."""
     fleet = world.fleet
     total, of_width = 0, 0
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[r.BATCH_COUNT][server])):
-        if math.isnan(world.held[f.DONE_S][place]):
+    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+        if math.isnan(world.held[sim.DONE_S][place]):
             total += 1
-            if fleet.batches[r.COLUMN][place] == column:
+            if fleet.batches[col.COLUMN][place] == column:
                 of_width += 1
-    limit = fleet.models[r.INSTANCES][server * fleet.columns + column] + fleet.servers[r.WAITING_LIMIT][server]
-    return total < fleet.servers[r.BATCH_LIMIT][server] and of_width < limit
+    limit = fleet.models[col.INSTANCES][server * fleet.columns + column] + fleet.servers[col.WAITING_LIMIT][server]
+    return total < fleet.servers[col.BATCH_LIMIT][server] and of_width < limit
 
 
 @compiled

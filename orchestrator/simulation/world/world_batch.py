@@ -29,8 +29,9 @@ from orchestrator.policies.learned.paper import row_of_choices
 from orchestrator.policies.memory import MEMORY_FIELDS, SLOTS, STRIDE, WHOLE
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS, choose_row
-from orchestrator.policies.tables import fields as r
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import IS_COMPILED, compiled
+from orchestrator.policies.tables.layout import HOLD, Fleet, QueueHead, Scratch
 from orchestrator.simulation.rewards import (
     DEADLINE_SCALE,
     OBJECTIVES,
@@ -43,8 +44,8 @@ from orchestrator.simulation.rewards import (
 )
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world import fields as f
-from orchestrator.simulation.world.fields import World
+from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.loop import advance, apply
 
 NO_ADVICE: Final = -1
@@ -172,7 +173,7 @@ class WorldBatch:
         simulation.decide_outside()
         made = simulation.world
         query = made.head.query
-        query[r.PREFER_ACCURACY], query[r.PREFER_LATENCY], query[r.PREFER_ENERGY] = task.preference
+        query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = task.preference
         arrays, counts = _arrays(made)
         self._tables = tables = _fitted(self._tables, arrays, self.worlds)
         for stacked, array in zip(tables, arrays, strict=False):
@@ -231,15 +232,15 @@ class WorldBatch:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
         assert self._tables is not None, "load the worlds first"
         state = self._tables.state[world]
-        answered = float(state[f.ANSWERED_COUNT])
-        busy_j = self._tables.truth[world][f.BUSY_J][: int(self._tables.counts[world][0])]
+        answered = float(state[sim.ANSWERED_COUNT])
+        busy_j = self._tables.truth[world][sim.BUSY_J][: int(self._tables.counts[world][0])]
         return {
-            "requests": float(state[f.ARRIVALS]),
+            "requests": float(state[sim.ARRIVALS]),
             "answered": answered,
-            "in_time": float(state[f.ON_TIME_COUNT]),
-            "lost": float(state[f.LOST_COUNT]),
-            "accuracy": float(state[f.ACCURACY_SUM]) / max(1.0, answered),
-            "latency_s": float(state[f.LATENCY_SUM_S]) / max(1.0, answered),
+            "in_time": float(state[sim.ON_TIME_COUNT]),
+            "lost": float(state[sim.LOST_COUNT]),
+            "accuracy": float(state[sim.ACCURACY_SUM]) / max(1.0, answered),
+            "latency_s": float(state[sim.LATENCY_SUM_S]) / max(1.0, answered),
             "busy_j": float(busy_j.sum()),
         }
 
@@ -296,10 +297,10 @@ def _fitted(tables: _Tables | None, arrays: Sequence[Any], worlds: int) -> _Tabl
 def _world_of(tables: _Tables, i: int) -> World:
     counts = tables.counts[i]
     return World(
-        r.Fleet(tables.servers[i], tables.models[i], tables.batches[i], counts[0], counts[1], counts[2], counts[3]),
-        r.QueueHead(tables.query[i], tables.allowed[i], tables.avoided[i]),
+        Fleet(tables.servers[i], tables.models[i], tables.batches[i], counts[0], counts[1], counts[2], counts[3]),
+        QueueHead(tables.query[i], tables.allowed[i], tables.avoided[i]),
         tables.rows[i],
-        r.Scratch(tables.order[i], tables.busy[i], tables.place_of[i], tables.hull[i]),
+        Scratch(tables.order[i], tables.busy[i], tables.place_of[i], tables.hull[i]),
         tables.rule[i],
         tables.memory[i],
         tables.requests[i],
@@ -336,13 +337,13 @@ def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: An
             learner.context[i],
             learner.mask[i],
         )
-        if world.state[f.IS_PENDING] != 0:
+        if world.state[sim.IS_PENDING] != 0:
             if orders[i, 0] < 0:
                 continue  # it waits for its action
             _take(world, view, learner, orders[i], i)
         is_choice = _run_to_choice(world, view, learner, step, i)
-        step.elapsed[i] = (world.state[f.NOW_S] - learner.sums[i, TIME_SUM]) / learner.scales[i, DEADLINE_SCALE]
-        learner.sums[i, TIME_SUM] = world.state[f.NOW_S]
+        step.elapsed[i] = (world.state[sim.NOW_S] - learner.sums[i, TIME_SUM]) / learner.scales[i, DEADLINE_SCALE]
+        learner.sums[i, TIME_SUM] = world.state[sim.NOW_S]
         write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
         if is_choice:
             _write_observation(view, int(learner.considered[i]), step.observations[i], step.masks[i])
@@ -355,7 +356,7 @@ def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: An
 
 @compiled
 def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> None:
-    rows, query, count = world.rows, world.head.query, int(world.state[f.ROW_COUNT])
+    rows, query, count = world.rows, world.head.query, int(world.state[sim.ROW_COUNT])
     if order[1] >= 0:
         row, items = row_of_choices(rows, count, query, order[0], order[1], order[2], learner.widths[i])
         if row >= 0:
@@ -377,12 +378,12 @@ def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> No
 def _run_to_choice(world: World, view: View, learner: _Learner, step: Step, i: int) -> bool:
     """Run to the next decision with a choice; return whether there is one. Teachers are asked at every decision."""
     while advance(world, math.inf):
-        count = int(world.state[f.ROW_COUNT])
+        count = int(world.state[sim.ROW_COUNT])
         rows, query, memory = world.rows, world.head.query, learner.base_memory[i]
         choose_base(learner.base_rule[i], memory, rows, count, query, learner.preference[i], view)
         if learner.holds_on:
             row, items, until_s = standing_hold(memory, rows, count, query, view.base)
-            if row == r.HOLD:
+            if row == HOLD:
                 apply(world, row, items, until_s)
                 continue
         number, allowed = look(memory, rows, count, query, learner.preference[i], view)
@@ -413,9 +414,9 @@ def _write_observation(view: View, considered: int, observation: Any, mask: Any)
 @compiled
 def _advice(world: World, view: View, considered: int) -> int:
     """Return the teacher's action; NO_ADVICE when its row is not considered or not allowed, or it rejects."""
-    count = int(world.state[f.ROW_COUNT])
+    count = int(world.state[sim.ROW_COUNT])
     row, _, _, _ = choose_row(world.rule, world.memory, world.rows, count, world.head.query)
-    if row == r.HOLD:
+    if row == HOLD:
         return HOLD_ACTION if view.mask[HOLD_ACTION] != 0 else NO_ADVICE
     for line in range(considered):
         if int(view.chosen[line]) == row and view.mask[line] != 0:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving, quick_rps, slow_rps, swing
 from orchestrator.policies.memory import new_memory
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, new_column
-from orchestrator.policies.tables.fields import HEAD_ARRIVED_S, HEAD_DEADLINE_S, NOW_S, QUERY_FIELDS, QUEUE_ITEMS
 
 DEADLINE_S = 0.1
 
@@ -28,9 +28,9 @@ class Stream:
 
     def decide(self, now_s: float, *, sends: bool = True) -> None:
         """Decide about what waits now."""
-        query = new_column(QUERY_FIELDS)
-        query[NOW_S], query[QUEUE_ITEMS] = now_s, self.queued
-        query[HEAD_ARRIVED_S], query[HEAD_DEADLINE_S] = now_s, now_s + self._deadline_s
+        query = new_column(col.QUERY_FIELDS)
+        query[col.NOW_S], query[col.QUEUE_ITEMS] = now_s, self.queued
+        query[col.HEAD_ARRIVED_S], query[col.HEAD_DEADLINE_S] = now_s, now_s + self._deadline_s
         follow_arrivals(self.memory, query)
         if sends:
             note_leaving(0, self.queued, self.memory)

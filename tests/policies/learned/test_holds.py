@@ -9,18 +9,9 @@ import pytest
 from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving
 from orchestrator.policies.learned.holds import may_fill, note_decision, standing_hold
 from orchestrator.policies.memory import new_memory
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
-from orchestrator.policies.tables.fields import (
-    HEAD_ARRIVED_S,
-    HEAD_DEADLINE_S,
-    HOLD,
-    NOW_S,
-    QUERY_FIELDS,
-    QUEUE_ITEMS,
-    REJECT,
-    ROW_FIELDS,
-    ROW_HAS_ROOM,
-)
+from orchestrator.policies.tables.layout import HOLD, REJECT
 
 
 class Held:
@@ -28,11 +19,11 @@ class Held:
 
     def __init__(self) -> None:
         self.memory: Table = new_memory(1, 2)
-        self.rows: Table = new_table(ROW_FIELDS, 2)
-        self.query: Column = new_column(QUERY_FIELDS)
+        self.rows: Table = new_table(col.ROW_FIELDS, 2)
+        self.query: Column = new_column(col.QUERY_FIELDS)
         self.base: Column = new_column(3)
-        self.rows[ROW_HAS_ROOM][0] = 1.0
-        self.query[NOW_S], self.query[QUEUE_ITEMS], self.query[HEAD_DEADLINE_S] = 1.0, 4.0, 3.0
+        self.rows[col.ROW_HAS_ROOM][0] = 1.0
+        self.query[col.NOW_S], self.query[col.QUEUE_ITEMS], self.query[col.HEAD_DEADLINE_S] = 1.0, 4.0, 3.0
         self.decide(HOLD, 2.0)
 
     def decide(self, row: int, until_s: float) -> None:
@@ -46,24 +37,24 @@ class Held:
 
 def test_a_hold_goes_on_while_few_arrive() -> None:
     held = Held()
-    held.query[NOW_S], held.query[QUEUE_ITEMS] = 1.9, 6.0
+    held.query[col.NOW_S], held.query[col.QUEUE_ITEMS] = 1.9, 6.0
     assert held.stands() == (HOLD, 0.0, 2.0)
 
 
 def _passes(held: Held) -> None:
-    held.query[NOW_S] = 2.0
+    held.query[col.NOW_S] = 2.0
 
 
 def _grows(held: Held) -> None:
-    held.query[QUEUE_ITEMS] = 7.0
+    held.query[col.QUEUE_ITEMS] = 7.0
 
 
 def _changes_head(held: Held) -> None:
-    held.query[HEAD_DEADLINE_S] = 2.5
+    held.query[col.HEAD_DEADLINE_S] = 2.5
 
 
 def _gains_room(held: Held) -> None:
-    held.rows[ROW_HAS_ROOM][1] = 1.0
+    held.rows[col.ROW_HAS_ROOM][1] = 1.0
 
 
 def _base_holds(held: Held) -> None:
@@ -102,10 +93,14 @@ def test_nothing_stands_before_anything_was_decided() -> None:
 
 def arrivals(held: Held, *, rate_rps: float) -> None:
     """Let a steady stream arrive, all of which is sent at once, until 1 s."""
-    query = new_column(QUERY_FIELDS)
+    query = new_column(col.QUERY_FIELDS)
     for number in range(int(10 * rate_rps)):
-        query[NOW_S] = 1 - 10 + number / rate_rps
-        query[QUEUE_ITEMS], query[HEAD_ARRIVED_S], query[HEAD_DEADLINE_S] = 1.0, query[NOW_S], query[NOW_S] + 2
+        query[col.NOW_S] = 1 - 10 + number / rate_rps
+        query[col.QUEUE_ITEMS], query[col.HEAD_ARRIVED_S], query[col.HEAD_DEADLINE_S] = (
+            1.0,
+            query[col.NOW_S],
+            query[col.NOW_S] + 2,
+        )
         follow_arrivals(held.memory, query)
         note_leaving(0, 1.0, held.memory)
 
@@ -121,9 +116,9 @@ def test_a_batch_is_waited_for_only_when_somebody_is_expected() -> None:
 def test_a_hold_that_brought_nobody_is_not_repeated_for_the_same_head() -> None:
     held = Held()
     arrivals(held, rate_rps=20)
-    held.query[NOW_S] = 2.0
+    held.query[col.NOW_S] = 2.0
     assert not may_fill(0.5, held.memory, held.query)
-    held.query[QUEUE_ITEMS] = 5.0
+    held.query[col.QUEUE_ITEMS] = 5.0
     assert may_fill(0.5, held.memory, held.query)
 
 
@@ -132,9 +127,9 @@ def test_who_waits_in_vain_again_and_again_is_held_no_more_until_that_is_long_ag
     arrivals(held, rate_rps=20)
 
     def call(joined: float) -> None:
-        held.query[QUEUE_ITEMS] = 4.0
+        held.query[col.QUEUE_ITEMS] = 4.0
         held.decide(HOLD, 2.0)
-        held.query[QUEUE_ITEMS] += joined
+        held.query[col.QUEUE_ITEMS] += joined
         held.decide(0, 0.0)
 
     for _ in range(12):

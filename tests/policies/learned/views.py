@@ -11,8 +11,8 @@ from orchestrator.decision import Candidate
 from orchestrator.policies import Situation
 from orchestrator.policies.learned.decide import new_view, observe, parse_base
 from orchestrator.policies.memory import new_memory
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import new_column, new_table
-from orchestrator.policies.tables.fields import QUERY_FIELDS, ROW_FIELDS
 from orchestrator.policies.tables.row_values import write_candidate, write_query
 
 Floats = NDArray[np.float64]
@@ -28,7 +28,11 @@ def seen(
     """Return lines and context and mask, and the rows that are considered."""
     names = sorted({c.server for c in candidates})
     widths = sorted({c.width for c in candidates})
-    rows, query, view = new_table(ROW_FIELDS, len(candidates)), new_column(QUERY_FIELDS), new_view(len(candidates))
+    rows, query, view = (
+        new_table(col.ROW_FIELDS, len(candidates)),
+        new_column(col.QUERY_FIELDS),
+        new_view(len(candidates)),
+    )
     for row, candidate in enumerate(candidates):
         write_candidate(rows, row, candidate, names.index(candidate.server), widths.index(candidate.width))
     write_query(query, situation)

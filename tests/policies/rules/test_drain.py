@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.decision import Candidate, Dispatch, Hold, Reason
 from orchestrator.policies.rules.drain import row_to_drain, sendable_items, widest_draining
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
-from orchestrator.policies.tables.fields import HEAD_ITEMS, QUERY_FIELDS, QUEUE_ITEMS, ROW_FIELDS
 from orchestrator.policies.tables.row_values import write_candidate
 from tests.policies.cases import WIDTHS, Asker, line_candidate
 
@@ -18,15 +18,15 @@ SLOW = line_candidate("b", 100, per_item_s=0.01, fixed_s=0.2, max_batch_size=8)
 
 
 def rows_of(*candidates: Candidate) -> Table:
-    rows, names = new_table(ROW_FIELDS, len(candidates)), sorted({c.server for c in candidates})
+    rows, names = new_table(col.ROW_FIELDS, len(candidates)), sorted({c.server for c in candidates})
     for row, candidate in enumerate(candidates):
         write_candidate(rows, row, candidate, names.index(candidate.server), list(WIDTHS).index(candidate.width))
     return rows
 
 
 def ask_for(items: int) -> Column:
-    query = new_column(QUERY_FIELDS)
-    query[QUEUE_ITEMS], query[HEAD_ITEMS] = float(items), 1.0
+    query = new_column(col.QUERY_FIELDS)
+    query[col.QUEUE_ITEMS], query[col.HEAD_ITEMS] = float(items), 1.0
     return query
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from orchestrator.decision import Candidate, Dispatch
 from orchestrator.policies import Situation, build_candidates, parse_policy
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import new_table
-from orchestrator.policies.tables.fields import ROW_FIELDS
 from orchestrator.policies.tables.row_values import read_candidate, write_candidate
 from orchestrator.policies.tables.stale import stretch_overdue
 from orchestrator.snapshot import QueueState, ServerName
@@ -41,7 +41,7 @@ def test_silence_counts_sooner_than_the_time_that_has_passed(now_s: float, lert:
 
 
 def corrected(*candidates: Candidate) -> list[Candidate]:
-    rows = new_table(ROW_FIELDS, len(candidates))
+    rows = new_table(col.ROW_FIELDS, len(candidates))
     for row, candidate in enumerate(candidates):
         write_candidate(rows, row, candidate, row, 0)
     stretch_overdue(rows, len(candidates))

@@ -6,7 +6,7 @@ import pytest
 from orchestrator.errors import ConfigError
 from orchestrator.simulation.bounds.batch_control import BatchServer
 from orchestrator.simulation.scenario.fleet import linear_model
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from tests.simulation.worlds import latencies_s, patient, run, scenario, servers
 
 SERVICE_S = [0.002 + 0.001 * n for n in range(1, 17)]
@@ -34,7 +34,7 @@ def test_a_control_limit_costs_what_the_simulator_says(limit: int) -> None:
     found = server.evaluate(server.with_limit(limit), worth=0.001)
     # The last ones wait for a batch that never fills.
     assert latencies_s(simulation)[:-100].mean() == pytest.approx(found.response_s, rel=0.02)
-    assert simulation.world.truth[f.BUSY_J][0] / simulation.trace.arrived_s[-1] == pytest.approx(
+    assert simulation.world.truth[sim.BUSY_J][0] / simulation.trace.arrived_s[-1] == pytest.approx(
         found.power_w, rel=0.02
     )
     assert found.cost == pytest.approx(found.response_s + 0.001 * found.power_w)

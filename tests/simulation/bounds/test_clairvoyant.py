@@ -12,7 +12,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.simulation.bounds.clairvoyant import plan_window
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.trace import draw_trace
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
 from tests.simulation.worlds import run, scenario, servers
 
@@ -108,10 +108,10 @@ def test_no_policy_earns_more(seed: int) -> None:
     for policy in ("lert:slack", "lert:25", "max-accuracy", "slackfit", "nexus", "random"):
         simulation = run(settings, fleet, policy, seed=seed)
         requests = simulation.world.requests
-        in_time = np.asarray(requests[f.ANSWERED_S]) <= np.asarray(requests[f.DEADLINE_S])
-        in_time &= np.asarray(requests[f.STATUS]) == f.ANSWERED
-        joules = sum(simulation.world.truth[f.BUSY_J][at] for at in range(2))
-        earned[policy] = np.asarray(requests[f.ACCURACY])[in_time].sum() - 0.01 * joules
+        in_time = np.asarray(requests[sim.ANSWERED_S]) <= np.asarray(requests[sim.DEADLINE_S])
+        in_time &= np.asarray(requests[sim.STATUS]) == sim.ANSWERED
+        joules = sum(simulation.world.truth[sim.BUSY_J][at] for at in range(2))
+        earned[policy] = np.asarray(requests[sim.ACCURACY])[in_time].sum() - 0.01 * joules
     assert max(earned.values()) <= bound.most + 1e-9
     assert max(earned.values()) > 0.8 * bound.most
 

@@ -15,12 +15,12 @@ from orchestrator.policies.learned import LearnedPolicy
 from orchestrator.policies.learned.actions import HOLD_ACTION
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, PRESENT
 from orchestrator.policies.learned.network import _score_numpy, pack
-from orchestrator.policies.tables import fields as r
+from orchestrator.policies.tables import columns as col
 from orchestrator.simulation.environment import FleetEnv
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world import fields as f
+from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.world_batch import NO_ADVICE, Step, WorldBatch
 from orchestrator.snapshot import ServerName
 from tests.policies.learned.test_policy import slim, trained
@@ -98,10 +98,10 @@ def test_worlds_unlike_each_other_become_what_simulations_of_the_heuristic_becom
     for world, made in enumerate(tasks):
         state = simulated(made, "lert:slack", world).world.state
         totals = batch.totals(world)
-        assert totals["answered"] == state[f.ANSWERED_COUNT] > 0
-        assert totals["in_time"] == state[f.ON_TIME_COUNT]
-        assert totals["accuracy"] == state[f.ACCURACY_SUM] / state[f.ANSWERED_COUNT]
-        assert totals["latency_s"] == state[f.LATENCY_SUM_S] / state[f.ANSWERED_COUNT]
+        assert totals["answered"] == state[sim.ANSWERED_COUNT] > 0
+        assert totals["in_time"] == state[sim.ON_TIME_COUNT]
+        assert totals["accuracy"] == state[sim.ACCURACY_SUM] / state[sim.ANSWERED_COUNT]
+        assert totals["latency_s"] == state[sim.LATENCY_SUM_S] / state[sim.ANSWERED_COUNT]
 
 
 def test_what_a_world_earns_adds_up_to_what_has_come_of_it(batch: WorldBatch) -> None:
@@ -162,7 +162,7 @@ def test_a_learned_policy_in_a_simulation_does_what_its_scores_do_in_a_batch() -
     made, policy = task(3, load=0.9), LearnedPolicy(slim(weights=trained(), strength=2.0))
     simulation = Simulation(made.settings, made.servers, policy, seed=5)
     query = simulation.world.head.query
-    query[r.PREFER_ACCURACY], query[r.PREFER_LATENCY], query[r.PREFER_ENERGY] = made.preference
+    query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = made.preference
     simulation.run()
 
     def best(step: Step) -> NDArray[np.int64]:
@@ -172,10 +172,10 @@ def test_a_learned_policy_in_a_simulation_does_what_its_scores_do_in_a_batch() -
     alone.load(0, made, seed=5)
     play(alone, best)
     totals, state = alone.totals(0), simulation.world.state
-    assert totals["answered"] == state[f.ANSWERED_COUNT]
-    assert totals["latency_s"] == state[f.LATENCY_SUM_S] / state[f.ANSWERED_COUNT]
+    assert totals["answered"] == state[sim.ANSWERED_COUNT]
+    assert totals["latency_s"] == state[sim.LATENCY_SUM_S] / state[sim.ANSWERED_COUNT]
     heuristic = simulated(made, "lert:slack", 5).world.state
-    assert heuristic[f.LATENCY_SUM_S] != state[f.LATENCY_SUM_S]  # else this would show nothing
+    assert heuristic[sim.LATENCY_SUM_S] != state[sim.LATENCY_SUM_S]  # else this would show nothing
 
 
 def by_numpy(policy: LearnedPolicy, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
@@ -251,7 +251,7 @@ def test_an_environment_ends_with_its_totals_and_weighs_its_objectives() -> None
         assert not truncated
         earned += info["objectives"]
     assert info["totals"]["requests"] == 60
-    assert info["totals"]["answered"] == simulated(made._task, "lert:slack", 3).world.state[f.ANSWERED_COUNT]
+    assert info["totals"]["answered"] == simulated(made._task, "lert:slack", 3).world.state[sim.ANSWERED_COUNT]
 
 
 def test_a_seed_is_the_same_world_and_none_the_next_one_of_the_generator() -> None:

@@ -20,18 +20,9 @@ from typing import Final
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.memory import WHOLE
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_DEADLINE_S,
-    NOW_S,
-    REASONS,
-    ROW_COMPLETION_S,
-    ROW_FIXED_J,
-    ROW_HAS_ROOM,
-    ROW_ITEMS,
-    ROW_PER_ITEM_J,
-    ROW_WIDTH,
-)
+from orchestrator.policies.tables.layout import REASONS
 
 _SIGMAS: Final = 0
 _GOAL: Final = 1
@@ -63,13 +54,13 @@ def choose_predicted(rule: Column, memory: Table, rows: Table, count: int, query
     """Return the row with room that suits the goal best, -1 for none, and whether any at all is in time."""
     mean, variance = slow_down(memory)
     factor = mean + knob(rule, _SIGMAS) * math.sqrt(variance)
-    slack_s, saves_energy = query[HEAD_DEADLINE_S] - query[NOW_S], knob(rule, _GOAL) > 0.5
+    slack_s, saves_energy = query[col.HEAD_DEADLINE_S] - query[col.NOW_S], knob(rule, _GOAL) > 0.5
     best, is_any_in_time = -1, False
     for row in range(count):
-        if rows[ROW_COMPLETION_S][row] * factor > slack_s:
+        if rows[col.ROW_COMPLETION_S][row] * factor > slack_s:
             continue
         is_any_in_time = True
-        if rows[ROW_HAS_ROOM][row] != 0 and (best < 0 or _is_better(saves_energy, row, best, rows)):
+        if rows[col.ROW_HAS_ROOM][row] != 0 and (best < 0 or _is_better(saves_energy, row, best, rows)):
             best = row
     return best, is_any_in_time
 
@@ -83,20 +74,20 @@ def reason_of_goal(rule: Column) -> int:
 @compiled
 def _is_better(saves_energy: bool, row: int, best: int, rows: Table) -> bool:
     own_j, best_j = _per_item_j(row, rows), _per_item_j(best, rows)
-    width, best_width = rows[ROW_WIDTH][row], rows[ROW_WIDTH][best]
+    width, best_width = rows[col.ROW_WIDTH][row], rows[col.ROW_WIDTH][best]
     if saves_energy and own_j != best_j:
         return own_j < best_j
     if width != best_width:
         return width > best_width
     if own_j != best_j:
         return own_j < best_j
-    return rows[ROW_COMPLETION_S][row] < rows[ROW_COMPLETION_S][best]
+    return rows[col.ROW_COMPLETION_S][row] < rows[col.ROW_COMPLETION_S][best]
 
 
 @compiled
 def _per_item_j(row: int, rows: Table) -> float:
     """Return the joules an item of a row's group; infinite while unknown."""
-    joules = rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_ITEMS][row]
+    joules = rows[col.ROW_PER_ITEM_J][row] + rows[col.ROW_FIXED_J][row] / rows[col.ROW_ITEMS][row]
     return math.inf if math.isnan(joules) else joules
 
 

@@ -23,8 +23,9 @@ from orchestrator.policies.rules.drain import row_to_drain
 from orchestrator.policies.rules.joint import alert, clockwork, fluid, greedy, infaas, model_switching, slackfit, thrift
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.width_rules import is_in_time, soonest_drained
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import HOLD, NOW_S, REASONS, ROW_COMPLETION_S, ROW_HAS_ROOM, ROW_ITEMS
+from orchestrator.policies.tables.layout import HOLD, REASONS
 
 MAX_ACCURACY: Final = 0
 MAX_BATCH: Final = 1
@@ -67,7 +68,7 @@ def choose_centrally(
         row, is_any_in_time = thrift.choose_thrifty(rule, rows, count, query)
         if row >= 0:
             until_s = thrift.fills_until_s(rule, memory, row, rows, count, query)
-            if until_s > query[NOW_S]:
+            if until_s > query[col.NOW_S]:
                 return HOLD, 0.0, _WAITS_FOR_BATCH, until_s
         if row < 0 and not is_any_in_time:
             row, items = row_to_drain(rows, count, query)
@@ -82,7 +83,7 @@ def _send_wait_or_drain(
     row: int, is_any_in_time: bool, reason: int, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
     if row >= 0:
-        return row, rows[ROW_ITEMS][row], reason, math.inf
+        return row, rows[col.ROW_ITEMS][row], reason, math.inf
     if is_any_in_time:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     return _drain(rows, count, query)
@@ -102,9 +103,9 @@ def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column)
             return row, items, _SLACK_BUCKET, math.inf
         reason = _SLACK_BUCKET
     if row >= 0:
-        return row, rows[ROW_ITEMS][row], reason, math.inf
+        return row, rows[col.ROW_ITEMS][row], reason, math.inf
     for busy in range(count):
-        if is_in_time(rows[ROW_COMPLETION_S][busy], query):
+        if is_in_time(rows[col.ROW_COMPLETION_S][busy], query):
             return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     return _drain(rows, count, query)
 
@@ -113,6 +114,6 @@ def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column)
 def _drain(rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
     """Return the decision when nothing is in time."""
     soonest = least_completion(soonest_drained(rows, count), 0.0, rows, count, query)
-    if rows[ROW_HAS_ROOM][soonest] == 0:
+    if rows[col.ROW_HAS_ROOM][soonest] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
-    return soonest, rows[ROW_ITEMS][soonest], _NONE_IN_TIME, math.inf
+    return soonest, rows[col.ROW_ITEMS][soonest], _NONE_IN_TIME, math.inf

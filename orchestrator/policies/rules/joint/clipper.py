@@ -15,8 +15,9 @@ from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.memory import OF_MODEL, model_place
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY, first_free
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import HEAD_ITEMS, HOLD, REASONS, ROW_ITEMS
+from orchestrator.policies.tables.layout import HOLD, REASONS
 
 _STEP: Final = 0
 _BACKOFF: Final = 1
@@ -36,7 +37,7 @@ def choose_in_time(
     row = first_free(width, timely, rows, count, query)
     if row < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
-    return row, rows[ROW_ITEMS][row], _BATCH_IN_TIME, math.inf
+    return row, rows[col.ROW_ITEMS][row], _BATCH_IN_TIME, math.inf
 
 
 @compiled
@@ -48,7 +49,7 @@ def choose_within_limit(
     if row < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
     limit = math.floor(max(1.0, memory[OF_MODEL][model_place(memory, row, rows)]))
-    return row, max(query[HEAD_ITEMS], min(limit, rows[ROW_ITEMS][row])), _BATCH_IN_TIME, math.inf
+    return row, max(query[col.HEAD_ITEMS], min(limit, rows[col.ROW_ITEMS][row])), _BATCH_IN_TIME, math.inf
 
 
 @compiled

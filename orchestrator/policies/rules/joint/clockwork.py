@@ -20,23 +20,9 @@ from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.memory import OF_MODEL, RATIO_COUNT, RATIOS, model_place
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_DEADLINE_S,
-    HEAD_ITEMS,
-    HOLD,
-    NOW_S,
-    REASONS,
-    REJECT,
-    ROW_BACKLOG_S,
-    ROW_FIXED_S,
-    ROW_HAS_ROOM,
-    ROW_ITEMS,
-    ROW_PER_ITEM_S,
-    ROW_SERVER_ITEMS,
-    ROW_WAIT_S,
-    ROW_WIDTH,
-)
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
 
 _AHEAD_S: Final = 0
 KNOBS: Final = (Knob("ahead_s", _AHEAD_S, 0.005, 0.0, 10.0),)
@@ -52,12 +38,12 @@ def choose_predictable(
     """Return the decision; OF_MODEL counts measurements, and RATIOS holds the last ten."""
     best, best_items, can_be_in_time, is_idle = -1, 0.0, False, True
     for row in range(count):
-        is_idle = is_idle and rows[ROW_SERVER_ITEMS][row] == 0 and rows[ROW_BACKLOG_S][row] == 0
+        is_idle = is_idle and rows[col.ROW_SERVER_ITEMS][row] == 0 and rows[col.ROW_BACKLOG_S][row] == 0
         items = _most_in_time(rule, memory, row, rows, query)
-        if items < query[HEAD_ITEMS]:
+        if items < query[col.HEAD_ITEMS]:
             continue
         can_be_in_time = True
-        if rows[ROW_HAS_ROOM][row] != 0 and (best < 0 or _is_better(row, items, best, best_items, rows)):
+        if rows[col.ROW_HAS_ROOM][row] != 0 and (best < 0 or _is_better(row, items, best, best_items, rows)):
             best, best_items = row, items
     if best >= 0:
         return best, best_items, _MOST_ACCURATE, math.inf
@@ -68,33 +54,33 @@ def choose_predictable(
     quickest = 0
     for row in range(count):
         if (
-            rows[ROW_PER_ITEM_S][row] + rows[ROW_FIXED_S][row]
-            < rows[ROW_PER_ITEM_S][quickest] + rows[ROW_FIXED_S][quickest]
+            rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row]
+            < rows[col.ROW_PER_ITEM_S][quickest] + rows[col.ROW_FIXED_S][quickest]
         ):
             quickest = row
-    return quickest, query[HEAD_ITEMS], _CANT_BE_IN_TIME, math.inf
+    return quickest, query[col.HEAD_ITEMS], _CANT_BE_IN_TIME, math.inf
 
 
 @compiled
 def _most_in_time(rule: Column, memory: Table, row: int, rows: Table, query: Column) -> float:
     """Return the most items, as far as they wait and fit, with which the head is in time; below the head for none."""
     ratio = worst_ratio(memory, model_place(memory, row, rows))
-    left_s = query[HEAD_DEADLINE_S] - query[NOW_S] - knob(rule, _AHEAD_S) - rows[ROW_WAIT_S][row]
-    if left_s < (rows[ROW_PER_ITEM_S][row] * query[HEAD_ITEMS] + rows[ROW_FIXED_S][row]) * ratio:
+    left_s = query[col.HEAD_DEADLINE_S] - query[col.NOW_S] - knob(rule, _AHEAD_S) - rows[col.ROW_WAIT_S][row]
+    if left_s < (rows[col.ROW_PER_ITEM_S][row] * query[col.HEAD_ITEMS] + rows[col.ROW_FIXED_S][row]) * ratio:
         return 0.0
-    if rows[ROW_PER_ITEM_S][row] <= 0:
-        return rows[ROW_ITEMS][row]
-    most = math.floor((left_s / ratio - rows[ROW_FIXED_S][row]) / rows[ROW_PER_ITEM_S][row])
-    return max(query[HEAD_ITEMS], min(rows[ROW_ITEMS][row], most))
+    if rows[col.ROW_PER_ITEM_S][row] <= 0:
+        return rows[col.ROW_ITEMS][row]
+    most = math.floor((left_s / ratio - rows[col.ROW_FIXED_S][row]) / rows[col.ROW_PER_ITEM_S][row])
+    return max(query[col.HEAD_ITEMS], min(rows[col.ROW_ITEMS][row], most))
 
 
 @compiled
 def _is_better(row: int, items: float, best: int, best_items: float, rows: Table) -> bool:
-    if rows[ROW_WIDTH][row] != rows[ROW_WIDTH][best]:
-        return rows[ROW_WIDTH][row] > rows[ROW_WIDTH][best]
+    if rows[col.ROW_WIDTH][row] != rows[col.ROW_WIDTH][best]:
+        return rows[col.ROW_WIDTH][row] > rows[col.ROW_WIDTH][best]
     if items != best_items:
         return items > best_items
-    return rows[ROW_WAIT_S][row] < rows[ROW_WAIT_S][best]
+    return rows[col.ROW_WAIT_S][row] < rows[col.ROW_WAIT_S][best]
 
 
 @compiled

@@ -16,8 +16,9 @@ from orchestrator.policies.knobs import Knob, knob_of_rank
 from orchestrator.policies.rules.capacity import capacity_rps
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY, first_free, send_or_wait
 from orchestrator.policies.rules.width_rules import is_kept
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import HOLD, ROW_MAX_BATCH
+from orchestrator.policies.tables.layout import HOLD
 
 _LIMIT: Final = 0
 KNOBS: Final = (Knob("limit", _LIMIT, 8.0, 1.0, 4096.0, is_of_servers=True, is_log=True),)
@@ -36,4 +37,4 @@ def choose_at_limit(
         if is_kept(other, width, timely, rows, query) and capacity_rps(other, rows) > capacity_rps(row, rows):
             rank += 1
     limit = math.floor(knob_of_rank(rule, _LIMIT, rank))
-    return send_or_wait(row, min(limit, rows[ROW_MAX_BATCH][row]), math.inf, rows, query)
+    return send_or_wait(row, min(limit, rows[col.ROW_MAX_BATCH][row]), math.inf, rows, query)

@@ -32,19 +32,9 @@ from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_deman
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.waiting import largest_batch_within, objective_s
 from orchestrator.policies.rules.width_rules import nearest_width
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_ITEMS,
-    REASONS,
-    ROW_ACCURACY,
-    ROW_FIXED_S,
-    ROW_INSTANCES,
-    ROW_ITEMS,
-    ROW_MAX_BATCH,
-    ROW_PER_ITEM_S,
-    ROW_SERVER,
-    SECOND_UNIFORM,
-)
+from orchestrator.policies.tables.layout import REASONS
 
 _INTERVAL_S: Final = 0
 _MARGIN: Final = 1
@@ -75,9 +65,9 @@ def choose_by_plan(
         write_capacities(within_s, knob(rule, _LOAD), memory, rows, count)
         fill(memory[WHOLE][RATE_RPS] * (1 + knob(rule, _MARGIN)), memory, rows, count)
         memory[WHOLE][_PLANNED] = 1.0
-    note_sent(query[HEAD_ITEMS], memory)
+    note_sent(query[col.HEAD_ITEMS], memory)
     row = _drawn(memory, rows, count, query)
-    return row, rows[ROW_ITEMS][row], _PLANNED_SHARE, math.inf
+    return row, rows[col.ROW_ITEMS][row], _PLANNED_SHARE, math.inf
 
 
 @compiled
@@ -93,7 +83,7 @@ def _drawn(memory: Table, rows: Table, count: int, query: Column) -> int:
         if share > 0:
             end += share
             last = row
-            if query[SECOND_UNIFORM] * total < end:
+            if query[col.SECOND_UNIFORM] * total < end:
                 break
     return last
 
@@ -102,11 +92,11 @@ def _drawn(memory: Table, rows: Table, count: int, query: Column) -> int:
 def write_capacities(within_s: float, load: float, memory: Table, rows: Table, count: int) -> None:
     """Write what each row can serve in items a second, in batches that take at most ``within_s``."""
     for row in range(count):
-        batch = rows[ROW_MAX_BATCH][row]
+        batch = rows[col.ROW_MAX_BATCH][row]
         if within_s < math.inf:
             batch = largest_batch_within(within_s, row, rows)
-        service_s = max(1e-9, rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row])
-        memory[_CAPACITY][model_place(memory, row, rows)] = load * rows[ROW_INSTANCES][row] * batch / service_s
+        service_s = max(1e-9, rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row])
+        memory[_CAPACITY][model_place(memory, row, rows)] = load * rows[col.ROW_INSTANCES][row] * batch / service_s
 
 
 @compiled
@@ -145,7 +135,7 @@ def _steepest(memory: Table, rows: Table, count: int) -> float:
 
 @compiled
 def _is_first_of_server(row: int, rows: Table) -> bool:
-    return row == 0 or rows[ROW_SERVER][row] != rows[ROW_SERVER][row - 1]
+    return row == 0 or rows[col.ROW_SERVER][row] != rows[col.ROW_SERVER][row - 1]
 
 
 @compiled
@@ -161,7 +151,7 @@ def _is_next(row: int, least: float, memory: Table, rows: Table) -> bool:
 def _row_in_use(first: int, memory: Table, rows: Table, count: int) -> int:
     """Return the row that a server runs all the time so far; -1 when it is not filled at all."""
     for row in range(first, count):
-        if rows[ROW_SERVER][row] != rows[ROW_SERVER][first]:
+        if rows[col.ROW_SERVER][row] != rows[col.ROW_SERVER][first]:
             break
         if memory[_SHARE][model_place(memory, row, rows)] > 0:
             return row
@@ -197,15 +187,15 @@ def _find_piece(used: int, first: int, memory: Table, rows: Table, count: int) -
     capacity, value = 0.0, 0.0
     if used >= 0:
         capacity = memory[_CAPACITY][model_place(memory, used, rows)]
-        value = capacity * rows[ROW_ACCURACY][used]
+        value = capacity * rows[col.ROW_ACCURACY][used]
     best, steepest, most = -1, -math.inf, 0.0
     for row in range(first, count):
-        if rows[ROW_SERVER][row] != rows[ROW_SERVER][first]:
+        if rows[col.ROW_SERVER][row] != rows[col.ROW_SERVER][first]:
             break
         own = memory[_CAPACITY][model_place(memory, row, rows)]
         if own <= capacity:
             continue
-        steepness = (own * rows[ROW_ACCURACY][row] - value) / (own - capacity)
+        steepness = (own * rows[col.ROW_ACCURACY][row] - value) / (own - capacity)
         if steepness > steepest or (steepness == steepest and own > most):
             best, steepest, most = row, steepness, own
     place = place_of(memory, first, rows)

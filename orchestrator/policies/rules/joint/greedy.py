@@ -10,20 +10,20 @@ name.
 from __future__ import annotations
 
 from orchestrator.policies.rules.width_rules import is_in_time
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import ROW_COMPLETION_S, ROW_HAS_ROOM, ROW_ITEMS, ROW_WIDTH
 
 
 @compiled
 def most_accurate(rows: Table, count: int, query: Column) -> int:
     """The widest that is in time and has room, then the largest group."""
-    return _most(ROW_WIDTH, ROW_ITEMS, rows, count, query)
+    return _most(col.ROW_WIDTH, col.ROW_ITEMS, rows, count, query)
 
 
 @compiled
 def largest_batch(rows: Table, count: int, query: Column) -> int:
     """The largest group that is in time and has room, then the widest that runs as many."""
-    return _most(ROW_ITEMS, ROW_WIDTH, rows, count, query)
+    return _most(col.ROW_ITEMS, col.ROW_WIDTH, rows, count, query)
 
 
 @compiled
@@ -31,7 +31,7 @@ def _most(field: int, then: int, rows: Table, count: int, query: Column) -> int:
     """Return the row that is in time, has room and has the most in a field, then in another; -1 for none."""
     best = -1
     for row in range(count):
-        if rows[ROW_HAS_ROOM][row] == 0 or not is_in_time(rows[ROW_COMPLETION_S][row], query):
+        if rows[col.ROW_HAS_ROOM][row] == 0 or not is_in_time(rows[col.ROW_COMPLETION_S][row], query):
             continue
         if best < 0 or _is_better(field, then, row, best, rows):
             best = row
@@ -44,4 +44,4 @@ def _is_better(field: int, then: int, row: int, best: int, rows: Table) -> bool:
         return rows[field][row] > rows[field][best]
     if rows[then][row] != rows[then][best]:
         return rows[then][row] > rows[then][best]
-    return rows[ROW_COMPLETION_S][row] < rows[ROW_COMPLETION_S][best]
+    return rows[col.ROW_COMPLETION_S][row] < rows[col.ROW_COMPLETION_S][best]

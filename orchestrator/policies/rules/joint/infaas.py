@@ -19,20 +19,9 @@ from orchestrator.decision import Reason
 from orchestrator.policies.memory import OF_SERVER, OF_SERVER_TOO, server_place
 from orchestrator.policies.rules.server_rules import least
 from orchestrator.policies.rules.waiting import objective_s
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_ITEMS,
-    NOW_S,
-    REASONS,
-    ROW_FIXED_J,
-    ROW_FIXED_S,
-    ROW_HEAD_COMPLETION_S,
-    ROW_ITEMS,
-    ROW_PER_ITEM_J,
-    ROW_PER_ITEM_S,
-    ROW_WIDTH,
-    SLACK_MARGIN,
-)
+from orchestrator.policies.tables.layout import REASONS
 
 HALF_LIFE_S: Final = 1.0
 
@@ -47,28 +36,28 @@ def choose_cheapest(memory: Table, rows: Table, count: int, query: Column) -> tu
     if width < 0:
         best, soonest_s = 0, math.inf
         for row in range(count):
-            if rows[ROW_HEAD_COMPLETION_S][row] < soonest_s:
-                best, soonest_s = row, rows[ROW_HEAD_COMPLETION_S][row]
-        best = least(ROW_HEAD_COMPLETION_S, rows[ROW_WIDTH][best], 0.0, -1.0, -1.0, rows, count, query)
+            if rows[col.ROW_HEAD_COMPLETION_S][row] < soonest_s:
+                best, soonest_s = row, rows[col.ROW_HEAD_COMPLETION_S][row]
+        best = least(col.ROW_HEAD_COMPLETION_S, rows[col.ROW_WIDTH][best], 0.0, -1.0, -1.0, rows, count, query)
         reason = _LEAST_COMPLETION
     else:
         best, fewest = -1, math.inf
         for row in range(count):
-            if rows[ROW_WIDTH][row] == width and _meets_objective(row, rows, query):
-                queries = _faded(memory, server_place(memory, row, rows), query[NOW_S])
+            if rows[col.ROW_WIDTH][row] == width and _meets_objective(row, rows, query):
+                queries = _faded(memory, server_place(memory, row, rows), query[col.NOW_S])
                 if queries < fewest:
                     best, fewest = row, queries
         reason = _CHEAPEST
     place = server_place(memory, best, rows)
-    memory[OF_SERVER][place] = _faded(memory, place, query[NOW_S]) + query[HEAD_ITEMS]
-    memory[OF_SERVER_TOO][place] = query[NOW_S]
-    return best, rows[ROW_ITEMS][best], reason, math.inf
+    memory[OF_SERVER][place] = _faded(memory, place, query[col.NOW_S]) + query[col.HEAD_ITEMS]
+    memory[OF_SERVER_TOO][place] = query[col.NOW_S]
+    return best, rows[col.ROW_ITEMS][best], reason, math.inf
 
 
 @compiled
 def _meets_objective(row: int, rows: Table, query: Column) -> bool:
-    alone_s = rows[ROW_PER_ITEM_S][row] * query[HEAD_ITEMS] + rows[ROW_FIXED_S][row]
-    return alone_s * query[SLACK_MARGIN] <= objective_s(query)
+    alone_s = rows[col.ROW_PER_ITEM_S][row] * query[col.HEAD_ITEMS] + rows[col.ROW_FIXED_S][row]
+    return alone_s * query[col.SLACK_MARGIN] <= objective_s(query)
 
 
 @compiled
@@ -76,17 +65,19 @@ def _cheapest_width(rows: Table, count: int, query: Column) -> float:
     """Return the width that some server runs within the objective at the least cost, the narrower of two; -1: none."""
     is_known = True
     for row in range(count):
-        is_known = is_known and not math.isnan(rows[ROW_PER_ITEM_J][row]) and not math.isnan(rows[ROW_FIXED_J][row])
+        is_known = (
+            is_known and not math.isnan(rows[col.ROW_PER_ITEM_J][row]) and not math.isnan(rows[col.ROW_FIXED_J][row])
+        )
     best, least_cost = -1.0, math.inf
     for row in range(count):
         if not _meets_objective(row, rows, query):
             continue
-        item, batch = ROW_PER_ITEM_S, ROW_FIXED_S
+        item, batch = col.ROW_PER_ITEM_S, col.ROW_FIXED_S
         if is_known:
-            item, batch = ROW_PER_ITEM_J, ROW_FIXED_J
-        cost = rows[item][row] + rows[batch][row] / query[HEAD_ITEMS]
-        if best < 0 or cost < least_cost or (cost == least_cost and rows[ROW_WIDTH][row] < best):
-            best, least_cost = rows[ROW_WIDTH][row], cost
+            item, batch = col.ROW_PER_ITEM_J, col.ROW_FIXED_J
+        cost = rows[item][row] + rows[batch][row] / query[col.HEAD_ITEMS]
+        if best < 0 or cost < least_cost or (cost == least_cost and rows[col.ROW_WIDTH][row] < best):
+            best, least_cost = rows[col.ROW_WIDTH][row], cost
     return best
 
 

@@ -20,18 +20,9 @@ from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_deman
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
 from orchestrator.policies.rules.width_rules import nearest_width, next_width
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_ITEMS,
-    HOLD,
-    NOW_S,
-    QUEUE_ITEMS,
-    REASONS,
-    ROW_HAS_ROOM,
-    ROW_ITEMS,
-    ROW_WIDTH,
-    TAIL_DEADLINE_S,
-)
+from orchestrator.policies.tables.layout import HOLD, REASONS
 
 _LOAD: Final = 0
 _HOLD_S: Final = 1
@@ -56,20 +47,20 @@ def choose_by_load(
     follow_demand(knob(rule, _WINDOW_S), memory, query)
     width = nearest_width(_switch(rule, memory, rows, count, query), rows, count)
     row = least_completion(width, 0.0, rows, count, query)
-    if rows[ROW_HAS_ROOM][row] == 0:
+    if rows[col.ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
-    note_sent(rows[ROW_ITEMS][row], memory)
-    return row, rows[ROW_ITEMS][row], _LOAD_LEVEL, math.inf
+    note_sent(rows[col.ROW_ITEMS][row], memory)
+    return row, rows[col.ROW_ITEMS][row], _LOAD_LEVEL, math.inf
 
 
 @compiled
 def _switch(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> float:
     """Return the width in use from now on."""
-    whole, now_s = memory[WHOLE], query[NOW_S]
-    slack_s = max(1e-3, query[TAIL_DEADLINE_S] - now_s)
+    whole, now_s = memory[WHOLE], query[col.NOW_S]
+    slack_s = max(1e-3, query[col.TAIL_DEADLINE_S] - now_s)
     demand_rps = whole[RATE_RPS]
-    if query[QUEUE_ITEMS] > query[HEAD_ITEMS]:
-        demand_rps = max(demand_rps, query[QUEUE_ITEMS] / slack_s)
+    if query[col.QUEUE_ITEMS] > query[col.HEAD_ITEMS]:
+        demand_rps = max(demand_rps, query[col.QUEUE_ITEMS] / slack_s)
     fitting = _widest_for(demand_rps / knob(rule, _LOAD), rows, count)
     if whole[_WIDTH_IN_USE] == 0 or fitting <= whole[_WIDTH_IN_USE]:
         whole[_WIDTH_IN_USE], whole[_ROOM_SINCE_S] = fitting, math.nan
@@ -89,7 +80,7 @@ def _widest_for(demand_rps: float, rows: Table, count: int) -> float:
     while width < math.inf:
         total_rps = 0.0
         for row in range(count):
-            if rows[ROW_WIDTH][row] == width:
+            if rows[col.ROW_WIDTH][row] == width:
                 total_rps += capacity_rps(row, rows)
         if total_rps >= demand_rps or (best_rps < demand_rps and total_rps > best_rps):
             best, best_rps = width, total_rps

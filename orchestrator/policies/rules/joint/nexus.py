@@ -20,8 +20,9 @@ from orchestrator.policies.rules.waiting import (
     send_or_wait,
 )
 from orchestrator.policies.rules.width_rules import is_in_time
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import HOLD, REASONS, REJECT, ROW_HEAD_COMPLETION_S
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
 
 _CANT_BE_IN_TIME: Final = REASONS.index(Reason.CANT_BE_IN_TIME)
 
@@ -45,5 +46,5 @@ def can_none_be_in_time(rows: Table, count: int, query: Column) -> bool:
     """Return whether the head would be late on every server and width, even alone."""
     soonest_s = math.inf
     for row in range(count):
-        soonest_s = min(soonest_s, rows[ROW_HEAD_COMPLETION_S][row])
+        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row])
     return not is_in_time(soonest_s, query)

@@ -28,22 +28,8 @@ import math
 from typing import Final
 
 from orchestrator.policies.rules.width_rules import is_in_time
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_DEADLINE_S,
-    HEAD_ITEMS,
-    NOW_S,
-    ROW_COMPLETION_S,
-    ROW_FIXED_S,
-    ROW_HAS_ROOM,
-    ROW_ITEMS,
-    ROW_MAX_BATCH,
-    ROW_PER_ITEM_S,
-    ROW_SERVER,
-    ROW_WAIT_S,
-    ROW_WIDTH,
-    SLACK_MARGIN,
-)
 
 DEFAULT_BUCKETS: Final = 16
 """Finer buckets use more of the slack, coarser ones leave more pairs to choose from; to be swept over 4 to 32."""
@@ -57,14 +43,14 @@ def fill_slack(buckets: float, prefers_batch: bool, rows: Table, count: int, que
         return -1, 0.0
     least_s, most_s = _latencies(server, rows, count, query)
     span_s = (most_s - least_s) / buckets
-    slack_s = query[HEAD_DEADLINE_S] - query[NOW_S]
+    slack_s = query[col.HEAD_DEADLINE_S] - query[col.NOW_S]
     best, best_batch, best_bucket, best_is_whole = -1, 0.0, -1, False
     for row in range(count):
-        if rows[ROW_SERVER][row] != server or not _is_ready(row, rows, query):
+        if rows[col.ROW_SERVER][row] != server or not _is_ready(row, rows, query):
             continue
         for index in range(_batch_count(row, rows)):
             batch, latency_s = _batch(row, index, rows, query), _latency_s(row, index, rows, query)
-            if batch < query[HEAD_ITEMS] or latency_s > slack_s:
+            if batch < query[col.HEAD_ITEMS] or latency_s > slack_s:
                 continue
             bucket = min(int((latency_s - least_s) / span_s), int(buckets) - 1) if span_s > 0 else 0
             is_whole = least_s + (bucket + 1) * span_s <= slack_s
@@ -77,12 +63,12 @@ def fill_slack(buckets: float, prefers_batch: bool, rows: Table, count: int, que
                 or (bucket == best_bucket and _is_preferred(prefers_batch, row, batch, best, best_batch, rows))
             ):
                 best, best_batch, best_bucket, best_is_whole = row, batch, bucket, is_whole
-    return best, min(best_batch, rows[ROW_ITEMS][best])  # both are at least the head
+    return best, min(best_batch, rows[col.ROW_ITEMS][best])  # both are at least the head
 
 
 @compiled
 def _is_ready(row: int, rows: Table, query: Column) -> bool:
-    return rows[ROW_HAS_ROOM][row] != 0 and is_in_time(rows[ROW_COMPLETION_S][row], query)
+    return rows[col.ROW_HAS_ROOM][row] != 0 and is_in_time(rows[col.ROW_COMPLETION_S][row], query)
 
 
 @compiled
@@ -90,15 +76,15 @@ def _asked_server(rows: Table, count: int, query: Column) -> int:
     """Return the server that is free first among those with room on which the head is in time; -1 for none."""
     best = -1
     for row in range(count):
-        if _is_ready(row, rows, query) and (best < 0 or rows[ROW_WAIT_S][row] < rows[ROW_WAIT_S][best]):
+        if _is_ready(row, rows, query) and (best < 0 or rows[col.ROW_WAIT_S][row] < rows[col.ROW_WAIT_S][best]):
             best = row
-    return int(rows[ROW_SERVER][best]) if best >= 0 else -1
+    return int(rows[col.ROW_SERVER][best]) if best >= 0 else -1
 
 
 @compiled
 def _batch_count(row: int, rows: Table) -> int:
     """Return how many batches a row has: the powers of 2 up to the model's most, the most and the head."""
-    return int(math.log2(rows[ROW_MAX_BATCH][row])) + 3
+    return int(math.log2(rows[col.ROW_MAX_BATCH][row])) + 3
 
 
 @compiled
@@ -106,15 +92,17 @@ def _batch(row: int, index: int, rows: Table, query: Column) -> float:
     """Return one of them; some may be equal."""
     last = _batch_count(row, rows) - 1
     if index == last:
-        return query[HEAD_ITEMS]
-    return rows[ROW_MAX_BATCH][row] if index == last - 1 else float(1 << index)
+        return query[col.HEAD_ITEMS]
+    return rows[col.ROW_MAX_BATCH][row] if index == last - 1 else float(1 << index)
 
 
 @compiled
 def _latency_s(row: int, index: int, rows: Table, query: Column) -> float:
     """Return the latency of a batch, what the server has to do first and the margin included."""
     batch = _batch(row, index, rows, query)
-    return (rows[ROW_WAIT_S][row] + rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row]) * query[SLACK_MARGIN]
+    return (rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]) * query[
+        col.SLACK_MARGIN
+    ]
 
 
 @compiled
@@ -122,7 +110,7 @@ def _latencies(server: int, rows: Table, count: int, query: Column) -> tuple[flo
     """Return the least and the most latency of all pairs of a server."""
     least_s, most_s = math.inf, -math.inf
     for row in range(count):
-        if rows[ROW_SERVER][row] == server:
+        if rows[col.ROW_SERVER][row] == server:
             for index in range(_batch_count(row, rows)):
                 latency_s = _latency_s(row, index, rows, query)
                 least_s, most_s = min(least_s, latency_s), max(most_s, latency_s)
@@ -135,7 +123,7 @@ def _is_preferred(prefers_batch: bool, row: int, batch: float, best: int, best_b
 
     By throughput the larger batch, then the wider; by accuracy the wider, then the larger batch.
     """
-    width, best_width = rows[ROW_WIDTH][row], rows[ROW_WIDTH][best]
+    width, best_width = rows[col.ROW_WIDTH][row], rows[col.ROW_WIDTH][best]
     if prefers_batch:
         return batch > best_batch or (batch == best_batch and width > best_width)
     return width > best_width or (width == best_width and batch > best_batch)

@@ -42,29 +42,8 @@ from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.rules.drain import sendable_items, widest_draining
 from orchestrator.policies.rules.waiting import LEAST_WAIT_S, largest_batch_within, objective_s
 from orchestrator.policies.rules.width_rules import is_in_time, nearest_width
+from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.fields import (
-    HEAD_DEADLINE_S,
-    NOW_S,
-    PREFER_ACCURACY,
-    PREFER_ENERGY,
-    PREFER_LATENCY,
-    QUEUE_ITEMS,
-    ROW_ACCURACY,
-    ROW_COMPLETION_S,
-    ROW_FIXED_J,
-    ROW_FIXED_S,
-    ROW_HAS_ROOM,
-    ROW_ITEMS,
-    ROW_MAX_BATCH,
-    ROW_PER_ITEM_J,
-    ROW_PER_ITEM_S,
-    ROW_SERVER,
-    ROW_WAIT_S,
-    ROW_WIDTH,
-    SLACK_MARGIN,
-    TAIL_DEADLINE_S,
-)
 
 _WORTH: Final = 0
 _LATENCY: Final = 1
@@ -104,18 +83,18 @@ def choose_thrifty(rule: Column, rows: Table, count: int, query: Column) -> tupl
     """Return the row with room that scores best, -1 to wait or for none, and whether any at all is in time."""
     least, most, reference_j = _scales(rows, count)
     energy, latency = _weights(rule, most - least, query)
-    slack_s = max(1e-9, query[HEAD_DEADLINE_S] - query[NOW_S])
-    prices = _Prices(least, most, reference_j, energy, latency * query[SLACK_MARGIN] / slack_s)
-    reserve = max(knob(rule, _RESERVE), query[SLACK_MARGIN])
-    widest = widest_draining((query[TAIL_DEADLINE_S] - query[NOW_S]) / reserve, rows, count, query)
+    slack_s = max(1e-9, query[col.HEAD_DEADLINE_S] - query[col.NOW_S])
+    prices = _Prices(least, most, reference_j, energy, latency * query[col.SLACK_MARGIN] / slack_s)
+    reserve = max(knob(rule, _RESERVE), query[col.SLACK_MARGIN])
+    widest = widest_draining((query[col.TAIL_DEADLINE_S] - query[col.NOW_S]) / reserve, rows, count, query)
     best, chosen, best_score, chosen_score = -1, -1, -math.inf, -math.inf
     for row in range(count):
-        if rows[ROW_WIDTH][row] > widest or not is_in_time(rows[ROW_COMPLETION_S][row], query):
+        if rows[col.ROW_WIDTH][row] > widest or not is_in_time(rows[col.ROW_COMPLETION_S][row], query):
             continue
         score = _score(row, prices, rows)
         if score > best_score:
             best, best_score = row, score
-        if rows[ROW_HAS_ROOM][row] != 0 and score > chosen_score:
+        if rows[col.ROW_HAS_ROOM][row] != 0 and score > chosen_score:
             chosen, chosen_score = row, score
     worth_waiting = chosen_score + knob(rule, _PATIENCE)
     if (
@@ -130,27 +109,27 @@ def choose_thrifty(rule: Column, rows: Table, count: int, query: Column) -> tupl
 @compiled
 def _better_suffice(least_score: float, widest: float, prices: _Prices, rows: Table, count: int, query: Column) -> bool:
     """Return whether servers with rows of a better score would have answered all that waits in time."""
-    by_s = (query[TAIL_DEADLINE_S] - query[NOW_S]) / query[SLACK_MARGIN]
+    by_s = (query[col.TAIL_DEADLINE_S] - query[col.NOW_S]) / query[col.SLACK_MARGIN]
     total, most, server = 0.0, 0.0, -1.0
     for row in range(count):
-        if rows[ROW_SERVER][row] != server:
-            total, most, server = total + most, 0.0, rows[ROW_SERVER][row]
-        if rows[ROW_WIDTH][row] > widest or not is_in_time(rows[ROW_COMPLETION_S][row], query):
+        if rows[col.ROW_SERVER][row] != server:
+            total, most, server = total + most, 0.0, rows[col.ROW_SERVER][row]
+        if rows[col.ROW_WIDTH][row] > widest or not is_in_time(rows[col.ROW_COMPLETION_S][row], query):
             continue
         if _score(row, prices, rows) > least_score:
             most = max(most, sendable_items(by_s, row, rows))
-    return total + most >= query[QUEUE_ITEMS]
+    return total + most >= query[col.QUEUE_ITEMS]
 
 
 @compiled
 def _score(row: int, prices: _Prices, rows: Table) -> float:
     joules, spread = (
-        rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_ITEMS][row],
+        rows[col.ROW_PER_ITEM_J][row] + rows[col.ROW_FIXED_J][row] / rows[col.ROW_ITEMS][row],
         prices.most - prices.least,
     )
     ratio = joules / prices.reference_j if prices.reference_j > 0 and not math.isnan(joules) else 1.0
-    position = (rows[ROW_ACCURACY][row] - prices.least) / spread if spread > 0 else 0.0
-    return position - prices.energy * ratio - prices.haste * rows[ROW_COMPLETION_S][row]
+    position = (rows[col.ROW_ACCURACY][row] - prices.least) / spread if spread > 0 else 0.0
+    return position - prices.energy * ratio - prices.haste * rows[col.ROW_COMPLETION_S][row]
 
 
 @compiled
@@ -160,22 +139,22 @@ def fills_until_s(rule: Column, memory: Table, row: int, rows: Table, count: int
     What became of holds is remembered, so it is to be asked of each row that is about to be sent.
     """
     whole = memory[WHOLE]
-    if whole[_HELD_DEADLINE_S] != query[HEAD_DEADLINE_S]:  # somebody else has ended the hold, which so says nothing
+    if whole[_HELD_DEADLINE_S] != query[col.HEAD_DEADLINE_S]:  # somebody else has ended the hold, which so says nothing
         whole[_HELD_ITEMS] = 0.0
-    reserve = max(knob(rule, _RESERVE), query[SLACK_MARGIN])
+    reserve = max(knob(rule, _RESERVE), query[col.SLACK_MARGIN])
     batch = largest_batch_within(objective_s(query) / reserve, row, rows)
-    takes_s = rows[ROW_WAIT_S][row] + rows[ROW_PER_ITEM_S][row] * batch + rows[ROW_FIXED_S][row]
-    until_s = query[HEAD_DEADLINE_S] - takes_s * reserve
+    takes_s = rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]
+    until_s = query[col.HEAD_DEADLINE_S] - takes_s * reserve
     if (
-        query[QUEUE_ITEMS] < batch
-        and until_s > query[NOW_S]
+        query[col.QUEUE_ITEMS] < batch
+        and until_s > query[col.NOW_S]
         and _is_worth_filling(rule, whole, batch, row, rows, count, query)
     ):
         if whole[_HELD_ITEMS] == 0:
-            whole[_HELD_ITEMS], whole[_HELD_DEADLINE_S] = query[QUEUE_ITEMS], query[HEAD_DEADLINE_S]
-        return max(until_s, query[NOW_S] + LEAST_WAIT_S)
+            whole[_HELD_ITEMS], whole[_HELD_DEADLINE_S] = query[col.QUEUE_ITEMS], query[col.HEAD_DEADLINE_S]
+        return max(until_s, query[col.NOW_S] + LEAST_WAIT_S)
     _note_sent(whole, batch, query)
-    return query[NOW_S]
+    return query[col.NOW_S]
 
 
 @compiled
@@ -183,7 +162,7 @@ def _is_worth_filling(
     rule: Column, whole: Column, batch: float, row: int, rows: Table, count: int, query: Column
 ) -> bool:
     least, most, reference_j = _scales(rows, count)
-    fixed_j, items = rows[ROW_FIXED_J][row], rows[ROW_ITEMS][row]
+    fixed_j, items = rows[col.ROW_FIXED_J][row], rows[col.ROW_ITEMS][row]
     if reference_j <= 0 or math.isnan(fixed_j) or items >= batch:
         return False
     joining = (batch - items) * (1 - whole[_UNFILLED])
@@ -196,7 +175,7 @@ def _is_worth_filling(
 @compiled
 def _note_sent(whole: Column, batch: float, query: Column) -> None:
     """Remember how full a batch became that was held for."""
-    held, queued = whole[_HELD_ITEMS], query[QUEUE_ITEMS]
+    held, queued = whole[_HELD_ITEMS], query[col.QUEUE_ITEMS]
     if held > 0:
         unfilled = max(0.0, batch - queued) / max(1.0, batch - held)
         whole[_UNFILLED] += _LATEST * (min(1.0, unfilled) - whole[_UNFILLED])
@@ -207,10 +186,10 @@ def _note_sent(whole: Column, batch: float, query: Column) -> None:
 
 @compiled
 def _weights(rule: Column, spread: float, query: Column) -> tuple[float, float]:
-    if math.isnan(query[PREFER_ACCURACY]):
+    if math.isnan(query[col.PREFER_ACCURACY]):
         return knob(rule, _WORTH) / max(LEAST_SPREAD, spread), knob(rule, _LATENCY)
-    accuracy = max(_LEAST_WEIGHT, query[PREFER_ACCURACY])
-    return query[PREFER_ENERGY] / accuracy, _HASTE * query[PREFER_LATENCY] / accuracy
+    accuracy = max(_LEAST_WEIGHT, query[col.PREFER_ACCURACY])
+    return query[col.PREFER_ENERGY] / accuracy, _HASTE * query[col.PREFER_LATENCY] / accuracy
 
 
 @compiled
@@ -219,9 +198,9 @@ def _scales(rows: Table, count: int) -> tuple[float, float, float]:
     least, most, total_j, known = math.inf, -math.inf, 0.0, 0
     widest = nearest_width(math.inf, rows, count)
     for row in range(count):
-        least, most = min(least, rows[ROW_ACCURACY][row]), max(most, rows[ROW_ACCURACY][row])
-        joules = rows[ROW_PER_ITEM_J][row] + rows[ROW_FIXED_J][row] / rows[ROW_MAX_BATCH][row]
-        if rows[ROW_WIDTH][row] == widest and not math.isnan(joules):
+        least, most = min(least, rows[col.ROW_ACCURACY][row]), max(most, rows[col.ROW_ACCURACY][row])
+        joules = rows[col.ROW_PER_ITEM_J][row] + rows[col.ROW_FIXED_J][row] / rows[col.ROW_MAX_BATCH][row]
+        if rows[col.ROW_WIDTH][row] == widest and not math.isnan(joules):
             total_j += joules
             known += 1
     return least, most, total_j / known if known > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Where things stand in the tables of a simulated world, beside those of orchestrator.policies.tables.fields.
+"""Where things stand in the tables of a simulated world, beside those of orchestrator.policies.tables.columns.
 
 - **requests** [field, request]: in the order of their arrival; what happened to each is written here too.
 - **truth** [field, server] and **models** [field, server · columns + width]: what servers really are and did, which
@@ -11,10 +11,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
-from orchestrator.policies.tables.compiled import Column, Table
-from orchestrator.policies.tables.fields import Fleet, QueueHead, Scratch
+from typing import Final
 
 ARRIVED_S: Final = 0
 DEADLINE_S: Final = 1
@@ -130,40 +127,3 @@ BINDS_EARLY: Final = 28
 SLACK_MARGIN: Final = 29
 MIN_ACCURACY: Final = 30
 STATE_FIELDS: Final = 31
-
-
-class World(NamedTuple):
-    """A simulated fleet with its router, whole.
-
-    Attributes:
-        fleet: what the router knows of the servers.
-        head: what it decides about; written before each decision.
-        rows: the candidates of that decision.
-        scratch: room for it.
-        rule: of the policy; see orchestrator.policies.rule.
-        memory: what the policy remembers; see orchestrator.policies.memory.
-        requests, truth, models, held, events, schedule, state: see the module.
-        service_s, energy_j: [server · columns + width, items - 1], what a group takes at its mean.
-        heap: requests that wait for a decision, a binary heap by deadline.
-        roots: first request of the lane of each server and width, -1 when it is empty.
-        sample: room for the deadlines that the tail is estimated from.
-    """
-
-    fleet: Fleet
-    head: QueueHead
-    rows: Table
-    scratch: Scratch
-    rule: Column
-    memory: Table
-    requests: Table
-    truth: Table
-    models: Table
-    service_s: Table
-    energy_j: Table
-    held: Table
-    events: Table
-    schedule: Table
-    state: Column
-    heap: Column
-    roots: Column
-    sample: Column
