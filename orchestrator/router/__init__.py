@@ -1,4 +1,4 @@
-"""The in-process router: concurrent callers in, groups out to the fleet's servers, answers back."""
+"""The in-process router: concurrent callers in, batches out to the fleet's servers, answers back."""
 
 from orchestrator.router.dispatch.compilation import compile_ahead
 from orchestrator.router.dispatch.retry import RetryBudget

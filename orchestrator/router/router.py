@@ -29,10 +29,10 @@ from orchestrator.router.queue.request import Answer, Array, PendingRequest
 from orchestrator.router.queue.request_queue import Backlog, Lanes
 from orchestrator.router.queue.response_sink import Reply, Told
 from orchestrator.router.queue.shedding import Shedder
+from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.membership import Connect, Membership, Resolve
 from orchestrator.router.servers.profile_priors import ProfileStarts
-from orchestrator.router.servers.server_link import ServerClient
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.discovery import TritonServer
 from orchestrator.triton.resolution import resolve_host
@@ -312,15 +312,15 @@ class Router:
             ConfigError: as ``models``.
         """
         name = self.models(family)[0].family
-        return {link.name: link.models_of(name) for link in self._fleet.links.values() if link.is_healthy}
+        return {s.name: s.models_of(name) for s in self._fleet.servers.values() if s.health.is_healthy}
 
     def _admit(self, array: Array, family: str | None, terms: Terms) -> Admitted:
-        links = self._fleet.links.values()
-        served = [link.served for link in links]
+        servers = self._fleet.servers.values()
+        served = [server.served for server in servers]
         admitted = self._admissions.find(array, family, terms, served)
         if admitted is None:
             name = self.models(family)[0].family
-            offered = [(link.name, m) for link in links for m in link.served if m.family == name]
+            offered = [(server.name, m) for server in servers for m in server.served if m.family == name]
             admitted = admit(array, terms, offered, self._fleet.energy)
             self._admissions.keep(array, family, terms, admitted)
         if self._closing:

@@ -24,16 +24,16 @@ from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from tests.fakes.servers import CLASSES, NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.virtual_time import new_virtual_loop
 
-SEQUENCES = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", "late refusal")
+STEPS = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", "late refusal")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request: when it comes, what it asks for, when its caller gives up, and how it is told."""
+    """One request: when it comes, what it asks for, when its caller gives up, and how it is answered."""
 
     after_s: float
     items: int
-    wishes: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Any], ...]
     patience_s: float | None
     by_reply: bool = False
 
@@ -41,13 +41,13 @@ class Call:
 @dataclass(frozen=True)
 class Scenario:
     calls: tuple[Call, ...]
-    sequences: tuple[tuple[str, ...], ...]  # of each server, one a call, then it answers
+    scripts: tuple[tuple[str, ...], ...]  # of each server, one a call, then it answers
     losses: tuple[tuple[float, int, float], ...]  # (when, which server, for how long)
     settings: tuple[tuple[str, Any], ...]
     close_early: bool
 
 
-wishes = st.fixed_dictionaries(
+options = st.fixed_dictionaries(
     {},
     optional={
         "deadline_ms": st.sampled_from((0.0, 5.0, 20.0, 100.0, 1000.0)),
@@ -61,7 +61,7 @@ calls = st.builds(
     Call,
     after_s=st.sampled_from((0.0, 0.0, 0.001, 0.01, 0.1)),
     items=st.sampled_from((1, 1, 1, 3)),
-    wishes=wishes.map(lambda found: tuple(found.items())),
+    options=options.map(lambda found: tuple(found.items())),
     patience_s=st.sampled_from((None, None, None, 0.0, 0.005, 0.05)),
     by_reply=st.booleans(),
 )
@@ -79,7 +79,7 @@ router_settings = st.fixed_dictionaries(
 scenarios = st.builds(
     Scenario,
     calls=st.lists(calls, min_size=1, max_size=30).map(tuple),
-    sequences=st.lists(st.lists(st.sampled_from(SEQUENCES), max_size=6).map(tuple), min_size=1, max_size=3).map(tuple),
+    scripts=st.lists(st.lists(st.sampled_from(STEPS), max_size=6).map(tuple), min_size=1, max_size=3).map(tuple),
     losses=st.lists(
         st.tuples(st.sampled_from((0.0, 0.002, 0.02, 0.2)), st.integers(0, 2), st.sampled_from((0.001, 0.1, 5.0))),
         max_size=3,
@@ -89,41 +89,41 @@ scenarios = st.builds(
 )
 
 
-class Unsteady(FakeServer):
-    """Does what it is told at each call, before or after it has run the group."""
+class ScriptedServer(FakeServer):
+    """Does what its script says at each call, before or after it has run the batch."""
 
-    def __init__(self, sequences: tuple[str, ...]) -> None:
+    def __init__(self, script: tuple[str, ...]) -> None:
         super().__init__(per_item_s=0.004)
-        self.sequences: list[str] = []
-        self._script = sequences
+        self._script = script
+        self._steps: list[str] = []
 
     def begin(self) -> None:
         """Behave well no longer: the warm-up is over."""
-        self.sequences = list(self._script)
+        self._steps = list(self._script)
 
     async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
-        deed = self.sequences.pop(0) if self.sequences else "answer"
-        if deed == "refuse":
+        step = self._steps.pop(0) if self._steps else "answer"
+        if step == "refuse":
             raise ServerUnavailableError("connection refused", executed=False)
-        if deed == "raise":
+        if step == "raise":
             raise ZeroDivisionError("bug")
-        if deed == "hang":
+        if step == "hang":
             await asyncio.sleep(60)
-        if deed == "slow":
+        if step == "slow":
             await asyncio.sleep(0.3)
-        if deed == "late refusal":
+        if step == "late refusal":
             await asyncio.sleep(0.05)
             raise TransientError("not ready", executed=False)
         output = await super().infer_batch(model, batch)
-        if deed == "break":
+        if step == "break":
             raise TransientError("socket closed")
-        if deed == "fail":
+        if step == "fail":
             raise PermanentError("bad kernel")
-        return output[:-1] if deed == "short" else output
+        return output[:-1] if step == "short" else output
 
 
 class Ledger(RouterObserver):
-    """Counts groups that were sent and that have ended, and items that were shed."""
+    """Counts batches that were sent and that have ended, and items that were shed."""
 
     def __init__(self) -> None:
         self.under_way = 0
@@ -144,7 +144,7 @@ async def ask(router: Router, mark: int, call: Call) -> Any:
     batch = np.stack([item(mark)] * call.items)
     if call.by_reply:
         return await ask_for_reply(router, batch, call)
-    asking = router.infer(batch, **dict(call.wishes))
+    asking = router.infer(batch, **dict(call.options))
     if call.patience_s is None:
         return await asking
     try:
@@ -155,17 +155,17 @@ async def ask(router: Router, mark: int, call: Call) -> Any:
 
 
 async def ask_for_reply(router: Router, batch: Any, call: Call) -> Any:
-    told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    reply = Reply(told.set_result)  # which raises when it is told a second time, or after it was given up
-    router.submit(batch, reply, **dict(call.wishes))
+    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    reply = Reply(answered.set_result)  # which raises when it is called a second time, or after it was given up
+    router.submit(batch, reply, **dict(call.options))
     try:
         async with asyncio.timeout(call.patience_s):
-            outcome = await asyncio.shield(told)
+            outcome = await asyncio.shield(answered)
     except TimeoutError:
-        if told.done():  # in the very same moment
-            return told.result()
+        if answered.done():  # in the very same moment
+            return answered.result()
         reply.cancel()
-        told.cancel()
+        answered.cancel()
         return None
     if isinstance(outcome, Exception):
         raise outcome
@@ -180,7 +180,7 @@ async def lose(server: FakeServer, after_s: float, for_s: float) -> None:
 
 
 async def play(scenario: Scenario) -> None:
-    servers = [Unsteady(sequences) for sequences in scenario.sequences]
+    servers = [ScriptedServer(script) for script in scenario.scripts]
     ledger = Ledger()
     options = RouterSettings.model_validate(
         {
@@ -218,7 +218,7 @@ async def play(scenario: Scenario) -> None:
 
 def check_outcomes(scenario: Scenario, outcomes: list[Any]) -> None:
     is_calm = not scenario.losses and not {"refuse", "hang", "late refusal"} & {
-        d for ds in scenario.sequences for d in ds
+        step for script in scenario.scripts for step in script
     }
     for mark, (call, outcome) in enumerate(zip(scenario.calls, outcomes, strict=True)):
         note(f"{mark}: {outcome!r}"[:200])
@@ -238,7 +238,7 @@ def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
     backlog = router._lanes.backlog
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     assert ledger.under_way == 0
-    assert not router._dispatcher._sender._running
+    assert router._dispatcher.under_way == 0
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     # Calls to servers go on in the background for as long as they take; the router's own are gone.
     assert not [task for task in left if "router" in repr(task.get_coro())], left
@@ -249,7 +249,7 @@ def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
 def test_every_request_is_answered_exactly_once_and_nothing_is_left(scenario: Scenario) -> None:
     unhandled: list[dict[str, Any]] = []
     loop = new_virtual_loop()
-    loop.set_exception_handler(lambda _, context: unhandled.append(context))  # futures told twice, lost exceptions
+    loop.set_exception_handler(lambda _, context: unhandled.append(context))  # futures resolved twice, lost exceptions
     try:
         loop.run_until_complete(play(scenario))
         loop.run_until_complete(asyncio.sleep(0))

@@ -13,7 +13,7 @@ from orchestrator.router import Answer, Router
 from tests.fakes.servers import item
 from tests.fakes.troubled import TroubledServer
 from tests.fakes.virtual_time import new_virtual_loop
-from tests.router.dispatch.test_attempts import Told, router_over
+from tests.router.dispatch.test_attempts import RecordingObserver, router_over
 from tests.router.test_router import right
 
 TROUBLES = ("kill", "hangs", "hangs_quietly", "slow", "fails", "cancel")
@@ -88,18 +88,18 @@ def test_every_request_ends_once_and_nothing_is_left_behind(
     planned: list[Trouble], policy: str, hedges: bool, deadline_ms: float | None
 ) -> None:
     async def run() -> None:
-        told, servers = Told(), {name: TroubledServer(per_item_s=0.004) for name in "abc"}
+        observer, servers = RecordingObserver(), {name: TroubledServer(per_item_s=0.004) for name in "abc"}
         options = {"policy": policy, "group_timeout_s": 2, "request_timeout_s": 20}
         if hedges:
             options["hedge"] = {"quantile": 0.9}
-        async with router_over(told, dict(servers), probes={"period_s": 20}, **options) as router:
+        async with router_over(observer, dict(servers), probes={"period_s": 20}, **options) as router:
             outcomes = await ask_all(router, servers, planned, deadline_ms)
             for n, outcome in enumerate(outcomes):
                 if isinstance(outcome, Answer):
                     assert right(outcome, n % 10)
                 else:
                     assert isinstance(outcome, SlimError | asyncio.CancelledError)
-            again = told.count("retry") + told.count("hedge")
+            again = observer.count("retry") + observer.count("hedge")
             minimum = router._settings.retries.minimum
             assert again <= minimum + 0.1 * len(outcomes) + minimum * 30 / 10, "the budget is kept"
             await asyncio.sleep(200)  # longer than any ejection
@@ -107,11 +107,11 @@ def test_every_request_ends_once_and_nothing_is_left_behind(
             assert len(router.served_by()) == 3, "everybody is back"
             assert right(await router.infer(item(7)), 7)
             await asyncio.sleep(1)
-            for link in router._fleet.links.values():
-                assert (link.in_flight, link.calls, link.is_suspect) == ([], 0, False)
+            for server in router._fleet.servers.values():
+                assert (server.in_flight, server.calls, server.health.is_suspect) == ([], 0, False)
             assert router._lanes.items == 0
-            assert not router._dispatcher._sender._attempts.given_up
-        assert not router._dispatcher._sender._running
+            assert router._dispatcher.given_up == 0
+        assert router._dispatcher.under_way == 0
 
     loop = new_virtual_loop()
     try:
