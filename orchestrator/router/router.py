@@ -161,7 +161,6 @@ class Router:
                 self._resolving.cancel()
                 await asyncio.gather(self._resolving, return_exceptions=True)
             self._shedder.close()
-            await self._fleet.stop()
             await self._fleet.close(drain_s=max(0.0, until_s - clock()))
 
     def close_by(self, until_s: float) -> None:

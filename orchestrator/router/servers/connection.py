@@ -63,7 +63,8 @@ class _ModelIndex:
         served: What the server served when this was worked out.
         suspended: The models that were out then.
         allowed: The models that may be sent.
-        instances: The instances of each model that is served.
+        by_name: All models that are served.
+        instances: The instances of each of them.
         by_family: The widths of a family that may be sent, ascending; filled as they are asked for.
         others: What is served of other families than one; filled likewise.
     """
@@ -71,12 +72,13 @@ class _ModelIndex:
     served: tuple[ServedModel, ...]
     suspended: object
     allowed: tuple[ServedModel, ...]
+    by_name: dict[ModelName, ServedModel]
     instances: dict[ModelName, int]
     by_family: dict[Family, tuple[ServedModel, ...]] = field(default_factory=dict)
     others: dict[Family, tuple[ServedModel, ...]] = field(default_factory=dict)
 
 
-_NOTHING = _ModelIndex((), None, (), {})
+_NOTHING = _ModelIndex((), None, (), {}, {})
 
 
 @dataclass(slots=True, eq=False)
@@ -130,6 +132,7 @@ class ServerConnection:
                 self.served,
                 self.health.suspended,
                 tuple(m for m in self.served if m.name not in self.health.suspended),
+                {m.name: m for m in self.served},
                 {m.name: m.instances for m in self.served},
             )
         return known
@@ -155,9 +158,9 @@ class ServerConnection:
         """Return one width of a family; None when it may not be sent."""
         return next((m for m in self.models_of(family) if m.width == width), None)
 
-    def serves(self, name: ModelName) -> bool:
-        """Return whether it served a model when it was last asked, whether or not that may be sent now."""
-        return name in self._index().instances
+    def find(self, name: ModelName) -> ServedModel | None:
+        """Return a model that it serves, whether or not that may be sent now; None when it does not."""
+        return self._index().by_name.get(name)
 
     def state(self, family: Family, bound_items: tuple[tuple[ModelName, int], ...]) -> ServerState:
         """Return the server as a policy sees it."""

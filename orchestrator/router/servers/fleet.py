@@ -34,14 +34,8 @@ _LEAVING_LOOK_S = 0.1  # between two looks whether a server that leaves has fini
 class Fleet:
     """All servers of one router; changed only on the event loop.
 
-    Args:
-        settings: The settings of the router.
-        clients: The connections by name of server.
-        observer: Called with ejections, readmissions and wrong answers.
-        starts: What is known of models before they were run.
-
     Attributes:
-        settings: As above; replaced by ``reconfigure``.
+        settings: The settings of the router; replaced by ``reconfigure``.
         servers: The servers by name, ascending.
         latency: What batches are expected to take, from all that was observed so far.
         energy: What batches cost in joules, as far as the profile knows.
@@ -59,7 +53,7 @@ class Fleet:
         self.energy = EnergyTable()
         self._starts = starts
         self._observer = observer
-        self._changed: Callable[[], None] | None = None
+        self._changed: Callable[[], None] = _do_nothing
         self.servers = {name: self._connect(name, client) for name, client in sorted(clients.items())}
         self._prober = Prober(lambda: self.servers.values(), observer)
         self._probing: asyncio.Task[None] | None = None
@@ -69,7 +63,7 @@ class Fleet:
         self._readmissions: dict[ServerName, asyncio.TimerHandle] = {}
 
     async def open(self, changed: Callable[[], None]) -> None:
-        """Ask all servers what they serve, then look after them until ``stop``.
+        """Ask all servers what they serve, then look after them until ``close``.
 
         Args:
             changed: Called whenever something may be sent that could not be sent before.
@@ -90,19 +84,19 @@ class Fleet:
         for server in self.servers.values():
             self._watch(server)
 
-    async def stop(self) -> None:
-        """Look after the servers no longer."""
+    async def close(self, *, drain_s: float) -> None:
+        """Look after the servers no longer, and release all connections.
+
+        Calls that nobody else waits for are waited for, at most ``drain_s``.
+        """
         for timer in self._readmissions.values():
             timer.cancel()
         self._is_open = False
         tasks = [*self._watches.values(), *self._leaving, *([self._probing] if self._probing else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def close(self, *, drain_s: float) -> None:
-        """Release all connections, after waiting at most so long for calls that nobody else waits for."""
         servers = [*self.servers.values(), *self._leaving.values()]
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(server.client.close(drain_s=drain_s) for server in servers), return_exceptions=True)
 
     def _connect(self, name: ServerName, client: ServerClient) -> ServerConnection:
@@ -112,12 +106,8 @@ class Fleet:
         return ServerWatch(server, self._begin_model, self._observe, self._prober.verify)
 
     def _watch(self, server: ServerConnection) -> None:
-        watching = self._watch_of(server).run(self._note_change, lambda: self._observer.on_readmission(server.name))
+        watching = self._watch_of(server).run(self._changed, lambda: self._observer.on_readmission(server.name))
         self._watches[server.name] = asyncio.create_task(watching)
-
-    def _note_change(self) -> None:
-        if self._changed is not None:
-            self._changed()
 
     # --- who belongs to it ---
 
@@ -148,7 +138,7 @@ class Fleet:
                 server.check_soon.set()
                 self._watch(server)
         self.servers = {name: self.servers[name] for name in sorted(self.servers)}
-        self._note_change()
+        self._changed()
 
     def _leave(self, name: ServerName) -> None:
         server = self.servers.pop(name)
@@ -231,11 +221,7 @@ class Fleet:
 
     def _line_s(self, server: ServerConnection, name: ModelName, items: int) -> float:
         """Return how long a server is expected to take for a batch; 0 when nothing is known of that."""
-        fit = self.latency.fits.get((server.name, name))
-        if fit is not None and server.serves(name):
-            per_item_s, fixed_s = fit.line()
-            return per_item_s * items + fixed_s
-        model = next((m for m in server.served if m.name == name), None)
+        model = server.find(name)
         if model is None:
             return 0.0
         per_item_s, fixed_s = self.latency.line(server.name, model, server.served)
@@ -304,13 +290,13 @@ class Fleet:
             log.warning("server %s is out for %.1f s: %s", server.name, until_s - loop.time(), ejection.reason)
             self._observer.on_ejection(server.name, ejection.reason)
             self._readmissions[server.name] = loop.call_at(until_s, self._readmit, server)
-        self._note_change()
+        self._changed()
 
     def _readmit(self, server: ServerConnection) -> None:
         self._readmissions.pop(server.name, None)
         server.health.readmit(now_s=asyncio.get_running_loop().time())
         server.check_soon.set()
-        self._note_change()
+        self._changed()
 
     def _members(self) -> dict[ServerName, Member]:
         """Return the servers as ejections are decided; one whose capacity is unknown counts as their mean."""
@@ -326,3 +312,7 @@ class Fleet:
         """Return the items a second of full batches at the quickest width; 0 when nothing is known of it."""
         times_s = [(model, self._line_s(server, model.name, model.max_batch_size)) for model in server.served]
         return max((m.instances * m.max_batch_size / took_s for m, took_s in times_s if took_s > 0), default=0.0)
+
+
+def _do_nothing() -> None:
+    pass
