@@ -8,10 +8,9 @@ closed, see ``administration``.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -39,7 +38,7 @@ from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.protocol.family import VERSION, FamilyModel, check_version, merge_config, require_version
 from orchestrator.gateway.protocol.messages import Message, parse, pb
 from orchestrator.gateway.protocol.wire import Address, MalformedMessageError, check_shapes, read_address
-from orchestrator.http2.grpc.calls import Answerer
+from orchestrator.http2.grpc.calls import UnaryResponder
 from orchestrator.triton.passthrough import Metadata
 
 log = logging.getLogger(__name__)
@@ -133,19 +132,21 @@ class DataPlane:
         """
         if method != "ModelInfer":
             return await self._answer(method, message, self.identify(method, metadata))
-        awaited = _AwaitedCall()
-        if self.begin_infer(message, metadata, awaited):
-            return await awaited
         caller = self.identify(method, metadata)
         model = read_address(message).model
         with self.admit(caller, model):
-            return await self._pass_infer(model, message, caller)
+            family = self.model_index.families.get(model)
+            if family is None:
+                return await self._pass_infer(model, message, caller)
+            response = await self._inference.infer(family, parse(pb.ModelInferRequest, message), caller)
+            serialised: bytes = response.SerializeToString()
+            return serialised
 
-    def begin_infer(self, message: bytes, metadata: Metadata, call: Answerer) -> bool:
+    def begin_infer(self, message: bytes, metadata: Metadata, responder: UnaryResponder) -> bool:
         """Take an inference of a family, to be answered when the router does; return whether it is one.
 
         Raises:
-            SlimError: why it is refused.
+            SlimError: Why it is refused.
         """
         found = self._inference.find(message, self.model_index.families)
         family = found[0] if found else self.model_index.families.get(read_address(message).model)
@@ -153,11 +154,24 @@ class DataPlane:
             return False
         caller = self.identify("ModelInfer", metadata)
         ticket = self.admit(caller, family.name)
+
+        def respond(response: bytes | Exception) -> None:
+            ticket.close()
+            if isinstance(response, Exception):
+                responder.refuse(response)
+            else:
+                responder.answer(response)
+
+        def abort() -> None:
+            ticket.close()
+            cancel()
+
         try:
-            self._inference.begin(family, found[1] if found else message, caller, ticket, call)
+            cancel = self._inference.begin(family, found[1] if found else message, caller, respond)
         except BaseException:
             ticket.close()
             raise
+        responder.on_abort = abort
         return True
 
     async def ask(self, method: str, request: Message, kind: Any, caller: Caller) -> Message:
@@ -370,32 +384,6 @@ class DataPlane:
             response.infer_response.id = parse(pb.ModelInferRequest, message).id
         serialised: bytes = response.SerializeToString()
         return serialised
-
-
-class _AwaitedCall:
-    """An inference whose answer is awaited."""
-
-    def __init__(self) -> None:
-        self.on_abort: Callable[[], None] | None = None
-        self._future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def answer(self, message: bytes) -> None:
-        """See Answerer."""
-        if not self._future.done():
-            self._future.set_result(message)
-
-    def refuse(self, error: Exception) -> None:
-        """See Answerer."""
-        if not self._future.done():
-            self._future.set_exception(error)
-
-    def __await__(self) -> Generator[Any, None, bytes]:
-        try:
-            return (yield from self._future)
-        except asyncio.CancelledError:
-            if self.on_abort is not None:
-                self.on_abort()
-            raise
 
 
 def _keep(answer: bytes, kind: Any, field: str, is_kept: Callable[[str], bool]) -> bytes:

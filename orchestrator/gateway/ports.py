@@ -6,97 +6,17 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from orchestrator.gateway.protocol.tensors import Array
-from orchestrator.router import Backlog, Reply
-from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
+from orchestrator.request_options import RequestOptions
+from orchestrator.router import Backlog, CallbackSink
+from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.passthrough import Metadata
-
-
-class RoutedAnswer(Protocol):
-    """What is told of a decision; the router's Answer has more."""
-
-    @property
-    def output(self) -> Array:
-        """Scores, [n, classes]."""
-        ...
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Of the classes."""
-        ...
-
-    @property
-    def server(self) -> str:
-        """That ran it."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """It ran at."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Items of the group."""
-        ...
-
-    @property
-    def queue_s(self) -> float:
-        """Waited in the router."""
-        ...
-
-    @property
-    def expected_accuracy(self) -> float:
-        """Of the width."""
-        ...
-
-    @property
-    def decision_id(self) -> str:
-        """Names the decision."""
-        ...
-
-    @property
-    def policy(self) -> str:
-        """That decided."""
-        ...
-
-    @property
-    def energy_j(self) -> float | None:
-        """Expected of the request's part of the group; None when unknown."""
-        ...
 
 
 class InferenceRouter(Protocol):
     """What the data plane needs of the router; orchestrator.router.Router is the real one."""
 
-    async def infer(
-        self,
-        array: Array,
-        *,
-        deadline_ms: float | None = None,
-        min_accuracy: float | None = None,
-        width: Width | None = None,
-        family: str | None = None,
-        priority: int = 0,
-        max_joules: float | None = None,
-        preference: Preference | None = None,
-    ) -> RoutedAnswer:
-        """Return the answer for a batch; raises SlimError."""
-        ...
-
-    def submit(
-        self,
-        array: Array,
-        reply: Reply,
-        *,
-        deadline_ms: float | None = None,
-        min_accuracy: float | None = None,
-        width: Width | None = None,
-        family: str | None = None,
-        priority: int = 0,
-        max_joules: float | None = None,
-        preference: Preference | None = None,
-    ) -> None:
-        """Take a batch, whose answer is replied; raises SlimError."""
+    def submit(self, array: Array, options: RequestOptions, sink: CallbackSink) -> None:
+        """Take a batch, whose answer goes to the sink; raises SlimError."""
         ...
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:

@@ -1,12 +1,21 @@
-"""The in-process router: concurrent callers in, groups out to the fleet's servers, answers back."""
+"""The in-process router: concurrent callers in, batches out to the fleet's servers, answers back."""
 
 from orchestrator.router.dispatch.compilation import compile_ahead
 from orchestrator.router.dispatch.retry import RetryBudget
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Answer
 from orchestrator.router.queue.request_queue import Backlog
-from orchestrator.router.queue.response_sink import Reply
+from orchestrator.router.queue.response_sink import CallbackSink
 from orchestrator.router.router import Router
 from orchestrator.router.servers.membership import ResolvedNames
 
-__all__ = ["Answer", "Backlog", "Reply", "ResolvedNames", "RetryBudget", "Router", "RouterObserver", "compile_ahead"]
+__all__ = [
+    "Answer",
+    "Backlog",
+    "CallbackSink",
+    "ResolvedNames",
+    "RetryBudget",
+    "Router",
+    "RouterObserver",
+    "compile_ahead",
+]

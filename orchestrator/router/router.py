@@ -21,13 +21,14 @@ from typing import Self
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.profile import EnergyTable, LatencyTable
+from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
 from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.admission import Admissions, Admitted, Terms, Wishes, admit
-from orchestrator.router.queue.request import Answer, Array, PendingRequest
+from orchestrator.router.queue.admission import Admissions, Admitted, admit
+from orchestrator.router.queue.request import Answer, Array, PendingRequest, ResponseSink
 from orchestrator.router.queue.request_queue import Backlog, Lanes
-from orchestrator.router.queue.response_sink import Reply, Told
+from orchestrator.router.queue.response_sink import CallbackSink
 from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.membership import Connect, Membership, Resolve
@@ -203,62 +204,43 @@ class Router:
             SlimError: when the servers failed it.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        wishes = Wishes(deadline_ms, priority, Terms(min_accuracy or 0.0, width, max_joules, preference))
-        request = self._submit(array, family, wishes, future)
+        options = RequestOptions(deadline_ms, min_accuracy, width, family, priority, max_joules, preference)
+        request = self._submit(array, options, future)
         try:
             return await future
         finally:
             self._shedder.end(request)
             del future, request  # an error holds this frame, and the future the error; it would take the collector
 
-    def submit(
-        self,
-        array: Array,
-        reply: Reply,
-        *,
-        deadline_ms: float | None = None,
-        min_accuracy: float | None = None,
-        width: Width | None = None,
-        family: str | None = None,
-        priority: int = 0,
-        max_joules: float | None = None,
-        preference: Preference | None = None,
-    ) -> None:
-        """Take a request as ``infer`` does, and return at once; what ``infer`` would return or raise later is replied.
+    def submit(self, array: Array, options: RequestOptions, sink: CallbackSink) -> None:
+        """Take a request as ``infer`` does and return at once.
 
         Args:
-            array: as for ``infer``, and so are those below.
-            reply: is told once, unless it is cancelled or this raises.
-            deadline_ms: see there.
-            min_accuracy: see there.
-            width: see there.
-            family: see there.
-            priority: see there.
-            max_joules: see there.
-            preference: see there.
+            array: One item or a batch, as for ``infer``.
+            options: What ``infer`` takes as keyword arguments.
+            sink: Takes what ``infer`` would return or raise later; once, unless it is cancelled or this raises.
 
         Raises:
-            ConfigError: as ``infer``.
-            CapacityError: when the queue is full.
-            DeadlineError: when the deadline has passed as it comes.
+            ConfigError: As for ``infer``.
+            CapacityError: The queue is full.
+            DeadlineError: The deadline has passed as the request comes.
         """
-        wishes = Wishes(deadline_ms, priority, Terms(min_accuracy or 0.0, width, max_joules, preference))
-        request = self._submit(array, family, wishes, reply)
-        if reply.done():  # it comes too late
+        request = self._submit(array, options, sink)
+        if sink.done():  # it comes too late
             self._shedder.end(request)
         else:
-            reply.on_done = partial(self._shedder.end, request)
+            sink.on_done = partial(self._shedder.end, request)
 
-    def _submit(self, array: Array, family: str | None, wishes: Wishes, told: Told) -> PendingRequest:
+    def _submit(self, array: Array, options: RequestOptions, sink: ResponseSink) -> PendingRequest:
         now_s = asyncio.get_running_loop().time()
-        deadline_ms, priority = wishes.deadline_ms, wishes.priority
+        deadline_ms, priority = options.deadline_ms, options.priority
         timeout_s = self._settings.request_timeout_s
         has_own_deadline = deadline_ms is not None and deadline_ms / 1e3 < timeout_s
         if deadline_ms is None:
             deadline_ms = self._settings.deadline_ms
         if math.isnan(deadline_ms) or deadline_ms == -math.inf:
             raise ConfigError(f"deadline_ms = {deadline_ms} is no time; give milliseconds from now")
-        key, batch, is_single = self._admit(array, family, wishes.terms)
+        key, batch, is_single = self._admit(array, options)
         overload = self._settings.overload
         if has_own_deadline and overload.shed_late and deadline_ms <= 0:
             raise DeadlineError(
@@ -269,7 +251,7 @@ class Router:
             is_single,
             now_s,
             now_s + min(deadline_ms / 1e3, timeout_s),
-            told,
+            sink,
             priority=priority if 1 <= priority <= overload.priority_levels else overload.default_priority,
             has_own_deadline=has_own_deadline and overload.shed_late,
         )
@@ -314,15 +296,15 @@ class Router:
         name = self.models(family)[0].family
         return {link.name: link.models_of(name) for link in self._fleet.links.values() if link.is_healthy}
 
-    def _admit(self, array: Array, family: str | None, terms: Terms) -> Admitted:
+    def _admit(self, array: Array, options: RequestOptions) -> Admitted:
         links = self._fleet.links.values()
         served = [link.served for link in links]
-        admitted = self._admissions.find(array, family, terms, served)
+        admitted = self._admissions.find(array, options, served)
         if admitted is None:
-            name = self.models(family)[0].family
+            name = self.models(options.family)[0].family
             offered = [(link.name, m) for link in links for m in link.served if m.family == name]
-            admitted = admit(array, terms, offered, self._fleet.energy)
-            self._admissions.keep(array, family, terms, admitted)
+            admitted = admit(array, options, offered, self._fleet.energy)
+            self._admissions.keep(array, options, admitted)
         if self._closing:
             raise ServerUnavailableError("the router is closing", executed=False)
         return admitted

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import DeadlineError, PermanentError, ServerUnavailableError, SlimError, TransientError
-from orchestrator.router import Answer, Reply, Router
+from orchestrator.request_options import RequestOptions
+from orchestrator.router import Answer, CallbackSink, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from tests.fakes.servers import CLASSES, NO_TIME_BUDGET, FakeServer, item
@@ -29,13 +30,13 @@ SEQUENCES = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slo
 
 @dataclass(frozen=True)
 class Call:
-    """One request: when it comes, what it asks for, when its caller gives up, and how it is told."""
+    """One request: when it comes, what it asks for, when its caller gives up, and how it is answered."""
 
     after_s: float
     items: int
-    wishes: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Any], ...]
     patience_s: float | None
-    by_reply: bool = False
+    by_callback: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Scenario:
     close_early: bool
 
 
-wishes = st.fixed_dictionaries(
+request_options = st.fixed_dictionaries(
     {},
     optional={
         "deadline_ms": st.sampled_from((0.0, 5.0, 20.0, 100.0, 1000.0)),
@@ -61,9 +62,9 @@ calls = st.builds(
     Call,
     after_s=st.sampled_from((0.0, 0.0, 0.001, 0.01, 0.1)),
     items=st.sampled_from((1, 1, 1, 3)),
-    wishes=wishes.map(lambda found: tuple(found.items())),
+    options=request_options.map(lambda found: tuple(found.items())),
     patience_s=st.sampled_from((None, None, None, 0.0, 0.005, 0.05)),
-    by_reply=st.booleans(),
+    by_callback=st.booleans(),
 )
 router_settings = st.fixed_dictionaries(
     {
@@ -142,9 +143,9 @@ class Ledger(RouterObserver):
 async def ask(router: Router, mark: int, call: Call) -> Any:
     """Return the answer or the error of a request, None when its caller gave up."""
     batch = np.stack([item(mark)] * call.items)
-    if call.by_reply:
-        return await ask_for_reply(router, batch, call)
-    asking = router.infer(batch, **dict(call.wishes))
+    if call.by_callback:
+        return await submit(router, batch, call)
+    asking = router.infer(batch, **dict(call.options))
     if call.patience_s is None:
         return await asking
     try:
@@ -154,18 +155,18 @@ async def ask(router: Router, mark: int, call: Call) -> Any:
         return None
 
 
-async def ask_for_reply(router: Router, batch: Any, call: Call) -> Any:
-    told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    reply = Reply(told.set_result)  # which raises when it is told a second time, or after it was given up
-    router.submit(batch, reply, **dict(call.wishes))
+async def submit(router: Router, batch: Any, call: Call) -> Any:
+    called_back: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    sink = CallbackSink(called_back.set_result)  # which raises when it is called twice, or after it was given up
+    router.submit(batch, RequestOptions(**dict(call.options)), sink)
     try:
         async with asyncio.timeout(call.patience_s):
-            outcome = await asyncio.shield(told)
+            outcome = await asyncio.shield(called_back)
     except TimeoutError:
-        if told.done():  # in the very same moment
-            return told.result()
-        reply.cancel()
-        told.cancel()
+        if called_back.done():  # in the very same moment
+            return called_back.result()
+        sink.cancel()
+        called_back.cancel()
         return None
     if isinstance(outcome, Exception):
         raise outcome
@@ -249,7 +250,7 @@ def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
 def test_every_request_is_answered_exactly_once_and_nothing_is_left(scenario: Scenario) -> None:
     unhandled: list[dict[str, Any]] = []
     loop = new_virtual_loop()
-    loop.set_exception_handler(lambda _, context: unhandled.append(context))  # futures told twice, lost exceptions
+    loop.set_exception_handler(lambda _, context: unhandled.append(context))  # futures resolved twice, lost exceptions
     try:
         loop.run_until_complete(play(scenario))
         loop.run_until_complete(asyncio.sleep(0))

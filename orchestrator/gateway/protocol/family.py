@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError, ModelNotFoundError
-from orchestrator.gateway.ports import RoutedAnswer
 from orchestrator.gateway.protocol.messages import Message, pb, read_value
-from orchestrator.gateway.protocol.request_parameters import Wishes, parse_wishes
+from orchestrator.gateway.protocol.request_parameters import parse_options
 from orchestrator.gateway.protocol.tensors import (
     DATATYPES,
     Array,
@@ -23,6 +22,8 @@ from orchestrator.gateway.protocol.tensors import (
     from_contents,
     topk_strings,
 )
+from orchestrator.request_options import RequestOptions
+from orchestrator.router import Answer
 from orchestrator.snapshot import Family, ServedModel, TensorSpec
 
 VERSION = "1"
@@ -59,13 +60,13 @@ class FamilyRequest:
 
     Attributes:
         batch: its items, [n, ...].
-        wishes: of its parameters.
+        options: What its parameters ask of the router.
         classes: how many of the best classes it wants as text; None: the scores themselves.
         id: of the request, to be echoed.
     """
 
     batch: Array
-    wishes: Wishes
+    options: RequestOptions
     classes: int | None
     id: str = ""
 
@@ -105,9 +106,9 @@ def read_request(request: Message, family: FamilyModel) -> FamilyRequest:
     Raises:
         ConfigError: in Triton's words, when it does not fit the model or a parameter is refused.
     """
-    wishes = parse_wishes(request.parameters)
+    options = parse_options(request.parameters, family.name)
     batch, classes = _read_batch(request, family), _read_classes(request.outputs, family)
-    return FamilyRequest(batch, wishes, classes, request.id)
+    return FamilyRequest(batch, options, classes, request.id)
 
 
 def _read_batch(request: Message, family: FamilyModel) -> Array:
@@ -208,7 +209,7 @@ def _refuse_shared_memory(tensor: Message, what: str) -> None:
         )
 
 
-def build_response(request_id: str, family: FamilyModel, answer: RoutedAnswer, classes: int | None) -> Message:
+def build_response(request_id: str, family: FamilyModel, answer: Answer, classes: int | None) -> Message:
     """Return the ModelInferResponse of an answer.
 
     Args:

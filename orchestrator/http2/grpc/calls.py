@@ -46,7 +46,7 @@ Send = Callable[[bytes], Awaitable[None]]
 StreamHandler = Callable[[AsyncIterator[bytes], Send, Metadata], Awaitable[None]]
 
 
-class Answerer(Protocol):
+class UnaryResponder(Protocol):
     """A unary call, for who answers it later.
 
     Attributes:
@@ -64,7 +64,7 @@ class Answerer(Protocol):
         ...
 
 
-QuickHandler = Callable[[bytes, Metadata, Answerer], bool]
+QuickHandler = Callable[[bytes, Metadata, UnaryResponder], bool]
 """Returns whether it takes a call, and will answer or has answered it; raises what it is refused with."""
 
 
@@ -304,7 +304,7 @@ class UnaryCall(_Call):
         return is_taken
 
     def answer(self, message: bytes) -> None:
-        """See Answerer."""
+        """See UnaryResponder."""
         if self._give_back():
             self._stop_timer()
             self._stream.respond(RESPONSE_HEADERS, pack_message(message), OK_TRAILERS)
@@ -312,7 +312,7 @@ class UnaryCall(_Call):
                 self.connection.flush()
 
     def refuse(self, error: Exception) -> None:
-        """See Answerer."""
+        """See UnaryResponder."""
         if self._give_back():
             self._fail(error)
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.snapshot import Family, Preference, ServerName, TensorSpec, Width
-
-if TYPE_CHECKING:
-    from orchestrator.router.queue.request_queue import Lane
-    from orchestrator.router.queue.response_sink import Told
 
 Array = NDArray[Any]
 NO_ITEMS: Array = np.empty((0,))
@@ -54,6 +50,30 @@ class Answer:
     decision_id: str
     policy: str
     energy_j: float | None = None
+
+
+class ResponseSink(Protocol):
+    """The part of a future that the router uses to answer a request."""
+
+    def done(self) -> bool:
+        """Return whether the outcome is there, or nobody wants to know any more."""
+        ...
+
+    def set_result(self, answer: Answer, /) -> None:
+        """Take the answer; only before it is done."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take why there is no answer; only before it is done."""
+        ...
+
+
+class WaitingPlace(Protocol):
+    """Where a request waits, as the request knows it: a lane of the queue."""
+
+    def drop(self, request: PendingRequest, /) -> None:
+        """Count a request no more, because it waits here no longer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +118,7 @@ class PendingRequest:
         is_single: whether the caller gave one item without a batch dimension.
         arrived_s: on the router's clock.
         deadline_s: on the router's clock.
-        future: resolves to the Answer; cancelled when the caller has given up; None once the caller has been told. A
-            future, or what stands for one.
+        sink: Takes the answer or the error; None once the caller needs neither.
         items: it brings.
         priority: 1 is the highest.
         has_own_deadline: whether its caller named the deadline; the router's own is no reason to give a request up.
@@ -116,7 +135,7 @@ class PendingRequest:
     is_single: bool
     arrived_s: float
     deadline_s: float
-    future: Told | None = field(repr=False)
+    sink: ResponseSink | None = field(repr=False)
     items: int = field(init=False)
     priority: int = 1
     has_own_deadline: bool = False
@@ -126,7 +145,7 @@ class PendingRequest:
     record: dict[str, Any] | None = field(default=None, repr=False)
     due_s: float = math.inf
     held_at: int = -1
-    lane: Lane | None = field(default=None, repr=False)
+    lane: WaitingPlace | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.items = len(self.batch)
@@ -153,24 +172,24 @@ class PendingRequest:
     @property
     def is_over(self) -> bool:
         """Whether its caller has been told, or waits no longer."""
-        return self.future is None or self.future.done()
+        return self.sink is None or self.sink.done()
 
     def answer(self, answer: Answer) -> None:
         """Tell its caller, when nothing else has been told."""
-        if self.future is not None and not self.future.done():
-            self.future.set_result(answer)
+        if self.sink is not None and not self.sink.done():
+            self.sink.set_result(answer)
 
     def fail(self, error: SlimError) -> None:
         """Tell its caller, when nothing else has been told."""
-        if self.future is not None and not self.future.done():
-            self.future.set_exception(error)
+        if self.sink is not None and not self.sink.done():
+            self.sink.set_exception(error)
 
     def forget_caller(self) -> None:
         """Let go of what the caller was told; whoever still has the request in a heap must not keep that.
 
         An error holds the frames it went through, and they the client's whole message.
         """
-        self.future = None
+        self.sink = None
 
 
 def as_batch(array: Array, spec: TensorSpec) -> tuple[Array, bool]:
