@@ -124,15 +124,14 @@ class DataPlane:
         """Names of the unary calls that are answered."""
         return ("ModelInfer", *self._methods)
 
-    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+    async def call(self, method: str, message: bytes, caller: Caller) -> bytes:
         """Return the serialised answer to a serialised unary call.
 
         Raises:
             SlimError: for the transport to turn into a status.
         """
         if method != "ModelInfer":
-            return await self._answer(method, message, self.identify(method, metadata))
-        caller = self.identify(method, metadata)
+            return await self._answer(method, message, caller)
         model = read_address(message).model
         with self.admit(caller, model):
             family = self.model_index.families.get(model)
@@ -142,7 +141,7 @@ class DataPlane:
             serialised: bytes = response.SerializeToString()
             return serialised
 
-    def begin_infer(self, message: bytes, metadata: Metadata, responder: UnaryResponder) -> bool:
+    def begin_infer(self, message: bytes, caller: Caller, responder: UnaryResponder) -> bool:
         """Take an inference of a family, to be answered when the router does; return whether it is one.
 
         Raises:
@@ -152,7 +151,6 @@ class DataPlane:
         family = found[0] if found else self.model_index.families.get(read_address(message).model)
         if family is None:
             return False
-        caller = self.identify("ModelInfer", metadata)
         ticket = self.admit(caller, family.name)
 
         def respond(response: bytes | Exception) -> None:

@@ -51,6 +51,7 @@ class World:
             max_message_bytes=max_message_bytes,
             limits=self.limits,
             receive_budget=ReceiveBudget(held_bytes),
+            identify=lambda path, metadata: metadata,
             quick={"/s/Quick": self.take},
         )
         self.held: list[UnaryResponder] = []

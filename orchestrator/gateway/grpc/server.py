@@ -26,7 +26,7 @@ from orchestrator.errors import (
     SlimError,
 )
 from orchestrator.gateway.administration import ClosedError
-from orchestrator.gateway.auth.callers import ForbiddenError, UnauthenticatedError
+from orchestrator.gateway.auth.callers import Caller, ForbiddenError, UnauthenticatedError
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc.stream import METHOD as STREAM_METHOD
 from orchestrator.gateway.grpc.stream import StreamSession
@@ -105,7 +105,9 @@ class GrpcServer:
         self._ssl = ssl
         self._listens = listens
         self._limits = limits or Limits()
-        unary: dict[str, UnaryHandler] = {f"/{SERVICE}/{name}": partial(plane.call, name) for name in plane.methods}
+        unary: dict[str, UnaryHandler[Caller]] = {
+            f"/{SERVICE}/{name}": partial(plane.call, name) for name in plane.methods
+        }
         self._service = Service(
             unary={**unary, HEALTH_METHOD: self._check_health},
             streaming={f"/{SERVICE}/{STREAM_METHOD}": self._stream},
@@ -113,7 +115,7 @@ class GrpcServer:
             max_message_bytes=max_message_bytes,
             limits=self._limits,
             receive_budget=ReceiveBudget(held_bytes),
-            check=self._check_caller if plane.guard.is_on else None,
+            identify=self._identify,
             quick={f"/{SERVICE}/ModelInfer": plane.begin_infer},
         )
         self._listener = Listener(self._make_connection, self._limits, max_connections=max_connections)
@@ -155,15 +157,13 @@ class GrpcServer:
         decoder = HeaderDecoder(partial(read_request_head, max_list_bytes=most_bytes), max_list_bytes=most_bytes)
         return Connection(decoder, self._service.accept, self._limits, clock=time.monotonic, wake=wake)
 
-    async def _stream(self, requests: AsyncIterator[bytes], send: Send, metadata: Metadata) -> None:
-        caller = self._plane.identify(STREAM_METHOD, metadata)
+    def _identify(self, path: str, metadata: Metadata) -> Caller:
+        return self._plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
+
+    async def _stream(self, requests: AsyncIterator[bytes], send: Send, caller: Caller) -> None:
         await StreamSession(self._plane, send, window=self._window, caller=caller).run(requests)
 
-    def _check_caller(self, path: str, metadata: Metadata) -> None:
-        """Refuse who is unknown before a message is taken; the data plane asks again, for who it is."""
-        self._plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
-
-    async def _check_health(self, message: bytes, metadata: Metadata) -> bytes:
+    async def _check_health(self, message: bytes, caller: Caller) -> bytes:
         return _SERVING if self._plane.is_ready() else _NOT_SERVING
 
 

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from orchestrator.http2.flow import Flow
 from orchestrator.http2.frames import ErrorCode
@@ -41,9 +41,10 @@ log = logging.getLogger(__name__)
 
 _THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
 
-UnaryHandler = Callable[[bytes, Metadata], Awaitable[bytes]]
+CallerT = TypeVar("CallerT")
 Send = Callable[[bytes], Awaitable[None]]
-StreamHandler = Callable[[AsyncIterator[bytes], Send, Metadata], Awaitable[None]]
+UnaryHandler = Callable[[bytes, CallerT], Awaitable[bytes]]
+StreamHandler = Callable[[AsyncIterator[bytes], Send, CallerT], Awaitable[None]]
 
 
 class UnaryResponder(Protocol):
@@ -64,34 +65,34 @@ class UnaryResponder(Protocol):
         ...
 
 
-QuickHandler = Callable[[bytes, Metadata, UnaryResponder], bool]
+QuickHandler = Callable[[bytes, CallerT, UnaryResponder], bool]
 """Returns whether it takes a call, and will answer or has answered it; raises what it is refused with."""
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class Service(Generic[CallerT]):
     """What is offered, by path, and how failures are told.
 
     Attributes:
-        unary: handlers of one message each.
-        streaming: handlers of streams both ways.
-        explain: the RpcError that stands for what a handler raised.
-        max_message_bytes: of a request.
-        limits: of a connection.
-        receive_budget: of all connections.
-        quick: handlers that are asked first, for the paths of some unary ones.
-        check: raises what a call is refused with by its path and metadata, before its message has come; None lets all
-            in.
+        unary: Handlers of one message each, by path.
+        streaming: Handlers of streams both ways, by path.
+        explain: Returns the RpcError that stands for what a handler raised.
+        max_message_bytes: The size of a request at the most.
+        limits: Those of a connection.
+        receive_budget: The bytes that may be held of all connections' requests.
+        identify: Returns who makes a call of a path with this metadata, for its handler; asked once a call, before its
+            message has come. Raises what the call is refused with.
+        quick: Handlers that are asked first, for the paths of some unary ones.
     """
 
-    unary: dict[str, UnaryHandler]
-    streaming: dict[str, StreamHandler]
+    unary: Mapping[str, UnaryHandler[CallerT]]
+    streaming: Mapping[str, StreamHandler[CallerT]]
     explain: Callable[[Exception], RpcError]
     max_message_bytes: int
     limits: Limits
     receive_budget: ReceiveBudget
-    check: Callable[[str, Metadata], None] | None = None
-    quick: Mapping[str, QuickHandler] = field(default_factory=dict)
+    identify: Callable[[str, Metadata], CallerT]
+    quick: Mapping[str, QuickHandler[CallerT]] = field(default_factory=dict)
 
     def accept(self, stream: Stream, head: RequestHead) -> Receiver | None:
         """Begin a call, or answer at once what is none."""
@@ -101,23 +102,22 @@ class Service:
             stream.send_headers(http_refusal(head.problem), is_last=True)
         elif head.is_too_large:
             _refuse(stream, "RESOURCE_EXHAUSTED", f"more than {self.limits.header_list_bytes} bytes of metadata")
-        elif (refusal := self._refusal(head)) is not None:
-            _refuse(stream, refusal.status, refusal.detail)
-        elif (unary := self.unary.get(head.path)) is not None:
-            return UnaryCall(self, stream, head, unary)
-        elif (streaming := self.streaming.get(head.path)) is not None:
-            return StreamingCall(self, stream, head, streaming)
         else:
-            _refuse(stream, "UNIMPLEMENTED", f"there is no method {head.path[:200]}")
+            return self._begin(stream, head)
         return None
 
-    def _refusal(self, head: RequestHead) -> RpcError | None:
-        if self.check is None:
-            return None
+    def _begin(self, stream: Stream, head: RequestHead) -> Receiver | None:
         try:
-            self.check(head.path, head.metadata)
+            caller = self.identify(head.path, head.metadata)
         except Exception as exc:
-            return self.explain(exc)
+            refusal = self.explain(exc)
+            _refuse(stream, refusal.status, refusal.detail)
+            return None
+        if (unary := self.unary.get(head.path)) is not None:
+            return UnaryCall(self, stream, head, caller, unary)
+        if (streaming := self.streaming.get(head.path)) is not None:
+            return StreamingCall(self, stream, head, caller, streaming)
+        _refuse(stream, "UNIMPLEMENTED", f"there is no method {head.path[:200]}")
         return None
 
 
@@ -129,15 +129,16 @@ def _refuse(stream: Stream, status: str, detail: str) -> None:
     stream.send_headers(trailers(status, detail, is_only=True), is_last=True)
 
 
-class _Call(ABC):
+class _Call(ABC, Generic[CallerT]):
     """What unary and streaming calls share: one task, its end, and the client's time limit."""
 
-    __slots__ = ("_has_headers", "_head", "_left_bytes", "_service", "_stream", "_task", "_timer")
+    __slots__ = ("_caller", "_has_headers", "_head", "_left_bytes", "_service", "_stream", "_task", "_timer")
 
-    def __init__(self, service: Service, stream: Stream, head: RequestHead) -> None:
+    def __init__(self, service: Service[CallerT], stream: Stream, head: RequestHead, caller: CallerT) -> None:
         self._service = service
         self._stream = stream
         self._head = head
+        self._caller = caller
         self._has_headers = False
         self._left_bytes = head.content_bytes
         self._task: asyncio.Task[None] | None = None
@@ -225,13 +226,20 @@ class _Call(ABC):
             stream.send_headers(trailers(status, detail, is_only=True, retry_after_s=retry_after_s), is_last=True)
 
 
-class UnaryCall(_Call):
+class UnaryCall(_Call[CallerT]):
     """A call of one message and one answer."""
 
     __slots__ = ("_handler", "_has_begun", "_held", "_is_taken", "_whole_bytes", "on_abort")
 
-    def __init__(self, service: Service, stream: Stream, head: RequestHead, handler: UnaryHandler) -> None:
-        super().__init__(service, stream, head)
+    def __init__(
+        self,
+        service: Service[CallerT],
+        stream: Stream,
+        head: RequestHead,
+        caller: CallerT,
+        handler: UnaryHandler[CallerT],
+    ) -> None:
+        super().__init__(service, stream, head, caller)
         self._handler = handler
         self._held = bytearray()  # not a list: pieces may be of one byte each
         self._whole_bytes: int | None = None
@@ -290,12 +298,12 @@ class UnaryCall(_Call):
         if quick is None or not self._offer(quick, message):
             self._start(self._run(message))
 
-    def _offer(self, quick: QuickHandler, message: bytes) -> bool:
+    def _offer(self, quick: QuickHandler[CallerT], message: bytes) -> bool:
         """Let a quick handler take the call; return whether it has."""
         self._is_taken = True
         self._stream.connection.running += 1
         try:
-            is_taken = quick(message, self._head.metadata, self)
+            is_taken = quick(message, self._caller, self)
         except Exception as exc:
             self.refuse(exc)
             return True
@@ -338,20 +346,27 @@ class UnaryCall(_Call):
 
     async def _run(self, message: bytes) -> None:
         try:
-            answer = await self._handler(message, self._head.metadata)
+            answer = await self._handler(message, self._caller)
         except Exception as exc:
             self._fail(exc)
         else:
             self._stream.respond(RESPONSE_HEADERS, pack_message(answer), OK_TRAILERS)
 
 
-class StreamingCall(_Call):
+class StreamingCall(_Call[CallerT]):
     """A call of many messages both ways."""
 
     __slots__ = ("_buffer", "_has_ended", "_refusal", "_waiter")
 
-    def __init__(self, service: Service, stream: Stream, head: RequestHead, handler: StreamHandler) -> None:
-        super().__init__(service, stream, head)
+    def __init__(
+        self,
+        service: Service[CallerT],
+        stream: Stream,
+        head: RequestHead,
+        caller: CallerT,
+        handler: StreamHandler[CallerT],
+    ) -> None:
+        super().__init__(service, stream, head, caller)
         self._buffer = (
             bytearray()
         )  # messages are split off as they are read: as objects, small ones take ten times more
@@ -361,9 +376,9 @@ class StreamingCall(_Call):
         stream.is_fed = False  # between messages its client may be silent for as long as it likes
         self._start(self._run(handler))
 
-    async def _run(self, handler: StreamHandler) -> None:
+    async def _run(self, handler: StreamHandler[CallerT]) -> None:
         try:
-            await handler(self._read(), self._send, self._head.metadata)
+            await handler(self._read(), self._send, self._caller)
         except Exception as exc:
             self._fail(exc)
         else:
