@@ -11,10 +11,10 @@ import asyncio
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from typing import Protocol
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.model_index import READY, ModelIndex, ServerView
+from orchestrator.gateway.ports import Inventory
 from orchestrator.gateway.protocol.family import VERSION, check_version
 from orchestrator.gateway.protocol.messages import parse, pb
 from orchestrator.gateway.statistics import FleetStatistics
@@ -25,18 +25,6 @@ log = logging.getLogger(__name__)
 
 _ASK_S = 10.0
 """For the supervisor, which asks the servers for their statistics."""
-
-
-class Inventory(Protocol):
-    """Answers ModelStatistics and RepositoryIndex."""
-
-    async def statistics(self, message: bytes) -> bytes:
-        """Return the serialised answer to a serialised ModelStatisticsRequest; raises SlimError."""
-        ...
-
-    async def index(self, message: bytes) -> bytes:
-        """Return the serialised answer to a serialised RepositoryIndexRequest; raises SlimError."""
-        ...
 
 
 class FleetInventory:

@@ -1,7 +1,7 @@
-"""Inferences of families: from a request that was read, through the router, to an answer that is counted.
+"""Inferences: those of families through the router, those of other models through the server that has them.
 
-There is one way through, and it calls back: gRPC's single calls are most of the traffic, and a callback needs no task.
-HTTP and streams await the same, by a future that the callback resolves.
+There is one way through the router, and it calls back: gRPC's unary calls are most of the traffic, and a callback needs
+no task. HTTP and streams await the same, by a future that the callback resolves.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
-from orchestrator.errors import ConfigError, ServerUnavailableError
-from orchestrator.gateway.auth.callers import Caller, Guard
+from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
+from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
+from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.metrics.outcomes import outcome_of
+from orchestrator.gateway.model_index import ModelIndex
+from orchestrator.gateway.passthrough import PassingOn
 from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.protocol.family import (
     FamilyModel,
@@ -26,7 +29,9 @@ from orchestrator.gateway.protocol.family import (
 )
 from orchestrator.gateway.protocol.family_requests import FamilyRequests
 from orchestrator.gateway.protocol.family_responses import FamilyResponses
-from orchestrator.gateway.protocol.messages import Message
+from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
+from orchestrator.gateway.protocol.wire import MalformedMessageError, check_shapes, read_address
+from orchestrator.http2.grpc.calls import UnaryResponder
 from orchestrator.router import Answer, CallbackSink
 
 ResponseT = TypeVar("ResponseT")
@@ -41,16 +46,14 @@ class FamilyInference:
         router: What runs them.
         metrics: Where they are counted.
         guard: What says what a caller may.
-        require_open: Raises when no more requests are taken.
+        health: What says whether requests are taken.
     """
 
-    def __init__(
-        self, router: InferenceRouter, metrics: GatewayMetrics, guard: Guard, require_open: Callable[[], None]
-    ) -> None:
+    def __init__(self, router: InferenceRouter, metrics: GatewayMetrics, guard: Guard, health: GatewayHealth) -> None:
         self._router = router
         self._metrics = metrics
         self._guard = guard
-        self._require_open = require_open
+        self._health = health
         self._requests = FamilyRequests()
         self._responses = FamilyResponses()
 
@@ -71,7 +74,7 @@ class FamilyInference:
             del future, cancel  # an error holds this frame, and the future the error; it would take the collector
 
     def find(self, message: bytes, families: Mapping[str, FamilyModel]) -> tuple[FamilyModel, FamilyRequest] | None:
-        """See FamilyRequests."""
+        """Return what ``FamilyRequests.find`` does."""
         return self._requests.find(message, families)
 
     def begin(
@@ -125,7 +128,7 @@ class FamilyInference:
 
         sink = CallbackSink(finish)
         try:
-            self._require_open()
+            self._health.require_open()
             wanted = self._read(request, family)
             self._guard.require_priority(caller, wanted.options.priority)
             self._guard.charge_items(caller, len(wanted.batch))
@@ -175,3 +178,141 @@ def _resolve(future: asyncio.Future[Message], response: Message | Exception) -> 
         future.set_exception(response)
     else:
         future.set_result(response)
+
+
+class Inference:
+    """Answers inferences of every model, each after it was admitted.
+
+    Args:
+        router: The router for the families.
+        model_index: What the servers serve.
+        metrics: Where inferences are counted.
+        guard: What says what a caller may.
+        passthrough: What asks a server that has a model.
+        health: What says whether requests are taken.
+    """
+
+    def __init__(
+        self,
+        router: InferenceRouter,
+        model_index: ModelIndex,
+        metrics: GatewayMetrics,
+        guard: Guard,
+        passthrough: PassingOn,
+        health: GatewayHealth,
+    ) -> None:
+        self._families = FamilyInference(router, metrics, guard, health)
+        self._model_index = model_index
+        self._metrics = metrics
+        self._guard = guard
+        self._passthrough = passthrough
+        self._health = health
+
+    def admit(self, caller: Caller, model: str) -> Ticket:
+        """Return what holds an inference's place among those under way; to be closed when it is answered.
+
+        Raises:
+            ForbiddenError: The caller may not use the model.
+            QuotaError: The caller has had its share.
+        """
+        try:
+            return self._guard.admit(caller, model)
+        except SlimError as exc:
+            self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+            raise
+
+    def begin(self, message: bytes, caller: Caller, responder: UnaryResponder) -> bool:
+        """Take a serialised inference of a family, to be answered when the router does; return whether it is one.
+
+        Raises:
+            SlimError: Why it is refused.
+        """
+        found = self._families.find(message, self._model_index.families)
+        family = found[0] if found else self._model_index.families.get(read_address(message).model)
+        if family is None:
+            return False
+        ticket = self.admit(caller, family.name)
+
+        def respond(response: bytes | Exception) -> None:
+            ticket.close()
+            if isinstance(response, Exception):
+                responder.refuse(response)
+            else:
+                responder.answer(response)
+
+        def abort() -> None:
+            ticket.close()
+            cancel()
+
+        try:
+            cancel = self._families.begin(family, found[1] if found else message, caller, respond)
+        except BaseException:
+            ticket.close()
+            raise
+        responder.on_abort = abort
+        return True
+
+    async def call(self, message: bytes, caller: Caller) -> bytes:
+        """Return the serialised answer to a serialised inference.
+
+        Raises:
+            SlimError: Why there is none.
+        """
+        model = read_address(message).model
+        with self.admit(caller, model):
+            family = self._model_index.families.get(model)
+            if family is None:
+                return await self._pass_through(model, message, caller)
+            return serialise(await self._families.infer(family, parse(pb.ModelInferRequest, message), caller))
+
+    async def infer(self, request: Message, caller: Caller) -> Message:
+        """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
+        family = self._model_index.families.get(request.model_name)
+        if family is None:
+            answer = await self._pass_through(request.model_name, serialise(request), caller)
+            return pb.ModelInferResponse.FromString(answer)
+        return await self._families.infer(family, request, caller)
+
+    async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
+        """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""
+        response = pb.ModelStreamInferResponse()
+        try:
+            with self.admit(caller, family.name):
+                request = parse(pb.ModelInferRequest, message)
+                response.infer_response.CopyFrom(await self._families.infer(family, request, caller))
+                response.infer_response.parameters["triton_final_response"].bool_param = True
+        except MalformedMessageError:
+            raise
+        except SlimError as exc:
+            response.error_message = str(exc)
+            response.infer_response.id = parse(pb.ModelInferRequest, message).id
+        return serialise(response)
+
+    async def _pass_through(self, name: str, message: bytes, caller: Caller) -> bytes:
+        """Return what a server answers to an inference of a model that is no family."""
+        self._metrics.begin()
+        began_s = time.perf_counter()
+        outcome, server = "ok", ""
+        try:
+            self._health.require_open()
+            self._guard.charge_items(caller, 1)
+            check_shapes(message)
+            answer, server = await self._passthrough.ask("ModelInfer", message, caller.metadata)
+            return answer
+        except BaseException as exc:
+            outcome = outcome_of(exc)
+            raise
+        finally:
+            self._metrics.end()
+            self._metrics.time(
+                name if outcome == "ok" else self._label(name),
+                outcome,
+                tenant=caller.tenant,
+                server=server,
+                latency_s=time.perf_counter() - began_s,
+                queue_s=None,
+            )
+
+    def _label(self, model: str) -> str:
+        """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
+        return model if self._model_index.is_known(model) else ""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol
 
+from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.protocol.tensors import Array
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Backlog, CallbackSink
 from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.passthrough import Metadata
+
+UnaryMethod = Callable[[bytes, Caller], Awaitable[bytes]]
+"""Answers one serialised call of somebody."""
 
 
 class InferenceRouter(Protocol):
@@ -75,4 +79,29 @@ class Server(Protocol):
 
     async def close(self, *, drain_s: float = 10.0) -> None:
         """Release the connection, after waiting at most so long for what is under way."""
+        ...
+
+
+class Inventory(Protocol):
+    """What answers ModelStatistics and RepositoryIndex for the whole fleet."""
+
+    async def statistics(self, message: bytes) -> bytes:
+        """Return the serialised answer to a serialised ModelStatisticsRequest; raises SlimError."""
+        ...
+
+    async def index(self, message: bytes) -> bytes:
+        """Return the serialised answer to a serialised RepositoryIndexRequest; raises SlimError."""
+        ...
+
+
+class Team(Protocol):
+    """The gateway's other processes, as a worker knows them; its transports then do not listen by themselves."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """What all of them query for the fleet's statistics."""
+        ...
+
+    def is_served(self, family: str) -> bool:
+        """Return whether all of them can answer a family."""
         ...

@@ -13,10 +13,10 @@ from orchestrator.config import RouterSettings
 from orchestrator.errors import SlimError
 from orchestrator.gateway.auth.callers import ANYONE
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.grpc.stream import StreamSession
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.messages import pb
+from orchestrator.gateway.streaming import StreamSession
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer

@@ -45,7 +45,7 @@ async def passing_on(
 
 
 def retried(metrics: GatewayMetrics) -> float:
-    return sum(values[0] for values in metrics.tally().values["slim_router_retries"].values())
+    return sum(values[0] for values in metrics.snapshot().values["slim_router_retries"].values())
 
 
 async def test_what_was_not_run_is_asked_again_as_long_as_there_is_a_budget() -> None:

@@ -20,7 +20,7 @@ EARLY = {"hedge": {"quantile": 0.5, "floor_ms": 1.0}, "retries": {"overdue_floor
 
 
 def counted(world: World, measure: str) -> Counter[tuple[str, ...]]:
-    cells = world.gateway.tally().values.get(measure, {})
+    cells = world.gateway.snapshot_metrics().values.get(measure, {})
     return Counter({tuple(labels): int(values[0]) for labels, values in cells.items()})
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+from orchestrator.config import GatewaySettings
 from orchestrator.errors import (
     CapacityError,
     ConfigError,
@@ -28,9 +29,10 @@ from orchestrator.errors import (
 from orchestrator.gateway.administration import ClosedError
 from orchestrator.gateway.auth.callers import Caller, ForbiddenError, UnauthenticatedError
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.grpc.stream import METHOD as STREAM_METHOD
-from orchestrator.gateway.grpc.stream import StreamSession
+from orchestrator.gateway.listening import refused_address
 from orchestrator.gateway.protocol.wire import MalformedMessageError
+from orchestrator.gateway.streaming import METHOD as STREAM_METHOD
+from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.connection import Connection
 from orchestrator.http2.grpc.calls import Send, Service, UnaryHandler
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
@@ -42,6 +44,7 @@ from orchestrator.triton.passthrough import SERVICE, RefusedCallError
 
 log = logging.getLogger(__name__)
 
+_MIB = 2**20
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
@@ -72,39 +75,37 @@ class GrpcServer:
     """The gRPC endpoint of a gateway.
 
     Args:
-        plane: that answers.
-        address: ``host:port`` to listen on; port 0 takes a free one.
-        max_message_bytes: of a request.
-        stream_window: requests of one stream under way at a time.
-        ssl: to speak TLS with; None: plain.
-        listens: itself; else another process does, and its connections are adopted.
-        limits: of what one client may take.
-        held_bytes: of requests that have not come whole, of all clients.
-        max_connections: at a time.
+        plane: The data plane that answers.
+        address: Where to listen, ``host:port``; port 0 takes a free one.
+        settings: The gateway's settings, for the limits of what clients may take.
+        ssl: What to speak TLS with; None for plain connections.
+        listens: Whether it listens itself; else another process does, and its connections are adopted.
 
     Attributes:
-        address: where it listens, once started.
+        address: Where it listens, once started.
     """
 
     def __init__(
         self,
         plane: DataPlane,
         address: str,
+        settings: GatewaySettings,
         *,
-        max_message_bytes: int,
-        stream_window: int,
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
-        limits: Limits | None = None,
-        held_bytes: int = 512 * 2**20,
-        max_connections: int = 1000,
     ) -> None:
         self.address = address
         self._plane = plane
-        self._window = stream_window
+        self._window = settings.stream_window
         self._ssl = ssl
         self._listens = listens
-        self._limits = limits or Limits()
+        clients = settings.limits
+        self._limits = Limits(
+            max_streams=clients.max_concurrent_streams,
+            header_list_bytes=int(clients.max_header_kib * 1024),
+            handshake_s=clients.header_timeout_s,
+            stall_s=clients.stall_timeout_s,
+        )
         unary: dict[str, UnaryHandler[Caller]] = {
             f"/{SERVICE}/{name}": partial(plane.call, name) for name in plane.methods
         }
@@ -112,19 +113,19 @@ class GrpcServer:
             unary={**unary, HEALTH_METHOD: self._check_health},
             streaming={f"/{SERVICE}/{STREAM_METHOD}": self._stream},
             explain=explain,
-            max_message_bytes=max_message_bytes,
+            max_message_bytes=int(settings.max_message_mib * _MIB),
             limits=self._limits,
-            receive_budget=ReceiveBudget(held_bytes),
+            receive_budget=ReceiveBudget(int(clients.max_held_mib * _MIB)),
             identify=self._identify,
-            quick={f"/{SERVICE}/ModelInfer": plane.begin_infer},
+            quick={f"/{SERVICE}/ModelInfer": plane.inference.begin},
         )
-        self._listener = Listener(self._make_connection, self._limits, max_connections=max_connections)
+        self._listener = Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
 
     async def start(self) -> None:
         """Listen.
 
         Raises:
-            ConfigError: when the address can't be listened on.
+            ConfigError: The address can't be listened on.
         """
         if not self._listens:
             self._listener.open()
@@ -133,10 +134,7 @@ class GrpcServer:
         try:
             found = await self._listener.start(host.strip("[]"), int(port), ssl=self._ssl)
         except OSError as exc:
-            raise ConfigError(
-                f"can't listen on gateway.grpc = {self.address} ({exc.strerror or exc}); give a free address of this "
-                "machine"
-            ) from exc
+            raise refused_address(self.address, "gateway.grpc", exc) from exc
         self.address = f"{host}:{found}"
 
     async def adopt(self, connection: socket.socket) -> None:
@@ -145,7 +143,7 @@ class GrpcServer:
 
     @property
     def connections(self) -> int:
-        """Open now."""
+        """The number of connections that are open now."""
         return self._listener.connections
 
     async def stop(self, grace_s: float) -> None:
@@ -164,7 +162,7 @@ class GrpcServer:
         await StreamSession(self._plane, send, window=self._window, caller=caller).run(requests)
 
     async def _check_health(self, message: bytes, caller: Caller) -> bytes:
-        return _SERVING if self._plane.is_ready() else _NOT_SERVING
+        return _SERVING if self._plane.health.is_ready() else _NOT_SERVING
 
 
 def explain(error: Exception) -> RpcError:

@@ -4,8 +4,8 @@ aiohttp bounds how long a connection may idle and nothing else: one that sends h
 of a thousand is kept. What is added here, for all connections of a server, is looked at a few times a second instead of
 by timers of each request, which cost more than the request: since when a connection waits for headers, for its next
 request, or for its client to take what was written. Bodies are watched where they are read. When there are too many,
-``http2.crowd`` says which one goes. A process that stood still, stopped or on too busy a host, has not listened either:
-what a look comes too late is held against nobody.
+``http2.eviction`` says which one goes. A process that stood still, stopped or on too busy a host, has not listened
+either: what a look comes too late is held against nobody.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class HttpConnection(web.RequestHandler):
             self.transport.abort()
 
 
-class HttpCrowd:
+class HttpConnections:
     """All connections of a server.
 
     Args:

@@ -2,7 +2,7 @@
 
 One table says what there is. Labels are bounded by what the fleet serves: a request for a model that nobody knows is
 counted under no model, so that a client can't make up series. A request costs half a microsecond to count and time
-(thirteen in prometheus_client's multiprocess mode, see ``tallies``).
+(thirteen in prometheus_client's multiprocess mode, see ``snapshot``).
 """
 
 from __future__ import annotations
@@ -144,16 +144,16 @@ class GatewayMetrics:
             ended = self._ended[labels] = _Ended()
         return ended
 
-    def tally(self) -> MetricSnapshot:
+    def snapshot(self) -> MetricSnapshot:
         """Return a copy of all that was counted here."""
-        tally = MetricSnapshot({_IN_FLIGHT.name: {(): [float(self.in_flight)]}})
-        requests = tally.values.setdefault(_REQUESTS.name, {})
+        snapshot = MetricSnapshot({_IN_FLIGHT.name: {(): [float(self.in_flight)]}})
+        requests = snapshot.values.setdefault(_REQUESTS.name, {})
         for labels, ended in self._ended.items():
             requests[labels] = [ended.requests.value]
             for measure, buckets in ((_LATENCY, ended.latency), (_QUEUE, ended.queue), (_SERVICE, ended.service)):
                 if any(buckets.counts):
-                    tally.values.setdefault(measure.name, {})[labels] = [*buckets.counts, buckets.total]
-        tally.values[_TENANTS.name] = {labels: [cell.value] for labels, cell in self._tenants.items()}
-        self.router.put(tally)
-        tally.values[_UNAUTHENTICATED.name] = {(): [self._unauthenticated.value]}
-        return tally
+                    snapshot.values.setdefault(measure.name, {})[labels] = [*buckets.counts, buckets.total]
+        snapshot.values[_TENANTS.name] = {labels: [cell.value] for labels, cell in self._tenants.items()}
+        self.router.put(snapshot)
+        snapshot.values[_UNAUTHENTICATED.name] = {(): [self._unauthenticated.value]}
+        return snapshot

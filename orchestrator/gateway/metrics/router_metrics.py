@@ -98,15 +98,15 @@ class RouterMetrics(RouterObserver):
             cell = cells[labels] = Cell()
         cell.value += amount
 
-    def put(self, tally: MetricSnapshot) -> None:
-        """Copy all that was counted here into a tally."""
+    def put(self, snapshot: MetricSnapshot) -> None:
+        """Copy all that was counted here into a snapshot."""
         for name, cells in self._cells.items():
-            tally.values[name] = {labels: [cell.value] for labels, cell in cells.items()}
-        tally.values[_POLICY.name] = {(): [*self._policy.counts, self._policy.total]}
+            snapshot.values[name] = {labels: [cell.value] for labels, cell in cells.items()}
+        snapshot.values[_POLICY.name] = {(): [*self._policy.counts, self._policy.total]}
 
 
-def put_backlog(tally: MetricSnapshot, backlog: Backlog) -> None:
-    """Write what waits into a tally."""
+def put_backlog(snapshot: MetricSnapshot, backlog: Backlog) -> None:
+    """Write what waits into a snapshot."""
     amounts = (backlog.requests, backlog.items, backlog.size_bytes)
     for measure, amount in zip(_QUEUED, amounts, strict=True):
-        tally.values[measure.name] = {(): [float(amount)]}
+        snapshot.values[measure.name] = {(): [float(amount)]}

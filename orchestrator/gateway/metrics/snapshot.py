@@ -2,7 +2,7 @@
 
 prometheus_client's own multiprocess mode writes each increment into a mapped file: 1.5 µs each and two of them for an
 observation, besides files that outlive their processes. Here an increment is an addition in memory; what a process has
-tallied is copied when somebody asks for it and added to what the others have, which is cheap because it is rare. The
+counted is copied when somebody asks for it and added to what the others have, which is cheap because it is rare. The
 exposition formats stay prometheus_client's.
 """
 
@@ -68,7 +68,7 @@ class Buckets:
 
 @dataclass(slots=True)
 class MetricSnapshot:
-    """What was tallied, by metric and labels; values of a histogram are its buckets' counts, then the sum."""
+    """What was counted, by metric and labels; values of a histogram are its buckets' counts, then the sum."""
 
     values: dict[str, dict[Labels, list[float]]] = field(default_factory=dict)
 

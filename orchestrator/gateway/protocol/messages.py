@@ -31,6 +31,12 @@ def parse(kind: Any, message: bytes) -> Message:
         raise MalformedMessageError("Unable to parse request") from exc
 
 
+def serialise(message: Message) -> bytes:
+    """Return a message as bytes."""
+    serialised: bytes = message.SerializeToString()
+    return serialised
+
+
 def read_value(parameter: Message) -> Value | None:
     """Return what a parameter holds, None when nothing."""
     which = parameter.WhichOneof("parameter_choice")

@@ -26,13 +26,13 @@ from orchestrator.config import GatewaySettings
 from orchestrator.embedded.server import describe_exit_code
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.gateway.fleet_statistics import FleetInventory, answers_to_workers
+from orchestrator.gateway.listening import BACKLOG, bind
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, WORKER_RESTARTS, WORKERS
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import Server
 from orchestrator.gateway.workers.channel import Channel
-from orchestrator.gateway.workers.listening import BACKLOG, bind
 from orchestrator.gateway.workers.socket_handoff import Kind, SocketHandoff
 from orchestrator.processes.back_off import count_short_lives, restart_pause_s
 from orchestrator.snapshot import ServerName

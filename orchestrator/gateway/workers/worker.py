@@ -59,7 +59,7 @@ class WorkerTeam:
     async def leave(self, failure: str | None = None) -> None:
         """Say the last words: what was counted, or why it could not start."""
         if self._gateway is not None:
-            self._channel.tell("tally", self._gateway.tally().encode())
+            self._channel.tell("tally", self._gateway.snapshot_metrics().encode())
         if failure is not None:
             self._channel.tell("failed", failure)
         for task in self._tasks:
@@ -85,10 +85,10 @@ class WorkerTeam:
                 self._channel.tell("served", sorted(served))
             if loop.time() >= tally_at_s:
                 tally_at_s = loop.time() + _TALLY_S
-                self._channel.tell("tally", gateway.tally().encode())
+                self._channel.tell("tally", gateway.snapshot_metrics().encode())
 
     async def _hear_served(self, body: Any) -> None:
         self._served = frozenset(body)
 
     async def _read_tally(self, body: Any) -> Any:
-        return [] if self._gateway is None else self._gateway.tally().encode()
+        return [] if self._gateway is None else self._gateway.snapshot_metrics().encode()

@@ -1,7 +1,7 @@
 """One client's stream of inferences: families through the router, other models over a stream to a server each.
 
-Answers come in the order of completion, as from Triton. A model that is passed on stays with the server it began with
-while the client's stream lasts, because decoupled models and sequences keep state there. No more than ``window``
+Answers come in the order of completion, as from Triton. A model that is passed through stays with the server it began
+with while the client's stream lasts, because decoupled models and sequences keep state there. No more than ``window``
 requests of families are under way at a time, and a server or a client that takes no more holds up the reading; so a
 stream costs a bounded amount of memory. A client that leaves ends its own requests only: streams to servers are read to
 their ends in the background.
@@ -18,7 +18,7 @@ from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.metrics.outcomes import outcome_of
 from orchestrator.gateway.ports import ServerStream
 from orchestrator.gateway.protocol.family import FamilyModel
-from orchestrator.gateway.protocol.messages import parse, pb
+from orchestrator.gateway.protocol.messages import parse, pb, serialise
 from orchestrator.gateway.protocol.wire import check_shapes, read_address
 from orchestrator.snapshot import ServerName
 
@@ -29,10 +29,10 @@ class StreamSession:
     """Answers the requests of one stream.
 
     Args:
-        plane: that answers them.
-        send: takes one serialised ModelStreamInferResponse; waits while the client takes no more.
-        window: requests of families under way at a time.
-        caller: whose stream it is.
+        plane: The data plane that answers them.
+        send: Takes one serialised ModelStreamInferResponse; waits while the client takes no more.
+        window: How many requests of families may be under way at a time.
+        caller: The client whose stream it is.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class StreamSession:
             tasks.create_task(self._answer(family, message))
             return
         try:
-            self._plane.require_open()
+            self._plane.health.require_open()
             self._charge(address.model)
             check_shapes(message)
             stream = self._pinned.get(address.model) or self._open(message, tasks)
@@ -92,7 +92,7 @@ class StreamSession:
         await stream.send(message)
 
     def _charge(self, model: str) -> None:
-        """Count a request that is passed on; a model holds one place among those under way as long as the stream."""
+        """Count a request that is passed through; its model holds one place under way while the stream lasts."""
         guard = self._plane.guard
         if model in self._tickets:
             guard.require_model(self._caller, model)
@@ -112,20 +112,20 @@ class StreamSession:
 
     async def _pump(self, stream: ServerStream) -> None:
         async for answer in stream.answers():
-            await self._pass_on(answer)
+            await self._forward(answer)
 
     async def _answer(self, family: FamilyModel, message: bytes) -> None:
         try:
-            await self._pass_on(await self._plane.infer_streamed(family, message, self._caller))
+            await self._forward(await self._plane.inference.infer_streamed(family, message, self._caller))
         finally:
             self._window.release()
 
     async def _fail(self, message: bytes, error: SlimError) -> None:
         response = pb.ModelStreamInferResponse(error_message=str(error))
         response.infer_response.id = parse(pb.ModelInferRequest, message).id
-        await self._pass_on(response.SerializeToString())
+        await self._forward(serialise(response))
 
-    async def _pass_on(self, answer: bytes) -> None:
+    async def _forward(self, answer: bytes) -> None:
         async with self._sending:
             await self._send(answer)
 

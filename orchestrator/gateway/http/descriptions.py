@@ -47,10 +47,10 @@ class Descriptions:
             return kept
         self._kept.pop((model, version), None)
         asked_s = self._clock()
-        config = await self._plane.ask(
+        config = await self._plane.query(
             "ModelConfig", pb.ModelConfigRequest(name=model, version=version), pb.ModelConfigResponse, ANYONE
         )
-        metadata = await self._plane.ask(
+        metadata = await self._plane.query(
             "ModelMetadata", pb.ModelMetadataRequest(name=model, version=version), pb.ModelMetadataResponse, ANYONE
         )
         found = self._kept[model, version] = Description(config.config, metadata, asked_s)
