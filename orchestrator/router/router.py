@@ -14,6 +14,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,7 @@ from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
 from orchestrator.router.dispatch.dispatcher import Dispatcher
+from orchestrator.router.inspection import RouterInspection, ServerInspection
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.admission import Admissions, Admitted, admit
 from orchestrator.router.queue.request import Answer, Array, PendingRequest, ResponseSink
@@ -286,6 +288,18 @@ class Router:
     def energy(self) -> EnergyTable:
         """What groups cost in joules, as far as the profile knows."""
         return self._fleet.energy
+
+    def inspect(self) -> RouterInspection:
+        """Return what the router holds now."""
+        return RouterInspection(
+            backlog=replace(self._lanes.backlog),
+            batches_under_way=self._dispatcher.under_way,
+            batches_given_up=self._dispatcher.given_up,
+            servers={
+                link.name: ServerInspection(link.is_healthy, link.is_suspect, len(link.in_flight), link.calls)
+                for link in self._fleet.links.values()
+            },
+        )
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
         """Return, for each server that answers, the widths of a family that it serves, ascending.

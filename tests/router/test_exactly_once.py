@@ -207,7 +207,7 @@ async def play(scenario: Scenario) -> None:
         if not scenario.close_early:
             _, lost = await asyncio.wait(asked, timeout=300)
             assert not lost, "some were never answered"
-            backlog = router._lanes.backlog
+            backlog = router.backlog
             assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     _, lost = await asyncio.wait(asked, timeout=300)
     assert not lost, "some were never answered"
@@ -236,10 +236,10 @@ def check_outcomes(scenario: Scenario, outcomes: list[Any]) -> None:
 
 
 def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
-    backlog = router._lanes.backlog
+    backlog = router.backlog
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     assert ledger.under_way == 0
-    assert not router._dispatcher._sender._running
+    assert router.inspect().batches_under_way == 0
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     # Calls to servers go on in the background for as long as they take; the router's own are gone.
     assert not [task for task in left if "router" in repr(task.get_coro())], left

@@ -77,6 +77,16 @@ class Dispatcher:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf
 
+    @property
+    def under_way(self) -> int:
+        """The number of batches that were sent and have not ended, those that were given up included."""
+        return self._sender.under_way
+
+    @property
+    def given_up(self) -> int:
+        """The number of batches under way that nobody waits for any more."""
+        return self._sender.given_up
+
     def make_deciders(self, settings: RouterSettings) -> Deciders:
         """Return who decides by such settings.
 

@@ -57,6 +57,16 @@ class Sender:
         self._running: set[asyncio.Future[Array]] = set()
         self._ended: list[tuple[Attempt, float, str | None]] = []
 
+    @property
+    def under_way(self) -> int:
+        """The number of batches that were sent and have not ended."""
+        return len(self._running)
+
+    @property
+    def given_up(self) -> int:
+        """The number of batches under way that nobody waits for any more."""
+        return len(self._attempts.given_up)
+
     def send(self, batch: Batch) -> None:
         """Send a group, which its server has room for."""
         link = batch.link
