@@ -4,7 +4,7 @@ Loading and unloading belong to the controllers. Shared memory works on one host
 hit every client's regions. Log and trace settings are the server operator's. Closed calls get PERMISSION_DENIED, over
 HTTP 403 as from a Triton with a restricted API: UNIMPLEMENTED would say that nobody can do it, and UNAVAILABLE, which
 Triton's own restriction over gRPC uses, makes KServe's client retry. Reading those settings gives an empty list, and
-unregistering *all* shared memory succeeds without a server being asked, because nothing is ever registered here;
+unregistering *all* shared memory succeeds without a call to a server, because nothing is ever registered here;
 ``perf_analyzer`` does that first and last.
 """
 

@@ -49,7 +49,7 @@ class DataPlane:
     Attributes:
         health: Whether the gateway and its models can answer.
         inference: What answers inferences.
-        passthrough: What asks servers for models of no family.
+        passthrough: What calls servers for models of no family.
         inventory: What keeps the fleet's statistics; None when another process does.
     """
 
@@ -93,10 +93,10 @@ class DataPlane:
         return tuple(self._methods)
 
     def identify(self, method: str, metadata: Metadata) -> Caller:
-        """Return who makes a call; to be asked once a call, by its transport.
+        """Return who makes a call; for its transport to do once a call.
 
         Raises:
-            UnauthenticatedError: That can't be told and must be; it is counted.
+            UnauthenticatedError: The call has to say so and does not; it is counted.
         """
         try:
             return self.guard.identify(method, metadata)

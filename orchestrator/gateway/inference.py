@@ -117,7 +117,7 @@ class FamilyInference:
             try:
                 callback(render(wanted.id, family, outcome, wanted.classes))
                 note("ok", outcome)
-            except Exception as exc:  # a bug of ours, which the client is told as such
+            except Exception as exc:  # a bug of ours, and the client learns that it is one
                 note(outcome_of(exc))
                 callback(exc)
 
@@ -188,7 +188,7 @@ class Inference:
         model_index: What the servers serve.
         metrics: Where inferences are counted.
         guard: What says what a caller may.
-        passthrough: What asks a server that has a model.
+        passthrough: What calls a server that has a model.
         health: What says whether requests are taken.
     """
 

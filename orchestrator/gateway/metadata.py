@@ -36,7 +36,7 @@ class MetadataAnswers:
 
     Args:
         model_index: What the servers serve.
-        passthrough: What asks a server that has a model.
+        passthrough: What calls a server that has a model.
     """
 
     def __init__(self, model_index: ModelIndex, passthrough: PassingOn) -> None:

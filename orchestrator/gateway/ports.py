@@ -62,7 +62,7 @@ class ServerStream(Protocol):
 
 
 class Server(Protocol):
-    """A server that calls are passed on to; TritonPassthrough is the real one."""
+    """A server that calls are passed through to; TritonPassthrough is the real one."""
 
     @property
     def in_flight(self) -> int:

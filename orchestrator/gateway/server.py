@@ -36,7 +36,7 @@ from orchestrator.triton.passthrough import TritonPassthrough
 
 log = logging.getLogger(__name__)
 
-_DRAIN_LOOK_S = 0.1  # also for how long, at the least, clients are told to go elsewhere
+_DRAIN_LOOK_S = 0.1  # also for how long, at the least, clients are sent elsewhere
 _LAST_CALLS_S = 0.5  # for calls that are no inferences, and streams that wait for nothing
 
 
@@ -83,7 +83,7 @@ class Gateway:
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
         self._watchers: list[asyncio.Task[None]] = []
-        self._plane = DataPlane(
+        self._data_plane = DataPlane(
             router,
             self._model_index,
             self._metrics,
@@ -119,13 +119,13 @@ class Gateway:
         address, ssl = self._settings.grpc, None if tls is None else tls.context(HTTP2)
         if address is None:
             return None
-        return GrpcServer(self._plane, address, self._settings, ssl=ssl, listens=self._is_alone)
+        return GrpcServer(self._data_plane, address, self._settings, ssl=ssl, listens=self._is_alone)
 
     def _make_http(self, tls: TlsFiles | None) -> HttpServer | None:
         address, ssl = self._settings.http, None if tls is None else tls.context(HTTP1)
         if address is None:
             return None
-        return HttpServer(self._plane, address, self._settings, ssl=ssl, listens=self._is_alone)
+        return HttpServer(self._data_plane, address, self._settings, ssl=ssl, listens=self._is_alone)
 
     def reload(self) -> None:
         """Read tokens and certificates again now, as happens anyway within a second of their change."""
@@ -133,12 +133,12 @@ class Gateway:
             files.refresh(is_forced=True)
 
     def reconfigure(self, fleet: FleetSettings) -> None:
-        """Take the gateway's section of another fleet; the servers are those of the router, whatever it is told.
+        """Take the gateway's section of another fleet; the servers are those of the router, whatever they are.
 
-        How much may be asked again changes at once. None of its own settings does before the gateway is started again,
-        which is told in the log.
+        How many calls may be repeated changes at once. None of its own settings does before the gateway is started
+        again, which the log says.
         """
-        self._plane.passthrough.reconfigure(fleet.router.retries if self._is_alone else _share_retries(fleet))
+        self._data_plane.passthrough.reconfigure(fleet.router.retries if self._is_alone else _share_retries(fleet))
         if fleet.gateway != self._settings:
             log.warning("the gateway section has changed; start the gateway again for it to take effect")
 
@@ -198,7 +198,7 @@ class Gateway:
 
     def serves(self, family: str) -> bool:
         """Return whether some server answers a width of a family, as this process sees it."""
-        return self._plane.health.serves(family)
+        return self._data_plane.health.serves(family)
 
     @property
     def served(self) -> frozenset[str]:
@@ -233,8 +233,8 @@ class Gateway:
             asyncio.create_task(self._model_index.watch(self._discovery_period_s)),
             asyncio.create_task(watch(self._files)),
         ]
-        if self._plane.inventory is not None:
-            watching = self._plane.inventory.watch(self._settings.statistics_period_s)
+        if self._data_plane.inventory is not None:
+            watching = self._data_plane.inventory.watch(self._settings.statistics_period_s)
             self._watchers.append(asyncio.create_task(watching))
         return self
 
@@ -249,7 +249,7 @@ class Gateway:
         clock = asyncio.get_running_loop().time
         until_s = clock() + self._settings.drain_s
         self._router.close_by(until_s)
-        self._plane.health.is_draining = True
+        self._data_plane.health.is_draining = True
         try:
             await self._drain(until_s)
             await asyncio.gather(*(transport.stop(_LAST_CALLS_S) for transport in self._transports))

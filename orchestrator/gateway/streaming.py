@@ -29,16 +29,16 @@ class StreamSession:
     """Answers the requests of one stream.
 
     Args:
-        plane: The data plane that answers them.
+        data_plane: The data plane that answers them.
         send: Takes one serialised ModelStreamInferResponse; waits while the client takes no more.
         window: How many requests of families may be under way at a time.
         caller: The client whose stream it is.
     """
 
     def __init__(
-        self, plane: DataPlane, send: Callable[[bytes], Awaitable[object]], *, window: int, caller: Caller
+        self, data_plane: DataPlane, send: Callable[[bytes], Awaitable[object]], *, window: int, caller: Caller
     ) -> None:
-        self._plane = plane
+        self._data_plane = data_plane
         self._send = send
         self._caller = caller
         self._tickets: dict[str, Ticket] = {}
@@ -51,7 +51,7 @@ class StreamSession:
         """Answer until the client sends no more and all is answered.
 
         Raises:
-            SlimError: when the stream can't go on; the client has then to be told by a status.
+            SlimError: The stream can't go on; the client has then to get a status.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -66,34 +66,34 @@ class StreamSession:
             raise expected from group
         finally:
             for stream in self._streams.values():
-                self._plane.metrics.end()
+                self._data_plane.metrics.end()
                 stream.abandon()
             for ticket in self._tickets.values():
                 ticket.close()
 
     async def _take(self, message: bytes, tasks: asyncio.TaskGroup) -> None:
         address = read_address(message)
-        family = self._plane.model_index.families.get(address.model)
+        family = self._data_plane.model_index.families.get(address.model)
         if family is not None:
             await self._window.acquire()
             tasks.create_task(self._answer(family, message))
             return
         try:
-            self._plane.health.require_open()
+            self._data_plane.health.require_open()
             self._charge(address.model)
             check_shapes(message)
             stream = self._pinned.get(address.model) or self._open(message, tasks)
         except SlimError as exc:
-            self._plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)
+            self._data_plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)
             await self._fail(message, exc)
             return
         self._pinned[address.model] = stream
-        self._plane.metrics.count(address.model, "streamed", tenant=self._caller.tenant)
+        self._data_plane.metrics.count(address.model, "streamed", tenant=self._caller.tenant)
         await stream.send(message)
 
     def _charge(self, model: str) -> None:
         """Count a request that is passed through; its model holds one place under way while the stream lasts."""
-        guard = self._plane.guard
+        guard = self._data_plane.guard
         if model in self._tickets:
             guard.require_model(self._caller, model)
             guard.charge_request(self._caller)
@@ -102,11 +102,11 @@ class StreamSession:
         guard.charge_items(self._caller, 1)
 
     def _open(self, message: bytes, tasks: asyncio.TaskGroup) -> ServerStream:
-        view = self._plane.model_index.find(read_address(message))[0]
+        view = self._data_plane.model_index.find(read_address(message))[0]
         stream = self._streams.get(view.name)
         if stream is None:
             stream = self._streams[view.name] = view.server.open_stream(METHOD, self._caller.metadata)
-            self._plane.metrics.begin()
+            self._data_plane.metrics.begin()
             tasks.create_task(self._pump(stream))
         return stream
 
@@ -116,7 +116,7 @@ class StreamSession:
 
     async def _answer(self, family: FamilyModel, message: bytes) -> None:
         try:
-            await self._forward(await self._plane.inference.infer_streamed(family, message, self._caller))
+            await self._forward(await self._data_plane.inference.infer_streamed(family, message, self._caller))
         finally:
             self._window.release()
 

@@ -1,11 +1,10 @@
 """The router: admit, queue, decide and send, answer.
 
-One event loop, no locks: every change of state happens between two awaits. Requests wait in ``lanes``; ``dispatch``
-decides on them and sends them, ``attempts`` looks after what was sent, ``shedding`` gives up what can't be served,
-``fleet`` looks after the servers.
+One event loop, no locks: every change of state happens between two awaits. Requests wait in ``queue``; ``dispatch``
+decides on them, sends them, and looks after what was sent; ``servers`` are the connections and their health.
 
-Every accepted request is answered once: its future is resolved by a group's answer or failure, by being shed, by its
-timeout, by the closing of the router, or cancelled by its own caller, and nothing else touches it.
+Every accepted request is answered once: its response sink takes a batch's answer or failure, or the error of being
+shed, of its timeout, or of the closing of the router; or its caller cancels it. Nothing else touches it.
 """
 
 from __future__ import annotations
@@ -54,10 +53,10 @@ class Router:
     """Routes inference requests over servers; an async context manager.
 
     Args:
-        settings: its section of fleet.yaml.
-        servers: connections by name.
-        starts: what is known of models before they were run.
-        observer: is told what happens.
+        settings: The router's section of fleet.yaml.
+        servers: The clients of the servers, by name.
+        starts: What is known of models before they were run.
+        observer: What is called when something happens.
 
     Example:
         async with Router.from_fleet(load_fleet(Path("fleet.yaml"))) as router:
@@ -95,13 +94,13 @@ class Router:
         """Return a router over the Tritons of a fleet; call it with an event loop running.
 
         Args:
-            fleet: all of it.
-            observer: is told what happens.
-            connect: makes the connection to a server.
-            resolve: returns the addresses of a host name, each of which is a server.
+            fleet: All of fleet.yaml.
+            observer: What is called when something happens.
+            connect: Makes the connection to a server.
+            resolve: Returns the addresses of a host name, each of which is a server.
 
         Raises:
-            ConfigError: when a key file or the profile can't be used.
+            ConfigError: A key file or the profile can't be used.
         """
         membership = Membership(fleet, connect, resolve)
         router = cls(fleet.router, membership.clients(), starts=membership.starts, observer=observer)
@@ -120,7 +119,7 @@ class Router:
         and finish what they have. What was bound to them is bound anew.
 
         Raises:
-            ConfigError: when the policy, a key file or the profile can't be used, or the router was not made by
+            ConfigError: The policy, a key file or the profile can't be used, or the router was not made by
                 ``from_fleet``; then nothing has changed.
         """
         if self._membership is None:
@@ -186,24 +185,24 @@ class Router:
         """Return the answer for one item or one batch of items, with what was decided for it.
 
         Args:
-            array: of the family's input type; one item, or a batch with the items first. A batch is never split.
+            array: An array of the family's input type: one item, or a batch with the items first, which is never split.
                 It is not copied, so leave it unchanged until the answer is there.
-            deadline_ms: from now; decides the order and the width. A request that waits is refused when its deadline
-                can't be kept any more, and one that was sent and is not answered by then fails; unless
-                ``overload.shed_late`` is off. None: the router's default, for which neither happens. One not below the
-                router's request timeout is as good as none.
-            min_accuracy: only widths of at least this accuracy, 0..1.
-            width: only this width, in percent.
-            family: may be left out when the fleet serves one family only.
-            priority: 1 is served first; 0, or a level that there is not, is the default level.
-            max_joules: an item may cost, sent alone.
-            preference: what counts among what is in time; None: what the router's policy goes by.
+            deadline_ms: Milliseconds from now; they decide the order and the width. A request that waits is refused
+                when its deadline can't be kept any more, and one that was sent and is not answered by then fails;
+                unless ``overload.shed_late`` is off. None: the router's default, for which neither happens. One not
+                below the router's request timeout is as good as none.
+            min_accuracy: The least accuracy, 0..1, of the widths that may run it.
+            width: The only width, in percent, that may run it.
+            family: The family; may be left out when the fleet serves one only.
+            priority: The priority level: 1 is served first; 0, or a level that there is not, is the default.
+            max_joules: The most joules that an item may cost when the request is sent alone.
+            preference: What counts among what is in time; None for what the router's policy goes by.
 
         Raises:
-            ConfigError: when array, family, width, accuracy or joules can't be served.
-            CapacityError: when the queue is full, or the deadline can't be kept; says when to come again.
-            DeadlineError: when there was no answer within the deadline or the router's request timeout.
-            SlimError: when the servers failed it.
+            ConfigError: Array, family, width, accuracy or joules can't be served.
+            CapacityError: The queue is full, or the deadline can't be kept; says when to come again.
+            DeadlineError: There was no answer within the deadline or the router's request timeout.
+            SlimError: The servers failed it.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         options = RequestOptions(deadline_ms, min_accuracy, width, family, priority, max_joules, preference)
@@ -270,23 +269,23 @@ class Router:
         """Return one model for each width that some server serves, ascending.
 
         Raises:
-            ConfigError: when the family is unknown, or not named although there are several.
+            ConfigError: The family is unknown, or not named although there are several.
         """
         return self._fleet.models(family)
 
     @property
     def backlog(self) -> Backlog:
-        """What waits now."""
+        """What waits in the queue now."""
         return self._lanes.backlog
 
     @property
     def latency(self) -> LatencyTable:
-        """What groups are expected to take, from all that was observed so far."""
+        """What batches are expected to take, from all that was observed so far."""
         return self._fleet.latency
 
     @property
     def energy(self) -> EnergyTable:
-        """What groups cost in joules, as far as the profile knows."""
+        """What batches cost in joules, as far as the profile knows."""
         return self._fleet.energy
 
     def inspect(self) -> RouterInspection:

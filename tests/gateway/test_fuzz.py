@@ -32,16 +32,16 @@ async def answer(method: str, message: bytes) -> bytes | None:
     model_index = ModelIndex({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
     await model_index.refresh()
     async with Router(RouterSettings(warm_up=False, guard=NO_TIME_BUDGET), {A: server}) as router:
-        plane = DataPlane(router, model_index, GatewayMetrics())
+        data_plane = DataPlane(router, model_index, GatewayMetrics())
         try:
             if method == "ModelStreamInfer":
-                await StreamSession(plane, _discard, window=2, caller=ANYONE).run(_one(message))
+                await StreamSession(data_plane, _discard, window=2, caller=ANYONE).run(_one(message))
                 return b""
-            return await plane.call(method, message, ANYONE)
+            return await data_plane.call(method, message, ANYONE)
         except SlimError:
             return None
         finally:
-            assert plane.metrics.in_flight == 0
+            assert data_plane.metrics.in_flight == 0
 
 
 async def _discard(message: bytes) -> None:

@@ -2,7 +2,7 @@
 
 A token is 256 random bits, so one round of SHA-256 keeps it as safe as a slow hash would, at a microsecond a request.
 The digest of what a client sends is compared with every known digest in constant time, and no match ends the search, so
-the time tells nothing about the tokens. Nothing of a token is kept, logged or passed on: from here on a call has a
+the time tells nothing about the tokens. Nothing of a token is kept, logged or passed through: from here on a call has a
 tenant's name. Quotas are checked before anything of a request but its model's name is read; items, once its shape is.
 With several workers each is given its share of rates and bursts, because the kernel spreads connections, not requests.
 """
@@ -44,8 +44,8 @@ class Caller:
     """Who makes a call.
 
     Attributes:
-        metadata: to pass on to servers, without credentials.
-        tenant: its name; None when nobody has to say who they are, and for the gateway's own calls.
+        metadata: The metadata to pass to servers, without credentials.
+        tenant: The tenant's name; None when nobody has to say who they are, and for the gateway's own calls.
     """
 
     metadata: Metadata = ()
@@ -80,7 +80,7 @@ class Ticket:
             account.running += 1
 
     def close(self) -> None:
-        """Count it no longer."""
+        """Stop counting it."""
         if self._account is not None:
             self._account.running -= 1
             self._account = None
@@ -96,13 +96,13 @@ class Guard:
     """Knows tenants by their tokens and counts what they take.
 
     Args:
-        tenants: those there are; None lets everybody do everything.
-        is_health_open: whether health needs no token.
-        share: of every quota that this process may give away, 1 over the number of workers.
-        clock: in seconds, that never goes back.
+        tenants: All tenants; None lets everybody do everything.
+        is_health_open: Whether health needs no token.
+        share: The part of every quota that this process may give away, 1 over the number of workers.
+        clock: Returns seconds on a clock that never goes back.
 
     Attributes:
-        is_on: whether anybody has to say who they are.
+        is_on: Whether anybody has to say who they are.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Guard:
         """Return who makes a call of a method.
 
         Raises:
-            UnauthenticatedError: when its metadata has no ``authorization``, several, or one that nobody has.
+            UnauthenticatedError: The metadata has no ``authorization``, several, or one that nobody has.
         """
         if not self.is_on or (self._is_health_open and method in OPEN_METHODS):
             return Caller(metadata)
@@ -222,8 +222,8 @@ class Guard:
         """Count items against their rate.
 
         Raises:
-            QuotaError: when they are too many now.
-            ForbiddenError: when they are too many at any time.
+            QuotaError: They are too many now.
+            ForbiddenError: They are too many at any time.
         """
         if caller.tenant is None:
             return

@@ -1,7 +1,7 @@
 """KServe v2 over gRPC: carries serialised calls to the data plane and its errors back as statuses.
 
-Nothing is parsed before the data plane knows where a request goes, and what is passed on is never parsed at all.
-``grpc.health.v1.Health/Check`` tells what ServerReady tells, whatever the service asked for, as Triton does; its two
+Nothing is parsed before the data plane knows where a request goes, and what is passed through is never parsed at all.
+``grpc.health.v1.Health/Check`` answers what ServerReady answers, whatever service is named, as Triton does; its two
 possible answers are written down as bytes, which saves a dependency.
 
 The transport is ``orchestrator.http2``, because gRPC's own server costs more CPU than all the rest of a request.
@@ -75,7 +75,7 @@ class GrpcServer:
     """The gRPC endpoint of a gateway.
 
     Args:
-        plane: The data plane that answers.
+        data_plane: The data plane that answers.
         address: Where to listen, ``host:port``; port 0 takes a free one.
         settings: The gateway's settings, for the limits of what clients may take.
         ssl: What to speak TLS with; None for plain connections.
@@ -87,7 +87,7 @@ class GrpcServer:
 
     def __init__(
         self,
-        plane: DataPlane,
+        data_plane: DataPlane,
         address: str,
         settings: GatewaySettings,
         *,
@@ -95,7 +95,7 @@ class GrpcServer:
         listens: bool = True,
     ) -> None:
         self.address = address
-        self._plane = plane
+        self._data_plane = data_plane
         self._window = settings.stream_window
         self._ssl = ssl
         self._listens = listens
@@ -107,7 +107,7 @@ class GrpcServer:
             stall_s=clients.stall_timeout_s,
         )
         unary: dict[str, UnaryHandler[Caller]] = {
-            f"/{SERVICE}/{name}": partial(plane.call, name) for name in plane.methods
+            f"/{SERVICE}/{name}": partial(data_plane.call, name) for name in data_plane.methods
         }
         self._service = Service(
             unary={**unary, HEALTH_METHOD: self._check_health},
@@ -117,7 +117,7 @@ class GrpcServer:
             limits=self._limits,
             receive_budget=ReceiveBudget(int(clients.max_held_mib * _MIB)),
             identify=self._identify,
-            quick={f"/{SERVICE}/ModelInfer": plane.inference.begin},
+            quick={f"/{SERVICE}/ModelInfer": data_plane.inference.begin},
         )
         self._listener = Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
 
@@ -156,17 +156,17 @@ class GrpcServer:
         return Connection(decoder, self._service.accept, self._limits, clock=time.monotonic, wake=wake)
 
     def _identify(self, path: str, metadata: Metadata) -> Caller:
-        return self._plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
+        return self._data_plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
 
     async def _stream(self, requests: AsyncIterator[bytes], send: Send, caller: Caller) -> None:
-        await StreamSession(self._plane, send, window=self._window, caller=caller).run(requests)
+        await StreamSession(self._data_plane, send, window=self._window, caller=caller).run(requests)
 
     async def _check_health(self, message: bytes, caller: Caller) -> bytes:
-        return _SERVING if self._plane.health.is_ready() else _NOT_SERVING
+        return _SERVING if self._data_plane.health.is_ready() else _NOT_SERVING
 
 
 def explain(error: Exception) -> RpcError:
-    """Return how an error is told to a client; what nobody expected is logged and told without its details."""
+    """Return a client's status for an error; what nobody expected is logged, and its details are not sent."""
     if isinstance(error, SlimError):
         retry_after_s = error.retry_after_s if isinstance(error, CapacityError) else None
         return RpcError(status_of(error), str(error), retry_after_s=retry_after_s)

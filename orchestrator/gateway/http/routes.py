@@ -62,21 +62,21 @@ class HttpRoutes:
     """What is answered under each path.
 
     Args:
-        plane: that answers.
-        bodies: reads those of requests.
+        data_plane: The data plane that answers.
+        bodies: What reads the bodies of requests.
     """
 
-    def __init__(self, plane: DataPlane, bodies: BodyReader) -> None:
-        self._plane = plane
+    def __init__(self, data_plane: DataPlane, bodies: BodyReader) -> None:
+        self._data_plane = data_plane
         self._bodies = bodies
-        self._descriptions = Descriptions(plane)
+        self._descriptions = Descriptions(data_plane)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the answer to a request, whatever it is; it may have been sent already.
 
         Raises:
-            ConnectionError: when the client is gone.
-            web.HTTPException: when aiohttp refuses a body.
+            ConnectionError: The client is gone.
+            web.HTTPException: Aiohttp refuses a body.
         """
         try:
             return await self._route(request)
@@ -100,8 +100,8 @@ class HttpRoutes:
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         parts = _split_path(request)
-        # Before anything of the body is read, and before it is told which paths there are.
-        caller = self._plane.identify(
+        # Before anything of the body is read, and before anybody learns which paths there are.
+        caller = self._data_plane.identify(
             "ServerReady" if parts is not None and parts[:1] == ["health"] else "", _credentials(request)
         )
         match parts:
@@ -114,7 +114,7 @@ class HttpRoutes:
             case ["health", "live"]:
                 return _health(request, True)
             case ["health", "ready"]:
-                return _health(request, self._plane.health.is_ready())
+                return _health(request, self._data_plane.health.is_ready())
             case ["models", "stats"]:
                 _require(request, "GET")
                 query = pb.ModelStatisticsRequest()
@@ -144,9 +144,9 @@ class HttpRoutes:
         }
         if target.action in posted:
             _require(request, "POST")
-            with self._plane.inference.admit(caller, name):
+            with self._data_plane.inference.admit(caller, name):
                 return await posted[target.action](request, target)
-        self._plane.guard.require_model(caller, name)
+        self._data_plane.guard.require_model(caller, name)
         if target.action == "generate_stream":  # the session admits, as for every stream
             _require(request, "POST")
             return await self._generate_stream(request, target)
@@ -154,7 +154,7 @@ class HttpRoutes:
             return await self._answer_settings(request, "TraceSetting", caller)
         match target.action:
             case "ready":
-                return _health(request, self._plane.health.is_model_ready(name, version))
+                return _health(request, self._data_plane.health.is_model_ready(name, version))
             case "":
                 _require(request, "GET")
                 query = pb.ModelMetadataRequest(name=name, version=version)
@@ -162,7 +162,7 @@ class HttpRoutes:
             case "config":
                 _require(request, "GET")
                 query = pb.ModelConfigRequest(name=name, version=version)
-                answer = await self._plane.query("ModelConfig", query, pb.ModelConfigResponse, caller)
+                answer = await self._data_plane.query("ModelConfig", query, pb.ModelConfigResponse, caller)
                 return _json(to_json_value(answer.config))
             case "stats":
                 _require(request, "GET")
@@ -179,7 +179,7 @@ class HttpRoutes:
             message, forms = parse_raw(target.model, target.version, config, binary), OutputForms(by_default=True)
         else:
             message, forms = parse_infer(target.model, target.version, text, binary)
-        reply = render_infer(await self._plane.inference.infer(message, target.caller), forms)
+        reply = render_infer(await self._data_plane.inference.infer(message, target.caller), forms)
         headers = {"Content-Type": "application/json"}
         if reply.json_bytes is not None:
             headers = {"Content-Type": "application/octet-stream", JSON_BYTES_HEADER: str(reply.json_bytes)}
@@ -187,7 +187,7 @@ class HttpRoutes:
 
     async def _generate(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
         message = await self._read_generate(request, target)
-        return _json(render_generate(await self._plane.inference.infer(message, target.caller)))
+        return _json(render_generate(await self._data_plane.inference.infer(message, target.caller)))
 
     async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
         message = await self._read_generate(request, target)
@@ -203,7 +203,7 @@ class HttpRoutes:
             await response.write(b"data: " + dump_json(event) + b"\n\n")
 
         try:
-            session = StreamSession(self._plane, send, window=1, caller=target.caller)
+            session = StreamSession(self._data_plane, send, window=1, caller=target.caller)
             await session.run(_one(message.SerializeToString()))
         except SlimError as exc:
             if not response.prepared:
@@ -229,14 +229,14 @@ class HttpRoutes:
                 if not isinstance(content.get("ready", False), bool):
                     raise ConfigError("Unable to parse 'ready': give true or false")
                 query = pb.RepositoryIndexRequest(ready=content.get("ready", False))
-                index = await self._plane.query("RepositoryIndex", query, pb.RepositoryIndexResponse, caller)
+                index = await self._data_plane.query("RepositoryIndex", query, pb.RepositoryIndexResponse, caller)
                 # Triton leaves out what is empty.
                 return _json([{k: v for k, v in to_json_value(model).items() if v} for model in index.models])
             case ["models", model, "load" | "unload" as action]:
                 _require(request, "POST")
                 kind = f"RepositoryModel{action.capitalize()}"
                 query = getattr(pb, f"{kind}Request")(model_name=model)
-                await self._plane.query(kind, query, getattr(pb, f"{kind}Response"), caller)
+                await self._data_plane.query(kind, query, getattr(pb, f"{kind}Response"), caller)
         raise _NoSuchRouteError
 
     async def _answer_settings(self, request: web.BaseRequest, method: str, caller: Caller) -> web.StreamResponse:
@@ -246,7 +246,7 @@ class HttpRoutes:
                 query.settings["changed"].SetInParent()  # which one does not matter: all are closed
         else:
             _require(request, "GET")
-        answer = await self._plane.query(method, query, getattr(pb, f"{method}Response"), caller)
+        answer = await self._data_plane.query(method, query, getattr(pb, f"{method}Response"), caller)
         return _json(to_json_value(answer)["settings"])
 
     async def _answer_shared_memory(
@@ -264,11 +264,11 @@ class HttpRoutes:
         _require(request, "GET" if action == "status" else "POST")
         method = f"{kind}SharedMemory{action.capitalize()}"
         query = getattr(pb, f"{method}Request")(name=region)
-        await self._plane.query(method, query, getattr(pb, f"{method}Response"), caller)
+        await self._data_plane.query(method, query, getattr(pb, f"{method}Response"), caller)
         return _json([]) if action == "status" else web.Response(headers={"Content-Type": "application/json"})
 
     async def _reply(self, method: str, query: Message, kind: Any, caller: Caller) -> web.Response:
-        return _json(to_json_value(await self._plane.query(method, query, kind, caller)))
+        return _json(to_json_value(await self._data_plane.query(method, query, kind, caller)))
 
 
 def _split_path(request: web.BaseRequest) -> list[str] | None:

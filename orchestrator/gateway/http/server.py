@@ -30,7 +30,7 @@ class HttpServer:
     """The HTTP endpoint of a gateway.
 
     Args:
-        plane: The data plane that answers.
+        data_plane: The data plane that answers.
         address: Where to listen, ``host:port``; port 0 takes a free one.
         settings: The gateway's settings, for the limits of what clients may take.
         ssl: What to speak TLS with; None for plain connections.
@@ -42,7 +42,7 @@ class HttpServer:
 
     def __init__(
         self,
-        plane: DataPlane,
+        data_plane: DataPlane,
         address: str,
         settings: GatewaySettings,
         *,
@@ -53,9 +53,9 @@ class HttpServer:
         self._ssl = ssl
         self._limits = settings.limits
         self._listens = listens
-        self._plane = plane
+        self._data_plane = data_plane
         bodies = BodyReader(settings.limits, max_bytes=int(settings.max_message_mib * _MIB))
-        self._routes = HttpRoutes(plane, bodies)
+        self._routes = HttpRoutes(data_plane, bodies)
         self._server: web.Server | None = None
         self._connections: HttpConnections | None = None
         self._listener: asyncio.Server | None = None
@@ -123,7 +123,7 @@ class HttpServer:
                 response: web.StreamResponse = _refuse_headers(self._limits.max_header_kib)
             else:
                 response = await self._routes.answer(request)
-        if self._plane.health.is_draining and not response.prepared:
+        if self._data_plane.health.is_draining and not response.prepared:
             response.force_close()  # the next request is to find another gateway
         return response
 

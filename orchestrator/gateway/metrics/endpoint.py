@@ -31,7 +31,7 @@ class MetricsEndpoint:
         """Listen.
 
         Raises:
-            ConfigError: when the address can't be listened on.
+            ConfigError: The address can't be listened on.
         """
         self._runner, self.address = await listen(
             web.Server(self._answer, access_log=None), self.address, key="gateway.metrics"

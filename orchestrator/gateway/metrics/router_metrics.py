@@ -1,4 +1,4 @@
-"""What the router tells of its decisions, as metrics of the gateway.
+"""The router's events as metrics of the gateway.
 
 Labels are bounded: reasons are a handful of words of ours, servers are the fleet's.
 """
@@ -45,7 +45,7 @@ _WRONG = "wrong"
 
 
 class RouterMetrics(RouterObserver):
-    """Counts what a router tells."""
+    """Counts the events of a router."""
 
     def __init__(self) -> None:
         self._policy = Buckets(_POLICY_BOUNDS_S)

@@ -27,7 +27,7 @@ from orchestrator.router import Answer
 from orchestrator.snapshot import Family, ServedModel, TensorSpec
 
 VERSION = "1"
-"""The only one a family has."""
+"""The only version that a family has."""
 
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each "
@@ -42,10 +42,10 @@ class FamilyModel:
     """A family as one model.
 
     Attributes:
-        name: of the family, and of the model.
-        input: of every width.
-        output: of every width.
-        max_batch_size: of the width that takes most.
+        name: The name of the family, and of the model.
+        input: The input of every width.
+        output: The output of every width.
+        max_batch_size: The largest batch that any width takes.
     """
 
     name: Family
@@ -56,13 +56,13 @@ class FamilyModel:
 
 @dataclass(frozen=True, slots=True)
 class FamilyRequest:
-    """What a client asks of a family.
+    """What a client wants of a family.
 
     Attributes:
-        batch: its items, [n, ...].
+        batch: The items, [n, ...].
         options: What its parameters ask of the router.
-        classes: how many of the best classes it wants as text; None: the scores themselves.
-        id: of the request, to be echoed.
+        classes: How many of the best classes are wanted as text; None for the scores themselves.
+        id: The request's id, to be echoed.
     """
 
     batch: Array
@@ -213,10 +213,10 @@ def build_response(request_id: str, family: FamilyModel, answer: Answer, classes
     """Return the ModelInferResponse of an answer.
 
     Args:
-        request_id: of the request, echoed.
-        family: that answered.
-        answer: for a batch.
-        classes: as in FamilyRequest.
+        request_id: The request's id, echoed.
+        family: The family that answered.
+        answer: The router's answer for a batch.
+        classes: How many of the best classes are wanted as text; None for the scores.
     """
     output = answer.output
     tensor = pb.ModelInferResponse.InferOutputTensor(name=family.output.name)

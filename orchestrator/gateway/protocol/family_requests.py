@@ -67,7 +67,7 @@ class FamilyRequests:
         """Return what a request asks of a family, and know those like it from now on.
 
         Raises:
-            MalformedMessageError: when it is no message.
+            MalformedMessageError: It is no message.
             ModelNotFoundError: as ``require_version``.
             ConfigError: as ``read_request``.
         """
