@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from orchestrator.http2.flow import Flow
+from orchestrator.http2.flow import AnyFlow
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.wire import (
     OK_TRAILERS,
@@ -177,8 +177,8 @@ class _Call(ABC):
             self._task.cancel()
 
     @property
-    def connection(self) -> Flow:
-        """It came on."""
+    def connection(self) -> AnyFlow:
+        """The connection that it came on."""
         return self._stream.connection
 
     @abstractmethod
