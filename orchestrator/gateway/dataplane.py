@@ -39,7 +39,7 @@ from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.protocol.family import VERSION, FamilyModel, check_version, merge_config, require_version
 from orchestrator.gateway.protocol.messages import Message, parse, pb
 from orchestrator.gateway.protocol.wire import Address, MalformedMessageError, check_shapes, read_address
-from orchestrator.http2.grpc.calls import Answerer
+from orchestrator.http2.grpc.unary_call import Answerer
 from orchestrator.triton.passthrough import Metadata
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from orchestrator.gateway.protocol.family import (
 from orchestrator.gateway.protocol.family_requests import FamilyRequests
 from orchestrator.gateway.protocol.family_responses import FamilyResponses
 from orchestrator.gateway.protocol.messages import Message
-from orchestrator.http2.grpc.calls import Answerer
+from orchestrator.http2.grpc.unary_call import Answerer
 from orchestrator.router import Answer, Reply
 
 

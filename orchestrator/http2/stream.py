@@ -155,6 +155,13 @@ class Stream:
             self.trailers = trailers
             self.pump()
 
+    def stop_sending(self) -> None:
+        """End our side at once and in order, without what is pending: the peer takes no more of it."""
+        self.pending.clear()
+        self.pending_bytes = 0
+        self.trailers = b""
+        self.pump()
+
     def pump(self) -> None:
         """Send as much of what is pending as the peer takes."""
         connection, pending = self.connection, self.pending

@@ -32,7 +32,9 @@ from orchestrator.gateway.grpc.stream import METHOD as STREAM_METHOD
 from orchestrator.gateway.grpc.stream import StreamSession
 from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc.calls import Send, Service, UnaryHandler
+from orchestrator.http2.grpc.service import Service
+from orchestrator.http2.grpc.streaming_call import Send
+from orchestrator.http2.grpc.unary_call import UnaryHandler
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
