@@ -29,18 +29,18 @@ from orchestrator.gateway.administration import (
     shared_memory_unregister,
 )
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket, UnauthenticatedError
-from orchestrator.gateway.fleet_statistics import FleetInventory, Inventory
+from orchestrator.gateway.fleet_statistics import FleetStatistics, LocalFleetStatistics
 from orchestrator.gateway.inference import FamilyInference
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.metrics.outcomes import outcome_of
 from orchestrator.gateway.model_index import ModelIndex
-from orchestrator.gateway.passthrough import PassingOn
+from orchestrator.gateway.passthrough import Passthrough
 from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.protocol.family import VERSION, FamilyModel, check_version, merge_config, require_version
 from orchestrator.gateway.protocol.messages import Message, parse, pb
 from orchestrator.gateway.protocol.wire import Address, MalformedMessageError, check_shapes, read_address
 from orchestrator.http2.grpc.unary_call import Answerer
-from orchestrator.triton.passthrough import Metadata
+from orchestrator.http2.grpc.wire import Metadata
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +69,14 @@ class DataPlane:
         router: for the families.
         model_index: of what the servers serve; the caller refreshes it.
         metrics: to count in.
-        inventory: that answers for the whole fleet; None: this process does.
+        fleet_statistics: answers for the whole fleet; None: this process does.
         is_served_elsewhere: whether the gateway's other processes can answer a family; None: there are none.
         guard: that says who may call; None lets everybody do everything.
         retries: of calls that are passed on; None: the default.
         pass_on_timeout_s: that one may take; None: any time.
 
     Attributes:
-        passing_on: asks servers for models of no family.
+        passthrough: asks servers for models of no family.
         is_draining: whether requests are answered that have come, and no more taken.
     """
 
@@ -86,19 +86,19 @@ class DataPlane:
         model_index: ModelIndex,
         metrics: GatewayMetrics,
         *,
-        inventory: Inventory | None = None,
+        fleet_statistics: FleetStatistics | None = None,
         is_served_elsewhere: Callable[[str], bool] | None = None,
         guard: Guard | None = None,
         retries: RetrySettings | None = None,
         pass_on_timeout_s: float | None = None,
     ) -> None:
-        self.passing_on = PassingOn(model_index, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
+        self.passthrough = Passthrough(model_index, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
         self.model_index = model_index
         self.metrics = metrics
         self.guard = guard or Guard()
         self.is_draining = False
         self._router = router
-        self._inventory = inventory or FleetInventory(model_index, self.is_family_ready)
+        self._fleet_statistics = fleet_statistics or LocalFleetStatistics(model_index, self.is_family_ready)
         self._is_served_elsewhere = is_served_elsewhere
         self._inference = FamilyInference(router, metrics, self.guard, self.require_open)
         self._methods: dict[str, Unary] = {
@@ -247,7 +247,7 @@ class DataPlane:
         if name in self.model_index.families:
             return wanted_version in ("", VERSION) and self.is_family_ready(name)
         try:
-            return any(view.problem is None for view in self.model_index.find(Address(name, wanted_version)))
+            return any(server.problem is None for server in self.model_index.find(Address(name, wanted_version)))
         except SlimError:
             return False
 
@@ -306,10 +306,10 @@ class DataPlane:
         raise ServerUnavailableError(f"no server that answers has a width of family '{family.name}'", executed=False)
 
     async def _answer_index(self, message: bytes, caller: Caller) -> bytes:
-        return await self._inventory.index(message)
+        return await self._fleet_statistics.index(message)
 
     async def _answer_statistics(self, message: bytes, caller: Caller) -> bytes:
-        return await self._inventory.statistics(message)
+        return await self._fleet_statistics.statistics(message)
 
     # --- inference ---
 
@@ -322,7 +322,7 @@ class DataPlane:
             self.require_open()
             self.guard.charge_items(caller, 1)
             check_shapes(message)
-            answer, server = await self.passing_on.ask("ModelInfer", message, caller.metadata)
+            answer, server = await self.passthrough.ask("ModelInfer", message, caller.metadata)
             return answer
         except BaseException as exc:
             outcome = outcome_of(exc)
@@ -353,7 +353,7 @@ class DataPlane:
 
     async def _forward(self, method: str, message: bytes, metadata: Metadata) -> bytes:
         """Return what a server that has the model answers."""
-        return (await self.passing_on.ask(method, message, metadata))[0]
+        return (await self.passthrough.ask(method, message, metadata))[0]
 
     async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
         """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""

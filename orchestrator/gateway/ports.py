@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from orchestrator.gateway.protocol.tensors import Array
+from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import Backlog, Reply
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
-from orchestrator.triton.passthrough import Metadata
 
 
 class RoutedAnswer(Protocol):
@@ -118,7 +118,7 @@ class InferenceRouter(Protocol):
 
 
 class ServerStream(Protocol):
-    """A stream to a server; PassthroughStream is the real one."""
+    """A stream to a server; ClientStream is the real one."""
 
     async def send(self, message: bytes) -> None:
         """Send one request."""
@@ -138,7 +138,7 @@ class ServerStream(Protocol):
 
 
 class Server(Protocol):
-    """A server that calls are passed on to; TritonPassthrough is the real one."""
+    """A server that calls are passed on to; TritonClient is the real one."""
 
     @property
     def in_flight(self) -> int:

@@ -1,4 +1,4 @@
-"""A gateway from its parts: router, catalogue, data plane, transports; started together and drained in order."""
+"""A gateway from its parts: router, discovery, data plane, transports; started together and drained in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestrator.config import (
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.fleet_statistics import FleetInventory, Inventory
+from orchestrator.gateway.fleet_statistics import FleetStatistics, LocalFleetStatistics
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
@@ -31,10 +31,13 @@ from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import InferenceRouter, Server
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.gateway.workers.shares import share_router
+from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.http2.limits import Limits
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
-from orchestrator.triton.passthrough import TritonPassthrough
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +64,8 @@ class Team(Protocol):
     """The gateway's other processes, as a worker knows them; its transports then do not listen by themselves."""
 
     @property
-    def inventory(self) -> Inventory:
-        """That all of them ask."""
+    def fleet_statistics(self) -> FleetStatistics:
+        """The one keeper that all of them ask."""
         ...
 
     def is_served(self, family: str) -> bool:
@@ -107,17 +110,19 @@ class Gateway:
         self._settings = settings
         self._router = router
         self._is_alone = team is None
+        self._pool: ConnectionPool | None = None
         self._discovery_period_s = discovery_period_s
         self._metrics = metrics or GatewayMetrics()
-        self._model_index = ModelIndex(servers, timeout_s=timeout_s)
+        self._discovery = ModelDiscovery(servers, timeout_s=timeout_s)
+        self._model_index = ModelIndex(self._discovery)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
-        self._inventory = None if team is not None else FleetInventory(self._model_index, self.serves)
+        self._fleet_statistics = None if team is not None else LocalFleetStatistics(self._model_index, self.serves)
         self._plane = DataPlane(
             router,
             self._model_index,
             self._metrics,
-            inventory=self._inventory if team is None else team.inventory,
+            fleet_statistics=self._fleet_statistics if team is None else team.fleet_statistics,
             is_served_elsewhere=None if team is None else team.is_served,
             guard=self._make_guard(share=1.0 if team is None else 1.0 / settings.workers),
             retries=retries,
@@ -181,16 +186,16 @@ class Gateway:
         How much may be asked again changes at once. None of its own settings does before the gateway is started again,
         which is told in the log.
         """
-        self._plane.passing_on.reconfigure(fleet.router.retries if self._is_alone else _share_retries(fleet))
+        self._plane.passthrough.reconfigure(fleet.router.retries if self._is_alone else _share_retries(fleet))
         if fleet.gateway != self._settings:
             log.warning("the gateway section has changed; start the gateway again for it to take effect")
 
     def _take(self, servers: tuple[ServerSettings, ...]) -> None:
         """Pass calls on to other servers from now on; what counts requests goes on counting."""
         changes = find_changes(self._servers, servers)
-        opened = open_servers(changes.opened)
+        opened = open_servers(changes.opened, self._pool)
         self._servers = servers
-        self._model_index.reconfigure(opened, map(ServerName, changes.closed))
+        self._discovery.reconfigure(opened, map(ServerName, changes.closed))
 
     def follow(self, files: WatchedFiles) -> None:
         """Look after some more files."""
@@ -204,6 +209,7 @@ class Gateway:
         team: Team | None = None,
         *,
         metrics: GatewayMetrics | None = None,
+        pool: ConnectionPool | None = None,
     ) -> Self:
         """Return a gateway over the Tritons of a fleet; call it with an event loop running.
 
@@ -212,6 +218,7 @@ class Gateway:
             router: over the same fleet, open; its servers are followed.
             team: when this is one of several processes.
             metrics: as for the constructor.
+            pool: the connections that the router uses; None: the gateway has its own.
 
         Raises:
             ConfigError: A protocol key file can't be used.
@@ -221,14 +228,14 @@ class Gateway:
         gateway = cls(
             fleet.gateway,
             router,
-            open_servers(servers),
+            open_servers(servers, pool),
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
             retries=fleet.router.retries if team is None else _share_retries(fleet),
             team=team,
             metrics=metrics,
         )
-        gateway._servers = servers
+        gateway._servers, gateway._pool = servers, pool
         if membership is not None:
             membership.listen(gateway._take)
         return gateway
@@ -266,19 +273,19 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._model_index.close)
-            await self._model_index.refresh()
+            stack.push_async_callback(self._discovery.close)
+            await self._discovery.refresh()
             endpoints: list[Endpoint] = [*self._transports, *([self.metrics] if self.metrics else [])]
             for endpoint in endpoints:
                 stack.push_async_callback(endpoint.stop, 0.0)
                 await endpoint.start()
             stack.pop_all()
         self._watchers = [
-            asyncio.create_task(self._model_index.watch(self._discovery_period_s)),
+            asyncio.create_task(self._discovery.watch(self._discovery_period_s)),
             asyncio.create_task(watch(self._files)),
         ]
-        if self._inventory is not None:
-            watching = self._inventory.watch(self._settings.statistics_period_s)
+        if self._fleet_statistics is not None:
+            watching = self._fleet_statistics.watch(self._settings.statistics_period_s)
             self._watchers.append(asyncio.create_task(watching))
         return self
 
@@ -303,7 +310,7 @@ class Gateway:
             await asyncio.gather(*self._watchers, return_exceptions=True)
             if self.metrics is not None:
                 await self.metrics.stop(0.0)
-            await self._model_index.close(drain_s=max(0.0, until_s - clock()))
+            await self._discovery.close(drain_s=max(0.0, until_s - clock()))
 
     async def _drain(self, until_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -318,10 +325,17 @@ def _share_retries(fleet: FleetSettings) -> RetrySettings:
     return share_router(fleet.router, fleet.gateway.workers).retries
 
 
-def open_servers(servers: Iterable[ServerSettings]) -> dict[ServerName, Server]:
-    """Return a connection to each Triton, to pass calls on; call it with an event loop running.
+def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None = None) -> dict[ServerName, Server]:
+    """Return a client of each Triton, to pass calls on; call it with an event loop running.
+
+    Args:
+        servers: those to connect to.
+        pool: whose connections are shared; None: each client has its own.
 
     Raises:
         ConfigError: A protocol key file can't be used.
     """
-    return {ServerName(s.name): TritonPassthrough(s.grpc, protocol_key_file=s.protocol_key_file) for s in servers}
+    return {
+        ServerName(s.name): TritonClient(s.grpc, protocol_key=read_protocol_key(s.protocol_key_file), pool=pool)
+        for s in servers
+    }

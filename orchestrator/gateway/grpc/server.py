@@ -40,7 +40,8 @@ from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
 from orchestrator.http2.receive_budget import ReceiveBudget
-from orchestrator.triton.passthrough import SERVICE, RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
+from orchestrator.triton.messages import SERVICE
 
 log = logging.getLogger(__name__)
 
