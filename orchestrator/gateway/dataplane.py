@@ -14,17 +14,17 @@ from typing import Any
 from orchestrator.config import RetrySettings
 from orchestrator.gateway.administration import ADMINISTRATION
 from orchestrator.gateway.auth.callers import Caller, Guard, UnauthenticatedError
-from orchestrator.gateway.fleet_statistics import FleetInventory
+from orchestrator.gateway.fleet_statistics import LocalFleetStatistics
 from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.inference import Inference
 from orchestrator.gateway.metadata import MetadataAnswers
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
-from orchestrator.gateway.passthrough import PassingOn
+from orchestrator.gateway.passthrough import Passthrough
 from orchestrator.gateway.ports import InferenceRouter, Team, UnaryMethod
 from orchestrator.gateway.protocol.messages import Message, pb, serialise
 from orchestrator.gateway.protocol.wire import read_address
-from orchestrator.triton.passthrough import Metadata
+from orchestrator.http2.grpc.wire import Metadata
 
 _OF_A_MODEL = frozenset({"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
 _LISTS: dict[str, tuple[Any, str]] = {
@@ -50,7 +50,7 @@ class DataPlane:
         health: Whether the gateway and its models can answer.
         inference: What answers inferences.
         passthrough: What calls servers for models of no family.
-        inventory: What keeps the fleet's statistics; None when another process does.
+        fleet_statistics: What keeps the fleet's statistics; None when another process does.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class DataPlane:
         self.metrics = metrics
         self.guard = guard or Guard()
         self.health = GatewayHealth(router, model_index, None if team is None else team.is_served)
-        self.passthrough = PassingOn(model_index, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
+        self.passthrough = Passthrough(model_index, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
         self.inference = Inference(router, model_index, metrics, self.guard, self.passthrough, self.health)
-        self.inventory = FleetInventory(model_index, self.health.serves) if team is None else None
-        inventory = self.inventory if team is None else team.inventory
-        assert inventory is not None
+        self.fleet_statistics = LocalFleetStatistics(model_index, self.health.serves) if team is None else None
+        statistics = self.fleet_statistics if team is None else team.fleet_statistics
+        assert statistics is not None
         metadata = MetadataAnswers(model_index, self.passthrough)
         self._methods: dict[str, UnaryMethod] = {
             "ServerLive": self.health.answer_live,
@@ -81,8 +81,8 @@ class DataPlane:
             "ServerMetadata": metadata.answer_server,
             "ModelMetadata": metadata.answer_metadata,
             "ModelConfig": metadata.answer_config,
-            "ModelStatistics": lambda message, caller: inventory.statistics(message),
-            "RepositoryIndex": lambda message, caller: inventory.index(message),
+            "ModelStatistics": lambda message, caller: statistics.statistics(message),
+            "RepositoryIndex": lambda message, caller: statistics.index(message),
             "ModelInfer": self.inference.call,
             **ADMINISTRATION,
         }

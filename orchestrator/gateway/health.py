@@ -67,7 +67,7 @@ class GatewayHealth:
         if name in self._model_index.families:
             return version in ("", VERSION) and self.is_family_ready(name)
         try:
-            return any(view.problem is None for view in self._model_index.find(Address(name, version)))
+            return any(server.problem is None for server in self._model_index.find(Address(name, version)))
         except SlimError:
             return False
 

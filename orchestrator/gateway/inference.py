@@ -18,7 +18,7 @@ from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.metrics.outcomes import outcome_of
 from orchestrator.gateway.model_index import ModelIndex
-from orchestrator.gateway.passthrough import PassingOn
+from orchestrator.gateway.passthrough import Passthrough
 from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.protocol.family import (
     FamilyModel,
@@ -31,7 +31,7 @@ from orchestrator.gateway.protocol.family_requests import FamilyRequests
 from orchestrator.gateway.protocol.family_responses import FamilyResponses
 from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
 from orchestrator.gateway.protocol.wire import MalformedMessageError, check_shapes, read_address
-from orchestrator.http2.grpc.calls import UnaryResponder
+from orchestrator.http2.grpc.unary_call import UnaryResponder
 from orchestrator.router import Answer, CallbackSink
 
 ResponseT = TypeVar("ResponseT")
@@ -198,7 +198,7 @@ class Inference:
         model_index: ModelIndex,
         metrics: GatewayMetrics,
         guard: Guard,
-        passthrough: PassingOn,
+        passthrough: Passthrough,
         health: GatewayHealth,
     ) -> None:
         self._families = FamilyInference(router, metrics, guard, health)

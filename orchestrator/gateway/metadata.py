@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.model_index import ModelIndex
-from orchestrator.gateway.passthrough import PassingOn
+from orchestrator.gateway.passthrough import Passthrough
 from orchestrator.gateway.protocol.family import VERSION, FamilyModel, check_version, merge_config, require_version
 from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
 from orchestrator.gateway.protocol.wire import MalformedMessageError
@@ -39,7 +39,7 @@ class MetadataAnswers:
         passthrough: What calls a server that has a model.
     """
 
-    def __init__(self, model_index: ModelIndex, passthrough: PassingOn) -> None:
+    def __init__(self, model_index: ModelIndex, passthrough: Passthrough) -> None:
         self._model_index = model_index
         self._passthrough = passthrough
 

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.protocol.tensors import Array
+from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Backlog, CallbackSink
 from orchestrator.snapshot import ServedModel, ServerName
-from orchestrator.triton.passthrough import Metadata
 
 UnaryMethod = Callable[[bytes, Caller], Awaitable[bytes]]
 """Answers one serialised call of somebody."""
@@ -42,7 +42,7 @@ class InferenceRouter(Protocol):
 
 
 class ServerStream(Protocol):
-    """A stream to a server; PassthroughStream is the real one."""
+    """A stream to a server; ClientStream is the real one."""
 
     async def send(self, message: bytes) -> None:
         """Send one request."""
@@ -62,7 +62,7 @@ class ServerStream(Protocol):
 
 
 class Server(Protocol):
-    """A server that calls are passed through to; TritonPassthrough is the real one."""
+    """A server that calls are passed through to; TritonClient is the real one."""
 
     @property
     def in_flight(self) -> int:
@@ -82,7 +82,7 @@ class Server(Protocol):
         ...
 
 
-class Inventory(Protocol):
+class FleetStatistics(Protocol):
     """What answers ModelStatistics and RepositoryIndex for the whole fleet."""
 
     async def statistics(self, message: bytes) -> bytes:
@@ -98,7 +98,7 @@ class Team(Protocol):
     """The gateway's other processes, as a worker knows them; its transports then do not listen by themselves."""
 
     @property
-    def inventory(self) -> Inventory:
+    def fleet_statistics(self) -> FleetStatistics:
         """What all of them query for the fleet's statistics."""
         ...
 

@@ -1,4 +1,4 @@
-"""A gateway from its parts: router, model index, data plane, transports; started together and drained in order."""
+"""A gateway from its parts: router, discovery, data plane, transports; started together and drained in order."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import InferenceRouter, Server, Team
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.gateway.workers.shares import share_router
+from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
-from orchestrator.triton.passthrough import TritonPassthrough
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +82,9 @@ class Gateway:
         self._is_alone = team is None
         self._discovery_period_s = discovery_period_s
         self._metrics = metrics or GatewayMetrics()
-        self._model_index = ModelIndex(servers, timeout_s=timeout_s)
+        self._pool: ConnectionPool | None = None
+        self._discovery = ModelDiscovery(servers, timeout_s=timeout_s)
+        self._model_index = ModelIndex(self._discovery)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
         self._watchers: list[asyncio.Task[None]] = []
@@ -145,9 +150,9 @@ class Gateway:
     def _take(self, servers: tuple[ServerSettings, ...]) -> None:
         """Pass calls through to other servers from now on; what counts requests goes on counting."""
         changes = find_changes(self._servers, servers)
-        opened = open_servers(changes.opened)
+        opened = open_servers(changes.opened, self._pool)
         self._servers = servers
-        self._model_index.reconfigure(opened, map(ServerName, changes.closed))
+        self._discovery.reconfigure(opened, map(ServerName, changes.closed))
 
     def follow(self, files: WatchedFiles) -> None:
         """Watch some more files."""
@@ -161,6 +166,7 @@ class Gateway:
         team: Team | None = None,
         *,
         metrics: GatewayMetrics | None = None,
+        pool: ConnectionPool | None = None,
     ) -> Self:
         """Return a gateway over the Tritons of a fleet; call it with an event loop running.
 
@@ -169,6 +175,7 @@ class Gateway:
             router: An open router over the same fleet; its servers are followed.
             team: The other processes, when this is one of several.
             metrics: Where to count; None for its own.
+            pool: The connections that the router uses; None for the gateway's own.
 
         Raises:
             ConfigError: A protocol key file can't be used.
@@ -178,14 +185,14 @@ class Gateway:
         gateway = cls(
             fleet.gateway,
             router,
-            open_servers(servers),
+            open_servers(servers, pool),
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
             retries=fleet.router.retries if team is None else _share_retries(fleet),
             team=team,
             metrics=metrics,
         )
-        gateway._servers = servers
+        gateway._servers, gateway._pool = servers, pool
         if membership is not None:
             membership.listen(gateway._take)
         return gateway
@@ -223,18 +230,18 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._model_index.close)
-            await self._model_index.refresh()
+            stack.push_async_callback(self._discovery.close)
+            await self._discovery.refresh()
             for endpoint in (*self._transports, *([self.metrics] if self.metrics else [])):
                 stack.push_async_callback(endpoint.stop, 0.0)
                 await endpoint.start()
             stack.pop_all()
         self._watchers = [
-            asyncio.create_task(self._model_index.watch(self._discovery_period_s)),
+            asyncio.create_task(self._discovery.watch(self._discovery_period_s)),
             asyncio.create_task(watch(self._files)),
         ]
-        if self._data_plane.inventory is not None:
-            watching = self._data_plane.inventory.watch(self._settings.statistics_period_s)
+        if self._data_plane.fleet_statistics is not None:
+            watching = self._data_plane.fleet_statistics.watch(self._settings.statistics_period_s)
             self._watchers.append(asyncio.create_task(watching))
         return self
 
@@ -259,7 +266,7 @@ class Gateway:
             await asyncio.gather(*self._watchers, return_exceptions=True)
             if self.metrics is not None:
                 await self.metrics.stop(0.0)
-            await self._model_index.close(drain_s=max(0.0, until_s - clock()))
+            await self._discovery.close(drain_s=max(0.0, until_s - clock()))
 
     async def _drain(self, until_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -274,10 +281,17 @@ def _share_retries(fleet: FleetSettings) -> RetrySettings:
     return share_router(fleet.router, fleet.gateway.workers).retries
 
 
-def open_servers(servers: Iterable[ServerSettings]) -> dict[ServerName, Server]:
-    """Return a connection to each Triton, to pass calls through; call it with an event loop running.
+def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None = None) -> dict[ServerName, Server]:
+    """Return a client of each Triton, to pass calls through; call it with an event loop running.
+
+    Args:
+        servers: The servers to connect to.
+        pool: Whose connections are shared; None when each client has its own.
 
     Raises:
         ConfigError: A protocol key file can't be used.
     """
-    return {ServerName(s.name): TritonPassthrough(s.grpc, protocol_key_file=s.protocol_key_file) for s in servers}
+    return {
+        ServerName(s.name): TritonClient(s.grpc, protocol_key=read_protocol_key(s.protocol_key_file), pool=pool)
+        for s in servers
+    }

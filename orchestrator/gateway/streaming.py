@@ -102,10 +102,10 @@ class StreamSession:
         guard.charge_items(self._caller, 1)
 
     def _open(self, message: bytes, tasks: asyncio.TaskGroup) -> ServerStream:
-        view = self._data_plane.model_index.find(read_address(message))[0]
-        stream = self._streams.get(view.name)
+        found = self._data_plane.model_index.find(read_address(message))[0]
+        stream = self._streams.get(found.name)
         if stream is None:
-            stream = self._streams[view.name] = view.server.open_stream(METHOD, self._caller.metadata)
+            stream = self._streams[found.name] = found.server.open_stream(METHOD, self._caller.metadata)
             self._data_plane.metrics.begin()
             tasks.create_task(self._pump(stream))
         return stream

@@ -6,7 +6,7 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Answer
 from orchestrator.router.queue.request_queue import Backlog
 from orchestrator.router.queue.response_sink import CallbackSink
-from orchestrator.router.router import Router
+from orchestrator.router.router import Router, connect_triton
 from orchestrator.router.servers.membership import ResolvedNames
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "Router",
     "RouterObserver",
     "compile_ahead",
+    "connect_triton",
 ]

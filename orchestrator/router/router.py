@@ -20,6 +20,7 @@ from typing import Self
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
+from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
@@ -36,7 +37,8 @@ from orchestrator.router.servers.membership import Connect, Membership, Resolve
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.router.servers.server_link import ServerClient
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
-from orchestrator.triton.discovery import TritonServer
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.protocol_key import read_protocol_key
 from orchestrator.triton.resolution import resolve_host
 
 log = logging.getLogger(__name__)
@@ -45,8 +47,16 @@ _SILENT = RouterObserver()
 _FOR_LIFE = ("decision_log", "seed")
 
 
-def _connect_triton(server: ServerSettings, settings: RouterSettings) -> ServerClient:
-    return TritonServer(server.grpc, timeout_s=settings.connect_timeout_s, protocol_key_file=server.protocol_key_file)
+def connect_triton(
+    server: ServerSettings, settings: RouterSettings, *, pool: ConnectionPool | None = None
+) -> ServerClient:
+    """Return a client of a Triton, over a connection of the pool where there is one.
+
+    Raises:
+        ConfigError: when its protocol key file can't be used.
+    """
+    key = read_protocol_key(server.protocol_key_file)
+    return TritonClient(server.grpc, timeout_s=settings.connect_timeout_s, protocol_key=key, pool=pool)
 
 
 class Router:
@@ -88,7 +98,7 @@ class Router:
         fleet: FleetSettings,
         *,
         observer: RouterObserver = _SILENT,
-        connect: Connect = _connect_triton,
+        connect: Connect = connect_triton,
         resolve: Resolve = resolve_host,
     ) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running.

@@ -19,6 +19,7 @@ from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
+from orchestrator.triton.discovery import ModelDiscovery
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
 from tests.gateway.calls import item_request
 from tests.gateway.fakes import FakeTriton
@@ -29,8 +30,9 @@ A = ServerName("a")
 async def answer(method: str, message: bytes) -> bytes | None:
     """Return what a new data plane answers, None when it refuses; any other exception is a failure."""
     server = FakeServer(per_item_s=0.0, fixed_s=0.0)
-    model_index = ModelIndex({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
-    await model_index.refresh()
+    discovery = ModelDiscovery({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
+    model_index = ModelIndex(discovery)
+    await discovery.refresh()
     async with Router(RouterSettings(warm_up=False, guard=NO_TIME_BUDGET), {A: server}) as router:
         data_plane = DataPlane(router, model_index, GatewayMetrics())
         try:

@@ -11,7 +11,8 @@ import pytest
 
 from orchestrator.errors import TransientError
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.triton.passthrough import SERVICE, RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
+from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import item_request
 from tests.gateway.fakes import World, open_world
 

@@ -15,8 +15,10 @@ import hpack
 import pytest
 
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc.calls import Metadata, Send, Service, UnaryResponder
-from orchestrator.http2.grpc.wire import RequestHead, RpcError, read_request_head
+from orchestrator.http2.grpc.service import Service
+from orchestrator.http2.grpc.streaming_call import Send
+from orchestrator.http2.grpc.unary_call import UnaryResponder
+from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener

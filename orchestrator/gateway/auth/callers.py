@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from orchestrator.config import TenantSettings
 from orchestrator.config.tenants import DIGEST_PREFIX
 from orchestrator.errors import CapacityError, PermanentError
-from orchestrator.gateway.auth.quota import Rate, split, take
-from orchestrator.triton.passthrough import Metadata
+from orchestrator.http2.grpc.wire import Metadata
+from orchestrator.token_bucket import FULL, Rate, TokenBucket, take
 
 OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
 """Health, which load balancers ask without a token."""
@@ -57,14 +57,14 @@ ANYONE = Caller()
 
 @dataclass(slots=True)
 class _Account:
-    """What a tenant may and has taken; the two states are those of ``quota.take``."""
+    """What a tenant may and has taken; the two buckets are those of its rates."""
 
     settings: TenantSettings
     requests: Rate | None = None
     items: Rate | None = None
     concurrent: float = math.inf
-    requests_full_at_s: float = -math.inf
-    items_full_at_s: float = -math.inf
+    requests_left: TokenBucket = FULL
+    items_left: TokenBucket = FULL
     running: int = 0
     models: frozenset[str] | None = None
 
@@ -144,7 +144,7 @@ class Guard:
     def _rate(self, per_s: float | None, burst: int | None) -> Rate | None:
         if per_s is None:
             return None
-        return split(Rate(per_s, max(1.0, per_s) if burst is None else burst), self._share)
+        return Rate(per_s, max(1.0, per_s) if burst is None else burst).share(self._share)
 
     def identify(self, method: str, metadata: Metadata) -> Caller:
         """Return who makes a call of a method.
@@ -214,8 +214,8 @@ class Guard:
             return
         account = self._account(caller.tenant)
         if account.requests is not None:
-            verdict = take(account.requests_full_at_s, account.requests, 1, now_s=self._clock())
-            account.requests_full_at_s = verdict.full_at_s
+            verdict = take(account.requests_left, account.requests, 1, now_s=self._clock())
+            account.requests_left = verdict.bucket
             _require(verdict.wait_s, account.requests, f"requests of tenant '{caller.tenant}'", 1)
 
     def charge_items(self, caller: Caller, count: int) -> None:
@@ -229,8 +229,8 @@ class Guard:
             return
         account = self._account(caller.tenant)
         if account.items is not None:
-            verdict = take(account.items_full_at_s, account.items, count, now_s=self._clock())
-            account.items_full_at_s = verdict.full_at_s
+            verdict = take(account.items_left, account.items, count, now_s=self._clock())
+            account.items_left = verdict.bucket
             _require(verdict.wait_s, account.items, f"items of tenant '{caller.tenant}'", count)
 
     def require_priority(self, caller: Caller, priority: int) -> None:

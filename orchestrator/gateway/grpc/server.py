@@ -34,13 +34,16 @@ from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.gateway.streaming import METHOD as STREAM_METHOD
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc.calls import Send, Service, UnaryHandler
+from orchestrator.http2.grpc.service import Service
+from orchestrator.http2.grpc.streaming_call import Send
+from orchestrator.http2.grpc.unary_call import UnaryHandler
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
 from orchestrator.http2.receive_budget import ReceiveBudget
-from orchestrator.triton.passthrough import SERVICE, RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
+from orchestrator.triton.messages import SERVICE
 
 log = logging.getLogger(__name__)
 

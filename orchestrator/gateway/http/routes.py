@@ -33,7 +33,7 @@ from orchestrator.gateway.http.errors import error_response, refusal
 from orchestrator.gateway.http.generate import parse_generate, render_generate
 from orchestrator.gateway.protocol.messages import Message, pb, to_json_value
 from orchestrator.gateway.streaming import StreamSession
-from orchestrator.triton.passthrough import Metadata
+from orchestrator.http2.grpc.wire import Metadata
 
 log = logging.getLogger(__name__)
 

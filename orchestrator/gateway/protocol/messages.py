@@ -11,11 +11,21 @@ from google.protobuf.message import DecodeError
 
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.protocol.wire import MalformedMessageError
-from orchestrator.triton.messages import config_pb
-from orchestrator.triton.messages import pb as pb
+from orchestrator.triton.messages import Message, data_type_name, pb
 
-Message = Any
-"""One of KServe's messages."""
+__all__ = [
+    "Message",
+    "Value",
+    "config_datatype",
+    "parse",
+    "pb",
+    "read_value",
+    "require_text",
+    "serialise",
+    "set_value",
+    "to_json_value",
+]
+
 Value = bool | int | float | str
 
 
@@ -75,7 +85,7 @@ def require_text(name: str, text: str) -> str:
 
 def config_datatype(number: int) -> str:
     """Return the protocol's name of a datatype of ModelConfig."""
-    name: str = config_pb.DataType.Name(number).removeprefix("TYPE_")
+    name = data_type_name(number)
     return "BYTES" if name == "STRING" else name
 
 

@@ -55,7 +55,7 @@ _LONGEST_PAUSE_S = 30.0
 
 
 class ServerClient(Protocol):
-    """What the router needs of a server; TritonServer is the real one."""
+    """What the router needs of a server; TritonClient is the real one."""
 
     async def served_models(self) -> tuple[ServedModel, ...]:
         """Return what it serves; raises SlimError when it does not answer."""
