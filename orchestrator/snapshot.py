@@ -6,7 +6,6 @@ item, a request may bring several), and a width is a whole percentage, never a f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -83,19 +82,6 @@ class BatchInFlight:
     began_s: float | None = field(default=None, compare=False)
 
 
-def has_room(in_flight: Sequence[BatchInFlight], model: ServedModel, *, batch_limit: int, waiting_limit: int) -> bool:
-    """Return whether a server that holds ``in_flight`` may be sent a group of ``model``.
-
-    Of one width it may hold a group for each instance and ``waiting_limit`` more; more would only wait there instead
-    of in the router, where they can still be given to another server. ``batch_limit`` bounds all widths together.
-    """
-    if len(in_flight) >= batch_limit:
-        return False
-    model_limit = model.instances + waiting_limit
-    # Fewer groups than the limit of one width can't exceed it; so most calls count nothing.
-    return len(in_flight) < model_limit or sum([group.model == model.name for group in in_flight]) < model_limit
-
-
 @dataclass(frozen=True, slots=True)
 class ServerState:
     """A server as the router sees it at one moment.
@@ -126,12 +112,6 @@ class ServerState:
     def items(self) -> int:
         """Items it has or will have: in flight and bound."""
         return sum(group.items for group in self.in_flight) + sum(n for _, n in self.bound_items)
-
-    def has_room_for(self, model: ServedModel) -> bool:
-        """Return whether it may be sent a group of ``model`` now."""
-        return self.healthy and has_room(
-            self.in_flight, model, batch_limit=self.batch_limit, waiting_limit=self.waiting_limit
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class EjectionSettings(Section):
 
 
 class ProbeSettings(Section):
-    """Questions with a known answer; see orchestrator.router.servers.reference_consensus."""
+    """Golden probes; see orchestrator.router.servers.probing."""
 
     period_s: float = Field(default=10.0, gt=0)
     """Between two probes of one width on one server: one item each, so some thousandths of its time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from orchestrator.planner.host import Batching, LoadedModel
-from orchestrator.router.servers.server_link import ServerClient
+from orchestrator.router.servers.connection import ServerClient
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import HostReading
 

@@ -1,7 +1,7 @@
-"""What a router tells of itself while it works, for whoever counts: the gateway's metrics, a test.
+"""The events of a router, for whoever counts them: the gateway's metrics, a test.
 
 Calls come from the event loop in the middle of routing, so an observer must be quick and must not raise. They are few:
-one a decision, two a group, and one for each thing that goes wrong; none for a request that is simply answered,
+one a decision, two a batch, and one for each thing that goes wrong; none for a request that is simply answered,
 because its Answer says it all. ``RouterObserver`` itself does nothing, so that an observer needs no more than what it
 is interested in and the router no check for None.
 """
@@ -12,7 +12,7 @@ from orchestrator.snapshot import ServerName, Width
 
 
 class RouterObserver:
-    """Does nothing; to be derived from."""
+    """Callbacks that do nothing; to be derived from."""
 
     def on_decision(self, policy_s: float) -> None:
         """Note that a policy was asked, and how long it took."""
@@ -27,10 +27,10 @@ class RouterObserver:
         """Note that an accepted request, or one that came, is not served, and why, in one word."""
 
     def on_sent(self, server: ServerName, width: Width, items: int) -> None:
-        """Note that a group was sent."""
+        """Note that a batch was sent."""
 
     def on_ended(self, server: ServerName, width: Width, items: int) -> None:
-        """Note that a group that was sent has ended, well or not."""
+        """Note that a batch that was sent has ended, well or not."""
 
     def on_retry(self, server: ServerName) -> None:
         """Note that a request whose attempt on ``server`` failed or is overdue waits for another attempt."""
@@ -45,4 +45,4 @@ class RouterObserver:
         """Note that a server that was ejected or did not answer is sent to again."""
 
     def on_wrong_answer(self, server: ServerName, width: Width) -> None:
-        """Note that a server answered a question with a known answer wrong, and is not sent that width any more."""
+        """Note that a server answered the golden probe wrong, and is not sent that width any more."""

@@ -32,10 +32,10 @@ from orchestrator.router.queue.request import Answer, Array, PendingRequest, Res
 from orchestrator.router.queue.request_queue import Backlog, Lanes
 from orchestrator.router.queue.response_sink import CallbackSink
 from orchestrator.router.queue.shedding import Shedder
+from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.membership import Connect, Membership, Resolve
 from orchestrator.router.servers.profile_priors import ProfileStarts
-from orchestrator.router.servers.server_link import ServerClient
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.protocol_key import read_protocol_key
@@ -305,8 +305,10 @@ class Router:
             batches_under_way=self._dispatcher.under_way,
             batches_given_up=self._dispatcher.given_up,
             servers={
-                link.name: ServerInspection(link.is_healthy, link.is_suspect, len(link.in_flight), link.calls)
-                for link in self._fleet.links.values()
+                server.name: ServerInspection(
+                    server.health.is_healthy, server.health.is_suspect, len(server.in_flight), server.calls
+                )
+                for server in self._fleet.servers.values()
             },
         )
 
@@ -317,15 +319,15 @@ class Router:
             ConfigError: as ``models``.
         """
         name = self.models(family)[0].family
-        return {link.name: link.models_of(name) for link in self._fleet.links.values() if link.is_healthy}
+        return {s.name: s.models_of(name) for s in self._fleet.servers.values() if s.health.is_healthy}
 
     def _admit(self, array: Array, options: RequestOptions) -> Admitted:
-        links = self._fleet.links.values()
-        served = [link.served for link in links]
+        servers = self._fleet.servers.values()
+        served = [server.served for server in servers]
         admitted = self._admissions.find(array, options, served)
         if admitted is None:
             name = self.models(options.family)[0].family
-            offered = [(link.name, m) for link in links for m in link.served if m.family == name]
+            offered = [(server.name, m) for server in servers for m in server.served if m.family == name]
             admitted = admit(array, options, offered, self._fleet.energy)
             self._admissions.keep(array, options, admitted)
         if self._closing:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import PermanentError, ServerUnavailableError, SlimError
-from orchestrator.router.servers.server_link import ServerClient
+from orchestrator.router.servers.connection import ServerClient
 from orchestrator.snapshot import ServedModel
 from orchestrator.triton.client import TritonClient
 from tests.fakes.servers import FakeServer

@@ -1,4 +1,4 @@
-"""A server that answers in virtual time, and can be told to fail.
+"""A server that answers in virtual time, and can be made to fail.
 
 It stands in for ``orchestrator.triton.client.TritonClient`` behind the same protocol; the contract suite in
 tests/contract runs on both.
@@ -50,7 +50,7 @@ def served_model(
 
 
 class FakeServer:
-    """Runs groups one after another; a group of n at width w takes speed · (w/100)² · n + overhead seconds.
+    """Runs batches one after another; a batch of n at width w takes speed · (w/100)² · n + overhead seconds.
 
     The score of class k for an item is its first pixel where k equals the pixel's value, so a test can tell which
     item an answer belongs to. ``failures`` are raised by the next calls, one each, before they are executed.
@@ -110,7 +110,7 @@ class FakeServer:
         self.closed = True
 
     def service_s(self, width: int, items: int) -> float:
-        """Return how long a group takes, without waiting."""
+        """Return how long a batch takes, without waiting."""
         return self.per_item_s * (width / 100) ** 2 * items + self.fixed_s
 
     def _require_up(self, *, executed: bool = False) -> None:

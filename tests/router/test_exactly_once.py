@@ -25,7 +25,7 @@ from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from tests.fakes.servers import CLASSES, NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.virtual_time import new_virtual_loop
 
-SEQUENCES = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", "late refusal")
+STEPS = ("answer", "refuse", "break", "fail", "raise", "hang", "short", "slow", "late refusal")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Call:
 @dataclass(frozen=True)
 class Scenario:
     calls: tuple[Call, ...]
-    sequences: tuple[tuple[str, ...], ...]  # of each server, one a call, then it answers
+    scripts: tuple[tuple[str, ...], ...]  # of each server, one a call, then it answers
     losses: tuple[tuple[float, int, float], ...]  # (when, which server, for how long)
     settings: tuple[tuple[str, Any], ...]
     close_early: bool
@@ -80,7 +80,7 @@ router_settings = st.fixed_dictionaries(
 scenarios = st.builds(
     Scenario,
     calls=st.lists(calls, min_size=1, max_size=30).map(tuple),
-    sequences=st.lists(st.lists(st.sampled_from(SEQUENCES), max_size=6).map(tuple), min_size=1, max_size=3).map(tuple),
+    scripts=st.lists(st.lists(st.sampled_from(STEPS), max_size=6).map(tuple), min_size=1, max_size=3).map(tuple),
     losses=st.lists(
         st.tuples(st.sampled_from((0.0, 0.002, 0.02, 0.2)), st.integers(0, 2), st.sampled_from((0.001, 0.1, 5.0))),
         max_size=3,
@@ -90,41 +90,41 @@ scenarios = st.builds(
 )
 
 
-class Unsteady(FakeServer):
-    """Does what it is told at each call, before or after it has run the group."""
+class ScriptedServer(FakeServer):
+    """Does what its script says at each call, before or after it has run the batch."""
 
-    def __init__(self, sequences: tuple[str, ...]) -> None:
+    def __init__(self, script: tuple[str, ...]) -> None:
         super().__init__(per_item_s=0.004)
-        self.sequences: list[str] = []
-        self._script = sequences
+        self._script = script
+        self._steps: list[str] = []
 
     def begin(self) -> None:
         """Behave well no longer: the warm-up is over."""
-        self.sequences = list(self._script)
+        self._steps = list(self._script)
 
     async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
-        deed = self.sequences.pop(0) if self.sequences else "answer"
-        if deed == "refuse":
+        step = self._steps.pop(0) if self._steps else "answer"
+        if step == "refuse":
             raise ServerUnavailableError("connection refused", executed=False)
-        if deed == "raise":
+        if step == "raise":
             raise ZeroDivisionError("bug")
-        if deed == "hang":
+        if step == "hang":
             await asyncio.sleep(60)
-        if deed == "slow":
+        if step == "slow":
             await asyncio.sleep(0.3)
-        if deed == "late refusal":
+        if step == "late refusal":
             await asyncio.sleep(0.05)
             raise TransientError("not ready", executed=False)
         output = await super().infer_batch(model, batch)
-        if deed == "break":
+        if step == "break":
             raise TransientError("socket closed")
-        if deed == "fail":
+        if step == "fail":
             raise PermanentError("bad kernel")
-        return output[:-1] if deed == "short" else output
+        return output[:-1] if step == "short" else output
 
 
 class Ledger(RouterObserver):
-    """Counts groups that were sent and that have ended, and items that were shed."""
+    """Counts batches that were sent and that have ended, and items that were shed."""
 
     def __init__(self) -> None:
         self.under_way = 0
@@ -181,7 +181,7 @@ async def lose(server: FakeServer, after_s: float, for_s: float) -> None:
 
 
 async def play(scenario: Scenario) -> None:
-    servers = [Unsteady(sequences) for sequences in scenario.sequences]
+    servers = [ScriptedServer(script) for script in scenario.scripts]
     ledger = Ledger()
     options = RouterSettings.model_validate(
         {
@@ -219,7 +219,7 @@ async def play(scenario: Scenario) -> None:
 
 def check_outcomes(scenario: Scenario, outcomes: list[Any]) -> None:
     is_calm = not scenario.losses and not {"refuse", "hang", "late refusal"} & {
-        d for ds in scenario.sequences for d in ds
+        step for script in scenario.scripts for step in script
     }
     for mark, (call, outcome) in enumerate(zip(scenario.calls, outcomes, strict=True)):
         note(f"{mark}: {outcome!r}"[:200])

@@ -125,7 +125,7 @@ async def test_a_width_that_is_gone_everywhere_is_an_error() -> None:
             await router.infer(item(0), width=Width(100))
 
 
-async def test_the_earliest_deadline_goes_first_over_all_lanes() -> None:
+async def test_the_earliest_deadline_goes_first_over_all_queues() -> None:
     order: list[str] = []
 
     async def call(router: Router, name: str, deadline_ms: float, **arguments: Any) -> None:
@@ -223,4 +223,4 @@ async def test_closing_that_is_cancelled_closes_all_the_same() -> None:
     with pytest.raises(asyncio.CancelledError):
         await use()
     assert server.closed
-    assert all(task.done() for task in router._fleet._watchers.values())
+    assert not [task for task in asyncio.all_tasks() if "ServerWatch" in repr(task.get_coro())]

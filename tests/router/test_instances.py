@@ -1,4 +1,4 @@
-"""The router on servers that run several groups at once."""
+"""The router on servers that run several batches at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 class ParallelServer(FakeServer):
-    """Runs as many groups at once as a width has instances; keeps the most groups that it held of each width."""
+    """Runs as many batches at once as a width has instances; keeps the most that it held of each width."""
 
     def __init__(self, instances: dict[int, int]) -> None:
         super().__init__(widths=tuple(instances))
@@ -31,7 +31,7 @@ class ParallelServer(FakeServer):
         self.most_held[model.width] = max(self.most_held[model.width], self.held[model.width])
         try:
             async with self._slots[model.width]:
-                self._instance = asyncio.Lock()  # one for each group, so that none waits for another
+                self._instance = asyncio.Lock()  # one for each batch, so that none waits for another
                 return await super().infer_batch(model, batch)
         finally:
             self.held[model.width] -= 1
@@ -46,13 +46,13 @@ async def answer_all(policy: str, server: ParallelServer, count: int = 200) -> R
 
 
 @pytest.mark.parametrize("policy", ["lert:25", "jsq:25"])
-async def test_a_width_holds_a_group_for_each_of_its_instances_and_one_more(policy: str) -> None:
+async def test_a_width_holds_a_batch_for_each_of_its_instances_and_one_more(policy: str) -> None:
     server = ParallelServer({25: 1, 100: 3})
     await answer_all(policy, server)
     assert server.most_held == {25: 2, 100: 1}  # the wide one from the warm-up
 
 
-async def test_all_instances_are_kept_busy_and_each_group_is_observed_at_its_own_length() -> None:
+async def test_all_instances_are_kept_busy_and_each_batch_is_observed_at_its_own_length() -> None:
     server = ParallelServer({100: 3})
     router = await answer_all("lert", server)
     assert server.most_held == {100: 4}

@@ -65,8 +65,8 @@ def pair() -> dict[str, FakeServer]:
 async def test_a_learned_policy_decides_for_requests_with_a_preference_too(file: Path) -> None:
     seen = Seen()
     async with routed(pair(), observer=seen, policy="ppo-slim", policy_file=file) as router:
-        wishes = [None, Preference(0.2, 0.2, 0.6)] * 20
-        answers = await asyncio.gather(*(router.infer(item(n), preference=wish) for n, wish in enumerate(wishes)))
+        options = [None, Preference(0.2, 0.2, 0.6)] * 20
+        answers = await asyncio.gather(*(router.infer(item(n), preference=wish) for n, wish in enumerate(options)))
     assert all(right(answer, n) for n, answer in enumerate(answers))
     assert {answer.policy for answer in answers} == {"ppo-slim"}
     assert not seen.fallbacks
@@ -83,7 +83,7 @@ async def test_what_it_was_not_trained_on_is_decided_by_the_fallback(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"policy": "ppo-slim", "policy_file": Path("nowhere.npz")}, "can't read the policy nowhere.npz"),
         ({"policy": "ppo-paper", "policy_file": ...}, "holds ppo-slim, not ppo-paper"),
@@ -91,10 +91,10 @@ async def test_what_it_was_not_trained_on_is_decided_by_the_fallback(tmp_path: P
         ({"shadow_policy": "ppo-slim,speed=1", "policy_file": ...}, "speed=1' is no knob"),
     ],
 )
-async def test_what_can_not_be_used_is_told_before_anything_runs(
-    file: Path, settings: dict[str, Any], told: str
+async def test_what_can_not_be_used_is_refused_before_anything_runs(
+    file: Path, settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         async with routed(pair(), **{k: file if v is ... else v for k, v in settings.items()}):
             pass
 
@@ -116,7 +116,7 @@ async def test_a_shadow_is_compared_and_logged_and_changes_nothing(tmp_path: Pat
     assert (record["shadow"]["outcome"], record["choice"]["width"]) == ("other", 100)
 
 
-async def test_a_shadow_that_would_do_the_same_is_told_so(tmp_path: Path) -> None:
+async def test_a_shadow_that_would_do_the_same_is_counted_so(tmp_path: Path) -> None:
     seen, file = Seen(), put(tmp_path / "policy.npz", slim("lert:reserve"))  # untrained, so it is that policy
     async with routed(
         pair(), observer=seen, policy="lert:reserve", shadow_policy="ppo-slim", policy_file=file
@@ -134,9 +134,9 @@ def shadow(choose: Any, **settings: Any) -> tuple[Shadow, Seen]:
 def test_a_shadow_that_fails_costs_nothing_and_is_not_asked_for_a_while() -> None:
     made, seen = shadow(raises)
     decision = parse_policy("lert").choose([candidate()], situation())
-    told = [made.compare(decision, [candidate()], situation(), is_idle=True) for _ in range(5)]
-    assert told[0] == {"policy": "scripted", "outcome": "fault", "fault": "raised", "reason": None, "choice": None}
-    assert told[3:] == [None, None]
+    compared = [made.compare(decision, [candidate()], situation(), is_idle=True) for _ in range(5)]
+    assert compared[0] == {"policy": "scripted", "outcome": "fault", "fault": "raised", "reason": None, "choice": None}
+    assert compared[3:] == [None, None]
     assert seen.shadows == {"fault": 3}
     later = replace(situation(), now_s=6.0)
     assert made.compare(decision, [candidate()], later, is_idle=True) is not None
@@ -177,8 +177,8 @@ def test_a_shadow_that_does_not_trust_itself_is_asked_again() -> None:
 
     made, seen = shadow(distrusts)
     decision = parse_policy("lert").choose([candidate()], situation())
-    told = [made.compare(decision, [candidate()], situation(), is_idle=True) for _ in range(5)]
-    assert [each and each["fault"] for each in told] == ["out_of_range"] * 5
+    compared = [made.compare(decision, [candidate()], situation(), is_idle=True) for _ in range(5)]
+    assert [each and each["fault"] for each in compared] == ["out_of_range"] * 5
     assert seen.shadows == {"fault": 5}
 
 
@@ -187,7 +187,7 @@ def two(**values: Any) -> dict[str, FakeServer]:
 
 
 @pytest.mark.parametrize(
-    ("servers", "gap_s", "wishes"),
+    ("servers", "gap_s", "options"),
     [
         (two(), 0.003, {}),
         (two(), 0.0005, {}),
@@ -207,20 +207,20 @@ def two(**values: Any) -> dict[str, FakeServer]:
     ids=str,
 )
 async def test_the_policy_that_ships_decides_by_itself_what_routers_see_every_day(
-    servers: dict[str, FakeServer], gap_s: float, wishes: dict[str, Any]
+    servers: dict[str, FakeServer], gap_s: float, options: dict[str, Any]
 ) -> None:
     seen = Seen()
     async with routed(servers, observer=seen, policy="ppo-slim", guard=NO_TIME_BUDGET) as router:
         calls = []
         for number in range(20):
-            calls.append(asyncio.create_task(router.infer(item(number), **wishes)))
+            calls.append(asyncio.create_task(router.infer(item(number), **options)))
             await asyncio.sleep(gap_s)
         answers = await asyncio.gather(*calls)
     assert not seen.fallbacks
     assert {answer.policy for answer in answers} == {"ppo-slim"}
 
 
-async def test_a_lull_after_a_crowd_and_deadlines_unlike_each_other_are_nothing_strange() -> None:
+async def test_a_lull_after_a_crowd_and_deadlines_unlike_each_other_are_in_distribution() -> None:
     seen = Seen()
     async with routed(two(), observer=seen, policy="ppo-slim", guard=NO_TIME_BUDGET) as router:
         for count, gap_s, deadline_ms in ((100, 0.0007, 100), (3, 0.5, 100), (20, 0.02, 5000), (20, 0.02, 60)):

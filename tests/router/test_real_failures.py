@@ -29,7 +29,7 @@ from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
-from tests.router.dispatch.test_attempts import Told
+from tests.router.dispatch.test_attempts import RecordingObserver
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ MODEL = "fashion_w025"
 RPS = 200
 DEADLINE_MS = 3000  # far above what one server takes, and far below group_timeout_s: a hang that is waited out is late
 A, B = ServerName("a"), ServerName("b")
-PROBED = 10  # items of known answers that may be asked for meanwhile
+PROBED = 10  # items of golden probes that may be asked meanwhile
 
 
 @dataclass
@@ -135,13 +135,13 @@ def servers_of(answers: list[Answer]) -> set[str]:
 
 
 async def test_a_server_that_hangs_costs_nothing_and_is_back_when_it_goes_on(tritons: Tritons) -> None:
-    told = Told()
-    async with Router.from_fleet(tritons.fleet(), observer=told) as router:
+    observer = RecordingObserver()
+    async with Router.from_fleet(tritons.fleet(), observer=observer) as router:
         assert servers_of(await load(router, tritons, 1)) == {A, B}
         stopped = {0.5: lambda: tritons.b.signal(signal.SIGSTOP)}
         answers = await load(router, tritons, 5, at=stopped)
         assert servers_of(answers[-RPS:]) == {A}
-        assert told.count("retry") > 0
+        assert observer.count("retry") > 0
         tritons.b.signal(signal.SIGCONT)
         back_s = await until(lambda: bool(router.served_by()[B]) and B not in router.inspect().suspects)
         print(f"back {back_s:.2f} s after SIGCONT")
@@ -161,7 +161,7 @@ async def test_a_hang_beyond_the_group_timeout_costs_nothing_either(tritons: Tri
 
 
 async def test_what_a_slow_server_has_is_hedged_and_answered_once(tritons: Tritons) -> None:
-    told = Told()
+    observer = RecordingObserver()
     patient = {"overdue_floor_ms": 60_000}  # so that what is sent a second time is hedged
     ends = threading.Event()
 
@@ -174,7 +174,7 @@ async def test_what_a_slow_server_has_is_hedged_and_answered_once(tritons: Trito
 
     thread = threading.Thread(target=stutter)
     settings = tritons.fleet(hedge={"quantile": 0.9, "floor_ms": 5}, retries=patient, ejection={"latency_factor": 1e9})
-    async with Router.from_fleet(settings, observer=told) as router:
+    async with Router.from_fleet(settings, observer=observer) as router:
         await load(router, tritons, 1)
         before = [await counted(place) for place in (tritons.a, tritons.b)]
         thread.start()
@@ -183,13 +183,13 @@ async def test_what_a_slow_server_has_is_hedged_and_answered_once(tritons: Trito
         finally:
             ends.set()
             thread.join()
-        assert told.count("hedge") > 0
-        assert told.count("retry") == 0
+        assert observer.count("hedge") > 0
+        assert observer.count("retry") == 0
     after = [await counted(place) for place in (tritons.a, tritons.b)]
     ran = sum(after) - sum(before)
     assert len(answers) == 4 * RPS
-    assert len(answers) < ran <= len(answers) + told.count("hedge") + PROBED, "copies ran, and were nobody's answers"
-    print(f"{told.count('hedge')} of {len(answers)} hedged, {ran} ran")
+    assert len(answers) < ran <= len(answers) + observer.count("hedge") + PROBED, "copies ran, and were nobody's"
+    print(f"{observer.count('hedge')} of {len(answers)} hedged, {ran} ran")
 
 
 async def counted(place: Place) -> int:
@@ -224,15 +224,15 @@ async def test_a_server_that_turns_slow_costs_nothing(tritons: Tritons) -> None:
 
 async def test_a_server_that_answers_errors_costs_nothing(tritons: Tritons) -> None:
     """The stub of a Python-based backend is killed: the model stays ready and each of its calls is an error."""
-    told = Told()
+    observer = RecordingObserver()
     (stub,) = tritons.b.server.stub_pids()
     async with (
-        Router.from_fleet(tritons.fleet(), observer=told) as router,
+        Router.from_fleet(tritons.fleet(), observer=observer) as router,
         TritonClient(tritons.b.server.grpc_address) as client,
     ):
         answers = await load(router, tritons, 4, at={1: lambda: os.kill(stub, signal.SIGKILL)})
         assert servers_of(answers[-RPS:]) == {A}
-        assert told.count("retry") > 0
+        assert observer.count("retry") > 0
         await client.unload_model(MODEL)
         await client.load_model(MODEL)
         await until(lambda: bool(router.served_by()[B]))
@@ -247,11 +247,11 @@ def tamper(path: Path) -> None:
 
 
 async def test_a_server_that_turns_wrong_is_found_out_by_a_probe_and_taken_back_when_right(tritons: Tritons) -> None:
-    told, path = Told(), tritons.b.repository / MODEL / "1" / "model.onnx"
+    observer, path = RecordingObserver(), tritons.b.repository / MODEL / "1" / "model.onnx"
     original = path.read_bytes()
     settings = tritons.fleet(probes={"period_s": 0.5}, discovery_period_s=5)  # so that a probe is first to tell
     async with (
-        Router.from_fleet(settings, observer=told) as router,
+        Router.from_fleet(settings, observer=observer) as router,
         TritonClient(tritons.b.server.grpc_address) as client,
     ):
         await load(router, tritons, 1)
@@ -260,7 +260,7 @@ async def test_a_server_that_turns_wrong_is_found_out_by_a_probe_and_taken_back_
         path.write_bytes(original)
         tamper(path)
         await client.load_model(MODEL)
-        await until(lambda: ("wrong", "b", "25") in told.events)
+        await until(lambda: ("wrong", "b", "25") in observer.events)
         assert servers_of(await load(router, tritons, 1)) == {A}
         await client.unload_model(MODEL)
         path.write_bytes(original)
@@ -303,9 +303,9 @@ async def test_a_full_accept_queue_holds_nobody_up(tritons: Tritons) -> None:
 
 
 async def test_the_death_of_a_server_costs_nothing_and_its_return_is_noticed(tritons: Tritons) -> None:
-    told = Told()
+    observer = RecordingObserver()
     port = int(tritons.b.server.grpc_address.rpartition(":")[2])
-    async with Router.from_fleet(tritons.fleet(), observer=told) as router:
+    async with Router.from_fleet(tritons.fleet(), observer=observer) as router:
         answers = await load(router, tritons, 4, at={1: lambda: os.kill(tritons.b.server.pid, signal.SIGKILL)})
         assert servers_of(answers[-RPS:]) == {A}
         assert {answer.width for answer in answers} == {Width(25)}
@@ -314,4 +314,4 @@ async def test_the_death_of_a_server_costs_nothing_and_its_return_is_noticed(tri
             back_s = await until(lambda: bool(router.served_by().get(B)))
             print(f"back {back_s:.2f} s after it was ready")
             assert servers_of(await load(router, tritons, 1)) == {A, B}
-    assert told.count("readmission") > 0
+    assert observer.count("readmission") > 0

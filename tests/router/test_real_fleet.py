@@ -62,7 +62,7 @@ async def test_every_width_is_as_accurate_over_the_router_as_its_config_says(
             right = np.mean([answer.output.argmax() for answer in answers] == sample.labels)
             # A thousand of the ten thousand images that the config's figure is over: three standard errors.
             assert abs(right - expected) < 3 * (expected * (1 - expected) / len(answers)) ** 0.5
-            assert max(answer.batch for answer in answers) > 16, "concurrent callers share groups"
+            assert max(answer.batch for answer in answers) > 16, "concurrent callers share batches"
         assert accuracies[0] >= 0.905
         assert accuracies[1] >= 0.917
         assert accuracies[2] >= 0.924
@@ -70,7 +70,7 @@ async def test_every_width_is_as_accurate_over_the_router_as_its_config_says(
 
 
 async def test_grouping_saves_triton_executions(servers: list[EmbeddedServer], sample: LabelledSample) -> None:
-    # Known-answer probes are inferences too, and a deadline would make groups smaller on a machine that is busy.
+    # Golden probes are inferences too, and a deadline would make batches smaller on a machine that is busy.
     settings = fleet(servers[:1], policy="lert:25", warm_up=False, probes=None, deadline_ms=60_000)
     async with Router.from_fleet(settings) as router, TritonClient(servers[0].grpc_address) as client:
         before = await client.statistics("fashion_w025")  # Triton counts its warm-up too
@@ -84,7 +84,7 @@ async def test_grouping_saves_triton_executions(servers: list[EmbeddedServer], s
     assert after.execution_count - before.execution_count <= 8
 
 
-async def test_answers_do_not_depend_on_who_shares_the_group(
+async def test_answers_do_not_depend_on_who_shares_the_batch(
     servers: list[EmbeddedServer], sample: LabelledSample
 ) -> None:
     images = sample.images[:40]

@@ -14,7 +14,7 @@ from orchestrator.router import Answer, Router
 from tests.fakes.servers import item
 from tests.fakes.troubled import TroubledServer
 from tests.fakes.virtual_time import new_virtual_loop
-from tests.router.dispatch.test_attempts import Told, router_over
+from tests.router.dispatch.test_attempts import RecordingObserver, router_over
 from tests.router.test_router import right
 
 TROUBLES = ("kill", "hangs", "hangs_quietly", "slow", "fails", "cancel")
@@ -89,18 +89,18 @@ def test_every_request_ends_once_and_nothing_is_left_behind(
     planned: list[Trouble], policy: str, hedges: bool, deadline_ms: float | None
 ) -> None:
     async def run() -> None:
-        told, servers = Told(), {name: TroubledServer(per_item_s=0.004) for name in "abc"}
+        observer, servers = RecordingObserver(), {name: TroubledServer(per_item_s=0.004) for name in "abc"}
         options = {"policy": policy, "group_timeout_s": 2, "request_timeout_s": 20}
         if hedges:
             options["hedge"] = {"quantile": 0.9}
-        async with router_over(told, dict(servers), probes={"period_s": 20}, **options) as router:
+        async with router_over(observer, dict(servers), probes={"period_s": 20}, **options) as router:
             outcomes = await ask_all(router, servers, planned, deadline_ms)
             for n, outcome in enumerate(outcomes):
                 if isinstance(outcome, Answer):
                     assert right(outcome, n % 10)
                 else:
                     assert isinstance(outcome, SlimError | asyncio.CancelledError)
-            again = told.count("retry") + told.count("hedge")
+            again = observer.count("retry") + observer.count("hedge")
             minimum = RetrySettings().minimum
             assert again <= minimum + 0.1 * len(outcomes) + minimum * 30 / 10, "the budget is kept"
             await asyncio.sleep(200)  # longer than any ejection

@@ -1,4 +1,4 @@
-"""A group: requests that go to one server as one batch, and how their answers come apart again."""
+"""Requests that go to one server together, and how their answers come apart again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.profile import EnergyLine
 from orchestrator.router.queue.request import Answer, Array, LaneKey, PendingRequest
-from orchestrator.router.servers.server_link import ServerLink
+from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.snapshot import BatchInFlight, ServedModel
 
 
@@ -18,18 +18,18 @@ class Batch:
     """Requests that were sent together.
 
     Attributes:
-        decision_id: of the decision that formed it.
-        link: to the server that runs it.
-        model: it runs on.
-        key: of the lane it came from.
-        requests: in the order of their items in the batch; at least one.
-        sent: how it counts in the server's load.
-        energy: of groups of this model on this server; None when unknown.
-        record: of the decision for the log; None when it is not sampled.
+        decision_id: The id of the decision that formed it.
+        server: The server that runs it.
+        model: The model that it runs on.
+        key: The key of the request queue that it came from.
+        requests: The requests in the order of their items in the batch; at least one.
+        sent: How it counts in the server's load.
+        energy: What batches of this model cost on this server; None when unknown.
+        record: The decision for the log; None when it is not sampled.
     """
 
     decision_id: str
-    link: ServerLink
+    server: ServerConnection
     model: ServedModel
     key: LaneKey
     requests: list[PendingRequest]
@@ -37,7 +37,7 @@ class Batch:
     energy: EnergyLine | None = None
     record: dict[str, Any] | None = None
 
-    def batch(self) -> Array:
+    def input(self) -> Array:
         """Return the items of all requests, in order."""
         if len(self.requests) == 1:
             return self.requests[0].batch
@@ -47,9 +47,9 @@ class Batch:
         """Return the answer for one of the requests, whose part of the output is ``output``."""
         items = self.sent.items
         return Answer(
-            output=(output[0] if request.is_single else output).copy(),  # not a view that keeps the whole group
+            output=(output[0] if request.is_single else output).copy(),  # not a view that keeps the whole batch
             labels=self.model.labels,
-            server=self.link.name,
+            server=self.server.name,
             width=self.model.width,
             batch=items,
             queue_s=self.sent.sent_s - request.arrived_s,

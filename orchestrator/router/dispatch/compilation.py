@@ -5,7 +5,7 @@ that serves would keep the 300 MiB that it takes, could not be stopped meanwhile
 interpreter's lock with the compiler. So a process of its own compiles, keeps the result on disk and ends; who serves
 loads it. A gateway does that before it starts its workers, so that there is one compiler and not one a worker.
 
-Told as a warning: who starts a router from a script or a prompt, with no logging set up, sees why it takes so long.
+Logged as a warning: who starts a router from a script or a prompt, with no logging set up, sees why it takes so long.
 """
 
 from __future__ import annotations

@@ -7,15 +7,38 @@ because the fallback would not look at what they prefer.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.config import RouterSettings
-from orchestrator.errors import ConfigError
-from orchestrator.policies import Binding, ObservingPolicy, Policy, PreferredPolicy, parse_policy, rebind
+from orchestrator.decision import Decision, Hold
+from orchestrator.errors import ConfigError, PermanentError
+from orchestrator.policies import Binding, CandidateSet, ObservingPolicy, Policy, PreferredPolicy, parse_policy, rebind
 from orchestrator.policies.learned import SLIM, LearnedPolicy, is_learned, parse_learned
+from orchestrator.router.dispatch.decision_log import DecisionLog, Record
 from orchestrator.router.dispatch.guarded_policy import GuardedPolicy
 from orchestrator.router.dispatch.shadow import Shadow
 from orchestrator.router.observer import RouterObserver
+from orchestrator.snapshot import Family
+
+log = logging.getLogger(__name__)
+
+
+class Decided(NamedTuple):
+    """A decision, and what is to be known of it.
+
+    Attributes:
+        decision: The decision.
+        policy: The name of the policy that made it.
+        binding: When that binds a request to a server and a width.
+        record: The decision for the log; None when it is not sampled.
+    """
+
+    decision: Decision
+    policy: str
+    binding: Binding
+    record: Record | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +46,66 @@ class Deciders:
     """Who decides.
 
     Attributes:
-        policies: about requests without a preference (False) and about those with one (True).
-        observing: those of them, fallbacks included, that want to know what becomes of groups; each once, however often
-            it stands in for others, because what it remembers is one for all.
-        shadow: beside them, and nothing comes of it; None: nobody does.
+        policies: The policies for requests without a preference (False) and for those with one (True).
+        observing: Those of them, fallbacks included, that want to know what becomes of batches; each once, however
+            often it stands in for others, because what it remembers is one for all.
+        shadow: The policy that is asked beside them, and of which nothing comes; None: there is none.
     """
 
     policies: dict[bool, GuardedPolicy]
     observing: tuple[ObservingPolicy, ...]
     shadow: Shadow | None = None
 
+    def decide(
+        self,
+        candidate_set: CandidateSet,
+        family: Family,
+        *,
+        is_idle: bool,
+        stale: str | None,
+        decisions: DecisionLog | None,
+    ) -> Decided:
+        """Return what is to be done with the head of a queue.
+
+        Args:
+            candidate_set: What could be done.
+            family: The family that the head asks for.
+            is_idle: Whether no server has anything to do.
+            stale: What is known too little of for just any policy to be asked; None: nothing.
+            decisions: The log of decisions; None: there is none.
+
+        Raises:
+            PermanentError: when the policy and its fallback have failed.
+        """
+        situation = candidate_set.situation
+        policy = self.policies[situation.queue.preference is not None]
+        try:
+            decision, name, fault = policy.decide(candidate_set, is_idle=is_idle, stale=stale)
+        except Exception as exc:  # of the fallback too
+            what = f"policy {policy.policy.name} and its fallback failed"
+            log.exception("%s", what)
+            raise PermanentError(f"{what}: {type(exc).__name__}: {exc}") from exc
+        shadowed = record = None
+        if self.shadow is not None:
+            shadowed = self.shadow.compare(decision, candidate_set.candidates, situation, is_idle=is_idle)
+        if decisions is not None and not isinstance(decision, Hold) and decisions.is_sampled():
+            record = decisions.describe(
+                candidate_set.candidates,
+                situation,
+                decision,
+                family=family,
+                policy=name,
+                fault=fault,
+                shadow=shadowed,
+            )
+        return Decided(decision, name, policy.binding, record)
+
 
 def make_deciders(settings: RouterSettings, observer: RouterObserver) -> Deciders:
     """Return who decides by such settings.
 
     Raises:
-        ConfigError: when there is no such policy, its file can't be used, or it can't be bound as told.
+        ConfigError: when there is no such policy, its file can't be used, or it can't be bound as asked.
     """
     policy, fallback = _policy(settings.policy, settings), parse_policy(settings.guard.fallback)
     binding = policy.binding if settings.binding == "policy" else Binding(settings.binding)

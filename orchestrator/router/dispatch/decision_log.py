@@ -1,8 +1,8 @@
 """Decisions as JSON lines: what could be done, what was done and why, and what came of it.
 
 Off unless asked for. It feeds ``slimsched why``, replay and learning, so a line holds all that a policy saw:
-candidates, the queue as slacks from now, lots and turn. A sampled decision is written when its group has ended, with
-the outcome.
+candidates, the queue as slacks from now, the random numbers (``lots``) and the turn. A sampled decision is written
+when its batch has ended, with the outcome.
 
 Bounded: a file is begun anew at its size limit, and one older file a router is kept; at the start the oldest files of
 former routers go. Each router, and so each worker process, has files of its own, named by the part of a decision's id
@@ -49,9 +49,9 @@ class DecisionLog:
     """Writes a sample of decisions.
 
     Args:
-        settings: where, how many, how much.
-        run_id: of the router.
-        clock: seconds since 1970.
+        settings: Where to write, how many decisions and how much of them.
+        run_id: The part of decisions' ids that tells this router from others.
+        clock: Returns seconds since 1970.
 
     Raises:
         ConfigError: when the directory can't be written to.
@@ -172,7 +172,7 @@ def file_of(directory: Path, run_id: str) -> Path:
 
 
 def outcome_of(batch: Batch, *, now_s: float, error: str | None) -> Record:
-    """Return what came of a group that has ended."""
+    """Return what came of a batch that has ended."""
     return {
         "error": error,
         "items": batch.sent.items,

@@ -1,15 +1,14 @@
 """The loop that decides and sends.
 
 Whenever something changes (a request, an answer, a server's health) ``wake`` schedules one pass for the next turn of
-the event loop; so callers that arrive together are seen together and can share a group. A pass asks the policy about
-the most urgent head until it holds. What it decides goes out by ``sending``.
+the event loop; so callers that arrive together are seen together and can share a batch. A pass asks the policy about
+the most urgent head until it holds. What it decides goes out by ``sender``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import math
 import random
 import secrets
@@ -20,8 +19,9 @@ from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
 from orchestrator.policies import Binding, CandidateSet, Outcome, Situation
+from orchestrator.router.dispatch.attempts import Attempts
 from orchestrator.router.dispatch.batch import Batch
-from orchestrator.router.dispatch.deciders import Deciders, make_deciders
+from orchestrator.router.dispatch.deciders import Decided, Deciders, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog, Record
 from orchestrator.router.dispatch.kept_tables import KeptTables
 from orchestrator.router.dispatch.sender import Sender
@@ -31,49 +31,43 @@ from orchestrator.router.queue.overload import Shed, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import Lane, Lanes
 from orchestrator.router.queue.shedding import Shedder
+from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
-from orchestrator.router.servers.server_link import ServerLink
 from orchestrator.snapshot import BatchInFlight, ModelName, Width
-
-log = logging.getLogger(__name__)
-
 
 _EARLY_S = 1e-5  # timers may fire a little early, and a policy asked too early would hold again
 
 
 class Dispatcher:
-    """Serves the lanes: each head is bound, sent, held or given up.
+    """Serves the request queues: each head is bound, sent, held or given up.
 
-    Args:
-        settings: of the router.
-        lanes: requests wait in.
-        fleet: they go to.
-        shedder: gives up what can't be served.
-        observer: is told of decisions and groups.
+    Attributes:
+        deciders: The policies that decide now.
     """
 
     def __init__(
-        self, settings: RouterSettings, lanes: Lanes, fleet: Fleet, shedder: Shedder, observer: RouterObserver
+        self, settings: RouterSettings, queues: Lanes, fleet: Fleet, shedder: Shedder, observer: RouterObserver
     ) -> None:
         self._settings = settings
-        self._lanes = lanes
+        self._queues = queues
         self._fleet = fleet
         self._shedder = shedder
         self._observer = observer
-        self._deciders = self.make_deciders(settings)
+        self.deciders = self.make_deciders(settings)
         self._tables = KeptTables()
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
-        self._batches = itertools.count(1)
+        self._decision_numbers = itertools.count(1)
         self._run_id = secrets.token_hex(3)  # tells the decisions of one router's life from another's
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
-        self._sender = Sender(fleet, lanes, observer, self.wake, self._learn, self._log)
+        self._attempts = Attempts(fleet, queues, observer, self.wake)
+        self._sender = Sender(self._attempts, observer, self.wake, self._learn, self._log)
         self._changes = 0  # of anything but what waits
         self._is_scheduled = False
         self._is_closing = False
         # When a policy that holds wants to be asked again; its time beside, because uvloop's handle of a timer that is
-        # due at once can't tell it.
+        # due at once does not know it.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf
 
@@ -85,7 +79,7 @@ class Dispatcher:
     @property
     def given_up(self) -> int:
         """The number of batches under way that nobody waits for any more."""
-        return self._sender.given_up
+        return len(self._attempts.given_up)
 
     def make_deciders(self, settings: RouterSettings) -> Deciders:
         """Return who decides by such settings.
@@ -97,16 +91,16 @@ class Dispatcher:
 
     def reconfigure(self, settings: RouterSettings, deciders: Deciders) -> None:
         """Decide by other settings and the policies that they name from now on."""
-        self._settings, self._deciders = settings, deciders
+        self._settings, self.deciders = settings, deciders
 
     def wake(self) -> None:
-        """Look at all lanes in the next turn of the event loop, if anything waits in them, because of some change."""
+        """Look at all queues in the next turn of the event loop, if anything waits in them, because of some change."""
         self._changes += 1
         self.wake_for_arrival()
 
     def wake_for_arrival(self) -> None:
-        """Look at all lanes likewise, because a request has come; that alone makes room for none."""
-        if not self._is_scheduled and not self._is_closing and self._lanes.backlog.requests:
+        """Look at all queues likewise, because a request has come; that alone makes room for none."""
+        if not self._is_scheduled and not self._is_closing and self._queues.backlog.requests:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._pass)
 
@@ -128,43 +122,41 @@ class Dispatcher:
         self._sender.settle()
         self._rebind_lost()
         # A generator: after each thing done the most urgent head is looked for again.
-        while any(self._serve(lane, head) for lane, head in self._lanes.heads()):
+        while any(self._serve(queue, head) for queue, head in self._queues.heads()):
             pass
 
     def _rebind_lost(self) -> None:
         """Take requests back from servers that are gone or no longer serve the width."""
-        for key in self._lanes.bound_keys():
+        for key in self._queues.bound_keys():
             if self._fleet.has_lost(key):
-                for request in self._lanes.take_all(key):
-                    self._lanes.push(key.unbound(), request)
+                for request in self._queues.take_all(key):
+                    self._queues.push(key.unbound(), request)
 
-    def _serve(self, lane: Lane, head: PendingRequest) -> bool:
-        """Bind, send or shed the head of a lane if possible; return whether anything was done."""
-        if lane.key.bound_to is not None:
-            server, width = lane.key.bound_to
-            return self._send(self._fleet.links[server], lane, width, lane.items)
-        if head.held_at == self._changes and not self._has_room():
+    def _serve(self, queue: Lane, head: PendingRequest) -> bool:
+        """Bind, send or shed the head of a queue if possible; return whether anything was done."""
+        servers = self._fleet.servers
+        if queue.key.bound_to is not None:
+            name, width = queue.key.bound_to
+            return self._send(servers[name], queue, width, queue.items)
+        if head.held_at == self._changes and not any([server.has_room for server in servers.values()]):
             return False  # it held, nothing but requests has come, and nothing could be sent
-        candidate_set = self._candidate_set(lane, head)
-        if not candidate_set:
-            return self._decide(lane, head, candidate_set)
-        self._lanes.note_estimate(lane, estimate(candidate_set))
-        late = self._take_late(lane, candidate_set) if head.has_own_deadline and not head.under_way else ()
-        for request in late:
-            self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
-        return bool(late) or self._decide(lane, head, candidate_set)
+        candidate_set = self._candidate_set(queue, head)
+        if candidate_set:
+            self._queues.note_estimate(queue, estimate(candidate_set))
+            late = self._take_late(queue, candidate_set) if head.has_own_deadline and not head.under_way else ()
+            for request in late:
+                self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
+            if late:
+                return True
+        return self._decide(queue, head, candidate_set)
 
-    def _has_room(self) -> bool:
-        """Return whether some server may be sent a group."""
-        return any([link.is_healthy and len(link.in_flight) < link.batch_limit for link in self._fleet.links.values()])
-
-    def _candidate_set(self, lane: Lane, head: PendingRequest) -> CandidateSet:
-        """Return what could be done with the head of a lane."""
-        key, links = lane.key, self._fleet.links
-        states = [link.state(key.family, self._bound_items(link)) for link in links.values()]
-        tables = self._tables.mend(key.family, states, self._fleet.latency, self._fleet.energy)
+    def _candidate_set(self, queue: Lane, head: PendingRequest) -> CandidateSet:
+        """Return what could be done with the head of a queue."""
+        key, servers = queue.key, self._fleet.servers
+        states = [server.state(key.family, self._bound_items(server)) for server in servers.values()]
+        tables = self._tables.update(key.family, states, self._fleet.latency, self._fleet.energy)
         situation = Situation(
-            lane.state(head),
+            queue.state(head),
             asyncio.get_running_loop().time(),
             next(self._turns),
             (self._random.random(), self._random.random()),
@@ -177,85 +169,71 @@ class Dispatcher:
             candidate_set.exclude(key.avoid | suspects)
         return candidate_set
 
-    def _take_late(self, lane: Lane, candidate_set: CandidateSet) -> Sequence[PendingRequest]:
-        """Remove and return the heads of a lane that are to be shed as late."""
+    def _take_late(self, queue: Lane, candidate_set: CandidateSet) -> Sequence[PendingRequest]:
+        """Remove and return the heads of a queue that are to be shed as late."""
         situation = candidate_set.situation
         margin, tail_slack_s = situation.slack_margin, situation.queue.tail_deadline_s - situation.now_s
         if candidate_set.drain_s * margin <= tail_slack_s and situation.is_in_time(candidate_set.soonest_s):
             return ()  # take_late would say so too, after looking at all candidates
         return take_late(
-            lane,
+            queue,
             candidate_set.reachable,
             situation.queue,
             drain_s=candidate_set.drain_s,
-            idle={link.name for link in self._fleet.links.values() if not link.in_flight},
+            idle={server.name for server in self._fleet.servers.values() if not server.in_flight},
             now_s=situation.now_s,
             slack_margin=margin,
         )
 
-    def _bound_items(self, link: ServerLink) -> tuple[tuple[ModelName, int], ...]:
-        if not self._lanes.has_bound:
+    def _bound_items(self, server: ServerConnection) -> tuple[tuple[ModelName, int], ...]:
+        if not self._queues.has_bound:
             return ()
-        bound = [(link.model(key.family, width), items) for key, width, items in self._lanes.bound_items(link.name)]
+        queued = self._queues.bound_items(server.name)
+        bound = [(server.model(key.family, width), items) for key, width, items in queued]
         return tuple((model.name, items) for model, items in bound if model is not None)
 
-    def _decide(self, lane: Lane, head: PendingRequest, candidate_set: CandidateSet) -> bool:
-        """Do with the head of a lane what a policy says; return whether anything was done."""
-        queue, now_s = candidate_set.situation.queue, candidate_set.situation.now_s
-        policy = self._deciders.policies[queue.preference is not None]
-        is_idle = not any([link.in_flight for link in self._fleet.links.values()])
+    def _decide(self, queue: Lane, head: PendingRequest, candidate_set: CandidateSet) -> bool:
+        """Do with the head of a queue what a policy says; return whether anything was done."""
         try:
-            decision, name, fault = policy.decide(
-                candidate_set, is_idle=is_idle, stale=self._fleet.stale(candidate_set, now_s=now_s)
+            decided = self.deciders.decide(
+                candidate_set,
+                queue.key.family,
+                is_idle=not any([server.in_flight for server in self._fleet.servers.values()]),
+                stale=self._fleet.stale(candidate_set, now_s=candidate_set.situation.now_s),
+                decisions=self._log,
             )
-        except Exception as exc:  # of the fallback too
-            what = f"policy {policy.policy.name} and its fallback failed"
-            log.exception("%s", what)
-            head.give_up(PermanentError(f"{what}: {type(exc).__name__}: {exc}"))
+        except PermanentError as exc:
+            head.give_up(exc)
             return True
-        shadowed = None
-        if self._deciders.shadow is not None:
-            shadowed = self._deciders.shadow.compare(
-                decision, candidate_set.candidates, candidate_set.situation, is_idle=is_idle
-            )
-        record = None
-        if self._log is not None and not isinstance(decision, Hold) and self._log.is_sampled():
-            record = self._log.describe(
-                candidate_set.candidates,
-                candidate_set.situation,
-                decision,
-                family=lane.key.family,
-                policy=name,
-                fault=fault,
-                shadow=shadowed,
-            )
-        match decision:
+        match decided.decision:
             case Hold(_, until_s):
-                head.held_at = self._changes
-                if until_s is not None and until_s > now_s:
-                    self._wake_at(min(until_s, queue.head_deadline_s) if queue.head_deadline_s > now_s else until_s)
+                self._hold(head, candidate_set.situation, until_s)
                 return False
             case Reject(reason):
-                self._shedder.shed(head, Shed.REJECTED, f"policy {name} gave it up: {reason}")
-                if self._log is not None and record is not None:
-                    self._log.write(record, self._new_id(), {"error": "rejected"})
+                self._shedder.shed(head, Shed.REJECTED, f"policy {decided.policy} gave it up: {reason}")
+                if self._log is not None and decided.record is not None:
+                    self._log.write(decided.record, self._new_id(), {"error": "rejected"})
                 return True
+            case Dispatch(chosen) if decided.binding is Binding.LATE:
+                server = self._fleet.servers[chosen.server]
+                return self._send(server, queue, chosen.width, chosen.items, decided)
             case Dispatch(chosen):
-                if policy.binding is Binding.LATE:
-                    link = self._fleet.links[chosen.server]
-                    return self._send(link, lane, chosen.width, chosen.items, policy=name, record=record)
-                bound = replace(lane.key, bound_to=(chosen.server, chosen.width))
-                for request in lane.take(head.items):
-                    request.policy, request.record = name, record
-                    self._lanes.push(bound, request)
+                bound = replace(queue.key, bound_to=(chosen.server, chosen.width))
+                for request in queue.take(head.items):
+                    request.policy, request.record = decided.policy, decided.record
+                    self._queues.push(bound, request)
                 return True
 
     def _new_id(self) -> str:
-        return f"{self._run_id}-{next(self._batches)}"
+        return f"{self._run_id}-{next(self._decision_numbers)}"
 
-    def _wake_at(self, when_s: float) -> None:
-        """Ask again then, at the latest."""
-        when_s += _EARLY_S
+    def _hold(self, head: PendingRequest, situation: Situation, until_s: float | None) -> None:
+        """Ask again when something changes, and at the latest when the policy wants it or the head is due."""
+        now_s, due_s = situation.now_s, situation.queue.head_deadline_s
+        head.held_at = self._changes
+        if until_s is None or until_s <= now_s:
+            return
+        when_s = (min(until_s, due_s) if due_s > now_s else until_s) + _EARLY_S
         if self._alarm is not None:
             if self._alarm_s <= when_s:
                 return
@@ -270,59 +248,54 @@ class Dispatcher:
     # --- send ---
 
     def _send(
-        self,
-        link: ServerLink,
-        lane: Lane,
-        width: Width,
-        items: int,
-        *,
-        policy: str | None = None,
-        record: Record | None = None,
+        self, server: ServerConnection, queue: Lane, width: Width, items: int, decided: Decided | None = None
     ) -> bool:
-        """Send a group from the head of a lane on, if the server has room; return whether it was sent.
+        """Send a batch from the head of a queue on, if the server has room; return whether it was sent.
 
         Args:
-            link: to the server.
-            lane: not empty.
-            width: to run at.
-            items: in it, at the most.
-            policy: that decided; None: when they were bound, which each request knows itself.
-            record: of the decision for the log; None: likewise.
+            server: The server that it goes to.
+            queue: The queue, which is not empty.
+            width: The width to run at.
+            items: The items in it, at the most.
+            decided: What was decided; None: when they were bound, which each request knows itself.
         """
-        model = link.model(lane.key.family, width)
-        if model is None or not link.has_room_for(model):
+        model = server.model(queue.key.family, width)
+        free = 0 if model is None else server.free_batches(model)
+        if model is None or free < 1:
             return False
         items = min(items, model.max_batch_size)
-        if items >= lane.items:
-            line = self._fleet.latency.line(link.name, model, link.models_of(lane.key.family))
-            items = part_of(lane.items, link.free_batches(model), *line)
-        requests = lane.take(items)
+        if items >= queue.items:
+            line = self._fleet.latency.line(server.name, model, server.models_of(queue.key.family))
+            items = part_of(queue.items, free, *line)
+        requests = queue.take(items)
         sent = BatchInFlight(model.name, sum([r.items for r in requests]), asyncio.get_running_loop().time())
-        energy = self._fleet.energy.line(link.name, model.name)
-        if policy is not None:
+        energy = self._fleet.energy.line(server.name, model.name)
+        record: Record | None = None
+        if decided is not None:
+            record = decided.record
             for request in requests:
-                request.policy = policy
+                request.policy = decided.policy
         record = record or requests[0].record
-        self._sender.send(Batch(self._new_id(), link, model, lane.key, requests, sent, energy, record))
+        self._sender.send(Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record))
         return True
 
     def _learn(self, batch: Batch, now_s: float) -> None:
-        """Note that a group was answered; the link learns how long it took, and policies what became of it."""
-        observing = self._deciders.observing
-        siblings = batch.link.models_of(batch.key.family) if observing else ()
-        per_item_s, fixed_s = self._fleet.latency.line(batch.link.name, batch.model, siblings)
-        took_s = batch.link.finish(batch.sent, now_s=now_s)
+        """Note that a batch was answered; the fleet learns how long it took, and policies what became of it."""
+        observing = self.deciders.observing
+        siblings = batch.server.models_of(batch.key.family) if observing else ()
+        per_item_s, fixed_s = self._fleet.latency.line(batch.server.name, batch.model, siblings)
+        took_s = self._fleet.finish(batch.server, batch.sent, now_s=now_s)
         tables = self._tables.of(batch.key.family)
-        if not observing or batch.link.name not in tables.names or batch.model.width not in tables.widths:
+        if not observing or batch.server.name not in tables.names or batch.model.width not in tables.widths:
             return  # nobody wants to know, or it is of a server that has left
+        outcome = Outcome(
+            server=batch.server.name,
+            width=batch.model.width,
+            items=batch.sent.items,
+            expected_s=per_item_s * batch.sent.items + fixed_s,
+            took_s=took_s,
+            is_in_time=all(now_s <= request.deadline_s for request in batch.requests),
+            now_s=now_s,
+        )
         for policy in observing:
-            outcome = Outcome(
-                server=batch.link.name,
-                width=batch.model.width,
-                items=batch.sent.items,
-                expected_s=per_item_s * batch.sent.items + fixed_s,
-                took_s=took_s,
-                is_in_time=all(now_s <= request.deadline_s for request in batch.requests),
-                now_s=now_s,
-            )
             policy.observe(tables.memory, outcome)

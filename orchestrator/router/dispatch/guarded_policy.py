@@ -23,23 +23,62 @@ log = logging.getLogger(__name__)
 _LOG_PERIOD_S = 10.0
 
 
+Asked = tuple[Decision | None, Fault | None, str, float]
+"""A policy's decision, None when it raised; its fault, with words for the log; and how long it took, in seconds."""
+
+
+class PolicyGuard:
+    """Asks one policy behind a circuit breaker, within a time budget on ``clock``, which returns seconds."""
+
+    def __init__(self, settings: GuardSettings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._budget_s = None if settings.policy_time_budget_ms is None else settings.policy_time_budget_ms / 1e3
+        self._clock = clock
+        self._is_warm = False  # the first decision may have to compile what decides
+        self._breaker = Breaker()
+
+    def is_open(self, now_s: float) -> bool:
+        """Return whether the policy is not to be asked now."""
+        return self._breaker.is_open(now_s)
+
+    def ask(self, decide: Callable[[], tuple[Decision, Fault | None]], *, now_s: float) -> Asked:
+        """Return what ``decide`` does, which asks the policy and checks its decision; never raises."""
+        began_s, settings = self._clock(), self._settings
+        decision: Decision | None = None
+        fault: Fault | None
+        try:
+            decision, fault = decide()
+        except UntrustedError as exc:
+            return None, Fault.OUT_OF_RANGE, str(exc), self._clock() - began_s  # one client's requests, not a failure
+        except Exception as exc:  # whatever a policy raises
+            fault, detail, took_s = Fault.RAISED, f"{type(exc).__name__}: {exc}", self._clock() - began_s
+        else:
+            took_s = self._clock() - began_s
+            detail = "" if fault is None else f"{decision}"
+            if fault is None and self._is_warm and self._budget_s is not None and took_s > self._budget_s:
+                fault, detail = Fault.SLOW, f"{took_s * 1e3:.1f} ms"
+            self._is_warm = True
+        if fault is None:
+            self._breaker = self._breaker.worked()
+        else:
+            self._breaker = self._breaker.failed(
+                now_s, limit=settings.faults, window_s=settings.faults_window_s, pause_s=settings.pause_s
+            )
+        return decision, fault, detail, took_s
+
+
 @dataclass(slots=True)
 class _LogLine:
-    """One kind of fault in the log: when it was last told, and how many were not told since."""
+    """One kind of fault in the log: when it was last logged, and how many were suppressed since."""
 
-    told_s: float
-    untold: int = 0
+    logged_s: float
+    suppressed: int = 0
 
 
 class GuardedPolicy:
-    """Asks a policy, and the fallback in its place when the policy fails.
+    """Asks a policy, and the fallback, which is bound the same way, in its place when the policy fails.
 
-    Args:
-        policy: to be asked.
-        fallback: another, bound the same way.
-        settings: time budget, and when the policy is not asked any more.
-        observer: is told of decisions and fallbacks.
-        clock: in seconds, for how long the policy takes.
+    How long the policy takes is measured on ``clock``, which returns seconds.
     """
 
     def __init__(
@@ -54,16 +93,13 @@ class GuardedPolicy:
         self.policy = policy
         self.fallback = fallback
         self._settings = settings
-        self._budget_s = None if settings.policy_time_budget_ms is None else settings.policy_time_budget_ms / 1e3
         self._observer = observer
-        self._clock = clock
-        self._is_warm = False  # the first decision may have to compile what decides
-        self._breaker = Breaker()
+        self._guard = PolicyGuard(settings, clock)
         self._lines: dict[Fault, _LogLine] = {}
 
     @property
     def binding(self) -> Binding:
-        """Of both."""
+        """When both bind a request to a server and a width."""
         return self.policy.binding
 
     def decide(
@@ -72,55 +108,36 @@ class GuardedPolicy:
         """Return a decision, the name of the policy that made it, and the fault when it is the fallback's.
 
         Args:
-            candidate_set: what could be done.
-            is_idle: whether no server has anything to do.
-            stale: what is known too little of for the policy to be asked; None: nothing.
+            candidate_set: What could be done.
+            is_idle: Whether no server has anything to do.
+            stale: What is known too little of for the policy to be asked; None: nothing.
         """
-        now_s = candidate_set.situation.now_s
+        policy, now_s = self.policy, candidate_set.situation.now_s
         if stale is not None:
             fault = Fault.STALE
-            self._tell(fault, stale, now_s)
-        elif self._breaker.is_open(now_s):
-            fault, detail = Fault.CIRCUIT_OPEN, ""
+            self._log(fault, stale, now_s)
+        elif self._guard.is_open(now_s):
+            fault = Fault.CIRCUIT_OPEN
         else:
-            candidate_set.prepare(self.policy)
-            began_s = self._clock()
-            try:
-                decision, found = candidate_set.decide(self.policy, is_idle=is_idle, binding=self.policy.binding)
-            except UntrustedError as exc:
-                fault, detail = Fault.OUT_OF_RANGE, str(exc)
-                self._observer.on_decision(self._clock() - began_s)
-            except Exception as exc:  # whatever a policy raises
-                fault, detail = Fault.RAISED, f"{type(exc).__name__}: {exc}"
-                self._observer.on_decision(self._clock() - began_s)
-            else:
-                took_s = self._clock() - began_s
-                self._observer.on_decision(took_s)
-                if found is None and self._is_warm and self._budget_s is not None and took_s > self._budget_s:
-                    found = Fault.SLOW
-                self._is_warm = True
-                if found is None:
-                    self._breaker = self._breaker.worked()
-                    return decision, self.policy.name, None
-                fault, detail = found, f"{took_s * 1e3:.1f} ms" if found is Fault.SLOW else f"{decision}"
-            if fault is not Fault.OUT_OF_RANGE:  # one client's strange requests are nobody else's
-                self._breaker = self._breaker.failed(
-                    now_s,
-                    limit=self._settings.faults,
-                    window_s=self._settings.faults_window_s,
-                    pause_s=self._settings.pause_s,
-                )
-            self._tell(fault, detail, now_s)
+            candidate_set.prepare(policy)
+            decision, found, detail, took_s = self._guard.ask(
+                lambda: candidate_set.decide(policy, is_idle=is_idle, binding=policy.binding), now_s=now_s
+            )
+            self._observer.on_decision(took_s)
+            if found is None and decision is not None:
+                return decision, policy.name, None
+            fault = found or Fault.NOT_OFFERED
+            self._log(fault, detail, now_s)
         self._observer.on_fallback(fault)
         return self.fallback.choose(candidate_set.candidates, candidate_set.situation), self.fallback.name, fault
 
-    def _tell(self, fault: Fault, detail: str, now_s: float) -> None:
+    def _log(self, fault: Fault, detail: str, now_s: float) -> None:
         """Log a fault, each kind at most once in a while: a broken policy fails with every request."""
         line = self._lines.get(fault)
-        if line is not None and now_s - line.told_s < _LOG_PERIOD_S:
-            line.untold += 1
+        if line is not None and now_s - line.logged_s < _LOG_PERIOD_S:
+            line.suppressed += 1
             return
-        more = f" ({line.untold} more of these since)" if line is not None and line.untold else ""
+        more = f" ({line.suppressed} more of these since)" if line is not None and line.suppressed else ""
         self._lines[fault] = _LogLine(now_s)
         log.warning(
             "in place of policy %s, %s decides: %s, %s%s",
@@ -130,5 +147,5 @@ class GuardedPolicy:
             detail[:200],
             more,
         )
-        if self._breaker.is_open(now_s):
+        if self._guard.is_open(now_s):
             log.warning("policy %s is not asked for %g s", self.policy.name, self._settings.pause_s)

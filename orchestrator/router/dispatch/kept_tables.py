@@ -1,6 +1,6 @@
-"""The tables of each family, kept from one decision to the next and mended before each by what has changed.
+"""The tables of each family, kept from one decision to the next and updated before each by what has changed.
 
-What a server holds changes with every group and costs little to write; what it serves, and what is known of its times
+What a server holds changes with every batch and costs little to write; what it serves, and what is known of its times
 and joules, changes rarely or on one server at a time. Servers and their fits are values, so a change is seen by
 comparing, and nobody who changes something has to think of the tables.
 """
@@ -19,7 +19,7 @@ _Fits = tuple[LatencyFit | None, ...]
 
 @dataclass(slots=True)
 class _Kept:
-    """Tables of one family, and from what they were written."""
+    """The tables of one family, and what they were written from."""
 
     tables: FleetTables = field(default_factory=FleetTables)
     states: dict[ServerName, ServerState] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class _Kept:
 
 
 class KeptTables:
-    """One ``FleetTables`` a family."""
+    """The ``FleetTables`` of each family."""
 
     def __init__(self) -> None:
         self._by_family: dict[Family, _Kept] = {}
@@ -44,16 +44,16 @@ class KeptTables:
             kept = self._by_family[family] = _Kept()
         return kept
 
-    def mend(
+    def update(
         self, family: Family, states: Sequence[ServerState], latency: LatencyTable, energy: EnergyTable
     ) -> FleetTables:
         """Return the tables of a family as they are right now.
 
         Args:
-            family: in question.
-            states: of all servers.
-            latency: expected times.
-            energy: expected joules.
+            family: The family.
+            states: The states of all servers.
+            latency: The expected times.
+            energy: The expected joules.
         """
         kept = self._kept(family)
         has_learned, is_new_energy = latency is not kept.latency, energy is not kept.energy
@@ -72,7 +72,7 @@ class KeptTables:
                     models = (*state.models, *state.other_models)
                     learned = [m for m, new, old in zip(models, fits, before, strict=True) if new is not old]
                     kept.tables.put_lines(state, latency, learned)
-                if state.in_flight or state != known:  # equal groups may have begun at other times
+                if state.in_flight or state != known:  # equal batches may have begun at other times
                     kept.tables.put_load(state)
             kept.states[name], kept.fits[name] = state, fits
         for name in kept.states.keys() - {state.name for state in states} if len(kept.states) > len(states) else ():

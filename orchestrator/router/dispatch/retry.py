@@ -61,16 +61,16 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AttemptState:
     """What is known of a request when it might be sent again.
 
     Attributes:
-        cause: why it might.
-        repeatable: whether a failed attempt may be repeated; not looked at for other causes.
-        attempts: that were made.
-        others: attempts under way, or queued, beside the one in question.
-        slack_s: until its deadline; None when its caller gave none.
-        elsewhere_s: expected time until another server would have answered it; None when there is no other.
+        cause: Why it might be.
+        repeatable: Whether a failed attempt may be repeated; not looked at for other causes.
+        attempts: The attempts that were made.
+        others: The attempts under way, or queued, beside the one in question.
+        slack_s: The time until its deadline; None when its caller gave none.
+        elsewhere_s: The expected time until another server would have answered it; None when there is no other.
     """
 
     cause: Cause
@@ -81,21 +81,21 @@ class Standing:
     elsewhere_s: float | None
 
 
-def judge_retry(standing: Standing, *, max_attempts: int) -> Verdict:
+def judge_retry(state: AttemptState, *, max_attempts: int) -> Verdict:
     """Return whether a request is to be sent again, the budget apart.
 
     A failed one may wait for the server it failed on, which may be the only one there is. A copy beside an attempt that
     is under way goes to another server, or nowhere.
     """
-    if standing.others > 0:
+    if state.others > 0:
         return Verdict.ELSEWHERE_ALREADY
-    if standing.cause is Cause.FAILED and not standing.repeatable:
+    if state.cause is Cause.FAILED and not state.repeatable:
         return Verdict.NOT_REPEATABLE
-    if standing.attempts >= max_attempts:
+    if state.attempts >= max_attempts:
         return Verdict.NO_ATTEMPTS_LEFT
-    if standing.cause is not Cause.FAILED and standing.elsewhere_s is None:
+    if state.cause is not Cause.FAILED and state.elsewhere_s is None:
         return Verdict.NOWHERE_ELSE
-    if standing.slack_s is not None and standing.slack_s <= (standing.elsewhere_s or 0.0):
+    if state.slack_s is not None and state.slack_s <= (state.elsewhere_s or 0.0):
         return Verdict.TOO_LATE
     return Verdict.SEND_AGAIN
 

@@ -1,10 +1,10 @@
-"""Groups on their way: sent, watched, and their requests answered.
+"""Batches on their way: sent, watched, and their requests answered.
 
-No group has a task of its own: a client that can answer without one returns a future, and what is to be done with its
-answer is the future's callback. Callers are told first; what the answer teaches (how long the server took, what
-policies want to know, the decision log) is noted right after, while the answers travel, but always before anything is
-decided again. Groups under way are never cancelled while a server runs them (see orchestrator.triton.client); closing
-waits for them, not for ever.
+No batch has a task of its own: a client that can answer without one returns a future, and what is to be done with its
+answer is the future's callback. Callers come first; what the answer teaches (how long the server took, what policies
+want to know, the decision log) is noted right after, while the answers travel, but always before anything is decided
+again. Batches under way are never cancelled while a server runs them (see orchestrator.triton.client); closing waits
+for them, not for ever.
 """
 
 from __future__ import annotations
@@ -20,60 +20,45 @@ from orchestrator.router.dispatch.batch import Batch
 from orchestrator.router.dispatch.decision_log import DecisionLog, outcome_of
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Array
-from orchestrator.router.queue.request_queue import Lanes
-from orchestrator.router.servers.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
-Learn = Callable[[Batch, float], None]
-
 
 class Sender:
-    """Sends groups and gives their answers to callers.
+    """Sends batches and gives their answers to callers.
 
-    Args:
-        fleet: they go to.
-        lanes: requests wait in that are sent again.
-        observer: is told of groups.
-        wake: called when something may be sent that could not be sent before.
-        learn: called with each group that was answered while it was awaited, and when.
-        decisions: to write outcomes to; None: nowhere.
+    ``wake`` is called when something may be sent that could not be sent before, ``learn`` with each batch that was
+    answered while it was awaited, and when. Outcomes are written to ``decisions``, where there is such a log.
     """
 
     def __init__(
         self,
-        fleet: Fleet,
-        lanes: Lanes,
+        attempts: Attempts,
         observer: RouterObserver,
         wake: Callable[[], None],
-        learn: Learn,
+        learn: Callable[[Batch, float], None],
         decisions: DecisionLog | None,
     ) -> None:
+        self._attempts = attempts
         self._observer = observer
         self._wake = wake
         self._learn = learn
         self._decisions = decisions
-        self._attempts = Attempts(fleet, lanes, observer, wake)
         self._running: set[asyncio.Future[Array]] = set()
         self._ended: list[tuple[Attempt, float, str | None]] = []
 
     @property
     def under_way(self) -> int:
-        """The number of batches that were sent and have not ended."""
+        """The number of batches that were sent and have not ended, those that were given up included."""
         return len(self._running)
 
-    @property
-    def given_up(self) -> int:
-        """The number of batches under way that nobody waits for any more."""
-        return len(self._attempts.given_up)
-
     def send(self, batch: Batch) -> None:
-        """Send a group, which its server has room for."""
-        link = batch.link
-        link.in_flight.append(batch.sent)
-        self._observer.on_sent(link.name, batch.model.width, batch.sent.items)
+        """Send a batch, which its server has room for."""
+        server = batch.server
+        server.in_flight.append(batch.sent)
+        self._observer.on_sent(server.name, batch.model.width, batch.sent.items)
         try:
-            answer: asyncio.Future[Array] = asyncio.ensure_future(link.client.infer_batch(batch.model, batch.batch()))
+            answer: asyncio.Future[Array] = asyncio.ensure_future(server.client.infer_batch(batch.model, batch.input()))
         except Exception as exc:
             answer = asyncio.get_running_loop().create_future()
             answer.set_exception(exc)
@@ -82,21 +67,21 @@ class Sender:
         answer.add_done_callback(partial(self._end, attempt))
 
     def settle(self) -> None:
-        """Note what the groups teach whose callers have been told."""
+        """Note what the batches teach whose callers have their answers."""
         ended = self._ended
         while ended:
             attempt, now_s, error = ended.pop(0)
-            batch, link = attempt.batch, attempt.batch.link
+            batch, server = attempt.batch, attempt.batch.server
             if not attempt.is_given_up:
                 try:
                     if error is None:
                         self._learn(batch, now_s)
                 finally:
-                    link.in_flight.remove(batch.sent)
+                    server.in_flight.remove(batch.sent)
             if self._decisions is not None and batch.record is not None:
                 outcome = outcome_of(batch, now_s=now_s, error=error)
                 self._decisions.write(batch.record, batch.decision_id, outcome)
-            self._observer.on_ended(link.name, batch.model.width, batch.sent.items)
+            self._observer.on_ended(server.name, batch.model.width, batch.sent.items)
             self._wake()
 
     async def close(self, *, until_s: float) -> None:
@@ -114,13 +99,13 @@ class Sender:
             self._attempts.close()
 
     async def _drain(self, until_s: float) -> None:
-        """Wait for groups that were not given up."""
+        """Wait for batches that were not given up."""
         loop = asyncio.get_running_loop()
         while (awaited := self._running - self._attempts.given_up) and loop.time() < until_s:
             await asyncio.wait(awaited, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED)
 
     def _end(self, attempt: Attempt, answer: asyncio.Future[Array]) -> None:
-        """Tell the callers of a group that has ended, one way or another."""
+        """Answer the requests of a batch that has ended, one way or another."""
         self._running.discard(answer)
         now_s = asyncio.get_running_loop().time()
         is_awaited = self._attempts.end(attempt)
@@ -134,10 +119,10 @@ class Sender:
         self._ended.append((attempt, now_s, error))
 
     def _take(self, batch: Batch, answer: asyncio.Future[Array], now_s: float, *, is_awaited: bool) -> None:
-        """Answer the requests of a group; raises what it failed of."""
+        """Answer the requests of a batch; raises what it failed of."""
         output = answer.result()
         if len(output) != batch.sent.items:
-            raise WrongAnswerError(f"{batch.link.name} answered {len(output)} items of {batch.sent.items}")
+            raise WrongAnswerError(f"{batch.server.name} answered {len(output)} items of {batch.sent.items}")
         if not is_awaited:
             return
         start = 0
@@ -149,19 +134,19 @@ class Sender:
         self._attempts.note_answered(len(batch.requests))
 
     def _fail(self, batch: Batch, exc: BaseException, *, is_awaited: bool) -> str:
-        """Send the requests of a group that failed again, or tell their callers; return why in words."""
-        name = batch.link.name
+        """Send the requests of a batch that failed again, or fail them; return why in words."""
+        name = batch.server.name
         if isinstance(exc, SlimError):
             if is_awaited:
                 self._attempts.fail(batch, exc)
             return str(exc)
-        told: SlimError
+        failure: SlimError
         if isinstance(exc, asyncio.CancelledError):
-            error, told = "cancelled", ServerUnavailableError("the router closed before the answer came")
+            error, failure = "cancelled", ServerUnavailableError("the router closed before the answer came")
         else:
             error = f"{type(exc).__name__}: {exc}"
-            log.error("sending a group to %s failed unexpectedly", name, exc_info=exc)
-            told = TransientError(f"{name}: {error}")
+            log.error("sending a batch to %s failed unexpectedly", name, exc_info=exc)
+            failure = TransientError(f"{name}: {error}")
         for request in batch.requests:
-            request.fail(told)
+            request.fail(failure)
         return error

@@ -1,11 +1,11 @@
-"""Into how many groups what waits is cut when one could take all of it; pure.
+"""Into how many batches what waits is cut when one could take all of it; pure.
 
 A server that is given all that waits at once idles while the answers travel to the callers and their next requests
 back; and callers that are answered together ask together again, so it goes on like that. So what waits is spread evenly
-over the groups that the server may still be sent: while one part runs, another one's answers are on their way. Where
-the groups wait for each other in Triton its own batcher joins them again.
+over the batches that the server may still be sent: while one part runs, another one's answers are on their way. Where
+the batches wait for each other in Triton its own batcher joins them again.
 
-That is worth it where a group takes no more than some turn-arounds; an idle millisecond in a hundred is not. And no
+That is worth it where a batch takes no more than some turn-arounds; an idle millisecond in a hundred is not. And no
 part is so small that its fixed cost is more than that of its items. Times are the fit's a·n + b. A simulator has no use
 for it, because nothing travels there.
 """
@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import math
 
-SHORT_S = 0.016
-"""Some sixteen times what answers and requests take to travel on one machine, about a millisecond."""
+from orchestrator.router.servers.connection import SHORT_S
+
 _FEWEST = 8
-"""Of one fit with groups of the same size nothing is known of b, and each part costs the router a decision."""
+"""Of one fit with batches of the same size nothing is known of b, and each part costs the router a decision."""
 
 
 def part_of(waiting: int, free: int, per_item_s: float, fixed_s: float) -> int:
-    """Return how many of the items that wait go into the next group.
+    """Return how many of the items that wait go into the next batch.
 
     Args:
-        waiting: items, all of which one group may hold.
-        free: groups that the server may be sent now, at least 1.
-        per_item_s: that an item takes there; 0 while unknown.
-        fixed_s: that a group takes besides.
+        waiting: The items that wait, all of which one batch may hold.
+        free: The batches that the server may be sent now, at least 1.
+        per_item_s: The time of an item there; 0 while unknown.
+        fixed_s: The time of a batch besides.
     """
     if per_item_s <= 0 or per_item_s * waiting + fixed_s > SHORT_S or fixed_s >= per_item_s * waiting:
         return waiting

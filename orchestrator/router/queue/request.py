@@ -219,8 +219,8 @@ def blank_batch(spec: TensorSpec, items: int) -> Array | None:
     return np.zeros((items, *spec.shape), dtype)
 
 
-def known_batch(spec: TensorSpec, items: int) -> Array | None:
-    """Return the same item ``items`` times, always the same one; None as ``blank_batch``.
+def golden_batch(spec: TensorSpec, items: int) -> Array | None:
+    """Return the item of golden probes ``items`` times; None as ``blank_batch``.
 
     Its values are spread over 0..1 without order, so that every weight has its part in the answer; an item of zeros
     would not tell one first layer from another.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ServerUnavailableError
@@ -11,11 +12,23 @@ from orchestrator.router.queue.deadline_timers import Deadlines
 from orchestrator.router.queue.overload import Shed, comes_too_late, retry_after_s
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import Lane, Lanes
-from orchestrator.router.servers.fleet import Fleet
 
 _MIB = 2**20
 _SAME_TIME_S = 1e-6  # timers may fire this much early
 _LOOK_AGAIN_S = 0.05
+
+
+class Servers(Protocol):
+    """What is to be known of the servers that requests wait for; the router's fleet."""
+
+    @property
+    def has_healthy(self) -> bool:
+        """Whether any of them answers."""
+        ...
+
+    def describe(self) -> str:
+        """Return in a line how each of them is."""
+        ...
 
 
 class Shedder:
@@ -28,7 +41,7 @@ class Shedder:
         observer: is told of what is shed.
     """
 
-    def __init__(self, settings: RouterSettings, lanes: Lanes, fleet: Fleet, observer: RouterObserver) -> None:
+    def __init__(self, settings: RouterSettings, lanes: Lanes, fleet: Servers, observer: RouterObserver) -> None:
         self._settings = settings
         self._lanes = lanes
         self._fleet = fleet
@@ -121,7 +134,7 @@ class Shedder:
 
     def _expire(self, request: PendingRequest) -> None:
         """Give up a request that waits, because its own deadline can't be kept any more."""
-        if any(link.is_healthy for link in self._fleet.links.values()):
+        if self._fleet.has_healthy:
             text = f"it waited in vain and its deadline of {_given_ms(request):g} ms can't be kept"
             self.shed(request, Shed.EXPIRED, text)
         else:

@@ -1,6 +1,6 @@
 """When a server that answers is left out all the same, for how long, and how it comes back; pure.
 
-Two things show that a server does harm: attempts that fail one after another, and groups that take far longer than its
+Two things show that a server does harm: attempts that fail one after another, and batches that take far longer than its
 own profile says. "Far" is held against the rest of the fleet: when everything is slow (a burst, a noisy host, a slow
 network) the fleet's own median rises with it, and leaving servers out would only make it worse. The profile learns
 too, so a machine that stays slow is soon known to be slow and used for what it can do; ejection is for what changes
@@ -27,10 +27,10 @@ from orchestrator.config import EjectionSettings
 from orchestrator.snapshot import ServerName
 
 _FIRST_SHARE = 0.1
-"""Of the in-flight budget that a returning server gets at once; less would leave no group to learn from."""
+"""Of the in-flight budget that a returning server gets at once; less would leave no batch to learn from."""
 
 _FEWEST = 2
-"""Runs that a median is taken of."""
+"""The number of runs that a median is taken of at the least."""
 
 
 class EjectionReason(StrEnum):
@@ -45,9 +45,9 @@ class TimedRun:
     """How long a server took for something, and how long it was expected to.
 
     Attributes:
-        at_s: when it ended.
-        observed_s: time it took.
-        expected_s: time that the profile gave it before; above 0.
+        at_s: When it ended.
+        observed_s: The time that it took.
+        expected_s: The time that the profile gave it before; above 0.
     """
 
     at_s: float
@@ -56,17 +56,17 @@ class TimedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerHealth:
-    """What is remembered of a server that answers or did.
+class EjectionState:
+    """What a server has done lately, as far as it decides about its ejection; each method returns the next state.
 
     Attributes:
-        failures_in_row: attempts that failed since the last that did not. Those that were under way together count as
-            one: they failed of the same thing.
-        failed_s: when the last one failed; None when none has.
-        runs: its last ones, oldest first.
-        ejections: that count for the length of the next one.
-        ejected_until_s: None while it is not ejected.
-        returned_s: when it last came back; None when it was never away.
+        failures_in_row: Attempts that failed since the last that did not. Those that were under way together count as
+            one, because they failed of the same thing.
+        failed_s: When the last attempt failed; None when none has.
+        runs: The last runs, oldest first.
+        ejections: How many ejections count for the length of the next one.
+        ejected_until_s: When the ejection ends; None while the server is not ejected.
+        returned_s: When the server last came back; None when it was never away.
     """
 
     failures_in_row: int = 0
@@ -78,43 +78,43 @@ class ServerHealth:
 
     @property
     def is_ejected(self) -> bool:
-        """Whether it is left out."""
+        """Whether the server is left out."""
         return self.ejected_until_s is not None
 
-    def after_success(self) -> ServerHealth:
-        """Return its health after an attempt that was answered."""
+    def after_success(self) -> EjectionState:
+        """Return the state after an attempt that was answered."""
         return self if self.failures_in_row == 0 else replace(self, failures_in_row=0)
 
-    def after_failure(self, *, sent_s: float, now_s: float) -> ServerHealth:
-        """Return its health after an attempt that was sent at ``sent_s`` failed."""
+    def after_failure(self, *, sent_s: float, now_s: float) -> EjectionState:
+        """Return the state after an attempt that was sent at ``sent_s`` failed."""
         if self.failed_s is not None and sent_s < self.failed_s:
             return self
         return replace(self, failures_in_row=self.failures_in_row + 1, failed_s=now_s)
 
-    def after_run(self, run: TimedRun, settings: EjectionSettings) -> ServerHealth:
-        """Return its health after a run."""
+    def after_run(self, run: TimedRun, settings: EjectionSettings) -> EjectionState:
+        """Return the state after a run."""
         runs = (*self.runs, run)[-settings.latency_runs :]
-        # Once a group, so spelt out: dataclasses.replace takes four times as long.
-        return ServerHealth(
+        # Once a batch, so spelt out: dataclasses.replace takes four times as long.
+        return EjectionState(
             self.failures_in_row, self.failed_s, runs, self.ejections, self.ejected_until_s, self.returned_s
         )
 
-    def ejected(self, settings: EjectionSettings, *, now_s: float) -> ServerHealth:
-        """Return its health with an ejection begun, twice as long as the last for each that still counts.
+    def after_ejection(self, settings: EjectionSettings, *, now_s: float) -> tuple[EjectionState, float]:
+        """Return the state with an ejection begun, and when it ends: twice as late for each that still counts.
 
-        Each ``ejection_s`` of good behaviour since its return takes one off.
+        Each ``ejection_s`` of good behaviour since the return takes one off.
         """
         good_s = now_s - self.returned_s if self.returned_s is not None else 0.0
         counted = max(0, self.ejections - math.floor(good_s / settings.ejection_s))
         length_s = min(settings.ejection_max_s, settings.ejection_s * 2.0 ** min(counted, 32))
-        return replace(self, ejections=counted + 1, ejected_until_s=now_s + length_s)
+        return replace(self, ejections=counted + 1, ejected_until_s=now_s + length_s), now_s + length_s
 
-    def returned(self, *, now_s: float) -> ServerHealth:
-        """Return its health as it comes back, with nothing held against it but how often it was ejected."""
-        return ServerHealth(ejections=self.ejections, returned_s=now_s)
+    def after_return(self, *, now_s: float) -> EjectionState:
+        """Return the state as the server comes back, with nothing held against it but how often it was ejected."""
+        return EjectionState(ejections=self.ejections, returned_s=now_s)
 
     def share(self, settings: EjectionSettings, *, now_s: float) -> float:
-        """Return which part of its in-flight budget it is given, in (0, 1]."""
+        """Return which part of its in-flight budget the server is given, in (0, 1]."""
         if self.returned_s is None or settings.slow_start_s == 0:
             return 1.0
         return min(1.0, max(_FIRST_SHARE, (now_s - self.returned_s) / settings.slow_start_s))
@@ -125,19 +125,19 @@ class Member:
     """A server of the fleet when ejections are decided.
 
     Attributes:
-        health: of it.
-        capacity: in any unit, the same for all; above 0.
-        is_usable: whether it is sent anything now.
+        state: What it has done lately.
+        capacity: Its capacity in any unit, the same for all servers; above 0.
+        is_usable: Whether it is sent anything now.
     """
 
-    health: ServerHealth
+    state: EjectionState
     capacity: float
     is_usable: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Ejection:
-    """A server to leave out."""
+    """A server to leave out, and why."""
 
     server: ServerName
     reason: EjectionReason
@@ -153,11 +153,11 @@ def plan_ejections(
     usable = {name: member for name, member in sorted(fleet.items()) if member.is_usable}
     suspects: list[tuple[float, ServerName, EjectionReason]] = []
     for name, member in usable.items():
-        if member.health.failures_in_row >= settings.failures_in_row:
+        if member.state.failures_in_row >= settings.failures_in_row:
             suspects.append((-math.inf, name, EjectionReason.FAILURES))
             continue
-        others = [other.health for other_name, other in usable.items() if other_name != name]
-        excess = _excess(member.health, others, settings, now_s)
+        others = [other.state for other_name, other in usable.items() if other_name != name]
+        excess = _excess(member.state, others, settings, now_s)
         if excess is not None and excess > settings.latency_factor:
             suspects.append((-excess, name, EjectionReason.LATENCY))
     total = sum(member.capacity for member in fleet.values())
@@ -171,14 +171,14 @@ def plan_ejections(
     return tuple(planned)
 
 
-def latency_quantile(healths: Iterable[ServerHealth], quantile: float) -> float | None:
+def latency_quantile(states: Iterable[EjectionState], quantile: float) -> float | None:
     """Return by which factor runs exceed what was expected at the quantile, over all servers; None without runs."""
-    ratios = sorted(run.observed_s / run.expected_s for health in healths for run in health.runs)
+    ratios = sorted(run.observed_s / run.expected_s for state in states for run in state.runs)
     return ratios[min(len(ratios) - 1, math.floor(quantile * len(ratios)))] if ratios else None
 
 
 def _excess(
-    own: ServerHealth, others: Sequence[ServerHealth], settings: EjectionSettings, now_s: float
+    own: EjectionState, others: Sequence[EjectionState], settings: EjectionSettings, now_s: float
 ) -> float | None:
     """Return how far a server's median run is above its profile and above what the others did meanwhile.
 

@@ -1,7 +1,7 @@
 """Which servers a router has: those of its fleet file, with names resolved now and again.
 
-A name that can't be resolved keeps the addresses that it had; one that never could be is left to the connection, which
-tells why. A fleet with names that nobody has resolved yet is taken once they are, so that no server leaves before
+A name that can't be resolved keeps the addresses that it had; one that never could be is left to the connection, whose
+error says why. A fleet with names that nobody has resolved yet is taken once they are, so that no server leaves before
 those that take its place are known.
 """
 
@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, find_changes
 from orchestrator.config.names import Assigned, expand_servers, host_of, is_name
+from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.profile_priors import ProfileStarts
-from orchestrator.router.servers.server_link import ServerClient
 from orchestrator.snapshot import ServerName
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class ResolvedNames:
     """What the host names of servers stand for, as last looked up.
 
     Args:
-        resolve: returns the addresses of a host name.
+        resolve: Returns the addresses of a host name.
     """
 
     def __init__(self, resolve: Resolve) -> None:
@@ -58,12 +58,12 @@ class Membership:
     """The servers of one router.
 
     Args:
-        settings: of the fleet.
-        connect: makes the connection to a server.
-        resolve: returns the addresses of a host name.
+        settings: The settings of the fleet.
+        connect: Makes the connection to a server.
+        resolve: Returns the addresses of a host name.
 
     Attributes:
-        servers: as they are now, one for each address.
+        servers: The servers as they are now, one for each address.
     """
 
     def __init__(self, settings: FleetSettings, connect: Connect, resolve: Resolve) -> None:
@@ -81,7 +81,7 @@ class Membership:
 
     @property
     def starts(self) -> ProfileStarts:
-        """What the fleet's profile tells."""
+        """What is known of models from the fleet's profile."""
         return self._starts
 
     def listen(self, listener: Listener) -> None:

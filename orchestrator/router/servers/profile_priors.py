@@ -2,7 +2,7 @@
 
 The router asks once for each model that it discovers. An entry replaces the warm-up and all that was observed of the
 name before, for other weights may have served under it; what has no entry warms up as ever. Entries for other weights
-or another emulation are told of once and ignored.
+or another emulation are logged once and ignored.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class ProfileStarts:
-    """Starts from a profile.
+    """What a profile knows of models before they are run.
 
     Args:
-        profile: None: nothing has an entry.
-        slowdowns: emulated factors by server; None where a server is as fast as its machine.
+        profile: The profile; None: nothing has an entry.
+        slowdowns: Emulated factors by server; None where a server is as fast as its machine.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class ProfileStarts:
     ) -> None:
         self._profile = profile
         self._slowdowns = slowdowns or {}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._begun: dict[tuple[ServerName, ModelName], str | None] = {}
 
     @classmethod
@@ -70,7 +70,7 @@ class ProfileStarts:
         found = find_start(self._profile, server, model, slowdown=self._slowdowns.get(server))
         if isinstance(found, Start):
             return found
-        if found.reason not in self._told:
-            self._told.add(found.reason)
+        if found.reason not in self._logged:
+            self._logged.add(found.reason)
             log.warning("the profile tells nothing of model %s on server %s: %s", model.name, server, found.reason)
         return None

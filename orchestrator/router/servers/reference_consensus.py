@@ -1,13 +1,14 @@
-"""What a model must answer to a known item, learned from the servers themselves; pure.
+"""What a model must answer to the golden probe, learned from the servers themselves; pure.
 
 A server can say that it is ready, answer in time, and answer wrong: a file that was damaged or mixed up, a device that
-computes nonsense. Nothing that is measured shows it, so each (server, width) is asked a known item now and then, and
-its answer is held against those of the other servers that serve the same file (``slim.sha256``):
+computes nonsense. Nothing that is measured shows it, so each (server, width) is asked the golden probe now and then,
+and its answer is held against those of the other servers that serve the same file (``slim.sha256``):
 
-- What more than half of them say, and at least two, is the reference.
+- What more than half of them answer, and at least two, is the reference.
 - Without such a majority an older reference stands: one that a majority gave, or that a server alone gave twice.
 - A server alone gives the reference by its first answer after the load.
-- Where two that were never asked before contradict each other nobody can say who is wrong; it is told, and both stay.
+- Where two that were never asked before contradict each other nobody can say who is wrong; that is logged, and both
+  stay.
 
 An answer of the wrong shape, or one that is not finite, is wrong whatever the others say. Models without a hash are
 only held against that, because two of them need not be the same network.
@@ -26,58 +27,58 @@ Scores = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class ReferenceConsensus:
-    """The answers of servers that serve one file.
+    """The answers of servers that serve one file; each method returns the next state.
 
     Attributes:
-        votes: the last answer of each server; None for one that no network gives.
-        reference: the right answer, as far as is known.
-        is_settled: whether the reference outlives a contradiction.
+        answers: The last answer of each server; None for one that no network gives.
+        reference: The right answer, as far as it is known.
+        is_settled: Whether the reference outlives a contradiction.
     """
 
-    votes: Mapping[ServerName, Scores | None] = field(default_factory=dict)
+    answers: Mapping[ServerName, Scores | None] = field(default_factory=dict)
     reference: Scores | None = None
     is_settled: bool = False
 
-    def cast(self, server: ServerName, scores: Scores | None, tolerance: float) -> ReferenceConsensus:
-        """Return the ballot after a server's answer, with the reference that follows."""
-        is_repeated = self.votes.get(server) is not None
-        after = replace(self, votes={**self.votes, server: scores})
+    def after_answer(self, server: ServerName, scores: Scores | None, tolerance: float) -> ReferenceConsensus:
+        """Return the consensus after a server's answer, with the reference that follows."""
+        is_repeated = self.answers.get(server) is not None
+        after = replace(self, answers={**self.answers, server: scores})
         return after._settle(tolerance, is_repeated=is_repeated)
 
     def without(self, servers: Iterable[ServerName]) -> ReferenceConsensus:
-        """Return the ballot without the answers of servers that no longer serve the file; the reference stays."""
+        """Return the consensus without servers that no longer serve the file; the reference stays."""
         gone = set(servers)
-        return replace(self, votes={name: vote for name, vote in self.votes.items() if name not in gone})
+        return replace(self, answers={name: scores for name, scores in self.answers.items() if name not in gone})
 
     def wrong(self, tolerance: float) -> frozenset[ServerName]:
         """Return the servers whose last answer is wrong."""
         return frozenset(
             name
-            for name, vote in self.votes.items()
-            if vote is None or (self.reference is not None and not agree(vote, self.reference, tolerance))
+            for name, scores in self.answers.items()
+            if scores is None or (self.reference is not None and not agree(scores, self.reference, tolerance))
         )
 
     @property
     def is_disputed(self) -> bool:
         """Whether servers contradict each other and nobody can say who is wrong."""
-        return self.reference is None and sum(vote is not None for vote in self.votes.values()) > 1
+        return self.reference is None and sum(scores is not None for scores in self.answers.values()) > 1
 
     def _settle(self, tolerance: float, *, is_repeated: bool) -> ReferenceConsensus:
-        votes = [vote for _, vote in sorted(self.votes.items()) if vote is not None]
-        if not votes:
+        answers = [scores for _, scores in sorted(self.answers.items()) if scores is not None]
+        if not answers:
             return self
-        sizes = [sum(agree(vote, other, tolerance) for other in votes) for vote in votes]
-        most = max(sizes)
-        if most >= 2 and most > len(votes) / 2:
-            if self.reference is not None and sum(agree(v, self.reference, tolerance) for v in votes) == most:
+        agreeing = [sum(agree(scores, other, tolerance) for other in answers) for scores in answers]
+        most = max(agreeing)
+        if most >= 2 and most > len(answers) / 2:
+            if self.reference is not None and sum(agree(s, self.reference, tolerance) for s in answers) == most:
                 return replace(self, is_settled=True)
-            return replace(self, reference=votes[sizes.index(most)], is_settled=True)
+            return replace(self, reference=answers[agreeing.index(most)], is_settled=True)
         if self.is_settled:
             return self
-        if len(votes) > 1:
+        if len(answers) > 1:
             return replace(self, reference=None)
-        if self.reference is None or not agree(votes[0], self.reference, tolerance):
-            return replace(self, reference=votes[0])
+        if self.reference is None or not agree(answers[0], self.reference, tolerance):
+            return replace(self, reference=answers[0])
         return replace(self, is_settled=is_repeated)
 
 

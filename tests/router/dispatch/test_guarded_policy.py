@@ -51,7 +51,7 @@ class Scripted:
 
 
 def install(router: Router, choose: Callable[[Any, Any], Any], *, fallback: str = "lert:slack") -> None:
-    guarded = router._dispatcher._deciders.policies[False]
+    guarded = router._dispatcher.deciders.policies[False]
     guarded.policy = Scripted(choose)
     guarded.fallback = parse_policy(fallback)
 
@@ -111,7 +111,7 @@ async def test_after_repeated_faults_the_policy_is_not_asked_for_a_while() -> No
 async def test_a_fallback_that_fails_too_fails_the_request_and_not_the_router() -> None:
     async with routed({"a": FakeServer()}) as router:
         install(router, raises)
-        router._dispatcher._deciders.policies[False].fallback = Scripted(raises)
+        router._dispatcher.deciders.policies[False].fallback = Scripted(raises)
         with pytest.raises(PermanentError, match="policy scripted and its fallback failed: ZeroDivisionError"):
             await router.infer(item(0))
         install(router, parse_policy("lert").choose)
@@ -194,7 +194,7 @@ async def test_a_slow_decision_is_not_used() -> None:
 
 @pytest.mark.parametrize("binding", ["late", "early"])
 @pytest.mark.parametrize("policy", policy_names())
-async def test_every_policy_binds_early_or_late_as_told(policy: str, binding: str) -> None:
+async def test_every_policy_binds_early_or_late_as_set(policy: str, binding: str) -> None:
     observer = Faults()
     servers = {"a": FakeServer(per_item_s=0.004), "b": FakeServer()}
     async with routed(servers, policy=policy, binding=binding, in_flight_groups=1, observer=observer) as router:
@@ -202,17 +202,17 @@ async def test_every_policy_binds_early_or_late_as_told(policy: str, binding: st
         for n in range(40):
             calls.append(asyncio.create_task(router.infer(item(n), deadline_ms=5_000)))  # so that nobody gives it up
             await asyncio.sleep(0.001)
-            is_bound = any(key.bound_to is not None for key in router._lanes._lanes)
-            assert not (binding == "late" and is_bound)
+            assert not (binding == "late" and router._lanes.bound_keys())
             if binding == "early" and policy not in ("nexus", "control-limit"):  # which wait for a batch
-                assert all(key.bound_to for key in router._lanes._lanes if router._lanes._lanes[key].items)
+                bound = [router._lanes.bound_items(ServerName(name)) for name in servers]
+                assert sum(items for of_server in bound for _, _, items in of_server) == router._lanes.items
         answers = await asyncio.gather(*calls)
     assert all(isinstance(answer, Answer) and right(answer, n) for n, answer in enumerate(answers))
     assert {answer.policy for answer in answers} == {policy}
     assert not observer.counts
 
 
-async def test_a_policy_learns_what_becomes_of_its_groups_and_remembers_it() -> None:
+async def test_a_policy_learns_what_becomes_of_its_batches_and_remembers_it() -> None:
     async with routed({"a": FakeServer()}, policy="clipper-aimd", in_flight_groups=1) as router:
         sizes = []
         for _ in range(4):
@@ -223,7 +223,7 @@ async def test_a_policy_learns_what_becomes_of_its_groups_and_remembers_it() -> 
 
 @pytest.mark.parametrize("policy", [name for name in policy_names() if name != "control-limit"])
 async def test_no_rule_is_at_fault_when_more_comes_than_can_be_answered(policy: str) -> None:
-    """As it would be with a group that the router refuses; a simulator sends whatever it is told to.
+    """As it would be with a batch that the router refuses; a simulator sends whatever a policy says.
 
     Not control-limit, which waits for its limit whatever is under way.
     """

@@ -18,9 +18,9 @@ from orchestrator.errors import (
     WrongAnswerError,
 )
 from orchestrator.router.dispatch.retry import (
+    AttemptState,
     Cause,
     RetryBudget,
-    Standing,
     Verdict,
     is_repeatable,
     judge_retry,
@@ -28,7 +28,7 @@ from orchestrator.router.dispatch.retry import (
 )
 
 SETTINGS = RetrySettings(budget_ratio=0.1, minimum=10, burst=50)
-FRESH = Standing(Cause.FAILED, True, attempts=1, others=0, slack_s=None, elsewhere_s=0.01)
+FRESH = AttemptState(Cause.FAILED, True, attempts=1, others=0, slack_s=None, elsewhere_s=0.01)
 
 
 @given(steps=st.lists(st.one_of(st.integers(0, 40), st.none()), max_size=200), start=st.floats(0, 50))
@@ -80,8 +80,8 @@ def test_an_empty_budget_gives_nothing_and_ten_answers_give_one() -> None:
     ],
 )
 def test_what_becomes_of_a_request(change: dict[str, object], verdict: Verdict) -> None:
-    values = {name: getattr(FRESH, name) for name in Standing.__slots__} | change
-    assert judge_retry(Standing(**values), max_attempts=3) is verdict  # type: ignore[arg-type]
+    values = {name: getattr(FRESH, name) for name in AttemptState.__slots__} | change
+    assert judge_retry(AttemptState(**values), max_attempts=3) is verdict  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

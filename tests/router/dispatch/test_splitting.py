@@ -1,4 +1,4 @@
-"""What waits is spread over the groups a server may be sent, where that keeps it from idling."""
+"""What waits is spread over the batches a server may be sent, where that keeps it from idling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.router.test_router import right, routed
         (32, 1, 0.0001, 0.0001, 32),
         (12, 4, 0.0001, 0.0001, 8),  # no part is smaller
         (5, 4, 0.0001, 0.0001, 5),
-        (32, 4, 0.0001, 0.0012, 12),  # nor one that costs more as a group than for its items
+        (32, 4, 0.0001, 0.0012, 12),  # nor one that costs more as a batch than for its items
         (32, 4, 0.00001, 0.001, 32),
         (32, 4, 0.001, 0.001, 32),  # it takes long enough as it is
         (32, 4, 0.0, 0.001, 32),  # nothing is known

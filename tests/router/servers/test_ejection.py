@@ -9,8 +9,8 @@ from orchestrator.config import EjectionSettings
 from orchestrator.router.servers.ejection import (
     Ejection,
     EjectionReason,
+    EjectionState,
     Member,
-    ServerHealth,
     TimedRun,
     latency_quantile,
     plan_ejections,
@@ -20,20 +20,20 @@ from orchestrator.snapshot import ServerName
 SETTINGS = EjectionSettings(latency_floor_ms=0)
 
 
-def ran(*ratios: float, at_s: float = 0.0) -> ServerHealth:
-    return ServerHealth(runs=tuple(TimedRun(at_s, 0.1 * ratio, 0.1) for ratio in ratios))
+def ran(*ratios: float, at_s: float = 0.0) -> EjectionState:
+    return EjectionState(runs=tuple(TimedRun(at_s, 0.1 * ratio, 0.1) for ratio in ratios))
 
 
-def fleet(*healths: ServerHealth, capacities: tuple[float, ...] | None = None) -> dict[ServerName, Member]:
-    sizes = capacities or (1.0,) * len(healths)
+def fleet(*states: EjectionState, capacities: tuple[float, ...] | None = None) -> dict[ServerName, Member]:
+    sizes = capacities or (1.0,) * len(states)
     return {
-        ServerName(f"s{n}"): Member(health, size, not health.is_ejected)
-        for n, (health, size) in enumerate(zip(healths, sizes, strict=True))
+        ServerName(f"s{n}"): Member(state, size, not state.is_ejected)
+        for n, (state, size) in enumerate(zip(states, sizes, strict=True))
     }
 
 
-healths = st.builds(
-    ServerHealth,
+states = st.builds(
+    EjectionState,
     failures_in_row=st.integers(0, 10),
     runs=st.lists(st.builds(TimedRun, st.floats(0, 100), st.floats(1e-4, 100), st.floats(1e-4, 100)), max_size=8).map(
         tuple
@@ -41,8 +41,8 @@ healths = st.builds(
     ejected_until_s=st.none() | st.floats(100, 200),
 )
 members = st.builds(
-    lambda health, capacity, up: Member(health, capacity, up and not health.is_ejected),
-    healths,
+    lambda state, capacity, up: Member(state, capacity, up and not state.is_ejected),
+    states,
     st.floats(0.1, 1e6),
     st.booleans(),
 )
@@ -87,17 +87,17 @@ def test_the_median_counts_so_one_stall_is_no_sign_and_old_runs_are_none() -> No
     assert plan_ejections(fleet(ran(1, 1, 1, 1, 1, 500), well), SETTINGS, now_s=1.0) == ()
     assert plan_ejections(fleet(ran(*[9.0] * 8), well), SETTINGS, now_s=31.0) == ()
     assert plan_ejections(fleet(ran(*[9.0] * 3), well), SETTINGS, now_s=1.0) == (), "too few to tell"
-    assert plan_ejections(fleet(ran(*[9.0] * 8), ServerHealth()), SETTINGS, now_s=1.0) == (), "nobody to compare with"
+    assert plan_ejections(fleet(ran(*[9.0] * 8), EjectionState()), SETTINGS, now_s=1.0) == (), "nobody to compare with"
 
 
 def test_runs_below_the_floor_are_never_slow() -> None:
     settings = EjectionSettings(latency_floor_ms=20)
-    short = ServerHealth(runs=(TimedRun(0, 0.030, 0.001),) * 8)
+    short = EjectionState(runs=(TimedRun(0, 0.030, 0.001),) * 8)
     assert plan_ejections(fleet(short, ran(*[1.0] * 8)), settings, now_s=1.0) == ()
 
 
 def test_failures_in_a_row_eject_and_the_worst_goes_first() -> None:
-    failing, slow, well = ServerHealth(failures_in_row=5), ran(*[50.0] * 8), ran(*[1.0] * 8)
+    failing, slow, well = EjectionState(failures_in_row=5), ran(*[50.0] * 8), ran(*[1.0] * 8)
     both = plan_ejections(fleet(slow, failing, well), SETTINGS, now_s=1.0)
     assert both == (
         Ejection(ServerName("s1"), EjectionReason.FAILURES),
@@ -108,36 +108,36 @@ def test_failures_in_a_row_eject_and_the_worst_goes_first() -> None:
 
 
 def test_failures_of_attempts_that_were_under_way_together_count_once() -> None:
-    health = ServerHealth()
+    state = EjectionState()
     for _ in range(5):
-        health = health.after_failure(sent_s=1.0, now_s=2.0)
-    assert health.failures_in_row == 1
-    health = health.after_failure(sent_s=3.0, now_s=4.0)
-    assert health.failures_in_row == 2
-    assert health.after_success().failures_in_row == 0
+        state = state.after_failure(sent_s=1.0, now_s=2.0)
+    assert state.failures_in_row == 1
+    state = state.after_failure(sent_s=3.0, now_s=4.0)
+    assert state.failures_in_row == 2
+    assert state.after_success().failures_in_row == 0
 
 
 def test_ejections_grow_when_they_follow_each_other_and_are_forgiven_in_time() -> None:
     settings = EjectionSettings(ejection_s=5, ejection_max_s=30)
-    health, now_s, lengths_s = ServerHealth(), 0.0, []
+    state, now_s, lengths_s = EjectionState(), 0.0, []
     for _ in range(5):
-        health = health.ejected(settings, now_s=now_s)
-        assert health.ejected_until_s is not None
-        lengths_s.append(health.ejected_until_s - now_s)
-        now_s = health.ejected_until_s
-        health = health.returned(now_s=now_s)
+        state, until_s = state.after_ejection(settings, now_s=now_s)
+        assert state.ejected_until_s == until_s
+        lengths_s.append(until_s - now_s)
+        now_s = until_s
+        state = state.after_return(now_s=now_s)
     assert lengths_s == [5, 10, 20, 30, 30]
-    later = health.ejected(settings, now_s=now_s + 1000)
-    assert later.ejected_until_s == now_s + 1000 + 5
+    _, until_s = state.after_ejection(settings, now_s=now_s + 1000)
+    assert until_s == now_s + 1000 + 5
 
 
 @given(gone_s=st.floats(0, 100), more_s=st.floats(0, 100))
 def test_what_returns_gets_a_share_that_grows_to_the_whole(gone_s: float, more_s: float) -> None:
-    health = ServerHealth().returned(now_s=50)
-    early, late = (health.share(SETTINGS, now_s=50 + s) for s in (gone_s, gone_s + more_s))
+    state = EjectionState().after_return(now_s=50)
+    early, late = (state.share(SETTINGS, now_s=50 + s) for s in (gone_s, gone_s + more_s))
     assert 0 < early <= late <= 1
-    assert health.share(SETTINGS, now_s=50 + SETTINGS.slow_start_s) == 1
-    assert ServerHealth().share(SETTINGS, now_s=0) == 1
+    assert state.share(SETTINGS, now_s=50 + SETTINGS.slow_start_s) == 1
+    assert EjectionState().share(SETTINGS, now_s=0) == 1
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=8), st.floats(0.01, 0.99))
@@ -145,4 +145,4 @@ def test_the_quantile_is_one_of_the_ratios_and_as_many_are_below(ratios: list[fl
     found = latency_quantile([ran(*ratios)], quantile)
     assert found is not None
     assert sum(ratio <= found * (1 + 1e-9) for ratio in ratios) >= math.floor(quantile * len(ratios))
-    assert latency_quantile([ServerHealth()], quantile) is None
+    assert latency_quantile([EjectionState()], quantile) is None

@@ -60,9 +60,9 @@ async def test_entries_for_other_weights_are_ignored_with_one_warning(caplog: py
         async with router_of(server, 25, 100) as router:
             assert {width for width, _ in server.batches} == {25, 100}
             assert router.energy.lines == {}
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2
-    assert all("is not the served ffffffffffff…" in message for message in told)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert all("is not the served ffffffffffff…" in message for message in messages)
 
 
 async def test_observations_of_the_same_weights_outlive_an_absence_and_those_of_others_do_not() -> None:

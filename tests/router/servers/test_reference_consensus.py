@@ -15,15 +15,17 @@ RIGHT, NEARLY, WRONG, OTHER = (1.0, -8.0, 3.0), (1.01, -7.95, 3.02), (3.0, 1.0, 
 TOLERANCE = 0.02
 
 
-def cast(*votes: tuple[ServerName, Scores | None], consensus: ReferenceConsensus | None = None) -> ReferenceConsensus:
+def answered(
+    *answers: tuple[ServerName, Scores | None], consensus: ReferenceConsensus | None = None
+) -> ReferenceConsensus:
     consensus = consensus or ReferenceConsensus()
-    for server, scores in votes:
-        consensus = consensus.cast(server, scores, TOLERANCE)
+    for server, scores in answers:
+        consensus = consensus.after_answer(server, scores, TOLERANCE)
     return consensus
 
 
 @pytest.mark.parametrize(
-    ("votes", "wrong"),
+    ("answers", "wrong"),
     [
         ([(A, RIGHT)], set()),
         ([(A, RIGHT), (A, RIGHT), (A, WRONG)], {A}),
@@ -41,21 +43,21 @@ def cast(*votes: tuple[ServerName, Scores | None], consensus: ReferenceConsensus
         ([(A, RIGHT), (B, RIGHT[:2])], set()),
     ],
 )
-def test_who_is_wrong(votes: Sequence[tuple[ServerName, Scores | None]], wrong: set[ServerName]) -> None:
-    assert cast(*votes).wrong(TOLERANCE) == wrong
+def test_who_is_wrong(answers: Sequence[tuple[ServerName, Scores | None]], wrong: set[ServerName]) -> None:
+    assert answered(*answers).wrong(TOLERANCE) == wrong
 
 
-def test_a_contradiction_that_nobody_can_decide_is_told() -> None:
-    assert cast((A, RIGHT), (B, WRONG)).is_disputed
-    assert not cast((A, RIGHT), (B, WRONG), (C, RIGHT)).is_disputed
-    assert not cast((A, RIGHT), (A, RIGHT), (B, WRONG)).is_disputed
-    assert not cast((A, None), (B, RIGHT)).is_disputed
+def test_a_contradiction_that_nobody_can_decide_is_seen() -> None:
+    assert answered((A, RIGHT), (B, WRONG)).is_disputed
+    assert not answered((A, RIGHT), (B, WRONG), (C, RIGHT)).is_disputed
+    assert not answered((A, RIGHT), (A, RIGHT), (B, WRONG)).is_disputed
+    assert not answered((A, None), (B, RIGHT)).is_disputed
 
 
 def test_the_reference_outlives_the_servers_that_gave_it() -> None:
-    alone = cast((A, RIGHT), (B, RIGHT)).without([A, B])
-    assert cast((C, WRONG), consensus=alone).wrong(TOLERANCE) == {C}
-    assert cast((C, NEARLY), consensus=alone).wrong(TOLERANCE) == frozenset()
+    alone = answered((A, RIGHT), (B, RIGHT)).without([A, B])
+    assert answered((C, WRONG), consensus=alone).wrong(TOLERANCE) == {C}
+    assert answered((C, NEARLY), consensus=alone).wrong(TOLERANCE) == frozenset()
 
 
 scores = st.tuples(*[st.floats(-100, 100)] * 3)
@@ -67,20 +69,20 @@ def test_one_against_many_is_always_the_wrong_one(
 ) -> None:
     if agree(right, wrong, TOLERANCE):
         return
-    votes = [(ServerName(f"s{n}"), right) for n in range(size)] + [(ServerName("odd"), wrong)]
-    ordered = [votes[n] for n in order if n < len(votes)]
-    assert cast(*ordered).wrong(TOLERANCE) == {"odd"}
+    answers = [(ServerName(f"s{n}"), right) for n in range(size)] + [(ServerName("odd"), wrong)]
+    ordered = [answers[n] for n in order if n < len(answers)]
+    assert answered(*ordered).wrong(TOLERANCE) == {"odd"}
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.none() | scores), max_size=20))
 def test_never_is_everybody_wrong_who_gave_an_answer_that_a_majority_gave(
-    votes: list[tuple[ServerName, Scores | None]],
+    answers: list[tuple[ServerName, Scores | None]],
 ) -> None:
-    consensus = cast(*votes)
-    valid = {name: vote for name, vote in consensus.votes.items() if vote is not None}
+    consensus = answered(*answers)
+    valid = {name: scores for name, scores in consensus.answers.items() if scores is not None}
     wrong = consensus.wrong(TOLERANCE)
-    for name, vote in valid.items():
-        agreeing = [other for other in valid.values() if agree(vote, other, TOLERANCE)]
+    for name, scores in valid.items():
+        agreeing = [other for other in valid.values() if agree(scores, other, TOLERANCE)]
         if len(agreeing) == len(valid) >= 2 and all(
             agree(a, b, TOLERANCE) for a in valid.values() for b in valid.values()
         ):

@@ -1,0 +1,273 @@
+"""A server as the router holds it: its client, what it serves, what is in flight on it, and how much more it may get.
+
+Whether it may be sent anything is its ``ServerHealth``; who asks it what it serves, and tries its models, is
+orchestrator.router.servers.watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.config import RouterSettings
+from orchestrator.errors import (
+    ModelNotFoundError,
+    ServerUnavailableError,
+    SlimError,
+    TransientError,
+    WrongAnswerError,
+)
+from orchestrator.policies import free_batches, mark_begun
+from orchestrator.profile import Run, merge_runs
+from orchestrator.router.queue.request import Array
+from orchestrator.router.servers.health import BackOff, ServerHealth
+from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServedModel, ServerName, ServerState, Width
+
+log = logging.getLogger(__name__)
+
+SHORT_S = 0.016
+"""Some sixteen times what answers and requests take to travel on one machine, about a millisecond."""
+
+
+class ServerClient(Protocol):
+    """What the router needs of a connection to a server; TritonClient is the real one."""
+
+    async def served_models(self) -> tuple[ServedModel, ...]:
+        """Return what the server serves; raises SlimError when it does not answer."""
+        ...
+
+    def infer_batch(self, model: ServedModel, batch: Array) -> Awaitable[Array]:
+        """Return the model's output for a batch; raises SlimError. Cancelling it must not cancel the server.
+
+        A future costs the router less than a coroutine, for which it has to make a task.
+        """
+        ...
+
+    async def close(self, *, drain_s: float = 10.0) -> None:
+        """Release the connection, after waiting at most so long for what is under way."""
+        ...
+
+
+class StalledServerError(ServerUnavailableError):
+    """A server left a batch unanswered for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelIndex:
+    """What a server serves and may be sent, worked out once for as long as neither changes.
+
+    Attributes:
+        served: What the server served when this was worked out.
+        suspended: The models that were out then.
+        allowed: The models that may be sent.
+        instances: The instances of each model that is served.
+        by_family: The widths of a family that may be sent, ascending; filled as they are asked for.
+        others: What is served of other families than one; filled likewise.
+    """
+
+    served: tuple[ServedModel, ...]
+    suspended: object
+    allowed: tuple[ServedModel, ...]
+    instances: dict[ModelName, int]
+    by_family: dict[Family, tuple[ServedModel, ...]] = field(default_factory=dict)
+    others: dict[Family, tuple[ServedModel, ...]] = field(default_factory=dict)
+
+
+_NOTHING = _ModelIndex((), None, (), {})
+
+
+@dataclass(slots=True, eq=False)
+class ServerConnection:
+    """One server of the fleet; changed only on the event loop.
+
+    Attributes:
+        name: The name of the server.
+        client: The connection itself.
+        settings: The settings of the router.
+        work_s: Returns the expected seconds of work in all that is in flight on a server; 0 while unknown.
+        health: Whether the server may be sent anything.
+        served: What it served when it was last asked.
+        is_assumed: Whether ``served`` is taken from other servers, because it has not been asked yet.
+        in_flight: Batches that are sent and not answered, in the order they were sent.
+        calls: Batches under way, those that nobody waits for any more included.
+        last_answer_s: When it last answered a batch; None before the first time.
+        check_soon: Set to have the server asked at once what it serves, and its models tried.
+    """
+
+    name: ServerName
+    client: ServerClient
+    settings: RouterSettings
+    work_s: Callable[[ServerConnection], float]
+    health: ServerHealth = field(default_factory=ServerHealth)
+    served: tuple[ServedModel, ...] = ()
+    is_assumed: bool = False
+    in_flight: list[BatchInFlight] = field(default_factory=list)
+    calls: int = 0
+    last_answer_s: float | None = None
+    check_soon: asyncio.Event = field(default_factory=asyncio.Event)
+    _last_run: Run | None = None  # ended, and not yet observed, because the next answer may turn out to be part of it
+    _known: _ModelIndex = _NOTHING
+
+    # --- what it serves ---
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """The models that it serves and may be sent."""
+        return self._index().allowed
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it may be sent anything."""
+        return self.health.is_healthy and bool(self.models)
+
+    def _index(self) -> _ModelIndex:
+        known = self._known
+        if known.served is not self.served or known.suspended is not self.health.suspended:
+            known = self._known = _ModelIndex(
+                self.served,
+                self.health.suspended,
+                tuple(m for m in self.served if m.name not in self.health.suspended),
+                {m.name: m.instances for m in self.served},
+            )
+        return known
+
+    def models_of(self, family: Family) -> tuple[ServedModel, ...]:
+        """Return the widths of a family that it may be sent, ascending; the same tuple while nothing changes."""
+        index = self._index()
+        found = index.by_family.get(family)
+        if found is None:
+            found = tuple(sorted((m for m in index.allowed if m.family == family), key=lambda m: m.width))
+            index.by_family[family] = found
+        return found
+
+    def _models_beside(self, family: Family) -> tuple[ServedModel, ...]:
+        """Return what it serves of other families, to which its load may belong; the same tuple likewise."""
+        others = self._index().others
+        found = others.get(family)
+        if found is None:
+            found = others[family] = tuple(m for m in self.served if m.family != family)
+        return found
+
+    def model(self, family: Family, width: Width) -> ServedModel | None:
+        """Return one width of a family; None when it may not be sent."""
+        return next((m for m in self.models_of(family) if m.width == width), None)
+
+    def serves(self, name: ModelName) -> bool:
+        """Return whether it served a model when it was last asked, whether or not that may be sent now."""
+        return name in self._index().instances
+
+    def state(self, family: Family, bound_items: tuple[tuple[ModelName, int], ...]) -> ServerState:
+        """Return the server as a policy sees it."""
+        return ServerState(
+            name=self.name,
+            models=self.models_of(family),
+            other_models=self._models_beside(family),
+            in_flight=tuple(self.in_flight),
+            bound_items=bound_items,
+            batch_limit=self.batch_limit,
+            waiting_limit=self.waiting_limit,
+            last_answer_s=self.last_answer_s,
+            healthy=self.health.is_healthy,
+        )
+
+    # --- how much it may get ---
+
+    @property
+    def waiting_limit(self) -> int:
+        """Batches of one width that may wait there, besides one for each instance that runs.
+
+        One where what it has takes longer than answers and requests travel: it does not idle, and what waits in the
+        router can still be shed, narrowed, or given to another server.
+        """
+        waiting = int((self.settings.in_flight_groups - 1) * self._share())
+        if waiting > 1 and len(self.in_flight) > 1 and self.work_s(self) > SHORT_S:
+            return 1
+        return waiting
+
+    @property
+    def batch_limit(self) -> int:
+        """Batches that it may hold of all widths: as many as of its best-staffed width alone."""
+        instances = max(self._index().instances.values(), default=1)
+        return self.waiting_limit + max(1, int(instances * self._share()))
+
+    def _share(self) -> float:
+        """Return which part of its in-flight budget it is given: all of it, or less just after it came back."""
+        state = self.health.ejection
+        if state.returned_s is None:
+            return 1.0
+        return state.share(self.settings.ejection, now_s=asyncio.get_running_loop().time())
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may be sent a batch of some width now, as far as the bound on all widths says."""
+        return self.health.is_healthy and len(self.in_flight) < self.batch_limit
+
+    def free_batches(self, model: ServedModel) -> int:
+        """Return how many batches of a model it may be sent now; below 1: none."""
+        if not self.health.is_healthy:
+            return 0
+        of_model = sum([batch.model == model.name for batch in self.in_flight])
+        held, limits = len(self.in_flight), (self.batch_limit, self.waiting_limit)
+        return int(free_batches(held, of_model, model.instances, *limits))
+
+    # --- what happens on it ---
+
+    async def infer(self, model: ServedModel, batch: Array) -> Array:
+        """Return a model's output for a batch that no caller waits for.
+
+        Raises:
+            SlimError: as ServerClient.infer_batch.
+            TimeoutError: after ``group_timeout_s``; the call itself goes on, because a client never cancels it.
+        """
+        async with asyncio.timeout(self.settings.group_timeout_s):
+            output = await self.client.infer_batch(model, batch)
+        self.health.heard_s = asyncio.get_running_loop().time()
+        return output
+
+    def finish(self, batch: BatchInFlight, *, now_s: float) -> tuple[float, list[Run]]:
+        """Note that a batch was answered; return how long the server took for it, and the runs that are over by now.
+
+        Batches that Triton ran together are one run. The caller removes the batch from ``in_flight``; equal ones are
+        interchangeable, so the first that equals it will do.
+        """
+        instances = self._index().instances
+        held = mark_begun(self.in_flight, instances, since_s=self.last_answer_s)
+        own_began_s = held.pop(self.in_flight.index(batch)).began_s
+        # Without an instance of its own it followed the one before it, so it began when that was answered.
+        began_s = max(batch.sent_s, self.last_answer_s or batch.sent_s) if own_began_s is None else own_began_s
+        run = Run(batch.model, batch.items, began_s, now_s)
+        merged, ended = None, []
+        if self._last_run and own_began_s is None:  # two that had an instance each were not joined
+            merged = merge_runs(self._last_run, run, later_sent_s=batch.sent_s)
+        if self._last_run and not merged:
+            ended.append(self._last_run)
+        self._last_run, self.last_answer_s = merged or run, now_s
+        self.health.note_answer(now_s=now_s)
+        self.in_flight[:] = [batch, *mark_begun(held, instances, since_s=now_s)]
+        if not held:  # nothing is left that could have run with it
+            ended.append(self._last_run)
+            self._last_run = None
+        return now_s - began_s, ended
+
+    def note_failure(self, model: ServedModel, error: SlimError) -> None:
+        """Take out what a failed batch shows to be broken, and have the server asked at once."""
+        now_s = asyncio.get_running_loop().time()
+        if isinstance(error, ServerUnavailableError):
+            self.note_unreachable(str(error))
+            if isinstance(error, StalledServerError):
+                self.health.suspend([served.name for served in self.served], BackOff(failures=1))
+        elif isinstance(error, ModelNotFoundError):
+            self.served = tuple(m for m in self.served if m.name != model.name)
+        # The model itself failed; a full queue or a late answer is no such sign.
+        elif type(error) in (TransientError, WrongAnswerError):
+            log.warning("model %s on %s is out: %s", model.name, self.name, error)
+            self.health.back_off(model.name, now_s=now_s)
+        self.check_soon.set()
+
+    def note_unreachable(self, problem: str) -> None:
+        """Take the server out as a whole until it says again what it serves."""
+        if self.health.note_unreachable(problem, now_s=asyncio.get_running_loop().time()):
+            log.warning("server %s is gone: %s", self.name, problem)
