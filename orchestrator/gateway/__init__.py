@@ -1,7 +1,7 @@
-"""Triton's protocol in front of a fleet: KServe v2 over gRPC and HTTP, answered by the router or passed on.
+"""Triton's protocol in front of a fleet: KServe v2 over gRPC and HTTP, answered by the router or passed through.
 
 One data plane (``dataplane``) answers serialised calls of ``inference.GRPCInferenceService``; two transports
-(``grpc_server``, ``http_server``) carry them and turn errors into their own statuses, each by one table. KServe's
+(``grpc``, ``http``) carry them and turn errors into their own statuses, each by one table. KServe's
 protobuf messages are the values between them, because they are what both protocols mean. Several processes can share
 one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``WorkerTeam``.
 """

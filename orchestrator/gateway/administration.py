@@ -4,28 +4,25 @@ Loading and unloading belong to the controllers. Shared memory works on one host
 hit every client's regions. Log and trace settings are the server operator's. Closed calls get PERMISSION_DENIED, over
 HTTP 403 as from a Triton with a restricted API: UNIMPLEMENTED would say that nobody can do it, and UNAVAILABLE, which
 Triton's own restriction over gRPC uses, makes KServe's client retry. Reading those settings gives an empty list, and
-unregistering *all* shared memory succeeds without a server being asked, because nothing is ever registered here;
+unregistering *all* shared memory succeeds without a call to a server, because nothing is ever registered here;
 ``perf_analyzer`` does that first and last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from orchestrator.errors import ModelNotFoundError, PermanentError
 from orchestrator.gateway.auth.callers import Caller
-from orchestrator.gateway.protocol.messages import parse, pb
-
-Unary = Callable[[bytes, Caller], Awaitable[bytes]]
-"""Answers one serialised call."""
+from orchestrator.gateway.ports import UnaryMethod
+from orchestrator.gateway.protocol.messages import parse, pb, serialise
 
 
 class ClosedError(PermanentError):
     """The call is one that the gateway does not let through."""
 
 
-def closed_call(what: str) -> Unary:
+def _closed_call(what: str) -> UnaryMethod:
     """Return the answer to a call that is never let through."""
 
     async def refuse(message: bytes, caller: Caller) -> bytes:
@@ -34,20 +31,19 @@ def closed_call(what: str) -> Unary:
     return refuse
 
 
-def settings_call(what: str, request_kind: Any, answer_kind: Any) -> Unary:
+def _settings_call(what: str, request_kind: Any, answer_kind: Any) -> UnaryMethod:
     """Return the answer to a call that reads or changes settings: an empty list, or closed."""
 
     async def answer(message: bytes, caller: Caller) -> bytes:
         if parse(request_kind, message).settings:
             raise ClosedError(f"changing {what} through the gateway is closed; see docs/gateway.md")
-        serialised: bytes = answer_kind().SerializeToString()
-        return serialised
+        return serialise(answer_kind())
 
     return answer
 
 
-def shared_memory_status(kind: str) -> Unary:
-    """Return the answer to a question for registered regions: there are none."""
+def _shared_memory_status(kind: str) -> UnaryMethod:
+    """Return the answer to a query for registered regions: there are none."""
     request_kind = getattr(pb, f"{kind}SharedMemoryStatusRequest")
     answer_kind = getattr(pb, f"{kind}SharedMemoryStatusResponse")
 
@@ -55,13 +51,12 @@ def shared_memory_status(kind: str) -> Unary:
         name = parse(request_kind, message).name
         if name:
             raise ModelNotFoundError(f"Unable to find {kind.lower()} shared memory region: '{name}'")
-        serialised: bytes = answer_kind().SerializeToString()
-        return serialised
+        return serialise(answer_kind())
 
     return answer
 
 
-def shared_memory_unregister(kind: str) -> Unary:
+def _shared_memory_unregister(kind: str) -> UnaryMethod:
     """Return the answer to unregistering: done when all are meant, closed when one is."""
     request_kind = getattr(pb, f"{kind}SharedMemoryUnregisterRequest")
     answer_kind = getattr(pb, f"{kind}SharedMemoryUnregisterResponse")
@@ -69,7 +64,18 @@ def shared_memory_unregister(kind: str) -> Unary:
     async def answer(message: bytes, caller: Caller) -> bytes:
         if parse(request_kind, message).name:
             raise ClosedError("unregistering shared memory by name through the gateway is closed; see docs/gateway.md")
-        serialised: bytes = answer_kind().SerializeToString()
-        return serialised
+        return serialise(answer_kind())
 
     return answer
+
+
+ADMINISTRATION: dict[str, UnaryMethod] = {
+    "TraceSetting": _settings_call("trace settings", pb.TraceSettingRequest, pb.TraceSettingResponse),
+    "LogSettings": _settings_call("log settings", pb.LogSettingsRequest, pb.LogSettingsResponse),
+    **{f"{kind}SharedMemoryStatus": _shared_memory_status(kind) for kind in ("System", "Cuda")},
+    **{f"{kind}SharedMemoryUnregister": _shared_memory_unregister(kind) for kind in ("System", "Cuda")},
+    **{f"{kind}SharedMemoryRegister": _closed_call("registering shared memory") for kind in ("System", "Cuda")},
+    "RepositoryModelLoad": _closed_call("loading models"),
+    "RepositoryModelUnload": _closed_call("unloading models"),
+}
+"""Those calls by name."""

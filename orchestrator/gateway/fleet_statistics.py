@@ -1,8 +1,9 @@
 """What the fleet lists and has counted, the same to every client.
 
 Two workers that each kept statistics of their own would answer one client's two connections with two sums, the second
-perhaps the smaller one: what a server had counted before a reload is known only to who has read it then. So there is
-one keeper. With one process it is in there; with several it is their supervisor, and they ask it (``RemoteInventory``).
+perhaps the smaller one: what a server had counted before a reload is known only to the process that has read it then.
+So there is one keeper. With one process it is in there; with several it is their supervisor, and they ask it
+(``RemoteFleetStatistics``).
 """
 
 from __future__ import annotations
@@ -11,50 +12,42 @@ import asyncio
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from orchestrator.errors import ConfigError, SlimError
-from orchestrator.gateway.model_index import READY, ModelIndex, ServerView
+from orchestrator.gateway.model_index import ModelIndex
+from orchestrator.gateway.ports import FleetStatistics, Server
 from orchestrator.gateway.protocol.family import VERSION, check_version
 from orchestrator.gateway.protocol.messages import parse, pb
-from orchestrator.gateway.statistics import FleetStatistics
+from orchestrator.gateway.statistics import MonotonicStatistics
 from orchestrator.gateway.workers.channel import Answers, Channel
-from orchestrator.triton.passthrough import RefusedCallError
+from orchestrator.triton.client import READY
+from orchestrator.triton.discovery import ServerModels
+from orchestrator.triton.errors import RefusedCallError
 
 log = logging.getLogger(__name__)
 
 _ASK_S = 10.0
-"""For the supervisor, which asks the servers for their statistics."""
+"""How long the supervisor may take, which asks the servers for their statistics."""
 
 
-class Inventory(Protocol):
-    """Answers ModelStatistics and RepositoryIndex."""
-
-    async def statistics(self, message: bytes) -> bytes:
-        """Return the serialised answer to a serialised ModelStatisticsRequest; raises SlimError."""
-        ...
-
-    async def index(self, message: bytes) -> bytes:
-        """Return the serialised answer to a serialised RepositoryIndexRequest; raises SlimError."""
-        ...
-
-
-class FleetInventory:
+class LocalFleetStatistics:
     """The one that reads the servers.
 
     Args:
-        model_index: of what they serve.
+        model_index: what the servers serve.
         is_served: whether a family is answered by some server.
     """
 
     def __init__(self, model_index: ModelIndex, is_served: Callable[[str], bool]) -> None:
         self._model_index = model_index
         self._is_served = is_served
-        self._statistics = FleetStatistics()
+        self._statistics = MonotonicStatistics()
+        self._locks: WeakKeyDictionary[ServerModels[Server], asyncio.Lock] = WeakKeyDictionary()
 
     async def observe(self) -> None:
         """Read the statistics of every server that answers; never raises."""
-        await asyncio.gather(*(self._read(view) for view in self._model_index.views if view.problem is None))
+        await asyncio.gather(*(self._read(server) for server in self._model_index.servers if server.problem is None))
 
     async def watch(self, period_s: float) -> None:
         """Read them for ever."""
@@ -62,14 +55,14 @@ class FleetInventory:
             await self.observe()
             await asyncio.sleep(period_s)
 
-    async def _read(self, view: ServerView) -> None:
+    async def _read(self, server: ServerModels[Server]) -> None:
         try:
             # One reading at a time: two that overtook each other would look like a reload.
-            async with view.statistics_lock:
-                answer = await view.server.call("ModelStatistics", pb.ModelStatisticsRequest().SerializeToString())
-                self._statistics.observe(view.name, parse(pb.ModelStatisticsResponse, answer).model_stats)
+            async with self._locks.setdefault(server, asyncio.Lock()):
+                answer = await server.server.call("ModelStatistics", pb.ModelStatisticsRequest().SerializeToString())
+                self._statistics.observe(server.name, parse(pb.ModelStatisticsResponse, answer).model_stats)
         except SlimError as exc:
-            log.debug("statistics of %s: %s", view.name, exc)
+            log.debug("statistics of %s: %s", server.name, exc)
 
     async def statistics(self, message: bytes) -> bytes:
         """Return the sums over all servers."""
@@ -80,9 +73,8 @@ class FleetInventory:
         families = self._model_index.families
         for name in families if not request.name else {request.name} & families.keys():
             if request.version in ("", VERSION):
-                widths = {
-                    str(m.name) for view in self._model_index.views for m in view.widths.values() if m.family == name
-                }
+                found = (model for server in self._model_index.servers for model in server.widths.values())
+                widths = {str(model.name) for model in found if model.family == name}
                 answer.model_stats.append(self._statistics.total(name, VERSION, _one_of(widths)))
         if request.name not in families:
             for model, of_version in sorted(self._statistics.known()):
@@ -114,8 +106,8 @@ class FleetInventory:
         return serialised
 
 
-class RemoteInventory:
-    """A worker's: asks the supervisor."""
+class RemoteFleetStatistics:
+    """The one of a worker: it asks the supervisor."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -134,14 +126,14 @@ class RemoteInventory:
         return b64decode(await self._channel.ask(what, b64encode(message).decode(), timeout_s=_ASK_S))
 
 
-def answers_to_workers(inventory: Inventory) -> Answers:
-    """Return what a supervisor answers a ``RemoteInventory`` by, for its channel."""
+def answers_to_workers(fleet_statistics: FleetStatistics) -> Answers:
+    """Return what a supervisor answers a ``RemoteFleetStatistics`` by, for its channel."""
 
     async def statistics(body: str) -> str:
-        return b64encode(await inventory.statistics(b64decode(body))).decode()
+        return b64encode(await fleet_statistics.statistics(b64decode(body))).decode()
 
     async def index(body: str) -> str:
-        return b64encode(await inventory.index(b64decode(body))).decode()
+        return b64encode(await fleet_statistics.index(b64decode(body))).decode()
 
     return {"statistics": statistics, "index": index}
 

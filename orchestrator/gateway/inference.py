@@ -1,20 +1,25 @@
-"""Inferences of families: from a request that was read, through the router, to an answer that is counted.
+"""Inferences: those of families through the router, those of other models through the server that has them.
 
-Two ways lead through it. gRPC's single calls are most of the traffic, so they are begun where they come and answered
-where the router answers them, in bytes, without a task. HTTP and streams await ``infer`` and get a message.
+There is one way through the router, and it calls back: gRPC's unary calls are most of the traffic, and a callback needs
+no task. HTTP and streams await the same, by a future that the callback resolves.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
-from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
+from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.metrics.outcomes import outcome_of
-from orchestrator.gateway.ports import InferenceRouter, RoutedAnswer
+from orchestrator.gateway.model_index import ModelIndex
+from orchestrator.gateway.passthrough import Passthrough
+from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.protocol.family import (
     FamilyModel,
     FamilyRequest,
@@ -24,28 +29,31 @@ from orchestrator.gateway.protocol.family import (
 )
 from orchestrator.gateway.protocol.family_requests import FamilyRequests
 from orchestrator.gateway.protocol.family_responses import FamilyResponses
-from orchestrator.gateway.protocol.messages import Message
-from orchestrator.http2.grpc.calls import Answerer
-from orchestrator.router import Answer, Reply
+from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
+from orchestrator.gateway.protocol.wire import MalformedMessageError, check_shapes, read_address
+from orchestrator.http2.grpc.unary_call import UnaryResponder
+from orchestrator.router import Answer, CallbackSink
+
+ResponseT = TypeVar("ResponseT")
+Render = Callable[[str, FamilyModel, Answer, int | None], ResponseT]
+"""Makes a response from the request's id, the family, the answer, and how many classes are wanted as text."""
 
 
 class FamilyInference:
     """Answers inferences of families.
 
     Args:
-        router: that runs them.
-        metrics: to count in.
-        guard: that says what a caller may.
-        require_open: raises when no more requests are taken.
+        router: What runs them.
+        metrics: Where they are counted.
+        guard: What says what a caller may.
+        health: What says whether requests are taken.
     """
 
-    def __init__(
-        self, router: InferenceRouter, metrics: GatewayMetrics, guard: Guard, require_open: Callable[[], None]
-    ) -> None:
+    def __init__(self, router: InferenceRouter, metrics: GatewayMetrics, guard: Guard, health: GatewayHealth) -> None:
         self._router = router
         self._metrics = metrics
         self._guard = guard
-        self._require_open = require_open
+        self._health = health
         self._requests = FamilyRequests()
         self._responses = FamilyResponses()
 
@@ -53,108 +61,103 @@ class FamilyInference:
         """Return the ModelInferResponse to a ModelInferRequest.
 
         Raises:
-            SlimError: why there is none.
+            SlimError: Why there is none.
         """
-        self._metrics.begin()
-        began_s = time.perf_counter()
-        outcome, answer = "ok", None
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        cancel = self._begin(family, request, caller, build_response, partial(_resolve, future))
         try:
-            self._require_open()
-            require_version(family, request.model_version)
-            wanted = read_request(request, family)
-            self._check(wanted, caller)
-            try:
-                answer = await self._router.infer(wanted.batch, **_wishes_of(wanted, family))
-            except ConfigError as exc:
-                raise self._judge(exc, family) from exc
-            return build_response(wanted.id, family, answer, wanted.classes)
-        except BaseException as exc:
-            outcome = outcome_of(exc)
+            return await future
+        except asyncio.CancelledError:
+            cancel()
             raise
         finally:
-            self._note(family, outcome, answer, caller, began_s)
+            del future, cancel  # an error holds this frame, and the future the error; it would take the collector
 
     def find(self, message: bytes, families: Mapping[str, FamilyModel]) -> tuple[FamilyModel, FamilyRequest] | None:
-        """See FamilyRequests."""
+        """Return what ``FamilyRequests.find`` does."""
         return self._requests.find(message, families)
 
     def begin(
         self,
         family: FamilyModel,
-        asked: FamilyRequest | bytes,
+        request: FamilyRequest | bytes,
         caller: Caller,
-        ticket: Ticket,
-        call: Answerer,
-    ) -> None:
-        """Take a call that asks for a family, and answer it when the router does.
+        callback: Callable[[bytes | Exception], None],
+    ) -> Callable[[], None]:
+        """Take a serialised ModelInferRequest and return at once what withdraws it.
 
         Args:
-            family: in question.
-            asked: a ModelInferRequest, serialised or as ``find`` found it.
-            caller: that makes the call.
-            ticket: to be closed when it has ended, unless this raises.
-            call: to be answered.
+            family: The family that it is for.
+            request: The request as it came, or as ``find`` found it.
+            caller: Who makes the call.
+            callback: Called once with the serialised ModelInferResponse or the error, unless this raises or the
+                request is withdrawn; may be called before this returns.
 
         Raises:
-            SlimError: why it is not taken.
+            SlimError: Why the request is not taken.
         """
+        return self._begin(family, request, caller, self._responses.render, callback)
+
+    def _begin(
+        self,
+        family: FamilyModel,
+        request: Message,
+        caller: Caller,
+        render: Render[ResponseT],
+        callback: Callable[[ResponseT | Exception], None],
+    ) -> Callable[[], None]:
         self._metrics.begin()
-        began_s = time.perf_counter()
-        try:
-            self._require_open()
-            wanted = self._requests.read(asked, family) if isinstance(asked, bytes) else asked
-            self._check(wanted, caller)
-        except BaseException as exc:
-            self._note(family, outcome_of(exc), None, caller, began_s)
-            raise
+        note = partial(self._note, family, caller, time.perf_counter())
 
-        def end(outcome: str, answer: RoutedAnswer | None = None) -> None:
-            ticket.close()
-            self._note(family, outcome, answer, caller, began_s)
-
-        def tell(told: Answer | Exception) -> None:
-            if isinstance(told, Exception):
-                end(outcome_of(told))
-                call.refuse(told)
+        def finish(outcome: Answer | Exception) -> None:
+            if isinstance(outcome, Exception):
+                note(outcome_of(outcome))
+                callback(outcome)
                 return
             try:
-                call.answer(self._responses.render(wanted.id, family, told, wanted.classes))
-                end("ok", told)
-            except Exception as exc:  # a bug of ours, which the client is told as such
-                end(outcome_of(exc))
-                call.refuse(exc)
+                callback(render(wanted.id, family, outcome, wanted.classes))
+                note("ok", outcome)
+            except Exception as exc:  # a bug of ours, and the client learns that it is one
+                note(outcome_of(exc))
+                callback(exc)
 
-        def abort() -> None:
-            reply.cancel()
-            end("cancelled")
+        def cancel() -> None:
+            if not sink.done():
+                sink.cancel()
+                note("cancelled")
 
-        reply = Reply(tell)
-        call.on_abort = abort
+        sink = CallbackSink(finish)
         try:
-            self._router.submit(wanted.batch, reply, **_wishes_of(wanted, family))
-        except ConfigError as exc:
-            judged = self._judge(exc, family)
-            self._note(family, outcome_of(judged), None, caller, began_s)
-            raise judged from exc
+            self._health.require_open()
+            wanted = self._read(request, family)
+            self._guard.require_priority(caller, wanted.options.priority)
+            self._guard.charge_items(caller, len(wanted.batch))
+            self._submit(wanted, family, sink)
         except BaseException as exc:
-            self._note(family, outcome_of(exc), None, caller, began_s)
+            note(outcome_of(exc))
+            raise
+        return cancel
+
+    def _read(self, request: Message, family: FamilyModel) -> FamilyRequest:
+        if isinstance(request, FamilyRequest):
+            return request
+        if isinstance(request, bytes):
+            return self._requests.read(request, family)
+        require_version(family, request.model_version)
+        return read_request(request, family)
+
+    def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink) -> None:
+        try:
+            self._router.submit(wanted.batch, wanted.options, sink)
+        except ConfigError as exc:
+            try:
+                self._router.models(family.name)
+            except ConfigError:  # not the client's fault: the family is known but has left all servers
+                raise ServerUnavailableError(f"family '{family.name}' is on no server now", executed=False) from exc
             raise
 
-    def _check(self, wanted: FamilyRequest, caller: Caller) -> None:
-        """Raise what a caller may not ask for."""
-        self._guard.require_priority(caller, wanted.wishes.priority)
-        self._guard.charge_items(caller, len(wanted.batch))
-
-    def _judge(self, error: ConfigError, family: FamilyModel) -> ConfigError | ServerUnavailableError:
-        """Return what a client is told in place of what the router refuses."""
-        try:
-            self._router.models(family.name)
-        except ConfigError:  # not the client's fault: the family is known but has left all servers
-            return ServerUnavailableError(f"family '{family.name}' is on no server now", executed=False)
-        return error
-
     def _note(
-        self, family: FamilyModel, outcome: str, answer: RoutedAnswer | None, caller: Caller, began_s: float
+        self, family: FamilyModel, caller: Caller, began_s: float, outcome: str, answer: Answer | None = None
     ) -> None:
         self._metrics.end()
         self._metrics.time(
@@ -168,14 +171,148 @@ class FamilyInference:
         )
 
 
-def _wishes_of(wanted: FamilyRequest, family: FamilyModel) -> dict[str, Any]:
-    wishes = wanted.wishes
-    return {
-        "deadline_ms": wishes.deadline_ms,
-        "min_accuracy": wishes.min_accuracy,
-        "width": wishes.width,
-        "family": family.name,
-        "priority": wishes.priority,
-        "max_joules": wishes.max_joules,
-        "preference": wishes.preference,
-    }
+def _resolve(future: asyncio.Future[Message], response: Message | Exception) -> None:
+    if future.done():  # whoever waited has given up
+        return
+    if isinstance(response, Exception):
+        future.set_exception(response)
+    else:
+        future.set_result(response)
+
+
+class Inference:
+    """Answers inferences of every model, each after it was admitted.
+
+    Args:
+        router: The router for the families.
+        model_index: What the servers serve.
+        metrics: Where inferences are counted.
+        guard: What says what a caller may.
+        passthrough: What calls a server that has a model.
+        health: What says whether requests are taken.
+    """
+
+    def __init__(
+        self,
+        router: InferenceRouter,
+        model_index: ModelIndex,
+        metrics: GatewayMetrics,
+        guard: Guard,
+        passthrough: Passthrough,
+        health: GatewayHealth,
+    ) -> None:
+        self._families = FamilyInference(router, metrics, guard, health)
+        self._model_index = model_index
+        self._metrics = metrics
+        self._guard = guard
+        self._passthrough = passthrough
+        self._health = health
+
+    def admit(self, caller: Caller, model: str) -> Ticket:
+        """Return what holds an inference's place among those under way; to be closed when it is answered.
+
+        Raises:
+            ForbiddenError: The caller may not use the model.
+            QuotaError: The caller has had its share.
+        """
+        try:
+            return self._guard.admit(caller, model)
+        except SlimError as exc:
+            self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+            raise
+
+    def begin(self, message: bytes, caller: Caller, responder: UnaryResponder) -> bool:
+        """Take a serialised inference of a family, to be answered when the router does; return whether it is one.
+
+        Raises:
+            SlimError: Why it is refused.
+        """
+        found = self._families.find(message, self._model_index.families)
+        family = found[0] if found else self._model_index.families.get(read_address(message).model)
+        if family is None:
+            return False
+        ticket = self.admit(caller, family.name)
+
+        def respond(response: bytes | Exception) -> None:
+            ticket.close()
+            if isinstance(response, Exception):
+                responder.refuse(response)
+            else:
+                responder.answer(response)
+
+        def abort() -> None:
+            ticket.close()
+            cancel()
+
+        try:
+            cancel = self._families.begin(family, found[1] if found else message, caller, respond)
+        except BaseException:
+            ticket.close()
+            raise
+        responder.on_abort = abort
+        return True
+
+    async def call(self, message: bytes, caller: Caller) -> bytes:
+        """Return the serialised answer to a serialised inference.
+
+        Raises:
+            SlimError: Why there is none.
+        """
+        model = read_address(message).model
+        with self.admit(caller, model):
+            family = self._model_index.families.get(model)
+            if family is None:
+                return await self._pass_through(model, message, caller)
+            return serialise(await self._families.infer(family, parse(pb.ModelInferRequest, message), caller))
+
+    async def infer(self, request: Message, caller: Caller) -> Message:
+        """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
+        family = self._model_index.families.get(request.model_name)
+        if family is None:
+            answer = await self._pass_through(request.model_name, serialise(request), caller)
+            return pb.ModelInferResponse.FromString(answer)
+        return await self._families.infer(family, request, caller)
+
+    async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
+        """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""
+        response = pb.ModelStreamInferResponse()
+        try:
+            with self.admit(caller, family.name):
+                request = parse(pb.ModelInferRequest, message)
+                response.infer_response.CopyFrom(await self._families.infer(family, request, caller))
+                response.infer_response.parameters["triton_final_response"].bool_param = True
+        except MalformedMessageError:
+            raise
+        except SlimError as exc:
+            response.error_message = str(exc)
+            response.infer_response.id = parse(pb.ModelInferRequest, message).id
+        return serialise(response)
+
+    async def _pass_through(self, name: str, message: bytes, caller: Caller) -> bytes:
+        """Return what a server answers to an inference of a model that is no family."""
+        self._metrics.begin()
+        began_s = time.perf_counter()
+        outcome, server = "ok", ""
+        try:
+            self._health.require_open()
+            self._guard.charge_items(caller, 1)
+            check_shapes(message)
+            answer, server = await self._passthrough.ask("ModelInfer", message, caller.metadata)
+            return answer
+        except BaseException as exc:
+            outcome = outcome_of(exc)
+            raise
+        finally:
+            self._metrics.end()
+            self._metrics.time(
+                name if outcome == "ok" else self._label(name),
+                outcome,
+                tenant=caller.tenant,
+                server=server,
+                latency_s=time.perf_counter() - began_s,
+                queue_s=None,
+            )
+
+    def _label(self, model: str) -> str:
+        """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
+        return model if self._model_index.is_known(model) else ""

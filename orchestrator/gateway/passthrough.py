@@ -1,4 +1,4 @@
-"""Calls for models that are passed on: which server is asked, which one after it, and for how long.
+"""Calls for models of no family, which are passed on: which server is asked, which one after it, and for how long.
 
 A model of somebody else's may keep state, so a call goes to another server only when the first one certainly did not
 run it; one that may have run is never repeated, which leaves nothing to be done when a server is silent. So an attempt
@@ -20,21 +20,22 @@ from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.family import check_version
 from orchestrator.gateway.protocol.wire import read_address
+from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import RetryBudget
 from orchestrator.snapshot import ServerName
-from orchestrator.triton.passthrough import Metadata, RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
 
 log = logging.getLogger(__name__)
 
 
-class PassingOn:
+class Passthrough:
     """Asks servers for models of no family.
 
     Args:
-        model_index: of what the servers serve.
-        metrics: to count what is asked again in.
-        retries: how much of it may be.
-        timeout_s: that an answer may take; None: any time.
+        model_index: what the servers serve.
+        metrics: count what is asked again.
+        retries: how much may be asked again.
+        timeout_s: how long an answer may take; None: any time.
     """
 
     def __init__(
@@ -69,20 +70,20 @@ class PassingOn:
     async def _ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         address = read_address(message)
         check_version(address.version)
-        views = self._model_index.find(address)
-        for view in views:
+        servers = self._model_index.find(address)
+        for server in servers:
             try:
-                answer = await view.server.call(method, message, metadata)
+                answer = await server.server.call(method, message, metadata)
             except RefusedCallError as exc:
                 if exc.is_gone:
-                    view.note_problem(str(exc))
-                if exc.executed or view is views[-1] or not self._may_ask_again():
+                    server.note_problem(str(exc))
+                if exc.executed or server is servers[-1] or not self._may_ask_again():
                     raise
-                log.info("%s of %s was not run by %s: %s", method, address.model, view.name, exc)
-                self._metrics.router.on_retry(view.name)
+                log.info("%s of %s was not run by %s: %s", method, address.model, server.name, exc)
+                self._metrics.router.on_retry(server.name)
                 continue
             self._budget = self._budget.answered(1, self._retries)
-            return answer, view.name
+            return answer, server.name
         raise AssertionError("find returns at least one server, and the last one's refusal is raised")
 
     def _may_ask_again(self) -> bool:

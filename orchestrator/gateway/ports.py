@@ -2,101 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol
 
+from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.protocol.tensors import Array
-from orchestrator.router import Backlog, Reply
-from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
-from orchestrator.triton.passthrough import Metadata
+from orchestrator.http2.grpc.wire import Metadata
+from orchestrator.request_options import RequestOptions
+from orchestrator.router import Backlog, CallbackSink
+from orchestrator.snapshot import ServedModel, ServerName
 
-
-class RoutedAnswer(Protocol):
-    """What is told of a decision; the router's Answer has more."""
-
-    @property
-    def output(self) -> Array:
-        """Scores, [n, classes]."""
-        ...
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Of the classes."""
-        ...
-
-    @property
-    def server(self) -> str:
-        """That ran it."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """It ran at."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Items of the group."""
-        ...
-
-    @property
-    def queue_s(self) -> float:
-        """Waited in the router."""
-        ...
-
-    @property
-    def expected_accuracy(self) -> float:
-        """Of the width."""
-        ...
-
-    @property
-    def decision_id(self) -> str:
-        """Names the decision."""
-        ...
-
-    @property
-    def policy(self) -> str:
-        """That decided."""
-        ...
-
-    @property
-    def energy_j(self) -> float | None:
-        """Expected of the request's part of the group; None when unknown."""
-        ...
+UnaryMethod = Callable[[bytes, Caller], Awaitable[bytes]]
+"""Answers one serialised call of somebody."""
 
 
 class InferenceRouter(Protocol):
     """What the data plane needs of the router; orchestrator.router.Router is the real one."""
 
-    async def infer(
-        self,
-        array: Array,
-        *,
-        deadline_ms: float | None = None,
-        min_accuracy: float | None = None,
-        width: Width | None = None,
-        family: str | None = None,
-        priority: int = 0,
-        max_joules: float | None = None,
-        preference: Preference | None = None,
-    ) -> RoutedAnswer:
-        """Return the answer for a batch; raises SlimError."""
-        ...
-
-    def submit(
-        self,
-        array: Array,
-        reply: Reply,
-        *,
-        deadline_ms: float | None = None,
-        min_accuracy: float | None = None,
-        width: Width | None = None,
-        family: str | None = None,
-        priority: int = 0,
-        max_joules: float | None = None,
-        preference: Preference | None = None,
-    ) -> None:
-        """Take a batch, whose answer is replied; raises SlimError."""
+    def submit(self, array: Array, options: RequestOptions, sink: CallbackSink) -> None:
+        """Take a batch, whose answer goes to the sink; raises SlimError."""
         ...
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
@@ -118,7 +42,7 @@ class InferenceRouter(Protocol):
 
 
 class ServerStream(Protocol):
-    """A stream to a server; PassthroughStream is the real one."""
+    """A stream to a server; ClientStream is the real one."""
 
     async def send(self, message: bytes) -> None:
         """Send one request."""
@@ -138,7 +62,7 @@ class ServerStream(Protocol):
 
 
 class Server(Protocol):
-    """A server that calls are passed on to; TritonPassthrough is the real one."""
+    """A server that calls are passed through to; TritonClient is the real one."""
 
     @property
     def in_flight(self) -> int:
@@ -155,4 +79,29 @@ class Server(Protocol):
 
     async def close(self, *, drain_s: float = 10.0) -> None:
         """Release the connection, after waiting at most so long for what is under way."""
+        ...
+
+
+class FleetStatistics(Protocol):
+    """What answers ModelStatistics and RepositoryIndex for the whole fleet."""
+
+    async def statistics(self, message: bytes) -> bytes:
+        """Return the serialised answer to a serialised ModelStatisticsRequest; raises SlimError."""
+        ...
+
+    async def index(self, message: bytes) -> bytes:
+        """Return the serialised answer to a serialised RepositoryIndexRequest; raises SlimError."""
+        ...
+
+
+class Team(Protocol):
+    """The gateway's other processes, as a worker knows them; its transports then do not listen by themselves."""
+
+    @property
+    def fleet_statistics(self) -> FleetStatistics:
+        """What all of them query for the fleet's statistics."""
+        ...
+
+    def is_served(self, family: str) -> bool:
+        """Return whether all of them can answer a family."""
         ...

@@ -1,4 +1,4 @@
-"""A gateway from its parts: router, catalogue, data plane, transports; started together and drained in order."""
+"""A gateway from its parts: router, discovery, data plane, transports; started together and drained in order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from orchestrator.config import (
     FleetSettings,
@@ -20,7 +20,6 @@ from orchestrator.config import (
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.fleet_statistics import FleetInventory, Inventory
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
@@ -28,68 +27,42 @@ from orchestrator.gateway.metrics.gateway_metrics import TASKS, WORKER_RESTARTS,
 from orchestrator.gateway.metrics.router_metrics import put_backlog
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.model_index import ModelIndex
-from orchestrator.gateway.ports import InferenceRouter, Server
+from orchestrator.gateway.ports import InferenceRouter, Server, Team
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
 from orchestrator.gateway.workers.shares import share_router
-from orchestrator.http2.limits import Limits
+from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
-from orchestrator.triton.passthrough import TritonPassthrough
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
 
-_MIB = 2**20
-_DRAIN_LOOK_S = 0.1  # also for how long, at the least, clients are told to go elsewhere
+_DRAIN_LOOK_S = 0.1  # also for how long, at the least, clients are sent elsewhere
 _LAST_CALLS_S = 0.5  # for calls that are no inferences, and streams that wait for nothing
-
-
-class Endpoint(Protocol):
-    """Something that listens."""
-
-    address: str
-
-    async def start(self) -> None:
-        """Listen; raises ConfigError."""
-        ...
-
-    async def stop(self, grace_s: float) -> None:
-        """Take no more, and wait so long for what is under way."""
-        ...
-
-
-class Team(Protocol):
-    """The gateway's other processes, as a worker knows them; its transports then do not listen by themselves."""
-
-    @property
-    def inventory(self) -> Inventory:
-        """That all of them ask."""
-        ...
-
-    def is_served(self, family: str) -> bool:
-        """Return whether all of them can answer a family."""
-        ...
 
 
 class Gateway:
     """Listens while the context is open; leaving it drains.
 
     Args:
-        settings: its section of fleet.yaml.
-        router: for the families; the caller opens and closes it.
-        servers: to pass calls on to, by name; closed by the gateway.
-        timeout_s: for a server to say what it serves.
-        discovery_period_s: how often they are asked.
-        retries: of calls that are passed on; None: the default.
-        team: when this is one of several processes.
-        metrics: to count in, which the router's observer counts in too; None: its own.
+        settings: The gateway's section of fleet.yaml.
+        router: The router for the families; the caller opens and closes it.
+        servers: What calls are passed through to, by name; closed by the gateway.
+        timeout_s: The seconds that a server may take to say what it serves.
+        discovery_period_s: The seconds between two queries for that.
+        retries: How often calls may be passed through again; None for the default.
+        team: The other processes, when this is one of several.
+        metrics: Where to count, which the router's observer counts in too; None for its own.
 
     Raises:
         ConfigError: The tokens file, or a file of TLS, can't be used.
 
     Attributes:
-        grpc: where it listens; None when not offered.
-        http: likewise.
-        metrics: likewise.
+        grpc: The gRPC endpoint; None when not offered.
+        http: The HTTP endpoint; None when not offered.
+        metrics: The endpoint of Prometheus; None when not offered here.
     """
 
     def __init__(
@@ -109,56 +82,33 @@ class Gateway:
         self._is_alone = team is None
         self._discovery_period_s = discovery_period_s
         self._metrics = metrics or GatewayMetrics()
-        self._model_index = ModelIndex(servers, timeout_s=timeout_s)
+        self._pool: ConnectionPool | None = None
+        self._discovery = ModelDiscovery(servers, timeout_s=timeout_s)
+        self._model_index = ModelIndex(self._discovery)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
-        self._inventory = None if team is not None else FleetInventory(self._model_index, self.serves)
-        self._plane = DataPlane(
+        self._watchers: list[asyncio.Task[None]] = []
+        self._data_plane = DataPlane(
             router,
             self._model_index,
             self._metrics,
-            inventory=self._inventory if team is None else team.inventory,
-            is_served_elsewhere=None if team is None else team.is_served,
-            guard=self._make_guard(share=1.0 if team is None else 1.0 / settings.workers),
+            team=team,
+            guard=self._make_guard(),
             retries=retries,
             pass_on_timeout_s=settings.pass_on_timeout_s,
         )
-        limit_bytes, limits = int(settings.max_message_mib * _MIB), settings.limits
         tls = self._open_tls()
-        self.grpc = None if settings.grpc is None else GrpcServer(
-            self._plane,
-            settings.grpc,
-            max_message_bytes=limit_bytes,
-            stream_window=settings.stream_window,
-            listens=team is None,
-            ssl=None if tls is None else tls.context(HTTP2),
-            limits=Limits(
-                max_streams=limits.max_concurrent_streams,
-                header_list_bytes=int(limits.max_header_kib * 1024),
-                handshake_s=limits.header_timeout_s,
-                stall_s=limits.stall_timeout_s,
-            ),
-            held_bytes=int(limits.max_held_mib * _MIB),
-            max_connections=limits.max_connections,
-        )  # fmt: skip
-        self.http = None if settings.http is None else HttpServer(
-            self._plane,
-            settings.http,
-            max_message_bytes=limit_bytes,
-            listens=team is None,
-            ssl=None if tls is None else tls.context(HTTP1),
-            limits=limits,
-        )  # fmt: skip
-        self.metrics = None if settings.metrics is None or team is not None else MetricsEndpoint(
-            settings.metrics, self._read_tally
-        )  # fmt: skip
-        self._watchers: list[asyncio.Task[None]] = []
+        self.grpc = self._make_grpc(tls)
+        self.http = self._make_http(tls)
+        offers_metrics = settings.metrics is not None and self._is_alone
+        self.metrics = MetricsEndpoint(settings.metrics or "", self._read_metrics) if offers_metrics else None
 
-    def _make_guard(self, share: float) -> Guard:
+    def _make_guard(self) -> Guard:
         auth = self._settings.auth
         if auth is None:
             return Guard()
         path = auth.tokens_file
+        share = 1.0 if self._is_alone else 1.0 / self._settings.workers
         guard = Guard(load_tenants(path), is_health_open=auth.open_health, share=share)
         self._files.append(WatchedFiles("tenants", [path], lambda: guard.replace(load_tenants(path))))
         return guard
@@ -170,30 +120,42 @@ class Gateway:
         self._files.append(WatchedFiles("certificates", tls.paths, tls.refresh))
         return tls
 
+    def _make_grpc(self, tls: TlsFiles | None) -> GrpcServer | None:
+        address, ssl = self._settings.grpc, None if tls is None else tls.context(HTTP2)
+        if address is None:
+            return None
+        return GrpcServer(self._data_plane, address, self._settings, ssl=ssl, listens=self._is_alone)
+
+    def _make_http(self, tls: TlsFiles | None) -> HttpServer | None:
+        address, ssl = self._settings.http, None if tls is None else tls.context(HTTP1)
+        if address is None:
+            return None
+        return HttpServer(self._data_plane, address, self._settings, ssl=ssl, listens=self._is_alone)
+
     def reload(self) -> None:
         """Read tokens and certificates again now, as happens anyway within a second of their change."""
         for files in self._files:
             files.refresh(is_forced=True)
 
     def reconfigure(self, fleet: FleetSettings) -> None:
-        """Take the gateway's section of another fleet; the servers are those of the router, whatever it is told.
+        """Take the gateway's section of another fleet; the servers are those of the router, whatever they are.
 
-        How much may be asked again changes at once. None of its own settings does before the gateway is started again,
-        which is told in the log.
+        How many calls may be repeated changes at once. None of its own settings does before the gateway is started
+        again, which the log says.
         """
-        self._plane.passing_on.reconfigure(fleet.router.retries if self._is_alone else _share_retries(fleet))
+        self._data_plane.passthrough.reconfigure(fleet.router.retries if self._is_alone else _share_retries(fleet))
         if fleet.gateway != self._settings:
             log.warning("the gateway section has changed; start the gateway again for it to take effect")
 
     def _take(self, servers: tuple[ServerSettings, ...]) -> None:
-        """Pass calls on to other servers from now on; what counts requests goes on counting."""
+        """Pass calls through to other servers from now on; what counts requests goes on counting."""
         changes = find_changes(self._servers, servers)
-        opened = open_servers(changes.opened)
+        opened = open_servers(changes.opened, self._pool)
         self._servers = servers
-        self._model_index.reconfigure(opened, map(ServerName, changes.closed))
+        self._discovery.reconfigure(opened, map(ServerName, changes.closed))
 
     def follow(self, files: WatchedFiles) -> None:
-        """Look after some more files."""
+        """Watch some more files."""
         self._files.append(files)
 
     @classmethod
@@ -204,14 +166,16 @@ class Gateway:
         team: Team | None = None,
         *,
         metrics: GatewayMetrics | None = None,
+        pool: ConnectionPool | None = None,
     ) -> Self:
         """Return a gateway over the Tritons of a fleet; call it with an event loop running.
 
         Args:
-            fleet: all of it.
-            router: over the same fleet, open; its servers are followed.
-            team: when this is one of several processes.
-            metrics: as for the constructor.
+            fleet: All of fleet.yaml.
+            router: An open router over the same fleet; its servers are followed.
+            team: The other processes, when this is one of several.
+            metrics: Where to count; None for its own.
+            pool: The connections that the router uses; None for the gateway's own.
 
         Raises:
             ConfigError: A protocol key file can't be used.
@@ -221,64 +185,63 @@ class Gateway:
         gateway = cls(
             fleet.gateway,
             router,
-            open_servers(servers),
+            open_servers(servers, pool),
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
             retries=fleet.router.retries if team is None else _share_retries(fleet),
             team=team,
             metrics=metrics,
         )
-        gateway._servers = servers
+        gateway._servers, gateway._pool = servers, pool
         if membership is not None:
             membership.listen(gateway._take)
         return gateway
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
-        """What is offered, and where."""
+        """What is offered, and at which address."""
         endpoints = (("gRPC", self.grpc), ("HTTP", self.http), ("metrics", self.metrics))
         return [(what, endpoint.address) for what, endpoint in endpoints if endpoint is not None]
 
     def serves(self, family: str) -> bool:
         """Return whether some server answers a width of a family, as this process sees it."""
-        return self._plane.serves(family)
+        return self._data_plane.health.serves(family)
 
     @property
     def served(self) -> frozenset[str]:
-        """Families that some server answers a width of, as this process sees it."""
+        """The families of which some server answers a width, as this process sees it."""
         return frozenset(name for name in self._model_index.families if self.serves(name))
 
-    def tally(self) -> MetricSnapshot:
+    def snapshot_metrics(self) -> MetricSnapshot:
         """Return what this process has counted, and what waits and works in it."""
-        tally = self._metrics.tally()
-        put_backlog(tally, self._router.backlog)
-        tally.values[TASKS.name] = {(): [float(len(asyncio.all_tasks()))]}
-        return tally
+        snapshot = self._metrics.snapshot()
+        put_backlog(snapshot, self._router.backlog)
+        snapshot.values[TASKS.name] = {(): [float(len(asyncio.all_tasks()))]}
+        return snapshot
 
-    async def _read_tally(self) -> MetricSnapshot:
-        tally = self.tally()
-        tally.values |= {WORKERS.name: {(): [1.0]}, WORKER_RESTARTS.name: {(): [0.0]}}
-        return tally
+    async def _read_metrics(self) -> MetricSnapshot:
+        snapshot = self.snapshot_metrics()
+        snapshot.values |= {WORKERS.name: {(): [1.0]}, WORKER_RESTARTS.name: {(): [0.0]}}
+        return snapshot
 
     @property
-    def _transports(self) -> list[Endpoint]:
-        return [endpoint for endpoint in (self.grpc, self.http) if endpoint is not None]
+    def _transports(self) -> list[GrpcServer | HttpServer]:
+        return [transport for transport in (self.grpc, self.http) if transport is not None]
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._model_index.close)
-            await self._model_index.refresh()
-            endpoints: list[Endpoint] = [*self._transports, *([self.metrics] if self.metrics else [])]
-            for endpoint in endpoints:
+            stack.push_async_callback(self._discovery.close)
+            await self._discovery.refresh()
+            for endpoint in (*self._transports, *([self.metrics] if self.metrics else [])):
                 stack.push_async_callback(endpoint.stop, 0.0)
                 await endpoint.start()
             stack.pop_all()
         self._watchers = [
-            asyncio.create_task(self._model_index.watch(self._discovery_period_s)),
+            asyncio.create_task(self._discovery.watch(self._discovery_period_s)),
             asyncio.create_task(watch(self._files)),
         ]
-        if self._inventory is not None:
-            watching = self._inventory.watch(self._settings.statistics_period_s)
+        if self._data_plane.fleet_statistics is not None:
+            watching = self._data_plane.fleet_statistics.watch(self._settings.statistics_period_s)
             self._watchers.append(asyncio.create_task(watching))
         return self
 
@@ -293,17 +256,17 @@ class Gateway:
         clock = asyncio.get_running_loop().time
         until_s = clock() + self._settings.drain_s
         self._router.close_by(until_s)
-        self._plane.is_draining = True
+        self._data_plane.health.is_draining = True
         try:
             await self._drain(until_s)
-            await asyncio.gather(*(endpoint.stop(_LAST_CALLS_S) for endpoint in self._transports))
+            await asyncio.gather(*(transport.stop(_LAST_CALLS_S) for transport in self._transports))
         finally:
             for task in self._watchers:
                 task.cancel()
             await asyncio.gather(*self._watchers, return_exceptions=True)
             if self.metrics is not None:
                 await self.metrics.stop(0.0)
-            await self._model_index.close(drain_s=max(0.0, until_s - clock()))
+            await self._discovery.close(drain_s=max(0.0, until_s - clock()))
 
     async def _drain(self, until_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -318,10 +281,17 @@ def _share_retries(fleet: FleetSettings) -> RetrySettings:
     return share_router(fleet.router, fleet.gateway.workers).retries
 
 
-def open_servers(servers: Iterable[ServerSettings]) -> dict[ServerName, Server]:
-    """Return a connection to each Triton, to pass calls on; call it with an event loop running.
+def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None = None) -> dict[ServerName, Server]:
+    """Return a client of each Triton, to pass calls through; call it with an event loop running.
+
+    Args:
+        servers: The servers to connect to.
+        pool: Whose connections are shared; None when each client has its own.
 
     Raises:
         ConfigError: A protocol key file can't be used.
     """
-    return {ServerName(s.name): TritonPassthrough(s.grpc, protocol_key_file=s.protocol_key_file) for s in servers}
+    return {
+        ServerName(s.name): TritonClient(s.grpc, protocol_key=read_protocol_key(s.protocol_key_file), pool=pool)
+        for s in servers
+    }

@@ -20,7 +20,7 @@ _RESPONSE_DURATIONS = ("compute_infer", "compute_output", "success", "fail", "em
 _BATCH_DURATIONS = ("compute_input", "compute_infer", "compute_output")
 
 
-class FleetStatistics:
+class MonotonicStatistics:
     """What all servers have counted since this gateway first read them."""
 
     def __init__(self) -> None:

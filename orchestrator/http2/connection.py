@@ -5,8 +5,8 @@ gRPC uses of HTTP/2 and no more: priorities are ignored, nothing is pushed, head
 What comes on a stream that is closed is ignored, as by gRPC's own core: the RFC would have STREAM_CLOSED where the peer
 had ended it, and silence where we had, for which ended streams would have to be remembered.
 
-What a peer does that brings nobody an answer (pings, resets, empty frames) comes off an allowance, so a flood ends the
-connection. All that is held for it is bounded: what it sends by windows, what it does not take by holding our own
+What a peer does that brings nobody an answer (pings, resets, empty frames) comes out of a token bucket, so a flood ends
+the connection. All that is held for it is bounded: what it sends by windows, what it does not take by holding our own
 answers back and reading no further. ``check``, called now and then, ends what makes no progress.
 """
 
@@ -16,21 +16,18 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from orchestrator.http2.flow import LARGEST_SENT, Flow
+from orchestrator.http2.frame_reader import FrameReader
 from orchestrator.http2.frames import (
     ACK,
-    CONTINUATION,
     DATA,
     DEFAULT_WINDOW,
     ENABLE_PUSH,
     END_HEADERS,
     END_STREAM,
-    FRAME_HEADER,
     GOAWAY,
-    HEADER_BYTES,
     HEADERS,
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
-    MAX_FRAME_BYTES,
     MAX_FRAME_SIZE,
     MAX_HEADER_LIST_SIZE,
     MAX_WINDOW,
@@ -50,38 +47,36 @@ from orchestrator.http2.frames import (
     rst_stream_frame,
     settings_frame,
     strip_padding,
-    strip_priority,
     window_update_frame,
 )
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.stream import Receiver, Stream
-from orchestrator.http2.token_bucket import TokenBucket
+from orchestrator.token_bucket import Rate, TokenBucket
 
 T = TypeVar("T")
 
-_MOST_CONTINUATIONS: Final = 64
 _BLOCK_LIMIT: Final = 4
-"""Times the limit of a decoded list that its encoded form may be."""
+"""How many times larger than the limit of a decoded header list its encoded form may be."""
 _EVERY_STREAM: Final = 2**31 - 1
 _DRAIN_PROBE: Final = b"draining"
 _LIFE_PROBE: Final = b"anybody?"
 
 
-class Connection(Flow, Generic[T]):
+class Connection(Flow[Stream], Generic[T]):
     """One end of a connection; the other one is a client's unless ``accept`` is None.
 
     Args:
         decoder: of header blocks, for this connection alone.
         accept: called with a new stream and what its header block means; returns what takes the rest.
-        limits: of what the peer may take.
+        limits: what the peer may take.
         clock: seconds, monotonic.
-        wake: called when there is something in ``out`` after there was nothing.
+        wake: called when there is something to write after there was nothing.
 
     Attributes:
-        violation: why it has ended; None while it lives.
+        violation: why the connection has ended; None while it lives.
         goaway: the last stream that the peer will answer; None while it takes all.
-        peer_max_streams: that the peer takes at a time.
+        peer_max_streams: streams that the peer takes at a time.
     """
 
     def __init__(
@@ -100,18 +95,16 @@ class Connection(Flow, Generic[T]):
         self.violation: ViolationError | None = None
         self.goaway: int | None = None
         self.peer_max_streams = MAX_WINDOW  # until its SETTINGS say otherwise
-        self._rest = b""
-        self._preface = PREFACE if accept is not None else b""
-        self._is_open = False
+        self._reader = FrameReader(
+            PREFACE if self.is_server else b"", most_block_bytes=_BLOCK_LIMIT * limits.header_list_bytes
+        )
         self._last_stream = 0
         self._next_stream = 1
-        self._block: tuple[int, int] | None = None  # stream and flags of a header block that goes on
-        self._parts: list[bytes] = []
-        self._block_since_s = 0.0
         self._drain: str = ""
         self._pinged_s: float | None = None
-        self._bucket = TokenBucket(limits.idle_faults, limits.idle_faults_per_s, self.now_s)
-        # By type, 0 to 9; DATA and HEADERS come first where they are looked up, because they come most.
+        self._fault_rate = Rate(limits.idle_faults_per_s, limits.idle_faults)
+        self._fault_bucket = TokenBucket(limits.idle_faults, self.now_s)
+        # DATA and HEADERS come first where they are looked up, because they come most.
         self._handlers = {
             DATA: self._take_data,
             HEADERS: self._take_headers,
@@ -122,33 +115,40 @@ class Connection(Flow, Generic[T]):
             PING: self._take_ping,
             GOAWAY: self._take_goaway,
             WINDOW_UPDATE: self._take_window_update,
-            CONTINUATION: self._take_continuation,
         }
 
     # --- for the owner ---
 
     def start(self) -> None:
-        """Say hello."""
+        """Send what a connection begins with."""
         settings = [
-            (INITIAL_WINDOW_SIZE, self._limits.stream_window_bytes),
-            (MAX_HEADER_LIST_SIZE, self._limits.header_list_bytes),
+            (INITIAL_WINDOW_SIZE, self.limits.stream_window_bytes),
+            (MAX_HEADER_LIST_SIZE, self.limits.header_list_bytes),
         ]
-        if self._accept is None:
+        if self.is_server:
+            settings.append((MAX_CONCURRENT_STREAMS, self.limits.max_streams))
+        else:
             self.write(PREFACE)
             settings.append((ENABLE_PUSH, 0))
-        else:
-            settings.append((MAX_CONCURRENT_STREAMS, self._limits.max_streams))
         self.write(settings_frame(settings))
-        self.write(window_update_frame(0, self._limits.connection_window_bytes - DEFAULT_WINDOW))
+        self.write(window_update_frame(0, self.limits.connection_window_bytes - DEFAULT_WINDOW))
 
     def receive(self, data: bytes) -> None:
-        """Take what came; a violation ends the connection, and its reason is in ``out``."""
+        """Take what came; a violation ends the connection, and its reason is among what is to be written."""
         if self.violation is not None:
             return
         self.now_s = self.clock()
         self._pinged_s = None
+        handlers = self._handlers
         try:
-            self._take(data)
+            for kind, flags, number, payload in self._reader.read(data, now_s=self.now_s):
+                handler = handlers.get(kind)
+                if handler is not None:
+                    handler(payload, flags, number)
+                else:
+                    self._spend()
+                if self.violation is not None:  # a receiver gave up on the whole connection
+                    return
         except ViolationError as exc:
             self.fail(exc)
 
@@ -162,12 +162,12 @@ class Connection(Flow, Generic[T]):
     def abort(self, code: ErrorCode) -> None:
         """Abort every stream: the connection is gone."""
         self.is_over = True
-        streams = list(self._streams.values())
-        self._streams.clear()
-        self._blocked.clear()
+        streams = list(self.streams.values())
+        self.streams.clear()
+        self.blocked.clear()
         for stream in streams:
             stream.is_local_closed = stream.is_remote_closed = True
-            self.tell_abort(stream, code)
+            stream.notify_abort(code)
 
     def drain(self) -> None:
         """Take no more streams, those that the peer has opened meanwhile excepted: it answers a ping first."""
@@ -179,10 +179,10 @@ class Connection(Flow, Generic[T]):
     def check(self) -> None:
         """End what makes no progress; to be called every second or so."""
         now_s = self.clock()
-        limits = self._limits
-        if not self._is_open and now_s - self._born_s > limits.handshake_s:
+        limits, reader = self.limits, self._reader
+        if not reader.is_open and now_s - self._born_s > limits.handshake_s:
             self.fail(ViolationError(ErrorCode.SETTINGS_TIMEOUT, f"no SETTINGS within {limits.handshake_s:g} s"))
-        elif self._block is not None and now_s - self._block_since_s > limits.handshake_s:
+        elif reader.block_since_s is not None and now_s - reader.block_since_s > limits.handshake_s:
             self.fail(ViolationError(ErrorCode.ENHANCE_YOUR_CALM, "a header block does not come to its end"))
         elif self._pinged_s is not None and now_s - self._pinged_s > limits.ping_s:
             self.fail(ViolationError(ErrorCode.NO_ERROR, f"no sign of life within {limits.ping_s:g} s of a ping"))
@@ -191,97 +191,66 @@ class Connection(Flow, Generic[T]):
         if self._pinged_s is None and now_s - self.now_s > limits.quiet_s:
             self._pinged_s = now_s
             self.write(frame(PING, 0, 0, _LIFE_PROBE))
-        for stream in list(self._streams.values()):
+        for stream in list(self.streams.values()):
             is_waiting = stream.pending_bytes or (stream.is_fed and not stream.is_remote_closed)
             if is_waiting and now_s - stream.progress_s > limits.stall_s:
-                self.end(stream, ErrorCode.CANCEL)
-
-    # --- for streams ---
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether a stream may be opened to the peer."""
-        return not self.is_over and self.goaway is None and self._next_stream < MAX_WINDOW
-
-    def open(self, receiver: Receiver, block: bytes, body: bytes) -> Stream:
-        """Open a stream to the peer; ``body`` is all that is sent on it."""
-        stream = Stream(self, self._next_stream, self._initial_window, self._limits.stream_window_bytes)
-        stream.receiver = receiver
-        stream.is_fed = False
-        self._next_stream += 2
-        self._streams[stream.id] = stream
-        self.write(frame(HEADERS, END_HEADERS, stream.id, self.begin_block(block)))
-        stream.trailers = b""
-        stream.send_data(body)
-        return stream
-
-    # --- receiving ---
-
-    def _take(self, data: bytes) -> None:
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
-        position, end = 0, len(data)
-        if self._preface:
-            size = min(end, len(self._preface))
-            if data[:size] != self._preface[:size]:
-                raise ViolationError(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2 with prior knowledge")
-            self._preface = self._preface[size:]
-            position = size
-        handlers = self._handlers
-        while end - position >= HEADER_BYTES:
-            high, low, kind, flags, stream = FRAME_HEADER.unpack_from(data, position)
-            size = high << 8 | low
-            if size > MAX_FRAME_BYTES:
-                raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
-            begin = position + HEADER_BYTES
-            after = begin + size
-            if after > end:
-                break
-            if (self._block is not None) is not (kind == CONTINUATION):
-                raise ViolationError(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted, or goes on from nothing")
-            if not self._is_open and kind != SETTINGS:
-                raise ViolationError(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            handler = handlers.get(kind)
-            if handler is not None:
-                handler(data[begin:after], flags, stream & 0x7FFFFFFF)
-            else:
-                self._spend()
-            if self.violation is not None:  # a receiver gave up on the whole connection
-                return
-            position = after
-        self._rest = data[position:]
-
-    def _spend(self) -> None:
-        if not self._bucket.spend(self.now_s):
-            raise ViolationError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets, pings or empty frames")
-
-    def _blame(self, stream: Stream, code: ErrorCode) -> None:
-        """End a stream for what the peer did on it, which is as much work to us as a reset of its own."""
-        self._spend()
-        self.end(stream, code)
+                stream.end(ErrorCode.CANCEL)
 
     @property
     def was_used(self) -> bool:
         """Whether the peer has ever opened a stream."""
         return self._last_stream > 0
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether a stream may be opened to the peer."""
+        return not self.is_over and self.goaway is None and self._next_stream < MAX_WINDOW
+
+    def open(self, receiver: Receiver, block: bytes, body: bytes | None = None) -> Stream:
+        """Open a stream to the peer.
+
+        Args:
+            receiver: takes what comes on it.
+            block: its header block.
+            body: all that is sent on it; None: its user will send, and finish it.
+        """
+        stream = Stream(self, self._next_stream)
+        stream.receiver = receiver
+        stream.is_fed = False
+        self._next_stream += 2
+        self.write(frame(HEADERS, END_HEADERS, stream.id, self.begin_block(block)))
+        if body is not None:
+            stream.trailers = b""
+            stream.send_data(body)
+        return stream
+
+    # --- receiving ---
+
+    def _spend(self) -> None:
+        bucket = self._fault_bucket.refilled_by(self._fault_rate, now_s=self.now_s).spent()
+        if bucket is None:
+            raise ViolationError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets, pings or empty frames")
+        self._fault_bucket = bucket
+
+    def _blame(self, stream: Stream, code: ErrorCode) -> None:
+        """End a stream for what the peer did on it, which is as much work to us as a reset of its own."""
+        self._spend()
+        stream.end(code)
+
     def _stream(self, number: int) -> Stream | None:
         """Return an open stream, None for one that is closed; one that never was is a violation."""
-        stream = self._streams.get(number)
+        stream = self.streams.get(number)
         if stream is None and (number == 0 or self._is_unused(number)):
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, f"a frame on stream {number}, which was never opened")
         return stream
 
     def _is_unused(self, number: int) -> bool:
-        if self._accept is None:
-            return number % 2 == 0 or number >= self._next_stream
-        return number % 2 == 0 or number > self._last_stream
+        return number % 2 == 0 or (number > self._last_stream if self.is_server else number >= self._next_stream)
 
     def _take_data(self, payload: bytes, flags: int, number: int) -> None:
         size = len(payload)
-        self._receive_window -= size
-        if self._receive_window < 0:
+        self.receive_window -= size
+        if self.receive_window < 0:
             raise ViolationError(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
         if flags & PADDED:
             payload = strip_padding(payload, flags)
@@ -303,46 +272,17 @@ class Connection(Flow, Generic[T]):
             return
         receiver = stream.receiver
         if is_last:
-            self._close_remote(stream)
+            stream.close_remote()
         if receiver is not None:
             receiver.receive_data(payload, is_last)
         if receiver is None or is_last:
-            self.credit(stream)
+            stream.credit()
 
-    def _close_remote(self, stream: Stream) -> None:
-        stream.is_remote_closed = True
-        if stream.is_local_closed:
-            self._streams.pop(stream.id, None)
-
-    def _take_headers(self, payload: bytes, flags: int, number: int) -> None:
-        if number == 0:
-            raise ViolationError(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
-        if flags & (PADDED | 0x20):
-            payload = strip_priority(strip_padding(payload, flags), flags)
-        if flags & END_HEADERS:
-            self._take_block(number, payload, bool(flags & END_STREAM))
-        else:
-            self._block, self._parts = (number, flags), [payload]
-            self._block_since_s = self.now_s
-
-    def _take_continuation(self, payload: bytes, flags: int, number: int) -> None:
-        assert self._block is not None  # _take lets no other through
-        if number != self._block[0]:
-            raise ViolationError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of another stream's header block")
-        parts = self._parts
-        parts.append(payload)
-        most_bytes = _BLOCK_LIMIT * self._limits.header_list_bytes
-        if len(parts) > _MOST_CONTINUATIONS or sum(map(len, parts)) > most_bytes:
-            raise ViolationError(ErrorCode.ENHANCE_YOUR_CALM, "a header block that does not come to its end")
-        if flags & END_HEADERS:
-            is_last = bool(self._block[1] & END_STREAM)
-            self._block, self._parts = None, []
-            self._take_block(number, b"".join(parts), is_last)
-
-    def _take_block(self, number: int, block: bytes, is_last: bool) -> None:
+    def _take_headers(self, block: bytes, flags: int, number: int) -> None:
         # Decoded whatever becomes of the stream: later blocks build on the table.
         meaning = self._decoder.decode(block)
-        stream = self._streams.get(number)
+        is_last = bool(flags & END_STREAM)
+        stream = self.streams.get(number)
         if stream is None:
             if self._is_unused(number):
                 self._take_opening(number, meaning, is_last)
@@ -354,7 +294,7 @@ class Connection(Flow, Generic[T]):
             return
         receiver = stream.receiver
         if is_last:
-            self._close_remote(stream)
+            stream.close_remote()
         if receiver is not None:
             receiver.receive_headers(meaning, is_last)
 
@@ -364,13 +304,12 @@ class Connection(Flow, Generic[T]):
         self._last_stream = number
         if self._drain == "draining":
             return
-        if max(len(self._streams), self.running) >= self._limits.max_streams:
+        if max(len(self.streams), self.running) >= self.limits.max_streams:
             self._spend()
             self.write(rst_stream_frame(number, ErrorCode.REFUSED_STREAM))
             return
-        stream = Stream(self, number, self._initial_window, self._limits.stream_window_bytes)
+        stream = Stream(self, number)
         stream.is_remote_closed = is_last
-        self._streams[number] = stream
         stream.receiver = receiver = self._accept(stream, meaning)
         if is_last and receiver is not None:
             receiver.receive_data(b"", True)
@@ -379,19 +318,14 @@ class Connection(Flow, Generic[T]):
         self._spend()
         if number == 0:
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
-        if len(payload) != 5:
-            raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"PRIORITY of {len(payload)} bytes, not 5")
 
     def _take_rst_stream(self, payload: bytes, flags: int, number: int) -> None:
         self._spend()
-        if len(payload) != 4:
-            raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"RST_STREAM of {len(payload)} bytes, not 4")
         stream = self._stream(number)
         if stream is not None:
-            del self._streams[number]
-            self.forget(stream)
+            stream.forget()
             code = int.from_bytes(payload, "big")
-            self.tell_abort(stream, ErrorCode(code) if code <= max(ErrorCode) else ErrorCode.INTERNAL_ERROR)
+            stream.notify_abort(ErrorCode(code) if code <= max(ErrorCode) else ErrorCode.INTERNAL_ERROR)
 
     def _take_settings(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
@@ -401,18 +335,26 @@ class Connection(Flow, Generic[T]):
             if payload:
                 raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS with content")
             return
-        self._is_open = True
-        settings = dict(
-            read_settings(payload)
-        )  # the last of a name counts; a walk over all streams for each would not do
+        # The last of a name counts; a walk over all streams for each would not do.
+        settings = dict(read_settings(payload))
         self.write(frame(SETTINGS, ACK, 0))  # first, because what a larger window lets go must come after it
         for name, value in settings.items():
             if name == INITIAL_WINDOW_SIZE:
-                self.change_windows(value - self._initial_window)
+                self._change_windows(value - self.initial_window)
             elif name == MAX_FRAME_SIZE:
-                self._max_frame = min(value, LARGEST_SENT)
+                self.max_frame = min(value, LARGEST_SENT)
             elif name == MAX_CONCURRENT_STREAMS:
                 self.peer_max_streams = value
+
+    def _change_windows(self, change: int) -> None:
+        """Apply the peer's new initial window to the streams that are open."""
+        self.initial_window += change
+        for stream in list(self.streams.values()):
+            stream.send_window += change
+            if stream.send_window > MAX_WINDOW:
+                raise ViolationError(ErrorCode.FLOW_CONTROL_ERROR, f"the window of stream {stream.id} overflows")
+            if stream.pending:
+                stream.pump()
 
     def _take_push_promise(self, payload: bytes, flags: int, number: int) -> None:
         raise ViolationError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which nobody asked for")
@@ -420,8 +362,6 @@ class Connection(Flow, Generic[T]):
     def _take_ping(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
-        if len(payload) != 8:
-            raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"PING of {len(payload)} bytes, not 8")
         self._spend()
         if not flags & ACK:
             self.write(frame(PING, ACK, 0, payload))
@@ -434,21 +374,18 @@ class Connection(Flow, Generic[T]):
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream, or too short")
         self._spend()
         self.goaway = int.from_bytes(payload[:4], "big") & MAX_WINDOW
-        if self._accept is None:
-            for stream in [stream for stream in self._streams.values() if stream.id > self.goaway]:
-                del self._streams[stream.id]
-                self.forget(stream)
-                self.tell_abort(stream, ErrorCode.REFUSED_STREAM)
+        if not self.is_server:
+            for stream in [stream for stream in self.streams.values() if stream.id > self.goaway]:
+                stream.forget()
+                stream.notify_abort(ErrorCode.REFUSED_STREAM)
 
     def _take_window_update(self, payload: bytes, flags: int, number: int) -> None:
-        if len(payload) != 4:
-            raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"WINDOW_UPDATE of {len(payload)} bytes, not 4")
         increment = int.from_bytes(payload, "big") & MAX_WINDOW
         if number == 0:
-            self._send_window += increment
+            self.send_window += increment
             if not increment:
                 raise ViolationError(ErrorCode.PROTOCOL_ERROR, "the connection's window grows by 0")
-            if self._send_window > MAX_WINDOW:
+            if self.send_window > MAX_WINDOW:
                 raise ViolationError(ErrorCode.FLOW_CONTROL_ERROR, f"the connection's window grows by {increment}")
             self.pump_blocked()
             return
@@ -459,4 +396,4 @@ class Connection(Flow, Generic[T]):
         if not increment or stream.send_window > MAX_WINDOW:
             self._blame(stream, ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR)
         elif stream.pending:
-            self.pump(stream)
+            stream.pump()

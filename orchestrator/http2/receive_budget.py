@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Protocol
 
-from orchestrator.http2.flow import Flow
+from orchestrator.http2.flow import AnyFlow
 
 
 class Holder(Protocol):
     """A call of which something is held."""
 
     @property
-    def connection(self) -> Flow:
-        """It came on."""
+    def connection(self) -> AnyFlow:
+        """The connection that it came on."""
         ...
 
     def lose(self) -> None:
@@ -29,10 +29,10 @@ class ReceiveBudget:
     """Counts bytes by the call they came for.
 
     Args:
-        most_bytes: that may be held; the largest message must fit.
+        most_bytes: how much may be held; the largest message must fit.
 
     Attributes:
-        total_bytes: that are held.
+        total_bytes: how much is held.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -57,7 +57,7 @@ class ReceiveBudget:
                 del self._held[call]
 
     def _choose_victim(self) -> Holder:
-        by_connection: Counter[Flow] = Counter()
+        by_connection: Counter[AnyFlow] = Counter()
         for call, size in self._held.items():
             by_connection[call.connection] += size
         worst, _ = by_connection.most_common(1)[0]

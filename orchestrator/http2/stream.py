@@ -1,15 +1,28 @@
-"""One stream of a connection: what its user may do with it, and what it holds back until the peer takes it."""
+"""One stream of a connection: what its user may do with it, and what it holds back until the peer takes it.
+
+An answer that fits is one write.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Final, Protocol
 
-from orchestrator.http2.frames import ErrorCode
+from orchestrator.http2.flow import Flow
+from orchestrator.http2.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEADER,
+    HEADERS,
+    ErrorCode,
+    frame,
+    rst_stream_frame,
+    window_update_frame,
+)
 
-if TYPE_CHECKING:
-    from orchestrator.http2.flow import Flow
+_LAST_HEADERS: Final = END_HEADERS | END_STREAM
 
 
 class Receiver(Protocol):
@@ -24,7 +37,7 @@ class Receiver(Protocol):
         ...
 
     def abort(self, code: ErrorCode) -> None:
-        """The stream is gone, reset by the peer or lost with its connection; nothing more comes or can be sent."""
+        """End: the stream was reset by the peer or lost with its connection; nothing more comes or can be sent."""
         ...
 
 
@@ -32,6 +45,7 @@ class Stream:
     """A stream that is not closed yet.
 
     Attributes:
+        connection: the flow of the connection that it belongs to.
         id: its number.
         receiver: takes what comes.
         send_window: bytes the peer takes; negative after it has shrunk its window.
@@ -40,15 +54,15 @@ class Stream:
         is_remote_closed: whether the peer has sent its last.
         is_local_closed: whether we have.
         pending: what the peer does not take yet.
-        pending_bytes: of that.
-        trailers: to follow ``pending``; empty: an empty DATA frame ends the stream; None: it is not to end yet.
+        pending_bytes: how much that is.
+        trailers: what follows ``pending``; empty: an empty DATA frame ends the stream; None: it is not to end yet.
         on_writable: called once when less is pending, then forgotten.
-        progress_s: when it last got on, on the connection's clock.
+        progress_s: when it last got on, seconds on the connection's clock.
         is_fed: whether the peer is expected to go on sending, so that silence is a fault.
     """
 
     __slots__ = (
-        "_connection",
+        "connection",
         "id",
         "is_fed",
         "is_local_closed",
@@ -64,12 +78,12 @@ class Stream:
         "trailers",
     )
 
-    def __init__(self, connection: Flow, number: int, send_window: int, receive_window: int) -> None:
-        self._connection = connection
+    def __init__(self, connection: Flow[Stream], number: int) -> None:
+        self.connection = connection
         self.id = number
         self.receiver: Receiver | None = None
-        self.send_window = send_window
-        self.receive_window = receive_window
+        self.send_window = connection.initial_window
+        self.receive_window = connection.limits.stream_window_bytes
         self.owed = 0
         self.is_remote_closed = False
         self.is_local_closed = False
@@ -79,44 +93,174 @@ class Stream:
         self.on_writable: Callable[[], None] | None = None
         self.progress_s = connection.now_s
         self.is_fed = True
-
-    @property
-    def connection(self) -> Flow:
-        """It belongs to."""
-        return self._connection
+        connection.streams[number] = self
 
     @property
     def is_congested(self) -> bool:
         """Whether more should only be sent after ``on_writable``."""
         return self.pending_bytes > 0
 
+    # --- sending ---
+
     def respond(self, headers: bytes, body: bytes, trailers: bytes) -> None:
-        """Send a whole answer: header block, one body, closing header block."""
-        self._connection.send_whole(self, headers, body, trailers)
+        """Send a whole answer (header block, one body, closing header block), in one piece when the peer takes it."""
+        connection, size = self.connection, len(body)
+        if self.is_local_closed:
+            return
+        if (
+            size > self.send_window
+            or size > connection.send_window
+            or size > connection.max_frame
+            or connection.is_paused
+        ):
+            self.send_headers(headers)
+            self.send_data(body)
+            self.finish(trailers)
+            return
+        number = self.id
+        headers = connection.begin_block(headers)
+        self.send_window -= size
+        connection.send_window -= size
+        connection.write(
+            FRAME_HEADER.pack(len(headers) >> 8, len(headers) & 0xFF, HEADERS, END_HEADERS, number),
+            headers,
+            FRAME_HEADER.pack(size >> 8, size & 0xFF, DATA, 0, number),
+            body,
+            FRAME_HEADER.pack(len(trailers) >> 8, len(trailers) & 0xFF, HEADERS, _LAST_HEADERS, number),
+            trailers,
+        )
+        self._close_local()
 
     def send_headers(self, block: bytes, *, is_last: bool = False) -> None:
         """Send a header block, which no window holds back."""
-        self._connection.send_headers(self, block, is_last=is_last)
+        if not self.is_local_closed:
+            connection = self.connection
+            flags = _LAST_HEADERS if is_last else END_HEADERS
+            connection.write(frame(HEADERS, flags, self.id, connection.begin_block(block)))
+            if is_last:
+                self._close_local()
 
     def send_data(self, data: bytes) -> None:
         """Send a piece of the body, as soon as the peer takes it."""
         if not self.is_local_closed and data:
             if not self.pending:
-                self.progress_s = self._connection.clock()
+                self.progress_s = self.connection.clock()
             self.pending.append(memoryview(data))
             self.pending_bytes += len(data)
-            self._connection.pump(self)
+            self.pump()
 
     def finish(self, trailers: bytes = b"") -> None:
         """End our side once all is sent."""
         if not self.is_local_closed and self.trailers is None:
             self.trailers = trailers
-            self._connection.pump(self)
+            self.pump()
+
+    def stop_sending(self) -> None:
+        """End our side at once and in order, without what is pending: the peer takes no more of it."""
+        self.pending.clear()
+        self.pending_bytes = 0
+        self.trailers = b""
+        self.pump()
+
+    def pump(self) -> None:
+        """Send as much of what is pending as the peer takes."""
+        connection, pending = self.connection, self.pending
+        before = self.pending_bytes
+        while pending and not connection.is_paused:
+            room = min(self.send_window, connection.send_window, connection.max_frame)
+            if room <= 0:
+                break
+            chunk = pending[0]
+            if len(chunk) <= room:
+                pending.popleft()
+            else:
+                pending[0], chunk = chunk[room:], chunk[:room]
+            size = len(chunk)
+            self.send_window -= size
+            connection.send_window -= size
+            self.pending_bytes -= size
+            is_last = not pending and self.trailers == b""
+            flags = END_STREAM if is_last else 0
+            connection.write(FRAME_HEADER.pack(size >> 8, size & 0xFF, DATA, flags, self.id), chunk)
+            if is_last:
+                self._close_local()
+        if self.pending_bytes < before:
+            self.progress_s = connection.clock()
+        if pending and self.send_window > 0:
+            connection.blocked[self.id] = self
+        else:
+            connection.blocked.pop(self.id, None)
+        if pending:
+            return
+        if self.trailers is not None and not self.is_local_closed:
+            self._end_sending(self.trailers)
+        if before and (on_writable := self.on_writable) is not None:
+            self.on_writable = None
+            on_writable()
+
+    def _end_sending(self, trailers: bytes) -> None:
+        kind, flags = (HEADERS, _LAST_HEADERS) if trailers else (DATA, END_STREAM)
+        self.connection.write(frame(kind, flags, self.id, trailers))
+        self._close_local()
+
+    def _close_local(self) -> None:
+        self.is_local_closed = True
+        if self.is_remote_closed:
+            self.connection.streams.pop(self.id, None)
+            if self.owed:
+                self.forget()
+        elif self.connection.is_server:  # an answer before the request has come whole: the rest is not wanted
+            self.reset(ErrorCode.NO_ERROR)
+
+    # --- receiving ---
 
     def credit(self) -> None:
-        """Let the peer send as much again as came: it was taken."""
-        self._connection.credit(self)
+        """Let the peer send as much again as came, because it was taken; a frame says so once it is worth one."""
+        self.credit_connection()
+        if self.is_remote_closed:
+            return
+        self.progress_s = self.connection.now_s
+        window = self.connection.limits.stream_window_bytes
+        lacking = window - self.receive_window
+        if lacking * 2 >= window:
+            self.receive_window += lacking
+            self.connection.write(window_update_frame(self.id, lacking))
+
+    def credit_connection(self) -> None:
+        """Let the peer send as much again as came on other streams, and on this one only after ``credit``."""
+        owed, self.owed = self.owed, 0
+        self.connection.credit_connection(owed)
+
+    def close_remote(self) -> None:
+        """Note that the peer has sent its last."""
+        self.is_remote_closed = True
+        if self.is_local_closed:
+            self.connection.streams.pop(self.id, None)
+
+    # --- the end ---
 
     def reset(self, code: ErrorCode) -> None:
         """End the stream at once, both ways; the receiver is not told."""
-        self._connection.reset(self, code)
+        if self.connection.streams.get(self.id) is self:
+            self.connection.write(rst_stream_frame(self.id, code))
+            self.forget()
+
+    def end(self, code: ErrorCode) -> None:
+        """Reset the stream and tell its receiver."""
+        self.reset(code)
+        self.notify_abort(code)
+
+    def forget(self) -> None:
+        """Let go of all that a stream holds which is closed both ways from now on."""
+        self.is_local_closed = self.is_remote_closed = True
+        self.pending.clear()
+        self.pending_bytes = 0
+        self.connection.streams.pop(self.id, None)
+        self.connection.blocked.pop(self.id, None)
+        self.credit_connection()
+
+    def notify_abort(self, code: ErrorCode) -> None:
+        """Tell the receiver that the stream is gone."""
+        self.on_writable = None
+        if self.receiver is not None:
+            self.receiver.abort(code)

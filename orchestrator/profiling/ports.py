@@ -11,7 +11,7 @@ from orchestrator.telemetry import HostReading
 
 
 class ProfiledServer(ServerClient, Protocol):
-    """A server that batches are sent to; TritonServer is the real one."""
+    """A server that batches are sent to; TritonClient is the real one."""
 
     async def version(self) -> str:
         """Return the version of its Triton; raises SlimError."""

@@ -5,8 +5,18 @@ from orchestrator.router.dispatch.retry import RetryBudget
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Answer
 from orchestrator.router.queue.request_queue import Backlog
-from orchestrator.router.queue.response_sink import Reply
-from orchestrator.router.router import Router
+from orchestrator.router.queue.response_sink import CallbackSink
+from orchestrator.router.router import Router, connect_triton
 from orchestrator.router.servers.membership import ResolvedNames
 
-__all__ = ["Answer", "Backlog", "Reply", "ResolvedNames", "RetryBudget", "Router", "RouterObserver", "compile_ahead"]
+__all__ = [
+    "Answer",
+    "Backlog",
+    "CallbackSink",
+    "ResolvedNames",
+    "RetryBudget",
+    "Router",
+    "RouterObserver",
+    "compile_ahead",
+    "connect_triton",
+]

@@ -1,11 +1,10 @@
 """The router: admit, queue, decide and send, answer.
 
-One event loop, no locks: every change of state happens between two awaits. Requests wait in ``lanes``; ``dispatch``
-decides on them and sends them, ``attempts`` looks after what was sent, ``shedding`` gives up what can't be served,
-``fleet`` looks after the servers.
+One event loop, no locks: every change of state happens between two awaits. Requests wait in ``queue``; ``dispatch``
+decides on them, sends them, and looks after what was sent; ``servers`` are the connections and their health.
 
-Every accepted request is answered once: its future is resolved by a group's answer or failure, by being shed, by its
-timeout, by the closing of the router, or cancelled by its own caller, and nothing else touches it.
+Every accepted request is answered once: its response sink takes a batch's answer or failure, or the error of being
+shed, of its timeout, or of the closing of the router; or its caller cancels it. Nothing else touches it.
 """
 
 from __future__ import annotations
@@ -14,27 +13,32 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
+from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.profile import EnergyTable, LatencyTable
+from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
 from orchestrator.router.dispatch.dispatcher import Dispatcher
+from orchestrator.router.inspection import RouterInspection, ServerInspection
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.admission import Admissions, Admitted, Terms, Wishes, admit
-from orchestrator.router.queue.request import Answer, Array, PendingRequest
+from orchestrator.router.queue.admission import Admissions, Admitted, admit
+from orchestrator.router.queue.request import Answer, Array, PendingRequest, ResponseSink
 from orchestrator.router.queue.request_queue import Backlog, Lanes
-from orchestrator.router.queue.response_sink import Reply, Told
+from orchestrator.router.queue.response_sink import CallbackSink
 from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.membership import Connect, Membership, Resolve
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
-from orchestrator.triton.discovery import TritonServer
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.protocol_key import read_protocol_key
 from orchestrator.triton.resolution import resolve_host
 
 log = logging.getLogger(__name__)
@@ -43,18 +47,26 @@ _SILENT = RouterObserver()
 _FOR_LIFE = ("decision_log", "seed")
 
 
-def _connect_triton(server: ServerSettings, settings: RouterSettings) -> ServerClient:
-    return TritonServer(server.grpc, timeout_s=settings.connect_timeout_s, protocol_key_file=server.protocol_key_file)
+def connect_triton(
+    server: ServerSettings, settings: RouterSettings, *, pool: ConnectionPool | None = None
+) -> ServerClient:
+    """Return a client of a Triton, over a connection of the pool where there is one.
+
+    Raises:
+        ConfigError: when its protocol key file can't be used.
+    """
+    key = read_protocol_key(server.protocol_key_file)
+    return TritonClient(server.grpc, timeout_s=settings.connect_timeout_s, protocol_key=key, pool=pool)
 
 
 class Router:
     """Routes inference requests over servers; an async context manager.
 
     Args:
-        settings: its section of fleet.yaml.
-        servers: connections by name.
-        starts: what is known of models before they were run.
-        observer: is told what happens.
+        settings: The router's section of fleet.yaml.
+        servers: The clients of the servers, by name.
+        starts: What is known of models before they were run.
+        observer: What is called when something happens.
 
     Example:
         async with Router.from_fleet(load_fleet(Path("fleet.yaml"))) as router:
@@ -86,19 +98,19 @@ class Router:
         fleet: FleetSettings,
         *,
         observer: RouterObserver = _SILENT,
-        connect: Connect = _connect_triton,
+        connect: Connect = connect_triton,
         resolve: Resolve = resolve_host,
     ) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running.
 
         Args:
-            fleet: all of it.
-            observer: is told what happens.
-            connect: makes the connection to a server.
-            resolve: returns the addresses of a host name, each of which is a server.
+            fleet: All of fleet.yaml.
+            observer: What is called when something happens.
+            connect: Makes the connection to a server.
+            resolve: Returns the addresses of a host name, each of which is a server.
 
         Raises:
-            ConfigError: when a key file or the profile can't be used.
+            ConfigError: A key file or the profile can't be used.
         """
         membership = Membership(fleet, connect, resolve)
         router = cls(fleet.router, membership.clients(), starts=membership.starts, observer=observer)
@@ -117,7 +129,7 @@ class Router:
         and finish what they have. What was bound to them is bound anew.
 
         Raises:
-            ConfigError: when the policy, a key file or the profile can't be used, or the router was not made by
+            ConfigError: The policy, a key file or the profile can't be used, or the router was not made by
                 ``from_fleet``; then nothing has changed.
         """
         if self._membership is None:
@@ -182,82 +194,63 @@ class Router:
         """Return the answer for one item or one batch of items, with what was decided for it.
 
         Args:
-            array: of the family's input type; one item, or a batch with the items first. A batch is never split.
+            array: An array of the family's input type: one item, or a batch with the items first, which is never split.
                 It is not copied, so leave it unchanged until the answer is there.
-            deadline_ms: from now; decides the order and the width. A request that waits is refused when its deadline
-                can't be kept any more, and one that was sent and is not answered by then fails; unless
-                ``overload.shed_late`` is off. None: the router's default, for which neither happens. One not below the
-                router's request timeout is as good as none.
-            min_accuracy: only widths of at least this accuracy, 0..1.
-            width: only this width, in percent.
-            family: may be left out when the fleet serves one family only.
-            priority: 1 is served first; 0, or a level that there is not, is the default level.
-            max_joules: an item may cost, sent alone.
-            preference: what counts among what is in time; None: what the router's policy goes by.
+            deadline_ms: Milliseconds from now; they decide the order and the width. A request that waits is refused
+                when its deadline can't be kept any more, and one that was sent and is not answered by then fails;
+                unless ``overload.shed_late`` is off. None: the router's default, for which neither happens. One not
+                below the router's request timeout is as good as none.
+            min_accuracy: The least accuracy, 0..1, of the widths that may run it.
+            width: The only width, in percent, that may run it.
+            family: The family; may be left out when the fleet serves one only.
+            priority: The priority level: 1 is served first; 0, or a level that there is not, is the default.
+            max_joules: The most joules that an item may cost when the request is sent alone.
+            preference: What counts among what is in time; None for what the router's policy goes by.
 
         Raises:
-            ConfigError: when array, family, width, accuracy or joules can't be served.
-            CapacityError: when the queue is full, or the deadline can't be kept; says when to come again.
-            DeadlineError: when there was no answer within the deadline or the router's request timeout.
-            SlimError: when the servers failed it.
+            ConfigError: Array, family, width, accuracy or joules can't be served.
+            CapacityError: The queue is full, or the deadline can't be kept; says when to come again.
+            DeadlineError: There was no answer within the deadline or the router's request timeout.
+            SlimError: The servers failed it.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        wishes = Wishes(deadline_ms, priority, Terms(min_accuracy or 0.0, width, max_joules, preference))
-        request = self._submit(array, family, wishes, future)
+        options = RequestOptions(deadline_ms, min_accuracy, width, family, priority, max_joules, preference)
+        request = self._submit(array, options, future)
         try:
             return await future
         finally:
             self._shedder.end(request)
             del future, request  # an error holds this frame, and the future the error; it would take the collector
 
-    def submit(
-        self,
-        array: Array,
-        reply: Reply,
-        *,
-        deadline_ms: float | None = None,
-        min_accuracy: float | None = None,
-        width: Width | None = None,
-        family: str | None = None,
-        priority: int = 0,
-        max_joules: float | None = None,
-        preference: Preference | None = None,
-    ) -> None:
-        """Take a request as ``infer`` does, and return at once; what ``infer`` would return or raise later is replied.
+    def submit(self, array: Array, options: RequestOptions, sink: CallbackSink) -> None:
+        """Take a request as ``infer`` does and return at once.
 
         Args:
-            array: as for ``infer``, and so are those below.
-            reply: is told once, unless it is cancelled or this raises.
-            deadline_ms: see there.
-            min_accuracy: see there.
-            width: see there.
-            family: see there.
-            priority: see there.
-            max_joules: see there.
-            preference: see there.
+            array: One item or a batch, as for ``infer``.
+            options: What ``infer`` takes as keyword arguments.
+            sink: Takes what ``infer`` would return or raise later; once, unless it is cancelled or this raises.
 
         Raises:
-            ConfigError: as ``infer``.
-            CapacityError: when the queue is full.
-            DeadlineError: when the deadline has passed as it comes.
+            ConfigError: As for ``infer``.
+            CapacityError: The queue is full.
+            DeadlineError: The deadline has passed as the request comes.
         """
-        wishes = Wishes(deadline_ms, priority, Terms(min_accuracy or 0.0, width, max_joules, preference))
-        request = self._submit(array, family, wishes, reply)
-        if reply.done():  # it comes too late
+        request = self._submit(array, options, sink)
+        if sink.done():  # it comes too late
             self._shedder.end(request)
         else:
-            reply.on_done = partial(self._shedder.end, request)
+            sink.on_done = partial(self._shedder.end, request)
 
-    def _submit(self, array: Array, family: str | None, wishes: Wishes, told: Told) -> PendingRequest:
+    def _submit(self, array: Array, options: RequestOptions, sink: ResponseSink) -> PendingRequest:
         now_s = asyncio.get_running_loop().time()
-        deadline_ms, priority = wishes.deadline_ms, wishes.priority
+        deadline_ms, priority = options.deadline_ms, options.priority
         timeout_s = self._settings.request_timeout_s
         has_own_deadline = deadline_ms is not None and deadline_ms / 1e3 < timeout_s
         if deadline_ms is None:
             deadline_ms = self._settings.deadline_ms
         if math.isnan(deadline_ms) or deadline_ms == -math.inf:
             raise ConfigError(f"deadline_ms = {deadline_ms} is no time; give milliseconds from now")
-        key, batch, is_single = self._admit(array, family, wishes.terms)
+        key, batch, is_single = self._admit(array, options)
         overload = self._settings.overload
         if has_own_deadline and overload.shed_late and deadline_ms <= 0:
             raise DeadlineError(
@@ -268,7 +261,7 @@ class Router:
             is_single,
             now_s,
             now_s + min(deadline_ms / 1e3, timeout_s),
-            told,
+            sink,
             priority=priority if 1 <= priority <= overload.priority_levels else overload.default_priority,
             has_own_deadline=has_own_deadline and overload.shed_late,
         )
@@ -285,24 +278,38 @@ class Router:
         """Return one model for each width that some server serves, ascending.
 
         Raises:
-            ConfigError: when the family is unknown, or not named although there are several.
+            ConfigError: The family is unknown, or not named although there are several.
         """
         return self._fleet.models(family)
 
     @property
     def backlog(self) -> Backlog:
-        """What waits now."""
+        """What waits in the queue now."""
         return self._lanes.backlog
 
     @property
     def latency(self) -> LatencyTable:
-        """What groups are expected to take, from all that was observed so far."""
+        """What batches are expected to take, from all that was observed so far."""
         return self._fleet.latency
 
     @property
     def energy(self) -> EnergyTable:
-        """What groups cost in joules, as far as the profile knows."""
+        """What batches cost in joules, as far as the profile knows."""
         return self._fleet.energy
+
+    def inspect(self) -> RouterInspection:
+        """Return what the router holds now."""
+        return RouterInspection(
+            backlog=replace(self._lanes.backlog),
+            batches_under_way=self._dispatcher.under_way,
+            batches_given_up=self._dispatcher.given_up,
+            servers={
+                server.name: ServerInspection(
+                    server.health.is_healthy, server.health.is_suspect, len(server.in_flight), server.calls
+                )
+                for server in self._fleet.servers.values()
+            },
+        )
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
         """Return, for each server that answers, the widths of a family that it serves, ascending.
@@ -313,15 +320,15 @@ class Router:
         name = self.models(family)[0].family
         return {s.name: s.models_of(name) for s in self._fleet.servers.values() if s.health.is_healthy}
 
-    def _admit(self, array: Array, family: str | None, terms: Terms) -> Admitted:
+    def _admit(self, array: Array, options: RequestOptions) -> Admitted:
         servers = self._fleet.servers.values()
         served = [server.served for server in servers]
-        admitted = self._admissions.find(array, family, terms, served)
+        admitted = self._admissions.find(array, options, served)
         if admitted is None:
-            name = self.models(family)[0].family
+            name = self.models(options.family)[0].family
             offered = [(server.name, m) for server in servers for m in server.served if m.family == name]
-            admitted = admit(array, terms, offered, self._fleet.energy)
-            self._admissions.keep(array, family, terms, admitted)
+            admitted = admit(array, options, offered, self._fleet.energy)
+            self._admissions.keep(array, options, admitted)
         if self._closing:
             raise ServerUnavailableError("the router is closing", executed=False)
         return admitted

@@ -1,49 +1,48 @@
-"""The one adapter over ``tritonclient.grpc.aio``: typed results, our errors, units converted once.
+"""The one adapter over a Triton's gRPC endpoint: typed results, our errors, units converted once.
 
-Two rules of Triton 2.51 shape it. A cancelled or timed-out gRPC infer can crash the server (server#7368), so a caller
-of ``infer`` that gives up leaves the call to finish by itself, no client timeout is ever sent along, and ``close``
-waits for calls under way. And same-address channels share one connection unless told otherwise, so each client has a
-pool of its own. Inferences, which are many, go over a channel of ours (orchestrator.http2.grpc.channel).
+All calls to a Triton, those that are passed on as bytes included, go over one connection of ours
+(orchestrator.http2.grpc.channel), which clients that were given the same pool share.
 
-Control goes over gRPC too; loading over HTTP blocks one of Triton's HTTP workers (server#8958).
+Two rules of Triton 2.51 shape it. A cancelled or timed-out call can crash the server (server#7368), so a caller who
+gives up leaves the call to finish by itself, no deadline is ever sent along, a stream whose reader is gone is read to
+its end, and ``close`` waits for calls under way. And loading over HTTP blocks one of Triton's HTTP workers
+(server#8958), so control goes over gRPC.
+
+What is passed on is neither parsed nor rewritten, so whatever a client and its model agree on arrives unchanged:
+datatypes and parameters that this code has never heard of included.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from numpy.typing import NDArray
-from tritonclient.grpc import aio
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-from tritonclient.utils import InferenceServerException
 
-from orchestrator.errors import SlimError
+from orchestrator.errors import ModelNotFoundError, SlimError
 from orchestrator.http2.grpc.channel import GrpcChannel
-from orchestrator.http2.grpc.wire import RpcError
-from orchestrator.triton.errors import translate_status
+from orchestrator.http2.grpc.client_call import ClientStream
+from orchestrator.http2.grpc.connector import ConnectionPool
+from orchestrator.http2.grpc.wire import Metadata, RpcError
+from orchestrator.snapshot import ServedModel
+from orchestrator.triton.errors import RefusedCallError, describe_refusal, translate_status
 from orchestrator.triton.infer_wire import InferAnswers, InferRequests, decode_outputs
+from orchestrator.triton.messages import SERVICE, Message, ModelConfig, parse_answer, pb
+from orchestrator.triton.protocol_key import HEADER_PREFIX, render_headers
+from orchestrator.triton.served_model import parse_served_model
 
 Array = NDArray[Any]
 
-_INFER = "/inference.GRPCInferenceService/ModelInfer"
-
-CHANNEL_ARGUMENTS = [
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # A server that comes back is found within a second, not after gRPC's default of up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    # How long one attempt to connect may take (gRPC's default is 20 s). Where the accept queue is full the kernel drops
-    # SYNs and waits 1, 2, 4, … s before it sends the next; a new attempt is quicker than the old one's next SYN.
-    ("grpc.min_reconnect_backoff_ms", 500),
-]
+READY: Final = "READY"
+_INFER: Final = f"/{SERVICE}/ModelInfer"
+# What belongs to the connection with our client, or could open what is closed, is not passed on.
+_OWN_PREFIXES: Final = ("grpc-", ":", HEADER_PREFIX)
+_OWN_KEYS: Final = frozenset({"user-agent", "content-type", "te", "authorization"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +84,25 @@ class TritonClient:
 
     Args:
         address: ``host:port`` of the gRPC endpoint.
-        timeout_s: of every call but ``infer`` and ``load_model``.
-        headers: sent with every call, see orchestrator.triton.protocol_key.
+        timeout_s: how long any call may take but inferences, loads and what is passed on.
+        protocol_key: of restricted protocols, see read_protocol_key; None: they are not restricted.
+        pool: whose connection it shares with others; None: it has one of its own.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 5.0, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 5.0,
+        protocol_key: tuple[str, str] | None = None,
+        pool: ConnectionPool | None = None,
+    ) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        self._headers = dict(headers or {})
-        self._metadata = tuple(self._headers.items())
+        self._metadata = tuple(render_headers(protocol_key).items())
         self._requests = InferRequests()
         self._answers = InferAnswers()
-        self._channel = GrpcChannel(address)
-        self._client = aio.InferenceServerClient(address, channel_args=CHANNEL_ARGUMENTS)
+        self._channel = GrpcChannel(address, pool)
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,16 +113,23 @@ class TritonClient:
         await self.close()
 
     async def close(self, *, drain_s: float = 10.0) -> None:
-        """Close the connections, after waiting for inferences under way."""
+        """Let go of the connection, after waiting at most so long for calls and streams under way."""
         await self._channel.close(drain_s=drain_s)
-        await self._client.close()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls and streams of this client under way, those that nobody waits for any more included."""
+        return self._channel.in_flight
+
+    # --- what it has ---
 
     async def is_ready(self) -> bool:
         """Return whether the server answers and says it is ready; never raises for an absent server."""
         try:
-            return bool(await self._client.is_server_ready(headers=self._headers, client_timeout=self._timeout_s))
-        except InferenceServerException:
+            answer = await self._ask("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse)
+        except SlimError:
             return False
+        return bool(answer.ready)
 
     async def version(self) -> str:
         """Return the server's version, such as ``2.51.0``.
@@ -125,9 +137,7 @@ class TritonClient:
         Raises:
             SlimError: as mapped from the gRPC status.
         """
-        answer = await self._call(
-            self._client.get_server_metadata(headers=self._headers, client_timeout=self._timeout_s)
-        )
+        answer = await self._ask("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
         return str(answer.version)
 
     async def index(self) -> tuple[IndexEntry, ...]:
@@ -136,11 +146,8 @@ class TritonClient:
         Raises:
             SlimError: as mapped from the gRPC status.
         """
-        answer = await self._call(
-            self._client.get_model_repository_index(headers=self._headers, client_timeout=self._timeout_s)
-        )
-        entries = (IndexEntry(m.name, m.version, m.state, m.reason) for m in answer.models)
-        return tuple(sorted(entries, key=lambda e: (e.name, e.version)))
+        answer = await self._ask("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse)
+        return tuple(sorted(read_index(answer), key=lambda e: (e.name, e.version)))
 
     async def model_config(self, name: str) -> ModelConfig:
         """Return the config a loaded model runs with.
@@ -149,11 +156,25 @@ class TritonClient:
             ModelNotFoundError: when the model is not loaded.
             SlimError: as mapped from the gRPC status.
         """
-        answer = await self._call(
-            self._client.get_model_config(name, headers=self._headers, client_timeout=self._timeout_s)
-        )
-        config: ModelConfig = answer.config
-        return config
+        answer = await self._ask("ModelConfig", pb.ModelConfigRequest(name=name), pb.ModelConfigResponse)
+        return answer.config
+
+    async def served_models(self) -> tuple[ServedModel, ...]:
+        """Return every width of every family that the server is ready to run, ordered by model name.
+
+        Raises:
+            SlimError: as mapped from the gRPC status.
+        """
+        ready = sorted({entry.name for entry in await self.index() if entry.state == READY})
+        configs = await asyncio.gather(*(self._config_or_none(name) for name in ready))
+        models = (parse_served_model(config) for config in configs if config is not None)
+        return tuple(model for model in models if model is not None)
+
+    async def _config_or_none(self, name: str) -> ModelConfig | None:
+        try:
+            return await self.model_config(name)
+        except ModelNotFoundError:  # unloaded since the index was read
+            return None
 
     async def statistics(self, name: str) -> ModelStatistics:
         """Return the counters of a loaded model, summed over its versions.
@@ -161,9 +182,7 @@ class TritonClient:
         Raises:
             SlimError: as mapped from the gRPC status.
         """
-        answer = await self._call(
-            self._client.get_inference_statistics(name, headers=self._headers, client_timeout=self._timeout_s)
-        )
+        answer = await self._ask("ModelStatistics", pb.ModelStatisticsRequest(name=name), pb.ModelStatisticsResponse)
         models = answer.model_stats
         return ModelStatistics(
             inference_count=sum(m.inference_count for m in models),
@@ -172,8 +191,10 @@ class TritonClient:
             queue_s=sum(m.inference_stats.queue.ns for m in models) / 1e9,
         )
 
+    # --- changing it ---
+
     async def load_model(self, name: str, *, config: Mapping[str, Any] | None = None) -> None:
-        """Load or reload a model and return once it serves.
+        """Load or reload a model and return once it serves, however long that takes.
 
         Args:
             name: of a folder in the server's repository.
@@ -182,8 +203,10 @@ class TritonClient:
         Raises:
             SlimError: with Triton's reason.
         """
-        override = None if config is None else json.dumps(config, sort_keys=True)
-        await self._call(self._client.load_model(name, headers=self._headers, config=override))
+        request = pb.RepositoryModelLoadRequest(model_name=name)
+        if config is not None:
+            request.parameters["config"].string_param = json.dumps(config, sort_keys=True)
+        await self._ask("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse, is_timed=False)
 
     async def unload_model(self, name: str) -> None:
         """Stop serving a model; its memory is freed some time after this returns.
@@ -191,7 +214,10 @@ class TritonClient:
         Raises:
             SlimError: as mapped from the gRPC status.
         """
-        await self._call(self._client.unload_model(name, headers=self._headers, client_timeout=self._timeout_s))
+        request = pb.RepositoryModelUnloadRequest(model_name=name)
+        await self._ask("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse)
+
+    # --- inference ---
 
     async def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Run a batch and return the named outputs.
@@ -208,32 +234,77 @@ class TritonClient:
         try:
             answer = await self._channel.call(_INFER, message, self._metadata)
         except RpcError as exc:
-            raise translate_status(exc.status, exc.detail, self.address) from exc
+            raise self._translate(exc) from exc
         return decode_outputs(answer, model, outputs)
 
-    def begin_infer(self, model: str, name: str, batch: Array, output: str) -> asyncio.Future[Array] | None:
-        """Send a batch at once and return a future of one output; None when there is no connection yet.
+    def infer_batch(self, model: ServedModel, batch: Array) -> Awaitable[Array]:
+        """Return the model's output for a batch, items first in both; sent at once where there is a connection.
 
-        As ``infer`` otherwise, without coroutines, which cost a router more than what is sent.
+        It is a future then, without coroutines, which cost a router more than what is sent.
+
+        Raises:
+            SlimError: as ``infer``.
         """
-        return self._channel.begin(
+        name, output = model.name, model.output.name
+        begun = self._channel.begin(
             _INFER,
-            self._requests.encode(model, {name: batch}, (output,)),
+            self._requests.encode(name, {model.input.name: batch}, (output,)),
             self._metadata,
-            read=partial(self._answers.decode, model, output),
-            explain=self._explain,
+            read=partial(self._answers.decode, name, output),
+            explain=self._translate,
         )
+        return self._infer_batch(model, batch) if begun is None else begun
 
-    def _explain(self, error: RpcError) -> SlimError:
-        return translate_status(error.status, error.detail, self.address)
+    async def _infer_batch(self, model: ServedModel, batch: Array) -> Array:
+        outputs = await self.infer(model.name, {model.input.name: batch}, [model.output.name])
+        return outputs[model.output.name]
 
-    async def _call(self, awaitable: Any) -> Any:
+    # --- passing on ---
+
+    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+        """Return the answer to one unary call that is passed on as it is.
+
+        Args:
+            method: of the service.
+            message: serialised request.
+            metadata: of the client.
+
+        Raises:
+            RefusedCallError: with the server's status; ``executed`` says whether it is safe to ask another server.
+        """
         try:
-            return await awaitable
-        except InferenceServerException as exc:
-            raise translate_error(exc, self.address) from exc
+            return await self._channel.call(f"/{SERVICE}/{method}", message, self._pass_metadata(metadata))
+        except RpcError as exc:
+            raise self._refuse(exc) from exc
+
+    def open_stream(self, method: str, metadata: Metadata = ()) -> ClientStream:
+        """Begin a call that is a stream both ways; the caller must ``abandon`` it in the end.
+
+        What the server refuses is raised by the stream as a RefusedCallError.
+        """
+        return self._channel.open_stream(f"/{SERVICE}/{method}", self._pass_metadata(metadata), explain=self._refuse)
+
+    def _pass_metadata(self, metadata: Metadata) -> Metadata:
+        own = ((k, v) for k, v in metadata if k not in _OWN_KEYS and not k.startswith(_OWN_PREFIXES))
+        return (*own, *self._metadata)
+
+    async def _ask(self, method: str, request: Message, kind: Any, *, is_timed: bool = True) -> Message:
+        try:
+            async with asyncio.timeout(self._timeout_s if is_timed else None):
+                answer = await self._channel.call(f"/{SERVICE}/{method}", request.SerializeToString(), self._metadata)
+        except TimeoutError as exc:
+            raise translate_status("DEADLINE_EXCEEDED", "Deadline Exceeded", self.address) from exc
+        except RpcError as exc:
+            raise self._translate(exc) from exc
+        return parse_answer(kind, answer)
+
+    def _translate(self, error: RpcError) -> SlimError:
+        return translate_status(error.status, error.detail or "no reason given", self.address)
+
+    def _refuse(self, error: RpcError) -> RefusedCallError:
+        return describe_refusal(error.status, error.detail, self.address)
 
 
-def translate_error(error: InferenceServerException, address: str) -> SlimError:
-    """Return our error for one of tritonclient's, see translate_status."""
-    return translate_status(error.status(), error.message() or "no reason given", address)
+def read_index(answer: Message) -> tuple[IndexEntry, ...]:
+    """Return the entries of a RepositoryIndexResponse."""
+    return tuple(IndexEntry(m.name, m.version, m.state, m.reason) for m in answer.models)

@@ -23,7 +23,7 @@ from orchestrator.snapshot import ModelName
 from orchestrator.triton.client import IndexEntry, TritonClient
 from orchestrator.triton.counters import read_counters
 from orchestrator.triton.errors import NOT_EXPLICIT, RESTRICTED
-from orchestrator.triton.protocol_key import HEADER_PREFIX, render_headers
+from orchestrator.triton.protocol_key import HEADER_PREFIX
 from orchestrator.triton.repository import Repository, RepositoryEntry, build_override, normalise_batching
 from orchestrator.triton.running import describe_running, group_versions, judge_versions
 
@@ -56,7 +56,7 @@ class TritonControl:
         timeout_s: float = 5.0,
         unload_timeout_s: float = 10.0,
     ) -> None:
-        self.client = TritonClient(address, timeout_s=timeout_s, headers=render_headers(protocol_key))
+        self.client = TritonClient(address, timeout_s=timeout_s, protocol_key=protocol_key)
         self.protocol_key = protocol_key
         self.repository = Repository(repository, family)
         self._metrics_url = metrics_url

@@ -1,117 +1,228 @@
-"""What a server serves, read from its ModelConfig alone.
+"""What the Tritons of a fleet serve, asked once a period for a whole process.
 
-The exporter writes ``slim.*`` parameters into every config.pbtxt, so a router needs no file and no registry beside
-the servers' addresses. Models without them, or with something else than one input and one output, are not ours and
-are passed over.
+A server's repository index is read each time, and the config of each model when it becomes ready: whether it belongs to
+a family does not change while it serves. Configs of families' widths are read each time, because a controller changes
+their instance counts in place. Servers come and go; each is asked by itself, so that one that is slow holds up no other
+one, and one that does not answer is asked again soon.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable
-from pathlib import Path
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Generic, Protocol, TypeVar
 
-from tritonclient.grpc import model_config_pb2
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
+from orchestrator.errors import SlimError
+from orchestrator.http2.grpc.wire import Metadata
+from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.triton.client import READY, IndexEntry, read_index
+from orchestrator.triton.errors import RefusedCallError
+from orchestrator.triton.messages import parse_answer, pb
+from orchestrator.triton.served_model import parse_served_model
 
-from orchestrator.errors import ModelNotFoundError
-from orchestrator.snapshot import Family, ModelName, ServedModel, TensorSpec, Width
-from orchestrator.triton.client import Array, TritonClient
-from orchestrator.triton.protocol_key import read_protocol_key, render_headers
+log = logging.getLogger(__name__)
+
+_RECHECK_S: Final = 0.25
+"""Pause after a server did not answer, so that one that returns is used again within a second."""
+_LEAVING_LOOK_S: Final = 0.1
 
 
-class TritonServer:
-    """A Triton as the router uses it: what it serves, and batches run on that.
+class DiscoveredServer(Protocol):
+    """What discovery needs of a server; TritonClient is the real one."""
 
-    Args:
-        address: ``host:port`` of the gRPC endpoint.
-        timeout_s: for reading what it serves.
-        protocol_key_file: with the key of restricted protocols, see read_protocol_key; None: they are not restricted.
+    @property
+    def in_flight(self) -> int:
+        """Calls and streams under way."""
+        ...
 
-    Raises:
-        ConfigError: The key file can't be used.
-    """
-
-    def __init__(self, address: str, *, timeout_s: float, protocol_key_file: Path | None = None) -> None:
-        key = None if protocol_key_file is None else read_protocol_key(protocol_key_file)
-        self._client = TritonClient(address, timeout_s=timeout_s, headers=render_headers(key))
-
-    async def version(self) -> str:
-        """See TritonClient."""
-        return await self._client.version()
-
-    async def served_models(self) -> tuple[ServedModel, ...]:
-        """See read_served_models."""
-        return await read_served_models(self._client)
-
-    def infer_batch(self, model: ServedModel, batch: Array) -> Awaitable[Array]:
-        """Return the model's output for a batch, items first in both; sent at once where there is a connection.
-
-        Raises:
-            SlimError: as TritonClient.infer.
-        """
-        begun = self._client.begin_infer(model.name, model.input.name, batch, model.output.name)
-        return self._infer_batch(model, batch) if begun is None else begun
-
-    async def _infer_batch(self, model: ServedModel, batch: Array) -> Array:
-        outputs = await self._client.infer(model.name, {model.input.name: batch}, [model.output.name])
-        return outputs[model.output.name]
+    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+        """Return the answer to a unary call; raises RefusedCallError."""
+        ...
 
     async def close(self, *, drain_s: float = 10.0) -> None:
-        """Close the connection, after waiting at most so long for what is under way."""
-        await self._client.close(drain_s=drain_s)
+        """Release the connection, after waiting at most so long for what is under way."""
+        ...
 
 
-async def read_served_models(client: TritonClient) -> tuple[ServedModel, ...]:
-    """Return every width of every family that the server is ready to run, ordered by model name.
+S = TypeVar("S", bound=DiscoveredServer)
+Listener = Callable[[ServerName | None], None]
+"""Is given the server that was asked; None: servers have come or gone."""
 
-    Raises:
-        SlimError: when the server does not answer.
+
+class ServerModels(Generic[S]):
+    """What one server was last seen to have.
+
+    Attributes:
+        name: of the server.
+        server: the connection to it.
+        entries: its repository index.
+        widths: models of families by name, those that are listed and not ready now included.
+        served: the widths that it was ready to run, ordered by name; the same tuple for as long as they are the same.
+        problem: why it can't be asked; None when it answered last time.
+        is_new: whether it was never asked.
     """
-    ready = sorted({entry.name for entry in await client.index() if entry.state == "READY"})
-    configs = await asyncio.gather(*(_config_or_none(client, name) for name in ready))
-    models = (parse_served_model(config) for config in configs if config is not None)
-    return tuple(model for model in models if model is not None)
+
+    def __init__(self, name: ServerName, server: S) -> None:
+        self.name = name
+        self.server = server
+        self.entries: tuple[IndexEntry, ...] = ()
+        self.widths: dict[str, ServedModel] = {}
+        self.served: tuple[ServedModel, ...] = ()
+        self.problem: str | None = "not asked yet"
+        self.is_new = True
+        self._known: set[str] = set()  # ready models whose config was read
+        self._reading: asyncio.Task[None] | None = None
+
+    def has_ready(self, model: str, version: str = "") -> bool:
+        """Return whether it has a model, or one version of it, ready."""
+        return any(e.name == model and e.state == READY and version in ("", e.version) for e in self.entries)
+
+    def note_problem(self, problem: str) -> None:
+        """Take it for gone until it has answered again."""
+        if self.problem is None:
+            log.warning("server %s is gone: %s", self.name, problem)
+        self.problem = problem
+
+    async def refresh(self, timeout_s: float) -> None:
+        """Ask it what it has, or wait for the answer when somebody else is asking; never raises."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._refresh(timeout_s))
+        await asyncio.shield(self._reading)
+
+    def stop(self) -> None:
+        """Give up a reading that is under way."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _refresh(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._read()
+        except (SlimError, TimeoutError) as exc:
+            self.note_problem(str(exc) or f"no answer within {timeout_s:g} s")
+        except Exception as exc:
+            log.exception("reading what server %s serves failed unexpectedly", self.name)
+            self.note_problem(f"{type(exc).__name__}: {exc}")
+        else:
+            self.problem = None
+        finally:
+            self.is_new, self._reading = False, None
+
+    async def _read(self) -> None:
+        request = pb.RepositoryIndexRequest().SerializeToString()
+        answer = await self.server.call("RepositoryIndex", request)
+        entries = read_index(parse_answer(pb.RepositoryIndexResponse, answer))
+        ready = {entry.name for entry in entries if entry.state == READY}
+        asked = sorted((ready - self._known) | (ready & self.widths.keys()))
+        models = dict(zip(asked, await asyncio.gather(*map(self._read_config, asked)), strict=True))
+        found = {name: model for name, model in models.items() if model is not False}
+        listed = {entry.name for entry in entries}
+        widths = {name: model for name, model in self.widths.items() if name in listed and name not in found}
+        widths |= {name: model for name, model in found.items() if isinstance(model, ServedModel)}
+        served = tuple(widths[name] for name in sorted(widths.keys() & ready & found.keys()))
+        self.entries, self.widths = entries, widths
+        self.served = self.served if served == self.served else served
+        self._known = (self._known & ready) | set(found)
+
+    async def _read_config(self, name: str) -> ServedModel | bool | None:
+        """Return the width that a model is, None when it is none, False when it can't be known now."""
+        request = pb.ModelConfigRequest(name=name).SerializeToString()
+        try:
+            answer = await self.server.call("ModelConfig", request)
+        except RefusedCallError as exc:
+            if exc.status == "UNAVAILABLE":
+                raise
+            return False  # unloaded since the index was read
+        return parse_served_model(parse_answer(pb.ModelConfigResponse, answer).config)
 
 
-async def _config_or_none(client: TritonClient, name: str) -> ModelConfig | None:
-    try:
-        return await client.model_config(name)
-    except ModelNotFoundError:  # unloaded since the index was read
-        return None
+class ModelDiscovery(Generic[S]):
+    """Asks all servers what they have.
+
+    Args:
+        servers: connections by name; closed by ``close``, or when they leave.
+        timeout_s: how long a server may take to say what it has.
+
+    Attributes:
+        servers: what each has, ordered by name.
+    """
+
+    def __init__(self, servers: Mapping[ServerName, S], *, timeout_s: float) -> None:
+        self.servers = tuple(ServerModels(name, server) for name, server in sorted(servers.items()))
+        self._timeout_s = timeout_s
+        self._listeners: list[Listener] = []
+        self._leaving: dict[asyncio.Task[None], S] = {}
+        self._has_changed = asyncio.Event()
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener`` whenever a server was asked, or servers have come or gone."""
+        self._listeners.append(listener)
+
+    async def refresh(self, name: ServerName | None = None) -> None:
+        """Ask one server, or all, what they have; never raises."""
+        await asyncio.gather(*(self._refresh(server) for server in self.servers if name in (None, server.name)))
+
+    async def _refresh(self, server: ServerModels[S]) -> None:
+        await server.refresh(self._timeout_s)
+        self._notify(server.name)
+
+    async def watch(self, period_s: float) -> None:
+        """Ask each server once a period, for ever."""
+        watching: dict[ServerModels[S], asyncio.Task[None]] = {}
+        try:
+            while True:
+                self._has_changed.clear()
+                for gone in watching.keys() - set(self.servers):
+                    watching.pop(gone).cancel()
+                for server in set(self.servers) - watching.keys():
+                    watching[server] = asyncio.create_task(self._watch(server, period_s))
+                await self._has_changed.wait()
+        finally:
+            for task in watching.values():
+                task.cancel()
+            await asyncio.gather(*watching.values(), return_exceptions=True)
+
+    async def _watch(self, server: ServerModels[S], period_s: float) -> None:
+        while True:
+            if not server.is_new:
+                await asyncio.sleep(period_s if server.problem is None else min(period_s, _RECHECK_S))
+            await self._refresh(server)
+
+    def _notify(self, name: ServerName | None) -> None:
+        for listener in self._listeners:
+            listener(name)
+
+    def reconfigure(self, opened: Mapping[ServerName, S], closed: Iterable[ServerName]) -> None:
+        """Go on with other servers; one that is in both has moved.
+
+        A server that leaves is asked nothing more, and let go when what it has is answered.
+        """
+        servers = {server.name: server for server in self.servers}
+        for name in closed:
+            leaving = servers.pop(name).server
+            task = asyncio.create_task(_close_when_idle(leaving))
+            self._leaving[task] = leaving
+            task.add_done_callback(lambda done: self._leaving.pop(done, None))
+        servers |= {name: ServerModels(name, server) for name, server in opened.items()}
+        self.servers = tuple(servers[name] for name in sorted(servers))
+        self._has_changed.set()
+        self._notify(None)
+
+    async def close(self, *, drain_s: float = 0.0) -> None:
+        """Release all connections, after waiting at most so long for what is under way."""
+        for server in self.servers:
+            server.stop()
+        leaving = dict(self._leaving)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        servers = [*(server.server for server in self.servers), *leaving.values()]
+        await asyncio.gather(*(server.close(drain_s=drain_s) for server in servers), return_exceptions=True)
 
 
-def parse_served_model(config: ModelConfig) -> ServedModel | None:
-    """Return the width that a config describes, None when it is no model of a slimmable family."""
-    parameters = {key: value.string_value for key, value in config.parameters.items()}
-    if "slim.family" not in parameters or len(config.input) != 1 or len(config.output) != 1:
-        return None
-    try:
-        width = int(parameters["slim.width"])
-        accuracy = float(parameters["slim.accuracy"])
-        flops = int(parameters["slim.flops"]) if "slim.flops" in parameters else None
-        labels = json.loads(parameters.get("slim.labels", "[]"))
-        input_spec, output_spec = _tensor_spec(config.input[0]), _tensor_spec(config.output[0])
-    except (KeyError, ValueError):
-        return None
-    if not 1 <= width <= 100 or not isinstance(labels, list) or config.max_batch_size < 1:
-        return None  # a model without a batch dimension can't take groups
-    return ServedModel(
-        name=ModelName(config.name),
-        family=Family(parameters["slim.family"]),
-        width=Width(width),
-        accuracy=accuracy,
-        flops=flops,
-        max_batch_size=config.max_batch_size,
-        instances=sum(group.count for group in config.instance_group) or 1,
-        sha256=parameters.get("slim.sha256"),
-        input=input_spec,
-        output=output_spec,
-        labels=tuple(str(label) for label in labels),
-    )
-
-
-def _tensor_spec(tensor: ModelInput | ModelOutput) -> TensorSpec:
-    datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
-    return TensorSpec(tensor.name, datatype, tuple(tensor.dims))
+async def _close_when_idle(server: DiscoveredServer) -> None:
+    """Close a connection once nothing is under way on it: closing it earlier would cancel that on the server."""
+    while server.in_flight > 0:
+        await asyncio.sleep(_LEAVING_LOOK_S)
+    await server.close()

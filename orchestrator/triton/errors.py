@@ -86,6 +86,35 @@ _BY_STATUS: dict[str, _Make] = {
 }
 
 
+class RefusedCallError(SlimError):
+    """A server answered a call that was passed on with a status; both are to reach the client as they are.
+
+    Attributes:
+        status: gRPC's name of it, such as ``INVALID_ARGUMENT``.
+        detail: the server's message, nothing added.
+        executed: False when the server certainly did not run the call.
+        is_gone: whether the server as a whole could not be asked, and not this call alone.
+    """
+
+    def __init__(self, status: str, detail: str, *, executed: bool = True, is_gone: bool = False) -> None:
+        super().__init__(detail)
+        self.is_gone = is_gone
+        self.status = status
+        self.detail = detail
+        self.executed = executed
+
+
+def describe_refusal(status: str, detail: str, address: str) -> RefusedCallError:
+    """Return the refusal of a call that was passed on to the server at ``address``."""
+    translated = translate_status(status, detail or "no reason given", address)
+    refused = isinstance(translated, ModelNotFoundError)
+    executed = not (refused or (isinstance(translated, TransientError) and not translated.executed))
+    is_gone = isinstance(translated, ServerUnavailableError) and not executed
+    if is_gone:
+        detail = f"{detail} (Triton at {address})"  # gRPC's own words would name no server of ours
+    return RefusedCallError(status, detail, executed=executed, is_gone=is_gone)
+
+
 def translate_status(status: str | None, detail: str, address: str) -> SlimError:
     """Return our error for a failed call, its message in one line and naming the server.
 

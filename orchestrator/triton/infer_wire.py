@@ -1,8 +1,8 @@
 """ModelInfer requests and answers as bytes.
 
-``tritonclient`` builds an object a tensor and a message a request; for a router that asks the same few models again and
-again, only the tensors' data differ. So the rest of a request is serialised once and kept, and the data put behind it:
-protocol buffers may give fields in any order, and ``raw_input_contents`` come last.
+Triton's own client builds an object a tensor and a message a request; for a router that asks the same few models again
+and again, only the tensors' data differ. So the rest of a request is serialised once and kept, and the data put behind
+it: protocol buffers may give fields in any order, and ``raw_input_contents`` come last.
 """
 
 from __future__ import annotations
@@ -12,18 +12,32 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferResult, service_pb2
-from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from orchestrator.errors import PermanentError
+from orchestrator.triton.messages import Message, pb
 
 Array = NDArray[Any]
 
 _RAW_INPUT: Final = b"\x3a"
-"""Key of field 7, raw_input_contents, whose type is bytes."""
+"""The key of field 7 of a request, raw_input_contents, whose type is bytes."""
 _RAW_OUTPUT: Final = b"\x32"
-"""Key of field 6 of an answer, raw_output_contents."""
+"""The key of field 6 of an answer, raw_output_contents."""
 _MOST_KEPT: Final = 4096
+_NUMPY_TYPES: Final = {
+    "BOOL": "?",
+    "INT8": "<i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "UINT8": "<u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+_DATATYPES: Final = {np.dtype(numpy): datatype for datatype, numpy in _NUMPY_TYPES.items()}
 
 
 class InferRequests:
@@ -48,15 +62,16 @@ class InferRequests:
             head = self._heads[key] = _encode_head(model, inputs, outputs)
         parts = [head]
         for array in inputs.values():
-            raw = serialize_byte_tensor(array).item() if array.dtype.kind in "OSU" else array.tobytes()
+            raw = _encode_elements(array) if array.dtype.kind in "OSU" else array.tobytes()
             parts += (_RAW_INPUT, encode_varint(len(raw)), raw)
         return b"".join(parts)
 
 
 def _encode_head(model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
-    request = service_pb2.ModelInferRequest(model_name=model)
+    request = pb.ModelInferRequest(model_name=model)
     for name, array in inputs.items():
-        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+        datatype = "BYTES" if array.dtype.kind in "OSU" else _DATATYPES.get(array.dtype)
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
     for name in outputs:
         request.outputs.add(name=name)
     head: bytes = request.SerializeToString()
@@ -69,14 +84,40 @@ def decode_outputs(message: bytes, model: str, outputs: Sequence[str]) -> dict[s
     Raises:
         PermanentError: when one is missing.
     """
-    result = InferResult(service_pb2.ModelInferResponse.FromString(message))
+    answer = pb.ModelInferResponse.FromString(message)
+    pairs = zip(answer.outputs, answer.raw_output_contents, strict=False)
+    raw_by_name = {tensor.name: (tensor, raw) for tensor, raw in pairs}
     found: dict[str, Array] = {}
     for name in outputs:
-        array = result.as_numpy(name)
-        if not isinstance(array, np.ndarray):
+        if name not in raw_by_name:
             raise PermanentError(f"model {model} answered without its output {name!r}; run 'slimsched verify' on it")
-        found[name] = array
+        found[name] = _decode_tensor(*raw_by_name[name])
     return found
+
+
+def _decode_tensor(tensor: Message, raw: bytes) -> Array:
+    if tensor.datatype == "BYTES":
+        flat: Array = np.array(_decode_elements(raw), dtype=object)
+    elif tensor.datatype == "BF16":  # the upper half of an FP32
+        flat = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+    else:
+        flat = np.frombuffer(raw, _NUMPY_TYPES[tensor.datatype])
+    return flat.reshape(tuple(tensor.shape))
+
+
+def _encode_elements(array: Array) -> bytes:
+    """Return text or bytes as a BYTES tensor: each element behind its length in four bytes."""
+    elements = (e if isinstance(e, bytes) else str(e).encode() for e in array.ravel())
+    return b"".join(len(element).to_bytes(4, "little") + element for element in elements)
+
+
+def _decode_elements(raw: bytes) -> list[bytes]:
+    elements, position = [], 0
+    while position < len(raw):
+        begin = position + 4
+        position = begin + int.from_bytes(raw[position:begin], "little")
+        elements.append(raw[begin:position])
+    return elements
 
 
 class InferAnswers:

@@ -17,12 +17,14 @@ _KEY = re.compile(r"[0-9a-z_.-]+")  # what gRPC allows in a metadata key; capita
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 
-def read_protocol_key(path: Path) -> tuple[str, str]:
-    """Return key and value from a file with one line ``KEY=VALUE``.
+def read_protocol_key(path: Path | None) -> tuple[str, str] | None:
+    """Return key and value from a file with one line ``KEY=VALUE``; None without a file.
 
     Raises:
         ConfigError: The file can't be read or holds something else; the value is never in the message.
     """
+    if path is None:
+        return None
     try:
         lines = path.read_text().split("\n")
     except FileNotFoundError:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format, text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from orchestrator.errors import ConfigError
 from orchestrator.planner.host import Batching, RepositoryModel
 from orchestrator.snapshot import Family, ModelName, Width
+from orchestrator.triton.messages import ModelConfig
 
 NONCE = "slim.nonce"
 CONFIG_FILE = "config.pbtxt"

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-
 from orchestrator.planner.host import LoadedModel, ModelStatus
 from orchestrator.triton.client import IndexEntry
+from orchestrator.triton.messages import ModelConfig
 from orchestrator.triton.repository import NONCE, RepositoryEntry, encode_config, parse_batching
 
 UNLOADED = "unloaded"

@@ -18,7 +18,7 @@ from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import PermanentError, ServerUnavailableError, SlimError
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.snapshot import ServedModel
-from orchestrator.triton.discovery import TritonServer
+from orchestrator.triton.client import TritonClient
 from tests.fakes.servers import FakeServer
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -36,7 +36,7 @@ async def fake() -> AsyncIterator[Subject]:
 
 async def real() -> AsyncIterator[Subject]:
     async with EmbeddedServer(REPOSITORY) as running:
-        client = TritonServer(running.grpc_address, timeout_s=5)
+        client = TritonClient(running.grpc_address, timeout_s=5)
 
         async def kill() -> None:
 

@@ -1,6 +1,6 @@
 """A server that answers in virtual time, and can be made to fail.
 
-It stands in for ``orchestrator.triton.discovery.TritonServer`` behind the same protocol; the contract suite in
+It stands in for ``orchestrator.triton.client.TritonClient`` behind the same protocol; the contract suite in
 tests/contract runs on both.
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.gateway.protocol.messages import pb, set_value
-from orchestrator.triton.passthrough import SERVICE
+from orchestrator.triton.messages import SERVICE
 
 
 class RawCalls:

@@ -12,9 +12,10 @@ from orchestrator.embedded.server import choose_free_ports
 from orchestrator.gateway import Gateway
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.protocol.messages import pb
+from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName
-from orchestrator.triton.passthrough import Metadata, RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
 
 

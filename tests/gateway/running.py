@@ -20,7 +20,7 @@ from tritonclient.utils import np_to_triton_dtype
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
 from orchestrator.embedded.server import EmbeddedServer, choose_free_ports
 from orchestrator.gateway.protocol.messages import pb, set_value
-from orchestrator.triton.passthrough import SERVICE
+from orchestrator.triton.messages import SERVICE
 from tests.triton import onnx_models
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.protocol.tensors import count_elements
 from orchestrator.gateway.protocol.wire import check_shapes
-from orchestrator.triton.passthrough import SERVICE
+from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import RawCalls, echo_request, item_request
 from tests.gateway.fakes import World, open_world
 from tests.gateway.http.bad_http import LENGTH, PATHS, deep, framing_cases, get, infer_cases, post, speak

@@ -13,12 +13,13 @@ from orchestrator.config import RouterSettings
 from orchestrator.errors import SlimError
 from orchestrator.gateway.auth.callers import ANYONE
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.grpc.stream import StreamSession
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.messages import pb
+from orchestrator.gateway.streaming import StreamSession
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
+from orchestrator.triton.discovery import ModelDiscovery
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
 from tests.gateway.calls import item_request
 from tests.gateway.fakes import FakeTriton
@@ -29,19 +30,20 @@ A = ServerName("a")
 async def answer(method: str, message: bytes) -> bytes | None:
     """Return what a new data plane answers, None when it refuses; any other exception is a failure."""
     server = FakeServer(per_item_s=0.0, fixed_s=0.0)
-    model_index = ModelIndex({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
-    await model_index.refresh()
+    discovery = ModelDiscovery({A: FakeTriton(server.models, ("echo",))}, timeout_s=1.0)
+    model_index = ModelIndex(discovery)
+    await discovery.refresh()
     async with Router(RouterSettings(warm_up=False, guard=NO_TIME_BUDGET), {A: server}) as router:
-        plane = DataPlane(router, model_index, GatewayMetrics())
+        data_plane = DataPlane(router, model_index, GatewayMetrics())
         try:
             if method == "ModelStreamInfer":
-                await StreamSession(plane, _discard, window=2, caller=ANYONE).run(_one(message))
+                await StreamSession(data_plane, _discard, window=2, caller=ANYONE).run(_one(message))
                 return b""
-            return await plane.call(method, message)
+            return await data_plane.call(method, message, ANYONE)
         except SlimError:
             return None
         finally:
-            assert plane.metrics.in_flight == 0
+            assert data_plane.metrics.in_flight == 0
 
 
 async def _discard(message: bytes) -> None:

@@ -10,10 +10,12 @@ from orchestrator.config import RetrySettings
 from orchestrator.errors import DeadlineError
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
-from orchestrator.gateway.passthrough import PassingOn
+from orchestrator.gateway.passthrough import Passthrough
 from orchestrator.gateway.protocol.messages import pb
+from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServerName
-from orchestrator.triton.passthrough import Metadata, RefusedCallError
+from orchestrator.triton.discovery import ModelDiscovery
+from orchestrator.triton.errors import RefusedCallError
 from tests.gateway.fakes import FakeTriton
 
 pytestmark = pytest.mark.virtual_time
@@ -35,22 +37,23 @@ class Hanging(FakeTriton):
         return await super().call(method, message, metadata)
 
 
-async def passing_on(
+async def open_passthrough(
     first: FakeTriton, second: FakeTriton, retries: RetrySettings = TIGHT, *, timeout_s: float | None = None
-) -> tuple[PassingOn, GatewayMetrics]:
-    model_index = ModelIndex({ServerName("a"): first, ServerName("b"): second}, timeout_s=1.0)
-    await model_index.refresh()
+) -> tuple[Passthrough, GatewayMetrics]:
+    discovery = ModelDiscovery({ServerName("a"): first, ServerName("b"): second}, timeout_s=1.0)
+    model_index = ModelIndex(discovery)
+    await discovery.refresh()
     metrics = GatewayMetrics()
-    return PassingOn(model_index, metrics, retries, timeout_s=timeout_s), metrics
+    return Passthrough(model_index, metrics, retries, timeout_s=timeout_s), metrics
 
 
 def retried(metrics: GatewayMetrics) -> float:
-    return sum(values[0] for values in metrics.tally().values["slim_router_retries"].values())
+    return sum(values[0] for values in metrics.snapshot().values["slim_router_retries"].values())
 
 
 async def test_what_was_not_run_is_asked_again_as_long_as_there_is_a_budget() -> None:
     refusing, willing = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
-    passing, metrics = await passing_on(refusing, willing)
+    passing, metrics = await open_passthrough(refusing, willing)
     refusing.refusals = [STOPPING] * 20
     outcomes: list[str] = []
     for _ in range(5):
@@ -76,7 +79,7 @@ async def test_what_was_not_run_is_asked_again_as_long_as_there_is_a_budget() ->
 async def test_answers_earn_retries() -> None:
     a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
     b.in_flight = 1
-    passing, metrics = await passing_on(a, b, RetrySettings(minimum=0, burst=3, budget_ratio=0.1))
+    passing, metrics = await open_passthrough(a, b, RetrySettings(minimum=0, burst=3, budget_ratio=0.1))
     for _ in range(11):
         await passing.ask("ModelInfer", MESSAGE, ())
     a.refusals = [STOPPING] * 2
@@ -89,7 +92,7 @@ async def test_answers_earn_retries() -> None:
 async def test_what_may_have_run_is_never_asked_again() -> None:
     a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
     b.in_flight = 1
-    passing, metrics = await passing_on(a, b)
+    passing, metrics = await open_passthrough(a, b)
     a.refusals = [RefusedCallError("INTERNAL", "the model failed")]
     with pytest.raises(RefusedCallError, match="the model failed"):
         await passing.ask("ModelInfer", MESSAGE, ())
@@ -99,11 +102,11 @@ async def test_what_may_have_run_is_never_asked_again() -> None:
 async def test_nobody_waits_for_ever_and_the_call_goes_on() -> None:
     hanging = Hanging(others=["echo"])
     other = FakeTriton()
-    passing, _ = await passing_on(hanging, other, timeout_s=2.0)
+    passing, _ = await open_passthrough(hanging, other, timeout_s=2.0)
     began_s = asyncio.get_running_loop().time()
     with pytest.raises(DeadlineError, match=r"within gateway\.pass_on_timeout_s = 2; it may still run"):
         await passing.ask("ModelInfer", MESSAGE, ())
     assert asyncio.get_running_loop().time() - began_s == pytest.approx(2.0)
     assert [call for call in other.seen if call[0] == "ModelInfer"] == [], "a silent server may have run it"
-    patient, _ = await passing_on(hanging, other)
+    patient, _ = await open_passthrough(hanging, other)
     assert (await patient.ask("ModelInfer", MESSAGE, ()))[1] == "a"

@@ -18,7 +18,7 @@ import tritonclient.grpc.aio as grpcaio
 from tritonclient.utils import InferenceServerException
 
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
-from orchestrator.triton.passthrough import SERVICE
+from orchestrator.triton.messages import SERVICE
 from tests.gateway.running import Place, images, raw_request, start_gateway, stop_gateway, tensors, write_repository
 
 pytestmark = pytest.mark.integration

@@ -11,7 +11,8 @@ import pytest
 
 from orchestrator.errors import TransientError
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.triton.passthrough import SERVICE, RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
+from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import item_request
 from tests.gateway.fakes import World, open_world
 
@@ -20,7 +21,7 @@ EARLY = {"hedge": {"quantile": 0.5, "floor_ms": 1.0}, "retries": {"overdue_floor
 
 
 def counted(world: World, measure: str) -> Counter[tuple[str, ...]]:
-    cells = world.gateway.tally().values.get(measure, {})
+    cells = world.gateway.snapshot_metrics().values.get(measure, {})
     return Counter({tuple(labels): int(values[0]) for labels, values in cells.items()})
 
 

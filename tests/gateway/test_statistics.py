@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.gateway.statistics import FleetStatistics
+from orchestrator.gateway.statistics import MonotonicStatistics
 from orchestrator.snapshot import ServerName
 
 
@@ -26,7 +26,7 @@ A, B = ServerName("a"), ServerName("b")
 
 
 def test_servers_and_widths_add_up() -> None:
-    fleet = FleetStatistics()
+    fleet = MonotonicStatistics()
     fleet.observe(A, [reading("w025", 3, batch=1), reading("w050", 4, batch=8)])
     fleet.observe(B, [reading("w025", 5, batch=1)])
     total = fleet.total("family", "1", everything)
@@ -37,14 +37,14 @@ def test_servers_and_widths_add_up() -> None:
 
 
 def test_what_a_reload_set_back_stays_counted() -> None:
-    fleet = FleetStatistics()
+    fleet = MonotonicStatistics()
     for count in (10, 12, 3, 0, 7):  # two reloads: 12 → 3, and 3 → 0
         fleet.observe(A, [reading("m", count)])
     assert fleet.total("m", "1", everything).inference_count == 12 + 3 + 7
 
 
 def test_what_an_unloaded_model_had_counted_stays() -> None:
-    fleet = FleetStatistics()
+    fleet = MonotonicStatistics()
     fleet.observe(A, [reading("m", 10)])
     fleet.observe(A, [])
     assert fleet.total("m", "1", everything).inference_count == 10
@@ -52,7 +52,7 @@ def test_what_an_unloaded_model_had_counted_stays() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.sampled_from(["m", "n"]), st.integers(0, 50))))
 def test_no_sequence_of_readings_makes_a_sum_fall(readings: list[tuple[ServerName, str, int]]) -> None:
-    fleet, last = FleetStatistics(), 0
+    fleet, last = MonotonicStatistics(), 0
     for server, model, count in readings:
         fleet.observe(server, [reading(model, count)])
         total = fleet.total("all", "1", everything)

@@ -15,8 +15,10 @@ import hpack
 import pytest
 
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc.calls import Answerer, Metadata, Send, Service
-from orchestrator.http2.grpc.wire import RequestHead, RpcError, read_request_head
+from orchestrator.http2.grpc.service import Service
+from orchestrator.http2.grpc.streaming_call import Send
+from orchestrator.http2.grpc.unary_call import UnaryResponder
+from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
@@ -51,9 +53,10 @@ class World:
             max_message_bytes=max_message_bytes,
             limits=self.limits,
             receive_budget=ReceiveBudget(held_bytes),
+            identify=lambda path, metadata: metadata,
             quick={"/s/Quick": self.take},
         )
-        self.held: list[Answerer] = []
+        self.held: list[UnaryResponder] = []
         self.aborted = 0
         self.listener = Listener(self.make, self.limits)
         self.address = ""
@@ -86,7 +89,7 @@ class World:
             raise
         return message
 
-    def take(self, message: bytes, metadata: Metadata, call: Answerer) -> bool:
+    def take(self, message: bytes, metadata: Metadata, call: UnaryResponder) -> bool:
         """Answer at once, later, never or not at all, as the message says."""
         call.on_abort = self.note_abort
         if message == b"fail":

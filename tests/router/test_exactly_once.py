@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import DeadlineError, PermanentError, ServerUnavailableError, SlimError, TransientError
-from orchestrator.router import Answer, Reply, Router
+from orchestrator.request_options import RequestOptions
+from orchestrator.router import Answer, CallbackSink, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from tests.fakes.servers import CLASSES, NO_TIME_BUDGET, FakeServer, item
@@ -35,7 +36,7 @@ class Call:
     items: int
     options: tuple[tuple[str, Any], ...]
     patience_s: float | None
-    by_reply: bool = False
+    by_callback: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Scenario:
     close_early: bool
 
 
-options = st.fixed_dictionaries(
+request_options = st.fixed_dictionaries(
     {},
     optional={
         "deadline_ms": st.sampled_from((0.0, 5.0, 20.0, 100.0, 1000.0)),
@@ -61,9 +62,9 @@ calls = st.builds(
     Call,
     after_s=st.sampled_from((0.0, 0.0, 0.001, 0.01, 0.1)),
     items=st.sampled_from((1, 1, 1, 3)),
-    options=options.map(lambda found: tuple(found.items())),
+    options=request_options.map(lambda found: tuple(found.items())),
     patience_s=st.sampled_from((None, None, None, 0.0, 0.005, 0.05)),
-    by_reply=st.booleans(),
+    by_callback=st.booleans(),
 )
 router_settings = st.fixed_dictionaries(
     {
@@ -142,8 +143,8 @@ class Ledger(RouterObserver):
 async def ask(router: Router, mark: int, call: Call) -> Any:
     """Return the answer or the error of a request, None when its caller gave up."""
     batch = np.stack([item(mark)] * call.items)
-    if call.by_reply:
-        return await ask_for_reply(router, batch, call)
+    if call.by_callback:
+        return await submit(router, batch, call)
     asking = router.infer(batch, **dict(call.options))
     if call.patience_s is None:
         return await asking
@@ -154,18 +155,18 @@ async def ask(router: Router, mark: int, call: Call) -> Any:
         return None
 
 
-async def ask_for_reply(router: Router, batch: Any, call: Call) -> Any:
-    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    reply = Reply(answered.set_result)  # which raises when it is called a second time, or after it was given up
-    router.submit(batch, reply, **dict(call.options))
+async def submit(router: Router, batch: Any, call: Call) -> Any:
+    called_back: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    sink = CallbackSink(called_back.set_result)  # which raises when it is called twice, or after it was given up
+    router.submit(batch, RequestOptions(**dict(call.options)), sink)
     try:
         async with asyncio.timeout(call.patience_s):
-            outcome = await asyncio.shield(answered)
+            outcome = await asyncio.shield(called_back)
     except TimeoutError:
-        if answered.done():  # in the very same moment
-            return answered.result()
-        reply.cancel()
-        answered.cancel()
+        if called_back.done():  # in the very same moment
+            return called_back.result()
+        sink.cancel()
+        called_back.cancel()
         return None
     if isinstance(outcome, Exception):
         raise outcome
@@ -206,7 +207,7 @@ async def play(scenario: Scenario) -> None:
         if not scenario.close_early:
             _, lost = await asyncio.wait(asked, timeout=300)
             assert not lost, "some were never answered"
-            backlog = router._lanes.backlog
+            backlog = router.backlog
             assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     _, lost = await asyncio.wait(asked, timeout=300)
     assert not lost, "some were never answered"
@@ -235,10 +236,10 @@ def check_outcomes(scenario: Scenario, outcomes: list[Any]) -> None:
 
 
 def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
-    backlog = router._lanes.backlog
+    backlog = router.backlog
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     assert ledger.under_way == 0
-    assert router._dispatcher.under_way == 0
+    assert router.inspect().batches_under_way == 0
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     # Calls to servers go on in the background for as long as they take; the router's own are gone.
     assert not [task for task in left if "router" in repr(task.get_coro())], left

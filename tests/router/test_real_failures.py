@@ -143,7 +143,7 @@ async def test_a_server_that_hangs_costs_nothing_and_is_back_when_it_goes_on(tri
         assert servers_of(answers[-RPS:]) == {A}
         assert observer.count("retry") > 0
         tritons.b.signal(signal.SIGCONT)
-        back_s = await until(lambda: bool(router.served_by()[B]) and not router._fleet.servers[B].health.is_suspect)
+        back_s = await until(lambda: bool(router.served_by()[B]) and B not in router.inspect().suspects)
         print(f"back {back_s:.2f} s after SIGCONT")
         assert servers_of(await load(router, tritons, 1)) == {A, B}
 

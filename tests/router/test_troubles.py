@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.config import RetrySettings
 from orchestrator.errors import SlimError
 from orchestrator.router import Answer, Router
 from tests.fakes.servers import item
@@ -100,18 +101,18 @@ def test_every_request_ends_once_and_nothing_is_left_behind(
                 else:
                     assert isinstance(outcome, SlimError | asyncio.CancelledError)
             again = observer.count("retry") + observer.count("hedge")
-            minimum = router._settings.retries.minimum
+            minimum = RetrySettings().minimum
             assert again <= minimum + 0.1 * len(outcomes) + minimum * 30 / 10, "the budget is kept"
             await asyncio.sleep(200)  # longer than any ejection
             assert all(len(widths) == 4 for widths in router.served_by().values())
             assert len(router.served_by()) == 3, "everybody is back"
             assert right(await router.infer(item(7)), 7)
             await asyncio.sleep(1)
-            for server in router._fleet.servers.values():
-                assert (server.in_flight, server.calls, server.health.is_suspect) == ([], 0, False)
-            assert router._lanes.items == 0
-            assert router._dispatcher.given_up == 0
-        assert router._dispatcher.under_way == 0
+            found = router.inspect()
+            for server in found.servers.values():
+                assert (server.awaited_batches, server.calls, server.is_suspect) == (0, 0, False)
+            assert (found.backlog.items, found.batches_given_up) == (0, 0)
+        assert router.inspect().batches_under_way == 0
 
     loop = new_virtual_loop()
     try:

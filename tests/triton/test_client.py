@@ -6,7 +6,6 @@ import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import InferenceServerException
 
 from orchestrator.errors import (
     CapacityError,
@@ -18,7 +17,8 @@ from orchestrator.errors import (
     SlimError,
     TransientError,
 )
-from orchestrator.triton.client import TritonClient, translate_error
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.errors import translate_status
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ from orchestrator.triton.client import TritonClient, translate_error
 def test_what_triton_says_becomes_an_error_of_ours(
     status: str, detail: str, kind: type[SlimError], executed: bool | None
 ) -> None:
-    error = translate_error(InferenceServerException(detail + "\n second line", f"StatusCode.{status}"), "h:1")
+    error = translate_status(status, detail + "\n second line", "h:1")
     assert type(error) is kind
     assert str(error) == f"Triton at h:1: {detail} second line"
     assert getattr(error, "executed", None) is executed

@@ -25,8 +25,9 @@ from orchestrator.errors import (
 )
 from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from orchestrator.snapshot import ModelName
+from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl, check_control
-from orchestrator.triton.discovery import TritonServer
+from orchestrator.triton.protocol_key import read_protocol_key
 from orchestrator.triton.repository import build_override
 from tests.triton import onnx_models
 
@@ -257,7 +258,7 @@ async def test_restricted_protocols_open_with_the_right_key_only(
         assert await send(control) == []
         key_file = tmp_path / "key"
         key_file.write_text("slim=secret\n")
-        router_side = TritonServer(server.grpc_address, timeout_s=5, protocol_key_file=key_file)
+        router_side = TritonClient(server.grpc_address, timeout_s=5, protocol_key=read_protocol_key(key_file))
         assert [model.name for model in await router_side.served_models()] == [W025]
         await router_side.close()
         await control.unload(W025)

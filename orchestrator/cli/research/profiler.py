@@ -24,8 +24,8 @@ from orchestrator.profiling.ports import Control
 from orchestrator.profiling.sampling import Sampling
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import describe_cpu, describe_gpu, open_telemetry
+from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl, check_control
-from orchestrator.triton.discovery import TritonServer
 from orchestrator.triton.protocol_key import read_protocol_key
 
 LOOPBACK = ("127.", "localhost:", "[::1]:")
@@ -99,7 +99,7 @@ async def _controls(request: ProfileRequest) -> AsyncIterator[Mapping[ServerName
                 raise ConfigError(
                     f"--control: servers[{server.name}] needs 'repository' and 'metrics' in fleet.yaml; or leave it out"
                 )
-            key = None if server.protocol_key_file is None else read_protocol_key(server.protocol_key_file)
+            key = read_protocol_key(server.protocol_key_file)
             family = request.fleet.controller.family
             control = TritonControl(server.grpc, server.metrics, server.repository, family=family, protocol_key=key)
             stack.push_async_callback(control.close)
@@ -128,8 +128,10 @@ async def _subjects(
     async with AsyncExitStack() as stack:
         opened = []
         for server in fleet.servers:
-            client = TritonServer(
-                server.grpc, timeout_s=fleet.router.connect_timeout_s, protocol_key_file=server.protocol_key_file
+            client = TritonClient(
+                server.grpc,
+                timeout_s=fleet.router.connect_timeout_s,
+                protocol_key=read_protocol_key(server.protocol_key_file),
             )
             stack.push_async_callback(client.close)
             telemetry = None

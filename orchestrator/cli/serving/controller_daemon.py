@@ -135,7 +135,7 @@ def _open_control(server: ServerSettings, settings: ControllerSettings) -> Trito
             f"servers[{server.name}].metrics is not set; give the URL of its Triton's metrics, such as "
             "http://127.0.0.1:8002/metrics"
         )
-    key = None if server.protocol_key_file is None else read_protocol_key(server.protocol_key_file)
+    key = read_protocol_key(server.protocol_key_file)
     return TritonControl(server.grpc, server.metrics, server.repository, family=settings.family, protocol_key=key)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -27,7 +28,8 @@ from orchestrator.gateway import (
     watch,
 )
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.router import ResolvedNames, Router, compile_ahead
+from orchestrator.http2.grpc.connector import ConnectionPool
+from orchestrator.router import ResolvedNames, Router, compile_ahead, connect_triton
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.resolution import resolve_host
 
@@ -80,10 +82,10 @@ async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) ->
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     if not await _is_compiled(stop):
         return
-    metrics = GatewayMetrics()
+    metrics, pool = GatewayMetrics(), ConnectionPool()
     async with (
-        Router.from_fleet(fleet, observer=metrics.router) as router,
-        Gateway.over(fleet, router, metrics=metrics) as opened,
+        Router.from_fleet(fleet, observer=metrics.router, connect=partial(connect_triton, pool=pool)) as router,
+        Gateway.over(fleet, router, metrics=metrics, pool=pool) as opened,
     ):
         _tell_addresses(opened)
         opened.follow(follow_fleet(path, router, opened))

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
 from orchestrator.gateway import Gateway, WorkerTeam, follow_fleet, new_event_loop, share_router
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.router import Router
+from orchestrator.http2.grpc.connector import ConnectionPool
+from orchestrator.router import Router, connect_triton
 
 
 def main(channel_descriptor: int, handoff_descriptor: int) -> int:
@@ -55,10 +57,10 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, ha
     await team.join()
     failure: str | None = None
     try:
-        metrics = GatewayMetrics()
+        metrics, pool = GatewayMetrics(), ConnectionPool()
         async with (
-            Router.from_fleet(fleet, observer=metrics.router) as router,
-            Gateway.over(fleet, router, team, metrics=metrics) as gateway,
+            Router.from_fleet(fleet, observer=metrics.router, connect=partial(connect_triton, pool=pool)) as router,
+            Gateway.over(fleet, router, team, metrics=metrics, pool=pool) as gateway,
         ):
             gateway.follow(follow_fleet(path, router, gateway, workers=fleet.gateway.workers))
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)

@@ -2,7 +2,7 @@
 
 A token is 256 random bits, so one round of SHA-256 keeps it as safe as a slow hash would, at a microsecond a request.
 The digest of what a client sends is compared with every known digest in constant time, and no match ends the search, so
-the time tells nothing about the tokens. Nothing of a token is kept, logged or passed on: from here on a call has a
+the time tells nothing about the tokens. Nothing of a token is kept, logged or passed through: from here on a call has a
 tenant's name. Quotas are checked before anything of a request but its model's name is read; items, once its shape is.
 With several workers each is given its share of rates and bursts, because the kernel spreads connections, not requests.
 """
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from orchestrator.config import TenantSettings
 from orchestrator.config.tenants import DIGEST_PREFIX
 from orchestrator.errors import CapacityError, PermanentError
-from orchestrator.gateway.auth.quota import Rate, split, take
-from orchestrator.triton.passthrough import Metadata
+from orchestrator.http2.grpc.wire import Metadata
+from orchestrator.token_bucket import FULL, Rate, TokenBucket, take
 
 OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
 """Health, which load balancers ask without a token."""
@@ -44,8 +44,8 @@ class Caller:
     """Who makes a call.
 
     Attributes:
-        metadata: to pass on to servers, without credentials.
-        tenant: its name; None when nobody has to say who they are, and for the gateway's own calls.
+        metadata: The metadata to pass to servers, without credentials.
+        tenant: The tenant's name; None when nobody has to say who they are, and for the gateway's own calls.
     """
 
     metadata: Metadata = ()
@@ -57,14 +57,14 @@ ANYONE = Caller()
 
 @dataclass(slots=True)
 class _Account:
-    """What a tenant may and has taken; the two states are those of ``quota.take``."""
+    """What a tenant may and has taken; the two buckets are those of its rates."""
 
     settings: TenantSettings
     requests: Rate | None = None
     items: Rate | None = None
     concurrent: float = math.inf
-    requests_full_at_s: float = -math.inf
-    items_full_at_s: float = -math.inf
+    requests_left: TokenBucket = FULL
+    items_left: TokenBucket = FULL
     running: int = 0
     models: frozenset[str] | None = None
 
@@ -80,7 +80,7 @@ class Ticket:
             account.running += 1
 
     def close(self) -> None:
-        """Count it no longer."""
+        """Stop counting it."""
         if self._account is not None:
             self._account.running -= 1
             self._account = None
@@ -96,13 +96,13 @@ class Guard:
     """Knows tenants by their tokens and counts what they take.
 
     Args:
-        tenants: those there are; None lets everybody do everything.
-        is_health_open: whether health needs no token.
-        share: of every quota that this process may give away, 1 over the number of workers.
-        clock: in seconds, that never goes back.
+        tenants: All tenants; None lets everybody do everything.
+        is_health_open: Whether health needs no token.
+        share: The part of every quota that this process may give away, 1 over the number of workers.
+        clock: Returns seconds on a clock that never goes back.
 
     Attributes:
-        is_on: whether anybody has to say who they are.
+        is_on: Whether anybody has to say who they are.
     """
 
     def __init__(
@@ -144,13 +144,13 @@ class Guard:
     def _rate(self, per_s: float | None, burst: int | None) -> Rate | None:
         if per_s is None:
             return None
-        return split(Rate(per_s, max(1.0, per_s) if burst is None else burst), self._share)
+        return Rate(per_s, max(1.0, per_s) if burst is None else burst).share(self._share)
 
     def identify(self, method: str, metadata: Metadata) -> Caller:
         """Return who makes a call of a method.
 
         Raises:
-            UnauthenticatedError: when its metadata has no ``authorization``, several, or one that nobody has.
+            UnauthenticatedError: The metadata has no ``authorization``, several, or one that nobody has.
         """
         if not self.is_on or (self._is_health_open and method in OPEN_METHODS):
             return Caller(metadata)
@@ -214,23 +214,23 @@ class Guard:
             return
         account = self._account(caller.tenant)
         if account.requests is not None:
-            verdict = take(account.requests_full_at_s, account.requests, 1, now_s=self._clock())
-            account.requests_full_at_s = verdict.full_at_s
+            verdict = take(account.requests_left, account.requests, 1, now_s=self._clock())
+            account.requests_left = verdict.bucket
             _require(verdict.wait_s, account.requests, f"requests of tenant '{caller.tenant}'", 1)
 
     def charge_items(self, caller: Caller, count: int) -> None:
         """Count items against their rate.
 
         Raises:
-            QuotaError: when they are too many now.
-            ForbiddenError: when they are too many at any time.
+            QuotaError: They are too many now.
+            ForbiddenError: They are too many at any time.
         """
         if caller.tenant is None:
             return
         account = self._account(caller.tenant)
         if account.items is not None:
-            verdict = take(account.items_full_at_s, account.items, count, now_s=self._clock())
-            account.items_full_at_s = verdict.full_at_s
+            verdict = take(account.items_left, account.items, count, now_s=self._clock())
+            account.items_left = verdict.bucket
             _require(verdict.wait_s, account.items, f"items of tenant '{caller.tenant}'", count)
 
     def require_priority(self, caller: Caller, priority: int) -> None:

@@ -24,7 +24,7 @@ class TlsFiles:
     """Certificate, key and client authorities of a gateway.
 
     Args:
-        settings: where they are.
+        settings: The paths of the files, and the least version of TLS.
 
     Raises:
         ConfigError: when they can't be used.
@@ -36,7 +36,7 @@ class TlsFiles:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Of the files."""
+        """The paths of the files."""
         of = self._settings
         return (of.certificate, of.key, *([of.client_ca] if of.client_ca is not None else []))
 
@@ -44,7 +44,7 @@ class TlsFiles:
         """Return a context to listen with; its handshakes always use the files that were read last.
 
         Args:
-            protocol: that is spoken inside, HTTP2 or HTTP1.
+            protocol: The protocol spoken inside, HTTP2 or HTTP1.
         """
         context = self._build(protocol)
 
@@ -58,7 +58,7 @@ class TlsFiles:
         """Read the files again, for handshakes from now on.
 
         Raises:
-            ConfigError: when they can't be used; then nothing changes.
+            ConfigError: They can't be used; then nothing changes.
         """
         self._newest = {protocol: self._build(protocol) for protocol in self._newest}
 

@@ -1,7 +1,7 @@
 """KServe v2 over gRPC: carries serialised calls to the data plane and its errors back as statuses.
 
-Nothing is parsed before the data plane knows where a request goes, and what is passed on is never parsed at all.
-``grpc.health.v1.Health/Check`` tells what ServerReady tells, whatever the service asked for, as Triton does; its two
+Nothing is parsed before the data plane knows where a request goes, and what is passed through is never parsed at all.
+``grpc.health.v1.Health/Check`` answers what ServerReady answers, whatever service is named, as Triton does; its two
 possible answers are written down as bytes, which saves a dependency.
 
 The transport is ``orchestrator.http2``, because gRPC's own server costs more CPU than all the rest of a request.
@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+from orchestrator.config import GatewaySettings
 from orchestrator.errors import (
     CapacityError,
     ConfigError,
@@ -26,22 +27,27 @@ from orchestrator.errors import (
     SlimError,
 )
 from orchestrator.gateway.administration import ClosedError
-from orchestrator.gateway.auth.callers import ForbiddenError, UnauthenticatedError
+from orchestrator.gateway.auth.callers import Caller, ForbiddenError, UnauthenticatedError
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.grpc.stream import METHOD as STREAM_METHOD
-from orchestrator.gateway.grpc.stream import StreamSession
+from orchestrator.gateway.listening import refused_address
 from orchestrator.gateway.protocol.wire import MalformedMessageError
+from orchestrator.gateway.streaming import METHOD as STREAM_METHOD
+from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc.calls import Send, Service, UnaryHandler
+from orchestrator.http2.grpc.service import Service
+from orchestrator.http2.grpc.streaming_call import Send
+from orchestrator.http2.grpc.unary_call import UnaryHandler
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
 from orchestrator.http2.receive_budget import ReceiveBudget
-from orchestrator.triton.passthrough import SERVICE, RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
+from orchestrator.triton.messages import SERVICE
 
 log = logging.getLogger(__name__)
 
+_MIB = 2**20
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
@@ -72,57 +78,57 @@ class GrpcServer:
     """The gRPC endpoint of a gateway.
 
     Args:
-        plane: that answers.
-        address: ``host:port`` to listen on; port 0 takes a free one.
-        max_message_bytes: of a request.
-        stream_window: requests of one stream under way at a time.
-        ssl: to speak TLS with; None: plain.
-        listens: itself; else another process does, and its connections are adopted.
-        limits: of what one client may take.
-        held_bytes: of requests that have not come whole, of all clients.
-        max_connections: at a time.
+        data_plane: The data plane that answers.
+        address: Where to listen, ``host:port``; port 0 takes a free one.
+        settings: The gateway's settings, for the limits of what clients may take.
+        ssl: What to speak TLS with; None for plain connections.
+        listens: Whether it listens itself; else another process does, and its connections are adopted.
 
     Attributes:
-        address: where it listens, once started.
+        address: Where it listens, once started.
     """
 
     def __init__(
         self,
-        plane: DataPlane,
+        data_plane: DataPlane,
         address: str,
+        settings: GatewaySettings,
         *,
-        max_message_bytes: int,
-        stream_window: int,
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
-        limits: Limits | None = None,
-        held_bytes: int = 512 * 2**20,
-        max_connections: int = 1000,
     ) -> None:
         self.address = address
-        self._plane = plane
-        self._window = stream_window
+        self._data_plane = data_plane
+        self._window = settings.stream_window
         self._ssl = ssl
         self._listens = listens
-        self._limits = limits or Limits()
-        unary: dict[str, UnaryHandler] = {f"/{SERVICE}/{name}": partial(plane.call, name) for name in plane.methods}
+        clients = settings.limits
+        self._limits = Limits(
+            max_streams=clients.max_concurrent_streams,
+            header_list_bytes=int(clients.max_header_kib * 1024),
+            handshake_s=clients.header_timeout_s,
+            stall_s=clients.stall_timeout_s,
+        )
+        unary: dict[str, UnaryHandler[Caller]] = {
+            f"/{SERVICE}/{name}": partial(data_plane.call, name) for name in data_plane.methods
+        }
         self._service = Service(
             unary={**unary, HEALTH_METHOD: self._check_health},
             streaming={f"/{SERVICE}/{STREAM_METHOD}": self._stream},
             explain=explain,
-            max_message_bytes=max_message_bytes,
+            max_message_bytes=int(settings.max_message_mib * _MIB),
             limits=self._limits,
-            receive_budget=ReceiveBudget(held_bytes),
-            check=self._check_caller if plane.guard.is_on else None,
-            quick={f"/{SERVICE}/ModelInfer": plane.begin_infer},
+            receive_budget=ReceiveBudget(int(clients.max_held_mib * _MIB)),
+            identify=self._identify,
+            quick={f"/{SERVICE}/ModelInfer": data_plane.inference.begin},
         )
-        self._listener = Listener(self._make_connection, self._limits, max_connections=max_connections)
+        self._listener = Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
 
     async def start(self) -> None:
         """Listen.
 
         Raises:
-            ConfigError: when the address can't be listened on.
+            ConfigError: The address can't be listened on.
         """
         if not self._listens:
             self._listener.open()
@@ -131,10 +137,7 @@ class GrpcServer:
         try:
             found = await self._listener.start(host.strip("[]"), int(port), ssl=self._ssl)
         except OSError as exc:
-            raise ConfigError(
-                f"can't listen on gateway.grpc = {self.address} ({exc.strerror or exc}); give a free address of this "
-                "machine"
-            ) from exc
+            raise refused_address(self.address, "gateway.grpc", exc) from exc
         self.address = f"{host}:{found}"
 
     async def adopt(self, connection: socket.socket) -> None:
@@ -143,7 +146,7 @@ class GrpcServer:
 
     @property
     def connections(self) -> int:
-        """Open now."""
+        """The number of connections that are open now."""
         return self._listener.connections
 
     async def stop(self, grace_s: float) -> None:
@@ -155,20 +158,18 @@ class GrpcServer:
         decoder = HeaderDecoder(partial(read_request_head, max_list_bytes=most_bytes), max_list_bytes=most_bytes)
         return Connection(decoder, self._service.accept, self._limits, clock=time.monotonic, wake=wake)
 
-    async def _stream(self, requests: AsyncIterator[bytes], send: Send, metadata: Metadata) -> None:
-        caller = self._plane.identify(STREAM_METHOD, metadata)
-        await StreamSession(self._plane, send, window=self._window, caller=caller).run(requests)
+    def _identify(self, path: str, metadata: Metadata) -> Caller:
+        return self._data_plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
 
-    def _check_caller(self, path: str, metadata: Metadata) -> None:
-        """Refuse who is unknown before a message is taken; the data plane asks again, for who it is."""
-        self._plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
+    async def _stream(self, requests: AsyncIterator[bytes], send: Send, caller: Caller) -> None:
+        await StreamSession(self._data_plane, send, window=self._window, caller=caller).run(requests)
 
-    async def _check_health(self, message: bytes, metadata: Metadata) -> bytes:
-        return _SERVING if self._plane.is_ready() else _NOT_SERVING
+    async def _check_health(self, message: bytes, caller: Caller) -> bytes:
+        return _SERVING if self._data_plane.health.is_ready() else _NOT_SERVING
 
 
 def explain(error: Exception) -> RpcError:
-    """Return how an error is told to a client; what nobody expected is logged and told without its details."""
+    """Return a client's status for an error; what nobody expected is logged, and its details are not sent."""
     if isinstance(error, SlimError):
         retry_after_s = error.retry_after_s if isinstance(error, CapacityError) else None
         return RpcError(status_of(error), str(error), retry_after_s=retry_after_s)

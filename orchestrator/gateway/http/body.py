@@ -25,8 +25,8 @@ class BodyReader:
     """Reads the bodies of all requests of a server, none of them larger than allowed, nor all together.
 
     Args:
-        limits: of what clients may take.
-        max_bytes: of one body, before and after decompression.
+        limits: The limits of what clients may take.
+        max_bytes: The size of one body at the most, before and after decompression.
     """
 
     def __init__(self, limits: ClientLimitSettings, *, max_bytes: int) -> None:
@@ -38,9 +38,9 @@ class BodyReader:
         """Return the body, decompressed.
 
         Raises:
-            ConfigError: when it is larger than allowed, or damaged.
-            StalledError: when it has stopped coming.
-            CapacityError: when too much of other bodies is coming.
+            ConfigError: It is larger than allowed, or damaged.
+            StalledError: It has stopped coming.
+            CapacityError: Too much of other bodies is coming.
         """
         too_large = TooLargeError(f"the body is larger than {self._limit_bytes} bytes; see gateway.max_message_mib")
         if (request.content_length or 0) > self._limit_bytes:
@@ -83,7 +83,7 @@ class BodyReader:
 async def _next_chunk(request: web.BaseRequest, stall_s: float) -> bytes:
     """Return what has come of a body next, nothing at its end."""
     content = request.content
-    if content.is_eof():  # all has come, as of most bodies before they are asked for
+    if content.is_eof():  # all has come, as of most bodies before they are read
         return content.read_nowait()
     connection = request.protocol
     assert isinstance(connection, HttpConnection)

@@ -1,7 +1,7 @@
 """KServe's HTTP bodies as the messages of gRPC, and back; pure.
 
 A request is JSON, or JSON followed by binary tensors in the order of their inputs, or nothing but one raw tensor.
-Every tensor becomes raw data in the message, so what is passed on to a server is exact for every datatype. Where
+Every tensor becomes raw data in the message, so what is passed through to a server is exact for every datatype. Where
 Triton answers malformed JSON with status 500 we say 400: it is the client's fault.
 """
 
@@ -30,8 +30,8 @@ class OutputForms:
     """Which outputs go back as binary data.
 
     Attributes:
-        by_default: those of which nothing is said.
-        by_name: those of which something is said.
+        by_default: Whether those of which nothing is said do.
+        by_name: Whether those do of which something is said.
     """
 
     by_default: bool = False
@@ -89,10 +89,10 @@ def parse_infer(model: str, version: str, text: bytes, binary: bytes) -> tuple[M
     """Return a ModelInferRequest and how its outputs are wanted.
 
     Args:
-        model: from the path.
-        version: from the path; may be empty.
-        text: the JSON.
-        binary: what follows it.
+        model: The model's name, from the path.
+        version: The model's version, from the path; may be empty.
+        text: The JSON.
+        binary: The binary data that follows the JSON.
 
     Raises:
         ConfigError: when this is no inference request.
@@ -164,10 +164,10 @@ def parse_raw(model: str, version: str, config: Message, binary: bytes) -> Messa
     """Return the ModelInferRequest of a body that is one raw tensor, of a batch of one.
 
     Args:
-        model: from the path.
-        version: from the path; may be empty.
-        config: of the model, which says the input's name and shape.
-        binary: the tensor; for BYTES its one element.
+        model: The model's name, from the path.
+        version: The model's version, from the path; may be empty.
+        config: The model's ModelConfig, which says the input's name and shape.
+        binary: The tensor; for BYTES its one element.
 
     Raises:
         ConfigError: when the model has several inputs, or the shape can't be known from the size.

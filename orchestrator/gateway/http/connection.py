@@ -4,8 +4,8 @@ aiohttp bounds how long a connection may idle and nothing else: one that sends h
 of a thousand is kept. What is added here, for all connections of a server, is looked at a few times a second instead of
 by timers of each request, which cost more than the request: since when a connection waits for headers, for its next
 request, or for its client to take what was written. Bodies are watched where they are read. When there are too many,
-``http2.crowd`` says which one goes. A process that stood still, stopped or on too busy a host, has not listened either:
-what a look comes too late is held against nobody.
+``http2.eviction`` says which one goes. A process that stood still, stopped or on too busy a host, has not listened
+either: what a look comes too late is held against nobody.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KEEP_ALIVE_S = 86_400.0  # aiohttp's own limit is out of the way: a day, while 
 
 
 class Phase(Enum):
-    """What a connection is at."""
+    """What a connection is doing."""
 
     HEADER = "waits for a request's headers, of which some may have come"
     BODY = "waits for more of a body"
@@ -42,10 +42,10 @@ class HttpConnection(web.RequestHandler):
     """One connection of an aiohttp server, which knows what it waits for.
 
     Args:
-        server: whose it is.
-        limits: of what it may take.
-        on_made: called with this when it stands; False when there is no room.
-        on_lost: called with this when it is gone.
+        server: The server that the connection belongs to.
+        limits: The limits of what it may take.
+        on_made: Called with this once it stands; returns False when there is no room.
+        on_lost: Called with this when it is gone.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class HttpConnection(web.RequestHandler):
             self.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Be forgotten."""
+        """Say that the connection is gone."""
         self._on_lost(self)
         super().connection_lost(exc)
 
@@ -128,7 +128,8 @@ class HttpConnection(web.RequestHandler):
         """Close it when its client has kept it waiting for too long.
 
         Args:
-            deaf_s: how long this process has not listened since the last time, which is not the client's.
+            deaf_s: For how many seconds since the last time this process has not listened, which is not the client's
+                fault.
         """
         now_s, limits = self._now(), self._limits
         self._since_s = min(now_s, self._since_s + deaf_s)
@@ -164,12 +165,12 @@ class HttpConnection(web.RequestHandler):
             self.transport.abort()
 
 
-class HttpCrowd:
+class HttpConnections:
     """All connections of a server.
 
     Args:
-        server: that answers.
-        limits: of what they may take.
+        server: The server that answers.
+        limits: The limits of what they may take.
     """
 
     def __init__(self, server: web.Server, limits: ClientLimitSettings) -> None:
@@ -180,7 +181,7 @@ class HttpCrowd:
         self._look_s = min(_LOOK_S, limits.header_timeout_s / 4, limits.stall_timeout_s / 4)
 
     def open(self) -> None:
-        """Begin to look after connections."""
+        """Begin to watch the connections."""
         self._look_later()
 
     def close(self) -> None:

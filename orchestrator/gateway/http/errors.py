@@ -21,7 +21,7 @@ from orchestrator.gateway.auth.callers import ForbiddenError, UnauthenticatedErr
 from orchestrator.gateway.http.codec import dump_json
 from orchestrator.gateway.http.compression import TooLargeError, UnsupportedEncodingError
 from orchestrator.gateway.protocol.wire import MalformedMessageError
-from orchestrator.triton.passthrough import RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
 
 RETRY_AFTER_S = 1
 """Told with 429: the queue is full, and no answer of it takes longer than some hundred milliseconds."""

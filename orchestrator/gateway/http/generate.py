@@ -19,11 +19,11 @@ def parse_generate(model: str, version: str, content: Mapping[str, Any], config:
     """Return the ModelInferRequest that plain JSON asks for.
 
     Args:
-        model: from the path.
-        version: from the path; may be empty.
-        content: the JSON.
-        config: of the model.
-        metadata: of the model, which names inputs and shapes.
+        model: The model's name, from the path.
+        version: The model's version, from the path; may be empty.
+        content: The JSON.
+        config: The model's ModelConfig.
+        metadata: The model's metadata, which names inputs and shapes.
 
     Raises:
         ConfigError: when a value does not fit its input, or a parameter is no scalar.

@@ -18,8 +18,6 @@ from aiohttp import web
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.descriptions import Descriptions
-from orchestrator.gateway.grpc.stream import StreamSession
 from orchestrator.gateway.http.body import BodyReader, StalledError, encoded
 from orchestrator.gateway.http.codec import (
     OutputForms,
@@ -30,10 +28,12 @@ from orchestrator.gateway.http.codec import (
     render_infer,
     split_body,
 )
+from orchestrator.gateway.http.descriptions import Descriptions
 from orchestrator.gateway.http.errors import error_response, refusal
 from orchestrator.gateway.http.generate import parse_generate, render_generate
 from orchestrator.gateway.protocol.messages import Message, pb, to_json_value
-from orchestrator.triton.passthrough import Metadata
+from orchestrator.gateway.streaming import StreamSession
+from orchestrator.http2.grpc.wire import Metadata
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class _WrongMethodError(SlimError):
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A model that a path names, what is asked of it, and by whom."""
+    """A model that a path names, what is query of it, and by whom."""
 
     model: str
     version: str
@@ -62,21 +62,21 @@ class HttpRoutes:
     """What is answered under each path.
 
     Args:
-        plane: that answers.
-        bodies: reads those of requests.
+        data_plane: The data plane that answers.
+        bodies: What reads the bodies of requests.
     """
 
-    def __init__(self, plane: DataPlane, bodies: BodyReader) -> None:
-        self._plane = plane
+    def __init__(self, data_plane: DataPlane, bodies: BodyReader) -> None:
+        self._data_plane = data_plane
         self._bodies = bodies
-        self._descriptions = Descriptions(plane)
+        self._descriptions = Descriptions(data_plane)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the answer to a request, whatever it is; it may have been sent already.
 
         Raises:
-            ConnectionError: when the client is gone.
-            web.HTTPException: when aiohttp refuses a body.
+            ConnectionError: The client is gone.
+            web.HTTPException: Aiohttp refuses a body.
         """
         try:
             return await self._route(request)
@@ -100,8 +100,8 @@ class HttpRoutes:
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         parts = _split_path(request)
-        # Before anything of the body is read, and before it is told which paths there are.
-        caller = self._plane.identify(
+        # Before anything of the body is read, and before anybody learns which paths there are.
+        caller = self._data_plane.identify(
             "ServerReady" if parts is not None and parts[:1] == ["health"] else "", _credentials(request)
         )
         match parts:
@@ -109,16 +109,16 @@ class HttpRoutes:
                 raise _NoSuchRouteError
             case []:
                 _require(request, "GET")
-                asked = pb.ServerMetadataRequest()
-                return await self._reply("ServerMetadata", asked, pb.ServerMetadataResponse, caller)
+                query = pb.ServerMetadataRequest()
+                return await self._reply("ServerMetadata", query, pb.ServerMetadataResponse, caller)
             case ["health", "live"]:
                 return _health(request, True)
             case ["health", "ready"]:
-                return _health(request, self._plane.is_ready())
+                return _health(request, self._data_plane.health.is_ready())
             case ["models", "stats"]:
                 _require(request, "GET")
-                statistics = pb.ModelStatisticsRequest()
-                return await self._reply("ModelStatistics", statistics, pb.ModelStatisticsResponse, caller)
+                query = pb.ModelStatisticsRequest()
+                return await self._reply("ModelStatistics", query, pb.ModelStatisticsResponse, caller)
             case ["models", model, "versions", version, *rest]:
                 return await self._answer_model(request, _Target(model, version, "/".join(rest), caller))
             case ["models", model, *rest]:
@@ -144,9 +144,9 @@ class HttpRoutes:
         }
         if target.action in posted:
             _require(request, "POST")
-            with self._plane.admit(caller, name):
+            with self._data_plane.inference.admit(caller, name):
                 return await posted[target.action](request, target)
-        self._plane.guard.require_model(caller, name)
+        self._data_plane.guard.require_model(caller, name)
         if target.action == "generate_stream":  # the session admits, as for every stream
             _require(request, "POST")
             return await self._generate_stream(request, target)
@@ -154,20 +154,20 @@ class HttpRoutes:
             return await self._answer_settings(request, "TraceSetting", caller)
         match target.action:
             case "ready":
-                return _health(request, self._plane.is_model_ready(name, version))
+                return _health(request, self._data_plane.health.is_model_ready(name, version))
             case "":
                 _require(request, "GET")
-                asked = pb.ModelMetadataRequest(name=name, version=version)
-                return await self._reply("ModelMetadata", asked, pb.ModelMetadataResponse, caller)
+                query = pb.ModelMetadataRequest(name=name, version=version)
+                return await self._reply("ModelMetadata", query, pb.ModelMetadataResponse, caller)
             case "config":
                 _require(request, "GET")
-                asked = pb.ModelConfigRequest(name=name, version=version)
-                answer = await self._plane.ask("ModelConfig", asked, pb.ModelConfigResponse, caller)
+                query = pb.ModelConfigRequest(name=name, version=version)
+                answer = await self._data_plane.query("ModelConfig", query, pb.ModelConfigResponse, caller)
                 return _json(to_json_value(answer.config))
             case "stats":
                 _require(request, "GET")
-                statistics = pb.ModelStatisticsRequest(name=name, version=version)
-                return await self._reply("ModelStatistics", statistics, pb.ModelStatisticsResponse, caller)
+                query = pb.ModelStatisticsRequest(name=name, version=version)
+                return await self._reply("ModelStatistics", query, pb.ModelStatisticsResponse, caller)
         raise _NoSuchRouteError
 
     async def _infer(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
@@ -179,7 +179,7 @@ class HttpRoutes:
             message, forms = parse_raw(target.model, target.version, config, binary), OutputForms(by_default=True)
         else:
             message, forms = parse_infer(target.model, target.version, text, binary)
-        reply = render_infer(await self._plane.infer(message, target.caller), forms)
+        reply = render_infer(await self._data_plane.inference.infer(message, target.caller), forms)
         headers = {"Content-Type": "application/json"}
         if reply.json_bytes is not None:
             headers = {"Content-Type": "application/octet-stream", JSON_BYTES_HEADER: str(reply.json_bytes)}
@@ -187,7 +187,7 @@ class HttpRoutes:
 
     async def _generate(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
         message = await self._read_generate(request, target)
-        return _json(render_generate(await self._plane.infer(message, target.caller)))
+        return _json(render_generate(await self._data_plane.inference.infer(message, target.caller)))
 
     async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
         message = await self._read_generate(request, target)
@@ -203,7 +203,7 @@ class HttpRoutes:
             await response.write(b"data: " + dump_json(event) + b"\n\n")
 
         try:
-            session = StreamSession(self._plane, send, window=1, caller=target.caller)
+            session = StreamSession(self._data_plane, send, window=1, caller=target.caller)
             await session.run(_one(message.SerializeToString()))
         except SlimError as exc:
             if not response.prepared:
@@ -228,25 +228,25 @@ class HttpRoutes:
                 content = load_json(await self._bodies.read(request))
                 if not isinstance(content.get("ready", False), bool):
                     raise ConfigError("Unable to parse 'ready': give true or false")
-                asked = pb.RepositoryIndexRequest(ready=content.get("ready", False))
-                index = await self._plane.ask("RepositoryIndex", asked, pb.RepositoryIndexResponse, caller)
+                query = pb.RepositoryIndexRequest(ready=content.get("ready", False))
+                index = await self._data_plane.query("RepositoryIndex", query, pb.RepositoryIndexResponse, caller)
                 # Triton leaves out what is empty.
                 return _json([{k: v for k, v in to_json_value(model).items() if v} for model in index.models])
             case ["models", model, "load" | "unload" as action]:
                 _require(request, "POST")
                 kind = f"RepositoryModel{action.capitalize()}"
-                asked = getattr(pb, f"{kind}Request")(model_name=model)
-                await self._plane.ask(kind, asked, getattr(pb, f"{kind}Response"), caller)
+                query = getattr(pb, f"{kind}Request")(model_name=model)
+                await self._data_plane.query(kind, query, getattr(pb, f"{kind}Response"), caller)
         raise _NoSuchRouteError
 
     async def _answer_settings(self, request: web.BaseRequest, method: str, caller: Caller) -> web.StreamResponse:
-        asked = getattr(pb, f"{method}Request")()
+        query = getattr(pb, f"{method}Request")()
         if request.method == "POST":
             if load_json(await self._bodies.read(request)):
-                asked.settings["changed"].SetInParent()  # which one does not matter: all are closed
+                query.settings["changed"].SetInParent()  # which one does not matter: all are closed
         else:
             _require(request, "GET")
-        answer = await self._plane.ask(method, asked, getattr(pb, f"{method}Response"), caller)
+        answer = await self._data_plane.query(method, query, getattr(pb, f"{method}Response"), caller)
         return _json(to_json_value(answer)["settings"])
 
     async def _answer_shared_memory(
@@ -263,12 +263,12 @@ class HttpRoutes:
             raise _NoSuchRouteError
         _require(request, "GET" if action == "status" else "POST")
         method = f"{kind}SharedMemory{action.capitalize()}"
-        asked = getattr(pb, f"{method}Request")(name=region)
-        await self._plane.ask(method, asked, getattr(pb, f"{method}Response"), caller)
+        query = getattr(pb, f"{method}Request")(name=region)
+        await self._data_plane.query(method, query, getattr(pb, f"{method}Response"), caller)
         return _json([]) if action == "status" else web.Response(headers={"Content-Type": "application/json"})
 
-    async def _reply(self, method: str, asked: Message, kind: Any, caller: Caller) -> web.Response:
-        return _json(to_json_value(await self._plane.ask(method, asked, kind, caller)))
+    async def _reply(self, method: str, query: Message, kind: Any, caller: Caller) -> web.Response:
+        return _json(to_json_value(await self._data_plane.query(method, query, kind, caller)))
 
 
 def _split_path(request: web.BaseRequest) -> list[str] | None:

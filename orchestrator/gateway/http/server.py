@@ -1,7 +1,7 @@
 """The gateway's HTTP endpoint: a listener, its connections, and when they end.
 
-aiohttp's low-level server: what is answered is up to ``http_routes``, and how long a client is waited for to
-``http_connection``.
+aiohttp's low-level server: what is answered is up to ``routes``, and how long a client is waited for to
+``connection``.
 """
 
 from __future__ import annotations
@@ -14,73 +14,74 @@ from typing import Any
 
 from aiohttp import web
 
-from orchestrator.config import ClientLimitSettings
+from orchestrator.config import GatewaySettings
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.http.body import BodyReader
-from orchestrator.gateway.http.connection import HttpConnection, HttpCrowd
+from orchestrator.gateway.http.connection import HttpConnection, HttpConnections
 from orchestrator.gateway.http.errors import error_response
 from orchestrator.gateway.http.routes import HttpRoutes
-from orchestrator.gateway.workers.listening import BACKLOG, refused_address
+from orchestrator.gateway.listening import BACKLOG, refused_address
+
+_MIB = 2**20
 
 
 class HttpServer:
     """The HTTP endpoint of a gateway.
 
     Args:
-        plane: that answers.
-        address: ``host:port`` to listen on; port 0 takes a free one.
-        max_message_bytes: of a request, before and after decompression.
-        listens: itself; else another process does, and its connections are adopted.
-        ssl: to speak TLS with; None: plain.
-        limits: of what clients may take.
+        data_plane: The data plane that answers.
+        address: Where to listen, ``host:port``; port 0 takes a free one.
+        settings: The gateway's settings, for the limits of what clients may take.
+        ssl: What to speak TLS with; None for plain connections.
+        listens: Whether it listens itself; else another process does, and its connections are adopted.
 
     Attributes:
-        address: where it listens, once started.
+        address: Where it listens, once started.
     """
 
     def __init__(
         self,
-        plane: DataPlane,
+        data_plane: DataPlane,
         address: str,
+        settings: GatewaySettings,
         *,
-        max_message_bytes: int,
-        listens: bool = True,
         ssl: tls.SSLContext | None = None,
-        limits: ClientLimitSettings | None = None,
+        listens: bool = True,
     ) -> None:
         self.address = address
         self._ssl = ssl
-        self._limits = limits or ClientLimitSettings()
+        self._limits = settings.limits
         self._listens = listens
-        self._plane = plane
-        self._routes = HttpRoutes(plane, BodyReader(self._limits, max_bytes=max_message_bytes))
+        self._data_plane = data_plane
+        bodies = BodyReader(settings.limits, max_bytes=int(settings.max_message_mib * _MIB))
+        self._routes = HttpRoutes(data_plane, bodies)
         self._server: web.Server | None = None
-        self._crowd: HttpCrowd | None = None
+        self._connections: HttpConnections | None = None
         self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen.
 
         Raises:
-            ConfigError: when the address can't be listened on.
+            ConfigError: The address can't be listened on.
         """
         # A client that leaves withdraws its request from the router's queue.
         self._server = web.Server(self._answer, handler_cancellation=True)
-        self._crowd = HttpCrowd(self._server, self._limits)
-        self._crowd.open()
+        self._connections = HttpConnections(self._server, self._limits)
+        self._connections.open()
         if self._listens:
             try:
-                self._listener = await self._listen(self._crowd)
+                self._listener = await self._listen(self._connections)
             except ConfigError:
-                self._crowd.close()
+                self._connections.close()
                 raise
 
-    async def _listen(self, crowd: HttpCrowd) -> asyncio.Server:
+    async def _listen(self, connections: HttpConnections) -> asyncio.Server:
         host, _, port = self.address.rpartition(":")
         try:
             listener = await asyncio.get_running_loop().create_server(
-                crowd.new_connection, host.strip("[]"), int(port), backlog=BACKLOG, **self._tls()
+                connections.new_connection, host.strip("[]"), int(port), backlog=BACKLOG, **self._tls()
             )
         except OSError as exc:
             raise refused_address(self.address, "gateway.http", exc) from exc
@@ -94,24 +95,24 @@ class HttpServer:
 
     async def adopt(self, connection: socket.socket) -> None:
         """Serve a connection that another process has accepted; it belongs to this one from now on."""
-        assert self._crowd is not None, "adopt follows start"
+        assert self._connections is not None, "adopt follows start"
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(self._crowd.new_connection, sock=connection, **self._tls())
+        await loop.connect_accepted_socket(self._connections.new_connection, sock=connection, **self._tls())
 
     @property
     def connections(self) -> int:
-        """Open now."""
+        """The number of connections that are open now."""
         return 0 if self._server is None else len(self._server.connections)
 
     async def stop(self, grace_s: float) -> None:
         """Take no more connections, wait for requests under way for so long, and end the rest."""
-        if self._server is None or self._crowd is None:
+        if self._server is None or self._connections is None:
             return
         if self._listener is not None:
             self._listener.close()
         self._server.pre_shutdown()  # ends connections that wait for a next request
         await self._server.shutdown(grace_s)
-        self._crowd.close()
+        self._connections.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
@@ -122,7 +123,7 @@ class HttpServer:
                 response: web.StreamResponse = _refuse_headers(self._limits.max_header_kib)
             else:
                 response = await self._routes.answer(request)
-        if self._plane.is_draining and not response.prepared:
+        if self._data_plane.health.is_draining and not response.prepared:
             response.force_close()  # the next request is to find another gateway
         return response
 

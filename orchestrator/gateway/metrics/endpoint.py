@@ -9,17 +9,17 @@ from aiohttp import web
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
+from orchestrator.gateway.listening import listen
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
-from orchestrator.gateway.workers.listening import listen
 
 
 class MetricsEndpoint:
-    """GET /metrics.
+    """Answers GET /metrics.
 
     Args:
-        address: ``host:port`` to listen on.
-        read: returns what was tallied until now, by all processes.
+        address: Where to listen, ``host:port``.
+        read: Returns what all processes have counted until now.
     """
 
     def __init__(self, address: str, read: Callable[[], Awaitable[MetricSnapshot]]) -> None:
@@ -31,14 +31,14 @@ class MetricsEndpoint:
         """Listen.
 
         Raises:
-            ConfigError: when the address can't be listened on.
+            ConfigError: The address can't be listened on.
         """
         self._runner, self.address = await listen(
             web.Server(self._answer, access_log=None), self.address, key="gateway.metrics"
         )
 
     async def stop(self, grace_s: float) -> None:
-        """Close."""
+        """Listen no more."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -54,8 +54,8 @@ class MetricsEndpoint:
 class _Page:
     """What prometheus_client's encoders need of a registry."""
 
-    def __init__(self, tally: MetricSnapshot) -> None:
-        self._tally = tally
+    def __init__(self, snapshot: MetricSnapshot) -> None:
+        self._snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
-        return self._tally.families(MEASURES.values())
+        return self._snapshot.families(MEASURES.values())

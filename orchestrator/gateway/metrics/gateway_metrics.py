@@ -2,7 +2,7 @@
 
 One table says what there is. Labels are bounded by what the fleet serves: a request for a model that nobody knows is
 counted under no model, so that a client can't make up series. A request costs half a microsecond to count and time
-(thirteen in prometheus_client's multiprocess mode, see ``tallies``).
+(thirteen in prometheus_client's multiprocess mode, see ``snapshot``).
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class GatewayMetrics:
     """Counts requests and times answers in one process.
 
     Attributes:
-        in_flight: what is being answered now.
-        router: counts what the router tells.
+        in_flight: The number of inferences and streams that are being answered now.
+        router: What counts the router's events.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class GatewayMetrics:
         self._unauthenticated = Cell()
 
     def begin(self) -> None:
-        """Note that a request came, or that a stream is passed on."""
+        """Note that a request came, or that a stream is passed through."""
         self.in_flight += 1
 
     def end(self) -> None:
@@ -114,13 +114,13 @@ class GatewayMetrics:
         """Note how a request ended.
 
         Args:
-            model: it was for; empty when nobody has it.
-            outcome: in a word, see ``outcomes``.
-            tenant: that sent it; None when nobody has to say who they are.
-            latency_s: from its arrival.
-            width: that ran it; empty when none did, or the model has no widths.
-            server: likewise.
-            queue_s: waited in the router; None for models of no family.
+            model: The model that was asked for; empty when nobody has it.
+            outcome: How it ended, in a word of ``outcomes``.
+            tenant: The tenant that sent it; None when nobody has to say who they are.
+            latency_s: Seconds from its arrival to its end.
+            width: The width that ran it; empty when none did, or the model has no widths.
+            server: The server that ran it; empty when none did.
+            queue_s: Seconds that it waited in the router; None for models of no family.
         """
         ended = self._of((model, width, server, outcome))
         ended.requests.value += 1
@@ -144,16 +144,16 @@ class GatewayMetrics:
             ended = self._ended[labels] = _Ended()
         return ended
 
-    def tally(self) -> MetricSnapshot:
+    def snapshot(self) -> MetricSnapshot:
         """Return a copy of all that was counted here."""
-        tally = MetricSnapshot({_IN_FLIGHT.name: {(): [float(self.in_flight)]}})
-        requests = tally.values.setdefault(_REQUESTS.name, {})
+        snapshot = MetricSnapshot({_IN_FLIGHT.name: {(): [float(self.in_flight)]}})
+        requests = snapshot.values.setdefault(_REQUESTS.name, {})
         for labels, ended in self._ended.items():
             requests[labels] = [ended.requests.value]
             for measure, buckets in ((_LATENCY, ended.latency), (_QUEUE, ended.queue), (_SERVICE, ended.service)):
                 if any(buckets.counts):
-                    tally.values.setdefault(measure.name, {})[labels] = [*buckets.counts, buckets.total]
-        tally.values[_TENANTS.name] = {labels: [cell.value] for labels, cell in self._tenants.items()}
-        self.router.put(tally)
-        tally.values[_UNAUTHENTICATED.name] = {(): [self._unauthenticated.value]}
-        return tally
+                    snapshot.values.setdefault(measure.name, {})[labels] = [*buckets.counts, buckets.total]
+        snapshot.values[_TENANTS.name] = {labels: [cell.value] for labels, cell in self._tenants.items()}
+        self.router.put(snapshot)
+        snapshot.values[_UNAUTHENTICATED.name] = {(): [self._unauthenticated.value]}
+        return snapshot

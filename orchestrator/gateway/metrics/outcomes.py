@@ -14,7 +14,7 @@ from orchestrator.errors import (
 )
 from orchestrator.gateway.auth.callers import ForbiddenError, QuotaError, UnauthenticatedError
 from orchestrator.gateway.protocol.wire import MalformedMessageError
-from orchestrator.triton.passthrough import RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
 
 
 def outcome_of(error: BaseException) -> str:

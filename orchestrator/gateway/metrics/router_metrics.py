@@ -1,4 +1,4 @@
-"""What the router tells of its decisions, as metrics of the gateway.
+"""The router's events as metrics of the gateway.
 
 Labels are bounded: reasons are a handful of words of ours, servers are the fleet's.
 """
@@ -45,7 +45,7 @@ _WRONG = "wrong"
 
 
 class RouterMetrics(RouterObserver):
-    """Counts what a router tells."""
+    """Counts the events of a router."""
 
     def __init__(self) -> None:
         self._policy = Buckets(_POLICY_BOUNDS_S)
@@ -98,15 +98,15 @@ class RouterMetrics(RouterObserver):
             cell = cells[labels] = Cell()
         cell.value += amount
 
-    def put(self, tally: MetricSnapshot) -> None:
-        """Copy all that was counted here into a tally."""
+    def put(self, snapshot: MetricSnapshot) -> None:
+        """Copy all that was counted here into a snapshot."""
         for name, cells in self._cells.items():
-            tally.values[name] = {labels: [cell.value] for labels, cell in cells.items()}
-        tally.values[_POLICY.name] = {(): [*self._policy.counts, self._policy.total]}
+            snapshot.values[name] = {labels: [cell.value] for labels, cell in cells.items()}
+        snapshot.values[_POLICY.name] = {(): [*self._policy.counts, self._policy.total]}
 
 
-def put_backlog(tally: MetricSnapshot, backlog: Backlog) -> None:
-    """Write what waits into a tally."""
+def put_backlog(snapshot: MetricSnapshot, backlog: Backlog) -> None:
+    """Write what waits into a snapshot."""
     amounts = (backlog.requests, backlog.items, backlog.size_bytes)
     for measure, amount in zip(_QUEUED, amounts, strict=True):
-        tally.values[measure.name] = {(): [float(amount)]}
+        snapshot.values[measure.name] = {(): [float(amount)]}

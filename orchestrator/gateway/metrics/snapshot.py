@@ -2,7 +2,7 @@
 
 prometheus_client's own multiprocess mode writes each increment into a mapped file: 1.5 µs each and two of them for an
 observation, besides files that outlive their processes. Here an increment is an addition in memory; what a process has
-tallied is copied when somebody asks for it and added to what the others have, which is cheap because it is rare. The
+counted is copied when it is read and added to what the others have, which is cheap because it is rare. The
 exposition formats stay prometheus_client's.
 """
 
@@ -23,11 +23,11 @@ class Measure:
     """One metric.
 
     Attributes:
-        name: by Prometheus' conventions; a counter's without ``_total``.
-        text: of its HELP line.
-        labels: their names.
-        bounds: upper bounds of a histogram's buckets, ascending, without +Inf; None for the other kinds.
-        kind: a gauge of a process that is gone no longer counts, a counter's does.
+        name: The name by Prometheus' conventions; a counter's without ``_total``.
+        text: The text of its HELP line.
+        labels: The names of its labels.
+        bounds: The upper bounds of a histogram's buckets, ascending, without +Inf; None for the other kinds.
+        kind: The kind of metric; a gauge of a process that is gone no longer counts, a counter does.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Cell:
         self.value = 0.0
 
     def add(self, amount: float = 1.0) -> None:
-        """Add to it."""
+        """Add an amount to the value."""
         self.value += amount
 
 
@@ -68,7 +68,7 @@ class Buckets:
 
 @dataclass(slots=True)
 class MetricSnapshot:
-    """What was tallied, by metric and labels; values of a histogram are its buckets' counts, then the sum."""
+    """What was counted, by metric and labels; values of a histogram are its buckets' counts, then the sum."""
 
     values: dict[str, dict[Labels, list[float]]] = field(default_factory=dict)
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError, ModelNotFoundError
-from orchestrator.gateway.ports import RoutedAnswer
 from orchestrator.gateway.protocol.messages import Message, pb, read_value
-from orchestrator.gateway.protocol.request_parameters import Wishes, parse_wishes
+from orchestrator.gateway.protocol.request_parameters import parse_options
 from orchestrator.gateway.protocol.tensors import (
     DATATYPES,
     Array,
@@ -23,10 +22,12 @@ from orchestrator.gateway.protocol.tensors import (
     from_contents,
     topk_strings,
 )
+from orchestrator.request_options import RequestOptions
+from orchestrator.router import Answer
 from orchestrator.snapshot import Family, ServedModel, TensorSpec
 
 VERSION = "1"
-"""The only one a family has."""
+"""The only version that a family has."""
 
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each "
@@ -41,10 +42,10 @@ class FamilyModel:
     """A family as one model.
 
     Attributes:
-        name: of the family, and of the model.
-        input: of every width.
-        output: of every width.
-        max_batch_size: of the width that takes most.
+        name: The name of the family, and of the model.
+        input: The input of every width.
+        output: The output of every width.
+        max_batch_size: The largest batch that any width takes.
     """
 
     name: Family
@@ -55,17 +56,17 @@ class FamilyModel:
 
 @dataclass(frozen=True, slots=True)
 class FamilyRequest:
-    """What a client asks of a family.
+    """What a client wants of a family.
 
     Attributes:
-        batch: its items, [n, ...].
-        wishes: of its parameters.
-        classes: how many of the best classes it wants as text; None: the scores themselves.
-        id: of the request, to be echoed.
+        batch: The items, [n, ...].
+        options: What its parameters ask of the router.
+        classes: How many of the best classes are wanted as text; None for the scores themselves.
+        id: The request's id, to be echoed.
     """
 
     batch: Array
-    wishes: Wishes
+    options: RequestOptions
     classes: int | None
     id: str = ""
 
@@ -105,9 +106,9 @@ def read_request(request: Message, family: FamilyModel) -> FamilyRequest:
     Raises:
         ConfigError: in Triton's words, when it does not fit the model or a parameter is refused.
     """
-    wishes = parse_wishes(request.parameters)
+    options = parse_options(request.parameters, family.name)
     batch, classes = _read_batch(request, family), _read_classes(request.outputs, family)
-    return FamilyRequest(batch, wishes, classes, request.id)
+    return FamilyRequest(batch, options, classes, request.id)
 
 
 def _read_batch(request: Message, family: FamilyModel) -> Array:
@@ -208,14 +209,14 @@ def _refuse_shared_memory(tensor: Message, what: str) -> None:
         )
 
 
-def build_response(request_id: str, family: FamilyModel, answer: RoutedAnswer, classes: int | None) -> Message:
+def build_response(request_id: str, family: FamilyModel, answer: Answer, classes: int | None) -> Message:
     """Return the ModelInferResponse of an answer.
 
     Args:
-        request_id: of the request, echoed.
-        family: that answered.
-        answer: for a batch.
-        classes: as in FamilyRequest.
+        request_id: The request's id, echoed.
+        family: The family that answered.
+        answer: The router's answer for a batch.
+        classes: How many of the best classes are wanted as text; None for the scores.
     """
     output = answer.output
     tensor = pb.ModelInferResponse.InferOutputTensor(name=family.output.name)

@@ -61,13 +61,13 @@ class FamilyRequests:
             name = request_id.decode()
         except UnicodeDecodeError:
             return None  # the parser says so in its own words
-        return form.family, FamilyRequest(data.reshape(known.batch.shape), known.wishes, known.classes, name)
+        return form.family, FamilyRequest(data.reshape(known.batch.shape), known.options, known.classes, name)
 
     def read(self, message: bytes, family: FamilyModel) -> FamilyRequest:
         """Return what a request asks of a family, and know those like it from now on.
 
         Raises:
-            MalformedMessageError: when it is no message.
+            MalformedMessageError: It is no message.
             ModelNotFoundError: as ``require_version``.
             ConfigError: as ``read_request``.
         """

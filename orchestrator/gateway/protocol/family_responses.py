@@ -11,8 +11,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from orchestrator.gateway.ports import RoutedAnswer
 from orchestrator.gateway.protocol.family import VERSION, FamilyModel, build_response
+from orchestrator.router import Answer
 from orchestrator.triton.infer_wire import encode_varint
 
 _MODEL, _VERSION, _ID, _PARAMETER, _OUTPUT, _RAW = (bytes((number << 3 | 2,)) for number in (1, 2, 3, 4, 5, 6))
@@ -31,7 +31,7 @@ class FamilyResponses:
     def __init__(self) -> None:
         self._known: dict[object, tuple[FamilyModel, bytes, bytes]] = {}
 
-    def render(self, request_id: str, family: FamilyModel, answer: RoutedAnswer, classes: int | None) -> bytes:
+    def render(self, request_id: str, family: FamilyModel, answer: Answer, classes: int | None) -> bytes:
         """Return what ``build_response`` builds, serialised; in another order of fields, which means nothing."""
         if classes is not None:
             built: bytes = build_response(request_id, family, answer, classes).SerializeToString()
@@ -59,7 +59,7 @@ class FamilyResponses:
         return b"".join(parts)
 
 
-def _render_constant(family: FamilyModel, answer: RoutedAnswer) -> tuple[bytes, bytes]:
+def _render_constant(family: FamilyModel, answer: Answer) -> tuple[bytes, bytes]:
     """Return what stands before the id, and what of the rest is the same in every such answer."""
     sides = b"".join(map(encode_varint, answer.output.shape))
     output = _text(_NAME, family.output.name) + _text(_DATATYPE, family.output.datatype) + _field(_SHAPE, sides)

@@ -1,6 +1,6 @@
-"""KServe's messages, and parameters as Python values.
+"""KServe's messages as bytes and as JSON, and parameters as Python values.
 
-The only place that imports the generated code: it has no types, so what comes from here is ``Any``.
+The generated code has no types, so a message is ``Any``.
 """
 
 from __future__ import annotations
@@ -8,14 +8,24 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from tritonclient.grpc import model_config_pb2, service_pb2
 
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.protocol.wire import MalformedMessageError
+from orchestrator.triton.messages import Message, data_type_name, pb
 
-pb: Any = service_pb2
-Message = Any
-"""One of KServe's messages."""
+__all__ = [
+    "Message",
+    "Value",
+    "config_datatype",
+    "parse",
+    "pb",
+    "read_value",
+    "require_text",
+    "serialise",
+    "set_value",
+    "to_json_value",
+]
+
 Value = bool | int | float | str
 
 
@@ -29,6 +39,12 @@ def parse(kind: Any, message: bytes) -> Message:
         return kind.FromString(message)
     except DecodeError as exc:
         raise MalformedMessageError("Unable to parse request") from exc
+
+
+def serialise(message: Message) -> bytes:
+    """Return a message as bytes."""
+    serialised: bytes = message.SerializeToString()
+    return serialised
 
 
 def read_value(parameter: Message) -> Value | None:
@@ -69,7 +85,7 @@ def require_text(name: str, text: str) -> str:
 
 def config_datatype(number: int) -> str:
     """Return the protocol's name of a datatype of ModelConfig."""
-    name: str = model_config_pb2.DataType.Name(number).removeprefix("TYPE_")
+    name = data_type_name(number)
     return "BYTES" if name == "STRING" else name
 
 

@@ -10,50 +10,30 @@ policy: nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.protocol.messages import Value, read_value
 from orchestrator.policies import parse_preference
+from orchestrator.request_options import RequestOptions
 from orchestrator.snapshot import Preference, Width
 
 KNOWN = ("slim_deadline_ms", "slim_min_accuracy", "slim_width", "slim_max_joules", "slim_preference")
 _TRITON_KNOWN = "triton_enable_empty_final_response"
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """Of one request; None where it says nothing.
+def parse_options(parameters: Any, family: str) -> RequestOptions:
+    """Return what a map of request parameters asks of the router.
 
-    Attributes:
-        deadline_ms: from the arrival.
-        min_accuracy: 0..1.
-        width: in percent.
-        max_joules: an item may cost, sent alone.
-        preference: what counts among what is in time.
-        priority: 1 is the highest; 0: the default level.
-    """
-
-    deadline_ms: float | None = None
-    min_accuracy: float | None = None
-    width: Width | None = None
-    max_joules: float | None = None
-    preference: Preference | None = None
-    priority: int = 0
-
-
-NO_WISHES = Wishes()
-
-
-def parse_wishes(parameters: Any) -> Wishes:
-    """Return what a map of request parameters asks for.
+    Args:
+        parameters: The request's parameters, from name to InferParameter.
+        family: The model family that the request is for.
 
     Raises:
-        ConfigError: when one is unknown or out of range; names it.
+        ConfigError: A parameter is unknown or out of range; the message names it.
     """
     if not parameters:
-        return NO_WISHES
+        return RequestOptions(family=family)
     found: dict[str, Value | None] = {}
     for name, parameter in parameters.items():
         if name.startswith("slim_"):
@@ -67,10 +47,11 @@ def parse_wishes(parameters: Any) -> Wishes:
             )
         elif name in ("priority", "timeout"):
             _check_scheduling(name, parameter)
-    return Wishes(
+    return RequestOptions(
         deadline_ms=_number(found, "slim_deadline_ms", most=math.inf),
         min_accuracy=_number(found, "slim_min_accuracy", most=1.0),
         width=_width(found),
+        family=family,
         max_joules=_number(found, "slim_max_joules", most=math.inf),
         preference=_preference(found),
         priority=read_priority(parameters),

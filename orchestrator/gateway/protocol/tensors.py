@@ -25,10 +25,10 @@ class Datatype:
     """One of Triton's element types.
 
     Attributes:
-        size_bytes: of an element; 0 for BYTES, whose elements differ.
-        numpy: the same in numpy; None where it has none.
-        contents_field: of InferTensorContents that may hold it; None where there is none.
-        has_json: whether it can be written as JSON.
+        size_bytes: The size of an element; 0 for BYTES, whose elements differ.
+        numpy: The name of the type in numpy; None where numpy has none.
+        contents_field: The field of InferTensorContents that may hold it; None where there is none.
+        has_json: Whether it can be written as JSON.
     """
 
     size_bytes: int

@@ -23,9 +23,9 @@ class Address:
     """Which model a request is for.
 
     Attributes:
-        model: its name.
-        version: empty when any will do.
-        sequence: the serialised ``sequence_id``, empty when the request is of none.
+        model: The model's name.
+        version: The model's version; empty when any will do.
+        sequence: The serialised ``sequence_id``; empty when the request is of none.
     """
 
     model: str

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self
 
 from orchestrator.errors import CapacityError, ConfigError, ServerUnavailableError, SlimError
-from orchestrator.triton.passthrough import RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """A gateway of several processes: one supervisor, and workers that answer.
 
 The supervisor accepts connections and hands them out (``handoff``), starts workers and starts those again that die,
-keeps what must be one truth for all of them (``inventory``, readiness), and adds up what they count. It answers no
+keeps what must be one truth for all of them (fleet statistics, readiness), and adds up what they count. It answers no
 request itself, so there is little in it that could fail; when it is killed nevertheless, its workers see their channels
 close, answer what they have and end.
 
@@ -25,17 +25,18 @@ from typing import Any, Self
 from orchestrator.config import GatewaySettings
 from orchestrator.embedded.server import describe_exit_code
 from orchestrator.errors import ServerUnavailableError, SlimError
-from orchestrator.gateway.fleet_statistics import FleetInventory, answers_to_workers
+from orchestrator.gateway.fleet_statistics import LocalFleetStatistics, answers_to_workers
+from orchestrator.gateway.listening import BACKLOG, bind
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, WORKER_RESTARTS, WORKERS
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import Server
 from orchestrator.gateway.workers.channel import Channel
-from orchestrator.gateway.workers.listening import BACKLOG, bind
 from orchestrator.gateway.workers.socket_handoff import Kind, SocketHandoff
 from orchestrator.processes.back_off import count_short_lives, restart_pause_s
 from orchestrator.snapshot import ServerName
+from orchestrator.triton.discovery import ModelDiscovery
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +111,9 @@ class Supervisor:
         self._hello = hello
         self._command = command
         self._environment = dict(environment)
-        self._model_index = ModelIndex(servers, timeout_s=timeout_s)
-        self._inventory = FleetInventory(self._model_index, self.is_served)
+        self._discovery = ModelDiscovery(servers, timeout_s=timeout_s)
+        self._model_index = ModelIndex(self._discovery)
+        self._fleet_statistics = LocalFleetStatistics(self._model_index, self.is_served)
         self._workers: dict[int, Worker] = {}
         self._retired = MetricSnapshot()
         self._is_stopping = False
@@ -127,7 +129,7 @@ class Supervisor:
 
     def reconfigure(self, opened: Mapping[ServerName, Server], closed: Iterable[ServerName]) -> None:
         """Read other servers from now on; the workers are told by whoever made them."""
-        self._model_index.reconfigure(opened, closed)
+        self._discovery.reconfigure(opened, closed)
 
     # --- life ---
 
@@ -139,10 +141,10 @@ class Supervisor:
             SlimError: a worker could not start; none is left then.
         """
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._model_index.close)
+            stack.push_async_callback(self._discovery.close)
             stack.callback(self._close_sockets)
             self._bind()
-            await self._model_index.refresh()
+            await self._discovery.refresh()
             if self.metrics is not None:
                 stack.push_async_callback(self.metrics.stop, 0.0)
                 await self.metrics.start()
@@ -155,8 +157,8 @@ class Supervisor:
             self._resume()
             stack.pop_all()
         self._watchers = [
-            asyncio.create_task(self._model_index.watch(self._discovery_period_s)),
-            asyncio.create_task(self._inventory.watch(self._settings.statistics_period_s)),
+            asyncio.create_task(self._discovery.watch(self._discovery_period_s)),
+            asyncio.create_task(self._fleet_statistics.watch(self._settings.statistics_period_s)),
         ]
         return self
 
@@ -176,7 +178,7 @@ class Supervisor:
             await asyncio.gather(*self._watchers, return_exceptions=True)
             if self.metrics is not None:
                 await self.metrics.stop(0.0)
-            await self._model_index.close()
+            await self._discovery.close()
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
@@ -269,7 +271,7 @@ class Supervisor:
         # A worker that ends before it has read this is noticed by its exit.
         ours.sendall(json.dumps(dict(self._hello(number))).encode() + b"\n")
         answers = {
-            **answers_to_workers(self._inventory),
+            **answers_to_workers(self._fleet_statistics),
             "up": lambda body: self._note(number, is_up=True),
             "served": lambda body: self._note(number, served=frozenset(body)),
             "tally": lambda body: self._note(number, tally=MetricSnapshot.decode(body)),

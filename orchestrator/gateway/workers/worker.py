@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.gateway.fleet_statistics import RemoteInventory
+from orchestrator.gateway.fleet_statistics import RemoteFleetStatistics
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.channel import Channel
 from orchestrator.gateway.workers.socket_handoff import Receiver
@@ -27,10 +27,10 @@ class WorkerTeam:
         on_alone: called when the supervisor is gone.
 
     Attributes:
-        inventory: the supervisor's.
+        fleet_statistics: the supervisor's.
     """
 
-    inventory: RemoteInventory
+    fleet_statistics: RemoteFleetStatistics
 
     def __init__(self, channel_end: socket.socket, handoff_end: socket.socket, on_alone: Callable[[], None]) -> None:
         self._channel_end = channel_end
@@ -44,7 +44,7 @@ class WorkerTeam:
     async def join(self) -> None:
         """Begin to listen to the supervisor."""
         self._channel = await Channel.over(self._channel_end, {"served": self._hear_served, "tally": self._read_tally})
-        self.inventory = RemoteInventory(self._channel)
+        self.fleet_statistics = RemoteFleetStatistics(self._channel)
         self._tasks.append(asyncio.create_task(self._listen()))
 
     def serve(self, gateway: Gateway) -> None:
@@ -59,7 +59,7 @@ class WorkerTeam:
     async def leave(self, failure: str | None = None) -> None:
         """Say the last words: what was counted, or why it could not start."""
         if self._gateway is not None:
-            self._channel.tell("tally", self._gateway.tally().encode())
+            self._channel.tell("tally", self._gateway.snapshot_metrics().encode())
         if failure is not None:
             self._channel.tell("failed", failure)
         for task in self._tasks:
@@ -85,10 +85,10 @@ class WorkerTeam:
                 self._channel.tell("served", sorted(served))
             if loop.time() >= tally_at_s:
                 tally_at_s = loop.time() + _TALLY_S
-                self._channel.tell("tally", gateway.tally().encode())
+                self._channel.tell("tally", gateway.snapshot_metrics().encode())
 
     async def _hear_served(self, body: Any) -> None:
         self._served = frozenset(body)
 
     async def _read_tally(self, body: Any) -> Any:
-        return [] if self._gateway is None else self._gateway.tally().encode()
+        return [] if self._gateway is None else self._gateway.snapshot_metrics().encode()

@@ -270,6 +270,25 @@ def message_bytes(prefix: bytes | bytearray, max_bytes: int) -> int:
     return size
 
 
+def next_message_bytes(buffer: bytearray, max_bytes: int) -> int | None:
+    """Return the size of the message that a buffer begins with, prefix included; None while it is not whole.
+
+    Raises:
+        RpcError: when it will be larger than allowed.
+    """
+    if len(buffer) < PREFIX_BYTES:
+        return None
+    size = PREFIX_BYTES + message_bytes(buffer, max_bytes)
+    return size if size <= len(buffer) else None
+
+
+def split_message(buffer: bytearray, size: int) -> tuple[int, bytes]:
+    """Take a message of ``size`` bytes with its prefix off a buffer; return its compression flag and its payload."""
+    flag, payload = buffer[0], bytes(memoryview(buffer)[PREFIX_BYTES:size])
+    del buffer[:size]
+    return flag, payload
+
+
 def unpack_message(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes:
     """Return a message whose prefix began with ``flag``.
 

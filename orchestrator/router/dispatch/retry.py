@@ -18,38 +18,26 @@ from enum import StrEnum
 
 from orchestrator.config import RetrySettings
 from orchestrator.errors import ModelNotFoundError, SlimError, TransientError
+from orchestrator.token_bucket import Rate, TokenBucket
 
 _REFILL_S = 10.0
-"""The time in which an empty budget fills up to its minimum by itself."""
+"""Time in which an empty budget fills up to its minimum by itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class RetryBudget:
-    """How many requests may be sent again now.
-
-    Attributes:
-        tokens: One for each request that may be sent again; at least 0.
-        at_s: When there were as many.
-    """
-
-    tokens: float
-    at_s: float
+class RetryBudget(TokenBucket):
+    """How many requests may be sent again now: one token a request, which time and answered requests bring back."""
 
     def refilled(self, settings: RetrySettings, *, now_s: float) -> RetryBudget:
         """Return the budget with what time alone gives: up to the minimum, never beyond."""
         if self.tokens >= settings.minimum:
             return replace(self, at_s=now_s)
-        grown = self.tokens + settings.minimum * max(0.0, now_s - self.at_s) / _REFILL_S
-        return RetryBudget(min(float(settings.minimum), grown), now_s)
+        return self.refilled_by(Rate(settings.minimum / _REFILL_S, settings.minimum), now_s=now_s)
 
     def answered(self, requests: int, settings: RetrySettings) -> RetryBudget:
         """Return the budget after so many requests were answered."""
         most = max(settings.minimum, settings.burst)
         return replace(self, tokens=min(most, self.tokens + settings.budget_ratio * requests))
-
-    def spent(self) -> RetryBudget | None:
-        """Return the budget after one request was sent again; None when there is nothing left for it."""
-        return replace(self, tokens=self.tokens - 1) if self.tokens >= 1 else None
 
 
 class Cause(StrEnum):

@@ -1,4 +1,4 @@
-"""Whether a request can be served at all, and with which others it may share a group.
+"""Whether a request can be served at all, and with which others it may share a batch.
 
 The rule is a pure function of all that the fleet serves. Most requests are like one before them, so what was admitted
 is kept, for as long as the fleet serves the same.
@@ -8,46 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from orchestrator.errors import ConfigError
 from orchestrator.profile import EnergyTable
+from orchestrator.request_options import RequestOptions
 from orchestrator.router.queue.request import Array, LaneKey, as_batch
-from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
+from orchestrator.snapshot import ServedModel, ServerName
 
 _MOST_KEPT = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a caller insists on.
-
-    Attributes:
-        min_accuracy: only widths of at least this accuracy, 0..1.
-        width: only this one; None: any.
-        max_per_item_j: joules an item at the most; None: any.
-        preference: among what is in time; None: the policy's own.
-    """
-
-    min_accuracy: float = 0.0
-    width: Width | None = None
-    max_per_item_j: float | None = None
-    preference: Preference | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What a request asks for besides its array and family; see Router.infer."""
-
-    deadline_ms: float | None
-    priority: int
-    terms: Terms
-
-
 Admitted = tuple[LaneKey, Array, bool]
-"""The lane for a request, its items with a batch dimension, and whether they came without one."""
+"""The key of a request's lane, its items with a batch dimension, and whether they came without one."""
 
 
 class Admissions:
@@ -57,72 +31,75 @@ class Admissions:
         self._served: Sequence[tuple[ServedModel, ...]] = ()
         self._known: dict[object, tuple[LaneKey, bool]] = {}
 
-    def find(
-        self, array: Array, family: str | None, terms: Terms, served: Sequence[tuple[ServedModel, ...]]
-    ) -> Admitted | None:
-        """Return what ``admit`` returned for the like of a request; None when that is not known.
+    def find(self, array: Array, options: RequestOptions, served: Sequence[tuple[ServedModel, ...]]) -> Admitted | None:
+        """Return what ``admit`` returned for a request like this one; None when that is not known.
 
         Args:
-            array: of the request.
-            family: that it asks for.
-            terms: of its caller.
-            served: by each server, now.
+            array: The request's array.
+            options: The request's options.
+            served: The models that each server serves now.
         """
         if served != self._served:
             self._known.clear()
             self._served = served
             return None
-        known = self._known.get((array.shape, array.dtype, family, terms))
+        known = None if options.max_joules is not None else self._known.get(_similarity(array, options))
         if known is None:
             return None
         key, is_single = known
         return key, array[np.newaxis] if is_single else array, is_single
 
-    def keep(self, array: Array, family: str | None, terms: Terms, admitted: Admitted) -> None:
-        """Keep what was admitted; not where it was by what is known of energy, which changes."""
-        if terms.max_per_item_j is None:
+    def keep(self, array: Array, options: RequestOptions, admitted: Admitted) -> None:
+        """Keep what was admitted, unless it depends on what is known of energy, which changes."""
+        if options.max_joules is None:
             if len(self._known) >= _MOST_KEPT:
                 self._known.clear()
             key, _, is_single = admitted
-            self._known[array.shape, array.dtype, family, terms] = key, is_single
+            self._known[_similarity(array, options)] = key, is_single
+
+
+def _similarity(array: Array, options: RequestOptions) -> object:
+    """Return what requests have in common that are admitted alike; neither deadline nor priority counts."""
+    return array.shape, array.dtype, options.family, options.width, options.min_accuracy, options.preference
 
 
 def admit(
-    array: Array, terms: Terms, offered: Sequence[tuple[ServerName, ServedModel]], energy: EnergyTable
+    array: Array, options: RequestOptions, offered: Sequence[tuple[ServerName, ServedModel]], energy: EnergyTable
 ) -> Admitted:
     """Return how a request is admitted.
 
     Args:
-        array: as for Router.infer.
-        terms: of the caller.
-        offered: every width of the family on every server, at least one.
-        energy: what groups cost.
+        array: One item or a batch, as for ``Router.infer``.
+        options: The request's options.
+        offered: Every width of the family on every server, at least one.
+        energy: What batches cost in joules.
 
     Raises:
-        ConfigError: when nothing that is offered meets the terms, or takes the array.
+        ConfigError: Nothing that is offered meets the options, or takes the array.
     """
+    min_accuracy = options.min_accuracy or 0.0
     batch, is_single = as_batch(array, offered[0][1].input)
     allowed = [
         (server, model)
         for server, model in offered
-        if (terms.width is None or model.width == terms.width) and model.accuracy >= terms.min_accuracy
+        if (options.width is None or model.width == options.width) and model.accuracy >= min_accuracy
     ]
     if not allowed:
         widths = {model.width: model.accuracy for _, model in offered}
         served = ", ".join(f"{width} % ({widths[width]:.4f})" for width in sorted(widths))
-        raise ConfigError(f"no width has width={terms.width}, min_accuracy={terms.min_accuracy}; served are {served}")
+        raise ConfigError(f"no width has width={options.width}, min_accuracy={min_accuracy}; served are {served}")
     most = max(model.max_batch_size for _, model in allowed)
     if len(batch) > most:
         raise ConfigError(f"a batch of {len(batch)} items exceeds max_batch_size = {most}; split it")
-    if terms.max_per_item_j is not None:
-        allowed = _affordable(allowed, len(batch), terms.max_per_item_j, energy)
+    if options.max_joules is not None:
+        allowed = _affordable(allowed, len(batch), options.max_joules, energy)
     key = LaneKey(
         allowed[0][1].family,
         batch.shape[1:],
         tuple(sorted({model.width for _, model in allowed})),
-        terms.min_accuracy,
-        terms.max_per_item_j,
-        terms.preference,
+        min_accuracy,
+        options.max_joules,
+        options.preference,
     )
     return key, batch, is_single
 
@@ -133,7 +110,7 @@ def _affordable(
     if math.isnan(max_per_item_j) or max_per_item_j < 0:
         raise ConfigError(f"max_joules = {max_per_item_j} is no amount; give joules an item, 0 or more")
     lines = [(server, model, energy.line(server, model.name)) for server, model in allowed]
-    # Alone, because whoever shares its group only makes it cheaper: so the bound holds whatever happens.
+    # Alone, because whoever shares its batch only makes it cheaper: so the bound holds whatever happens.
     found = [(s, m) for s, m, line in lines if line is not None and line.of_batch(items) <= max_per_item_j * items]
     if found:
         return found

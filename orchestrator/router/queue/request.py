@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.snapshot import Family, Preference, ServerName, TensorSpec, Width
-
-if TYPE_CHECKING:
-    from orchestrator.router.queue.request_queue import Lane
-    from orchestrator.router.queue.response_sink import Told
 
 Array = NDArray[Any]
 NO_ITEMS: Array = np.empty((0,))
@@ -28,18 +24,18 @@ class Answer:
     """The output for one request and what was decided for it.
 
     Attributes:
-        output: scores of the classes, [classes] for a single item and [n, classes] for a batch of n.
-        labels: of the classes; empty when the exporter did not say.
-        server: that ran it.
-        width: it ran at.
-        batch: items in the group it ran with, its own included.
-        queue_s: from the call to the sending of the group.
-        latency_s: from the call to the answer.
-        deadline_met: whether the answer came in time.
-        expected_accuracy: top-1 of that width on the family's test split, 0..1.
-        decision_id: unique within this router; names the decision in logs.
-        policy: that decided.
-        energy_j: expected of its part of the group, above what the server draws anyway; None when unknown.
+        output: The scores of the classes, [classes] for a single item and [n, classes] for a batch of n.
+        labels: The labels of the classes; empty when the exporter did not say.
+        server: The server that ran it.
+        width: The width that ran it, in percent.
+        batch: The number of items in the batch that it ran in, its own included.
+        queue_s: Seconds from the call to the sending of the batch.
+        latency_s: Seconds from the call to the answer.
+        deadline_met: Whether the answer came in time.
+        expected_accuracy: The top-1 accuracy of that width on the family's test split, 0..1.
+        decision_id: The decision's name in logs, unique within this router.
+        policy: The policy that decided.
+        energy_j: The expected joules of its part of the batch, above what the server draws anyway; None when unknown.
     """
 
     output: Array
@@ -54,6 +50,30 @@ class Answer:
     decision_id: str
     policy: str
     energy_j: float | None = None
+
+
+class ResponseSink(Protocol):
+    """The part of a future that the router uses to answer a request."""
+
+    def done(self) -> bool:
+        """Return whether the outcome is there, or nobody wants to know any more."""
+        ...
+
+    def set_result(self, answer: Answer, /) -> None:
+        """Take the answer; only before it is done."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take why there is no answer; only before it is done."""
+        ...
+
+
+class WaitingPlace(Protocol):
+    """Where a request waits, as the request knows it: a lane of the queue."""
+
+    def drop(self, request: PendingRequest, /) -> None:
+        """Count a request no more, because it waits here no longer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +114,19 @@ class PendingRequest:
     """A request whose caller waits.
 
     Attributes:
-        batch: its items, first dimension counts them.
-        is_single: whether the caller gave one item without a batch dimension.
-        arrived_s: on the router's clock.
-        deadline_s: on the router's clock.
-        future: resolves to the Answer; cancelled when the caller has given up; None once the caller has been told. A
-            future, or what stands for one.
-        items: it brings.
-        priority: 1 is the highest.
-        has_own_deadline: whether its caller named the deadline; the router's own is no reason to give a request up.
-        attempts: how often it was sent.
-        under_way: attempts that have not ended.
-        policy: that decided on it last; empty before.
-        record: of that decision for the log, when it was bound early and is sampled.
-        due_s: when its time is looked at next; infinite while nobody watches it.
+        batch: The items; the first dimension counts them.
+        is_single: Whether the caller gave one item without a batch dimension.
+        arrived_s: When it arrived, in seconds on the event loop's clock.
+        deadline_s: When its answer is due, on the same clock.
+        sink: Takes the answer or the error; None once the caller needs neither.
+        items: The number of items that it brings.
+        priority: The priority level; 1 is the highest.
+        has_own_deadline: Whether its caller named the deadline; the router's own is no reason to give a request up.
+        attempts: How often it was sent.
+        under_way: How many attempts have not ended.
+        policy: The policy that decided on it last; empty before.
+        record: That decision's record for the log, when it was bound early and is sampled.
+        due_s: When its time is looked at next; infinite while nobody watches it.
         held_at: after how many changes of whatever else there is it was last held, as the head of its lane; -1: never.
         lane: it waits in; None while it waits in none.
     """
@@ -116,7 +135,7 @@ class PendingRequest:
     is_single: bool
     arrived_s: float
     deadline_s: float
-    future: Told | None = field(repr=False)
+    sink: ResponseSink | None = field(repr=False)
     items: int = field(init=False)
     priority: int = 1
     has_own_deadline: bool = False
@@ -126,7 +145,7 @@ class PendingRequest:
     record: dict[str, Any] | None = field(default=None, repr=False)
     due_s: float = math.inf
     held_at: int = -1
-    lane: Lane | None = field(default=None, repr=False)
+    lane: WaitingPlace | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.items = len(self.batch)
@@ -142,7 +161,7 @@ class PendingRequest:
             self.lane.drop(self)
 
     def give_up(self, error: SlimError) -> bool:
-        """Wait no more; tell its caller why unless an attempt under way may still answer it; return whether told."""
+        """Wait no more; fail unless an attempt under way may still answer it; return whether it failed."""
         self.withdraw()
         if self.under_way:
             return False
@@ -152,25 +171,25 @@ class PendingRequest:
 
     @property
     def is_over(self) -> bool:
-        """Whether its caller has been told, or waits no longer."""
-        return self.future is None or self.future.done()
+        """Whether it was answered or failed, or its caller has given up."""
+        return self.sink is None or self.sink.done()
 
     def answer(self, answer: Answer) -> None:
-        """Tell its caller, when nothing else has been told."""
-        if self.future is not None and not self.future.done():
-            self.future.set_result(answer)
+        """Give its caller the answer, unless it is over."""
+        if self.sink is not None and not self.sink.done():
+            self.sink.set_result(answer)
 
     def fail(self, error: SlimError) -> None:
-        """Tell its caller, when nothing else has been told."""
-        if self.future is not None and not self.future.done():
-            self.future.set_exception(error)
+        """Give its caller the error, unless it is over."""
+        if self.sink is not None and not self.sink.done():
+            self.sink.set_exception(error)
 
     def forget_caller(self) -> None:
-        """Let go of what the caller was told; whoever still has the request in a heap must not keep that.
+        """Let go of the outcome; whoever still has the request in a heap must not keep that.
 
         An error holds the frames it went through, and they the client's whole message.
         """
-        self.future = None
+        self.sink = None
 
 
 def as_batch(array: Array, spec: TensorSpec) -> tuple[Array, bool]:

@@ -1,69 +1,50 @@
-"""What a caller that does not await is told by: in place of a future, and at once.
+"""A response sink that calls back, in place of a future and at once.
 
-A future tells whoever waits for it in the next turn of the event loop, and a task has to wait for it. A gateway needs
-neither: it turns an answer into bytes and writes them. So a request may have a reply in place of its future, with the
-same few methods.
+A future wakes whoever waits for it in the next turn of the event loop, and waiting takes a task. A gateway needs
+neither: it turns an answer into bytes and writes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from orchestrator.router.queue.request import Answer
 
-Tell = Callable[[Answer | Exception], None]
 
-
-class Told(Protocol):
-    """Part of a future: what the router does with those of requests."""
-
-    def done(self) -> bool:
-        """Return whether it has been told, or nobody wants to know any more."""
-        ...
-
-    def set_result(self, answer: Answer, /) -> None:
-        """Tell the answer; only before it is done."""
-        ...
-
-    def set_exception(self, error: Exception, /) -> None:
-        """Tell why there is none; only before it is done."""
-        ...
-
-
-class Reply:
-    """Calls back once.
+class CallbackSink:
+    """Calls back once, with the answer or with the error.
 
     Args:
-        tell: called with the answer or the error; must not raise.
+        callback: What is called with either; it must not raise.
 
     Attributes:
-        on_done: called once it is told or cancelled, before ``tell``; set by the router.
+        on_done: What is called, before ``callback``, once the outcome is there or the caller gave up; set by the
+            router.
     """
 
-    __slots__ = ("_is_done", "_tell", "on_done")
+    __slots__ = ("_callback", "_is_done", "on_done")
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, callback: Callable[[Answer | Exception], None]) -> None:
+        self._callback = callback
         self._is_done = False
         self.on_done: Callable[[], None] = _do_nothing
 
     def done(self) -> bool:
-        """See Told."""
+        """Return whether it has been called back, or the caller has given up."""
         return self._is_done
 
     def set_result(self, answer: Answer) -> None:
-        """See Told."""
+        """Call back with the answer; only before it is done."""
         self.cancel()
-        self._tell(answer)
+        self._callback(answer)
 
     def set_exception(self, error: Exception) -> None:
-        """See Told."""
+        """Call back with why there is no answer; only before it is done."""
         self.cancel()
-        self._tell(error)
+        self._callback(error)
 
     def cancel(self) -> None:
-        """Tell nothing any more: the caller has given up."""
+        """Never call back, because the caller has given up."""
         if not self._is_done:
             self._is_done = True
             self.on_done()

@@ -33,7 +33,7 @@ SHORT_S = 0.016
 
 
 class ServerClient(Protocol):
-    """What the router needs of a connection to a server; TritonServer is the real one."""
+    """What the router needs of a connection to a server; TritonClient is the real one."""
 
     async def served_models(self) -> tuple[ServedModel, ...]:
         """Return what the server serves; raises SlimError when it does not answer."""

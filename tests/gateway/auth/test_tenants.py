@@ -18,7 +18,7 @@ import pytest_asyncio
 import yaml
 
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.triton.passthrough import SERVICE
+from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import RawCalls, echo_request, item_request
 from tests.gateway.fakes import World, open_world
 

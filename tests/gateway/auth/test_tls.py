@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from orchestrator.config import TlsSettings, parse_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.auth.tls import HTTP1, TlsFiles
-from orchestrator.triton.passthrough import SERVICE
+from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import item_request
 from tests.gateway.fakes import World, open_world
 

@@ -26,7 +26,7 @@ from orchestrator.gateway.protocol.messages import pb, read_value
 from orchestrator.gateway.protocol.tensors import decode_bytes
 from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable
-from orchestrator.triton.passthrough import RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
 from tests.gateway.calls import RawCalls, echo_request, item_request
 from tests.gateway.fakes import World, open_world
 
@@ -179,10 +179,9 @@ async def test_a_single_width_is_reached_by_its_own_name(raw: RawCalls) -> None:
 async def test_widths_that_were_never_loaded_are_not_listed_either(world: World, raw: RawCalls) -> None:
     world.tritons["a"].unready = {"fashion_w010": "", "fashion_wide": "", "other_w025": ""}
     async with asyncio.timeout(10):
-        while not world.gateway._model_index.is_known("fashion_wide"):
+        while "fashion_wide" not in (names := [m.name for m in (await raw.ask("RepositoryIndex")).models]):
             await asyncio.sleep(0.01)
-    index = await raw.ask("RepositoryIndex")
-    assert [m.name for m in index.models] == ["fashion", "echo", "fashion_wide", "only_a", "other_w025"]
+    assert names == ["fashion", "echo", "fashion_wide", "only_a", "other_w025"]
 
 
 async def test_one_sequence_stays_on_one_server(world: World, raw: RawCalls) -> None:
@@ -425,7 +424,7 @@ async def test_a_server_that_hangs_holds_up_the_end_no_longer_than_the_gateways_
                 server.per_item_s = 1e6
             channel: Any = grpc.aio.insecure_channel(world.grpc)
             asking = asyncio.create_task(RawCalls(channel).infer(item_request()))
-            while not any(link.in_flight for link in world.router._fleet.links.values()):
+            while not any(server.awaited_batches for server in world.router.inspect().servers.values()):
                 await asyncio.sleep(0.01)
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await asking

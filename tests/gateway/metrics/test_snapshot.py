@@ -24,21 +24,21 @@ ENDS = st.tuples(
 )
 
 
-def tally_of(ends: list[tuple[str, str, float, float | None]]) -> MetricSnapshot:
+def snapshot_of(ends: list[tuple[str, str, float, float | None]]) -> MetricSnapshot:
     metrics = GatewayMetrics()
     for model, outcome, latency_s, queue_s in ends:
         metrics.begin()
         metrics.time(model, outcome, latency_s=latency_s, width="25", server="a", queue_s=queue_s)
-    return metrics.tally()
+    return metrics.snapshot()
 
 
 @given(st.lists(ENDS), st.lists(ENDS))
 def test_two_processes_count_what_one_would_have(
     first: list[tuple[str, str, float, float | None]], second: list[tuple[str, str, float, float | None]]
 ) -> None:
-    whole, parts = tally_of(first + second), MetricSnapshot()
+    whole, parts = snapshot_of(first + second), MetricSnapshot()
     for ends in (first, second):
-        parts.add(MetricSnapshot.decode(json.loads(json.dumps(tally_of(ends).encode()))), MEASURES)
+        parts.add(MetricSnapshot.decode(json.loads(json.dumps(snapshot_of(ends).encode()))), MEASURES)
     assert parts.values.keys() == whole.values.keys()
     for name, found in whole.values.items():
         assert parts.values[name].keys() == found.keys()
@@ -47,7 +47,7 @@ def test_two_processes_count_what_one_would_have(
 
 
 def test_what_is_added_stays_what_it_was() -> None:
-    total, part = MetricSnapshot(), tally_of([("fashion", "ok", 0.1, 0.0)])
+    total, part = MetricSnapshot(), snapshot_of([("fashion", "ok", 0.1, 0.0)])
     total.add(part, MEASURES)
     total.add(part, MEASURES)
     assert part.values["slim_gateway_in_flight"] == {(): [1.0]}
@@ -56,7 +56,7 @@ def test_what_is_added_stays_what_it_was() -> None:
 
 def test_a_process_that_is_gone_leaves_counters_but_no_gauges() -> None:
     total = MetricSnapshot()
-    total.add(tally_of([("fashion", "ok", 0.1, 0.0)]), MEASURES, with_gauges=False)
+    total.add(snapshot_of([("fashion", "ok", 0.1, 0.0)]), MEASURES, with_gauges=False)
     assert "slim_gateway_in_flight" not in total.values
     assert total.values["slim_gateway_requests"] == {("fashion", "25", "a", "ok"): [1.0]}
 
@@ -68,8 +68,8 @@ def test_metrics_of_another_release_are_left_out() -> None:
 
 
 def test_buckets_hold_what_is_at_most_their_bound() -> None:
-    tally = tally_of([("fashion", "ok", seconds, None) for seconds in (0.0005, 0.00051, 10.0, 10.1)])
-    (histogram,) = (m for m in tally.families(MEASURES.values()) if m.name == "slim_gateway_latency_seconds")
+    snapshot = snapshot_of([("fashion", "ok", seconds, None) for seconds in (0.0005, 0.00051, 10.0, 10.1)])
+    (histogram,) = (m for m in snapshot.families(MEASURES.values()) if m.name == "slim_gateway_latency_seconds")
     below = {s.labels["le"]: s.value for s in histogram.samples if s.name.endswith("_bucket")}
     assert (below["0.0005"], below["0.001"], below["5.0"], below["10.0"], below["+Inf"]) == (1, 2, 2, 3, 4)
 

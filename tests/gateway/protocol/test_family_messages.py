@@ -35,7 +35,7 @@ def same(one: FamilyRequest, other: FamilyRequest) -> bool:
     return (
         one.batch.tobytes() == other.batch.tobytes()
         and (one.batch.dtype, one.batch.shape) == (other.batch.dtype, other.batch.shape)
-        and (one.wishes, one.classes, one.id) == (other.wishes, other.classes, other.id)
+        and (one.options, one.classes, one.id) == (other.options, other.classes, other.id)
     )
 
 
@@ -45,7 +45,7 @@ def test_requests_that_are_alike_are_known_by_their_bytes() -> None:
         message = item_request(mark, id=f"request {mark}", parameters={"slim_width": 25}).SerializeToString()
         assert (requests.find(message, FAMILIES) is not None) == (mark > 0)
         found = read(requests, message)
-        assert (found.id, found.wishes.width) == (f"request {mark}", 25)
+        assert (found.id, found.options.width) == (f"request {mark}", 25)
         assert float(found.batch.flat[0]) == mark
     unnamed = item_request(7, parameters={"slim_width": 25}).SerializeToString()
     found = read(requests, unnamed)
@@ -94,11 +94,11 @@ def test_versions_that_there_are_not_are_refused_before_anything_else() -> None:
 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
-    wishes: dict[str, Any] = draw(
+    parameters: dict[str, Any] = draw(
         st.fixed_dictionaries({}, optional={"slim_width": st.sampled_from([25, 100]), "priority": st.integers(0, 3)})
     )
     request = item_request(
-        draw(st.integers(0, 9)), items=draw(st.integers(1, 3)), id=draw(st.text(max_size=3)), parameters=wishes
+        draw(st.integers(0, 9)), items=draw(st.integers(1, 3)), id=draw(st.text(max_size=3)), parameters=parameters
     )
     message = bytearray(request.SerializeToString())
     for _ in range(draw(st.integers(0, 2))):  # often none

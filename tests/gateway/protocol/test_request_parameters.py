@@ -1,6 +1,7 @@
 """What request parameters mean, and which are refused."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.protocol.messages import pb, set_value
-from orchestrator.gateway.protocol.request_parameters import KNOWN, NO_WISHES, Wishes, parse_wishes
+from orchestrator.gateway.protocol.request_parameters import KNOWN, parse_options
+from orchestrator.request_options import RequestOptions
 from orchestrator.snapshot import Preference, Width
 
 
@@ -19,37 +21,45 @@ def parameters(**values: object) -> object:
     return request.parameters
 
 
-def test_nothing_said_is_nothing_wished() -> None:
-    assert parse_wishes(parameters()) is NO_WISHES
-    assert parse_wishes(parameters(timeout=5, custom="x", sequence_id=7)) == NO_WISHES
+def options(**more: Any) -> RequestOptions:
+    return RequestOptions(family="fashion", **more)
+
+
+def read(**values: object) -> RequestOptions:
+    return parse_options(parameters(**values), "fashion")
+
+
+def test_nothing_said_is_nothing_asked_for() -> None:
+    assert read() == options()
+    assert read(timeout=5, custom="x", sequence_id=7) == options()
 
 
 @pytest.mark.parametrize(
     ("given_values", "expected"),
     [
-        ({"slim_deadline_ms": 50}, Wishes(deadline_ms=50.0)),
-        ({"slim_deadline_ms": "12.5"}, Wishes(deadline_ms=12.5)),
-        ({"slim_deadline_ms": 0}, Wishes(deadline_ms=0.0)),
-        ({"slim_min_accuracy": 0.91}, Wishes(min_accuracy=0.91)),
-        ({"slim_min_accuracy": "1"}, Wishes(min_accuracy=1.0)),
-        ({"slim_width": 25}, Wishes(width=Width(25))),
-        ({"slim_width": "75"}, Wishes(width=Width(75))),
-        ({"slim_width": 100.0}, Wishes(width=Width(100))),
+        ({"slim_deadline_ms": 50}, options(deadline_ms=50.0)),
+        ({"slim_deadline_ms": "12.5"}, options(deadline_ms=12.5)),
+        ({"slim_deadline_ms": 0}, options(deadline_ms=0.0)),
+        ({"slim_min_accuracy": 0.91}, options(min_accuracy=0.91)),
+        ({"slim_min_accuracy": "1"}, options(min_accuracy=1.0)),
+        ({"slim_width": 25}, options(width=Width(25))),
+        ({"slim_width": "75"}, options(width=Width(75))),
+        ({"slim_width": 100.0}, options(width=Width(100))),
         ({"slim_width": 2**63}, None),
-        ({"slim_max_joules": 0.5}, Wishes(max_joules=0.5)),
-        ({"slim_max_joules": "3"}, Wishes(max_joules=3.0)),
-        ({"slim_preference": "energy"}, Wishes(preference=Preference(0.0, 0.0, 1.0))),
-        ({"slim_preference": "accuracy=3,energy=1"}, Wishes(preference=Preference(0.75, 0.0, 0.25))),
-        ({"priority": 3}, Wishes(priority=3)),
-        ({"priority": 2**64 - 1}, Wishes(priority=2**64 - 1)),
+        ({"slim_max_joules": 0.5}, options(max_joules=0.5)),
+        ({"slim_max_joules": "3"}, options(max_joules=3.0)),
+        ({"slim_preference": "energy"}, options(preference=Preference(0.0, 0.0, 1.0))),
+        ({"slim_preference": "accuracy=3,energy=1"}, options(preference=Preference(0.75, 0.0, 0.25))),
+        ({"priority": 3}, options(priority=3)),
+        ({"priority": 2**64 - 1}, options(priority=2**64 - 1)),
     ],
 )
-def test_numbers_come_in_every_type(given_values: dict[str, object], expected: Wishes | None) -> None:
+def test_numbers_come_in_every_type(given_values: dict[str, object], expected: RequestOptions | None) -> None:
     if expected is None:
         with pytest.raises(ConfigError):
-            parse_wishes(parameters(**given_values))
+            read(**given_values)
     else:
-        assert parse_wishes(parameters(**given_values)) == expected
+        assert read(**given_values) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,16 +83,16 @@ def test_numbers_come_in_every_type(given_values: dict[str, object], expected: W
 )
 def test_what_is_wrong_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match="triton_" if name.startswith("triton_") else name):
-        parse_wishes(parameters(**{name: value}))
+        read(**{name: value})
 
 
 @given(st.dictionaries(st.sampled_from([*KNOWN, "slim_x", "a"]), st.one_of(st.floats(), st.text(), st.booleans())))
 def test_every_value_is_taken_or_refused(values: dict[str, object]) -> None:
     try:
-        wishes = parse_wishes(parameters(**values))
+        found = read(**values)
     except ConfigError:
         return
-    assert wishes.deadline_ms is None or 0 <= wishes.deadline_ms < math.inf
-    assert wishes.min_accuracy is None or 0 <= wishes.min_accuracy <= 1
-    assert wishes.width is None or 1 <= wishes.width <= 100
-    assert wishes.max_joules is None or 0 <= wishes.max_joules < math.inf
+    assert found.deadline_ms is None or 0 <= found.deadline_ms < math.inf
+    assert found.min_accuracy is None or 0 <= found.min_accuracy <= 1
+    assert found.width is None or 1 <= found.width <= 100
+    assert found.max_joules is None or 0 <= found.max_joules < math.inf

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.workers.channel import Answers, Channel
-from orchestrator.triton.passthrough import RefusedCallError
+from orchestrator.triton.errors import RefusedCallError
 
 
 async def never(body: Any) -> None:

@@ -1,4 +1,4 @@
-"""A catalogue whose servers change, and a fleet file that is followed."""
+"""A model index whose servers change, and a fleet file that is followed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, 
 from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.gateway import Gateway, follow_fleet
-from orchestrator.gateway.fleet_statistics import FleetInventory
+from orchestrator.gateway.fleet_statistics import LocalFleetStatistics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.protocol.wire import Address
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
+from orchestrator.triton.discovery import ModelDiscovery
 from tests.fakes.servers import FakeServer
 from tests.gateway.fakes import FakeTriton
 
@@ -36,21 +37,22 @@ def test_what_to_open_and_to_close() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_catalogue_takes_new_servers_and_lets_old_ones_finish() -> None:
+async def test_a_model_index_takes_new_servers_and_lets_old_ones_finish() -> None:
     old, new = FakeTriton(others=["plus"]), FakeTriton(others=["plus", "minus"])
-    model_index = ModelIndex({A: old}, timeout_s=1)
-    watching = asyncio.create_task(model_index.watch(1000))
-    await model_index.refresh()
+    discovery = ModelDiscovery({A: old}, timeout_s=1)
+    model_index = ModelIndex(discovery)
+    watching = asyncio.create_task(discovery.watch(1000))
+    await discovery.refresh()
     old.in_flight = 1
-    model_index.reconfigure({B: new}, [A])
+    discovery.reconfigure({B: new}, [A])
     await asyncio.sleep(1)
-    assert [view.name for view in model_index.find(Address("minus", ""))] == ["b"]
+    assert [server.name for server in model_index.find(Address("minus", ""))] == ["b"]
     assert not old.closed
     old.in_flight = 0
     await asyncio.sleep(1)
     assert old.closed
     watching.cancel()
-    await model_index.close()
+    await discovery.close()
     assert new.closed
 
 
@@ -58,25 +60,26 @@ async def test_a_catalogue_takes_new_servers_and_lets_old_ones_finish() -> None:
 async def test_statistics_keep_what_a_server_counted_that_has_left() -> None:
     old, new = FakeTriton(others=["plus"]), FakeTriton(others=["plus"])
     old.counts["plus"], new.counts["plus"] = 7, 2
-    model_index = ModelIndex({A: old, B: new}, timeout_s=1)
-    inventory = FleetInventory(model_index, lambda family: True)
+    discovery = ModelDiscovery({A: old, B: new}, timeout_s=1)
+    model_index = ModelIndex(discovery)
+    fleet_statistics = LocalFleetStatistics(model_index, lambda family: True)
     asked = pb.ModelStatisticsRequest(name="plus").SerializeToString()
 
     async def count() -> int:
-        await model_index.refresh()
-        answer = pb.ModelStatisticsResponse.FromString(await inventory.statistics(asked))
+        await discovery.refresh()
+        answer = pb.ModelStatisticsResponse.FromString(await fleet_statistics.statistics(asked))
         return int(answer.model_stats[0].inference_count)
 
     assert await count() == 9
-    model_index.reconfigure({}, [A])
+    discovery.reconfigure({}, [A])
     assert await count() == 9
     moved = FakeTriton(others=["plus"])
     moved.counts["plus"] = 1
-    model_index.reconfigure({B: moved}, [B])
+    discovery.reconfigure({B: moved}, [B])
     assert await count() == 10
     with pytest.raises(ModelNotFoundError):
         model_index.find(Address("minus", ""))
-    await model_index.close()
+    await discovery.close()
 
 
 async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
@@ -104,7 +107,7 @@ async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
         async with asyncio.timeout(10):
             while set(router.served_by()) != {"a", "b"}:
                 await asyncio.sleep(0.01)
-        assert [view.name for view in gateway._model_index.views] == ["a", "b"]
+        assert [server.name for server in gateway._model_index.servers] == ["a", "b"]
         path.write_text("servers: []\nunknown: 1\n")
         with caplog.at_level("WARNING"):
             files.refresh()

@@ -77,7 +77,7 @@ async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_p
         assert np.mean([outcome.width for _, _, outcome in busy]) < 80
         # Five times what even the narrowest answers: the rest is shed, before its deadline.
         flood = await burst(router, rate_rps=5 * narrow_rps, seconds=4)
-        backlog = router._lanes.backlog
+        backlog = router.backlog
     answers = [(began_s, outcome) for began_s, _, outcome in flood if isinstance(outcome, Answer)]
     refused = [(wait_s, outcome) for _, wait_s, outcome in flood if isinstance(outcome, CapacityError)]
     assert len(answers) + len(refused) == len(flood)
@@ -147,7 +147,7 @@ async def test_a_server_that_stalls_while_another_is_slow_is_no_reason_to_refuse
         async with servers["quick"].busy():
             asked = [asyncio.create_task(timed(router, n % 10, deadline_ms=2000)) for n in range(100)]
             await asyncio.sleep(1)
-            assert router._fleet.suspects == {"quick"}
+            assert router.inspect().suspects == {"quick"}
             asked += [asyncio.create_task(timed(router, n % 10, deadline_ms=2000)) for n in range(50)]
             await asyncio.sleep(0.1)
         outcomes = await asyncio.gather(*asked)
@@ -388,7 +388,7 @@ async def test_what_was_given_up_leaves_no_tensor_behind() -> None:
         lane = next(iter(router._lanes._lanes.values()))
         assert len(lane._heap) < 200
         assert len(router._shedder._deadlines._heap) < 200
-        assert router._lanes.backlog.items == 1
+        assert router.backlog.items == 1
         await asyncio.gather(first, waiting)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.gateway.auth.quota import Rate, split, take
+from orchestrator.token_bucket import FULL, Rate, take
 
 rates = st.builds(Rate, st.floats(0.01, 1e5), st.floats(1, 1e5))
 arrivals = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), max_size=60)
@@ -14,15 +14,15 @@ arrivals = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), max_size=60)
 
 @given(rates, arrivals)
 def test_no_span_of_time_lets_through_more_than_rate_and_burst(rate: Rate, gaps: list[tuple[float, float]]) -> None:
-    state, now_s, admitted = float("-inf"), 1e6, []
+    state, now_s, admitted = FULL, 1e6, []
     for gap_s, amount in gaps:
         now_s += gap_s
         verdict = take(state, rate, amount, now_s=now_s)
         if verdict.wait_s == 0:
             admitted.append((now_s, amount))
         else:
-            assert verdict.full_at_s == state, "what is refused takes nothing"
-        state = verdict.full_at_s
+            assert verdict.bucket == state, "what is refused takes nothing"
+        state = verdict.bucket
     for first in range(len(admitted)):
         total = 0.0
         for at_s, amount in admitted[first:]:
@@ -34,7 +34,7 @@ def test_no_span_of_time_lets_through_more_than_rate_and_burst(rate: Rate, gaps:
 
 @given(rates, st.floats(0, 1e4), st.floats(0, 1e4))
 def test_what_waits_as_told_is_let_through(rate: Rate, first: float, second: float) -> None:
-    state = take(float("-inf"), rate, min(first, rate.burst), now_s=5.0).full_at_s
+    state = take(FULL, rate, min(first, rate.burst), now_s=5.0).bucket
     verdict = take(state, rate, second, now_s=5.0)
     if verdict.wait_s is None:
         assert second > rate.burst
@@ -44,23 +44,23 @@ def test_what_waits_as_told_is_let_through(rate: Rate, first: float, second: flo
 
 @given(rates, st.floats(0, 100))
 def test_a_clock_that_stands_gives_the_burst_and_no_more(rate: Rate, now_s: float) -> None:
-    state, taken = float("-inf"), 0
+    state, taken = FULL, 0
     while taken < 500:
         verdict = take(state, rate, 1, now_s=now_s)
         if verdict.wait_s != 0:
             break
-        state, taken = verdict.full_at_s, taken + 1
+        state, taken = verdict.bucket, taken + 1
     assert taken <= rate.burst + rate.per_s * 1e-4 + 1e-6
     assert taken >= min(500, int(rate.burst - 1e-6))
 
 
 def test_times_are_told_exactly() -> None:
     rate = Rate(per_s=10, burst=2)
-    state = float("-inf")
+    state = FULL
     for _ in range(2):
         verdict = take(state, rate, 1, now_s=100.0)
         assert verdict.wait_s == 0
-        state = verdict.full_at_s
+        state = verdict.bucket
     assert take(state, rate, 1, now_s=100.0).wait_s == pytest.approx(0.1)
     assert take(state, rate, 2, now_s=100.0).wait_s == pytest.approx(0.2)
     assert take(state, rate, 3, now_s=100.0).wait_s is None
@@ -69,7 +69,7 @@ def test_times_are_told_exactly() -> None:
 
 @given(rates, st.integers(1, 64))
 def test_shares_add_up_to_the_whole_but_for_bursts_below_one(rate: Rate, workers: int) -> None:
-    part = split(rate, 1 / workers)
+    part = rate.share(1 / workers)
     assert part.per_s * workers == pytest.approx(rate.per_s)
     assert part.burst >= 1
     assert part.burst * workers <= max(rate.burst * (1 + 1e-9), workers)

@@ -1,7 +1,7 @@
 """One client's stream of inferences: families through the router, other models over a stream to a server each.
 
-Answers come in the order of completion, as from Triton. A model that is passed on stays with the server it began with
-while the client's stream lasts, because decoupled models and sequences keep state there. No more than ``window``
+Answers come in the order of completion, as from Triton. A model that is passed through stays with the server it began
+with while the client's stream lasts, because decoupled models and sequences keep state there. No more than ``window``
 requests of families are under way at a time, and a server or a client that takes no more holds up the reading; so a
 stream costs a bounded amount of memory. A client that leaves ends its own requests only: streams to servers are read to
 their ends in the background.
@@ -18,7 +18,7 @@ from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.metrics.outcomes import outcome_of
 from orchestrator.gateway.ports import ServerStream
 from orchestrator.gateway.protocol.family import FamilyModel
-from orchestrator.gateway.protocol.messages import parse, pb
+from orchestrator.gateway.protocol.messages import parse, pb, serialise
 from orchestrator.gateway.protocol.wire import check_shapes, read_address
 from orchestrator.snapshot import ServerName
 
@@ -29,16 +29,16 @@ class StreamSession:
     """Answers the requests of one stream.
 
     Args:
-        plane: that answers them.
-        send: takes one serialised ModelStreamInferResponse; waits while the client takes no more.
-        window: requests of families under way at a time.
-        caller: whose stream it is.
+        data_plane: The data plane that answers them.
+        send: Takes one serialised ModelStreamInferResponse; waits while the client takes no more.
+        window: How many requests of families may be under way at a time.
+        caller: The client whose stream it is.
     """
 
     def __init__(
-        self, plane: DataPlane, send: Callable[[bytes], Awaitable[object]], *, window: int, caller: Caller
+        self, data_plane: DataPlane, send: Callable[[bytes], Awaitable[object]], *, window: int, caller: Caller
     ) -> None:
-        self._plane = plane
+        self._data_plane = data_plane
         self._send = send
         self._caller = caller
         self._tickets: dict[str, Ticket] = {}
@@ -51,7 +51,7 @@ class StreamSession:
         """Answer until the client sends no more and all is answered.
 
         Raises:
-            SlimError: when the stream can't go on; the client has then to be told by a status.
+            SlimError: The stream can't go on; the client has then to get a status.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -66,34 +66,34 @@ class StreamSession:
             raise expected from group
         finally:
             for stream in self._streams.values():
-                self._plane.metrics.end()
+                self._data_plane.metrics.end()
                 stream.abandon()
             for ticket in self._tickets.values():
                 ticket.close()
 
     async def _take(self, message: bytes, tasks: asyncio.TaskGroup) -> None:
         address = read_address(message)
-        family = self._plane.model_index.families.get(address.model)
+        family = self._data_plane.model_index.families.get(address.model)
         if family is not None:
             await self._window.acquire()
             tasks.create_task(self._answer(family, message))
             return
         try:
-            self._plane.require_open()
+            self._data_plane.health.require_open()
             self._charge(address.model)
             check_shapes(message)
             stream = self._pinned.get(address.model) or self._open(message, tasks)
         except SlimError as exc:
-            self._plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)
+            self._data_plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)
             await self._fail(message, exc)
             return
         self._pinned[address.model] = stream
-        self._plane.metrics.count(address.model, "streamed", tenant=self._caller.tenant)
+        self._data_plane.metrics.count(address.model, "streamed", tenant=self._caller.tenant)
         await stream.send(message)
 
     def _charge(self, model: str) -> None:
-        """Count a request that is passed on; a model holds one place among those under way as long as the stream."""
-        guard = self._plane.guard
+        """Count a request that is passed through; its model holds one place under way while the stream lasts."""
+        guard = self._data_plane.guard
         if model in self._tickets:
             guard.require_model(self._caller, model)
             guard.charge_request(self._caller)
@@ -102,30 +102,30 @@ class StreamSession:
         guard.charge_items(self._caller, 1)
 
     def _open(self, message: bytes, tasks: asyncio.TaskGroup) -> ServerStream:
-        view = self._plane.model_index.find(read_address(message))[0]
-        stream = self._streams.get(view.name)
+        found = self._data_plane.model_index.find(read_address(message))[0]
+        stream = self._streams.get(found.name)
         if stream is None:
-            stream = self._streams[view.name] = view.server.open_stream(METHOD, self._caller.metadata)
-            self._plane.metrics.begin()
+            stream = self._streams[found.name] = found.server.open_stream(METHOD, self._caller.metadata)
+            self._data_plane.metrics.begin()
             tasks.create_task(self._pump(stream))
         return stream
 
     async def _pump(self, stream: ServerStream) -> None:
         async for answer in stream.answers():
-            await self._pass_on(answer)
+            await self._forward(answer)
 
     async def _answer(self, family: FamilyModel, message: bytes) -> None:
         try:
-            await self._pass_on(await self._plane.infer_streamed(family, message, self._caller))
+            await self._forward(await self._data_plane.inference.infer_streamed(family, message, self._caller))
         finally:
             self._window.release()
 
     async def _fail(self, message: bytes, error: SlimError) -> None:
         response = pb.ModelStreamInferResponse(error_message=str(error))
         response.infer_response.id = parse(pb.ModelInferRequest, message).id
-        await self._pass_on(response.SerializeToString())
+        await self._forward(serialise(response))
 
-    async def _pass_on(self, answer: bytes) -> None:
+    async def _forward(self, answer: bytes) -> None:
         async with self._sending:
             await self._send(answer)
 

@@ -31,12 +31,12 @@ class Descriptions:
     """Reads descriptions through a data plane; holds one a model and version that exists.
 
     Args:
-        plane: to ask.
-        clock: that never goes back.
+        data_plane: The data plane to query.
+        clock: Returns seconds on a clock that never goes back.
     """
 
-    def __init__(self, plane: DataPlane, clock: Callable[[], float] = time.monotonic) -> None:
-        self._plane = plane
+    def __init__(self, data_plane: DataPlane, clock: Callable[[], float] = time.monotonic) -> None:
+        self._data_plane = data_plane
         self._clock = clock
         self._kept: dict[tuple[str, str], Description] = {}
 
@@ -47,10 +47,10 @@ class Descriptions:
             return kept
         self._kept.pop((model, version), None)
         asked_s = self._clock()
-        config = await self._plane.ask(
+        config = await self._data_plane.query(
             "ModelConfig", pb.ModelConfigRequest(name=model, version=version), pb.ModelConfigResponse, ANYONE
         )
-        metadata = await self._plane.ask(
+        metadata = await self._data_plane.query(
             "ModelMetadata", pb.ModelMetadataRequest(name=model, version=version), pb.ModelMetadataResponse, ANYONE
         )
         found = self._kept[model, version] = Description(config.config, metadata, asked_s)

@@ -15,9 +15,9 @@ async def listen(server: web.Server, address: str, *, key: str) -> tuple[web.Ser
     """Return a runner that listens on ``host:port``, and the address with the port it has.
 
     Args:
-        server: that answers.
-        address: to listen on; port 0 takes a free one.
-        key: of fleet.yaml, for the message when it fails.
+        server: The server that answers.
+        address: Where to listen; port 0 takes a free one.
+        key: The key of fleet.yaml, for the message when it fails.
 
     Raises:
         ConfigError: when the address can't be listened on.
@@ -38,8 +38,8 @@ def bind(address: str, *, key: str) -> socket.socket:
     """Return a non-blocking socket on ``host:port``, which nobody else has; it does not listen yet.
 
     Args:
-        address: to bind to; of a name that has several, the first.
-        key: of fleet.yaml, for the message when it fails.
+        address: Where to bind; of a name that has several addresses, the first.
+        key: The key of fleet.yaml, for the message when it fails.
 
     Raises:
         ConfigError: when the address can't be had.

@@ -1,0 +1,167 @@
+"""What unary and streaming calls of a server share: one task, its end, and the client's time limit.
+
+A call whose client resets it, or whose time is up, has its task cancelled, and counts for its connection until that has
+ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from orchestrator.http2.flow import AnyFlow
+from orchestrator.http2.frames import ErrorCode
+from orchestrator.http2.grpc.wire import TRAILERS, RequestHead, RpcError, trailers, unpack_message
+from orchestrator.http2.limits import Limits
+from orchestrator.http2.receive_budget import ReceiveBudget
+from orchestrator.http2.stream import Stream
+
+_THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
+
+
+CallerT = TypeVar("CallerT")
+"""Who makes a call, as its service identifies them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What every call of a service goes by.
+
+    Attributes:
+        explain: the RpcError that stands for what a handler raised.
+        max_message_bytes: the largest request message.
+        limits: what one connection may take.
+        receive_budget: what is held of requests that are not whole, on all connections.
+    """
+
+    explain: Callable[[Exception], RpcError]
+    max_message_bytes: int
+    limits: Limits
+    receive_budget: ReceiveBudget
+
+
+class ServerCall(ABC, Generic[CallerT]):
+    """What unary and streaming calls share: one task, its end, and the client's time limit."""
+
+    __slots__ = ("_caller", "_has_headers", "_head", "_left_bytes", "_rules", "_stream", "_task", "_timer")
+
+    def __init__(self, rules: CallRules, stream: Stream, head: RequestHead, caller: CallerT) -> None:
+        self._rules = rules
+        self._stream = stream
+        self._head = head
+        self._caller = caller
+        self._has_headers = False
+        self._left_bytes = head.content_bytes
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        if head.timeout_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(head.timeout_s, self._expire)
+
+    def receive_headers(self, meaning: Any, is_last: bool) -> None:
+        """Take a request's trailers, which gRPC does not have: only the end counts."""
+        if is_last and meaning is TRAILERS:
+            self.receive_data(b"", True)
+        else:
+            self._break(ErrorCode.PROTOCOL_ERROR)
+
+    def receive_data(self, data: bytes, is_last: bool) -> None:
+        """Take a piece of the body; one that belies its ``content-length`` is a stream error (RFC 9113, 8.1.1)."""
+        if self._left_bytes is not None:
+            self._left_bytes -= len(data)
+            if self._left_bytes < 0 or (is_last and self._left_bytes > 0):
+                self._break(ErrorCode.PROTOCOL_ERROR)
+                return
+        self._receive(data, is_last)
+
+    @abstractmethod
+    def _receive(self, data: bytes, is_last: bool) -> None:
+        """Take a piece of the body that has been counted."""
+
+    def _break(self, code: ErrorCode) -> None:
+        self._stream.reset(code)
+        self.abort(code)
+
+    def abort(self, code: ErrorCode) -> None:
+        """The client is gone, or has lost interest."""
+        self._release()
+        self._stop_timer()
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def connection(self) -> AnyFlow:
+        """The connection that it came on."""
+        return self._stream.connection
+
+    @abstractmethod
+    def lose(self) -> None:
+        """Give back what is held of it, because too much is held of all."""
+
+    def _stop_timer(self) -> None:
+        # As soon as the call has ended, or refused ones would be kept for as long as their clients would have waited.
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Forget what has come of a request that is not whole."""
+
+    def _start(self, work: Any) -> None:
+        self._stream.connection.running += 1
+        self._task = asyncio.get_running_loop().create_task(work)
+        self._task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._stream.connection.running -= 1
+        self._task = None
+        self._release()
+        self._stop_timer()
+        if task.cancelled():  # by what it waited for; after ``abort`` there is nobody to be told any more
+            self._end("CANCELLED", "what the answer depended on was cancelled")
+
+    def _expire(self) -> None:
+        self._end("DEADLINE_EXCEEDED", "Deadline Exceeded")
+        self.abort(ErrorCode.CANCEL)
+
+    def _fail(self, error: Exception) -> None:
+        told = error if isinstance(error, RpcError) else self._rules.explain(error)
+        self._end(told.status, told.detail, told.retry_after_s)
+
+    def _end(self, status: str, detail: str, retry_after_s: float | None = None) -> None:
+        stream = self._stream
+        self._stop_timer()
+        if self._has_headers:
+            stream.finish(trailers(status, detail, is_only=False, retry_after_s=retry_after_s))
+        else:
+            stream.send_headers(trailers(status, detail, is_only=True, retry_after_s=retry_after_s), is_last=True)
+
+
+def too_much_held() -> RpcError:
+    """Return what a call is refused with that lost what was held of it."""
+    return RpcError("RESOURCE_EXHAUSTED", "too many large requests are coming in at a time; send it again")
+
+
+def unpack_small(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes | None:
+    """Return a message, None when unpacking it takes longer than the event loop can spare.
+
+    Raises:
+        RpcError: as ``unpack_message``.
+    """
+    if flag and len(payload) >= _THREAD_FROM_BYTES:
+        return None
+    least_bytes = min(_THREAD_FROM_BYTES, max_bytes)
+    try:
+        return unpack_message(flag, payload, encoding, least_bytes)
+    except RpcError as exc:
+        if exc.status != "RESOURCE_EXHAUSTED" or least_bytes == max_bytes:
+            raise
+        return None  # it grows
+
+
+async def unpack_large(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Return a message, unpacked beside the event loop; raises as ``unpack_message``."""
+    return await asyncio.to_thread(unpack_message, flag, payload, encoding, max_bytes)
