@@ -11,18 +11,19 @@ import typing
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 Location = tuple[int | str, ...]
-"""Where in nested values: keys and indices, from the outside in."""
+"""A path in nested values: keys and indices, from the outside in."""
 
 
 def describe_problem(error: ValidationError, root: type[Any], *, is_secret: bool = False) -> str:
     """Return the first problem in one line, and how many more there are.
 
     Args:
-        error: raised while validating.
-        root: that was validated for, a pydantic model or a dataclass.
-        is_secret: whether to quote nothing of what was given.
+        error: The error that was raised while validating.
+        root: The type that was validated for, a pydantic model or a dataclass.
+        is_secret: Whether to quote nothing of what was given.
     """
     problems = error.errors(include_url=False)
     problem = problems[0]
@@ -69,4 +70,11 @@ def _section_in(annotation: Any) -> type[Any] | None:
 def _fields(section: type[Any]) -> dict[str, Any]:
     if issubclass(section, BaseModel):
         return {name: info.annotation for name, info in section.model_fields.items()}
-    return typing.get_type_hints(section)
+    hints = typing.get_type_hints(section, include_extras=True)
+    return {_alias(annotation) or name: annotation for name, annotation in hints.items()}
+
+
+def _alias(annotation: Any) -> str | None:
+    """Return the key that a file has for a field where that is not the field's name."""
+    found = (part.alias for part in typing.get_args(annotation) if isinstance(part, FieldInfo))
+    return next(found, None)

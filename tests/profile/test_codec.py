@@ -44,11 +44,11 @@ def test_batches_double_up_to_the_largest(max_batch_size: int) -> None:
         (lambda v: v["servers"][1].pop("idle"), r"key servers[1].idle is missing"),
         (lambda v: model(v).update(speed=1), "unknown key servers[0].models[1].speed; allowed here: name, family"),
         (
-            lambda v: model(v)["line"].update(per_item_s=-1e-9),
+            lambda v: model(v)["line"].update(item_s=-1e-9),
             "servers[0].models[1].line.item_s: Input should be greater",
         ),
         (
-            lambda v: model(v)["line"].update(per_item_s=float("nan")),
+            lambda v: model(v)["line"].update(item_s=float("nan")),
             "servers[0].models[1].line.item_s: Input should be",
         ),
         (lambda v: model(v)["batches"][0].update(mean_s=float("inf")), "batches[0].mean_s: Input should be less"),
@@ -128,3 +128,12 @@ def test_a_place_that_can_not_be_used_is_named(tmp_path: Path) -> None:
         read_profile(tmp_path)
     with pytest.raises(ConfigError, match="can't write"):
         write_profile(profile_of(), tmp_path / "no" / "folder.json")
+
+
+def test_an_unknown_key_is_told_with_those_of_the_file() -> None:
+    values = json.loads(TEXT)
+    model(values)["line"]["per_item_s"] = 0.1
+    with pytest.raises(
+        ConfigError, match=r"unknown key servers\[0\]\.models\[1\]\.line\.per_item_s; allowed here: item_s, group"
+    ):
+        parse_profile(json.dumps(values), source="p.json")
