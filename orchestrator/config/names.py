@@ -38,9 +38,9 @@ def expand_servers(
     """Return one server for each address, and the names to go on with.
 
     Args:
-        servers: as in the file.
-        resolved: addresses of each host name; a name without any is left as it is.
-        assigned: as this function returned it before; empty at first.
+        servers: The servers as in the file.
+        resolved: The addresses of each host name; a name without any is left as it is.
+        assigned: The names as this function returned them before; empty at first.
     """
     expanded: list[ServerSettings] = []
     names: dict[tuple[str, str], str] = {}

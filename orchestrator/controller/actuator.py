@@ -46,13 +46,13 @@ _NEEDS_MEMORY = frozenset({ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELO
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An action that ended.
+    """An action that ended, and how.
 
     Attributes:
-        outcome: of it.
-        instances_before: that the model ran with when it began.
+        outcome: What came of the action.
+        instances_before: The instances that the model ran with when it began.
         is_executed: False when Triton certainly never saw it, so that it says nothing of the config.
-        is_late: whether it took longer than its step waited.
+        is_late: Whether it took longer than its step waited.
     """
 
     outcome: Outcome
@@ -139,11 +139,11 @@ class Actuator:
         """Perform actions in order; the first that fails or no longer fits ends it, the rest was planned on it.
 
         Args:
-            actions: of the plan.
-            loaded: models as they were when it was made.
-            limits: it was made within.
-            timeout_s: for which each action is waited for.
-            listener: is told of each.
+            actions: The actions of the plan, in their order.
+            loaded: The models as they were when the plan was made.
+            limits: The limits that the plan was made within.
+            timeout_s: The time for which each action is waited for.
+            listener: Who is told what comes of each action.
         """
         settled_bytes: int | None = None
         for action in actions:

@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 BACK_OFFS_S = (1.0, 2.0, 5.0, 10.0)
 """Pauses after unexpected failures in a row; the last one is repeated."""
 STOP_WAIT_S = 10.0
-"""In all, for what is under way when asked to stop; well within the 30 s that Kubernetes gives."""
+"""Longest wait in all for what is under way when asked to stop; well within the 30 s that Kubernetes gives."""
 CLOSE_WAIT_S = 2.0
-"""For the connections to close."""
+"""Longest wait for the connections to close."""
 
 
 class Planner(Protocol):
@@ -50,18 +50,19 @@ class Controller:
     """Keeps one Triton loaded with the right instances.
 
     Args:
-        server: that it looks after.
-        control: of its Triton; closed at the end of ``run``.
-        telemetry: of its host.
-        limits: to keep to.
-        settings: for the timings of the loop itself.
-        clock: never goes back; all timers are on it.
-        wall_clock: seconds since 1970, for reports and nonces.
-        sleep: such as asyncio.sleep.
-        dry_run: observe, plan and report, and change nothing.
-        planner: decides.
-        on_step: is told of each step that was taken; not of one that failed unexpectedly.
-        on_action: is called when an action has ended or is left to itself; a step may hold several slow ones.
+        server: The server that it looks after.
+        control: The control of its Triton; closed at the end of ``run``.
+        telemetry: The readings of its host.
+        limits: The limits to keep to.
+        settings: The settings, for the timings of the loop itself.
+        clock: A clock that never goes back, in seconds; all timers are on it.
+        wall_clock: A clock of seconds since 1970, for reports and nonces.
+        sleep: An awaitable pause such as asyncio.sleep.
+        dry_run: Whether to observe, plan and report, and change nothing.
+        planner: The decision; ``orchestrator.planner.plan`` but in tests.
+        on_step: A function that is told of each step that was taken; not of one that failed unexpectedly.
+        on_action: A function that is called when an action has ended or is left to itself; a step may hold several slow
+            ones.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Controller:
 
     @property
     def last_report(self) -> StepReport | None:
-        """Of the step under way, with the actions that have ended so far, or the last one; None before the first."""
+        """The report of the step under way with the actions that ended so far, or of the last one; None at first."""
         return self._report
 
     @property
@@ -199,12 +200,12 @@ class Controller:
         self._tell_action()
 
     def left(self, action: Action, *, took_s: float) -> None:
-        """See ``ActionListener``."""
+        """Report an action that goes on by itself; see ``ActionListener``."""
         self._journal.note_left(action, took_s=took_s)
         self._tell_action()
 
     def withheld(self, action: Action, why: str) -> None:
-        """See ``ActionListener``."""
+        """Log an action that was not begun; see ``ActionListener``."""
         self._journal.note_withheld(action, why)
 
     def _tell_action(self) -> None:
@@ -244,7 +245,7 @@ class Controller:
         )
 
     async def _see_stop(self, stop: asyncio.Event) -> float:
-        """Return when the wish to stop was seen; waiting for what is under way is bounded from then on."""
+        """Return when the request to stop was seen; waiting for what is under way is bounded from then on."""
         await stop.wait()
         return self._clock()
 

@@ -57,12 +57,12 @@ class ModelControl(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to the server."""
         ...
 
 
 class Telemetry(Protocol):
-    """The host's own readings."""
+    """The readings of one host."""
 
     async def read(self) -> HostReading:
         """Return what can be read now; what can't is absent with its reason, and nothing is raised."""

@@ -12,7 +12,7 @@ from orchestrator.planner.room import add_making_room, choose_victims
 STARVED_S = 10.0
 """Price of an in-place change that has to wait for a gap between full batches; 10 to 50 s were measured."""
 FULL_RATIO = 0.9
-"""Of the largest batch, above which batches count as full."""
+"""Share of the largest batch, above which batches count as full."""
 
 
 @dataclass(frozen=True, slots=True)

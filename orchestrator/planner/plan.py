@@ -31,10 +31,10 @@ def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s
     in the order given, each only while ``still_fits``.
 
     Args:
-        snapshot: the host now.
-        state: as the last call returned it, with the outcomes of its actions recorded.
-        limits: within which to stay.
-        now_s: on a clock that never goes back.
+        snapshot: The host now.
+        state: What the last call returned, with the outcomes of its actions recorded.
+        limits: The limits within which to stay.
+        now_s: The time on a clock that never goes back, in seconds.
     """
     state = track(snapshot, state, limits, now_s=now_s)
     builder = PlanBuilder(snapshot, state, limits, now_s)

@@ -37,10 +37,10 @@ class PlanBuilder:
     """Collects actions, refusals and notices; everything it is given is left as it is.
 
     Args:
-        snapshot: of the host.
-        state: brought up to date with the snapshot.
-        limits: of the plan.
-        now_s: on the controller's clock.
+        snapshot: The host now.
+        state: What is remembered, brought up to date with the snapshot.
+        limits: The limits of the plan.
+        now_s: The time on the controller's clock.
     """
 
     def __init__(self, snapshot: HostSnapshot, state: SchedulerState, limits: Limits, now_s: float) -> None:
@@ -59,7 +59,7 @@ class PlanBuilder:
         )
 
     def finish(self) -> Plan:
-        """Return the plan."""
+        """Return the plan as it stands."""
         return Plan(
             actions=tuple(self._actions),
             refusals=tuple(sorted(self._refusals, key=lambda r: (r.model, r.kind, r.reason))),
@@ -138,8 +138,8 @@ class PlanBuilder:
         """Add an action unless its config is quarantined; return whether it was added.
 
         Args:
-            action: whose memory has been found to fit.
-            freed_bytes: that earlier actions of the plan give back for it.
+            action: An action whose memory has been found to fit.
+            freed_bytes: The memory that earlier actions of the plan give back for it.
         """
         key = (action.model, action.instances, action.batching)
         entry = self.state.quarantine.entry(key, now_s=self.now_s)

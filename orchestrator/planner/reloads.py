@@ -11,11 +11,11 @@ from orchestrator.planner.state import ModelMemory, Trial
 
 MAX_DRIFT_FAILURES = 3
 STEADY_S = 10.0
-"""For which arrivals must have been steady before a batching is sized for them."""
+"""The time for which arrivals must have been steady before a batching is sized for them."""
 TRIAL_S = 5.0
-"""After which a new batching is judged by what is answered."""
+"""The age at which a new batching is judged by what is answered."""
 TRIAL_RATIO = 0.85
-"""Of what was answered before, below which it did harm."""
+"""Share of what was answered before, below which a new batching did harm."""
 SATURATED_RATIO = 0.7
 """Instances busier than this leave no doubt that what waits is all that there is."""
 

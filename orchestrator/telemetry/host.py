@@ -23,7 +23,7 @@ class Device(Protocol):
     """A GPU, read by blocking calls."""
 
     def read(self) -> DeviceReading:
-        """Return what it tells."""
+        """Return what the device tells."""
         ...
 
     def close(self) -> None:
@@ -35,9 +35,9 @@ class CpuTelemetry:
     """Readings of a host whose Triton computes on CPUs.
 
     Args:
-        port: that Triton listens on; None when it isn't on this host.
-        powercap_root: directory of the powercap zones.
-        timeout_s: how long a source may take.
+        port: The port that Triton listens on; None when it isn't on this host.
+        powercap_root: The directory of the powercap zones.
+        timeout_s: The longest that a source may take.
     """
 
     def __init__(self, port: int | None, *, powercap_root: Path = ROOT, timeout_s: float = READ_TIMEOUT_S) -> None:
@@ -70,9 +70,9 @@ class GpuTelemetry:
     """Readings of a host whose Triton computes on a GPU.
 
     Args:
-        device: the GPU; closed with this.
-        port: that Triton listens on; None when it isn't on this host.
-        timeout_s: how long a source may take.
+        device: The GPU; closed with this.
+        port: The port that Triton listens on; None when it isn't on this host.
+        timeout_s: The longest that a source may take.
     """
 
     def __init__(self, device: Device, port: int | None, *, timeout_s: float = READ_TIMEOUT_S) -> None:
@@ -110,9 +110,9 @@ def open_telemetry(
     """Return the telemetry of this host; nothing is read yet, and what is missing shows in the readings.
 
     Args:
-        device: what Triton computes on.
-        grpc_port: that Triton listens on; None when it isn't on this host.
-        gpu_index: of the GPU in NVML's order; unused for ``cpu``.
+        device: The kind of device that Triton computes on.
+        grpc_port: The port that Triton listens on; None when it isn't on this host.
+        gpu_index: The index of the GPU in NVML's order; unused for ``cpu``.
     """
     if device == "cpu":
         return CpuTelemetry(grpc_port)

@@ -70,8 +70,8 @@ class NvmlDevice:
     """One GPU of this host. Its methods block, and are not for two threads at a time.
 
     Args:
-        index: of the GPU in NVML's order, that of the PCI bus; ``CUDA_VISIBLE_DEVICES`` doesn't change it.
-        clock: monotonic, in seconds.
+        index: The index of the GPU in NVML's order, that of the PCI bus; ``CUDA_VISIBLE_DEVICES`` doesn't change it.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, index: int, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -24,14 +24,14 @@ class ProcessReading:
     """Triton's processes at one moment.
 
     Attributes:
-        memory_used_bytes: private memory of Triton and its stubs.
-        memory_total_bytes: of the host, or what Triton's control group allows if that is less.
-        utilisation_ratio: of the CPUs that Triton may run on, by it and its stubs, since the read before; 0..1.
+        memory_used_bytes: Private memory of Triton and its stubs.
+        memory_total_bytes: Memory of the host, or what Triton's control group allows if that is less.
+        utilisation_ratio: How busy Triton and its stubs kept the CPUs that it may run on since the read before, 0..1.
         server_id: ``pid:create_time`` of Triton; None when it can't be seen.
-        live_instances: see ``TreeUsage``; None also when Triton can't be seen.
-        cpus: that Triton may run on; None when it can't be seen.
-        instance_bytes: see ``TreeUsage``; empty also when Triton can't be seen.
-        overhead_bytes: see ``TreeUsage``; None also when Triton can't be seen.
+        live_instances: Stubs alive that serve, as in ``TreeUsage``; None also when Triton can't be seen.
+        cpus: The number of CPUs that Triton may run on; None when it can't be seen.
+        instance_bytes: Private memory by model, as in ``TreeUsage``; empty also when Triton can't be seen.
+        overhead_bytes: Private memory of all else, as in ``TreeUsage``; None also when Triton can't be seen.
     """
 
     memory_used_bytes: Reading
@@ -54,9 +54,9 @@ class TritonProcesses:
     """The tritonserver that listens on a port of this host, followed over its restarts.
 
     Args:
-        port: any that it listens on; None when Triton isn't on this host.
-        clock: monotonic, in seconds.
-        search_interval_s: how often a server that was not found is looked for.
+        port: Any port that it listens on; None when Triton isn't on this host.
+        clock: A monotonic clock, in seconds.
+        search_interval_s: The time between two searches for a server that was not found.
     """
 
     def __init__(

@@ -314,7 +314,7 @@ def test_a_condition_that_does_not_hold_has_held_for_no_time(since_s: float | No
     assert builder().has_held(since_s, 3.0) is held
 
 
-def test_what_a_draft_is_given_is_left_as_it_is() -> None:
+def test_what_a_builder_is_given_is_left_as_it_is() -> None:
     snapshot, state = HostSnapshot((seen(B), seen(A, ModelStatus.LOADING)), 500, 0.1), replace(LEARNED)
     made = PlanBuilder(snapshot, state, LIMITS, 100.0)
     made.add(action(100))
