@@ -6,14 +6,15 @@ Each source is read on its own and under a time limit, so a driver that hangs ta
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 from orchestrator.telemetry.bounded import BoundedReader
-from orchestrator.telemetry.nvml import DeviceReading, NvmlDevice
+from orchestrator.telemetry.nvml import NvmlDevice
 from orchestrator.telemetry.powercap import ROOT, Powercap, PowercapReading
-from orchestrator.telemetry.processes import ProcessReading, TritonProcesses
+from orchestrator.telemetry.processes import TritonProcesses
 from orchestrator.telemetry.reading import HostReading
 
 READ_TIMEOUT_S = 2.0
@@ -22,7 +23,7 @@ READ_TIMEOUT_S = 2.0
 class Device(Protocol):
     """A GPU, read by blocking calls."""
 
-    def read(self) -> DeviceReading:
+    def read(self) -> HostReading:
         """Return what the device tells."""
         ...
 
@@ -49,18 +50,7 @@ class CpuTelemetry:
     async def read(self) -> HostReading:
         """Return what can be read now; what can't is absent with its reason."""
         triton, powercap = await asyncio.gather(self._processes.read(), self._powercap.read())
-        return HostReading(
-            memory_used_bytes=triton.memory_used_bytes,
-            memory_total_bytes=triton.memory_total_bytes,
-            utilisation_ratio=triton.utilisation_ratio,
-            power_w=powercap.power_w,
-            energy_j=powercap.energy_j,
-            server_id=triton.server_id,
-            live_instances=triton.live_instances,
-            cpus=triton.cpus,
-            instance_bytes=triton.instance_bytes,
-            overhead_bytes=triton.overhead_bytes,
-        )
+        return replace(triton, power_w=powercap.power_w, energy_j=powercap.energy_j)
 
     async def close(self) -> None:
         """Nothing is held between reads."""
@@ -77,8 +67,8 @@ class GpuTelemetry:
 
     def __init__(self, device: Device, port: int | None, *, timeout_s: float = READ_TIMEOUT_S) -> None:
         self._processes = _bound_processes(port, timeout_s)
-        self._device: BoundedReader[DeviceReading] = BoundedReader(
-            "the GPU", device.read, DeviceReading.absent, timeout_s=timeout_s
+        self._device: BoundedReader[HostReading] = BoundedReader(
+            "the GPU", device.read, HostReading.absent, timeout_s=timeout_s
         )
         self._closing: BoundedReader[str] = BoundedReader(
             "closing NVML", partial(_close, device), str, timeout_s=timeout_s
@@ -87,16 +77,8 @@ class GpuTelemetry:
     async def read(self) -> HostReading:
         """Return what can be read now; what can't is absent with its reason."""
         triton, device = await asyncio.gather(self._processes.read(), self._device.read())
-        return HostReading(
-            memory_used_bytes=device.memory_used_bytes,
-            memory_total_bytes=device.memory_total_bytes,
-            utilisation_ratio=device.utilisation_ratio,
-            power_w=device.power_w,
-            energy_j=device.energy_j,
-            server_id=triton.server_id,
-            live_instances=triton.live_instances,
-            cpus=triton.cpus,
-        )
+        # What stubs hold of the host's memory says nothing of the device's.
+        return replace(device, server_id=triton.server_id, live_instances=triton.live_instances, cpus=triton.cpus)
 
     async def close(self) -> None:
         """Let go of the GPU, unless a read of it hangs: then the end of the process does that."""
@@ -124,5 +106,5 @@ def _close(device: Device) -> str:
     return ""
 
 
-def _bound_processes(port: int | None, timeout_s: float) -> BoundedReader[ProcessReading]:
-    return BoundedReader("Triton's processes", TritonProcesses(port).read, ProcessReading.absent, timeout_s=timeout_s)
+def _bound_processes(port: int | None, timeout_s: float) -> BoundedReader[HostReading]:
+    return BoundedReader("Triton's processes", TritonProcesses(port).read, HostReading.absent, timeout_s=timeout_s)

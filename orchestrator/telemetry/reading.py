@@ -32,7 +32,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class HostReading:
-    """A host at one moment.
+    """A host at one moment, or what one source tells of it; what another source tells is absent there.
 
     Attributes:
         memory_used_bytes: GPU: in use on the device, by whomever; CPU: private memory of Triton and its stubs.
@@ -57,3 +57,9 @@ class HostReading:
     cpus: int | None = None
     instance_bytes: Mapping[str, int] = field(default_factory=dict)
     overhead_bytes: int | None = None
+
+    @classmethod
+    def absent(cls, reason: str) -> HostReading:
+        """Return a reading without values."""
+        nothing = Reading.absent(reason)
+        return cls(nothing, nothing, nothing, nothing, nothing)

@@ -23,14 +23,14 @@ from orchestrator.controller.status.document import (
 from orchestrator.controller.status.wording import short_name
 from orchestrator.planner import Action, ModelSnapshot, Rates
 from orchestrator.planner.actions import Numbers
-from orchestrator.telemetry.reading import HostReading, Reading
+from orchestrator.telemetry.reading import HostReading
 
 
 def describe_status(report: StepReport) -> ControllerStatus:
     """Return what a report says, as the status page shows it."""
     snapshot, plan = report.snapshot, report.plan
     seen = sorted(snapshot.models, key=lambda model: (model.model.width, model.name)) if snapshot else ()
-    reading = report.reading or _no_reading()
+    reading = report.reading or HostReading.absent("the host has not been read yet")
     return ControllerStatus(
         server=report.server,
         family=report.family,
@@ -65,11 +65,6 @@ def describe_status(report: StepReport) -> ControllerStatus:
 def encode_status(report: StepReport) -> dict[str, Any]:
     """Return the status page of a report, ready for JSON; its keys are the fields of ControllerStatus."""
     return encode_page(describe_status(report))
-
-
-def _no_reading() -> HostReading:
-    absent = Reading.absent("the host has not been read yet")
-    return HostReading(absent, absent, absent, absent, absent)
 
 
 def _model(report: StepReport, seen: ModelSnapshot) -> ModelState:
