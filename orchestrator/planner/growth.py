@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.planner import changes
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, RefusalReason
 from orchestrator.planner.host import ModelSnapshot
 from orchestrator.planner.plan_builder import PlanBuilder
@@ -52,7 +53,7 @@ def _growths(builder: PlanBuilder) -> list[_Growth]:
             continue
         if not seen.loaded.is_canonical or not builder.is_settled(seen):
             continue
-        needed = builder.instance_bytes(seen)
+        needed = builder.sizes.instance_bytes(seen)
         relief = memory.waiting_requests / (instances + 1)
         numbers = (
             ("waiting_requests", memory.waiting_requests),
@@ -61,7 +62,7 @@ def _growths(builder: PlanBuilder) -> list[_Growth]:
             ("instance_bytes", float(needed)),
             *builder.memory_numbers(needed),
         )
-        action = builder.scale(seen, ActionReason.QUEUEING, instances + 1, numbers)
+        action = changes.scale(builder, seen, ActionReason.QUEUEING, instances + 1, numbers)
         if instances >= builder.limits.max_instances:
             builder.refuse(
                 action, RefusalReason.MAX_INSTANCES, (("max_instances", float(builder.limits.max_instances)),)
@@ -77,8 +78,8 @@ def _growths(builder: PlanBuilder) -> list[_Growth]:
 def _reload_larger(builder: PlanBuilder, growth: _Growth) -> bool:
     """Add the growth as a full reload if that fits as it is; return whether it was added."""
     seen, action = growth.seen, growth.action
-    reload = builder.reload(
-        seen, action.reason, action.batching, action.numbers, is_forced=True, instances=action.instances
+    reload = changes.reload(
+        builder, seen, action.reason, action.batching, action.numbers, is_forced=True, instances=action.instances
     )
     return builder.lacking_bytes(reload.needed_bytes) == 0 and builder.add(reload)
 
