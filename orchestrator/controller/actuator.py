@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.controller.observer import OBSERVE_TIMEOUT_S, one_line, read_host, used_bytes
-from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.controller.ports import Clocks, ModelControl, Telemetry
 from orchestrator.errors import SlimError, TransientError
 from orchestrator.planner import Action, ActionKind, Limits, LoadedModel, ModelStatus, Outcome, still_fits
 from orchestrator.snapshot import ModelName
@@ -97,23 +97,15 @@ class _UnderWay:
 class Actuator:
     """Owns every action from its beginning until its outcome was handed over."""
 
-    def __init__(
-        self,
-        control: ModelControl,
-        telemetry: Telemetry,
-        *,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]],
-    ) -> None:
+    def __init__(self, control: ModelControl, telemetry: Telemetry, *, clocks: Clocks) -> None:
         self._control = control
         self._telemetry = telemetry
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._sleep = sleep
+        self._clock = clocks.monotonic
+        self._wall_clock = clocks.wall
+        self._sleep = clocks.sleep
         self._under_way: dict[ModelName, _UnderWay] = {}
         self._nonces = 0
-        self._settled_from_s = clock()
+        self._settled_from_s = self._clock()
         self._is_closing = False
 
     @property

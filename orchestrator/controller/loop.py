@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,9 +18,9 @@ from orchestrator.config import ControllerSettings
 from orchestrator.controller.actuator import Actuator, Ended
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observation, Observer, one_line
-from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.controller.ports import REAL_CLOCKS, Clocks, ModelControl, Telemetry
 from orchestrator.controller.report import StepReport
-from orchestrator.controller.step_log import Journal
+from orchestrator.controller.step_log import StepLog
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.planner import Action, HostSnapshot, Limits, Plan, SchedulerState, plan
 from orchestrator.snapshot import Family, ModelName, ServerName
@@ -49,15 +48,16 @@ class Planner(Protocol):
 class Controller:
     """Keeps one Triton loaded with the right instances.
 
+    Of its many arguments the first five are what it works on; the others are a world of their own for tests, the dry
+    run, and who is told.
+
     Args:
         server: The server that it looks after.
         control: The control of its Triton; closed at the end of ``run``.
         telemetry: The readings of its host.
         limits: The limits to keep to.
         settings: The settings, for the timings of the loop itself.
-        clock: A clock that never goes back, in seconds; all timers are on it.
-        wall_clock: A clock of seconds since 1970, for reports and nonces.
-        sleep: An awaitable pause such as asyncio.sleep.
+        clocks: Time, for the loop and for its timers.
         dry_run: Whether to observe, plan and report, and change nothing.
         planner: The decision; ``orchestrator.planner.plan`` but in tests.
         on_step: A function that is told of each step that was taken; not of one that failed unexpectedly.
@@ -73,9 +73,7 @@ class Controller:
         limits: Limits,
         *,
         settings: ControllerSettings,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clocks: Clocks = REAL_CLOCKS,
         dry_run: bool = False,
         planner: Planner = plan,
         on_step: Callable[[StepReport], None] | None = None,
@@ -85,16 +83,16 @@ class Controller:
         self._control = control
         self._limits = limits
         self._settings = settings
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._sleep = sleep
+        self._clock = clocks.monotonic
+        self._wall_clock = clocks.wall
+        self._sleep = clocks.sleep
         self._dry_run = dry_run
         self._planner = planner
         self._on_step = on_step
         self._on_action = on_action
-        self._observer = Observer(control, telemetry, clock=clock)
-        self._actuator = Actuator(control, telemetry, clock=clock, wall_clock=wall_clock, sleep=sleep)
-        self._journal = Journal(server, wall_clock=wall_clock)
+        self._observer = Observer(control, telemetry, clock=clocks.monotonic)
+        self._actuator = Actuator(control, telemetry, clocks=clocks)
+        self._log = StepLog(server, wall_clock=clocks.wall)
         self._state = SchedulerState()
         self._demands = Demands()
         self._replacement: tuple[Limits, ControllerSettings] | None = None
@@ -148,7 +146,7 @@ class Controller:
             self.ended(ended)
         self._demands = self._demands.at(began_s)
         seen = await self._observer.observe(busy_models=self._actuator.busy_models, demands=self._demands)
-        self._journal.note_trouble(seen.trouble)
+        self._log.note_trouble(seen.trouble)
         planned, plan_s = self._plan(seen)
         self._report = self._report_of(seen, planned, plan_s=plan_s, step_s=self._clock() - began_s)
         if seen.snapshot is not None and planned is not None and not self._dry_run:
@@ -192,7 +190,7 @@ class Controller:
 
     def ended(self, ended: Ended) -> None:
         """Take what an action taught into the state; see ``ActionListener``."""
-        self._journal.note_ended(ended)
+        self._log.note_ended(ended)
         if ended.is_executed:
             self._state = self._state.record(
                 ended.outcome, instances_before=ended.instances_before, limits=self._limits
@@ -201,16 +199,16 @@ class Controller:
 
     def left(self, action: Action, *, took_s: float) -> None:
         """Report an action that goes on by itself; see ``ActionListener``."""
-        self._journal.note_left(action, took_s=took_s)
+        self._log.note_left(action, took_s=took_s)
         self._tell_action()
 
     def withheld(self, action: Action, why: str) -> None:
         """Log an action that was not begun; see ``ActionListener``."""
-        self._journal.note_withheld(action, why)
+        self._log.note_withheld(action, why)
 
     def _tell_action(self) -> None:
         if self._report is not None:
-            self._report = replace(self._report, state=self._state, recent=self._journal.recent)
+            self._report = replace(self._report, state=self._state, recent=self._log.recent)
         if self._on_action is not None:
             self._on_action()
 
@@ -221,7 +219,7 @@ class Controller:
         began_s = self._clock()
         made, self._state = self._planner(seen.snapshot, self._state, self._limits, now_s=seen.at_s)
         plan_s = self._clock() - began_s
-        self._journal.note_plan(made, is_dry=self._dry_run)
+        self._log.note_plan(made, is_dry=self._dry_run)
         return made, plan_s
 
     def _report_of(self, seen: Observation, planned: Plan | None, *, plan_s: float, step_s: float) -> StepReport:
@@ -240,7 +238,7 @@ class Controller:
             limits=self._limits,
             plan_s=plan_s,
             step_s=step_s,
-            recent=self._journal.recent,
+            recent=self._log.recent,
             family=self._family,
         )
 

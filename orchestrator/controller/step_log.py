@@ -17,7 +17,7 @@ from orchestrator.snapshot import ModelName, ServerName
 log = logging.getLogger(__name__)
 
 
-class Journal:
+class StepLog:
     """The log, and the last actions for the status page."""
 
     def __init__(self, server: ServerName, *, wall_clock: Callable[[], float]) -> None:

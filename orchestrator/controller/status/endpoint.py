@@ -73,6 +73,8 @@ class Heartbeat:
 class ControllerEndpoint:
     """The HTTP endpoint of one controller; a context manager that listens while it is open.
 
+    It is given single functions of the controller, each with the thread that it is called in, and never the whole.
+
     Args:
         address: The ``host:port`` to listen on.
         server: The server whose controller it is.
