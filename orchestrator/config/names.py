@@ -51,6 +51,7 @@ def expand_servers(
         if not hosts:
             expanded.append(server)
             continue
+        # A name follows its address, because the router's observations are kept by name.
         kept = {ip: assigned[server.name, ip] for ip in hosts if (server.name, ip) in assigned}
         free = (
             name

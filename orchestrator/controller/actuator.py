@@ -157,6 +157,7 @@ class Actuator:
                 listener.left(action, took_s=self._clock() - entry.began_s)
                 continue
             is_done = not entry.task.cancelled() and entry.task.result().error is None
+            # The reading after one action is the reading before the next, which spares a look at every stub.
             settled_bytes = await self._settle(entry, before) if is_done and before is not None else None
             ended = self._hand_over(entry, before, settled_bytes)
             listener.ended(ended)

@@ -138,6 +138,7 @@ class Controller:
 
     async def step(self) -> StepReport:
         """Observe, plan, act and return what came of it; only a failure that nobody expects is raised."""
+        # Only between steps, so that a plan and its actions keep to the same limits.
         if self._replacement is not None:
             (self._limits, self._settings), self._replacement = self._replacement, None
         self._steps += 1
@@ -252,7 +253,7 @@ class Controller:
         step = asyncio.create_task(self.step())
         try:
             await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not step.done():
+            if not step.done():  # a load must not be cut off, but what follows it in the plan need not begin
                 self._actuator.begin_no_more()
                 await asyncio.wait({step}, timeout=STOP_WAIT_S)
         finally:

@@ -63,6 +63,7 @@ class SettingsFile:
             (key, old, new) for key, old, new in _differences(_keys(self._server, self._fleet), _keys(server, fleet))
         )
         for key, old, new in changed:
+            # Before anything is resolved: a moved address is refused whatever else the file says.
             if _needs_restart(key, self._server.name):
                 raise ConfigError(f"{key} changed from {old} to {new}; that needs a restart of the controller")
         limits = self._resolve(server, fleet)

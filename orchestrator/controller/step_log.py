@@ -42,7 +42,7 @@ class StepLog:
 
     def note_plan(self, plan: Plan, *, is_dry: bool) -> None:
         """Log refusals, notices and, of a plan that nobody will carry out, actions, each when it is new."""
-        told: dict[object, str] = {}
+        told: dict[object, str] = {}  # by what makes it new; the numbers are no part of that
         for refusal in plan.refusals:
             told[("refusal", refusal.kind, refusal.model, refusal.reason, refusal.detail)] = _refusal_text(refusal)
         for notice in plan.notices:

@@ -79,8 +79,10 @@ class BatchingChange:
 def forecast(demand: Demand, batching: Batching) -> Forecast:
     """Return what a batching would do under a demand."""
     size = min(demand.max_batch_size, max(_gathered_items(demand, batching), _self_formed_items(demand)))
+    # Instance time a second: each item costs a, and an n-th of its batch's b.
     busy = demand.items_per_s * (demand.per_item_s + demand.batch_s / size)
     run_s = demand.per_item_s * size + demand.batch_s
+    # A batch finds its instance busy as often as instances are busy, and then waits for one other run.
     return Forecast(busy, _waited_s(demand, batching) + run_s * (1 + min(1.0, busy / demand.instances)))
 
 

@@ -37,6 +37,7 @@ def grow(builder: PlanBuilder) -> None:
         if utilisation is not None and utilisation >= ceiling:
             numbers = (("utilisation_ratio", utilisation), ("ceiling_ratio", ceiling))
             builder.refuse(growth.action, RefusalReason.UTILISATION, numbers)
+        # A reload that does not fit at its peak is no refusal: the change in place comes through in the end.
         elif (growth.needs_reload and _reload_larger(builder, growth)) or _add_if_worth_its_room(builder, growth):
             return
         else:

@@ -130,6 +130,7 @@ class SchedulerState:
             memory = _learn_batching(memory, action, ended_s)
         elif action.reason is ActionReason.DRIFTED:
             memory = replace(memory, drift_failures=memory.drift_failures + 1)
+        # A success pardons every config of the model; a failure says nothing of the others.
         if outcome.error is not None:
             key = (action.model, action.instances, action.batching)
             quarantine = quarantine.fail(
@@ -157,6 +158,7 @@ class SchedulerState:
 def _learn_batching(memory: ModelMemory, action: Action, ended_s: float) -> ModelMemory:
     """Return what is remembered after a change that may have been one of batching."""
     if action.reason is ActionReason.BATCHING_HARMFUL:
+        # Clients that it throttles will still be there in an hour, so each further trial is rarer.
         bar_s = min(24 * BAR_S, BAR_S * 2.0 ** min(10, memory.trials_failed))
         return replace(
             memory,

@@ -26,8 +26,10 @@ def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_
         return (0.0, 0.0)
     mean_n, mean_t_s = sum_n / weight, sum_t_s / weight
     variance = sum_nn / weight - mean_n * mean_n
+    # All of one size: any split between a and b fits, and rounding alone would choose one.
     if variance < 1e-6 * mean_n * mean_n:
         return (mean_t_s / mean_n, 0.0)
+    # Least squares: the slope is the covariance of items and time over the variance of items.
     slope_s = (sum_nt_s / weight - mean_n * mean_t_s) / variance
     # Each bound is the least-squares line under the constraint that the other parameter is 0.
     if slope_s <= 0:

@@ -254,7 +254,7 @@ def _is_loopback(peer: str) -> bool:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None)
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1, on a socket of both families
     return (mapped or address).is_loopback
 
 

@@ -138,6 +138,7 @@ class MemoryLedger:
         action = outcome.action
         change = action.instances - instances_before
         match action.kind:
+            # The first load also brings in the runtime's libraries, which would be taken for the model's size.
             case ActionKind.LOAD if has_shared_runtime and not self.has_loaded:
                 return replace(self, has_loaded=True)
             case ActionKind.LOAD if action.instances == 1:
