@@ -95,6 +95,9 @@ class ModelMemory:
     repaired_s: float | None = None
 
 
+_BLANK = ModelMemory()  # made once: a plan asks for a model's memory some thirty times
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
     """Everything a plan remembers; immutable.
@@ -113,7 +116,7 @@ class SchedulerState:
 
     def model(self, name: ModelName) -> ModelMemory:
         """Return what is remembered of a model; blank of one never seen."""
-        return self.models.get(name, ModelMemory())
+        return self.models.get(name, _BLANK)
 
     def record(self, outcome: Outcome, *, instances_before: int, limits: Limits) -> SchedulerState:
         """Return the state after an action ended.
