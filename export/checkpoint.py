@@ -29,15 +29,15 @@ class Checkpoint:
     """A network and where its training stands.
 
     Attributes:
-        architecture: its name.
-        widths: it was trained for, ascending.
-        images: what it was trained on.
-        model: state dict of the SlimResNet.
-        epoch: finished epochs.
-        settings: those of the training, as plain values.
-        history: metrics of each finished epoch.
-        optimizer: its state dict; absent once training has ended.
-        accuracy: top-1 in 0..1 on the test split by width in percent; empty until training has ended.
+        architecture: The name of the architecture.
+        widths: The widths that it was trained for, ascending.
+        images: The images that it was trained on.
+        model: The state dict of the SlimResNet.
+        epoch: The number of finished epochs.
+        settings: The settings of the training, as plain values.
+        history: The metrics of each finished epoch.
+        optimizer: The state dict of the optimizer; absent once training has ended.
+        accuracy: Top-1 in 0..1 on the test split by width in percent; empty until training has ended.
     """
 
     architecture: str

@@ -35,7 +35,7 @@ class ExportCommand(click.Command):
     """A command whose expected failures become one line and a non-zero exit."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command; an expected failure ends in one line."""
         try:
             return super().invoke(ctx)
         except ExportError as exc:
@@ -53,7 +53,7 @@ class FiniteRange(click.FloatRange):
     """A number in a range; unlike click's own it refuses what is none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number."""
+        """Return the number that was given."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)

@@ -26,7 +26,7 @@ from torchvision.transforms import functional as pixels
 from export.errors import DataUnavailableError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where the Debian package dataset-fashion-mnist puts its files."""
+"""Folder in which the Debian package dataset-fashion-mnist puts its files."""
 
 DATASET_NAMES = ("fashion-mnist", "cifar10", "cifar100", "imagefolder")
 _DECODE_THREADS = 8
@@ -37,13 +37,13 @@ class ImageSpec:
     """What a network must know of the images it is trained on.
 
     Attributes:
-        name: of the data set.
-        channels: 1 or 3.
-        height: in pixels.
-        width: in pixels.
-        mean: of each channel, pixels in 0..1.
-        std: of each channel, pixels in 0..1.
-        labels: class names; the index is the class.
+        name: The name of the data set.
+        channels: The number of channels, 1 or 3.
+        height: The height in pixels.
+        width: The width in pixels.
+        mean: The mean of each channel, pixels in 0..1.
+        std: The standard deviation of each channel, pixels in 0..1.
+        labels: The class names; the index is the class.
     """
 
     name: str
@@ -56,7 +56,7 @@ class ImageSpec:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
+        """The channels, height and width of an image."""
         return (self.channels, self.height, self.width)
 
 
@@ -87,7 +87,7 @@ class InMemoryImages:
         return len(self.labels)
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See ImageSet."""
+        """Return a batch; see ``ImageSet``."""
         return self.images[indices], self.labels[indices]
 
 
@@ -111,7 +111,7 @@ class FolderImages:
         return cropped
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See ImageSet."""
+        """Return a batch; see ``ImageSet``."""
         chosen = [self.files[int(i)] for i in indices]
         with ThreadPoolExecutor(_DECODE_THREADS) as pool:
             images = list(pool.map(self._decode, [path for path, _ in chosen]))
@@ -122,11 +122,11 @@ def load_images(name: str, data_dir: Path, *, train: bool, image_size: int = 224
     """Return the training or the test split of a named data set.
 
     Args:
-        name: one of DATASET_NAMES.
-        data_dir: where the set lies or is downloaded to; for ``imagefolder`` the folder that holds
+        name: One of DATASET_NAMES.
+        data_dir: The folder where the set lies or is downloaded to; for ``imagefolder`` the one that holds
             ``train/<class>/`` and ``val/<class>/`` (or ``test/<class>/``).
-        train: which split.
-        image_size: side of the centre crop in pixels; only for ``imagefolder``.
+        train: Whether to return the training split; else the test split.
+        image_size: Side of the centre crop in pixels; only for ``imagefolder``.
 
     Raises:
         DataUnavailableError: when the set is neither there nor can be had.

@@ -28,9 +28,9 @@ class ProvenModel:
     """One width whose graph was proven equal to the network; nothing is written yet.
 
     Attributes:
-        identity: what its configuration will say it is.
-        files: of its folder.
-        parity: what the comparison found.
+        identity: What its configuration will say it is.
+        files: The files of its folder.
+        parity: The result of the comparison.
     """
 
     identity: Identity
@@ -43,8 +43,8 @@ class WrittenModel:
     """One width in its place.
 
     Attributes:
-        model: as proven.
-        path: its folder.
+        model: The model as it was proven.
+        path: The folder of the model.
         changed: False when the same files were there already.
     """
 
@@ -64,11 +64,11 @@ def prove_family(
     """Export and prove each width; yields as it goes, so that progress can be shown.
 
     Args:
-        checkpoint: of a finished training.
-        widths: each must be in the checkpoint.
-        images: the test split that accuracy is measured on.
-        family: the name all widths share.
-        tuning: of their configurations.
+        checkpoint: The checkpoint of a finished training.
+        widths: The widths to export; each must be in the checkpoint.
+        images: The test split that accuracy is measured on.
+        family: The name that all widths share.
+        tuning: The tuning of their configurations.
 
     Raises:
         CheckpointError: when a width is not in the checkpoint or the images are not what it was trained on.

@@ -40,11 +40,11 @@ class SlimConvNorm(nn.Module):
     """Convolution without bias, then switchable batch norm: the unit that export folds into one convolution.
 
     Args:
-        in_channels: input channels at full width.
-        out_channels: output channels at full width.
-        kernel_size: odd; the padding keeps the size at stride 1.
-        stride: of the convolution.
-        widths: the widths it can run at.
+        in_channels: Input channels at full width.
+        out_channels: Output channels at full width.
+        kernel_size: The size of the kernel, odd; the padding keeps the size at stride 1.
+        stride: The stride of the convolution.
+        widths: The widths it can run at.
         slim_input: False for the first layer, whose input is the image and never slimmed.
     """
 

@@ -56,11 +56,11 @@ class Tuning:
     """What an operator or a controller may change without the model becoming another one.
 
     Attributes:
-        device: of the instances.
-        max_batch_size: largest batch Triton forms, in images.
-        instance_count: parallel instances; on GPU on device 0.
-        intra_op_threads: of each instance; only on CPU.
-        max_queue_delay_us: how long the batcher may wait for more images; 0 still batches what is queued.
+        device: The device that instances run on.
+        max_batch_size: Largest batch Triton forms, in images.
+        instance_count: Parallel instances; on GPU on device 0.
+        intra_op_threads: The threads of each instance; only on CPU.
+        max_queue_delay_us: How long the batcher may wait for more images; 0 still batches what is queued.
     """
 
     device: Device = Device.CPU
@@ -75,13 +75,13 @@ class Identity:
     """What the weights are; changing any of it makes another model.
 
     Attributes:
-        family: one slimmable network; all its widths have the same.
-        width: of this model.
-        shape: channels, height and width of an image.
-        labels: class names; the index is the class.
-        accuracy: top-1 in 0..1 on the test split, measured with ONNX Runtime, rounded to four places.
-        flops: of one image; a multiply-add counts as two.
-        sha256: of ``model.onnx``, hexadecimal.
+        family: The name of the slimmable network; all its widths have the same.
+        width: The width of this model.
+        shape: Channels, height and width of an image.
+        labels: Class names; the index is the class.
+        accuracy: Top-1 in 0..1 on the test split, measured with ONNX Runtime, rounded to four places.
+        flops: The work of one image; a multiply-add counts as two.
+        sha256: The digest of ``model.onnx``, hexadecimal.
     """
 
     family: str

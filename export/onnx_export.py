@@ -53,8 +53,8 @@ def export_onnx(subnet: nn.Module, shape: tuple[int, int, int]) -> bytes:
     Input ``pixels`` float32 [batch, c, h, w], output ``logits`` float32 [batch, classes], any batch.
 
     Args:
-        subnet: module of one tensor in and one out, in evaluation mode.
-        shape: channels, height and width of an image.
+        subnet: A module of one tensor in and one out, in evaluation mode.
+        shape: Channels, height and width of an image.
 
     Raises:
         ParityError: when the exporter made a graph that is not valid ONNX.
@@ -143,8 +143,8 @@ def canonicalise(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.Mo
     """Return the same computation as ``model`` with nothing in it but what ONNX Runtime needs.
 
     Args:
-        model: one input, one output, no functions.
-        shape: channels, height and width of an image.
+        model: An ONNX model of one input, one output and no functions.
+        shape: Channels, height and width of an image.
 
     Raises:
         ParityError: when the graph holds operators that are not ONNX's own.

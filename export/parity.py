@@ -38,9 +38,9 @@ class Parity:
     """What the comparison of one width found.
 
     Attributes:
-        max_abs_diff: of any logit, over the sample batches.
-        accuracy_pytorch: top-1 in 0..1 of the slimmable network over the test split.
-        accuracy_onnx: the same of ONNX Runtime.
+        max_abs_diff: The largest difference of any logit, over the sample batches.
+        accuracy_pytorch: Top-1 in 0..1 of the slimmable network over the test split.
+        accuracy_onnx: Top-1 in 0..1 of ONNX Runtime over the test split.
     """
 
     max_abs_diff: float
@@ -69,10 +69,10 @@ def check_parity(network: SlimResNet, width: Width, model: bytes, samples: torch
     """Return the largest absolute difference of a logit between ``network`` at ``width`` and ``model``.
 
     Args:
-        network: in evaluation mode, on the CPU.
-        width: the one that was exported.
-        model: serialised ONNX.
-        samples: float32 [at least 32, c, h, w] in 0..1.
+        network: The network in evaluation mode, on the CPU.
+        width: The width that was exported.
+        model: The model as serialised ONNX.
+        samples: The images to compare on, float32 [at least 32, c, h, w] in 0..1.
 
     Raises:
         ParityError: when names, shapes, logits or decisions differ.

@@ -16,10 +16,10 @@ class WidthResult:
     """One width of a trained network.
 
     Attributes:
-        width: of the sub-network.
-        accuracy: top-1 in 0..1 on the test split.
-        flops: of one image; a multiply-add counts as two.
-        parameters: weights and biases of the cut network, batch norms folded in.
+        width: The width of the sub-network.
+        accuracy: Top-1 in 0..1 on the test split.
+        flops: The work of one image; a multiply-add counts as two.
+        parameters: Weights and biases of the cut network, batch norms folded in.
     """
 
     width: Width

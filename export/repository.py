@@ -60,9 +60,9 @@ def write_models(repository: Path, models: Mapping[str, Files], *, swap: Swap | 
     swaps those before it back. Only a crash between two swaps leaves some new and some old, each of them whole.
 
     Args:
-        repository: made if it is not there.
-        models: files by relative path, by the name of the model's folder.
-        swap: how an old and a new folder change places; ``exchange`` if not given.
+        repository: The folder of the repository; made if it is not there.
+        models: Files by relative path, by the name of the model's folder.
+        swap: How an old and a new folder change places; ``exchange`` if not given.
 
     Raises:
         RepositoryError: when the place can't be written or holds files of somebody else; nothing has changed then.
@@ -154,7 +154,7 @@ def swap_by_renames(first: Path, second: Path) -> None:
 
 
 def _homes(repository: Path) -> tuple[Path, Path]:
-    """Where models may be staged, best first."""
+    """Return the folders in which models may be staged, best first."""
     return (repository.resolve().parent, repository.resolve())
 
 

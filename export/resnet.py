@@ -25,11 +25,11 @@ class Architecture:
     """Sizes of a SlimResNet at full width.
 
     Attributes:
-        name: as given to ``--model``.
-        stem_channels: output channels of the first convolution.
-        stage_channels: inner channels of the blocks of each stage; every stage after the first halves the size.
-        blocks_per_stage: residual blocks in each stage.
-        expansion: output channels of a block over its inner channels; above 1 the block is a bottleneck.
+        name: The name as given to ``--model``.
+        stem_channels: Output channels of the first convolution.
+        stage_channels: Inner channels of the blocks of each stage; every stage after the first halves the size.
+        blocks_per_stage: Residual blocks in each stage.
+        expansion: Output channels of a block over its inner channels; above 1 the block is a bottleneck.
         imagenet_stem: 7×7 stride-2 stem and max pool instead of a 3×3 stride-1 stem.
     """
 
@@ -60,7 +60,7 @@ ARCHITECTURES = {
 
 
 def architecture_named(name: str) -> Architecture:
-    """Return the named size.
+    """Return the architecture of a name.
 
     Raises:
         CheckpointError: when there is none of that name.
@@ -103,11 +103,11 @@ class SlimResNet(nn.Module):
     """A residual network with shared weights for all its widths.
 
     Args:
-        architecture: sizes at full width.
-        widths: the widths it can run at, each with batch norms of its own.
-        num_classes: logits per image.
-        mean: per channel, in 0..1; its length is the number of input channels.
-        std: per channel, in 0..1.
+        architecture: The sizes at full width.
+        widths: The widths it can run at, each with batch norms of its own.
+        num_classes: The number of logits per image.
+        mean: The mean of each channel, in 0..1; its length is the number of input channels.
+        std: The standard deviation of each channel, in 0..1.
     """
 
     mean: torch.Tensor

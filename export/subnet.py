@@ -43,12 +43,12 @@ class Subnet(nn.Module):
     """What ``cut_subnet`` returns: a residual network of one fixed width.
 
     Args:
-        mean: float32 [1, c, 1, 1].
-        std: float32 [1, c, 1, 1].
-        stem: first convolution.
-        pooled_stem: whether a 3×3 stride-2 max pool follows it.
-        blocks: in order.
-        classifier: on the spatial mean.
+        mean: The mean of each channel, float32 [1, c, 1, 1].
+        std: The standard deviation of each channel, float32 [1, c, 1, 1].
+        stem: The first convolution.
+        pooled_stem: Whether a 3×3 stride-2 max pool follows it.
+        blocks: The blocks in order.
+        classifier: The classifier on the spatial mean.
     """
 
     mean: torch.Tensor

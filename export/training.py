@@ -33,7 +33,7 @@ from export.resnet import SlimResNet, architecture_named
 from export.width import Width, width_key
 
 LAST = "last.pt"
-"""Where training stands after the newest finished epoch, with the optimizer."""
+"""State of the training after the newest finished epoch, with the optimizer."""
 FINAL = "model.pt"
 """The trained network, calibrated and measured, without the optimizer."""
 METRICS = "metrics.jsonl"
@@ -44,19 +44,19 @@ class TrainSettings:
     """What decides the outcome of a training, besides the data.
 
     Attributes:
-        architecture: a name in ``export.resnet.ARCHITECTURES``.
-        widths: ascending; the last is the teacher of the others.
-        epochs: passes over the training split.
-        batch_size: images a step.
-        learning_rate: peak of the one-cycle schedule.
-        warmup_ratio: part of all steps in which the rate climbs, 0..1.
-        momentum: of SGD with Nesterov's correction.
-        weight_decay: on convolution and linear weights; never on batch norms and biases.
-        middle_widths: random widths between the narrowest and the full one in each step.
-        crop_padding: random crops after zero padding of this many pixels.
-        flip: mirror half of the images left to right.
-        seed: of everything random.
-        bf16: run forward passes in bfloat16 where that is safe.
+        architecture: A name in ``export.resnet.ARCHITECTURES``.
+        widths: The widths, ascending; the last is the teacher of the others.
+        epochs: Passes over the training split.
+        batch_size: The number of images in a step.
+        learning_rate: Peak of the one-cycle schedule.
+        warmup_ratio: Part of all steps in which the rate climbs, 0..1.
+        momentum: The momentum of SGD with Nesterov's correction.
+        weight_decay: The decay of convolution and linear weights; never of batch norms and biases.
+        middle_widths: Random widths between the narrowest and the full one in each step.
+        crop_padding: The pixels of zero padding before random crops.
+        flip: Whether half of the images are mirrored left to right.
+        seed: The seed of everything random.
+        bf16: Whether forward passes run in bfloat16 where that is safe.
     """
 
     architecture: str
@@ -183,12 +183,12 @@ def train(
     """Train, yielding an event after each step and epoch; the last event carries the finished checkpoint.
 
     Args:
-        settings: must equal those of the checkpoint when resuming.
-        train_images: learnt from.
-        test_images: measured on after each epoch; never chosen by.
-        out: folder for ``last.pt``, ``model.pt`` and ``metrics.jsonl``.
-        device: torch's name of it.
-        resume: go on from ``out/last.pt`` when it is there.
+        settings: The settings; they must equal those of the checkpoint when resuming.
+        train_images: The images learnt from.
+        test_images: The images measured on after each epoch; never chosen by.
+        out: The folder for ``last.pt``, ``model.pt`` and ``metrics.jsonl``.
+        device: The device by torch's name of it.
+        resume: Whether to go on from ``out/last.pt`` when it is there.
 
     Raises:
         CheckpointError: when ``out`` can't be written, or holds a training that these settings do not continue.

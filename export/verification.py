@@ -68,9 +68,9 @@ class Finding:
     """One thing that is not as exported.
 
     Attributes:
-        model: the folder's name.
-        severity: whether the repository may be served all the same.
-        message: what is wrong and what to do, one line.
+        model: The name of the model's folder.
+        severity: Whether the repository may be served all the same.
+        message: What is wrong and what to do, one line.
     """
 
     model: str

@@ -58,7 +58,7 @@ class CapacityError(TransientError):
     """A queue or budget is full, or the answer could not come in time; the request was not run.
 
     Attributes:
-        retry_after_s: when it may be accepted; None when nobody can say.
+        retry_after_s: The time after which it may be accepted; None when nobody can say.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:

@@ -19,9 +19,9 @@ def read_image(path: Path, spec: TensorSpec, *, resize: bool = False) -> NDArray
     """Return the pixels of an image file, float32 [c, h, w] in 0..1.
 
     Args:
-        path: of a file in any format that Pillow reads.
-        spec: input of the family; its shape is [c, h, w].
-        resize: scale to the input's size instead of refusing another.
+        path: The path of a file in any format that Pillow reads.
+        spec: The input of the family; its shape is [c, h, w].
+        resize: Whether to scale to the input's size instead of refusing another.
 
     Raises:
         ConfigError: when the file is no image, can't be read or has the wrong size.

@@ -14,16 +14,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 Location = tuple[int | str, ...]
-"""Where in nested values: keys and indices, from the outside in."""
+"""A path in nested values: keys and indices, from the outside in."""
 
 
 def describe_problem(error: ValidationError, root: type[Any], *, is_secret: bool = False) -> str:
     """Return the first problem in one line, and how many more there are.
 
     Args:
-        error: raised while validating.
-        root: that was validated for, a pydantic model or a dataclass.
-        is_secret: whether to quote nothing of what was given.
+        error: The error that was raised while validating.
+        root: The type that was validated for, a pydantic model or a dataclass.
+        is_secret: Whether to quote nothing of what was given.
     """
     problems = error.errors(include_url=False)
     problem = problems[0]

@@ -8,13 +8,14 @@ is says nothing of the code. ``pytest --hypothesis-profile explore`` draws new o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from orchestrator.router import compile_ahead
 from tests.fakes.virtual_time import new_virtual_loop
+from tests.tritons import Tritons
 
 settings.register_profile("explore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("repeat", settings.get_profile("explore"), derandomize=True, database=None)
@@ -38,6 +39,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def decisions_are_compiled() -> None:
     """Half a minute once for a version of the sources, and not in the first test that decides in virtual time."""
     asyncio.run(compile_ahead())
+
+
+@pytest.fixture(scope="session")
+def tritons() -> Iterator[Tritons]:
+    """Real Tritons, which end while the next test runs."""
+    with Tritons() as running:
+        yield running
 
 
 def pytest_asyncio_loop_factories(

@@ -13,8 +13,9 @@ class ServerChanges:
     """How to get from the servers of one fleet to those of another.
 
     Attributes:
-        opened: to connect to: new ones, and those whose address or key changed. In the order of the new fleet.
-        closed: names of those to leave: removed ones, and those whose address or key changed. Ascending.
+        opened: The servers to connect to: new ones, and those whose address or key changed. In the order of the new
+            fleet.
+        closed: The names of servers to leave: removed ones, and those whose address or key changed. Ascending.
     """
 
     opened: tuple[ServerSettings, ...]

@@ -8,15 +8,15 @@ from orchestrator.config.section import Section
 
 
 class RetrySettings(Section):
-    """When a request is sent once more; see orchestrator.router.dispatch.retry."""
+    """The conditions under which a request is sent once more; see orchestrator.router.dispatch.retry."""
 
     budget_ratio: float = Field(default=0.1, ge=0, le=1)
-    """Of the requests that are answered, so many more may be sent again: what a failing fleet does in vain."""
+    """Requests that may be sent again, as a share of those that are answered: what a failing fleet does in vain."""
     minimum: int = Field(default=256, ge=0)
     """Requests that may be sent again after ten quiet seconds whatever the traffic; what one server has in flight when
-    it dies, with some full groups of 64."""
+    it dies, with some full batches of 64."""
     burst: int = Field(default=1000, ge=0)
-    """And no more than this at once, however long nothing went wrong."""
+    """Most requests that may be sent again at once, however long nothing went wrong."""
     overdue_factor: float = Field(default=4.0, ge=1)
     """An attempt that takes this many times longer than expected is overdue; its requests may go elsewhere too."""
     overdue_floor_ms: float = Field(default=50.0, gt=0)
@@ -27,13 +27,13 @@ class HedgeSettings(Section):
     """Sending a second copy of what takes longer than most; off unless the section is there."""
 
     quantile: float = Field(default=0.95, gt=0, lt=1)
-    """Of the times that recent groups took, held against what was expected of them."""
+    """Quantile of the times that recent batches took, held against what was expected of them."""
     floor_ms: float = Field(default=5.0, ge=0)
     """No copy is sent before this; below it a copy costs more than it saves."""
 
 
 class EjectionSettings(Section):
-    """When a server that answers is left out; see orchestrator.router.servers.ejection."""
+    """The conditions under which a server that answers is left out; see orchestrator.router.servers.ejection."""
 
     failures_in_row: int = Field(default=5, ge=1)
     """Attempts that fail one after another, after which a server is left out; Envoy's number."""
@@ -46,11 +46,11 @@ class EjectionSettings(Section):
     latency_floor_ms: float = Field(default=20.0, ge=0)
     """Runs expected to be shorter are held against this: a few milliseconds more hurt nobody."""
     panic_share: float = Field(default=0.3, ge=0, le=1)
-    """Of the fleet's capacity, which must remain; low enough for two unlike machines to lose the larger one."""
+    """Share of the fleet's capacity that must remain; low enough for two unlike machines to lose the larger one."""
     ejection_s: float = Field(default=5.0, gt=0)
     """How long the first ejection lasts; doubles with each that follows soon."""
     ejection_max_s: float = Field(default=120.0, gt=0)
-    """And no longer than this."""
+    """The longest ejection."""
     slow_start_s: float = Field(default=5.0, ge=0)
     """Over which a server that comes back is given its whole in-flight budget."""
 

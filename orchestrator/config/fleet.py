@@ -23,9 +23,9 @@ class LimitSettings(Section):
     utilisation_ceiling: float = Field(default=0.9, gt=0, le=1)
     """Nothing grows while the device, or the CPUs that Triton may use, are busier than this."""
     max_instances: int | None = Field(default=None, ge=1)
-    """Of one width; None: as many as Triton has CPUs, on GPU 4, beyond which instances rarely add throughput."""
+    """Most instances of one width; None: as many as Triton has CPUs, on GPU 4, beyond which more rarely help."""
     gpu_index: int = Field(default=0, ge=0)
-    """Which device of the host, in NVML's order."""
+    """Index of the host's device in NVML's order."""
 
 
 class PowerSettings(Section):
@@ -59,12 +59,12 @@ class ServerSettings(Section):
     repository: Path | None = None
     """Its model repository as the controller beside it sees it; None where no controller runs."""
     controller: str | None = Field(default=None, pattern=ADDRESS)
-    """Where its controller answers with status and metrics, ``host:port``; None: the controller answers nowhere."""
+    """Address at which its controller answers, ``host:port``; None: the controller answers nowhere."""
     protocol_key_file: Path | None = None
     """File with one line ``KEY=VALUE``, as given to Triton's ``--grpc-restricted-protocol``; None: not restricted."""
     limits: LimitSettings = LimitSettings()
     power: PowerSettings | None = None
-    """None: energy is known only where a counter can be read."""
+    """Power model of the server; None: energy is known only where a counter can be read."""
 
     @field_validator("metrics")
     @classmethod
@@ -78,19 +78,19 @@ class ServerSettings(Section):
 
 
 class GuardSettings(Section):
-    """When the fallback decides in place of the policy; see orchestrator.policies.circuit_breaker."""
+    """The conditions under which the fallback decides in place of the policy; see policies.circuit_breaker."""
 
     fallback: str = "lert:reserve"
-    """The policy that does."""
+    """The policy that decides in its place."""
     policy_time_budget_ms: float | None = Field(default=10.0, gt=0)
     """A slower decision is not used. A tenth of the default deadline and some hundred times what those here take, so
     that a host's own stalls hardly ever count. None: any time."""
     faults: int = Field(default=5, ge=1)
-    """Of the policy in ``faults_window_s``, after which it is not asked for a while."""
+    """Faults of the policy in ``faults_window_s``, after which it is not asked for a while."""
     faults_window_s: float = Field(default=10.0, gt=0)
     """Faults further apart don't add up."""
     pause_s: float = Field(default=30.0, gt=0)
-    """For how long it is not asked; then one decision is a trial."""
+    """Time for which the policy is not asked; then one decision is a trial."""
     stale_after_s: float | None = Field(default=None, gt=0)
     """While a server that could be chosen has told nothing for longer, no answer and not what it serves, the fallback
     decides: it holds what is overdue against a server, which another policy may not. None: two and a half of
@@ -105,12 +105,12 @@ class OverloadSettings(Section):
     than to their deadline for what was sent. False: a request waits up to ``request_timeout_s``, and its answer is
     given however late."""
     queue_limit_mib: float = Field(default=512.0, gt=0)
-    """Of tensors waiting in the router, beside ``queue_limit``: ten thousand small images are some 100 MiB, as many of
-    224 × 224 pixels would be 6 GiB."""
+    """Most tensors waiting in the router, beside ``queue_limit``: ten thousand small images are some 100 MiB, as many
+    of 224 × 224 pixels would be 6 GiB."""
     priority_levels: int = Field(default=3, ge=1)
     """Priorities are 1, the highest, to this; any other counts as the default, as in Triton."""
     default_priority: int = Field(default=2, ge=1)
-    """Of requests that name none: the middle, so that there is something above and below."""
+    """Priority of requests that name none: the middle, so that there is something above and below."""
 
     @model_validator(mode="after")
     def _default_is_a_level(self) -> OverloadSettings:
@@ -125,47 +125,49 @@ class DecisionLogSettings(Section):
     """Decisions as JSON lines; see orchestrator.router.dispatch.decision_log."""
 
     directory: Path
-    """Where; each router process has a file there."""
+    """Directory of the log; each router process has a file there."""
     sample_ratio: float = Field(default=0.01, gt=0, le=1)
-    """Of the decisions. One takes some hundred microseconds to write, which all of them would pay at a thousand a
-    second."""
+    """Share of the decisions that are written. One takes some hundred microseconds, which all of them would pay at a
+    thousand a second."""
     max_mib: float = Field(default=32.0, gt=0)
-    """Of a file; one older file of the same router is kept."""
+    """Largest size of a file; one older file of the same router is kept."""
     files: int = Field(default=16, ge=2)
-    """In the directory; at the start of a router the oldest beyond them go."""
+    """Most files in the directory; at the start of a router the oldest beyond them go."""
 
 
 class RouterSettings(Section):
-    """How the router queues, groups and sends."""
+    """How the router queues, batches and sends."""
 
     policy: str = "ppo-slim"
-    """Of all that could be one spec for everybody the best on validation scenarios, see docs/evaluation.md. Or
-    ``ppo-paper``, or a rule, ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.policies.registry; best: ``thrift``."""
+    """Policy that decides. The default is the best on validation scenarios of all that could be one spec for everybody,
+    see docs/evaluation.md. Or ``ppo-paper``, or a rule, ``SERVER_RULE[:WIDTH_RULE]``, see
+    orchestrator.policies.registry; best: ``thrift``."""
     policy_file: Path | None = None
-    """Of a learned policy, see docs/learning.md; None: the one that ships with the project."""
+    """File of a learned policy, see docs/learning.md; None: the one that ships with the project."""
     shadow_policy: str | None = None
-    """Asked about every decision as well, compared and logged, and never obeyed; None: nobody is."""
+    """Policy that is asked about every decision as well, compared and logged, and never obeyed; None: none is."""
     binding: Literal["policy", "late", "early"] = "policy"
-    """When a request gets its server and width: on arrival, when a server has room, or as the policy was written."""
+    """Moment at which a request gets its server and width: on arrival, when a server has room, or as the policy
+    says."""
     guard: GuardSettings = GuardSettings()
     family: str | None = None
     """The family to serve; None takes the only one there is."""
     deadline_ms: float = Field(default=100.0, gt=0)
-    """For requests that bring none. Ten times the latency of a small CNN on one core."""
+    """Deadline of requests that bring none: ten times the latency of a small CNN on one core."""
     slack_margin: float = Field(default=1.25, ge=1)
     """Expected times are multiplied by this before they are held against a deadline."""
     request_timeout_s: float = Field(default=30.0, gt=0)
-    """After this a caller gets an error whatever its deadline."""
+    """Time after which a caller gets an error whatever its deadline."""
     queue_limit: int = Field(default=10_000, ge=1)
     """Items waiting in the router; one more costs the least important its place, see router.queue.overload."""
     overload: OverloadSettings = OverloadSettings()
     in_flight_groups: int = Field(default=4, ge=1)
-    """Groups a server holds at a time: one runs, the others wait so that it never idles while answers travel to callers
-    and their next requests back. With two it does idle where groups are short, see
+    """Batches a server holds at a time: one runs, the others wait so that it never idles while answers travel to
+    callers and their next requests back. With two it does idle where batches are short, see
     docs/benchmarks/overhead-profile.md. Where what it has takes longer than 16 ms one waits, whatever this says: the
     more there are, the earlier a width is chosen and the more must be sent again when a server dies."""
     group_timeout_s: float = Field(default=10.0, gt=0)
-    """A server that has not answered a group after this is taken out until it answers blank items."""
+    """A server that has not answered a batch after this is taken out until it answers blank items."""
     discovery_period_s: float = Field(default=2.0, gt=0)
     """How often servers are asked what they serve."""
     connect_timeout_s: float = Field(default=5.0, gt=0)
@@ -178,16 +180,16 @@ class RouterSettings(Section):
     """How often host names of servers are looked up; each address that one has is a server."""
     retries: RetrySettings = RetrySettings()
     hedge: HedgeSettings | None = None
-    """None: no second copies beside what is overdue."""
+    """Second copies; None: there are none beside what is overdue."""
     ejection: EjectionSettings = EjectionSettings()
     probes: ProbeSettings | None = ProbeSettings()
-    """None: answers are believed as they come."""
+    """Checks of servers by known answers; None: answers are believed as they come."""
     decision_log: DecisionLogSettings | None = None
-    """None: decisions are not written."""
+    """Log of decisions; None: they are not written."""
     drain_s: float = Field(default=10.0, ge=0)
     """How long closing waits for answers under way; behind a gateway no longer than the rest of ``gateway.drain_s``."""
     seed: int = 0
-    """Of policies that draw lots."""
+    """Seed of policies that draw random numbers."""
     profile: Path | None = None
     """profile.json of 'slimsched profile', from which expected times and joules start; None: each width is warmed up
     and its energy unknown."""
@@ -212,9 +214,9 @@ class ControllerSettings(Section):
     """What a controller keeps loaded and how quickly it changes it; the same for every server."""
 
     family: str | None = None
-    """To look after; None takes the only one in the repository."""
+    """Family to look after; None takes the only one in the repository."""
     minimum_widths: tuple[int, ...] | None = Field(default=None, min_length=1)
-    """Always resident; None: the narrowest, which answers when nothing else can."""
+    """Widths that are always resident; None: the narrowest, which answers when nothing else can."""
     wanted_widths: tuple[int, ...] | None = None
     """Loaded whenever the budget has room, most wanted first; None: all, the narrowest first. Other widths are loaded
     when asked for and unloaded when idle."""
@@ -223,18 +225,18 @@ class ControllerSettings(Section):
     grow_busy_ratio: float = Field(default=0.7, gt=0, le=1)
     """A width whose instances are busier than this while requests wait gets another one."""
     grow_after_s: float = Field(default=1.0, ge=0)
-    """For how long they must have been; shorter bursts are cheaper to sit out."""
+    """Time for which they must have been that busy; shorter bursts are cheaper to sit out."""
     shrink_busy_ratio: float = Field(default=0.4, ge=0, lt=1)
     """An instance is taken away when the others would stay below this; the gap to grow_busy_ratio is the hysteresis."""
     idle_s: float = Field(default=30.0, gt=0)
-    """For how long they must have; also before a width makes room for another."""
+    """Time for which the others must have stayed below it; also before a width makes room for another."""
     unload_after_s: float = Field(default=300.0, gt=0)
-    """Without a request, before a width that is neither wanted nor asked for is unloaded."""
+    """Time without a request before a width that is neither wanted nor asked for is unloaded."""
     cooldown_s: float = Field(default=2.0, ge=0)
     """Between two changes of one width, so that the second sees what the first did."""
     deadline_budget_ms: float | None = Field(default=None, gt=0)
-    """Of a request's deadline, what waiting for a batch and running it may take; None: half of ``router.deadline_ms``,
-    the rest is for the way and for the router's queue."""
+    """Part of a request's deadline that waiting for a batch and running it may take; None: half of
+    ``router.deadline_ms``, the rest is for the way and for the router's queue."""
     batching: bool = True
     """Whether batching parameters are sized at all; False leaves what config.pbtxt says."""
     batching_horizon_s: float = Field(default=60.0, gt=0)
@@ -247,15 +249,15 @@ class ControllerSettings(Section):
     """What an instance is taken for until one has been measured; None: 128 on CPU, 1024 on GPU, where a first
     session brings its libraries along."""
     leak_limit_mib: float = Field(default=512.0, gt=0)
-    """Of memory that unloads have not given back, above which a restart of Triton is advised."""
+    """Memory not given back by unloads above which a restart of Triton is advised."""
     repair_after_s: float = Field(default=2.0, ge=0)
-    """For how long an instance must be missing, or every answer an error, before a width is reloaded."""
+    """Time for which an instance must be missing, or every answer an error, before a width is reloaded."""
     quarantine_s: float = Field(default=5.0, gt=0)
     """How long a config that failed to load is left alone; doubles with each failure."""
     quarantine_max_s: float = Field(default=300.0, gt=0)
-    """And no longer than this."""
+    """The longest quarantine."""
     stuck_after_s: float = Field(default=60.0, gt=0)
-    """Of loading, before it is reported as stuck."""
+    """Time of loading after which it is reported as stuck."""
     action_timeout_s: float = Field(default=10.0, ge=0.5)
     """How long a step waits for one action; a slower one goes on by itself and its width is left alone meanwhile.
     Hardly any is done in less than half a second."""
@@ -295,7 +297,7 @@ class ControllerSettings(Section):
 
 
 class FleetSettings(Section):
-    """All of fleet.yaml."""
+    """The whole of fleet.yaml."""
 
     servers: tuple[ServerSettings, ...] = Field(min_length=1)
     router: RouterSettings = RouterSettings()

@@ -16,7 +16,7 @@ class TlsSettings(Section):
     certificate: Path
     """The gateway's own, followed by those between it and its authority."""
     key: Path
-    """Of the certificate, without a passphrase."""
+    """Private key of the certificate, without a passphrase."""
     client_ca: Path | None = None
     """Authorities; a client must show a certificate of one of them. None: clients show none."""
     minimum_version: Literal["1.2", "1.3"] = "1.2"
@@ -38,20 +38,20 @@ class ClientLimitSettings(Section):
     """What one client, or all together, may take of a gateway process."""
 
     max_connections: int = Field(default=1000, ge=1)
-    """Of each transport. One more takes the place of one that only waits, of the address that has the most."""
+    """Most connections of each transport. One more takes the place of an idle one, of the address that has the most."""
     max_concurrent_streams: int = Field(default=1024, ge=1, le=2**31 - 1)
     """gRPC calls of one connection under way at a time; a further one waits at the client."""
     max_header_kib: float = Field(default=16.0, ge=1, le=1024)
-    """Of a request's headers, all together; those of usual clients are below 1."""
+    """Largest size of a request's headers, all together; those of usual clients are below 1."""
     header_timeout_s: float = Field(default=10.0, gt=0)
-    """For a TLS handshake, and for a request's headers to come whole."""
+    """Longest wait for a TLS handshake, and for a request's headers to come whole."""
     stall_timeout_s: float = Field(default=30.0, gt=0)
-    """For the next piece of a body to come, and for a client to take the next piece of its answer."""
+    """Longest wait for the next piece of a body, and for a client to take the next piece of its answer."""
     idle_timeout_s: float = Field(default=300.0, gt=0)
-    """Of an HTTP connection without a request; gRPC clients are pinged instead."""
+    """Longest life of an HTTP connection without a request; gRPC clients are pinged instead."""
     max_held_mib: float = Field(default=512.0, gt=0)
-    """Of bodies that have not come whole, of all clients together, over each transport; more is refused, over gRPC to
-    the connection that holds the most."""
+    """Most that is held of bodies that have not come whole, of all clients together, over each transport; more is
+    refused, over gRPC to the connection that holds the most."""
 
     @model_validator(mode="after")
     def _do_not_contradict(self) -> ClientLimitSettings:
@@ -64,7 +64,7 @@ class ClientLimitSettings(Section):
 
 
 class AuthSettings(Section):
-    """Who may call."""
+    """Who may call the gateway."""
 
     tokens_file: Path
     """Tenants, digests of their tokens, and quotas; see orchestrator.config.tenants. Read again when it changes."""
@@ -73,7 +73,7 @@ class AuthSettings(Section):
 
 
 class GatewaySettings(Section):
-    """Where the gateway listens and what it takes from a client."""
+    """The addresses of the gateway, and what it takes from a client."""
 
     grpc: str | None = Field(default="127.0.0.1:8081", pattern=ADDRESS)
     """KServe v2 over gRPC, ``host:port``; None: not offered. 8000 to 8002 are left to a Triton of the same machine."""
@@ -84,10 +84,10 @@ class GatewaySettings(Section):
     max_message_mib: float = Field(default=64.0, gt=0, le=2047)
     """A larger request is refused, before and after decompression; Triton's own bound over HTTP from 25.06 on."""
     tls: TlsSettings | None = None
-    """None: both transports are plain."""
+    """Certificates of both transports; None: both are plain."""
     limits: ClientLimitSettings = ClientLimitSettings()
     auth: AuthSettings | None = None
-    """None: whoever reaches the gateway may use it."""
+    """Tokens of callers; None: whoever reaches the gateway may use it."""
     pass_on_timeout_s: float | None = Field(default=300.0, gt=0)
     """How long the caller of a model that is passed on waits for its answer, whatever deadline its own call has: a
     server that hangs would keep it for ever. None: any time. Streams end with their clients."""

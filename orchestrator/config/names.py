@@ -38,9 +38,9 @@ def expand_servers(
     """Return one server for each address, and the names to go on with.
 
     Args:
-        servers: as in the file.
-        resolved: addresses of each host name; a name without any is left as it is.
-        assigned: as this function returned it before; empty at first.
+        servers: The servers as in the file.
+        resolved: The addresses of each host name; a name without any is left as it is.
+        assigned: The names as this function returned them before; empty at first.
     """
     expanded: list[ServerSettings] = []
     names: dict[tuple[str, str], str] = {}
@@ -51,6 +51,7 @@ def expand_servers(
         if not hosts:
             expanded.append(server)
             continue
+        # A name follows its address, because the router's observations are kept by name.
         kept = {ip: assigned[server.name, ip] for ip in hosts if (server.name, ip) in assigned}
         free = (
             name

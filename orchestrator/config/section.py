@@ -51,11 +51,11 @@ def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, 
     """Return the settings that the YAML ``text`` spells.
 
     Args:
-        kind: of the settings.
-        text: of the file.
-        source: named by errors.
-        start: the key that such a file begins with, for the message when it holds no mapping.
-        is_secret: whether errors must quote nothing of the text.
+        kind: The class of the settings.
+        text: The text of the file.
+        source: The file's name, for errors.
+        start: The key that such a file begins with, for the message when it holds no mapping.
+        is_secret: Whether errors must quote nothing of the text.
 
     Raises:
         ConfigError: when the text is no YAML mapping, or a key or value is not allowed.

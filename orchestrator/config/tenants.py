@@ -17,7 +17,7 @@ from orchestrator.errors import ConfigError
 
 DIGEST_PREFIX = "sha256:"
 _MOST_BYTES = 2**20
-"""Of the file. Every token costs each request a third of a microsecond, so long before this a proxy is the place."""
+"""Largest tokens file. Every token costs each request a third of a microsecond; long before this a proxy is better."""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -42,7 +42,7 @@ class TenantSettings(Section):
     concurrent_requests: int | None = Field(default=None, ge=1)
     """Inferences under way at a time; None: unbounded."""
     highest_priority: int = Field(default=1, ge=1)
-    """Of requests for families. 1 is the highest there is, as in Triton, so 3 refuses 1 and 2."""
+    """Highest priority of its requests for families. 1 is the highest there is, as in Triton, so 3 refuses 1 and 2."""
     models: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Families and other models that it may use and see; None: all."""
 

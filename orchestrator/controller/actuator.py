@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.controller.observer import OBSERVE_TIMEOUT_S, one_line, read_host, used_bytes
-from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.controller.ports import Clocks, ModelControl, Telemetry
 from orchestrator.errors import SlimError, TransientError
 from orchestrator.planner import Action, ActionKind, Limits, LoadedModel, ModelStatus, Outcome, still_fits
 from orchestrator.snapshot import ModelName
@@ -46,13 +46,13 @@ _NEEDS_MEMORY = frozenset({ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELO
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An action that ended.
+    """An action that ended, and how.
 
     Attributes:
-        outcome: of it.
-        instances_before: that the model ran with when it began.
+        outcome: What came of the action.
+        instances_before: The instances that the model ran with when it began.
         is_executed: False when Triton certainly never saw it, so that it says nothing of the config.
-        is_late: whether it took longer than its step waited.
+        is_late: Whether it took longer than its step waited.
     """
 
     outcome: Outcome
@@ -97,23 +97,15 @@ class _UnderWay:
 class Actuator:
     """Owns every action from its beginning until its outcome was handed over."""
 
-    def __init__(
-        self,
-        control: ModelControl,
-        telemetry: Telemetry,
-        *,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]],
-    ) -> None:
+    def __init__(self, control: ModelControl, telemetry: Telemetry, *, clocks: Clocks) -> None:
         self._control = control
         self._telemetry = telemetry
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._sleep = sleep
+        self._clock = clocks.monotonic
+        self._wall_clock = clocks.wall
+        self._sleep = clocks.sleep
         self._under_way: dict[ModelName, _UnderWay] = {}
         self._nonces = 0
-        self._settled_from_s = clock()
+        self._settled_from_s = self._clock()
         self._is_closing = False
 
     @property
@@ -139,11 +131,11 @@ class Actuator:
         """Perform actions in order; the first that fails or no longer fits ends it, the rest was planned on it.
 
         Args:
-            actions: of the plan.
-            loaded: models as they were when it was made.
-            limits: it was made within.
-            timeout_s: for which each action is waited for.
-            listener: is told of each.
+            actions: The actions of the plan, in their order.
+            loaded: The models as they were when the plan was made.
+            limits: The limits that the plan was made within.
+            timeout_s: The time for which each action is waited for.
+            listener: Who is told what comes of each action.
         """
         settled_bytes: int | None = None
         for action in actions:
@@ -165,6 +157,7 @@ class Actuator:
                 listener.left(action, took_s=self._clock() - entry.began_s)
                 continue
             is_done = not entry.task.cancelled() and entry.task.result().error is None
+            # The reading after one action is the reading before the next, which spares a look at every stub.
             settled_bytes = await self._settle(entry, before) if is_done and before is not None else None
             ended = self._hand_over(entry, before, settled_bytes)
             listener.ended(ended)

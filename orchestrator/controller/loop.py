@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,9 +18,9 @@ from orchestrator.config import ControllerSettings
 from orchestrator.controller.actuator import Actuator, Ended
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observation, Observer, one_line
-from orchestrator.controller.ports import ModelControl, Telemetry
+from orchestrator.controller.ports import REAL_CLOCKS, Clocks, ModelControl, Telemetry
 from orchestrator.controller.report import StepReport
-from orchestrator.controller.step_log import Journal
+from orchestrator.controller.step_log import StepLog
 from orchestrator.errors import ModelNotFoundError
 from orchestrator.planner import Action, HostSnapshot, Limits, Plan, SchedulerState, plan
 from orchestrator.snapshot import Family, ModelName, ServerName
@@ -31,9 +30,9 @@ log = logging.getLogger(__name__)
 BACK_OFFS_S = (1.0, 2.0, 5.0, 10.0)
 """Pauses after unexpected failures in a row; the last one is repeated."""
 STOP_WAIT_S = 10.0
-"""In all, for what is under way when asked to stop; well within the 30 s that Kubernetes gives."""
+"""Longest wait in all for what is under way when asked to stop; well within the 30 s that Kubernetes gives."""
 CLOSE_WAIT_S = 2.0
-"""For the connections to close."""
+"""Longest wait for the connections to close."""
 
 
 class Planner(Protocol):
@@ -49,19 +48,21 @@ class Planner(Protocol):
 class Controller:
     """Keeps one Triton loaded with the right instances.
 
+    Of its many arguments the first five are what it works on; the others are a world of their own for tests, the dry
+    run, and who is told.
+
     Args:
-        server: that it looks after.
-        control: of its Triton; closed at the end of ``run``.
-        telemetry: of its host.
-        limits: to keep to.
-        settings: for the timings of the loop itself.
-        clock: never goes back; all timers are on it.
-        wall_clock: seconds since 1970, for reports and nonces.
-        sleep: such as asyncio.sleep.
-        dry_run: observe, plan and report, and change nothing.
-        planner: decides.
-        on_step: is told of each step that was taken; not of one that failed unexpectedly.
-        on_action: is called when an action has ended or is left to itself; a step may hold several slow ones.
+        server: The server that it looks after.
+        control: The control of its Triton; closed at the end of ``run``.
+        telemetry: The readings of its host.
+        limits: The limits to keep to.
+        settings: The settings, for the timings of the loop itself.
+        clocks: Time, for the loop and for its timers.
+        dry_run: Whether to observe, plan and report, and change nothing.
+        planner: The decision; ``orchestrator.planner.plan`` but in tests.
+        on_step: A function that is told of each step that was taken; not of one that failed unexpectedly.
+        on_action: A function that is called when an action has ended or is left to itself; a step may hold several slow
+            ones.
     """
 
     def __init__(
@@ -72,9 +73,7 @@ class Controller:
         limits: Limits,
         *,
         settings: ControllerSettings,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clocks: Clocks = REAL_CLOCKS,
         dry_run: bool = False,
         planner: Planner = plan,
         on_step: Callable[[StepReport], None] | None = None,
@@ -84,16 +83,16 @@ class Controller:
         self._control = control
         self._limits = limits
         self._settings = settings
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._sleep = sleep
+        self._clock = clocks.monotonic
+        self._wall_clock = clocks.wall
+        self._sleep = clocks.sleep
         self._dry_run = dry_run
         self._planner = planner
         self._on_step = on_step
         self._on_action = on_action
-        self._observer = Observer(control, telemetry, clock=clock)
-        self._actuator = Actuator(control, telemetry, clock=clock, wall_clock=wall_clock, sleep=sleep)
-        self._journal = Journal(server, wall_clock=wall_clock)
+        self._observer = Observer(control, telemetry, clock=clocks.monotonic)
+        self._actuator = Actuator(control, telemetry, clocks=clocks)
+        self._log = StepLog(server, wall_clock=clocks.wall)
         self._state = SchedulerState()
         self._demands = Demands()
         self._replacement: tuple[Limits, ControllerSettings] | None = None
@@ -106,7 +105,7 @@ class Controller:
 
     @property
     def last_report(self) -> StepReport | None:
-        """Of the step under way, with the actions that have ended so far, or the last one; None before the first."""
+        """The report of the step under way with the actions that ended so far, or of the last one; None at first."""
         return self._report
 
     @property
@@ -139,6 +138,7 @@ class Controller:
 
     async def step(self) -> StepReport:
         """Observe, plan, act and return what came of it; only a failure that nobody expects is raised."""
+        # Only between steps, so that a plan and its actions keep to the same limits.
         if self._replacement is not None:
             (self._limits, self._settings), self._replacement = self._replacement, None
         self._steps += 1
@@ -147,7 +147,7 @@ class Controller:
             self.ended(ended)
         self._demands = self._demands.at(began_s)
         seen = await self._observer.observe(busy_models=self._actuator.busy_models, demands=self._demands)
-        self._journal.note_trouble(seen.trouble)
+        self._log.note_trouble(seen.trouble)
         planned, plan_s = self._plan(seen)
         self._report = self._report_of(seen, planned, plan_s=plan_s, step_s=self._clock() - began_s)
         if seen.snapshot is not None and planned is not None and not self._dry_run:
@@ -191,7 +191,7 @@ class Controller:
 
     def ended(self, ended: Ended) -> None:
         """Take what an action taught into the state; see ``ActionListener``."""
-        self._journal.note_ended(ended)
+        self._log.note_ended(ended)
         if ended.is_executed:
             self._state = self._state.record(
                 ended.outcome, instances_before=ended.instances_before, limits=self._limits
@@ -199,17 +199,17 @@ class Controller:
         self._tell_action()
 
     def left(self, action: Action, *, took_s: float) -> None:
-        """See ``ActionListener``."""
-        self._journal.note_left(action, took_s=took_s)
+        """Report an action that goes on by itself; see ``ActionListener``."""
+        self._log.note_left(action, took_s=took_s)
         self._tell_action()
 
     def withheld(self, action: Action, why: str) -> None:
-        """See ``ActionListener``."""
-        self._journal.note_withheld(action, why)
+        """Log an action that was not begun; see ``ActionListener``."""
+        self._log.note_withheld(action, why)
 
     def _tell_action(self) -> None:
         if self._report is not None:
-            self._report = replace(self._report, state=self._state, recent=self._journal.recent)
+            self._report = replace(self._report, state=self._state, recent=self._log.recent)
         if self._on_action is not None:
             self._on_action()
 
@@ -220,7 +220,7 @@ class Controller:
         began_s = self._clock()
         made, self._state = self._planner(seen.snapshot, self._state, self._limits, now_s=seen.at_s)
         plan_s = self._clock() - began_s
-        self._journal.note_plan(made, is_dry=self._dry_run)
+        self._log.note_plan(made, is_dry=self._dry_run)
         return made, plan_s
 
     def _report_of(self, seen: Observation, planned: Plan | None, *, plan_s: float, step_s: float) -> StepReport:
@@ -239,12 +239,12 @@ class Controller:
             limits=self._limits,
             plan_s=plan_s,
             step_s=step_s,
-            recent=self._journal.recent,
+            recent=self._log.recent,
             family=self._family,
         )
 
     async def _see_stop(self, stop: asyncio.Event) -> float:
-        """Return when the wish to stop was seen; waiting for what is under way is bounded from then on."""
+        """Return when the request to stop was seen; waiting for what is under way is bounded from then on."""
         await stop.wait()
         return self._clock()
 
@@ -253,7 +253,7 @@ class Controller:
         step = asyncio.create_task(self.step())
         try:
             await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not step.done():
+            if not step.done():  # a load must not be cut off, but what follows it in the plan need not begin
                 self._actuator.begin_no_more()
                 await asyncio.wait({step}, timeout=STOP_WAIT_S)
         finally:

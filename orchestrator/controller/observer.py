@@ -38,7 +38,7 @@ from orchestrator.telemetry.reading import HostReading
 log = logging.getLogger(__name__)
 
 OBSERVE_TIMEOUT_S = 5.0
-"""For each reading. Triton answers index and config calls on one thread, which a load may hold up for a while."""
+"""Longest wait for one reading: Triton answers index and config calls on one thread, which a load may hold up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class Observation:
     """What one look at the host gave.
 
     Attributes:
-        at_s: when it was complete, on the controller's clock.
-        snapshot: of the host; None when Triton could not be observed.
-        trouble: what could not be read of Triton, in one line; None when all could.
-        reading: telemetry; None when it could not be read at all.
+        at_s: When the look was complete, seconds on the controller's clock.
+        snapshot: The host; None when Triton could not be observed.
+        trouble: What could not be read of Triton, in one line; None when all could.
+        reading: What telemetry told; None when it could not be read at all.
     """
 
     at_s: float
@@ -74,8 +74,8 @@ class Observer:
         """Return what can be seen now; only a failure that nobody expects is raised.
 
         Args:
-            busy_models: whose last action has not ended.
-            demands: leases on models.
+            busy_models: The models whose last action has not ended.
+            demands: The leases on models.
             with_rates: False leaves the counters unread, for whoever must not wait for them.
         """
         reading = await read_host(self._telemetry)

@@ -1,8 +1,14 @@
-"""What a controller needs of the world, as protocols: the real adapters and the tests' fakes stand behind them."""
+"""What a controller needs of the world: Triton and telemetry as protocols, and time.
+
+The real adapters and the tests' fakes stand behind the protocols; in tests time is virtual.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.planner.estimates.rates import Counters
@@ -57,13 +63,31 @@ class ModelControl(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to the server."""
         ...
 
 
 class Telemetry(Protocol):
-    """The host's own readings."""
+    """The readings of one host."""
 
     async def read(self) -> HostReading:
         """Return what can be read now; what can't is absent with its reason, and nothing is raised."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Time as a controller sees it.
+
+    Attributes:
+        monotonic: A clock that never goes back, in seconds; all timers are on it.
+        wall: A clock of seconds since 1970, for reports and nonces.
+        sleep: An awaitable pause.
+    """
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+REAL_CLOCKS = Clocks()

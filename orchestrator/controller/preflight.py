@@ -24,9 +24,9 @@ class CheckedControl:
     """A ``ModelControl`` that answers only once its checks have passed.
 
     Args:
-        control: to use.
-        check: of the Triton's mode and protocols; repeated after each failure to answer.
-        first_check: passed once in a life, after ``check``.
+        control: The control that is checked.
+        check: A check of the Triton's mode and protocols; repeated after each failure to answer.
+        first_check: A check that is passed once in a life, after ``check``.
     """
 
     def __init__(self, control: ModelControl, *, check: Check, first_check: Check) -> None:
@@ -51,11 +51,11 @@ class CheckedControl:
             self._was_checked = True
 
     def repository_models(self) -> tuple[RepositoryModel, ...]:
-        """See ModelControl."""
+        """Return the repository's widths; see ``ModelControl``."""
         return self._control.repository_models()
 
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
-        """See ModelControl.
+        """Return what is loaded, once the checks have passed; see ``ModelControl``.
 
         Raises:
             ConfigError: when a check fails.
@@ -68,19 +68,19 @@ class CheckedControl:
             raise
 
     async def counters(self) -> Mapping[ModelName, Counters]:
-        """See ModelControl."""
+        """Return the counters; see ``ModelControl``."""
         return await self._control.counters()
 
     async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
-        """See ModelControl."""
+        """Load or change a model; see ``ModelControl``."""
         await self._control.apply(model, instances=instances, batching=batching, nonce=nonce)
 
     async def unload(self, model: ModelName) -> None:
-        """See ModelControl."""
+        """Unload a model; see ``ModelControl``."""
         await self._control.unload(model)
 
     async def close(self) -> None:
-        """See ModelControl."""
+        """Close the connections of the control."""
         await self._control.close()
 
 
@@ -93,13 +93,13 @@ class BudgetCheck:
     whole look must be done, and the check would never pass.
 
     Args:
-        server: whose budget it is.
-        control: of its Triton.
-        telemetry: of its host.
-        limits: returns those to keep to now.
-        clock: that never goes back.
-        patience_s: from the first look on.
-        may_be_resuming: see ``check_budget``.
+        server: The server whose budget it is.
+        control: The control of its Triton, unchecked.
+        telemetry: The readings of its host.
+        limits: A function that returns the limits to keep to now.
+        clock: A clock that never goes back, in seconds.
+        patience_s: The time from the first look on, in which unknown memory calls for another one.
+        may_be_resuming: Whether a controller may have been killed here; see ``check_budget``.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class BudgetCheck:
         self._began_s: float | None = None
 
     async def __call__(self) -> None:
-        """Pass or raise.
+        """Return when the minimum set fits, as far as can be seen.
 
         Raises:
             ConfigError: when the minimum set can't fit; names the budget, what is in use and what is needed.

@@ -22,12 +22,12 @@ _FIXED_CONTROLLER_KEYS = ("controller.family",)
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """Settings that were accepted.
+    """Settings that were accepted when the file was read again.
 
     Attributes:
-        limits: to keep to from the next step on.
-        settings: for the timings of the loop.
-        changes: in words, one a key; empty when nothing that concerns the server changed.
+        limits: The limits to keep to from the next step on.
+        settings: The settings, for the timings of the loop.
+        changes: The changes in words, one a key; empty when nothing that concerns the server changed.
     """
 
     limits: Limits
@@ -39,10 +39,10 @@ class SettingsFile:
     """The fleet file of a running controller.
 
     Args:
-        path: of fleet.yaml.
-        server: of it, that the controller looks after.
-        fleet: that the controller was started with.
-        resolve: settles the limits; raises ConfigError for settings that can't be kept to.
+        path: The path of fleet.yaml.
+        server: The server of the fleet that the controller looks after.
+        fleet: The fleet that the controller was started with.
+        resolve: A function that settles the limits; raises ConfigError for settings that can't be kept to.
     """
 
     def __init__(self, path: Path, server: ServerSettings, fleet: FleetSettings, *, resolve: Resolve) -> None:
@@ -63,6 +63,7 @@ class SettingsFile:
             (key, old, new) for key, old, new in _differences(_keys(self._server, self._fleet), _keys(server, fleet))
         )
         for key, old, new in changed:
+            # Before anything is resolved: a moved address is refused whatever else the file says.
             if _needs_restart(key, self._server.name):
                 raise ConfigError(f"{key} changed from {old} to {new}; that needs a restart of the controller")
         limits = self._resolve(server, fleet)

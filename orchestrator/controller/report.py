@@ -19,10 +19,10 @@ class ActionRecord:
     """One action that ended, or has gone on for longer than a step waits.
 
     Attributes:
-        ended_unix_s: wall-clock time at which it ended, or was left to itself.
-        action: that was done.
-        took_s: until then.
-        error: why it failed; None when it did not.
+        ended_unix_s: Wall-clock time at which it ended, or was left to itself.
+        action: The action that was done.
+        took_s: The time it took, or has taken when it was left to itself.
+        error: The reason why it failed; None when it did not.
         is_under_way: True while it has not ended.
     """
 
@@ -38,20 +38,20 @@ class StepReport:
     """One step and what led to it.
 
     Attributes:
-        server: that the controller looks after.
-        unix_s: wall-clock time of the observation.
-        now_s: the same on the controller's clock, which all timers in ``state`` and ``snapshot`` are on.
-        steps: so far, this one included.
-        snapshot: the host; None when Triton could not be observed.
-        trouble: what of Triton could not be read, in one line; beside a snapshot it is the metrics alone.
-        reading: telemetry; None when it could not be read at all.
-        plan: made of the snapshot; None without one.
-        state: after the step.
-        limits: the plan kept to.
-        plan_s: that planning took.
-        step_s: that the step took without its actions.
-        recent: the last actions, oldest first.
-        family: that is looked after, as last seen; None until a repository has been.
+        server: The server that the controller looks after.
+        unix_s: Wall-clock time of the observation.
+        now_s: The same moment on the controller's clock, which all timers in ``state`` and ``snapshot`` are on.
+        steps: The number of steps so far, this one included.
+        snapshot: The host; None when Triton could not be observed.
+        trouble: What of Triton could not be read, in one line; beside a snapshot it is the metrics alone.
+        reading: What telemetry told; None when it could not be read at all.
+        plan: The plan made of the snapshot; None without one.
+        state: What a plan remembers, after the step.
+        limits: The limits that the plan kept to.
+        plan_s: The time that planning took.
+        step_s: The time that the step took without its actions.
+        recent: The last actions, oldest first.
+        family: The family that is looked after, as last seen; None until a repository has been read.
     """
 
     server: ServerName
@@ -68,3 +68,8 @@ class StepReport:
     step_s: float
     recent: tuple[ActionRecord, ...] = field(default=())
     family: Family | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether Triton could not be observed, or one of the last actions failed."""
+        return self.snapshot is None or any(record.error is not None for record in self.recent)

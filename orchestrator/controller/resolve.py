@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 BUDGET_RATIO = {"gpu": 0.9, "cpu": 0.5}
-"""Of the memory there is, without a budget in the settings; a host also runs other things than Triton."""
+"""Share of the memory there is that may be used without a budget in the settings; a host also runs other things."""
 UNMEASURED_INSTANCE_MIB = {"gpu": 1024.0, "cpu": 128.0}
 GPU_MAX_INSTANCES = 4
 UNKNOWN_CPUS = 2
@@ -36,12 +36,12 @@ def resolve_limits(
     """Return the limits of a server's plans.
 
     Args:
-        server: that is to be controlled.
-        settings: of controllers.
-        models: of its repository, in any order.
-        memory_total_bytes: of the device on GPU, of the host on CPU; None: unknown.
-        cpus: that Triton may use; None: unknown.
-        deadline_ms: of requests that bring none.
+        server: The server that is to be controlled.
+        settings: The settings of controllers.
+        models: The models of its repository, in any order.
+        memory_total_bytes: The memory of the device on GPU, of the host on CPU; None: unknown.
+        cpus: The number of CPUs that Triton may use; None: unknown.
+        deadline_ms: The deadline of requests that bring none.
 
     Raises:
         ConfigError: when a width is not in the repository, when there is no telling how much memory may be used, or
@@ -99,10 +99,10 @@ def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName, 
       has just filled.
 
     Args:
-        limits: to keep to.
-        snapshot: the host now; its rates are not looked at.
-        server: for the message.
-        may_be_resuming: whether a refusal would end a daemon; one that only leaves old settings in force is strict.
+        limits: The limits to keep to.
+        snapshot: The host now; its rates are not looked at.
+        server: The server's name, for the message.
+        may_be_resuming: Whether a refusal would end a daemon; one that only leaves old settings in force is strict.
 
     Raises:
         ConfigError: names the budget, what is in use, what is needed and the remedy.

@@ -17,7 +17,7 @@ from orchestrator.snapshot import ModelName, ServerName
 log = logging.getLogger(__name__)
 
 
-class Journal:
+class StepLog:
     """The log, and the last actions for the status page."""
 
     def __init__(self, server: ServerName, *, wall_clock: Callable[[], float]) -> None:
@@ -42,7 +42,7 @@ class Journal:
 
     def note_plan(self, plan: Plan, *, is_dry: bool) -> None:
         """Log refusals, notices and, of a plan that nobody will carry out, actions, each when it is new."""
-        told: dict[object, str] = {}
+        told: dict[object, str] = {}  # by what makes it new; the numbers are no part of that
         for refusal in plan.refusals:
             told[("refusal", refusal.kind, refusal.model, refusal.reason, refusal.detail)] = _refusal_text(refusal)
         for notice in plan.notices:

@@ -18,9 +18,9 @@ class ActionKind(StrEnum):
 
     LOAD = "load"
     SCALE_UP = "scale-up"
-    """More instances, in place."""
+    """The number of instances grows, in place."""
     SCALE_DOWN = "scale-down"
-    """Fewer instances, in place."""
+    """The number of instances falls, in place."""
     RELOAD = "reload"
     """A full reload: other batching, or a repair."""
     UNLOAD = "unload"
@@ -40,25 +40,25 @@ class ActionReason(StrEnum):
     IDLE = "idle"
     """Its instances, or the model itself, have had too little to do for long enough."""
     MAKE_ROOM = "make-room"
-    """It was idle and a model with a queue needs its memory."""
+    """The model was idle and one with a queue needs its memory."""
     OVER_BUDGET = "over-budget"
     """Memory has grown beyond the budget by itself."""
     BATCHING_GAIN = "batching-gain"
     """Another batching saves more instance time than the reload costs."""
     BATCHING_TOO_LONG = "batching-too-long"
-    """With its delay, batches no longer keep the deadline budget."""
+    """Batches with the model's delay no longer keep the deadline budget."""
     BATCHING_HARMFUL = "batching-harmful"
     """Since its delay, less has been answered than before."""
     BATCHING_NEEDLESS = "batching-needless"
     """The delay no longer saves anything, and costs latency."""
     MAX_INSTANCES = "max-instances"
-    """It runs with more instances than it may."""
+    """The model runs with more instances than it may."""
     DEAD_INSTANCE = "dead-instance"
     """A stub died; only a full reload brings it back."""
     FAILING = "failing"
-    """So large a part of its answers are errors that an instance of it must be broken."""
+    """So large a part of the model's answers are errors that an instance of it must be broken."""
     DRIFTED = "drifted"
-    """It runs with something else than its files say."""
+    """The model runs with something else than its files say."""
 
 
 class RefusalReason(StrEnum):
@@ -93,15 +93,15 @@ class Action:
     """One change of one model.
 
     Attributes:
-        kind: of change.
-        model: that is changed.
-        reason: why.
-        instances: afterwards; 0 for an unload.
-        batching: afterwards.
-        batching_before: that it ran with when the plan was made.
-        is_forced: a reload in spite of an equal config, by a new nonce.
-        needed_bytes: that it may add at its peak, margin included; 0 when it adds none.
-        numbers: behind it.
+        kind: The kind of change.
+        model: The model that is changed.
+        reason: The reason for it.
+        instances: The instances afterwards; 0 for an unload.
+        batching: The batching afterwards.
+        batching_before: The batching that it ran with when the plan was made.
+        is_forced: Whether it is a reload in spite of an equal config, by a new nonce.
+        needed_bytes: The memory that it may add at its peak, margin included; 0 when it adds none.
+        numbers: The numbers behind it.
     """
 
     kind: ActionKind
@@ -120,11 +120,11 @@ class Refusal:
     """Something the plan would do and may not.
 
     Attributes:
-        kind: of change that was refused.
-        model: that is left as it is.
-        reason: why.
-        numbers: such as budget_bytes, used_bytes and needed_bytes.
-        detail: such as Triton's reason for a failed load; empty when the numbers say it all.
+        kind: The kind of change that was refused.
+        model: The model that is left as it is.
+        reason: The reason for the refusal.
+        numbers: The numbers behind it, such as budget_bytes, used_bytes and needed_bytes.
+        detail: What numbers can't say, such as Triton's reason for a failed load; often empty.
     """
 
     kind: ActionKind
@@ -139,9 +139,9 @@ class Notice:
     """Something an operator should know.
 
     Attributes:
-        kind: of notice.
-        model: it is about; None: the whole host.
-        numbers: behind it.
+        kind: The kind of notice.
+        model: The model that it is about; None: the whole host.
+        numbers: The numbers behind it.
     """
 
     kind: NoticeKind
@@ -154,11 +154,11 @@ class Plan:
     """What to do now: actions in the order in which they are to be done, at most one a model.
 
     Attributes:
-        actions: to do.
-        refusals: of what would have been done, ordered by model.
-        notices: for the operator.
-        desired_instances: of every model of the repository, whether it may be had now or was refused; ordered by
-            model.
+        actions: The actions to do, in their order.
+        refusals: What would have been done and may not, ordered by model.
+        notices: What an operator should know.
+        desired_instances: The instances that each model of the repository should have, whether it may have them now or
+            was refused; ordered by model.
     """
 
     actions: tuple[Action, ...] = ()
@@ -172,12 +172,12 @@ class Outcome:
     """What came of an action.
 
     Attributes:
-        action: that was done.
-        began_s: on the controller's clock.
-        ended_s: on the controller's clock.
-        error: why it failed, None when it did not.
-        memory_before_bytes: used before; None: unreadable, or other actions overlapped.
-        memory_after_bytes: used once it had settled; None as above.
+        action: The action that was done.
+        began_s: When it began, seconds on the controller's clock.
+        ended_s: When it ended, seconds on the controller's clock.
+        error: The reason why it failed; None when it did not.
+        memory_before_bytes: The memory in use before; None: unreadable, or other actions overlapped.
+        memory_after_bytes: The memory in use once it had settled; None as above.
     """
 
     action: Action

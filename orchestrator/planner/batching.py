@@ -21,7 +21,7 @@ from orchestrator.planner.limits import Limits
 
 NO_DELAY = Batching()
 HEADROOM_RATIO = 0.9
-"""Of the deadline budget, that a batching may use when it is chosen; it is given up only beyond the whole."""
+"""Share of the deadline budget that a batching may use when it is chosen; it is given up only beyond the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Demand:
     """What a model has to do, and what it does it with.
 
     Attributes:
-        per_item_s: a of its latency curve, seconds an item.
-        batch_s: b of its latency curve, seconds a batch.
-        items_per_s: that arrive.
-        request_items: of a mean request, >= 1.
-        instances: that run it.
-        max_batch_size: items.
-        gatherable_items: the largest batch worth waiting for; None: max_batch_size.
+        per_item_s: The slope a of its latency curve, seconds an item.
+        batch_s: The fixed part b of its latency curve, seconds a batch.
+        items_per_s: The items that arrive a second.
+        request_items: The items of a mean request, at least 1.
+        instances: The number of instances that run it.
+        max_batch_size: The largest batch, in items.
+        gatherable_items: The largest batch worth waiting for, in items; None: max_batch_size.
     """
 
     per_item_s: float
@@ -52,8 +52,9 @@ class Forecast:
     """What a batching would do.
 
     Attributes:
-        busy_instances: that run on average.
-        latency_s: of the first request of a batch: the delay, what runs before it, and its own run.
+        busy_instances: The mean number of instances that run.
+        latency_s: The latency of a batch's first request: the delay, what runs before the batch, and the batch's own
+            run.
     """
 
     busy_instances: float
@@ -65,9 +66,9 @@ class BatchingChange:
     """A batching worth its reload.
 
     Attributes:
-        batching: to change to.
-        reason: which gain it has.
-        numbers: behind it.
+        batching: The batching to change to.
+        reason: The gain that it has.
+        numbers: The numbers behind it.
     """
 
     batching: Batching
@@ -78,8 +79,10 @@ class BatchingChange:
 def forecast(demand: Demand, batching: Batching) -> Forecast:
     """Return what a batching would do under a demand."""
     size = min(demand.max_batch_size, max(_gathered_items(demand, batching), _self_formed_items(demand)))
+    # Instance time a second: each item costs a, and an n-th of its batch's b.
     busy = demand.items_per_s * (demand.per_item_s + demand.batch_s / size)
     run_s = demand.per_item_s * size + demand.batch_s
+    # A batch finds its instance busy as often as instances are busy, and then waits for one other run.
     return Forecast(busy, _waited_s(demand, batching) + run_s * (1 + min(1.0, busy / demand.instances)))
 
 
@@ -98,10 +101,10 @@ def plan_batching(demand: Demand, current: Batching, limits: Limits, *, reload_s
     """Return the change of batching that beats the price of its reload, None when none does.
 
     Args:
-        demand: on the model.
-        current: batching it runs with.
-        limits: for the deadline budget and the horizon.
-        reload_s: price of a full reload, seconds; each instance is built anew.
+        demand: The demand on the model.
+        current: The batching that it runs with.
+        limits: The limits, for the deadline budget and the horizon.
+        reload_s: The price of a full reload, seconds; each instance is built anew.
     """
     best = choose_batching(demand, limits)
     if best == current:

@@ -49,6 +49,7 @@ def _track_model(
         old = replace(old, files_stamp=seen.model.files_stamp, drift_failures=0)
     is_moving = seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING) or seen.name in snapshot.busy_models
     moving_since_s = _since(old.moving_since_s, is_moving, now_s)
+    # What a model that does not serve keeps is what was learned of it; its load and its timers begin anew.
     if not seen.is_ready:
         return ModelMemory(
             curve=old.curve,
@@ -152,5 +153,6 @@ def _since(since_s: float | None, holds: bool, now_s: float) -> float | None:
 
 
 def _smooth(old: float, new: float, window_s: float, time_constant_s: float) -> float:
+    # By the window's length, not by a fixed weight: a step that came late must not count like one in time.
     kept = math.exp(-window_s / time_constant_s)
     return old * kept + new * (1 - kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.planner import changes
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, RefusalReason
 from orchestrator.planner.host import ModelSnapshot
 from orchestrator.planner.plan_builder import PlanBuilder
@@ -12,7 +13,7 @@ from orchestrator.planner.room import add_making_room, choose_victims
 STARVED_S = 10.0
 """Price of an in-place change that has to wait for a gap between full batches; 10 to 50 s were measured."""
 FULL_RATIO = 0.9
-"""Of the largest batch, above which batches count as full."""
+"""Share of the largest batch, above which batches count as full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ def grow(builder: PlanBuilder) -> None:
         if utilisation is not None and utilisation >= ceiling:
             numbers = (("utilisation_ratio", utilisation), ("ceiling_ratio", ceiling))
             builder.refuse(growth.action, RefusalReason.UTILISATION, numbers)
+        # A reload that does not fit at its peak is no refusal: the change in place comes through in the end.
         elif (growth.needs_reload and _reload_larger(builder, growth)) or _add_if_worth_its_room(builder, growth):
             return
         else:
@@ -52,7 +54,7 @@ def _growths(builder: PlanBuilder) -> list[_Growth]:
             continue
         if not seen.loaded.is_canonical or not builder.is_settled(seen):
             continue
-        needed = builder.instance_bytes(seen)
+        needed = builder.sizes.instance_bytes(seen)
         relief = memory.waiting_requests / (instances + 1)
         numbers = (
             ("waiting_requests", memory.waiting_requests),
@@ -61,7 +63,7 @@ def _growths(builder: PlanBuilder) -> list[_Growth]:
             ("instance_bytes", float(needed)),
             *builder.memory_numbers(needed),
         )
-        action = builder.scale(seen, ActionReason.QUEUEING, instances + 1, numbers)
+        action = changes.scale(builder, seen, ActionReason.QUEUEING, instances + 1, numbers)
         if instances >= builder.limits.max_instances:
             builder.refuse(
                 action, RefusalReason.MAX_INSTANCES, (("max_instances", float(builder.limits.max_instances)),)
@@ -77,8 +79,8 @@ def _growths(builder: PlanBuilder) -> list[_Growth]:
 def _reload_larger(builder: PlanBuilder, growth: _Growth) -> bool:
     """Add the growth as a full reload if that fits as it is; return whether it was added."""
     seen, action = growth.seen, growth.action
-    reload = builder.reload(
-        seen, action.reason, action.batching, action.numbers, is_forced=True, instances=action.instances
+    reload = changes.reload(
+        builder, seen, action.reason, action.batching, action.numbers, is_forced=True, instances=action.instances
     )
     return builder.lacking_bytes(reload.needed_bytes) == 0 and builder.add(reload)
 

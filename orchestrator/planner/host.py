@@ -15,7 +15,7 @@ from orchestrator.snapshot import Family, ModelName, Width
 
 
 class ModelStatus(StrEnum):
-    """Where a model stands in its server."""
+    """The state of a model in its server."""
 
     ABSENT = "absent"
     """Never loaded, or unloaded for good."""
@@ -32,8 +32,8 @@ class Batching:
     """How Triton's dynamic batcher waits.
 
     Attributes:
-        preferred_sizes: batches of these many items are sent at once; empty means only the largest allowed is.
-        delay_us: how long the first request of a batch may wait for others; 0 batches what is queued and waits never.
+        preferred_sizes: Sizes at which a batch is sent at once, in items; empty means only the largest allowed is.
+        delay_us: The longest that a batch's first request waits for others; 0 batches what is queued and waits never.
     """
 
     preferred_sizes: tuple[int, ...] = ()
@@ -45,15 +45,15 @@ class RepositoryModel:
     """One width as its files describe it.
 
     Attributes:
-        name: of the model in Triton.
-        family: it belongs to.
-        width: of the family's network.
-        accuracy: top-1 on the family's test split, 0..1.
-        max_batch_size: items in one batch at the most.
-        weights_bytes: size of the weights file.
-        instances: that config.pbtxt asks for; a controller starts with one and adds what is needed.
-        batching: that config.pbtxt asks for.
-        files_stamp: changes whenever its files do.
+        name: The model's name in Triton.
+        family: The family that it belongs to.
+        width: The width of the family's network.
+        accuracy: Top-1 on the family's test split, 0..1.
+        max_batch_size: The largest batch, in items.
+        weights_bytes: The size of the weights file.
+        instances: The instances that config.pbtxt asks for; a controller starts with one and adds what is needed.
+        batching: The batching that config.pbtxt asks for.
+        files_stamp: A stamp that changes whenever its files do.
     """
 
     name: ModelName
@@ -72,15 +72,15 @@ class LoadedModel:
     """One model as Triton has it.
 
     Attributes:
-        name: of the model.
-        status: see ModelStatus.
-        reason: Triton's, why it is not ready; empty otherwise.
-        instances: it runs with; 0 when it is not ready.
-        batching: it runs with.
-        nonce: the marker of the last forced reload, empty when there was none; an in-place change must repeat it.
-        is_canonical: whether it runs with what its files say, but for instances, batching and nonce; False means
+        name: The model's name.
+        status: What state it is in.
+        reason: Triton's reason why it is not ready; empty otherwise.
+        instances: The instances that it runs with; 0 when it is not ready.
+        batching: The batching that it runs with.
+        nonce: The marker of the last forced reload, empty when there was none; an in-place change must repeat it.
+        is_canonical: Whether it runs with what its files say, but for instances, batching and nonce; False means
             that any change is a full reload.
-        is_python_based: whether each instance is a stub process, whose death Triton does not notice.
+        is_python_based: Whether each instance is a stub process, whose death Triton does not notice.
     """
 
     name: ModelName
@@ -98,12 +98,13 @@ class ModelSnapshot:
     """One width of the repository, and what became of it.
 
     Attributes:
-        model: what its files say.
-        loaded: what Triton says.
-        rates: of the last window; zero while it is not ready.
-        live_instances: stub processes seen alive; None where instances are no processes or can't be seen.
-        demanded_until_s: someone asked for it to be kept until then, on the controller's clock; None: nobody.
-        instance_bytes: memory of its largest instance now; None where instances are no processes or can't be seen.
+        model: The width as its files describe it.
+        loaded: The width as Triton has it.
+        rates: What it did in the last window; zero while it is not ready.
+        live_instances: Stub processes seen alive; None where instances are no processes or can't be seen.
+        demanded_until_s: When the demand that keeps it ends, seconds on the controller's clock; None: nobody demanded
+            it.
+        instance_bytes: The memory of its largest instance now; None where instances are no processes or can't be seen.
     """
 
     model: RepositoryModel
@@ -115,12 +116,12 @@ class ModelSnapshot:
 
     @property
     def name(self) -> ModelName:
-        """Of the model in Triton."""
+        """The model's name in Triton."""
         return self.model.name
 
     @property
     def is_ready(self) -> bool:
-        """Whether it answers requests."""
+        """Whether the model answers requests."""
         return self.loaded.status is ModelStatus.READY
 
 
@@ -129,13 +130,14 @@ class HostSnapshot:
     """The host at one moment.
 
     Attributes:
-        models: of the repository, in any order; a plan does not depend on it.
-        memory_used_bytes: against the budget: of the device on GPU, of Triton and its stubs on CPU; None: unreadable.
-        utilisation_ratio: of the device or of the CPUs that Triton may use, 0..1; None: unreadable.
-        server_id: of the running Triton process, another one after a restart; None: unknown.
-        overhead_bytes: of the memory in use, what no instance that serves holds: the server itself, and what was not
+        models: The models of the repository, in any order; a plan does not depend on it.
+        memory_used_bytes: Memory that counts against the budget: in use on the device on GPU, by Triton and its stubs
+            on CPU; None: unreadable.
+        utilisation_ratio: How busy the device is, or the CPUs that Triton may use, 0..1; None: unreadable.
+        server_id: The running Triton process, another one after a restart; None: unknown.
+        overhead_bytes: What no instance that serves holds of the memory in use: the server itself, and what was not
             given back; None where instances are no processes or can't be seen.
-        busy_models: whose last action has not ended; they are left alone.
+        busy_models: The models whose last action has not ended; they are left alone.
     """
 
     models: tuple[ModelSnapshot, ...]

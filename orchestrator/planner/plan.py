@@ -13,6 +13,7 @@ is not loaded again while the one it made room for still lacks memory.
 
 from __future__ import annotations
 
+from orchestrator.planner import changes
 from orchestrator.planner.actions import ActionReason, NoticeKind, Numbers, Plan
 from orchestrator.planner.conditions import track
 from orchestrator.planner.growth import grow
@@ -31,18 +32,17 @@ def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s
     in the order given, each only while ``still_fits``.
 
     Args:
-        snapshot: the host now.
-        state: as the last call returned it, with the outcomes of its actions recorded.
-        limits: within which to stay.
-        now_s: on a clock that never goes back.
+        snapshot: The host now.
+        state: What the last call returned, with the outcomes of its actions recorded.
+        limits: The limits within which to stay.
+        now_s: The time on a clock that never goes back, in seconds.
     """
     state = track(snapshot, state, limits, now_s=now_s)
     builder = PlanBuilder(snapshot, state, limits, now_s)
     _notify(builder)
     if not _shed(builder):
         _repair(builder)
-        _load_minimum(builder)
-        _load_demanded(builder)
+        _load_needed(builder)
         grow(builder)
     _shrink(builder)
     _load_wanted(builder)
@@ -80,16 +80,16 @@ def _shed(builder: PlanBuilder) -> bool:
     spare = [seen for seen in crowded if builder.memory(seen).slack_since_s is not None]
     actions = [
         *(
-            builder.scale(seen, reason, seen.loaded.instances - 1, numbers)
+            changes.scale(builder, seen, reason, seen.loaded.instances - 1, numbers)
             for seen in sorted(spare, key=lambda s: (-s.loaded.instances, *widest_first(s)))
         ),
-        *(builder.unload(seen, reason, numbers) for _, seen in sorted(idle, key=lambda p: (p[0], *widest_first(p[1])))),
+        *(changes.unload(seen, reason, numbers) for _, seen in sorted(idle, key=lambda p: (p[0], *widest_first(p[1])))),
         *(
-            builder.scale(seen, reason, seen.loaded.instances - 1, numbers)
+            changes.scale(builder, seen, reason, seen.loaded.instances - 1, numbers)
             for seen in sorted(crowded, key=lambda s: (-s.loaded.instances, *widest_first(s)))
         ),
         *(
-            builder.unload(seen, reason, numbers)
+            changes.unload(seen, reason, numbers)
             for seen in sorted(loose, key=lambda s: (builder.memory(s).waiting_requests, *widest_first(s)))
         ),
     ]
@@ -121,28 +121,21 @@ def _repair(builder: PlanBuilder) -> None:
         pause_s = min(limits.quarantine_max_s, limits.quarantine_s * 2.0 ** min(30, memory.repairs - 1))
         if memory.repairs and memory.repaired_s is not None and builder.now_s - memory.repaired_s < pause_s:
             continue
-        action = builder.reload(seen, reason, seen.loaded.batching, numbers, is_forced=True)
+        action = changes.reload(builder, seen, reason, seen.loaded.batching, numbers, is_forced=True)
         answers_nothing = seen.live_instances == 0 or (is_failing and seen.rates.requests_per_s == 0)
         reload_or_unload(builder, seen, action, may_unload=answers_nothing)
 
 
-def _load_minimum(builder: PlanBuilder) -> None:
-    absent = [seen for seen in builder.models.values() if seen.name in builder.limits.minimum and not seen.is_ready]
-    for seen in sorted(absent, key=lambda s: (builder.load_bytes(s, 1), s.model.width, s.name)):
-        builder.want(seen, 1)
-        if builder.may_touch(seen):
-            add_making_room(builder, builder.load(seen, ActionReason.MINIMUM_SET))
-
-
-def _load_demanded(builder: PlanBuilder) -> None:
-    """Load what was asked for, the smallest first, so that as many as possible fit."""
-    absent = [seen for seen in builder.models.values() if builder.is_demanded(seen) and not seen.is_ready]
-    for seen in sorted(absent, key=lambda s: (builder.load_bytes(s, 1), s.model.width, s.name)):
-        if seen.name in builder.limits.minimum:
-            continue
-        builder.want(seen, 1)
-        if builder.may_touch(seen):
-            add_making_room(builder, builder.load(seen, ActionReason.DEMANDED))
+def _load_needed(builder: PlanBuilder) -> None:
+    """Load the minimum set, then what was asked for; each the smallest first, so that as many as possible fit."""
+    absent = [seen for seen in builder.models.values() if not seen.is_ready]
+    minimum = [seen for seen in absent if seen.name in builder.limits.minimum]
+    demanded = [seen for seen in absent if builder.is_demanded(seen) and seen not in minimum]
+    for reason, models in ((ActionReason.MINIMUM_SET, minimum), (ActionReason.DEMANDED, demanded)):
+        for seen in sorted(models, key=lambda s: (builder.sizes.load_bytes(s, 1), s.model.width, s.name)):
+            builder.want(seen, 1)
+            if builder.may_touch(seen):
+                add_making_room(builder, changes.load(builder, seen, reason))
 
 
 def _shrink(builder: PlanBuilder) -> None:
@@ -157,17 +150,17 @@ def _shrink(builder: PlanBuilder) -> None:
                 ("instances", float(seen.loaded.instances)),
                 ("max_instances", float(limits.max_instances)),
             )
-            builder.add(builder.scale(seen, ActionReason.MAX_INSTANCES, limits.max_instances, too_many))
+            builder.add(changes.scale(builder, seen, ActionReason.MAX_INSTANCES, limits.max_instances, too_many))
         elif is_unwanted and builder.has_held(memory.idle_since_s, limits.unload_after_s):
             idle: Numbers = (("idle_s", builder.elapsed_s(memory.idle_since_s)),)
-            builder.add(builder.unload(seen, ActionReason.IDLE, idle))
+            builder.add(changes.unload(seen, ActionReason.IDLE, idle))
         elif seen.loaded.is_canonical and builder.has_held(memory.slack_since_s, limits.idle_s):
             instances = _fewest_instances(memory.busy_instances, seen.loaded.instances, limits.shrink_busy_ratio)
             slack: Numbers = (
                 ("busy_instances", memory.busy_instances),
                 ("for_s", builder.elapsed_s(memory.slack_since_s)),
             )
-            builder.add(builder.scale(seen, ActionReason.IDLE, instances, slack))
+            builder.add(changes.scale(builder, seen, ActionReason.IDLE, instances, slack))
 
 
 def _fewest_instances(busy_instances: float, instances: int, shrink_busy_ratio: float) -> int:
@@ -195,6 +188,6 @@ def _load_wanted(builder: PlanBuilder) -> None:
         has_rested = unloaded_s is None or builder.now_s - unloaded_s >= limits.idle_s
         if is_blocked or not has_rested or not builder.may_touch(seen):
             continue
-        action = builder.load(seen, ActionReason.WANTED)
+        action = changes.load(builder, seen, ActionReason.WANTED)
         is_blocked = builder.lacking_bytes(action.needed_bytes) != 0
         builder.add_if_fits(action)

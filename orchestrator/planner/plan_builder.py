@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from orchestrator.planner.actions import (
     Action,
-    ActionKind,
     ActionReason,
     Notice,
     NoticeKind,
@@ -18,7 +17,8 @@ from orchestrator.planner.actions import (
     Refusal,
     RefusalReason,
 )
-from orchestrator.planner.host import Batching, HostSnapshot, ModelSnapshot, ModelStatus
+from orchestrator.planner.estimates.sizes import SizeEstimates
+from orchestrator.planner.host import HostSnapshot, ModelSnapshot, ModelStatus
 from orchestrator.planner.limits import Limits
 from orchestrator.planner.state import ModelMemory, SchedulerState
 from orchestrator.snapshot import ModelName
@@ -36,11 +36,13 @@ def still_fits(action: Action, memory_used_bytes: int | None, limits: Limits) ->
 class PlanBuilder:
     """Collects actions, refusals and notices; everything it is given is left as it is.
 
+    Actions are made by ``changes``, and what they take is estimated by ``sizes``.
+
     Args:
-        snapshot: of the host.
-        state: brought up to date with the snapshot.
-        limits: of the plan.
-        now_s: on the controller's clock.
+        snapshot: The host now.
+        state: What is remembered, brought up to date with the snapshot.
+        limits: The limits of the plan.
+        now_s: The time on the controller's clock.
     """
 
     def __init__(self, snapshot: HostSnapshot, state: SchedulerState, limits: Limits, now_s: float) -> None:
@@ -49,17 +51,20 @@ class PlanBuilder:
         self.limits = limits
         self.now_s = now_s
         self.models = {seen.name: seen for seen in sorted(snapshot.models, key=lambda s: (s.model.width, s.name))}
+        self.sizes = SizeEstimates(self.models.values(), state.memory, limits)
         self.growth_lacks_memory = False
         self._actions: list[Action] = []
         self._refusals: list[Refusal] = []
         self._notices: list[Notice] = []
         self._desired = {name: seen.loaded.instances if seen.is_ready else 0 for name, seen in self.models.items()}
         self._reserved_bytes = sum(
-            self.load_bytes(seen, max(1, seen.loaded.instances)) for seen in snapshot.models if self._is_moving(seen)
+            self.sizes.load_bytes(seen, max(1, seen.loaded.instances))
+            for seen in snapshot.models
+            if self._is_moving(seen)
         )
 
     def finish(self) -> Plan:
-        """Return the plan."""
+        """Return the plan as it stands."""
         return Plan(
             actions=tuple(self._actions),
             refusals=tuple(sorted(self._refusals, key=lambda r: (r.model, r.kind, r.reason))),
@@ -97,22 +102,6 @@ class PlanBuilder:
         """Return whether someone has asked for a model to be kept."""
         return seen.demanded_until_s is not None and self.now_s < seen.demanded_until_s
 
-    def load_bytes(self, seen: ModelSnapshot, instances: int) -> int:
-        """Return what a load with so many instances takes, margin included."""
-        learned = self.state.memory.load_bytes(seen.name, instances, unmeasured_bytes=self._assumed_bytes(seen))
-        return self._with_margin(learned)
-
-    def instance_bytes(self, seen: ModelSnapshot) -> int:
-        """Return what one further instance takes, margin included."""
-        learned = self.state.memory.instance_bytes(seen.name, unmeasured_bytes=self._assumed_bytes(seen))
-        return self._with_margin(learned)
-
-    def learned_bytes(self, seen: ModelSnapshot) -> int:
-        """Return what unloading a model should give back, without margin; 0 while nothing is known of it."""
-        if not self.state.memory.is_measured(seen.name):
-            return 0
-        return self.state.memory.load_bytes(seen.name, max(1, seen.loaded.instances), unmeasured_bytes=0)
-
     def lacking_bytes(self, needed_bytes: int) -> int | None:
         """Return by how much something does not fit, 0 when it does, None when memory is unknown."""
         used = self.snapshot.memory_used_bytes
@@ -138,8 +127,8 @@ class PlanBuilder:
         """Add an action unless its config is quarantined; return whether it was added.
 
         Args:
-            action: whose memory has been found to fit.
-            freed_bytes: that earlier actions of the plan give back for it.
+            action: An action whose memory has been found to fit.
+            freed_bytes: The memory that earlier actions of the plan give back for it.
         """
         key = (action.model, action.instances, action.batching)
         entry = self.state.quarantine.entry(key, now_s=self.now_s)
@@ -173,79 +162,6 @@ class PlanBuilder:
         """Note what an operator should know."""
         self._notices.append(Notice(kind, model, numbers))
 
-    def load(self, seen: ModelSnapshot, reason: ActionReason) -> Action:
-        """Return the action that loads a model: one instance, batching as its files say."""
-        needed = self.load_bytes(seen, 1)
-        return Action(
-            ActionKind.LOAD,
-            seen.name,
-            reason,
-            instances=1,
-            batching=seen.model.batching,
-            needed_bytes=needed,
-            numbers=self.memory_numbers(needed),
-        )
-
-    def reload(
-        self,
-        seen: ModelSnapshot,
-        reason: ActionReason,
-        batching: Batching,
-        numbers: Numbers,
-        *,
-        is_forced: bool,
-        instances: int | None = None,
-    ) -> Action:
-        """Return a full reload, with as many instances as before unless told; old and new are held at once."""
-        instances = max(1, seen.loaded.instances) if instances is None else instances
-        needed = self.load_bytes(seen, instances)
-        return Action(
-            ActionKind.RELOAD,
-            seen.name,
-            reason,
-            instances=instances,
-            batching=batching,
-            batching_before=seen.loaded.batching,
-            is_forced=is_forced,
-            needed_bytes=needed,
-            numbers=(*numbers, *self.memory_numbers(needed)),
-        )
-
-    def unload(self, seen: ModelSnapshot, reason: ActionReason, numbers: Numbers) -> Action:
-        """Return the action that unloads a model."""
-        return Action(ActionKind.UNLOAD, seen.name, reason, instances=0, numbers=numbers)
-
-    def scale(self, seen: ModelSnapshot, reason: ActionReason, instances: int, numbers: Numbers) -> Action:
-        """Return the in-place change to so many instances."""
-        extra = instances - seen.loaded.instances
-        return Action(
-            ActionKind.SCALE_UP if extra > 0 else ActionKind.SCALE_DOWN,
-            seen.name,
-            reason,
-            instances=instances,
-            batching=seen.loaded.batching,
-            needed_bytes=extra * self.instance_bytes(seen) if extra > 0 else 0,
-            numbers=numbers,
-        )
-
     def _is_moving(self, seen: ModelSnapshot) -> bool:
         is_changing = seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING)
         return is_changing or seen.name in self.snapshot.busy_models
-
-    def _assumed_bytes(self, seen: ModelSnapshot) -> int:
-        """Return what an instance is taken for before one has been measured: the settings' figure, or less by siblings.
-
-        What an instance computes with grows with the width, what it holds by its weights, of which a runtime keeps up
-        to three copies while it loads.
-        """
-        guesses = [self.limits.unmeasured_instance_bytes]
-        for other in self.models.values():
-            if other.name != seen.name and self.state.memory.is_measured(other.name):
-                size = self.state.memory.load_bytes(other.name, 1, unmeasured_bytes=0)
-                wider_ratio = max(1.0, seen.model.width / other.model.width)
-                heavier_bytes = max(0, seen.model.weights_bytes - other.model.weights_bytes)
-                guesses.append(int(size * wider_ratio) + 3 * heavier_bytes)
-        return min(guesses)
-
-    def _with_margin(self, learned_bytes: int) -> int:
-        return int(learned_bytes * (1 + self.limits.memory_margin_ratio))

@@ -19,9 +19,9 @@ class QuarantineEntry:
     """How long one config is left alone.
 
     Attributes:
-        failures: in a row.
-        until_s: on the controller's clock.
-        reason: Triton's, of the last failure.
+        failures: The number of failures in a row.
+        until_s: When it may be tried again, seconds on the controller's clock.
+        reason: Triton's reason for the last failure.
     """
 
     failures: int
@@ -44,6 +44,10 @@ class Quarantine:
         found = self.entries.get(key)
         return found if found is not None and now_s < found.until_s else None
 
+    def at(self, now_s: float) -> Mapping[ConfigKey, QuarantineEntry]:
+        """Return the entries that still hold."""
+        return {key: entry for key, entry in self.entries.items() if now_s < entry.until_s}
+
     def fail(self, key: ConfigKey, reason: str, *, now_s: float, first_s: float, max_s: float) -> Quarantine:
         """Return the quarantine after one more failure."""
         old = self.entries.get(key)
@@ -52,9 +56,9 @@ class Quarantine:
         failures = 1 if old is None else old.failures + 1
         delay_s = min(max_s, first_s * 2.0 ** min(failures - 1, 30))
         # What was over so long ago that it would begin anew is forgotten.
-        kept = {k: s for k, s in self.entries.items() if now_s - s.until_s < max_s}
+        kept = {k: entry for k, entry in self.entries.items() if now_s - entry.until_s < max_s}
         return replace(self, entries={**kept, key: QuarantineEntry(failures, now_s + delay_s, reason)})
 
     def pardon(self, model: ModelName) -> Quarantine:
         """Return the quarantine after any load of the model succeeded: what was wrong with it is over."""
-        return replace(self, entries={k: s for k, s in self.entries.items() if k[0] != model})
+        return replace(self, entries={k: entry for k, entry in self.entries.items() if k[0] != model})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.planner import changes
 from orchestrator.planner.actions import ActionKind, ActionReason, Numbers, RefusalReason
 from orchestrator.planner.batching import Demand, plan_batching
 from orchestrator.planner.host import ModelSnapshot
@@ -11,11 +12,11 @@ from orchestrator.planner.state import ModelMemory, Trial
 
 MAX_DRIFT_FAILURES = 3
 STEADY_S = 10.0
-"""For which arrivals must have been steady before a batching is sized for them."""
+"""The time for which arrivals must have been steady before a batching is sized for them."""
 TRIAL_S = 5.0
-"""After which a new batching is judged by what is answered."""
+"""The age at which a new batching is judged by what is answered."""
 TRIAL_RATIO = 0.85
-"""Of what was answered before, below which it did harm."""
+"""Share of what was answered before, below which a new batching did harm."""
 SATURATED_RATIO = 0.7
 """Instances busier than this leave no doubt that what waits is all that there is."""
 
@@ -37,7 +38,7 @@ def follow_files(builder: PlanBuilder) -> None:
         if not has_drifted or is_recent or not builder.is_settled(seen):
             continue
         numbers: Numbers = (("failures", float(memory.drift_failures)),)
-        action = builder.reload(seen, ActionReason.DRIFTED, seen.model.batching, numbers, is_forced=False)
+        action = changes.reload(builder, seen, ActionReason.DRIFTED, seen.model.batching, numbers, is_forced=False)
         if memory.drift_failures >= MAX_DRIFT_FAILURES:
             builder.refuse(
                 action, RefusalReason.QUARANTINED, numbers, "its files have failed to load; export them again"
@@ -71,7 +72,7 @@ def size_batches(builder: PlanBuilder) -> None:
         reload_s = builder.state.prices.price_s(ActionKind.RELOAD)
         change = plan_batching(_demand(seen, memory, line), seen.loaded.batching, limits, reload_s=reload_s)
         if change is not None:
-            action = builder.reload(seen, change.reason, change.batching, change.numbers, is_forced=False)
+            action = changes.reload(builder, seen, change.reason, change.batching, change.numbers, is_forced=False)
             builder.add_if_fits(action)
 
 
@@ -86,7 +87,7 @@ def _judge_trial(builder: PlanBuilder, seen: ModelSnapshot, memory: ModelMemory,
     if not is_due or memory.recent_items_per_s >= TRIAL_RATIO * trial.items_per_s:
         return
     numbers: Numbers = (("items_per_s", memory.recent_items_per_s), ("items_before_per_s", trial.items_per_s))
-    action = builder.reload(seen, ActionReason.BATCHING_HARMFUL, trial.batching, numbers, is_forced=False)
+    action = changes.reload(builder, seen, ActionReason.BATCHING_HARMFUL, trial.batching, numbers, is_forced=False)
     builder.add_if_fits(action)
 
 

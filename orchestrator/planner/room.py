@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.planner import changes
 from orchestrator.planner.actions import Action, ActionReason
 from orchestrator.planner.host import ModelSnapshot
 from orchestrator.planner.plan_builder import PlanBuilder
@@ -21,8 +22,8 @@ def add_making_room(builder: PlanBuilder, action: Action) -> bool:
     for seen in victims:
         idle_s = builder.elapsed_s(builder.memory(seen).idle_since_s)
         numbers = (("idle_s", idle_s), ("lacking_bytes", float(lacking or 0)))
-        builder.add(builder.unload(seen, ActionReason.MAKE_ROOM, numbers))
-    return builder.add(action, freed_bytes=sum(builder.learned_bytes(seen) for seen in victims))
+        builder.add(changes.unload(seen, ActionReason.MAKE_ROOM, numbers))
+    return builder.add(action, freed_bytes=sum(builder.sizes.learned_bytes(seen) for seen in victims))
 
 
 def reload_or_unload(builder: PlanBuilder, seen: ModelSnapshot, action: Action, *, may_unload: bool) -> bool:
@@ -31,7 +32,7 @@ def reload_or_unload(builder: PlanBuilder, seen: ModelSnapshot, action: Action, 
     What was unloaded is loaded again by a later step, as it should be.
     """
     if builder.lacking_bytes(action.needed_bytes) and not choose_victims(builder, action) and may_unload:
-        return builder.add(builder.unload(seen, action.reason, action.numbers))
+        return builder.add(changes.unload(seen, action.reason, action.numbers))
     return add_making_room(builder, action)
 
 
@@ -63,8 +64,8 @@ def choose_victims(builder: PlanBuilder, action: Action) -> list[ModelSnapshot]:
     freed = 0
     for seen in candidates:
         chosen.append(seen)
-        freed += builder.learned_bytes(seen)
-        if freed >= lacking_bytes or builder.learned_bytes(seen) == 0:
+        freed += builder.sizes.learned_bytes(seen)
+        if freed >= lacking_bytes or builder.sizes.learned_bytes(seen) == 0:
             return chosen
     return []
 

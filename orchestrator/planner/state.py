@@ -21,7 +21,7 @@ _BUILDS = (ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELOAD)
 _GIVES_WAY = (ActionReason.MAKE_ROOM, ActionReason.IDLE, ActionReason.OVER_BUDGET)
 _SIZES = (ActionReason.BATCHING_GAIN, ActionReason.BATCHING_TOO_LONG, ActionReason.BATCHING_NEEDLESS)
 BAR_S = 3600.0
-"""For which no batching is tried after one that did harm; doubles with each in a row, up to a day."""
+"""The time for which no batching is tried after one that did harm; doubles with each in a row, up to a day."""
 _REPAIRS = (ActionReason.DEAD_INSTANCE, ActionReason.FAILING)
 
 
@@ -30,8 +30,8 @@ class Trial:
     """What was before a batching was changed.
 
     Attributes:
-        batching: to go back to.
-        items_per_s: that were answered.
+        batching: The batching to go back to.
+        items_per_s: The items that were answered a second.
     """
 
     batching: Batching
@@ -43,30 +43,30 @@ class ModelMemory:
     """What is remembered of one model.
 
     Attributes:
-        curve: seconds a batch takes, by its items.
-        items_per_s: smoothed arrival rate.
-        busy_instances: smoothed number of instances that run.
-        waiting_requests: smoothed number that wait.
-        recent_items_per_s: the same over the last two seconds or so.
-        steady_since_s: the two have differed little since then.
-        pressed_since_s: requests have waited on busy instances since then; None: they do not.
-        slack_since_s: one instance fewer would have done since then.
-        idle_since_s: no request has come since then.
-        dead_since_s: fewer stubs than instances have lived since then.
-        failing_since_s: so many answers have been errors since then that an instance must be broken.
-        foreign_since_s: it has run with a batching since then that is neither its files' nor ours.
-        moving_since_s: it has been loading or unloading since then.
-        changed_s: when it was last changed by an action.
-        batching_changed_s: when its batching was.
-        unloaded_s: when it was last taken out, to make room or because it was idle.
-        sized_batching: that we found worth its reload; None: none.
-        trial: of it, while it has not been proven; None: none.
-        trials_failed: in a row.
-        barred_until_s: no other batching is tried until then; None: it may be.
-        files_stamp: of its files when they were seen last.
-        drift_failures: reloads in a row that failed to follow these files.
-        repairs: in a row that did not last.
-        repaired_s: when the last one ended.
+        curve: The seconds that a batch takes, by its items.
+        items_per_s: The smoothed rate of arrivals.
+        busy_instances: The smoothed number of instances that run.
+        waiting_requests: The smoothed number of requests that wait.
+        recent_items_per_s: The rate of arrivals, smoothed over the last two seconds or so.
+        steady_since_s: Since when the two rates have differed little.
+        pressed_since_s: Since when requests have waited on busy instances; None: they do not.
+        slack_since_s: Since when one instance fewer would have done.
+        idle_since_s: Since when no request has come.
+        dead_since_s: Since when fewer stubs than instances have lived.
+        failing_since_s: Since when so many answers have been errors that an instance must be broken.
+        foreign_since_s: Since when it has run with a batching that is neither its files' nor ours.
+        moving_since_s: Since when it has been loading or unloading.
+        changed_s: When it was last changed by an action.
+        batching_changed_s: When its batching was last changed.
+        unloaded_s: When it was last taken out, to make room or because it was idle.
+        sized_batching: The batching that we found worth its reload; None: none.
+        trial: What was before that batching, while it has not been proven; None: nothing is on trial.
+        trials_failed: The number of trials in a row that did harm.
+        barred_until_s: Until when no other batching is tried; None: it may be.
+        files_stamp: The stamp of its files when they were seen last.
+        drift_failures: The number of reloads in a row that failed to follow these files.
+        repairs: The number of repairs in a row that did not last.
+        repaired_s: When the last repair ended.
     """
 
     curve: BatchCurve = field(default_factory=BatchCurve)
@@ -95,15 +95,18 @@ class ModelMemory:
     repaired_s: float | None = None
 
 
+_BLANK = ModelMemory()  # made once: a plan asks for a model's memory some thirty times
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
     """Everything a plan remembers; immutable.
 
     Attributes:
-        models: by name.
-        memory: learned sizes and residues.
-        prices: learned durations.
-        quarantine: configs that failed.
+        models: What is remembered of each model, by name.
+        memory: The learned sizes and residues.
+        prices: The learned durations.
+        quarantine: The configs that failed.
     """
 
     models: Mapping[ModelName, ModelMemory] = field(default_factory=dict)
@@ -113,15 +116,15 @@ class SchedulerState:
 
     def model(self, name: ModelName) -> ModelMemory:
         """Return what is remembered of a model; blank of one never seen."""
-        return self.models.get(name, ModelMemory())
+        return self.models.get(name, _BLANK)
 
     def record(self, outcome: Outcome, *, instances_before: int, limits: Limits) -> SchedulerState:
         """Return the state after an action ended.
 
         Args:
-            outcome: of the action.
-            instances_before: that the model ran with when it began; 0 when it was not loaded.
-            limits: for the length of a quarantine.
+            outcome: The outcome of the action.
+            instances_before: The instances that the model ran with when it began; 0 when it was not loaded.
+            limits: The limits, for the length of a quarantine.
         """
         action, ended_s = outcome.action, outcome.ended_s
         memory = replace(self.model(action.model), changed_s=ended_s)
@@ -130,6 +133,7 @@ class SchedulerState:
             memory = _learn_batching(memory, action, ended_s)
         elif action.reason is ActionReason.DRIFTED:
             memory = replace(memory, drift_failures=memory.drift_failures + 1)
+        # A success pardons every config of the model; a failure says nothing of the others.
         if outcome.error is not None:
             key = (action.model, action.instances, action.batching)
             quarantine = quarantine.fail(
@@ -157,6 +161,7 @@ class SchedulerState:
 def _learn_batching(memory: ModelMemory, action: Action, ended_s: float) -> ModelMemory:
     """Return what is remembered after a change that may have been one of batching."""
     if action.reason is ActionReason.BATCHING_HARMFUL:
+        # Clients that it throttles will still be there in an hour, so each further trial is rarer.
         bar_s = min(24 * BAR_S, BAR_S * 2.0 ** min(10, memory.trials_failed))
         return replace(
             memory,

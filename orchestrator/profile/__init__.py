@@ -1,4 +1,4 @@
-"""What a group costs on a server: time and energy, observed live or read from profile.json, as pure values.
+"""What a batch costs on a server: time and energy, observed live or read from profile.json, as pure values.
 
 ``fit`` is the line of one (server, model), ``table`` the lines of all, ``runs`` tells what to observe of answers that
 came together, ``energy`` holds joules and ``attribution`` shares a counter's joules over batches. ``document`` is

@@ -21,8 +21,8 @@ class Attribution:
     """The energy of one window, shared.
 
     Attributes:
-        idle_j: nobody's.
-        shares_j: of each batch, above idle, in the order they were given.
+        idle_j: The idle energy, which is nobody's.
+        shares_j: The energy of each batch above idle, in the order they were given.
     """
 
     idle_j: float
@@ -33,10 +33,10 @@ def attribute_energy(energy_j: float, *, duration_s: float, idle_w: float, busy_
     """Share the energy of a window; idle and shares add up to ``energy_j``.
 
     Args:
-        energy_j: by the counter, from the begin to the end of the window; not negative.
-        duration_s: of the window.
-        idle_w: drawn while nothing runs.
-        busy_s: time within the window of each batch, see ``busy_within``; not negative.
+        energy_j: The counter's difference from the begin to the end of the window; not negative.
+        duration_s: The length of the window.
+        idle_w: The power drawn while nothing runs.
+        busy_s: The time within the window of each batch, see ``busy_within``; not negative.
     """
     idle_j = min(energy_j, idle_w * duration_s)
     total_s = math.fsum(busy_s)

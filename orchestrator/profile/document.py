@@ -8,7 +8,7 @@ weights or of another server are not a worse guess, they are about something els
 ``orchestrator.profile.start`` hold them against what is served.
 
 Latency is that of a direct request of one client, from sending to answer, with nothing else on the server: what the
-router observes of a group. Under load two numbers tell more (``busy_s`` and ``rested_s``, measured when asked for): a
+router observes of a batch. Under load two numbers tell more (``busy_s`` and ``rested_s``, measured when asked for): a
 part of a call is outside of the instance and passes while the next batch runs, and a server that had nothing to do is
 slower than one that answers the same caller again and again. Energy is what the batch adds to the idle power, which
 stands apart with its source.
@@ -56,16 +56,17 @@ class BatchProfile:
     """One batch size of one width on one server.
 
     Attributes:
-        items: in the batch.
-        n: measured batches; 0 in a synthetic profile.
-        mean_s: latency, and ``std_s`` its standard deviation.
-        p50_s: latency by nearest rank, and ``p99_s``, which below n = 100 is the largest seen.
-        energy_j: of one batch, above idle; None when unknown.
-        energy_source: None when unknown.
-        energy_reason: why it is unknown; empty otherwise.
-        busy_s: that it takes of a server which is kept busy: from answer to answer, with one more batch under way than
-            there are instances, an instance's share. None when it was not measured, and then ``rested_s`` was not.
-        rested_s: mean latency on a server that had rested.
+        items: The number of items in the batch.
+        n: The number of measured batches; 0 in a synthetic profile.
+        mean_s: The mean latency, and ``std_s`` its standard deviation.
+        p50_s: The median latency by nearest rank, and ``p99_s``, which below n = 100 is the largest seen.
+        energy_j: The energy of one batch above idle; None when unknown.
+        energy_source: The source of that energy; None when it is unknown.
+        energy_reason: The reason why the energy is unknown; empty otherwise.
+        busy_s: The time that the batch takes of a server which is kept busy: from answer to answer, with one more batch
+            under way than there are instances, an instance's share. None when it was not measured, and then
+            ``rested_s`` was not.
+        rested_s: The mean latency on a server that had rested.
     """
 
     items: Annotated[int, Ge(1)]
@@ -86,10 +87,10 @@ class FittedLine:
     """a·n + b through the mean latencies of all batch sizes.
 
     Attributes:
-        per_item_s: a, seconds an item.
-        fixed_s: b, seconds a group.
-        held_out: batch sizes that a second fit, through the others alone, was asked about.
-        held_out_error_ratio: mean of its absolute errors there, each over what was measured (MAPE); None without any.
+        per_item_s: The slope a, seconds an item; ``item_s`` in JSON.
+        fixed_s: The fixed part b, seconds a batch; ``group_s`` in JSON.
+        held_out: Batch sizes that a second fit, through the others alone, was asked about.
+        held_out_error_ratio: Mean of its absolute errors there, each over what was measured (MAPE); None without any.
     """
 
     per_item_s: Annotated[Seconds, Field(alias="item_s")]
@@ -103,8 +104,8 @@ class Timing:
     """How long a change of a server takes.
 
     Attributes:
-        n: times it was done; 0 in a synthetic profile.
-        mean_s: over them, and ``max_s`` the longest.
+        n: The number of times it was done; 0 in a synthetic profile.
+        mean_s: The mean over them, and ``max_s`` the longest.
     """
 
     n: Count
@@ -117,14 +118,14 @@ class ModelChanges:
     """What changes of one width cost on one server.
 
     Attributes:
-        load: from the call until it answers, with one instance, warm-up included.
-        unload: from the call until its last instance is gone.
-        reload: of the full config in place of another, as a change of batching needs.
-        scale_up: from one instance to two, in place.
-        scale_down: back.
-        instance_bytes: memory of one instance after its warm-up; None when unreadable.
-        memory_source: where that was read; ``none`` when it could not be, with ``memory_reason``.
-        memory_reason: empty when it could.
+        load: A load, from the call until it answers, with one instance, warm-up included.
+        unload: An unload, from the call until its last instance is gone.
+        reload: A reload of the full config in place of another, as a change of batching needs.
+        scale_up: A change from one instance to two, in place.
+        scale_down: A change from two instances to one, in place.
+        instance_bytes: Memory of one instance after its warm-up; None when unreadable.
+        memory_source: The source of that size; ``none`` when it could not be read, with ``memory_reason``.
+        memory_reason: The reason why it could not be read; empty otherwise.
     """
 
     load: Timing
@@ -142,17 +143,17 @@ class ModelProfile:
     """One width on one server.
 
     Attributes:
-        name: of the model in Triton.
-        family: it belongs to.
-        width: in whole percent.
-        accuracy: top-1, 0..1.
-        flops: an item; None when the exporter did not say.
-        max_batch_size: items in one request at the most.
-        instances: it ran with.
-        sha256: of the weights file; None in a synthetic profile only.
-        line: fitted.
-        changes: None when they were not measured.
-        batches: ascending, see ``batch_ladder``.
+        name: The model's name in Triton.
+        family: The family that it belongs to.
+        width: The width in whole percent.
+        accuracy: Top-1 on the family's test split, 0..1.
+        flops: The work of an item; None when the exporter did not say.
+        max_batch_size: The most items in one request.
+        instances: The instances that it ran with.
+        sha256: The digest of the weights file; None in a synthetic profile only.
+        line: The line fitted to its latencies.
+        changes: What changes of it cost; None when they were not measured.
+        batches: The batches, ascending by size, see ``batch_ladder``.
     """
 
     name: Name
@@ -173,9 +174,9 @@ class IdlePower:
     """What a server draws while it runs nothing.
 
     Attributes:
-        power_w: None when unknown.
-        source: None when unknown.
-        reason: why it is unknown; empty otherwise.
+        power_w: The power; None when unknown.
+        source: The source of the power; None when it is unknown.
+        reason: The reason why the power is unknown; empty otherwise.
     """
 
     power_w: Watts | None
@@ -185,18 +186,18 @@ class IdlePower:
 
 @dataclass(frozen=True, slots=True)
 class ServerProfile:
-    """One server.
+    """One server, as it was measured.
 
     Attributes:
-        name: in fleet.yaml.
-        device: what its instances run on.
-        description: of the device, as it calls itself.
-        origin: how its figures came about.
-        slowdown: emulated factor; None when it is as fast as its machine.
-        triton_version: None in a synthetic profile only.
-        memory_bytes: of the device or host; None when unreadable.
-        idle: power.
-        models: by name, ascending.
+        name: The server's name in fleet.yaml.
+        device: The kind of device that its instances run on.
+        description: The device, as it calls itself.
+        origin: The way in which its figures came about.
+        slowdown: The emulated factor; None when it is as fast as its machine.
+        triton_version: The version of its Triton; None in a synthetic profile only.
+        memory_bytes: The memory of the device or host; None when unreadable.
+        idle: The power that it draws while it runs nothing.
+        models: The models, ascending by name.
     """
 
     name: Name
@@ -215,11 +216,11 @@ class Conditions:
     """Under which a profile was taken.
 
     Attributes:
-        date: of the end, ISO 8601 in UTC; of the assumptions in a synthetic profile.
+        date: The end of the measurement, ISO 8601 in UTC; in a synthetic profile the date of the assumptions.
         host: CPU model of the machine that measured, and its CPUs.
-        onnxruntime: version on that machine, which embedded servers there run; None when there is none.
-        seed: of the order of measurements.
-        assumptions: what was not measured, one sentence each: power models, and all of a synthetic profile.
+        onnxruntime: The version on that machine, which embedded servers there run; None when there is none.
+        seed: The seed of the order of measurements.
+        assumptions: What was not measured, one sentence each: power models, and all of a synthetic profile.
     """
 
     date: Name
@@ -231,12 +232,12 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """All of profile.json.
+    """The whole of profile.json.
 
     Attributes:
-        version: of the format.
-        conditions: under which it was taken.
-        servers: by name, ascending.
+        version: The version of the format.
+        conditions: The conditions under which it was taken.
+        servers: The servers, ascending by name.
     """
 
     version: Literal[1]

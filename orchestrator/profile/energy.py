@@ -1,6 +1,6 @@
-"""What a group costs in joules on a server with a model: per_item_j·n + fixed_j, or unknown.
+"""What a batch costs in joules on a server with a model: per_item_j·n + fixed_j, or unknown.
 
-These are joules above what the server draws anyway: the marginal energy of the group. Idle power belongs to the
+These are joules above what the server draws anyway: the marginal energy of the batch. Idle power belongs to the
 server and not to a request, so it is kept apart (see ``orchestrator.profile``); a policy that weighs candidates must
 not be told that a request costs less where the machine idles more. Unknown is None, never 0: a server that can't be
 measured is not free.
@@ -16,7 +16,7 @@ from orchestrator.snapshot import ModelName, ServerName
 
 
 class EnergySource(StrEnum):
-    """Where joules come from; reported wherever they are."""
+    """The source of joules; reported wherever they are."""
 
     ENERGY_COUNTER = "energy-counter"
     """The device counts energy itself; differences of its counter."""
@@ -30,12 +30,12 @@ class EnergySource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EnergyLine:
-    """Energy of groups of one (server, model).
+    """Energy of batches of one (server, model).
 
     Attributes:
-        per_item_j: joules an item adds to a group.
-        fixed_j: joules of a group besides its items.
-        source: of both.
+        per_item_j: The joules that an item adds to a batch.
+        fixed_j: The joules of a batch besides its items.
+        source: The source of both.
     """
 
     per_item_j: float
@@ -43,13 +43,13 @@ class EnergyLine:
     source: EnergySource
 
     def of_batch(self, items: int) -> float:
-        """Return the joules of a group of ``items``."""
+        """Return the joules of a batch of ``items``."""
         return self.per_item_j * items + self.fixed_j
 
 
 @dataclass(frozen=True, slots=True)
 class EnergyTable:
-    """The energy of groups on all servers and models of which it is known."""
+    """The energy of batches on all servers and models of which it is known."""
 
     lines: Mapping[tuple[ServerName, ModelName], EnergyLine] = field(default_factory=dict)
 
@@ -59,10 +59,5 @@ class EnergyTable:
         return EnergyTable(others if line is None else {**others, (server, model): line})
 
     def line(self, server: ServerName, model: ModelName) -> EnergyLine | None:
-        """Return what groups cost there, None when that is unknown; never guessed from a sibling."""
+        """Return what batches cost there, None when that is unknown; never guessed from a sibling."""
         return self.lines.get((server, model))
-
-    def fixed_j(self, server: ServerName, model: ModelName, items: int) -> float | None:
-        """Return the joules of a group of ``items``, None when they are unknown."""
-        line = self.line(server, model)
-        return None if line is None else line.of_batch(items)

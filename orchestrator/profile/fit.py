@@ -1,8 +1,8 @@
-"""How long a group takes: a·n + b, fitted to what is observed of one server and model.
+"""How long a batch takes: a·n + b, fitted to what is observed of one server and model.
 
 The straight line is what batching looks like on CPUs and on GPUs beyond the launch-bound range. It is fitted by
 least squares over observations whose weight decays, so a machine that throttles is noticed after some tens of
-groups; a single stall counts no more than OUTLIER_RATIO times what was expected, because a server that looks slow
+batches; a single stall counts no more than OUTLIER_RATIO times what was expected, because a server that looks slow
 is not chosen and so would never be seen to be fast again.
 """
 
@@ -14,11 +14,11 @@ DECAY = 0.95
 """Weight an observation keeps when the next one comes; half after 14, a twentieth after 58."""
 OUTLIER_RATIO = 3.0
 """An observation counts as at most this many times what was expected; a machine that is slower for good is believed
-after a few groups all the same, because what is expected grows with each."""
+after a few batches all the same, because what is expected grows with each."""
 
 
 def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_nt_s: float) -> tuple[float, float]:
-    """Return (seconds an item, seconds a group) by the weighted sums of a LatencyFit, neither below 0.
+    """Return (seconds an item, seconds a batch) by the weighted sums of a LatencyFit, neither below 0.
 
     A function of numbers, because a simulator compiles it.
     """
@@ -26,8 +26,10 @@ def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_
         return (0.0, 0.0)
     mean_n, mean_t_s = sum_n / weight, sum_t_s / weight
     variance = sum_nn / weight - mean_n * mean_n
+    # All of one size: any split between a and b fits, and rounding alone would choose one.
     if variance < 1e-6 * mean_n * mean_n:
         return (mean_t_s / mean_n, 0.0)
+    # Least squares: the slope is the covariance of items and time over the variance of items.
     slope_s = (sum_nt_s / weight - mean_n * mean_t_s) / variance
     # Each bound is the least-squares line under the constraint that the other parameter is 0.
     if slope_s <= 0:
@@ -41,10 +43,10 @@ def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_
 def bounded_observation(
     weight: float, sum_t_s: float, line: tuple[float, float], items: float, service_s: float
 ) -> float:
-    """Return as how long a group counts that took ``service_s``, where ``line`` was fitted so far."""
+    """Return as how long a batch counts that took ``service_s``, where ``line`` was fitted so far."""
     if weight <= 1:
         return service_s
-    # The mean as well, because a line through groups of one size says too little of smaller ones.
+    # The mean as well, because a line through batches of one size says too little of smaller ones.
     expected_s = max(line[0] * items + line[1], sum_t_s / weight)
     return min(service_s, OUTLIER_RATIO * expected_s)
 
@@ -60,7 +62,7 @@ class LatencyFit:
     sum_nt_s: float = 0.0
 
     def observe(self, items: int, service_s: float) -> LatencyFit:
-        """Return the fit after a group of ``items`` took ``service_s``."""
+        """Return the fit after a batch of ``items`` took ``service_s``."""
         service_s = bounded_observation(self.weight, self.sum_t_s, self.line(), items, service_s)
         return LatencyFit(
             weight=self.weight * DECAY + 1,
@@ -70,14 +72,9 @@ class LatencyFit:
             sum_nt_s=self.sum_nt_s * DECAY + items * service_s,
         )
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was observed."""
-        return self.weight == 0
-
     def line(self) -> tuple[float, float]:
-        """Return (seconds an item, seconds a group), neither below 0; (0, 0) when empty.
+        """Return (seconds an item, seconds a batch), neither below 0; (0, 0) when empty.
 
-        With groups of one size only, the time is laid on the items alone.
+        With batches of one size only, the time is laid on the items alone.
         """
         return fitted_line(self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)

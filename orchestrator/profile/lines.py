@@ -1,7 +1,7 @@
 """Straight lines through measured batches, and how far to trust them.
 
 Errors are weighed by what was measured, so a line is about as many percent wrong at batch 1 as at the largest;
-unweighted, the largest batches would decide alone, and most groups are small.
+unweighted, the largest batches would decide alone, and most batches are small.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from orchestrator.profile.energy import EnergyLine
 from orchestrator.profile.fit import LatencyFit
 
 Point = tuple[int, float]
-"""Items, and seconds or joules of a group of so many."""
+"""Items, and seconds or joules of a batch of so many."""
 
 
 def fit_line(points: Sequence[Point]) -> tuple[float, float]:
-    """Return (a an item, b a group) of a·n + b, neither below 0, by least squares of the relative errors.
+    """Return (a an item, b a batch) of a·n + b, neither below 0, by least squares of the relative errors.
 
     Args:
-        points: at least one; values of 0 weigh as if they were the smallest other.
+        points: At least one point; values of 0 weigh as if they were the smallest other.
     """
     positive = [value for _, value in points if value > 0]
     if not positive:
@@ -39,7 +39,7 @@ def fit_latency(points: Sequence[Point]) -> FittedLine:
     """Return the line through all points, with its error on every other one had it not seen them.
 
     Args:
-        points: ascending in items. Fewer than three leave none to be held out.
+        points: The points, ascending in items. Fewer than three leave none to be held out.
     """
     per_item_s, fixed_s = fit_line(points)
     known, asked = points[0::2], points[1::2]

@@ -12,10 +12,10 @@ class Run:
     """What a server did between two answers.
 
     Attributes:
-        model: it ran.
-        items: it ran.
-        began_s: when the group reached the head of the server's line: sent, or the answer before it.
-        ended_s: when the answer came.
+        model: The model that it ran.
+        items: The number of items that it ran.
+        began_s: When the batch reached the head of the server's queue: when it was sent, or at the answer before it.
+        ended_s: When the answer came, on the same clock.
     """
 
     model: ModelName
@@ -31,7 +31,7 @@ TOGETHER_RATIO = 0.05
 def merge_runs(earlier: Run, later: Run, *, later_sent_s: float) -> Run | None:
     """Return both as one run when the server ran them together, None when it ran them one after the other.
 
-    Triton's dynamic batcher joins groups of one model that wait at the same time. Their answers come at once, so the
+    Triton's dynamic batcher joins batches of one model that wait at the same time. Their answers come at once, so the
     first seems to have taken all the time and the second none; as one run of all items they tell the truth.
     """
     apart_s = later.ended_s - earlier.ended_s

@@ -1,7 +1,7 @@
 """What a profile says of a served model: a start for the router's own observations, or why it says nothing.
 
-The start weighs as much as PRIOR_BATCHES observed groups. Observations weigh up to 1 / (1 - DECAY) = 20 in all, so the
-profile decides at first and is outweighed after a dozen groups: a machine that has become slower than its profile is
+The start weighs as much as PRIOR_BATCHES observed batches. Observations weigh up to 1 / (1 - DECAY) = 20 in all, so the
+profile decides at first and is outweighed after a dozen batches: a machine that has become slower than its profile is
 noticed nearly as soon as one that never had any.
 
 An entry for other weights is no worse guess but about something else, so it is ignored and the reason is told.
@@ -21,20 +21,20 @@ from orchestrator.profile.lines import fit_energy
 from orchestrator.snapshot import ServedModel, ServerName
 
 PRIOR_BATCHES = 10.0
-"""Observed groups that a profile counts as."""
+"""Observed batches that a profile counts as."""
 PRIOR_ITEMS = 8
-"""In half of them; one in the others. Groups of 32 would hold the line where it was by their long lever: of a machine
-that became three times slower and gets groups of 1 and 8, a group of 1 is then thought to take twice as long as it
-does after 16 groups; with 8 it is 19 % less."""
+"""The items of half of them; the others have one. Batches of 32 would hold the line where it was by their long lever:
+of a machine that became three times slower and gets batches of 1 and 8, a batch of 1 is then thought to take twice as
+long as it does after 16 batches; with 8 it is 19 % less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a (server, model) starts.
+    """What a (server, model) starts with.
 
     Attributes:
-        latency: as if PRIOR_BATCHES groups had been observed.
-        energy: of its groups; None when the profile does not know it.
+        latency: The latency, as if PRIOR_BATCHES batches had been observed.
+        energy: The energy of its batches; None when the profile does not know it.
     """
 
     latency: LatencyFit
@@ -46,7 +46,7 @@ class Ignored:
     """An entry that is not about what is served.
 
     Attributes:
-        reason: one sentence, with the remedy.
+        reason: The reason in one sentence, with the remedy.
     """
 
     reason: str
@@ -57,10 +57,10 @@ class FoundServer:
     """A server as it is now, to be held against a profile.
 
     Attributes:
-        name: in fleet.yaml.
-        triton_version: it tells.
-        slowdown: emulated factor; None when it is as fast as its machine.
-        models: it serves.
+        name: The server's name in fleet.yaml.
+        triton_version: The version that its Triton tells.
+        slowdown: The emulated factor; None when it is as fast as its machine.
+        models: The models that it serves.
     """
 
     name: ServerName
@@ -73,10 +73,10 @@ def find_start(profile: Profile, server: ServerName, model: ServedModel, *, slow
     """Return where ``model`` on ``server`` starts, or why the profile does not tell.
 
     Args:
-        profile: in question.
-        server: that serves the model.
-        model: as served now.
-        slowdown: emulated factor of the server as fleet.yaml has it; None when there is none.
+        profile: The profile in question.
+        server: The server that serves the model.
+        model: The model as served now.
+        slowdown: The emulated factor of the server as fleet.yaml has it; None when there is none.
     """
     found = profile.server(server)
     entry = profile.model(server, model.name)
@@ -120,13 +120,13 @@ def check_binding(profile: Profile, servers: Sequence[FoundServer], *, source: s
 
 
 def prior_fit(model: ModelProfile) -> LatencyFit:
-    """Return the model's line as if PRIOR_BATCHES groups had been observed on it."""
+    """Return the model's line as if PRIOR_BATCHES batches had been observed on it."""
     sizes = (1, min(PRIOR_ITEMS, model.max_batch_size))
     return weigh_batches([(items, model.line.per_item_s * items + model.line.fixed_s) for items in sizes])
 
 
 def weigh_batches(batches: Sequence[tuple[int, float]]) -> LatencyFit:
-    """Return a fit as if PRIOR_BATCHES groups had been observed, of (items, seconds) each as often."""
+    """Return a fit as if PRIOR_BATCHES batches had been observed, of (items, seconds) each as often."""
     fit, part = LatencyFit(), PRIOR_BATCHES / len(batches)
     for items, time_s in batches:
         fit = LatencyFit(

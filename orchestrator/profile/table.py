@@ -34,12 +34,12 @@ class LatencyTable:
         return replace(self, fits={key: fit for key, fit in self.fits.items() if key[0] != server})
 
     def line(self, server: ServerName, model: ServedModel, models: tuple[ServedModel, ...]) -> tuple[float, float]:
-        """Return (seconds an item, seconds a group) of ``model``, guessed from its siblings when never seen.
+        """Return (seconds an item, seconds a batch) of ``model``, guessed from its siblings when never seen.
 
         Args:
-            server: that serves it.
-            model: in question.
-            models: all that the server has of its family.
+            server: The server that serves it.
+            model: The model in question.
+            models: All models that the server has of its family.
         """
         fit = self.fits.get((server, model.name))
         if fit is not None:

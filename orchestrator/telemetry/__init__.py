@@ -2,21 +2,19 @@
 
 from orchestrator.telemetry.description import describe_cpu, describe_gpu
 from orchestrator.telemetry.host import CpuTelemetry, Device, GpuTelemetry, open_telemetry
-from orchestrator.telemetry.nvml import DeviceReading, NvmlDevice
+from orchestrator.telemetry.nvml import NvmlDevice
 from orchestrator.telemetry.powercap import Powercap, PowercapReading
-from orchestrator.telemetry.processes import ProcessReading, TritonProcesses
+from orchestrator.telemetry.processes import TritonProcesses
 from orchestrator.telemetry.reading import HostReading, Reading
 
 __all__ = [
     "CpuTelemetry",
     "Device",
-    "DeviceReading",
     "GpuTelemetry",
     "HostReading",
     "NvmlDevice",
     "Powercap",
     "PowercapReading",
-    "ProcessReading",
     "Reading",
     "TritonProcesses",
     "describe_cpu",

@@ -20,10 +20,10 @@ class BoundedReader(Generic[T]):
     """One blocking read made awaitable, bounded, and never more than one at a time.
 
     Args:
-        what: is read, for reasons and the thread's name.
-        read: blocks.
-        absent: makes the answer for when there is none, of the reason.
-        timeout_s: how long a caller waits.
+        what: The name of what is read, for reasons and for the thread.
+        read: A function that reads and blocks.
+        absent: A function that makes the answer for when there is none, of the reason.
+        timeout_s: The longest that a caller waits.
     """
 
     def __init__(self, what: str, read: Callable[[], T], absent: Callable[[str], T], *, timeout_s: float) -> None:

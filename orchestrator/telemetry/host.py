@@ -6,14 +6,15 @@ Each source is read on its own and under a time limit, so a driver that hangs ta
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 from orchestrator.telemetry.bounded import BoundedReader
-from orchestrator.telemetry.nvml import DeviceReading, NvmlDevice
+from orchestrator.telemetry.nvml import NvmlDevice
 from orchestrator.telemetry.powercap import ROOT, Powercap, PowercapReading
-from orchestrator.telemetry.processes import ProcessReading, TritonProcesses
+from orchestrator.telemetry.processes import TritonProcesses
 from orchestrator.telemetry.reading import HostReading
 
 READ_TIMEOUT_S = 2.0
@@ -22,8 +23,8 @@ READ_TIMEOUT_S = 2.0
 class Device(Protocol):
     """A GPU, read by blocking calls."""
 
-    def read(self) -> DeviceReading:
-        """Return what it tells."""
+    def read(self) -> HostReading:
+        """Return what the device tells."""
         ...
 
     def close(self) -> None:
@@ -35,9 +36,9 @@ class CpuTelemetry:
     """Readings of a host whose Triton computes on CPUs.
 
     Args:
-        port: that Triton listens on; None when it isn't on this host.
-        powercap_root: directory of the powercap zones.
-        timeout_s: how long a source may take.
+        port: The port that Triton listens on; None when it isn't on this host.
+        powercap_root: The directory of the powercap zones.
+        timeout_s: The longest that a source may take.
     """
 
     def __init__(self, port: int | None, *, powercap_root: Path = ROOT, timeout_s: float = READ_TIMEOUT_S) -> None:
@@ -49,18 +50,7 @@ class CpuTelemetry:
     async def read(self) -> HostReading:
         """Return what can be read now; what can't is absent with its reason."""
         triton, powercap = await asyncio.gather(self._processes.read(), self._powercap.read())
-        return HostReading(
-            memory_used_bytes=triton.memory_used_bytes,
-            memory_total_bytes=triton.memory_total_bytes,
-            utilisation_ratio=triton.utilisation_ratio,
-            power_w=powercap.power_w,
-            energy_j=powercap.energy_j,
-            server_id=triton.server_id,
-            live_instances=triton.live_instances,
-            cpus=triton.cpus,
-            instance_bytes=triton.instance_bytes,
-            overhead_bytes=triton.overhead_bytes,
-        )
+        return replace(triton, power_w=powercap.power_w, energy_j=powercap.energy_j)
 
     async def close(self) -> None:
         """Nothing is held between reads."""
@@ -70,15 +60,15 @@ class GpuTelemetry:
     """Readings of a host whose Triton computes on a GPU.
 
     Args:
-        device: the GPU; closed with this.
-        port: that Triton listens on; None when it isn't on this host.
-        timeout_s: how long a source may take.
+        device: The GPU; closed with this.
+        port: The port that Triton listens on; None when it isn't on this host.
+        timeout_s: The longest that a source may take.
     """
 
     def __init__(self, device: Device, port: int | None, *, timeout_s: float = READ_TIMEOUT_S) -> None:
         self._processes = _bound_processes(port, timeout_s)
-        self._device: BoundedReader[DeviceReading] = BoundedReader(
-            "the GPU", device.read, DeviceReading.absent, timeout_s=timeout_s
+        self._device: BoundedReader[HostReading] = BoundedReader(
+            "the GPU", device.read, HostReading.absent, timeout_s=timeout_s
         )
         self._closing: BoundedReader[str] = BoundedReader(
             "closing NVML", partial(_close, device), str, timeout_s=timeout_s
@@ -87,16 +77,8 @@ class GpuTelemetry:
     async def read(self) -> HostReading:
         """Return what can be read now; what can't is absent with its reason."""
         triton, device = await asyncio.gather(self._processes.read(), self._device.read())
-        return HostReading(
-            memory_used_bytes=device.memory_used_bytes,
-            memory_total_bytes=device.memory_total_bytes,
-            utilisation_ratio=device.utilisation_ratio,
-            power_w=device.power_w,
-            energy_j=device.energy_j,
-            server_id=triton.server_id,
-            live_instances=triton.live_instances,
-            cpus=triton.cpus,
-        )
+        # What stubs hold of the host's memory says nothing of the device's.
+        return replace(device, server_id=triton.server_id, live_instances=triton.live_instances, cpus=triton.cpus)
 
     async def close(self) -> None:
         """Let go of the GPU, unless a read of it hangs: then the end of the process does that."""
@@ -110,9 +92,9 @@ def open_telemetry(
     """Return the telemetry of this host; nothing is read yet, and what is missing shows in the readings.
 
     Args:
-        device: what Triton computes on.
-        grpc_port: that Triton listens on; None when it isn't on this host.
-        gpu_index: of the GPU in NVML's order; unused for ``cpu``.
+        device: The kind of device that Triton computes on.
+        grpc_port: The port that Triton listens on; None when it isn't on this host.
+        gpu_index: The index of the GPU in NVML's order; unused for ``cpu``.
     """
     if device == "cpu":
         return CpuTelemetry(grpc_port)
@@ -124,5 +106,5 @@ def _close(device: Device) -> str:
     return ""
 
 
-def _bound_processes(port: int | None, timeout_s: float) -> BoundedReader[ProcessReading]:
-    return BoundedReader("Triton's processes", TritonProcesses(port).read, ProcessReading.absent, timeout_s=timeout_s)
+def _bound_processes(port: int | None, timeout_s: float) -> BoundedReader[HostReading]:
+    return BoundedReader("Triton's processes", TritonProcesses(port).read, HostReading.absent, timeout_s=timeout_s)

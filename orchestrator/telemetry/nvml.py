@@ -19,13 +19,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pynvml
 from pynvml import NVMLError
 
-from orchestrator.telemetry.reading import Reading
+from orchestrator.telemetry.reading import HostReading, Reading
 
 SOURCE = "nvml"
 MW_PER_W = 1e3
@@ -49,29 +48,12 @@ DISCONNECTED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceReading:
-    """A GPU at one moment; fields as in ``HostReading``."""
-
-    memory_used_bytes: Reading
-    memory_total_bytes: Reading
-    utilisation_ratio: Reading
-    power_w: Reading
-    energy_j: Reading
-
-    @classmethod
-    def absent(cls, reason: str) -> DeviceReading:
-        """Return a reading without values."""
-        nothing = Reading.absent(reason)
-        return cls(nothing, nothing, nothing, nothing, nothing)
-
-
 class NvmlDevice:
     """One GPU of this host. Its methods block, and are not for two threads at a time.
 
     Args:
-        index: of the GPU in NVML's order, that of the PCI bus; ``CUDA_VISIBLE_DEVICES`` doesn't change it.
-        clock: monotonic, in seconds.
+        index: The index of the GPU in NVML's order, that of the PCI bus; ``CUDA_VISIBLE_DEVICES`` doesn't change it.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, index: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,11 +64,11 @@ class NvmlDevice:
         self._is_worthless = False
         self._energy = _Energy()
 
-    def read(self) -> DeviceReading:
+    def read(self) -> HostReading:
         """Return what the GPU tells; never raises."""
         reason = self._connect()
         if reason:
-            return DeviceReading.absent(reason)
+            return HostReading.absent(reason)
         used, total = self._read_memory()
         if self._is_mig():
             whole = f"MIG is enabled on GPU {self._index}: NVML tells no instance's share"
@@ -96,7 +78,7 @@ class NvmlDevice:
             energy = self._read_energy(power)
         if self._is_worthless:
             self.close()
-        return DeviceReading(used, total, utilisation, power, energy)
+        return HostReading(used, total, utilisation, power, energy)
 
     def close(self) -> None:
         """Let go of NVML; the next read takes it up again."""

@@ -30,8 +30,8 @@ class PowercapReading:
     """Power and energy of all CPU packages together.
 
     Attributes:
-        power_w: mean since the read before.
-        energy_j: since the first read.
+        power_w: The mean power since the read before.
+        energy_j: The energy since the first read.
     """
 
     power_w: Reading
@@ -54,8 +54,8 @@ class Powercap:
     """The package zones of one host.
 
     Args:
-        root: directory of the zones.
-        clock: monotonic, in seconds.
+        root: The directory of the zones.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, root: Path = ROOT, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 
 import psutil
 
 from orchestrator.telemetry.listener import find_server
 from orchestrator.telemetry.memory_limit import read_memory_total
 from orchestrator.telemetry.meter import RateMeter
-from orchestrator.telemetry.reading import Reading
+from orchestrator.telemetry.reading import HostReading, Reading
 from orchestrator.telemetry.server_tree import ServerTree, TreeUsage
 
 SOURCE = "psutil"
@@ -19,44 +19,13 @@ SOURCE = "psutil"
 SEARCH_INTERVAL_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessReading:
-    """Triton's processes at one moment.
-
-    Attributes:
-        memory_used_bytes: private memory of Triton and its stubs.
-        memory_total_bytes: of the host, or what Triton's control group allows if that is less.
-        utilisation_ratio: of the CPUs that Triton may run on, by it and its stubs, since the read before; 0..1.
-        server_id: ``pid:create_time`` of Triton; None when it can't be seen.
-        live_instances: see ``TreeUsage``; None also when Triton can't be seen.
-        cpus: that Triton may run on; None when it can't be seen.
-        instance_bytes: see ``TreeUsage``; empty also when Triton can't be seen.
-        overhead_bytes: see ``TreeUsage``; None also when Triton can't be seen.
-    """
-
-    memory_used_bytes: Reading
-    memory_total_bytes: Reading
-    utilisation_ratio: Reading
-    server_id: str | None = None
-    live_instances: Mapping[str, int] | None = None
-    cpus: int | None = None
-    instance_bytes: Mapping[str, int] = field(default_factory=dict)
-    overhead_bytes: int | None = None
-
-    @classmethod
-    def absent(cls, reason: str, *, memory_total_bytes: Reading | None = None) -> ProcessReading:
-        """Return a reading without Triton; the host's memory may still be known."""
-        nothing = Reading.absent(reason)
-        return cls(nothing, memory_total_bytes or nothing, nothing)
-
-
 class TritonProcesses:
     """The tritonserver that listens on a port of this host, followed over its restarts.
 
     Args:
-        port: any that it listens on; None when Triton isn't on this host.
-        clock: monotonic, in seconds.
-        search_interval_s: how often a server that was not found is looked for.
+        port: Any port that it listens on; None when Triton isn't on this host.
+        clock: A monotonic clock, in seconds.
+        search_interval_s: The time between two searches for a server that was not found.
     """
 
     def __init__(
@@ -74,22 +43,26 @@ class TritonProcesses:
         self._tree: ServerTree | None = None
         self._meter = RateMeter()
 
-    def read(self) -> ProcessReading:
-        """Return what can be seen; what can't is absent with its reason."""
+    def read(self) -> HostReading:
+        """Return what processes tell; what can't be seen is absent with its reason, power and energy always."""
         tree = self._follow()
         total = read_memory_total(None if tree is None else tree.pid)
         if tree is None:
-            return ProcessReading.absent(self._reason, memory_total_bytes=total)
+            return replace(HostReading.absent(self._reason), memory_total_bytes=total)
         try:
             usage = tree.read()
         except psutil.NoSuchProcess:
-            return ProcessReading.absent(f"Triton (pid {tree.pid}) has just ended", memory_total_bytes=total)
+            return replace(HostReading.absent(f"Triton (pid {tree.pid}) has just ended"), memory_total_bytes=total)
         except (psutil.Error, OSError) as exc:
-            return ProcessReading.absent(f"Triton (pid {tree.pid}) can't be read: {exc}", memory_total_bytes=total)
-        return ProcessReading(
+            reason = f"Triton (pid {tree.pid}) can't be read: {exc}"
+            return replace(HostReading.absent(reason), memory_total_bytes=total)
+        nothing = Reading.absent("processes tell no power")
+        return HostReading(
             memory_used_bytes=Reading(usage.private_bytes, SOURCE),
             memory_total_bytes=total,
             utilisation_ratio=self._utilisation(usage),
+            power_w=nothing,
+            energy_j=nothing,
             server_id=tree.server_id,
             live_instances=usage.live_instances,
             cpus=usage.cpus,

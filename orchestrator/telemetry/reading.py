@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value.
+    """One value that was read, or the reason why there is none.
 
     Attributes:
-        value: in the unit that its field's name ends with; None when it can't be read.
-        source: such as ``nvml-energy-counter``, ``nvml-power-instant``, ``nvml-power-average``, ``rapl``, ``psutil``;
-            ``none`` when there is no value.
-        reason: why there is no value; empty otherwise.
+        value: The value in the unit that its field's name ends with; None when it can't be read.
+        source: The sensor, such as ``nvml-energy-counter``, ``nvml-power-instant``, ``nvml-power-average``, ``rapl``,
+            ``psutil``; ``none`` when there is no value.
+        reason: The reason why there is no value; empty otherwise.
     """
 
     value: float | None
@@ -32,19 +32,19 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class HostReading:
-    """A host at one moment.
+    """A host at one moment, or what one source tells of it; what another source tells is absent there.
 
     Attributes:
         memory_used_bytes: GPU: in use on the device, by whomever; CPU: private memory of Triton and its stubs.
-        memory_total_bytes: of the device or of the host.
-        utilisation_ratio: of the device, or of the CPUs that Triton may use, by Triton and its stubs; 0..1.
-        power_w: drawn now.
-        energy_j: drawn since some fixed moment; only differences mean something.
-        server_id: changes when Triton is started anew; None when its process can't be seen.
-        live_instances: stub processes alive, by model name; None when the process can't be seen.
-        cpus: that Triton may run on; None when the process can't be seen.
-        instance_bytes: private memory of the largest live stub, by model name; empty where there is none.
-        overhead_bytes: of the memory used, what no stub that serves holds; None where stubs are not what uses it.
+        memory_total_bytes: Memory of the device or of the host.
+        utilisation_ratio: How busy the device is, or Triton and its stubs keep the CPUs that they may use, 0..1.
+        power_w: Power drawn now.
+        energy_j: Energy drawn since some fixed moment; only differences mean something.
+        server_id: The server process, another one after a restart; None when it can't be seen.
+        live_instances: Stub processes alive, by model name; None when the process can't be seen.
+        cpus: The number of CPUs that Triton may run on; None when the process can't be seen.
+        instance_bytes: Private memory of the largest live stub, by model name; empty where there is none.
+        overhead_bytes: What no stub that serves holds of the memory used; None where stubs are not what uses it.
     """
 
     memory_used_bytes: Reading
@@ -57,3 +57,9 @@ class HostReading:
     cpus: int | None = None
     instance_bytes: Mapping[str, int] = field(default_factory=dict)
     overhead_bytes: int | None = None
+
+    @classmethod
+    def absent(cls, reason: str) -> HostReading:
+        """Return a reading without values."""
+        nothing = Reading.absent(reason)
+        return cls(nothing, nothing, nothing, nothing, nothing)

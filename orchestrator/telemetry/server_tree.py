@@ -35,7 +35,7 @@ KERNEL_NAME = STUB_NAME[:15]  # the kernel keeps so much of a name
 INSTANCE_ARGUMENT = 8  # of the stub's, counted from the program; the order is the stub's own, of no documentation
 INSTANCE_NAME = re.compile(r"(?P<group>(?P<model>.+)_\d+)_(?P<index>\d+)")  # model, instance group, instance
 SIBLING_S = 3.0
-"""Within which the stubs of one load are started; 0.7 s at most were measured on a busy host. A change of the same
+"""Longest time between the starts of one load's stubs; 0.7 s at most were measured on a busy host. A change of the same
 model needs longer: its stubs must first have come up."""
 ATTEMPTS = 3
 
@@ -45,15 +45,15 @@ class TreeUsage:
     """What a server and its stubs use, all of one moment.
 
     Attributes:
-        private_bytes: resident memory that is no file's and nobody else's, orphans included. Libraries and shared
+        private_bytes: Resident memory that is no file's and nobody else's, orphans included. Libraries and shared
             memory regions, mapped by every stub alike, don't count: they would count once a stub.
-        cpu_s: processor time since the server's start, of stubs that have ended included.
-        cpus: on how many the server may run.
-        live_instances: stubs alive that serve, by model name; a model without any is not in it. None when that can't
+        cpu_s: Processor time since the server's start, of stubs that have ended included.
+        cpus: The number of CPUs that the server may run on.
+        live_instances: Stubs alive that serve, by model name; a model without any is not in it. None when that can't
             be told: this server has had no stub yet (Triton's own onnxruntime backend never has one), or one stub's
             arguments are not understood.
-        instance_bytes: private memory of the largest of these, by model name; empty where there is none.
-        overhead_bytes: private memory of all but these; None while this server has had no stub.
+        instance_bytes: Private memory of the largest of these, by model name; empty where there is none.
+        overhead_bytes: Private memory of all but these; None while this server has had no stub.
     """
 
     private_bytes: int
@@ -78,7 +78,7 @@ class ServerTree:
     """A tritonserver and its children.
 
     Args:
-        server: the process of tritonserver.
+        server: The process of tritonserver.
     """
 
     def __init__(self, server: psutil.Process) -> None:

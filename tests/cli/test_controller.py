@@ -125,7 +125,7 @@ def test_a_single_run_needs_its_triton(tmp_path: Path, mode: str) -> None:
                          "address")  # fmt: skip
 
 
-def test_a_hangup_during_the_start_is_kept_until_the_daemon_is_ready(tmp_path: Path) -> None:
+def test_a_sighup_during_the_start_is_kept_until_the_daemon_is_ready(tmp_path: Path) -> None:
     """The fleet file is a pipe: whoever opens it to write knows that the command is just reading it."""
     plain = write_fleet(tmp_path)
     pipe, log = tmp_path / "fleet.pipe", tmp_path / "log"

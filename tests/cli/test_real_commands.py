@@ -126,8 +126,9 @@ def marked_processes(mark: str) -> list[int]:
 @pytest.mark.parametrize("moment", ["starting", "the fleet answers", "images under lert"])
 def test_an_interrupted_demo_leaves_no_process(moment: str, tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
+    demo = ["demo", "--policy", "lert:slack", "--out", str(tmp_path)]  # or those before it would run first
     process = subprocess.Popen(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", "demo", "--out", str(tmp_path)],
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", *demo],
         cwd=ROOT,
         env={**os.environ, MARK: mark, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

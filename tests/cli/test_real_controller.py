@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
@@ -26,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.cli import main
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 
@@ -35,37 +35,29 @@ WAIT_S = 30.0
 WIDTHS = ["fashion_w025", "fashion_w050", "fashion_w075", "fashion_w100"]
 
 
-@contextmanager
-def triton(
-    *flags: str, ports: tuple[int, ...] | None = None, repository: Path = REPOSITORY
-) -> Iterator[EmbeddedServer]:
-    """Run a Triton with nothing loaded."""
-    grpc_port, http_port, metrics_port = ports or choose_free_ports(3)
-    options = EmbeddedOptions(
-        models=(), grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, extra_flags=flags
-    )
-    server = EmbeddedServer(repository, options)
-    with asyncio.Runner() as runner:
-        runner.run(server.__aenter__())
-        try:
-            yield server
-        finally:
-            runner.run(server.stop())
-
-
 class Host:
     """A fleet file of one server, and the commands on it."""
 
-    def __init__(self, directory: Path, ports: tuple[int, ...] | None = None) -> None:
-        self.grpc_port, self.http_port, self.metrics_port = ports or choose_free_ports(3)
+    def __init__(self, directory: Path, tritons: Tritons) -> None:
+        self._tritons = tritons
+        self.grpc_port, self.http_port, self.metrics_port = choose_free_ports(3)
         (self.port,) = choose_free_ports(1)
         self.path = directory / "fleet.yaml"
         self.log = directory / "controller.log"
         self.write()
 
-    @property
-    def ports(self) -> tuple[int, ...]:
-        return self.grpc_port, self.http_port, self.metrics_port
+    @contextmanager
+    def triton(self, *flags: str, repository: Path = REPOSITORY) -> Iterator[EmbeddedServer]:
+        """Run its Triton, with nothing loaded."""
+        options = EmbeddedOptions(
+            models=(),
+            grpc_port=self.grpc_port,
+            http_port=self.http_port,
+            metrics_port=self.metrics_port,
+            extra_flags=flags,
+        )
+        with self._tritons.running(repository, options) as server:
+            yield server
 
     def write(
         self,
@@ -114,6 +106,11 @@ class Host:
         wait(lambda: re.search(pattern, self.log.read_text()) is not None, lambda: self.log.read_text())
 
 
+@pytest.fixture
+def host(tmp_path: Path, tritons: Tritons) -> Host:
+    return Host(tmp_path, tritons)
+
+
 def wait(is_so: Callable[[], bool], describe: Callable[[], object]) -> None:
     deadline_s = time.monotonic() + WAIT_S
     while not is_so():
@@ -131,9 +128,8 @@ def ready(page: dict[str, Any]) -> list[str]:
     return [model["model"] for model in page.get("models", ()) if model["status"] == "ready"]
 
 
-def test_a_dry_run_says_what_it_would_do_and_once_does_it(tmp_path: Path) -> None:
-    host = Host(tmp_path)
-    with triton(ports=host.ports) as server:
+def test_a_dry_run_says_what_it_would_do_and_once_does_it(host: Host) -> None:
+    with host.triton() as server:
         code, output = host.call("controller", "--dry-run")
         assert code == 0, output
         text = " ".join(output.split())
@@ -150,10 +146,9 @@ def test_a_dry_run_says_what_it_would_do_and_once_does_it(tmp_path: Path) -> Non
         assert (code, output.split()[-3:]) == (0, ["would", "change", "nothing"])
 
 
-def test_a_width_that_would_not_fit_is_refused_with_the_numbers(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_a_width_that_would_not_fit_is_refused_with_the_numbers(host: Host) -> None:
     host.write(limits={"memory_budget_mib": 170}, minimum_widths=[25])
-    with triton(ports=host.ports) as server:
+    with host.triton() as server:
         code, output = host.call("controller", "--once")
         assert code == 0, output
         text = " ".join(output.split())
@@ -169,10 +164,9 @@ def test_a_width_that_would_not_fit_is_refused_with_the_numbers(tmp_path: Path) 
         assert "can be given back, and all is loaded; raise it to at least" in output
 
 
-def test_a_daemon_is_let_in_again_beside_its_minimum_set_whatever_the_budget(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_a_daemon_is_let_in_again_beside_its_minimum_set_whatever_the_budget(host: Host) -> None:
     host.write(minimum_widths=[25], wanted_widths=[25])
-    with triton(ports=host.ports):
+    with host.triton():
         assert host.call("controller", "--once")[0] == 0
         host.write(limits={"memory_budget_mib": 2}, minimum_widths=[25], wanted_widths=[25])
         with host.daemon():
@@ -181,10 +175,9 @@ def test_a_daemon_is_let_in_again_beside_its_minimum_set_whatever_the_budget(tmp
             assert ready(host.status()) == ["fashion_w025"]
 
 
-def test_the_daemon_tells_what_it_does_and_takes_demands(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_the_daemon_tells_what_it_does_and_takes_demands(host: Host) -> None:
     host.write(minimum_widths=[25], wanted_widths=[25])
-    with triton(ports=host.ports) as server, host.daemon() as process:
+    with host.triton() as server, host.daemon() as process:
         wait(lambda: ready(host.status()) == ["fashion_w025"], host.status)
         page = host.status()
         assert [(a["action"]["model"], a["action"]["reason"], a["error"]) for a in page["actions"]] == [
@@ -231,10 +224,9 @@ def test_the_daemon_tells_what_it_does_and_takes_demands(tmp_path: Path) -> None
         assert loaded(server) == ["fashion_w025", "fashion_w050"], "a controller that ends takes nothing down"
 
 
-def test_sighup_takes_new_settings_and_refuses_bad_ones(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_sighup_takes_new_settings_and_refuses_bad_ones(host: Host) -> None:
     host.write(minimum_widths=[25], wanted_widths=[25])
-    with triton(ports=host.ports) as server, host.daemon() as process:
+    with host.triton() as server, host.daemon() as process:
         wait(lambda: ready(host.status()) == ["fashion_w025"], host.status)
 
         host.path.write_text("servers: {")
@@ -264,8 +256,7 @@ def test_sighup_takes_new_settings_and_refuses_bad_ones(tmp_path: Path) -> None:
         assert "Traceback" not in host.log.read_text()
 
 
-def test_a_daemon_waits_for_its_triton(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_a_daemon_waits_for_its_triton(host: Host, tritons: Tritons) -> None:
     host.write(minimum_widths=[25], wanted_widths=[25])
     with host.daemon() as process:
         host.wait_log(rf"WARNING waiting for Triton at 127\.0\.0\.1:{host.grpc_port}: ")
@@ -274,22 +265,22 @@ def test_a_daemon_waits_for_its_triton(tmp_path: Path) -> None:
         code, output = host.call("status")
         assert code == 0, "the controller answers; what it says is trouble"
         assert "trouble" in output
-        with triton(ports=host.ports):
+        with host.triton():
             wait(lambda: ready(host.status()) == ["fashion_w025"], host.status)
             assert host.status()["trouble"] is None
         wait(lambda: host.status()["trouble"] is not None, host.status)
-        with triton(ports=host.ports):
+        tritons.wait_ended()
+        with host.triton():
             wait(lambda: ready(host.status()) == ["fashion_w025"], host.status)
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_S) == 0
 
 
-def test_a_daemon_that_waited_refuses_a_budget_until_it_is_raised(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_a_daemon_that_waited_refuses_a_budget_until_it_is_raised(host: Host) -> None:
     host.write(limits={"memory_budget_mib": 3}, minimum_widths=[25], wanted_widths=[25])
     with host.daemon() as process:
         host.wait_log("waiting for Triton")
-        with triton(ports=host.ports) as server:
+        with host.triton() as server:
             wait(lambda: "can't hold the minimum set" in str(host.status().get("trouble")), host.status)
             assert loaded(server) == []
             host.write(limits={"memory_budget_mib": 500}, minimum_widths=[25], wanted_widths=[25])
@@ -297,17 +288,15 @@ def test_a_daemon_that_waited_refuses_a_budget_until_it_is_raised(tmp_path: Path
             wait(lambda: ready(host.status()) == ["fashion_w025"], host.status)
 
 
-def test_sigterm_ends_a_daemon_that_still_waits(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_sigterm_ends_a_daemon_that_still_waits(host: Host) -> None:
     with host.daemon() as process:
         host.wait_log("waiting for Triton")
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_S) == 0
 
 
-def test_a_triton_that_can_t_be_controlled_is_one_line(tmp_path: Path) -> None:
-    host = Host(tmp_path)
-    with triton("--model-control-mode=none", "--exit-on-error=false", ports=host.ports):
+def test_a_triton_that_can_t_be_controlled_is_one_line(host: Host) -> None:
+    with host.triton("--model-control-mode=none", "--exit-on-error=false"):
         for mode in ([], ["--once"], ["--dry-run"]):
             code, output = host.call("controller", *mode)
             line = output.strip().splitlines()[-1]
@@ -316,11 +305,10 @@ def test_a_triton_that_can_t_be_controlled_is_one_line(tmp_path: Path) -> None:
             assert "start it with --model-control-mode=explicit" in line
 
 
-def test_a_restricted_triton_needs_its_key(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_a_restricted_triton_needs_its_key(host: Host, tmp_path: Path) -> None:
     flag = "--grpc-restricted-protocol=model-repository,model-config,statistics:slim=secret"
     key = tmp_path / "key"
-    with triton(flag, ports=host.ports):
+    with host.triton(flag):
         code, output = host.call("controller", "--once")
         assert code == 1
         assert "restricts its control protocols to the key 'slim', and no key was given" in output
@@ -333,10 +321,9 @@ def test_a_restricted_triton_needs_its_key(tmp_path: Path) -> None:
         assert "did" in output
 
 
-def test_a_load_that_hangs_is_reported_as_stuck_until_it_ends(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def test_a_load_that_hangs_is_reported_as_stuck_until_it_ends(host: Host) -> None:
     host.write(minimum_widths=[25], wanted_widths=[25], action_timeout_s=0.5, stuck_after_s=2)
-    with triton(ports=host.ports) as server, host.daemon():
+    with host.triton() as server, host.daemon():
         wait(lambda: ready(host.status()) == ["fashion_w025"], host.status)
         known = set(server.stub_pids())
         assert host.call("demand", "--width", 100, "--hold", 60)[0] == 0
@@ -363,16 +350,17 @@ def test_a_load_that_hangs_is_reported_as_stuck_until_it_ends(tmp_path: Path) ->
         wait(lambda: host.status()["notices"] == [], host.status)
 
 
-def test_what_fails_is_told_left_alone_for_longer_each_time_and_tried_at_once_when_it_changes(tmp_path: Path) -> None:
+def test_what_fails_is_told_left_alone_for_longer_each_time_and_tried_at_once_when_it_changes(
+    host: Host, tmp_path: Path
+) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()
     for name in WIDTHS[:2]:
         os.symlink(REPOSITORY / name, repository / name)
     network = shutil.copytree(REPOSITORY / "fashion_w100", repository / "fashion_w100") / "1" / "model.onnx"
     network.write_bytes(b"no network")
-    host = Host(tmp_path)
     host.write(repository=repository, quarantine_s=0.5)
-    with triton(ports=host.ports, repository=repository):
+    with host.triton(repository=repository):
         code, output = host.call("controller", "--once")
         assert code == 1
         assert re.search(r"did w100: load, wanted: .*; FAILED after [\d.]+ m?s: ", " ".join(output.split())), output

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.controller.actuator import SETTLE_S, STUB_END_S, Actuator, Ended
+from orchestrator.controller.ports import Clocks
 from orchestrator.errors import ServerUnavailableError
 from orchestrator.planner import Action, Batching, LoadedModel, ModelStatus, Outcome
 from orchestrator.snapshot import ModelName
@@ -22,11 +23,11 @@ pytestmark = pytest.mark.virtual_time
 class Hands:
     """An actuator on a fake, and all that it told."""
 
-    def __init__(self, server: FakeTriton) -> None:
+    def __init__(self, server: FakeTriton, clocks: Clocks | None = None) -> None:
         self.server = server
         loop = asyncio.get_running_loop()
         self.actuator = Actuator(
-            server, server.telemetry, clock=loop.time, wall_clock=lambda: 1.7e9 + loop.time(), sleep=asyncio.sleep
+            server, server.telemetry, clocks=clocks or Clocks(loop.time, lambda: 1.7e9 + loop.time())
         )
         self.told: list[Ended] = []
         self.left_actions: list[tuple[Action, float]] = []
@@ -260,16 +261,13 @@ async def test_a_nonce_is_fresh_also_after_a_restart_of_the_daemon() -> None:
     server = triton()
     hands = Hands(server)
     await hands.act(load(W025), reload(W050, is_forced=True))
-    again = Hands(server)
-    frozen = 1.7e9
-    again.actuator._wall_clock = lambda: frozen  # a clock that stands still, and was set back
+    frozen = Clocks(now_s, lambda: 1.7e9)  # a clock that stands still, and was set back
+    again = Hands(server, frozen)
     used = {again.actuator._fresh_nonce("") for _ in range(5)}
     assert len(used) == 5
-    first = Actuator(
-        server, server.telemetry, clock=now_s, wall_clock=lambda: frozen, sleep=asyncio.sleep
-    )._fresh_nonce("")
+    first = Actuator(server, server.telemetry, clocks=frozen)._fresh_nonce("")
     assert first in used, "the same moment and count"
-    repeated = Actuator(server, server.telemetry, clock=now_s, wall_clock=lambda: frozen, sleep=asyncio.sleep)
+    repeated = Actuator(server, server.telemetry, clocks=frozen)
     assert repeated._fresh_nonce(first) != first, "but never what the model has"
 
 

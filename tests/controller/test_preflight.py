@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import Controller
+from orchestrator.controller.ports import Clocks
 from orchestrator.controller.preflight import BudgetCheck, CheckedControl
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.planner import Counters, Limits
@@ -37,7 +38,7 @@ class World:
         )
         self.control = CheckedControl(self.triton, check=self.check, first_check=self.first_check)
         self.controller = Controller(
-            HERE, self.control, self.triton.telemetry, LIMITS, settings=ControllerSettings(), clock=self.clock
+            HERE, self.control, self.triton.telemetry, LIMITS, settings=ControllerSettings(), clocks=Clocks(self.clock)
         )
 
     async def check(self) -> None:
@@ -153,7 +154,9 @@ async def test_counters_that_hang_don_t_keep_the_check_from_passing() -> None:
         await triton.loaded_models()
 
     control = CheckedControl(triton, check=mode, first_check=check)
-    controller = Controller(HERE, control, triton.telemetry, LIMITS, settings=ControllerSettings(), clock=clock)
+    controller = Controller(
+        HERE, control, triton.telemetry, LIMITS, settings=ControllerSettings(), clocks=Clocks(clock)
+    )
     report = await controller.step()
     assert report.snapshot is not None, report.trouble
     assert [call.kind for call in triton.calls] == ["load"], "the minimum set needs no rates"

@@ -6,13 +6,12 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from orchestrator.config import ControllerSettings, ServerSettings
 from orchestrator.controller.loop import Controller
@@ -25,16 +24,17 @@ from orchestrator.telemetry import open_telemetry
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl
 from tests.controller.worlds import W025, W050, W075, W100
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
 
-@pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+@pytest.fixture
+def server(tmp_path: Path, tritons: Tritons) -> Iterator[EmbeddedServer]:
     shutil.copytree(REPOSITORY, tmp_path / "repository")
-    async with EmbeddedServer(tmp_path / "repository", EmbeddedOptions(models=(), exit_timeout_s=3)) as embedded:
+    with tritons.running(tmp_path / "repository", EmbeddedOptions(models=(), exit_timeout_s=3)) as embedded:
         yield embedded
 
 

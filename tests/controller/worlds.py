@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import Controller
+from orchestrator.controller.ports import Clocks
 from orchestrator.planner import Action, ActionKind, ActionReason, Batching, HostSnapshot, Limits, Plan, SchedulerState
 from orchestrator.snapshot import ModelName, ServerName
 from tests.fakes.control import FakeTriton
@@ -84,14 +85,14 @@ def controller(server: Any, planner: Any = None, *, limits: Limits = LIMITS, **a
     )
     if planner is not None:
         arguments["planner"] = planner
+    loop = asyncio.get_running_loop()
     return Controller(
         ServerName("a"),
         server,
         server.telemetry,
         limits,
         settings=settings,
-        clock=asyncio.get_running_loop().time,
-        wall_clock=lambda: 1.7e9 + asyncio.get_running_loop().time(),
+        clocks=Clocks(loop.time, lambda: 1.7e9 + loop.time()),
         **arguments,
     )
 

@@ -20,6 +20,7 @@ from orchestrator.planner import (
     RefusalReason,
     RepositoryModel,
     SchedulerState,
+    changes,
     still_fits,
 )
 from orchestrator.planner.estimates.memory_ledger import MemoryLedger
@@ -104,14 +105,14 @@ def test_what_still_fits_never_exceeds_the_budget_and_less_always_fits(needed: i
 )
 def test_estimates_are_what_was_learned_and_a_margin(name: ModelName, instances: int, load: int, instance: int) -> None:
     made = builder(seen(name))
-    assert made.load_bytes(seen(name), instances) == load
-    assert made.instance_bytes(seen(name)) == instance
+    assert made.sizes.load_bytes(seen(name), instances) == load
+    assert made.sizes.instance_bytes(seen(name)) == instance
 
 
 def test_the_assumption_for_what_was_never_measured_has_a_margin_too() -> None:
     made = builder(state=SchedulerState())
-    assert (made.load_bytes(seen(), 1), made.instance_bytes(seen())) == (60, 60)
-    assert made.load_bytes(seen(), 2) == 120
+    assert (made.sizes.load_bytes(seen(), 1), made.sizes.instance_bytes(seen())) == (60, 60)
+    assert made.sizes.load_bytes(seen(), 2) == 120
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_the_assumption_for_what_was_never_measured_has_a_margin_too() -> None:
 def test_an_unload_is_credited_without_a_margin_and_only_with_what_was_learned(
     name: ModelName, instances: int, learned: int
 ) -> None:
-    assert builder().learned_bytes(seen(name, instances=instances)) == learned
+    assert builder().sizes.learned_bytes(seen(name, instances=instances)) == learned
 
 
 @settings(deadline=None, max_examples=60)
@@ -225,7 +226,7 @@ def test_a_quarantined_config_is_refused_with_tritons_reason_and_reserves_nothin
 
 def test_a_load_has_one_instance_and_the_batching_of_its_files() -> None:
     made = builder()
-    load = made.load(seen(A, ModelStatus.ABSENT, 0), ActionReason.WANTED)
+    load = changes.load(made, seen(A, ModelStatus.ABSENT, 0), ActionReason.WANTED)
     assert (load.kind, load.instances, load.batching, load.needed_bytes) == (
         ActionKind.LOAD,
         1,
@@ -237,8 +238,8 @@ def test_a_load_has_one_instance_and_the_batching_of_its_files() -> None:
 
 @pytest.mark.parametrize(("instances", "after", "needed"), [(0, 1, 150), (1, 1, 150), (3, 3, 330)])
 def test_a_reload_needs_all_its_instances_once_more(instances: int, after: int, needed: int) -> None:
-    reload = builder().reload(
-        seen(A, instances=instances), ActionReason.FAILING, Batching(), (("x", 1.0),), is_forced=True
+    reload = changes.reload(
+        builder(), seen(A, instances=instances), ActionReason.FAILING, Batching(), (("x", 1.0),), is_forced=True
     )
     assert (reload.kind, reload.instances, reload.needed_bytes) == (ActionKind.RELOAD, after, needed)
     assert (reload.batching, reload.is_forced) == (Batching(), True)
@@ -253,7 +254,7 @@ def test_a_reload_needs_all_its_instances_once_more(instances: int, after: int, 
 def test_a_change_in_place_needs_only_what_is_added_and_keeps_the_batching(
     before: int, after: int, kind: ActionKind, needed: int
 ) -> None:
-    scale = builder().scale(seen(A, instances=before), ActionReason.QUEUEING, after, ())
+    scale = changes.scale(builder(), seen(A, instances=before), ActionReason.QUEUEING, after, ())
     assert (scale.kind, scale.instances, scale.needed_bytes) == (kind, after, needed)
     assert scale.batching == Batching((8,), 900)
 
@@ -262,7 +263,7 @@ def test_what_is_desired_is_what_there_is_until_something_else_is_wanted_or_adde
     made = builder(seen(B, instances=3), seen(A, ModelStatus.FAILED, 0), seen(C, ModelStatus.ABSENT, 0))
     assert made.finish().desired_instances == ((A, 0), (B, 3), (C, 0))
     made.want(seen(A), 1)
-    made.add(made.unload(seen(B), ActionReason.IDLE, ()))
+    made.add(changes.unload(seen(B), ActionReason.IDLE, ()))
     assert made.finish().desired_instances == ((A, 1), (B, 0), (C, 0))
 
 
@@ -314,7 +315,7 @@ def test_a_condition_that_does_not_hold_has_held_for_no_time(since_s: float | No
     assert builder().has_held(since_s, 3.0) is held
 
 
-def test_what_a_draft_is_given_is_left_as_it_is() -> None:
+def test_what_a_builder_is_given_is_left_as_it_is() -> None:
     snapshot, state = HostSnapshot((seen(B), seen(A, ModelStatus.LOADING)), 500, 0.1), replace(LEARNED)
     made = PlanBuilder(snapshot, state, LIMITS, 100.0)
     made.add(action(100))

@@ -46,7 +46,7 @@ def test_a_failure_after_the_end_still_counts_as_one_more_in_a_row() -> None:
     assert (entry.failures, entry.until_s, entry.reason) == (2, 410.0, "again")
 
 
-def test_what_was_over_for_as_long_as_the_longest_sentence_is_forgotten() -> None:
+def test_what_was_over_for_as_long_as_the_longest_quarantine_is_forgotten() -> None:
     quarantine = failed(6).fail(KEY, "again", now_s=560.0, first_s=5.0, max_s=300.0)  # the sixth ended at 260
     assert quarantine.entries[KEY].failures == 1
     other: ConfigKey = (B, 1, Batching())
@@ -84,7 +84,7 @@ def test_a_pardon_frees_all_configs_of_one_model_and_none_of_another(failures: l
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=40), st.floats(0.1, 50), st.floats(1, 1000))
-def test_a_sentence_is_never_longer_than_the_most_and_grows_with_each_failure(
+def test_a_quarantine_is_never_longer_than_the_most_and_grows_with_each_failure(
     pauses_s: list[float], first_s: float, more_ratio: float
 ) -> None:
     max_s, now_s, last_s, ended_s = first_s * more_ratio, 0.0, 0.0, 0.0

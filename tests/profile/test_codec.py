@@ -128,3 +128,12 @@ def test_a_place_that_can_not_be_used_is_named(tmp_path: Path) -> None:
         read_profile(tmp_path)
     with pytest.raises(ConfigError, match="can't write"):
         write_profile(profile_of(), tmp_path / "no" / "folder.json")
+
+
+def test_an_unknown_key_is_told_with_those_of_the_file() -> None:
+    values = json.loads(TEXT)
+    model(values)["line"]["per_item_s"] = 0.1
+    with pytest.raises(
+        ConfigError, match=r"unknown key servers\[0\]\.models\[1\]\.line\.per_item_s; allowed here: item_s, group"
+    ):
+        parse_profile(json.dumps(values), source="p.json")

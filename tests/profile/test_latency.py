@@ -36,7 +36,7 @@ def test_nothing_observed_is_instant() -> None:
     assert LatencyFit().line() == (0, 0)
 
 
-def test_groups_of_one_size_lay_the_time_on_the_items() -> None:
+def test_batches_of_one_size_lay_the_time_on_the_items() -> None:
     assert fit([(4, 0.2), (4, 0.2)]).line() == pytest.approx((0.05, 0))
 
 

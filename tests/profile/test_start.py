@@ -24,12 +24,12 @@ from tests.profile.profiles import model_profile, profile_of, served, server_pro
 
 A = ServerName("a")
 PROFILE = profile_of()
-THROTTLED_GROUPS = 16
-"""10 of the profile's weight decay to 4.4 in so many groups, which then weigh 11.2: 2.4 times the old time."""
+THROTTLED_BATCHES = 16
+"""10 of the profile's weight decay to 4.4 in so many batches, which then weigh 11.2: 2.4 times the old time."""
 
 
 @given(st.floats(1e-5, 0.1), st.floats(1e-5, 0.1))
-def test_the_start_is_the_profiles_line_with_the_weight_of_some_groups(per_item_s: float, fixed_s: float) -> None:
+def test_the_start_is_the_profiles_line_with_the_weight_of_some_batches(per_item_s: float, fixed_s: float) -> None:
     fit = prior_fit(model_profile(50, per_item_s=per_item_s, fixed_s=fixed_s))
     assert fit.line() == pytest.approx((per_item_s, fixed_s), rel=1e-3)
     assert fit.weight == PRIOR_BATCHES
@@ -38,7 +38,7 @@ def test_the_start_is_the_profiles_line_with_the_weight_of_some_groups(per_item_
 @pytest.mark.parametrize("sizes", [(1,), (8,), (1, 8), (32, 16, 1), (4, 8, 16, 32)])
 def test_a_machine_three_times_slower_than_its_profile_is_noticed(sizes: tuple[int, ...]) -> None:
     fit = prior_fit(model_profile(50, per_item_s=0.01, fixed_s=0.002))
-    for index in range(THROTTLED_GROUPS):
+    for index in range(THROTTLED_BATCHES):
         items = sizes[index % len(sizes)]
         fit = fit.observe(items, 3 * (0.01 * items + 0.002))
     slope_s, start_s = fit.line()
@@ -52,8 +52,10 @@ def test_a_served_model_finds_its_latency_and_energy() -> None:
     table = LatencyTable().start(A, served(100).name, start.latency)
     assert table.line(A, served(100), (served(100),)) == pytest.approx((0.01, 0.002))
     energy = EnergyTable().start(A, served(100).name, start.energy)
-    assert energy.fixed_j(A, served(100).name, 4) == pytest.approx(0.9)
-    assert energy.start(A, served(100).name, None).fixed_j(A, served(100).name, 4) is None
+    line = energy.line(A, served(100).name)
+    assert line is not None
+    assert line.of_batch(4) == pytest.approx(0.9)
+    assert energy.start(A, served(100).name, None).line(A, served(100).name) is None
 
 
 @pytest.mark.parametrize(

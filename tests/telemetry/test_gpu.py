@@ -37,12 +37,12 @@ async def test_a_gpu_tells_of_itself_in_plausible_numbers() -> None:
 def test_a_read_is_cheap_enough_for_once_a_second() -> None:
     device = NvmlDevice(0)
     device.read()
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     for _ in range(10):
         device.read()
-    each_s = (time.perf_counter() - began_s) / 10
+    each_s = (time.thread_time() - began_s) / 10
     device.close()
-    print(f"{each_s * 1e3:.2f} ms a read")
+    print(f"{each_s * 1e3:.2f} ms of CPU time a read")
     assert each_s < 0.1
 
 

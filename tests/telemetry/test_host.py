@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.controller.ports import Telemetry
-from orchestrator.telemetry import CpuTelemetry, DeviceReading, GpuTelemetry, Reading, open_telemetry
+from orchestrator.telemetry import CpuTelemetry, GpuTelemetry, HostReading, Reading, open_telemetry
 from orchestrator.telemetry.bounded import BoundedReader
 from tests.telemetry.processes import FakeTriton
 
@@ -25,12 +25,12 @@ class Gpu:
         self.closes = 0
         self.error: Exception | None = None
 
-    def read(self) -> DeviceReading:
+    def read(self) -> HostReading:
         self.reads += 1
         self.gate.wait()
         if self.error is not None:
             raise self.error
-        return DeviceReading(*(Reading(number, "fake") for number in (1, 2, 0.5, 4, 5)))
+        return HostReading(*(Reading(number, "fake") for number in (1, 2, 0.5, 4, 5)))
 
     def close(self) -> None:
         self.closes += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.telemetry import ProcessReading, TritonProcesses
+from orchestrator.telemetry import HostReading, TritonProcesses
 from orchestrator.telemetry.memory_limit import read_memory_total
 from tests.telemetry.privileges import without_privileges
 from tests.telemetry.processes import FakeTriton
@@ -23,7 +23,7 @@ def follow(port: int | None) -> TritonProcesses:
     return TritonProcesses(port, search_interval_s=0)
 
 
-def wait_for(processes: TritonProcesses, is_reached: Callable[[ProcessReading], bool]) -> ProcessReading:
+def wait_for(processes: TritonProcesses, is_reached: Callable[[HostReading], bool]) -> HostReading:
     deadline_s = time.monotonic() + 20
     while not is_reached(reading := processes.read()):
         assert time.monotonic() < deadline_s, reading

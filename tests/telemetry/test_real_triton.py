@@ -20,6 +20,7 @@ from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import CpuTelemetry, HostReading, TritonProcesses, open_telemetry
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -32,14 +33,14 @@ def port_of(server: EmbeddedServer) -> int:
 
 
 async def wait_for(telemetry: CpuTelemetry, is_reached: Callable[[HostReading], bool]) -> HostReading:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_reached(reading := await telemetry.read()):
             await asyncio.sleep(0.05)
     return reading
 
 
-async def test_a_stub_dies_and_the_server_is_restarted() -> None:
-    async with EmbeddedServer(REPOSITORY) as server:
+async def test_a_stub_dies_and_the_server_is_restarted(tritons: Tritons) -> None:
+    with tritons.running(REPOSITORY, EmbeddedOptions()) as server:
         port = port_of(server)
         telemetry = open_telemetry("cpu", grpc_port=port, gpu_index=0)
         first = await telemetry.read()
@@ -58,11 +59,12 @@ async def test_a_stub_dies_and_the_server_is_restarted() -> None:
         later = await wait_for(telemetry, lambda reading: reading.utilisation_ratio.value is not None)
         assert 0 <= later.utilisation_ratio.value <= 1
 
+    tritons.wait_ended()
     gone = await telemetry.read()
     assert gone.server_id is None
     assert gone.memory_used_bytes.reason == f"nobody listens on port {port} of this host"
 
-    async with EmbeddedServer(REPOSITORY, EmbeddedOptions(grpc_port=port, models=MODELS[:1])):
+    with tritons.running(REPOSITORY, EmbeddedOptions(grpc_port=port, models=MODELS[:1])):
         again = await wait_for(telemetry, lambda reading: reading.server_id is not None)
         assert again.server_id != first.server_id
         assert again.live_instances == {MODELS[0]: 1}
@@ -97,9 +99,9 @@ async def traffic(server: EmbeddedServer, model: ModelName) -> AsyncIterator[Non
         await client.close()
 
 
-async def test_stubs_that_a_repair_leaves_behind_are_not_alive() -> None:
+async def test_stubs_that_a_repair_leaves_behind_are_not_alive(tritons: Tritons) -> None:
     model = ModelName("fashion_w100")
-    async with EmbeddedServer(REPOSITORY, EmbeddedOptions(models=(), exit_timeout_s=3)) as server:
+    with tritons.running(REPOSITORY, EmbeddedOptions(models=(), exit_timeout_s=3)) as server:
         control = TritonControl(server.grpc_address, server.metrics_url, server.repository)
         telemetry = open_telemetry("cpu", grpc_port=port_of(server))
         await control.apply(model, instances=2, batching=Batching(), nonce="one")
@@ -128,16 +130,16 @@ async def test_stubs_that_a_repair_leaves_behind_are_not_alive() -> None:
         await control.close()
 
 
-async def test_counts_are_right_however_often_names_come_again() -> None:
+async def test_counts_are_right_however_often_names_come_again(tritons: Tritons) -> None:
     model = ModelName("fashion_w025")
     names: list[list[str]] = []
-    async with EmbeddedServer(REPOSITORY, EmbeddedOptions(models=(), exit_timeout_s=3)) as server:
+    with tritons.running(REPOSITORY, EmbeddedOptions(models=(), exit_timeout_s=3)) as server:
         control = TritonControl(server.grpc_address, server.metrics_url, server.repository)
         telemetry = open_telemetry("cpu", grpc_port=port_of(server))
         for instances, nonce in ((1, ""), (2, ""), (1, ""), (2, ""), (3, ""), (2, ""), (3, "a"), (1, "a"), (2, "a")):
             await control.apply(model, instances=instances, batching=Batching(), nonce=nonce)
             await wait_for(telemetry, lambda reading, n=instances: reading.live_instances == {model: n})
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(stubs_of(server)) != instances:  # the old ones of a reload are no longer counted, yet there
                     await asyncio.sleep(0.05)
             names.append(sorted(name.removeprefix(f"{model}_0_") for name in stubs_of(server).values()))
@@ -146,8 +148,8 @@ async def test_counts_are_right_however_often_names_come_again() -> None:
         await control.close()
 
 
-async def test_a_read_costs_next_to_nothing() -> None:
-    async with EmbeddedServer(REPOSITORY) as server:
+async def test_a_read_costs_next_to_nothing(tritons: Tritons) -> None:
+    with tritons.running(REPOSITORY, EmbeddedOptions()) as server:
         processes = TritonProcesses(port_of(server))
         processes.read()
         began_s = time.thread_time()

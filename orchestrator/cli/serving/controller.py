@@ -1,6 +1,6 @@
 """``slimsched controller``: the daemon beside a Triton, or one look at what it would do.
 
-Only what the command needs to catch a SIGHUP is imported here; what it does is in ``daemon``.
+Only what the command needs to catch a SIGHUP is imported here; what it does is in ``controller_daemon``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def controller(
     if is_dry and is_once:
         raise click.UsageError("--dry-run changes nothing and --once does; give one of them")
     with nullcontext(SighupHandler()) if is_dry or is_once else caught_sighup() as sighup:
-        # The rest takes a second to import, in which a daemon must not be ended by a wish to read its file.
+        # The rest takes a second to import, in which a daemon must not be ended by a SIGHUP.
         from orchestrator.cli.serving.controller_daemon import act_once, serve, show_plan
         from orchestrator.config import load_fleet
 

@@ -2,7 +2,8 @@
 
 The fields below are the keys of the JSON, and they stay: a field may be added, none changes its meaning. Units end
 the names. What is unknown is null with its reason beside it, never 0. Times that a controller keeps on its own clock
-are told as wall-clock times or as seconds that are left, because no other process has that clock.
+are told as wall-clock times or as seconds that are left, because no other process has that clock. Kinds and reasons
+are plain words here, where the planner has enums, so that those of a newer controller can be read and shown.
 """
 
 from __future__ import annotations
@@ -18,21 +19,20 @@ from orchestrator.errors import PermanentError
 from orchestrator.planner import Batching
 from orchestrator.telemetry.reading import Reading
 
+Numbers = Mapping[str, float | None]
+"""The numbers behind a decision by their names, which end in units; None stands for infinity and for no number."""
+
 
 @dataclass(frozen=True, slots=True)
 class RatesStatus:
-    """What a model did in the last window; every rate is None when there is a reason why there is none.
+    """What a model did in the last window, as ``planner.Rates``; every rate is None where ``reason`` says why.
 
     Attributes:
-        window_s: between the two readings that the rates come from.
-        requests_per_s: answered with success.
-        failures_per_s: answered with an error.
-        items_per_s: answered.
-        executions_per_s: batches run.
-        busy_instances: that were running on average.
-        items_per_execution: mean batch; None also when nothing ran.
-        service_s: mean duration of a batch; None also when nothing ran.
-        reason: why there are no rates; empty when there are.
+        window_s: The time between the two readings that the rates come from.
+        busy_instances: The mean number of instances that ran.
+        items_per_execution: The mean batch; None also when nothing ran.
+        service_s: The mean duration of a batch; None also when nothing ran.
+        reason: The reason why there are no rates; empty when there are.
     """
 
     window_s: float | None = None
@@ -51,12 +51,12 @@ class QuarantineStatus:
     """A config that failed and is left alone for now.
 
     Attributes:
-        until_unix_s: wall-clock time.
-        for_s: that are left.
-        failures: in a row.
-        reason: Triton's.
-        instances: of the config that failed.
-        batching: of the config that failed.
+        until_unix_s: The wall-clock time at which it may be tried again.
+        for_s: The seconds that are left until then.
+        failures: The number of failures in a row.
+        reason: Triton's reason for the last of them.
+        instances: The instances of the config that failed.
+        batching: The batching of the config that failed.
     """
 
     until_unix_s: float
@@ -69,25 +69,26 @@ class QuarantineStatus:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One width.
+    """One width of the repository.
 
     Attributes:
-        model: its name in Triton.
-        label: short form of the name for people.
-        width: in percent.
-        accuracy: top-1, 0..1.
-        status: absent, loading, ready, unloading or failed.
-        status_reason: Triton's, why it is not ready; empty otherwise.
-        instances: that it runs with.
-        desired_instances: that it should run with; None while there is no plan.
-        live_instances: stub processes alive; None where instances are no processes or can't be seen.
-        batching: that it runs with; None while it is not ready.
-        rates: of the last window.
-        waiting_requests: on average in the window, or right now, whichever is more; None while it is not ready.
-        is_changing: an action on it has not ended.
-        demanded_for_s: that a demand still lasts; None: nobody asked for it.
-        quarantine: its configs that are left alone.
-        is_canonical: whether it runs with what its files say, but for instances and batching; None while it is not
+        model: Its name in Triton.
+        label: The short form of that name, for people.
+        width: The width of the network in percent.
+        accuracy: Top-1 on the family's test split, 0..1.
+        status: One of absent, loading, ready, unloading and failed.
+        status_reason: Triton's reason why it is not ready; empty otherwise.
+        instances: The instances that it runs with.
+        desired_instances: The instances that it should run with; None while there is no plan.
+        live_instances: Stub processes alive; None where instances are no processes or can't be seen.
+        batching: The batching that it runs with; None while it is not ready.
+        rates: What it did in the last window.
+        waiting_requests: The mean of those that waited in the window, or those that wait now, whichever is more; None
+            while it is not ready.
+        is_changing: Whether an action on it has not ended.
+        demanded_for_s: The seconds that a demand still lasts; None: nobody asked for it.
+        quarantine: Its configs that are left alone.
+        is_canonical: Whether it runs with what its files say, but for instances and batching; None while it is not
             ready.
     """
 
@@ -114,9 +115,9 @@ class LearnedMemory:
     """What a model was measured to take; a plan takes the largest of what there is.
 
     Attributes:
-        load_bytes: of a load with one instance; None: not measured yet.
-        further_instance_bytes: of one instance more; None: not measured yet.
-        seen_bytes: of its largest instance as last seen; None where instances are no processes.
+        load_bytes: What a load with one instance takes; None: not measured yet.
+        further_instance_bytes: What one instance more takes; None: not measured yet.
+        seen_bytes: The size of its largest instance as last seen; None where instances are no processes.
     """
 
     load_bytes: int | None
@@ -129,10 +130,10 @@ class ResidueStatus:
     """What one unload or scale-down did not give back; negative when it gave back more than was expected.
 
     Attributes:
-        at_unix_s: wall-clock time.
-        model: its name in Triton.
-        expected_bytes: learned when it grew.
-        returned_bytes: that the reading fell by.
+        at_unix_s: The wall-clock time of its end.
+        model: The model's name in Triton.
+        expected_bytes: The size that was learned when the model grew.
+        returned_bytes: The size that the reading fell by.
     """
 
     at_unix_s: float
@@ -146,13 +147,13 @@ class MemoryStatus:
     """Memory that the budget is about.
 
     Attributes:
-        used_bytes: with source, and reason when it is unknown.
-        total_bytes: of the device or the host, likewise.
-        budget_bytes: that is never to be exceeded.
-        residue_bytes: that unloads have not given back since Triton started.
-        residue_limit_bytes: above which a restart of Triton is advised.
-        residues: the last entries of the ledger, oldest first.
-        learned: by the model's name in Triton.
+        used_bytes: Memory in use, with its source, or the reason why it is unknown.
+        total_bytes: Memory of the device or the host, likewise.
+        budget_bytes: Memory that is never to be exceeded.
+        residue_bytes: Memory that unloads have not given back since Triton started.
+        residue_limit_bytes: The residue above which a restart of Triton is advised.
+        residues: The last entries of the ledger, oldest first.
+        learned: What each model takes, by its name in Triton.
     """
 
     used_bytes: Reading
@@ -166,18 +167,7 @@ class MemoryStatus:
 
 @dataclass(frozen=True, slots=True)
 class PlannedAction:
-    """One change that the plan of this step calls for.
-
-    Attributes:
-        kind: load, scale-up, scale-down, reload or unload.
-        model: its name in Triton.
-        reason: why.
-        instances: afterwards.
-        batching: afterwards.
-        is_forced: a reload in spite of an equal config.
-        needed_bytes: that it may add at its peak, margin included.
-        numbers: behind it, units in the names.
-    """
+    """One change that the plan of this step calls for; the fields are those of ``planner.Action``."""
 
     kind: str
     model: str
@@ -186,20 +176,12 @@ class PlannedAction:
     batching: Batching
     is_forced: bool
     needed_bytes: int
-    numbers: Mapping[str, float | None] = field(default_factory=dict)
+    numbers: Numbers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class DoneAction:
-    """One change that was made, failed, or is still under way.
-
-    Attributes:
-        action: that was done.
-        ended_unix_s: wall-clock time at which it ended, or was left to itself.
-        took_s: until then.
-        error: why it failed; None when it did not.
-        is_under_way: it has not ended.
-    """
+    """One change that was made, failed, or is still under way; the fields are those of ``report.ActionRecord``."""
 
     action: PlannedAction
     ended_unix_s: float
@@ -210,36 +192,22 @@ class DoneAction:
 
 @dataclass(frozen=True, slots=True)
 class RefusalStatus:
-    """Something that would be done and may not.
-
-    Attributes:
-        kind: of change.
-        model: its name in Triton.
-        reason: why.
-        numbers: behind it, units in the names.
-        detail: such as Triton's reason; empty when the numbers say it all.
-    """
+    """Something that would be done and may not; the fields are those of ``planner.Refusal``."""
 
     kind: str
     model: str
     reason: str
-    numbers: Mapping[str, float | None]
+    numbers: Numbers
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class NoticeStatus:
-    """Something an operator should know.
-
-    Attributes:
-        kind: of notice.
-        model: it is about; None: the whole host.
-        numbers: behind it, units in the names.
-    """
+    """Something an operator should know; the fields are those of ``planner.Notice``."""
 
     kind: str
     model: str | None
-    numbers: Mapping[str, float | None]
+    numbers: Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,25 +215,25 @@ class ControllerStatus:
     """What a controller knows, wants and did.
 
     Attributes:
-        server: that it looks after.
-        family: of the models; None while Triton could not be observed.
-        unix_s: wall-clock time of the observation.
-        steps: so far.
-        trouble: what could not be read of Triton and why; None when all could.
-        server_id: of the running Triton process; None: unknown.
-        models: by width; empty while Triton could not be observed.
-        memory: used, allowed, learned and lost.
-        utilisation_ratio: of the device or of Triton's CPUs, 0..1.
-        utilisation_ceiling_ratio: above which nothing grows.
-        power_w: drawn now.
-        energy_j: drawn since some fixed moment; only differences mean something.
-        prices_s: measured mean duration of each kind of action that has been seen.
-        planned: by the plan of this step.
-        refusals: of the plan of this step.
-        notices: of the plan of this step.
-        actions: the last ones, oldest first.
-        plan_s: that planning took.
-        step_s: that the step took without its actions.
+        server: The server that it looks after.
+        family: The family of the models; None while Triton could not be observed.
+        unix_s: The wall-clock time of the observation.
+        steps: The number of steps so far.
+        trouble: What could not be read of Triton and why; None when all could.
+        server_id: The running Triton process; None: unknown.
+        models: The widths, ascending; empty while Triton could not be observed.
+        memory: Memory used, allowed, learned and lost.
+        utilisation_ratio: How busy the device or Triton's CPUs are, 0..1.
+        utilisation_ceiling_ratio: The utilisation above which nothing grows.
+        power_w: Power drawn now.
+        energy_j: Energy drawn since some fixed moment; only differences mean something.
+        prices_s: The measured mean duration of each kind of action that has been seen.
+        planned: The actions of this step's plan.
+        refusals: What this step's plan would do and may not.
+        notices: What this step's plan has to tell.
+        actions: The last actions that were done, oldest first.
+        plan_s: The time that planning took.
+        step_s: The time that the step took without its actions.
     """
 
     server: str

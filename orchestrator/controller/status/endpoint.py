@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 
 BODY_LIMIT_BYTES = 4096
 READ_TIMEOUT_S = 5.0
-"""For a client to send its request."""
+"""Longest wait for a client to send its request."""
 LOOP_TIMEOUT_S = 5.0
-"""For the controller's event loop to take a demand; no step holds it for long."""
+"""Longest wait for the controller's event loop to take a demand; no step holds it for long."""
 ROUTES = "GET /status, GET /metrics, GET /healthz, POST /demand"
 
 
@@ -51,8 +51,8 @@ class Heartbeat:
     """Tells whether steps still happen.
 
     Args:
-        limit_s: that may pass between two of them.
-        clock: that never goes back.
+        limit_s: The longest time between two steps of a healthy controller.
+        clock: A clock that never goes back, in seconds.
     """
 
     def __init__(self, limit_s: float, clock: Callable[[], float]) -> None:
@@ -73,16 +73,18 @@ class Heartbeat:
 class ControllerEndpoint:
     """The HTTP endpoint of one controller; a context manager that listens while it is open.
 
+    It is given single functions of the controller, each with the thread that it is called in, and never the whole.
+
     Args:
-        address: ``host:port`` to listen on.
-        server: whose controller it is.
-        registry: of its metrics.
-        report: returns its last report; called from another thread.
-        heartbeat: of its steps.
-        models: returns the widths that may be demanded; called in the loop.
-        demand: keeps a model loaded for so many seconds; called in the loop.
-        loop: of the controller.
-        loop_timeout_s: that it may take to accept a demand.
+        address: The ``host:port`` to listen on.
+        server: The server whose controller it is.
+        registry: The registry of its metrics.
+        report: A function that returns its last report; called from another thread.
+        heartbeat: The heartbeat of its steps.
+        models: A function that returns the widths that may be demanded; called in the loop.
+        demand: A function that keeps a model loaded for so many seconds; called in the loop.
+        loop: The event loop of the controller.
+        loop_timeout_s: The time in which the loop must accept a demand.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class ControllerEndpoint:
         self._http: _HttpServer | None = None
 
     def __enter__(self) -> Self:
-        """Listen.
+        """Listen on the address.
 
         Raises:
             ConfigError: when the address can't be had, in particular when another controller has it.
@@ -168,8 +170,8 @@ class ControllerEndpoint:
         if not _is_loopback(environ.get("REMOTE_ADDR", "")):
             return _error(HTTPStatus.FORBIDDEN, "demands are taken from this machine only; send it over loopback")
         try:
-            wish = _read_demand(environ)
-            model = self._in_loop(lambda: self._take(wish))
+            demand = _read_demand(environ)
+            model = self._in_loop(lambda: self._take(demand))
         except ModelNotFoundError as exc:
             return _error(HTTPStatus.NOT_FOUND, str(exc))
         except ConfigError as exc:
@@ -178,11 +180,11 @@ class ControllerEndpoint:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, str(exc))
         except (TimeoutError, RuntimeError):  # the loop is stuck, or closed
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, "the controller does not respond")
-        return HTTPStatus.ACCEPTED, {"model": model, "hold_s": wish.hold_s}
+        return HTTPStatus.ACCEPTED, {"model": model, "hold_s": demand.hold_s}
 
-    def _take(self, wish: _DemandBody) -> ModelName:
-        model = find_model(self._models(), width=wish.width, name=wish.model)
-        self._demand(model, wish.hold_s)
+    def _take(self, demand: _DemandBody) -> ModelName:
+        model = find_model(self._models(), width=demand.width, name=demand.model)
+        self._demand(model, demand.hold_s)
         return model
 
     def _in_loop(self, call: Callable[[], ModelName]) -> ModelName:
@@ -236,15 +238,15 @@ def _read_demand(environ: WSGIEnvironment) -> _DemandBody:
     if not length.isdecimal() or int(length) > BODY_LIMIT_BYTES:
         raise ConfigError(f"Content-Length {length!r} is not in 0 to {BODY_LIMIT_BYTES}")
     try:
-        wish = _DemandBody.model_validate_json(environ["wsgi.input"].read(int(length)))
+        demand = _DemandBody.model_validate_json(environ["wsgi.input"].read(int(length)))
     except OSError as exc:
         raise ConfigError(f"the body did not come within {READ_TIMEOUT_S:g} s ({exc})") from exc
     except ValidationError as exc:
         problem = exc.errors(include_url=False)[0]
         raise ConfigError(f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}") from exc
-    if (wish.width is None) == (wish.model is None):
+    if (demand.width is None) == (demand.model is None):
         raise ConfigError('name one width or one model, as in {"width": 50, "hold_s": 60}')
-    return wish
+    return demand
 
 
 def _is_loopback(peer: str) -> bool:
@@ -252,7 +254,7 @@ def _is_loopback(peer: str) -> bool:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None)
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1, on a socket of both families
     return (mapped or address).is_loopback
 
 

@@ -1,4 +1,4 @@
-"""A controller's Prometheus metrics.
+"""The Prometheus metrics of a controller.
 
 Gauges are drawn from the last report when they are scraped, so that a model or refusal that is gone leaves nothing
 behind; counters and histograms grow as reports come in. What is unknown is left out, never 0: an absent power metric
@@ -7,6 +7,7 @@ and a host that draws nothing must not look alike. Everything lives in a registr
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -14,20 +15,24 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from orchestrator.controller.report import ActionRecord, StepReport
+from orchestrator.controller.status.document import ControllerStatus
+from orchestrator.controller.status.render import describe_status
 from orchestrator.snapshot import ServerName
-from orchestrator.telemetry.reading import HostReading, Reading
 
 # A plan is to take well below a millisecond, a step some milliseconds; beyond a second both are broken.
 _PLAN_BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 1e-1, 1.0)
 _STEP_BUCKETS_S = (1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+_Samples = Iterable[tuple[tuple[str, ...], float]]
+"""Pairs of the values of a metric's labels, besides the server, and its own value."""
 
 
 class ControllerMetrics:
     """The metrics of one server's controller.
 
     Args:
-        server: that they are labelled with.
-        failed_steps: returns how many steps have failed unexpectedly, and so have no report.
+        server: The server that they are labelled with.
+        failed_steps: A function that returns how many steps failed unexpectedly, and so have no report.
     """
 
     def __init__(self, server: ServerName, *, failed_steps: Callable[[], int] = lambda: 0) -> None:
@@ -95,111 +100,81 @@ class _ReportCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the metrics of the last report; next to none before the first step."""
         text = "Steps that failed unexpectedly; the log has their tracebacks."
-        yield self._counter("slim_controller_step_errors", text, self._failed_steps())
+        yield self._counter("slim_controller_step_errors", text, [((), self._failed_steps())])
         report = self.report
         if report is None:
             return
-        yield self._counter("slim_controller_steps", "Steps so far.", report.steps)
-        yield self._gauge("slim_controller_last_step_timestamp_seconds", "When the last step began.", report.unix_s)
-        is_up = float(report.snapshot is not None)
-        yield self._gauge("slim_controller_triton_up", "Whether Triton could be observed in the last step.", is_up)
-        yield from self._models(report)
-        yield from self._plan(report)
-        yield from self._memory(report)
-        if report.reading is not None:
-            yield from self._readings(report.reading)
+        yield self._counter("slim_controller_steps", "Steps so far.", [((), report.steps)])
+        energy = report.reading.energy_j if report.reading is not None else None
+        if energy is not None and energy.value is not None:
+            text = "Energy drawn since a fixed moment; only differences mean something."
+            yield self._counter("slim_controller_energy_joules", text, [((energy.source,), energy.value)], "source")
+        for name, text, labels, samples in _gauges(report, describe_status(report)):
+            gauge = GaugeMetricFamily(name, text, labels=("server", *labels))
+            for values, value in samples:
+                gauge.add_metric((self._server, *values), value)
+            yield gauge
 
-    def _models(self, report: StepReport) -> Iterator[Metric]:
-        actual = self._by_model("slim_controller_instances", "Instances that a model runs with.")
-        delay = self._by_model("slim_controller_batching_delay_seconds", "How long a model's batches may wait.")
-        for seen in report.snapshot.models if report.snapshot else ():
-            actual.add_metric((self._server, seen.name), seen.loaded.instances)
-            if seen.is_ready:
-                delay.add_metric((self._server, seen.name), seen.loaded.batching.delay_us / 1e6)
-        quarantined = self._by_model("slim_controller_quarantined_configs", "Configs of a model that are left alone.")
-        running = [key[0] for key, entry in report.state.quarantine.entries.items() if report.now_s < entry.until_s]
-        for model in sorted(set(running)):
-            quarantined.add_metric((self._server, model), running.count(model))
-        yield from (actual, delay, quarantined)
+    def _counter(self, name: str, text: str, samples: _Samples, *labels: str) -> Metric:
+        counter = CounterMetricFamily(name, text, labels=("server", *labels))
+        for values, value in samples:
+            counter.add_metric((self._server, *values), value)
+        return counter
 
-    def _plan(self, report: StepReport) -> Iterator[Metric]:
-        plan = report.plan
-        if plan is None:
-            return
-        desired = self._by_model("slim_controller_desired_instances", "Instances that a model should run with.")
-        for model, instances in plan.desired_instances:
-            desired.add_metric((self._server, model), instances)
-        refusals = GaugeMetricFamily(
-            "slim_controller_refusals",
-            "What the last plan would do and may not.",
-            labels=("server", "model", "kind", "reason"),
-        )
-        for labels in sorted({(r.model, r.kind.value, r.reason.value) for r in plan.refusals}):
-            refusals.add_metric((self._server, *labels), 1)
-        notices = GaugeMetricFamily(
-            "slim_controller_notices",
-            "What an operator should know; no model where it concerns the host.",
-            labels=("server", "model", "kind"),
-        )
-        for notice in sorted({(n.model or "", n.kind.value) for n in plan.notices}):
-            notices.add_metric((self._server, *notice), 1)
-        yield from (desired, refusals, notices)
 
-    def _memory(self, report: StepReport) -> Iterator[Metric]:
-        ledger = report.state.memory
-        budget = report.limits.memory_budget_bytes
-        yield self._gauge("slim_controller_memory_budget_bytes", "Memory that is never to be exceeded.", budget)
-        text = "Memory that unloads have not given back since Triton started."
-        yield self._gauge("slim_controller_memory_residue_bytes", text, ledger.residue_bytes)
-        load = self._by_model("slim_controller_learned_load_bytes", "What a load with one instance was seen to take.")
-        for model, seen in sorted(ledger.loads_bytes.items()):
-            load.add_metric((self._server, model), max(seen))
-        text = "What one further instance was seen to take."
-        further = self._by_model("slim_controller_learned_instance_bytes", text)
-        for model, seen in sorted(ledger.instances_bytes.items()):
-            further.add_metric((self._server, model), max(seen))
-        text = "What its largest instance was last seen to take, where instances are processes."
-        sizes = self._by_model("slim_controller_learned_seen_bytes", text)
-        for model, size in sorted(ledger.seen_bytes.items()):
-            sizes.add_metric((self._server, model), size)
-        yield from (load, further, sizes)
-
-    def _readings(self, reading: HostReading) -> Iterator[Metric]:
-        yield from self._reading(
-            "slim_controller_memory_used_bytes", "Memory in use, against the budget.", reading.memory_used_bytes
-        )
-        yield from self._reading(
-            "slim_controller_memory_total_bytes", "Memory of the device or host.", reading.memory_total_bytes
-        )
-        yield from self._reading(
-            "slim_controller_utilisation_ratio", "Of the device or of Triton's CPUs.", reading.utilisation_ratio
-        )
-        yield from self._reading("slim_controller_power_watts", "Power drawn now.", reading.power_w)
-        energy = reading.energy_j
-        if energy.value is not None:
-            family = CounterMetricFamily(
-                "slim_controller_energy_joules",
-                "Energy drawn since a fixed moment; only differences mean something.",
-                labels=("server", "source"),
-            )
-            family.add_metric((self._server, energy.source), energy.value)
-            yield family
-
-    def _reading(self, name: str, text: str, reading: Reading) -> Iterator[Metric]:
+def _gauges(report: StepReport, page: ControllerStatus) -> Iterator[tuple[str, str, tuple[str, ...], _Samples]]:
+    """Yield (name, help text, labels besides the server, samples) of each gauge."""
+    by_model = ("model",)
+    loaded = {(model.model,): model for model in page.models}
+    yield "slim_controller_last_step_timestamp_seconds", "When the last step began.", (), [((), report.unix_s)]
+    is_up = float(report.snapshot is not None)
+    yield "slim_controller_triton_up", "Whether Triton could be observed in the last step.", (), [((), is_up)]
+    instances = {key: model.instances for key, model in loaded.items()}
+    yield "slim_controller_instances", "Instances that a model runs with.", by_model, instances.items()
+    delays_s = {key: model.batching.delay_us / 1e6 for key, model in loaded.items() if model.batching is not None}
+    text = "How long a model's batches may wait."
+    yield "slim_controller_batching_delay_seconds", text, by_model, delays_s.items()
+    quarantined = Tally((key[0],) for key in report.state.quarantine.at(report.now_s))
+    text = "Configs of a model that are left alone."
+    yield "slim_controller_quarantined_configs", text, by_model, sorted(quarantined.items())
+    plan = report.plan
+    if plan is not None:
+        desired = {(model,): count for model, count in plan.desired_instances}
+        yield "slim_controller_desired_instances", "Instances that a model should run with.", by_model, desired.items()
+        refusals = {(r.model, r.kind.value, r.reason.value): 1 for r in plan.refusals}
+        text = "What the last plan would do and may not."
+        yield "slim_controller_refusals", text, ("model", "kind", "reason"), refusals.items()
+        notices = {(n.model or "", n.kind.value): 1 for n in plan.notices}
+        text = "What an operator should know; no model where it concerns the host."
+        yield "slim_controller_notices", text, ("model", "kind"), notices.items()
+    memory = page.memory
+    text = "Memory that is never to be exceeded."
+    yield "slim_controller_memory_budget_bytes", text, (), [((), memory.budget_bytes)]
+    text = "Memory that unloads have not given back since Triton started."
+    yield "slim_controller_memory_residue_bytes", text, (), [((), memory.residue_bytes)]
+    learned = memory.learned.items()
+    loads = {(model,): each.load_bytes for model, each in learned if each.load_bytes is not None}
+    yield (
+        "slim_controller_learned_load_bytes",
+        "What a load with one instance was seen to take.",
+        by_model,
+        loads.items(),
+    )
+    further = {(m,): each.further_instance_bytes for m, each in learned if each.further_instance_bytes is not None}
+    yield (
+        "slim_controller_learned_instance_bytes",
+        "What one further instance was seen to take.",
+        by_model,
+        further.items(),
+    )
+    sizes = {(model,): each.seen_bytes for model, each in learned if each.seen_bytes is not None}
+    text = "What its largest instance was last seen to take, where instances are processes."
+    yield "slim_controller_learned_seen_bytes", text, by_model, sizes.items()
+    for name, text, reading in (
+        ("slim_controller_memory_used_bytes", "Memory in use, against the budget.", memory.used_bytes),
+        ("slim_controller_memory_total_bytes", "Memory of the device or host.", memory.total_bytes),
+        ("slim_controller_utilisation_ratio", "Of the device or of Triton's CPUs.", page.utilisation_ratio),
+        ("slim_controller_power_watts", "Power drawn now.", page.power_w),
+    ):
         if reading.value is not None:
-            family = GaugeMetricFamily(name, text, labels=("server", "source"))
-            family.add_metric((self._server, reading.source), reading.value)
-            yield family
-
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(name, text, labels=("server",))
-        family.add_metric((self._server,), value)
-        return family
-
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(name, text, labels=("server",))
-        family.add_metric((self._server,), value)
-        return family
-
-    def _by_model(self, name: str, text: str) -> GaugeMetricFamily:
-        return GaugeMetricFamily(name, text, labels=("server", "model"))
+            yield name, text, ("source",), [((reading.source,), reading.value)]

@@ -1,11 +1,11 @@
-"""A step's report turned into the status page; see status_page for what is on it."""
+"""A step's report turned into the status page; ``document`` says what is on it."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from orchestrator.controller.report import ActionRecord, StepReport
+from orchestrator.controller.report import StepReport
 from orchestrator.controller.status.document import (
     ControllerStatus,
     DoneAction,
@@ -21,16 +21,16 @@ from orchestrator.controller.status.document import (
     encode_page,
 )
 from orchestrator.controller.status.wording import short_name
-from orchestrator.planner import Action, ModelSnapshot, Notice, Rates, Refusal
+from orchestrator.planner import Action, ModelSnapshot, Rates
 from orchestrator.planner.actions import Numbers
-from orchestrator.telemetry.reading import HostReading, Reading
+from orchestrator.telemetry.reading import HostReading
 
 
 def describe_status(report: StepReport) -> ControllerStatus:
     """Return what a report says, as the status page shows it."""
     snapshot, plan = report.snapshot, report.plan
     seen = sorted(snapshot.models, key=lambda model: (model.model.width, model.name)) if snapshot else ()
-    reading = report.reading or _no_reading()
+    reading = report.reading or HostReading.absent("the host has not been read yet")
     return ControllerStatus(
         server=report.server,
         family=report.family,
@@ -46,9 +46,17 @@ def describe_status(report: StepReport) -> ControllerStatus:
         energy_j=reading.energy_j,
         prices_s={kind.value: price_s for kind, price_s in sorted(report.state.prices.measured_s.items())},
         planned=tuple(_planned(action) for action in plan.actions) if plan else (),
-        refusals=tuple(_refusal(refusal) for refusal in plan.refusals) if plan else (),
-        notices=tuple(_notice(notice) for notice in plan.notices) if plan else (),
-        actions=tuple(_done(record) for record in report.recent),
+        refusals=tuple(
+            RefusalStatus(each.kind.value, each.model, each.reason.value, _finite(each.numbers), each.detail)
+            for each in (plan.refusals if plan else ())
+        ),
+        notices=tuple(
+            NoticeStatus(each.kind.value, each.model, _finite(each.numbers)) for each in (plan.notices if plan else ())
+        ),
+        actions=tuple(
+            DoneAction(_planned(each.action), each.ended_unix_s, each.took_s, each.error, each.is_under_way)
+            for each in report.recent
+        ),
         plan_s=report.plan_s,
         step_s=report.step_s,
     )
@@ -57,11 +65,6 @@ def describe_status(report: StepReport) -> ControllerStatus:
 def encode_status(report: StepReport) -> dict[str, Any]:
     """Return the status page of a report, ready for JSON; its keys are the fields of ControllerStatus."""
     return encode_page(describe_status(report))
-
-
-def _no_reading() -> HostReading:
-    absent = Reading.absent("the host has not been read yet")
-    return HostReading(absent, absent, absent, absent, absent)
 
 
 def _model(report: StepReport, seen: ModelSnapshot) -> ModelState:
@@ -94,14 +97,14 @@ def _rates(rates: Rates, *, is_ready: bool, trouble: str | None) -> RatesStatus:
     if rates.window_s <= 0:
         return RatesStatus(reason=trouble or "no earlier reading")
     return RatesStatus(
-        window_s=rates.window_s,
-        requests_per_s=rates.requests_per_s,
-        failures_per_s=rates.failures_per_s,
-        items_per_s=rates.items_per_s,
-        executions_per_s=rates.executions_per_s,
-        busy_instances=rates.busy_instances,
-        items_per_execution=rates.items_per_execution,
-        service_s=rates.service_s,
+        rates.window_s,
+        rates.requests_per_s,
+        rates.failures_per_s,
+        rates.items_per_s,
+        rates.executions_per_s,
+        rates.busy_instances,
+        rates.items_per_execution,
+        rates.service_s,
     )
 
 
@@ -115,8 +118,8 @@ def _quarantine(report: StepReport, model: str) -> tuple[QuarantineStatus, ...]:
             instances=instances,
             batching=batching,
         )
-        for (name, instances, batching), entry in report.state.quarantine.entries.items()
-        if name == model and report.now_s < entry.until_s
+        for (name, instances, batching), entry in report.state.quarantine.at(report.now_s).items()
+        if name == model
     )
 
 
@@ -153,27 +156,11 @@ def _planned(action: Action) -> PlannedAction:
         batching=action.batching,
         is_forced=action.is_forced,
         needed_bytes=action.needed_bytes,
-        numbers=_numbers(action.numbers),
+        numbers=_finite(action.numbers),
     )
 
 
-def _done(record: ActionRecord) -> DoneAction:
-    return DoneAction(
-        _planned(record.action), record.ended_unix_s, record.took_s, record.error, is_under_way=record.is_under_way
-    )
-
-
-def _refusal(refusal: Refusal) -> RefusalStatus:
-    return RefusalStatus(
-        refusal.kind.value, refusal.model, refusal.reason.value, _numbers(refusal.numbers), refusal.detail
-    )
-
-
-def _notice(notice: Notice) -> NoticeStatus:
-    return NoticeStatus(notice.kind.value, notice.model, _numbers(notice.numbers))
-
-
-def _numbers(numbers: Numbers) -> dict[str, float | None]:
+def _finite(numbers: Numbers) -> dict[str, float | None]:
     """Return the numbers by name; JSON has no infinity and no NaN, they are null."""
     return {name: value if math.isfinite(value) else None for name, value in numbers}
 

@@ -31,11 +31,11 @@ _STATUS_STYLES = {"ready": "green", "failed": "bold red", "absent": "dim", "load
 
 
 def render_status(status: ControllerStatus, *, now_unix_s: float) -> RenderableType:
-    """Return one server's section.
+    """Return the section of one server.
 
     Args:
-        status: of its controller.
-        now_unix_s: wall-clock time, for ages.
+        status: The status page of its controller.
+        now_unix_s: The wall-clock time, for ages.
     """
     parts: list[RenderableType] = [_title(status, now_unix_s)]
     if status.models:

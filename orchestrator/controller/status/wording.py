@@ -1,4 +1,4 @@
-"""Decisions in words with their numbers, for the terminal; the log has them as ``name=value`` (see ``journal``).
+"""Decisions in words with their numbers, for the terminal; the log has them as ``name=value`` (see ``step_log``).
 
 One form everywhere: ``w100: load refused, memory-budget: budget 300 MiB, used 250 MiB, needed 80 MiB``. The reasons are
 the very words of the JSON and the metrics, so that what is read in one place can be searched for in another.

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from orchestrator.profile import LatencyFit
 
 KEPT_RATIO = 0.8
-"""Of a class's old mean when a window comes in."""
+"""Weight of a class's old mean when a window comes in."""
 CLASS_MEMORY_S = 900.0
-"""After which a class that was not seen again is forgotten; machines change."""
+"""Age at which a class that was not seen again is forgotten; machines change."""
 MIN_SPREAD = 1.5
 """Largest over smallest mean size below which two classes are one."""
 
@@ -27,9 +27,9 @@ class SizeClass:
     """Batches of about one size.
 
     Attributes:
-        items: mean.
-        run_s: mean duration.
-        seen_s: last, on the controller's clock.
+        items: The mean number of items in a batch.
+        run_s: The mean duration of a batch.
+        seen_s: When a window of it was last seen, seconds on the controller's clock.
     """
 
     items: float

@@ -29,10 +29,10 @@ class LedgerEntry:
     """What one unload, scale-down or reload did not give back.
 
     Attributes:
-        at_s: when, on the controller's clock.
-        model: that was made smaller.
-        expected_bytes: learned when it grew; 0 for a reload.
-        returned_bytes: that the reading fell by.
+        at_s: When it ended, seconds on the controller's clock.
+        model: The model that was made smaller.
+        expected_bytes: The size that was learned when it grew; 0 for a reload.
+        returned_bytes: The size that the reading fell by.
     """
 
     at_s: float
@@ -46,15 +46,15 @@ class MemoryLedger:
     """Learned sizes and residues of one Triton process; immutable.
 
     Attributes:
-        loads_bytes: by model, the last rises of a load with one instance, oldest first.
-        instances_bytes: by model, the last rises of one further instance, oldest first.
-        balance_bytes: sum of what was not given back, less what was given back beyond expectation.
-        entries: the last residues, oldest first.
-        server_id: of the process they belong to.
-        has_loaded: whether it has been seen to load anything.
-        seen_bytes: by model, its largest instance as last seen, where instances are processes.
-        first_overhead_bytes: that the server held beside its instances when it was first seen; None: can't be seen.
-        overhead_bytes: that it holds now; None as above.
+        loads_bytes: The last rises of a load with one instance by model, oldest first.
+        instances_bytes: The last rises of one further instance by model, oldest first.
+        balance_bytes: The sum of what was not given back, less what was given back beyond expectation.
+        entries: The last residues, oldest first.
+        server_id: The server process that they belong to.
+        has_loaded: Whether that process has been seen to load anything.
+        seen_bytes: The largest instance of each model as last seen, where instances are processes.
+        first_overhead_bytes: What the server held beside its instances when it was first seen; None: can't be seen.
+        overhead_bytes: What the server holds beside them now; None as above.
     """
 
     loads_bytes: Mapping[ModelName, tuple[int, ...]] = field(default_factory=dict)
@@ -138,6 +138,7 @@ class MemoryLedger:
         action = outcome.action
         change = action.instances - instances_before
         match action.kind:
+            # The first load also brings in the runtime's libraries, which would be taken for the model's size.
             case ActionKind.LOAD if has_shared_runtime and not self.has_loaded:
                 return replace(self, has_loaded=True)
             case ActionKind.LOAD if action.instances == 1:

@@ -20,7 +20,7 @@ UNMEASURED_S: Mapping[ActionKind, float] = {
     ActionKind.UNLOAD: 0.5,
 }
 KEPT_RATIO = 0.7
-"""Of the old mean, when a new measurement comes."""
+"""Weight of the old mean when a new measurement comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Prices:
     """Mean duration of each kind of action; immutable.
 
     Attributes:
-        measured_s: by kind, of those that have been seen.
+        measured_s: The mean duration of each kind that has been seen.
     """
 
     measured_s: Mapping[ActionKind, float] = field(default_factory=dict)

@@ -15,14 +15,15 @@ class Counters:
     """One model's counters at one moment; all cumulative but ``pending_requests``.
 
     Attributes:
-        requests: answered with success.
-        failures: that the model or the server is to blame for; what a client cancelled or a full queue refused is not.
-        items: answered.
-        executions: batches run.
-        queue_s: time requests spent waiting for an instance, summed over requests.
-        service_s: time requests spent being run (input, inference, output), summed over requests, so that a batch of
+        requests: Requests that were answered with success.
+        failures: Failures that the model or the server is to blame for; what a client cancelled or a full queue refused
+            is not.
+        items: Items that were answered.
+        executions: Batches that were run.
+        queue_s: Time that requests spent waiting for an instance, summed over requests.
+        service_s: Time requests spent being run (input, inference, output), summed over requests, so that a batch of
             eight requests adds eight times its own duration.
-        pending_requests: waiting for an instance right now.
+        pending_requests: Requests that wait for an instance right now.
     """
 
     requests: int = 0
@@ -39,14 +40,14 @@ class Rates:
     """What a model did in a window.
 
     Attributes:
-        window_s: its length; 0 when there was no earlier reading, and then all rates are 0.
-        requests_per_s: answered with success.
-        failures_per_s: answered with an error.
-        items_per_s: answered.
-        executions_per_s: batches run.
-        waiting_requests: that waited on average, or wait now, whichever is more.
-        items_per_execution: mean batch; None when nothing ran.
-        service_s: mean duration of the batch that a request ran in; None when nothing ran. Triton adds it up over
+        window_s: The length of the window; 0 when there was no earlier reading, and then all rates are 0.
+        requests_per_s: Requests that were answered with success, a second.
+        failures_per_s: Requests that were answered with an error, a second.
+        items_per_s: Items that were answered, a second.
+        executions_per_s: Batches that were run, a second.
+        waiting_requests: The mean of those that waited, or those that wait now, whichever is more.
+        items_per_execution: The mean batch; None when nothing ran.
+        service_s: Mean duration of the batch that a request ran in; None when nothing ran. Triton adds it up over
             requests, so where sizes differ large batches weigh more than their number.
     """
 

@@ -161,9 +161,9 @@ def test_a_beat_keeps_the_pulse() -> None:
     assert heartbeat.trouble() == "no step for 5.0 s, the limit is 4 s"
 
 
-@pytest.mark.parametrize("wish", [{"width": 50, "hold_s": 30}, {"model": "fashion_w050", "hold_s": 30.0}])
-def test_a_demand_reaches_the_controller_in_its_loop(controller: Controller, wish: dict[str, object]) -> None:
-    assert controller.ask("POST", "/demand", wish) == (202, {"model": "fashion_w050", "hold_s": 30.0})
+@pytest.mark.parametrize("demand", [{"width": 50, "hold_s": 30}, {"model": "fashion_w050", "hold_s": 30.0}])
+def test_a_demand_reaches_the_controller_in_its_loop(controller: Controller, demand: dict[str, object]) -> None:
+    assert controller.ask("POST", "/demand", demand) == (202, {"model": "fashion_w050", "hold_s": 30.0})
     ((model, hold_s, thread),) = controller.demands
     assert (model, hold_s) == (name(50), 30.0)
     assert thread != threading.get_ident()

@@ -81,7 +81,7 @@ def test_rates_that_are_unknown_are_null_with_a_reason_never_zero() -> None:
     assert half["rates"]["reason"] == "metrics can't be read: refused"
 
 
-def test_only_sentences_that_last_are_told() -> None:
+def test_only_quarantine_entries_that_still_hold_are_told() -> None:
     failed = encode_status(full_report())["models"][2]
     assert failed["quarantine"] == [
         {

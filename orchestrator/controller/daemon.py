@@ -1,0 +1,223 @@
+"""A server's controller with all that it needs, composed from settings: connections, checks, metrics and endpoint.
+
+Nothing is asked of Triton while it is composed, so a daemon may be started before its Triton. The same composition
+serves a daemon, a single run and a dry run; whoever calls catches the signals and prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+
+from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
+from orchestrator.controller.actuator import LONGEST_SETTLE_S
+from orchestrator.controller.loop import Controller
+from orchestrator.controller.ports import Telemetry
+from orchestrator.controller.preflight import BudgetCheck, CheckedControl
+from orchestrator.controller.reload import SettingsFile
+from orchestrator.controller.report import StepReport
+from orchestrator.controller.resolve import check_budget, resolve_limits
+from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
+from orchestrator.controller.status.metrics import ControllerMetrics
+from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError, TransientError
+from orchestrator.planner import Limits
+from orchestrator.snapshot import ServerName
+from orchestrator.telemetry import HostReading, open_telemetry
+from orchestrator.triton.control import TritonControl, check_control
+from orchestrator.triton.protocol_key import read_protocol_key
+
+log = logging.getLogger(__name__)
+
+MISSED_PERIODS = 5
+"""Periods without a step, besides one action and its memory that take as long as they may, before a controller calls
+itself unhealthy."""
+MEMORY_PATIENCE_S = 5.0
+"""How long a daemon waits for the memory of a Triton that has just started; telemetry looks every two seconds."""
+
+
+class ControllerDaemon:
+    """A controller and what it is made of; only its limits change, when the fleet file is read again.
+
+    Args:
+        fleet: The fleet that the server belongs to.
+        server: The server to look after.
+        triton: The connections to its Triton; closed by whoever opened them.
+        telemetry: The readings of its host, closed likewise.
+        first_reading: The host as it was before the first step.
+        is_dry: Whether nothing is changed.
+        is_daemon: Whether it may have been killed and started again, and may wait for what can't be read yet.
+
+    Raises:
+        ConfigError: when the server's settings can't be kept to.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetSettings,
+        server: ServerSettings,
+        triton: TritonControl,
+        telemetry: Telemetry,
+        first_reading: HostReading,
+        *,
+        is_dry: bool,
+        is_daemon: bool,
+    ) -> None:
+        self._fleet = fleet
+        self._server = server
+        self._first_reading = first_reading
+        name = ServerName(server.name)
+        self._limits = _resolve(triton, server, fleet, first_reading)
+        self._metrics = ControllerMetrics(name, failed_steps=lambda: self.controller.failed_steps)
+        self._heartbeat = Heartbeat(_heartbeat_limit_s(fleet.controller), time.monotonic)
+        budget_check = BudgetCheck(
+            name,
+            triton,
+            telemetry,
+            limits=lambda: self._limits,
+            clock=time.monotonic,
+            patience_s=MEMORY_PATIENCE_S if is_daemon else 0.0,
+            may_be_resuming=is_daemon,
+        )
+        self._control = CheckedControl(triton, check=lambda: check_control(triton), first_check=budget_check)
+        self.controller = Controller(
+            name,
+            self._control,
+            telemetry,
+            self._limits,
+            settings=fleet.controller,
+            dry_run=is_dry,
+            on_step=self._observe,
+            on_action=self._heartbeat.beat,
+        )
+
+    async def check(self) -> None:
+        """Pass the checks of Triton that are due, or log that they wait for it.
+
+        Raises:
+            ConfigError: when one fails; says what and the remedy.
+        """
+        try:
+            await self._control.check()
+        except TransientError as exc:
+            log.warning("waiting for Triton at %s: %s", self._server.grpc, exc)
+
+    async def look_twice(self) -> StepReport:
+        """Take two steps a period apart and return the report of the second, which knows rates.
+
+        Raises:
+            ConfigError: when a check fails; says what and the remedy.
+            ServerUnavailableError: when Triton does not answer.
+        """
+        try:
+            await self._control.check()
+        except ServerUnavailableError as exc:
+            raise ServerUnavailableError(
+                f"servers[{self._server.name}].grpc: {exc}; start the Triton at {self._server.grpc} ('slimsched local "
+                "up' starts local ones), or correct the address"
+            ) from exc
+        await self.controller.step()
+        await asyncio.sleep(self._fleet.controller.period_s)
+        return await self.controller.step()
+
+    def endpoint(self) -> ControllerEndpoint | nullcontext[None]:
+        """Return where the running controller answers, to be entered; nothing where the fleet file names no address."""
+        if self._server.controller is None:
+            log.warning(
+                "servers[%s].controller is not set: nothing tells this controller's status, and nothing keeps a second "
+                "one away",
+                self._server.name,
+            )
+            return nullcontext()
+        return ControllerEndpoint(
+            self._server.controller,
+            server=ServerName(self._server.name),
+            registry=self._metrics.registry,
+            report=lambda: self.controller.last_report,
+            heartbeat=self._heartbeat,
+            models=self._control.repository_models,
+            demand=self.controller.demand,
+            loop=asyncio.get_running_loop(),
+        )
+
+    def settings_file(self, path: Path) -> SettingsFile:
+        """Return the fleet file to read again."""
+        return SettingsFile(path, self._server, self._fleet, resolve=self._resolve_again)
+
+    def reload(self, settings_file: SettingsFile) -> None:
+        """Keep to what the fleet file says now; one that is refused is logged and leaves the old settings in force."""
+        try:
+            found = settings_file.reload()
+        except SlimError as exc:
+            log.error("the fleet file is refused and the old settings stay: %s", " ".join(str(exc).split()))
+            return
+        self._limits = found.limits
+        self.controller.replace_limits(found.limits, found.settings)
+        self._heartbeat.limit_s = _heartbeat_limit_s(found.settings)
+        log.info("the fleet file was read again: %s", "; ".join(found.changes) or "nothing changed for this server")
+
+    def _observe(self, report: StepReport) -> None:
+        self._metrics.observe(report)
+        self._heartbeat.beat()
+
+    def _resolve_again(self, server: ServerSettings, fleet: FleetSettings) -> Limits:
+        """Return the limits that settings lead to on this host, held against what it runs now."""
+        report = self.controller.last_report
+        reading = report.reading if report is not None and report.reading is not None else self._first_reading
+        limits = _resolve(self._control, server, fleet, reading)
+        if report is not None and report.snapshot is not None:
+            check_budget(limits, report.snapshot, server=ServerName(server.name))
+        return limits
+
+
+@asynccontextmanager
+async def open_daemon(
+    fleet: FleetSettings, server: ServerSettings, *, is_dry: bool = False, is_daemon: bool = False
+) -> AsyncIterator[ControllerDaemon]:
+    """Compose the controller of a server and close its connections at the end; see ``ControllerDaemon``."""
+    triton = _open_control(server, fleet.controller)
+    telemetry = open_telemetry(
+        server.device, grpc_port=int(server.grpc.rpartition(":")[2]), gpu_index=server.limits.gpu_index
+    )
+    try:
+        first = await telemetry.read()
+        yield ControllerDaemon(fleet, server, triton, telemetry, first, is_dry=is_dry, is_daemon=is_daemon)
+    finally:
+        await triton.close()
+        await telemetry.close()
+
+
+def _open_control(server: ServerSettings, settings: ControllerSettings) -> TritonControl:
+    if server.repository is None:
+        raise ConfigError(
+            f"servers[{server.name}].repository is not set; give the folder that its Triton serves, as seen from here"
+        )
+    if server.metrics is None:
+        raise ConfigError(
+            f"servers[{server.name}].metrics is not set; give the URL of its Triton's metrics, such as "
+            "http://127.0.0.1:8002/metrics"
+        )
+    key = read_protocol_key(server.protocol_key_file)
+    return TritonControl(server.grpc, server.metrics, server.repository, family=settings.family, protocol_key=key)
+
+
+def _resolve(
+    control: TritonControl | CheckedControl, server: ServerSettings, fleet: FleetSettings, reading: HostReading
+) -> Limits:
+    return resolve_limits(
+        server,
+        fleet.controller,
+        control.repository_models(),
+        memory_total_bytes=reading.memory_total_bytes.value,
+        # A Triton that is not there yet is taken to be allowed what this process is.
+        cpus=reading.cpus or len(os.sched_getaffinity(0)),
+        deadline_ms=fleet.router.deadline_ms,
+    )
+
+
+def _heartbeat_limit_s(settings: ControllerSettings) -> float:
+    return MISSED_PERIODS * settings.period_s + settings.action_timeout_s + LONGEST_SETTLE_S
