@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.controller.claims import Claim
-from benchmarks.controller.results import Machine
+from benchmarks.harness.run import Run
+from orchestrator.reporting.claim import Claim
 
 PLAIN, SECURED = "plain", "TLS, token, two workers"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class AnalyzerRun:
     """One run of ``perf_analyzer``.
 
     Attributes:
@@ -48,26 +48,18 @@ class KserveCall:
     is_same: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+@dataclass(frozen=True, kw_only=True)
+class Results(Run):
     """A whole run.
 
     Attributes:
-        taken_at: when it began.
-        took_s: seconds.
-        machine: on which.
-        versions: of what took part.
-        runs: of perf_analyzer.
-        kserve: calls of kserve's clients.
-        kserve_left_out: public methods of theirs that no call tries.
-        kserve_problem: why they were not tried; empty: they were.
+        runs: Of perf_analyzer.
+        kserve: Calls of kserve's clients.
+        kserve_left_out: Public methods of theirs that no call tries.
+        kserve_problem: Why they were not tried; empty: they were.
     """
 
-    taken_at: str
-    took_s: float
-    machine: Machine
-    versions: dict[str, str]
-    runs: tuple[Run, ...]
+    runs: tuple[AnalyzerRun, ...]
     kserve: tuple[KserveCall, ...]
     kserve_left_out: tuple[str, ...]
     kserve_problem: str

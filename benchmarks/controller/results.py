@@ -1,54 +1,11 @@
-"""The raw numbers of a run, one dataclass a scenario, and the way to JSON and back.
-
-They are kept whole, so that claims, page and picture can be made anew from a committed run without running it again.
-"""
+"""The raw numbers of a run, one dataclass a scenario."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any
+from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
-
-from orchestrator.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What a run was made on.
-
-    Attributes:
-        cpu: the model of its processors.
-        cpus: that the run could use.
-        memory_bytes: of the machine.
-        kernel: name and release.
-        load_before: mean length of the run queue over the minute before the run; above some tenths others disturbed it.
-    """
-
-    cpu: str
-    cpus: int
-    memory_bytes: int
-    kernel: str
-    load_before: float
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """One measurement of perf_analyzer.
-
-    Attributes:
-        requests_per_s: answered; each carries ``batch`` items.
-        queue_s: mean wait for an instance, as Triton tells.
-        p50_s: as the client sees it.
-        p99_s: as the client sees it.
-    """
-
-    requests_per_s: float
-    queue_s: float
-    p50_s: float
-    p99_s: float
+from benchmarks.harness.perf_analyzer import Latency
+from benchmarks.harness.run import ScenarioRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +19,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class TracePoint:
-    """Triton at one moment, from its model config and its counters.
+    """Triton at one time, from its model config and its counters.
 
     Attributes:
         at_s: since the load began; negative before.
@@ -129,7 +86,7 @@ class KindStatistics:
 
 @dataclass(frozen=True, slots=True)
 class MemoryAt:
-    """Memory in use at a moment when widths and instances were those of the start."""
+    """Memory in use at a time when widths and instances were those of the start."""
 
     changes: int
     used_bytes: int
@@ -154,7 +111,7 @@ class Reconfigurations:
         end_bytes: after all changes, freshly loaded in the same configuration.
         noise_bytes: spread of the medians of the fresh loads behind ``start_bytes``, largest minus smallest.
         fresh_loads: so many.
-        server_bytes: private memory of tritonserver itself at these three moments.
+        server_bytes: private memory of tritonserver itself at these three times.
         residue_bytes: that the ledger of orchestrator.planner holds for the changes after the warm-up.
         memory: each time the configuration was that of the start.
     """
@@ -287,66 +244,12 @@ class Cost:
     anonymous_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """A run.
+@dataclass(frozen=True, kw_only=True)
+class Results(ScenarioRun):
+    """A run; what a scenario found stands under its name."""
 
-    Attributes:
-        taken_at: when it began, ISO 8601.
-        took_s: in all.
-        machine: it was made on.
-        versions: of what took part, by name.
-        failures: why a scenario has no numbers, by its name.
-        taken_again: when a scenario was taken anew and alone, by its name; see ``replace_scenarios``.
-    """
-
-    taken_at: str
-    took_s: float
-    machine: Machine
-    versions: dict[str, str]
-    failures: dict[str, str]
     rising: Rising | None = None
     reconfigurations: Reconfigurations | None = None
     budget: Budget | None = None
     kills: Kills | None = None
     cost: Cost | None = None
-    taken_again: dict[str, str] = field(default_factory=dict)
-
-
-def replace_scenarios(run: Results, again: Results, names: Sequence[str]) -> Results:
-    """Return a run with some of its scenarios taken from another, which was made of these alone.
-
-    For when other work disturbed the machine during one scenario of a long run; the page says which and when.
-    """
-    failures = {name: reason for name, reason in run.failures.items() if name not in names}
-    return replace(
-        run,
-        **{name: getattr(again, name) for name in names},
-        failures={**failures, **again.failures},
-        taken_again={**run.taken_again, **dict.fromkeys(names, again.taken_at)},
-    )
-
-
-def encode_results(results: Results) -> dict[str, Any]:
-    """Return a run ready for JSON."""
-    values: dict[str, Any] = _adapter().dump_python(results, mode="json")
-    return values
-
-
-def parse_results(values: object) -> Results:
-    """Return the run that decoded JSON spells.
-
-    Raises:
-        ConfigError: when it is none.
-    """
-    try:
-        return _adapter().validate_python(values)
-    except ValidationError as exc:
-        problem = exc.errors(include_url=False)[0]
-        path = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"this is no run of the controller's benchmark ({path}: {problem['msg']})") from exc
-
-
-@cache
-def _adapter() -> TypeAdapter[Results]:
-    return TypeAdapter(Results)

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from statistics import median
-from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from benchmarks.controller.results import Machine
-from orchestrator.errors import ConfigError
+from benchmarks.harness.run import Run
 from orchestrator.snapshot import Width
 
 
@@ -73,23 +68,15 @@ class Sample:
     client_cpu_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+@dataclass(frozen=True, kw_only=True)
+class Results(Run):
     """A run.
 
     Attributes:
-        taken_at: ISO 8601.
-        took_s: in all.
-        machine: it was made on.
-        versions: of what took part, by name.
-        rounds: each load was sent each way so often.
-        samples: in the order they were taken.
+        rounds: How often each load was sent each way.
+        samples: In the order they were taken.
     """
 
-    taken_at: str
-    took_s: float
-    machine: Machine
-    versions: dict[str, str]
     rounds: int
     samples: tuple[Sample, ...]
 
@@ -102,28 +89,3 @@ def middle(samples: Sequence[Sample], name: str) -> float | None:
     """Return the median of a field, None when there is none."""
     values = [value for sample in samples if (value := getattr(sample, name)) is not None]
     return median(values) if values else None
-
-
-@cache
-def _adapter() -> TypeAdapter[Results]:
-    return TypeAdapter(Results)
-
-
-def encode_results(results: Results) -> dict[str, Any]:
-    """Return a run as what JSON can hold."""
-    encoded: dict[str, Any] = _adapter().dump_python(results, mode="json")
-    return encoded
-
-
-def parse_results(raw: object) -> Results:
-    """Return the run that JSON holds.
-
-    Raises:
-        ConfigError: when it holds none.
-    """
-    try:
-        return _adapter().validate_python(raw)
-    except ValidationError as exc:
-        problem = exc.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"this is no run of the overhead benchmark: {where}: {problem['msg']}") from exc

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any
+from typing import Any, Self
 
-from pydantic import TypeAdapter, ValidationError
-
-from benchmarks.controller.results import Machine
-from orchestrator.errors import ConfigError
+from benchmarks.harness.run import ScenarioRun
 
 
 @dataclass(frozen=True, slots=True)
 class TimeBin:
-    """What was answered in a quarter of a second; requests belong to the moment at which they were due.
+    """What was answered in a quarter of a second; requests belong to the time at which they were due.
 
     Attributes:
         at_s: its beginning.
@@ -234,63 +229,28 @@ class Soak:
     examples: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+@dataclass(frozen=True, kw_only=True)
+class Results(ScenarioRun):
     """A run.
 
     Attributes:
-        taken_at: when it began, ISO 8601.
-        machine: it was made on.
-        versions: of what took part, by name.
-        failures: why a scenario has no numbers, by its name.
-        outages: by the name of the fault.
-        taken_again: when a scenario was taken in a run of its own, by its name.
+        outages: By the name of the fault, each a scenario.
+        burst: What a burst did.
+        soak: What mixed load for long did.
     """
 
-    taken_at: str
-    machine: Machine
-    versions: dict[str, str]
-    failures: dict[str, str]
     outages: dict[str, Outage] = field(default_factory=dict)
     burst: Burst | None = None
     soak: Soak | None = None
-    taken_again: dict[str, str] = field(default_factory=dict)
 
+    def found(self, name: str) -> Outage | Burst | Soak | None:
+        """Return what a scenario found; None where it has no numbers."""
+        single: dict[str, Burst | Soak | None] = {"burst": self.burst, "soak": self.soak}
+        return single[name] if name in single else self.outages.get(name)
 
-def replace_scenarios(run: Results, again: Results, names: Sequence[str]) -> Results:
-    """Return a run with some of its scenarios taken from another, which was made of these alone."""
-    failures = {name: reason for name, reason in run.failures.items() if name not in names}
-    merged = {**run.outages, **again.outages}
-    single = {name: getattr(again, name) for name in ("burst", "soak") if name in names}
-    return replace(
-        run,
-        **single,
-        outages={n: o for n, o in merged.items() if n not in names or n in again.outages},
-        failures={**failures, **again.failures},
-        taken_again={**run.taken_again, **dict.fromkeys(names, again.taken_at)},
-    )
-
-
-def encode_results(results: Results) -> dict[str, Any]:
-    """Return a run ready for JSON."""
-    values: dict[str, Any] = _adapter().dump_python(results, mode="json")
-    return values
-
-
-def parse_results(values: object) -> Results:
-    """Return the run that decoded JSON spells.
-
-    Raises:
-        ConfigError: when it is none.
-    """
-    try:
-        return _adapter().validate_python(values)
-    except ValidationError as exc:
-        problem = exc.errors(include_url=False)[0]
-        path = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"this is no run of the resilience benchmark ({path}: {problem['msg']})") from exc
-
-
-@cache
-def _adapter() -> TypeAdapter[Results]:
-    return TypeAdapter(Results)
+    def with_found(self, name: str, found: Any) -> Self:
+        """Return the run with what a scenario found; None: nothing."""
+        if name in ("burst", "soak"):
+            return replace(self, **{name: found})
+        others = {key: outage for key, outage in self.outages.items() if key != name or found is not None}
+        return replace(self, outages=others if found is None else {**others, name: found})
