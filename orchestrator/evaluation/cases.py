@@ -117,9 +117,9 @@ def plan_cases(
             first = VALIDATION_SEEDS if is_validation else 0
             own = tuple(_tuned(c, tuned.get(test.stem, {})) for c in entries)
             if is_validation:
-                own += tuple(_untuned(c) for c in own if c.is_tuned)
+                own += tuple(make_entry(c.label + UNTUNED, c.label) for c in own if c.is_tuned)
             traces = tuple(range(first, first + count))
-            digest = _digest(path, extent.requests)
+            digest = digest_scenario(*load_case(path, extent.requests))
             cases.append(Case(test.stem, is_validation, path, extent.requests, traces, own, digest))
     return tuple(cases)
 
@@ -156,12 +156,3 @@ def _validation_file(root: Path, suite: str, name: str) -> Path | None:
 def _tuned(entry: PolicyEntry, specs: Mapping[str, str]) -> PolicyEntry:
     spec = specs.get(entry.label)
     return entry if spec is None else make_entry(entry.label, spec, is_tuned=True)
-
-
-def _untuned(entry: PolicyEntry) -> PolicyEntry:
-    return make_entry(entry.label + UNTUNED, entry.label)
-
-
-def _digest(path: Path, requests: int | None) -> str:
-    settings, servers = load_case(path, requests)
-    return digest_scenario(settings, servers)

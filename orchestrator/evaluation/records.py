@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from pydantic import TypeAdapter
@@ -45,7 +44,7 @@ class Records:
         self.results: dict[CellKey, CellResult] = {}
         self._binding = {"version": _VERSION, "code": SOURCE_DIGEST, "seeds": seeds}
         self._may_resume = resume
-        self._journal = Journal(path, self._replay, remedy=_REMEDY, separators=(",", ":"))
+        self._journal = Journal(path, self._replay, remedy=_REMEDY)
 
     def __enter__(self) -> Self:
         self._journal.__enter__()
@@ -53,10 +52,8 @@ class Records:
             self._journal.write(self._binding)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._journal.__exit__(kind, error, traceback)
+    def __exit__(self, *exc: object) -> None:
+        self._journal.__exit__(*exc)
 
     def add(self, cell: Cell, result: CellResult) -> None:
         """Note what came of a cell."""

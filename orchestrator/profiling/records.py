@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.errors import ConfigError
@@ -77,10 +76,8 @@ class Records:
         self._journal.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._journal.__exit__(kind, error, traceback)
+    def __exit__(self, *exc: object) -> None:
+        self._journal.__exit__(*exc)
 
     def bind(self, binding: Mapping[str, Any]) -> None:
         """Say what the measurements are about, or check that what there is already is about the same.

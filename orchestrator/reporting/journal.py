@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 from orchestrator.errors import ConfigError
@@ -24,7 +23,6 @@ class Journal:
         replay: What takes each line that is there, by its number from 1 on and its values. It raises KeyError,
             TypeError, ValueError or AttributeError for one that is damaged.
         remedy: What one can do about a file that can't be used.
-        separators: Those of ``json.dumps``.
         makes_folder: Whether entering makes the folder where it is missing.
 
     Attributes:
@@ -36,17 +34,10 @@ class Journal:
     """
 
     def __init__(
-        self,
-        path: Path,
-        replay: Callable[[int, Any], None],
-        *,
-        remedy: str,
-        separators: tuple[str, str] | None = None,
-        makes_folder: bool = True,
+        self, path: Path, replay: Callable[[int, Any], None], *, remedy: str, makes_folder: bool = True
     ) -> None:
         self.path = path
         self._makes_folder = makes_folder
-        self._separators = separators
         self._file: IO[str] | None = None
         text = self._read(remedy)
         lines = text.split("\n")[:-1]  # what follows the last end of a line was being written when the end came
@@ -69,16 +60,14 @@ class Journal:
             raise ConfigError(f"can't write {self.path} ({exc.strerror}); choose another place with --out") from exc
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         assert self._file is not None
         self._file.close()
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append a line; it is with the kernel when this returns."""
         assert self._file is not None
-        self._file.write(json.dumps(values, allow_nan=False, separators=self._separators) + "\n")
+        self._file.write(json.dumps(values, allow_nan=False, separators=(",", ":")) + "\n")
         self._file.flush()
 
     def _read(self, remedy: str) -> str:
@@ -106,7 +95,4 @@ def _flatten(values: Any, path: str = "") -> dict[str, Any]:
         items = [(f"{path}[{index}]", value) for index, value in enumerate(values)]
     else:
         return {path: values}
-    leaves: dict[str, Any] = {}
-    for key, value in items:
-        leaves.update(_flatten(value, key))
-    return leaves
+    return {leaf: value for key, inner in items for leaf, value in _flatten(inner, key).items()}
