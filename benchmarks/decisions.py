@@ -49,11 +49,11 @@ class Timing:
     """One row of the table.
 
     Attributes:
-        servers: in the fleet.
-        policy: that decided.
-        p50_us: half of the decisions take at most this.
-        p99_us: and 99 of 100 this.
-        put_us: median of taking over what changed on one server.
+        servers: Servers in the fleet.
+        policy: The policy that decided.
+        p50_us: The time that half of the decisions take at most.
+        p99_us: The time that 99 of 100 decisions take at most.
+        put_us: Median time of taking over what changed on one server.
     """
 
     servers: int

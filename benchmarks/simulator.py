@@ -44,13 +44,13 @@ class Speed:
     """One row of the table.
 
     Attributes:
-        servers: of four widths each.
-        policy: that decided.
-        workers: processes at a time, each with a run of its own.
-        decisions: of all of them.
-        decisions_per_s: over the time until the last one had ended.
-        decision_us: of one core.
-        requests_per_s: likewise of all workers.
+        servers: Servers in the fleet, of four widths each.
+        policy: The policy that decided.
+        workers: Processes at a time, each with a run of its own.
+        decisions: Decisions of all of them.
+        decisions_per_s: Decisions over the time until the last process had ended.
+        decision_us: Time of one core for a decision.
+        requests_per_s: Requests of all processes over that time.
     """
 
     servers: int

@@ -27,9 +27,9 @@ class KserveFound:
     """What kserve's clients were answered.
 
     Attributes:
-        version: of the package.
-        calls: at the gateways, each beside Triton's.
-        left_out: methods without a case.
+        version: The version of the package.
+        calls: Calls at the gateways, each beside Triton's.
+        left_out: Methods without a case.
     """
 
     version: str

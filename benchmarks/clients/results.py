@@ -15,10 +15,10 @@ class AnalyzerRun:
     """One run of ``perf_analyzer``.
 
     Attributes:
-        name: of the analysis.
+        name: The analysis.
         place: ``PLAIN`` or ``SECURED``.
-        requests: that were answered.
-        problem: empty when none failed.
+        requests: Requests that were answered.
+        problem: What went wrong; empty when nothing did.
     """
 
     name: str
@@ -33,11 +33,11 @@ class KserveCall:
 
     Attributes:
         client: ``gRPC`` or ``REST``.
-        name: of the call.
+        name: The call.
         place: ``PLAIN`` or ``SECURED``.
-        ours: what the gateway gives, in short.
-        theirs: what Triton gives, in short.
-        is_same: whether both are equal, which is judged on the whole answers.
+        ours: What the gateway gives, in short.
+        theirs: What Triton gives, in short.
+        is_same: Whether both are equal, which is judged on the whole answers.
     """
 
     client: str

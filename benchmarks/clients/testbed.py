@@ -37,10 +37,10 @@ class Endpoint:
     """Where a client is sent.
 
     Attributes:
-        grpc: ``host:port``.
-        http: likewise.
-        authority: whose certificate it shows; None: it speaks plain.
-        token: that it asks for; empty: none.
+        grpc: Where it speaks gRPC, ``host:port``.
+        http: Where it speaks HTTP, ``host:port``.
+        authority: The authority of its certificate; None: it speaks plain.
+        token: The token that it asks for; empty: none.
     """
 
     grpc: str

@@ -26,9 +26,9 @@ class Daemon:
     """A controller's process.
 
     Args:
-        fleet: its fleet.yaml.
-        address: ``host:port`` of its endpoint.
-        log_path: its stderr is appended to it.
+        fleet: Its fleet.yaml.
+        address: Its endpoint, ``host:port``.
+        log_path: The file that its stderr is appended to.
     """
 
     def __init__(self, fleet: Path, address: str, log_path: Path) -> None:

@@ -25,9 +25,9 @@ class Answers:
     """What became of the requests of a load.
 
     Attributes:
-        answered: with success.
-        failed: with an error.
-        examples: messages of the first few failures.
+        answered: Requests that were answered with success.
+        failed: Requests that ended with an error.
+        examples: Messages of the first few failures.
     """
 
     answered: int = 0
@@ -46,10 +46,10 @@ class Stream:
     """Closed loops to one model.
 
     Attributes:
-        model: that is asked.
-        loops: each sends its next request when its last was answered.
-        batch: items in a request.
-        pause_s: between an answer and the next request.
+        model: The model that is asked.
+        loops: How many loops there are; each sends its next request when its last was answered.
+        batch: Items in a request.
+        pause_s: Time between an answer and the next request.
     """
 
     model: str

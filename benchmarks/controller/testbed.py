@@ -36,12 +36,12 @@ class Testbed:
     """A Triton that runs, and how to look at it.
 
     Attributes:
-        repository: that it serves.
-        folder: for files of the run.
-        ports: gRPC, HTTP and metrics of Triton, and the controller's.
-        server: the process, another one after a restart.
-        control: its control API, another one after a restart.
-        processes: its memory and stubs, by the same definition as the controller's budget.
+        repository: The repository that it serves.
+        folder: A folder for files of the run.
+        ports: Ports of Triton's gRPC, HTTP and metrics, and the controller's.
+        server: The process, another one after a restart.
+        control: Its control API, another one after a restart.
+        processes: Its memory and stubs, by the same definition as the controller's budget.
     """
 
     repository: Path

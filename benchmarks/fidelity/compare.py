@@ -33,10 +33,10 @@ class Figures:
     """What one side says of a policy.
 
     Attributes:
-        mean_s, p99_s: latency of what was answered, since the router was given it.
-        attainment_ratio: answered within the deadline, of all.
-        accuracy: mean of the widths that answered, as the profile says.
-        answered_ratio: of all.
+        mean_s, p99_s: Latency of what was answered, since the router was given it.
+        attainment_ratio: Share of all that was answered within the deadline.
+        accuracy: Mean of the widths that answered, as the profile says.
+        answered_ratio: Share of all that was answered.
     """
 
     mean_s: float
@@ -51,10 +51,10 @@ class Round:
     """One policy under one round's arrivals, on both sides.
 
     Attributes:
-        policy: its name.
-        number: of the round; the same arrivals for all policies.
-        real: measured once.
-        simulated: mean over draws of noise and lots.
+        policy: The policy's name.
+        number: The number of the round; the same arrivals for all policies.
+        real: Figures that were measured once.
+        simulated: Means over draws of noise and random numbers.
     """
 
     policy: str

@@ -23,12 +23,12 @@ class ProfileRow:
     """One width on one server, in seconds.
 
     Attributes:
-        server: its name.
-        width: in percent.
-        alone_s: of the smallest and the largest batch, one at a time.
-        busy_s: of them, of a busy server.
-        rested_s: of them, after a rest.
-        spread: standard deviation of one at a time over its mean; median over batch sizes.
+        server: The server's name.
+        width: The width, in percent.
+        alone_s: Time of the smallest and the largest batch, one at a time.
+        busy_s: What they take of a busy server.
+        rested_s: Their time after a rest.
+        spread: Standard deviation of one at a time over its mean; median over batch sizes.
     """
 
     server: str
@@ -45,10 +45,10 @@ class Session:
 
     Attributes:
         taken_at: ISO 8601.
-        rate_rps: requests a second.
-        repeated: rounds of a policy that were run again, because the machine stood still.
-        profile: that was measured and simulated.
-        rounds: all policies, all rounds.
+        rate_rps: Requests a second.
+        repeated: Rounds of a policy that were run again, because the machine stood still.
+        profile: The profile that was measured and simulated.
+        rounds: All policies, all rounds.
     """
 
     taken_at: str

@@ -40,16 +40,16 @@ class FidelitySettings:
     """What is run.
 
     Attributes:
-        repository: that every server serves.
-        policies: compared.
-        rounds: of a session, each on arrivals of its own.
-        requests: of a round.
-        load_ratio: of what the fleet serves at full width.
-        deadline_s: of each request.
-        max_batch_size: that the repository's copy allows, so that profiling such slow servers takes a minute.
-        profile_requests: of each batch size at least.
-        profile_precision_ratio: half the 95 % interval of a mean at which a batch size has enough.
-        noise_draws: of the simulated side, for each round.
+        repository: What every server serves.
+        policies: The policies that are compared.
+        rounds: Rounds of a session, each on arrivals of its own.
+        requests: Requests of a round.
+        load_ratio: The load, over what the fleet serves at full width.
+        deadline_s: The deadline of each request.
+        max_batch_size: The largest batch of the repository's copy, so that profiling such slow servers takes a minute.
+        profile_requests: Requests of each batch size at least.
+        profile_precision_ratio: Half the 95 % interval of a mean at which a batch size has enough.
+        noise_draws: Draws of noise on the simulated side, for each round.
     """
 
     repository: Path
@@ -137,12 +137,12 @@ async def run_policies(
     Returns what became of them, rounds in order, and how many rounds of a policy were run again.
 
     Args:
-        fleet: that runs.
-        profile: its profile's file.
-        settings: of the run.
-        sample: what is sent.
-        arrivals_s: by number of the round.
-        say: told in a line what happens next.
+        fleet: The fleet that runs.
+        profile: The file of its profile.
+        settings: What is run.
+        sample: What is sent.
+        arrivals_s: When requests are due, by number of the round.
+        say: Told in a line what happens next.
     """
     outcomes: dict[str, list[tuple[Outcome, ...]]] = {policy: [] for policy in settings.policies}
     repeated = 0

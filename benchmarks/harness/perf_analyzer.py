@@ -57,12 +57,12 @@ async def measure_latency(
     """Return what perf_analyzer measures in three windows, all of them counted.
 
     Args:
-        address: of Triton's gRPC endpoint.
-        model: that is asked.
-        batch: items in a request.
-        concurrency: requests under way at any time.
-        window_s: length of a window.
-        folder: for its report.
+        address: Triton's gRPC endpoint, ``host:port``.
+        model: The model that is asked.
+        batch: Items in a request.
+        concurrency: Requests under way at any time.
+        window_s: Length of a window.
+        folder: A folder for its report.
 
     Raises:
         ConfigError: when perf_analyzer is not there.
@@ -114,11 +114,11 @@ async def perf_analyzer(
     """Run perf_analyzer over gRPC; it is gone at the end of the block.
 
     Args:
-        address: that is asked.
-        model: likewise.
-        batch: items in a request.
-        concurrency: requests under way at any time.
-        options: more of its own.
+        address: The gRPC endpoint that is asked, ``host:port``.
+        model: The model that is asked.
+        batch: Items in a request.
+        concurrency: Requests under way at any time.
+        options: More options of its own.
 
     Raises:
         ConfigError: when perf_analyzer is not there.
@@ -150,8 +150,8 @@ def parse_latency(text: str, *, batch: int) -> Latency:
     """Return the one measurement of a report; its times are microseconds.
 
     Args:
-        text: of the file.
-        batch: items in a request; perf_analyzer counts items a second.
+        text: The content of the file.
+        batch: Items in a request; perf_analyzer counts items a second.
 
     Raises:
         PermanentError: when it holds no measurement, more than one, or lacks a column.

@@ -26,9 +26,9 @@ class Load:
     """One kind of load, sent each of its ways.
 
     Attributes:
-        ways: to compare.
-        concurrency: requests under way at any time.
-        width: that answers all of them.
+        ways: The ways that are compared.
+        concurrency: Requests under way at any time.
+        width: The width that answers all of them.
     """
 
     ways: tuple[Way, ...]
@@ -46,15 +46,15 @@ class Sample:
     """One measurement.
 
     Attributes:
-        way: that the requests took.
-        concurrency: as in Load.
-        width: likewise.
-        answers_per_s: each of one item.
-        p50_s: as the client sees it.
-        p99_s: likewise.
-        triton_cpu_s: of Triton and its stubs, a request.
-        proxy_cpu_s: of what stands between, a request; None when nothing does.
-        client_cpu_s: of the client, a request; the router is part of it.
+        way: The way that the requests took.
+        concurrency: Requests under way at any time.
+        width: The width that answered.
+        answers_per_s: Answers a second, each of one item.
+        p50_s: Median latency, as the client sees it.
+        p99_s: Its 99th percentile.
+        triton_cpu_s: Processor time of Triton and its stubs, a request.
+        proxy_cpu_s: Processor time of what stands between, a request; None when nothing does.
+        client_cpu_s: Processor time of the client, a request; the router is part of it.
     """
 
     way: Way

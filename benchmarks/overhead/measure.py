@@ -35,10 +35,10 @@ class Testbed:
     """What runs, and where.
 
     Attributes:
-        folder: for files of the run.
-        fleet: the fleet.yaml of router and gateway.
-        pids: of Triton, Envoy and the gateway.
-        addresses: that perf_analyzer asks, by way.
+        folder: A folder for files of the run.
+        fleet: The fleet.yaml of router and gateway.
+        pids: Process ids of Triton, Envoy and the gateway.
+        addresses: The addresses that perf_analyzer asks, by way.
     """
 
     folder: Path

@@ -32,13 +32,13 @@ class World:
     """What clients need.
 
     Attributes:
-        grpc: ``host:port`` of the gateway.
-        http: likewise.
-        rng: for what a request brings.
-        grpc_client: a connection that lasts.
-        http_client: some that last.
-        session: for HTTP that tritonclient would not send.
-        channel: for gRPC that tritonclient would not send.
+        grpc: The gateway's gRPC, ``host:port``.
+        http: The gateway's HTTP, ``host:port``.
+        rng: Random numbers for what a request brings.
+        grpc_client: A connection that lasts.
+        http_client: Some connections that last.
+        session: A session for HTTP that tritonclient would not send.
+        channel: A channel for gRPC that tritonclient would not send.
     """
 
     grpc: str
@@ -83,9 +83,9 @@ class Kind:
     """One kind of client.
 
     Attributes:
-        rate_rps: how often it comes.
-        ask: comes once and returns what became of it, in a word, with details after a colon.
-        allowed: words that are all right.
+        rate_rps: How often it comes, a second.
+        ask: What comes once and returns what became of it, in a word, with details after a colon.
+        allowed: Words that are all right.
     """
 
     rate_rps: float

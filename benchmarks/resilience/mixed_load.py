@@ -33,10 +33,10 @@ class Counts:
     """What the kinds ended with.
 
     Attributes:
-        ended: by kind and outcome.
-        skipped: by kind, because too many were under way.
-        unexpected: outcomes that their kind does not allow.
-        examples: of the first few of these.
+        ended: How many ended, by kind and outcome.
+        skipped: How many were left out because too many were under way, by kind.
+        unexpected: Outcomes that their kind does not allow.
+        examples: The first few of these.
     """
 
     ended: dict[str, Counter[str]] = field(default_factory=dict)

@@ -13,14 +13,14 @@ class TimeBin:
     """What was answered in a quarter of a second; requests belong to the time at which they were due.
 
     Attributes:
-        at_s: its beginning.
-        sent: requests that were due.
-        by_width: answers in time, by width.
-        by_server: likewise, by server.
-        refused: requests that were told to come again.
-        lost: all others.
-        p50_s: median latency of what was answered; None when nothing was.
-        worst_s: the longest.
+        at_s: When the bin begins.
+        sent: Requests that were due.
+        by_width: Answers in time, by width.
+        by_server: Answers in time, by server.
+        refused: Requests that were told to come again.
+        lost: All other requests.
+        p50_s: Median latency of what was answered; None when nothing was.
+        worst_s: The longest latency; None when nothing was answered.
     """
 
     at_s: float
@@ -38,30 +38,30 @@ class Outage:
     """One Triton of two fails under load, and is mended.
 
     Attributes:
-        name: of the fault.
-        detail: what was done.
-        rps: requests sent a second.
-        deadline_s: of each request, from when it was due.
-        fault_at_s: when the fault began.
-        mended_at_s: when its cause was gone and the server ready.
-        sent: requests.
-        answered: rightly, within the deadline.
-        lost: neither answered nor answered in time, by what became of them.
-        twice: requests with more than one answer.
-        wrong: answers that are not what their width computes.
-        last_wrong_s: after the fault; None when no answer was wrong.
-        worst_s: longest latency of an answer.
-        p99_before_s: of requests due before the fault.
-        p99_after_s: of requests due after it.
-        accuracy_before: mean expected accuracy of answers before the fault.
-        accuracy_during: between the fault and the mending.
-        noticed_after_s: from the fault to the last answer of the faulty server; None when it gave none.
-        back_after_s: from the mending to the server's next answer; None when there was none.
-        counted: requests that the gateway says have ended, less those sent.
-        retries: that the gateway counts; None when it counts none.
-        sender_late_s: by how much the client process was late with a request, at most.
-        examples: messages of the first few lost.
-        moments: over the whole load.
+        name: The fault's name.
+        detail: What was done.
+        rps: Requests sent a second.
+        deadline_s: The deadline of each request, from when it was due.
+        fault_at_s: When the fault began.
+        mended_at_s: When its cause was gone and the server ready.
+        sent: Requests that were sent.
+        answered: Requests that were answered rightly, within the deadline.
+        lost: Requests neither answered nor answered in time, by what became of them.
+        twice: Requests with more than one answer.
+        wrong: Answers that are not what their width computes.
+        last_wrong_s: Time from the fault to the last of them; None when no answer was wrong.
+        worst_s: The longest latency of an answer.
+        p99_before_s: 99th percentile of the latencies of requests due before the fault.
+        p99_after_s: 99th percentile of the latencies of requests due after it.
+        accuracy_before: Mean expected accuracy of answers before the fault.
+        accuracy_during: Mean expected accuracy between the fault and the mending.
+        noticed_after_s: Time from the fault to the last answer of the faulty server; None when it gave none.
+        back_after_s: Time from the mending to the server's next answer; None when there was none.
+        counted: Requests that the gateway says have ended, less those sent.
+        retries: Second attempts that the gateway counts; None when it counts none.
+        sender_late_s: The most by which the client process was late with a request.
+        examples: Messages of the first few lost.
+        moments: The whole load in bins.
     """
 
     name: str
@@ -95,21 +95,21 @@ class Phase:
     """A stretch of constant load.
 
     Attributes:
-        name: calm, pressed, burst, calm again, second burst or calm at last.
-        from_s: its beginning.
-        until_s: its end.
-        rps: requests sent a second.
-        sent: requests.
-        in_time: answered within the deadline.
-        late: answered after it.
-        overdue: sent to a server, and told at the deadline that there is no answer.
-        refused: told to come again.
-        failed: with any other error, or never answered.
-        narrowest_ratio: of the answers, at the narrowest width; None without answers.
-        accuracy: mean expected accuracy of the answers; None without answers.
-        worst_answer_s: longest latency of an answer.
-        worst_refusal_s: longest time until a caller was told that there is no answer; None when none was.
-        twice: requests with more than one answer.
+        name: Calm, pressed, burst, calm again, second burst or calm at last.
+        from_s: When it begins.
+        until_s: When it ends.
+        rps: Requests sent a second.
+        sent: Requests that were sent.
+        in_time: Requests answered within the deadline.
+        late: Requests answered after it.
+        overdue: Requests sent to a server, whose callers were told at the deadline that there is no answer.
+        refused: Requests whose callers were told to come again.
+        failed: Requests with any other error, or never answered.
+        narrowest_ratio: Share of the answers at the narrowest width; None without answers.
+        accuracy: Mean expected accuracy of the answers; None without answers.
+        worst_answer_s: The longest latency of an answer.
+        worst_refusal_s: The longest time until a caller was told that there is no answer; None when none was.
+        twice: Requests with more than one answer.
     """
 
     name: str
@@ -134,18 +134,18 @@ class Burst:
     """Five times what the fleet can answer.
 
     Attributes:
-        items: in a request.
-        deadline_s: of each request.
-        wide_rps: requests a second that the fleet answers at full width, measured just before.
-        narrow_rps: at the narrowest.
-        phases: in order.
-        narrowed_at_s: when the first request was due that was answered below full width, since the burst began.
-        refused_at_s: when the first refusal came; None: none came.
-        rss_bytes: what the gateway held at rest before, at the most until the end of each burst, and at rest after.
-        gateway_cpu_ratio: of one core, that the gateway used during the bursts.
-        sender_late_s: by how much the client process was late with a request, at most.
-        examples: of failures.
-        moments: over the whole load.
+        items: Items in a request.
+        deadline_s: The deadline of each request.
+        wide_rps: Requests a second that the fleet answers at full width, measured just before.
+        narrow_rps: Requests a second that it answers at the narrowest.
+        phases: The phases, in order.
+        narrowed_at_s: When the first request was due that was answered below full width, since the burst began.
+        refused_at_s: When the first refusal came; None: none came.
+        rss_bytes: What the gateway held at rest before, at the most until the end of each burst, and at rest after.
+        gateway_cpu_ratio: Share of one core that the gateway used during the bursts.
+        sender_late_s: The most by which the client process was late with a request.
+        examples: Messages of the first few failures.
+        moments: The whole load in bins.
     """
 
     items: int
@@ -167,12 +167,12 @@ class Rest:
     """What the gateway's processes hold while nobody asks anything, by process.
 
     Attributes:
-        rss_bytes: resident and of no file.
-        descriptors: open.
-        threads: of the kernel.
-        tasks: of asyncio, in all workers.
-        in_flight: requests, by the gateway's own count.
-        requests: that it has counted since its start.
+        rss_bytes: Resident memory of no file.
+        descriptors: Open descriptors.
+        threads: Threads of the kernel.
+        tasks: Tasks of asyncio, in all workers.
+        in_flight: Requests in flight, by the gateway's own count.
+        requests: Requests that it has counted since its start.
     """
 
     rss_bytes: dict[str, int]
@@ -188,11 +188,11 @@ class SoakProcess:
     """Readings of one process of the gateway under load.
 
     Attributes:
-        name: supervisor, or worker and number.
-        at_s: when each was taken.
-        rss_kib: resident and of no file.
-        descriptors: open.
-        threads: of the kernel.
+        name: Supervisor, or worker and number.
+        at_s: When each reading was taken.
+        rss_kib: Resident memory of no file.
+        descriptors: Open descriptors.
+        threads: Threads of the kernel.
     """
 
     name: str
@@ -207,15 +207,15 @@ class Soak:
     """Mixed load for long.
 
     Attributes:
-        took_s: the load.
-        processes: of the gateway.
-        tasks: of asyncio in all workers, with the time of each reading.
-        before: at rest, after everything has been used once.
-        after: at rest, when the load has ended.
-        ended: what requests ended with, by kind of client.
-        skipped: requests that the clients left out because too many were under way, by kind.
-        unexpected: ends that their kind does not allow.
-        examples: of these.
+        took_s: How long the load took.
+        processes: The gateway's processes.
+        tasks: Tasks of asyncio in all workers, with the time of each reading.
+        before: At rest, after everything has been used once.
+        after: At rest, when the load has ended.
+        ended: What requests ended with, by kind of client.
+        skipped: Requests that the clients left out because too many were under way, by kind.
+        unexpected: Ends that their kind does not allow.
+        examples: The first few of these.
     """
 
     took_s: float

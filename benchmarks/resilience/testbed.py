@@ -29,11 +29,11 @@ class ServerFixture:
     """One Triton, which may be gone, and where it is to be found.
 
     Attributes:
-        name: in the fleet.
-        repository: that it serves, its own.
-        ports: gRPC, HTTP and metrics.
-        slowdown: emulated.
-        server: the process, another one after a restart.
+        name: The server's name in the fleet.
+        repository: The repository that it serves, its own.
+        ports: Ports of gRPC, HTTP and metrics.
+        slowdown: The emulated slow-down.
+        server: The process, another one after a restart.
     """
 
     name: str
@@ -80,12 +80,12 @@ class Testbed:
     """What runs.
 
     Attributes:
-        folder: for files of the run.
+        folder: A folder for files of the run.
         servers: Both Tritons.
-        grpc: address of the gateway.
-        http: likewise.
-        metrics: likewise.
-        gateway_pid: of its process, or of its supervisor.
+        grpc: The gateway's gRPC, ``host:port``.
+        http: The gateway's HTTP, ``host:port``.
+        metrics: The gateway's metrics, ``host:port``.
+        gateway_pid: The process id of the gateway, or of its supervisor.
     """
 
     folder: Path
@@ -103,11 +103,11 @@ async def open_testbed(
     """Run both Tritons and a gateway with the default settings of its router.
 
     Args:
-        repository: of the family.
-        folder: for files of the run.
-        slowdown: of both Tritons, emulated.
-        workers: of the gateway.
-        extra_model: name of a model of no family that both have too; None: there is none.
+        repository: The family's repository.
+        folder: A folder for files of the run.
+        slowdown: The emulated slow-down of both Tritons.
+        workers: Workers of the gateway.
+        extra_model: The name of a model of no family that both have too; None: there is none.
     """
     ports = choose_free_ports(9)
     async with AsyncExitStack() as stack:

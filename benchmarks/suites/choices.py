@@ -36,10 +36,10 @@ class Ranked:
     """How a policy that could be the default did on validation.
 
     Attributes:
-        label: of it; with its own defaults, whatever was tuned.
-        utility: interquartile mean over scenarios and traces.
-        worst_scenario: where it trails the best of them most.
-        worst_loss: by how much utility.
+        label: The policy, with its own defaults, whatever was tuned.
+        utility: Its interquartile mean over scenarios and traces.
+        worst_scenario: The scenario where it trails the best of them most.
+        worst_loss: How much utility it trails by there.
     """
 
     label: str

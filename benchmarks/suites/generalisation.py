@@ -27,9 +27,9 @@ class Transfer:
     """The learned policy in one held-out scenario.
 
     Attributes:
-        scenario: the scenario.
-        loss: of the fallback's utility, as a ratio; negative when the learned policy has more.
-        fallback_ratio: of the decisions, those of the fallback; None: the policy has no guard.
+        scenario: The held-out scenario.
+        loss: What is lost of the fallback's utility, as a ratio; negative when the learned policy has more.
+        fallback_ratio: The fallback's share of the decisions; None: the policy has no guard.
     """
 
     scenario: ScenarioScores

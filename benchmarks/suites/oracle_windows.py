@@ -27,9 +27,9 @@ class OracleWindow:
     """One window, or why there is none.
 
     Attributes:
-        comparison: whose scenario, heuristic and best point.
-        window: what they earned, in this order, and the bound; None: it can't be planned.
-        reason: why not; empty when there is a window.
+        comparison: The comparison whose scenario, heuristic and best point meet on it.
+        window: What they earned, in this order, and the bound; None: it can't be planned.
+        reason: Why there is none; empty when there is a window.
     """
 
     comparison: Comparison

@@ -49,10 +49,10 @@ class _Held:
     """Who is held to a point at one load, with what came of it.
 
     Attributes:
-        scenario: the test scenario.
-        label: the policy.
-        claims: of the point.
-        baseline: that it is held against.
+        scenario: The test scenario.
+        label: The policy.
+        claims: The claims of the point.
+        baseline: The policy that it is held against.
     """
 
     scenario: ScenarioScores

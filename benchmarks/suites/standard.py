@@ -77,17 +77,17 @@ class Comparison:
     """The learned policy against the best heuristic of one scenario.
 
     Attributes:
-        scenario: the test scenario.
-        heuristic: the best on validation.
-        thrifty: the learned point that is held to joules.
-        accurate: the learned point that is held to accuracy.
-        best: the learned point that is held to utility.
-        saved: joules a request of the thrifty point, as a ratio by trace.
-        gained: accuracy of the accurate point, by trace.
-        utility_gained: of the best point, by trace.
-        is_equal: whether the thrifty point is as timely and as accurate.
-        is_frugal: whether the accurate one is as timely and takes no more joules.
-        least_j: a request, by the fluid bound at the least accuracy that counts as equal; None: it is unknown.
+        scenario: The test scenario.
+        heuristic: The best heuristic on validation.
+        thrifty: The learned point that is held to joules.
+        accurate: The learned point that is held to accuracy.
+        best: The learned point that is held to utility.
+        saved: Joules a request that the thrifty point saves, as a ratio by trace.
+        gained: Accuracy that the accurate point gains, by trace.
+        utility_gained: Utility that the best point gains, by trace.
+        is_equal: Whether the thrifty point is as timely and as accurate.
+        is_frugal: Whether the accurate one is as timely and takes no more joules.
+        least_j: Least joules a request, by the fluid bound at the least accuracy that counts as equal; None: unknown.
     """
 
     scenario: ScenarioScores
