@@ -55,7 +55,7 @@ bench-decisions: $(VENV)/.everything
 # Alone on the machine: what it compares is times.
 bench-fidelity: $(VENV)/.everything
 	rm -rf build/fidelity
-	for sitting in 1 2; do $(BIN)/python -m benchmarks.fidelity --more || exit 1; done
+	for session in 1 2; do $(BIN)/python -m benchmarks.fidelity --more || exit 1; done
 	$(BIN)/python -m benchmarks.fidelity
 
 bench-simulator: $(VENV)/.everything

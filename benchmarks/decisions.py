@@ -8,22 +8,23 @@ the 99th percentile is what the machine does.
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
-from benchmarks.controller.machine import describe_machine
+from benchmarks.harness.command import out_option, publish
+from benchmarks.harness.machine import describe_machine
 from benchmarks.learned_decision import DECISION_BARS_US, NETWORK_BARS_US, NetworkTiming, drawn_policy, measure_network
 from orchestrator.policies import FleetTables, Policy, Situation, parse_policy
 from orchestrator.policies.tables.compiled import IS_COMPILED
 from orchestrator.profile import LatencyFit, LatencyTable
+from orchestrator.reporting.blocks import Block, Heading, Table, Text, render_markdown
 from orchestrator.snapshot import (
     BatchInFlight,
     Family,
@@ -48,11 +49,11 @@ class Timing:
     """One row of the table.
 
     Attributes:
-        servers: in the fleet.
-        policy: that decided.
-        p50_us: half of the decisions take at most this.
-        p99_us: and 99 of 100 this.
-        put_us: median of taking over what changed on one server.
+        servers: Servers in the fleet.
+        policy: The policy that decided.
+        p50_us: The time that half of the decisions take at most.
+        p99_us: The time that 99 of 100 decisions take at most.
+        put_us: Median time of taking over what changed on one server.
     """
 
     servers: int
@@ -80,16 +81,25 @@ def make_fleet(servers: int) -> tuple[list[ServerState], LatencyTable]:
     return states, LatencyTable(fits)
 
 
-def measure(servers: int, policy: Policy, repeats: int = _REPEATS) -> Timing:
-    """Return how long decisions take over so many servers."""
+def measure(
+    servers: int, policy: Policy, repeats: int = _REPEATS, *, clock: Callable[[], float] = time.perf_counter
+) -> Timing:
+    """Return how long decisions take over so many servers.
+
+    Args:
+        servers: How many the fleet has.
+        policy: What decides.
+        repeats: How many decisions are counted, after some that are not.
+        clock: In seconds; read before and after each of what is timed.
+    """
     states, latency = make_fleet(servers)
     tables = FleetTables(states, latency)
     situation = Situation(_QUEUE, 0.0, turn=0, uniforms=(0.4, 0.6), slack_margin=1.25)
     puts, decisions = [], []
     for turn in range(-10, repeats):
         state = states[turn % servers]
-        put_s = _timed(lambda state=state: tables.put(state, latency))  # type: ignore[misc]
-        decision_s = _timed(lambda: tables.decide(policy, situation))
+        put_s = _timed(lambda state=state: tables.put(state, latency), clock)  # type: ignore[misc]
+        decision_s = _timed(lambda: tables.decide(policy, situation), clock)
         if turn >= 0:  # the first compile, or load what was compiled
             puts.append(put_s)
             decisions.append(decision_s)
@@ -104,45 +114,44 @@ def measure(servers: int, policy: Policy, repeats: int = _REPEATS) -> Timing:
     )
 
 
-def _timed(call: Callable[[], object]) -> float:
-    began_s = time.perf_counter()
+def _timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    began_s = clock()
     call()
-    return time.perf_counter() - began_s
+    return clock() - began_s
 
 
-def render_page(timings: list[Timing], networks: list[NetworkTiming], machine: str, how: str) -> str:
-    """Return the tables as a page."""
+def make_page(timings: list[Timing], networks: list[NetworkTiming], machine: str, how: str) -> Iterator[Block]:
+    """Yield the tables."""
     whole = {t.servers: t for t in timings if t.policy == "ppo-slim"}
-    lines = [
-        "# What a decision takes",
-        "",
-        f"Made by `make bench-decisions` on {machine}, {how}; µs for candidates,",
-        "masks and choice together, and for taking over what changed on one server. Four widths a server, twenty",
-        "requests waiting.",
-        "",
-        "| servers | policy | p50 | p99 | a server's change, p50 |",
-        "|---:|---|---:|---:|---:|",
-        *(f"| {t.servers} | `{t.policy}` | {t.p50_us:.1f} | {t.p99_us:.1f} | {t.put_us:.1f} |" for t in timings),
-        "",
-        "## A learned decision",
-        "",
-        "Of `ppo-slim`, p99 in µs: the network alone, and the whole decision with candidates, features and masks.",
-        "",
-        "| servers | candidates scored | network p50 | p99 | bar | whole p99 | bar |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-        *(
-            f"| {n.servers} | {n.candidates} | {n.p50_us:.1f} | {n.p99_us:.1f} | {NETWORK_BARS_US[n.servers]:.0f} "
-            f"| {whole[n.servers].p99_us:.1f} | {DECISION_BARS_US[n.servers]:.0f} |"
+    yield Heading(1, "What a decision takes")
+    yield Text(
+        f"Made by `make bench-decisions` on {machine}, {how}; µs for candidates, masks and choice together, and for "
+        "taking over what changed on one server. Four widths a server, twenty requests waiting."
+    )
+    yield Table(
+        ("servers", "policy", "p50", "p99", "a server's change, p50"),
+        [(str(t.servers), f"`{t.policy}`", f"{t.p50_us:.1f}", f"{t.p99_us:.1f}", f"{t.put_us:.1f}") for t in timings],
+    )
+    yield Heading(2, "A learned decision")
+    yield Text(
+        "Of `ppo-slim`, p99 in µs: the network alone, and the whole decision with candidates, features and masks."
+    )
+    yield Table(
+        ("servers", "candidates scored", "network p50", "network p99", "bar", "whole p99", "bar"),
+        [
+            (
+                *(str(n.servers), str(n.candidates), f"{n.p50_us:.1f}", f"{n.p99_us:.1f}"),
+                *(f"{NETWORK_BARS_US[n.servers]:.0f}", f"{whole[n.servers].p99_us:.1f}"),
+                f"{DECISION_BARS_US[n.servers]:.0f}",
+            )
             for n in networks
             if n.servers in whole
-        ),
-        "",
-    ]
-    return "\n".join(lines)
+        ],
+    )
 
 
 @click.command(help=__doc__)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("docs/benchmarks"))
+@out_option
 @click.option("--plain", is_flag=True, help="Without Numba, as where it can't be imported; prints and writes nothing.")
 def main(out: Path, plain: bool) -> None:
     """Measure, print and write."""
@@ -154,18 +163,11 @@ def main(out: Path, plain: bool) -> None:
     networks = [measure_network(servers) for servers in NETWORK_BARS_US]
     how = "compiled by Numba" if IS_COMPILED else "in plain Python, without Numba"
     machine = f"{describe_machine().cpu}, Python {platform.python_version()}"
-    page = render_page(timings, networks, machine, how)
-    click.echo(page)
+    page = list(make_page(timings, networks, machine, how))
+    click.echo(render_markdown(page))
     if not plain:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "decisions.md").write_text(page)
-        rows = {
-            "machine": machine,
-            "how": how,
-            "rows": [asdict(t) for t in timings],
-            "networks": [asdict(n) for n in networks],
-        }
-        (out / "decisions.json").write_text(json.dumps(rows, indent=1) + "\n")
+        rows, alone = [asdict(timing) for timing in timings], [asdict(network) for network in networks]
+        publish("decisions", out, {"machine": machine, "how": how, "rows": rows, "networks": alone}, page, indent=1)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ class NetworkTiming:
     """What the network alone takes.
 
     Attributes:
-        servers: of the fleet, of four widths.
-        candidates: of them that are scored.
-        p50_us, p99_us: of the calls.
+        servers: Servers in the fleet, of four widths.
+        candidates: Candidates that are scored.
+        p50_us, p99_us: Quantiles of the calls.
     """
 
     servers: int

@@ -7,10 +7,10 @@ The first run, which compiles or loads what was compiled, is timed apart.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -18,8 +18,11 @@ from pathlib import Path
 
 import click
 
-from benchmarks.controller.machine import describe_machine
+from benchmarks.harness.command import out_option, publish
+from benchmarks.harness.machine import describe_machine
 from orchestrator.policies import parse_policy
+from orchestrator.reporting.blocks import Block, Heading, Table, Text, render_markdown
+from orchestrator.reporting.claim import Claim, claims_table, encode_claim
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.simulation import Simulation
@@ -41,13 +44,13 @@ class Speed:
     """One row of the table.
 
     Attributes:
-        servers: of four widths each.
-        policy: that decided.
-        workers: processes at a time, each with a run of its own.
-        decisions: of all of them.
-        decisions_per_s: over the time until the last one had ended.
-        decision_us: of one core.
-        requests_per_s: likewise of all workers.
+        servers: Servers in the fleet, of four widths each.
+        policy: The policy that decided.
+        workers: Processes at a time, each with a run of its own.
+        decisions: Decisions of all of them.
+        decisions_per_s: Decisions over the time until the last process had ended.
+        decision_us: Time of one core for a decision.
+        requests_per_s: Requests of all processes over that time.
     """
 
     servers: int
@@ -93,65 +96,69 @@ def measure(servers: int, policy: str, workers: int, requests: int) -> Speed:
             return list(pool.map(run_once, [servers] * workers, [policy] * workers, [count] * workers, range(workers)))
 
         side_by_side(50)  # starts the processes and loads what was compiled
-        rounds = sorted((side_by_side(requests) for _ in range(ROUNDS)), key=lambda runs: max(runs))
-    runs = rounds[ROUNDS // 2]
-    slowest_s, decisions = max(took_s for took_s, _ in runs), sum(n for _, n in runs)
+        rounds = [side_by_side(requests) for _ in range(ROUNDS)]
+    return sum_up(servers, policy, requests, rounds)
+
+
+def sum_up(servers: int, policy: str, requests: int, rounds: Sequence[Sequence[tuple[float, int]]]) -> Speed:
+    """Return the speed of the middle one of rounds, by the slowest run of each.
+
+    Args:
+        servers: Of the fleet.
+        policy: That decided.
+        requests: Of each run.
+        rounds: How long each of the runs side by side took, in seconds, and how many decisions it made.
+    """
+    runs = sorted(rounds, key=max)[len(rounds) // 2]
+    slowest_s, decisions = max(took_s for took_s, _ in runs), sum(made for _, made in runs)
     return Speed(
         servers,
         policy,
-        workers,
+        len(runs),
         decisions,
         decisions / slowest_s,
         1e6 * sum(took_s for took_s, _ in runs) / decisions,
-        workers * requests / slowest_s,
+        len(runs) * requests / slowest_s,
     )
 
 
-def draw_claims(speeds: list[Speed]) -> list[dict[str, object]]:
-    """Return the bars, and whether they are met by the slowest policy."""
+def draw_claims(speeds: list[Speed]) -> tuple[Claim, ...]:
+    """Return the bars, held against the slowest policy."""
     by_size = {n: [s for s in speeds if s.servers == n and s.workers == WORKERS] for n in REQUESTS}
     slowest = min(s.decisions_per_s for s in by_size[8])
     grown = max(large.decision_us / small.decision_us for small, large in zip(by_size[8], by_size[64], strict=True))
     done = min(s.decisions for s in by_size[1000])
-    return [
-        _claim("decisions a second, 8 servers, slowest policy, 2 processes", slowest, SPEED_BAR, slowest >= SPEED_BAR),
-        _claim("cost of a decision at 64 servers over 8, worst policy; 8 is linear", grown, 8.0, grown <= 8.0),
-        _claim("decisions of a run over 1,000 servers, fewest", float(done), 1.0, done >= 1),
-    ]
+    return (
+        Claim("decisions a second, 8 servers, slowest policy, 2 processes", slowest, "1/s", SPEED_BAR, is_floor=True),
+        Claim("cost of a decision at 64 servers over 8, worst policy; 8 is linear", grown, "ratio", 8.0),
+        Claim("decisions of a run over 1,000 servers, fewest", float(done), "", 1.0, is_floor=True),
+    )
 
 
-def _claim(name: str, value: float, bar: float, met: bool) -> dict[str, object]:
-    return {"name": name, "value": round(value, 3), "bar": bar, "met": met}
-
-
-def render_page(speeds: list[Speed], claims: list[dict[str, object]], machine: str, compile_s: float) -> str:
-    """Return the table as a page."""
-    lines = [
-        "# How fast the simulator is",
-        "",
-        f"Made by `make bench-simulator` on {machine}. Four widths a server,",
-        "load 0.7 of the capacity at full width, learning on, energy counted. A decision holds candidates, masks and",
-        f"choice, and its share of all events. Each row is the middle one of {ROUNDS} rounds.",
-        f"Before the first run everything was compiled, or loaded where it had been, in {compile_s:.0f} s.",
-        "",
-        "| promise | value | bar | met |",
-        "|---|---:|---:|---|",
-        *(f"| {c['name']} | {c['value']:,} | {c['bar']:,} | {'yes' if c['met'] else 'no'} |" for c in claims),
-        "",
-        "| servers | policy | processes | decisions/s | µs a decision on one core | requests/s |",
-        "|---:|---|---:|---:|---:|---:|",
-        *(
-            f"| {s.servers} | `{s.policy}` | {s.workers} | {s.decisions_per_s:,.0f} | {s.decision_us:.2f} |"
-            f" {s.requests_per_s:,.0f} |"
+def make_page(speeds: list[Speed], claims: Sequence[Claim], machine: str, compile_s: float) -> Iterator[Block]:
+    """Yield the tables."""
+    yield Heading(1, "How fast the simulator is")
+    yield Text(
+        f"Made by `make bench-simulator` on {machine}. Four widths a server, load 0.7 of the capacity at full width, "
+        "learning on, energy counted. A decision holds candidates, masks and choice, and its share of all events. Each "
+        f"row is the middle one of {ROUNDS} rounds. Before the first run everything was compiled, or loaded where it "
+        f"had been, in {compile_s:.0f} s."
+    )
+    yield claims_table(claims)
+    yield Table(
+        ("servers", "policy", "processes", "decisions/s", "µs a decision on one core", "requests/s"),
+        [
+            (
+                *(str(s.servers), f"`{s.policy}`", str(s.workers), f"{s.decisions_per_s:,.0f}"),
+                *(f"{s.decision_us:.2f}", f"{s.requests_per_s:,.0f}"),
+            )
             for s in speeds
-        ),
-        "",
-    ]
-    return "\n".join(lines)
+        ],
+    )
 
 
 @click.command(help=__doc__)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("docs/benchmarks"))
+@out_option
 def main(out: Path) -> None:
     """Measure, print and write."""
     began_s = time.perf_counter()
@@ -165,12 +172,15 @@ def main(out: Path) -> None:
     ]
     claims = draw_claims(speeds)
     machine = f"{describe_machine().cpu}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
-    page = render_page(speeds, claims, machine, compile_s)
-    click.echo(page)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "simulator.md").write_text(page)
-    values = {"machine": machine, "compile_s": compile_s, "claims": claims, "rows": [asdict(s) for s in speeds]}
-    (out / "simulator.json").write_text(json.dumps(values, indent=1) + "\n")
+    page = list(make_page(speeds, claims, machine, compile_s))
+    click.echo(render_markdown(page))
+    document = {
+        "machine": machine,
+        "compile_s": compile_s,
+        "claims": list(map(encode_claim, claims)),
+        "rows": [asdict(speed) for speed in speeds],
+    }
+    publish("simulator", out, document, page, indent=1)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ class Analysis:
 
     Attributes:
         protocol: ``grpc`` or ``http``.
-        model: asked for; the family, or a model that is passed on.
+        model: The model that is asked for: the family, or one that is passed through.
         mode: ``sync``, ``async`` or ``streaming``.
-        batch: items a request.
-        is_rate: whether requests are sent at a rate, else by so many at a time.
-        special: what else is asked for, in words; empty: nothing.
-        options: that ask for it.
-        requests: that must be answered.
+        batch: Items in a request.
+        is_rate: Whether requests are sent at a rate, else by so many at a time.
+        special: What else is asked for, in words; empty: nothing.
+        options: The options that ask for it.
+        requests: Requests that must be answered.
     """
 
     protocol: str
@@ -66,8 +66,8 @@ class Finding:
     """What became of a run.
 
     Attributes:
-        requests: that were answered.
-        problem: why it does not count; empty: it does.
+        requests: Requests that were answered.
+        problem: Why the run does not count; empty: it does.
     """
 
     requests: int

@@ -1,4 +1,4 @@
-"""Every call of the ``kserve`` package's clients at one place, as JSON on standard output.
+"""Every call of the ``kserve`` package's clients at one endpoint, as JSON on standard output.
 
 It stands alone: what runs it is an environment that has kserve and not this project. Methods are found by
 introspection, and one without a case here is told, so that a newer kserve can't bring a call that nobody tries.
@@ -33,10 +33,10 @@ def request(model: str, *, name: str = "pixels", is_binary: bool = True, **more:
     return InferRequest(model_name=model, infer_inputs=[tensor], request_id="7", **more)
 
 
-def grpc_steps(client: Any, place: dict[str, Any]) -> Steps:
+def grpc_steps(client: Any, endpoint: dict[str, Any]) -> Steps:
     """Return what is asked over gRPC: a name, the method, the call."""
-    headers = tuple(place["headers"].items())
-    family, pinned = place["family"], place["parameters"]
+    headers = tuple(endpoint["headers"].items())
+    family, pinned = endpoint["family"], endpoint["parameters"]
 
     def infer(*args: Any, **more: Any) -> Callable[[], Awaitable[Any]]:
         return lambda: client.infer(request(*args, **more), headers=headers)
@@ -54,10 +54,10 @@ def grpc_steps(client: Any, place: dict[str, Any]) -> Steps:
     }
 
 
-def rest_steps(client: Any, place: dict[str, Any]) -> Steps:
+def rest_steps(client: Any, endpoint: dict[str, Any]) -> Steps:
     """Return what is asked over HTTP."""
-    base, headers = place["http"], place["headers"]
-    family, pinned = place["family"], place["parameters"]
+    base, headers = endpoint["http"], endpoint["headers"]
+    family, pinned = endpoint["family"], endpoint["parameters"]
 
     def infer(model: str, **more: Any) -> Callable[[], Awaitable[Any]]:
         return lambda: client.infer(base, request(model, **more), model_name=model, headers=dict(headers))
@@ -111,15 +111,15 @@ def left_out(client: Any, steps: Steps) -> list[str]:
     return sorted(public - {method for method, _ in steps.values()})
 
 
-async def main(place: dict[str, Any]) -> dict[str, Any]:
-    """Return all answers of a place by client, and the methods without a case."""
-    authority = place["authority"]
+async def main(endpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return all answers of a endpoint by client, and the methods without a case."""
+    authority = endpoint["authority"]
     over_grpc = kserve.InferenceGRPCClient(
-        place["grpc"], use_ssl=authority is not None, root_certificates=authority, retries=0, timeout=20
+        endpoint["grpc"], use_ssl=authority is not None, root_certificates=authority, retries=0, timeout=20
     )
     verify = True if authority is None else ssl.create_default_context(cafile=authority)
     over_http = kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", verify=verify, timeout=20))
-    grpc_asked, rest_asked = grpc_steps(over_grpc, place), rest_steps(over_http, place)
+    grpc_asked, rest_asked = grpc_steps(over_grpc, endpoint), rest_steps(over_http, endpoint)
     missing = left_out(over_grpc, grpc_asked) + left_out(over_http, rest_asked)
     answers = {"gRPC": await ask(grpc_asked), "REST": await ask(rest_asked)}
     return {"version": version("kserve"), "left_out": missing, "answers": answers}

@@ -1,25 +1,25 @@
-"""A run: every analysis at the plain gateway, the family's at the secured one, kserve's calls at all three places."""
+"""A run: every analysis at the plain gateway, the family's at the secured one, kserve's calls at all three testbed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.clients.analyses import FAMILY, Analysis, analyses, find_analyzer, run_analysis, secured_options
-from benchmarks.clients.places import Place, Places
-from benchmarks.clients.results import PLAIN, SECURED, KserveCall, Run
+from benchmarks.clients.results import PLAIN, SECURED, AnalyzerRun, KserveCall
+from benchmarks.clients.testbed import Endpoint, Testbed
+from benchmarks.harness.command import Say
 from orchestrator.errors import ConfigError, PermanentError
 
 KSERVE_CALLS = Path(__file__).with_name("kserve_calls.py")
 KSERVE_TIMEOUT_S = 120.0
 FULL_WIDTH = 100
 _SHORT = 70
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class KserveFound:
     """What kserve's clients were answered.
 
     Attributes:
-        version: of the package.
-        calls: at the gateways, each beside Triton's.
-        left_out: methods without a case.
+        version: The version of the package.
+        calls: Calls at the gateways, each beside Triton's.
+        left_out: Methods without a case.
     """
 
     version: str
@@ -37,7 +37,7 @@ class KserveFound:
     left_out: tuple[str, ...]
 
 
-async def run_analyses(places: Places, say: Say) -> tuple[Run, ...]:
+async def run_analyses(testbed: Testbed, say: Say) -> tuple[AnalyzerRun, ...]:
     """Run perf_analyzer again and again, one at a time.
 
     Raises:
@@ -47,54 +47,54 @@ async def run_analyses(places: Places, say: Say) -> tuple[Run, ...]:
         raise ConfigError("no perf_analyzer beside this python; run: make bench-clients")
     runs = []
     for analysis in analyses():
-        runs.append(await _run(analysis, PLAIN, places.plain, say))
+        runs.append(await _run(analysis, PLAIN, testbed.plain, say))
     for analysis in analyses():
         if analysis.model == FAMILY and not analysis.special:
-            runs.append(await _run(analysis, SECURED, places.secured, say))
+            runs.append(await _run(analysis, SECURED, testbed.secured, say))
     return tuple(runs)
 
 
-async def _run(analysis: Analysis, name: str, place: Place, say: Say) -> Run:
-    address = place.grpc if analysis.protocol == "grpc" else place.http
+async def _run(analysis: Analysis, name: str, endpoint: Endpoint, say: Say) -> AnalyzerRun:
+    address = endpoint.grpc if analysis.protocol == "grpc" else endpoint.http
     more: tuple[str, ...] = ()
-    if place.authority is not None:
-        more = secured_options(analysis.protocol, place.authority, place.token)
+    if endpoint.authority is not None:
+        more = secured_options(analysis.protocol, endpoint.authority, endpoint.token)
         address = address if analysis.protocol == "grpc" else f"https://{address}"
     found = await asyncio.to_thread(run_analysis, analysis, address, more)
     say(f"  {name}: {analysis}: {found.problem or f'{found.requests} answered'}")
-    return Run(str(analysis), name, found.requests, found.problem)
+    return AnalyzerRun(str(analysis), name, found.requests, found.problem)
 
 
-async def run_kserve(python: Path, places: Places) -> KserveFound:
+async def run_kserve(python: Path, testbed: Testbed) -> KserveFound:
     """Make every call of kserve's clients, by a Python that has the package.
 
     Raises:
         PermanentError: when the calls can't be made.
     """
     found = {}
-    for name, place in (("triton", places.triton), (PLAIN, places.plain), (SECURED, places.secured)):
-        asked = _describe(place, is_triton=name == "triton")
+    for name, endpoint in (("triton", testbed.triton), (PLAIN, testbed.plain), (SECURED, testbed.secured)):
+        asked = _describe(endpoint, is_triton=name == "triton")
         found[name] = await asyncio.to_thread(_ask, python, asked)
     calls = [call for name in (PLAIN, SECURED) for call in _compare(name, found[name], found["triton"])]
     left_out = found[PLAIN]["left_out"]
     return KserveFound(found[PLAIN]["version"], tuple(calls), tuple(left_out))
 
 
-def _describe(place: Place, *, is_triton: bool) -> dict[str, Any]:
-    scheme = "http" if place.authority is None else "https"
+def _describe(endpoint: Endpoint, *, is_triton: bool) -> dict[str, Any]:
+    scheme = "http" if endpoint.authority is None else "https"
     return {
-        "grpc": place.grpc,
-        "http": f"{scheme}://{place.http}",
-        "authority": None if place.authority is None else str(place.authority),
-        "headers": {"authorization": f"Bearer {place.token}"} if place.token else {},
+        "grpc": endpoint.grpc,
+        "http": f"{scheme}://{endpoint.http}",
+        "authority": None if endpoint.authority is None else str(endpoint.authority),
+        "headers": {"authorization": f"Bearer {endpoint.token}"} if endpoint.token else {},
         # Triton has no family: the width that the gateway is told to take is asked there by its name.
         "family": f"{FAMILY}_w{FULL_WIDTH:03d}" if is_triton else FAMILY,
         "parameters": {} if is_triton else {"slim_width": FULL_WIDTH},
     }
 
 
-def _ask(python: Path, place: dict[str, Any]) -> dict[str, Any]:
-    command = [str(python), str(KSERVE_CALLS), json.dumps(place)]
+def _ask(python: Path, endpoint: dict[str, Any]) -> dict[str, Any]:
+    command = [str(python), str(KSERVE_CALLS), json.dumps(endpoint)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=KSERVE_TIMEOUT_S, check=False)
     if done.returncode:
         raise PermanentError(f"kserve's calls ended with status {done.returncode}: {done.stderr.strip()[-300:]}")

@@ -1,14 +1,13 @@
-"""A run as a page of Markdown and as JSON."""
+"""The page of a run."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
 
 from benchmarks.clients.results import Results, draw_claims
+from benchmarks.harness.run import page_head
+from orchestrator.reporting.blocks import Block, Heading, Table, Text
 
-GIB = 2**30
 _PROSE = """\
 This page is written by `make bench-clients`; the raw findings lie beside it in [clients.json](clients.json). It asks \
 whether clients that nobody here wrote work, not how fast. Two real tritonservers (embedded) serve the family of \
@@ -21,48 +20,20 @@ client fails: its REST client looks for JSON in the answers to health, which Tri
 v2 has no `explain`."""
 
 
-def render_json(results: Results) -> str:
-    """Return the run as JSON: claims first."""
-    claims = [
-        {"name": claim.name, "value": claim.value, "bar": claim.bar, "met": claim.is_met}
-        for claim in draw_claims(results)
-    ]
-    return json.dumps({"claims": claims, **asdict(results)}, ensure_ascii=False, indent=1) + "\n"
-
-
-def render_page(results: Results) -> str:
-    """Return the page."""
-    machine, claims = results.machine, draw_claims(results)
-    versions = ", ".join(f"{name} {number}" for name, number in sorted(results.versions.items()))
-    rows = [
-        (claim.name, "none" if claim.value is None else f"{claim.value:g}", "met" if claim.is_met else "**not met**")
-        for claim in claims
-    ]
-    blocks = [
-        "# Foreign clients at the gateway",
-        _PROSE,
-        f"Taken at {results.taken_at} in {results.took_s:.0f} s on {machine.cpu}, {machine.cpus} CPUs, "
-        f"{machine.memory_bytes / GIB:.0f} GiB, {machine.kernel}. {versions}.",
-        f"## Claims: {sum(claim.is_met for claim in claims)} of {len(claims)} met",
-        _table(("", "found", "none is allowed"), rows),
-        "## perf_analyzer",
-        _table(
-            ("run", "gateway", "requests answered", ""),
-            [(run.name, run.place, str(run.requests), run.problem or "ok") for run in results.runs],
-        ),
-        "## kserve",
-        results.kserve_problem or _KSERVE,
-        _table(
-            ("client", "call", "gateway", "it gives", "Triton gives", ""),
-            [
-                (call.client, call.name, call.place, call.ours, call.theirs, "same" if call.is_same else "**differs**")
-                for call in results.kserve
-            ],
-        ),
-    ]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines)
+def make_page(results: Results) -> Iterator[Block]:
+    """Yield the page."""
+    yield from page_head("Foreign clients at the gateway", _PROSE, results, draw_claims(results))
+    yield Heading(2, "perf_analyzer")
+    yield Table(
+        ("run", "gateway", "requests answered", ""),
+        [(run.name, run.place, str(run.requests), run.problem or "ok") for run in results.runs],
+    )
+    yield Heading(2, "kserve")
+    yield Text(results.kserve_problem or _KSERVE)
+    yield Table(
+        ("client", "call", "gateway", "it gives", "Triton gives", ""),
+        [
+            (call.client, call.name, call.place, call.ours, call.theirs, "same" if call.is_same else "**differs**")
+            for call in results.kserve
+        ],
+    )

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.controller.claims import Claim
-from benchmarks.controller.results import Machine
+from benchmarks.harness.run import Run
+from orchestrator.reporting.claim import Claim
 
 PLAIN, SECURED = "plain", "TLS, token, two workers"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class AnalyzerRun:
     """One run of ``perf_analyzer``.
 
     Attributes:
-        name: of the analysis.
+        name: The analysis.
         place: ``PLAIN`` or ``SECURED``.
-        requests: that were answered.
-        problem: empty when none failed.
+        requests: Requests that were answered.
+        problem: What went wrong; empty when nothing did.
     """
 
     name: str
@@ -33,11 +33,11 @@ class KserveCall:
 
     Attributes:
         client: ``gRPC`` or ``REST``.
-        name: of the call.
+        name: The call.
         place: ``PLAIN`` or ``SECURED``.
-        ours: what the gateway gives, in short.
-        theirs: what Triton gives, in short.
-        is_same: whether both are equal, which is judged on the whole answers.
+        ours: What the gateway gives, in short.
+        theirs: What Triton gives, in short.
+        is_same: Whether both are equal, which is judged on the whole answers.
     """
 
     client: str
@@ -48,26 +48,18 @@ class KserveCall:
     is_same: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+@dataclass(frozen=True, kw_only=True)
+class Results(Run):
     """A whole run.
 
     Attributes:
-        taken_at: when it began.
-        took_s: seconds.
-        machine: on which.
-        versions: of what took part.
-        runs: of perf_analyzer.
-        kserve: calls of kserve's clients.
-        kserve_left_out: public methods of theirs that no call tries.
-        kserve_problem: why they were not tried; empty: they were.
+        runs: Of perf_analyzer.
+        kserve: Calls of kserve's clients.
+        kserve_left_out: Public methods of theirs that no call tries.
+        kserve_problem: Why they were not tried; empty: they were.
     """
 
-    taken_at: str
-    took_s: float
-    machine: Machine
-    versions: dict[str, str]
-    runs: tuple[Run, ...]
+    runs: tuple[AnalyzerRun, ...]
     kserve: tuple[KserveCall, ...]
     kserve_left_out: tuple[str, ...]
     kserve_problem: str

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from benchmarks.controller.load import Stream, closed_loops
 from benchmarks.controller.results import Budget, RefusalSeen
 from benchmarks.controller.status import refusal_series
 from benchmarks.controller.testbed import Testbed, open_testbed
+from benchmarks.harness.command import Say
 from orchestrator.config import ControllerSettings, LimitSettings
 from orchestrator.errors import SlimError
 from orchestrator.telemetry import TritonProcesses
@@ -38,7 +38,7 @@ PAUSE_S = 0.005
 SETTLE_S = 1.0
 
 
-async def run_budget(repository: Path, folder: Path, say: Callable[[str], None]) -> Budget:
+async def run_budget(repository: Path, folder: Path, say: Say) -> Budget:
     """Return the raw numbers; see the module."""
     async with open_testbed(repository, folder) as testbed:
         sizes = await _measure_sizes(testbed)
@@ -90,9 +90,7 @@ async def _measure_sizes(testbed: Testbed) -> list[int]:
     return sizes
 
 
-async def _load(
-    testbed: Testbed, daemon: Daemon, watch: _Watch, say: Callable[[str], None]
-) -> tuple[int, int, tuple[str, ...]]:
+async def _load(testbed: Testbed, daemon: Daemon, watch: _Watch, say: Say) -> tuple[int, int, tuple[str, ...]]:
     """Run the minute; return answered and failed requests and examples of failures."""
     narrow, wide = await _wait_resident(testbed)
     say(f"resident: {narrow}, {wide}")

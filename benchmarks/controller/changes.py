@@ -36,12 +36,12 @@ class Change:
     """One reconfiguration.
 
     Attributes:
-        kind: of it.
-        model: that is changed.
+        kind: What is changed.
+        model: The model that is changed.
         instances_before: 0 when it is not loaded.
-        instances: afterwards; 0 for an unload.
-        batching: afterwards.
-        is_home: whether widths and instances are those of the start afterwards.
+        instances: Instances afterwards; 0 for an unload.
+        batching: The batching afterwards.
+        is_home: Whether widths and instances are those of the start afterwards.
     """
 
     kind: ChangeKind
@@ -63,11 +63,11 @@ def draw_changes(
     """Return so many changes of each kind, in an order drawn with ``seed``.
 
     Args:
-        steady: models that are loaded with one instance all along; they are scaled and reloaded.
-        loose: models that are absent at the start and at the end; they are loaded and unloaded.
-        counts: of each kind; opposites must be equal.
-        seed: of the order.
-        max_instances: of a steady model.
+        steady: Models that are loaded with one instance all along; they are scaled and reloaded.
+        loose: Models that are absent at the start and at the end; they are loaded and unloaded.
+        counts: Changes of each kind; opposites must be equal.
+        seed: The seed of the order.
+        max_instances: Instances of a steady model at the most.
 
     Raises:
         ValueError: when opposites are not equal.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.controller.results import Budget, Cost, Kills, Reconfigurations, Results, Rising
+from orchestrator.reporting.claim import Claim
 
 MIB = 2**20
 MB = 1e6
@@ -18,32 +18,6 @@ BACK_BAR_S = 15.0
 STEP_BAR_MS = 50.0
 CPU_BAR_PERCENT = 2.0
 MEMORY_BAR_MB = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One promise.
-
-    Attributes:
-        name: what is promised.
-        value: measured; None: there is none, and the promise is not met.
-        unit: of value and bar; empty for counts.
-        bar: that it is held against.
-        is_floor: whether the value must be at least the bar, else at most.
-    """
-
-    name: str
-    value: float | None
-    unit: str
-    bar: float
-    is_floor: bool = False
-
-    @property
-    def is_met(self) -> bool:
-        """Whether the promise is kept."""
-        if self.value is None:
-            return False
-        return self.value >= self.bar if self.is_floor else self.value <= self.bar
 
 
 def draw_claims(results: Results) -> tuple[Claim, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.controller.daemon import run_daemon
 from benchmarks.controller.load import Stream, closed_loops
 from benchmarks.controller.results import Cost
 from benchmarks.controller.testbed import open_testbed
+from benchmarks.harness.command import Say
+from benchmarks.harness.processes import read_cpu, read_held
 from orchestrator.config import ControllerSettings
 
 WATCHED_S = 60.0
@@ -18,7 +19,7 @@ PAUSE_S = 0.1
 CONVERGE_TIMEOUT_S = 30.0
 
 
-async def run_cost(repository: Path, folder: Path, say: Callable[[str], None]) -> Cost:
+async def run_cost(repository: Path, folder: Path, say: Say) -> Cost:
     """Return the raw numbers; see the module."""
     settings = ControllerSettings()
     async with open_testbed(repository, folder) as testbed:
@@ -30,16 +31,16 @@ async def run_cost(repository: Path, folder: Path, say: Callable[[str], None]) -
             steps_s: dict[int, float] = {}
             rss_bytes = anonymous_bytes = 0
             async with closed_loops(testbed.grpc_address, [Stream(m, 1, 1, PAUSE_S) for m in models]) as answers:
-                began_s, before = time.monotonic(), daemon.usage()
-                while time.monotonic() - began_s < WATCHED_S:
+                before = read_cpu({"daemon": daemon.pid})
+                while time.monotonic() - before.at_s < WATCHED_S:
                     await asyncio.sleep(settings.period_s)
                     view = await daemon.view()
                     steps_s[view.steps] = view.step_s
-                    usage = daemon.usage()
-                    rss_bytes = max(rss_bytes, usage.rss_bytes)
-                    anonymous_bytes = max(anonymous_bytes, usage.anonymous_bytes)
-                watched_s = time.monotonic() - began_s
-                cpu_s = daemon.usage().cpu_s - before.cpu_s
+                    held = read_held(daemon.pid)
+                    rss_bytes = max(rss_bytes, held.rss_bytes)
+                    anonymous_bytes = max(anonymous_bytes, held.anonymous_bytes)
+                after = read_cpu({"daemon": daemon.pid})
+                watched_s = after.at_s - before.at_s
                 answered = answers.answered
     return Cost(
         period_s=settings.period_s,
@@ -47,7 +48,7 @@ async def run_cost(repository: Path, folder: Path, say: Callable[[str], None]) -
         watched_s=watched_s,
         requests_per_s=answered / watched_s,
         steps_s=tuple(steps_s[number] for number in sorted(steps_s)),
-        cpu_ratio=cpu_s / watched_s,
+        cpu_ratio=before.shares_until(after)["daemon"],
         rss_bytes=rss_bytes,
         anonymous_bytes=anonymous_bytes,
     )

@@ -5,49 +5,30 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.controller.status import DaemonView, parse_view
 from benchmarks.controller.testbed import SERVER
-from orchestrator.errors import ConfigError, PermanentError, ServerUnavailableError
+from benchmarks.harness.programs import find_program, last_lines
+from orchestrator.errors import PermanentError, ServerUnavailableError
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 5.0
-LOG_LINES = 5
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process has used.
-
-    Attributes:
-        cpu_s: processor time since its start.
-        rss_bytes: resident now, files included.
-        anonymous_bytes: resident now and of no file.
-    """
-
-    cpu_s: float
-    rss_bytes: int
-    anonymous_bytes: int
 
 
 class Daemon:
     """A controller's process.
 
     Args:
-        fleet: its fleet.yaml.
-        address: ``host:port`` of its endpoint.
-        log_path: its stderr is appended to it.
+        fleet: Its fleet.yaml.
+        address: Its endpoint, ``host:port``.
+        log_path: The file that its stderr is appended to.
     """
 
     def __init__(self, fleet: Path, address: str, log_path: Path) -> None:
@@ -68,10 +49,7 @@ class Daemon:
         Raises:
             ConfigError: when this Python has no slimsched.
         """
-        program = Path(sys.executable).with_name("slimsched")
-        if not program.exists():
-            raise ConfigError(f"no slimsched beside {sys.executable}; install the package into this environment")
-        command = [str(program), "controller", "--config", str(self._fleet), "--server", SERVER]
+        command = [str(find_program("slimsched")), "controller", "--config", str(self._fleet), "--server", SERVER]
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -85,7 +63,9 @@ class Daemon:
         while True:
             assert self._process is not None
             if self._process.poll() is not None:
-                raise ServerUnavailableError(f"the daemon ended with status {self._process.returncode}: {self._tail()}")
+                raise ServerUnavailableError(
+                    f"the daemon ended with status {self._process.returncode}: {last_lines(self._log_path)}"
+                )
             try:
                 view = await self.view()
                 if view.trouble is None:
@@ -93,7 +73,9 @@ class Daemon:
             except (ServerUnavailableError, PermanentError):
                 pass  # it does not listen yet, or has not taken a step
             if time.monotonic() > ends_s:
-                raise ServerUnavailableError(f"the daemon did not answer within {timeout_s:g} s: {self._tail()}")
+                raise ServerUnavailableError(
+                    f"the daemon did not answer within {timeout_s:g} s: {last_lines(self._log_path)}"
+                )
             await asyncio.sleep(0.1)
 
     async def view(self) -> DaemonView:
@@ -121,18 +103,6 @@ class Daemon:
         """
         await self._ask("POST", "/demand", {"width": width, "hold_s": hold_s})
 
-    def usage(self) -> Usage:
-        """Return what it has used, from /proc."""
-        root = Path("/proc") / str(self.pid)
-        # The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15 of the whole line.
-        fields = (root / "stat").read_text().rpartition(")")[2].split()
-        sizes = dict(line.split(":", 1) for line in (root / "status").read_text().splitlines())
-        return Usage(
-            cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
-            rss_bytes=int(sizes["VmRSS"].split()[0]) * 1024,
-            anonymous_bytes=int(sizes["RssAnon"].split()[0]) * 1024,
-        )
-
     def kill(self) -> None:
         """Kill it with SIGKILL and wait until it is gone."""
         assert self._process is not None
@@ -151,10 +121,6 @@ class Daemon:
 
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> str:
         return await asyncio.to_thread(_exchange, self._address, method, path, body)
-
-    def _tail(self) -> str:
-        lines = self._log_path.read_text(errors="replace").splitlines()[-LOG_LINES:]
-        return " | ".join(lines) or "its log is empty"
 
 
 @asynccontextmanager

@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from benchmarks.controller.daemon import Daemon, run_daemon
 from benchmarks.controller.load import Answers, Stream, closed_loops
 from benchmarks.controller.results import Kill, Kills
 from benchmarks.controller.testbed import Testbed, open_testbed
+from benchmarks.harness.command import Say
+from benchmarks.harness.processes import command_line
 from orchestrator.config import ControllerSettings
 from orchestrator.errors import PermanentError, SlimError
 from orchestrator.snapshot import ModelName
@@ -37,7 +38,7 @@ POLL_S = 0.05
 LEAVE_TIMEOUT_S = 5.0
 
 
-async def run_kills(repository: Path, folder: Path, say: Callable[[str], None]) -> Kills:
+async def run_kills(repository: Path, folder: Path, say: Say) -> Kills:
     """Return the raw numbers; see the module."""
     async with open_testbed(repository, folder) as testbed:
         widest = testbed.models[-1]
@@ -66,7 +67,7 @@ class _Killer:
     daemon: Daemon
     answers: Answers
     plan: dict[str, int]
-    say: Callable[[str], None]
+    say: Say
 
     async def kill_triton(self) -> Kill:
         killed_s = time.monotonic()
@@ -78,7 +79,7 @@ class _Killer:
     async def kill_stub(self) -> Kill:
         widest = self.testbed.models[-1]
         # The newest: an older one may be Triton's leftover of a version that serves no more.
-        victim = max(pid for pid in self.testbed.server.stub_pids() if f"{widest}_" in _command_line(pid))
+        victim = max(pid for pid in self.testbed.server.stub_pids() if f"{widest}_" in command_line(pid))
         killed_s = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         return await self._wait("a stub", f"one of two of {widest}", from_s=killed_s, killed_s=killed_s)
@@ -160,10 +161,3 @@ class _Killer:
             return str(exc)
         live = (await asyncio.to_thread(self.testbed.processes.read)).live_instances
         return f"there are {instances}, alive {live}; the daemon's trouble: {view.trouble}; refused: {view.refusals}"
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""  # it has just gone

@@ -11,7 +11,7 @@ import asyncio
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,7 @@ from benchmarks.controller.changes import Change, ChangeKind, draw_changes
 from benchmarks.controller.load import Answers, Stream, closed_loops
 from benchmarks.controller.results import KindStatistics, MemoryAt, Reconfigurations
 from benchmarks.controller.testbed import Testbed, open_testbed
+from benchmarks.harness.command import Say
 from orchestrator.errors import PermanentError, SlimError
 from orchestrator.planner import Action, ActionKind, ActionReason, Limits, Outcome, SchedulerState
 from orchestrator.snapshot import ModelName
@@ -48,7 +49,7 @@ _ACTIONS = {
 }
 
 
-async def run_reconfigurations(repository: Path, folder: Path, say: Callable[[str], None]) -> Reconfigurations:
+async def run_reconfigurations(repository: Path, folder: Path, say: Say) -> Reconfigurations:
     """Return the raw numbers; see the module."""
     async with open_testbed(repository, folder) as testbed:
         steady, loose = testbed.models[:STEADY], testbed.models[STEADY:]
@@ -98,7 +99,7 @@ class _Changer:
     testbed: Testbed
     home: dict[str, int]
     answers: Answers
-    say: Callable[[str], None]
+    say: Say
     instances: dict[str, int] = field(default_factory=dict)
     made: int = 0
     state: SchedulerState = field(default_factory=SchedulerState)

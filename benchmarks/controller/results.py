@@ -1,54 +1,11 @@
-"""The raw numbers of a run, one dataclass a scenario, and the way to JSON and back.
-
-They are kept whole, so that claims, page and picture can be made anew from a committed run without running it again.
-"""
+"""The raw numbers of a run, one dataclass a scenario."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any
+from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
-
-from orchestrator.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What a run was made on.
-
-    Attributes:
-        cpu: the model of its processors.
-        cpus: that the run could use.
-        memory_bytes: of the machine.
-        kernel: name and release.
-        load_before: mean length of the run queue over the minute before the run; above some tenths others disturbed it.
-    """
-
-    cpu: str
-    cpus: int
-    memory_bytes: int
-    kernel: str
-    load_before: float
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """One measurement of perf_analyzer.
-
-    Attributes:
-        requests_per_s: answered; each carries ``batch`` items.
-        queue_s: mean wait for an instance, as Triton tells.
-        p50_s: as the client sees it.
-        p99_s: as the client sees it.
-    """
-
-    requests_per_s: float
-    queue_s: float
-    p50_s: float
-    p99_s: float
+from benchmarks.harness.perf_analyzer import Latency
+from benchmarks.harness.run import ScenarioRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +19,13 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class TracePoint:
-    """Triton at one moment, from its model config and its counters.
+    """Triton at one time, from its model config and its counters.
 
     Attributes:
-        at_s: since the load began; negative before.
-        instances: of the loaded width.
-        requests: answered since the start of the trace.
-        queue_s: waited by them, summed.
+        at_s: Time since the load began; negative before.
+        instances: Instances of the loaded width.
+        requests: Requests answered since the start of the trace.
+        queue_s: Time that these waited, summed.
     """
 
     at_s: float
@@ -82,12 +39,12 @@ class Repetition:
     """One fixed instance and then the controller, under the same load.
 
     Attributes:
-        fixed: with one instance and no controller.
-        controlled: with the controller, after the instances had grown.
-        instances: that it had grown to.
-        grew_after_s: from the first answer to the second instance.
-        shrank_after_s: from the last answer to one instance again; None: it did not within the time allowed.
-        trace: of the controlled part.
+        fixed: Latency with one instance and no controller.
+        controlled: Latency with the controller, after the instances had grown.
+        instances: Instances that it had grown to.
+        grew_after_s: Time from the first answer to the second instance.
+        shrank_after_s: Time from the last answer to one instance again; None: it did not within the time allowed.
+        trace: The controlled part, point by point.
     """
 
     fixed: Latency
@@ -103,11 +60,11 @@ class Rising:
     """Load that rises and falls.
 
     Attributes:
-        batch: items in a request.
-        concurrency: of perf_analyzer.
-        idle_s: the controller's setting.
-        repetitions: alternating.
-        curve: fixed instances, at several batches.
+        batch: Items in a request.
+        concurrency: Requests that perf_analyzer keeps under way.
+        idle_s: The controller's setting.
+        repetitions: One fixed instance and the controller, alternating.
+        curve: Fixed instances, at several batches.
     """
 
     batch: int
@@ -129,7 +86,7 @@ class KindStatistics:
 
 @dataclass(frozen=True, slots=True)
 class MemoryAt:
-    """Memory in use at a moment when widths and instances were those of the start."""
+    """Memory in use at a time when widths and instances were those of the start."""
 
     changes: int
     used_bytes: int
@@ -140,23 +97,23 @@ class Reconfigurations:
     """Many changes under constant load.
 
     Attributes:
-        seed: of the order.
-        concurrency: requests under way at any time.
-        kinds: of changes.
-        took_s: in all.
-        failed_changes: reasons of changes that failed.
-        answered: requests.
-        failed: requests.
-        failure_examples: messages of the first few.
-        warm_up_changes: of all, before ``start_bytes``; by then tritonserver's allocator has found its level.
-        cold_bytes: before the first change.
-        start_bytes: after the warm-up, median over several fresh loads, each the median of repeated readings.
-        end_bytes: after all changes, freshly loaded in the same configuration.
-        noise_bytes: spread of the medians of the fresh loads behind ``start_bytes``, largest minus smallest.
-        fresh_loads: so many.
-        server_bytes: private memory of tritonserver itself at these three moments.
-        residue_bytes: that the ledger of orchestrator.planner holds for the changes after the warm-up.
-        memory: each time the configuration was that of the start.
+        seed: The seed of the order.
+        concurrency: Requests under way at any time.
+        kinds: What was changed.
+        took_s: Time in all.
+        failed_changes: Reasons of changes that failed.
+        answered: Requests that were answered.
+        failed: Requests that failed.
+        failure_examples: Messages of the first few.
+        warm_up_changes: Changes before ``start_bytes``; by then tritonserver's allocator has found its level.
+        cold_bytes: Memory before the first change.
+        start_bytes: Memory after the warm-up, median over several fresh loads, each the median of repeated readings.
+        end_bytes: Memory after all changes, freshly loaded in the same configuration.
+        noise_bytes: Spread of the medians of the fresh loads behind ``start_bytes``, largest minus smallest.
+        fresh_loads: How many fresh loads there were.
+        server_bytes: Private memory of tritonserver itself at these three times.
+        residue_bytes: What the ledger of orchestrator.planner holds for the changes after the warm-up.
+        memory: Memory each time the configuration was that of the start.
     """
 
     seed: int
@@ -193,20 +150,20 @@ class Budget:
     """A budget that admits only some widths.
 
     Attributes:
-        base_bytes: of Triton without models.
-        instance_bytes: of the largest width, measured.
-        budget_bytes: given to the controller.
-        peak_bytes: largest reading.
-        readings: of the independent sampler.
-        sample_s: mean time between two readings.
-        peaks_bytes: largest reading of each second, in order.
-        resident: models that were ready at each second, by name; every distinct set in the order of appearance.
-        pages: status pages polled.
-        refusals: seen on status pages.
-        metric_lines: series of /metrics that told of refusals, without their values.
-        answered: requests.
-        failed: requests.
-        failure_examples: messages of the first few.
+        base_bytes: Memory of Triton without models.
+        instance_bytes: Memory of the largest width, measured.
+        budget_bytes: Memory that the controller was given.
+        peak_bytes: The largest reading.
+        readings: How often the independent sampler read.
+        sample_s: Mean time between two readings.
+        peaks_bytes: The largest reading of each second, in order.
+        resident: Models that were ready at each second, by name; every distinct set in the order of appearance.
+        pages: Status pages polled.
+        refusals: Refusals seen on status pages.
+        metric_lines: Series of /metrics that told of refusals, without their values.
+        answered: Requests that were answered.
+        failed: Requests that failed.
+        failure_examples: Messages of the first few.
     """
 
     base_bytes: int
@@ -230,12 +187,12 @@ class Kill:
     """One kill -9 under load.
 
     Attributes:
-        victim: triton, stub or daemon.
-        detail: what it was doing, or who brought it back.
-        back_after_s: until Triton ran the plan again and no request failed any more; from the kill, for Triton from
-            when the restarted server was ready. None: not within the time allowed.
-        since_kill_s: the same from the kill.
-        stubs_left: alive beyond the plan afterwards; Triton's leftovers of an old version.
+        victim: Triton, a stub or the daemon.
+        detail: What it was doing, or who brought it back.
+        back_after_s: Time until Triton ran the plan again and no request failed any more; from the kill, for Triton
+            from when the restarted server was ready. None: not within the time allowed.
+        since_kill_s: The same time from the kill.
+        stubs_left: Stubs alive beyond the plan afterwards; Triton's leftovers of an old version.
     """
 
     victim: str
@@ -250,10 +207,10 @@ class Kills:
     """Kills, and the plan that must be there again after each.
 
     Attributes:
-        plan: instances by model.
-        kills: in order.
-        answered: requests.
-        failed: requests; some must, while what serves them is dead.
+        plan: Instances by model.
+        kills: The kills, in order.
+        answered: Requests that were answered.
+        failed: Requests that failed; some must, while what serves them is dead.
     """
 
     plan: dict[str, int]
@@ -267,14 +224,14 @@ class Cost:
     """What the daemon itself takes.
 
     Attributes:
-        period_s: between two steps.
-        widths: loaded.
-        watched_s: for how long.
-        requests_per_s: that Triton answered meanwhile.
-        steps_s: of each step seen, without actions.
-        cpu_ratio: of one core.
-        rss_bytes: largest VmRSS.
-        anonymous_bytes: largest RssAnon, the part that is no file's.
+        period_s: Time between two steps.
+        widths: Widths that were loaded.
+        watched_s: How long it was watched.
+        requests_per_s: Requests a second that Triton answered meanwhile.
+        steps_s: Time of each step seen, without actions.
+        cpu_ratio: Share of one core.
+        rss_bytes: The largest VmRSS.
+        anonymous_bytes: The largest RssAnon, the part that is no file's.
     """
 
     period_s: float
@@ -287,66 +244,12 @@ class Cost:
     anonymous_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """A run.
+@dataclass(frozen=True, kw_only=True)
+class Results(ScenarioRun):
+    """A run; what a scenario found stands under its name."""
 
-    Attributes:
-        taken_at: when it began, ISO 8601.
-        took_s: in all.
-        machine: it was made on.
-        versions: of what took part, by name.
-        failures: why a scenario has no numbers, by its name.
-        taken_again: when a scenario was taken anew and alone, by its name; see ``replace_scenarios``.
-    """
-
-    taken_at: str
-    took_s: float
-    machine: Machine
-    versions: dict[str, str]
-    failures: dict[str, str]
     rising: Rising | None = None
     reconfigurations: Reconfigurations | None = None
     budget: Budget | None = None
     kills: Kills | None = None
     cost: Cost | None = None
-    taken_again: dict[str, str] = field(default_factory=dict)
-
-
-def replace_scenarios(run: Results, again: Results, names: Sequence[str]) -> Results:
-    """Return a run with some of its scenarios taken from another, which was made of these alone.
-
-    For when other work disturbed the machine during one scenario of a long run; the page says which and when.
-    """
-    failures = {name: reason for name, reason in run.failures.items() if name not in names}
-    return replace(
-        run,
-        **{name: getattr(again, name) for name in names},
-        failures={**failures, **again.failures},
-        taken_again={**run.taken_again, **dict.fromkeys(names, again.taken_at)},
-    )
-
-
-def encode_results(results: Results) -> dict[str, Any]:
-    """Return a run ready for JSON."""
-    values: dict[str, Any] = _adapter().dump_python(results, mode="json")
-    return values
-
-
-def parse_results(values: object) -> Results:
-    """Return the run that decoded JSON spells.
-
-    Raises:
-        ConfigError: when it is none.
-    """
-    try:
-        return _adapter().validate_python(values)
-    except ValidationError as exc:
-        problem = exc.errors(include_url=False)[0]
-        path = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"this is no run of the controller's benchmark ({path}: {problem['msg']})") from exc
-
-
-@cache
-def _adapter() -> TypeAdapter[Results]:
-    return TypeAdapter(Results)

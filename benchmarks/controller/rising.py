@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.controller.daemon import run_daemon
-from benchmarks.controller.load import measure_latency, press
-from benchmarks.controller.results import CurvePoint, Latency, Repetition, Rising, TracePoint
+from benchmarks.controller.results import CurvePoint, Repetition, Rising, TracePoint
 from benchmarks.controller.testbed import Testbed, open_testbed
 from benchmarks.controller.trace import back_at, find_load, grown_at, shift
+from benchmarks.harness.command import Say
+from benchmarks.harness.perf_analyzer import Latency, measure_latency, press
 from orchestrator.config import ControllerSettings
 from orchestrator.errors import PermanentError, SlimError
 from orchestrator.planner import Counters
@@ -37,7 +38,7 @@ LEAD_S = 1.0
 """Of calm before the load, so that the controller has seen it and the picture shows it."""
 
 
-async def run_rising(repository: Path, folder: Path, say: Callable[[str], None]) -> Rising:
+async def run_rising(repository: Path, folder: Path, say: Say) -> Rising:
     """Return the raw numbers; see the module."""
     async with open_testbed(repository, folder) as testbed:
         for name in testbed.models:

@@ -19,13 +19,13 @@ class DaemonView:
     """A status page.
 
     Attributes:
-        steps: so far.
-        step_s: of the last one, without its actions.
-        trouble: why Triton could not be observed; None when it could.
-        ready: names of the models that serve.
-        refusals: kind, model and reason of each.
-        planned: kind and model of each.
-        actions: reason and model of the last ones that ended or are under way.
+        steps: Steps so far.
+        step_s: Time of the last step, without its actions.
+        trouble: Why Triton could not be observed; None when it could.
+        ready: Names of the models that serve.
+        refusals: Kind, model and reason of each refusal.
+        planned: Kind and model of each planned action.
+        actions: Reason and model of the last actions that ended or are under way.
     """
 
     steps: int

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from benchmarks.harness.processes import is_alive
 from orchestrator.config import ControllerSettings, FleetSettings, LimitSettings, ServerSettings, render_fleet
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
@@ -35,12 +36,12 @@ class Testbed:
     """A Triton that runs, and how to look at it.
 
     Attributes:
-        repository: that it serves.
-        folder: for files of the run.
-        ports: gRPC, HTTP and metrics of Triton, and the controller's.
-        server: the process, another one after a restart.
-        control: its control API, another one after a restart.
-        processes: its memory and stubs, by the same definition as the controller's budget.
+        repository: The repository that it serves.
+        folder: A folder for files of the run.
+        ports: Ports of Triton's gRPC, HTTP and metrics, and the controller's.
+        server: The process, another one after a restart.
+        control: Its control API, another one after a restart.
+        processes: Its memory and stubs, by the same definition as the controller's budget.
     """
 
     repository: Path
@@ -69,7 +70,7 @@ class Testbed:
         return f"{LOOPBACK}:{self.ports[3]}"
 
     async def start(self, models: tuple[str, ...] = ()) -> None:
-        """Start a Triton on the stage's ports with these models loaded."""
+        """Start a Triton on the testbed's ports with these models loaded."""
         grpc, http, metrics, _ = self.ports
         options = EmbeddedOptions(models=models, grpc_port=grpc, http_port=http, metrics_port=metrics)
         self.server = EmbeddedServer(self.repository, options)
@@ -145,7 +146,7 @@ class Testbed:
 
     def count_stubs(self) -> int:
         """Return how many stubs live, those of an old version that is leaving included; a zombie has no memory."""
-        return sum(_is_alive(pid) for pid in self.server.stub_pids())
+        return sum(is_alive(pid) for pid in self.server.stub_pids())
 
     async def wait_settled(self, stubs: int, *, timeout_s: float) -> bool:
         """Return whether so many stubs live, after waiting for those of old versions to leave."""
@@ -176,11 +177,3 @@ async def open_testbed(repository: Path, folder: Path, *, models: tuple[str, ...
         yield testbed
     finally:
         await testbed.stop()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        # The name, in parentheses, may hold spaces; the state follows it.
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -2,49 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from benchmarks.controller.machine import describe_machine, list_versions
 from benchmarks.fidelity.compare import Round, draw_claims, real_figures, simulated_figures
 from benchmarks.fidelity.counterpart import make_counterpart
-from benchmarks.fidelity.page import Report, render_json, render_page
-from benchmarks.fidelity.sessions import Session, next_round, profile_rows, read_sessions, write_session
+from benchmarks.fidelity.page import Report, make_document, make_page
+from benchmarks.fidelity.sessions import Session, add_session, next_round, profile_rows, read_sessions
 from benchmarks.fidelity.testbed import FidelitySettings, profiled_fleet, run_policies
+from benchmarks.harness.command import Say, conclude, path_option, publish, repository_option, run_to_end, start_clock
+from benchmarks.harness.machine import describe_machine, list_versions
 from orchestrator.demo.sample import load_sample
-from orchestrator.errors import SlimError
 from orchestrator.profile import read_profile
 
 POLICIES = ("random", "weighted-random", "jsq", "sed", "lert", "lert:slack", "slackfit", "alert")
-STEM = "evaluation-real"
-_SAMPLE = Path("examples/fashion-mnist/test_1000.npz")
 
 
 @click.command()
-@click.option("--repository", type=click.Path(path_type=Path), default=Path("model_repository"), show_default=True)
-@click.option("--sample", type=click.Path(path_type=Path), default=_SAMPLE, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/evaluation"), show_default=True)
+@repository_option
+@path_option("--sample", Path("examples/fashion-mnist/test_1000.npz"))
+@path_option("--out", Path("docs/evaluation"))
 @click.option("--policy", "policies", multiple=True, default=POLICIES, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--requests", type=click.IntRange(10), default=1500, show_default=True, help="Of a round.")
 @click.option("--load", "load_ratio", type=click.FloatRange(0, min_open=True), default=0.6, show_default=True)
 @click.option(
-    "--sittings",
+    "--sessions",
     "folder",
     type=click.Path(path_type=Path),
     default=Path("build/fidelity"),
     show_default=True,
-    help="Where sittings are kept; the page is made of all in it.",
+    help="Where sessions are kept; the page is made of all in it.",
 )
-@click.option("--more", is_flag=True, help="Other sittings follow: measure, and judge nothing yet.")
+@click.option("--more", is_flag=True, help="Other sessions follow: measure, and judge nothing yet.")
 def main(
     repository: Path,
     sample: Path,
@@ -57,35 +50,19 @@ def main(
     more: bool,
 ) -> None:
     """Hold the simulator against real Tritons; the exit status is 1 when a bar is missed."""
-    began_s = time.monotonic()
-
-    def say(text: str) -> None:
-        click.echo(f"{time.monotonic() - began_s:6.1f} s  {text}")
-
     settings = FidelitySettings(repository, policies, rounds=rounds, requests=requests, load_ratio=load_ratio)
-    machine = describe_machine()
-    try:
-        before = read_sessions(folder)
-        session = asyncio.run(_sit(settings, next_round(before), sample, say))
-    except SlimError as exc:
-        raise click.ClickException(str(exc)) from exc
-    write_session(session, folder, number=len(before))
+    machine, before = describe_machine(), read_sessions(folder)
+    session = run_to_end(_measure(settings, next_round(before), sample, start_clock()))
+    add_session(session, folder)
     if more:
         return
     report = Report(machine, list_versions(), settings, (*before, session))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{STEM}.md").write_text(render_page(report))
-    (out / f"{STEM}.json").write_text(render_json(report))
-    click.echo(render_page(report))
-    if not all(claim["met"] for claim in draw_claims(report.pairs)):
-        sys.exit(1)
+    claims = draw_claims(report.pairs)
+    publish("evaluation-real", out, make_document(report, claims), list(make_page(report)), indent=1)
+    conclude(claims)
 
 
-async def _sit(settings: FidelitySettings, first_round: int, sample_path: Path, say: Callable[[str], None]) -> Session:
-    task = asyncio.current_task()
-    assert task is not None
-    # Asked to end, it ends what it started first.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+async def _measure(settings: FidelitySettings, first_round: int, sample_path: Path, say: Say) -> Session:
     taken_at, sample = datetime.now(UTC).isoformat(timespec="seconds"), load_sample(sample_path)
     with tempfile.TemporaryDirectory(prefix="bench-fidelity-") as folder:
         async with profiled_fleet(settings, Path(folder), say) as (fleet, path):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.demo.open_loop import Outcome
+from orchestrator.reporting.claim import Claim, Interval
 from orchestrator.simulation.results import Result
 from orchestrator.snapshot import Width
 
@@ -32,10 +33,10 @@ class Figures:
     """What one side says of a policy.
 
     Attributes:
-        mean_s, p99_s: latency of what was answered, since the router was given it.
-        attainment_ratio: answered within the deadline, of all.
-        accuracy: mean of the widths that answered, as the profile says.
-        answered_ratio: of all.
+        mean_s, p99_s: Latency of what was answered, since the router was given it.
+        attainment_ratio: Share of all that was answered within the deadline.
+        accuracy: Mean of the widths that answered, as the profile says.
+        answered_ratio: Share of all that was answered.
     """
 
     mean_s: float
@@ -50,10 +51,10 @@ class Round:
     """One policy under one round's arrivals, on both sides.
 
     Attributes:
-        policy: its name.
-        number: of the round; the same arrivals for all policies.
-        real: measured once.
-        simulated: mean over draws of noise and lots.
+        policy: The policy's name.
+        number: The number of the round; the same arrivals for all policies.
+        real: Figures that were measured once.
+        simulated: Means over draws of noise and random numbers.
     """
 
     policy: str
@@ -131,8 +132,8 @@ Measure = Callable[[Sequence[Pair]], float | None]
 """Of all policies together; None where it can't be said."""
 
 
-def draw_claims(pairs: Sequence[Pair]) -> list[dict[str, object]]:
-    """Return the bars and whether they are met, the worst policy first of each.
+def draw_claims(pairs: Sequence[Pair]) -> list[Claim]:
+    """Return what is promised, the worst policy first of each.
 
     Each has a 95 % interval: percentiles of the value over draws of the rounds, the same for all policies, with
     replacement; None with one round.
@@ -158,7 +159,8 @@ def draw_claims(pairs: Sequence[Pair]) -> list[dict[str, object]]:
         value = measure(pairs)
         if value is not None:
             others = [v for v in (measure(again) for again in drawn) if v is not None]
-            claims.append(_claim(what, value, bar, others, is_floor=is_floor))
+            interval = Interval(*(float(end) for end in np.quantile(others, (0.025, 0.975)))) if others else None
+            claims.append(Claim(what, value, "", bar, is_floor, interval))
     return claims
 
 
@@ -243,16 +245,3 @@ def _mean_figures(figures: Sequence[Figures]) -> Figures:
 def _mean_of(values: Sequence[float | None]) -> float:
     known = [v for v in values if v is not None]
     return float(np.mean(known)) if known else float("nan")
-
-
-def _claim(name: str, value: float, bar: float, others: Sequence[float], *, is_floor: bool) -> dict[str, object]:
-    met = value >= bar if is_floor else value <= bar
-    interval = [round(float(q), 4) for q in np.quantile(others, (0.025, 0.975))] if others else None
-    return {
-        "name": name,
-        "value": round(value, 4),
-        "bar": bar,
-        "is_floor": is_floor,
-        "met": bool(met),
-        "interval": interval,
-    }

@@ -28,9 +28,9 @@ class Counterpart:
     """A fleet in virtual time.
 
     Attributes:
-        settings: the scenario.
-        servers: from the profile.
-        traces: by number of the round.
+        settings: The scenario.
+        servers: The servers that the profile describes.
+        traces: The traces, by number of the round.
     """
 
     settings: ScenarioSettings

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from benchmarks.controller.results import Machine
 from benchmarks.fidelity.compare import TIE_ERRORS, Pair, draw_claims, pair_up
-from benchmarks.fidelity.sessions import Session
+from benchmarks.fidelity.sessions import ProfileRow, Session
 from benchmarks.fidelity.testbed import DISTURBED_S, MOST_REPEATED, FidelitySettings
+from benchmarks.harness.machine import Machine
+from orchestrator.reporting.blocks import Block, Heading, Table, Text
+from orchestrator.reporting.claim import Claim, claims_table, encode_claim
 
 _LINE = 120
 
@@ -20,10 +22,10 @@ class Report:
     """All that was found.
 
     Attributes:
-        machine: it was made on.
-        versions: of what took part.
-        settings: of each sitting.
-        sessions: one at least.
+        machine: What it was made on.
+        versions: Of what took part, by name.
+        settings: Of each session.
+        sessions: One at least.
     """
 
     machine: Machine
@@ -33,21 +35,19 @@ class Report:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """One a policy, over the rounds of all sittings."""
+        """Both sides of each policy, over the rounds of all sessions."""
         return pair_up([each for session in self.sessions for each in session.rounds])
 
 
-def render_json(report: Report) -> str:
-    """Return all of it, round by round."""
-    settings = asdict(report.settings)
-    settings["repository"] = report.settings.repository.name
-    values = {
+def make_document(report: Report, claims: Sequence[Claim]) -> dict[str, Any]:
+    """Return all of it as JSON values, round by round."""
+    return {
         "suite": "real",
         "taken_at": report.sessions[-1].taken_at,
         "machine": asdict(report.machine),
         "versions": report.versions,
-        "settings": settings,
-        "claims": draw_claims(report.pairs),
+        "settings": asdict(report.settings) | {"repository": report.settings.repository.name},
+        "claims": [encode_claim(claim) | {"is_floor": claim.is_floor, "interval": _ends(claim)} for claim in claims],
         "rows": [
             {
                 "policy": pair.policy,
@@ -60,100 +60,94 @@ def render_json(report: Report) -> str:
         ],
         "sittings": [asdict(session) for session in report.sessions],
     }
-    return json.dumps(values, indent=1) + "\n"
 
 
-def render_page(report: Report) -> str:
-    """Return the page."""
-    return "\n".join([*_introduction(report), *_claims(report.pairs), *_figures(report.pairs), *_profile(report), ""])
+def _ends(claim: Claim) -> list[float] | None:
+    return None if claim.interval is None else [round(claim.interval.low, 4), round(claim.interval.high, 4)]
 
 
-def _introduction(report: Report) -> list[str]:
+def make_page(report: Report) -> Iterator[Block]:
+    """Yield the page, its prose in lines that a diff shows well."""
+    for block in _blocks(report):
+        yield Text(textwrap.fill(block.text, _LINE, break_on_hyphens=False)) if isinstance(block, Text) else block
+
+
+def _blocks(report: Report) -> Iterator[Block]:
     settings, machine, sessions = report.settings, report.machine, report.sessions
     rates = sorted(session.rate_rps for session in sessions)
     rounds = sum(len({each.number for each in session.rounds}) for session in sessions)
-    made = f"Made by `make bench-fidelity` on {sessions[-1].taken_at[:10]}, on {machine.cpu}, {machine.cpus} cores."
-    how = (
+    made = sessions[-1].taken_at[:10]
+    yield Heading(1, "Real servers against the simulator")
+    yield Text(f"Made by `make bench-fidelity` on {made}, on {machine.cpu}, {machine.cpus} cores.")
+    yield Text(
         "Two embedded tritonservers, emulated 8 and 24 times slower, serve the demo family. They are profiled, also "
         "under load, and the profile alone is what the simulator gets: no number of the real runs is fitted. Then both "
         f"get the same arrivals: Poisson, {rates[0]:.0f} to {rates[-1]:.0f} requests a second, "
         f"{settings.load_ratio:g} of what the fleet serves at full width, {rounds} rounds of {settings.requests:,} in "
-        f"{len(sessions)} sitting(s) with servers and profiles of their own, open loop, deadline "
+        f"{len(sessions)} session(s) with servers and profiles of their own, open loop, deadline "
         f"{settings.deadline_s * 1e3:g} ms, batches of {settings.max_batch_size} at most. In a round all policies meet "
         "the same arrivals, in an order drawn by lot; simulated ones are repeated over "
         f"{settings.noise_draws} draws of service noise."
     )
-    apart = (
+    yield Text(
         "Router and sender have one core, the servers the other. Latency counts on both sides from when the router was "
         "given a request, which is also when it arrives in the simulation. What the simulator has not is off on the "
         "real side: Triton's own batcher, which joins groups that the router sent apart, probes, ejection, second "
         "attempts and shedding. A policy's round in which the sender was "
         f"{1e3 * DISTURBED_S:g} ms late is run again, because the machine stood still, up to {MOST_REPEATED} "
-        "times in a sitting: "
+        "times in a session: "
         f"{sum(session.repeated for session in sessions)} were."
     )
-    lines = ["# Real servers against the simulator", "", made]
-    for paragraph in (how, apart):
-        lines += ["", *textwrap.wrap(paragraph, _LINE, break_on_hyphens=False)]
-    return [*lines, ""]
-
-
-def _claims(pairs: Sequence[Pair]) -> list[str]:
-    rows = [
-        f"| {c['name']} | {c['value']} | {_interval(c['interval'])} | {'≥' if c['is_floor'] else '≤'} {c['bar']} "
-        f"| {'yes' if c['met'] else 'no'} |"
-        for c in draw_claims(pairs)
-    ]
-    note = (
+    yield claims_table(draw_claims(report.pairs))
+    yield Text(
         "A pair of policies differs beyond chance when its difference on the real side, round by round, is more than "
         f"{TIE_ERRORS:g} standard errors; of the others the real servers don't tell the order. Intervals are by draws "
         "of the rounds."
     )
-    return [
-        "| promise | value | 95 % interval | bar | met |",
-        "|---|---:|---:|---:|---|",
-        *rows,
-        "",
-        *textwrap.wrap(note, _LINE),
-        "",
-    ]
-
-
-def _interval(interval: object) -> str:
-    return " to ".join(str(end) for end in interval) if isinstance(interval, list) else "–"
-
-
-def _figures(pairs: Sequence[Pair]) -> list[str]:
-    sides = "real | simulated |"
-    head = f"| policy | mean, {sides} error | chance | p99, {sides} error | in time, {sides} accuracy, {sides}"
-    rows = []
-    for p in pairs:
-        real, simulated = p.real, p.simulated
-        rows.append(
-            f"| `{p.policy}` | {1e3 * real.mean_s:.2f} ms | {1e3 * simulated.mean_s:.2f} ms | {p.mean_error:+.1%} "
-            f"| {p.mean_error_chance:.1%} | {1e3 * real.p99_s:.1f} ms | {1e3 * simulated.p99_s:.1f} ms "
-            f"| {p.p99_error:+.1%} | {real.attainment_ratio:.2%} | {simulated.attainment_ratio:.2%} "
-            f"| {real.accuracy:.4f} | {simulated.accuracy:.4f} |"
-        )
-    note = (
+    sides = ("real", "simulated")
+    yield Table(
+        (
+            "policy",
+            *(f"mean, {side}" for side in sides),
+            "error",
+            "chance",
+            *(f"p99, {side}" for side in sides),
+            "error",
+            *(f"in time, {side}" for side in sides),
+            *(f"accuracy, {side}" for side in sides),
+        ),
+        [_figures(pair) for pair in report.pairs],
+    )
+    yield Text(
         "Figures are means over rounds. Chance is the standard error of the mean's error over the rounds. Accuracy is "
         "that of the widths that answered, as the profile says."
     )
-    return [head, f"|---|{'---:|' * 11}", *rows, "", *textwrap.wrap(note, _LINE), ""]
-
-
-def _profile(report: Report) -> list[str]:
-    rows = [
-        f"| `{row.server}` | {row.width} % | {_both_ms(row.alone_s)} | {_both_ms(row.busy_s)} "
-        f"| {_both_ms(row.rested_s)} | {row.spread:.1%} |"
-        for row in report.sessions[-1].profile
-    ]
-    note = (
-        "The profile of the last sitting, in ms, of the smallest and the largest batch: one at a time, what a batch "
+    yield Text(
+        "The profile of the last session, in ms, of the smallest and the largest batch: one at a time, what a batch "
         "takes of a busy server, and latency after a rest. Spread is the standard deviation of the first over its mean."
     )
-    head = ["| server | width | one at a time | busy | rested | spread |", "|---|---:|---:|---:|---:|---:|"]
-    return [*textwrap.wrap(note, _LINE), "", *head, *rows]
+    yield Table(
+        ("server", "width", "one at a time", "busy", "rested", "spread"),
+        [_profile(row) for row in sessions[-1].profile],
+    )
+
+
+def _figures(pair: Pair) -> tuple[str, ...]:
+    real, simulated = pair.real, pair.simulated
+    return (
+        f"`{pair.policy}`",
+        *(f"{1e3 * side.mean_s:.2f} ms" for side in (real, simulated)),
+        *(f"{pair.mean_error:+.1%}", f"{pair.mean_error_chance:.1%}"),
+        *(f"{1e3 * side.p99_s:.1f} ms" for side in (real, simulated)),
+        f"{pair.p99_error:+.1%}",
+        *(f"{side.attainment_ratio:.2%}" for side in (real, simulated)),
+        *(f"{side.accuracy:.4f}" for side in (real, simulated)),
+    )
+
+
+def _profile(row: ProfileRow) -> tuple[str, ...]:
+    times = (_both_ms(row.alone_s), _both_ms(row.busy_s), _both_ms(row.rested_s))
+    return (f"`{row.server}`", f"{row.width} %", *times, f"{row.spread:.1%}")
 
 
 def _both_ms(times_s: tuple[float, float]) -> str:

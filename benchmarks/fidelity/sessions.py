@@ -1,21 +1,21 @@
-"""Sittings on disk: a comparison is made in pieces, each with servers, a profile and rounds of its own.
+"""Sessions on disk: a comparison is made in pieces, each with servers, a profile and rounds of its own.
 
-A shared machine is quiet for some minutes at a time, and one start of the servers says less than several. A sitting is
-a JSON file in a folder; the page is made of all that are there. Rounds are numbered on, so no two have the same
-arrivals.
+A shared machine is quiet for some minutes at a time, and one start of the servers says less than several. A session is
+a line of JSON; the page is made of all that are there. Rounds are numbered on, so no two have the same arrivals.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fidelity.compare import Figures, Round
-from orchestrator.errors import ConfigError
+from pydantic import TypeAdapter
+
+from benchmarks.fidelity.compare import Round
 from orchestrator.profile import Profile
+from orchestrator.reporting.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,12 @@ class ProfileRow:
     """One width on one server, in seconds.
 
     Attributes:
-        server: its name.
-        width: in percent.
-        alone_s: of the smallest and the largest batch, one at a time.
-        busy_s: of them, of a busy server.
-        rested_s: of them, after a rest.
-        spread: standard deviation of one at a time over its mean; median over batch sizes.
+        server: The server's name.
+        width: The width, in percent.
+        alone_s: Time of the smallest and the largest batch, one at a time.
+        busy_s: What they take of a busy server.
+        rested_s: Their time after a rest.
+        spread: Standard deviation of one at a time over its mean; median over batch sizes.
     """
 
     server: str
@@ -45,10 +45,10 @@ class Session:
 
     Attributes:
         taken_at: ISO 8601.
-        rate_rps: requests a second.
-        repeated: rounds of a policy that were run again, because the machine stood still.
-        profile: that was measured and simulated.
-        rounds: all policies, all rounds.
+        rate_rps: Requests a second.
+        repeated: Rounds of a policy that were run again, because the machine stood still.
+        profile: The profile that was measured and simulated.
+        rounds: All policies, all rounds.
     """
 
     taken_at: str
@@ -56,6 +56,9 @@ class Session:
     repeated: int
     profile: tuple[ProfileRow, ...]
     rounds: tuple[Round, ...]
+
+
+_SESSION = TypeAdapter(Session)
 
 
 def profile_rows(profile: Profile) -> tuple[ProfileRow, ...]:
@@ -79,45 +82,26 @@ def profile_rows(profile: Profile) -> tuple[ProfileRow, ...]:
 
 
 def read_sessions(folder: Path) -> tuple[Session, ...]:
-    """Return the sittings in a folder, in their order.
+    """Return the sessions in a folder, in their order.
 
     Raises:
-        ConfigError: when a file there is none.
+        ConfigError: when what is there is damaged.
     """
-    found = []
-    for path in sorted(folder.glob("sitting-*.json")):
-        try:
-            found.append(_parse(json.loads(path.read_text())))
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise ConfigError(f"{path} is no sitting ({exc}); remove {folder} and begin anew") from exc
+    found: list[Session] = []
+    _open(folder, lambda number, values: found.append(_SESSION.validate_python(values)))
     return tuple(found)
 
 
-def write_session(session: Session, folder: Path, *, number: int) -> None:
-    """Write a sitting into a folder, which is made where there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"sitting-{number:02d}.json").write_text(json.dumps(asdict(session), indent=1) + "\n")
+def add_session(session: Session, folder: Path) -> None:
+    """Add a session to a folder, which is made where there is none."""
+    with _open(folder, lambda number, values: None) as journal:
+        journal.write(asdict(session))
+
+
+def _open(folder: Path, replay: Callable[[int, Any], None]) -> Journal:
+    return Journal(folder / "sessions.jsonl", replay, remedy=f"remove {folder} and begin anew")
 
 
 def next_round(sessions: Sequence[Session]) -> int:
-    """Return the number of the first round that no sitting has."""
+    """Return the number of the first round that no session has."""
     return 1 + max((each.number for session in sessions for each in session.rounds), default=-1)
-
-
-def _parse(values: dict[str, Any]) -> Session:
-    rounds = tuple(
-        Round(each["policy"], each["number"], Figures(**each["real"]), Figures(**each["simulated"]))
-        for each in values["rounds"]
-    )
-    rows = tuple(
-        ProfileRow(
-            row["server"],
-            row["width"],
-            (row["alone_s"][0], row["alone_s"][1]),
-            (row["busy_s"][0], row["busy_s"][1]),
-            (row["rested_s"][0], row["rested_s"][1]),
-            row["spread"],
-        )
-        for row in values["profile"]
-    )
-    return Session(values["taken_at"], values["rate_rps"], values["repeated"], rows, rounds)

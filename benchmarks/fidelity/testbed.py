@@ -12,26 +12,27 @@ import os
 import random
 import re
 import shutil
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from benchmarks.harness.command import Say
+from benchmarks.harness.programs import find_program
 from orchestrator.config import EjectionSettings, FleetSettings, OverloadSettings, RetrySettings, RouterSettings
 from orchestrator.demo.comparison import DemoSettings, embedded_fleet
 from orchestrator.demo.open_loop import Outcome, run_open_loop
 from orchestrator.demo.sample import LabelledSample
-from orchestrator.errors import ConfigError, SlimError
+from orchestrator.errors import SlimError
 from orchestrator.router import Router
 
 _NEVER = 1e6
 DISTURBED_S = 0.05
 """A round in which the sender was that late is one in which the machine stood still, and is run again."""
 MOST_REPEATED = 3
-"""In a sitting."""
+"""In a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +40,16 @@ class FidelitySettings:
     """What is run.
 
     Attributes:
-        repository: that every server serves.
-        policies: compared.
-        rounds: of a sitting, each on arrivals of its own.
-        requests: of a round.
-        load_ratio: of what the fleet serves at full width.
-        deadline_s: of each request.
-        max_batch_size: that the repository's copy allows, so that profiling such slow servers takes a minute.
-        profile_requests: of each batch size at least.
-        profile_precision_ratio: half the 95 % interval of a mean at which a batch size has enough.
-        noise_draws: of the simulated side, for each round.
+        repository: What every server serves.
+        policies: The policies that are compared.
+        rounds: Rounds of a session, each on arrivals of its own.
+        requests: Requests of a round.
+        load_ratio: The load, over what the fleet serves at full width.
+        deadline_s: The deadline of each request.
+        max_batch_size: The largest batch of the repository's copy, so that profiling such slow servers takes a minute.
+        profile_requests: Requests of each batch size at least.
+        profile_precision_ratio: Half the 95 % interval of a mean at which a batch size has enough.
+        noise_draws: Draws of noise on the simulated side, for each round.
     """
 
     repository: Path
@@ -65,7 +66,7 @@ class FidelitySettings:
 
 @asynccontextmanager
 async def profiled_fleet(
-    settings: FidelitySettings, folder: Path, say: Callable[[str], None]
+    settings: FidelitySettings, folder: Path, say: Say
 ) -> AsyncIterator[tuple[FleetSettings, Path]]:
     """Run the servers; yield them and the profile that was measured of them.
 
@@ -82,11 +83,8 @@ async def profiled_fleet(
         ]
         path.write_text(yaml.safe_dump({"servers": servers}))
         say(f"profiling {len(servers)} tritonservers")
-        program = Path(sys.executable).with_name("slimsched")
-        if not program.exists():
-            raise ConfigError(f"no slimsched beside {sys.executable}; install the package into this environment")
         process = await asyncio.create_subprocess_exec(
-            program, "profile", "--fleet", path, "--out", profile,
+            find_program("slimsched"), "profile", "--fleet", path, "--out", profile,
             "--requests", str(settings.profile_requests), "--precision", str(settings.profile_precision_ratio),
             "--under-load",
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
@@ -132,19 +130,19 @@ async def run_policies(
     settings: FidelitySettings,
     sample: LabelledSample,
     arrivals_s: Mapping[int, Sequence[float]],
-    say: Callable[[str], None],
+    say: Say,
 ) -> tuple[dict[str, list[tuple[Outcome, ...]]], int]:
     """Send every round's arrivals under every policy.
 
     Returns what became of them, rounds in order, and how many rounds of a policy were run again.
 
     Args:
-        fleet: that runs.
-        profile: its profile's file.
-        settings: of the run.
-        sample: what is sent.
-        arrivals_s: by number of the round.
-        say: told in a line what happens next.
+        fleet: The fleet that runs.
+        profile: The file of its profile.
+        settings: What is run.
+        sample: What is sent.
+        arrivals_s: When requests are due, by number of the round.
+        say: Told in a line what happens next.
     """
     outcomes: dict[str, list[tuple[Outcome, ...]]] = {policy: [] for policy in settings.policies}
     repeated = 0

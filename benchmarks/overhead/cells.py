@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from statistics import median
-from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from benchmarks.controller.results import Machine
-from orchestrator.errors import ConfigError
+from benchmarks.harness.run import Run
 from orchestrator.snapshot import Width
 
 
@@ -31,9 +26,9 @@ class Load:
     """One kind of load, sent each of its ways.
 
     Attributes:
-        ways: to compare.
-        concurrency: requests under way at any time.
-        width: that answers all of them.
+        ways: The ways that are compared.
+        concurrency: Requests under way at any time.
+        width: The width that answers all of them.
     """
 
     ways: tuple[Way, ...]
@@ -51,15 +46,15 @@ class Sample:
     """One measurement.
 
     Attributes:
-        way: that the requests took.
-        concurrency: as in Load.
-        width: likewise.
-        answers_per_s: each of one item.
-        p50_s: as the client sees it.
-        p99_s: likewise.
-        triton_cpu_s: of Triton and its stubs, a request.
-        proxy_cpu_s: of what stands between, a request; None when nothing does.
-        client_cpu_s: of the client, a request; the router is part of it.
+        way: The way that the requests took.
+        concurrency: Requests under way at any time.
+        width: The width that answered.
+        answers_per_s: Answers a second, each of one item.
+        p50_s: Median latency, as the client sees it.
+        p99_s: Its 99th percentile.
+        triton_cpu_s: Processor time of Triton and its stubs, a request.
+        proxy_cpu_s: Processor time of what stands between, a request; None when nothing does.
+        client_cpu_s: Processor time of the client, a request; the router is part of it.
     """
 
     way: Way
@@ -73,23 +68,15 @@ class Sample:
     client_cpu_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+@dataclass(frozen=True, kw_only=True)
+class Results(Run):
     """A run.
 
     Attributes:
-        taken_at: ISO 8601.
-        took_s: in all.
-        machine: it was made on.
-        versions: of what took part, by name.
-        rounds: each load was sent each way so often.
-        samples: in the order they were taken.
+        rounds: How often each load was sent each way.
+        samples: In the order they were taken.
     """
 
-    taken_at: str
-    took_s: float
-    machine: Machine
-    versions: dict[str, str]
     rounds: int
     samples: tuple[Sample, ...]
 
@@ -102,28 +89,3 @@ def middle(samples: Sequence[Sample], name: str) -> float | None:
     """Return the median of a field, None when there is none."""
     values = [value for sample in samples if (value := getattr(sample, name)) is not None]
     return median(values) if values else None
-
-
-@cache
-def _adapter() -> TypeAdapter[Results]:
-    return TypeAdapter(Results)
-
-
-def encode_results(results: Results) -> dict[str, Any]:
-    """Return a run as what JSON can hold."""
-    encoded: dict[str, Any] = _adapter().dump_python(results, mode="json")
-    return encoded
-
-
-def parse_results(raw: object) -> Results:
-    """Return the run that JSON holds.
-
-    Raises:
-        ConfigError: when it holds none.
-    """
-    try:
-        return _adapter().validate_python(raw)
-    except ValidationError as exc:
-        problem = exc.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"this is no run of the overhead benchmark: {where}: {problem['msg']}") from exc

@@ -6,15 +6,15 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.controller.load import PERF_TIMEOUT_S, WINDOWS, perf_analyzer
-from benchmarks.controller.perf_report import parse_latency
+from benchmarks.harness.command import Say
+from benchmarks.harness.perf_analyzer import TIMEOUT_S, parse_latency, perf_analyzer, window_options
+from benchmarks.harness.processes import Reading, read_cpu
+from benchmarks.harness.programs import run_envoy, run_gateway
 from benchmarks.overhead.cells import Load, Sample, Way
-from benchmarks.overhead.opponents import run_envoy, run_gateway
-from benchmarks.overhead.processes import Reading, read_cpu
 from benchmarks.overhead.rows import LOADS
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
 from orchestrator.embedded.flags import LOOPBACK
@@ -35,10 +35,10 @@ class Testbed:
     """What runs, and where.
 
     Attributes:
-        folder: for files of the run.
-        fleet: the fleet.yaml of router and gateway.
-        pids: of Triton, Envoy and the gateway.
-        addresses: that perf_analyzer asks, by way.
+        folder: A folder for files of the run.
+        fleet: The fleet.yaml of router and gateway.
+        pids: Process ids of Triton, Envoy and the gateway.
+        addresses: The addresses that perf_analyzer asks, by way.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class Testbed:
     addresses: Mapping[Way, str]
 
 
-async def run_all(repository: Path, folder: Path, rounds: int, say: Callable[[str], None]) -> tuple[Sample, ...]:
+async def run_all(repository: Path, folder: Path, rounds: int, say: Say) -> tuple[Sample, ...]:
     """Return the samples of a whole run."""
     widths = sorted({load.width for load in LOADS})
     grpc, http, metrics, envoy_port, gateway_port = choose_free_ports(5)
@@ -83,7 +83,7 @@ def _write_fleet(folder: Path, grpc: str, metrics: str, gateway: str) -> Path:
     return path
 
 
-async def _rounds(testbed: Testbed, rounds: int, say: Callable[[str], None]) -> AsyncIterator[Sample]:
+async def _rounds(testbed: Testbed, rounds: int, say: Say) -> AsyncIterator[Sample]:
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         for load in LOADS:
@@ -103,7 +103,7 @@ async def _loops(testbed: Testbed, way: Way, load: Load) -> Sample:
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(PERF_TIMEOUT_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await process.stdout.readline()
             before = read_cpu({"triton": testbed.pids["triton"]})
             line = await process.stdout.readline()
@@ -136,18 +136,17 @@ async def _try_perf(testbed: Testbed, way: Way, load: Load) -> tuple[str, Sample
     """
     model = FAMILY if way is Way.GATEWAY else f"{FAMILY}_w{load.width:03d}"
     report = testbed.folder / "perf_analyzer.csv"
-    report.unlink(missing_ok=True)
-    options = ["-p", f"{WINDOW_S * 1e3:.0f}", "-r", str(WINDOWS), "-s", "999", "-f", str(report)]
+    options = [*window_options(WINDOW_S, report)]
     if way is Way.GATEWAY:
         options += ["--request-parameter", f"slim_width:{load.width}:int"]
     async with perf_analyzer(testbed.addresses[way], model, 1, load.concurrency, options) as process:
         output = asyncio.create_task(process.communicate(), name="perf_analyzer's output")
         try:
             before, after = await _watch({**testbed.pids, "client": process.pid})
-            async with asyncio.timeout(PERF_TIMEOUT_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 text, _ = await output
         except TimeoutError:
-            raise PermanentError(f"perf_analyzer did not end within {PERF_TIMEOUT_S:g} s") from None
+            raise PermanentError(f"perf_analyzer did not end within {TIMEOUT_S:g} s") from None
         finally:
             output.cancel()
     last = " ".join(text.decode(errors="replace").split())[-300:]

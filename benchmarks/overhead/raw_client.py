@@ -18,10 +18,10 @@ class RawClient:
     """Asks one model of one Triton.
 
     Args:
-        address: ``host:port`` of Triton's gRPC.
-        model: that is asked.
-        input_name: of the model.
-        output_name: of the model.
+        address: Triton's gRPC endpoint, ``host:port``.
+        model: The model that is asked.
+        input_name: The model's input.
+        output_name: The model's output.
     """
 
     def __init__(self, address: str, model: str, input_name: str, output_name: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from benchmarks.controller.claims import Claim
 from benchmarks.overhead.cells import Load, Results, Way, middle
+from orchestrator.reporting.claim import Claim
 from orchestrator.snapshot import Width
 
 NARROWEST, FULL = Width(25), Width(100)
@@ -43,7 +41,3 @@ def draw_rows(results: Results) -> tuple[Claim, ...]:
         row(Way.GATEWAY, Way.ENVOY, proxied_narrow, GATEWAY_RATE_BAR),
         row(Way.GATEWAY, Way.ENVOY, proxied_full, GATEWAY_RATE_BAR),
     )
-
-
-Say = Callable[[str], None]
-"""Tells how far a run is."""

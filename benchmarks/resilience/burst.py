@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.overhead.processes import read_cpu
+from benchmarks.harness.command import Say
+from benchmarks.harness.processes import read_cpu, read_held
+from benchmarks.harness.programs import run_python
 from benchmarks.resilience.outage import Sending, write_images
 from benchmarks.resilience.plan import Plan, Replies, Stretch
 from benchmarks.resilience.results import Burst, Phase
-from benchmarks.resilience.testbed import Testbed, open_testbed, run_python
+from benchmarks.resilience.testbed import Testbed, open_testbed
 from benchmarks.resilience.time_bins import OVERDUE, REFUSED, sum_time_bins
-from benchmarks.resilience.watching import read_held
 from orchestrator.errors import PermanentError
 
 SLOWDOWN = 16.0
-"""Of both Tritons; no more, because a moment in which the host stands still counts as many times over."""
+"""Of both Tritons; no more, because a time in which the host stands still counts as many times over."""
 ITEMS = 8
 DEADLINE_S = 1.0
 TIMES = 5.0
@@ -43,7 +44,7 @@ REST_S = 3.0
 EXAMPLES = 5
 
 
-async def run_burst(repository: Path, folder: Path, say: Callable[[str], None]) -> Burst:
+async def run_burst(repository: Path, folder: Path, say: Say) -> Burst:
     """Return the raw numbers; see the module."""
     async with open_testbed(repository, folder, slowdown=SLOWDOWN) as testbed:
         wide_rps = await measure_capacity(testbed, WIDEST)
@@ -61,7 +62,7 @@ async def run_burst(repository: Path, folder: Path, say: Callable[[str], None]) 
         parameters = {"slim_deadline_ms": round(DEADLINE_S * 1e3)}
         plan = Plan(tuple(load.values()), ITEMS, parameters, str(write_images(repository, folder)))
         await asyncio.sleep(REST_S)
-        at_rest_bytes = read_held(testbed.gateway_pid).rss_bytes
+        at_rest_bytes = read_held(testbed.gateway_pid).anonymous_bytes
         async with Sending(testbed, plan) as sending:
             held: list[tuple[float, int, float]] = []
             sampling = asyncio.create_task(_sample(testbed, sending, held))
@@ -70,7 +71,7 @@ async def run_burst(repository: Path, folder: Path, say: Callable[[str], None]) 
             finally:
                 sampling.cancel()
         await asyncio.sleep(REST_S)
-        after_bytes = read_held(testbed.gateway_pid).rss_bytes
+        after_bytes = read_held(testbed.gateway_pid).anonymous_bytes
     return _sum_up(load, replies, (wide_rps, narrow_rps), held, at_rest_bytes, after_bytes)
 
 
@@ -154,7 +155,7 @@ async def _sample(testbed: Testbed, sending: Sending, held: list[tuple[float, in
     roots = {"gateway": testbed.gateway_pid}
     while True:
         cpu_s = (await asyncio.to_thread(read_cpu, roots)).cpu_s["gateway"]
-        held.append((sending.now_s, read_held(testbed.gateway_pid).rss_bytes, cpu_s))
+        held.append((sending.now_s, read_held(testbed.gateway_pid).anonymous_bytes, cpu_s))
         await asyncio.sleep(SAMPLE_S)
 
 

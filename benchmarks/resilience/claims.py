@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from benchmarks.controller.claims import Claim
 from benchmarks.resilience.burst import BURSTS
 from benchmarks.resilience.results import Burst, Outage, Results, Soak
 from benchmarks.resilience.slope import Slope, fit_slope
 from benchmarks.resilience.soak import SUPERVISOR
+from orchestrator.reporting.claim import Claim
 
 MIB = 2**20
 SETTLED_S = 300.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.resilience.testbed import FAMILY, Place
+from benchmarks.resilience.testbed import FAMILY, ServerFixture
 from orchestrator.triton.client import TritonClient
 
 STOPPED_S, RUNS_S = 0.18, 0.02
@@ -29,11 +29,11 @@ class Fault(Protocol):
 
     detail: str
 
-    async def strike(self, place: Place) -> None:
+    async def strike(self, fixture: ServerFixture) -> None:
         """Make it so."""
         ...
 
-    async def mend(self, place: Place) -> None:
+    async def mend(self, fixture: ServerFixture) -> None:
         """Take the cause away; when this returns the Triton is ready."""
         ...
 
@@ -44,14 +44,14 @@ class Death:
 
     detail: str = "kill -9 of tritonserver, started again at the same address"
 
-    async def strike(self, place: Place) -> None:
+    async def strike(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        os.kill(place.server.pid, signal.SIGKILL)
+        os.kill(fixture.server.pid, signal.SIGKILL)
 
-    async def mend(self, place: Place) -> None:
+    async def mend(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        await place.server.stop()
-        await place.start()
+        await fixture.server.stop()
+        await fixture.start()
 
 
 @dataclass
@@ -64,21 +64,21 @@ class Hang:
 
     detail: str = "SIGSTOP of tritonserver and its stubs, later SIGCONT"
 
-    async def strike(self, place: Place) -> None:
+    async def strike(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        place.signal(signal.SIGSTOP)
+        fixture.signal(signal.SIGSTOP)
 
-    async def mend(self, place: Place) -> None:
+    async def mend(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        place.signal(signal.SIGCONT)
+        fixture.signal(signal.SIGCONT)
         try:
             async with asyncio.timeout(SURVIVES_S):
-                await place.server.wait_exited()
+                await fixture.server.wait_exited()
         except TimeoutError:
             return
         self.detail += ", of which this Triton's Python backend dies, so it is started again"
-        await place.server.stop()
-        await place.start()
+        await fixture.server.stop()
+        await fixture.start()
 
 
 @dataclass
@@ -88,11 +88,11 @@ class FullQueue:
     detail: str = "tritonserver ended, in its place a listener that never accepts and whose queue is full"
     _sockets: list[socket.socket] = field(default_factory=list)
 
-    async def strike(self, place: Place) -> None:
+    async def strike(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        os.kill(place.server.pid, signal.SIGKILL)
-        await place.server.stop()
-        host, _, port = place.address.rpartition(":")
+        os.kill(fixture.server.pid, signal.SIGKILL)
+        await fixture.server.stop()
+        host, _, port = fixture.address.rpartition(":")
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, int(port)))
@@ -104,12 +104,12 @@ class FullQueue:
             waiting.connect_ex((host, int(port)))
             self._sockets.append(waiting)
 
-    async def mend(self, place: Place) -> None:
+    async def mend(self, fixture: ServerFixture) -> None:
         """See Fault."""
         for each in self._sockets:
             each.close()
         self._sockets.clear()
-        await place.start()
+        await fixture.start()
 
 
 @dataclass
@@ -118,15 +118,15 @@ class Errors:
 
     detail: str = "kill -9 of every stub of the Python-based backend: models stay ready, calls fail; later reloaded"
 
-    async def strike(self, place: Place) -> None:
+    async def strike(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        for pid in place.server.stub_pids():
+        for pid in fixture.server.stub_pids():
             os.kill(pid, signal.SIGKILL)
 
-    async def mend(self, place: Place) -> None:
+    async def mend(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        async with TritonClient(place.address) as client:
-            for model in _models(place):
+        async with TritonClient(fixture.address) as client:
+            for model in _models(fixture):
                 await client.unload_model(model.name)
                 await client.load_model(model.name)
 
@@ -139,23 +139,23 @@ class Slowness:
     _ends: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
-    async def strike(self, place: Place) -> None:
+    async def strike(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        self._thread = threading.Thread(target=self._slow_down, args=(place,), daemon=True)
+        self._thread = threading.Thread(target=self._slow_down, args=(fixture,), daemon=True)
         self._thread.start()
 
-    async def mend(self, place: Place) -> None:
+    async def mend(self, fixture: ServerFixture) -> None:
         """See Fault."""
         self._ends.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
-        place.signal(signal.SIGCONT)
+        fixture.signal(signal.SIGCONT)
 
-    def _slow_down(self, place: Place) -> None:
+    def _slow_down(self, fixture: ServerFixture) -> None:
         while not self._ends.is_set():
-            place.signal(signal.SIGSTOP)
+            fixture.signal(signal.SIGSTOP)
             self._ends.wait(STOPPED_S)
-            place.signal(signal.SIGCONT)
+            fixture.signal(signal.SIGCONT)
             self._ends.wait(RUNS_S)
 
 
@@ -163,19 +163,19 @@ class Slowness:
 class WrongAnswers:
     """Each width computes what another one should: right in form, in time, and not what was asked for."""
 
-    detail: str = "each width's file replaced by another's and reloaded in place, without a moment of absence"
+    detail: str = "each width's file replaced by another's and reloaded in place, without being absent"
 
-    async def strike(self, place: Place) -> None:
+    async def strike(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        files = [model / "1" / "model.onnx" for model in _models(place)]
+        files = [model / "1" / "model.onnx" for model in _models(fixture)]
         contents = [path.read_bytes() for path in files]
-        await _replace(place, dict(zip(files, [*contents[1:], contents[0]], strict=True)))
+        await _replace(fixture, dict(zip(files, [*contents[1:], contents[0]], strict=True)))
 
-    async def mend(self, place: Place) -> None:
+    async def mend(self, fixture: ServerFixture) -> None:
         """See Fault."""
-        files = [model / "1" / "model.onnx" for model in _models(place)]
+        files = [model / "1" / "model.onnx" for model in _models(fixture)]
         contents = [path.read_bytes() for path in files]
-        await _replace(place, dict(zip(files, [contents[-1], *contents[:-1]], strict=True)))
+        await _replace(fixture, dict(zip(files, [contents[-1], *contents[:-1]], strict=True)))
 
 
 FAULTS: dict[str, Callable[[], Fault]] = {
@@ -188,15 +188,15 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 }
 
 
-def _models(place: Place) -> list[Path]:
-    return sorted(place.repository.glob(f"{FAMILY}_w*"))
+def _models(fixture: ServerFixture) -> list[Path]:
+    return sorted(fixture.repository.glob(f"{FAMILY}_w*"))
 
 
-async def _replace(place: Place, contents: dict[Path, bytes]) -> None:
+async def _replace(fixture: ServerFixture, contents: dict[Path, bytes]) -> None:
     """Write the files and have Triton take them, all models at once."""
     for path, content in contents.items():
         new = path.with_suffix(".new")
         new.write_bytes(content)
         shutil.move(new, path)
-    async with TritonClient(place.address) as client:
-        await asyncio.gather(*(client.load_model(model.name) for model in _models(place)))
+    async with TritonClient(fixture.address) as client:
+        await asyncio.gather(*(client.load_model(model.name) for model in _models(fixture)))

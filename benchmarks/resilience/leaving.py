@@ -56,7 +56,7 @@ async def post_and_leave(world: World) -> str:
 
 
 async def half_speak_grpc(world: World) -> str:
-    """The beginning of HTTP/2, cut at some place, and a reset."""
+    """The beginning of HTTP/2, cut somewhere, and a reset."""
     spoken = _PREFACE + _SETTINGS + _HALF_HEADERS
     return await _send_and_reset(world, world.grpc, spoken[: int(world.rng.integers(0, len(spoken) + 1))])
 

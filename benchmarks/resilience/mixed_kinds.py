@@ -20,7 +20,7 @@ from tritonclient.grpc.aio import InferenceServerClient as GrpcClient
 from tritonclient.http.aio import InferenceServerClient as HttpClient
 from tritonclient.utils import InferenceServerException
 
-FAMILY, PASSED_ON, PLAIN = "fashion", "fashion_w050", "plain"
+FAMILY, PASSTHROUGH, PLAIN = "fashion", "fashion_w050", "plain"
 INPUT, OUTPUT, ITEM_SHAPE = "pixels", "logits", (1, 28, 28)
 STREAM_LENGTH = 8
 SHED = "StatusCode.RESOURCE_EXHAUSTED"
@@ -32,13 +32,13 @@ class World:
     """What clients need.
 
     Attributes:
-        grpc: ``host:port`` of the gateway.
-        http: likewise.
-        rng: for what a request brings.
-        grpc_client: a connection that lasts.
-        http_client: some that last.
-        session: for HTTP that tritonclient would not send.
-        channel: for gRPC that tritonclient would not send.
+        grpc: The gateway's gRPC, ``host:port``.
+        http: The gateway's HTTP, ``host:port``.
+        rng: Random numbers for what a request brings.
+        grpc_client: A connection that lasts.
+        http_client: Some connections that last.
+        session: A session for HTTP that tritonclient would not send.
+        channel: A channel for gRPC that tritonclient would not send.
     """
 
     grpc: str
@@ -54,7 +54,7 @@ class World:
         count = int(self.rng.integers(1, 5)) if items is None else items
         return self.rng.random((count, *ITEM_SHAPE), np.float32)
 
-    def wishes(self) -> dict[str, Any] | None:
+    def options(self) -> dict[str, Any] | None:
         """Return parameters of a request for a family, or none."""
         choices: tuple[dict[str, Any] | None, ...] = (
             None,
@@ -83,9 +83,9 @@ class Kind:
     """One kind of client.
 
     Attributes:
-        rate_rps: how often it comes.
-        ask: comes once and returns what became of it, in a word, with details after a colon.
-        allowed: words that are all right.
+        rate_rps: How often it comes, a second.
+        ask: What comes once and returns what became of it, in a word, with details after a colon.
+        allowed: Words that are all right.
     """
 
     rate_rps: float
@@ -125,15 +125,15 @@ async def ask_grpc(world: World) -> str:
     """A family over gRPC."""
     batch = world.batch()
     try:
-        answer = await world.grpc_client.infer(FAMILY, grpc_inputs(batch), parameters=world.wishes())
+        answer = await world.grpc_client.infer(FAMILY, grpc_inputs(batch), parameters=world.options())
     except InferenceServerException as exc:
         return f"{exc.status()}: {exc.message()}"
     return _judge(answer, batch)
 
 
-async def ask_grpc_passed_on(world: World) -> str:
+async def ask_grpc_passthrough(world: World) -> str:
     """One width by its name, or a model that is no family's."""
-    batch, model = world.batch(), str(world.rng.choice((PASSED_ON, PLAIN)))
+    batch, model = world.batch(), str(world.rng.choice((PASSTHROUGH, PLAIN)))
     return _judge(await world.grpc_client.infer(model, grpc_inputs(batch)), batch)
 
 
@@ -169,7 +169,7 @@ async def ask_stream(world: World) -> str:
     return await _stream(world, FAMILY, leave_after=None)
 
 
-async def ask_stream_passed_on(world: World) -> str:
+async def ask_stream_passthrough(world: World) -> str:
     """Another model over a stream."""
     return await _stream(world, PLAIN, leave_after=None)
 
@@ -203,9 +203,9 @@ async def ask_http_zipped(world: World) -> str:
     return await _ask_http(world, FAMILY, binary=True, **more)
 
 
-async def ask_http_passed_on(world: World) -> str:
+async def ask_http_passthrough(world: World) -> str:
     """Another model over HTTP."""
-    model = str(world.rng.choice((PASSED_ON, PLAIN)))
+    model = str(world.rng.choice((PASSTHROUGH, PLAIN)))
     return await _ask_http(world, model, binary=bool(world.rng.integers(2)))
 
 
@@ -272,15 +272,15 @@ _OK_OR_SHED = frozenset({OK, SHED})
 _BAD_GRPC = frozenset(f"StatusCode.{name}" for name in ("INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"))
 MIXED: Mapping[str, Kind] = {
     "gRPC, family": Kind(25, ask_grpc, _OK_OR_SHED),
-    "gRPC, passed on": Kind(8, ask_grpc_passed_on, _OK),
+    "gRPC, passed on": Kind(8, ask_grpc_passthrough, _OK),
     "gRPC, compressed": Kind(2, ask_grpc_zipped, _OK),
     "stream, family": Kind(1, ask_stream, _OK),
-    "stream, passed on": Kind(0.3, ask_stream_passed_on, _OK),
+    "stream, passed on": Kind(0.3, ask_stream_passthrough, _OK),
     "stream, left half way": Kind(0.5, leave_stream, frozenset({"left"})),
     "HTTP, binary": Kind(12, ask_http_binary, _OK),
     "HTTP, JSON": Kind(5, ask_http_json, _OK),
     "HTTP, compressed": Kind(2, ask_http_zipped, _OK),
-    "HTTP, passed on": Kind(5, ask_http_passed_on, _OK),
+    "HTTP, passed on": Kind(5, ask_http_passthrough, _OK),
     "questions": Kind(3, ask_about, _OK),
     "bad gRPC": Kind(5, ask_badly_grpc, _BAD_GRPC),
     "bad HTTP": Kind(5, ask_badly_http, frozenset({"400", "404", "431"})),

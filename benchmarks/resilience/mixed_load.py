@@ -29,14 +29,14 @@ KINDS: Mapping[str, Kind] = {**MIXED, **LEAVING}
 
 
 @dataclass(slots=True)
-class Tallies:
+class Counts:
     """What the kinds ended with.
 
     Attributes:
-        ended: by kind and outcome.
-        skipped: by kind, because too many were under way.
-        unexpected: outcomes that their kind does not allow.
-        examples: of the first few of these.
+        ended: How many ended, by kind and outcome.
+        skipped: How many were left out because too many were under way, by kind.
+        unexpected: Outcomes that their kind does not allow.
+        examples: The first few of these.
     """
 
     ended: dict[str, Counter[str]] = field(default_factory=dict)
@@ -62,25 +62,25 @@ class Tallies:
         }
 
 
-async def run(grpc: str, http: str, seconds: float, seed: int) -> Tallies:
+async def run(grpc: str, http: str, seconds: float, seed: int) -> Counts:
     """Send for so long, wait for what is under way, and return what became of it all."""
-    tallies = Tallies()
+    counts = Counts()
     async with open_world(grpc, http, seed) as world:
-        reporting = asyncio.create_task(_report(tallies))
+        reporting = asyncio.create_task(_report(counts))
         try:
             await asyncio.gather(
                 *(
-                    _arrive(world, name, kind, tallies, seconds, np.random.default_rng([seed, number]))
+                    _arrive(world, name, kind, counts, seconds, np.random.default_rng([seed, number]))
                     for number, (name, kind) in enumerate(KINDS.items())
                 )
             )
         finally:
             reporting.cancel()
-    return tallies
+    return counts
 
 
 async def _arrive(
-    world: World, name: str, kind: Kind, tallies: Tallies, seconds: float, rng: np.random.Generator
+    world: World, name: str, kind: Kind, counts: Counts, seconds: float, rng: np.random.Generator
 ) -> None:
     loop = asyncio.get_running_loop()
     due_s, ends_s = loop.time(), loop.time() + seconds
@@ -88,30 +88,30 @@ async def _arrive(
     while (due_s := due_s + rng.exponential(1 / kind.rate_rps)) < ends_s:
         await asyncio.sleep(max(0.0, due_s - loop.time()))
         if len(tasks) >= MOST_AT_ONCE:
-            tallies.skipped[name] += 1
+            counts.skipped[name] += 1
             continue
-        task = asyncio.create_task(_once(world, name, kind, tallies))
+        task = asyncio.create_task(_once(world, name, kind, counts))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     if tasks:
         await asyncio.wait(tasks, timeout=DRAIN_S)
     for task in tuple(tasks):
-        tallies.note(name, kind, f"unanswered: {DRAIN_S:g} s after the end of the load")
+        counts.note(name, kind, f"unanswered: {DRAIN_S:g} s after the end of the load")
         task.cancel()
 
 
-async def _once(world: World, name: str, kind: Kind, tallies: Tallies) -> None:
+async def _once(world: World, name: str, kind: Kind, counts: Counts) -> None:
     try:
         outcome = await kind.ask(world)
     except Exception as exc:  # whatever a client raises is an outcome, and told
         outcome = f"{type(exc).__name__}: {exc}"
-    tallies.note(name, kind, outcome)
+    counts.note(name, kind, outcome)
 
 
-async def _report(tallies: Tallies) -> None:
+async def _report(counts: Counts) -> None:
     while True:
         await asyncio.sleep(REPORT_S)
-        print(json.dumps(tallies.encode()), file=sys.stderr, flush=True)
+        print(json.dumps(counts.encode()), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,19 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, quantiles
 
 import numpy as np
 import onnxruntime
 
+from benchmarks.harness.command import Say
+from benchmarks.harness.programs import last_lines, run_python
 from benchmarks.resilience.faults import FAULTS
 from benchmarks.resilience.plan import Plan, Replies, Stretch, parse_replies, render_plan
 from benchmarks.resilience.results import Outage
-from benchmarks.resilience.testbed import FAMILY, Testbed, open_testbed, run_python
+from benchmarks.resilience.testbed import FAMILY, Testbed, open_testbed
 from benchmarks.resilience.time_bins import sum_time_bins
 from benchmarks.resilience.watching import read_metrics
 from orchestrator.demo.sample import load_sample
@@ -43,7 +45,7 @@ EXAMPLES = 5
 VICTIM = "b"
 
 
-async def run_outage(name: str, repository: Path, folder: Path, say: Callable[[str], None]) -> Outage:
+async def run_outage(name: str, repository: Path, folder: Path, say: Say) -> Outage:
     """Return the raw numbers of one fault; see the module."""
     fault = FAULTS[name]()
     lasts_s = LASTS_LONG_S if name == "wrong-answers" else LASTS_S
@@ -56,20 +58,20 @@ async def run_outage(name: str, repository: Path, folder: Path, say: Callable[[s
             parameters={"slim_deadline_ms": round(DEADLINE_S * 1e3)},
             images=str(write_images(repository, folder)),
         )
-        place = testbed.places[VICTIM]
+        fixture = testbed.servers[VICTIM]
         try:
             async with Sending(testbed, plan) as sending:
                 await sending.until(STRIKES_S)
                 fault_at_s = sending.now_s
-                await fault.strike(place)
+                await fault.strike(fixture)
                 say(f"struck at {fault_at_s:.2f} s")
                 await sending.until(STRIKES_S + lasts_s)
-                await fault.mend(place)
+                await fault.mend(fixture)
                 mended_at_s = sending.now_s
                 say(f"mended at {mended_at_s:.2f} s")
                 replies = await sending.replies()
         except BaseException:
-            await fault.mend(place)
+            await fault.mend(fixture)
             raise
         await asyncio.sleep(REST_S)
         after = await asyncio.to_thread(read_metrics, testbed.metrics)
@@ -159,6 +161,7 @@ class Sending:
         self._testbed = testbed
         self._plan = plan
         self._began_s = 0.0
+        self._log = testbed.folder / "sender.log"
 
     async def __aenter__(self) -> Sending:
         """Start it, and return when its first request is due soon."""
@@ -167,14 +170,14 @@ class Sending:
         self._running = run_python(
             "benchmarks.resilience.sender",
             *(self._testbed.grpc, str(folder / "plan.json"), str(folder / "replies.json")),
-            log=folder / "sender.log",
+            log=self._log,
         )
         self._process = await self._running.__aenter__()
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
             await self._running.__aexit__(None, None, None)
-            raise PermanentError(f"the client has not begun: {self._tail()}")
+            raise PermanentError(f"the client has not begun: {last_lines(self._testbed.folder / 'sender.log')}")
         self._began_s = json.loads(line)["began_s"]
         return self
 
@@ -197,8 +200,7 @@ class Sending:
         async with asyncio.timeout(seconds + SLACK_S - self.now_s):
             status = await self._process.wait()
         if status:
-            raise PermanentError(f"the client ended with status {status}: {self._tail()}")
+            raise PermanentError(
+                f"the client ended with status {status}: {last_lines(self._testbed.folder / 'sender.log')}"
+            )
         return parse_replies((self._testbed.folder / "replies.json").read_text())
-
-    def _tail(self) -> str:
-        return " | ".join((self._testbed.folder / "sender.log").read_text(errors="replace").splitlines()[-5:])

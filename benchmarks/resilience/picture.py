@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.resilience.results import Results, Soak, TimeBin
 from benchmarks.resilience.time_bins import TIME_BIN_S
+from orchestrator.reporting.pictures import draw_image, hide_frame
 
 WIDTHS = {"25": "#c6dbef", "50": "#9ecae1", "75": "#4292c6", "100": "#08519c"}
 RED, ORANGE, GREY = "#c0392b", "#d9825b", "#999999"
@@ -22,26 +22,20 @@ def draw_picture(results: Results) -> bytes | None:
     if results.burst is not None:
         starts = tuple(phase.from_s for phase in results.burst.phases[1:])
         shown.append(("burst", results.burst.moments, starts, results.burst.deadline_s))
-    if not shown and results.soak is None:
-        return None
-    import matplotlib  # half a second that only reports pay
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = len(shown) + (results.soak is not None)
-    figure, axes = pyplot.subplots(rows, 2, figsize=(11, 2.3 * rows), layout="constrained", squeeze=False)
-    for row, (name, time_bins, marks_s, deadline_s) in enumerate(shown):
-        _draw_answers(axes[row][0], name, time_bins, marks_s)
-        _draw_latency(axes[row][1], time_bins, marks_s, deadline_s)
-    if results.soak is not None:
-        _draw_soak(axes[-1], results.soak)
-    for each in axes.flat:
-        each.spines[["top", "right"]].set_visible(False)
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=90)
-    pyplot.close(figure)
-    return sink.getvalue()
+    if not rows:
+        return None
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(rows, 2, squeeze=False)
+        for row, (name, time_bins, marks_s, deadline_s) in enumerate(shown):
+            _draw_answers(axes[row][0], name, time_bins, marks_s)
+            _draw_latency(axes[row][1], time_bins, marks_s, deadline_s)
+        if results.soak is not None:
+            _draw_soak(axes[-1], results.soak)
+        hide_frame(*axes.flat)
+
+    return draw_image(draw, (11, 2.3 * rows), dpi=90)
 
 
 def _draw_answers(axes: Any, name: str, time_bins: Sequence[TimeBin], marks_s: Sequence[float]) -> None:

@@ -13,8 +13,8 @@ class Stretch:
     """Constant load.
 
     Attributes:
-        seconds: for how long.
-        rps: requests a second.
+        seconds: How long it lasts.
+        rps: Requests a second.
     """
 
     seconds: float
@@ -26,11 +26,11 @@ class Plan:
     """What is to be sent.
 
     Attributes:
-        stretches: one after another.
-        items: in a request.
-        parameters: of each request.
-        images: file with the images and their right scores.
-        stream_every: each so-manieth request goes over the stream; 0: none.
+        stretches: Stretches of load, one after another.
+        items: Items in a request.
+        parameters: Parameters of each request.
+        images: The file with the images and their right scores.
+        stream_every: Of how many requests one goes over the stream; 0: none does.
     """
 
     stretches: tuple[Stretch, ...]
@@ -58,17 +58,17 @@ class Replies:
     """What became of each request, by its number.
 
     Attributes:
-        due_s: when it was due.
-        sent_s: when it was sent.
-        ended_s: of its first answer or error; None: there was none.
-        status: ``ok``, gRPC's name, or None for none.
-        width: that ran it; 0: none did.
-        server: likewise; empty: none did.
-        accuracy: expected of that width.
-        is_right: whether the scores are what the width computes.
-        answers: how many came for it, errors included.
-        texts: of errors, by number.
-        stream_ended: why the stream broke; None: it did not.
+        due_s: When it was due.
+        sent_s: When it was sent.
+        ended_s: When its first answer or error came; None: there was none.
+        status: What became of it: ``ok``, gRPC's name, or None for nothing.
+        width: The width that ran it; 0: none did.
+        server: The server that ran it; empty: none did.
+        accuracy: The expected accuracy of that width.
+        is_right: Whether the scores are what the width computes.
+        answers: How many answers came for it, errors included.
+        texts: Messages of errors, by number.
+        stream_ended: Why the stream broke; None: it did not.
     """
 
     due_s: list[float]

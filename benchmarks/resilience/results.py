@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any
+from typing import Any, Self
 
-from pydantic import TypeAdapter, ValidationError
-
-from benchmarks.controller.results import Machine
-from orchestrator.errors import ConfigError
+from benchmarks.harness.run import ScenarioRun
 
 
 @dataclass(frozen=True, slots=True)
 class TimeBin:
-    """What was answered in a quarter of a second; requests belong to the moment at which they were due.
+    """What was answered in a quarter of a second; requests belong to the time at which they were due.
 
     Attributes:
-        at_s: its beginning.
-        sent: requests that were due.
-        by_width: answers in time, by width.
-        by_server: likewise, by server.
-        refused: requests that were told to come again.
-        lost: all others.
-        p50_s: median latency of what was answered; None when nothing was.
-        worst_s: the longest.
+        at_s: When the bin begins.
+        sent: Requests that were due.
+        by_width: Answers in time, by width.
+        by_server: Answers in time, by server.
+        refused: Requests that were told to come again.
+        lost: All other requests.
+        p50_s: Median latency of what was answered; None when nothing was.
+        worst_s: The longest latency; None when nothing was answered.
     """
 
     at_s: float
@@ -43,30 +38,30 @@ class Outage:
     """One Triton of two fails under load, and is mended.
 
     Attributes:
-        name: of the fault.
-        detail: what was done.
-        rps: requests sent a second.
-        deadline_s: of each request, from when it was due.
-        fault_at_s: when the fault began.
-        mended_at_s: when its cause was gone and the server ready.
-        sent: requests.
-        answered: rightly, within the deadline.
-        lost: neither answered nor answered in time, by what became of them.
-        twice: requests with more than one answer.
-        wrong: answers that are not what their width computes.
-        last_wrong_s: after the fault; None when no answer was wrong.
-        worst_s: longest latency of an answer.
-        p99_before_s: of requests due before the fault.
-        p99_after_s: of requests due after it.
-        accuracy_before: mean expected accuracy of answers before the fault.
-        accuracy_during: between the fault and the mending.
-        noticed_after_s: from the fault to the last answer of the faulty server; None when it gave none.
-        back_after_s: from the mending to the server's next answer; None when there was none.
-        counted: requests that the gateway says have ended, less those sent.
-        retries: that the gateway counts; None when it counts none.
-        sender_late_s: by how much the client process was late with a request, at most.
-        examples: messages of the first few lost.
-        moments: over the whole load.
+        name: The fault's name.
+        detail: What was done.
+        rps: Requests sent a second.
+        deadline_s: The deadline of each request, from when it was due.
+        fault_at_s: When the fault began.
+        mended_at_s: When its cause was gone and the server ready.
+        sent: Requests that were sent.
+        answered: Requests that were answered rightly, within the deadline.
+        lost: Requests neither answered nor answered in time, by what became of them.
+        twice: Requests with more than one answer.
+        wrong: Answers that are not what their width computes.
+        last_wrong_s: Time from the fault to the last of them; None when no answer was wrong.
+        worst_s: The longest latency of an answer.
+        p99_before_s: 99th percentile of the latencies of requests due before the fault.
+        p99_after_s: 99th percentile of the latencies of requests due after it.
+        accuracy_before: Mean expected accuracy of answers before the fault.
+        accuracy_during: Mean expected accuracy between the fault and the mending.
+        noticed_after_s: Time from the fault to the last answer of the faulty server; None when it gave none.
+        back_after_s: Time from the mending to the server's next answer; None when there was none.
+        counted: Requests that the gateway says have ended, less those sent.
+        retries: Second attempts that the gateway counts; None when it counts none.
+        sender_late_s: The most by which the client process was late with a request.
+        examples: Messages of the first few lost.
+        moments: The whole load in bins.
     """
 
     name: str
@@ -100,21 +95,21 @@ class Phase:
     """A stretch of constant load.
 
     Attributes:
-        name: calm, pressed, burst, calm again, second burst or calm at last.
-        from_s: its beginning.
-        until_s: its end.
-        rps: requests sent a second.
-        sent: requests.
-        in_time: answered within the deadline.
-        late: answered after it.
-        overdue: sent to a server, and told at the deadline that there is no answer.
-        refused: told to come again.
-        failed: with any other error, or never answered.
-        narrowest_ratio: of the answers, at the narrowest width; None without answers.
-        accuracy: mean expected accuracy of the answers; None without answers.
-        worst_answer_s: longest latency of an answer.
-        worst_refusal_s: longest time until a caller was told that there is no answer; None when none was.
-        twice: requests with more than one answer.
+        name: Calm, pressed, burst, calm again, second burst or calm at last.
+        from_s: When it begins.
+        until_s: When it ends.
+        rps: Requests sent a second.
+        sent: Requests that were sent.
+        in_time: Requests answered within the deadline.
+        late: Requests answered after it.
+        overdue: Requests sent to a server, whose callers were told at the deadline that there is no answer.
+        refused: Requests whose callers were told to come again.
+        failed: Requests with any other error, or never answered.
+        narrowest_ratio: Share of the answers at the narrowest width; None without answers.
+        accuracy: Mean expected accuracy of the answers; None without answers.
+        worst_answer_s: The longest latency of an answer.
+        worst_refusal_s: The longest time until a caller was told that there is no answer; None when none was.
+        twice: Requests with more than one answer.
     """
 
     name: str
@@ -139,18 +134,18 @@ class Burst:
     """Five times what the fleet can answer.
 
     Attributes:
-        items: in a request.
-        deadline_s: of each request.
-        wide_rps: requests a second that the fleet answers at full width, measured just before.
-        narrow_rps: at the narrowest.
-        phases: in order.
-        narrowed_at_s: when the first request was due that was answered below full width, since the burst began.
-        refused_at_s: when the first refusal came; None: none came.
-        rss_bytes: what the gateway held at rest before, at the most until the end of each burst, and at rest after.
-        gateway_cpu_ratio: of one core, that the gateway used during the bursts.
-        sender_late_s: by how much the client process was late with a request, at most.
-        examples: of failures.
-        moments: over the whole load.
+        items: Items in a request.
+        deadline_s: The deadline of each request.
+        wide_rps: Requests a second that the fleet answers at full width, measured just before.
+        narrow_rps: Requests a second that it answers at the narrowest.
+        phases: The phases, in order.
+        narrowed_at_s: When the first request was due that was answered below full width, since the burst began.
+        refused_at_s: When the first refusal came; None: none came.
+        rss_bytes: What the gateway held at rest before, at the most until the end of each burst, and at rest after.
+        gateway_cpu_ratio: Share of one core that the gateway used during the bursts.
+        sender_late_s: The most by which the client process was late with a request.
+        examples: Messages of the first few failures.
+        moments: The whole load in bins.
     """
 
     items: int
@@ -172,12 +167,12 @@ class Rest:
     """What the gateway's processes hold while nobody asks anything, by process.
 
     Attributes:
-        rss_bytes: resident and of no file.
-        descriptors: open.
-        threads: of the kernel.
-        tasks: of asyncio, in all workers.
-        in_flight: requests, by the gateway's own count.
-        requests: that it has counted since its start.
+        rss_bytes: Resident memory of no file.
+        descriptors: Open descriptors.
+        threads: Threads of the kernel.
+        tasks: Tasks of asyncio, in all workers.
+        in_flight: Requests in flight, by the gateway's own count.
+        requests: Requests that it has counted since its start.
     """
 
     rss_bytes: dict[str, int]
@@ -193,11 +188,11 @@ class SoakProcess:
     """Readings of one process of the gateway under load.
 
     Attributes:
-        name: supervisor, or worker and number.
-        at_s: when each was taken.
-        rss_kib: resident and of no file.
-        descriptors: open.
-        threads: of the kernel.
+        name: Supervisor, or worker and number.
+        at_s: When each reading was taken.
+        rss_kib: Resident memory of no file.
+        descriptors: Open descriptors.
+        threads: Threads of the kernel.
     """
 
     name: str
@@ -212,15 +207,15 @@ class Soak:
     """Mixed load for long.
 
     Attributes:
-        took_s: the load.
-        processes: of the gateway.
-        tasks: of asyncio in all workers, with the time of each reading.
-        before: at rest, after everything has been used once.
-        after: at rest, when the load has ended.
-        ended: what requests ended with, by kind of client.
-        skipped: requests that the clients left out because too many were under way, by kind.
-        unexpected: ends that their kind does not allow.
-        examples: of these.
+        took_s: How long the load took.
+        processes: The gateway's processes.
+        tasks: Tasks of asyncio in all workers, with the time of each reading.
+        before: At rest, after everything has been used once.
+        after: At rest, when the load has ended.
+        ended: What requests ended with, by kind of client.
+        skipped: Requests that the clients left out because too many were under way, by kind.
+        unexpected: Ends that their kind does not allow.
+        examples: The first few of these.
     """
 
     took_s: float
@@ -234,63 +229,28 @@ class Soak:
     examples: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+@dataclass(frozen=True, kw_only=True)
+class Results(ScenarioRun):
     """A run.
 
     Attributes:
-        taken_at: when it began, ISO 8601.
-        machine: it was made on.
-        versions: of what took part, by name.
-        failures: why a scenario has no numbers, by its name.
-        outages: by the name of the fault.
-        taken_again: when a scenario was taken in a run of its own, by its name.
+        outages: By the name of the fault, each a scenario.
+        burst: What a burst did.
+        soak: What mixed load for long did.
     """
 
-    taken_at: str
-    machine: Machine
-    versions: dict[str, str]
-    failures: dict[str, str]
     outages: dict[str, Outage] = field(default_factory=dict)
     burst: Burst | None = None
     soak: Soak | None = None
-    taken_again: dict[str, str] = field(default_factory=dict)
 
+    def found(self, name: str) -> Outage | Burst | Soak | None:
+        """Return what a scenario found; None where it has no numbers."""
+        single: dict[str, Burst | Soak | None] = {"burst": self.burst, "soak": self.soak}
+        return single[name] if name in single else self.outages.get(name)
 
-def replace_scenarios(run: Results, again: Results, names: Sequence[str]) -> Results:
-    """Return a run with some of its scenarios taken from another, which was made of these alone."""
-    failures = {name: reason for name, reason in run.failures.items() if name not in names}
-    merged = {**run.outages, **again.outages}
-    single = {name: getattr(again, name) for name in ("burst", "soak") if name in names}
-    return replace(
-        run,
-        **single,
-        outages={n: o for n, o in merged.items() if n not in names or n in again.outages},
-        failures={**failures, **again.failures},
-        taken_again={**run.taken_again, **dict.fromkeys(names, again.taken_at)},
-    )
-
-
-def encode_results(results: Results) -> dict[str, Any]:
-    """Return a run ready for JSON."""
-    values: dict[str, Any] = _adapter().dump_python(results, mode="json")
-    return values
-
-
-def parse_results(values: object) -> Results:
-    """Return the run that decoded JSON spells.
-
-    Raises:
-        ConfigError: when it is none.
-    """
-    try:
-        return _adapter().validate_python(values)
-    except ValidationError as exc:
-        problem = exc.errors(include_url=False)[0]
-        path = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"this is no run of the resilience benchmark ({path}: {problem['msg']})") from exc
-
-
-@cache
-def _adapter() -> TypeAdapter[Results]:
-    return TypeAdapter(Results)
+    def with_found(self, name: str, found: Any) -> Self:
+        """Return the run with what a scenario found; None: nothing."""
+        if name in ("burst", "soak"):
+            return replace(self, **{name: found})
+        others = {key: outage for key, outage in self.outages.items() if key != name or found is not None}
+        return replace(self, outages=others if found is None else {**others, name: found})

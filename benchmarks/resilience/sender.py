@@ -40,10 +40,10 @@ class Sender:
     """Sends a plan and remembers what became of it.
 
     Attributes:
-        plan: what to send.
-        expected: the right scores by width, each float32 [images, classes].
-        images: float32 [images, ...].
-        replies: what became of each request.
+        plan: What to send.
+        expected: The right scores by width, each float32 [images, classes].
+        images: The images, float32 [images, ...].
+        replies: What became of each request.
     """
 
     plan: Plan

@@ -22,8 +22,8 @@ class Slope:
     """How quickly something grows.
 
     Attributes:
-        per_s: the fitted slope.
-        margin_per_s: half of its 95 % interval; infinite with fewer than three blocks.
+        per_s: The fitted slope.
+        margin_per_s: Half of its 95 % interval; infinite with fewer than three blocks.
     """
 
     per_s: float
@@ -44,9 +44,9 @@ def fit_slope(at_s: Sequence[float], values: Sequence[float], *, block_s: float)
     """Return the slope of readings.
 
     Args:
-        at_s: when each was taken, ascending.
-        values: the readings.
-        block_s: length of the blocks that are averaged.
+        at_s: When each reading was taken, ascending.
+        values: The readings.
+        block_s: Length of the blocks that are averaged.
     """
     blocks: dict[int, list[tuple[float, float]]] = {}
     for at, value in zip(at_s, values, strict=True):

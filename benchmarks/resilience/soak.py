@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.command import Say
+from benchmarks.harness.processes import Held, list_children, read_held
+from benchmarks.harness.programs import last_lines, run_python
 from benchmarks.resilience.results import Rest, Soak, SoakProcess
-from benchmarks.resilience.testbed import Testbed, children, open_testbed, run_python
-from benchmarks.resilience.watching import Held, read_held, read_metrics
+from benchmarks.resilience.testbed import Testbed, open_testbed
+from benchmarks.resilience.watching import read_metrics
 from orchestrator.errors import PermanentError
 
 WORKERS = 2
@@ -33,11 +35,11 @@ MARGIN_S = 90.0
 _CLIENTS = "benchmarks.resilience.mixed_load"
 
 
-async def run_soak(repository: Path, folder: Path, say: Callable[[str], None], *, minutes: float) -> Soak:
+async def run_soak(repository: Path, folder: Path, say: Say, *, minutes: float) -> Soak:
     """Return the raw numbers; see the module."""
     async with open_testbed(repository, folder, slowdown=SLOWDOWN, workers=WORKERS, extra_model=EXTRA_MODEL) as testbed:
         pids = {SUPERVISOR: testbed.gateway_pid}
-        pids |= {f"worker {number}": pid for number, pid in enumerate(children(testbed.gateway_pid), start=1)}
+        pids |= {f"worker {number}": pid for number, pid in enumerate(list_children(testbed.gateway_pid), start=1)}
         await _load(testbed, FIRST_USE_S, seed=1)
         await asyncio.sleep(REST_S)
         before = await _rest(testbed, pids)
@@ -69,25 +71,24 @@ async def run_soak(repository: Path, folder: Path, say: Callable[[str], None], *
 
 
 async def _load(testbed: Testbed, seconds: float, *, seed: int) -> dict[str, Any]:
+    log = testbed.folder / "clients.log"
     arguments = (testbed.grpc, testbed.http, str(seconds), str(seed))
-    async with run_python(_CLIENTS, *arguments, log=testbed.folder / "clients.log") as process:
+    async with run_python(_CLIENTS, *arguments, log=log) as process:
         async with asyncio.timeout(seconds + MARGIN_S):
             output, _ = await process.communicate()
     if process.returncode:
-        raise PermanentError(f"the clients ended with status {process.returncode}: {_tail(testbed.folder)}")
+        raise PermanentError(
+            f"the clients ended with status {process.returncode}: {last_lines(testbed.folder / 'clients.log')}"
+        )
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
     return found
-
-
-def _tail(folder: Path) -> str:
-    return " | ".join((folder / "clients.log").read_text(errors="replace").splitlines()[-5:])
 
 
 async def _rest(testbed: Testbed, pids: dict[str, int]) -> Rest:
     held = {name: read_held(pid) for name, pid in pids.items()}
     metrics = await asyncio.to_thread(read_metrics, testbed.metrics)
     return Rest(
-        rss_bytes={name: each.rss_bytes for name, each in held.items()},
+        rss_bytes={name: each.anonymous_bytes for name, each in held.items()},
         descriptors={name: each.descriptors for name, each in held.items()},
         threads={name: each.threads for name, each in held.items()},
         tasks=int(metrics["slim_gateway_tasks"]),
@@ -102,7 +103,7 @@ async def _sample(
     samples: dict[str, list[tuple[float, Held]]],
     tasks: list[tuple[float, float]],
     began_s: float,
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
     told_s = 0.0
     while True:
@@ -113,7 +114,7 @@ async def _sample(
         tasks.append((at_s, metrics["slim_gateway_tasks"]))
         if at_s >= told_s:
             told_s += 60
-            sizes = ", ".join(f"{name} {found[-1][1].rss_bytes / 2**20:.1f}" for name, found in samples.items())
+            sizes = ", ".join(f"{name} {found[-1][1].anonymous_bytes / 2**20:.1f}" for name, found in samples.items())
             say(f"{at_s:.0f} s: MiB {sizes}; {metrics.get('slim_gateway_requests_total', 0):.0f} requests")
         await asyncio.sleep(SAMPLE_S)
 
@@ -122,7 +123,7 @@ def _process(name: str, found: list[tuple[float, Held]]) -> SoakProcess:
     return SoakProcess(
         name=name,
         at_s=tuple(round(at_s, 1) for at_s, _ in found),
-        rss_kib=tuple(held.rss_bytes // 1024 for _, held in found),
+        rss_kib=tuple(held.anonymous_bytes // 1024 for _, held in found),
         descriptors=tuple(held.descriptors for _, held in found),
         threads=tuple(held.threads for _, held in found),
     )

@@ -6,17 +6,15 @@ the gateway and the clients, and the Tritons are what is scarce.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
-import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.overhead.opponents import run_gateway
+from benchmarks.harness.programs import run_gateway
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
@@ -27,15 +25,15 @@ ENDS_WITHIN_S = 30.0
 
 
 @dataclass(slots=True)
-class Place:
+class ServerFixture:
     """One Triton, which may be gone, and where it is to be found.
 
     Attributes:
-        name: in the fleet.
-        repository: that it serves, its own.
-        ports: gRPC, HTTP and metrics.
-        slowdown: emulated.
-        server: the process, another one after a restart.
+        name: The server's name in the fleet.
+        repository: The repository that it serves, its own.
+        ports: Ports of gRPC, HTTP and metrics.
+        slowdown: The emulated slow-down.
+        server: The process, another one after a restart.
     """
 
     name: str
@@ -82,16 +80,16 @@ class Testbed:
     """What runs.
 
     Attributes:
-        folder: for files of the run.
-        places: both Tritons.
-        grpc: address of the gateway.
-        http: likewise.
-        metrics: likewise.
-        gateway_pid: of its process, or of its supervisor.
+        folder: A folder for files of the run.
+        servers: Both Tritons.
+        grpc: The gateway's gRPC, ``host:port``.
+        http: The gateway's HTTP, ``host:port``.
+        metrics: The gateway's metrics, ``host:port``.
+        gateway_pid: The process id of the gateway, or of its supervisor.
     """
 
     folder: Path
-    places: Mapping[str, Place]
+    servers: Mapping[str, ServerFixture]
     grpc: str
     http: str
     metrics: str
@@ -105,34 +103,34 @@ async def open_testbed(
     """Run both Tritons and a gateway with the default settings of its router.
 
     Args:
-        repository: of the family.
-        folder: for files of the run.
-        slowdown: of both Tritons, emulated.
-        workers: of the gateway.
-        extra_model: name of a model of no family that both have too; None: there is none.
+        repository: The family's repository.
+        folder: A folder for files of the run.
+        slowdown: The emulated slow-down of both Tritons.
+        workers: Workers of the gateway.
+        extra_model: The name of a model of no family that both have too; None: there is none.
     """
     ports = choose_free_ports(9)
     async with AsyncExitStack() as stack:
-        places = {}
+        servers = {}
         for number, name in enumerate(NAMES):
             own = folder / f"repository-{name}"
             _copy_models(repository, own, extra_model)
-            place = Place(name, own, ports[3 * number : 3 * number + 3], slowdown)  # type: ignore[arg-type]
-            await place.start()
-            stack.push_async_callback(place.stop)
-            places[name] = place
+            fixture = ServerFixture(name, own, ports[3 * number : 3 * number + 3], slowdown)  # type: ignore[arg-type]
+            await fixture.start()
+            stack.push_async_callback(fixture.stop)
+            servers[name] = fixture
         grpc, http, metrics = (f"{LOOPBACK}:{port}" for port in ports[6:])
         settings = FleetSettings(
             servers=tuple(
-                ServerSettings(name=place.name, grpc=place.address, emulated_slowdown=slowdown)
-                for place in places.values()
+                ServerSettings(name=fixture.name, grpc=fixture.address, emulated_slowdown=slowdown)
+                for fixture in servers.values()
             ),
             gateway=GatewaySettings(grpc=grpc, http=http, metrics=metrics, workers=workers),
         )
         fleet = folder / "fleet.yaml"
         fleet.write_text(render_fleet(settings))
         pid = await stack.enter_async_context(run_gateway(fleet, ports[6]))
-        yield Testbed(folder, places, grpc, http, metrics, pid)
+        yield Testbed(folder, servers, grpc, http, metrics, pid)
 
 
 def _copy_models(repository: Path, own: Path, extra_model: str | None) -> None:
@@ -145,29 +143,3 @@ def _copy_models(repository: Path, own: Path, extra_model: str | None) -> None:
         config = own / extra_model / "config.pbtxt"
         text = config.read_text().replace(models[0].name, extra_model)
         config.write_text(text.replace('"slim.', '"was.'))
-
-
-@asynccontextmanager
-async def run_python(module: str, *arguments: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run ``python -m module``, its output piped and its errors appended to a file; it is gone at the block's end."""
-    with log.open("ab") as errors:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", module, *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=errors,
-            limit=2**28,
-        )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-def children(pid: int) -> Sequence[int]:
-    """Return the process ids of the direct children of a process, in order."""
-    found = (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text()
-    return sorted(map(int, found.split()))

@@ -15,7 +15,7 @@ OVERDUE = "DEADLINE_EXCEEDED"
 
 
 def sum_time_bins(replies: Replies, deadline_s: float) -> tuple[TimeBin, ...]:
-    """Return what became of the requests that were due in each moment."""
+    """Return what became of the requests that were due in each bin."""
     by_time_bin: dict[int, list[int]] = {}
     for number, due_s in enumerate(replies.due_s):
         by_time_bin.setdefault(int(due_s / TIME_BIN_S), []).append(number)

@@ -38,12 +38,12 @@ class DemoSettings:
     """What the demo runs.
 
     Attributes:
-        repository: served by every server.
-        policies: compared, each on the same requests.
-        servers: name and slow-down of each; above 1 is emulated.
-        load_ratio: rate of requests over the rate the fleet can answer at full width.
-        deadline_s: of each request.
-        seed: of the arrival times and of policies that draw lots.
+        repository: What every server serves.
+        policies: The policies that are compared, each on the same requests.
+        servers: Name and slow-down of each server; above 1 is emulated.
+        load_ratio: The rate of requests over the rate the fleet can answer at full width.
+        deadline_s: The deadline of each request.
+        seed: The seed of the arrival times and of policies that draw random numbers.
     """
 
     repository: Path
@@ -58,9 +58,9 @@ async def run_demo(settings: DemoSettings, sample: LabelledSample, *, say: Calla
     """Start the servers, send the sample under each policy, and return what came out.
 
     Args:
-        settings: see DemoSettings.
-        sample: sent once under each policy.
-        say: told in a line what happens next.
+        settings: What the demo runs.
+        sample: What is sent, once under each policy.
+        say: Told in a line what happens next.
 
     Raises:
         SlimError: when the servers can't be started or fail.

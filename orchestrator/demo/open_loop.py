@@ -25,14 +25,14 @@ class Outcome:
     """What became of one request.
 
     Attributes:
-        label: the true class.
-        predicted: the class with the highest score; None when there was no answer.
-        server: that answered; None when there was no answer.
-        width: it ran at; None when there was no answer.
-        latency_s: from the time it was due to its answer or failure.
-        deadline_s: after the time it was due.
-        error: why there was no answer.
-        late_s: after the time it was due, the router was given it: timers of an event loop are coarse.
+        label: The true class.
+        predicted: The class with the highest score; None when there was no answer.
+        server: The server that answered; None when there was no answer.
+        width: The width it ran at; None when there was no answer.
+        latency_s: Time from when it was due to its answer or failure.
+        deadline_s: Its deadline, from when it was due.
+        error: Why there was no answer; None when there was one.
+        late_s: Time from when it was due until the router was given it: timers of an event loop are coarse.
     """
 
     label: int
@@ -68,11 +68,11 @@ async def run_open_loop(
     """Send each image at its time and return what became of each, in order.
 
     Args:
-        router: to send to.
-        images: of the family's input type.
-        labels: the true class of each image.
-        arrivals_s: ascending, from the start of the run.
-        deadline_s: of each request, from the time it is due.
+        router: What answers.
+        images: Images of the family's input type.
+        labels: The true class of each image.
+        arrivals_s: When each is due, ascending, from the start of the run.
+        deadline_s: Its deadline, from when it was due.
     """
     loop = asyncio.get_running_loop()
     start_s = loop.time()

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import base64
 import html
-import io
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from orchestrator.demo.summary import PolicySummary
-from orchestrator.errors import ConfigError
+from orchestrator.reporting.outputs import check_folder, write_report
+from orchestrator.reporting.pictures import check_matplotlib, draw_image, hide_frame, tone
 from orchestrator.snapshot import ServerName, Width
 
 _COLUMNS = ("policy", "answered", "top-1", "mean", "p99", "missed", "top-1 in time")
+_REMEDY = "choose another folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,11 @@ class Comparison:
     """Policies on the same requests.
 
     Attributes:
-        title: of the page.
-        setting: what was run, one sentence each; says what is emulated.
-        servers: name and description, in the order of the columns.
-        widths: ascending.
-        summaries: one a policy.
+        title: The page's title.
+        setting: What was run, one sentence each; says what is emulated.
+        servers: Name and description of each server, in the order of the columns.
+        widths: The widths, ascending.
+        summaries: The figures of each policy.
     """
 
     title: str
@@ -58,31 +59,20 @@ def check_report(folder: Path) -> None:
     Raises:
         ConfigError: when matplotlib is missing or the folder can't be written.
     """
-    if find_spec("matplotlib") is None:
-        raise ConfigError("the picture needs matplotlib: pip install 'slim-scheduler[plot]'")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as exc:
-        raise ConfigError(f"can't write the report to {folder} ({exc.strerror}); choose another folder") from exc
+    check_matplotlib()
+    check_folder(folder, _REMEDY)
 
 
-def write_report(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path, Path]:
+def write_demo(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path, Path]:
     """Write ``stem``.png and ``stem``.html, the picture inside the page too, and return their paths.
 
     Raises:
         ConfigError: when the folder can't be written.
     """
-    picture = _draw(comparison)
-    png, page = folder / f"{stem}.png", folder / f"{stem}.html"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        png.write_bytes(picture)
-        page.write_text(_render_page(comparison, picture))
-    except OSError as exc:
-        raise ConfigError(f"can't write the report to {folder} ({exc.strerror}); choose another folder") from exc
-    return png, page
+    picture = draw_image(partial(_draw, comparison), (14, 4), dpi=110)
+    page = _render_page(comparison, picture)
+    png, html_page = write_report(folder, {f"{stem}.png": picture, f"{stem}.html": page}, _REMEDY)
+    return png, html_page
 
 
 def _pairs(comparison: Comparison) -> list[tuple[ServerName, Width]]:
@@ -104,14 +94,9 @@ def _shares(comparison: Comparison, summary: PolicySummary) -> list[str]:
     return [f"{part:.0%}" if (part := summary.share.get(pair, 0.0)) else "·" for pair in _pairs(comparison)]
 
 
-def _draw(comparison: Comparison) -> bytes:
-    import matplotlib  # half a second that only reports pay
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+def _draw(comparison: Comparison, figure: Any) -> None:
     names = [s.policy for s in comparison.summaries]
-    figure, (latency, misses, shares) = pyplot.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    latency, misses, shares = figure.subplots(1, 3)
     rows = range(len(names))
 
     mean_ms = [(s.mean_latency_s or 0) * 1e3 for s in comparison.summaries]
@@ -131,22 +116,17 @@ def _draw(comparison: Comparison) -> bytes:
     misses.set(title="requests (%)", yticks=rows, yticklabels=[], xlim=(0, 100))
 
     left = [0.0] * len(names)
-    tones = pyplot.get_cmap("viridis_r")
     for index, width in enumerate(comparison.widths):
         part = [s.width_share.get(width, 0.0) * 100 for s in comparison.summaries]
-        shares.barh(rows, part, left=left, color=tones(index / max(1, len(comparison.widths) - 1)), label=f"{width} %")
+        shares.barh(rows, part, left=left, color=tone(index / max(1, len(comparison.widths) - 1)), label=f"{width} %")
         left = [a + b for a, b in zip(left, part, strict=True)]
     shares.set(title="answers by width (%)", yticks=rows, yticklabels=[], xlim=(0, 100))
 
     for axes in (latency, misses, shares):
         axes.invert_yaxis()
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4, frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
+    hide_frame(latency, misses, shares)
     figure.suptitle(comparison.title)
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=110)
-    pyplot.close(figure)
-    return sink.getvalue()
 
 
 _PAGE = """<!doctype html>

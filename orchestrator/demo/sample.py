@@ -18,7 +18,7 @@ class LabelledSample:
 
     Attributes:
         images: float32 [n, c, h, w], pixels in 0..1.
-        labels: the true class of each, int64 [n].
+        labels: The true class of each image, int64 [n].
     """
 
     images: NDArray[np.float32]

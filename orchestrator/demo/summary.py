@@ -17,17 +17,17 @@ class PolicySummary:
     """How one policy did on one run.
 
     Attributes:
-        policy: its name.
-        requests: sent.
-        answered: of those.
-        accuracy: right answers over answers, 0..1; None without answers.
-        accuracy_in_time: right answers that came in time over all requests, 0..1.
-        mean_latency_s: over answers; None without answers.
-        p99_latency_s: over answers; None without answers.
-        missed: requests without an answer by their deadline.
-        server_share: part of the answers each server gave, 0..1.
-        width_share: part of the answers each width gave, 0..1.
-        share: part of the answers of each (server, width), 0..1.
+        policy: The policy's name.
+        requests: Requests sent.
+        answered: Requests answered.
+        accuracy: Right answers over answers, 0..1; None without answers.
+        accuracy_in_time: Right answers that came in time over all requests, 0..1.
+        mean_latency_s: Mean latency of the answers; None without answers.
+        p99_latency_s: Their 99th percentile; None without answers.
+        missed: Requests without an answer by their deadline.
+        server_share: Part of the answers each server gave, 0..1.
+        width_share: Part of the answers each width gave, 0..1.
+        share: Part of the answers of each (server, width), 0..1.
     """
 
     policy: str

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
-from orchestrator.embedded.local_state import write_file
 from orchestrator.embedded.one_machine import complete_fleet
 from orchestrator.embedded.stack_processes import Part
 from orchestrator.errors import SlimError
+from orchestrator.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Machine:
             await asyncio.gather(*(self._tritons.pop(name).stop() for name in names))
 
     def _write(self) -> None:
-        write_file(self._path, render_fleet(self._fleet))
+        write_atomically(self._path, render_fleet(self._fleet))
 
 
 def _keep_addresses(server: ServerSettings, known: ServerSettings | None) -> ServerSettings:

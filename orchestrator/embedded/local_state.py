@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.errors import ConfigError
+from orchestrator.files import write_atomically
 
 SUPERVISOR_FILE = "supervisor.json"
 STATE_FILE = "state.json"
@@ -108,16 +109,9 @@ def prepare_directory(directory: Path) -> None:
         raise ConfigError(f"state directory {directory} belongs to user {owner}; give another with --state-dir")
 
 
-def write_file(path: Path, text: str) -> None:
-    """Replace a file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
 def write_supervisor(directory: Path, identity: ProcessIdentity) -> None:
     """Record which process the supervisor is."""
-    write_file(directory / SUPERVISOR_FILE, json.dumps(asdict(identity)))
+    write_atomically(directory / SUPERVISOR_FILE, json.dumps(asdict(identity)))
 
 
 def read_supervisor(directory: Path) -> ProcessIdentity | None:
@@ -141,7 +135,7 @@ def read_servers(directory: Path) -> tuple[LocalServer, ...]:
 
 def write_servers(directory: Path, servers: tuple[LocalServer, ...]) -> None:
     """Record the servers; from now on the fleet counts as ready."""
-    write_file(directory / STATE_FILE, json.dumps({"servers": [asdict(server) for server in servers]}, indent=2))
+    write_atomically(directory / STATE_FILE, json.dumps({"servers": [asdict(server) for server in servers]}, indent=2))
 
 
 def _decode_server(entry: dict[str, Any]) -> LocalServer:

@@ -26,6 +26,7 @@ from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.local_state import LocalServer, read_identity
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.errors import EmbeddedServerError, SlimError
+from orchestrator.files import write_atomically
 
 ALREADY_RUNNING = 3
 MAY_STAY = b"stay\n"
@@ -115,7 +116,7 @@ async def supervise(request: FleetRequest, directory: Path) -> None:
             raise _first_leaf(group) from None
         controllers = (f"{LOOPBACK}:{port}" for port in choose_free_ports(len(servers)))
         described = tuple(map(_describe, names, servers, options, controllers))
-        local_state.write_file(directory / local_state.FLEET_FILE, render_settings(described))
+        write_atomically(directory / local_state.FLEET_FILE, render_settings(described))
         local_state.write_servers(directory, described)
         async with asyncio.TaskGroup() as watching:
             for name, server in zip(names, servers, strict=True):
@@ -222,7 +223,7 @@ def main(directory: Path) -> NoReturn:
     try:
         asyncio.run(_run(request, directory, starter))
     except SlimError as exc:
-        local_state.write_file(directory / local_state.ERROR_FILE, f"{exc}\n")
+        write_atomically(directory / local_state.ERROR_FILE, f"{exc}\n")
         sys.exit(1)
     local_state.remove_state(directory)
     sys.exit(0)

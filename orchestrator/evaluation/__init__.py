@@ -1,6 +1,7 @@
 """Policies held against each other on scenarios that nobody tuned on, and what follows from it.
 
-A suite is a folder of test scenarios with the policies that meet on them; see ``docs/evaluation.md``. From run to
-report it goes one way: suites say what is to be run, the campaign runs it (figures), standings and statistics condense
-it, claims hold it against the bars, and pages render it.
+It serves any scenarios and any policies; what a suite promises and compares is the suite's own (``suite``). From run to
+report it goes one way: ``cases`` says what is to be run, ``campaign`` runs it (``runs``, ``figures``), ``scores`` and
+``statistics`` condense it, the suite's claims hold it against their bars, and ``document`` and ``page`` show it. See
+``docs/evaluation.md``.
 """

@@ -1,30 +1,23 @@
 """Runs every cell of a suite over some processes, and keeps each as it comes.
 
-First traces come first, because they tell which policies draw lots; the others of such a policy are run with all seeds.
-Cells go out in a fixed order and are independent, so how many processes there are changes nothing but the time. At
-most a few cells a process are handed out at a time, so an interruption ends soon.
+First traces come first, because they tell which policies draw random numbers; the others of such a policy are run with
+all seeds. Cells go out in a fixed order and are independent, so how many processes there are changes nothing but the
+time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
-from typing import Final
 
-from orchestrator.evaluation.journal import Journal
-from orchestrator.evaluation.runs import Cell, CellResult, run_cell
-from orchestrator.evaluation.suites.plan import Case
-
-Progress = Callable[[int, int], None]
-"""Is told how many cells of how many are done."""
-_AHEAD: Final = 2
-"""Cells that wait for each process."""
+from orchestrator.evaluation.cases import Case
+from orchestrator.evaluation.records import Records
+from orchestrator.evaluation.runs import Cell, run_cell
+from orchestrator.evaluation.side_by_side import Progress, run_jobs
 
 
 def list_cells(cases: Sequence[Case], seeds: int) -> tuple[list[Cell], list[Cell]]:
-    """Return the cells of first traces and all others, each in the order of cases, traces and contenders, each once."""
+    """Return the cells of first traces and all others, each in the order of cases, traces and policies, each once."""
     cells = {
         cell.key: cell
         for case in cases
@@ -36,56 +29,31 @@ def list_cells(cases: Sequence[Case], seeds: int) -> tuple[list[Cell], list[Cell
 
 
 def run_campaign(
-    cases: Sequence[Case], journal: Journal, *, seeds: int, jobs: int, progress: Progress = lambda done, of: None
+    cases: Sequence[Case], records: Records, *, seeds: int, jobs: int, progress: Progress = lambda done, of: None
 ) -> None:
-    """Run every cell that the journal does not hold yet.
+    """Run every cell that the records do not hold yet.
 
     Args:
-        cases: of the suite.
-        journal: entered; it keeps the results.
-        seeds: of the lots of a policy that draws any.
-        jobs: processes; with 1 everything runs in this one.
-        progress: told after each cell, and before the first.
+        cases: What the suite runs.
+        records: They keep the results; entered.
+        seeds: How many seeds a policy that draws random numbers is run with.
+        jobs: How many processes; with 1 everything runs in this one.
+        progress: Told after each cell, and before the first.
     """
     firsts, others = list_cells(cases, seeds)
-    left = {cell.key for cell in firsts + others} - journal.results.keys()
     total = len(firsts) + len(others)
-    progress(total - len(left), total)
-
-    def keep(results: Iterable[tuple[Cell, CellResult]]) -> None:
-        for cell, result in results:
-            journal.add(cell, result)
-            left.discard(cell.key)
-            progress(total - len(left), total)
-
-    def missing(cells: Sequence[Cell]) -> list[Cell]:
-        return [cell for cell in cells if cell.key in left]
-
-    def with_seeds(cells: Sequence[Cell]) -> list[Cell]:
-        drawing = {key[:2] for key, result in journal.results.items() if len(result.runs) > 1}
-        return [c if c.key[:2] in drawing else replace(c, seeds=1) for c in cells]
-
-    if jobs == 1:
-        keep((cell, run_cell(cell)) for cell in missing(firsts))
-        keep((cell, run_cell(cell)) for cell in with_seeds(missing(others)))
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        try:
-            keep(_side_by_side(pool, missing(firsts), jobs))
-            keep(_side_by_side(pool, with_seeds(missing(others)), jobs))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    done = len({cell.key for cell in firsts + others} & records.results.keys())
+    progress(done, total)
+    for cells in (firsts, others):
+        for cell, result in run_jobs(run_cell, list(_missing(cells, records)), jobs):
+            records.add(cell, result)
+            done += 1
+            progress(done, total)
 
 
-def _side_by_side(pool: ProcessPoolExecutor, cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, CellResult]]:
-    """Yield results as they come."""
-    waiting: dict[Future[CellResult], Cell] = {}
-    left = iter(cells)
-    while True:
-        while len(waiting) < (1 + _AHEAD) * jobs and (cell := next(left, None)) is not None:
-            waiting[pool.submit(run_cell, cell)] = cell
-        if not waiting:
-            return
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            yield waiting.pop(future), future.result()
+def _missing(cells: Sequence[Cell], records: Records) -> Iterator[Cell]:
+    """Yield the cells that were not run; later traces with one seed where a policy draws no random numbers."""
+    drawing = {key[:2] for key, result in records.results.items() if len(result.runs) > 1}
+    for cell in cells:
+        if cell.key not in records.results:
+            yield cell if cell.is_first or cell.key[:2] in drawing else replace(cell, seeds=1)

@@ -22,9 +22,9 @@ from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 
 WARM_UP_RATIO: Final = 0.05
-"""Of the requests, the first, that latencies, accuracy and attainment leave out; as ``slimsched simulate`` does."""
+"""The share of the requests, the first ones, that latencies, accuracy and attainment leave out."""
 LATENCY_EDGES_S: Final = np.logspace(-5, 2, 71)
-"""Of the bins of latency: ten a decade from 10 µs to 100 s; what lies beyond is counted in the outermost."""
+"""The edges of the bins of latency: ten a decade from 10 µs to 100 s; what lies beyond is counted in the outermost."""
 TIMELINE_BINS: Final = 80
 FIGURES: Final = (
     "accuracy",
@@ -52,11 +52,11 @@ class RunFigures:
     """One policy on one trace.
 
     Attributes:
-        seed: of the policy's lots.
-        figures: by name, see FIGURES; None where there is none, as the latency of no answer.
-        latency_counts: answers by LATENCY_EDGES_S.
-        width_shares: of the answers, by width in percent.
-        server_shares: of the items, by server in the order of names.
+        seed: The seed of the policy's random numbers.
+        figures: By name, see FIGURES; None where there is none, as the latency of no answer.
+        latency_counts: Answers by LATENCY_EDGES_S.
+        width_shares: Shares of the answers, by width in percent.
+        server_shares: Shares of the items, by server in the order of names.
     """
 
     seed: int
@@ -71,10 +71,10 @@ class Timeline:
     """How a run went over time, in bins of equal length over the arrivals.
 
     Attributes:
-        until_s: the end of the last bin.
-        arrivals_rps: of each bin.
-        width: mean of the answers to what arrived in each, in percent; None where none was answered.
-        latency_s: mean of them likewise.
+        until_s: The end of the last bin.
+        arrivals_rps: Arrivals a second in each bin.
+        width: Mean width of the answers to what arrived in each bin, in percent; None where none was answered.
+        latency_s: Their mean latency likewise.
     """
 
     until_s: float
@@ -87,9 +87,9 @@ def take_figures(simulation: Simulation, *, seed: int, fallback_ratio: float | N
     """Return the figures of a run that has ended.
 
     Args:
-        simulation: after ``run``.
-        seed: of the policy's lots.
-        fallback_ratio: of the decisions, those that the guard's fallback made; None: the policy needs no guard.
+        simulation: One that has run.
+        seed: The seed of the policy's random numbers.
+        fallback_ratio: The share of the decisions that the guard's fallback made; None: the policy needs no guard.
     """
     result = summarise(simulation, seed=seed, warm_up_ratio=WARM_UP_RATIO)
     table = _counted(simulation)
@@ -120,15 +120,15 @@ def take_timeline(simulation: Simulation) -> Timeline:
     edges_s = np.linspace(0.0, float(arrived_s[-1]), TIMELINE_BINS + 1)
     if edges_s[-1] <= 0:
         edges_s = np.linspace(0.0, 1.0, TIMELINE_BINS + 1)
-    place = np.minimum(np.searchsorted(edges_s, arrived_s, side="right") - 1, TIMELINE_BINS - 1)
+    bin_of = np.minimum(np.searchsorted(edges_s, arrived_s, side="right") - 1, TIMELINE_BINS - 1)
     is_answered = np.asarray(requests[sim.STATUS]) == sim.ANSWERED
-    answered = np.bincount(place[is_answered], minlength=TIMELINE_BINS)
+    answered = np.bincount(bin_of[is_answered], minlength=TIMELINE_BINS)
 
     def mean(values: Floats) -> tuple[float | None, ...]:
-        sums = np.bincount(place[is_answered], weights=values[is_answered], minlength=TIMELINE_BINS)
+        sums = np.bincount(bin_of[is_answered], weights=values[is_answered], minlength=TIMELINE_BINS)
         return tuple(float(s / n) if n else None for s, n in zip(sums, answered, strict=True))
 
-    arrivals = np.bincount(place, minlength=TIMELINE_BINS) / (edges_s[1] - edges_s[0])
+    arrivals = np.bincount(bin_of, minlength=TIMELINE_BINS) / (edges_s[1] - edges_s[0])
     latency_s = np.asarray(requests[sim.ANSWERED_S]) - arrived_s
     return Timeline(
         float(edges_s[-1]),

@@ -16,8 +16,6 @@ from orchestrator.policies import RowPolicy, parse_policy
 from orchestrator.policies.learned import LEARNED_NAMES, SLIM, LearnedPolicy, PolicyFile
 
 LEARNED: Final = SLIM
-OWN_HEURISTICS: Final = frozenset({"thrift"})
-"""Heuristics that this project has made, by ``head_of``; the others are of the literature, or nearly so."""
 UNTUNED: Final = " untuned"
 """Ends the label of a policy with its own defaults beside the tuned one, on validation scenarios."""
 
@@ -27,10 +25,10 @@ class PolicyEntry:
     """One policy in one scenario.
 
     Attributes:
-        label: what tables call it: the same in all scenarios.
-        spec: of the policy.
-        identity: the spec, and of a learned policy what its file holds; equal only for what decides alike.
-        is_tuned: whether the spec was tuned on the scenario's validation file.
+        label: What tables call it, the same in all scenarios.
+        spec: The spec that is run.
+        identity: The spec, and of a learned policy what its file holds; equal only for what decides alike.
+        is_tuned: Whether the spec was tuned on the scenario's validation file.
     """
 
     label: str
@@ -40,7 +38,7 @@ class PolicyEntry:
 
 
 def make_entry(label: str, spec: str, *, is_tuned: bool = False) -> PolicyEntry:
-    """Return a contender.
+    """Return a policy in a scenario.
 
     Raises:
         ConfigError: when there is no such policy, or a learned policy's file can't be used.

@@ -1,7 +1,7 @@
-"""One cell of a suite: a policy on a trace, with every seed of its lots, in whatever process it lands.
+"""One cell of a suite: a policy on a trace, with every seed of its random numbers, in whatever process it lands.
 
-All randomness is drawn beforehand. A trace's seed gives arrivals, noise and faults, the same for all who meet on it.
-The lots that policies draw from are the trace's own for seed 0 and drawn anew for every other seed. A policy that draws
+All randomness is drawn beforehand. A trace's seed gives arrivals, noise and faults, the same for all policies. The
+random numbers that policies use are the trace's own for seed 0 and drawn anew for every other seed. A policy that uses
 none does the same whatever the seed, so it is not run again: that is found out on the first trace, by running it twice
 and comparing every figure.
 """
@@ -17,9 +17,9 @@ from typing import Final
 import numpy as np
 
 from orchestrator.errors import UntrustedError
+from orchestrator.evaluation.cases import load_case
 from orchestrator.evaluation.figures import RunFigures, Timeline, take_figures, take_timeline
 from orchestrator.evaluation.policy_entries import PolicyEntry, open_policy
-from orchestrator.evaluation.suites.plan import load_case
 from orchestrator.policies import RowPolicy
 from orchestrator.policies.learned import LearnedPolicy
 from orchestrator.policies.tables.candidates import build_rows
@@ -31,24 +31,24 @@ from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.learned_run import DECIDED, DISTRUSTED
 
 CellKey = tuple[str, str, int]
-"""Digest of the scenario, identity of the contender, trace."""
+"""Digest of the scenario, identity of the policy, seed of the trace."""
 _TIMED_DECISIONS: Final = 400
 _TIMED_REQUESTS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What one job does.
+    """What one job runs.
 
     Attributes:
-        digest: of the scenario, the number of requests included.
-        path: of its file.
-        requests: at most so many; None: as the file says.
-        entry: who.
-        trace: seed.
-        seeds: of the lots, ascending from 0.
-        is_first: whether it is the first trace of its case: then the timeline is kept and decisions are timed, and
-            a second seed tells whether the policy draws lots at all.
+        digest: Of the scenario, the number of requests included.
+        path: The scenario's file.
+        requests: How many requests a run has at most; None: as many as the file says.
+        entry: The policy.
+        trace: The seed of the trace.
+        seeds: How many seeds of random numbers there are, ascending from 0.
+        is_first: Whether it is the first trace of its case: then the timeline is kept and decisions are timed, and
+            a second seed tells whether the policy draws random numbers at all.
     """
 
     digest: str
@@ -61,19 +61,19 @@ class Cell:
 
     @property
     def key(self) -> CellKey:
-        """What it is known by: equal keys have equal figures, apart from the number of seeds."""
+        """The cell's identity: equal keys have equal figures, apart from the number of seeds."""
         return self.digest, self.entry.identity, self.trace
 
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """What came of it.
+    """What came of a cell.
 
     Attributes:
-        runs: one a seed; only seed 0 for a policy that draws no lots.
-        cpu_s: of all of them, of one core; no figure, because it differs from run to run.
-        timeline: of seed 0; None but for the first trace.
-        decision_s: median and 99th percentile of one decision (candidates, features and choice), called from Python
+        runs: One a seed; only seed 0 for a policy that draws no random numbers.
+        cpu_s: Processor time of all of them, on one core; no figure, because it differs from run to run.
+        timeline: How seed 0 went over time; None but for the first trace.
+        decision_s: Median and 99th percentile of one decision (candidates, features and choice), called from Python
             as the router does; None but for the first trace.
     """
 

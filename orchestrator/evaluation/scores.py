@@ -1,6 +1,6 @@
 """What runs add up to: each policy's figures by trace, and what is known of each scenario beside them.
 
-Seeds of one trace are averaged first, so a trace counts once however many lots were drawn on it. A figure that is None
+Seeds of one trace are averaged first, so a trace counts once however many seeds it was run with. A figure that is None
 in any run of a trace (the latency of no answer, joules that are unknown) is NaN there, and so is everything made of it.
 """
 
@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.evaluation.cases import Case, load_case
 from orchestrator.evaluation.figures import FIGURES, RunFigures, Timeline
 from orchestrator.evaluation.policy_entries import PolicyEntry
 from orchestrator.evaluation.runs import CellKey, CellResult
-from orchestrator.evaluation.suites.plan import Case, load_case
+from orchestrator.evaluation.statistics import interquartile_mean
 from orchestrator.simulation.bounds.capacity import least_joules, most_accuracy, most_utility
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.trace import draw_trace
@@ -34,17 +35,18 @@ class Score:
     """One policy in one scenario.
 
     Attributes:
-        entry: who.
-        figures: by name, the utility among them: float64 [traces], NaN for None.
-        places: float64 [traces, 3], in the cube of orchestrator.simulation.utility.
-        seeds: of the lots on each trace; 1 for a policy that draws none.
-        seed_spread: standard deviation of the utility over seeds, mean of the traces; None with one seed.
-        latency_counts: of all traces and seeds, by LATENCY_EDGES_S.
-        width_shares: mean by width.
-        server_shares: mean by server.
-        timeline: of the first trace.
-        decision_s: median and p99 of a decision from Python; None when none was timed.
-        event_s: of one core for a decision with its share of all events, in the compiled loop where the policy is one.
+        entry: The policy.
+        figures: By name, the utility among them: float64 [traces], NaN for None.
+        places: Positions in the cube of orchestrator.simulation.utility, float64 [traces, 3].
+        seeds: How many seeds of random numbers each trace was run with; 1 for a policy that draws none.
+        seed_spread: Standard deviation of the utility over seeds, mean of the traces; None with one seed.
+        latency_counts: Answers of all traces and seeds, by LATENCY_EDGES_S.
+        width_shares: Mean share of the answers, by width.
+        server_shares: Mean share of the items, by server.
+        timeline: How the first trace went over time.
+        decision_s: Median and p99 of a decision from Python; None when none was timed.
+        event_s: Time of one core for a decision with its share of all events, in the compiled loop where the policy is
+            one.
     """
 
     entry: PolicyEntry
@@ -59,28 +61,32 @@ class Score:
     decision_s: tuple[float, float] | None
     event_s: float
 
+    def iqm(self, name: str) -> float:
+        """Return the interquartile mean of a figure over traces."""
+        return float(interquartile_mean(self.figures[name]))
+
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """A scenario with what it is like and how everybody did.
+class ScenarioScores:
+    """A scenario, what it is like, and how every policy did in it.
 
     Attributes:
-        case: of the suite.
-        servers: how many.
-        rate_rps: items a second.
-        load_ratio: of its workload.
-        load_of_width: likewise.
-        kind: of its arrivals.
-        cv2: squared coefficient of variation of the gaps; as told for gamma, else as found on the first trace.
-        deadline_s: of its requests.
-        requests: of each run.
-        items: of each request.
-        utility_scale: for utility and hypervolume.
-        most_accuracy: the fluid bound at its rate; None when the fleet can't serve it for good.
-        most_utility: likewise.
-        server_names: in the order of shares.
-        scores: by label.
-        fleet: for bounds.
+        case: The scenario as the suite runs it.
+        servers: How many servers its fleet has.
+        rate_rps: Items a second.
+        load_ratio: The load, over the capacity at ``load_of_width``.
+        load_of_width: The width of that capacity; None for the quickest widths.
+        kind: The kind of its arrivals.
+        cv2: Squared coefficient of variation of the gaps; as told for gamma, else as found on the first trace.
+        deadline_s: The deadline of its requests.
+        requests: How many requests a run has.
+        items: How many items a request has.
+        utility_scale: What utility and hypervolume are made with.
+        most_accuracy: The fluid bound on accuracy at its rate; None when the fleet can't serve it for good.
+        most_utility: The fluid bound on utility, likewise.
+        server_names: The servers, in the order of shares.
+        scores: How each policy did, by its label.
+        fleet: The servers, for bounds.
     """
 
     case: Case
@@ -100,6 +106,12 @@ class Field:
     scores: Mapping[str, Score]
     fleet: tuple[SimulatedServer, ...]
 
+    @property
+    def load(self) -> str:
+        """The load in words."""
+        width = "the quickest widths" if self.load_of_width is None else f"width {self.load_of_width}"
+        return f"{self.load_ratio:.0%} of the capacity at {width}"
+
     def bound_j(self, accuracy: float) -> float | None:
         """Return the least joules a request for such a mean accuracy, by the fluid bound; None when there is none.
 
@@ -112,12 +124,12 @@ class Field:
         return None if bound_j is None else bound_j * self.items
 
 
-def stand(cases: Sequence[Case], results: Mapping[CellKey, CellResult]) -> tuple[Field, ...]:
-    """Return how everybody did in each case; results of every cell must be there."""
-    return tuple(_field(case, results) for case in cases)
+def score_cases(cases: Sequence[Case], results: Mapping[CellKey, CellResult]) -> tuple[ScenarioScores, ...]:
+    """Return how every policy did in each case; results of every cell must be there."""
+    return tuple(_scenario(case, results) for case in cases)
 
 
-def _field(case: Case, results: Mapping[CellKey, CellResult]) -> Field:
+def _scenario(case: Case, results: Mapping[CellKey, CellResult]) -> ScenarioScores:
     settings, servers = load_case(case.path, case.requests)
     fleet = tuple(sorted(servers, key=lambda s: s.name))
     trace = draw_trace(settings, fleet, case.traces[0])
@@ -129,7 +141,7 @@ def _field(case: Case, results: Mapping[CellKey, CellResult]) -> Field:
     for entry in case.entries:
         cells = [results[case.digest, entry.identity, trace_seed] for trace_seed in case.traces]
         scores[entry.label] = _score(entry, cells, utility_scale)
-    return Field(
+    return ScenarioScores(
         case=case,
         servers=len(fleet),
         rate_rps=trace.rate_rps,

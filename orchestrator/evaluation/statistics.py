@@ -5,9 +5,9 @@ by outliers less than the mean and wastes less than the median; intervals come f
 each scenario keeps its share. Traces are resampled whole: what policies did on a trace stays together, so differences
 between policies are paired and seeds of one trace are not taken for independent runs.
 
-scipy draws the bootstrap: each stratum is one of its samples, made of the places of the traces, and a statistic looks
-up what it needs at these places. moocore, of the authors of the usual algorithm, measures hypervolumes. The probability
-of improvement is a mean of comparisons and written here.
+scipy draws the bootstrap: each stratum is one of its samples, made of the indices of the traces, and a statistic looks
+up what it needs at these indices. moocore, of the authors of the usual algorithm, measures hypervolumes. The
+probability of improvement is a mean of comparisons and written here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.reporting.claim import Claim, Interval
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.int64]
+Indices = NDArray[np.int64]
 RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
 _CUT: Final = 0.25
@@ -30,24 +31,12 @@ NEEDS: Final = "evaluation needs scipy and moocore; install them with pip instal
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A 95 % interval.
-
-    Attributes:
-        low, high: its ends.
-    """
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class Estimate:
     """A number and how sure it is.
 
     Attributes:
-        value: of all traces.
-        interval: None when there are too few traces for one.
+        value: The number, over all traces.
+        interval: Its 95 % interval; None when there are too few traces for one.
     """
 
     value: float
@@ -63,15 +52,15 @@ def interquartile_mean(values: Any, axis: int = -1) -> Any:
 
 
 def estimate(
-    statistic: Callable[[Sequence[Places]], Any], strata: Sequence[int], *, seed: int = 0, resamples: int = RESAMPLES
+    statistic: Callable[[Sequence[Indices]], Any], strata: Sequence[int], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Estimate:
     """Return a statistic of the traces, with its interval by a stratified bootstrap.
 
     Args:
-        statistic: of the places of the traces of each stratum, int64 [..., traces]; returns [...].
-        strata: how many traces each has.
-        seed: of the resampling.
-        resamples: how often.
+        statistic: A function of the indices of the traces of each stratum, int64 [..., traces]; returns [...].
+        strata: How many traces each has.
+        seed: The seed of the resampling.
+        resamples: How often the traces are drawn.
     """
     from scipy.stats import bootstrap
 
@@ -81,7 +70,7 @@ def estimate(
         return Estimate(value)
     found = bootstrap(
         everything,
-        lambda *places, axis: statistic(places),
+        lambda *indices, axis: statistic(indices),
         n_resamples=resamples,
         vectorized=True,
         axis=-1,
@@ -96,16 +85,16 @@ def estimate_iqm(strata: Sequence[Floats], *, seed: int = 0, is_sure: bool = Tru
     """Return the interquartile mean of all values of all strata.
 
     Args:
-        strata: values by trace, one array a scenario.
-        seed: of the resampling.
-        is_sure: whether an interval is wanted.
+        strata: Values by trace, one array a scenario.
+        seed: The seed of the resampling.
+        is_sure: Whether an interval is wanted.
     """
     everything = np.concatenate(strata)
     if not is_sure or np.isnan(everything).any():
         return Estimate(float(interquartile_mean(everything)))
     return estimate(
-        lambda places: interquartile_mean(
-            np.concatenate([values[at] for values, at in zip(strata, places, strict=True)], axis=-1)
+        lambda indices: interquartile_mean(
+            np.concatenate([values[at] for values, at in zip(strata, indices, strict=True)], axis=-1)
         ),
         [len(values) for values in strata],
         seed=seed,
@@ -115,7 +104,7 @@ def estimate_iqm(strata: Sequence[Floats], *, seed: int = 0, is_sure: bool = Tru
 def estimate_ratio(upper: Floats, lower: Floats, *, seed: int = 0) -> Estimate:
     """Return the interquartile mean of one policy over that of another on the same traces."""
     return estimate(
-        lambda places: interquartile_mean(upper[places[0]]) / interquartile_mean(lower[places[0]]),
+        lambda indices: interquartile_mean(upper[indices[0]]) / interquartile_mean(lower[indices[0]]),
         [len(upper)],
         seed=seed,
     )
@@ -124,7 +113,7 @@ def estimate_ratio(upper: Floats, lower: Floats, *, seed: int = 0) -> Estimate:
 def estimate_difference(upper: Floats, lower: Floats, *, seed: int = 0) -> Estimate:
     """Return the interquartile mean of one policy less that of another on the same traces."""
     return estimate(
-        lambda places: interquartile_mean(upper[places[0]]) - interquartile_mean(lower[places[0]]),
+        lambda indices: interquartile_mean(upper[indices[0]]) - interquartile_mean(lower[indices[0]]),
         [len(upper)],
         seed=seed,
     )
@@ -134,20 +123,35 @@ def estimate_closed(strata: Sequence[tuple[Floats, Floats, float]], *, seed: int
     """Return which share of the way from another policy to a bound a policy has gone, mean over scenarios.
 
     Args:
-        strata: of each scenario the policy's values by trace, the other's on the same traces, and the bound, which is
+        strata: Of each scenario the policy's values by trace, the other's on the same traces, and the bound, which is
             not where the other is.
-        seed: of the resampling.
+        seed: The seed of the resampling.
     """
 
-    def share(own: Floats, held: Floats, bound: float, at: Places) -> Any:
+    def share(own: Floats, held: Floats, bound: float, at: Indices) -> Any:
         start = interquartile_mean(held[at])
         return (interquartile_mean(own[at]) - start) / (bound - start)
 
     return estimate(
-        lambda places: np.mean([share(*values, at) for values, at in zip(strata, places, strict=True)], axis=0),
+        lambda indices: np.mean([share(*values, at) for values, at in zip(strata, indices, strict=True)], axis=0),
         [len(own) for own, _, _ in strata],
         seed=seed,
     )
+
+
+def claim_ratio(
+    name: str,
+    found: Estimate | None,
+    bar: float,
+    *,
+    is_floor: bool = True,
+    is_certain: bool = False,
+    holds: bool = True,
+    note: str = "",
+) -> Claim:
+    """Return a claim on an estimated ratio; None where there is nothing to estimate it on."""
+    value, interval = (None, None) if found is None else (found.value, found.interval)
+    return Claim(name, value, "ratio", bar, is_floor, interval, is_certain, holds, note)
 
 
 def less(ratio: Estimate) -> Estimate:
@@ -157,16 +161,16 @@ def less(ratio: Estimate) -> Estimate:
 
 
 def probability_of_improvement(better: Sequence[Floats], than: Sequence[Floats], *, seed: int = 0) -> Estimate:
-    """Return how likely the one is above the other on a trace of a scenario drawn by lot; ties count half.
+    """Return how likely the one is above the other on a random trace of a random scenario; ties count half.
 
     Args:
-        better: values by trace, more is better, one array a scenario.
-        than: of the other policy on the same traces.
-        seed: of the resampling.
+        better: Values of the one by trace, more is better, one array a scenario.
+        than: Values of the other policy on the same traces.
+        seed: The seed of the resampling.
     """
     wins = [(a > b) + 0.5 * (a == b) for a, b in zip(better, than, strict=True)]
     return estimate(
-        lambda places: np.mean([w[at].mean(axis=-1) for w, at in zip(wins, places, strict=True)], axis=0),
+        lambda indices: np.mean([w[at].mean(axis=-1) for w, at in zip(wins, indices, strict=True)], axis=0),
         [len(w) for w in wins],
         seed=seed,
     )

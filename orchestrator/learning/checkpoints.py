@@ -9,7 +9,6 @@ goes on with new lots, so it does not repeat an uninterrupted one; a run from th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError
+from orchestrator.files import write_atomically
 from orchestrator.learning.vector_env import Ranges
 
 
@@ -125,6 +125,4 @@ def restore_ranges(ranges: Ranges, state: RunState) -> None:
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n")
-    partial.replace(path)
+    write_atomically(path, json.dumps(values, indent=1) + "\n")

@@ -9,7 +9,7 @@ whose states else drift off from all that it was taught, however well it repeats
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from orchestrator.files import write_atomically
 from orchestrator.learning.networks import ScoringNet
 from orchestrator.learning.vector_env import FleetVecEnv, base_actions
 from orchestrator.simulation.world.world_batch import NO_ADVICE
@@ -80,11 +81,9 @@ def collect_demonstrations(
 
 def write_demonstrations(path: Path, demonstrations: Demonstrations) -> None:
     """Write lessons to a file, as a whole or not at all."""
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    np.savez_compressed(
-        partial, **{name: getattr(demonstrations, name) for name in Demonstrations.__dataclass_fields__}
-    )
-    partial.replace(path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: getattr(demonstrations, name) for name in Demonstrations.__dataclass_fields__})
+    write_atomically(path, buffer.getvalue())
 
 
 def read_demonstrations(path: Path) -> Demonstrations:

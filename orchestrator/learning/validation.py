@@ -22,6 +22,9 @@ _MIXES: tuple[Preference, ...] = ((0.6, 0.1, 0.3), (0.45, 0.1, 0.45), (0.2, 0.1,
 _DRAWN_FROM = 2**31
 """Seeds of drawn validation tasks begin here, beyond all that a curriculum draws."""
 
+_DRAWN, _DRAWN_REQUESTS = 12, 600
+"""Scenarios that are drawn where none are given, and the requests of each at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -108,6 +111,27 @@ def prepare_validation(tasks: Sequence[Task], *, traces: int, base: str) -> list
         expert = max(earned, key=lambda name: earned[name])
         found.append(Validation(task, seeds, earned[expert], expert, earned[base]))
     return found
+
+
+def choose_validations(
+    paths: Sequence[Path], scenario: Path | None, *, traces: int, base: str, requests: int
+) -> list[Validation]:
+    """Return the validations of files and folders, else of the one scenario that is trained on, else of drawn ones.
+
+    Args:
+        paths: Files and folders of scenarios.
+        scenario: The one that is trained on; None where scenarios are drawn.
+        traces: Of each scenario.
+        base: The heuristic that is validated against.
+        requests: Of a run.
+    """
+    if paths:
+        tasks = file_tasks(paths, requests=requests)
+    elif scenario is not None:
+        tasks = [scenario_task(scenario, requests=requests)]
+    else:
+        tasks = drawn_tasks(_DRAWN, requests=min(_DRAWN_REQUESTS, requests))
+    return prepare_validation(tasks, traces=traces, base=base)
 
 
 def validate(file: PolicyFile, validations: Sequence[Validation]) -> Score:

@@ -8,8 +8,6 @@ every decision that rests on it half wrong.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import ConfigError
+from orchestrator.files import write_atomically
 from orchestrator.profile.document import BatchProfile, ModelProfile, Origin, Profile, ServerProfile, batch_ladder
 from orchestrator.validation import describe_problem
 
@@ -84,12 +83,7 @@ def write_profile(profile: Profile, path: Path) -> None:
     text = render_profile(profile)
     parse_profile(text, source=f"the profile for {path}")
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        write_atomically(path, text)
     except OSError as exc:
         raise ConfigError(f"can't write {path} ({exc.strerror}); give another place") from exc
 

@@ -1,7 +1,7 @@
 """Takes a profile of a fleet: measures every (server, width, batch) on the real servers and writes profile.json.
 
-``sampling`` says pure what to measure next and when there is enough, ``journal`` keeps what was measured over
+``sampling`` says pure what to measure next and when there is enough, ``records`` keeps what was measured over
 interruptions, ``probe`` measures batches and windows of energy, ``changes`` loads, reloads and memory, ``campaign``
-runs them in rounds, ``assembly`` makes the profile of it, ``picture`` and ``view`` show it. ``synthetic`` computes
-profiles of machines that are not here.
+runs them in rounds, ``assembly`` makes the profile of it, ``picture`` and ``view`` show it. ``profiler`` does all of
+that for a fleet as its settings describe it.
 """

@@ -29,7 +29,7 @@ from orchestrator.profile import (
     batch_ladder,
     fit_latency,
 )
-from orchestrator.profiling.journal import Cycle, ModelKey
+from orchestrator.profiling.records import Cycle, ModelKey
 from orchestrator.profiling.sampling import Cell, Visit, Window, quantile
 from orchestrator.snapshot import ServedModel, ServerName
 
@@ -38,16 +38,16 @@ SOURCES = {
     "nvml-power-integrated": EnergySource.INSTANT,
     "rapl": EnergySource.RAPL,
 }
-"""By telemetry's name."""
+"""Sources of energy by the name that telemetry gives them."""
 
 
 @dataclass(frozen=True, slots=True)
 class PowerModel:
-    """Stated and not measured.
+    """Power that is stated and not measured.
 
     Attributes:
-        idle_w: without load.
-        busy_w: under batches without a pause.
+        idle_w: Watts without load.
+        busy_w: Watts under batches without a pause.
     """
 
     idle_w: float
@@ -59,15 +59,15 @@ class ServerFacts:
     """What is known of a server besides measurements.
 
     Attributes:
-        name: in fleet.yaml.
-        device: what its instances run on.
-        description: of the device.
-        slowdown: emulated factor; None when it is as fast as its machine.
-        triton_version: it tells.
-        memory_bytes: of the device or host; None when unreadable.
-        power: model to use without a counter; None when there is none.
-        no_counter: why no counter is read; empty where one may be.
-        models: it serves, by name.
+        name: The server's name in fleet.yaml.
+        device: What its instances run on.
+        description: The device in words.
+        slowdown: The emulated factor; None when it is as fast as its machine.
+        triton_version: The version that it tells.
+        memory_bytes: Memory of the device or host; None when unreadable.
+        power: The model to use without a counter; None when there is none.
+        no_counter: Why no counter is read; empty where one may be.
+        models: The models it serves, by name.
     """
 
     name: ServerName

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from orchestrator.profile import batch_ladder
 from orchestrator.profiling.changes import describe_before, measure_cycle, restore
-from orchestrator.profiling.journal import Journal, ModelKey
 from orchestrator.profiling.ports import Control, ProfiledServer, Telemetry
 from orchestrator.profiling.probe import Clock, idle_window, visit_cell
+from orchestrator.profiling.records import ModelKey, Records
 from orchestrator.profiling.sampling import Cell, Sampling, is_settled, plan_round
 from orchestrator.snapshot import ServedModel, ServerName
 
@@ -24,10 +24,10 @@ class Progress:
     """How far a campaign is.
 
     Attributes:
-        settled: cells with enough measurements.
-        cells: all.
-        round_number: under way; 0 while changes are measured.
-        now: what is being measured.
+        settled: Cells with enough measurements.
+        cells: All cells.
+        round_number: The round under way; 0 while changes are measured.
+        now: What is being measured.
     """
 
     settled: int
@@ -41,12 +41,12 @@ class Subject:
     """A server to be measured.
 
     Attributes:
-        name: in fleet.yaml.
-        client: batches go through.
-        models: it serves.
-        telemetry: of its host; None where it can't be read.
-        control: None where nothing may be changed.
-        has_counter: whether telemetry tells of energy.
+        name: The server's name in fleet.yaml.
+        client: What batches go through.
+        models: The models it serves.
+        telemetry: Readings of its host; None where it can't be read.
+        control: What loads and unloads; None where nothing may be changed.
+        has_counter: Whether telemetry tells of energy.
     """
 
     name: ServerName
@@ -62,21 +62,21 @@ class Subject:
         return self.telemetry if self.has_counter else None
 
 
-async def restore_left(controls: Mapping[ServerName, Control], journal: Journal) -> None:
+async def restore_left(controls: Mapping[ServerName, Control], records: Records) -> None:
     """Bring back what a killed campaign has left changed.
 
     Raises:
         SlimError: when Triton does not.
     """
-    for (server, model), before in list(journal.unrestored.items()):
+    for (server, model), before in list(records.unrestored.items()):
         if server in controls:
             await restore(controls[server], model, before)
-            journal.note_restored((server, model))
+            records.note_restored((server, model))
 
 
 async def measure_changes(
     subjects: Sequence[Subject],
-    journal: Journal,
+    records: Records,
     sampling: Sampling,
     *,
     tell: Callable[[Progress], None],
@@ -85,7 +85,7 @@ async def measure_changes(
     """Measure what changes of every model cost, some cycles of each in turn.
 
     Raises:
-        SlimError: when a server fails; what was measured is in the journal.
+        SlimError: when a server fails; what was measured is in the records.
     """
     by_name = {subject.name: subject for subject in subjects if subject.control is not None}
     keys: list[ModelKey] = sorted((name, model.name) for name, each in by_name.items() for model in each.models)
@@ -93,23 +93,23 @@ async def measure_changes(
         order = random.Random(f"{sampling.seed}-changes-{cycle}")
         for server, model in sorted(keys, key=lambda key: (order.random(), key)):
             subject = by_name[server]
-            if len(journal.cycles.get((server, model), ())) > cycle:
+            if len(records.cycles.get((server, model), ())) > cycle:
                 continue
             assert subject.control is not None
             assert subject.telemetry is not None
             tell(Progress(0, len(list_cells(subjects)), 0, f"changes of {model} on {server}"))
             loaded = {each.name: each for each in await subject.control.loaded_models()}
             before = describe_before(loaded[model], server=server)
-            journal.add_before((server, model), before)
-            tag = f"profile-{sampling.seed}-{cycle}-{len(journal.cycles.get((server, model), ()))}"
+            records.add_before((server, model), before)
+            tag = f"profile-{sampling.seed}-{cycle}-{len(records.cycles.get((server, model), ()))}"
             measured = await measure_cycle(subject.control, subject.telemetry, model, before, tag=tag, clock=clock)
-            journal.note_restored((server, model))
-            journal.add_cycle((server, model), measured)
+            records.note_restored((server, model))
+            records.add_cycle((server, model), measured)
 
 
 async def measure_batches(
     subjects: Sequence[Subject],
-    journal: Journal,
+    records: Records,
     sampling: Sampling,
     *,
     tell: Callable[[Progress], None],
@@ -118,21 +118,21 @@ async def measure_batches(
     """Visit all cells in rounds until each is settled.
 
     Raises:
-        SlimError: when a server fails; what was measured is in the journal.
+        SlimError: when a server fails; what was measured is in the records.
     """
     by_name = {subject.name: subject for subject in subjects}
     models = {(subject.name, model.name): model for subject in subjects for model in subject.models}
     cells = list_cells(subjects)
     while True:
-        number, order = plan_round(cells, journal.visits, sampling)
+        number, order = plan_round(cells, records.visits, sampling)
         if not order:
             return
         for subject in subjects:
-            if subject.meter is not None and len(journal.idles.get(subject.name, ())) < number:
+            if subject.meter is not None and len(records.idles.get(subject.name, ())) < number:
                 window = await idle_window(subject.meter, sampling.idle_window_s, clock=clock)
-                journal.add_idle(subject.name, window)
+                records.add_idle(subject.name, window)
         for cell in order:
-            settled = sum(is_settled(journal.visits.get(each, ()), sampling) for each in cells)
+            settled = sum(is_settled(records.visits.get(each, ()), sampling) for each in cells)
             tell(Progress(settled, len(cells), number, f"{cell.model} × {cell.items} on {cell.server}"))
             subject = by_name[cell.server]
             visit = await visit_cell(
@@ -143,7 +143,7 @@ async def measure_batches(
                 telemetry=subject.meter,
                 clock=clock,
             )
-            journal.add_visit(cell, visit)
+            records.add_visit(cell, visit)
 
 
 def list_cells(subjects: Sequence[Subject]) -> tuple[Cell, ...]:

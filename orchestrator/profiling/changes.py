@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.planner.host import Batching, LoadedModel
-from orchestrator.profiling.journal import Before, Cycle
 from orchestrator.profiling.ports import Control, Telemetry
 from orchestrator.profiling.probe import Clock
+from orchestrator.profiling.records import Before, Cycle
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import HostReading
 
@@ -46,12 +46,12 @@ async def measure_cycle(
     """Take a model through every change and back; return what each took.
 
     Args:
-        control: of the server.
-        telemetry: of its host.
-        name: of the model, which runs.
-        before: how it runs; it does so again in the end, also when this fails.
-        tag: unlike those of other cycles, because only a config that differs is a reload.
-        clock: monotonic, in seconds.
+        control: What loads and unloads on the server.
+        telemetry: Readings of its host.
+        name: The model, which runs.
+        before: How it runs; it does so again in the end, also when this fails.
+        tag: A text unlike those of other cycles, because only a config that differs is a reload.
+        clock: A monotonic clock, in seconds.
 
     Raises:
         SlimError: when Triton fails a change.

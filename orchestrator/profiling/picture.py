@@ -6,18 +6,17 @@ the smallest batch of the narrowest width can be read beside the largest of the 
 
 from __future__ import annotations
 
-import io
 import math
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.files import write_atomically
 from orchestrator.profile import Profile, ServerProfile
 from orchestrator.profiling.view import describe_server
+from orchestrator.reporting.pictures import check_matplotlib, draw_image, tone
 
 COLUMNS = 3
-NEEDS_MATPLOTLIB = "the picture needs matplotlib: pip install 'slim-scheduler[plot]'"
 
 
 def check_picture(path: Path) -> None:
@@ -26,8 +25,7 @@ def check_picture(path: Path) -> None:
     Raises:
         ConfigError: when matplotlib or the folder is missing, or the name doesn't end in .png.
     """
-    if find_spec("matplotlib") is None:
-        raise ConfigError(NEEDS_MATPLOTLIB)
+    check_matplotlib()
     if path.suffix != ".png":
         raise ConfigError(f"--plot {path}: a picture's name ends in .png")
     if not path.parent.is_dir():
@@ -41,40 +39,30 @@ def write_picture(profile: Profile, path: Path) -> None:
         ConfigError: when the file can't be written.
     """
     try:
-        path.write_bytes(draw_picture(profile))
+        write_atomically(path, draw_picture(profile))
     except OSError as exc:
         raise ConfigError(f"can't write {path} ({exc.strerror}); choose another place") from exc
 
 
 def draw_picture(profile: Profile) -> bytes:
     """Return the curves of a profile as PNG."""
-    import matplotlib  # half a second that only pictures pay
+    columns = min(len(profile.servers), COLUMNS)
+    rows = math.ceil(len(profile.servers) / columns)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+        for panel, server in zip(panels, profile.servers, strict=False):
+            _draw_server(panel, server)
+        for panel in panels[len(profile.servers) :]:
+            panel.set_visible(False)
+        figure.suptitle(f"Latency of a batch: mean, p99 and fit · {profile.conditions.host}", fontsize=10)
 
-    count = len(profile.servers)
-    columns = min(count, COLUMNS)
-    rows = math.ceil(count / columns)
-    figure, panels = pyplot.subplots(
-        rows, columns, figsize=(5.2 * columns, 4.2 * rows), sharey=True, squeeze=False, layout="constrained"
-    )
-    flat = [panel for row in panels for panel in row]
-    tones = pyplot.get_cmap("viridis_r")
-    for panel, server in zip(flat, profile.servers, strict=False):
-        _draw_server(panel, server, tones)
-    for panel in flat[count:]:
-        panel.set_visible(False)
-    figure.suptitle(f"Latency of a batch: mean, p99 and fit · {profile.conditions.host}", fontsize=10)
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=110)
-    pyplot.close(figure)
-    return sink.getvalue()
+    return draw_image(draw, (5.2 * columns, 4.2 * rows), dpi=110)
 
 
-def _draw_server(panel: Any, server: ServerProfile, tones: Any) -> None:
+def _draw_server(panel: Any, server: ServerProfile) -> None:
     for index, model in enumerate(sorted(server.models, key=lambda each: (each.family, each.width))):
-        color = tones(index / max(1, len(server.models) - 1))
+        color = tone(index / max(1, len(server.models) - 1))
         items = [batch.items for batch in model.batches]
         means_ms = [batch.mean_s * 1e3 for batch in model.batches]
         above_ms = [max(0.0, batch.p99_s - batch.mean_s) * 1e3 for batch in model.batches]

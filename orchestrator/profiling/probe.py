@@ -39,12 +39,12 @@ async def visit_cell(
     """Return the latencies of some requests in a row, with the energy of the time they took.
 
     Args:
-        server: to send to.
-        model: of it.
-        items: in each request.
-        sampling: how many, and for how long.
-        telemetry: of its host; None: no counter is read.
-        clock: monotonic, in seconds.
+        server: The server.
+        model: One of its models.
+        items: Items in each request.
+        sampling: How many requests, and for how long.
+        telemetry: Readings of its host; None: no counter is read.
+        clock: A monotonic clock, in seconds.
 
     Raises:
         ConfigError: when the model's input leaves open what a blank item is.

@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.snapshot import ModelName, ServerName
 
 _T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
 """Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond them 2.1 errs to the safe side."""
+
+
+BURSTS_S = 0.15
+"""Time spent on bursts in a visit where load is measured too; a batch size has four visits and more."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,10 +37,10 @@ class Window:
     """Energy between two readings of a counter.
 
     Attributes:
-        energy_j: None when it can't be read.
-        duration_s: between the readings.
-        source: as telemetry names it; ``none`` without energy.
-        reason: why there is none; empty otherwise.
+        energy_j: Joules; None when they can't be read.
+        duration_s: Time between the readings.
+        source: Where the joules come from, as telemetry names it; ``none`` without energy.
+        reason: Why there is none; empty otherwise.
     """
 
     energy_j: float | None
@@ -50,10 +54,10 @@ class Visit:
     """Requests sent to a cell one after another.
 
     Attributes:
-        latencies_s: of each, in order.
-        window: over all of them; None where no counter is read.
-        rested_s: latencies of requests that followed, each after a rest.
-        busy_s: what requests took of an instance in bursts that followed, the mean of each burst.
+        latencies_s: The latency of each request, in order.
+        window: The energy over all of them; None where no counter is read.
+        rested_s: Latencies of requests that followed, each after a rest.
+        busy_s: What requests took of an instance in bursts that followed, the mean of each burst.
     """
 
     latencies_s: tuple[float, ...]
@@ -67,21 +71,22 @@ class Sampling:
     """How much to measure.
 
     Attributes:
-        visit_requests: of one visit, after ``warm_up_requests`` that are not counted.
-        warm_up_requests: first of each visit, because others ran before and caches are theirs.
-        visit_limit_s: a visit ends earlier when this has passed.
-        min_visits: before a cell can be settled.
-        min_requests: before a cell can be settled; below 100 a p99 is the largest seen.
-        max_requests: after which a cell is settled however noisy it is.
-        cell_limit_s: time spent on a cell after which it is settled, for slow machines.
-        precision_ratio: half the 95 % interval of the mean, over the mean, that settles a cell.
-        energy_window_s: least length of a visit where a counter is read; counters tick some 10 times a second.
-        bursts_s: time spent on both in each visit, one of each at least; 0: none, and nothing is measured under load.
-        burst_requests: of each, after one for each instance.
-        rest_s: before each, about what a server rests between requests where load is low.
-        idle_window_s: of the reading of idle power in each round.
-        cycles: times that each change of a model is measured.
-        seed: of the order.
+        visit_requests: Requests of one visit, after ``warm_up_requests`` that are not counted.
+        warm_up_requests: The first requests of each visit, because others ran before and caches are theirs.
+        visit_limit_s: The time after which a visit ends earlier.
+        min_visits: Visits before a cell can be settled.
+        min_requests: Requests before a cell can be settled; below 100 a p99 is the largest seen.
+        max_requests: Requests after which a cell is settled however noisy it is.
+        cell_limit_s: Time spent on a cell after which it is settled, for slow machines.
+        precision_ratio: Half the 95 % interval of the mean, over the mean, that settles a cell.
+        energy_window_s: The least length of a visit where a counter is read; counters tick some 10 times a second.
+        bursts_s: Time spent in each visit on requests and bursts after a rest, one of each at least; 0: nothing is
+            measured under load.
+        burst_requests: Requests of a burst, after one for each instance.
+        rest_s: The rest before each, about what a server rests between requests where load is low.
+        idle_window_s: The length of the reading of idle power in each round.
+        cycles: How often each change of a model is measured.
+        seed: The seed of the order.
     """
 
     visit_requests: int = 25
@@ -99,6 +104,21 @@ class Sampling:
     idle_window_s: float = 2.0
     cycles: int = 3
     seed: int = 0
+
+
+def choose_sampling(min_requests: int, precision_ratio: float, *, cycles: int, seed: int, under_load: bool) -> Sampling:
+    """Return the defaults with as many requests as asked for, spread over no fewer visits."""
+    usual = Sampling()
+    return replace(
+        usual,
+        visit_requests=max(1, min(usual.visit_requests, min_requests // usual.min_visits)),
+        min_requests=min_requests,
+        max_requests=max(min_requests, usual.max_requests * min_requests // usual.min_requests),
+        precision_ratio=precision_ratio,
+        cycles=cycles,
+        seed=seed,
+        bursts_s=BURSTS_S if under_load else 0.0,
+    )
 
 
 def is_settled(visits: Sequence[Visit], sampling: Sampling) -> bool:

@@ -71,7 +71,7 @@ class Utility:
 
 
 def make_utility(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> Utility:
-    """Return the yardstick of a scenario."""
+    """Return the utility of a scenario."""
     accuracies = [m.accuracy for s in servers for m in s.models]
     workload = settings.workload
     most_rps = capacity_rps(servers, width=workload.load_of_width, min_accuracy=settings.objectives.min_accuracy)

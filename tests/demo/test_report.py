@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from orchestrator.demo.open_loop import Outcome
-from orchestrator.demo.report import Comparison, check_report, comparison_tables, write_report
+from orchestrator.demo.report import Comparison, check_report, comparison_tables, write_demo
 from orchestrator.demo.sample import load_sample
 from orchestrator.demo.summary import summarize
 from orchestrator.errors import ConfigError
@@ -59,7 +59,7 @@ def test_the_terminal_tables_fit_80_columns_and_hold_the_figures() -> None:
 
 
 def test_the_page_holds_the_same_figures_and_the_picture(tmp_path: Path) -> None:
-    png, page = write_report(COMPARISON, tmp_path / "new", stem="demo")
+    png, page = write_demo(COMPARISON, tmp_path / "new", stem="demo")
     with Image.open(png) as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
@@ -76,7 +76,7 @@ def test_the_page_holds_the_same_figures_and_the_picture(tmp_path: Path) -> None
 def test_a_place_that_cant_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="can't write the report"):
-        write_report(COMPARISON, tmp_path / "file", stem="demo")
+        write_demo(COMPARISON, tmp_path / "file", stem="demo")
     with pytest.raises(ConfigError, match="can't write the report"):
         check_report(tmp_path / "file")
     check_report(tmp_path / "new")

@@ -1,4 +1,4 @@
-"""A suite that is small enough for tests, and standings written out by hand."""
+"""A suite that is small enough for tests, and scores written out by hand."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.evaluation.cases import Case
 from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.policy_entries import PolicyEntry
-from orchestrator.evaluation.scores import UTILITY, Field, Score
-from orchestrator.evaluation.suites.plan import Case
+from orchestrator.evaluation.scores import UTILITY, ScenarioScores, Score
 from orchestrator.simulation.scenario.fleet import linear_model
 from orchestrator.simulation.utility import Utility
 from tests.simulation.worlds import servers
@@ -47,7 +47,7 @@ def write_suite(
 
 
 def score(label: str, *, traces: int = 8, is_tuned: bool = False, **figures: float | Sequence[float]) -> Score:
-    """Return a standing with the same figure on every trace, or one a trace; those left out are unknown."""
+    """Return a score with the same figure on every trace, or one a trace; those left out are unknown."""
     values = {name: np.full(traces, np.nan) for name in (UTILITY, *FIGURES)}
     values |= {name: np.broadcast_to(np.asarray(value, float), traces) for name, value in figures.items()}
     places = np.stack([values["accuracy"], values["attainment_ratio"], 1 - values["joules_per_answer"]], axis=1)
@@ -57,8 +57,8 @@ def score(label: str, *, traces: int = 8, is_tuned: bool = False, **figures: flo
     )
 
 
-def field(stem: str, scores: Sequence[Score], *, is_validation: bool = False, **more: Any) -> Field:
-    """Return a scenario with standings."""
+def scenario_scores(stem: str, scores: Sequence[Score], *, is_validation: bool = False, **more: Any) -> ScenarioScores:
+    """Return a scenario with scores."""
     own: Mapping[str, Score] = {s.entry.label: s for s in scores}
     fleet = tuple(servers(2, linear_model(25, per_item_s=0.001), linear_model(100, per_item_s=0.004)))
     case = Case(stem, is_validation, Path("nowhere"), None, tuple(range(8)), tuple(s.entry for s in scores), "x")
@@ -67,4 +67,4 @@ def field(stem: str, scores: Sequence[Score], *, is_validation: bool = False, **
         "deadline_s": 0.1, "requests": 1000, "items": 1, "utility_scale": Utility(0.0, 1.0, 1.0), "most_accuracy": 1.0,
         "most_utility": 0.8, "server_names": ("s0", "s1"), "fleet": fleet,
     }  # fmt: skip
-    return Field(case=case, scores=own, **(values | more))
+    return ScenarioScores(case=case, scores=own, **(values | more))

@@ -8,10 +8,10 @@ import pytest
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.campaign import list_cells, run_campaign
-from orchestrator.evaluation.journal import Journal
+from orchestrator.evaluation.cases import VALIDATION_SEEDS, Case, Extent, plan_cases
+from orchestrator.evaluation.records import Records
 from orchestrator.evaluation.runs import Cell, run_cell
-from orchestrator.evaluation.scores import UTILITY, stand
-from orchestrator.evaluation.suites.plan import VALIDATION_SEEDS, Case, Extent, Suite, plan_cases
+from orchestrator.evaluation.scores import UTILITY, score_cases
 from tests.evaluation.example_suites import write_suite
 
 POLICIES = ("random", "lert:slack", "achq")
@@ -20,14 +20,14 @@ EXTENT = Extent(traces=2, validation_traces=1, seeds=3, requests=200)
 
 @pytest.fixture
 def cases(tmp_path: Path) -> tuple[Case, ...]:
-    return plan_cases(Suite.STANDARD, write_suite(tmp_path / "scenarios"), EXTENT, policies=POLICIES)
+    return plan_cases("standard", POLICIES, write_suite(tmp_path / "scenarios"), EXTENT)
 
 
-def run(cases: tuple[Case, ...], path: Path, *, resume: bool = False, jobs: int = 1) -> Journal:
-    journal = Journal(path, seeds=EXTENT.seeds, resume=resume)
-    with journal:
-        run_campaign(cases, journal, seeds=EXTENT.seeds, jobs=jobs)
-    return journal
+def run(cases: tuple[Case, ...], path: Path, *, resume: bool = False, jobs: int = 1) -> Records:
+    records = Records(path, seeds=EXTENT.seeds, resume=resume)
+    with records:
+        run_campaign(cases, records, seeds=EXTENT.seeds, jobs=jobs)
+    return records
 
 
 def test_validation_cases_have_the_names_of_test_cases_and_traces_of_their_own(cases: tuple[Case, ...]) -> None:
@@ -37,7 +37,7 @@ def test_validation_cases_have_the_names_of_test_cases_and_traces_of_their_own(c
     assert cases[0].digest != cases[2].digest
 
 
-def test_what_draws_lots_is_run_with_every_seed_and_everything_else_once(
+def test_what_draws_random_numbers_is_run_with_every_seed_and_everything_else_once(
     cases: tuple[Case, ...], tmp_path: Path
 ) -> None:
     results = run(cases, tmp_path / "journal").results
@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_ends_the_same(cases: tuple[
     }
     kept = partial.read_text().splitlines(keepends=True)
     assert kept[:6] == lines[:6]
-    again = Journal(partial, seeds=EXTENT.seeds, resume=True)
+    again = Records(partial, seeds=EXTENT.seeds, resume=True)
     assert {key: r.runs for key, r in again.results.items()} == {key: r.runs for key, r in whole.results.items()}
 
 
@@ -94,7 +94,7 @@ def test_a_journal_serves_who_comes_with_more_policies_and_not_who_comes_with_an
 def test_how_many_processes_there_are_changes_nothing(cases: tuple[Case, ...], tmp_path: Path) -> None:
     few = cases[:1]
     alone, together = run(few, tmp_path / "alone"), run(few, tmp_path / "together", jobs=2)
-    one, other = stand(few, alone.results)[0], stand(few, together.results)[0]
+    one, other = score_cases(few, alone.results)[0], score_cases(few, together.results)[0]
     for label in POLICIES:
         for name in (UTILITY, "p99_s", "joules_per_answer"):
             assert list(one.scores[label].figures[name]) == list(other.scores[label].figures[name])
@@ -115,16 +115,16 @@ def test_a_journal_of_something_else_is_refused(
     path = tmp_path / "journal"
     run(cases[:1], path)
     with pytest.raises(ConfigError, match="go on with --resume"):
-        Journal(path, seeds=3, resume=False)
+        Records(path, seeds=3, resume=False)
     path.write_text(change(path.read_text()))  # type: ignore[operator]
     with pytest.raises(ConfigError, match=problem):
-        Journal(path, seeds=3, resume=True)
+        Records(path, seeds=3, resume=True)
 
 
 def test_tuned_specs_are_used_and_what_was_untuned_stands_beside_them_on_validation(tmp_path: Path) -> None:
     root = write_suite(tmp_path)
     (root / "tuned.json").write_text(json.dumps({"calm": {"achq": {"spec": "achq:slack,theta=3", "score": 1}}}))
-    found = plan_cases(Suite.STANDARD, root, EXTENT, policies=POLICIES)
+    found = plan_cases("standard", POLICIES, root, EXTENT)
     by_key = {case.key: {c.label: c.spec for c in case.entries} for case in found}
     assert by_key["test/calm"] == {"random": "random", "lert:slack": "lert:slack", "achq": "achq:slack,theta=3"}
     assert by_key["validation/calm"]["achq untuned"] == "achq"
@@ -134,10 +134,10 @@ def test_tuned_specs_are_used_and_what_was_untuned_stands_beside_them_on_validat
 
 def test_what_can_not_be_run_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no scenario"):
-        plan_cases(Suite.PAPER, tmp_path, EXTENT)
+        plan_cases("paper", POLICIES, tmp_path, EXTENT)
     root = write_suite(tmp_path)
     with pytest.raises(ConfigError, match="leaves no policy"):
-        plan_cases(Suite.STANDARD, root, EXTENT, policies=["random"], without=["random"])
+        plan_cases("standard", ["random"], root, EXTENT, without=["random"])
     for text, problem in (
         ("{", "can't read"),
         ('{"calm": ["achq"]}', "it maps scenario to policy"),
@@ -146,4 +146,4 @@ def test_what_can_not_be_run_is_refused_with_its_name(tmp_path: Path) -> None:
     ):
         (root / "tuned.json").write_text(text)
         with pytest.raises(ConfigError, match=problem):
-            plan_cases(Suite.STANDARD, root, EXTENT, policies=POLICIES)
+            plan_cases("standard", POLICIES, root, EXTENT)

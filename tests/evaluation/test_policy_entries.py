@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.config import RouterSettings
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.policy_entries import LEARNED, head_of, is_learned, make_entry, open_policy
+from orchestrator.evaluation.policy_entries import head_of, is_learned, make_entry, open_policy
 from orchestrator.evaluation.runs import Cell, run_cell
-from orchestrator.evaluation.suites.plan import FALLBACK, LEARNED_POINTS, POLICIES, Suite, entries_of
-from orchestrator.policies.learned import PAPER, SLIM, PolicyFile, has_shipped, write_policy_file
+from orchestrator.policies.learned import PolicyFile, write_policy_file
 from tests.evaluation.example_suites import write_suite
 from tests.policies.learned.test_policy import slim, trained
 
@@ -65,29 +63,3 @@ def test_labels_tell_what_they_are_of() -> None:
     assert head_of("achq untuned") == "achq"
     kinds = {label: is_learned(label) for label in ("ppo-paper", "thrift,energy=1")}
     assert kinds == {"ppo-paper": True, "thrift,energy=1": False}
-
-
-def test_every_suite_has_the_guards_own_fallback_and_each_contender_once() -> None:
-    assert RouterSettings().guard.fallback == FALLBACK
-    for suite, labels in POLICIES.items():
-        assert len(set(labels)) == len(labels), suite
-        assert FALLBACK in labels
-        assert LEARNED in labels
-    for suite in (Suite.PAPER, Suite.STANDARD):
-        assert "lert:slack" in POLICIES[suite]
-
-
-def test_learned_points_lie_along_one_frontier_at_weights_that_add_up_to_one() -> None:
-    asked = [dict(part.split("=") for part in point.split(",")[1:]) for point in LEARNED_POINTS[1:]]
-    weights = [[float(each[name]) for name in ("accuracy", "latency", "energy")] for each in asked]
-    assert all(sum(own) == pytest.approx(1) for own in weights)
-    assert [own[0] for own in weights] == sorted((own[0] for own in weights), reverse=True)
-    assert [own[2] for own in weights] == sorted(own[2] for own in weights)
-    assert len({make_entry(point, point).identity for point in LEARNED_POINTS}) == len(LEARNED_POINTS) == 9
-
-
-def test_ppo_paper_meets_the_others_in_its_suite_when_one_ships() -> None:
-    assert has_shipped(SLIM)
-    assert (PAPER in entries_of(Suite.PAPER)) == has_shipped(PAPER)
-    for suite in (Suite.STANDARD, Suite.GENERALISATION):
-        assert entries_of(suite) == POLICIES[suite]

@@ -19,7 +19,7 @@ from orchestrator.profiling.campaign import (
     measure_changes,
     restore_left,
 )
-from orchestrator.profiling.journal import Journal
+from orchestrator.profiling.records import Records
 from orchestrator.simulation.scenario.fleet import server_from_profile
 from orchestrator.snapshot import ServedModel, ServerName, TensorSpec
 from tests.fakes.control import FakeTriton, repository_model
@@ -44,15 +44,15 @@ def facts(name: ServerName, server: ProfiledFake, *, power: PowerModel | None = 
     )
 
 
-async def campaign(path: Path, *subjects: Subject) -> Journal:
-    with Journal.open(path) as journal:
-        journal.bind({"servers": {}})
-        await measure_batches(subjects, journal, QUICK, tell=silent, clock=asyncio.get_running_loop().time)
-    return journal
+async def campaign(path: Path, *subjects: Subject) -> Records:
+    with Records(path) as records:
+        records.bind({"servers": {}})
+        await measure_batches(subjects, records, QUICK, tell=silent, clock=asyncio.get_running_loop().time)
+    return records
 
 
-def assembled(journal: Journal, *servers: ServerFacts) -> Profile:
-    profile = assemble_profile(servers, CONDITIONS, visits=journal.visits, idles=journal.idles, cycles=journal.cycles)
+def assembled(records: Records, *servers: ServerFacts) -> Profile:
+    profile = assemble_profile(servers, CONDITIONS, visits=records.visits, idles=records.idles, cycles=records.cycles)
     assert parse_profile(render_profile(profile)) == profile
     return profile
 
@@ -62,9 +62,9 @@ async def test_every_batch_of_every_width_and_server_is_measured_as_it_is(tmp_pa
         A: ProfiledFake((25, 100), per_item_s=0.01),
         B: ProfiledFake((25, 100), per_item_s=0.03, max_batch_size=12),
     }
-    journal = await campaign(tmp_path / "p", *(subject(name, server) for name, server in servers.items()))
+    records = await campaign(tmp_path / "p", *(subject(name, server) for name, server in servers.items()))
     power = PowerModel(idle_w=5, busy_w=25)
-    profile = assembled(journal, facts(B, servers[B], power=power), facts(A, servers[A]))
+    profile = assembled(records, facts(B, servers[B], power=power), facts(A, servers[A]))
     assert [server.name for server in profile.servers] == ["a", "b"]
     assert [server.origin for server in profile.servers] == [Origin.MEASURED, Origin.EMULATED]
     for entry in profile.servers:
@@ -92,14 +92,13 @@ async def test_an_interruption_loses_at_most_the_visit_under_way(tmp_path: Path)
     cut = ProfiledFake((25, 50), requests_left=29)
     with pytest.raises(asyncio.CancelledError):
         await campaign(tmp_path / "cut", subject(A, cut))
-    kept = sum(len(visits) for visits in Journal.open(tmp_path / "cut").visits.values())
+    kept = sum(len(visits) for visits in Records(tmp_path / "cut").visits.values())
     assert kept == 29 // 4  # a visit is four requests, one of them to warm up
     cut.requests_left = None
     await campaign(tmp_path / "cut", subject(A, cut))
     assert len(cut.batches) == len(whole.batches) + 29 % 4
     counts = [
-        {cell: len(visits) for cell, visits in Journal.open(tmp_path / name).visits.items()}
-        for name in ("cut", "whole")
+        {cell: len(visits) for cell, visits in Records(tmp_path / name).visits.items()} for name in ("cut", "whole")
     ]
     assert counts[0] == counts[1]
 
@@ -107,10 +106,10 @@ async def test_an_interruption_loses_at_most_the_visit_under_way(tmp_path: Path)
 async def test_cells_take_turns_so_that_drift_hits_all_alike(tmp_path: Path) -> None:
     server = ProfiledFake((25, 100))
     told: list[Progress] = []
-    with Journal.open(tmp_path / "p") as journal:
-        journal.bind({})
+    with Records(tmp_path / "p") as records:
+        records.bind({})
         subjects = [subject(A, server)]
-        await measure_batches(subjects, journal, QUICK, tell=told.append, clock=asyncio.get_running_loop().time)
+        await measure_batches(subjects, records, QUICK, tell=told.append, clock=asyncio.get_running_loop().time)
     cells = len(list_cells(subjects))
     seen = [batch for batch, before in zip(server.batches, [None, *server.batches], strict=False) if batch != before]
     assert len(set(seen[:cells])) == cells  # all once before any twice
@@ -126,22 +125,22 @@ async def test_cells_take_turns_so_that_drift_hits_all_alike(tmp_path: Path) -> 
 async def test_energy_is_what_the_counter_says_above_idle(tmp_path: Path, source: str, expected: EnergySource) -> None:
     server = ProfiledFake((100,), max_batch_size=8)
     counter = FakeCounter(server, idle_w=20, busy_w=70, source=source)
-    journal = await campaign(tmp_path / "p", subject(A, server, telemetry=counter, has_counter=True))
-    (entry,) = assembled(journal, facts(A, server)).servers
+    records = await campaign(tmp_path / "p", subject(A, server, telemetry=counter, has_counter=True))
+    (entry,) = assembled(records, facts(A, server)).servers
     assert entry.idle.power_w == pytest.approx(20)
     assert entry.idle.source is expected
     for batch in entry.models[0].batches:
         assert batch.energy_source is expected
         assert batch.energy_j == pytest.approx(50 * server.service_s(100, batch.items))
-    for visits in journal.visits.values():
+    for visits in records.visits.values():
         assert all(visit.window is not None and visit.window.duration_s >= QUICK.energy_window_s for visit in visits)
 
 
 async def test_power_without_a_counter_is_read_often_to_be_integrated(tmp_path: Path) -> None:
     server = ProfiledFake((100,), max_batch_size=1)
     counter = FakeCounter(server, idle_w=20, busy_w=70, source="nvml-power-integrated")
-    journal = await campaign(tmp_path / "p", subject(A, server, telemetry=counter, has_counter=True))
-    assert assembled(journal, facts(A, server)).servers[0].idle.source is EnergySource.INSTANT
+    records = await campaign(tmp_path / "p", subject(A, server, telemetry=counter, has_counter=True))
+    assert assembled(records, facts(A, server)).servers[0].idle.source is EnergySource.INSTANT
     assert counter.reads > 50  # two windows of idling and two of a second each, read every tenth of one
 
 
@@ -152,16 +151,16 @@ async def test_changes_are_measured_and_undone(tmp_path: Path) -> None:
     for model in triton.repository_models():
         await triton.apply(model.name, instances=2, batching=model.batching, nonce="")
     measured = subject(A, server, control=triton, telemetry=triton.telemetry)
-    with Journal.open(tmp_path / "p") as journal:
-        journal.bind({})
-        await measure_changes([measured], journal, QUICK, tell=silent, clock=loop.time)
-        await measure_batches([measured], journal, QUICK, tell=silent, clock=loop.time)
+    with Records(tmp_path / "p") as records:
+        records.bind({})
+        await measure_changes([measured], records, QUICK, tell=silent, clock=loop.time)
+        await measure_batches([measured], records, QUICK, tell=silent, clock=loop.time)
     assert {model.name: (model.instances, model.nonce) for model in await triton.loaded_models()} == {
         model.name: (2, "") for model in server.models
     }
-    assert journal.unrestored == {}
-    assert all(len(cycles) == QUICK.cycles for cycles in journal.cycles.values())
-    for model in assembled(journal, facts(A, server)).servers[0].models:
+    assert records.unrestored == {}
+    assert all(len(cycles) == QUICK.cycles for cycles in records.cycles.values())
+    for model in assembled(records, facts(A, server)).servers[0].models:
         assert model.changes is not None
         assert model.changes.instance_bytes is not None
         assert min(model.changes.load.mean_s, model.changes.reload.mean_s, model.changes.unload.mean_s) > 0
@@ -173,22 +172,22 @@ async def test_what_a_killed_campaign_left_is_brought_back(tmp_path: Path) -> No
     triton = FakeTriton((repository_model(25),), clock=loop.time)
     (model,) = triton.repository_models()
     await triton.apply(model.name, instances=3, batching=model.batching, nonce="")
-    with Journal.open(tmp_path / "p") as journal:
-        journal.bind({})
+    with Records(tmp_path / "p") as records:
+        records.bind({})
         server = ProfiledFake((25,))
         measured = subject(A, server, control=triton, telemetry=triton.telemetry)
-        task = asyncio.ensure_future(measure_changes([measured], journal, QUICK, tell=silent, clock=loop.time))
-        while not journal.unrestored:
+        task = asyncio.ensure_future(measure_changes([measured], records, QUICK, tell=silent, clock=loop.time))
+        while not records.unrestored:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.01)
-        left = dict(journal.unrestored)
+        left = dict(records.unrestored)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     await triton.unload(model.name)  # as a kill -9 in the middle leaves it
-    with Journal.open(tmp_path / "p") as journal:
-        assert journal.unrestored == left
-        await restore_left({A: triton}, journal)
-        assert journal.unrestored == {}
+    with Records(tmp_path / "p") as records:
+        assert records.unrestored == left
+        await restore_left({A: triton}, records)
+        assert records.unrestored == {}
     assert [loaded.instances for loaded in await triton.loaded_models()] == [3]
 
 
@@ -217,12 +216,12 @@ async def test_under_load_a_batch_takes_of_its_server_what_it_runs_and_not_what_
     tmp_path: Path,
 ) -> None:
     server = FarServer((25, 100), per_item_s=0.01, max_batch_size=4)
-    with Journal.open(tmp_path / "p") as journal:
-        journal.bind({"servers": {}})
+    with Records(tmp_path / "p") as records:
+        records.bind({"servers": {}})
         sampling = replace(QUICK, bursts_s=0.1)
         clock = asyncio.get_running_loop().time
-        await measure_batches([subject(A, server)], journal, sampling, tell=silent, clock=clock)
-    (entry,) = assembled(journal, facts(A, server)).servers
+        await measure_batches([subject(A, server)], records, sampling, tell=silent, clock=clock)
+    (entry,) = assembled(records, facts(A, server)).servers
     for model in entry.models:
         for batch in model.batches:
             runs_s = server.service_s(model.width, batch.items)

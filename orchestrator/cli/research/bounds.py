@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.research.saving import save
 from orchestrator.errors import ConfigError
 from orchestrator.policies import parse_policy
-from orchestrator.simulation.bounds.batch_control import BatchServer
-from orchestrator.simulation.bounds.capacity import least_joules, most_accuracy
-from orchestrator.simulation.bounds.gaps import measure_window
-from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings, load_scenario
-from orchestrator.simulation.scenario.trace import draw_trace
+from orchestrator.simulation.bounds.gaps import Window
+from orchestrator.simulation.bounds.overview import (
+    FluidBounds,
+    earned_a_request,
+    find_control_limits,
+    find_fluid_bounds,
+    measure_windows,
+)
+from orchestrator.simulation.scenario.settings import load_scenario
 
 _DEFAULT_POLICIES = ("lert:slack", "slackfit", "max-batch", "alert,goal=1")
-_POINTS = 5
 
 
 @click.command()
@@ -49,68 +53,41 @@ def bounds(
       slimsched bounds --scenario scenarios/two-unlike.yaml --policy lert:slack
     """
     settings, servers = load_scenario(path)
-    chosen = policies or _DEFAULT_POLICIES
-    for name in chosen:
-        parse_policy(name)
+    names = policies or _DEFAULT_POLICIES
+    parsed = [parse_policy(name) for name in names]
     console = Console(width=max(110, Console().width))
-    found: dict[str, Any] = {
-        "scenario": settings.name,
-        "fluid": _fluid(settings, servers, console),
-        "control_limits": _limits(settings, servers, watt_ms, console),
-        "windows": _windows(settings, servers, chosen, requests, windows, console),
-    }
+    fluid = find_fluid_bounds(settings, servers)
+    _print_fluid(console, settings.name, fluid)
+    limits = list(find_control_limits(settings, servers, worth_s=watt_ms / 1e3))
+    _print_limits(console, limits, watt_ms)
+    found: list[Window] = []
+    try:
+        found = measure_windows(settings, servers, parsed, requests=requests, windows=windows)
+    except ConfigError as exc:
+        console.print(f"no clairvoyant: {exc}")
+    _print_windows(console, names, found)
     if out is not None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(found, indent=1) + "\n")
-        except OSError as exc:
-            raise ConfigError(f"can't write {out} ({exc})") from exc
+        rows = [
+            {"seed": seed, "most": w.bound.most, "planned": w.bound.earned, **dict(zip(names, w.earned, strict=True))}
+            for seed, w in enumerate(found)
+        ]
+        values = {"scenario": settings.name, "fluid": asdict(fluid), "control_limits": limits, "windows": rows}
+        save(out, json.dumps(values, indent=1) + "\n")
 
 
-def _fluid(settings: ScenarioSettings, servers: Sequence[SimulatedServer], console: Console) -> dict[str, Any]:
-    """Show the most accuracy, and the least joules at some accuracies up to it."""
-    rate_rps = draw_trace(settings, servers, 0).rate_rps
-    most = most_accuracy(servers, rate_rps, min_accuracy=settings.objectives.min_accuracy)
-    if most is None:
-        console.print(f"{settings.name}: {rate_rps:.0f} items/s are more than the fleet serves for good")
-        return {"rate_rps": rate_rps, "most_accuracy": None, "least_joules": []}
-    least = min(m.accuracy for s in servers for m in s.models)
-    # The last point a hair below the most, which rounding would make impossible.
-    points = [least + (most - 1e-9 - least) * at / (_POINTS - 1) for at in range(_POINTS)]
-    rows = [(accuracy, least_joules(servers, rate_rps, accuracy)) for accuracy in points]
-    table = Table(title=f"{settings.name}: {rate_rps:.0f} items/s, for good and by the fluid bound")
+def _print_fluid(console: Console, name: str, fluid: FluidBounds) -> None:
+    if fluid.most_accuracy is None:
+        console.print(f"{name}: {fluid.rate_rps:.0f} items/s are more than the fleet serves for good")
+        return
+    table = Table(title=f"{name}: {fluid.rate_rps:.0f} items/s, for good and by the fluid bound")
     for heading in ("accuracy at least", "J/item at the least"):
         table.add_column(heading, justify="right")
-    for accuracy, joules in rows:
+    for accuracy, joules in fluid.least_joules:
         table.add_row(f"{accuracy:.4f}", "-" if joules is None else f"{joules:.4f}")
     console.print(table)
-    return {"rate_rps": rate_rps, "most_accuracy": most, "least_joules": rows}
 
 
-def _limits(
-    settings: ScenarioSettings, servers: Sequence[SimulatedServer], watt_ms: float, console: Console
-) -> list[dict[str, Any]]:
-    """Show optimal control limits of each kind of server, alone at the scenario's load of its own capacity."""
-    rows: list[dict[str, Any]] = []
-    seen = set()
-    for server in servers:
-        for model in server.models:
-            if (server.models, model.width) in seen or model.energy_j is None or model.instances != 1:
-                continue
-            seen.add((server.models, model.width))
-            rate_rps = min(settings.workload.load_ratio, 0.95) * model.capacity_rps
-            alone = BatchServer(model.service_s, model.energy_j, rate_rps)
-            best = alone.optimum(worth=watt_ms / 1e3)
-            greedy = alone.evaluate(alone.greedy(), worth=watt_ms / 1e3)
-            row: dict[str, Any] = {
-                "server": server.name,
-                "width": model.width,
-                "rate_rps": rate_rps,
-                "limit": best.limit,
-            }
-            for name, rule in (("best", best), ("greedy", greedy)):
-                row |= {f"{name}_response_s": rule.response_s, f"{name}_power_w": rule.power_w}
-            rows.append(row)
+def _print_limits(console: Console, rows: Sequence[dict[str, Any]], watt_ms: float) -> None:
     table = Table(title=f"each kind of server alone: the control limit of the least response + {watt_ms:g} ms a watt")
     for heading in ("server", "width", "items/s", "limit", "response ms", "W above idle", "limit 1: ms", "W"):
         table.add_column(heading, justify="left" if heading == "server" else "right")
@@ -119,36 +96,17 @@ def _limits(
         cells = [str(row["width"]), f"{row['rate_rps']:.0f}", str(row["limit"])]
         table.add_row(row["server"], *cells, *(f"{x:.2f}" for x in (*figures, row["greedy_power_w"])))
     console.print(table)
-    return rows
 
 
-def _windows(
-    settings: ScenarioSettings,
-    servers: Sequence[SimulatedServer],
-    policies: Sequence[str],
-    requests: int,
-    windows: int,
-    console: Console,
-) -> list[dict[str, Any]]:
-    """Show what policies leave to a clairvoyant; nothing where it can't plan."""
-    parsed = [parse_policy(name) for name in policies]
-    try:
-        found = [measure_window(settings, servers, parsed, requests=requests, seed=seed) for seed in range(windows)]
-    except ConfigError as exc:
-        console.print(f"no clairvoyant: {exc}")
-        return []
-    if not found:
-        return []
-    table = Table(title=f"{windows} windows of the first {requests} requests: earned a request, in points of accuracy")
+def _print_windows(console: Console, policies: Sequence[str], windows: Sequence[Window]) -> None:
+    if not windows:
+        return
+    count, requests = len(windows), windows[0].requests
+    table = Table(title=f"{count} windows of the first {requests} requests: earned a request, in points of accuracy")
     table.add_column("policy")
     for heading in ("earned", "a clairvoyant at most", "left to it"):
         table.add_column(heading, justify="right")
-    most = sum(w.bound.most for w in found) / (windows * requests)
-    for at, name in enumerate(policies):
-        earned = sum(w.earned[at] for w in found) / (windows * requests)
-        table.add_row(name, f"{earned:.4f}", f"{most:.4f}", f"{(most - earned) / most:.2%}" if most > 0 else "-")
+    most, earned = earned_a_request(windows)
+    for name, own in zip(policies, earned, strict=True):
+        table.add_row(name, f"{own:.4f}", f"{most:.4f}", f"{(most - own) / most:.2%}" if most > 0 else "-")
     console.print(table)
-    return [
-        {"seed": seed, "most": w.bound.most, "planned": w.bound.earned, **dict(zip(policies, w.earned, strict=True))}
-        for seed, w in enumerate(found)
-    ]

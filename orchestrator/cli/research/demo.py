@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from orchestrator.demo.comparison import POLICIES, DemoSettings, run_demo
-from orchestrator.demo.report import check_report, comparison_tables, write_report
+from orchestrator.demo.report import check_report, comparison_tables, write_demo
 from orchestrator.demo.sample import load_sample
 from orchestrator.policies import parse_policy
 
@@ -70,5 +70,5 @@ def demo(
         console.print(table)
     for line in comparison.setting:
         console.print(f"- {line}", soft_wrap=True)
-    picture, page = write_report(comparison, out, stem="demo")
+    picture, page = write_demo(comparison, out, stem="demo")
     console.print(f"picture: {picture}\npage:    {page}")

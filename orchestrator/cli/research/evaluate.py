@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
@@ -15,18 +12,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from orchestrator.evaluation.campaign import run_campaign
-from orchestrator.evaluation.journal import Journal
-from orchestrator.evaluation.report.document import Measured, make_document
-from orchestrator.evaluation.report.outputs import check_outputs, write_outputs
-from orchestrator.evaluation.scores import stand
-from orchestrator.evaluation.suites.plan import Extent, Suite, plan_cases
+from orchestrator.evaluation.cases import Extent, plan_cases
+from orchestrator.evaluation.document import describe_machine, make_document
+from orchestrator.evaluation.page import check_outputs, write_outputs
+from orchestrator.evaluation.records import Records
+from orchestrator.evaluation.scores import score_cases
+from orchestrator.evaluation.suite import load_suite
 
-_PACKAGES = ("slim-scheduler", "numpy", "scipy", "numba", "moocore")
+_SUITES = ("paper", "standard", "generalisation")
 _DEFAULTS = Extent()
 
 
 @click.command()
-@click.option("--suite", required=True, type=click.Choice([str(s) for s in Suite]), help="Which scenarios and claims.")
+@click.option("--suite", "name", required=True, type=click.Choice(_SUITES), help="Which scenarios and claims.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -64,7 +62,7 @@ _DEFAULTS = Extent()
 @click.option("--resume", is_flag=True, help="Go on from the runs that an earlier start has left.")
 @click.option("--keep", is_flag=True, help="Leave the runs there, for a start with more policies or traces.")
 def evaluate(
-    suite: str,
+    name: str,
     out: Path,
     root: Path,
     policies: tuple[str, ...],
@@ -88,24 +86,25 @@ def evaluate(
       slimsched evaluate --suite paper --requests 5000 --traces 5 --without ppo-paper --out /tmp/quick
     """
     began_s = time.monotonic()
-    chosen, extent = Suite(suite), Extent(traces, validation_traces, seeds, requests)
+    extent = Extent(traces, validation_traces, seeds, requests)
     check_outputs(out)
-    cases = plan_cases(chosen, root, extent, policies=policies, without=without)
-    journal = Journal(out / f"evaluation-{suite}.partial", seeds=seeds, resume=resume)
-    with journal, _progress() as progress:
-        task = progress.add_task(suite, total=None)
+    suite = load_suite(name, root)
+    cases = plan_cases(name, policies or suite.policies, root, extent, without=without)
+    records = Records(out / f"evaluation-{name}.partial", seeds=seeds, resume=resume)
+    with records, _progress() as progress:
+        task = progress.add_task(name, total=None)
         run_campaign(
             cases,
-            journal,
+            records,
             seeds=seeds,
             jobs=jobs or len(os.sched_getaffinity(0)),
             progress=lambda done, of: progress.update(task, completed=done, total=of),
         )
-    fields = stand(cases, journal.results)
-    document = make_document(chosen, extent, fields, _measured(time.monotonic() - began_s))
-    written = write_outputs(document, fields, out)
+    scenarios = score_cases(cases, records.results)
+    document = make_document(suite, extent, scenarios, describe_machine(time.monotonic() - began_s))
+    written = write_outputs(suite, document, suite.draw_pictures(scenarios), out)
     if not keep:
-        journal.path.unlink()
+        records.path.unlink()
     _print(document)
     for path in written:
         click.echo(str(path))
@@ -114,17 +113,6 @@ def evaluate(
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
-
-
-def _measured(took_s: float) -> Measured:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}"
-    return Measured(machine, versions, round(took_s, 1), datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _print(document: dict[str, object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,18 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from orchestrator.cli.fleet_option import fleet_option
-from orchestrator.cli.research.profiler import ProfileRequest, check_profile, take_profile
 from orchestrator.config import FleetSettings, load_fleet
+from orchestrator.controller.status.client import has_controller
 from orchestrator.errors import ConfigError
 from orchestrator.profile import Profile, read_profile, write_profile
 from orchestrator.profiling.campaign import Progress as CampaignProgress
 from orchestrator.profiling.picture import check_picture, write_picture
-from orchestrator.profiling.sampling import Sampling
+from orchestrator.profiling.profiler import ProfileRequest, check_profile, take_profile
+from orchestrator.profiling.sampling import Sampling, choose_sampling
 from orchestrator.profiling.view import render_profile_table
 
 DEFAULTS = Sampling()
-BURSTS_S = 0.15
-"""In a visit with --under-load; a batch size has four visits and more."""
 
 
 @click.command()
@@ -96,12 +94,7 @@ def profile(
       slimsched profile --fleet fleet.yaml --out profile.json --plot profile.png
       slimsched profile --fleet fleet.yaml --out profile.json --check
     """
-    if is_check and is_show:
-        raise click.UsageError("--check asks the servers and --show asks nobody; give one of them")
-    if force and not control:
-        raise click.UsageError("--force goes with --control")
-    if plot_path is not None:
-        check_picture(plot_path)
+    _check_options(is_check=is_check, is_show=is_show, control=control, force=force, plot_path=plot_path)
     fleet = _choose(load_fleet(fleet_path), server_names)
     console = Console()
     if is_show:
@@ -110,35 +103,33 @@ def profile(
         taken = asyncio.run(check_profile(fleet, out))
         console.print(f"{out} is about these servers as they are", soft_wrap=True)
     else:
-        sampling = replace(_sampling(min_requests, precision_ratio), cycles=cycles, seed=seed)
-        if under_load:
-            sampling = replace(sampling, bursts_s=BURSTS_S)
-        taken = _take(console, fleet, out, sampling, control=control, force=force, restart=restart)
+        partial = _begin(console, out, restart=restart)
+        sampling = choose_sampling(min_requests, precision_ratio, cycles=cycles, seed=seed, under_load=under_load)
+        taken = _take(console, ProfileRequest(fleet, partial, sampling, control=control, force=force))
+        write_profile(taken, out)
+        partial.unlink(missing_ok=True)
+        console.print(f"profile: {out}", soft_wrap=True)
     console.print(render_profile_table(taken))
     if plot_path is not None:
         write_picture(taken, plot_path)
         console.print(f"picture: {plot_path}", soft_wrap=True)
 
 
+def _check_options(*, is_check: bool, is_show: bool, control: bool, force: bool, plot_path: Path | None) -> None:
+    if is_check and is_show:
+        raise click.UsageError("--check asks the servers and --show asks nobody; give one of them")
+    if force and not control:
+        raise click.UsageError("--force goes with --control")
+    if plot_path is not None:
+        check_picture(plot_path)
+
+
 def _choose(fleet: FleetSettings, names: tuple[str, ...]) -> FleetSettings:
     return fleet.model_copy(update={"servers": tuple(map(fleet.server, names))}) if names else fleet
 
 
-def _sampling(min_requests: int, precision_ratio: float) -> Sampling:
-    """Return defaults with as many requests as asked for, spread over no fewer visits."""
-    visit_requests = max(1, min(DEFAULTS.visit_requests, min_requests // DEFAULTS.min_visits))
-    return replace(
-        DEFAULTS,
-        visit_requests=visit_requests,
-        min_requests=min_requests,
-        max_requests=max(min_requests, DEFAULTS.max_requests * min_requests // DEFAULTS.min_requests),
-        precision_ratio=precision_ratio,
-    )
-
-
-def _take(
-    console: Console, fleet: FleetSettings, out: Path, sampling: Sampling, *, control: bool, force: bool, restart: bool
-) -> Profile:
+def _begin(console: Console, out: Path, *, restart: bool) -> Path:
+    """Return where what is measured is kept, after saying what happens to what was."""
     partial = out.with_name(f"{out.name}.partial")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it or name another")
@@ -146,7 +137,10 @@ def _take(
         partial.unlink(missing_ok=True)
     elif partial.exists():
         console.print(f"going on from {partial}", soft_wrap=True)
-    request = ProfileRequest(fleet, partial, sampling, control=control, force=force)
+    return partial
+
+
+def _take(console: Console, request: ProfileRequest) -> Profile:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
@@ -156,11 +150,7 @@ def _take(
             bar.update(task, total=now.cells, completed=now.settled, description=what)
 
         try:
-            taken = asyncio.run(take_profile(request, tell=tell))
+            return asyncio.run(take_profile(request, tell=tell, has_controller=has_controller))
         except KeyboardInterrupt:
-            console.print(f"interrupted; the same command goes on from {partial}", soft_wrap=True)
+            console.print(f"interrupted; the same command goes on from {request.partial}", soft_wrap=True)
             raise
-    write_profile(taken, out)
-    partial.unlink(missing_ok=True)
-    console.print(f"profile: {out}", soft_wrap=True)
-    return taken

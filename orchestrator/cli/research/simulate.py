@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.research.saving import save
 from orchestrator.errors import ConfigError
 from orchestrator.policies import parse_policy
-from orchestrator.simulation.bounds.capacity import most_accuracy
-from orchestrator.simulation.results import Result, summarise
+from orchestrator.reporting.pictures import check_matplotlib, draw_image
+from orchestrator.simulation.comparison import Comparison, change_workload, compare_policies
 from orchestrator.simulation.scenario.settings import load_scenario
-from orchestrator.simulation.scenario.trace import draw_trace
-from orchestrator.simulation.simulation import Simulation
 
 _DEFAULT_POLICIES = ("random", "jsq", "lert", "lert:slack", "slackfit")
+_COLUMNS = (
+    ("in time", "attainment_ratio", 1.0, ".2%"),
+    ("accuracy", "accuracy", 1.0, ".4f"),
+    ("mean ms", "mean_s", 1e3, ".2f"),
+    ("p99 ms", "p99_s", 1e3, ".2f"),
+    ("goodput/s", "goodput_rps", 1.0, ".0f"),
+    ("J/answer", "joules_per_answer", 1.0, ".3f"),
+    ("batch", "mean_batch", 1.0, ".2f"),
+    ("lost", "lost", 1.0, ".0f"),
+    ("decisions", "decisions", 1.0, ".0f"),
+)
 
 
 @click.command()
@@ -44,87 +56,56 @@ def simulate(
     Example:
       slimsched simulate --scenario scenarios/two-unlike.yaml --policy random --policy lert:slack --plot frontier.png
     """
+    if plot is not None:
+        check_matplotlib("--plot needs matplotlib; install it with pip install 'slim-scheduler[plot]'")
     settings, servers = load_scenario(path)
-    given = {"load_ratio": load_ratio, "requests": requests}
-    changed = {key: value for key, value in given.items() if value is not None}
-    settings = settings.model_copy(update={"workload": settings.workload.model_copy(update=changed)})
-    chosen = [parse_policy(name) for name in policies or _DEFAULT_POLICIES]
-    results: list[Result] = []
-    rate_rps = 0.0
-    for seed in range(seeds):
-        trace = draw_trace(settings, servers, seed)
-        rate_rps = trace.rate_rps
-        for policy in chosen:
-            simulation = Simulation(settings, servers, policy, trace=trace)
-            simulation.run()
-            results.append(summarise(simulation, seed=seed, warm_up_ratio=0.05))
-    bound = most_accuracy(servers, rate_rps, min_accuracy=settings.objectives.min_accuracy)
-    _print(results, settings.name, rate_rps, bound)
+    settings = change_workload(settings, load_ratio=load_ratio, requests=requests)
+    parsed = [parse_policy(name) for name in policies or _DEFAULT_POLICIES]
+    found = compare_policies(settings, servers, parsed, seeds=seeds)
+    _print(found, settings.name)
     if out is not None:
         values = {
             "scenario": settings.model_dump(mode="json"),
-            "rate_rps": rate_rps,
-            "most_accuracy": bound,
-            "results": [asdict(r) for r in results],
+            "rate_rps": found.rate_rps,
+            "most_accuracy": found.most_accuracy,
+            "results": [asdict(result) for result in found.results],
         }
-        _write(out, json.dumps(values, indent=1) + "\n")
+        save(out, json.dumps(values, indent=1) + "\n")
     if plot is not None:
-        _plot(results, plot)
+        _save_plot(found, plot)
 
 
-def _print(results: list[Result], name: str, rate_rps: float, bound: float | None) -> None:
+def _print(found: Comparison, name: str) -> None:
+    bound = found.most_accuracy
     above = (
         "more than the fleet serves for good" if bound is None else f"accuracy at most {bound:.4f} by the fluid bound"
     )
-    table = Table(title=f"{name}: {rate_rps:.0f} items/s, {above}")
+    table = Table(title=f"{name}: {found.rate_rps:.0f} items/s, {above}")
     table.add_column("policy")
-    for heading in ("in time", "accuracy", "mean ms", "p99 ms", "goodput/s", "J/answer", "batch", "lost", "decisions"):
+    for heading, *_ in _COLUMNS:
         table.add_column(heading, justify="right")
-    for policy in dict.fromkeys(r.policy for r in results):
-        own = [r for r in results if r.policy == policy]
-        table.add_row(
-            policy,
-            _mean([r.attainment_ratio for r in own], ".2%"),
-            _mean([r.accuracy for r in own], ".4f"),
-            _mean([None if r.mean_s is None else 1e3 * r.mean_s for r in own], ".2f"),
-            _mean([None if r.p99_s is None else 1e3 * r.p99_s for r in own], ".2f"),
-            _mean([r.goodput_rps for r in own], ".0f"),
-            _mean([r.joules_per_answer for r in own], ".3f"),
-            _mean([r.mean_batch for r in own], ".2f"),
-            _mean([float(r.shed + r.rejected + r.failed) for r in own], ".0f"),
-            _mean([float(r.decisions) for r in own], ".0f"),
-        )
+    for policy, means in found.averages().items():
+        table.add_row(policy, *(_cell(means[name], scale, form) for _, name, scale, form in _COLUMNS))
     Console(width=max(110, Console().width)).print(table)
 
 
-def _mean(values: list[float | None], form: str) -> str:
-    """Return the mean over seeds; a dash where one is unknown."""
-    known = [v for v in values if v is not None]
-    return format(sum(known) / len(known), form) if known and len(known) == len(values) else "-"
-
-
-def _plot(results: list[Result], path: Path) -> None:
+def _save_plot(found: Comparison, path: Path) -> None:
     try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("--plot needs matplotlib; install it with pip install 'slim-scheduler[plot]'") from None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+        picture = draw_image(partial(_draw, found), (7, 4.5), kind=path.suffix.removeprefix(".") or "png")
+    except ValueError as exc:
+        raise ConfigError(f"can't write the picture {path} ({exc})") from exc
+    save(path, picture, "the picture ")
+
+
+def _draw(found: Comparison, figure: Any) -> None:
     axes = figure.subplots()
-    for policy in dict.fromkeys(r.policy for r in results):
-        own = [r for r in results if r.policy == policy and r.p99_s is not None and r.accuracy is not None]
-        axes.scatter([1e3 * (r.p99_s or 0) for r in own], [r.accuracy or 0 for r in own], label=policy)
-    axes.set(xscale="log", xlabel="p99 latency, ms", ylabel="accuracy", title=results[0].scenario)
+    for policy, results in found.by_policy().items():
+        known = [(1e3 * r.p99_s, r.accuracy) for r in results if r.p99_s is not None and r.accuracy is not None]
+        axes.scatter([p99_ms for p99_ms, _ in known], [accuracy for _, accuracy in known], label=policy)
+    axes.set(xscale="log", xlabel="p99 latency, ms", ylabel="accuracy", title=found.results[0].scenario)
     axes.grid(alpha=0.3)
     axes.legend()
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"can't write the picture {path} ({exc})") from exc
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as exc:
-        raise ConfigError(f"can't write {path} ({exc})") from exc
+def _cell(value: float | None, scale: float, form: str) -> str:
+    return "-" if value is None else format(scale * value, form)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from orchestrator.errors import ConfigError
-
-if TYPE_CHECKING:
-    from orchestrator.learning.validation import Validation
 
 _YAML = click.Path(path_type=Path, exists=True)
 
@@ -77,7 +74,7 @@ def train_router(
     try:
         from orchestrator.learning import training
         from orchestrator.learning.checkpoints import RunFolder
-        from orchestrator.learning.validation import file_tasks, scenario_task
+        from orchestrator.learning.validation import choose_validations, file_tasks, scenario_task
     except ImportError as exc:
         raise ConfigError(f"training needs {exc.name}; install it with pip install 'slim-scheduler[learn]'") from exc
     settings = training.TrainingSettings(kind=kind, **{key: value for key, value in given.items() if value is not None})
@@ -95,14 +92,14 @@ def train_router(
             if told:
                 progress.console.print(told, highlight=False)
 
-        validations = _validations(paths, scenario, traces, settings.base, length)
+        validations = choose_validations(paths, scenario, traces=traces, base=settings.base, requests=length)
         run = RunFolder(folder)
         found = training.train(
             settings,
             run,
             validations,
             task=task,
-            scenarios=file_tasks(beside) if beside else (),
+            scenarios=file_tasks(beside),
             resume=resume,
             report=report,
         )
@@ -112,17 +109,3 @@ def train_router(
     except OSError as exc:
         raise ConfigError(f"can't write {out} ({exc.strerror}); the policy is {run.best}") from exc
     click.echo(f"wrote {out}: {found.kind}, {found.validation['of']}, {found.validation['over_base']:+.4f} a request")
-
-
-def _validations(
-    paths: Sequence[Path], scenario: Path | None, traces: int, base: str, requests: int
-) -> list[Validation]:
-    from orchestrator.learning.validation import drawn_tasks, file_tasks, prepare_validation, scenario_task
-
-    if paths:
-        tasks = file_tasks(paths, requests=requests)
-    elif scenario is not None:
-        tasks = [scenario_task(scenario, requests=requests)]
-    else:
-        tasks = drawn_tasks(12, requests=min(600, requests))
-    return prepare_validation(tasks, traces=traces, base=base)

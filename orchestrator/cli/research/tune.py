@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,12 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from orchestrator.errors import ConfigError
-from orchestrator.evaluation.tuning.campaign import Trials, run_campaign
-from orchestrator.evaluation.tuning.document import write_tuned
-from orchestrator.evaluation.tuning.space import BUCKETS, RANKS, SEARCHED, tuned_policies
-from orchestrator.evaluation.tuning.trials import FIRST_SEED, Extent, best_of
-from orchestrator.simulation.utility import EXCHANGE
+from orchestrator.evaluation.tuning.campaign import Trials, find_scenarios, run_campaign
+from orchestrator.evaluation.tuning.document import describe_tuning, write_tuned
+from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
+from orchestrator.evaluation.tuning.trials import Extent, best_of
 
 _DEFAULTS = Extent()
 
@@ -60,11 +56,9 @@ def tune(
       slimsched tune --scenario scenarios/validation --out scenarios/tuned.json
     """
     began_s = time.monotonic()
-    paths = _paths(scenarios)
+    paths = find_scenarios(scenarios)
     chosen = policies or tuned_policies()
-    unknown = [name for name in chosen if name not in tuned_policies()]
-    if unknown:
-        raise ConfigError(f"policy {unknown[0]!r} is none that is tuned; known: {', '.join(tuned_policies())}")
+    check_tuned(chosen)
     extent = Extent(budget, traces, requests, seed)
     partial = out.with_name(out.name + ".partial")
     if restart:
@@ -80,35 +74,11 @@ def tune(
             processes=processes,
             progress=lambda done, of: progress.update(task, completed=done, total=of),
         )
-    provenance = {
-        "command": _command(scenarios, policies, extent, out),
-        **asdict(extent),
-        "trace_seeds": [FIRST_SEED + at for at in range(traces)],
-        "utility": f"effective accuracy - {EXCHANGE:.4g} * joules an answer / most joules a request",
-        "searched": {**SEARCHED, "buckets": BUCKETS, "numbers of a knob of servers": RANKS},
-        "duration_s": round(time.monotonic() - began_s),
-        "processes": processes,
-    }
+    took_s = time.monotonic() - began_s
+    provenance = describe_tuning(scenarios, policies, extent, out, duration_s=took_s, processes=processes)
     write_tuned(out, trials, provenance)
     partial.unlink()
     _print(trials)
-
-
-def _paths(given: Sequence[Path]) -> list[Path]:
-    found = [path for entry in given for path in (sorted(entry.glob("*.yaml")) if entry.is_dir() else [entry])]
-    if not found:
-        raise ConfigError(f"--scenario {given[0]} holds no .yaml file; name another folder or a file")
-    stems = [path.stem for path in found]
-    twice = [stem for stem in stems if stems.count(stem) > 1]
-    if twice:
-        raise ConfigError(f"--scenario: two files are called {twice[0]}.yaml; tune them into two files")
-    return found
-
-
-def _command(scenarios: Sequence[Path], policies: Sequence[str], extent: Extent, out: Path) -> str:
-    parts = ["slimsched tune", *(f"--scenario {s}" for s in scenarios), *(f"--policy {p}" for p in policies)]
-    parts += [f"--{key} {value}" for key, value in asdict(extent).items() if value is not None]
-    return " ".join([*parts, f"--out {out}"])
 
 
 def _print(trials: Trials) -> None:

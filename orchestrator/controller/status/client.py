@@ -9,7 +9,7 @@ import urllib.request
 from typing import Any
 
 from orchestrator.config import ServerSettings
-from orchestrator.errors import ConfigError, PermanentError, ServerUnavailableError
+from orchestrator.errors import ConfigError, PermanentError, ServerUnavailableError, SlimError
 
 ANSWER_LIMIT_BYTES = 4 << 20
 _ANY_HOST = ("0.0.0.0", "[::]")
@@ -31,6 +31,17 @@ def fetch_status(server: ServerSettings, *, timeout_s: float) -> dict[str, Any]:
             f"{_address(server)} answers for server {values.get('server')!r}; correct 'controller' in fleet.yaml"
         )
     return values
+
+
+def has_controller(server: ServerSettings, *, timeout_s: float = 2.0) -> bool:
+    """Return whether a server has a controller that answers."""
+    if server.controller is None:
+        return False
+    try:
+        fetch_status(server, timeout_s=timeout_s)
+    except SlimError:
+        return False
+    return True
 
 
 def send_demand(server: ServerSettings, *, width: int, hold_s: float, timeout_s: float) -> str:

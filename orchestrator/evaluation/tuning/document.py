@@ -8,14 +8,17 @@ order that ``columns`` says.
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.tuning.campaign import Trials
-from orchestrator.evaluation.tuning.trials import FIGURES, Trial, best_of
+from orchestrator.evaluation.tuning.space import BUCKETS, RANKS, SEARCHED
+from orchestrator.evaluation.tuning.trials import FIGURES, FIRST_SEED, Extent, Trial, best_of
+from orchestrator.files import write_atomically
+from orchestrator.simulation.utility import EXCHANGE
 
 _DIGITS = 6
 
@@ -23,6 +26,32 @@ _DIGITS = 6
 def trials_path(path: Path) -> Path:
     """Return where the trials of a file of tuned policies lie."""
     return path.with_suffix(".trials.json")
+
+
+def describe_tuning(
+    scenarios: Sequence[Path], policies: Sequence[str], extent: Extent, out: Path, *, duration_s: float, processes: int
+) -> dict[str, Any]:
+    """Return how a file of tuned policies came about, as JSON values: the command that makes it again, and what it did.
+
+    Args:
+        scenarios: Files and folders that were asked for.
+        policies: Likewise; none: all.
+        extent: How much was tried.
+        out: The file.
+        duration_s: How long it took.
+        processes: How many took part.
+    """
+    parts = ["slimsched tune", *(f"--scenario {s}" for s in scenarios), *(f"--policy {p}" for p in policies)]
+    parts += [f"--{key} {value}" for key, value in asdict(extent).items() if value is not None]
+    return {
+        "command": " ".join([*parts, f"--out {out}"]),
+        **asdict(extent),
+        "trace_seeds": [FIRST_SEED + at for at in range(extent.traces)],
+        "utility": f"effective accuracy - {EXCHANGE:.4g} * joules an answer / most joules a request",
+        "searched": {**SEARCHED, "buckets": BUCKETS, "numbers of a knob of servers": RANKS},
+        "duration_s": round(duration_s),
+        "processes": processes,
+    }
 
 
 def write_tuned(path: Path, trials: Trials, provenance: Mapping[str, Any]) -> None:
@@ -49,10 +78,7 @@ def _figures(trial: Trial) -> dict[str, float | None]:
 def _write(path: Path, values: Mapping[str, Any], depth: int) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(_render(values, depth) + "\n")
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        write_atomically(path, _render(values, depth) + "\n")
     except OSError as exc:
         raise ConfigError(f"can't write {path} ({exc}); choose another place with --out") from exc
 

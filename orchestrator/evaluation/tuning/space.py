@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from orchestrator.errors import ConfigError
@@ -62,20 +62,30 @@ def tuned_policies() -> tuple[str, ...]:
     return tuple(_first_spec(name) for name in policy_names() if name not in _NOT_TUNED)
 
 
+def check_tuned(policies: Iterable[str]) -> None:
+    """Check that policies are among those that are tuned.
+
+    Raises:
+        ConfigError: when one is not.
+    """
+    for policy in policies:
+        if policy not in tuned_policies():
+            raise ConfigError(f"policy {policy!r} is none that is tuned; known: {', '.join(tuned_policies())}")
+
+
 def configurations(policy: str, widths: Sequence[Width], budget: int, seed: int) -> tuple[str, ...]:
     """Return the specs that are tried of a policy; the first is the policy itself. The same arguments, the same specs.
 
     Args:
-        policy: of ``tuned_policies``.
-        widths: that some server of the fleet has.
-        budget: how many.
-        seed: of the scrambling.
+        policy: One of ``tuned_policies``.
+        widths: The widths that some server of the fleet has.
+        budget: How many specs.
+        seed: The seed of the scrambling.
 
     Raises:
         ConfigError: when there is no such policy, or scipy is not installed.
     """
-    if policy not in tuned_policies():
-        raise ConfigError(f"policy {policy!r} is none that is tuned; known: {', '.join(tuned_policies())}")
+    check_tuned([policy])
     name = policy.partition(":")[0]
     axes = [axis for k in knobs_of(name) for axis in [k] * (RANKS if k.is_of_servers else 1)]
     takes_more = has_width_rule(name) or name in _WITH_BUCKETS

@@ -12,11 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from orchestrator.evaluation.cases import load_case
+from orchestrator.evaluation.figures import WARM_UP_RATIO
 from orchestrator.evaluation.tuning.space import configurations
 from orchestrator.policies import parse_policy
 from orchestrator.simulation.results import Result, summarise
 from orchestrator.simulation.scenario.fleet import SimulatedServer
-from orchestrator.simulation.scenario.settings import ScenarioSettings, load_scenario
+from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.utility import Utility, make_utility
@@ -24,7 +26,6 @@ from orchestrator.simulation.utility import Utility, make_utility
 FIRST_SEED: Final = 2_000_000
 """Of the traces; those that anything is reported or validated on have lower ones."""
 FIGURES: Final = ("attainment_ratio", "accuracy", "effective_accuracy", "joules_per_answer", "mean_s", "p99_s")
-_WARM_UP_RATIO: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,10 @@ class Extent:
     """How much is tried.
 
     Attributes:
-        budget: configurations of each policy.
-        traces: that each is run on.
-        requests: of a run at most; None: as the scenario says.
-        seed: of the configurations.
+        budget: How many configurations each policy gets.
+        traces: How many traces each configuration is run on.
+        requests: How many requests a run has at most; None: as many as the scenario says.
+        seed: The seed of the configurations.
     """
 
     budget: int = 32
@@ -58,9 +59,9 @@ class Trial:
     """What came of one configuration.
 
     Attributes:
-        spec: of it.
-        utility: mean of the traces.
-        figures: FIGURES in their order, means of the traces; None where one of them has none.
+        spec: The configuration.
+        utility: Its mean over traces.
+        figures: FIGURES in their order, means over traces; None where a trace has none.
     """
 
     spec: str
@@ -69,7 +70,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ground:
+class _TracedScenario:
     """A scenario with its traces."""
 
     settings: ScenarioSettings
@@ -80,13 +81,13 @@ class _Ground:
 
 def run_job(job: Job) -> tuple[Trial, ...]:
     """Return what came of every configuration, in their order; the same for the same job in whatever process."""
-    ground = _ground(job.path, job.extent)
-    widths = sorted({m.width for s in ground.servers for m in s.models})
+    scenario = _load(job.path, job.extent)
+    widths = sorted({m.width for s in scenario.servers for m in s.models})
     done: dict[str, Trial] = {}
     specs = configurations(job.policy, widths, job.extent.budget, job.extent.seed)
     for spec in specs:
         if spec not in done:
-            done[spec] = _try(ground, spec)
+            done[spec] = _try(scenario, spec)
     return tuple(done[spec] for spec in specs)
 
 
@@ -96,24 +97,21 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 
 
 @lru_cache(maxsize=1)
-def _ground(path: Path, extent: Extent) -> _Ground:
-    settings, servers = load_scenario(path)
-    if extent.requests is not None and extent.requests < settings.workload.requests:
-        workload = settings.workload.model_copy(update={"requests": extent.requests})
-        settings = settings.model_copy(update={"workload": workload})
+def _load(path: Path, extent: Extent) -> _TracedScenario:
+    settings, servers = load_case(path, extent.requests)
     ordered = tuple(sorted(servers, key=lambda s: s.name))  # as in Simulation, so that traces are the same
     traces = tuple(draw_trace(settings, ordered, FIRST_SEED + at) for at in range(extent.traces))
-    return _Ground(settings, ordered, traces, make_utility(settings, servers))
+    return _TracedScenario(settings, ordered, traces, make_utility(settings, servers))
 
 
-def _try(ground: _Ground, spec: str) -> Trial:
+def _try(scenario: _TracedScenario, spec: str) -> Trial:
     results: list[Result] = []
-    for at, trace in enumerate(ground.traces):
-        simulation = Simulation(ground.settings, ground.servers, parse_policy(spec), trace=trace)
+    for at, trace in enumerate(scenario.traces):
+        simulation = Simulation(scenario.settings, scenario.servers, parse_policy(spec), trace=trace)
         simulation.run()
-        results.append(summarise(simulation, seed=FIRST_SEED + at, warm_up_ratio=_WARM_UP_RATIO))
+        results.append(summarise(simulation, seed=FIRST_SEED + at, warm_up_ratio=WARM_UP_RATIO))
     rows = [{name: getattr(result, name) for name in FIGURES} for result in results]
-    utility = sum(ground.utility_scale.utility(row) for row in rows) / len(rows)
+    utility = sum(scenario.utility_scale.utility(row) for row in rows) / len(rows)
     return Trial(spec, utility, tuple(_mean([row[name] for row in rows]) for name in FIGURES))
 
 

@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
+from orchestrator.files import write_atomically
 from orchestrator.policies.learned.features import CONTEXT, CONTEXT_NAMES, FEATURE_NAMES, FEATURES, VERSION
 from orchestrator.policies.learned.network import SHAPES
 from orchestrator.policies.learned.paper import paper_shapes
@@ -97,11 +97,9 @@ def write_policy_file(path: Path, policy: PolicyFile) -> None:
     encoded = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, header=encoded, **arrays)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(buffer.getvalue())
-        partial.replace(path)
+        write_atomically(path, buffer.getvalue())
     except OSError as exc:
         raise ConfigError(f"can't write the policy {path} ({exc.strerror}); give another path") from exc
 

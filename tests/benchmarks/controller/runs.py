@@ -9,8 +9,6 @@ from benchmarks.controller.results import (
     Kill,
     Kills,
     KindStatistics,
-    Latency,
-    Machine,
     MemoryAt,
     Reconfigurations,
     RefusalSeen,
@@ -19,6 +17,8 @@ from benchmarks.controller.results import (
     Rising,
     TracePoint,
 )
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.perf_analyzer import Latency
 
 MIB = 2**20
 
@@ -108,7 +108,13 @@ def cost(*, steps_s: tuple[float, ...] = (0.01, 0.02)) -> Cost:
 
 def results(**scenarios: object) -> Results:
     machine = Machine("a processor", 2, 24 * 2**30, "Linux 6", 0.1)
-    return Results("2026-01-01T00:00:00+00:00", 600.0, machine, {"python": "3.11"}, {}, **scenarios)
+    return Results(
+        taken_at="2026-01-01T00:00:00+00:00",
+        took_s=600.0,
+        machine=machine,
+        versions={"python": "3.11"},
+        **scenarios,
+    )
 
 
 def full() -> Results:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.controller.claims import Claim, draw_claims
+from benchmarks.controller.claims import draw_claims
 from benchmarks.controller.results import RefusalSeen, Results
+from orchestrator.reporting.claim import Claim
 from tests.benchmarks.controller import runs
 
 

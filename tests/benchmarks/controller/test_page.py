@@ -6,18 +6,30 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.controller.page import render_json, render_page
+from benchmarks.controller.claims import draw_claims
+from benchmarks.controller.page import make_page
 from benchmarks.controller.picture import draw_picture, typical
-from benchmarks.controller.results import parse_results, replace_scenarios
+from benchmarks.controller.results import Results
+from benchmarks.harness.run import parse_run
 from orchestrator.errors import ConfigError
+from orchestrator.reporting.blocks import render_markdown
 from tests.benchmarks.controller import runs
 
 PICTURE_LIMIT_BYTES = 150_000
+WHAT = "controller's benchmark"
+
+
+def render_json(run: Results) -> str:
+    return json.dumps(run.encode_with(draw_claims(run)))
+
+
+def render_page(run: Results, *, picture: str | None) -> str:
+    return render_markdown(make_page(run, picture))
 
 
 def test_json_gives_the_run_back() -> None:
     values = json.loads(render_json(runs.full()))
-    assert parse_results(values["raw"]) == runs.full()
+    assert parse_run(Results, values["raw"], WHAT) == runs.full()
 
 
 def test_json_tells_each_claim_and_whether_it_is_met() -> None:
@@ -38,7 +50,7 @@ def test_json_tells_each_claim_and_whether_it_is_met() -> None:
 
 def test_a_scenario_that_was_taken_again_takes_the_place_of_the_old_one_and_the_page_says_so() -> None:
     again = replace(runs.results(kills=runs.kills(None)), taken_at="later")
-    run = replace_scenarios(replace(runs.full(), failures={"kills": "no", "cost": "none"}), again, ["kills"])
+    run = replace(runs.full(), failures={"kills": "no", "cost": "none"}).taken_from(again, ["kills"])
     assert run.kills == again.kills
     assert run.budget == runs.full().budget
     assert run.failures == {"cost": "none"}
@@ -48,7 +60,7 @@ def test_a_scenario_that_was_taken_again_takes_the_place_of_the_old_one_and_the_
 
 def test_something_else_is_no_run() -> None:
     with pytest.raises(ConfigError, match="no run of the controller's benchmark"):
-        parse_results({"taken_at": 1})
+        parse_run(Results, {"taken_at": 1}, WHAT)
 
 
 def test_the_page_tells_claims_numbers_and_machine() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.controller.perf_report import parse_latency
 from benchmarks.controller.results import TracePoint
 from benchmarks.controller.status import parse_view, refusal_series
 from benchmarks.controller.trace import back_at, find_load, grown_at, shift, waits
+from benchmarks.harness.perf_analyzer import parse_latency
 from orchestrator.errors import PermanentError
 from tests.benchmarks.controller import runs
 

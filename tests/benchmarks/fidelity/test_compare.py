@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.controller.results import Machine
 from benchmarks.fidelity.compare import (
     Figures,
     Pair,
@@ -20,12 +19,14 @@ from benchmarks.fidelity.compare import (
     tau_beyond_chance,
 )
 from benchmarks.fidelity.counterpart import make_counterpart
-from benchmarks.fidelity.page import Report, render_json, render_page
-from benchmarks.fidelity.sessions import ProfileRow, Session, next_round, profile_rows, read_sessions, write_session
+from benchmarks.fidelity.page import Report, make_document, make_page
+from benchmarks.fidelity.sessions import ProfileRow, Session, add_session, next_round, profile_rows, read_sessions
 from benchmarks.fidelity.testbed import FidelitySettings
+from benchmarks.harness.machine import Machine
 from orchestrator.demo.open_loop import Outcome
 from orchestrator.errors import ConfigError
 from orchestrator.profile import read_profile
+from orchestrator.reporting.blocks import render_markdown
 from orchestrator.snapshot import ServerName, Width
 
 PROFILE = Path(__file__).parents[3] / "profiles" / "demo-fleet.json"
@@ -60,25 +61,27 @@ def test_claims_name_the_worst_policy_and_rank_the_others() -> None:
         Round("b", 0, figures(0.020, 0.2, 0.80), figures(0.0190, 0.21, 0.85)),
         Round("c", 0, figures(0.030, 0.3, 0.70), figures(0.0270, 0.33, 0.95)),
     ]
-    by_name = {str(claim["name"]): claim for claim in draw_claims(pair_up(rounds))}
+    by_name = {claim.name: claim for claim in draw_claims(pair_up(rounds))}
     worst = by_name["mean latency, largest error (c)"]
-    assert (worst["value"], worst["met"]) == (0.1, False)
-    assert by_name["mean latency, median error"]["value"] == 0.05
-    assert by_name["ranking of policies by mean latency, plain Kendall's tau"]["value"] == 1.0
+    assert (worst.value, worst.is_met) == (pytest.approx(0.1), False)
+    assert by_name["mean latency, median error"].value == pytest.approx(0.05)
+    assert by_name["ranking of policies by mean latency, plain Kendall's tau"].value == 1.0
     attainment = by_name["ranking of policies by deadline attainment, plain Kendall's tau"]
-    assert attainment["value"] == pytest.approx(-1 / 3, abs=1e-3)  # of three pairs one agrees
-    assert not attainment["met"]
+    assert attainment.value == pytest.approx(-1 / 3)  # of three pairs one agrees
+    assert not attainment.is_met
     assert not any("beyond chance" in name for name in by_name), "one round says nothing of chance"
-    assert worst["interval"] is None, "nor of how sure a value is"
+    assert worst.interval is None, "nor of how sure a value is"
 
 
 def test_intervals_come_from_the_rounds() -> None:
-    alike = {str(c["name"]): c for c in draw_claims([pair("a", [0.010] * 4, [0.011] * 4)])}
-    assert alike["mean latency, median error"]["interval"] == [0.1, 0.1]
-    unlike = {str(c["name"]): c for c in draw_claims([pair("a", [0.010] * 4, [0.010, 0.010, 0.012, 0.012])])}
-    low, high = unlike["mean latency, median error"]["interval"]  # type: ignore[misc]
-    assert low == 0.0
-    assert high == 0.2
+    alike = {c.name: c for c in draw_claims([pair("a", [0.010] * 4, [0.011] * 4)])}
+    sure = alike["mean latency, median error"].interval
+    assert sure is not None
+    assert (sure.low, sure.high) == pytest.approx((0.1, 0.1))
+    unlike = {c.name: c for c in draw_claims([pair("a", [0.010] * 4, [0.010, 0.010, 0.012, 0.012])])}
+    unsure = unlike["mean latency, median error"].interval
+    assert unsure is not None
+    assert (unsure.low, unsure.high) == pytest.approx((0.0, 0.2))
 
 
 def test_pairs_that_the_real_side_does_not_tell_apart_are_not_ranked() -> None:
@@ -99,7 +102,7 @@ def test_errors_are_of_means_over_rounds_and_their_chance_is_of_the_rounds() -> 
     assert found.mean_error_chance == pytest.approx(0.2 / 2)  # differences 0.1 and 0.5: standard error 0.2, of 2
 
 
-def test_a_twin_has_the_arrivals_of_its_rounds_and_other_noise_in_every_draw() -> None:
+def test_a_simulated_counterpart_has_the_arrivals_of_its_rounds_and_other_noise_in_every_draw() -> None:
     settings = FidelitySettings(Path("unused"), ("lert",), rounds=2, requests=200)
     counterpart = make_counterpart(read_profile(PROFILE), settings, first_round=3)
     assert [(number, len(times_s)) for number, times_s in counterpart.arrivals_s.items()] == [(3, 200), (4, 200)]
@@ -123,27 +126,31 @@ def test_what_is_given_late_arrives_late_and_in_order_and_its_deadline_stays() -
     assert (late.mean_s or 0) < 1
 
 
-def test_sittings_are_kept_and_their_rounds_are_numbered_on(tmp_path: Path) -> None:
+def test_sessions_are_kept_and_their_rounds_are_numbered_on(tmp_path: Path) -> None:
     measured = (*pair("a", [1.0, 2.0], [1.1, 2.1]).rounds, *pair("b", [3.0, 4.0], [3.1, 4.2]).rounds)
     first = Session("2026-01-01", 240.0, 0, (ROW,), measured)
     assert next_round(()) == 0
-    write_session(first, tmp_path / "new", number=0)
+    add_session(first, tmp_path / "new")
     second = Session(
         "2026-01-02", 260.0, 1, (ROW,), tuple(replace(r, number=r.number + next_round([first])) for r in first.rounds)
     )
-    write_session(second, tmp_path / "new", number=1)
+    add_session(second, tmp_path / "new")
     assert read_sessions(tmp_path / "new") == (first, second)
     assert [r.number for r in second.rounds] == [2, 3, 2, 3]
     report = Report(Machine("a CPU", 2, 1, "a kernel", 0.0), {}, FidelitySettings(Path("r"), ("a",)), (first, second))
-    page = render_page(report)
-    assert "240 to 260 requests a second" in page
-    assert "4 rounds of 1,500 in 2 sitting(s)" in page
+    page = render_markdown(make_page(report))
+    words = " ".join(page.split())
+    assert "240 to 260 requests a second" in words
+    assert "4 rounds of 1,500 in 2 session(s)" in words
     assert all(len(line) <= 120 for line in page.splitlines() if not line.startswith("|"))
-    values = json.loads(render_json(report), parse_constant=pytest.fail)
+    document = make_document(report, draw_claims(report.pairs))
+    values = json.loads(json.dumps(document), parse_constant=pytest.fail)
     assert [row["policy"] for row in values["rows"]] == ["a", "b"]
+    assert len(values["sittings"]) == 2
+    assert {"name", "value", "bar", "is_floor", "met", "interval"} <= values["claims"][0].keys()
     assert not any("attainment, plain" in claim["name"] for claim in values["claims"]), "all were in time: no order"
-    (tmp_path / "new" / "sitting-01.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"sitting-01.json is no sitting .* remove "):
+    (tmp_path / "new" / "sessions.jsonl").write_text("{\n")
+    with pytest.raises(ConfigError, match=r"sessions\.jsonl line 1 is damaged .*; remove "):
         read_sessions(tmp_path / "new")
 
 

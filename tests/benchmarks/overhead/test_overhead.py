@@ -1,22 +1,22 @@
-"""The benchmark's arithmetic, its page, and the readings it takes; the run itself is ``make bench-overhead``."""
+"""The benchmark's arithmetic and its page; the run itself is ``make bench-overhead``."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from benchmarks.controller.results import Machine
-from benchmarks.overhead.cells import Results, Sample, Way, encode_results, parse_results
-from benchmarks.overhead.opponents import render_envoy
-from benchmarks.overhead.page import render_json, render_page, render_report
-from benchmarks.overhead.processes import Reading, read_cpu
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.run import parse_run
+from benchmarks.overhead.__main__ import WHAT, main
+from benchmarks.overhead.cells import Results, Sample, Way
+from benchmarks.overhead.page import make_page
 from benchmarks.overhead.rows import LOADS, draw_rows
 from orchestrator.errors import ConfigError
+from orchestrator.reporting.blocks import render_markdown
 
 P50_S = {Way.RAW: 1.0, Way.ROUTER: 1.05, Way.DIRECT: 0.9, Way.ENVOY: 1.0, Way.GATEWAY: 1.2}
 RATES = {Way.RAW: 1000.0, Way.ROUTER: 2500.0, Way.DIRECT: 1100.0, Way.ENVOY: 1000.0, Way.GATEWAY: 1000.0}
@@ -34,7 +34,14 @@ def run(rounds: int = 3) -> Results:
     factors = (0.1, 1.0, 10.0)[:rounds]
     samples = tuple(sample(way, i, f) for f in factors for i, load in enumerate(LOADS) for way in load.ways)
     machine = Machine("a CPU", 2, 2**33, "Linux 6", 0.1)
-    return Results("2026-01-01T00:00:00+00:00", 60.0, machine, {"python": "3.11"}, rounds, samples)
+    return Results(
+        taken_at="2026-01-01T00:00:00+00:00",
+        took_s=60.0,
+        machine=machine,
+        versions={"python": "3.11"},
+        rounds=rounds,
+        samples=samples,
+    )
 
 
 def test_the_rows_are_ratios_of_medians_against_their_bars() -> None:
@@ -53,46 +60,25 @@ def test_what_was_not_measured_is_not_met() -> None:
 
 def test_a_run_comes_back_from_its_json() -> None:
     found = run()
-    assert parse_results(json.loads(json.dumps(encode_results(found)))) == found
-    assert parse_results(json.loads(render_json(found))["raw"]) == found
-    with pytest.raises(ConfigError, match="samples"):
-        parse_results({**encode_results(found), "samples": [{}]})
+    values = json.loads(json.dumps(found.encode_with(draw_rows(found), key="rows")))
+    assert parse_run(Results, values["raw"], WHAT) == found
+    with pytest.raises(ConfigError, match=r"no run of the overhead benchmark \(samples"):
+        parse_run(Results, {**found.encode(), "samples": [{}]}, WHAT)
 
 
-def test_page_and_report_tell_what_is_met() -> None:
-    page = render_page(run())
-    assert "Bars: 4 of 5 met" in page
-    assert "| gateway over Envoy, p50, concurrency 1, width 25 % | 1.20 | at most 1.15 | **not met** |" in page
+def test_page_and_report_tell_what_is_met(tmp_path: Path) -> None:
+    page = render_markdown(make_page(run()))
+    assert "Claims: 4 of 5 met" in page
+    assert "| gateway over Envoy, p50, concurrency 1, width 25 % | 1.20 | ≤ 1.15 | ratio | **not met** |" in page
     assert "| gateway | 1000 [100–10000] |" in page
-    report = json.loads(render_report(run()))
+    source, out, short = tmp_path / "run.json", tmp_path / "out", tmp_path / "deep" / "report.json"
+    source.write_text(json.dumps(run().encode_with(draw_rows(run()), key="rows")))
+    again = CliRunner().invoke(main, ["--from", str(source), "--out", str(out), "--report", str(short)])
+    assert again.exit_code == 1, "a bar is missed"
+    assert "NOT MET  gateway over Envoy, p50" in again.output
+    report = json.loads(short.read_text())
     assert [row["met"] for row in report["rows"]] == [True, True, False, True, True]
-    assert report["machine"]["cpu"] == "a CPU"
-
-
-def test_processor_time_is_read_with_the_childrens() -> None:
-    burn = (
-        "import time, sys; end = time.process_time() + 0.2\n"
-        "while time.process_time() < end: pass\n"
-        "print(flush=True); sys.stdin.read()"
-    )
-    shell = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, burn]
-    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        reading = read_cpu({"tree": process.pid, "gone": 2**22 + 1, "me": os.getpid()})
-        process.communicate()
-    assert reading.cpu_s["tree"] >= 0.19
-    assert reading.cpu_s["gone"] == 0
-    assert reading.cpu_s["me"] >= reading.cpu_s["tree"]
-
-
-def test_shares_are_of_one_core() -> None:
-    shares = Reading(1.0, {"a": 5.0}).shares_until(Reading(3.0, {"a": 8.0}))
-    assert shares == {"a": pytest.approx(1.5)}
-
-
-def test_envoy_spreads_over_all_servers() -> None:
-    config = render_envoy(1, [("127.0.0.1", 2), ("127.0.0.1", 3)])["static_resources"]
-    (cluster,) = config["clusters"]
-    assert cluster["lb_policy"] == "LEAST_REQUEST"
-    assert len(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]) == 2
+    assert (report["machine"]["cpu"], report["rounds"]) == ("a CPU", 3)
+    assert "raw" not in report
+    assert (out / "overhead.md").read_text() == page
+    assert json.loads((out / "overhead.json").read_text()) == json.loads(source.read_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.controller.results import Machine
+from benchmarks.harness.machine import Machine
 from benchmarks.resilience.results import Burst, Outage, Phase, Rest, Results, Soak, SoakProcess, TimeBin
 
 TIME_BIN = TimeBin(0.0, 50, {"100": 49}, {"a": 49}, 0, 1, 0.01, 0.02)

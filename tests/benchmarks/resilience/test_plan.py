@@ -36,7 +36,7 @@ def test_in_time_means_answered_well_within_the_deadline_from_when_it_was_due() 
     assert replies.between(0.5, 1.1) == [2, 3, 4]
 
 
-def test_moments_account_for_every_request() -> None:
+def test_time_bins_account_for_every_request() -> None:
     time_bins = sum_time_bins(answered(), 1.0)
     assert [m.sent for m in time_bins] == [1, 1, 1, 1, 3, 2]
     assert [m.lost for m in time_bins] == [1, 0, 1, 0, 0, 0]

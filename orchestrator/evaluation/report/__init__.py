@@ -1,1 +1,0 @@
-"""A suite's results as a document, a page and pictures."""

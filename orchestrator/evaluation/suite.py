@@ -1,0 +1,79 @@
+"""What a suite is, and where the project's own are found.
+
+They belong to the project's measurements and not to the package: a checkout has them beside its scenarios, in
+``benchmarks/suites``, and nothing but ``load_suite`` knows of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from orchestrator.errors import ConfigError
+from orchestrator.evaluation.scores import ScenarioScores
+from orchestrator.reporting.blocks import Block
+from orchestrator.reporting.claim import Claim
+
+_SUITES: Final = "benchmarks.suites"
+
+
+class Suite(Protocol):
+    """Scenarios of one name, the policies that meet on them, and what is claimed and compared."""
+
+    @property
+    def name(self) -> str:
+        """The name of its folder of test scenarios."""
+        ...
+
+    @property
+    def purpose(self) -> str:
+        """A sentence that says what it asks."""
+        ...
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The specs of the policies that meet, in the order of tables."""
+        ...
+
+    def draw_claims(self, scenarios: Sequence[ScenarioScores]) -> tuple[Claim, ...]:
+        """Return the claims, held against what was found."""
+        ...
+
+    def make_sections(self, scenarios: Sequence[ScenarioScores]) -> dict[str, Any]:
+        """Return what is compared, as JSON values by the names of the document's sections."""
+        ...
+
+    def show_sections(self, sections: Mapping[str, Any]) -> Iterator[Block]:
+        """Yield what a page shows of these sections."""
+        ...
+
+    def draw_pictures(self, scenarios: Sequence[ScenarioScores]) -> Mapping[str, str]:
+        """Return the picture of each test scenario as an SVG element, by its stem."""
+        ...
+
+
+def load_suite(name: str, root: Path) -> Suite:
+    """Return one of the project's own suites.
+
+    Args:
+        name: The suite's name.
+        root: The folder of scenarios; the checkout that holds it has the suites too, else the working directory has.
+
+    Raises:
+        ConfigError: when there are none, or none of that name.
+    """
+    for checkout in (root.resolve().parent, Path.cwd()):
+        if (checkout / "benchmarks" / "suites").is_dir() and str(checkout) not in sys.path:
+            sys.path.insert(0, str(checkout))
+    try:
+        suites: Mapping[str, Suite] = import_module(_SUITES).SUITES
+    except ModuleNotFoundError as exc:
+        if not _SUITES.startswith(str(exc.name)):
+            raise
+        raise ConfigError(f"no suites in {root.resolve().parent}; run in a checkout of the project") from None
+    if name not in suites:
+        raise ConfigError(f"no suite {name!r}; known: {', '.join(suites)}")
+    return suites[name]

@@ -1,0 +1,160 @@
+"""What a page is made of, so that its form in Markdown and its form in HTML say the same.
+
+Texts and cells are Markdown with code, bold and links inside, and nothing else.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_STYLE = """\
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 1400px; padding: 0 1rem; }
+h1, h2, h3 { line-height: 1.2; } p { max-width: 75ch; } svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; }
+th, td { border-bottom: 1px solid #ddd; padding: 3px 8px; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } td.long { white-space: normal; min-width: 18em; text-align: left; }
+th { background: #f4f4f4; position: sticky; top: 0; } code { background: #f4f4f4; padding: 0 3px; }
+"""
+_LONG = 32
+"""Characters of a cell from which on it may be broken into lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading.
+
+    Attributes:
+        level: 1 for the page's own.
+        text: Its words.
+    """
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    """A list.
+
+    Attributes:
+        title: What is listed; empty for a list without a title.
+        items: Its entries.
+    """
+
+    title: str
+    items: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Lines that are shown as they are."""
+
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table.
+
+    Attributes:
+        head: The names of the columns.
+        rows: Its cells.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture: drawn into a page of HTML, or beside a page of Markdown.
+
+    Attributes:
+        svg: The picture as an element of HTML; empty where there is none.
+        file: The name of a file beside the page; empty where there is none, and then Markdown has no picture.
+        text: What it shows, for those who can't see it.
+    """
+
+    svg: str = ""
+    file: str = ""
+    text: str = ""
+
+
+Block = Heading | Text | Bullets | Code | Table | Picture
+
+
+def render_markdown(blocks: Iterable[Block]) -> str:
+    """Return the page as Markdown."""
+    return "\n\n".join(filter(None, map(_markdown, blocks))) + "\n"
+
+
+def render_html(blocks: Sequence[Block]) -> str:
+    """Return the page as HTML, whole in one file."""
+    title = next((block.text for block in blocks if isinstance(block, Heading)), "Report")
+    body = "\n".join(map(_html, blocks))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading(level, text):
+            return f"{'#' * level} {text}"
+        case Text(text):
+            return text
+        case Bullets(title, items):
+            return "\n".join([*((f"{title}:", "") if title else ()), *(f"- {item}" for item in items)])
+        case Code(lines):
+            return "\n".join(("```", *lines, "```"))
+        case Picture(_, file, text):
+            return f"![{text}]({file})" if file else ""
+        case Table(head, rows):
+            return "\n".join(map(_row, [head, ["---"] * len(head), *rows]))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _html(block: Block) -> str:
+    match block:
+        case Heading(level, text):
+            return f"<h{level}>{_inline(text)}</h{level}>"
+        case Text(text):
+            return f"<p>{_inline(text)}</p>"
+        case Bullets(title, items):
+            listed = "".join(f"<li>{_inline(item)}</li>" for item in items)
+            return (f"<p>{_inline(title)}:</p>" if title else "") + f"<ul>{listed}</ul>"
+        case Code(lines):
+            return f"<pre>{html.escape(chr(10).join(lines))}</pre>"
+        case Picture(svg, file, text):
+            image = f'<img src="{html.escape(file)}" alt="{html.escape(text)}">'
+            return f"<figure>{svg or image}</figure>"
+        case Table(head, rows):
+            top = "".join(f"<th>{_inline(cell)}</th>" for cell in head)
+            body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+            return f'<div class="wide"><table>\n<tr>{top}</tr>\n{body}\n</table></div>'
+
+
+def _cell(text: str) -> str:
+    return f'<td class="long">{_inline(text)}</td>' if len(text) > _LONG else f"<td>{_inline(text)}</td>"
+
+
+def _inline(text: str) -> str:
+    """Return code, bold and links as HTML, everything else escaped."""
+    escaped = html.escape(text, quote=True)
+    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
+    escaped = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
+    return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', escaped)

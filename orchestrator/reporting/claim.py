@@ -1,0 +1,109 @@
+"""One promise, held against what was found.
+
+A claim without a value is not met. It is shown all the same, so that a bar can't disappear from a report because what
+it is about is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.reporting.blocks import Table
+
+_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A 95 % interval.
+
+    Attributes:
+        low, high: Its ends.
+    """
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One promise.
+
+    Attributes:
+        name: What is promised, and of whom.
+        value: What was measured; None where there is nothing to measure it on.
+        unit: The unit of value, bar and interval; empty for counts.
+        bar: What the value is held against.
+        is_floor: Whether the value must be at least the bar, else at most.
+        interval: How sure the value is; None where that is unknown.
+        is_certain: Whether the whole interval must lie above 0 too.
+        holds: Whether what the claim takes for granted (the same accuracy, the same deadlines met) is so.
+        note: How to read it, what was compared, what fails.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    bar: float
+    is_floor: bool = False
+    interval: Interval | None = None
+    is_certain: bool = False
+    holds: bool = True
+    note: str = ""
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the promise is kept."""
+        if self.value is None or not self.holds or math.isnan(self.value):
+            return False
+        if self.is_certain and (self.interval is None or self.interval.low <= 0):
+            return False
+        return self.value >= self.bar if self.is_floor else self.value <= self.bar
+
+    def __str__(self) -> str:
+        """Return the claim as a line for a terminal."""
+        value = "none" if self.value is None else f"{self.value:.2f}"
+        sign, met = ">=" if self.is_floor else "<=", "met    " if self.is_met else "NOT MET"
+        return f"{met}  {self.name}: {value} {sign} {self.bar:.2f} {self.unit}".rstrip()
+
+
+def encode_claim(claim: Claim) -> dict[str, Any]:
+    """Return a claim as JSON values."""
+    return {
+        "name": claim.name,
+        "value": None if claim.value is None else round(claim.value, _DIGITS),
+        "unit": claim.unit,
+        "bar": round(claim.bar, _DIGITS),
+        "bar_is": "at least" if claim.is_floor else "at most",
+        "met": claim.is_met,
+    }
+
+
+def claims_table(claims: Sequence[Claim]) -> Table:
+    """Return a row a claim, with intervals where there are any."""
+    with_intervals = any(claim.interval is not None for claim in claims)
+    head = ("claim", "value", *(("95 % interval",) if with_intervals else ()), "bar", "unit", "")
+    return Table(head, [_row(claim, with_intervals=with_intervals) for claim in claims])
+
+
+def _row(claim: Claim, *, with_intervals: bool) -> tuple[str, ...]:
+    ends = claim.interval
+    interval = "" if ends is None else f"{format_number(ends.low)} to {format_number(ends.high)}"
+    return (
+        claim.name,
+        format_number(claim.value),
+        *((interval,) if with_intervals else ()),
+        f"{'≥' if claim.is_floor else '≤'} {format_number(claim.bar)}",
+        claim.unit,
+        "met" if claim.is_met else "**not met**",
+    )
+
+
+def format_number(value: float | None) -> str:
+    """Return a number as pages show it: whole ones without decimals, ``none`` for None."""
+    if value is None:
+        return "none"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"

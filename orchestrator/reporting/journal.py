@@ -1,0 +1,98 @@
+"""What a long run has done so far, a line of JSON each, so that an interruption loses at most what was under way.
+
+The first line says what the run is about; whoever goes on about something else is refused by whom the journal belongs
+to, because two halves of different things make no whole. A last line that was cut off by a crash is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+from orchestrator.errors import ConfigError
+
+
+class Journal:
+    """A file of JSON lines, read once and then appended to; a context manager that holds it open.
+
+    Args:
+        path: The file; it need not be there.
+        replay: What takes each line that is there, by its number from 1 on and its values. It raises KeyError,
+            TypeError, ValueError or AttributeError for one that is damaged.
+        remedy: What one can do about a file that can't be used.
+        makes_folder: Whether entering makes the folder where it is missing.
+
+    Attributes:
+        path: The file.
+        is_new: Whether nothing was in it.
+
+    Raises:
+        ConfigError: when the file can't be read, or a line is damaged.
+    """
+
+    def __init__(
+        self, path: Path, replay: Callable[[int, Any], None], *, remedy: str, makes_folder: bool = True
+    ) -> None:
+        self.path = path
+        self._makes_folder = makes_folder
+        self._file: IO[str] | None = None
+        text = self._read(remedy)
+        lines = text.split("\n")[:-1]  # what follows the last end of a line was being written when the end came
+        for number, line in enumerate(lines, 1):
+            try:
+                replay(number, json.loads(line))
+            except (AttributeError, KeyError, TypeError, ValueError) as exc:
+                raise ConfigError(f"{path} line {number} is damaged ({exc}); {remedy}") from exc
+        whole = sum(len(line.encode()) + 1 for line in lines)
+        if whole < len(text.encode()):
+            os.truncate(path, whole)
+        self.is_new = not lines
+
+    def __enter__(self) -> Self:
+        try:
+            if self._makes_folder:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a")
+        except OSError as exc:
+            raise ConfigError(f"can't write {self.path} ({exc.strerror}); choose another place with --out") from exc
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Append a line; it is with the kernel when this returns."""
+        assert self._file is not None
+        self._file.write(json.dumps(values, allow_nan=False, separators=(",", ":")) + "\n")
+        self._file.flush()
+
+    def _read(self, remedy: str) -> str:
+        try:
+            return self.path.read_text()
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"can't read {self.path} ({exc}); {remedy}") from exc
+
+
+def differences(found: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the key path, the found and the wanted leaf of all that differs between nested values, by key path."""
+    ours, theirs = _flatten(found), _flatten(wanted)
+    for key in sorted({*ours, *theirs}):
+        if ours.get(key) != theirs.get(key):
+            yield key, ours.get(key), theirs.get(key)
+
+
+def _flatten(values: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves of nested values by their key path."""
+    if isinstance(values, Mapping):
+        items = [(f"{path}.{key}" if path else str(key), value) for key, value in values.items()]
+    elif isinstance(values, list | tuple):
+        items = [(f"{path}[{index}]", value) for index, value in enumerate(values)]
+    else:
+        return {path: values}
+    return {leaf: value for key, inner in items for leaf, value in _flatten(inner, key).items()}

@@ -1,0 +1,47 @@
+"""A report's files in their folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.errors import ConfigError
+from orchestrator.files import write_atomically
+
+
+def check_folder(folder: Path, remedy: str) -> None:
+    """Check, before the long work, that a report could be written to a folder, which is made where it is missing.
+
+    Raises:
+        ConfigError: when it can't; ``remedy`` is what one can do then.
+    """
+    with _told(folder, remedy), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def write_report(folder: Path, contents: Mapping[str, str | bytes], remedy: str) -> list[Path]:
+    """Write files, each as a whole or not at all, and return their paths.
+
+    Args:
+        folder: Where to; it is made where it is missing.
+        contents: What each holds, by its name.
+        remedy: What one can do where that can't be written.
+
+    Raises:
+        ConfigError: when one can't be written.
+    """
+    with _told(folder, remedy):
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
+    return [folder / name for name in contents]
+
+
+@contextmanager
+def _told(folder: Path, remedy: str) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as exc:
+        raise ConfigError(f"can't write the report to {folder} ({exc.strerror}); {remedy}") from exc

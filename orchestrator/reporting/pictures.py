@@ -1,0 +1,78 @@
+"""Pictures, the only place that imports matplotlib: half a second that only those pay who draw.
+
+Nothing of matplotlib's global state is used, so pictures can be drawn from any thread and leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from orchestrator.errors import ConfigError
+
+Draw = Callable[[Any], None]
+"""Draws onto a matplotlib figure."""
+
+
+def check_matplotlib(problem: str = "the picture needs matplotlib: pip install 'slim-scheduler[plot]'") -> None:
+    """Check, before the long work, that pictures could be drawn.
+
+    Raises:
+        ConfigError: when matplotlib is missing; ``problem`` is what it says.
+    """
+    if find_spec("matplotlib") is None:
+        raise ConfigError(problem)
+
+
+def draw_image(draw: Draw, size_in: tuple[float, float], *, dpi: int = 100, kind: str = "png") -> bytes:
+    """Return a picture as the content of a file.
+
+    Args:
+        draw: What draws it.
+        size_in: Width and height, in inches.
+        dpi: Dots an inch.
+        kind: The file's ending: of PNG, or of any other format that matplotlib writes.
+
+    Raises:
+        ValueError: when matplotlib does not know that format.
+    """
+    from matplotlib.figure import Figure
+
+    figure, sink = Figure(figsize=size_in, layout="constrained"), io.BytesIO()
+    draw(figure)
+    figure.savefig(sink, format=kind, dpi=dpi)
+    return sink.getvalue()
+
+
+def draw_svg(draw: Draw, size_in: tuple[float, float], *, salt: str) -> str:
+    """Return a picture as an SVG element with its text as text, which is small and sharp.
+
+    Args:
+        draw: What draws it.
+        size_in: Width and height, in inches.
+        salt: What its ids are made of; without one the same picture would have other ids in each run.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}):
+        figure, sink = Figure(figsize=size_in, layout="constrained"), io.StringIO()
+        draw(figure)
+        figure.savefig(sink, format="svg", metadata={"Date": None})
+    text = sink.getvalue()
+    return text[text.index("<svg") :]
+
+
+def tone(ratio: float) -> Any:
+    """Return a colour between light (0) and dark (1), for what has an order."""
+    import matplotlib
+
+    return matplotlib.colormaps["viridis_r"](ratio)
+
+
+def hide_frame(*axes: Any) -> None:
+    """Leave out the upper and the right line around each."""
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)

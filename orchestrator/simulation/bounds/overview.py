@@ -1,0 +1,100 @@
+"""All bounds of one scenario, as numbers to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator.policies import Policy
+from orchestrator.simulation.bounds.batch_control import BatchServer
+from orchestrator.simulation.bounds.capacity import least_joules, most_accuracy
+from orchestrator.simulation.bounds.gaps import Window, measure_window
+from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.trace import draw_trace
+
+_POINTS: Final = 5
+_MOST_LOAD: Final = 0.95
+"""A server alone is loaded no more than that, or its queue would have no end."""
+
+
+@dataclass(frozen=True, slots=True)
+class FluidBounds:
+    """What a fleet could do for good, were work a fluid.
+
+    Attributes:
+        rate_rps: Items a second.
+        most_accuracy: The most; None when the fleet can't serve the rate.
+        least_joules: Accuracies up to it, each with the least joules an item; None where that can't be.
+    """
+
+    rate_rps: float
+    most_accuracy: float | None
+    least_joules: tuple[tuple[float, float | None], ...]
+
+
+def find_fluid_bounds(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> FluidBounds:
+    """Return the most accuracy, and the least joules at some accuracies up to it."""
+    rate_rps = draw_trace(settings, servers, 0).rate_rps
+    most = most_accuracy(servers, rate_rps, min_accuracy=settings.objectives.min_accuracy)
+    if most is None:
+        return FluidBounds(rate_rps, None, ())
+    least = min(m.accuracy for s in servers for m in s.models)
+    # The last point a hair below the most, which rounding would make impossible.
+    points = [least + (most - 1e-9 - least) * at / (_POINTS - 1) for at in range(_POINTS)]
+    return FluidBounds(rate_rps, most, tuple((point, least_joules(servers, rate_rps, point)) for point in points))
+
+
+def find_control_limits(
+    settings: ScenarioSettings, servers: Sequence[SimulatedServer], *, worth_s: float
+) -> Iterator[dict[str, Any]]:
+    """Yield the optimal control limit of each kind of server, alone at the scenario's load of its own capacity.
+
+    Args:
+        settings: The scenario.
+        servers: Its fleet.
+        worth_s: Seconds of mean response that a watt less is worth.
+    """
+    seen = set()
+    for server in servers:
+        for model in server.models:
+            if (server.models, model.width) in seen or model.energy_j is None or model.instances != 1:
+                continue
+            seen.add((server.models, model.width))
+            rate_rps = min(settings.workload.load_ratio, _MOST_LOAD) * model.capacity_rps
+            alone = BatchServer(model.service_s, model.energy_j, rate_rps)
+            best, greedy = alone.optimum(worth=worth_s), alone.evaluate(alone.greedy(), worth=worth_s)
+            yield {
+                "server": server.name,
+                "width": model.width,
+                "rate_rps": rate_rps,
+                "limit": best.limit,
+                "best_response_s": best.response_s,
+                "best_power_w": best.power_w,
+                "greedy_response_s": greedy.response_s,
+                "greedy_power_w": greedy.power_w,
+            }
+
+
+def measure_windows(
+    settings: ScenarioSettings,
+    servers: Sequence[SimulatedServer],
+    policies: Sequence[Policy],
+    *,
+    requests: int,
+    windows: int,
+) -> list[Window]:
+    """Return what a clairvoyant and each policy earn of the first requests of so many traces.
+
+    Raises:
+        ConfigError: when a clairvoyant can't plan for this fleet.
+    """
+    return [measure_window(settings, servers, policies, requests=requests, seed=seed) for seed in range(windows)]
+
+
+def earned_a_request(windows: Sequence[Window]) -> tuple[float, list[float]]:
+    """Return what a clairvoyant earns a request at the most, and what each policy does; of one window at least."""
+    requests = sum(window.requests for window in windows)
+    most = sum(window.bound.most for window in windows) / requests
+    return most, [sum(earned) / requests for earned in zip(*(window.earned for window in windows), strict=True)]

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import ConfigError
+from orchestrator.reporting.journal import Journal, differences
+
+
+def read(path: Path) -> list[Any]:
+    found: list[Any] = []
+    Journal(path, lambda number, values: found.append((number, values["x"])), remedy="remove it")
+    return found
+
+
+def test_lines_are_there_again_and_one_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "journal"
+    with Journal(path, lambda number, values: None, remedy="") as journal:
+        assert journal.is_new
+        for value in range(3):
+            journal.write({"x": value})
+    whole = path.read_text()
+    path.write_text(whole[:-3])
+    with Journal(path, lambda number, values: None, remedy="") as journal:
+        assert not journal.is_new
+        journal.write({"x": 7})
+    assert read(path) == [(1, 0), (2, 1), (3, 7)]
+
+
+def test_a_damaged_line_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    for text in ('{"x": 1}\nno json\n', '{"x": 1}\n{}\n', '{"x": 1}\n[]\n'):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"line 2 is damaged .*; remove it"):
+            read(path)
+
+
+def test_differences_are_told_by_the_path_of_their_leaf() -> None:
+    found, wanted = {"a": {"b": [1, 2]}, "c": 3}, {"a": {"b": [1, 4]}, "d": 5}
+    assert list(differences(found, wanted)) == [("a.b[1]", 2, 4), ("c", 3, None), ("d", None, 5)]
+    assert not list(differences(wanted, wanted))

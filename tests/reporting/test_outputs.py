@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import ConfigError
+from orchestrator.reporting.outputs import check_folder, write_report
+from orchestrator.reporting.pictures import draw_image, draw_svg
+
+
+def test_a_report_is_written_whole_into_a_folder_that_is_made(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new", "move")
+    assert list((tmp_path / "new").iterdir()) == []
+    paths = write_report(tmp_path / "new", {"a.md": "text ±", "b.png": b"\x89"}, "move")
+    assert [path.read_bytes() for path in paths] == ["text ±".encode(), b"\x89"]
+    assert sorted((tmp_path / "new").iterdir()) == paths
+
+
+def test_a_folder_that_can_not_be_used_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for use in (lambda: check_folder(tmp_path / "file", "move"), lambda: write_report(tmp_path / "file", {}, "move")):
+        with pytest.raises(ConfigError, match=r"can't write the report to .*file \(.*\); move"):
+            use()
+
+
+def test_the_same_picture_is_the_same_text_and_of_the_size_that_was_asked_for() -> None:
+    def draw(figure: object) -> None:
+        figure.subplots().plot([1, 2])  # type: ignore[attr-defined]
+
+    assert draw_svg(draw, (3, 2), salt="a") == draw_svg(draw, (3, 2), salt="a")
+    png = draw_image(draw, (3, 2), dpi=100)
+    assert png.startswith(b"\x89PNG")
+    assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == (300, 200)
