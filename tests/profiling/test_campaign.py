@@ -96,7 +96,7 @@ async def test_an_interruption_loses_at_most_the_visit_under_way(tmp_path: Path)
     assert kept == 29 // 4  # a visit is four requests, one of them to warm up
     cut.requests_left = None
     await campaign(tmp_path / "cut", subject(A, cut))
-    assert len(cut.groups) == len(whole.groups) + 29 % 4
+    assert len(cut.batches) == len(whole.batches) + 29 % 4
     counts = [
         {cell: len(visits) for cell, visits in Journal.open(tmp_path / name).visits.items()}
         for name in ("cut", "whole")
@@ -112,7 +112,7 @@ async def test_cells_take_turns_so_that_drift_hits_all_alike(tmp_path: Path) -> 
         subjects = [subject(A, server)]
         await measure_batches(subjects, journal, QUICK, tell=told.append, clock=asyncio.get_running_loop().time)
     cells = len(list_cells(subjects))
-    seen = [group for group, before in zip(server.groups, [None, *server.groups], strict=False) if group != before]
+    seen = [batch for batch, before in zip(server.batches, [None, *server.batches], strict=False) if batch != before]
     assert len(set(seen[:cells])) == cells  # all once before any twice
     assert seen[:cells] != seen[cells:]
     assert [progress.round_number for progress in told] == [1] * cells + [2] * cells
