@@ -26,7 +26,7 @@ from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.admission import Admissions, Admitted, Terms, Wishes, admit
 from orchestrator.router.queue.request import Answer, Array, PendingRequest
-from orchestrator.router.queue.request_queue import Backlog, Lanes
+from orchestrator.router.queue.request_queue import Backlog, RequestQueues
 from orchestrator.router.queue.response_sink import Reply, Told
 from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.fleet import Fleet
@@ -73,7 +73,7 @@ class Router:
         self._resolving: asyncio.Task[None] | None = None
         self._settings = settings
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
-        self._lanes = Lanes()
+        self._lanes = RequestQueues()
         self._shedder = Shedder(settings, self._lanes, self._fleet, observer)
         self._dispatcher = Dispatcher(settings, self._lanes, self._fleet, self._shedder, observer)
         self._admissions = Admissions()

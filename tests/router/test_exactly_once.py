@@ -206,7 +206,7 @@ async def play(scenario: Scenario) -> None:
         if not scenario.close_early:
             _, lost = await asyncio.wait(asked, timeout=300)
             assert not lost, "some were never answered"
-            backlog = router._lanes.backlog
+            backlog = router.backlog
             assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     _, lost = await asyncio.wait(asked, timeout=300)
     assert not lost, "some were never answered"
@@ -235,7 +235,7 @@ def check_outcomes(scenario: Scenario, outcomes: list[Any]) -> None:
 
 
 def check_nothing_is_left(router: Router, ledger: Ledger) -> None:
-    backlog = router._lanes.backlog
+    backlog = router.backlog
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
     assert ledger.under_way == 0
     assert not router._dispatcher._sender._running

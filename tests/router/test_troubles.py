@@ -109,7 +109,7 @@ def test_every_request_ends_once_and_nothing_is_left_behind(
             await asyncio.sleep(1)
             for link in router._fleet.links.values():
                 assert (link.in_flight, link.calls, link.is_suspect) == ([], 0, False)
-            assert router._lanes.items == 0
+            assert router.backlog.items == 0
             assert not router._dispatcher._sender._attempts.given_up
         assert not router._dispatcher._sender._running
 

@@ -29,7 +29,7 @@ from orchestrator.router.dispatch.splitting import part_of
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.overload import Shed, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
-from orchestrator.router.queue.request_queue import Lane, Lanes
+from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.server_link import ServerLink
@@ -53,7 +53,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, settings: RouterSettings, lanes: Lanes, fleet: Fleet, shedder: Shedder, observer: RouterObserver
+        self, settings: RouterSettings, lanes: RequestQueues, fleet: Fleet, shedder: Shedder, observer: RouterObserver
     ) -> None:
         self._settings = settings
         self._lanes = lanes
@@ -128,7 +128,7 @@ class Dispatcher:
                 for request in self._lanes.take_all(key):
                     self._lanes.push(key.unbound(), request)
 
-    def _serve(self, lane: Lane, head: PendingRequest) -> bool:
+    def _serve(self, lane: RequestQueue, head: PendingRequest) -> bool:
         """Bind, send or shed the head of a lane if possible; return whether anything was done."""
         if lane.key.bound_to is not None:
             server, width = lane.key.bound_to
@@ -148,7 +148,7 @@ class Dispatcher:
         """Return whether some server may be sent a group."""
         return any([link.is_healthy and len(link.in_flight) < link.batch_limit for link in self._fleet.links.values()])
 
-    def _candidate_set(self, lane: Lane, head: PendingRequest) -> CandidateSet:
+    def _candidate_set(self, lane: RequestQueue, head: PendingRequest) -> CandidateSet:
         """Return what could be done with the head of a lane."""
         key, links = lane.key, self._fleet.links
         states = [link.state(key.family, self._bound_items(link)) for link in links.values()]
@@ -167,7 +167,7 @@ class Dispatcher:
             candidate_set.exclude(key.avoid | suspects)
         return candidate_set
 
-    def _take_late(self, lane: Lane, candidate_set: CandidateSet) -> Sequence[PendingRequest]:
+    def _take_late(self, lane: RequestQueue, candidate_set: CandidateSet) -> Sequence[PendingRequest]:
         """Remove and return the heads of a lane that are to be shed as late."""
         situation = candidate_set.situation
         margin, tail_slack_s = situation.slack_margin, situation.queue.tail_deadline_s - situation.now_s
@@ -189,7 +189,7 @@ class Dispatcher:
         bound = [(link.model(key.family, width), items) for key, width, items in self._lanes.bound_items(link.name)]
         return tuple((model.name, items) for model, items in bound if model is not None)
 
-    def _decide(self, lane: Lane, head: PendingRequest, candidate_set: CandidateSet) -> bool:
+    def _decide(self, lane: RequestQueue, head: PendingRequest, candidate_set: CandidateSet) -> bool:
         """Do with the head of a lane what a policy says; return whether anything was done."""
         queue, now_s = candidate_set.situation.queue, candidate_set.situation.now_s
         policy = self._deciders.policies[queue.preference is not None]
@@ -262,7 +262,7 @@ class Dispatcher:
     def _send(
         self,
         link: ServerLink,
-        lane: Lane,
+        lane: RequestQueue,
         width: Width,
         items: int,
         *,

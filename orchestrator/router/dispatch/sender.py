@@ -20,7 +20,7 @@ from orchestrator.router.dispatch.batch import Batch
 from orchestrator.router.dispatch.decision_log import DecisionLog, outcome_of
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Array
-from orchestrator.router.queue.request_queue import Lanes
+from orchestrator.router.queue.request_queue import RequestQueues
 from orchestrator.router.servers.fleet import Fleet
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Sender:
     def __init__(
         self,
         fleet: Fleet,
-        lanes: Lanes,
+        lanes: RequestQueues,
         observer: RouterObserver,
         wake: Callable[[], None],
         learn: Learn,

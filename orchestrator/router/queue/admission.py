@@ -14,7 +14,7 @@ import numpy as np
 
 from orchestrator.errors import ConfigError
 from orchestrator.profile import EnergyTable
-from orchestrator.router.queue.request import Array, LaneKey, as_batch
+from orchestrator.router.queue.request import Array, BatchKey, as_batch
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 
 _MOST_KEPT = 256
@@ -46,7 +46,7 @@ class Wishes:
     terms: Terms
 
 
-Admitted = tuple[LaneKey, Array, bool]
+Admitted = tuple[BatchKey, Array, bool]
 """The lane for a request, its items with a batch dimension, and whether they came without one."""
 
 
@@ -55,7 +55,7 @@ class Admissions:
 
     def __init__(self) -> None:
         self._served: Sequence[tuple[ServedModel, ...]] = ()
-        self._known: dict[object, tuple[LaneKey, bool]] = {}
+        self._known: dict[object, tuple[BatchKey, bool]] = {}
 
     def find(
         self, array: Array, family: str | None, terms: Terms, served: Sequence[tuple[ServedModel, ...]]
@@ -116,7 +116,7 @@ def admit(
         raise ConfigError(f"a batch of {len(batch)} items exceeds max_batch_size = {most}; split it")
     if terms.max_per_item_j is not None:
         allowed = _affordable(allowed, len(batch), terms.max_per_item_j, energy)
-    key = LaneKey(
+    key = BatchKey(
         allowed[0][1].family,
         batch.shape[1:],
         tuple(sorted({model.width for _, model in allowed})),

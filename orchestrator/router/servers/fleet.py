@@ -11,7 +11,7 @@ from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.policies import CandidateSet
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import Array, LaneKey
+from orchestrator.router.queue.request import Array, BatchKey
 from orchestrator.router.servers.ejection import Member, TimedRun, plan_ejections
 from orchestrator.router.servers.probing import Prober
 from orchestrator.router.servers.profile_priors import ProfileStarts
@@ -224,7 +224,7 @@ class Fleet:
         """Return how long a server takes for all that it has and ``more``, one after another; 0 when unknown."""
         return sum(self._line_s(link, batch.model, batch.items) for batch in (*link.in_flight, *more))
 
-    def elsewhere_s(self, key: LaneKey, items: int) -> float | None:
+    def elsewhere_s(self, key: BatchKey, items: int) -> float | None:
         """Return when a server that ``key`` does not avoid would have answered; None when there is none.
 
         It is the quickest one, at the width that it is quickest at.
@@ -242,7 +242,7 @@ class Fleet:
 
     # --- who is left out ---
 
-    def has_lost(self, key: LaneKey) -> bool:
+    def has_lost(self, key: BatchKey) -> bool:
         """Return whether requests bound to a server have to be given to another, because it has gone or hangs."""
         assert key.bound_to is not None  # or there is nothing to ask
         server, width = key.bound_to
