@@ -19,6 +19,14 @@ NO_ITEMS: Array = np.empty((0,))
 _NUMPY_TYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "UINT8": np.uint8}
 
 
+class QueueOfRequests(Protocol):
+    """What a waiting request knows of its queue, orchestrator.router.queue.request_queue.RequestQueue."""
+
+    def drop(self, request: PendingRequest, /) -> None:
+        """Count a request no more that has stopped waiting."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The output for one request and what was decided for it.
@@ -77,8 +85,8 @@ class WaitingPlace(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LaneKey:
-    """Requests of one lane may go in one group.
+class BatchKey:
+    """What requests have in common that may go in one batch.
 
     Attributes:
         family: they ask for.
@@ -100,12 +108,12 @@ class LaneKey:
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()
 
-    def unbound(self) -> LaneKey:
-        """Return the key of the lane in which such requests wait for a decision."""
+    def unbound(self) -> BatchKey:
+        """Return the key of the queue in which such requests wait for a decision."""
         return replace(self, bound_to=None)
 
-    def elsewhere(self, server: ServerName) -> LaneKey:
-        """Return the key of the lane in which requests wait for another server than ``server``."""
+    def elsewhere(self, server: ServerName) -> BatchKey:
+        """Return the key of the queue in which requests wait for another server than ``server``."""
         return replace(self, bound_to=None, avoid=self.avoid | {server})
 
 
@@ -128,7 +136,7 @@ class PendingRequest:
         record: That decision's record for the log, when it was bound early and is sampled.
         due_s: When its time is looked at next; infinite while nobody watches it.
         held_at: after how many changes of whatever else there is it was last held, as the head of its lane; -1: never.
-        lane: it waits in; None while it waits in none.
+        queue: it waits in; None while it waits in none.
     """
 
     batch: Array
@@ -145,20 +153,20 @@ class PendingRequest:
     record: dict[str, Any] | None = field(default=None, repr=False)
     due_s: float = math.inf
     held_at: int = -1
-    lane: WaitingPlace | None = field(default=None, repr=False)
+    queue: WaitingPlace | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.items = len(self.batch)
 
     @property
     def is_queued(self) -> bool:
-        """Whether it waits in a lane."""
-        return self.lane is not None
+        """Whether it waits in a queue."""
+        return self.queue is not None
 
     def withdraw(self) -> None:
         """Wait no more; does nothing when it does not wait."""
-        if self.lane is not None:
-            self.lane.drop(self)
+        if self.queue is not None:
+            self.queue.drop(self)
 
     def give_up(self, error: SlimError) -> bool:
         """Wait no more; fail unless an attempt under way may still answer it; return whether it failed."""
