@@ -106,20 +106,6 @@ def prove_family(
         yield ProvenModel(identity, files, parity)
 
 
-def export_family(
-    checkpoint: Checkpoint,
-    repository: Path,
-    widths: tuple[Width, ...],
-    images: ImageSet,
-    *,
-    family: str,
-    tuning: Tuning,
-) -> list[WrittenModel]:
-    """Prove all widths, then write them; see ``prove_family`` and ``write_family``."""
-    proven = list(prove_family(checkpoint, widths, images, family=family, tuning=tuning))
-    return write_family(proven, repository)
-
-
 def write_family(models: list[ProvenModel], repository: Path) -> list[WrittenModel]:
     """Write proven models, all or none, and only those that differ from what is there.
 

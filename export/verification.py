@@ -93,11 +93,6 @@ class Verification:
     models: tuple[VerifiedModel, ...]
     findings: tuple[Finding, ...]
 
-    @property
-    def has_errors(self) -> bool:
-        """Whether any finding is an error."""
-        return any(finding.severity is Severity.ERROR for finding in self.findings)
-
 
 def verify_repository(repository: Path) -> Verification:
     """Check every model of a repository against its own files.

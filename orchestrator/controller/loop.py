@@ -196,18 +196,18 @@ class Controller:
             self._state = self._state.record(
                 ended.outcome, instances_before=ended.instances_before, limits=self._limits
             )
-        self._tell_action()
+        self._publish_action()
 
     def left(self, action: Action, *, took_s: float) -> None:
         """Report an action that goes on by itself; see ``ActionListener``."""
         self._log.note_left(action, took_s=took_s)
-        self._tell_action()
+        self._publish_action()
 
     def withheld(self, action: Action, why: str) -> None:
         """Log an action that was not begun; see ``ActionListener``."""
         self._log.note_withheld(action, why)
 
-    def _tell_action(self) -> None:
+    def _publish_action(self) -> None:
         if self._report is not None:
             self._report = replace(self._report, state=self._state, recent=self._log.recent)
         if self._on_action is not None:
@@ -268,10 +268,10 @@ class Controller:
         self._failures_in_a_row += 1
         self._failed_steps += 1
         log.error("server %s: a step failed, the next follows in %g s", self._server, back_off_s, exc_info=exc)
-        self._tell_failure(exc)
+        self._publish_failure(exc)
         return back_off_s
 
-    def _tell_failure(self, exc: BaseException) -> None:
+    def _publish_failure(self, exc: BaseException) -> None:
         """Let the status page say that the daemon no longer knows its host."""
         trouble = f"a step failed unexpectedly: {type(exc).__name__}: {one_line(exc)}"
         seen = Observation(self._clock(), None, trouble, None)

@@ -24,7 +24,7 @@ class StepLog:
         self._server = server
         self._wall_clock = wall_clock
         self._records: list[ActionRecord] = []
-        self._told: dict[object, str] = {}
+        self._logged: dict[object, str] = {}
         self._trouble: str | None = None
 
     @property
@@ -42,19 +42,19 @@ class StepLog:
 
     def note_plan(self, plan: Plan, *, is_dry: bool) -> None:
         """Log refusals, notices and, of a plan that nobody will carry out, actions, each when it is new."""
-        told: dict[object, str] = {}  # by what makes it new; the numbers are no part of that
+        texts: dict[object, str] = {}  # by what makes it new; the numbers are no part of that
         for refusal in plan.refusals:
-            told[("refusal", refusal.kind, refusal.model, refusal.reason, refusal.detail)] = _refusal_text(refusal)
+            texts[("refusal", refusal.kind, refusal.model, refusal.reason, refusal.detail)] = _refusal_text(refusal)
         for notice in plan.notices:
-            told[("notice", notice.kind, notice.model)] = _notice_text(notice)
+            texts[("notice", notice.kind, notice.model)] = _notice_text(notice)
         for action in plan.actions if is_dry else ():
-            told[("action", action.kind, action.model, action.reason, action.instances, action.batching)] = (
+            texts[("action", action.kind, action.model, action.reason, action.instances, action.batching)] = (
                 f"would {_action_text(action)}"
             )
-        for key, text in told.items():
-            if key not in self._told:
+        for key, text in texts.items():
+            if key not in self._logged:
                 log.log(logging.INFO if text.startswith("would") else logging.WARNING, "%s: %s", self._server, text)
-        self._told = told
+        self._logged = texts
 
     def note_ended(self, ended: Ended) -> None:
         """Log and remember an action that ended."""

@@ -6,7 +6,7 @@ profile.json as values, ``codec`` its text, ``lines`` fits it, and ``start`` say
 is now. Nothing here measures or knows a clock.
 """
 
-from orchestrator.profile.attribution import Attribution, attribute_energy, busy_within
+from orchestrator.profile.attribution import Attribution, attribute_energy
 from orchestrator.profile.codec import parse_profile, read_profile, render_profile, write_profile
 from orchestrator.profile.document import (
     BatchProfile,
@@ -51,7 +51,6 @@ __all__ = [
     "Timing",
     "attribute_energy",
     "batch_ladder",
-    "busy_within",
     "check_binding",
     "check_live",
     "find_start",

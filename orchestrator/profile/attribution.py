@@ -36,15 +36,10 @@ def attribute_energy(energy_j: float, *, duration_s: float, idle_w: float, busy_
         energy_j: The counter's difference from the begin to the end of the window; not negative.
         duration_s: The length of the window.
         idle_w: The power drawn while nothing runs.
-        busy_s: The time within the window of each batch, see ``busy_within``; not negative.
+        busy_s: The time for which each batch ran within the window; not negative.
     """
     idle_j = min(energy_j, idle_w * duration_s)
     total_s = math.fsum(busy_s)
     if total_s <= 0:
         return Attribution(energy_j, (0.0,) * len(busy_s))
     return Attribution(idle_j, tuple((energy_j - idle_j) * (each_s / total_s) for each_s in busy_s))
-
-
-def busy_within(began_s: float, ended_s: float, *, window_began_s: float, window_ended_s: float) -> float:
-    """Return for how long a batch ran within a window, 0 when not at all; all on one clock."""
-    return max(0.0, min(ended_s, window_ended_s) - max(began_s, window_began_s))

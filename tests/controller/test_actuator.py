@@ -21,7 +21,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 class Hands:
-    """An actuator on a fake, and all that it told."""
+    """An actuator on a fake, and all that it reported."""
 
     def __init__(self, server: FakeTriton, clocks: Clocks | None = None) -> None:
         self.server = server
@@ -29,12 +29,12 @@ class Hands:
         self.actuator = Actuator(
             server, server.telemetry, clocks=clocks or Clocks(loop.time, lambda: 1.7e9 + loop.time())
         )
-        self.told: list[Ended] = []
+        self.endings: list[Ended] = []
         self.left_actions: list[tuple[Action, float]] = []
         self.withheld_actions: list[tuple[Action, str]] = []
 
     def ended(self, ended: Ended) -> None:
-        self.told.append(ended)
+        self.endings.append(ended)
 
     def left(self, action: Action, *, took_s: float) -> None:
         self.left_actions.append((action, took_s))
@@ -48,7 +48,7 @@ class Hands:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        return [ended.outcome for ended in self.told]
+        return [ended.outcome for ended in self.endings]
 
     @property
     def changes_mib(self) -> list[float | None]:
@@ -65,7 +65,7 @@ async def test_each_action_is_charged_with_what_it_took() -> None:
     await hands.act(load(W025), load(W075))
     await hands.act(scale(W025, 3), unload(W075))
     assert hands.changes_mib == [10, 30, 20, -30]
-    assert [ended.instances_before for ended in hands.told] == [0, 0, 1, 1]
+    assert [ended.instances_before for ended in hands.endings] == [0, 0, 1, 1]
     assert all(outcome.error is None for outcome in hands.outcomes)
     took_s = [outcome.ended_s - outcome.began_s for outcome in hands.outcomes]
     assert took_s == pytest.approx([1.4, 1.4, 0.2, 0.3]), "what settling takes is no part of the price"
@@ -168,7 +168,7 @@ async def test_a_failure_is_told_in_one_line_and_ends_the_plan() -> None:
     server.fail_next(W025, "out of\n  memory")
     await hands.act(load(W025), load(W050))
     assert [o.error for o in hands.outcomes] == ["Triton at fake: load failed for model 'fashion_w025': out of memory"]
-    assert hands.told[0].is_executed and hands.changes_mib == [None]
+    assert hands.endings[0].is_executed and hands.changes_mib == [None]
     assert len(server.calls) == 1
     await hands.act(load(W050))
     assert hands.changes_mib[-1] == 64
@@ -181,7 +181,7 @@ async def test_a_server_that_went_away_before_says_nothing_of_the_config() -> No
     loaded = {model.name: model for model in await server.loaded_models()}
     server.kill()
     await hands.actuator.act((unload(W025), load(W050)), loaded, limits=LIMITS, timeout_s=10, listener=hands)
-    assert [ended.is_executed for ended in hands.told] == [True, False]
+    assert [ended.is_executed for ended in hands.endings] == [True, False]
 
 
 async def test_a_server_that_dies_during_an_action_may_have_died_of_it() -> None:
@@ -189,7 +189,7 @@ async def test_a_server_that_dies_during_an_action_may_have_died_of_it() -> None
     hands = Hands(server)
     asyncio.get_running_loop().call_later(1, server.kill)
     await hands.act(load(W025), load(W050))
-    (ended,) = hands.told
+    (ended,) = hands.endings
     assert ended.is_executed and ended.outcome.error == "Triton at fake: Socket closed"
 
 
@@ -313,7 +313,7 @@ async def test_a_model_that_nobody_has_seen_counts_as_absent() -> None:
     server = triton()
     hands = Hands(server)
     await hands.actuator.act((load(W025),), {}, limits=LIMITS, timeout_s=10, listener=hands)
-    assert hands.told[0].instances_before == 0
+    assert hands.endings[0].instances_before == 0
     assert (await server.loaded_models())[0] == LoadedModel(W025, ModelStatus.READY, instances=1, is_python_based=True)
 
 

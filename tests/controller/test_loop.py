@@ -213,11 +213,11 @@ async def test_steps_that_fail_unexpectedly_are_logged_counted_and_backed_off(
 ) -> None:
     script = Script(*[ZeroDivisionError("bug")] * 6)
     control = controller(triton(), script)
-    told: list[str | None] = []
+    troubles: list[str | None] = []
 
     def look() -> None:
         report = control.last_report
-        told.append(report.trouble if report else "")
+        troubles.append(report.trouble if report else "")
 
     asyncio.get_running_loop().call_later(0.5, look)
     await running(control, for_s=40)
@@ -226,7 +226,7 @@ async def test_steps_that_fail_unexpectedly_are_logged_counted_and_backed_off(
     assert gaps_s[6:] and set(gaps_s[6:]) == {1.0}
     assert control.failed_steps == 6
     assert caplog.text.count("Traceback") == 6
-    assert told == ["a step failed unexpectedly: ZeroDivisionError: bug"]
+    assert troubles == ["a step failed unexpectedly: ZeroDivisionError: bug"]
     assert control.last_report is not None and control.last_report.trouble is None
 
 

@@ -8,7 +8,15 @@ import pytest
 from export.checkpoint import Checkpoint
 from export.datasets import InMemoryImages
 from export.errors import CheckpointError, ExportError, RepositoryError
-from export.family import ProvenModel, default_family, export_family, prove_family, render_labels, verify_against
+from export.family import (
+    ProvenModel,
+    WrittenModel,
+    default_family,
+    prove_family,
+    render_labels,
+    verify_against,
+    write_family,
+)
 from export.model_config import Tuning, parse_config, read_identity
 from export.repository import CONFIG_FILE, MODEL_FILE, write_model
 from export.verification import verify_repository
@@ -16,6 +24,20 @@ from export.width import Width
 from tests.export.toys import LABELS, SIDE, lively_network, toy_checkpoint, toy_images, toy_spec
 
 NARROW, FULL = Width(25), Width(100)
+
+
+def export_family(
+    checkpoint: Checkpoint,
+    repository: Path,
+    widths: tuple[Width, ...],
+    images: InMemoryImages,
+    *,
+    family: str = "toys",
+    tuning: Tuning | None = None,
+) -> list[WrittenModel]:
+    """Prove all widths, then write them, as the command does."""
+    proven = list(prove_family(checkpoint, widths, images, family=family, tuning=tuning or Tuning()))
+    return write_family(proven, repository)
 
 
 def test_every_width_describes_itself(proven: list[ProvenModel]) -> None:
@@ -31,7 +53,7 @@ def test_every_width_describes_itself(proven: list[ProvenModel]) -> None:
 
 def test_exporting_twice_changes_nothing(checkpoint: Checkpoint, test_images: InMemoryImages, repository: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*")}
-    written = export_family(checkpoint, repository, (NARROW, FULL), test_images, family="toys", tuning=Tuning())
+    written = export_family(checkpoint, repository, (NARROW, FULL), test_images)
     assert [(entry.path.name, entry.changed) for entry in written] == [("toys_w025", False), ("toys_w100", False)]
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
 
@@ -50,7 +72,7 @@ def test_nothing_is_written_unless_all_is_well(
     change: dict[str, object], arguments: dict[str, object], message: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     images = toy_images(9, spec=replace(toy_spec(), **change))  # type: ignore[arg-type]
-    usual: dict[str, object] = {"widths": (NARROW,), "family": "toys", "tuning": Tuning()}
+    usual: dict[str, object] = {"widths": (NARROW,)}
     with pytest.raises(ExportError, match=message):
         export_family(checkpoint, tmp_path / "models", images=images, **{**usual, **arguments})  # type: ignore[arg-type]
     assert not (tmp_path / "models").exists()
@@ -61,9 +83,7 @@ def test_one_width_that_fails_keeps_all_from_being_written(test_images: InMemory
     network = lively_network()
     network.classifier.weight.data[0, -1] = float("nan")
     with pytest.raises(ExportError, match=r"width 1\.00, batch of 1: logits differ by up to nan"):
-        export_family(
-            toy_checkpoint(network), tmp_path / "models", (NARROW, FULL), test_images, family="toys", tuning=Tuning()
-        )
+        export_family(toy_checkpoint(network), tmp_path / "models", (NARROW, FULL), test_images)
     assert not (tmp_path / "models").exists()
 
 

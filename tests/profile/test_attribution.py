@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.profile import attribute_energy, busy_within
+from orchestrator.profile import attribute_energy
 
 joules = st.floats(0, 1e6)
 busy = st.lists(st.floats(0, 10), max_size=20)
@@ -22,16 +21,6 @@ def test_shares_and_idle_add_up_to_the_counter_and_none_is_negative(
     assert len(found.shares_j) == len(busy_s)
     assert min(found.shares_j, default=0) >= 0
     assert found.idle_j >= 0
-
-
-@given(st.floats(0, 9), st.floats(0.1, 9), st.lists(st.floats(0, 20), min_size=1, max_size=5))
-def test_a_run_is_all_in_windows_that_follow_each_other(began_s: float, lasted_s: float, cuts_s: list[float]) -> None:
-    edges_s = [-1.0, *sorted(cuts_s), 30.0]
-    parts_s = [
-        busy_within(began_s, began_s + lasted_s, window_began_s=a, window_ended_s=b)
-        for a, b in itertools.pairwise(edges_s)
-    ]
-    assert math.fsum(parts_s) == pytest.approx(lasted_s)
 
 
 def test_what_is_above_idle_is_shared_by_busy_time() -> None:

@@ -65,11 +65,6 @@ class Rates:
         """Instances that were running on average; too many where the sizes of batches differ, see ``service_s``."""
         return self.executions_per_s * (self.service_s or 0.0)
 
-    @property
-    def queue_s(self) -> float:
-        """Mean wait of a request before it ran, by Little's law; 0 when nothing was answered."""
-        return self.waiting_requests / self.requests_per_s if self.requests_per_s else 0.0
-
 
 def measure_rates(before: Counters | None, after: Counters, window_s: float) -> Rates:
     """Return the rates between two readings ``window_s`` apart; no rates without an earlier reading."""

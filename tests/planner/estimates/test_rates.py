@@ -45,7 +45,6 @@ def test_each_rate_is_what_was_added_a_second() -> None:
         service_s=0.05,
     )
     assert rates.busy_instances == pytest.approx(0.25)
-    assert rates.queue_s == pytest.approx(1.0 / 40)
 
 
 @pytest.mark.parametrize("before", [None, Counters()])
@@ -76,7 +75,7 @@ def test_nothing_ran_has_no_mean_batch_and_is_not_busy() -> None:
     rates = measure_rates(same, replace(same, failures=8), 1.0)
     assert rates == Rates(window_s=1.0, failures_per_s=3.0)
     assert (rates.items_per_execution, rates.service_s) == (None, None)
-    assert (rates.busy_instances, rates.queue_s) == (0.0, 0.0)
+    assert rates.busy_instances == 0.0
 
 
 def test_whichever_is_more_of_those_who_wait_now_and_waited_on_average_counts() -> None:
@@ -119,7 +118,7 @@ def test_rates_of_a_running_server_are_finite_and_never_negative(
 ) -> None:
     rates = measure_rates(before, grown(before, by), window_s)
     values = [value for value in astuple(rates) if value is not None]
-    assert all(math.isfinite(value) and value >= 0 for value in [*values, rates.busy_instances, rates.queue_s])
+    assert all(math.isfinite(value) and value >= 0 for value in [*values, rates.busy_instances])
 
 
 @settings(deadline=None, max_examples=60)
@@ -144,7 +143,8 @@ def test_littles_law_holds_for_a_queue_counted_tick_by_tick(requests: list[tuple
     )
     rates = measure_rates(Counters(), after, 100.0)
     assert rates.waiting_requests == pytest.approx(sum(waiting_at) / 100)
-    assert rates.queue_s == pytest.approx(sum(waits for _, waits in requests) / len(requests))
+    mean_wait_s = sum(waits for _, waits in requests) / len(requests)
+    assert rates.waiting_requests == pytest.approx(rates.requests_per_s * mean_wait_s)
 
 
 @settings(deadline=None, max_examples=40)
