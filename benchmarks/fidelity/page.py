@@ -86,7 +86,7 @@ def _blocks(report: Report) -> Iterator[Block]:
         f"{settings.load_ratio:g} of what the fleet serves at full width, {rounds} rounds of {settings.requests:,} in "
         f"{len(sessions)} session(s) with servers and profiles of their own, open loop, deadline "
         f"{settings.deadline_s * 1e3:g} ms, batches of {settings.max_batch_size} at most. In a round all policies meet "
-        "the same arrivals, in an order drawn by lot; simulated ones are repeated over "
+        "the same arrivals, in a random order; simulated ones are repeated over "
         f"{settings.noise_draws} draws of service noise."
     )
     yield Text(
