@@ -98,7 +98,7 @@ def _blocks(report: Report) -> Iterator[Block]:
         "times in a session: "
         f"{sum(session.repeated for session in sessions)} were."
     )
-    yield claims_table(draw_claims(report.pairs))
+    yield claims_table(draw_claims(report.pairs), decimals=4)
     yield Text(
         "A pair of policies differs beyond chance when its difference on the real side, round by round, is more than "
         f"{TIE_ERRORS:g} standard errors; of the others the real servers don't tell the order. Intervals are by draws "
