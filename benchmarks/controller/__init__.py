@@ -1,6 +1,6 @@
 """What the controller daemon does on a real Triton: ``make bench-controller``.
 
-Five scenarios (`rising`, `reconfigurations`, `budget`, `kills`, `cost`) return raw numbers; `results` holds them,
+Five `scenarios` return raw numbers; `results` holds them,
 `claims` holds them against their bars, `page` and `picture` show them. The daemon is run for what it is, a process
 ``slimsched controller`` that is watched through its HTTP endpoint; whatever is claimed of Triton is read from Triton
 itself, never from the daemon. Load is `perf_analyzer` where latency is claimed, and loops of our own where every

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import click
 
-from benchmarks.controller.budget import run_budget
 from benchmarks.controller.claims import draw_claims
-from benchmarks.controller.cost import run_cost
-from benchmarks.controller.kills import run_kills
 from benchmarks.controller.page import make_page
 from benchmarks.controller.picture import draw_picture
-from benchmarks.controller.reconfigurations import run_reconfigurations
 from benchmarks.controller.results import Results
-from benchmarks.controller.rising import run_rising
+from benchmarks.controller.scenarios.budget import run_budget
+from benchmarks.controller.scenarios.cost import run_cost
+from benchmarks.controller.scenarios.kills import run_kills
+from benchmarks.controller.scenarios.reconfigurations import run_reconfigurations
+from benchmarks.controller.scenarios.rising import run_rising
 from benchmarks.harness.command import Benchmark, out_option, repository_option, source_option
 
 SCENARIOS = {

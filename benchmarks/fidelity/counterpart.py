@@ -48,7 +48,7 @@ class Counterpart:
         return next(iter(self.traces.values())).rate_rps
 
     def run(self, policy: str, number: int, late_s: Sequence[float], noise_draws: int) -> list[Result]:
-        """Return the results of a policy in a round, as many as there are draws of noise and lots.
+        """Return the results of a policy in a round, as many as there are draws of noise and random numbers.
 
         Args:
             policy: its name.

@@ -86,7 +86,7 @@ def _blocks(report: Report) -> Iterator[Block]:
         f"{settings.load_ratio:g} of what the fleet serves at full width, {rounds} rounds of {settings.requests:,} in "
         f"{len(sessions)} session(s) with servers and profiles of their own, open loop, deadline "
         f"{settings.deadline_s * 1e3:g} ms, batches of {settings.max_batch_size} at most. In a round all policies meet "
-        "the same arrivals, in an order drawn by lot; simulated ones are repeated over "
+        "the same arrivals, in a random order; simulated ones are repeated over "
         f"{settings.noise_draws} draws of service noise."
     )
     yield Text(
@@ -98,7 +98,7 @@ def _blocks(report: Report) -> Iterator[Block]:
         "times in a session: "
         f"{sum(session.repeated for session in sessions)} were."
     )
-    yield claims_table(draw_claims(report.pairs))
+    yield claims_table(draw_claims(report.pairs), decimals=4)
     yield Text(
         "A pair of policies differs beyond chance when its difference on the real side, round by round, is more than "
         f"{TIE_ERRORS:g} standard errors; of the others the real servers don't tell the order. Intervals are by draws "

@@ -5,5 +5,5 @@ the same Triton at one fixed width, on the same cores, nothing pinned. Every cel
 order alternates, and medians are compared: numbers of one run, never of two.
 
 `loops` and `raw_client` are the closed loops of the router's rows, `perf_analyzer` is the client of the gateway's;
-`opponents` starts what stands between, `cells` says what is measured and holds it, `rows` holds it against the bars.
+the harness starts what stands between, `cells` says what is measured and holds it, `rows` holds it against the bars.
 """

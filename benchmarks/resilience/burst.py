@@ -18,8 +18,8 @@ from statistics import mean
 from benchmarks.harness.command import Say
 from benchmarks.harness.processes import read_cpu, read_held
 from benchmarks.harness.programs import run_python
+from benchmarks.resilience.clients.plan import Plan, Replies, Stretch
 from benchmarks.resilience.outage import Sending, write_images
-from benchmarks.resilience.plan import Plan, Replies, Stretch
 from benchmarks.resilience.results import Burst, Phase
 from benchmarks.resilience.testbed import Testbed, open_testbed
 from benchmarks.resilience.time_bins import OVERDUE, REFUSED, sum_time_bins
@@ -143,7 +143,9 @@ def _ended_s(replies: Replies, number: int) -> float:
 async def measure_capacity(testbed: Testbed, width: int) -> float:
     """Return how many requests a second the fleet answers at one width when it always has more to do."""
     arguments = (testbed.grpc, str(width), str(ITEMS), str(CAPACITY_LOOPS), str(CAPACITY_S))
-    async with run_python("benchmarks.resilience.capacity", *arguments, log=testbed.folder / "capacity.log") as process:
+    async with run_python(
+        "benchmarks.resilience.clients.capacity", *arguments, log=testbed.folder / "capacity.log"
+    ) as process:
         output, _ = await process.communicate()
     if process.returncode:
         raise PermanentError(f"the loops at width {width} ended with status {process.returncode}")

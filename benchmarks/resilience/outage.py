@@ -19,8 +19,8 @@ import onnxruntime
 
 from benchmarks.harness.command import Say
 from benchmarks.harness.programs import last_lines, run_python
+from benchmarks.resilience.clients.plan import Plan, Replies, Stretch, parse_replies, render_plan
 from benchmarks.resilience.faults import FAULTS
-from benchmarks.resilience.plan import Plan, Replies, Stretch, parse_replies, render_plan
 from benchmarks.resilience.results import Outage
 from benchmarks.resilience.testbed import FAMILY, Testbed, open_testbed
 from benchmarks.resilience.time_bins import sum_time_bins
@@ -168,7 +168,7 @@ class Sending:
         folder = self._testbed.folder
         (folder / "plan.json").write_text(render_plan(self._plan))
         self._running = run_python(
-            "benchmarks.resilience.sender",
+            "benchmarks.resilience.clients.sender",
             *(self._testbed.grpc, str(folder / "plan.json"), str(folder / "replies.json")),
             log=self._log,
         )

@@ -32,7 +32,7 @@ FIRST_USE_S = 20.0
 REST_S = 15.0
 """After a load, until connections are closed and what was counted is told; workers tell once a second."""
 MARGIN_S = 90.0
-_CLIENTS = "benchmarks.resilience.mixed_load"
+_CLIENTS = "benchmarks.resilience.clients.mixed_load"
 
 
 async def run_soak(repository: Path, folder: Path, say: Say, *, minutes: float) -> Soak:

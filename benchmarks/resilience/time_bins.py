@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from statistics import median
 
-from benchmarks.resilience.plan import Replies
+from benchmarks.resilience.clients.plan import Replies
 from benchmarks.resilience.results import TimeBin
 
 TIME_BIN_S = 0.25

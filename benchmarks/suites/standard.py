@@ -212,7 +212,7 @@ def _equal_in(equal: Sequence[Comparison], comparisons: Sequence[Comparison]) ->
 
 
 def improvement(comparisons: Sequence[Comparison]) -> Estimate | None:
-    """Return how likely the best point has more utility than the best heuristic, on a trace drawn by lot."""
+    """Return how likely the best point has more utility than the best heuristic, on a random trace."""
     if not comparisons:
         return None
     return probability_of_improvement(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich import table as terminal
 
 from orchestrator.demo.summary import PolicySummary
+from orchestrator.reporting.blocks import Block, Bullets, Heading, Picture, Table, Text, render_html
 from orchestrator.reporting.outputs import check_folder, write_report
 from orchestrator.reporting.pictures import check_matplotlib, draw_image, hide_frame, tone
 from orchestrator.snapshot import ServerName, Width
@@ -40,11 +39,11 @@ class Comparison:
     summaries: tuple[PolicySummary, ...]
 
 
-def comparison_tables(comparison: Comparison) -> tuple[Table, Table]:
+def comparison_tables(comparison: Comparison) -> tuple[terminal.Table, terminal.Table]:
     """Return two tables for a terminal of 80 columns: the figures, and who answered at which width."""
-    figures = Table(*_COLUMNS, title=comparison.title)
+    figures = terminal.Table(*_COLUMNS, title=comparison.title)
     servers = [f"{name}\n{width} %" for name, width in _pairs(comparison)]
-    shares = Table("policy", *servers, title="share of the answers by server and width")
+    shares = terminal.Table("policy", *servers, title="share of the answers by server and width")
     for column in (*figures.columns[1:], *shares.columns[1:]):
         column.justify = "right"
     for summary in comparison.summaries:
@@ -70,7 +69,7 @@ def write_demo(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path
         ConfigError: when the folder can't be written.
     """
     picture = draw_image(partial(_draw, comparison), (14, 4), dpi=110)
-    page = _render_page(comparison, picture)
+    page = render_html(_make_page(comparison, picture))
     png, html_page = write_report(folder, {f"{stem}.png": picture, f"{stem}.html": page}, _REMEDY)
     return png, html_page
 
@@ -129,48 +128,18 @@ def _draw(comparison: Comparison, figure: Any) -> None:
     figure.suptitle(comparison.title)
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }}
-th, td {{ padding: .35rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-img {{ max-width: 100%; margin-top: 1.5rem; }}
-</style>
-<h1>{title}</h1>
-<ul>{setting}</ul>
-<table>
-<thead><tr><th colspan="{fixed}"></th>{servers}</tr><tr>{head}</tr></thead>
-<tbody>{rows}</tbody>
-</table>
-<p>top-1 is over answers; “top-1 in time” counts a late or missing answer as wrong. The columns to the right tell
-which part of the answers each server gave at each width.</p>
-<img alt="latency, deadlines and widths of each policy" src="data:image/png;base64,{picture}">
-</html>
-"""
-
-
-def _render_page(comparison: Comparison, picture: bytes) -> str:
-    def cells(tag: str, texts: Sequence[str]) -> str:
-        return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
-
-    servers = "".join(
-        f'<th colspan="{len(comparison.widths)}">{html.escape(f"{name}: {text}")}</th>'
-        for name, text in comparison.servers
-    )
-    rows = "".join(
-        f"<tr>{cells('td', [s.policy, *_figures(s), *_shares(comparison, s)])}</tr>" for s in comparison.summaries
-    )
-    return _PAGE.format(
-        title=html.escape(comparison.title),
-        setting=cells("li", comparison.setting),
-        fixed=len(_COLUMNS),
-        servers=servers,
-        head=cells("th", [*_COLUMNS, *(f"{width} %" for _, width in _pairs(comparison))]),
-        rows=rows,
-        picture=base64.b64encode(picture).decode(),
-    )
+def _make_page(comparison: Comparison, picture: bytes) -> list[Block]:
+    shares = [f"{name} {width} %" for name, width in _pairs(comparison)]
+    rows = [(s.policy, *_figures(s), *_shares(comparison, s)) for s in comparison.summaries]
+    image = base64.b64encode(picture).decode()
+    return [
+        Heading(1, comparison.title),
+        Bullets("", comparison.setting),
+        Bullets("Servers", [f"{name}: {text}" for name, text in comparison.servers]),
+        Table((*_COLUMNS, *shares), rows),
+        Text(
+            "top-1 is over answers; “top-1 in time” counts a late or missing answer as wrong. The columns to the right "
+            "tell which part of the answers each server gave at each width."
+        ),
+        Picture(f'<img alt="latency, deadlines and widths of each policy" src="data:image/png;base64,{image}">'),
+    ]

@@ -1,7 +1,7 @@
 """Which batch to measure next, and when there is enough of it: pure.
 
 Machines drift: they warm up, throttle, and share their host. So no cell is measured in one go. Every round visits all
-cells that are not settled yet, in an order drawn by lot, and a cell's mean is judged by how much its visits differ
+cells that are not settled yet, in a random order, and a cell's mean is judged by how much its visits differ
 among themselves (batch means): requests of one visit resemble each other, and an interval that took them for
 independent would be too narrow by far.
 """

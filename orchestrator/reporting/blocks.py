@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 1400px; padding: 0 1rem; }
-h1, h2, h3 { line-height: 1.2; } p { max-width: 75ch; } svg { max-width: 100%; height: auto; }
+h1, h2, h3 { line-height: 1.2; } p { max-width: 75ch; } svg, img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; }
 th, td { border-bottom: 1px solid #ddd; padding: 3px 8px; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } td.long { white-space: normal; min-width: 18em; text-align: left; }

@@ -82,28 +82,26 @@ def encode_claim(claim: Claim) -> dict[str, Any]:
     }
 
 
-def claims_table(claims: Sequence[Claim]) -> Table:
-    """Return a row a claim, with intervals where there are any."""
+def claims_table(claims: Sequence[Claim], *, decimals: int = 2) -> Table:
+    """Return a row a claim, with intervals where there are any; numbers that are not whole have so many decimals."""
     with_intervals = any(claim.interval is not None for claim in claims)
     head = ("claim", "value", *(("95 % interval",) if with_intervals else ()), "bar", "unit", "")
-    return Table(head, [_row(claim, with_intervals=with_intervals) for claim in claims])
 
+    def number(value: float | None) -> str:
+        if value is None:
+            return "none"
+        return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.{decimals}f}"
 
-def _row(claim: Claim, *, with_intervals: bool) -> tuple[str, ...]:
-    ends = claim.interval
-    interval = "" if ends is None else f"{format_number(ends.low)} to {format_number(ends.high)}"
-    return (
-        claim.name,
-        format_number(claim.value),
-        *((interval,) if with_intervals else ()),
-        f"{'≥' if claim.is_floor else '≤'} {format_number(claim.bar)}",
-        claim.unit,
-        "met" if claim.is_met else "**not met**",
-    )
+    def row(claim: Claim) -> tuple[str, ...]:
+        ends = claim.interval
+        interval = "" if ends is None else f"{number(ends.low)} to {number(ends.high)}"
+        return (
+            claim.name,
+            number(claim.value),
+            *((interval,) if with_intervals else ()),
+            f"{'≥' if claim.is_floor else '≤'} {number(claim.bar)}",
+            claim.unit,
+            "met" if claim.is_met else "**not met**",
+        )
 
-
-def format_number(value: float | None) -> str:
-    """Return a number as pages show it: whole ones without decimals, ``none`` for None."""
-    if value is None:
-        return "none"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
+    return Table(head, list(map(row, claims)))

@@ -42,7 +42,7 @@ def test_a_learned_policy_runs_with_its_guard_and_tells_how_often_its_base_decid
     for name, each in (("trusting", file), ("narrow", narrow)):
         entry = make_entry(name, f"ppo-slim:{written(tmp_path / f'{name}.npz', each)}")
         result = run_cell(Cell("digest", scenario, 300, entry, 0, 2, True))
-        assert len(result.runs) == 1  # it draws no lots
+        assert len(result.runs) == 1  # it draws no random numbers
         assert result.decision_s is not None
         figures[name] = result.runs[0].figures
     base = run_cell(Cell("digest", scenario, 300, make_entry("b", "lert:slack"), 0, 1, False)).runs[0].figures

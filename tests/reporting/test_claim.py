@@ -47,3 +47,10 @@ def test_intervals_are_shown_where_there_are_any() -> None:
     page = render_markdown([claims_table([sure, Claim("lost", 0, "", 0)])])
     assert "| saved | 0.25 | 0.20 to 0.30 | ≥ 0.20 | ratio | met |" in page
     assert "| lost | 0 |  | ≤ 0 |  | met |" in page
+
+
+def test_small_numbers_have_as_many_decimals_as_are_asked_for() -> None:
+    claims = [Claim("error", 0.0412, "", 0.05, interval=Interval(0.0399, 0.05)), Claim("rate", 2.0, "", 3)]
+    page = render_markdown([claims_table(claims, decimals=4)])
+    assert "| error | 0.0412 | 0.0399 to 0.0500 | ≤ 0.0500 |  | met |" in page
+    assert "| rate | 2 |  | ≤ 3 |  | met |" in page

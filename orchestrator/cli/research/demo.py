@@ -33,7 +33,7 @@ from orchestrator.policies import parse_policy
 @click.option("--policy", "policies", multiple=True, help="Compare these instead; may be given several times.")
 @click.option("--load", "load_ratio", type=click.FloatRange(0.05, 10), default=1.2, show_default=True)
 @click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and lots.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and random choices.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
 def demo(
     repository: Path,

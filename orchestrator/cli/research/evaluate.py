@@ -55,7 +55,7 @@ _DEFAULTS = Extent()
     default=_DEFAULTS.seeds,
     show_default=True,
     type=click.IntRange(1),
-    help="Of the lots of a policy that draws any, on each trace.",
+    help="Of the random numbers of a policy that draws any, on each trace.",
 )
 @click.option("--requests", type=click.IntRange(1), help="Per run at most; default: as the scenarios say.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; default: one a core.")

@@ -82,7 +82,7 @@ def profile(
 ) -> None:
     """Measure every width and batch size on every server, and write profile.json.
 
-    Sends blank batches straight to the servers, one at a time, in rounds whose order is drawn by lot; nothing else
+    Sends blank batches straight to the servers, one at a time, in rounds whose order is random; nothing else
     should use them meanwhile. What was measured is kept in OUT.partial until the profile is complete, and the same
     command goes on from there after an interruption.
 

@@ -103,9 +103,13 @@ def train_router(
             resume=resume,
             report=report,
         )
+    _copy(run.best, out)
+    click.echo(f"wrote {out}: {found.kind}, {found.validation['of']}, {found.validation['over_base']:+.4f} a request")
+
+
+def _copy(best: Path, out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run.best, out)
+        shutil.copyfile(best, out)
     except OSError as exc:
-        raise ConfigError(f"can't write {out} ({exc.strerror}); the policy is {run.best}") from exc
-    click.echo(f"wrote {out}: {found.kind}, {found.validation['of']}, {found.validation['over_base']:+.4f} a request")
+        raise ConfigError(f"can't write {out} ({exc.strerror}); the policy is {best}") from exc

@@ -2,9 +2,9 @@
 
 A policy is known by its name with the width rule ``slack`` where it takes one (``jsq:slack``), because that is what a
 load balancer of slimmable servers is without a tuner. This is the first configuration that is tried; the others are
-points of a scrambled Sobol sequence, which fills a space of few dimensions more evenly than lots do. Half of them keep
-``slack``, the other half run at one fixed width: "the best fixed width of each scenario", which a comparison must not
-leave out.
+points of a scrambled Sobol sequence, which fills a space of few dimensions more evenly than random points do. Half of
+them keep ``slack``, the other half run at one fixed width: "the best fixed width of each scenario", which a comparison
+must not leave out.
 
 The ranges are narrower than what a knob may be: where it does something on servers whose batches take milliseconds and
 deadlines of 10 ms to a second.

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.controller.changes import Change, ChangeKind, draw_changes
+from benchmarks.controller.scenarios.changes import Change, ChangeKind, draw_changes
 
 STEADY, LOOSE = ("a", "b"), ("c", "d")
 STEPS = {ChangeKind.SCALE_UP: 1, ChangeKind.SCALE_DOWN: -1, ChangeKind.LOAD: 1, ChangeKind.UNLOAD: -1}

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.resilience.plan import Plan, Replies, Stretch, parse_plan, parse_replies, render_plan, render_replies
+from benchmarks.resilience.clients.plan import (
+    Plan,
+    Replies,
+    Stretch,
+    parse_plan,
+    parse_replies,
+    render_plan,
+    render_replies,
+)
 from benchmarks.resilience.time_bins import sum_time_bins
 
 PLAN = Plan((Stretch(1.0, 4.0), Stretch(0.5, 10.0)), 1, {"slim_deadline_ms": 1000}, "images.npz")

@@ -75,7 +75,7 @@ def draw_changes(
     for one, other in OPPOSITES:
         if counts.get(one, 0) != counts.get(other, 0):
             raise ValueError(f"{one} and {other} must be drawn equally often")
-    lot = random.Random(seed)
+    rng = random.Random(seed)
     left = dict(counts)
     instances = {**dict.fromkeys(steady, 1), **dict.fromkeys(loose, 0)}
     home = dict(instances)
@@ -84,13 +84,13 @@ def draw_changes(
     while any(left.values()):
         candidates = _candidates(instances, steady, loose, max_instances)
         possible = [kind for kind in ChangeKind if left.get(kind, 0) and candidates[kind]]
-        kind = lot.choices(possible, weights=[left[k] for k in possible])[0]
+        kind = rng.choices(possible, weights=[left[k] for k in possible])[0]
         left[kind] -= 1
-        model = lot.choice(candidates[kind])
+        model = rng.choice(candidates[kind])
         before = instances[model]
         instances[model] = before + _STEP[kind]
         if kind is ChangeKind.BATCHING:
-            batching[model] = lot.choice([b for b in (PLAIN, *ALTERNATIVES) if b != batching[model]])
+            batching[model] = rng.choice([b for b in (PLAIN, *ALTERNATIVES) if b != batching[model]])
         changes.append(Change(kind, model, before, instances[model], batching[model], instances == home))
     return tuple(changes)
 

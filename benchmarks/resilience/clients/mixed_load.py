@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.resilience.leaving import LEAVING
-from benchmarks.resilience.mixed_kinds import MIXED, Kind, World, open_world
+from benchmarks.resilience.clients.leaving import LEAVING
+from benchmarks.resilience.clients.mixed_kinds import MIXED, Kind, World, open_world
 
 MOST_AT_ONCE = 64
 DRAIN_S = 20.0

@@ -13,7 +13,7 @@ import numpy as np
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 
-from benchmarks.resilience.sender import FAMILY, INPUT
+from benchmarks.resilience.clients.sender import FAMILY, INPUT
 
 ITEM_SHAPE = (1, 28, 28)
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.controller.changes import Change, ChangeKind, draw_changes
 from benchmarks.controller.load import Answers, Stream, closed_loops
 from benchmarks.controller.results import KindStatistics, MemoryAt, Reconfigurations
+from benchmarks.controller.scenarios.changes import Change, ChangeKind, draw_changes
 from benchmarks.controller.testbed import Testbed, open_testbed
 from benchmarks.harness.command import Say
 from orchestrator.errors import PermanentError, SlimError

@@ -12,7 +12,7 @@ import numpy as np
 from tritonclient.grpc.aio import InferenceServerClient as GrpcClient
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.resilience.mixed_kinds import FAMILY, INPUT, ITEM_SHAPE, OK, Kind, World, grpc_inputs
+from benchmarks.resilience.clients.mixed_kinds import FAMILY, INPUT, ITEM_SHAPE, OK, Kind, World, grpc_inputs
 
 LEFT = "left"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -21,7 +21,7 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.resilience.plan import Plan, Replies, parse_plan, render_replies
+from benchmarks.resilience.clients.plan import Plan, Replies, parse_plan, render_replies
 
 FAMILY, INPUT, OUTPUT = "fashion", "pixels", "logits"
 NEVER_S = 15.0

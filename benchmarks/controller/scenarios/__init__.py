@@ -1,0 +1,1 @@
+"""What the daemon is put through; each scenario returns its raw numbers."""
