@@ -7,7 +7,6 @@ named there still live.
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,13 +15,13 @@ from pathlib import Path
 
 from orchestrator.embedded import local_state, local_supervisor
 from orchestrator.embedded.emulation import check_cpus, check_slowdown
-from orchestrator.embedded.local_state import LocalServer, ProcessIdentity
+from orchestrator.embedded.local_state import LocalServer
 from orchestrator.embedded.local_supervisor import FleetRequest
 from orchestrator.embedded.server import check_repository
 from orchestrator.embedded.wheel import locate_wheel
 from orchestrator.errors import ConfigError, EmbeddedServerError
+from orchestrator.processes.process_table import POLL_S, ProcessIdentity, read_identity
 
-POLL_S = 0.05
 STOP_TIMEOUT_S = 30.0  # a server's exit timeout, its kill margin and the reaping of its stubs, with room to spare
 
 
@@ -90,7 +89,7 @@ def start_fleet(request: FleetRequest, directory: Path) -> FleetStatus:
         try:
             status = _wait_ready(supervisor, request, directory)
         except BaseException:
-            _end(supervisor)
+            supervisor.end(STOP_TIMEOUT_S)
             local_state.remove_state(directory)
             raise
         _write(process, local_supervisor.MAY_STAY)
@@ -107,10 +106,10 @@ def stop_fleet(directory: Path) -> FleetStatus | None:
     status = read_status(directory)
     if status is None:
         return None
-    _end(status.supervisor)
+    status.supervisor.end(STOP_TIMEOUT_S)
     # The guardians end the servers even when the supervisor was killed; give them the time.
     for entry in status.servers:
-        if not _wait_gone(entry.server.process, STOP_TIMEOUT_S):
+        if not entry.server.process.wait_gone(STOP_TIMEOUT_S):
             raise EmbeddedServerError(
                 f"{entry.server.name} (process {entry.server.process.pid}) does not end; kill -9 it yourself"
             )
@@ -177,7 +176,7 @@ def _hand_over(process: subprocess.Popen[bytes], request: FleetRequest, director
     """Send the request and return the process that has gone into the background with it."""
     assert process.stdout is not None
     assert process.stderr is not None
-    _write(process, request.encode().encode() + b"\n")
+    _write(process, request.encode())
     told, complaints = process.stdout.read(), process.stderr.read()
     status = process.wait()
     if status == local_supervisor.ALREADY_RUNNING:
@@ -187,7 +186,7 @@ def _hand_over(process: subprocess.Popen[bytes], request: FleetRequest, director
         raise EmbeddedServerError(f"the supervisor of the local fleet failed to start: {last}")
     pid = int(told)
     # A supervisor that is gone already has left its error; any identity that is not alive will do then.
-    return local_state.read_identity(pid) or ProcessIdentity(pid, 0)
+    return read_identity(pid) or ProcessIdentity(pid, 0)
 
 
 def _write(process: subprocess.Popen[bytes], data: bytes) -> None:
@@ -212,21 +211,3 @@ def _wait_ready(supervisor: ProcessIdentity, request: FleetRequest, directory: P
             raise EmbeddedServerError(f"the supervisor of the local fleet died while starting; see {log}")
         time.sleep(POLL_S)
     raise EmbeddedServerError(f"the local fleet was not ready within {request.start_timeout_s:g} s")
-
-
-def _end(process: ProcessIdentity) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if not process.is_alive():
-            return
-        os.kill(process.pid, number)
-        if _wait_gone(process, STOP_TIMEOUT_S):
-            return
-
-
-def _wait_gone(process: ProcessIdentity, timeout_s: float) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while process.is_alive():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(POLL_S)
-    return True

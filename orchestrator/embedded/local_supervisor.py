@@ -11,21 +11,23 @@ killed instead, the servers' guardians notice and end them.
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+from pydantic import TypeAdapter
 
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
 from orchestrator.embedded import local_state
 from orchestrator.embedded.flags import LOOPBACK
-from orchestrator.embedded.local_state import LocalServer, read_identity
+from orchestrator.embedded.local_state import LocalServer
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.errors import EmbeddedServerError, SlimError
+from orchestrator.processes.process_table import read_identity
 
 ALREADY_RUNNING = 3
 MAY_STAY = b"stay\n"
@@ -48,21 +50,17 @@ class FleetRequest:
     cpu_sets: tuple[frozenset[int] | None, ...]
     start_timeout_s: float
 
-    def encode(self) -> str:
-        """Return what `decode_request` understands."""
-        cpu_sets = [None if cpus is None else sorted(cpus) for cpus in self.cpu_sets]
-        return json.dumps({**asdict(self), "repository": str(self.repository), "cpu_sets": cpu_sets})
+    def encode(self) -> bytes:
+        """Return the line that `decode_request` understands."""
+        return _REQUEST.dump_json(self) + b"\n"
 
 
-def decode_request(text: str) -> FleetRequest:
+_REQUEST = TypeAdapter(FleetRequest)
+
+
+def decode_request(line: bytes) -> FleetRequest:
     """Return the request that `FleetRequest.encode` wrote."""
-    values = json.loads(text)
-    return FleetRequest(
-        repository=Path(values["repository"]),
-        slowdowns=tuple(values["slowdowns"]),
-        cpu_sets=tuple(None if cpus is None else frozenset(cpus) for cpus in values["cpu_sets"]),
-        start_timeout_s=values["start_timeout_s"],
-    )
+    return _REQUEST.validate_json(line)
 
 
 def render_settings(servers: tuple[LocalServer, ...]) -> str:
@@ -189,7 +187,7 @@ def _read_request(descriptor: int) -> FleetRequest:
         if not byte:
             sys.exit("no request on standard input")
         line += byte
-    return decode_request(line.decode())
+    return decode_request(line)
 
 
 def _fork_into_background(directory: Path) -> None:

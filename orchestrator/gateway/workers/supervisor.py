@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.config import GatewaySettings
-from orchestrator.embedded.server import describe_exit_code
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.gateway.fleet_statistics import FleetInventory, answers_to_workers
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
@@ -34,7 +33,8 @@ from orchestrator.gateway.ports import Server
 from orchestrator.gateway.workers.channel import Channel
 from orchestrator.gateway.workers.listening import BACKLOG, bind
 from orchestrator.gateway.workers.socket_handoff import Kind, SocketHandoff
-from orchestrator.processes.back_off import count_short_lives, restart_pause_s
+from orchestrator.processes.back_off import count_short_runs, restart_pause_s
+from orchestrator.processes.exit_codes import describe_exit_code
 from orchestrator.snapshot import ServerName
 
 log = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ class Supervisor:
             was_up = was_up or worker.is_up
             if not was_up:
                 raise ServerUnavailableError(worker.failure or f"worker {number} {how} while it started")
-            short_lives = count_short_lives(short_lives, loop.time() - began_s)
+            short_lives = count_short_runs(short_lives, loop.time() - began_s)
             pause_s = restart_pause_s(short_lives)
             self.restarts += 1
             log.error("worker %d (process %d) %s; again in %g s", number, worker.process.pid, how, pause_s)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.fidelity.testbed import FidelitySettings
 
 from benchmarks.controller.results import Machine
 from benchmarks.fidelity.compare import (
@@ -23,6 +22,7 @@ from benchmarks.fidelity.compare import (
 from benchmarks.fidelity.counterpart import make_counterpart
 from benchmarks.fidelity.page import Report, render_json, render_page
 from benchmarks.fidelity.sessions import ProfileRow, Session, next_round, profile_rows, read_sessions, write_session
+from benchmarks.fidelity.testbed import FidelitySettings
 from orchestrator.demo.open_loop import Outcome
 from orchestrator.errors import ConfigError
 from orchestrator.profile import read_profile
