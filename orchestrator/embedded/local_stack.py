@@ -18,7 +18,6 @@ from typing import Protocol
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
 from orchestrator.embedded.local_state import write_file
 from orchestrator.embedded.one_machine import complete_fleet
-from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import SlimError
 from orchestrator.processes.managed import ManagedProcess
 
@@ -42,41 +41,6 @@ class StackProcesses(Protocol):
     def gateway(self, fleet: FleetSettings) -> ManagedProcess:
         """Return the gateway of a fleet."""
         ...
-
-
-class TritonRun:
-    """One run of an embedded Triton; see ``ProcessRun``.
-
-    Args:
-        repository: Model repository that it serves.
-        options: How it differs from the default one.
-    """
-
-    def __init__(self, repository: Path, options: EmbeddedOptions) -> None:
-        self._server = EmbeddedServer(repository, options)
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of tritonserver; None while it does not run."""
-        return self._server.pid if self._server.is_running else None
-
-    async def start(self) -> None:
-        """Return when its models are loaded."""
-        await self._server.__aenter__()  # ended by stop
-
-    async def wait_exited(self) -> str:
-        """Return how it ended; who reads it knows its name already."""
-        return (await self._server.wait_exited()).removeprefix("tritonserver ")
-
-    async def stop(self) -> None:
-        """End it and its stubs."""
-        await self._server.stop()
-
-    def kill(self) -> None:
-        """Do nothing: its guardian ends it as soon as this process is gone."""
-
-    def signal(self, number: signal.Signals) -> None:
-        """Do nothing: Triton reads no fleet file."""
 
 
 class LocalStack:
@@ -118,7 +82,7 @@ class LocalStack:
             await asyncio.gather(*(process.stop() for process in stage))
 
     def kill(self) -> None:
-        """End all at once, but for Tritons (see ``TritonRun``)."""
+        """End all at once."""
         for process in self.processes:
             process.kill()
 

@@ -65,26 +65,19 @@ def decode_request(line: bytes) -> FleetRequest:
 
 def render_settings(servers: tuple[LocalServer, ...]) -> str:
     """Return the fleet.yaml of running servers; an emulated one carries its slow-down as a label."""
-    return (
-        local_state.FLEET_MARK
-        + "\n"
-        + render_fleet(
-            FleetSettings(
-                servers=tuple(
-                    ServerSettings(
-                        name=server.name,
-                        grpc=server.grpc,
-                        metrics=server.metrics,
-                        device="cpu",
-                        emulated_slowdown=server.slowdown if server.slowdown > 1.0 else None,
-                        repository=Path(server.repository),
-                        controller=server.controller,
-                    )
-                    for server in servers
-                )
-            )
+    settings = (
+        ServerSettings(
+            name=server.name,
+            grpc=server.grpc,
+            metrics=server.metrics,
+            device="cpu",
+            emulated_slowdown=server.slowdown if server.slowdown > 1.0 else None,
+            repository=Path(server.repository),
+            controller=server.controller,
         )
+        for server in servers
     )
+    return f"{local_state.FLEET_MARK}\n{render_fleet(FleetSettings(servers=tuple(settings)))}"
 
 
 async def supervise(request: FleetRequest, directory: Path) -> None:
@@ -93,54 +86,50 @@ async def supervise(request: FleetRequest, directory: Path) -> None:
     Raises:
         SlimError: A server could not be started; the message names it.
     """
-    names = [f"local-{index}" for index in range(len(request.slowdowns))]
-    options = [
-        EmbeddedOptions(
-            cpus=cpus,
-            slowdown=slowdown,
-            log_path=directory / f"{name}.log",
-            start_timeout_s=request.start_timeout_s,
+    servers = {
+        f"local-{number}": EmbeddedServer(
+            request.repository,
+            EmbeddedOptions(
+                cpus=cpus,
+                slowdown=slowdown,
+                log_path=directory / f"local-{number}.log",
+                start_timeout_s=request.start_timeout_s,
+            ),
         )
-        for name, cpus, slowdown in zip(names, request.cpu_sets, request.slowdowns, strict=True)
-    ]
-    servers = [EmbeddedServer(request.repository, option) for option in options]
+        for number, (cpus, slowdown) in enumerate(zip(request.cpu_sets, request.slowdowns, strict=True))
+    }
     try:
         try:
             async with asyncio.TaskGroup() as starting:
-                for name, server in zip(names, servers, strict=True):
+                for name, server in servers.items():
                     starting.create_task(_start(name, server))
-        except* SlimError as group:
-            raise _first_leaf(group) from None
-        controllers = (f"{LOOPBACK}:{port}" for port in choose_free_ports(len(servers)))
-        described = tuple(map(_describe, names, servers, options, controllers))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        ports = choose_free_ports(len(servers))
+        described = tuple(map(_describe, servers, servers.values(), ports))
         local_state.write_file(directory / local_state.FLEET_FILE, render_settings(described))
         local_state.write_servers(directory, described)
         async with asyncio.TaskGroup() as watching:
-            for name, server in zip(names, servers, strict=True):
+            for name, server in servers.items():
                 watching.create_task(_watch(name, server))
         await asyncio.Event().wait()  # all have died; stay, so that `local status` can tell
     finally:
-        await asyncio.gather(*(server.stop() for server in servers))
+        await asyncio.gather(*(server.stop() for server in servers.values()))
 
 
 async def _start(name: str, server: EmbeddedServer) -> None:
     try:
-        await server.__aenter__()  # ended by `stop` in supervise, which is the block
+        await server.start()
     except EmbeddedServerError as exc:
         raise EmbeddedServerError(f"{name}: {exc}") from exc
 
 
 async def _watch(name: str, server: EmbeddedServer) -> None:
-    logger.error("%s: %s", name, await server.wait_exited())
+    logger.error("%s %s", name, await server.wait_exited())
 
 
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _describe(name: str, server: EmbeddedServer, options: EmbeddedOptions, controller: str) -> LocalServer:
-    identity = read_identity(server.pid)
+def _describe(name: str, server: EmbeddedServer, controller_port: int) -> LocalServer:
+    identity, options = read_identity(server.pid), server.options
     if identity is None:
         raise EmbeddedServerError(f"{name}: tritonserver died as soon as it was ready; see {server.log_path}")
     return LocalServer(
@@ -148,7 +137,7 @@ def _describe(name: str, server: EmbeddedServer, options: EmbeddedOptions, contr
         grpc=server.grpc_address,
         http=server.http_address,
         metrics=server.metrics_url,
-        controller=controller,
+        controller=f"{LOOPBACK}:{controller_port}",
         repository=str(server.repository),
         process=identity,
         slowdown=options.slowdown,

@@ -148,15 +148,30 @@ class EmbeddedServer:
 
     Args:
         repository: Model repository to serve.
-        options: See `EmbeddedOptions`.
+        options: How it differs from the default one.
+
+    Attributes:
+        repository: Absolute path of the model repository.
+        options: See the argument.
     """
 
     def __init__(self, repository: Path, options: EmbeddedOptions | None = None) -> None:
-        self._repository = repository.resolve()
-        self._options = options or EmbeddedOptions()
+        self.repository = repository.resolve()
+        self.options = options or EmbeddedOptions()
         self._last_start: _Start | None = None
 
     async def __aenter__(self) -> Self:
+        """Start the server; see `start`."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the server, whatever happened inside the block."""
+        await self.stop()
+
+    async def start(self) -> None:
         """Start the server and wait until it is ready with its models loaded.
 
         Raises:
@@ -166,19 +181,11 @@ class EmbeddedServer:
         self._check()
         for _ in range(PORT_ATTEMPTS - 1):
             try:
-                await self._start()
-                return self
+                return await self._start()
             except EmbeddedServerError as exc:
                 if self._are_ports_given or "already in use" not in str(exc):
                     raise
         await self._start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop the server, whatever happened inside the block."""
-        await self.stop()
 
     async def stop(self) -> None:
         """Take the server and its stubs down; requests in flight get `exit_timeout_s`. Idempotent."""
@@ -186,13 +193,8 @@ class EmbeddedServer:
             await self._last_start.process.stop()
 
     async def wait_exited(self) -> str:
-        """Wait until the server is gone for whatever reason, and return how it ended and why."""
+        """Wait until the server is gone for whatever reason, and return how it ended and why, without a name."""
         return self._describe_exit(await self._started.process.wait_exited())
-
-    @property
-    def repository(self) -> Path:
-        """Absolute path of the model repository."""
-        return self._repository
 
     @property
     def grpc_address(self) -> str:
@@ -229,6 +231,16 @@ class EmbeddedServer:
         """Whether the server has been started and has not exited."""
         return self._last_start is not None and self._last_start.process.is_running
 
+    def kill(self) -> None:
+        """End the server at once; its guardian then ends the stubs."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send tritonserver a signal, when it runs."""
+        if self.is_running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
     def stub_pids(self) -> tuple[int, ...]:
         """Return the process ids of the Python stubs: one for each model instance."""
         return tuple(triton_leftovers.list_stubs(self.pid))
@@ -241,18 +253,18 @@ class EmbeddedServer:
 
     @property
     def _are_ports_given(self) -> bool:
-        options = self._options
+        options = self.options
         return None not in (options.grpc_port, options.http_port, options.metrics_port)
 
     def _check(self) -> None:
-        check_repository(self._repository, self._options.models)
-        check_slowdown(self._options.slowdown)
-        if self._options.cpus is not None:
-            check_cpus(self._options.cpus)
+        check_repository(self.repository, self.options.models)
+        check_slowdown(self.options.slowdown)
+        if self.options.cpus is not None:
+            check_cpus(self.options.cpus)
 
     async def _start(self) -> None:
         # Some 30 ms of blocking, once. In a thread, a cancellation would leave the directory behind.
-        self._last_start = started = self._prepare(choose_ports(self._options))
+        self._last_start = started = self._prepare(choose_ports(self.options))
         try:
             await started.process.start()
             await self._wait_ready(started)
@@ -267,8 +279,8 @@ class EmbeddedServer:
             wheel,
             module_directories=find_module_directories("numpy", "onnxruntime"),
             python_library_directory=find_python_library_directory(),
-            slowdown=self._options.slowdown,
-            extra=self._options.environment,
+            slowdown=self.options.slowdown,
+            extra=self.options.environment,
         )
         check_libraries(wheel.stub, environment)
         directory = create_private_directory()
@@ -277,15 +289,15 @@ class EmbeddedServer:
         except OSError as exc:
             directory.remove()
             raise EmbeddedServerError(f"can't write backends into {directory.path}: {exc.strerror}") from exc
-        log_path = (self._options.log_path or directory.path / "server.log").absolute()
+        log_path = (self.options.log_path or directory.path / "server.log").absolute()
         environment[DEVICE_LOCK_VARIABLE] = str(directory.path / "device.lock")
         task = Task(
             command=(str(wheel.server), *render_flags(self._flags(ports, directory.path / "backends"))),
             environment=environment,
             log_path=str(log_path),
-            cpus=None if self._options.cpus is None else tuple(sorted(self._options.cpus)),
+            cpus=None if self.options.cpus is None else tuple(sorted(self.options.cpus)),
             directory=str(directory.path),
-            grace_s=self._options.exit_timeout_s + KILL_MARGIN_S,
+            grace_s=self.options.exit_timeout_s + KILL_MARGIN_S,
             leftovers=triton_leftovers.__name__,
         )
         log_offset = log_path.stat().st_size if log_path.exists() else 0
@@ -293,27 +305,27 @@ class EmbeddedServer:
 
     def _flags(self, ports: Ports, backend_directory: Path) -> ServerFlags:
         return ServerFlags(
-            repository=str(self._repository),
+            repository=str(self.repository),
             backend_directory=str(backend_directory),
-            models=self._options.models,
+            models=self.options.models,
             grpc_port=ports.grpc,
             http_port=ports.http,
             metrics_port=ports.metrics,
-            exit_timeout_s=self._options.exit_timeout_s,
-            extra=self._options.extra_flags,
+            exit_timeout_s=self.options.exit_timeout_s,
+            extra=self.options.extra_flags,
         )
 
     async def _wait_ready(self, started: _Start) -> None:
         try:
-            async with asyncio.timeout(self._options.start_timeout_s):
+            async with asyncio.timeout(self.options.start_timeout_s):
                 while not await is_ready(started.ports.http):
                     if not started.process.is_running:
-                        raise EmbeddedServerError(await self.wait_exited())
+                        raise EmbeddedServerError(f"tritonserver {await self.wait_exited()}")
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             reason = self._read_reason() or "its log says nothing"
             raise EmbeddedServerError(
-                f"tritonserver was not ready within {self._options.start_timeout_s:g} s: {reason}"
+                f"tritonserver was not ready within {self.options.start_timeout_s:g} s: {reason}"
             ) from None
 
     def _describe_exit(self, ending: str) -> str:
@@ -322,8 +334,8 @@ class EmbeddedServer:
         was_by_itself = exit_code is not None and (exit_code >= 0 or exit_code == -signal.SIGABRT)
         reason = self._read_reason() if was_by_itself else None
         suffix = f": {reason}" if reason else ""
-        kept = f" (log: {self.log_path})" if self._options.log_path else ""
-        return f"tritonserver {ending}{suffix}{kept}"
+        kept = f" (log: {self.log_path})" if self.options.log_path else ""
+        return f"{ending}{suffix}{kept}"
 
     def _read_reason(self) -> str | None:
         try:

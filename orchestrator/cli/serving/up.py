@@ -22,9 +22,10 @@ from orchestrator.cli.serving.first_request import describe_first_request
 from orchestrator.cli.stopping import watch_for_stop
 from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.embedded.emulation import parse_slowdowns
-from orchestrator.embedded.local_stack import LocalStack, TritonRun
+from orchestrator.embedded.local_stack import LocalStack
 from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
 from orchestrator.embedded.one_machine import complete_fleet, default_fleet, options_of
+from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.workers.file_watch import PERIOD_S, WatchedFiles
 from orchestrator.processes.child import ChildProcess, is_listening
@@ -174,7 +175,7 @@ class _StackProcesses:
     def triton(self, server: ServerSettings) -> ManagedProcess:
         assert server.repository is not None, "the fleet is complete"
         options = options_of(server, log_path=self._open_log(server.name))
-        return ManagedProcess(server.name, partial(TritonRun, server.repository, options), address=server.grpc)
+        return ManagedProcess(server.name, partial(EmbeddedServer, server.repository, options), address=server.grpc)
 
     def controller(self, server: ServerSettings) -> ManagedProcess:
         assert server.controller is not None, "the fleet is complete"

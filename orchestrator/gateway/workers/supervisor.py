@@ -151,31 +151,22 @@ class Supervisor:
             launch,
             stop_s=self._settings.drain_s + _STOP_MARGIN_S,
             answers=answers_to_workers(self._inventory),
-            on_change=self._note_change,
-            on_end=self._note_end,
-            on_room=self._distributor.resume,
+            distributor=self._distributor,
+            on_change=self._note,
         )
 
-    def _note_change(self, run: WorkerRun) -> None:
-        if run.is_up and run.number not in self._runs:
+    def _note(self, run: WorkerRun) -> None:
+        if run.is_up:
             self._runs[run.number] = run
-            self._distributor.add(run.number, run.handoff)
-        self._tell_served()
-
-    def _note_end(self, run: WorkerRun) -> None:
-        self._runs.pop(run.number, None)
-        self._ended.add(run.metrics, MEASURES, with_gauges=False)
-        self._distributor.remove(run.number, run.handoff)
-        self._tell_served()
+        elif self._runs.pop(run.number, None) is not None:
+            self._ended.add(run.metrics, MEASURES, with_gauges=False)
+        served = [name for name in self._model_index.families if self.is_served(name)]
+        for up in self._runs.values():
+            up.tell_served(served)
 
     def is_served(self, family: str) -> bool:
         """Return whether every worker that takes requests can answer a family."""
         return bool(self._runs) and all(family in run.served for run in self._runs.values())
-
-    def _tell_served(self) -> None:
-        served = [name for name in self._model_index.families if self.is_served(name)]
-        for run in self._runs.values():
-            run.channel.tell("served", served)
 
     async def read_metrics(self) -> MetricSnapshot:
         """Return what all workers have counted, those that have ended included."""

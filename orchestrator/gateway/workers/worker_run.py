@@ -8,13 +8,13 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.workers.channel import Answers, Channel
+from orchestrator.gateway.workers.distributor import ConnectionDistributor
 from orchestrator.gateway.workers.socket_handoff import SocketHandoff
 from orchestrator.processes.child import ChildProcess
 
@@ -49,19 +49,14 @@ class WorkerRun:
         launch: How it is started.
         stop_s: How long it may take to end, in seconds, before it is killed.
         answers: What it can ask the supervisor, by name.
-        on_change: Called when it begins to take requests, and when it can answer other families.
-        on_end: Called once when it has ended, after its last words.
-        on_room: Called when it has taken a connection.
+        distributor: Where it gets its connections from.
+        on_change: Called when it begins or ends to take requests, and when it can answer other families.
 
     Attributes:
-        handoff: Where it is given connections; once it has started.
         is_up: Whether it takes requests.
         served: Families it can answer.
         metrics: What it has counted, as far as it has told.
     """
-
-    channel: Channel
-    handoff: SocketHandoff
 
     def __init__(
         self,
@@ -70,9 +65,8 @@ class WorkerRun:
         *,
         stop_s: float,
         answers: Answers,
+        distributor: ConnectionDistributor,
         on_change: Callable[[WorkerRun], None],
-        on_end: Callable[[WorkerRun], None],
-        on_room: Callable[[], None],
     ) -> None:
         self.number = number
         self.is_up = False
@@ -80,13 +74,17 @@ class WorkerRun:
         self.metrics = MetricSnapshot()
         self._launch = launch
         self._stop_s = stop_s
-        self._answers = answers
+        self._distributor = distributor
         self._on_change = on_change
-        self._on_end = on_end
-        self._on_room = on_room
+        self._answers: Answers = {
+            **answers,
+            "up": self._hear_up,
+            "served": self._hear_served,
+            "metrics": self._hear_metrics,
+            "failed": self._hear_failure,
+        }
         self._process: ChildProcess | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._has_come_up = asyncio.Event()
         self._failure: str | None = None
 
     @property
@@ -100,41 +98,27 @@ class WorkerRun:
         Raises:
             ServerUnavailableError: It ended instead; with its reason, when it told one.
         """
-        with ExitStack() as ours, ExitStack() as theirs:
-            our_end, their_end = socket.socketpair()
-            our_handoff, their_handoff = socket.socketpair(type=socket.SOCK_SEQPACKET)
-            for end in (our_end, our_handoff):
-                ours.enter_context(end)
-            for end in (their_end, their_handoff):
-                theirs.enter_context(end)
-            descriptors = (their_end.fileno(), their_handoff.fileno())
-            process = ChildProcess(
-                f"worker {self.number}",
-                self._launch.command(*descriptors),
-                stop_s=self._stop_s,
-                environment=self._launch.environment,
-                pass_fds=descriptors,
-            )
-            await process.start()
-            self._process = process
-            self.channel = await Channel.over(our_end, {**self._answers, **self._hear()})
-            ours.pop_all()
-        self.handoff = SocketHandoff(our_handoff, self._on_room)
-        self._listening = asyncio.create_task(self.channel.run())
-        self.channel.tell("init", dict(self._launch.init_message(self.number)))
-        coming_up = asyncio.create_task(self._has_come_up.wait())
-        ending = asyncio.create_task(process.wait_exited())
+        our_end, their_end = socket.socketpair()
+        our_handoff, their_handoff = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self._handoff = SocketHandoff(our_handoff, self._distributor.resume)
         try:
-            await asyncio.wait({coming_up, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if self.is_up:
-                return
-            await asyncio.wait({self._listening}, timeout=_LAST_WORDS_S)
-            how = f"worker {self.number} {ending.result()} while it started"
-            raise ServerUnavailableError(self._failure or how)
-        finally:
-            for task in (coming_up, ending):
-                task.cancel()
-            await asyncio.gather(coming_up, ending, return_exceptions=True)
+            with their_end, their_handoff:
+                self._channel = await Channel.over(our_end, self._answers)
+                self._listening = asyncio.create_task(self._channel.run())
+                self._channel.tell("init", dict(self._launch.init_message(self.number)))
+                descriptors = (their_end.fileno(), their_handoff.fileno())
+                self._process = ChildProcess(
+                    f"worker {self.number}",
+                    self._launch.command(*descriptors),
+                    stop_s=self._stop_s,
+                    environment=self._launch.environment,
+                    pass_fds=descriptors,
+                    is_ready=self._has_come_up,
+                )
+                await self._process.start()
+        except ServerUnavailableError as exc:
+            await self.stop()  # for its last words
+            raise ServerUnavailableError(self._failure or f"worker {self.number} {exc} while it started") from None
 
     async def wait_exited(self) -> str:
         """Return how the worker ended, once it has."""
@@ -142,7 +126,7 @@ class WorkerRun:
         return f"(process {self.pid}) {await self._process.wait_exited()}"
 
     async def stop(self) -> None:
-        """End the worker, hear its last words, and let the supervisor take back what it had."""
+        """End the worker, hear its last words, and take back the connections that it has not begun with."""
         if self._process is not None:
             await self._process.stop()
         if self._listening is None:
@@ -152,7 +136,8 @@ class WorkerRun:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         self.is_up = False
-        self._on_end(self)
+        self._on_change(self)
+        self._distributor.remove(self.number, self._handoff)
 
     def kill(self) -> None:
         """End the worker at once."""
@@ -163,25 +148,24 @@ class WorkerRun:
         if self._process is not None:
             self._process.signal(number)
 
+    def tell_served(self, families: Sequence[str]) -> None:
+        """Tell the worker which families all workers can answer."""
+        self._channel.tell("served", families)
+
     async def read_metrics(self) -> MetricSnapshot:
         """Return what the worker has counted; what it last told when it does not answer."""
         with contextlib.suppress(SlimError):
-            await self._hear_metrics(await self.channel.ask("metrics", timeout_s=_METRICS_S))
+            await self._hear_metrics(await self._channel.ask("metrics", timeout_s=_METRICS_S))
         return self.metrics
 
-    def _hear(self) -> Answers:
-        return {
-            "up": self._hear_up,
-            "served": self._hear_served,
-            "metrics": self._hear_metrics,
-            "failed": self._hear_failure,
-        }
+    async def _has_come_up(self) -> bool:
+        return self.is_up
 
     async def _hear_up(self, body: None) -> None:
         log.info("worker %d (process %d) takes requests", self.number, self.pid)
         self.is_up = True
-        self._has_come_up.set()
         self._on_change(self)
+        self._distributor.add(self.number, self._handoff)
 
     async def _hear_served(self, body: Sequence[str]) -> None:
         self.served = frozenset(body)
