@@ -17,7 +17,6 @@ from orchestrator.processes.process_table import ProcessIdentity
 
 SUPERVISOR_FILE = "supervisor.json"
 STATE_FILE = "state.json"
-ERROR_FILE = "error.txt"
 LOCK_FILE = "lock"
 SUPERVISOR_LOG = "supervisor.log"
 FLEET_FILE = "fleet.yaml"
@@ -53,6 +52,11 @@ class LocalServer:
     slowdown: float
     cpus: tuple[int, ...] | None
     log: str
+
+    @property
+    def is_running(self) -> bool:
+        """Whether tritonserver still runs."""
+        return self.process.is_alive()
 
 
 def choose_state_directory(environment: Mapping[str, str], temporary_directory: str, user_id: int) -> Path:
@@ -120,7 +124,7 @@ def read_servers(directory: Path) -> tuple[LocalServer, ...]:
 
 def remove_state(directory: Path) -> None:
     """Forget the fleet; logs stay for whoever wants to know what happened."""
-    for name in (STATE_FILE, FLEET_FILE, SUPERVISOR_FILE, ERROR_FILE):
+    for name in (STATE_FILE, FLEET_FILE, SUPERVISOR_FILE):
         (directory / name).unlink(missing_ok=True)
 
 

@@ -1,11 +1,10 @@
 """The background process of a local fleet: it holds the embedded servers until it is told to stop.
 
-`local_fleet.start_fleet` runs this file as `python -m`, with the request as the first line on standard input. It
-takes the lock, forks itself into the background and tells its new process id; the background process starts all
-servers at once, then writes fleet.yaml and state.json, or error.txt when one of them failed and all have been taken
-down again. Until its starter says that it may stay, by a second line, it belongs to the starter: when standard
-input just ends, the starter was interrupted or killed, and the fleet goes too. Later a SIGTERM ends it. When it is
-killed instead, the servers' guardians notice and end them.
+`local_fleet.start_fleet` runs this file as `python -m`. It takes the lock and forks itself into the background. The
+background process starts all servers at once, then writes fleet.yaml and state.json and says so on the starter's pipe,
+or says why one of them failed, when all have been taken down again. Until the starter says on standard input that it
+may stay, it belongs to the starter: when standard input just ends, the starter was interrupted or killed, and the fleet
+goes too. Later a SIGTERM ends it. When it is killed instead, the servers' guardians notice and end them.
 """
 
 import asyncio
@@ -15,9 +14,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from pydantic import TypeAdapter
 
@@ -30,6 +30,7 @@ from orchestrator.errors import EmbeddedServerError, SlimError
 from orchestrator.processes.process_table import read_identity
 
 ALREADY_RUNNING = 3
+READY = "ready"
 MAY_STAY = b"stay\n"
 logger = logging.getLogger("orchestrator.embedded.local_supervisor")
 
@@ -50,17 +51,17 @@ class FleetRequest:
     cpu_sets: tuple[frozenset[int] | None, ...]
     start_timeout_s: float
 
-    def encode(self) -> bytes:
-        """Return the line that `decode_request` understands."""
-        return _REQUEST.dump_json(self) + b"\n"
+    def encode(self) -> str:
+        """Return what `decode_request` understands."""
+        return _REQUEST.dump_json(self).decode()
 
 
 _REQUEST = TypeAdapter(FleetRequest)
 
 
-def decode_request(line: bytes) -> FleetRequest:
+def decode_request(text: str) -> FleetRequest:
     """Return the request that `FleetRequest.encode` wrote."""
-    return _REQUEST.validate_json(line)
+    return _REQUEST.validate_json(text)
 
 
 def render_settings(servers: tuple[LocalServer, ...]) -> str:
@@ -80,8 +81,13 @@ def render_settings(servers: tuple[LocalServer, ...]) -> str:
     return f"{local_state.FLEET_MARK}\n{render_fleet(FleetSettings(servers=tuple(settings)))}"
 
 
-async def supervise(request: FleetRequest, directory: Path) -> None:
+async def supervise(request: FleetRequest, directory: Path, on_ready: Callable[[], None]) -> None:
     """Run the fleet until cancelled; no server is left when this returns or raises.
+
+    Args:
+        request: What fleet to run.
+        directory: The state directory.
+        on_ready: Called when all servers are ready and recorded.
 
     Raises:
         SlimError: A server could not be started; the message names it.
@@ -109,6 +115,7 @@ async def supervise(request: FleetRequest, directory: Path) -> None:
         described = tuple(map(_describe, servers, servers.values(), ports))
         local_state.write_file(directory / local_state.FLEET_FILE, render_settings(described))
         local_state.write_servers(directory, described)
+        on_ready()
         async with asyncio.TaskGroup() as watching:
             for name, server in servers.items():
                 watching.create_task(_watch(name, server))
@@ -146,9 +153,9 @@ def _describe(name: str, server: EmbeddedServer, controller_port: int) -> LocalS
     )
 
 
-async def _run(request: FleetRequest, directory: Path, starter: int) -> None:
-    loop = asyncio.get_running_loop()
-    task = asyncio.create_task(supervise(request, directory))
+async def _run(request: FleetRequest, directory: Path, report: TextIO) -> None:
+    loop, starter = asyncio.get_running_loop(), sys.stdin.fileno()
+    task = asyncio.create_task(supervise(request, directory, lambda: print(READY, file=report, flush=True)))
 
     def stop() -> None:
         # Once is enough: a second signal must not interrupt the taking down of the servers.
@@ -168,52 +175,40 @@ async def _run(request: FleetRequest, directory: Path, starter: int) -> None:
         await task
 
 
-def _read_request(descriptor: int) -> FleetRequest:
-    # Byte by byte: what the starter says later must stay in the pipe for the background process.
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(descriptor, 1)
-        if not byte:
-            sys.exit("no request on standard input")
-        line += byte
-    return decode_request(line)
-
-
-def _fork_into_background(directory: Path) -> None:
-    """Return in the background process only; the foreground one says its id and leaves."""
-    pid = os.fork()
-    if pid:
-        sys.stdout.write(f"{pid}\n")
-        sys.stdout.flush()
+def _fork_into_background(directory: Path) -> TextIO:
+    """Return, in the background process only, the pipe to the starter."""
+    if os.fork():
         os._exit(0)
+    report = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     log = os.open(directory / local_state.SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
+    return report
 
 
-def main(directory: Path) -> NoReturn:
-    """Run the fleet that standard input asks for, in the background."""
-    starter = sys.stdin.fileno()
-    request = _read_request(starter)
+def main(directory: Path, request: FleetRequest) -> NoReturn:
+    """Run a fleet in the background."""
     lock = os.open(directory / local_state.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until this process is gone, whatever ends it
     except OSError:
         sys.exit(ALREADY_RUNNING)
     local_state.remove_state(directory)
-    _fork_into_background(directory)
+    report = _fork_into_background(directory)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     identity = read_identity(os.getpid())
     assert identity is not None
     local_state.write_supervisor(directory, identity)
+    failure: SlimError | None = None
     try:
-        asyncio.run(_run(request, directory, starter))
+        asyncio.run(_run(request, directory, report))
     except SlimError as exc:
-        local_state.write_file(directory / local_state.ERROR_FILE, f"{exc}\n")
-        sys.exit(1)
+        failure = exc
     local_state.remove_state(directory)
-    sys.exit(0)
+    if failure is not None:
+        print(" ".join(str(failure).split()), file=report, flush=True)
+    sys.exit(failure is not None)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), decode_request(sys.argv[2]))
