@@ -42,11 +42,7 @@ class FleetStatus:
 
 
 def read_status(directory: Path) -> FleetStatus | None:
-    """Return what is known of the fleet; None when there is none.
-
-    Raises:
-        ConfigError: The state on disk is damaged.
-    """
+    """Return what is known of the fleet, None when there is none; raises ConfigError when that is damaged."""
     supervisor = local_state.read_supervisor(directory)
     if supervisor is None:
         return None
@@ -105,11 +101,7 @@ def stop_fleet(directory: Path) -> FleetStatus | None:
 
 
 def check_copy_target(path: Path) -> None:
-    """Check that a copy of fleet.yaml may be written here: the place is free, or holds an earlier copy.
-
-    Raises:
-        ConfigError: It holds something of the user's.
-    """
+    """Raise ConfigError unless fleet.yaml may be copied here: the place is free, or holds an earlier copy."""
     try:
         is_ours = path.read_text().startswith(local_state.FLEET_MARK)
     except FileNotFoundError:
@@ -123,11 +115,7 @@ def check_copy_target(path: Path) -> None:
 
 
 def copy_fleet_file(status: FleetStatus, path: Path) -> None:
-    """Write a copy of the fleet's fleet.yaml.
-
-    Raises:
-        ConfigError: The place can't be written, or holds something of the user's.
-    """
+    """Copy the fleet's fleet.yaml; raises ConfigError when that can't be done, or would overwrite what is not ours."""
     check_copy_target(path)
     try:
         path.write_text(status.fleet_path.read_text())

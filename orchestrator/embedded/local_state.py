@@ -71,7 +71,7 @@ def prepare_directory(directory: Path) -> None:
     """Create the state directory, for its owner only.
 
     Raises:
-        ConfigError: It can't be created, or belongs to someone else, who could then steer what we signal.
+        ConfigError: It can't be used, or belongs to someone else, who could then steer what we signal.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,11 +99,7 @@ def write_supervisor(directory: Path, identity: ProcessIdentity) -> None:
 
 
 def read_supervisor(directory: Path) -> ProcessIdentity | None:
-    """Return the recorded supervisor, alive or not; None when none is recorded.
-
-    Raises:
-        ConfigError: The file is damaged.
-    """
+    """Return the recorded supervisor, alive or not, None when none is; raises ConfigError when the file is damaged."""
     return _read(directory / SUPERVISOR_FILE, _SUPERVISOR)
 
 
@@ -113,11 +109,7 @@ def write_servers(directory: Path, servers: tuple[LocalServer, ...]) -> None:
 
 
 def read_servers(directory: Path) -> tuple[LocalServer, ...]:
-    """Return the recorded servers; empty when the fleet never became ready.
-
-    Raises:
-        ConfigError: The file is damaged.
-    """
+    """Return the recorded servers, none before the fleet was ready; raises ConfigError when the file is damaged."""
     state = _read(directory / STATE_FILE, _SERVERS)
     return () if state is None else state.servers
 

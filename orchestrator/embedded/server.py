@@ -87,11 +87,7 @@ class Ports:
 
 
 def choose_ports(options: EmbeddedOptions) -> Ports:
-    """Return the given ports and free ones for the rest.
-
-    Raises:
-        EmbeddedServerError: A given port is in use; the message names it.
-    """
+    """Return the given ports and free ones for the rest; raises EmbeddedServerError when a given one is in use."""
     return Ports(*_bind_all((options.grpc_port, options.http_port, options.metrics_port)))
 
 

@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.processes.exit_codes import describe_exit_code
 
 log = logging.getLogger(__name__)
 
@@ -142,3 +141,12 @@ async def is_listening(address: str) -> bool:
         return False
     writer.close()
     return True
+
+
+def describe_exit_code(exit_code: int | None) -> str:
+    """Return how a process ended, to be read on from its name; None when nobody is left who could know."""
+    if exit_code is None:
+        return "lost its guardian process and was stopped"
+    if exit_code < 0:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    return f"exited with status {exit_code}"

@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.errors import EmbeddedServerError
-from orchestrator.processes.child import ChildProcess
-from orchestrator.processes.exit_codes import describe_exit_code
+from orchestrator.processes.child import ChildProcess, describe_exit_code
 from orchestrator.processes.guardian import KILL_WAIT_S, Task, kill_session, load_leftovers
 from orchestrator.processes.private_directory import PrivateDirectory
 

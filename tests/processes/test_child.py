@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.processes.child import ChildProcess, is_listening
+from orchestrator.processes.child import ChildProcess, describe_exit_code, is_listening
 from orchestrator.processes.process_table import read_identity
 
 WAITS = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -128,3 +128,11 @@ async def test_who_listens_is_seen() -> None:
     server.close()
     await server.wait_closed()
     assert not await is_listening(address)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(1, "exited with status 1"), (-9, "was killed by SIGKILL"), (None, "lost its guardian process and was stopped")],
+)
+def test_exits_are_described(code: int | None, text: str) -> None:
+    assert describe_exit_code(code) == text
