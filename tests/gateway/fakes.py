@@ -218,7 +218,7 @@ async def open_world(
             settings,
             opened,
             {ServerName(name): triton for name, triton in tritons.items()},
-            timeout_s=1.0,
+            timeout_s=30.0,  # a busy machine is no silent server
             discovery_period_s=0.05,
             metrics=metrics,
         ) as gate,
