@@ -177,7 +177,7 @@ class World:
             yield
 
     async def until_asked(self) -> None:
-        """Wait until some server has been sent a group that it has not answered."""
+        """Wait until some server has a batch that it has not answered."""
         while not any(server.in_flight for server in self.servers.values()):
             await asyncio.sleep(0.01)
 
