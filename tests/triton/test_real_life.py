@@ -110,7 +110,7 @@ async def test_nothing_is_left_when_one_is_killed(repository: Path, options: Emb
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 
 async def main():
     async with EmbeddedServer(Path(sys.argv[1]), EmbeddedOptions(exit_timeout_s=3)) as server:
