@@ -242,7 +242,8 @@ class TritonClient:
 
         What the server refuses is raised by the stream as a RefusedCallError.
         """
-        return self._channel.open_stream(f"/{SERVICE}/{method}", self._pass_metadata(metadata), explain=self._refuse)
+        path, peer = f"/{SERVICE}/{method}", f"Triton at {self.address}"
+        return self._channel.open_stream(path, self._pass_metadata(metadata), explain=self._refuse, peer=peer)
 
     def _pass_metadata(self, metadata: Metadata) -> Metadata:
         own = ((k, v) for k, v in metadata if k not in _OWN_KEYS and not k.startswith(_OWN_PREFIXES))

@@ -4,8 +4,8 @@ aiohttp bounds how long a connection may idle and nothing else: one that sends h
 of a thousand is kept. What is added here, for all connections of a server, is looked at a few times a second instead of
 by timers of each request, which cost more than the request: since when a connection waits for headers, for its next
 request, or for its client to take what was written. Bodies are watched where they are read. When there are too many,
-``http2.crowd`` says which one goes. A process that stood still, stopped or on too busy a host, has not listened either:
-what a look comes too late is held against nobody.
+``http2.eviction`` says which one goes. A process that stood still, stopped or on too busy a host, has not listened
+either: what a look comes too late is held against nobody.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aiohttp import web
 
 from orchestrator.config import ClientLimitSettings
 from orchestrator.gateway.http.errors import error_response
-from orchestrator.http2.eviction import Waiting, choose_victim
+from orchestrator.http2.eviction import Waiting, choose_evicted
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class HttpCrowd:
 
     def _make_room(self) -> bool:
         waiting = [(one, w) for one in self._connections if (w := one.waiting) is not None]
-        index = choose_victim([w for _, w in waiting])
+        index = choose_evicted([w for _, w in waiting])
         if index is None:
             return False
         victim = waiting[index][0]
