@@ -8,7 +8,8 @@ is says nothing of the code. ``pytest --hypothesis-profile explore`` draws new o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+import gc
+from collections.abc import Callable, Generator, Mapping
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,6 +25,22 @@ settings.load_profile("repeat")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--integration", action="store_true", help="run the tests that start a real tritonserver")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import every test module, and so compile its assertions, without collecting garbage meanwhile.
+
+    WORKAROUND(CPython before 3.11.8): all syntax trees under construction share one depth counter (gh-106905). Garbage
+    collected in the midst of one may run a finalizer, or let another thread run; when that formats a traceback, which
+    parses the line it shows, the import fails with "AST constructor recursion depth mismatch". For the same reason
+    test modules import at their top what pytest rewrites.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

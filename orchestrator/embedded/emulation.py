@@ -12,11 +12,7 @@ MAX_CPUS = 65_536  # more than any machine has; a range is built in memory
 
 
 def parse_cpu_list(text: str) -> frozenset[int]:
-    """Return the CPUs of a list such as `0`, `0-1` or `0-1,3`, as taskset and the kernel write it.
-
-    Raises:
-        ConfigError: The text is no such list.
-    """
+    """Return the CPUs of a list such as `0`, `0-1` or `0-1,3`, as taskset writes it; raises ConfigError for others."""
     cpus: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -29,11 +25,7 @@ def parse_cpu_list(text: str) -> frozenset[int]:
 
 
 def check_cpus(cpus: frozenset[int]) -> None:
-    """Check that this process may use some CPUs.
-
-    Raises:
-        ConfigError: It may not, or the machine has no such CPU.
-    """
+    """Raise ConfigError unless this process may use some CPUs."""
     available = os.sched_getaffinity(0)
     if not cpus or not cpus <= available:
         missing = ", ".join(str(cpu) for cpu in sorted(cpus - available)) or "none given"
@@ -41,21 +33,13 @@ def check_cpus(cpus: frozenset[int]) -> None:
 
 
 def check_slowdown(factor: float) -> None:
-    """Check an emulated slow-down factor.
-
-    Raises:
-        ConfigError: It is not a finite number >= 1.
-    """
+    """Raise ConfigError unless an emulated slow-down factor is a finite number >= 1."""
     if not 1.0 <= factor < float("inf"):
         raise ConfigError(f"slow-down {factor:g}: must be a number >= 1; 1 means as fast as this machine")
 
 
 def parse_slowdowns(text: str, server_count: int) -> tuple[float, ...]:
-    """Return one factor per server from a comma-separated list such as `1,3`.
-
-    Raises:
-        ConfigError: A factor is malformed, or their number is not the servers'.
-    """
+    """Return one factor per server from a list such as `1,3`; raises ConfigError when their number differs."""
     parts = _split("--slowdown", text, ",", server_count)
     factors = []
     for part in parts:
@@ -69,11 +53,7 @@ def parse_slowdowns(text: str, server_count: int) -> tuple[float, ...]:
 
 
 def parse_cpu_sets(text: str, server_count: int) -> tuple[frozenset[int], ...]:
-    """Return one CPU set per server from a semicolon-separated list of CPU lists such as `0;1-3`.
-
-    Raises:
-        ConfigError: A list is malformed, or their number is not the servers'.
-    """
+    """Return one CPU set per server from CPU lists such as `0;1-3`; raises ConfigError when their number differs."""
     return tuple(parse_cpu_list(part) for part in _split("--cpus", text, ";", server_count))
 
 

@@ -7,31 +7,21 @@ named there still live.
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.embedded import local_state, local_supervisor
 from orchestrator.embedded.emulation import check_cpus, check_slowdown
-from orchestrator.embedded.local_state import LocalServer, ProcessIdentity
+from orchestrator.embedded.local_state import LocalServer
 from orchestrator.embedded.local_supervisor import FleetRequest
 from orchestrator.embedded.server import check_repository
 from orchestrator.embedded.wheel import locate_wheel
 from orchestrator.errors import ConfigError, EmbeddedServerError
+from orchestrator.processes.process_table import ProcessIdentity
 
-POLL_S = 0.05
 STOP_TIMEOUT_S = 30.0  # a server's exit timeout, its kill margin and the reaping of its stubs, with room to spare
-
-
-@dataclass(frozen=True, slots=True)
-class ServerStatus:
-    """One recorded server, and whether its process still runs."""
-
-    server: LocalServer
-    is_running: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +37,17 @@ class FleetStatus:
 
     supervisor: ProcessIdentity
     is_running: bool
-    servers: tuple[ServerStatus, ...]
+    servers: tuple[LocalServer, ...]
     fleet_path: Path
 
 
 def read_status(directory: Path) -> FleetStatus | None:
-    """Return what is known of the fleet; None when there is none.
-
-    Raises:
-        ConfigError: The state on disk is damaged.
-    """
+    """Return what is known of the fleet, None when there is none; raises ConfigError when that is damaged."""
     supervisor = local_state.read_supervisor(directory)
     if supervisor is None:
         return None
-    servers = local_state.read_servers(directory)
-    return FleetStatus(
-        supervisor=supervisor,
-        is_running=supervisor.is_alive(),
-        servers=tuple(ServerStatus(server, server.process.is_alive()) for server in servers),
-        fleet_path=directory / local_state.FLEET_FILE,
-    )
+    servers, fleet_path = local_state.read_servers(directory), directory / local_state.FLEET_FILE
+    return FleetStatus(supervisor, supervisor.is_alive(), servers, fleet_path)
 
 
 def start_fleet(request: FleetRequest, directory: Path) -> FleetStatus:
@@ -83,17 +64,20 @@ def start_fleet(request: FleetRequest, directory: Path) -> FleetStatus:
     status = read_status(directory)
     if status is not None and status.is_running:
         raise ConfigError(f"a local fleet is already running (see {directory}); 'slimsched local down' ends it")
-    with _start_supervisor(directory) as process:
+    with _start_supervisor(request, directory) as process:
         # Leaving this block closes its standard input. Unless it has been told that it may stay, the supervisor
         # then takes everything down, whatever befell this process.
-        supervisor = _hand_over(process, request, directory)
         try:
-            status = _wait_ready(supervisor, request, directory)
+            _wait_ready(process, directory)
+            status = read_status(directory)
+            assert status is not None, "it is ready"
         except BaseException:
-            _end(supervisor)
-            local_state.remove_state(directory)
+            stop_fleet(directory)
             raise
-        _write(process, local_supervisor.MAY_STAY)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it was killed meanwhile, as it may be at any time from now on
+            process.stdin.write(local_supervisor.MAY_STAY)
+            process.stdin.flush()
     return status
 
 
@@ -107,23 +91,17 @@ def stop_fleet(directory: Path) -> FleetStatus | None:
     status = read_status(directory)
     if status is None:
         return None
-    _end(status.supervisor)
+    status.supervisor.end(STOP_TIMEOUT_S)
     # The guardians end the servers even when the supervisor was killed; give them the time.
-    for entry in status.servers:
-        if not _wait_gone(entry.server.process, STOP_TIMEOUT_S):
-            raise EmbeddedServerError(
-                f"{entry.server.name} (process {entry.server.process.pid}) does not end; kill -9 it yourself"
-            )
+    for server in status.servers:
+        if not server.process.wait_gone(STOP_TIMEOUT_S):
+            raise EmbeddedServerError(f"{server.name} (process {server.process.pid}) does not end; kill -9 it yourself")
     local_state.remove_state(directory)
     return status
 
 
 def check_copy_target(path: Path) -> None:
-    """Check that a copy of fleet.yaml may be written here: the place is free, or holds an earlier copy.
-
-    Raises:
-        ConfigError: It holds something of the user's.
-    """
+    """Raise ConfigError unless fleet.yaml may be copied here: the place is free, or holds an earlier copy."""
     try:
         is_ours = path.read_text().startswith(local_state.FLEET_MARK)
     except FileNotFoundError:
@@ -137,11 +115,7 @@ def check_copy_target(path: Path) -> None:
 
 
 def copy_fleet_file(status: FleetStatus, path: Path) -> None:
-    """Write a copy of the fleet's fleet.yaml.
-
-    Raises:
-        ConfigError: The place can't be written, or holds something of the user's.
-    """
+    """Copy the fleet's fleet.yaml; raises ConfigError when that can't be done, or would overwrite what is not ours."""
     check_copy_target(path)
     try:
         path.write_text(status.fleet_path.read_text())
@@ -159,12 +133,12 @@ def _check(request: FleetRequest) -> None:
     locate_wheel()
 
 
-def _start_supervisor(directory: Path) -> subprocess.Popen[bytes]:
+def _start_supervisor(request: FleetRequest, directory: Path) -> subprocess.Popen[bytes]:
     # Run from a source tree too, where the package is importable only through our own sys.path.
     root = str(Path(local_supervisor.__file__).parents[2])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
     return subprocess.Popen(
-        [sys.executable, "-m", local_supervisor.__name__, str(directory)],
+        [sys.executable, "-m", local_supervisor.__name__, str(directory), request.encode()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -173,60 +147,16 @@ def _start_supervisor(directory: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def _hand_over(process: subprocess.Popen[bytes], request: FleetRequest, directory: Path) -> ProcessIdentity:
-    """Send the request and return the process that has gone into the background with it."""
+def _wait_ready(process: subprocess.Popen[bytes], directory: Path) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
-    _write(process, request.encode().encode() + b"\n")
-    told, complaints = process.stdout.read(), process.stderr.read()
-    status = process.wait()
+    complaints, status = process.stderr.read(), process.wait()  # both end when it has gone into the background
     if status == local_supervisor.ALREADY_RUNNING:
         raise ConfigError(f"another local fleet is starting or ending in {directory}; try again in a moment")
     if status != 0:
         last = (complaints.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise EmbeddedServerError(f"the supervisor of the local fleet failed to start: {last}")
-    pid = int(told)
-    # A supervisor that is gone already has left its error; any identity that is not alive will do then.
-    return local_state.read_identity(pid) or ProcessIdentity(pid, 0)
-
-
-def _write(process: subprocess.Popen[bytes], data: bytes) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it is gone, and what it left behind says why
-        process.stdin.write(data)
-        process.stdin.flush()
-
-
-def _wait_ready(supervisor: ProcessIdentity, request: FleetRequest, directory: Path) -> FleetStatus:
-    deadline_s = time.monotonic() + request.start_timeout_s + STOP_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        is_alive = supervisor.is_alive()  # before the files: they are complete once it is gone
-        error = directory / local_state.ERROR_FILE
-        if error.exists():
-            raise EmbeddedServerError(error.read_text().strip())
-        status = read_status(directory)
-        if status is not None and status.servers:
-            return status
-        if not is_alive:
-            log = directory / local_state.SUPERVISOR_LOG
-            raise EmbeddedServerError(f"the supervisor of the local fleet died while starting; see {log}")
-        time.sleep(POLL_S)
-    raise EmbeddedServerError(f"the local fleet was not ready within {request.start_timeout_s:g} s")
-
-
-def _end(process: ProcessIdentity) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if not process.is_alive():
-            return
-        os.kill(process.pid, number)
-        if _wait_gone(process, STOP_TIMEOUT_S):
-            return
-
-
-def _wait_gone(process: ProcessIdentity, timeout_s: float) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while process.is_alive():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(POLL_S)
-    return True
+    report = process.stdout.readline().decode().strip()
+    if report != local_supervisor.READY:
+        log = directory / local_state.SUPERVISOR_LOG
+        raise EmbeddedServerError(report or f"the supervisor of the local fleet died while starting; see {log}")

@@ -1,9 +1,9 @@
 """All that ``slimsched up`` runs on one machine, and how it follows a fleet file that changes.
 
-Parts start in stages, Tritons before their controllers before the gateway, and end the other way round. When another
-fleet is taken, what is the same goes on: new servers are started before the gateway hears of them, and servers that go
-are ended after it has let go of them, so no request is lost on the way. A server that has changed goes first and comes
-again, because it may want the same port.
+Processes start in stages, Tritons before their controllers before the gateway, and end the other way round. When
+another fleet is taken, what is the same goes on: new servers are started before the gateway hears of them, and servers
+that go are ended after it has let go of them, so no request is lost on the way. A server that has changed goes first
+and comes again, because it may want the same port.
 """
 
 from __future__ import annotations
@@ -17,77 +17,77 @@ from typing import Protocol
 
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
 from orchestrator.embedded.one_machine import complete_fleet
-from orchestrator.embedded.stack_processes import Part
 from orchestrator.errors import SlimError
 from orchestrator.files import write_atomically
+from orchestrator.processes.managed import ManagedProcess
 
 log = logging.getLogger(__name__)
 
-LETS_GO_S = 3.0
+RELEASE_S = 3.0
 """For the gateway to take the fleet file, which it looks at once a second, and to answer what it has at a server."""
 
 
-class Maker(Protocol):
-    """Makes parts; they are not started."""
+class StackProcesses(Protocol):
+    """Makes the processes of a local stack; they are not started."""
 
-    def triton(self, server: ServerSettings) -> Part:
+    def triton(self, server: ServerSettings) -> ManagedProcess:
         """Return the Triton of a server of a complete fleet."""
         ...
 
-    def controller(self, server: ServerSettings) -> Part:
-        """Return its controller."""
+    def controller(self, server: ServerSettings) -> ManagedProcess:
+        """Return the controller of a server."""
         ...
 
-    def gateway(self, fleet: FleetSettings) -> Part:
-        """Return the gateway."""
+    def gateway(self, fleet: FleetSettings) -> ManagedProcess:
+        """Return the gateway of a fleet."""
         ...
 
 
-class Machine:
-    """Parts that run together.
+class LocalStack:
+    """The Tritons of a fleet, their controllers and a gateway, kept running together.
 
     Args:
-        fleet: complete.
-        path: of the fleet file that controllers and gateway read.
-        maker: of the parts.
+        fleet: A complete fleet.
+        path: The fleet file that controllers and gateway read; written here.
+        make: What makes the processes.
     """
 
-    def __init__(self, fleet: FleetSettings, path: Path, maker: Maker) -> None:
+    def __init__(self, fleet: FleetSettings, path: Path, make: StackProcesses) -> None:
         self._fleet = fleet
         self._path = path
-        self._maker = maker
-        self._tritons = {server.name: maker.triton(server) for server in fleet.servers}
-        self._controllers = {server.name: maker.controller(server) for server in fleet.servers}
-        self._gateway = maker.gateway(fleet)
+        self._make = make
+        self._tritons = {server.name: make.triton(server) for server in fleet.servers}
+        self._controllers = {server.name: make.controller(server) for server in fleet.servers}
+        self._gateway = make.gateway(fleet)
         self._write()
 
     @property
     def fleet(self) -> FleetSettings:
-        """That is in force."""
+        """The fleet that is in force."""
         return self._fleet
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        """In the order in which they start."""
+    def processes(self) -> tuple[ManagedProcess, ...]:
+        """All processes, in the order in which they start."""
         return (*self._tritons.values(), *self._controllers.values(), self._gateway)
 
     async def start(self) -> None:
-        """Return when all answer; raises SlimError when a part does not start."""
+        """Return when all answer; raises SlimError when one does not start."""
         for stage in (list(self._tritons.values()), list(self._controllers.values()), [self._gateway]):
             await _start(stage)
 
     async def stop(self) -> None:
-        """End all, what was not started included."""
+        """End all, started or not."""
         for stage in ([self._gateway], self._controllers.values(), self._tritons.values()):
-            await asyncio.gather(*(part.stop() for part in stage))
+            await asyncio.gather(*(process.stop() for process in stage))
 
     def kill(self) -> None:
         """End all at once."""
-        for part in self.parts:
-            part.kill()
+        for process in self.processes:
+            process.kill()
 
     def complete(self, fleet: FleetSettings, repository: Path) -> FleetSettings:
-        """Return a fleet with all that its parts need, and with the addresses that servers have by now.
+        """Return a fleet with all that its processes need, and with the addresses that servers have by now.
 
         Raises:
             ConfigError: a server can't run here, or a repository can't be used.
@@ -107,13 +107,13 @@ class Machine:
         await self._leave(leaving)
         await self._join([wanted[name] for name in leaving if name in wanted])
         self._write()
-        for part in (self._gateway, *(self._controllers[name] for name in staying)):
-            part.signal(signal.SIGHUP)
+        for process in (self._gateway, *(self._controllers[name] for name in staying)):
+            process.signal(signal.SIGHUP)
 
     async def _join(self, servers: Sequence[ServerSettings]) -> None:
         """Start servers with their controllers, all or none of them."""
-        tritons = {server.name: self._maker.triton(server) for server in servers}
-        controllers = {server.name: self._maker.controller(server) for server in servers}
+        tritons = {server.name: self._make.triton(server) for server in servers}
+        controllers = {server.name: self._make.controller(server) for server in servers}
         before = self._fleet
         try:
             await _start(list(tritons.values()))
@@ -121,7 +121,7 @@ class Machine:
             self._write()  # controllers look themselves up there
             await _start(list(controllers.values()))
         except BaseException as exc:
-            await asyncio.gather(*(part.stop() for part in (*controllers.values(), *tritons.values())))
+            await asyncio.gather(*(process.stop() for process in (*controllers.values(), *tritons.values())))
             self._fleet = before
             self._write()
             if not isinstance(exc, SlimError):
@@ -136,7 +136,7 @@ class Machine:
             kept = tuple(server for server in self._fleet.servers if server.name not in names)
             self._fleet = self._fleet.model_copy(update={"servers": kept})
             self._write()
-            await asyncio.sleep(LETS_GO_S)
+            await asyncio.sleep(RELEASE_S)
             log.info("ending %s", ", ".join(names))
             await asyncio.gather(*(self._controllers.pop(name).stop() for name in names))
             await asyncio.gather(*(self._tritons.pop(name).stop() for name in names))
@@ -152,11 +152,11 @@ def _keep_addresses(server: ServerSettings, known: ServerSettings | None) -> Ser
     return server.model_copy(update=update)
 
 
-async def _start(stage: Sequence[Part]) -> None:
+async def _start(stage: Sequence[ManagedProcess]) -> None:
     if not stage:
         return
-    log.info("starting %s", ", ".join(part.name for part in stage))
+    log.info("starting %s", ", ".join(process.name for process in stage))
     # All are waited for, also when one fails, so that none is half started when they are taken down.
-    for result in await asyncio.gather(*(part.start() for part in stage), return_exceptions=True):
+    for result in await asyncio.gather(*(process.start() for process in stage), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result

@@ -1,34 +1,37 @@
 """The background process of a local fleet: it holds the embedded servers until it is told to stop.
 
-`local_fleet.start_fleet` runs this file as `python -m`, with the request as the first line on standard input. It
-takes the lock, forks itself into the background and tells its new process id; the background process starts all
-servers at once, then writes fleet.yaml and state.json, or error.txt when one of them failed and all have been taken
-down again. Until its starter says that it may stay, by a second line, it belongs to the starter: when standard
-input just ends, the starter was interrupted or killed, and the fleet goes too. Later a SIGTERM ends it. When it is
-killed instead, the servers' guardians notice and end them.
+`local_fleet.start_fleet` runs this file as `python -m`. It takes the lock and forks itself into the background. The
+background process starts all servers at once, then writes fleet.yaml and state.json and says so on the starter's pipe,
+or says why one of them failed, when all have been taken down again. Until the starter says on standard input that it
+may stay, it belongs to the starter: when standard input just ends, the starter was interrupted or killed, and the fleet
+goes too. Later a SIGTERM ends it. When it is killed instead, the servers' guardians notice and end them.
 """
 
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
+
+from pydantic import TypeAdapter
 
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
 from orchestrator.embedded import local_state
 from orchestrator.embedded.flags import LOOPBACK
-from orchestrator.embedded.local_state import LocalServer, read_identity
+from orchestrator.embedded.local_state import LocalServer
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.errors import EmbeddedServerError, SlimError
 from orchestrator.files import write_atomically
+from orchestrator.processes.process_table import read_identity
 
 ALREADY_RUNNING = 3
+READY = "ready"
 MAY_STAY = b"stay\n"
 logger = logging.getLogger("orchestrator.embedded.local_supervisor")
 
@@ -51,99 +54,90 @@ class FleetRequest:
 
     def encode(self) -> str:
         """Return what `decode_request` understands."""
-        cpu_sets = [None if cpus is None else sorted(cpus) for cpus in self.cpu_sets]
-        return json.dumps({**asdict(self), "repository": str(self.repository), "cpu_sets": cpu_sets})
+        return _REQUEST.dump_json(self).decode()
+
+
+_REQUEST = TypeAdapter(FleetRequest)
 
 
 def decode_request(text: str) -> FleetRequest:
     """Return the request that `FleetRequest.encode` wrote."""
-    values = json.loads(text)
-    return FleetRequest(
-        repository=Path(values["repository"]),
-        slowdowns=tuple(values["slowdowns"]),
-        cpu_sets=tuple(None if cpus is None else frozenset(cpus) for cpus in values["cpu_sets"]),
-        start_timeout_s=values["start_timeout_s"],
-    )
+    return _REQUEST.validate_json(text)
 
 
 def render_settings(servers: tuple[LocalServer, ...]) -> str:
     """Return the fleet.yaml of running servers; an emulated one carries its slow-down as a label."""
-    return (
-        local_state.FLEET_MARK
-        + "\n"
-        + render_fleet(
-            FleetSettings(
-                servers=tuple(
-                    ServerSettings(
-                        name=server.name,
-                        grpc=server.grpc,
-                        metrics=server.metrics,
-                        device="cpu",
-                        emulated_slowdown=server.slowdown if server.slowdown > 1.0 else None,
-                        repository=Path(server.repository),
-                        controller=server.controller,
-                    )
-                    for server in servers
-                )
-            )
+    settings = (
+        ServerSettings(
+            name=server.name,
+            grpc=server.grpc,
+            metrics=server.metrics,
+            device="cpu",
+            emulated_slowdown=server.slowdown if server.slowdown > 1.0 else None,
+            repository=Path(server.repository),
+            controller=server.controller,
         )
+        for server in servers
     )
+    return f"{local_state.FLEET_MARK}\n{render_fleet(FleetSettings(servers=tuple(settings)))}"
 
 
-async def supervise(request: FleetRequest, directory: Path) -> None:
+async def supervise(request: FleetRequest, directory: Path, on_ready: Callable[[], None]) -> None:
     """Run the fleet until cancelled; no server is left when this returns or raises.
+
+    Args:
+        request: What fleet to run.
+        directory: The state directory.
+        on_ready: Called when all servers are ready and recorded.
 
     Raises:
         SlimError: A server could not be started; the message names it.
     """
-    names = [f"local-{index}" for index in range(len(request.slowdowns))]
-    options = [
-        EmbeddedOptions(
-            cpus=cpus,
-            slowdown=slowdown,
-            log_path=directory / f"{name}.log",
-            start_timeout_s=request.start_timeout_s,
+    servers = {
+        f"local-{number}": EmbeddedServer(
+            request.repository,
+            EmbeddedOptions(
+                cpus=cpus,
+                slowdown=slowdown,
+                log_path=directory / f"local-{number}.log",
+                start_timeout_s=request.start_timeout_s,
+            ),
         )
-        for name, cpus, slowdown in zip(names, request.cpu_sets, request.slowdowns, strict=True)
-    ]
-    servers = [EmbeddedServer(request.repository, option) for option in options]
+        for number, (cpus, slowdown) in enumerate(zip(request.cpu_sets, request.slowdowns, strict=True))
+    }
     try:
         try:
             async with asyncio.TaskGroup() as starting:
-                for name, server in zip(names, servers, strict=True):
+                for name, server in servers.items():
                     starting.create_task(_start(name, server))
-        except* SlimError as group:
-            raise _first_leaf(group) from None
-        controllers = (f"{LOOPBACK}:{port}" for port in choose_free_ports(len(servers)))
-        described = tuple(map(_describe, names, servers, options, controllers))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        ports = choose_free_ports(len(servers))
+        described = tuple(map(_describe, servers, servers.values(), ports))
         write_atomically(directory / local_state.FLEET_FILE, render_settings(described))
         local_state.write_servers(directory, described)
+        on_ready()
         async with asyncio.TaskGroup() as watching:
-            for name, server in zip(names, servers, strict=True):
+            for name, server in servers.items():
                 watching.create_task(_watch(name, server))
         await asyncio.Event().wait()  # all have died; stay, so that `local status` can tell
     finally:
-        await asyncio.gather(*(server.stop() for server in servers))
+        await asyncio.gather(*(server.stop() for server in servers.values()))
 
 
 async def _start(name: str, server: EmbeddedServer) -> None:
     try:
-        await server.__aenter__()  # ended by `stop` in supervise, which is the block
+        await server.start()
     except EmbeddedServerError as exc:
         raise EmbeddedServerError(f"{name}: {exc}") from exc
 
 
 async def _watch(name: str, server: EmbeddedServer) -> None:
-    logger.error("%s: %s", name, await server.wait_exited())
+    logger.error("%s %s", name, await server.wait_exited())
 
 
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _describe(name: str, server: EmbeddedServer, options: EmbeddedOptions, controller: str) -> LocalServer:
-    identity = read_identity(server.pid)
+def _describe(name: str, server: EmbeddedServer, controller_port: int) -> LocalServer:
+    identity, options = read_identity(server.pid), server.options
     if identity is None:
         raise EmbeddedServerError(f"{name}: tritonserver died as soon as it was ready; see {server.log_path}")
     return LocalServer(
@@ -151,7 +145,7 @@ def _describe(name: str, server: EmbeddedServer, options: EmbeddedOptions, contr
         grpc=server.grpc_address,
         http=server.http_address,
         metrics=server.metrics_url,
-        controller=controller,
+        controller=f"{LOOPBACK}:{controller_port}",
         repository=str(server.repository),
         process=identity,
         slowdown=options.slowdown,
@@ -160,9 +154,9 @@ def _describe(name: str, server: EmbeddedServer, options: EmbeddedOptions, contr
     )
 
 
-async def _run(request: FleetRequest, directory: Path, starter: int) -> None:
-    loop = asyncio.get_running_loop()
-    task = asyncio.create_task(supervise(request, directory))
+async def _run(request: FleetRequest, directory: Path, report: TextIO) -> None:
+    loop, starter = asyncio.get_running_loop(), sys.stdin.fileno()
+    task = asyncio.create_task(supervise(request, directory, lambda: print(READY, file=report, flush=True)))
 
     def stop() -> None:
         # Once is enough: a second signal must not interrupt the taking down of the servers.
@@ -182,52 +176,40 @@ async def _run(request: FleetRequest, directory: Path, starter: int) -> None:
         await task
 
 
-def _read_request(descriptor: int) -> FleetRequest:
-    # Byte by byte: what the starter says later must stay in the pipe for the background process.
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(descriptor, 1)
-        if not byte:
-            sys.exit("no request on standard input")
-        line += byte
-    return decode_request(line.decode())
-
-
-def _fork_into_background(directory: Path) -> None:
-    """Return in the background process only; the foreground one says its id and leaves."""
-    pid = os.fork()
-    if pid:
-        sys.stdout.write(f"{pid}\n")
-        sys.stdout.flush()
+def _fork_into_background(directory: Path) -> TextIO:
+    """Return, in the background process only, the pipe to the starter."""
+    if os.fork():
         os._exit(0)
+    report = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     log = os.open(directory / local_state.SUPERVISOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
+    return report
 
 
-def main(directory: Path) -> NoReturn:
-    """Run the fleet that standard input asks for, in the background."""
-    starter = sys.stdin.fileno()
-    request = _read_request(starter)
+def main(directory: Path, request: FleetRequest) -> NoReturn:
+    """Run a fleet in the background."""
     lock = os.open(directory / local_state.LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until this process is gone, whatever ends it
     except OSError:
         sys.exit(ALREADY_RUNNING)
     local_state.remove_state(directory)
-    _fork_into_background(directory)
+    report = _fork_into_background(directory)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     identity = read_identity(os.getpid())
     assert identity is not None
     local_state.write_supervisor(directory, identity)
+    failure: SlimError | None = None
     try:
-        asyncio.run(_run(request, directory, starter))
+        asyncio.run(_run(request, directory, report))
     except SlimError as exc:
-        write_atomically(directory / local_state.ERROR_FILE, f"{exc}\n")
-        sys.exit(1)
+        failure = exc
     local_state.remove_state(directory)
-    sys.exit(0)
+    if failure is not None:
+        print(" ".join(str(failure).split()), file=report, flush=True)
+    sys.exit(failure is not None)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), decode_request(sys.argv[2]))

@@ -22,15 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from orchestrator.embedded import triton_leftovers
 from orchestrator.embedded.emulation import check_cpus, check_slowdown
 from orchestrator.embedded.flags import LOOPBACK, ServerFlags, render_flags
-from orchestrator.embedded.guarded import GuardedProcess
-from orchestrator.embedded.guardian import Task, list_stubs
-from orchestrator.embedded.private_directory import PrivateDirectory, create_private_directory
 from orchestrator.embedded.server_log import pick_reason
 from orchestrator.embedded.wheel import (
     DEVICE_LOCK_VARIABLE,
-    TritonWheel,
     assemble_backends,
     build_environment,
     check_libraries,
@@ -39,6 +36,9 @@ from orchestrator.embedded.wheel import (
     locate_wheel,
 )
 from orchestrator.errors import ConfigError, EmbeddedServerError
+from orchestrator.processes.guarded import GuardedProcess
+from orchestrator.processes.guardian import Task
+from orchestrator.processes.private_directory import create_private_directory
 
 NOT_STARTED = "the embedded tritonserver has not been started"
 PORT_ATTEMPTS = 3
@@ -87,11 +87,7 @@ class Ports:
 
 
 def choose_ports(options: EmbeddedOptions) -> Ports:
-    """Return the given ports and free ones for the rest.
-
-    Raises:
-        EmbeddedServerError: A given port is in use; the message names it.
-    """
+    """Return the given ports and free ones for the rest; raises EmbeddedServerError when a given one is in use."""
     return Ports(*_bind_all((options.grpc_port, options.http_port, options.metrics_port)))
 
 
@@ -133,13 +129,14 @@ def check_repository(repository: Path, models: tuple[str, ...] | None) -> None:
             raise ConfigError(f"model repository {repository} has no model '{name}'; it has: {', '.join(present)}")
 
 
-def describe_exit_code(exit_code: int | None) -> str:
-    """Return how a server ended; None when nobody is left who could know."""
-    if exit_code is None:
-        return "lost its guardian process and was stopped"
-    if exit_code < 0:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    return f"exited with status {exit_code}"
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """One start of a server; ``log_offset`` is where its part of the log begins, in bytes."""
+
+    ports: Ports
+    process: GuardedProcess
+    log_path: Path
+    log_offset: int
 
 
 class EmbeddedServer:
@@ -147,18 +144,30 @@ class EmbeddedServer:
 
     Args:
         repository: Model repository to serve.
-        options: See `EmbeddedOptions`.
+        options: How it differs from the default one.
+
+    Attributes:
+        repository: Absolute path of the model repository.
+        options: See the argument.
     """
 
     def __init__(self, repository: Path, options: EmbeddedOptions | None = None) -> None:
-        self._repository = repository.resolve()
-        self._options = options or EmbeddedOptions()
-        self._ports: Ports | None = None
-        self._process: GuardedProcess | None = None
-        self._log_path: Path | None = None
-        self._log_offset = 0
+        self.repository = repository.resolve()
+        self.options = options or EmbeddedOptions()
+        self._last_start: _Start | None = None
 
     async def __aenter__(self) -> Self:
+        """Start the server; see `start`."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the server, whatever happened inside the block."""
+        await self.stop()
+
+    async def start(self) -> None:
         """Start the server and wait until it is ready with its models loaded.
 
         Raises:
@@ -168,120 +177,106 @@ class EmbeddedServer:
         self._check()
         for _ in range(PORT_ATTEMPTS - 1):
             try:
-                await self._start()
-                return self
+                return await self._start()
             except EmbeddedServerError as exc:
                 if self._are_ports_given or "already in use" not in str(exc):
                     raise
         await self._start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop the server, whatever happened inside the block."""
-        await self.stop()
 
     async def stop(self) -> None:
         """Take the server and its stubs down; requests in flight get `exit_timeout_s`. Idempotent."""
-        if self._process is not None:
-            await self._process.stop()
+        if self._last_start is not None:
+            await self._last_start.process.stop()
 
     async def wait_exited(self) -> str:
-        """Wait until the server is gone for whatever reason, and return how it ended and why."""
-        await self._running_process.wait_exited()
-        return self._describe_exit()
-
-    @property
-    def repository(self) -> Path:
-        """Absolute path of the model repository."""
-        return self._repository
+        """Wait until the server is gone for whatever reason, and return how it ended and why, without a name."""
+        return self._describe_exit(await self._started.process.wait_exited())
 
     @property
     def grpc_address(self) -> str:
         """Host and port of the gRPC endpoint."""
-        return f"{LOOPBACK}:{self._running_ports.grpc}"
+        return f"{LOOPBACK}:{self._started.ports.grpc}"
 
     @property
     def http_address(self) -> str:
         """Host and port of the HTTP endpoint."""
-        return f"{LOOPBACK}:{self._running_ports.http}"
+        return f"{LOOPBACK}:{self._started.ports.http}"
 
     @property
     def metrics_url(self) -> str:
         """Address of the Prometheus endpoint."""
-        return f"http://{LOOPBACK}:{self._running_ports.metrics}/metrics"
+        return f"http://{LOOPBACK}:{self._started.ports.metrics}/metrics"
 
     @property
     def pid(self) -> int:
         """Process id of tritonserver."""
-        return self._running_process.pid
+        return self._started.process.pid
 
     @property
     def guardian_pid(self) -> int:
         """Process id of the guardian that owns the server."""
-        return self._running_process.guardian_pid
+        return self._started.process.guardian_pid
 
     @property
     def log_path(self) -> Path:
         """The server's log; unless `EmbeddedOptions.log_path` says otherwise it is removed with the server."""
-        if self._log_path is None:
-            raise EmbeddedServerError(NOT_STARTED)
-        return self._log_path
+        return self._started.log_path
 
     @property
     def is_running(self) -> bool:
         """Whether the server has been started and has not exited."""
-        return self._process is not None and self._process.is_running
+        return self._last_start is not None and self._last_start.process.is_running
+
+    def kill(self) -> None:
+        """End the server at once; its guardian then ends the stubs."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send tritonserver a signal, when it runs."""
+        if self.is_running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def stub_pids(self) -> tuple[int, ...]:
         """Return the process ids of the Python stubs: one for each model instance."""
-        return tuple(list_stubs(self.pid))
+        return tuple(triton_leftovers.list_stubs(self.pid))
 
     @property
-    def _running_process(self) -> GuardedProcess:
-        if self._process is None:
+    def _started(self) -> _Start:
+        if self._last_start is None:
             raise EmbeddedServerError(NOT_STARTED)
-        return self._process
-
-    @property
-    def _running_ports(self) -> Ports:
-        if self._ports is None:
-            raise EmbeddedServerError(NOT_STARTED)
-        return self._ports
+        return self._last_start
 
     @property
     def _are_ports_given(self) -> bool:
-        options = self._options
+        options = self.options
         return None not in (options.grpc_port, options.http_port, options.metrics_port)
 
     def _check(self) -> None:
-        check_repository(self._repository, self._options.models)
-        check_slowdown(self._options.slowdown)
-        if self._options.cpus is not None:
-            check_cpus(self._options.cpus)
+        check_repository(self.repository, self.options.models)
+        check_slowdown(self.options.slowdown)
+        if self.options.cpus is not None:
+            check_cpus(self.options.cpus)
 
     async def _start(self) -> None:
-        self._ports = choose_ports(self._options)
         # Some 30 ms of blocking, once. In a thread, a cancellation would leave the directory behind.
-        task, directory = self._prepare(self._ports)
-        self._process = GuardedProcess(task, directory)
+        self._last_start = started = self._prepare(choose_ports(self.options))
         try:
-            await self._process.start()
-            await self._wait_ready(self._process, self._ports.http)
+            await started.process.start()
+            await self._wait_ready(started)
         except BaseException:
-            await self._process.stop()
+            await started.process.stop()
             raise
 
-    def _prepare(self, ports: Ports) -> tuple[Task, PrivateDirectory]:
+    def _prepare(self, ports: Ports) -> _Start:
         wheel = locate_wheel()
         environment = build_environment(
             os.environ,
             wheel,
             module_directories=find_module_directories("numpy", "onnxruntime"),
             python_library_directory=find_python_library_directory(),
-            slowdown=self._options.slowdown,
-            extra=self._options.environment,
+            slowdown=self.options.slowdown,
+            extra=self.options.environment,
         )
         check_libraries(wheel.stub, environment)
         directory = create_private_directory()
@@ -290,58 +285,58 @@ class EmbeddedServer:
         except OSError as exc:
             directory.remove()
             raise EmbeddedServerError(f"can't write backends into {directory.path}: {exc.strerror}") from exc
-        self._log_path = (self._options.log_path or directory.path / "server.log").absolute()
-        self._log_offset = self._log_path.stat().st_size if self._log_path.exists() else 0
+        log_path = (self.options.log_path or directory.path / "server.log").absolute()
         environment[DEVICE_LOCK_VARIABLE] = str(directory.path / "device.lock")
-        return self._build_task(ports, wheel, environment, directory.path), directory
+        task = Task(
+            command=(str(wheel.server), *render_flags(self._flags(ports, directory.path / "backends"))),
+            environment=environment,
+            log_path=str(log_path),
+            cpus=None if self.options.cpus is None else tuple(sorted(self.options.cpus)),
+            directory=str(directory.path),
+            grace_s=self.options.exit_timeout_s + KILL_MARGIN_S,
+            leftovers=triton_leftovers.__name__,
+        )
+        log_offset = log_path.stat().st_size if log_path.exists() else 0
+        return _Start(ports, GuardedProcess(task, directory), log_path, log_offset)
 
-    def _build_task(self, ports: Ports, wheel: TritonWheel, environment: dict[str, str], directory: Path) -> Task:
-        options = self._options
-        flags = ServerFlags(
-            repository=str(self._repository),
-            backend_directory=str(directory / "backends"),
-            models=options.models,
+    def _flags(self, ports: Ports, backend_directory: Path) -> ServerFlags:
+        return ServerFlags(
+            repository=str(self.repository),
+            backend_directory=str(backend_directory),
+            models=self.options.models,
             grpc_port=ports.grpc,
             http_port=ports.http,
             metrics_port=ports.metrics,
-            exit_timeout_s=options.exit_timeout_s,
-            extra=options.extra_flags,
-        )
-        return Task(
-            command=(str(wheel.server), *render_flags(flags)),
-            environment=environment,
-            log_path=str(self.log_path),
-            cpus=None if options.cpus is None else tuple(sorted(options.cpus)),
-            directory=str(directory),
-            grace_s=options.exit_timeout_s + KILL_MARGIN_S,
+            exit_timeout_s=self.options.exit_timeout_s,
+            extra=self.options.extra_flags,
         )
 
-    async def _wait_ready(self, process: GuardedProcess, http_port: int) -> None:
+    async def _wait_ready(self, started: _Start) -> None:
         try:
-            async with asyncio.timeout(self._options.start_timeout_s):
-                while not await is_ready(http_port):
-                    if not process.is_running:
-                        raise EmbeddedServerError(self._describe_exit())
+            async with asyncio.timeout(self.options.start_timeout_s):
+                while not await is_ready(started.ports.http):
+                    if not started.process.is_running:
+                        raise EmbeddedServerError(f"tritonserver {await self.wait_exited()}")
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             reason = self._read_reason() or "its log says nothing"
             raise EmbeddedServerError(
-                f"tritonserver was not ready within {self._options.start_timeout_s:g} s: {reason}"
+                f"tritonserver was not ready within {self.options.start_timeout_s:g} s: {reason}"
             ) from None
 
-    def _describe_exit(self) -> str:
-        exit_code = self._running_process.exit_code
+    def _describe_exit(self, ending: str) -> str:
+        exit_code = self._started.process.exit_code
         # What was logged explains an exit, and an abort, which a process does to itself; but never a kill.
         was_by_itself = exit_code is not None and (exit_code >= 0 or exit_code == -signal.SIGABRT)
         reason = self._read_reason() if was_by_itself else None
         suffix = f": {reason}" if reason else ""
-        kept = f" (log: {self._log_path})" if self._options.log_path else ""
-        return f"tritonserver {describe_exit_code(exit_code)}{suffix}{kept}"
+        kept = f" (log: {self.log_path})" if self.options.log_path else ""
+        return f"{ending}{suffix}{kept}"
 
     def _read_reason(self) -> str | None:
         try:
             with self.log_path.open("rb") as log:
-                log.seek(self._log_offset)
+                log.seek(self._started.log_offset)
                 return pick_reason(log.read().decode(errors="replace"))
         except OSError:
             return None  # the log went with the private directory, or was never written

@@ -69,11 +69,7 @@ def locate_wheel(package: str = "pytriton", python_version: tuple[int, int] = sy
 
 
 def assemble_backends(wheel: TritonWheel, directory: Path) -> None:
-    """Fill a new directory with the Python backend and our onnxruntime backend.
-
-    Raises:
-        OSError: The files can't be written, for example because the disk is full.
-    """
+    """Fill a new directory with the Python backend and our onnxruntime backend; raises OSError."""
     python = directory / "python"
     python.mkdir(parents=True)
     for source in (
@@ -90,11 +86,7 @@ def assemble_backends(wheel: TritonWheel, directory: Path) -> None:
 
 
 def find_module_directories(*modules: str) -> tuple[str, ...]:
-    """Return the import directories that hold some installed packages, each once.
-
-    Raises:
-        EmbeddedServerError: One of them is not installed.
-    """
+    """Return the import directories of some packages, each once; raises EmbeddedServerError when one is missing."""
     directories: dict[str, None] = {}
     for module in modules:
         spec = importlib.util.find_spec(module)

@@ -6,22 +6,22 @@ protobuf messages are the values between them, because they are what both protoc
 one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``WorkerTeam``.
 """
 
-from orchestrator.gateway.server import Gateway, open_servers
+from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.event_loop import new_event_loop
-from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
-from orchestrator.gateway.workers.fleet_updates import follow_fleet
+from orchestrator.gateway.workers.fleet_updates import FollowedFleet, follow_fleet
 from orchestrator.gateway.workers.shares import share_router
 from orchestrator.gateway.workers.supervisor import Supervisor
-from orchestrator.gateway.workers.worker import WorkerTeam
+from orchestrator.gateway.workers.worker import WorkerTeam, read_init_message
+from orchestrator.gateway.workers.worker_run import WorkerLaunch
 
 __all__ = [
+    "FollowedFleet",
     "Gateway",
     "Supervisor",
-    "WatchedFiles",
+    "WorkerLaunch",
     "WorkerTeam",
     "follow_fleet",
     "new_event_loop",
-    "open_servers",
+    "read_init_message",
     "share_router",
-    "watch",
 ]

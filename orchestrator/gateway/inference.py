@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
@@ -27,16 +26,10 @@ from orchestrator.gateway.protocol.family import (
     read_request,
     require_version,
 )
-from orchestrator.gateway.protocol.family_requests import FamilyRequests
-from orchestrator.gateway.protocol.family_responses import FamilyResponses
 from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
 from orchestrator.gateway.protocol.wire import MalformedMessageError, check_shapes, read_address
 from orchestrator.http2.grpc.unary_call import UnaryResponder
 from orchestrator.router import Answer, CallbackSink
-
-ResponseT = TypeVar("ResponseT")
-Render = Callable[[str, FamilyModel, Answer, int | None], ResponseT]
-"""Makes a response from the request's id, the family, the answer, and how many classes are wanted as text."""
 
 
 class FamilyInference:
@@ -54,8 +47,6 @@ class FamilyInference:
         self._metrics = metrics
         self._guard = guard
         self._health = health
-        self._requests = FamilyRequests()
-        self._responses = FamilyResponses()
 
     async def infer(self, family: FamilyModel, request: Message, caller: Caller) -> Message:
         """Return the ModelInferResponse to a ModelInferRequest.
@@ -64,7 +55,7 @@ class FamilyInference:
             SlimError: Why there is none.
         """
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        cancel = self._begin(family, request, caller, build_response, partial(_resolve, future))
+        cancel = self.begin(family, request, caller, partial(_resolve, future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -73,39 +64,25 @@ class FamilyInference:
         finally:
             del future, cancel  # an error holds this frame, and the future the error; it would take the collector
 
-    def find(self, message: bytes, families: Mapping[str, FamilyModel]) -> tuple[FamilyModel, FamilyRequest] | None:
-        """Return what ``FamilyRequests.find`` does."""
-        return self._requests.find(message, families)
-
     def begin(
         self,
         family: FamilyModel,
-        request: FamilyRequest | bytes,
+        request: Message | bytes,
         caller: Caller,
-        callback: Callable[[bytes | Exception], None],
+        callback: Callable[[Message | Exception], None],
     ) -> Callable[[], None]:
-        """Take a serialised ModelInferRequest and return at once what withdraws it.
+        """Take a ModelInferRequest and return at once what withdraws it.
 
         Args:
             family: The family that it is for.
-            request: The request as it came, or as ``find`` found it.
+            request: The request, as a message or serialised.
             caller: Who makes the call.
-            callback: Called once with the serialised ModelInferResponse or the error, unless this raises or the
-                request is withdrawn; may be called before this returns.
+            callback: Called once with the ModelInferResponse or the error, unless this raises or the request is
+                withdrawn; may be called before this returns.
 
         Raises:
             SlimError: Why the request is not taken.
         """
-        return self._begin(family, request, caller, self._responses.render, callback)
-
-    def _begin(
-        self,
-        family: FamilyModel,
-        request: Message,
-        caller: Caller,
-        render: Render[ResponseT],
-        callback: Callable[[ResponseT | Exception], None],
-    ) -> Callable[[], None]:
         self._metrics.begin()
         note = partial(self._note, family, caller, time.perf_counter())
 
@@ -115,7 +92,7 @@ class FamilyInference:
                 callback(outcome)
                 return
             try:
-                callback(render(wanted.id, family, outcome, wanted.classes))
+                callback(build_response(wanted.id, family, outcome, wanted.classes))
                 note("ok", outcome)
             except Exception as exc:  # a bug of ours, and the client learns that it is one
                 note(outcome_of(exc))
@@ -129,7 +106,9 @@ class FamilyInference:
         sink = CallbackSink(finish)
         try:
             self._health.require_open()
-            wanted = self._read(request, family)
+            parsed = parse(pb.ModelInferRequest, request) if isinstance(request, bytes) else request
+            require_version(family, parsed.model_version)
+            wanted = read_request(parsed, family)
             self._guard.require_priority(caller, wanted.options.priority)
             self._guard.charge_items(caller, len(wanted.batch))
             self._submit(wanted, family, sink)
@@ -137,14 +116,6 @@ class FamilyInference:
             note(outcome_of(exc))
             raise
         return cancel
-
-    def _read(self, request: Message, family: FamilyModel) -> FamilyRequest:
-        if isinstance(request, FamilyRequest):
-            return request
-        if isinstance(request, bytes):
-            return self._requests.read(request, family)
-        require_version(family, request.model_version)
-        return read_request(request, family)
 
     def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink) -> None:
         try:
@@ -227,25 +198,25 @@ class Inference:
         Raises:
             SlimError: Why it is refused.
         """
-        found = self._families.find(message, self._model_index.families)
-        family = found[0] if found else self._model_index.families.get(read_address(message).model)
+        family = self._model_index.families.get(read_address(message).model)
         if family is None:
             return False
         ticket = self.admit(caller, family.name)
 
-        def respond(response: bytes | Exception) -> None:
+        def respond(response: Message | Exception) -> None:
+            responder.on_abort = None  # else call and callback would keep each other alive
             ticket.close()
             if isinstance(response, Exception):
                 responder.refuse(response)
             else:
-                responder.answer(response)
+                responder.answer(serialise(response))
 
         def abort() -> None:
             ticket.close()
             cancel()
 
         try:
-            cancel = self._families.begin(family, found[1] if found else message, caller, respond)
+            cancel = self._families.begin(family, message, caller, respond)
         except BaseException:
             ticket.close()
             raise

@@ -11,6 +11,7 @@ from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Backlog, CallbackSink
 from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.triton.discovery import DiscoveredServer
 
 UnaryMethod = Callable[[bytes, Caller], Awaitable[bytes]]
 """Answers one serialised call of somebody."""
@@ -24,7 +25,7 @@ class InferenceRouter(Protocol):
         ...
 
     def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
-        """Return one model a width; raises ConfigError when the family is not served."""
+        """Return one model for each width; raises ConfigError when the family is not served."""
         ...
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
@@ -33,11 +34,11 @@ class InferenceRouter(Protocol):
 
     @property
     def backlog(self) -> Backlog:
-        """What waits now."""
+        """What waits in the queue now."""
         ...
 
     def close_by(self, until_s: float) -> None:
-        """Let closing it, when that comes, wait no longer than until then."""
+        """Let closing wait no longer than until then, in seconds on the event loop's clock."""
         ...
 
 
@@ -49,36 +50,23 @@ class ServerStream(Protocol):
         ...
 
     async def finish(self) -> None:
-        """Say that no more come."""
+        """Say that no more requests come."""
         ...
 
     def answers(self) -> AsyncIterator[bytes]:
-        """Yield answers to the end."""
+        """Yield the server's answers until it ends the stream."""
         ...
 
     def abandon(self) -> None:
-        """Leave it to end by itself."""
+        """Let the stream end by itself."""
         ...
 
 
-class Server(Protocol):
+class Server(DiscoveredServer, Protocol):
     """A server that calls are passed through to; TritonClient is the real one."""
 
-    @property
-    def in_flight(self) -> int:
-        """Calls under way."""
-        ...
-
-    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
-        """Return the answer to a unary call; raises RefusedCallError."""
-        ...
-
     def open_stream(self, method: str, metadata: Metadata = ()) -> ServerStream:
-        """Begin a stream."""
-        ...
-
-    async def close(self, *, drain_s: float = 10.0) -> None:
-        """Release the connection, after waiting at most so long for what is under way."""
+        """Return a stream to the server that has begun."""
         ...
 
 

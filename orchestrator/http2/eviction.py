@@ -13,22 +13,28 @@ from typing import NamedTuple
 
 
 class Waiting(NamedTuple):
-    """A connection that waits for its client."""
+    """A connection that waits for its client.
+
+    Attributes:
+        peer: address of the client.
+        since_s: when it was last heard of, seconds on any one clock.
+        was_answered: whether anything was ever answered on it.
+    """
 
     peer: str
     since_s: float
     was_answered: bool = False
 
 
-def choose_victim(waiting: Sequence[Waiting]) -> int | None:
+def choose_evicted(waiting: Sequence[Waiting]) -> int | None:
     """Return the index of the connection to close for another one's sake, None when none waits for its client.
 
-    It is one of the address with the most: of those on which nothing was answered yet, else of all, the one that has
-    waited longest; the first of equals.
+    It is one of the address that has most of them: of those on which nothing was answered yet, else of all, the one
+    that has waited longest; the first of equals.
     """
     if not waiting:
         return None
-    crowds = Counter(one.peer for one in waiting)
-    most = max(crowds.values())
-    crowd = (i for i, one in enumerate(waiting) if crowds[one.peer] == most)
-    return min(crowd, key=lambda i: (waiting[i].was_answered, waiting[i].since_s, i))
+    counts = Counter(one.peer for one in waiting)
+    most = max(counts.values())
+    candidates = (i for i, one in enumerate(waiting) if counts[one.peer] == most)
+    return min(candidates, key=lambda i: (waiting[i].was_answered, waiting[i].since_s, i))

@@ -8,7 +8,6 @@ from typing import Final
 from orchestrator.http2.frames import (
     ACK,
     CONTINUATION,
-    DATA,
     END_HEADERS,
     FRAME_HEADER,
     HAS_PRIORITY,
@@ -28,6 +27,7 @@ from orchestrator.http2.frames import (
 )
 
 _MOST_CONTINUATIONS: Final = 64
+_BLOCK_FLAGS: Final = END_HEADERS | PADDED | HAS_PRIORITY
 _SIZES: Final = {
     PRIORITY: (5, "PRIORITY"),
     RST_STREAM: (4, "RST_STREAM"),
@@ -78,10 +78,11 @@ class FrameReader:
             if after > end:
                 break
             payload, position = data[begin:after], after
-            if kind != DATA or self._block is not None or not self.is_open:
+            if kind > HEADERS or self._block is not None or not self.is_open:  # DATA and HEADERS come most
                 self._check(kind, flags, size)
             number = stream & 0x7FFFFFFF
-            if kind in (HEADERS, CONTINUATION):
+            # The usual block comes in one frame with nothing but the block in it.
+            if kind == CONTINUATION or (kind == HEADERS and (flags & _BLOCK_FLAGS != END_HEADERS or number == 0)):
                 take = self._begin_block if kind == HEADERS else self._continue_block
                 whole = take(payload, flags, number, now_s)
                 if whole is None:

@@ -72,7 +72,7 @@ class ViolationError(PermanentError):
     """A peer broke the protocol in a way that its connection can't survive.
 
     Attributes:
-        code: to tell it by.
+        code: what the peer is told.
     """
 
     def __init__(self, code: ErrorCode, reason: str) -> None:

@@ -9,17 +9,17 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one connection.
+    """Limits of one connection.
 
     Attributes:
         max_streams: calls under way at a time; a call that was reset counts until it has really ended.
-        stream_window_bytes: that may come on a stream before it was taken.
-        connection_window_bytes: likewise on all streams of a connection.
-        header_list_bytes: of a header list, by HPACK's count.
-        handshake_s: until the first SETTINGS, and for a header block to come whole.
-        stall_s: for a peer to take or send the next piece of what it has begun.
-        quiet_s: without a sign of life, then the peer is pinged.
-        ping_s: for the answer to a ping.
+        stream_window_bytes: bytes that may come on a stream before any are taken.
+        connection_window_bytes: likewise on all streams of a connection together.
+        header_list_bytes: size of a header list, by HPACK's count.
+        handshake_s: how long the first SETTINGS may take, and a header block to come whole.
+        stall_s: how long a peer may take to accept or send the next piece of what it has begun.
+        quiet_s: silence after which the peer is pinged.
+        ping_s: how long the answer to a ping may take.
         idle_faults: pings, resets and empty frames at once; a peer beyond is sent away.
         idle_faults_per_s: likewise in the long run.
     """

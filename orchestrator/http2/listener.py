@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.eviction import choose_victim
+from orchestrator.http2.eviction import choose_evicted
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.protocol import Http2Protocol
 
@@ -22,8 +22,8 @@ class Listener:
 
     Args:
         make: returns the logic of a new connection, given what to call when it has something to say.
-        limits: of a connection.
-        max_connections: at a time; one beyond takes the place of one that is idle, or is closed at once.
+        limits: what one connection may take.
+        max_connections: connections at a time; one beyond takes the place of one that is idle, or is closed at once.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """Open now."""
+        """How many connections are open now."""
         return len(self._protocols)
 
     def open(self) -> None:
@@ -113,12 +113,12 @@ class Listener:
     def _make_room(self) -> bool:
         """Close an idle connection; False when none is idle."""
         idle = [p for p in self._protocols if p.connection is None or p.connection.is_idle]
-        index = choose_victim([protocol.waiting for protocol in idle])
+        index = choose_evicted([protocol.waiting for protocol in idle])
         if index is None:
             return False
-        victim = idle[index]
-        del self._protocols[victim]
-        victim.abort()
+        evicted = idle[index]
+        del self._protocols[evicted]
+        evicted.abort()
         return True
 
     def _remove(self, protocol: Http2Protocol) -> None:

@@ -1,6 +1,6 @@
 """HTTP/2 connections on asyncio: what comes goes to a ``Connection``, what it says goes out once a turn of the loop.
 
-All answers that are given in one turn leave in one write: the requests of one group are answered together, and a system
+All answers that are given in one turn leave in one write: the requests of one batch are answered together, and a system
 call costs as much as all the rest of an answer. What nothing can join, because nothing else is under way, may leave at
 once (``Flow.flush``). A transport that takes no more stops the reading too, so a client that does not read its answers
 is not read either, and holds what its window allows and no more.
@@ -30,8 +30,8 @@ class Http2Protocol(asyncio.Protocol):
 
     Attributes:
         connection: its logic; None before it stands.
-        peer: the address it comes from.
-        paused_since_s: since when the peer takes nothing, on the loop's clock; None while it does.
+        peer: the address that it comes from.
+        paused_since_s: since when the peer takes nothing, seconds on the loop's clock; None while it does.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Http2Protocol(asyncio.Protocol):
         self._closing_since_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say hello."""
+        """Begin the connection."""
         self._transport = transport
         self.peer = str((transport.get_extra_info("peername") or ("",))[0])
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
@@ -66,7 +66,7 @@ class Http2Protocol(asyncio.Protocol):
         self.connection.start()
 
     def data_received(self, data: bytes) -> None:
-        """Hand it on."""
+        """Hand bytes that came on to the connection."""
         self._heard_s = self._loop.time()
         connection = self.connection
         if connection is not None:
@@ -76,11 +76,11 @@ class Http2Protocol(asyncio.Protocol):
 
     @property
     def waiting(self) -> Waiting:
-        """Since when nothing has come."""
+        """The connection as one that waits for its client."""
         return Waiting(self.peer, self._heard_s, self.connection is not None and self.connection.was_used)
 
     def pause_writing(self) -> None:
-        """Send and read no more."""
+        """Send and read no more: the transport's buffer is full."""
         self.paused_since_s = self._loop.time()
         if self.connection is not None:
             self.connection.is_paused = True
@@ -88,7 +88,7 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Send and read again."""
         self.paused_since_s = None
         if self.connection is not None:
             self.connection.resume()
@@ -126,7 +126,7 @@ class Http2Protocol(asyncio.Protocol):
             self._loop.call_later(_IDLE_LOOK_S, self.close_when_idle)
 
     def close(self) -> None:
-        """Close once what was said has gone out; ``check`` sees to it that this does not take for ever."""
+        """Close once what was written has gone out; ``check`` sees to it that this does not take for ever."""
         if self._closing_since_s is None:
             self._closing_since_s = self._loop.time()
             self._flush()

@@ -17,7 +17,7 @@ class Holder(Protocol):
 
     @property
     def connection(self) -> AnyFlow:
-        """The connection that it came on."""
+        """The connection that the call came on."""
         ...
 
     def lose(self) -> None:

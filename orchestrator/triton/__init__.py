@@ -1,12 +1,10 @@
-"""Everything that speaks to Triton: the client adapter, discovery, and the embedded server.
+"""Everything that speaks to a Triton: one client for all calls, discovery, and control.
 
-Only this package imports ``tritonclient``; and importing the package itself imports nothing, so that the
-command line starts without paying for gRPC.
+Only ``messages`` imports ``tritonclient``, of which nothing but the generated messages is used; importing the package
+itself imports nothing, so that the command line starts without paying for it.
 
-- ``client``, ``discovery``: the adapter over ``tritonclient.grpc.aio``, and what the servers say of themselves.
+- ``client``: inferences, control calls and calls that are passed on, over one connection of ours to each Triton.
+- ``infer_wire``, ``served_model``, ``errors``: tensors, configs and failures as values of ours.
+- ``discovery``: what the Tritons of a fleet serve, asked once for a whole process.
 - ``control``, ``repository``, ``running``, ``counters``: what a controller reads of one Triton and does to it.
-- ``flags``, ``compose``: one command line for every tritonserver, embedded or in NVIDIA's container.
-- ``wheel``, ``embedded``, ``guardian``: the real tritonserver of the ``local`` extra as a child process.
-- ``local_fleet``: several of them in the background, for demos and tests.
-- ``backend/``: the code that runs inside Triton's Python stub; it never imports this package.
 """

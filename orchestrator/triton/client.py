@@ -62,23 +62,6 @@ class IndexEntry:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModelStatistics:
-    """Counters of one model since its last full load; a reload sets them back to zero.
-
-    Attributes:
-        inference_count: items answered.
-        execution_count: batches run; below inference_count when requests were batched.
-        compute_s: time spent computing, summed over requests.
-        queue_s: time spent in Triton's queue, summed over requests.
-    """
-
-    inference_count: int
-    execution_count: int
-    compute_s: float
-    queue_s: float
-
-
 class TritonClient:
     """A connection to one Triton; an async context manager, to be used from one event loop.
 
@@ -122,14 +105,6 @@ class TritonClient:
         return self._channel.in_flight
 
     # --- what it has ---
-
-    async def is_ready(self) -> bool:
-        """Return whether the server answers and says it is ready; never raises for an absent server."""
-        try:
-            answer = await self._ask("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse)
-        except SlimError:
-            return False
-        return bool(answer.ready)
 
     async def version(self) -> str:
         """Return the server's version, such as ``2.51.0``.
@@ -175,21 +150,6 @@ class TritonClient:
             return await self.model_config(name)
         except ModelNotFoundError:  # unloaded since the index was read
             return None
-
-    async def statistics(self, name: str) -> ModelStatistics:
-        """Return the counters of a loaded model, summed over its versions.
-
-        Raises:
-            SlimError: as mapped from the gRPC status.
-        """
-        answer = await self._ask("ModelStatistics", pb.ModelStatisticsRequest(name=name), pb.ModelStatisticsResponse)
-        models = answer.model_stats
-        return ModelStatistics(
-            inference_count=sum(m.inference_count for m in models),
-            execution_count=sum(m.execution_count for m in models),
-            compute_s=sum(m.inference_stats.compute_infer.ns for m in models) / 1e9,
-            queue_s=sum(m.inference_stats.queue.ns for m in models) / 1e9,
-        )
 
     # --- changing it ---
 
@@ -282,7 +242,8 @@ class TritonClient:
 
         What the server refuses is raised by the stream as a RefusedCallError.
         """
-        return self._channel.open_stream(f"/{SERVICE}/{method}", self._pass_metadata(metadata), explain=self._refuse)
+        path, peer = f"/{SERVICE}/{method}", f"Triton at {self.address}"
+        return self._channel.open_stream(path, self._pass_metadata(metadata), explain=self._refuse, peer=peer)
 
     def _pass_metadata(self, metadata: Metadata) -> Metadata:
         own = ((k, v) for k, v in metadata if k not in _OWN_KEYS and not k.startswith(_OWN_PREFIXES))

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Generic, Protocol, TypeVar
 
-from orchestrator.errors import SlimError
+from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.client import READY, IndexEntry, read_index
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _RECHECK_S: Final = 0.25
 """Pause after a server did not answer, so that one that returns is used again within a second."""
+_EARLY_S: Final = 1e-3
+"""How much too early is in time."""
 _LEAVING_LOOK_S: Final = 0.1
 
 
@@ -60,7 +63,7 @@ class ServerModels(Generic[S]):
         widths: models of families by name, those that are listed and not ready now included.
         served: the widths that it was ready to run, ordered by name; the same tuple for as long as they are the same.
         problem: why it can't be asked; None when it answered last time.
-        is_new: whether it was never asked.
+        asked_s: when it was last asked, seconds on the event loop's clock; before all time when it never was.
     """
 
     def __init__(self, name: ServerName, server: S) -> None:
@@ -70,9 +73,14 @@ class ServerModels(Generic[S]):
         self.widths: dict[str, ServedModel] = {}
         self.served: tuple[ServedModel, ...] = ()
         self.problem: str | None = "not asked yet"
-        self.is_new = True
+        self.asked_s = -math.inf
         self._known: set[str] = set()  # ready models whose config was read
         self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was never asked."""
+        return self.asked_s == -math.inf
 
     def has_ready(self, model: str, version: str = "") -> bool:
         """Return whether it has a model, or one version of it, ready."""
@@ -107,7 +115,7 @@ class ServerModels(Generic[S]):
         else:
             self.problem = None
         finally:
-            self.is_new, self._reading = False, None
+            self.asked_s, self._reading = asyncio.get_running_loop().time(), None
 
     async def _read(self) -> None:
         request = pb.RepositoryIndexRequest().SerializeToString()
@@ -163,12 +171,25 @@ class ModelDiscovery(Generic[S]):
         """Ask one server, or all, what they have; never raises."""
         await asyncio.gather(*(self._refresh(server) for server in self.servers if name in (None, server.name)))
 
+    async def served_models(self, name: ServerName) -> tuple[ServedModel, ...]:
+        """Ask one server now, and return the widths that it is ready to run, ordered by name.
+
+        Raises:
+            ServerUnavailableError: when it does not answer, or there is no such server any more.
+        """
+        await self.refresh(name)
+        server = next((server for server in self.servers if server.name == name), None)
+        if server is None or server.problem is not None:
+            problem = None if server is None else server.problem
+            raise ServerUnavailableError(problem or f"server {name} has left the fleet", executed=False)
+        return server.served
+
     async def _refresh(self, server: ServerModels[S]) -> None:
         await server.refresh(self._timeout_s)
         self._notify(server.name)
 
     async def watch(self, period_s: float) -> None:
-        """Ask each server once a period, for ever."""
+        """Ask each server once a period, for ever; not one that somebody else has asked within the period."""
         watching: dict[ServerModels[S], asyncio.Task[None]] = {}
         try:
             while True:
@@ -184,10 +205,14 @@ class ModelDiscovery(Generic[S]):
             await asyncio.gather(*watching.values(), return_exceptions=True)
 
     async def _watch(self, server: ServerModels[S], period_s: float) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
-            if not server.is_new:
-                await asyncio.sleep(period_s if server.problem is None else min(period_s, _RECHECK_S))
-            await self._refresh(server)
+            pause_s = period_s if server.problem is None else min(period_s, _RECHECK_S)
+            early_s = server.asked_s + pause_s - clock()
+            if early_s > _EARLY_S:
+                await asyncio.sleep(early_s)
+            else:
+                await self._refresh(server)
 
     def _notify(self, name: ServerName | None) -> None:
         for listener in self._listeners:

@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
 from orchestrator.config import load_fleet
-from orchestrator.embedded.guardian import list_session
-from orchestrator.embedded.local_state import read_identity, read_supervisor
+from orchestrator.embedded.local_state import read_supervisor
+from orchestrator.processes.process_table import list_session, read_identity
 from tests.triton import onnx_models
 from tests.triton.calls import infer, process_status
 

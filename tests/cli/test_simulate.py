@@ -6,6 +6,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from orchestrator.cli import main
+from tests.router.test_learned import out_of_range, put
 
 SCENARIO = str(Path(__file__).parents[2] / "scenarios" / "two-unlike.yaml")
 
@@ -41,8 +42,6 @@ def test_what_can_not_be_used_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_learned_policy_is_simulated_from_its_file_and_falls_back_where_it_must(tmp_path: Path) -> None:
-    from tests.router.test_learned import out_of_range, put
-
     out, path = tmp_path / "out.json", put(tmp_path / "policy.npz", out_of_range())
     command = [
         "simulate",

@@ -1,4 +1,5 @@
 import fcntl
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ def test_strings_are_decoded_and_bad_ones_are_the_requests_fault(tmp_path: Path)
 
 def test_a_slowdown_sleeps_once_a_run_and_no_slowdown_never(tmp_path: Path) -> None:
     slept: list[float] = []
-    model = serve(tmp_path, onnx_models.plus_one(), slowdown=1000.0, sleep=slept.append)
+    ticks = itertools.count()  # a clock on which everything takes a second
+    clocks = {"clock": lambda: float(next(ticks)), "cpu_clock": lambda: float(next(ticks))}
+    model = serve(tmp_path, onnx_models.plus_one(), slowdown=1000.0, sleep=slept.append, **clocks)
     model.answer([rows(1), rows(2)])
     assert len(slept) == 1, "one run, one sleep"
     assert slept[0] > 0

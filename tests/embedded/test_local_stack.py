@@ -1,4 +1,4 @@
-"""What ``slimsched up`` starts, ends and keeps when its fleet file changes, with lives that a test makes up."""
+"""What ``slimsched up`` starts, ends and keeps when its fleet file changes, with runs that a test makes up."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, load_fleet
-from orchestrator.embedded.local_stack import LETS_GO_S, Machine
-from orchestrator.embedded.stack_processes import Part
-from tests.embedded.test_stack_processes import FakeLife, Lives
+from orchestrator.embedded.local_stack import RELEASE_S, LocalStack
+from orchestrator.processes.managed import ManagedProcess
+from tests.processes.test_managed import FakeRun, FakeRuns
 
 pytestmark = pytest.mark.virtual_time
 
 
-class FakeMaker:
+class FakeProcesses:
     """Notes what is started and ended, in order; what is in ``troubles`` does not start."""
 
     def __init__(self, troubles: tuple[str, ...] = ()) -> None:
@@ -24,24 +24,24 @@ class FakeMaker:
         self._troubles = troubles
         self._path: Path | None = None
 
-    def triton(self, server: ServerSettings) -> Part:
-        return self._part(server.name)
+    def triton(self, server: ServerSettings) -> ManagedProcess:
+        return self._make(server.name)
 
-    def controller(self, server: ServerSettings) -> Part:
-        return self._part(f"controller {server.name}")
+    def controller(self, server: ServerSettings) -> ManagedProcess:
+        return self._make(f"controller {server.name}")
 
-    def gateway(self, fleet: FleetSettings) -> Part:
-        return self._part("gateway")
+    def gateway(self, fleet: FleetSettings) -> ManagedProcess:
+        return self._make("gateway")
 
-    def _part(self, name: str) -> Part:
-        lives = Lives([f"{name} is broken"] if name in self._troubles else [])
+    def _make(self, name: str) -> ManagedProcess:
+        runs = FakeRuns([f"{name} is broken"] if name in self._troubles else [])
 
-        def make() -> FakeLife:
-            life = lives()
-            life.tell = lambda what: self.events.append(f"{name} {what}")
-            return life
+        def make() -> FakeRun:
+            run = runs()
+            run.tell = lambda what: self.events.append(f"{name} {what}")
+            return run
 
-        return Part(name, "here", make)
+        return ManagedProcess(name, make)
 
     def take(self) -> list[str]:
         """Return what has happened since the last time."""
@@ -69,83 +69,85 @@ def fleet(*servers: tuple[str, float | None], deadline_ms: float = 100.0) -> Fle
 A, B, C = ("a", None), ("b", None), ("c", None)
 
 
-async def begun(tmp_path: Path, maker: FakeMaker, *servers: tuple[str, float | None]) -> tuple[Machine, Path]:
+async def begun(
+    tmp_path: Path, processes: FakeProcesses, *servers: tuple[str, float | None]
+) -> tuple[LocalStack, Path]:
     path = tmp_path / "fleet.yaml"
-    machine = Machine(fleet(*servers), path, maker)
-    await machine.start()
-    maker.take()
-    return machine, path
+    stack = LocalStack(fleet(*servers), path, processes)
+    await stack.start()
+    processes.take()
+    return stack, path
 
 
 def names(path: Path) -> list[str]:
     return [server.name for server in load_fleet(path).servers]
 
 
-async def test_parts_start_in_stages_and_end_the_other_way_round(tmp_path: Path) -> None:
-    maker = FakeMaker()
-    machine = Machine(fleet(A, B), tmp_path / "fleet.yaml", maker)
-    await machine.start()
+async def test_processes_start_in_stages_and_end_the_other_way_round(tmp_path: Path) -> None:
+    processes = FakeProcesses()
+    stack = LocalStack(fleet(A, B), tmp_path / "fleet.yaml", processes)
+    await stack.start()
     tritons, controllers = ["a started", "b started"], ["controller a started", "controller b started"]
-    assert maker.take() == [*tritons, *controllers, "gateway started"]
-    await machine.stop()
-    assert maker.take() == ["gateway ended", "controller a ended", "controller b ended", "a ended", "b ended"]
+    assert processes.take() == [*tritons, *controllers, "gateway started"]
+    await stack.stop()
+    assert processes.take() == ["gateway ended", "controller a ended", "controller b ended", "a ended", "b ended"]
 
 
 async def test_settings_alone_start_nothing_and_are_told(tmp_path: Path) -> None:
-    maker = FakeMaker()
-    machine, path = await begun(tmp_path, maker, A)
-    await machine.take(fleet(A, deadline_ms=50.0))
-    assert maker.take() == [f"gateway had {signal.SIGHUP.name}", f"controller a had {signal.SIGHUP.name}"]
+    processes = FakeProcesses()
+    stack, path = await begun(tmp_path, processes, A)
+    await stack.take(fleet(A, deadline_ms=50.0))
+    assert processes.take() == [f"gateway had {signal.SIGHUP.name}", f"controller a had {signal.SIGHUP.name}"]
     assert load_fleet(path).router.deadline_ms == 50.0
-    await machine.stop()
+    await stack.stop()
 
 
 async def test_who_comes_is_there_before_the_gateway_hears_and_who_goes_ends_after_it_has_let_go(
     tmp_path: Path,
 ) -> None:
-    maker = FakeMaker()
-    machine, path = await begun(tmp_path, maker, A, B)
-    taking = asyncio.create_task(machine.take(fleet(A, C)))
+    processes = FakeProcesses()
+    stack, path = await begun(tmp_path, processes, A, B)
+    taking = asyncio.create_task(stack.take(fleet(A, C)))
     await asyncio.sleep(0.5)
     assert names(path) == ["a", "b"], "c has not started"
     await asyncio.sleep(0.6)
     assert names(path) == ["a", "b", "c"]
     await asyncio.sleep(1.0)
-    assert (maker.take(), names(path)) == (["c started", "controller c started"], ["a", "c"])
-    await asyncio.sleep(LETS_GO_S - 0.2)
-    assert maker.take() == []
+    assert (processes.take(), names(path)) == (["c started", "controller c started"], ["a", "c"])
+    await asyncio.sleep(RELEASE_S - 0.2)
+    assert processes.take() == []
     await taking
-    assert maker.take()[:2] == ["controller b ended", "b ended"]
-    assert [part.name for part in machine.parts] == ["a", "c", "controller a", "controller c", "gateway"]
-    await machine.stop()
+    assert processes.take()[:2] == ["controller b ended", "b ended"]
+    assert [process.name for process in stack.processes] == ["a", "c", "controller a", "controller c", "gateway"]
+    await stack.stop()
 
 
 async def test_who_has_changed_goes_first_and_comes_again(tmp_path: Path) -> None:
-    maker = FakeMaker()
-    machine, path = await begun(tmp_path, maker, A, B)
-    await machine.take(fleet(A, ("b", 3.0)))
-    assert maker.take()[:4] == ["controller b ended", "b ended", "b started", "controller b started"]
+    processes = FakeProcesses()
+    stack, path = await begun(tmp_path, processes, A, B)
+    await stack.take(fleet(A, ("b", 3.0)))
+    assert processes.take()[:4] == ["controller b ended", "b ended", "b started", "controller b started"]
     assert {server.name: server.emulated_slowdown for server in load_fleet(path).servers} == {"a": None, "b": 3.0}
-    await machine.stop()
+    await stack.stop()
 
 
 @pytest.mark.parametrize("trouble", ["c", "controller c"])
 async def test_who_does_not_start_is_missing_and_all_else_is_taken(
     tmp_path: Path, trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    maker = FakeMaker((trouble,))
-    machine, path = await begun(tmp_path, maker, A, B)
-    await machine.take(fleet(A, C, deadline_ms=50.0))
+    processes = FakeProcesses((trouble,))
+    stack, path = await begun(tmp_path, processes, A, B)
+    await stack.take(fleet(A, C, deadline_ms=50.0))
     assert f"c missing from now on: {trouble} is broken" in caplog.text
     assert (names(path), load_fleet(path).router.deadline_ms) == (["a"], 50.0)
-    assert [part.name for part in machine.parts] == ["a", "controller a", "gateway"]
-    await machine.stop()
+    assert [process.name for process in stack.processes] == ["a", "controller a", "gateway"]
+    await stack.stop()
 
 
 async def test_servers_keep_the_addresses_that_were_chosen_for_them(tmp_path: Path) -> None:
     repository = Path(__file__).parents[2] / "model_repository"
-    machine, _ = await begun(tmp_path, FakeMaker(), A)
-    bare = FleetSettings(servers=(ServerSettings(name="a", grpc=machine.fleet.servers[0].grpc),))
-    (server,) = machine.complete(bare, repository).servers
+    stack, _ = await begun(tmp_path, FakeProcesses(), A)
+    bare = FleetSettings(servers=(ServerSettings(name="a", grpc=stack.fleet.servers[0].grpc),))
+    (server,) = stack.complete(bare, repository).servers
     assert (server.metrics, server.controller) == ("http://127.0.0.1:9597/metrics", "127.0.0.1:9797")
-    await machine.stop()
+    await stack.stop()

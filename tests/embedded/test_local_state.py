@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +5,10 @@ import pytest
 from orchestrator.config import parse_fleet
 from orchestrator.embedded import local_state
 from orchestrator.embedded.local_fleet import read_status, stop_fleet
-from orchestrator.embedded.local_state import LocalServer, ProcessIdentity, read_identity
+from orchestrator.embedded.local_state import LocalServer
 from orchestrator.embedded.local_supervisor import FleetRequest, decode_request, render_settings
 from orchestrator.errors import ConfigError
+from orchestrator.processes.process_table import ProcessIdentity
 
 DEAD = ProcessIdentity(pid=2**22 + 1, start_ticks=1)
 
@@ -47,20 +45,6 @@ def test_damaged_state_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / local_state.STATE_FILE).write_text(text)
     with pytest.raises(ConfigError, match=r"can't use .*state.json"):
         local_state.read_servers(tmp_path)
-
-
-def test_a_reused_process_id_is_not_the_process() -> None:
-    me = read_identity(os.getpid())
-    assert me is not None
-    assert me.is_alive()
-    assert not ProcessIdentity(me.pid, me.start_ticks + 1).is_alive()
-    assert not DEAD.is_alive()
-
-
-def test_a_zombie_is_not_alive() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert read_identity(process.pid) is None
 
 
 def test_state_directories(tmp_path: Path) -> None:

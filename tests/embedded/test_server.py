@@ -9,7 +9,6 @@ from orchestrator.embedded.server import (
     check_repository,
     choose_free_ports,
     choose_ports,
-    describe_exit_code,
 )
 from orchestrator.errors import ConfigError, EmbeddedServerError
 
@@ -52,14 +51,6 @@ def test_repositories(tmp_path: Path) -> None:
     check_repository(tmp_path, ("m",))
     with pytest.raises(ConfigError, match="no model 'x'; it has: m"):
         check_repository(tmp_path, ("m", "x"))
-
-
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [(1, "exited with status 1"), (-9, "was killed by SIGKILL"), (None, "lost its guardian process and was stopped")],
-)
-def test_exits_are_described(code: int | None, text: str) -> None:
-    assert describe_exit_code(code) == text
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ class World:
             yield
 
     async def until_asked(self) -> None:
-        """Wait until some server has been sent a group that it has not answered."""
+        """Wait until some server has a batch that it has not answered."""
         while not any(server.in_flight for server in self.servers.values()):
             await asyncio.sleep(0.01)
 
@@ -218,7 +218,7 @@ async def open_world(
             settings,
             opened,
             {ServerName(name): triton for name, triton in tritons.items()},
-            timeout_s=1.0,
+            timeout_s=30.0,  # a busy machine is no silent server
             discovery_period_s=0.05,
             metrics=metrics,
         ) as gate,

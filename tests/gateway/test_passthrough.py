@@ -1,4 +1,4 @@
-"""Calls for models of no family: who is asked again, within which budget, and who waits for how long."""
+"""Calls for models of no family: who is called again, within which budget, and who waits for how long."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_what_was_not_run_is_asked_again_as_long_as_there_is_a_budget() ->
     refusing.refusals = [STOPPING] * 20
     outcomes: list[str] = []
     for _ in range(5):
-        refusing.in_flight, willing.in_flight = 0, 1  # the refusing one is asked first
+        refusing.in_flight, willing.in_flight = 0, 1  # the refusing one is called first
         try:
             _, server = await passing.ask("ModelInfer", MESSAGE, ())
             outcomes.append(server)

@@ -3,14 +3,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.http2.eviction import Waiting, choose_victim
+from orchestrator.http2.eviction import Waiting, choose_evicted
 
 waiting = st.builds(Waiting, st.sampled_from(["a", "b", "c"]), st.floats(0, 100), st.booleans())
 
 
 @given(st.lists(waiting, max_size=12))
 def test_the_victim_is_of_the_largest_crowd_who_was_never_answered_and_has_waited_longest(found: list[Waiting]) -> None:
-    index = choose_victim(found)
+    index = choose_evicted(found)
     if not found:
         assert index is None
         return

@@ -57,7 +57,7 @@ def growth() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
-async def test_a_message_in_crumbs_takes_no_more_than_its_bytes() -> None:
+async def test_a_message_in_single_bytes_takes_no_more_than_its_bytes() -> None:
     world = World()
     ends = Joined(accept=world.service.accept)
     ends.send(raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, pack_message(bytes(LIMIT))[:5]))

@@ -38,6 +38,7 @@ class World:
         self.waiting = 0
         self.cancelled = 0
         self.taken: list[bytes] = []
+        self.identified: list[str] = []
         self.connections: list[Connection[RequestHead]] = []
         self.service = Service(
             unary={
@@ -53,7 +54,7 @@ class World:
             max_message_bytes=max_message_bytes,
             limits=self.limits,
             receive_budget=ReceiveBudget(held_bytes),
-            identify=lambda path, metadata: metadata,
+            identify=self.identify,
             quick={"/s/Quick": self.take},
         )
         self.held: list[UnaryResponder] = []
@@ -66,6 +67,13 @@ class World:
         connection = Connection(decoder, self.service.accept, self.limits, clock=time.monotonic, wake=wake)
         self.connections.append(connection)
         return connection
+
+    def identify(self, path: str, metadata: Metadata) -> Metadata:
+        """Take metadata for who calls; refuse who says so."""
+        self.identified.append(path)
+        if ("x-stranger", "yes") in metadata:
+            raise ValueError("a stranger")
+        return metadata
 
     async def echo(self, message: bytes, metadata: Metadata) -> bytes:
         self.taken.append(message)

@@ -25,6 +25,7 @@ from orchestrator.policies.learned import LearnedPolicy, read_policy_file
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.snapshot import ServerName
+from tests.policies.learned.test_policy import slim
 from tests.simulation.worlds import scenario
 
 pytestmark = [
@@ -251,8 +252,6 @@ def test_the_curriculum_goes_back_to_where_the_policy_trails_and_can_be_kept() -
 def test_a_validation_of_the_base_is_what_the_base_earns() -> None:
     tasks = file_tasks([SCENARIO], requests=300)
     validations = prepare_validation(tasks, traces=2, base="lert:slack")
-    from tests.policies.learned.test_policy import slim
-
     score = validate(slim(), validations)
     assert score.over_base == pytest.approx(0, abs=1e-12)
     assert score.over_best <= 0

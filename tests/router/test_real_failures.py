@@ -30,6 +30,7 @@ from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
 from tests.router.dispatch.test_attempts import RecordingObserver
+from tests.triton.calls import read_statistics
 
 pytestmark = pytest.mark.integration
 
@@ -195,7 +196,7 @@ async def test_what_a_slow_server_has_is_hedged_and_answered_once(tritons: Trito
 async def counted(place: Place) -> int:
     """Return how many items a Triton has run."""
     async with TritonClient(place.server.grpc_address) as client:
-        return (await client.statistics(MODEL)).inference_count
+        return int((await read_statistics(client, MODEL)).inference_count)
 
 
 async def test_a_server_that_turns_slow_costs_nothing(tritons: Tritons) -> None:

@@ -20,6 +20,7 @@ from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
+from tests.triton.calls import read_statistics
 
 pytestmark = pytest.mark.integration
 
@@ -73,13 +74,13 @@ async def test_grouping_saves_triton_executions(servers: list[EmbeddedServer], s
     # Golden probes are inferences too, and a deadline would make batches smaller on a machine that is busy.
     settings = fleet(servers[:1], policy="lert:25", warm_up=False, probes=None, deadline_ms=60_000)
     async with Router.from_fleet(settings) as router, TritonClient(servers[0].grpc_address) as client:
-        before = await client.statistics("fashion_w025")  # Triton counts its warm-up too
+        before = await read_statistics(client, "fashion_w025")  # Triton counts its warm-up too
         await asyncio.gather(*(router.infer(image) for image in sample.images[:256]))
-        after = await client.statistics("fashion_w025")
+        after = await read_statistics(client, "fashion_w025")
         async with asyncio.timeout(10):
             while after.inference_count - before.inference_count < 256:  # Triton counts after it has answered
                 await asyncio.sleep(0.01)
-                after = await client.statistics("fashion_w025")
+                after = await read_statistics(client, "fashion_w025")
     assert after.inference_count - before.inference_count == 256
     assert after.execution_count - before.execution_count <= 8
 

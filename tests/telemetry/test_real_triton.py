@@ -12,10 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
-from orchestrator.embedded.guardian import read_command_line
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import SlimError
 from orchestrator.planner import Batching
+from orchestrator.processes.process_table import read_command_line
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import CpuTelemetry, HostReading, TritonProcesses, open_telemetry
 from orchestrator.triton.client import TritonClient

@@ -9,6 +9,9 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import np_to_triton_dtype
 
+from orchestrator.triton.client import TritonClient
+from orchestrator.triton.messages import pb
+
 Answer = TypeVar("Answer")
 
 
@@ -41,6 +44,12 @@ def at_once(calls: list[Callable[[], Answer]]) -> list[Answer | Exception]:
 def statistics(client: grpcclient.InferenceServerClient, model: str) -> Any:
     """Return a model's statistics message."""
     return client.get_inference_statistics(model).model_stats[0]
+
+
+async def read_statistics(client: TritonClient, model: str) -> Any:
+    """Return a model's statistics message, read by our own client."""
+    answer = await client.call("ModelStatistics", pb.ModelStatisticsRequest(name=model).SerializeToString())
+    return pb.ModelStatisticsResponse.FromString(answer).model_stats[0]
 
 
 def index(client: grpcclient.InferenceServerClient) -> dict[str, tuple[str, str]]:

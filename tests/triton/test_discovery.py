@@ -1,68 +1,154 @@
+"""What is known of a fleet's servers, as they come, go, change, hang and return."""
+
 from __future__ import annotations
 
-from pathlib import Path
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from orchestrator.snapshot import TensorSpec
-from orchestrator.triton.served_model import parse_served_model
+from orchestrator.errors import ServerUnavailableError
+from orchestrator.http2.grpc.wire import Metadata
+from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.triton.discovery import ModelDiscovery
+from tests.fakes.servers import served_model
+from tests.gateway.fakes import FakeTriton
 
-REPOSITORY = Path(__file__).parents[2] / "model_repository"
+pytestmark = pytest.mark.virtual_time
 
-
-def config(width: int = 25) -> ModelConfig:
-    text = (REPOSITORY / f"fashion_w{width:03d}" / "config.pbtxt").read_text()
-    return text_format.Parse(text, ModelConfig())
-
-
-@pytest.mark.parametrize("width", [25, 50, 75, 100])
-def test_an_exported_config_says_all_that_a_router_must_know(width: int) -> None:
-    model = parse_served_model(config(width))
-    assert model is not None
-    assert (model.name, model.family, model.width) == (f"fashion_w{width:03d}", "fashion", width)
-    assert (model.max_batch_size, model.instances) == (64, 1)
-    assert model.input == TensorSpec("pixels", "FP32", (1, 28, 28))
-    assert model.output == TensorSpec("logits", "FP32", (10,))
-    assert model.labels[0] == "T-shirt/top"
-    assert 0.9 < model.accuracy < 1
-    assert model.flops is not None
-    assert model.sha256 is not None
+A, B = ServerName("a"), ServerName("b")
+WIDTHS = [served_model(25), served_model(100)]
 
 
-def test_what_the_exporter_did_not_say_is_none() -> None:
-    plain = config()
-    for key in ("slim.flops", "slim.sha256", "slim.labels"):
-        del plain.parameters[key]
-    model = parse_served_model(plain)
-    assert model is not None
-    assert (model.flops, model.sha256, model.labels) == (None, None, ())
+class Triton(FakeTriton):
+    """Takes ``delay_s`` for a call, and says how many instances its widths have."""
+
+    def __init__(self, widths: Sequence[ServedModel] = (), others: Sequence[str] = (), *, delay_s: float = 0.0) -> None:
+        super().__init__(widths, others)
+        self.delay_s = delay_s
+
+    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        return await super().call(method, message, metadata)
+
+    def answer_config(self, message: bytes) -> Any:
+        answer = super().answer_config(message)
+        model = self.widths.get(answer.config.name)
+        if model is not None:
+            answer.config.instance_group.add(count=model.instances)
+        return answer
+
+    @property
+    def asked(self) -> Counter[str]:
+        return Counter(method for method, *_ in self.seen)
 
 
-def test_other_models_are_passed_over() -> None:
-    def broken(key: str, value: str | None) -> ModelConfig:
-        changed = config()
-        if value is None:
-            del changed.parameters[key]
-        else:
-            changed.parameters[key].string_value = value
-        return changed
+@asynccontextmanager
+async def watched(period_s: float = 10.0, timeout_s: float = 2.0, **servers: Triton) -> AsyncIterator[Any]:
+    discovery = ModelDiscovery({ServerName(name): server for name, server in servers.items()}, timeout_s=timeout_s)
+    watching = asyncio.create_task(discovery.watch(period_s))
+    try:
+        yield discovery
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await discovery.close()
 
-    assert parse_served_model(ModelConfig(name="other")) is None
-    for key, value in [
-        ("slim.family", None),
-        ("slim.width", None),
-        ("slim.width", "a quarter"),
-        ("slim.width", "0"),
-        ("slim.width", "101"),
-        ("slim.accuracy", None),
-        ("slim.labels", "{}"),
-        ("slim.labels", "["),
-    ]:
-        assert parse_served_model(broken(key, value)) is None
-    unbatched, two_inputs, unknown_type = config(), config(), config()
-    unbatched.max_batch_size = 0
-    two_inputs.input.add(name="more")
-    unknown_type.input[0].data_type = 99
-    assert [parse_served_model(c) for c in (unbatched, two_inputs, unknown_type)] == [None] * 3
+
+async def test_a_server_is_asked_once_a_period_whoever_else_asks() -> None:
+    a = Triton(WIDTHS, ["echo"], delay_s=0.1)
+    async with watched(a=a) as discovery:
+        await asyncio.sleep(0.01)
+        await asyncio.gather(*(discovery.refresh(A) for _ in range(5)), discovery.refresh(), discovery.served_models(A))
+        assert a.asked["RepositoryIndex"] == 1, "they share one reading"
+        await asyncio.sleep(25)
+        assert a.asked["RepositoryIndex"] == 3
+        for _ in range(20):
+            await asyncio.sleep(5)
+            await discovery.refresh(A)
+        assert a.asked["RepositoryIndex"] in (23, 24), "the period begins anew with each reading"
+
+
+async def test_configs_of_widths_are_read_each_time_and_those_of_other_models_once() -> None:
+    a = Triton(WIDTHS, ["echo"])
+    async with watched(a=a) as discovery:
+        served = await discovery.served_models(A)
+        assert [(model.name, model.instances) for model in served] == [("fashion_w025", 1), ("fashion_w100", 1)]
+        assert await discovery.served_models(A) is served, "the same tuple for as long as nothing changes"
+        assert a.asked["ModelConfig"] == 2 * 2 + 1
+        a.widths["fashion_w100"] = replace(a.widths["fashion_w100"], instances=3)
+        assert [model.instances for model in await discovery.served_models(A)] == [1, 3]
+
+
+async def test_a_server_that_hangs_holds_up_no_other_and_is_told_and_found_again() -> None:
+    a, b = Triton(WIDTHS, delay_s=1000.0), Triton(WIDTHS)
+    async with watched(a=a, b=b) as discovery:
+        await asyncio.sleep(1)
+        one, other = discovery.servers
+        assert (one.is_new, other.is_new, other.problem) == (True, False, None)
+        await asyncio.sleep(2)
+        assert one.problem == "no answer within 2 s"
+        with pytest.raises(ServerUnavailableError, match="no answer within 2 s"):
+            await discovery.served_models(A)
+        a.delay_s = 0.0
+        await asyncio.sleep(1)
+        assert one.problem is None
+        assert [model.width for model in one.served] == [25, 100]
+        assert b.asked["RepositoryIndex"] == 1
+        b.is_up = False
+        await asyncio.sleep(10)
+        assert other.problem == "failed to connect"
+        assert len(other.served) == 2, "what it was last seen to serve"
+
+
+async def test_a_width_that_is_not_ready_is_expected_and_not_served() -> None:
+    a = Triton(WIDTHS)
+    async with watched(a=a) as discovery:
+        await discovery.refresh()
+        del a.widths["fashion_w100"]
+        a.unready["fashion_w100"] = "it broke"
+        (server,) = discovery.servers
+        assert [model.width for model in await discovery.served_models(A)] == [25]
+        assert sorted(server.widths) == ["fashion_w025", "fashion_w100"]
+        a.unready.clear()
+        await discovery.refresh()
+        assert sorted(server.widths) == ["fashion_w025"]
+
+
+async def test_a_model_that_goes_between_index_and_config_is_passed_over() -> None:
+    class Forgetful(Triton):
+        def answer_config(self, message: bytes) -> Any:
+            self.widths.pop("fashion_w100", None)
+            return super().answer_config(message)
+
+    a = Forgetful(WIDTHS)
+    async with watched(a=a) as discovery:
+        assert [model.width for model in await discovery.served_models(A)] == [25]
+
+
+async def test_who_listens_is_called_after_each_reading_and_when_servers_change() -> None:
+    heard: list[ServerName | None] = []
+    async with watched(a=Triton(WIDTHS)) as discovery:
+        await discovery.refresh()
+        discovery.listen(heard.append)
+        await discovery.refresh(A)
+        discovery.reconfigure({B: Triton(WIDTHS)}, [A])
+        await asyncio.sleep(1)
+        assert heard == [A, None, B], "one that is new is asked at once"
+        with pytest.raises(ServerUnavailableError, match="server a has left the fleet"):
+            await discovery.served_models(A)
+
+
+async def test_a_reading_is_given_up_when_all_is_closed() -> None:
+    hanging = Triton(WIDTHS, delay_s=1000.0)
+    async with watched(a=hanging, timeout_s=500.0) as discovery:
+        asking = asyncio.create_task(discovery.refresh())
+        await asyncio.sleep(1)
+    await asyncio.wait([asking], timeout=1)
+    assert asking.cancelled()
+    assert hanging.closed

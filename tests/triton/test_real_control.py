@@ -30,6 +30,7 @@ from orchestrator.triton.control import TritonControl, check_control
 from orchestrator.triton.protocol_key import read_protocol_key
 from orchestrator.triton.repository import build_override
 from tests.triton import onnx_models
+from tests.triton.calls import read_statistics
 
 pytestmark = pytest.mark.integration
 SHIPPED = Path(__file__).parents[2] / "model_repository"
@@ -253,8 +254,7 @@ async def test_restricted_protocols_open_with_the_right_key_only(
         control = TritonControl(server.grpc_address, server.metrics_url, repository, protocol_key=("slim", "secret"))
         await check_control(control)
         assert (await apply(control, 2)).instances == 2
-        assert (await control.client.statistics(W025)).inference_count >= 0
-        assert await control.client.is_ready()
+        assert (await read_statistics(control.client, W025)).inference_count >= 0
         assert await send(control) == []
         key_file = tmp_path / "key"
         key_file.write_text("slim=secret\n")

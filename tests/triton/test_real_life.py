@@ -17,9 +17,6 @@ import pytest
 import tritonclient.grpc as grpcclient
 import yaml
 
-from orchestrator.embedded.guardian import list_session
-from orchestrator.embedded.local_state import read_identity
-from orchestrator.embedded.private_directory import PREFIX, create_private_directory
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_ports, is_ready
 from orchestrator.embedded.wheel import (
     assemble_backends,
@@ -29,6 +26,8 @@ from orchestrator.embedded.wheel import (
     locate_wheel,
 )
 from orchestrator.errors import EmbeddedServerError
+from orchestrator.processes.private_directory import PREFIX, create_private_directory
+from orchestrator.processes.process_table import list_session, read_identity
 from tests.triton import onnx_models
 from tests.triton.calls import index
 
@@ -110,7 +109,7 @@ async def test_nothing_is_left_when_one_is_killed(repository: Path, options: Emb
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from orchestrator.triton.embedded import EmbeddedOptions, EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 
 async def main():
     async with EmbeddedServer(Path(sys.argv[1]), EmbeddedOptions(exit_timeout_s=3)) as server:

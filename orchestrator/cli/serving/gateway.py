@@ -16,22 +16,11 @@ from orchestrator.cli.descriptor_limit import raise_descriptor_limit
 from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.cli.serving import gateway_worker
 from orchestrator.cli.stopping import until_stdin_ends_option, watch_for_stop
-from orchestrator.config import FleetSettings, find_changes, load_fleet
-from orchestrator.errors import ConfigError
-from orchestrator.gateway import (
-    Gateway,
-    Supervisor,
-    WatchedFiles,
-    follow_fleet,
-    new_event_loop,
-    open_servers,
-    watch,
-)
+from orchestrator.config import FleetSettings, load_fleet
+from orchestrator.gateway import FollowedFleet, Gateway, Supervisor, WorkerLaunch, follow_fleet, new_event_loop
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.http2.grpc.connector import ConnectionPool
-from orchestrator.router import ResolvedNames, Router, compile_ahead, connect_triton
-from orchestrator.snapshot import ServerName
-from orchestrator.triton.resolution import resolve_host
+from orchestrator.router import Router, compile_ahead, connect_triton
 
 log = logging.getLogger(__name__)
 
@@ -95,65 +84,28 @@ async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) ->
     log.info("the gateway has ended")
 
 
-async def _supervise(fleet: FleetSettings, path: Path, log_level: str, *, until_stdin_ends: bool) -> None:
+async def _supervise(settings: FleetSettings, path: Path, log_level: str, *, until_stdin_ends: bool) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     if not await _is_compiled(stop):  # here once, and not in each worker
         return
-    current, names = fleet, ResolvedNames(resolve_host)
-    await names.look_up(fleet.servers)
-    servers = names.expand(fleet.servers)
-
-    def take() -> None:
-        nonlocal current
-        new = load_fleet(path)
-        take_servers(new)
-        # Workers that are started again are to be as many, and to listen, as before.
-        current = new.model_copy(update={"gateway": fleet.gateway})
-
-    def take_servers(settings: FleetSettings) -> None:
-        nonlocal servers
-        expanded = names.expand(settings.servers)
-        changes = find_changes(servers, expanded)
-        supervisor.reconfigure(open_servers(changes.opened), map(ServerName, changes.closed))
-        servers = expanded
-
-    async def watch_names() -> None:
-        while True:
-            await asyncio.sleep(current.router.resolve_period_s)
-            await names.look_up(current.servers)
-            try:
-                take_servers(current)
-            except ConfigError as exc:
-                log.warning("the fleet's servers are kept as they were: %s", exc)
-
-    def hello(number: int) -> dict[str, object]:
-        told = {"fleet": current.model_dump_json(), "fleet_path": str(path.absolute())}
-        return {"number": number, "log_level": log_level, **told}
-
-    supervisor = Supervisor(
-        fleet.gateway,
-        open_servers(servers),
-        timeout_s=fleet.router.connect_timeout_s,
-        discovery_period_s=fleet.router.discovery_period_s,
-        hello=hello,
+    fleet = FollowedFleet(settings, path.absolute())
+    await fleet.resolve()
+    launch = WorkerLaunch(
         command=lambda channel, handoff: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(handoff)),
         environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        init_message=lambda number: {
+            "number": number,
+            "log_level": log_level,
+            "fleet": fleet.settings.model_dump_json(),
+            "fleet_path": str(fleet.path),
+        },
     )
-    async with supervisor:
+    async with Supervisor(fleet, launch) as supervisor:
         _tell_addresses(supervisor)
-        files = WatchedFiles("the fleet's servers", [path], take)
-
-        def reload() -> None:
-            files.refresh(is_forced=True)
-            supervisor.hang_up()
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-        watching = asyncio.gather(watch([files]), watch_names())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
         await stop.wait()
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-        _tell_stopping(fleet)
+        _tell_stopping(settings)
         _end_at_once_on_signal(supervisor)
     log.info("the gateway has ended")
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import socket
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
-from orchestrator.gateway import Gateway, WorkerTeam, follow_fleet, new_event_loop, share_router
+from orchestrator.gateway import Gateway, WorkerTeam, follow_fleet, new_event_loop, read_init_message, share_router
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.router import Router, connect_triton
@@ -23,31 +21,18 @@ from orchestrator.router import Router, connect_triton
 def main(channel_descriptor: int, handoff_descriptor: int) -> int:
     """Answer until the supervisor says stop, or is gone; return the exit status."""
     channel_end, handoff_end = socket.socket(fileno=channel_descriptor), socket.socket(fileno=handoff_descriptor)
-    hello = _read_hello(channel_end)
-    if hello is None:
+    init = read_init_message(channel_end)
+    if init is None:
         return 0  # the supervisor was gone before this began
     logging.basicConfig(
-        level=hello["log_level"].upper(),
-        format=f"%(asctime)s %(levelname)s worker {hello['number']}: %(message)s",
+        level=init["log_level"].upper(),
+        format=f"%(asctime)s %(levelname)s worker {init['number']}: %(message)s",
         stream=sys.stderr,
     )
-    fleet = FleetSettings.model_validate_json(hello["fleet"])
+    fleet = FleetSettings.model_validate_json(init["fleet"])
     shared = fleet.model_copy(update={"router": share_router(fleet.router, fleet.gateway.workers)})
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_work(shared, Path(hello["fleet_path"]), channel_end, handoff_end))
-
-
-def _read_hello(channel_end: socket.socket) -> dict[str, Any] | None:
-    """Return the first line; byte by byte, because what follows is for the channel."""
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = channel_end.recv(1)
-        if not byte:
-            return None
-        line += byte
-    hello: dict[str, Any] = json.loads(line)
-    channel_end.setblocking(False)
-    return hello
+        return runner.run(_work(shared, Path(init["fleet_path"]), channel_end, handoff_end))
 
 
 async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, handoff_end: socket.socket) -> int:

@@ -142,19 +142,19 @@ def _encode_status(status: FleetStatus | None) -> dict[str, object]:
         return {"is_running": False, "servers": []}
     servers = [
         {
-            "name": entry.server.name,
-            "is_running": entry.is_running,
-            "grpc": entry.server.grpc,
-            "http": entry.server.http,
-            "metrics": entry.server.metrics,
-            "controller": entry.server.controller,
-            "repository": entry.server.repository,
-            "pid": entry.server.process.pid,
-            "emulated_slowdown": entry.server.slowdown if entry.server.slowdown > 1.0 else None,
-            "cpus": entry.server.cpus,
-            "log": entry.server.log,
+            "name": server.name,
+            "is_running": server.is_running,
+            "grpc": server.grpc,
+            "http": server.http,
+            "metrics": server.metrics,
+            "controller": server.controller,
+            "repository": server.repository,
+            "pid": server.process.pid,
+            "emulated_slowdown": server.slowdown if server.slowdown > 1.0 else None,
+            "cpus": server.cpus,
+            "log": server.log,
         }
-        for entry in status.servers
+        for server in status.servers
     ]
     return {"is_running": status.is_running, "fleet": str(status.fleet_path), "servers": servers}
 
@@ -165,11 +165,10 @@ def _print_status(console: Console, status: FleetStatus) -> None:
     elif not status.servers:
         click.echo("the fleet is starting")
     table = Table("server", "state", "gRPC", "emulated slow-down", "CPUs", "pid")
-    for entry in status.servers:
-        server = entry.server
+    for server in status.servers:
         table.add_row(
             server.name,
-            "running" if entry.is_running else f"gone, see {server.log}",
+            "running" if server.is_running else f"gone, see {server.log}",
             server.grpc,
             f"{server.slowdown:g}×" if server.slowdown > 1.0 else "none",
             "all" if server.cpus is None else ",".join(map(str, server.cpus)),

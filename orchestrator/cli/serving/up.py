@@ -6,9 +6,9 @@ import asyncio
 import fcntl
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,38 +22,30 @@ from orchestrator.cli.serving.first_request import describe_first_request
 from orchestrator.cli.stopping import watch_for_stop
 from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.embedded.emulation import parse_slowdowns
-from orchestrator.embedded.local_stack import Machine
+from orchestrator.embedded.local_stack import LocalStack
 from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
 from orchestrator.embedded.one_machine import complete_fleet, default_fleet, options_of
-from orchestrator.embedded.stack_processes import Command, EmbeddedTriton, Part, State
+from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.workers.file_watch import PERIOD_S, WatchedFiles
+from orchestrator.processes.child import ChildProcess, is_listening
+from orchestrator.processes.managed import ManagedProcess, State
 from orchestrator.router import compile_ahead
 
 log = logging.getLogger(__name__)
 
 _CONTROLLER_STOP_S = 15.0
 _GATEWAY_STOP_MARGIN_S = 10.0
-_LOOK_S = 0.5
+_REFRESH_S = 0.5
 _REPOSITORY = Path("model_repository")
-_TOLD = ("orchestrator.cli", "orchestrator.gateway.workers.file_watch", "orchestrator.router.dispatch.compilation")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A fleet file.
-
-    Attributes:
-        path: of it.
-        repository: of servers for which it names none.
-    """
-
-    path: Path
-    repository: Path
-
-    def load(self, machine: Machine) -> FleetSettings:
-        """Return the fleet for a machine that runs; raises ConfigError."""
-        return machine.complete(load_fleet(self.path), self.repository)
+_SCRIPT = "from orchestrator.cli import main; main()"
+_SHOWN_LOGGERS = (
+    "orchestrator.cli",
+    "orchestrator.embedded.local_stack",
+    "orchestrator.gateway.workers.file_watch",
+    "orchestrator.processes",
+    "orchestrator.router.dispatch.compilation",
+)
 
 
 @click.command()
@@ -97,7 +89,6 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
         fleet = default_fleet(slowdowns, repository.absolute())
     else:
         fleet = complete_fleet(load_fleet(fleet_path), repository.absolute())
-    source = None if fleet_path is None else Source(fleet_path, repository.absolute())
     prepare_directory(state_dir)
     with (state_dir / "lock").open("w") as lock:
         try:
@@ -109,9 +100,9 @@ def up(fleet_path: Path | None, servers: int | None, slowdown: str | None, repos
         console = Console(stderr=True)
         handler = _ConsoleHandler(console)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        handler.addFilter(lambda record: record.name.startswith(_TOLD))
+        handler.addFilter(lambda record: record.name.startswith(_SHOWN_LOGGERS))
         with logging_through(handler, logging.INFO):
-            asyncio.run(_run(fleet, state_dir, console, source))
+            asyncio.run(_run(fleet, fleet_path, repository.absolute(), state_dir, console))
 
 
 class _ConsoleHandler(logging.Handler):
@@ -125,8 +116,10 @@ class _ConsoleHandler(logging.Handler):
         self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-async def _run(fleet: FleetSettings, state_dir: Path, console: Console, source: Source | None) -> None:
-    machine = Machine(fleet, state_dir / "fleet.yaml", PartMaker(state_dir))
+async def _run(
+    fleet: FleetSettings, fleet_path: Path | None, repository: Path, state_dir: Path, console: Console
+) -> None:
+    stack = LocalStack(fleet, state_dir / "fleet.yaml", _StackProcesses(state_dir))
     task = asyncio.current_task()
     assert task is not None
     is_told = asyncio.Event()
@@ -140,76 +133,79 @@ async def _run(fleet: FleetSettings, state_dir: Path, console: Console, source: 
     try:
         try:
             await compile_ahead()  # the gateway would, but where nobody reads what it says
-            await machine.start()
-            if source is not None:
-                following = asyncio.create_task(_follow(source, machine))
+            await stack.start()
+            if fleet_path is not None:
+                following = asyncio.create_task(_follow(fleet_path, repository, stack))
             first = await describe_first_request(fleet.gateway)
             for line in (*_addresses(fleet), f"logs and fleet file in {state_dir}", *first, "Ctrl-C ends all of it"):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
-            await _show(machine, console)
+            await _show(stack, console)
         except asyncio.CancelledError:
             if not is_told.is_set():
                 raise
             task.uncancel()
             log.info("stopping: the gateway answers what is in, then all is taken down")
     finally:
-        watch_for_stop(machine.kill)
+        watch_for_stop(stack.kill)
         if following is not None:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
-        await machine.stop()
+        await stack.stop()
     log.info("all is down")
 
 
-async def _follow(source: Source, machine: Machine) -> None:
-    """Have the machine take the fleet file whenever it has changed."""
+async def _follow(path: Path, repository: Path, stack: LocalStack) -> None:
+    """Have the stack take the fleet file whenever it has changed."""
     changed: list[FleetSettings] = []
-    files = WatchedFiles("the fleet file", [source.path], lambda: changed.append(source.load(machine)))
+    files = WatchedFiles("the fleet file", [path], lambda: changed.append(stack.complete(load_fleet(path), repository)))
     while True:
         await asyncio.sleep(PERIOD_S)
         files.refresh()
         if changed:
-            await machine.take(changed.pop())
+            await stack.take(changed.pop())
             changed.clear()
 
 
-class PartMaker:
-    """Makes the parts of a machine, with a log for each in a directory."""
+class _StackProcesses:
+    """The processes of a local stack (see ``StackProcesses``), with a log for each in a directory."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
-        self._fleet_path = str(state_dir / "fleet.yaml")
 
-    def triton(self, server: ServerSettings) -> Part:
-        """See Maker."""
+    def triton(self, server: ServerSettings) -> ManagedProcess:
         assert server.repository is not None, "the fleet is complete"
-        options = options_of(server, log_path=self._log(server.name))
-        return Part(server.name, server.grpc, partial(EmbeddedTriton, server.repository, options))
+        options = options_of(server, log_path=self._open_log(server.name))
+        return ManagedProcess(server.name, partial(EmbeddedServer, server.repository, options), address=server.grpc)
 
-    def controller(self, server: ServerSettings) -> Part:
-        """See Maker."""
-        make = partial(
-            Command,
-            ("controller", "--fleet", self._fleet_path, "--server", server.name),
-            log_path=self._log(f"controller-{server.name}"),
-            address=server.controller,
-            stop_s=_CONTROLLER_STOP_S,
+    def controller(self, server: ServerSettings) -> ManagedProcess:
+        assert server.controller is not None, "the fleet is complete"
+        arguments = ("controller", "--server", server.name)
+        log_path = self._open_log(f"controller-{server.name}")
+        return self._command(f"controller {server.name}", arguments, log_path, server.controller, _CONTROLLER_STOP_S)
+
+    def gateway(self, fleet: FleetSettings) -> ManagedProcess:
+        address = fleet.gateway.grpc or fleet.gateway.http
+        stop_s = fleet.gateway.drain_s + _GATEWAY_STOP_MARGIN_S
+        return self._command("gateway", ("gateway",), self._open_log("gateway"), address, stop_s)
+
+    def _command(
+        self, name: str, arguments: tuple[str, ...], log_path: Path, address: str | None, stop_s: float
+    ) -> ManagedProcess:
+        """Return a ``slimsched`` command, which has started once it listens."""
+        fleet = ("--fleet", str(self._state_dir / "fleet.yaml"))
+        make_run = partial(
+            ChildProcess,
+            arguments[0],
+            (sys.executable, "-c", _SCRIPT, *arguments, *fleet, "--until-stdin-ends"),
+            stop_s=stop_s,
+            environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            log_path=log_path,
+            has_lifeline=True,
+            is_ready=None if address is None else partial(is_listening, address),
         )
-        return Part(f"controller {server.name}", server.controller or "", make)
+        return ManagedProcess(name, make_run, address=address or "")
 
-    def gateway(self, fleet: FleetSettings) -> Part:
-        """See Maker."""
-        gateway = fleet.gateway
-        make = partial(
-            Command,
-            ("gateway", "--fleet", self._fleet_path),
-            log_path=self._log("gateway"),
-            address=gateway.grpc or gateway.http,
-            stop_s=gateway.drain_s + _GATEWAY_STOP_MARGIN_S,
-        )
-        return Part("gateway", gateway.grpc or gateway.http or "", make)
-
-    def _log(self, name: str) -> Path:
+    def _open_log(self, name: str) -> Path:
         path = self._state_dir / f"{name}.log"
         path.write_bytes(b"")
         return path
@@ -221,19 +217,19 @@ def _addresses(fleet: FleetSettings) -> list[str]:
     return ["the gateway answers on " + ", ".join(f"{what} {address}" for what, address in offered if address)]
 
 
-async def _show(machine: Machine, console: Console) -> None:
-    """Show where every part stands, until cancelled; not where nobody looks."""
+async def _show(stack: LocalStack, console: Console) -> None:
+    """Show where every process stands, until cancelled; not where nobody looks."""
     if not console.is_terminal:
         await asyncio.Event().wait()
-    with Live(_table(machine.parts), console=console, refresh_per_second=1 / _LOOK_S) as live:
+    with Live(_table(stack.processes), console=console, refresh_per_second=1 / _REFRESH_S) as live:
         while True:
-            await asyncio.sleep(_LOOK_S)
-            live.update(_table(machine.parts))
+            await asyncio.sleep(_REFRESH_S)
+            live.update(_table(stack.processes))
 
 
-def _table(parts: Sequence[Part]) -> Table:
+def _table(processes: Sequence[ManagedProcess]) -> Table:
     table = Table("part", "state", "address", "process", "restarts")
-    for part in parts:
-        state = f"[green]{part.state}[/]" if part.state is State.RUNNING else f"[yellow]{part.state}[/]"
-        table.add_row(part.name, state, part.address, str(part.pid or ""), str(part.restarts or ""))
+    for process in processes:
+        state = f"[{'green' if process.state is State.RUNNING else 'yellow'}]{process.state}[/]"
+        table.add_row(process.name, state, process.address, str(process.pid or ""), str(process.restarts or ""))
     return table

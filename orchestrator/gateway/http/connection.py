@@ -21,7 +21,7 @@ from aiohttp import web
 
 from orchestrator.config import ClientLimitSettings
 from orchestrator.gateway.http.errors import error_response
-from orchestrator.http2.eviction import Waiting, choose_victim
+from orchestrator.http2.eviction import Waiting, choose_evicted
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class HttpConnections:
 
     def _make_room(self) -> bool:
         waiting = [(one, w) for one in self._connections if (w := one.waiting) is not None]
-        index = choose_victim([w for _, w in waiting])
+        index = choose_evicted([w for _, w in waiting])
         if index is None:
             return False
         victim = waiting[index][0]

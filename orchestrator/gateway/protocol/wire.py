@@ -104,15 +104,6 @@ def check_shapes(message: bytes) -> None:
                             )
 
 
-def field_numbers(message: bytes) -> set[int]:
-    """Return the numbers of the fields that a message has.
-
-    Raises:
-        MalformedMessageError: when it is none.
-    """
-    return {number for number, _ in _fields(message)}
-
-
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the number and bytes of each field that has a length; of numbers, their varint."""
     position, end = 0, len(message)

@@ -1,26 +1,36 @@
-"""A gateway's process that follows its fleet file: servers come and go while it answers."""
+"""How the processes of a gateway follow their fleet file: servers come and go while they answer.
+
+A file that can't be used is refused as a whole, and what was there is kept. A process that routes leaves names to its
+router; a supervisor, which has none, looks them up itself (``FollowedFleet``).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.config import FleetSettings, load_fleet
+from orchestrator.config import FleetSettings, find_changes, load_fleet
+from orchestrator.config.changes import ServerChanges
+from orchestrator.errors import ConfigError
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.file_watch import WatchedFiles
 from orchestrator.gateway.workers.shares import share_router
-from orchestrator.router import Router
+from orchestrator.router import ResolvedNames, Router
+from orchestrator.triton.resolution import resolve_host
+
+log = logging.getLogger(__name__)
 
 
 def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int = 1) -> WatchedFiles:
     """Return the watch over a fleet file whose changes a router and a gateway take.
 
-    A file that can't be used is refused as a whole, and what was there is kept.
-
     Args:
-        path: that both were made from.
-        router: of this process.
-        gateway: of this process.
-        workers: processes that share what the router section allows.
+        path: The file that both were made from.
+        router: The router of this process.
+        gateway: The gateway of this process.
+        workers: How many processes share what the router section allows.
     """
 
     def take() -> None:
@@ -30,3 +40,54 @@ def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int =
         gateway.reconfigure(fleet)
 
     return WatchedFiles("the fleet's servers and the router's settings", [path], take)
+
+
+class FollowedFleet:
+    """A fleet as its file says, with one server for each address that a host name stands for.
+
+    Args:
+        settings: The fleet to begin with.
+        path: Its file.
+
+    Attributes:
+        settings: The newest fleet that could be used, but with the gateway section of the first: workers that are
+            started again are to be as many, and to listen, as before.
+        path: The file.
+        servers: One for each address; empty before `resolve`.
+    """
+
+    def __init__(self, settings: FleetSettings, path: Path) -> None:
+        self.settings = settings
+        self.path = path
+        self.servers = settings.servers[:0]
+        self._names = ResolvedNames(resolve_host)
+
+    async def resolve(self) -> None:
+        """Look the names up for the first time."""
+        await self._names.look_up(self.settings.servers)
+        self.servers = self._names.expand(self.settings.servers)
+
+    def watch_file(self, take: Callable[[ServerChanges], None]) -> WatchedFiles:
+        """Return the watch over the file; ``take`` is given what has changed, and may raise ConfigError."""
+
+        def read() -> None:
+            settings = load_fleet(self.path)
+            self._take(settings, take)
+            self.settings = settings.model_copy(update={"gateway": self.settings.gateway})
+
+        return WatchedFiles("the fleet's servers", [self.path], read)
+
+    async def watch_names(self, take: Callable[[ServerChanges], None]) -> None:
+        """Look the names up for ever, and have changes taken."""
+        while True:
+            await asyncio.sleep(self.settings.router.resolve_period_s)
+            await self._names.look_up(self.settings.servers)
+            try:
+                self._take(self.settings, take)
+            except ConfigError as exc:
+                log.warning("the fleet's servers are kept as they were: %s", exc)
+
+    def _take(self, settings: FleetSettings, take: Callable[[ServerChanges], None]) -> None:
+        servers = self._names.expand(settings.servers)
+        take(find_changes(self.servers, servers))
+        self.servers = servers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,22 +13,35 @@ from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.channel import Channel
 from orchestrator.gateway.workers.socket_handoff import Receiver
 
-_LOOK_S = 0.05
-"""For families that have come or gone; what this worker finds, the others learn so late at the most."""
-_TALLY_S = 1.0
-"""Of counting is lost at the most when a worker is killed."""
+_SERVED_PERIOD_S = 0.05
+"""How late the others learn at the most of families that have come or gone here."""
+_METRICS_PERIOD_S = 1.0
+"""How many seconds of counting are lost at the most when a worker is killed."""
+
+
+def read_init_message(channel_end: socket.socket) -> dict[str, Any] | None:
+    """Return what the supervisor sends first, and make the socket ready for a channel; None when it is gone."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = channel_end.recv(1)  # byte by byte, because what follows is for the channel
+        if not byte:
+            return None
+        line += byte
+    channel_end.setblocking(False)
+    message: dict[str, Any] = json.loads(line)["body"]
+    return message
 
 
 class WorkerTeam:
     """The supervisor, as a worker knows it; ``join`` comes first.
 
     Args:
-        channel_end: of the pair that the supervisor has made.
-        handoff_end: likewise.
-        on_alone: called when the supervisor is gone.
+        channel_end: The worker's end of its channel, after the init message.
+        handoff_end: The worker's end of its socket handoff.
+        on_alone: Called when the supervisor is gone.
 
     Attributes:
-        fleet_statistics: the supervisor's.
+        fleet_statistics: The supervisor's, which all workers query.
     """
 
     fleet_statistics: RemoteFleetStatistics
@@ -43,7 +57,9 @@ class WorkerTeam:
 
     async def join(self) -> None:
         """Begin to listen to the supervisor."""
-        self._channel = await Channel.over(self._channel_end, {"served": self._hear_served, "tally": self._read_tally})
+        self._channel = await Channel.over(
+            self._channel_end, {"served": self._hear_served, "metrics": self._read_metrics}
+        )
         self.fleet_statistics = RemoteFleetStatistics(self._channel)
         self._tasks.append(asyncio.create_task(self._listen()))
 
@@ -52,14 +68,14 @@ class WorkerTeam:
         self._gateway = gateway
         offered = {kind: t for kind, t in (("grpc", gateway.grpc), ("http", gateway.http)) if t is not None}
         self._tasks.append(asyncio.create_task(Receiver(self._handoff_end, offered).run()))
-        self._tasks.append(asyncio.create_task(self._tell(gateway)))
+        self._tasks.append(asyncio.create_task(self._report(gateway)))
         self._channel.tell("served", sorted(gateway.served))
         self._channel.tell("up")
 
     async def leave(self, failure: str | None = None) -> None:
         """Say the last words: what was counted, or why it could not start."""
         if self._gateway is not None:
-            self._channel.tell("tally", self._gateway.snapshot_metrics().encode())
+            self._channel.tell("metrics", self._gateway.snapshot_metrics().encode())
         if failure is not None:
             self._channel.tell("failed", failure)
         for task in self._tasks:
@@ -75,20 +91,20 @@ class WorkerTeam:
         await self._channel.run()
         self._on_alone()
 
-    async def _tell(self, gateway: Gateway) -> None:
+    async def _report(self, gateway: Gateway) -> None:
         loop = asyncio.get_running_loop()
-        served, tally_at_s = gateway.served, loop.time()
+        served, metrics_at_s = gateway.served, loop.time()
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_SERVED_PERIOD_S)
             if served != gateway.served:
                 served = gateway.served
                 self._channel.tell("served", sorted(served))
-            if loop.time() >= tally_at_s:
-                tally_at_s = loop.time() + _TALLY_S
-                self._channel.tell("tally", gateway.snapshot_metrics().encode())
+            if loop.time() >= metrics_at_s:
+                metrics_at_s = loop.time() + _METRICS_PERIOD_S
+                self._channel.tell("metrics", gateway.snapshot_metrics().encode())
 
     async def _hear_served(self, body: Any) -> None:
         self._served = frozenset(body)
 
-    async def _read_tally(self, body: Any) -> Any:
+    async def _read_metrics(self, body: Any) -> Any:
         return [] if self._gateway is None else self._gateway.snapshot_metrics().encode()

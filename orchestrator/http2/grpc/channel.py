@@ -105,15 +105,17 @@ class GrpcChannel:
             connection.flush()
         return exchange.answer
 
-    def open_stream(self, path: str, metadata: Metadata = (), *, explain: Explain) -> ClientStream:
+    def open_stream(self, path: str, metadata: Metadata = (), *, explain: Explain, peer: str = "") -> ClientStream:
         """Return a stream of messages both ways, opened with the first that is sent.
 
         Args:
             path: as for ``call``.
             metadata: likewise.
             explain: the exception that stands for a failure.
+            peer: what the server is called in messages; empty: by its address.
         """
-        return ClientStream(self._under_way, self._connector.connect, self._block(path, metadata), explain)
+        block, connect = self._block(path, metadata), self._connector.connect
+        return ClientStream(self._under_way, connect, block, explain, peer or self.address)
 
     async def close(self, *, drain_s: float) -> None:
         """Let go of the connection, after waiting so long for calls under way."""

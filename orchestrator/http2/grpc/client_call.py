@@ -164,9 +164,20 @@ class ClientStream(ClientCall):
         connect: returns a connection that takes a stream; raises RpcError.
         block: the header block.
         explain: see Explain.
+        peer: what the server is called in messages.
     """
 
-    __slots__ = ("_block", "_buffer", "_connect", "_error", "_has_ended", "_is_abandoned", "_reader", "_writer")
+    __slots__ = (
+        "_block",
+        "_buffer",
+        "_connect",
+        "_error",
+        "_has_ended",
+        "_is_abandoned",
+        "_peer",
+        "_reader",
+        "_writer",
+    )
 
     def __init__(
         self,
@@ -174,10 +185,12 @@ class ClientStream(ClientCall):
         connect: Callable[[], Awaitable[Connection[ResponseHead]]],
         block: bytes,
         explain: Explain,
+        peer: str,
     ) -> None:
         super().__init__(under_way, explain)
         self._connect = connect
         self._block = block
+        self._peer = peer
         self._buffer = bytearray()
         self._error: RpcError | None = None
         self._has_ended = False
@@ -201,7 +214,7 @@ class ClientStream(ClientCall):
                     self.stream = connection.open(self, self._block)
         stream = self.stream
         if self._has_ended or stream is None or stream.is_local_closed or stream.trailers is not None:
-            raise self._explain(self._error or RpcError("UNAVAILABLE", "the stream has ended"))
+            raise self._explain(self._error or RpcError("UNAVAILABLE", f"the stream to {self._peer} has ended"))
         stream.send_data(pack_message(message))
         while stream.is_congested and not stream.is_local_closed:
             self._writer = asyncio.get_running_loop().create_future()

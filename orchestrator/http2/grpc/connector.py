@@ -72,8 +72,10 @@ class Connector:
 
     def current(self) -> Connection[ResponseHead] | None:
         """Return the connection when it stands and may take another stream, else None."""
-        connection = self._standing()
-        return None if connection is None or connection.open_streams >= connection.peer_max_streams else connection
+        connection = None if self._protocol is None else self._protocol.connection
+        if connection is None or not connection.is_usable or connection.open_streams >= connection.peer_max_streams:
+            return None
+        return connection
 
     async def connect(self) -> Connection[ResponseHead]:
         """Return a connection that may take another stream, made anew where there is none.

@@ -19,7 +19,7 @@ from orchestrator.errors import SlimError
 from orchestrator.http2.headers import Field, encode_literals, list_bytes
 
 PREFIX_BYTES: Final = 5
-"""Before each message: whether it is compressed, and its length."""
+"""Bytes before each message: whether it is compressed, and its length."""
 STATUS_NAMES: Final = (
     "OK",
     "CANCELLED",
@@ -71,9 +71,9 @@ class RpcError(SlimError):
     """A call that ends with a status other than OK.
 
     Attributes:
-        status: gRPC's name of it.
-        detail: the message.
-        retry_after_s: when the call may be made again; None: nothing is said of that.
+        status: gRPC's name of the status.
+        detail: its message.
+        retry_after_s: after how long the call may be made again; None: nothing is said of that.
     """
 
     def __init__(self, status: str, detail: str, *, retry_after_s: float | None = None) -> None:
@@ -89,13 +89,13 @@ class RequestHead:
 
     Attributes:
         path: ``/service/method``.
-        metadata: of the client; what ends in ``-bin`` is bytes.
-        timeout_s: that the client grants; None: any time.
-        encoding: of compressed messages.
-        content_bytes: that the body says to have; None: it does not say.
+        metadata: what the client sends along; what ends in ``-bin`` is bytes.
+        timeout_s: how long the client waits; None: any time.
+        encoding: how its compressed messages are compressed.
+        content_bytes: size of the body as announced; None: it was not.
         problem: an HTTP status to refuse with, because this is no gRPC call; 0: it is one.
-        is_malformed: whether it breaks HTTP's own rules.
-        is_too_large: whether there is more of it than allowed.
+        is_malformed: whether the headers break HTTP's own rules.
+        is_too_large: whether there are more headers than allowed.
     """
 
     path: str = ""
@@ -159,9 +159,9 @@ class ResponseHead:
     """What the headers or trailers of an answer say.
 
     Attributes:
-        http_status: 0 in trailers.
-        status: gRPC's name of it; None when it is not told here.
-        detail: the message of the status.
+        http_status: HTTP's own status; 0 in trailers.
+        status: gRPC's name of the call's status; None when it does not stand here.
+        detail: the message of that status.
     """
 
     http_status: int = 0
@@ -234,10 +234,10 @@ def trailers(status: str, detail: str, *, is_only: bool, retry_after_s: float | 
     """Return the header block that ends a call.
 
     Args:
-        status: gRPC's name of it.
+        status: gRPC's name of the status.
         detail: the message; a very long one is cut, because gRPC's clients take 8 KiB of headers.
         is_only: whether no headers went before.
-        retry_after_s: told as ``grpc-retry-pushback-ms``, by which gRPC's own retries wait (gRFC A6).
+        retry_after_s: sent as ``grpc-retry-pushback-ms``, by which gRPC's own retries wait (gRFC A6).
     """
     fields = [(b"grpc-status", _STATUS_NUMBERS[status])]
     if detail:

@@ -253,15 +253,15 @@ async def test_a_token_reaches_no_triton_no_log_no_error_and_no_metric(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     one = client(TOKEN)
-    told: list[Any] = [await one.grpc("ModelInfer", echo_request())]
-    told.append(await one.grpc("ModelConfig", pb.ModelConfigRequest(name="echo")))
-    told.append(await one.grpc("ModelInfer", item_request(parameters={"slim_typo": 1})))
-    told.append(await one.http("/v2/models/echo/infer", {"inputs": 5}))
-    told.append(await one.http(f"/v2/models/{'x' * 20}", None))
+    replies: list[Any] = [await one.grpc("ModelInfer", echo_request())]
+    replies.append(await one.grpc("ModelConfig", pb.ModelConfigRequest(name="echo")))
+    replies.append(await one.grpc("ModelInfer", item_request(parameters={"slim_typo": 1})))
+    replies.append(await one.http("/v2/models/echo/infer", {"inputs": 5}))
+    replies.append(await one.http(f"/v2/models/{'x' * 20}", None))
     await RawCalls(one.channel).stream([echo_request()], metadata=one.metadata)
     wrong = client(TOKEN + "-mistyped")
-    told.append(await wrong.grpc("ModelInfer", item_request()))
-    told.append(await wrong.http(INFER, content()))
+    replies.append(await wrong.grpc("ModelInfer", item_request()))
+    replies.append(await wrong.http(INFER, content()))
     seen = [call for triton in world.tritons.values() for call in triton.seen]
     assert {"ModelInfer", "ModelConfig", "ModelStreamInfer"} <= {method for method, _, _ in seen}
     assert world.gateway.metrics is not None
@@ -269,8 +269,8 @@ async def test_a_token_reaches_no_triton_no_log_no_error_and_no_metric(
         aiohttp.ClientSession() as session,
         session.get(f"http://{world.gateway.metrics.address}/metrics") as page,
     ):
-        told.append(await page.text())
-    for text in (repr(seen), repr(told), caplog.text, *(repr(r.__dict__) for r in caplog.records)):
+        replies.append(await page.text())
+    for text in (repr(seen), repr(replies), caplog.text, *(repr(r.__dict__) for r in caplog.records)):
         assert TOKEN not in text
         assert digest(TOKEN) not in text
 
@@ -309,7 +309,7 @@ async def test_the_file_is_read_again_and_a_bad_one_is_not_taken(
     world.gateway.reload()
     assert (await one.http(INFER, content()))[0] == 200
     write(path, VISION | {"tokens": [digest("new")]})
-    while (await one.http(INFER, content()))[0] == 200:  # without being told, within a second
+    while (await one.http(INFER, content()))[0] == 200:  # by itself, within a second
         await asyncio.sleep(0.05)
     assert (await one.http(INFER, content()))[0] == 401
     assert (await client("new").http(INFER, content()))[0] == 200

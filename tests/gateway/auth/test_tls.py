@@ -193,7 +193,7 @@ async def test_a_new_certificate_is_shown_to_new_connections_and_old_ones_go_on(
         assert await certificate_of(world, context) == first
 
         authority.write()
-        while await certificate_of(world, context) == first:  # without being told, within a second
+        while await certificate_of(world, context) == first:  # by itself, within a second
             await asyncio.sleep(0.05)
         await infer(message)
         async with session.get(url) as response:

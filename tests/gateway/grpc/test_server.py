@@ -366,8 +366,8 @@ async def test_a_full_queue_is_resource_exhausted() -> None:
 
 
 async def test_priorities_and_preferences_are_taken_and_joules_that_nobody_knows_are_not(raw: RawCalls) -> None:
-    wishes = {"priority": 1, "slim_preference": "latency", "slim_deadline_ms": 5000}
-    response = await raw.infer(item_request(parameters=wishes))
+    parameters = {"priority": 1, "slim_preference": "latency", "slim_deadline_ms": 5000}
+    response = await raw.infer(item_request(parameters=parameters))
     assert response.parameters["slim_policy"].string_param == "ppo-slim"
     assert "slim_energy_j" not in response.parameters
     status, detail = await raw.refused("ModelInfer", item_request(parameters={"slim_max_joules": 1.0}))

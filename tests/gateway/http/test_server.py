@@ -211,9 +211,9 @@ async def test_servers_are_not_asked_what_a_model_is_before_each_raw_request(
     for _ in range(5):
         async with http.post("/v2/models/echo/infer", data=bytes(8), headers={LENGTH: "0"}) as response:
             assert response.status == 200
-    asked = [call[0] for triton in world.tritons.values() for call in triton.seen if b"echo" in call[1]]
-    started = len(world.tritons)  # each server was asked once when it was found
-    assert (asked.count("ModelConfig"), asked.count("ModelMetadata")) == (started + 1, 1)
+    calls = [call[0] for triton in world.tritons.values() for call in triton.seen if b"echo" in call[1]]
+    started = len(world.tritons)  # each server was queried once when it was found
+    assert (calls.count("ModelConfig"), calls.count("ModelMetadata")) == (started + 1, 1)
 
 
 async def test_generate_stream_is_server_sent_events(http: aiohttp.ClientSession) -> None:
@@ -297,9 +297,9 @@ async def test_metrics_tell_what_the_router_decides() -> None:
     assert 0 < refused == metrics['slim_router_sheds_total{reason="full"}']
     assert 0 < metrics["slim_router_policy_seconds_count"] <= 30
     assert 'slim_router_fallbacks_total{reason="raised"}' not in metrics
-    groups = {key: value for key, value in metrics.items() if key.startswith("slim_router_groups_in_flight{")}
-    assert groups
-    assert not any(groups.values())
+    batches = {key: value for key, value in metrics.items() if key.startswith("slim_router_groups_in_flight{")}
+    assert batches
+    assert not any(batches.values())
 
 
 async def test_metrics_tell_what_waits() -> None:

@@ -1,11 +1,10 @@
-"""What a worker may take, and how soon a dead one is started again."""
+"""What a worker may take."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import RouterSettings
 from orchestrator.gateway.workers.shares import divide, share_router
-from orchestrator.processes.back_off import STEADY_S, count_short_lives, restart_pause_s
 
 
 @given(st.integers(1, 10**6), st.integers(1, 256))
@@ -23,14 +22,3 @@ def test_amounts_are_divided_and_nothing_else_is() -> None:
     divided = {"queue_limit": 250, "in_flight_groups": 1, "overload": part.overload, "retries": part.retries}
     assert part == whole.model_copy(update=divided)
     assert share_router(whole, 1) == whole
-
-
-@given(st.lists(st.floats(0, 1000), max_size=50))
-def test_pauses_grow_with_short_lives_up_to_a_bound_and_end_with_a_steady_one(lives_s: list[float]) -> None:
-    short_lives, last_s = 0, 0.0
-    for lived_s in lives_s:
-        short_lives = count_short_lives(short_lives, lived_s)
-        pause_s = restart_pause_s(short_lives)
-        assert 0.0 <= pause_s <= 30.0
-        assert pause_s == 0.0 if lived_s >= STEADY_S else pause_s >= last_s
-        last_s = pause_s

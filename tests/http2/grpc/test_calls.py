@@ -57,6 +57,19 @@ async def test_metadata_comes_through() -> None:
             assert await unary(channel, "Echo")(b"", metadata=sent) == repr(sorted(sent)).encode()
 
 
+async def test_a_caller_is_identified_once_a_call_and_a_stranger_before_anything_is_taken() -> None:
+    async with open_world() as world, grpc.aio.insecure_channel(world.address) as channel:
+        for method, message in (("Echo", b"a"), ("Quick", b"now"), ("Quick", b"not taken")):
+            await unary(channel, method)(message)
+        await (channel.stream_stream("/s/Stream"))(iter([b"b"])).read()
+        assert world.identified == ["/s/Echo", "/s/Quick", "/s/Quick", "/s/Stream"]
+        taken = list(world.taken)
+        for method in ("Echo", "Nobody"):
+            call = unary(channel, method)(b"c", metadata=(("x-stranger", "yes"),))
+            assert await failure(call) == ("DATA_LOSS", "a stranger – 100 %")
+        assert world.taken == taken
+
+
 async def test_failures_have_their_status_and_message() -> None:
     async with open_world() as world, grpc.aio.insecure_channel(world.address) as channel:
         assert await failure(unary(channel, "Fail")(b"")) == ("DATA_LOSS", "broken – 100 %")

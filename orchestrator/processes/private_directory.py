@@ -32,11 +32,7 @@ class PrivateDirectory:
     def remove(self) -> None:
         """Remove the directory with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self.release()
-
-    def release(self) -> None:
-        """Let go of the directory; it stays as long as another process holds it."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it was removed before
             os.close(self.descriptor)
 
 

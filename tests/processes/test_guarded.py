@@ -1,4 +1,4 @@
-"""The guardian's promises on ordinary programs; test_guardian_triton.py has them on the real tritonserver."""
+"""The guardian's promises on ordinary programs; tests/triton/test_real_life.py has them on the real tritonserver."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.embedded.guarded import GuardedProcess
-from orchestrator.embedded.guardian import Task, decode_task, kill_session, list_session, list_stubs, read_command_line
-from orchestrator.embedded.private_directory import PREFIX, PrivateDirectory, create_private_directory, remove_abandoned
+from orchestrator.processes.guarded import GuardedProcess
+from orchestrator.processes.guardian import Leftovers, Task, decode_task, kill_session
+from orchestrator.processes.private_directory import (
+    PREFIX,
+    PrivateDirectory,
+    create_private_directory,
+    remove_abandoned,
+)
+from orchestrator.processes.process_table import list_session, read_command_line
 
 
 def build_task(directory: PrivateDirectory, script: str, *, grace_s: float = 5.0) -> Task:
@@ -94,12 +100,16 @@ async def test_stop_is_orderly_and_idempotent(directory: PrivateDirectory) -> No
         assert list_session(process.pid) == []
 
 
-async def test_a_stop_right_behind_the_task_is_heard(directory: PrivateDirectory) -> None:
+@pytest.mark.parametrize("turns", [0, 1, 3, 10, 100])
+async def test_a_stop_right_behind_the_task_is_heard(directory: PrivateDirectory, turns: int) -> None:
+    """At any turn of the event loop, from before the guardian runs until it has been told its task."""
     process = GuardedProcess(build_task(directory, FOREVER, grace_s=60.0), directory)
     starting = asyncio.create_task(process.start())
-    await asyncio.sleep(0)
+    for _ in range(turns + 1):
+        await asyncio.sleep(0)
     starting.cancel()
     async with asyncio.timeout(20):
+        await asyncio.gather(starting, return_exceptions=True)
         await process.stop()
     assert not directory.path.exists()
 
@@ -138,12 +148,11 @@ async def test_the_program_is_in_a_session_of_its_own_on_its_cpus(directory: Pri
     async with running(replace(build_task(directory, FOREVER), cpus=(cpu,)), directory) as process:
         assert len({os.getsid(0), os.getsid(process.guardian_pid), os.getsid(process.pid)}) == 3
         assert os.sched_getaffinity(process.pid) == {cpu}
-        assert list_stubs(process.pid) == []
 
 
 def test_an_unknown_session_is_empty() -> None:
     assert list_session(2**22 + 1) == []
-    kill_session(2**22 + 1)
+    kill_session(2**22 + 1, Leftovers())
     assert read_command_line(2**22 + 1) == []
 
 

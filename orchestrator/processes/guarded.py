@@ -1,0 +1,140 @@
+"""The parent's side of a guardian: start it, hear from it, and clear up after it if it was killed itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from orchestrator.errors import EmbeddedServerError
+from orchestrator.processes.child import ChildProcess, describe_exit_code
+from orchestrator.processes.guardian import KILL_WAIT_S, Task, kill_session, load_leftovers
+from orchestrator.processes.private_directory import PrivateDirectory
+
+_MARGIN_S = 2.0  # beyond its own bounds, after which we no longer count on the guardian
+_SCRIPT = (
+    "import sys; sys.path.append(sys.argv[1]); from orchestrator.processes import guardian; "
+    "guardian.main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+_ROOT = str(Path(__file__).parents[2])
+
+
+class GuardedProcess:
+    """One run of a program. With its children and its directory it is gone after `stop`, and when this process dies.
+
+    Args:
+        task: The program.
+        directory: Its directory, which is ours to remove from now on.
+
+    Attributes:
+        exit_code: None while it runs, and for ever when its guardian was killed.
+    """
+
+    def __init__(self, task: Task, directory: PrivateDirectory) -> None:
+        self.exit_code: int | None = None
+        self._task = task
+        self._directory = directory
+        self._pid: int | None = None
+        self._guardian: ChildProcess | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
+        self._exited = asyncio.Event()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the program, which is its session's too; raises EmbeddedServerError before `start`."""
+        return _known(self._pid)
+
+    @property
+    def guardian_pid(self) -> int:
+        """Process id of the guardian; raises EmbeddedServerError before `start`."""
+        return _known(None if self._guardian is None else self._guardian.pid)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the program has been started and neither it nor its guardian is known to be gone."""
+        return self._pid is not None and not self._exited.is_set()
+
+    async def start(self) -> None:
+        """Start the guardian and, through it, the program; returns when the program has a process id.
+
+        Raises:
+            EmbeddedServerError: The guardian could not do it.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = (theirs.fileno(), self._directory.descriptor)
+            self._guardian = ChildProcess(
+                "a guardian",
+                (sys.executable, "-I", "-S", "-c", _SCRIPT, _ROOT, *map(str, descriptors)),
+                stop_s=self._task.grace_s + KILL_WAIT_S + _MARGIN_S,
+                # It may outlive us by seconds, and must not keep a pipe open that someone reads us through.
+                log_path=Path(os.devnull),
+                pass_fds=descriptors,
+            )
+            try:
+                await self._guardian.start()
+                reader, self._writer = await asyncio.open_connection(sock=ours)
+            except BaseException:
+                ours.close()
+                raise
+        self._watcher = asyncio.create_task(self._watch(reader), name="guardian-watcher")
+        self._writer.write(self._task.encode())
+        await self._started.wait()
+        if self._pid is None:
+            raise EmbeddedServerError("the guardian of the embedded tritonserver died at start")
+
+    async def wait_exited(self) -> str:
+        """Wait until the program or its guardian is gone, and return how the program ended."""
+        await self._exited.wait()
+        return describe_exit_code(self.exit_code)
+
+    async def stop(self) -> None:
+        """End the program, its children and the guardian, and remove the directory. Idempotent."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)  # goes on to its end when the caller is cancelled
+
+    async def _stop(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # the guardian has been killed
+                self._writer.write_eof()
+        if self._guardian is not None:
+            await self._guardian.stop()
+        if self._watcher is not None and self._writer is not None:
+            await self._watcher
+            self._writer.close()
+        await asyncio.to_thread(self._clear)
+
+    async def _watch(self, reader: asyncio.StreamReader) -> None:
+        try:
+            with contextlib.suppress(OSError):  # a killed guardian may reset the connection
+                async for line in reader:
+                    message = json.loads(line)
+                    self._pid = message.get("pid", self._pid)
+                    self.exit_code = message.get("exit_code")
+                    self._started.set()
+                    if self.exit_code is not None:
+                        return
+        finally:
+            self._started.set()
+            self._exited.set()
+
+    def _clear(self) -> None:
+        if self._pid is not None and self.exit_code is None:  # the guardian was killed before it could do it
+            leftovers = load_leftovers(self._task.leftovers)
+            kill_session(self._pid, leftovers)
+            leftovers.remove()
+        self._directory.remove()
+
+
+def _known(pid: int | None) -> int:
+    if pid is None:
+        raise EmbeddedServerError("the guarded process has not been started")
+    return pid

@@ -1,0 +1,140 @@
+"""A process that is kept running: started, watched, and started again when it ends, until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Protocol
+
+from orchestrator.errors import SlimError
+from orchestrator.processes.back_off import count_short_runs, restart_pause_s
+
+log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """Where a managed process stands."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "died; again soon"
+    ENDED = "ended"
+
+
+class ProcessRun(Protocol):
+    """One run of a program, from its start to its end; ``ChildProcess`` is one."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id; None before there is a process."""
+        ...
+
+    async def start(self) -> None:
+        """Return when the program is ready; raises SlimError, and `stop` is called then too."""
+        ...
+
+    async def wait_exited(self) -> str:
+        """Wait until the program has ended, and return how."""
+        ...
+
+    async def stop(self) -> None:
+        """End the program and clear up what it left behind; idempotent, and bounded in time."""
+        ...
+
+    def kill(self) -> None:
+        """End the program at once."""
+        ...
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the program a signal, when it is there."""
+        ...
+
+
+class ManagedProcess:
+    """A process that is kept running.
+
+    Args:
+        name: For people.
+        make_run: Returns the next run.
+        address: Where it answers, for people.
+
+    Attributes:
+        state: Where it stands.
+        restarts: How often it was started again.
+    """
+
+    def __init__(self, name: str, make_run: Callable[[], ProcessRun], *, address: str = "") -> None:
+        self.name = name
+        self.address = address
+        self.state = State.STARTING
+        self.restarts = 0
+        self._make_run = make_run
+        self._run: ProcessRun | None = None
+        self._supervision: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id; None while it does not run."""
+        return None if self._run is None or self.state is not State.RUNNING else self._run.pid
+
+    async def start(self) -> None:
+        """Start it, and keep it running from now on.
+
+        Raises:
+            SlimError: It did not start this first time; nothing of it is left.
+        """
+        await self._start_run()
+        self._supervision = asyncio.create_task(self._supervise())
+
+    async def stop(self) -> None:
+        """End it for good, in whatever state it is."""
+        if self._supervision is not None:
+            self._supervision.cancel()
+            await asyncio.gather(self._supervision, return_exceptions=True)
+        if self._run is not None:
+            await self._run.stop()
+        self.state = State.ENDED
+
+    def kill(self) -> None:
+        """End its run at once; does not keep it from being started again."""
+        if self._run is not None:
+            self._run.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, when it runs."""
+        if self._run is not None and self.state is State.RUNNING:
+            self._run.signal(number)
+
+    async def _start_run(self) -> None:
+        self._run = self._make_run()
+        self.state = State.STARTING
+        try:
+            await self._run.start()
+        except BaseException:
+            await self._run.stop()
+            raise
+        self.state = State.RUNNING
+
+    async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
+        short_runs, started_s = 0, loop.time()
+        while True:
+            if self.state is State.RUNNING:
+                assert self._run is not None
+                ending = await self._run.wait_exited()
+                await self._run.stop()  # for what it has left behind
+            short_runs = count_short_runs(short_runs, loop.time() - started_s)
+            pause_s = restart_pause_s(short_runs)
+            self.state = State.WAITING
+            self.restarts += 1
+            log.error("%s %s; started again%s", self.name, ending, f" in {pause_s:g} s" if pause_s else "")
+            await asyncio.sleep(pause_s)
+            started_s = loop.time()
+            try:
+                await self._start_run()
+                log.info("%s runs again", self.name)
+            except SlimError as exc:
+                ending = f"did not start: {exc}"

@@ -1,0 +1,83 @@
+"""Processes as ``/proc`` shows them.
+
+Ids are reused, so a process that is remembered for longer than its parent waits for it is named by its id and its start
+time: what survived a crash or a reboot must never make us signal a stranger. Zombies count as gone everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+POLL_S = 0.05
+_SESSION, _START_TICKS = 3, 19  # fields of /proc/PID/stat, counted from the state
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """A process that can't be mistaken for a later one with the same id.
+
+    Attributes:
+        pid: Process id.
+        start_ticks: Start time in clock ticks since boot.
+    """
+
+    pid: int
+    start_ticks: int
+
+    def is_alive(self) -> bool:
+        """Return whether exactly this process still runs."""
+        return read_identity(self.pid) == self
+
+    def wait_gone(self, timeout_s: float) -> bool:
+        """Wait until the process is gone; return whether it is."""
+        deadline_s = time.monotonic() + timeout_s
+        while self.is_alive():
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def end(self, grace_s: float) -> None:
+        """End the process by SIGTERM, then by SIGKILL, and wait for it after either."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.is_alive():
+                os.kill(self.pid, number)
+                self.wait_gone(grace_s)
+
+
+def read_identity(pid: int) -> ProcessIdentity | None:
+    """Return the identity of a running process; None when there is none of this id."""
+    fields = _read_stat(str(pid))
+    return None if fields is None else ProcessIdentity(pid, int(fields[_START_TICKS]))
+
+
+def list_session(session_id: int) -> list[int]:
+    """Return the ids of a session's processes."""
+    found = ((pid, _read_stat(str(pid))) for pid in list_processes())
+    return [pid for pid, fields in found if fields is not None and int(fields[_SESSION]) == session_id]
+
+
+def list_processes() -> list[int]:
+    """Return the ids of all processes, zombies too."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def read_command_line(pid: int) -> list[str]:
+    """Return the arguments of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def _read_stat(pid: str) -> list[str] | None:
+    try:
+        stat = Path("/proc", pid, "stat").read_text()
+    except OSError:
+        return None  # gone between listing and reading
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields

@@ -1,0 +1,116 @@
+"""A family as the one model that clients see: which requests it takes, and what its responses hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.errors import ConfigError, ModelNotFoundError
+from orchestrator.gateway.protocol.family import build_response, merge_widths, read_request, require_version
+from orchestrator.gateway.protocol.messages import parse, pb, read_value, serialise
+from orchestrator.gateway.protocol.wire import MalformedMessageError
+from orchestrator.router import Answer
+from orchestrator.snapshot import ServerName, Width
+from tests.fakes.servers import served_model
+from tests.gateway.calls import item_request
+
+FAMILY = merge_widths([served_model(25), served_model(100)])
+
+
+@pytest.mark.parametrize("twist", ["two tensors of data", "a second id", "a second model", "typed contents", "no data"])
+def test_what_is_written_otherwise_means_what_the_generated_code_says(twist: str) -> None:
+    request = item_request(1, id="a")
+    message = serialise(request)
+    if twist == "two tensors of data":
+        message += b"\x3a\x10" + request.raw_input_contents[0]
+    elif twist == "a second id":
+        message = serialise(pb.ModelInferRequest(model_name="fashion", id="b")) + message
+    elif twist == "a second model":
+        message = serialise(pb.ModelInferRequest(model_name="other")) + message
+    else:
+        if twist == "typed contents":
+            request.inputs[0].contents.fp32_contents[:] = [1.0] * 4
+        del request.raw_input_contents[:]
+        message = serialise(request)
+    if twist == "no data":
+        with pytest.raises(ConfigError):
+            read_request(parse(pb.ModelInferRequest, message), FAMILY)
+        return
+    found = read_request(parse(pb.ModelInferRequest, message), FAMILY)
+    assert (found.id, found.options.family, found.batch.tolist()) == ("a", "fashion", [[[[1.0] * 2] * 2]])
+
+
+@pytest.mark.parametrize(("version", "error"), [("2", ModelNotFoundError), ("x", ConfigError)])
+def test_versions_that_there_are_not_are_refused(version: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        require_version(FAMILY, version)
+
+
+@given(
+    st.integers(0, 9), st.integers(1, 3), st.text(max_size=3), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)))
+)
+def test_damaged_messages_are_read_or_refused(mark: int, items: int, id: str, damage: list[tuple[float, int]]) -> None:
+    message = bytearray(serialise(item_request(mark, items=items, id=id)))
+    for place, byte in damage:
+        message[round(place * (len(message) - 1))] = byte
+    try:
+        found = read_request(parse(pb.ModelInferRequest, bytes(message)), FAMILY)
+    except (ConfigError, MalformedMessageError):
+        assert damage
+    else:
+        assert found.batch.shape[1:] == FAMILY.input.shape
+
+
+def answer_of(output: np.ndarray, **more: Any) -> Answer:
+    known: dict[str, Any] = {
+        "output": output,
+        "labels": ("a", "b"),
+        "server": ServerName("s0"),
+        "width": Width(25),
+        "batch": len(output),
+        "queue_s": 0.000123,
+        "latency_s": 0.1,
+        "deadline_met": True,
+        "expected_accuracy": 0.905,
+        "decision_id": "f00-1",
+        "policy": "lert:slack",
+    }
+    return Answer(**{**known, **more})
+
+
+@given(
+    st.text(max_size=4),
+    st.integers(1, 200),
+    st.sampled_from([None, 0.0, 0.25, 1e9]),
+    st.floats(0, 1e4),
+    st.integers(1, 10**6),
+    st.sampled_from([None, 1, 2]),
+)
+def test_a_response_holds_the_scores_and_what_was_decided(
+    request_id: str, items: int, energy_j: float | None, queue_s: float, batch: int, classes: int | None
+) -> None:
+    scores = np.random.default_rng(items).random((items, 2), np.float32)
+    answer = answer_of(scores, energy_j=energy_j, queue_s=queue_s, batch=batch)
+    response = parse(pb.ModelInferResponse, serialise(build_response(request_id, FAMILY, answer, classes)))
+    assert (response.model_name, response.model_version, response.id) == ("fashion", "1", request_id)
+    (output,) = response.outputs
+    if classes is None:
+        assert (output.datatype, tuple(output.shape)) == ("FP32", scores.shape)
+        assert response.raw_output_contents[0] == scores.tobytes()
+    else:
+        assert (output.datatype, tuple(output.shape)) == ("BYTES", (items, classes))
+    parameters = {name: read_value(parameter) for name, parameter in response.parameters.items()}
+    assert parameters.pop("slim_energy_j", None) == energy_j
+    assert parameters == {
+        "slim_server": "s0",
+        "slim_width": 25,
+        "slim_batch": batch,
+        "slim_queue_us": round(queue_s * 1e6),
+        "slim_expected_accuracy": 0.905,
+        "slim_decision_id": "f00-1",
+        "slim_policy": "lert:slack",
+    }
