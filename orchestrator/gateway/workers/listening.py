@@ -15,12 +15,12 @@ async def listen(server: web.Server, address: str, *, key: str) -> tuple[web.Ser
     """Return a runner that listens on ``host:port``, and the address with the port it has.
 
     Args:
-        server: that answers.
-        address: to listen on; port 0 takes a free one.
-        key: of fleet.yaml, for the message when it fails.
+        server: What answers.
+        address: Where to listen; port 0 takes a free one.
+        key: The key in fleet.yaml, for the message when it fails.
 
     Raises:
-        ConfigError: when the address can't be listened on.
+        ConfigError: The address can't be listened on.
     """
     host, _, port = address.rpartition(":")
     runner = web.ServerRunner(server)
@@ -38,11 +38,11 @@ def bind(address: str, *, key: str) -> socket.socket:
     """Return a non-blocking socket on ``host:port``, which nobody else has; it does not listen yet.
 
     Args:
-        address: to bind to; of a name that has several, the first.
-        key: of fleet.yaml, for the message when it fails.
+        address: Where to bind to; the first one of a name that has several.
+        key: The key in fleet.yaml, for the message when it fails.
 
     Raises:
-        ConfigError: when the address can't be had.
+        ConfigError: The address can't be had.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -62,7 +62,7 @@ def bind(address: str, *, key: str) -> socket.socket:
 
 
 def refused_address(address: str, key: str, error: OSError) -> ConfigError:
-    """Return what says that ``key`` of fleet.yaml can't be listened on."""
+    """Return the error that says that the address under ``key`` of fleet.yaml can't be listened on."""
     return ConfigError(
         f"can't listen on {key} = {address} ({error.strerror or error}); give a free address of this machine"
     )

@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 _METRICS_S = 1.0
 _LAST_WORDS_S = 1.0
 
-InitMessage = Mapping[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerLaunch:
@@ -38,7 +36,7 @@ class WorkerLaunch:
 
     command: Callable[[int, int], Sequence[str]]
     environment: Mapping[str, str]
-    init_message: Callable[[int], InitMessage]
+    init_message: Callable[[int], Mapping[str, Any]]
 
 
 class WorkerRun:
