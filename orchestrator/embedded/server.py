@@ -167,6 +167,13 @@ class EmbeddedServer:
         """Stop the server, whatever happened inside the block."""
         await self.stop()
 
+    def check(self) -> None:
+        """Raise ConfigError when the repository or an option can't be used; `start` does so too."""
+        check_repository(self.repository, self.options.models)
+        check_slowdown(self.options.slowdown)
+        if self.options.cpus is not None:
+            check_cpus(self.options.cpus)
+
     async def start(self) -> None:
         """Start the server and wait until it is ready with its models loaded.
 
@@ -174,12 +181,13 @@ class EmbeddedServer:
             ConfigError: The repository or an option can't be used.
             EmbeddedServerError: The wheel is missing, a port is busy, or the server failed; with its log's reason.
         """
-        self._check()
+        self.check()
+        are_ports_given = None not in (self.options.grpc_port, self.options.http_port, self.options.metrics_port)
         for _ in range(PORT_ATTEMPTS - 1):
             try:
                 return await self._start()
             except EmbeddedServerError as exc:
-                if self._are_ports_given or "already in use" not in str(exc):
+                if are_ports_given or "already in use" not in str(exc):
                     raise
         await self._start()
 
@@ -246,17 +254,6 @@ class EmbeddedServer:
         if self._last_start is None:
             raise EmbeddedServerError(NOT_STARTED)
         return self._last_start
-
-    @property
-    def _are_ports_given(self) -> bool:
-        options = self.options
-        return None not in (options.grpc_port, options.http_port, options.metrics_port)
-
-    def _check(self) -> None:
-        check_repository(self.repository, self.options.models)
-        check_slowdown(self.options.slowdown)
-        if self.options.cpus is not None:
-            check_cpus(self.options.cpus)
 
     async def _start(self) -> None:
         # Some 30 ms of blocking, once. In a thread, a cancellation would leave the directory behind.
