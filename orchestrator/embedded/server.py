@@ -16,8 +16,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,7 +56,6 @@ class EmbeddedOptions:
         metrics_port: Port of the Prometheus endpoint; None chooses a free one.
         cpus: CPUs the server and its stubs may run on; None leaves them as they are.
         slowdown: Emulated slow-down of the onnxruntime backend, >= 1; above 1 its instances share one device.
-        environment: Variables added to the server's environment.
         log_path: File the server's output is appended to; None keeps it in the private directory.
         start_timeout_s: Time from start to ready, model loading included.
         exit_timeout_s: How long a stopping server waits for requests in flight.
@@ -70,7 +68,6 @@ class EmbeddedOptions:
     metrics_port: int | None = None
     cpus: frozenset[int] | None = None
     slowdown: float = 1.0
-    environment: Mapping[str, str] = field(default_factory=dict)
     log_path: Path | None = None
     start_timeout_s: float = 60.0
     exit_timeout_s: int = 5
@@ -235,12 +232,8 @@ class EmbeddedServer:
         """Whether the server has been started and has not exited."""
         return self._last_start is not None and self._last_start.process.is_running
 
-    def kill(self) -> None:
-        """End the server at once; its guardian then ends the stubs."""
-        self.signal(signal.SIGKILL)
-
     def signal(self, number: signal.Signals) -> None:
-        """Send tritonserver a signal, when it runs."""
+        """Send tritonserver a signal, when it runs; when that ends it, its guardian ends the stubs."""
         if self.is_running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -273,7 +266,6 @@ class EmbeddedServer:
             module_directories=find_module_directories("numpy", "onnxruntime"),
             python_library_directory=find_python_library_directory(),
             slowdown=self.options.slowdown,
-            extra=self.options.environment,
         )
         check_libraries(wheel.stub, environment)
         directory = create_private_directory()

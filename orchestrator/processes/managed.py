@@ -44,10 +44,6 @@ class ProcessRun(Protocol):
         """End the program and clear up what it left behind; idempotent, and bounded in time."""
         ...
 
-    def kill(self) -> None:
-        """End the program at once."""
-        ...
-
     def signal(self, number: signal.Signals) -> None:
         """Send the program a signal, when it is there."""
         ...
@@ -101,7 +97,7 @@ class ManagedProcess:
     def kill(self) -> None:
         """End its run at once; does not keep it from being started again."""
         if self._run is not None:
-            self._run.kill()
+            self._run.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, when it runs."""

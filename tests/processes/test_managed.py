@@ -20,7 +20,6 @@ class FakeRun:
     def __init__(self, number: int, trouble: str | None) -> None:
         self.pid: int | None = 100 + number
         self.stops = 0
-        self.is_killed = False
         self.tell: Callable[[str], object] = str
         self._trouble = trouble
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -40,9 +39,6 @@ class FakeRun:
 
     def signal(self, number: signal.Signals) -> None:
         self.tell(f"had {number.name}")
-
-    def kill(self) -> None:
-        self.is_killed = True
 
     def end(self) -> None:
         self._end.set_result("was killed by SIGKILL")
