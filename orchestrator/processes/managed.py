@@ -33,7 +33,7 @@ class ProcessRun(Protocol):
         ...
 
     async def start(self) -> None:
-        """Return when the program is ready; raises SlimError, and `stop` is called then too."""
+        """Return when the program is ready; raises SlimError or OSError, and `stop` is called then too."""
         ...
 
     async def wait_exited(self) -> str:
@@ -132,5 +132,5 @@ class ManagedProcess:
             try:
                 await self._start_run()
                 log.info("%s runs again", self.name)
-            except SlimError as exc:
+            except (SlimError, OSError) as exc:  # OSError: no more processes or descriptors, most likely
                 ending = f"did not start: {exc}"
