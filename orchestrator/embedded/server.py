@@ -111,11 +111,7 @@ def _bind_all(wanted: tuple[int | None, ...]) -> tuple[int, ...]:
 
 
 def check_repository(repository: Path, models: tuple[str, ...] | None) -> None:
-    """Check that a model repository has what is to be loaded from it.
-
-    Raises:
-        ConfigError: It is no directory, holds no model, or lacks one that was named.
-    """
+    """Raise ConfigError when a model repository is no directory, holds no model, or lacks one that was named."""
     if not repository.is_dir():
         raise ConfigError(f"model repository {repository} is not a directory; export models to it first")
     present = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))

@@ -138,11 +138,7 @@ def build_environment(
 
 
 def check_libraries(program: Path, environment: Mapping[str, str]) -> None:
-    """Ask the dynamic loader whether a program would find its libraries; much clearer than its failing later.
-
-    Raises:
-        EmbeddedServerError: Libraries are missing; all are named.
-    """
+    """Raise EmbeddedServerError when the loader lacks libraries of a program, naming all of them."""
     result = subprocess.run(
         [program],
         env={**environment, "LD_TRACE_LOADED_OBJECTS": "1"},
