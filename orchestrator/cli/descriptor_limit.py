@@ -6,7 +6,7 @@ import resource
 
 
 def raise_descriptor_limit() -> None:
-    """Raise this process's soft limit to the hard one."""
+    """Raise this process's soft limit of file descriptors to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

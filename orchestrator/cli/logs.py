@@ -30,7 +30,7 @@ def logging_to_stderr(level: str) -> Iterator[None]:
     """Log to stderr while it lasts, a line an event.
 
     Args:
-        level: of the lines, in any case.
+        level: The lowest level that is shown, in upper or lower case.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

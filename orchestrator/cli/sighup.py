@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class SighupHandler:
-    """Whether a SIGHUP has come, and what is to be done about one; for the main thread alone."""
+    """What is done about a SIGHUP, and whether one has come before that was known; for the main thread alone."""
 
     def __init__(self) -> None:
         self._is_pending = False

@@ -20,8 +20,8 @@ def watch_for_stop(stop: Callable[[], None], *, until_stdin_ends: bool = False) 
     """Call ``stop`` on the first SIGTERM or SIGINT; a second one then does what it does by default.
 
     Args:
-        stop: to call from the running event loop; more than once does no harm.
-        until_stdin_ends: at the end of standard input too.
+        stop: What to call, from the running event loop; more than once does no harm.
+        until_stdin_ends: Whether to call it at the end of standard input too.
     """
     loop = asyncio.get_running_loop()
 

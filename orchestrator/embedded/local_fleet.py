@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.embedded import local_state, local_supervisor
-from orchestrator.embedded.emulation import check_cpus, check_slowdown
 from orchestrator.embedded.local_state import LocalServer
 from orchestrator.embedded.local_supervisor import FleetRequest
-from orchestrator.embedded.server import check_repository
 from orchestrator.embedded.wheel import locate_wheel
 from orchestrator.errors import ConfigError, EmbeddedServerError
 from orchestrator.processes.process_table import ProcessIdentity
@@ -59,7 +57,9 @@ def start_fleet(request: FleetRequest, directory: Path) -> FleetStatus:
         ConfigError: The request can't be fulfilled as it is, or a fleet is running already.
         EmbeddedServerError: A server failed; the message names it and its reason.
     """
-    _check(request)
+    for server in request.make_servers(directory).values():
+        server.check()
+    locate_wheel()
     local_state.prepare_directory(directory)
     status = read_status(directory)
     if status is not None and status.is_running:
@@ -121,16 +121,6 @@ def copy_fleet_file(status: FleetStatus, path: Path) -> None:
         path.write_text(status.fleet_path.read_text())
     except OSError as exc:
         raise ConfigError(f"can't write {path} ({exc.strerror}); the fleet file is {status.fleet_path} too") from exc
-
-
-def _check(request: FleetRequest) -> None:
-    check_repository(request.repository, None)
-    for slowdown in request.slowdowns:
-        check_slowdown(slowdown)
-    for cpus in request.cpu_sets:
-        if cpus is not None:
-            check_cpus(cpus)
-    locate_wheel()
 
 
 def _start_supervisor(request: FleetRequest, directory: Path) -> subprocess.Popen[bytes]:

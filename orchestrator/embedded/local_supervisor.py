@@ -52,6 +52,17 @@ class FleetRequest:
     cpu_sets: tuple[frozenset[int] | None, ...]
     start_timeout_s: float
 
+    def make_servers(self, directory: Path) -> dict[str, EmbeddedServer]:
+        """Return the servers by name, not started, with their logs in a directory."""
+        servers = {}
+        for number, (cpus, slowdown) in enumerate(zip(self.cpu_sets, self.slowdowns, strict=True)):
+            log_path = directory / f"local-{number}.log"
+            options = EmbeddedOptions(
+                cpus=cpus, slowdown=slowdown, log_path=log_path, start_timeout_s=self.start_timeout_s
+            )
+            servers[f"local-{number}"] = EmbeddedServer(self.repository, options)
+        return servers
+
     def encode(self) -> str:
         """Return what `decode_request` understands."""
         return _REQUEST.dump_json(self).decode()
@@ -93,18 +104,7 @@ async def supervise(request: FleetRequest, directory: Path, on_ready: Callable[[
     Raises:
         SlimError: A server could not be started; the message names it.
     """
-    servers = {
-        f"local-{number}": EmbeddedServer(
-            request.repository,
-            EmbeddedOptions(
-                cpus=cpus,
-                slowdown=slowdown,
-                log_path=directory / f"local-{number}.log",
-                start_timeout_s=request.start_timeout_s,
-            ),
-        )
-        for number, (cpus, slowdown) in enumerate(zip(request.cpu_sets, request.slowdowns, strict=True))
-    }
+    servers = request.make_servers(directory)
     try:
         try:
             async with asyncio.TaskGroup() as starting:

@@ -31,11 +31,11 @@ def complete_fleet(fleet: FleetSettings, repository: Path) -> FleetSettings:
     """Return the fleet with all that embedded servers and their controllers need.
 
     Args:
-        fleet: whose servers are to run here.
-        repository: of servers that name none.
+        fleet: The fleet whose servers are to run here.
+        repository: The model repository of servers that name none.
 
     Raises:
-        ConfigError: a server can't run here, or a repository can't be used.
+        ConfigError: A server can't run here, or a repository can't be used.
     """
     for server in fleet.servers:
         _check_is_here(server)

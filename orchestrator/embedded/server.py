@@ -16,8 +16,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,7 +56,6 @@ class EmbeddedOptions:
         metrics_port: Port of the Prometheus endpoint; None chooses a free one.
         cpus: CPUs the server and its stubs may run on; None leaves them as they are.
         slowdown: Emulated slow-down of the onnxruntime backend, >= 1; above 1 its instances share one device.
-        environment: Variables added to the server's environment.
         log_path: File the server's output is appended to; None keeps it in the private directory.
         start_timeout_s: Time from start to ready, model loading included.
         exit_timeout_s: How long a stopping server waits for requests in flight.
@@ -70,7 +68,6 @@ class EmbeddedOptions:
     metrics_port: int | None = None
     cpus: frozenset[int] | None = None
     slowdown: float = 1.0
-    environment: Mapping[str, str] = field(default_factory=dict)
     log_path: Path | None = None
     start_timeout_s: float = 60.0
     exit_timeout_s: int = 5
@@ -114,11 +111,7 @@ def _bind_all(wanted: tuple[int | None, ...]) -> tuple[int, ...]:
 
 
 def check_repository(repository: Path, models: tuple[str, ...] | None) -> None:
-    """Check that a model repository has what is to be loaded from it.
-
-    Raises:
-        ConfigError: It is no directory, holds no model, or lacks one that was named.
-    """
+    """Raise ConfigError when a model repository is no directory, holds no model, or lacks one that was named."""
     if not repository.is_dir():
         raise ConfigError(f"model repository {repository} is not a directory; export models to it first")
     present = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
@@ -167,6 +160,13 @@ class EmbeddedServer:
         """Stop the server, whatever happened inside the block."""
         await self.stop()
 
+    def check(self) -> None:
+        """Raise ConfigError when the repository or an option can't be used; `start` does so too."""
+        check_repository(self.repository, self.options.models)
+        check_slowdown(self.options.slowdown)
+        if self.options.cpus is not None:
+            check_cpus(self.options.cpus)
+
     async def start(self) -> None:
         """Start the server and wait until it is ready with its models loaded.
 
@@ -174,12 +174,13 @@ class EmbeddedServer:
             ConfigError: The repository or an option can't be used.
             EmbeddedServerError: The wheel is missing, a port is busy, or the server failed; with its log's reason.
         """
-        self._check()
+        self.check()
+        are_ports_given = None not in (self.options.grpc_port, self.options.http_port, self.options.metrics_port)
         for _ in range(PORT_ATTEMPTS - 1):
             try:
                 return await self._start()
             except EmbeddedServerError as exc:
-                if self._are_ports_given or "already in use" not in str(exc):
+                if are_ports_given or "already in use" not in str(exc):
                     raise
         await self._start()
 
@@ -227,12 +228,8 @@ class EmbeddedServer:
         """Whether the server has been started and has not exited."""
         return self._last_start is not None and self._last_start.process.is_running
 
-    def kill(self) -> None:
-        """End the server at once; its guardian then ends the stubs."""
-        self.signal(signal.SIGKILL)
-
     def signal(self, number: signal.Signals) -> None:
-        """Send tritonserver a signal, when it runs."""
+        """Send tritonserver a signal, when it runs; when that ends it, its guardian ends the stubs."""
         if self.is_running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -246,17 +243,6 @@ class EmbeddedServer:
         if self._last_start is None:
             raise EmbeddedServerError(NOT_STARTED)
         return self._last_start
-
-    @property
-    def _are_ports_given(self) -> bool:
-        options = self.options
-        return None not in (options.grpc_port, options.http_port, options.metrics_port)
-
-    def _check(self) -> None:
-        check_repository(self.repository, self.options.models)
-        check_slowdown(self.options.slowdown)
-        if self.options.cpus is not None:
-            check_cpus(self.options.cpus)
 
     async def _start(self) -> None:
         # Some 30 ms of blocking, once. In a thread, a cancellation would leave the directory behind.
@@ -276,7 +262,6 @@ class EmbeddedServer:
             module_directories=find_module_directories("numpy", "onnxruntime"),
             python_library_directory=find_python_library_directory(),
             slowdown=self.options.slowdown,
-            extra=self.options.environment,
         )
         check_libraries(wheel.stub, environment)
         directory = create_private_directory()

@@ -114,7 +114,6 @@ def build_environment(
     module_directories: tuple[str, ...],
     python_library_directory: str | None,
     slowdown: float = 1.0,
-    extra: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the environment of a tritonserver and, by inheritance, of its stubs.
 
@@ -124,7 +123,6 @@ def build_environment(
         module_directories: Where the stub finds numpy and onnxruntime.
         python_library_directory: Where the stub finds libpython, or None.
         slowdown: Emulated slow-down of the onnxruntime backend, >= 1.
-        extra: Variables that win over everything else.
     """
     environment = {key: value for key, value in base.items() if key not in ("PYTHONHOME", SLOWDOWN_VARIABLE)}
     libraries = (str(wheel.libraries), python_library_directory, base.get("LD_LIBRARY_PATH"))
@@ -136,15 +134,11 @@ def build_environment(
     environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     if slowdown > 1.0:
         environment[SLOWDOWN_VARIABLE] = f"{slowdown:g}"
-    return {**environment, **(extra or {})}
+    return environment
 
 
 def check_libraries(program: Path, environment: Mapping[str, str]) -> None:
-    """Ask the dynamic loader whether a program would find its libraries; much clearer than its failing later.
-
-    Raises:
-        EmbeddedServerError: Libraries are missing; all are named.
-    """
+    """Raise EmbeddedServerError when the loader lacks libraries of a program, naming all of them."""
     result = subprocess.run(
         [program],
         env={**environment, "LD_TRACE_LOADED_OBJECTS": "1"},

@@ -20,7 +20,7 @@ async def listen(server: web.Server, address: str, *, key: str) -> tuple[web.Ser
         key: The key of fleet.yaml, for the message when it fails.
 
     Raises:
-        ConfigError: when the address can't be listened on.
+        ConfigError: The address can't be listened on.
     """
     host, _, port = address.rpartition(":")
     runner = web.ServerRunner(server)
@@ -42,7 +42,7 @@ def bind(address: str, *, key: str) -> socket.socket:
         key: The key of fleet.yaml, for the message when it fails.
 
     Raises:
-        ConfigError: when the address can't be had.
+        ConfigError: The address can't be had.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -62,7 +62,7 @@ def bind(address: str, *, key: str) -> socket.socket:
 
 
 def refused_address(address: str, key: str, error: OSError) -> ConfigError:
-    """Return what says that ``key`` of fleet.yaml can't be listened on."""
+    """Return the error that says that the address under ``key`` of fleet.yaml can't be listened on."""
     return ConfigError(
         f"can't listen on {key} = {address} ({error.strerror or error}); give a free address of this machine"
     )

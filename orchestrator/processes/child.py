@@ -89,8 +89,8 @@ class ChildProcess:
                 start_new_session=True,  # Ctrl-C is for this process, which then ends its children in order
             )
         while self._is_ready is not None and not await self._is_ready():
-            if not self.is_running:
-                raise ServerUnavailableError(self._read_last_line() or await self.wait_exited())
+            if (exit_code := self._process.returncode) is not None:
+                raise ServerUnavailableError(self._read_last_line() or describe_exit_code(exit_code))
             await asyncio.sleep(_POLL_S)
 
     async def wait_exited(self) -> str:
@@ -110,12 +110,8 @@ class ChildProcess:
                 await self._process.wait()
         except TimeoutError:
             log.error("%s did not end within %g s and is killed", self._name, self._stop_s)
-            self.kill()
+            self.signal(signal.SIGKILL)
             await self._process.wait()
-
-    def kill(self) -> None:
-        """End the program at once."""
-        self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         """Send the program a signal, when it is there."""

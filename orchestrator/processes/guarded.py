@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import socket
 import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 
 from orchestrator.errors import EmbeddedServerError
-from orchestrator.processes.child import ChildProcess, describe_exit_code
+from orchestrator.processes.child import describe_exit_code
 from orchestrator.processes.guardian import KILL_WAIT_S, Task, kill_session, load_leftovers
 from orchestrator.processes.private_directory import PrivateDirectory
 
 _MARGIN_S = 2.0  # beyond its own bounds, after which we no longer count on the guardian
 _SCRIPT = (
     "import sys; sys.path.append(sys.argv[1]); from orchestrator.processes import guardian; "
-    "guardian.main(int(sys.argv[2]), int(sys.argv[3]))"
+    "guardian.main(int(sys.argv[2]))"
 )
 _ROOT = str(Path(__file__).parents[2])
 
@@ -39,8 +37,7 @@ class GuardedProcess:
         self._task = task
         self._directory = directory
         self._pid: int | None = None
-        self._guardian: ChildProcess | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._guardian: Process | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
@@ -67,25 +64,18 @@ class GuardedProcess:
         Raises:
             EmbeddedServerError: The guardian could not do it.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            descriptors = (theirs.fileno(), self._directory.descriptor)
-            self._guardian = ChildProcess(
-                "a guardian",
-                (sys.executable, "-I", "-S", "-c", _SCRIPT, _ROOT, *map(str, descriptors)),
-                stop_s=self._task.grace_s + KILL_WAIT_S + _MARGIN_S,
-                # It may outlive us by seconds, and must not keep a pipe open that someone reads us through.
-                log_path=Path(os.devnull),
-                pass_fds=descriptors,
-            )
-            try:
-                await self._guardian.start()
-                reader, self._writer = await asyncio.open_connection(sock=ours)
-            except BaseException:
-                ours.close()
-                raise
-        self._watcher = asyncio.create_task(self._watch(reader), name="guardian-watcher")
-        self._writer.write(self._task.encode())
+        self._guardian = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", "-c", _SCRIPT, _ROOT, str(self._directory.descriptor)),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,  # it may outlive us by seconds, and must not keep a pipe open that someone reads us through
+            pass_fds=(self._directory.descriptor,),
+            start_new_session=True,
+        )
+        assert self._guardian.stdin is not None
+        assert self._guardian.stdout is not None
+        self._watcher = asyncio.create_task(self._watch(self._guardian.stdout), name="guardian-watcher")
+        self._guardian.stdin.write(self._task.encode())
         await self._started.wait()
         if self._pid is None:
             raise EmbeddedServerError("the guardian of the embedded tritonserver died at start")
@@ -102,26 +92,27 @@ class GuardedProcess:
         await asyncio.shield(self._stopping)  # goes on to its end when the caller is cancelled
 
     async def _stop(self) -> None:
-        if self._writer is not None:
-            with contextlib.suppress(OSError):  # the guardian has been killed
-                self._writer.write_eof()
-        if self._guardian is not None:
-            await self._guardian.stop()
-        if self._watcher is not None and self._writer is not None:
+        if self._guardian is not None and self._watcher is not None:
+            assert self._guardian.stdin is not None
+            self._guardian.stdin.close()
+            try:
+                async with asyncio.timeout(self._task.grace_s + KILL_WAIT_S + _MARGIN_S):
+                    await self._guardian.wait()
+            except TimeoutError:
+                self._guardian.kill()
+                await self._guardian.wait()
             await self._watcher
-            self._writer.close()
         await asyncio.to_thread(self._clear)
 
     async def _watch(self, reader: asyncio.StreamReader) -> None:
         try:
-            with contextlib.suppress(OSError):  # a killed guardian may reset the connection
-                async for line in reader:
-                    message = json.loads(line)
-                    self._pid = message.get("pid", self._pid)
-                    self.exit_code = message.get("exit_code")
-                    self._started.set()
-                    if self.exit_code is not None:
-                        return
+            async for line in reader:
+                message = json.loads(line)
+                self._pid = message.get("pid", self._pid)
+                self.exit_code = message.get("exit_code")
+                self._started.set()
+                if self.exit_code is not None:
+                    return
         finally:
             self._started.set()
             self._exited.set()

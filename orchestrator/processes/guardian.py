@@ -3,7 +3,7 @@
 A parent killed with SIGKILL cleans nothing up, and what its children have started are no children of its own. So the
 parent starts this guardian, and the guardian starts the program:
 
-- Between parent and guardian lies a socket. When the parent's end closes, the parent is gone (the kernel closes it,
+- The guardian's standard input is a pipe from the parent. When it ends, the parent is gone (the kernel closes it,
   whatever killed the parent) or wants the program to stop: SIGTERM, a bounded wait, SIGKILL for what is left.
 - The program runs in a session of its own: Ctrl-C in a terminal reaches the parent only, which then decides.
 - The guardian is a child subreaper: what a crashed program has orphaned becomes its children, is found by its
@@ -11,9 +11,9 @@ parent starts this guardian, and the guardian starts the program:
 - When the guardian itself is killed the kernel sends the program SIGTERM (PR_SET_PDEATHSIG); a parent still alive
   clears the rest with `kill_session`.
 
-Protocol, one JSON object a line. Parent: a `Task`, then nothing, and at last the end of its side. Guardian:
+Protocol, one JSON object a line. Standard input: a `Task`, then nothing, and at last its end. Standard output:
 `{"pid": n}` when the program has been forked, `{"exit_code": n}` when it is gone with its session (negative: killed by
-that signal). Then it waits for the parent's side to end, so that the parent can read the log, removes the private
+that signal). Then the guardian waits for the end of its input, so that the parent can read the log, removes the private
 directory and exits.
 
 Run as `python -I -S`, without the user's environment and packages, and up in some 20 ms: only the standard library.
@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass
 
 from orchestrator.processes.process_table import list_session
 
+STDIN, STDOUT = 0, 1
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 KILL_WAIT_S = 5.0
@@ -123,6 +124,7 @@ def spawn(task: Task) -> int:
         return pid
     try:
         os.setsid()
+        # The program holds no copy of the parent's pipes, so that the parent notices when this process is gone.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -138,29 +140,29 @@ def spawn(task: Task) -> int:
         os._exit(127)
 
 
-def watch(pid: int, channel: socket.socket, wake: socket.socket, grace_s: float, leftovers: Leftovers) -> int:
+def watch(pid: int, wake: socket.socket, grace_s: float, leftovers: Leftovers) -> int:
     """Wait until the program exits, stopping it when the parent wants that or is gone; return its exit code."""
     parent = os.getppid()
     kill_at_s: float | None = None  # None while nobody wants the program to stop
+    sources: list[socket.socket | int] = [wake, STDIN]
     while True:
         codes = _reap_children()
         if pid in codes:
             return codes[pid]
-        if kill_at_s is None:
-            readable, _, _ = select.select([wake, channel], [], [], PARENT_CHECK_S)
-        else:
+        if kill_at_s is not None:
             # Noted all the while: a program told to stop while it starts leaves what it has only just made.
             leftovers.note(pid)
             if time.monotonic() > kill_at_s:
                 kill_session(pid, leftovers, wait_s=0.0)
-            readable, _, _ = select.select([wake], [], [], STOP_CHECK_S)
+        readable, _, _ = select.select(sources, [], [], PARENT_CHECK_S if kill_at_s is None else STOP_CHECK_S)
         signals = wake.recv(64) if wake in readable else b""
-        # Cases: the end of the channel; a signal to end; a parent that died while some other process still holds a
-        # copy of its socket.
+        # Cases: the end of the input; a signal to end; a parent that died while some other process still holds a copy
+        # of its end.
         if kill_at_s is None and (
-            channel in readable or set(signals) & {signal.SIGTERM, signal.SIGHUP} or os.getppid() != parent
+            STDIN in readable or set(signals) & {signal.SIGTERM, signal.SIGHUP} or os.getppid() != parent
         ):
             kill_at_s = time.monotonic() + grace_s
+            sources = [wake]
             leftovers.note(pid)
             os.kill(pid, signal.SIGTERM)
 
@@ -183,39 +185,36 @@ def _wake_on_signals() -> socket.socket:
     return reader
 
 
-def _send(channel: socket.socket, message: dict[str, int]) -> None:
+def _tell_parent(message: dict[str, int]) -> None:
     with contextlib.suppress(OSError):  # nobody may be listening any more
-        channel.sendall(json.dumps(message).encode() + b"\n")
+        os.write(STDOUT, json.dumps(message).encode() + b"\n")
 
 
-def main(descriptor: int, directory_lock: int) -> None:
-    """Do the task that arrives on an inherited socket.
+def main(directory_lock: int) -> None:
+    """Do the task that arrives on standard input.
 
     Args:
-        descriptor: The guardian's end of the socket.
-        directory_lock: Of the private directory; only held, so that nobody takes it for abandoned.
+        directory_lock: The descriptor of the private directory; only held, so that nobody takes it for abandoned.
     """
     os.chdir("/")
     os.set_inheritable(directory_lock, False)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake = _wake_on_signals()
-    channel = socket.socket(fileno=descriptor)
-    # The program must not hold a copy: the parent would not notice that this process is gone.
-    channel.set_inheritable(False)
-    line = channel.makefile("rb", buffering=0).readline()
+    with open(STDIN, "rb", buffering=0, closefd=False) as tasks:
+        line = tasks.readline()
     if not line.endswith(b"\n"):
         return  # the parent died before it had said what to do
     task = decode_task(line)
     try:
         leftovers = load_leftovers(task.leftovers)
         pid = spawn(task)
-        _send(channel, {"pid": pid})
-        exit_code = watch(pid, channel, wake, task.grace_s, leftovers)
+        _tell_parent({"pid": pid})
+        exit_code = watch(pid, wake, task.grace_s, leftovers)
         kill_session(pid, leftovers)
         leftovers.remove()
-        _send(channel, {"exit_code": exit_code})
+        _tell_parent({"exit_code": exit_code})
         with contextlib.suppress(OSError):
-            while channel.recv(64):
+            while os.read(STDIN, 64):
                 pass
     finally:
         shutil.rmtree(task.directory, ignore_errors=True)

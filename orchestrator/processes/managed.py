@@ -33,7 +33,7 @@ class ProcessRun(Protocol):
         ...
 
     async def start(self) -> None:
-        """Return when the program is ready; raises SlimError, and `stop` is called then too."""
+        """Return when the program is ready; raises SlimError or OSError, and `stop` is called then too."""
         ...
 
     async def wait_exited(self) -> str:
@@ -42,10 +42,6 @@ class ProcessRun(Protocol):
 
     async def stop(self) -> None:
         """End the program and clear up what it left behind; idempotent, and bounded in time."""
-        ...
-
-    def kill(self) -> None:
-        """End the program at once."""
         ...
 
     def signal(self, number: signal.Signals) -> None:
@@ -101,7 +97,7 @@ class ManagedProcess:
     def kill(self) -> None:
         """End its run at once; does not keep it from being started again."""
         if self._run is not None:
-            self._run.kill()
+            self._run.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, when it runs."""
@@ -136,5 +132,5 @@ class ManagedProcess:
             try:
                 await self._start_run()
                 log.info("%s runs again", self.name)
-            except SlimError as exc:
+            except (SlimError, OSError) as exc:  # OSError: no more processes or descriptors, most likely
                 ending = f"did not start: {exc}"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
+import os
+import signal
 import subprocess
 import sys
 import uuid
 from pathlib import Path
 
+import pytest
+
 from orchestrator.embedded import triton_leftovers
 from orchestrator.embedded.triton_leftovers import Leftovers, list_stubs
-from orchestrator.processes.guardian import load_leftovers
+from orchestrator.processes.guarded import GuardedProcess
+from orchestrator.processes.guardian import Task, load_leftovers
+from orchestrator.processes.private_directory import create_private_directory
+from orchestrator.processes.process_table import list_session
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -47,3 +55,33 @@ sys.stdin.read()
     finally:
         for region in regions:
             region.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("victim", ["nobody", "program", "guardian"])
+async def test_a_guarded_program_leaves_no_region_whoever_is_killed(victim: str) -> None:
+    region, directory = new_region(), create_private_directory()
+    region.write_bytes(bytes(mmap.PAGESIZE))
+    task = Task(
+        command=(sys.executable, "-c", "import os, time; os.fork(); time.sleep(600)", region.name),
+        environment=dict(os.environ),
+        log_path=str(directory.path / "log"),
+        cpus=None,
+        directory=str(directory.path),
+        grace_s=5.0,
+        leftovers=triton_leftovers.__name__,
+    )
+    process = GuardedProcess(task, directory)
+    try:
+        await process.start()
+        async with asyncio.timeout(20):
+            while len(list_session(process.pid)) < 2:
+                await asyncio.sleep(0.01)
+        pid = {"nobody": None, "program": process.pid, "guardian": process.guardian_pid}[victim]
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            await process.wait_exited()
+    finally:
+        await process.stop()
+        left = region.exists()
+        region.unlink(missing_ok=True)
+    assert not left

@@ -91,7 +91,7 @@ async def test_signals_reach_it_and_none_reaches_one_that_has_ended(tmp_path: Pa
     process.signal(signal.SIGHUP)
     assert await process.wait_exited() == "was killed by SIGHUP"
     process.signal(signal.SIGHUP)
-    process.kill()
+    process.signal(signal.SIGKILL)
 
 
 PARENT = """

@@ -17,10 +17,9 @@ pytestmark = pytest.mark.virtual_time
 class FakeRun:
     """Starts, unless it is told why not, and goes on until it is ended."""
 
-    def __init__(self, number: int, trouble: str | None) -> None:
+    def __init__(self, number: int, trouble: str | OSError | None) -> None:
         self.pid: int | None = 100 + number
         self.stops = 0
-        self.is_killed = False
         self.tell: Callable[[str], object] = str
         self._trouble = trouble
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -28,7 +27,7 @@ class FakeRun:
     async def start(self) -> None:
         await asyncio.sleep(1.0)
         if self._trouble is not None:
-            raise ServerUnavailableError(self._trouble)
+            raise self._trouble if isinstance(self._trouble, OSError) else ServerUnavailableError(self._trouble)
         self.tell("started")
 
     async def wait_exited(self) -> str:
@@ -41,9 +40,6 @@ class FakeRun:
     def signal(self, number: signal.Signals) -> None:
         self.tell(f"had {number.name}")
 
-    def kill(self) -> None:
-        self.is_killed = True
-
     def end(self) -> None:
         self._end.set_result("was killed by SIGKILL")
 
@@ -51,7 +47,7 @@ class FakeRun:
 class FakeRuns:
     """Makes them; those of ``troubles`` do not start."""
 
-    def __init__(self, troubles: Sequence[str | None] = ()) -> None:
+    def __init__(self, troubles: Sequence[str | OSError | None] = ()) -> None:
         self.made: list[FakeRun] = []
         self.at_s: list[float] = []
         self._troubles = dict(enumerate(troubles))
@@ -90,6 +86,17 @@ async def test_pauses_grow_while_it_does_not_start(caplog: pytest.LogCaptureFixt
     starts = [later - earlier - 1.0 for earlier, later in zip(runs.at_s, runs.at_s[1:], strict=False)]
     assert starts == pytest.approx([0.25, 0.5, 1.0, 2.0])
     assert any("gateway did not start: port in use" in message for message in caplog.messages)
+    await process.stop()
+
+
+async def test_it_is_tried_again_when_the_system_has_no_room_for_a_process(caplog: pytest.LogCaptureFixture) -> None:
+    runs = FakeRuns([None, OSError("Too many open files")])
+    process = ManagedProcess("gateway", runs)
+    await process.start()
+    runs.made[0].end()
+    await asyncio.sleep(30)
+    assert (process.state, process.restarts) == (State.RUNNING, 2)
+    assert any("gateway did not start: Too many open files" in message for message in caplog.messages)
     await process.stop()
 
 

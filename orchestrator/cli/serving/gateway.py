@@ -76,11 +76,11 @@ async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) ->
         Router.from_fleet(fleet, observer=metrics.router, connect=partial(connect_triton, pool=pool)) as router,
         Gateway.over(fleet, router, metrics=metrics, pool=pool) as opened,
     ):
-        _tell_addresses(opened)
+        _log_addresses(opened)
         opened.follow(follow_fleet(path, router, opened))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
         await stop.wait()
-        _tell_stopping(fleet)
+        _log_stopping(fleet)
     log.info("the gateway has ended")
 
 
@@ -102,10 +102,10 @@ async def _supervise(settings: FleetSettings, path: Path, log_level: str, *, unt
         },
     )
     async with Supervisor(fleet, launch) as supervisor:
-        _tell_addresses(supervisor)
+        _log_addresses(supervisor)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
         await stop.wait()
-        _tell_stopping(settings)
+        _log_stopping(settings)
         _end_at_once_on_signal(supervisor)
     log.info("the gateway has ended")
 
@@ -139,10 +139,10 @@ def _end_at_once_on_signal(supervisor: Supervisor) -> None:
         loop.add_signal_handler(number, end, number)
 
 
-def _tell_addresses(opened: Gateway | Supervisor) -> None:
+def _log_addresses(opened: Gateway | Supervisor) -> None:
     for what, address in opened.addresses:
         log.info("%s on %s", what, address)
 
 
-def _tell_stopping(fleet: FleetSettings) -> None:
+def _log_stopping(fleet: FleetSettings) -> None:
     log.info("stopping: no more is taken, what is in is answered within %g s", fleet.gateway.drain_s)

@@ -76,11 +76,7 @@ def batch_signature(feed: Feed) -> Hashable:
 
 
 def batch_size(feed: Feed) -> int:
-    """Return the first dimension of a feed.
-
-    Raises:
-        RequestError: Its inputs disagree about it, or one has none.
-    """
+    """Return the first dimension of a feed; raises RequestError when its inputs disagree about it or one has none."""
     sizes = {array.shape[0] if array.ndim else None for array in feed.values()}
     size = sizes.pop() if len(sizes) == 1 else None
     if size is None:
@@ -97,11 +93,7 @@ def concatenate_feeds(feeds: Sequence[Feed]) -> Feed:
 
 
 def split_outputs(outputs: Mapping[str, Array], sizes: Sequence[int]) -> list[Feed]:
-    """Cut batched outputs back into one mapping per request (views, no copies).
-
-    Raises:
-        RequestError: An output's first dimension is not the batch.
-    """
+    """Cut batched outputs into a mapping of views per request; raises RequestError where one is not batched."""
     if len(sizes) == 1:
         return [dict(outputs)]
     ends = np.cumsum(sizes)
@@ -119,11 +111,7 @@ def split_outputs(outputs: Mapping[str, Array], sizes: Sequence[int]) -> list[Fe
 
 
 def decode_strings(name: str, array: Array) -> Array:
-    """Turn Triton's BYTES elements into the text that ONNX strings are.
-
-    Raises:
-        RequestError: An element is not UTF-8.
-    """
+    """Turn Triton's BYTES elements into the text that ONNX strings are; raises RequestError when one is not UTF-8."""
     try:
         text = [element.decode() if isinstance(element, bytes) else str(element) for element in array.flat]
     except UnicodeDecodeError as exc:

@@ -140,11 +140,7 @@ def _is_shape_supported(model: tuple[int, ...], config: tuple[int, ...], *, exac
 
 
 def find_model_file(version_directory: Path, default_model_filename: str) -> Path:
-    """Return the ONNX file of a version directory; a directory of that name holds it as `model.onnx`.
-
-    Raises:
-        LoadError: There is no such file.
-    """
+    """Return a version's ONNX file, or `model.onnx` in a directory of that name; raises LoadError for no such file."""
     path = version_directory / (default_model_filename or "model.onnx")
     if path.is_dir():
         path = path / "model.onnx"
@@ -159,11 +155,7 @@ def _parameter(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def parse_int_parameter(config: Mapping[str, Any], name: str) -> int:
-    """Return an integer parameter; 0 when it is absent, which is ONNX Runtime's own default for all of them.
-
-    Raises:
-        LoadError: The value is no integer.
-    """
+    """Return an integer parameter, or 0, ONNX Runtime's default for all of them; raises LoadError for no integer."""
     text = _parameter(config, name)
     try:
         value = 0 if text is None else int(text)
@@ -175,11 +167,7 @@ def parse_int_parameter(config: Mapping[str, Any], name: str) -> int:
 
 
 def parse_bool_parameter(config: Mapping[str, Any], name: str, default: bool) -> bool:
-    """Return a boolean parameter, written true, false, 1 or 0.
-
-    Raises:
-        LoadError: The value is none of these.
-    """
+    """Return a boolean parameter, written true, false, 1 or 0; raises LoadError for anything else."""
     text = _parameter(config, name)
     if text is None:
         return default
@@ -189,11 +177,7 @@ def parse_bool_parameter(config: Mapping[str, Any], name: str, default: bool) ->
 
 
 def parse_slowdown(text: str | None) -> float:
-    """Return the emulated slow-down factor; 1 (none) when the variable is not set.
-
-    Raises:
-        LoadError: The value is no number >= 1.
-    """
+    """Return the emulated slow-down factor, 1 when the variable is not set; raises LoadError for no number >= 1."""
     try:
         factor = 1.0 if text is None else float(text)
     except ValueError:
@@ -231,11 +215,7 @@ def build_session_options(config: Mapping[str, Any], cpu_count: int) -> ort.Sess
 
 
 def choose_providers(kind: str, device_id: str, available: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-    """Return ONNX Runtime's execution providers for an instance of a kind (`CPU` or `GPU`).
-
-    Raises:
-        LoadError: A GPU instance, and this ONNX Runtime has no CUDA provider.
-    """
+    """Return ONNX Runtime's providers for a `CPU` or `GPU` instance; raises LoadError when it has no CUDA provider."""
     cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
     if kind != "GPU":
         return [cpu]

@@ -28,12 +28,12 @@ _GONE = "the process that was asked is gone"
 
 
 class Channel:
-    """One end.
+    """One end of a channel between two processes.
 
     Args:
-        reader: of the other side's lines.
-        writer: to the other side.
-        answers: what this side can be asked, by name.
+        reader: Where the other side's lines come from.
+        writer: Where lines to the other side go.
+        answers: What this side can be asked, by name.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: Answers) -> None:
@@ -73,7 +73,7 @@ class Channel:
         """Return what the other side answers.
 
         Raises:
-            SlimError: that it raised, as it was for a client; or when there is no answer in time.
+            SlimError: The one that the other side raised, as it was for a client, or that there is no answer in time.
         """
         if self._is_closed:
             raise ServerUnavailableError(_GONE, executed=False)
@@ -89,12 +89,12 @@ class Channel:
             del self._waiting[number]
 
     def tell(self, what: str, body: Any = None) -> None:
-        """Let the other side know; nothing comes back."""
+        """Send a message that needs no answer."""
         if not self._is_closed:
             self._send({"what": what, "number": None, "body": body})
 
     async def close(self) -> None:
-        """Send what was told, and end; never raises."""
+        """Send what is still buffered, and end; never raises."""
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
@@ -103,20 +103,20 @@ class Channel:
         self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def _answer(self, message: Mapping[str, Any]) -> None:
-        number, said = message["number"], {}
+        number, reply = message["number"], {}
         try:
-            said["answer"] = await self._answers[message["what"]](message["body"])
+            reply["answer"] = await self._answers[message["what"]](message["body"])
         except SlimError as exc:
-            said["error"] = [_kind(exc), str(exc), exc.status if isinstance(exc, RefusedCallError) else None]
+            reply["error"] = [_kind(exc), str(exc), exc.status if isinstance(exc, RefusedCallError) else None]
         except Exception as exc:
             log.exception("%s failed unexpectedly", message["what"])
-            said["error"] = ["SlimError", f"{type(exc).__name__}: {exc}", None]
+            reply["error"] = ["SlimError", f"{type(exc).__name__}: {exc}", None]
         if number is not None and not self._is_closed:
-            self._send({"number": number, **said})
+            self._send({"number": number, **reply})
 
     def _settle(self, message: Mapping[str, Any]) -> None:
         future = self._waiting.get(message["number"])
-        if future is None or future.done():  # it was not waited for so long
+        if future is None or future.done():  # nobody waits for it any more
             return
         if "error" in message:
             kind, text, status = message["error"]

@@ -25,20 +25,20 @@ class WatchedFiles:
     """Some files that are taken together.
 
     Args:
-        what: they are, for the log.
-        paths: where they are; must have been read already.
-        take: reads them and puts them to use; raises ConfigError when they can't be used, and then changes nothing.
+        what: What they are, for the log.
+        paths: Where they are; they have been read already.
+        take: Reads them and puts them to use; raises ConfigError when they can't be used, and then changes nothing.
     """
 
     def __init__(self, what: str, paths: Iterable[Path], take: Callable[[], None]) -> None:
         self._what = what
         self._paths = tuple(paths)
         self._take = take
-        self._stamps = self._look()
+        self._stamps = self._read_stamps()
 
     def refresh(self, *, is_forced: bool = False) -> None:
-        """Read the files when they have changed, or anyway; never raises."""
-        stamps = self._look()
+        """Read the files when they have changed or when it is forced; never raises."""
+        stamps = self._read_stamps()
         if stamps == self._stamps and not is_forced:
             return
         self._stamps = stamps
@@ -49,12 +49,12 @@ class WatchedFiles:
         else:
             log.info("%s were read again", self._what)
 
-    def _look(self) -> tuple[_Stamp, ...]:
+    def _read_stamps(self) -> tuple[_Stamp, ...]:
         return tuple(_stamp(path) for path in self._paths)
 
 
 async def watch(files: Sequence[WatchedFiles]) -> None:
-    """Refresh for ever."""
+    """Look at all files once a second, for ever."""
     while True:
         await asyncio.sleep(PERIOD_S)
         for watched in files:
@@ -62,7 +62,7 @@ async def watch(files: Sequence[WatchedFiles]) -> None:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """Return what changes when a file does, None when it is not there."""
+    """Return what differs once a file has changed; None when it is not there."""
     try:
         found = path.stat()
     except OSError:

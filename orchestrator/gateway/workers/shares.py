@@ -1,8 +1,8 @@
 """What one of several workers may take of limits that hold for all of them.
 
-Each worker has a router of its own and knows only its own groups and waiters. So limits on amounts are divided: the
-waiting items and their bytes, the requests that may be sent again whatever the traffic, and the groups a server holds
-(by at least one each, so a server may hold as many groups as there are workers). Ratios (retries to traffic) need no
+Each worker has a router of its own and knows only its own batches and queues. So limits on amounts are divided: the
+waiting items and their bytes, the requests that may be sent again whatever the traffic, and the batches a server holds
+(by at least one each, so a server may hold as many batches as there are workers). Ratios (retries to traffic) need no
 division, and neither do times.
 """
 
@@ -27,5 +27,5 @@ def share_router(settings: RouterSettings, workers: int) -> RouterSettings:
 
 
 def divide(amount: int, workers: int) -> int:
-    """Return a part of an amount, rounded up, so that nobody has none."""
+    """Return a worker's part of an amount, rounded up, so that nobody has none."""
     return -(-amount // workers)

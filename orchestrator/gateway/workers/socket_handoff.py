@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _TAKEN = b"+"
 _MESSAGE_BYTES = 256
-_TELL_S = 0.1
+_REPORT_PERIOD_S = 0.1
 Kind = str
 
 
@@ -29,29 +29,26 @@ class SocketHandoff:
     """The supervisor's side, one a worker.
 
     Args:
-        end: of a SOCK_SEQPACKET pair.
-        on_room: called when the worker has taken a connection.
-
-    Attributes:
-        open: connections that the worker has, by kind, those on their way included.
+        end: The supervisor's end of a SOCK_SEQPACKET pair.
+        on_room: Called when the worker has taken a connection.
     """
 
     def __init__(self, end: socket.socket, on_room: Callable[[], None]) -> None:
         end.setblocking(False)
         self._end = end
         self._on_room = on_room
-        self._told: Counter[Kind] = Counter()
-        self._on_their_way: deque[tuple[Kind, socket.socket]] = deque()
+        self._reported: Counter[Kind] = Counter()
+        self._in_transit: deque[tuple[Kind, socket.socket]] = deque()
         asyncio.get_running_loop().add_reader(end, self._read)
 
     def count(self, kind: Kind) -> int:
         """Return how many connections of a kind the worker has, those on their way included."""
-        return self._told[kind] + sum(1 for on_its_way, _ in self._on_their_way if on_its_way == kind)
+        return self._reported[kind] + sum(1 for sent, _ in self._in_transit if sent == kind)
 
     @property
     def total(self) -> int:
-        """Connections of all kinds."""
-        return sum(self._told.values()) + len(self._on_their_way)
+        """How many connections of all kinds the worker has, those on their way included."""
+        return sum(self._reported.values()) + len(self._in_transit)
 
     def give(self, kind: Kind, connection: socket.socket) -> bool:
         """Send a connection; False when the worker takes none now, or is gone."""
@@ -59,15 +56,15 @@ class SocketHandoff:
             socket.send_fds(self._end, [kind.encode()], [connection.fileno()])
         except OSError:
             return False
-        self._on_their_way.append((kind, connection))  # ours stays open until it is taken
+        self._in_transit.append((kind, connection))  # ours stays open until it is taken
         return True
 
     def close(self) -> list[tuple[Kind, socket.socket]]:
         """Close, and return the connections that the worker never took."""
         asyncio.get_running_loop().remove_reader(self._end)
         self._end.close()
-        left = list(self._on_their_way)
-        self._on_their_way.clear()
+        left = list(self._in_transit)
+        self._in_transit.clear()
         return left
 
     def _read(self) -> None:
@@ -82,13 +79,13 @@ class SocketHandoff:
                 asyncio.get_running_loop().remove_reader(self._end)
                 return
             if message == _TAKEN:
-                kind, connection = self._on_their_way.popleft()
+                kind, connection = self._in_transit.popleft()
                 connection.close()
-                self._told[kind] += 1
+                self._reported[kind] += 1
                 self._on_room()
             else:
                 kind, _, number = message.decode().partition("=")
-                self._told[kind] = int(number)
+                self._reported[kind] = int(number)
 
 
 class Adopter(Protocol):
@@ -96,7 +93,7 @@ class Adopter(Protocol):
 
     @property
     def connections(self) -> int:
-        """Open now."""
+        """How many connections are open now."""
         ...
 
     async def adopt(self, connection: socket.socket) -> None:
@@ -108,8 +105,8 @@ class Receiver:
     """A worker's side.
 
     Args:
-        end: of the pair.
-        adopters: that serve connections, by kind.
+        end: The worker's end of the pair.
+        adopters: What serves connections, by kind.
     """
 
     def __init__(self, end: socket.socket, adopters: Mapping[Kind, Adopter]) -> None:
@@ -119,18 +116,18 @@ class Receiver:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Take connections and tell how many are open, until cancelled."""
+        """Take connections and report how many are open, until cancelled."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._end, self._read)
-        told: dict[Kind, int] = {}
+        reported: dict[Kind, int] = {}
         try:
             while True:
-                await asyncio.sleep(_TELL_S)
+                await asyncio.sleep(_REPORT_PERIOD_S)
                 now = {kind: adopter.connections for kind, adopter in self._adopters.items()}
                 for kind, number in now.items():
-                    if told.get(kind) != number:
-                        self._say(f"{kind}={number}".encode())
-                told = now
+                    if reported.get(kind) != number:
+                        self._send(f"{kind}={number}".encode())
+                reported = now
         finally:
             loop.remove_reader(self._end)
 
@@ -149,7 +146,7 @@ class Receiver:
                 task = asyncio.get_running_loop().create_task(self._adopt(message.decode(), connection))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            self._say(_TAKEN)
+            self._send(_TAKEN)
 
     async def _adopt(self, kind: Kind, connection: socket.socket) -> None:
         try:
@@ -158,6 +155,6 @@ class Receiver:
             log.debug("a connection for %s was lost at once: %s", kind, exc)
             connection.close()
 
-    def _say(self, message: bytes) -> None:
+    def _send(self, message: bytes) -> None:
         with contextlib.suppress(OSError):
             self._end.send(message)

@@ -33,7 +33,7 @@ def read_init_message(channel_end: socket.socket) -> dict[str, Any] | None:
 
 
 class WorkerTeam:
-    """The supervisor, as a worker knows it; ``join`` comes first.
+    """The supervisor, and through it the other workers, as one worker knows them; ``join`` comes first.
 
     Args:
         channel_end: The worker's end of its channel, after the init message.
@@ -50,7 +50,7 @@ class WorkerTeam:
         self._channel_end = channel_end
         self._handoff_end = handoff_end
         self._on_alone = on_alone
-        self._served: frozenset[str] | None = None  # not told yet
+        self._served: frozenset[str] | None = None  # unknown before the supervisor says so
         self._channel: Channel
         self._gateway: Gateway | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,7 +73,7 @@ class WorkerTeam:
         self._channel.tell("up")
 
     async def leave(self, failure: str | None = None) -> None:
-        """Say the last words: what was counted, or why it could not start."""
+        """Report what was counted, or why this worker could not start, and end."""
         if self._gateway is not None:
             self._channel.tell("metrics", self._gateway.snapshot_metrics().encode())
         if failure is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ log = logging.getLogger(__name__)
 _METRICS_S = 1.0
 _LAST_WORDS_S = 1.0
 
-InitMessage = Mapping[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerLaunch:
@@ -38,11 +35,11 @@ class WorkerLaunch:
 
     command: Callable[[int, int], Sequence[str]]
     environment: Mapping[str, str]
-    init_message: Callable[[int], InitMessage]
+    init_message: Callable[[int], Mapping[str, Any]]
 
 
-class WorkerRun:
-    """One run of a worker (see ``ProcessRun``); it has started when it says that it takes requests.
+class WorkerRun(ChildProcess):
+    """One run of a worker; it has started when it says that it takes requests.
 
     Args:
         number: The worker's, from 0.
@@ -72,8 +69,7 @@ class WorkerRun:
         self.is_up = False
         self.served: frozenset[str] = frozenset()
         self.metrics = MetricSnapshot()
-        self._launch = launch
-        self._stop_s = stop_s
+        self._init_message = dict(launch.init_message(number))
         self._distributor = distributor
         self._on_change = on_change
         self._answers: Answers = {
@@ -83,14 +79,20 @@ class WorkerRun:
             "metrics": self._hear_metrics,
             "failed": self._hear_failure,
         }
-        self._process: ChildProcess | None = None
+        self._channel_end, self._their_channel_end = socket.socketpair()
+        handoff_end, self._their_handoff_end = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self._handoff = SocketHandoff(handoff_end, distributor.resume)
         self._listening: asyncio.Task[None] | None = None
         self._failure: str | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Process id; None before it has one."""
-        return None if self._process is None else self._process.pid
+        descriptors = (self._their_channel_end.fileno(), self._their_handoff_end.fileno())
+        super().__init__(
+            f"worker {number}",
+            launch.command(*descriptors),
+            stop_s=stop_s,
+            environment=launch.environment,
+            pass_fds=descriptors,
+            is_ready=self._has_come_up,
+        )
 
     async def start(self) -> None:
         """Return when the worker takes requests.
@@ -98,37 +100,23 @@ class WorkerRun:
         Raises:
             ServerUnavailableError: It ended instead; with its reason, when it told one.
         """
-        our_end, their_end = socket.socketpair()
-        our_handoff, their_handoff = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        self._handoff = SocketHandoff(our_handoff, self._distributor.resume)
         try:
-            with their_end, their_handoff:
-                self._channel = await Channel.over(our_end, self._answers)
+            with self._their_channel_end, self._their_handoff_end:
+                self._channel = await Channel.over(self._channel_end, self._answers)
                 self._listening = asyncio.create_task(self._channel.run())
-                self._channel.tell("init", dict(self._launch.init_message(self.number)))
-                descriptors = (their_end.fileno(), their_handoff.fileno())
-                self._process = ChildProcess(
-                    f"worker {self.number}",
-                    self._launch.command(*descriptors),
-                    stop_s=self._stop_s,
-                    environment=self._launch.environment,
-                    pass_fds=descriptors,
-                    is_ready=self._has_come_up,
-                )
-                await self._process.start()
+                self._channel.tell("init", self._init_message)
+                await super().start()
         except ServerUnavailableError as exc:
             await self.stop()  # for its last words
             raise ServerUnavailableError(self._failure or f"worker {self.number} {exc} while it started") from None
 
     async def wait_exited(self) -> str:
-        """Return how the worker ended, once it has."""
-        assert self._process is not None, "it has been started"
-        return f"(process {self.pid}) {await self._process.wait_exited()}"
+        """Return how the worker ended, once it has, and which process it was."""
+        return f"(process {self.pid}) {await super().wait_exited()}"
 
     async def stop(self) -> None:
         """End the worker, hear its last words, and take back the connections that it has not begun with."""
-        if self._process is not None:
-            await self._process.stop()
+        await super().stop()
         if self._listening is None:
             return
         listening, self._listening = self._listening, None
@@ -138,15 +126,6 @@ class WorkerRun:
         self.is_up = False
         self._on_change(self)
         self._distributor.remove(self.number, self._handoff)
-
-    def kill(self) -> None:
-        """End the worker at once."""
-        self.signal(signal.SIGKILL)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send the worker a signal."""
-        if self._process is not None:
-            self._process.signal(number)
 
     def tell_served(self, families: Sequence[str]) -> None:
         """Tell the worker which families all workers can answer."""

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, find_changes, render_fleet
+from orchestrator.config.changes import ServerChanges
 from orchestrator.embedded.server import choose_free_ports
-from orchestrator.errors import ModelNotFoundError
-from orchestrator.gateway import Gateway, follow_fleet
+from orchestrator.errors import ConfigError, ModelNotFoundError
+from orchestrator.gateway import FollowedFleet, Gateway, follow_fleet
 from orchestrator.gateway.fleet_statistics import LocalFleetStatistics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.messages import pb
@@ -113,3 +114,31 @@ async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
             files.refresh()
         assert "are kept as they were" in caplog.text
         assert set(router.served_by()) == {"a", "b"}
+
+
+async def test_a_supervisor_takes_changes_of_its_file_but_for_the_gateway_section(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "fleet.yaml"
+    first = FleetSettings(servers=servers(a="127.0.0.1:1"), gateway=GatewaySettings(workers=2))
+    fleet = FollowedFleet(first, path)
+    path.write_text(render_fleet(first))
+    await fleet.resolve()
+    assert [server.name for server in fleet.servers] == ["a"]
+    taken: list[ServerChanges] = []
+
+    def take(changes: ServerChanges) -> None:
+        if any(server.name == "refused" for server in changes.opened):
+            raise ConfigError("no such key file")
+        taken.append(changes)
+
+    file = fleet.watch_file(take)
+    path.write_text(render_fleet(FleetSettings(servers=servers(b="127.0.0.1:2"), gateway=GatewaySettings(workers=3))))
+    file.refresh()
+    assert [([server.name for server in changes.opened], changes.closed) for changes in taken] == [(["b"], ("a",))]
+    assert ([s.name for s in fleet.settings.servers], fleet.settings.gateway.workers) == (["b"], 2)
+    for refused in (servers(refused="127.0.0.1:3"), ()):
+        path.write_text(render_fleet(first.model_copy(update={"servers": refused})))
+        file.refresh(is_forced=True)
+    assert ([server.name for server in fleet.servers], len(taken)) == (["b"], 1)
+    assert caplog.text.count("are kept as they were") == 2
