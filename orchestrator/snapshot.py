@@ -6,6 +6,7 @@ item, a request may bring several), and a width is a whole percentage, never a f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -82,6 +83,28 @@ class BatchInFlight:
     began_s: float | None = field(default=None, compare=False)
 
 
+def is_within_limits(held: float, held_of_model: float, instances: float, batch_limit: float, waiting: float) -> bool:
+    """Return whether a server may be sent one more batch of a model; of numbers alone, because decisions compile it.
+
+    Of one model it may hold a batch for each instance and some more; further ones would only wait there instead of in
+    the router, where they can still be given to another server.
+
+    Args:
+        held: batches that it holds.
+        held_of_model: those of the model in question.
+        instances: of that model.
+        batch_limit: batches of all models together.
+        waiting: batches of one model beyond its instances.
+    """
+    return held < batch_limit and held_of_model < instances + waiting
+
+
+def has_room(in_flight: Sequence[BatchInFlight], model: ServedModel, *, batch_limit: int, waiting_limit: int) -> bool:
+    """Return whether a server that holds ``in_flight`` may be sent a batch of ``model``."""
+    of_model = sum([batch.model == model.name for batch in in_flight])
+    return is_within_limits(len(in_flight), of_model, model.instances, batch_limit, waiting_limit)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerState:
     """A server as the router sees it at one moment.
@@ -112,6 +135,12 @@ class ServerState:
     def items(self) -> int:
         """Items it has or will have: in flight and bound."""
         return sum(group.items for group in self.in_flight) + sum(n for _, n in self.bound_items)
+
+    def has_room_for(self, model: ServedModel) -> bool:
+        """Return whether it may be sent a group of ``model`` now."""
+        return self.healthy and has_room(
+            self.in_flight, model, batch_limit=self.batch_limit, waiting_limit=self.waiting_limit
+        )
 
 
 @dataclass(frozen=True, slots=True)

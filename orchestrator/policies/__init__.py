@@ -14,7 +14,7 @@ from orchestrator.policies.protocol import Binding, ObservingPolicy, Outcome, Po
 from orchestrator.policies.registry import has_width_rule, policy_names
 from orchestrator.policies.tables.candidate_set import CandidateSet
 from orchestrator.policies.tables.fleet_tables import FleetTables, build_candidates
-from orchestrator.policies.tables.occupancy import free_batches, mark_begun
+from orchestrator.policies.tables.occupancy import mark_begun
 
 __all__ = [
     "Binding",
@@ -31,7 +31,6 @@ __all__ = [
     "Situation",
     "build_candidates",
     "find_fault",
-    "free_batches",
     "has_width_rule",
     "is_offered",
     "is_prepared",

@@ -30,7 +30,6 @@ from orchestrator.policies.registry import parse_policy
 from orchestrator.policies.tables.candidate_set import CandidateSet
 from orchestrator.policies.tables.compiled import CACHE_DIR, IS_COMPILED
 from orchestrator.policies.tables.fleet_tables import FleetTables
-from orchestrator.policies.tables.occupancy import free_batches
 from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerName, ServerState, TensorSpec, Width
 
 _BASE = "alert"  # a rule that observes what becomes of groups as well
@@ -86,7 +85,6 @@ def _decide() -> None:
     for policy in (rule, LearnedPolicy(_file(SLIM)), LearnedPolicy(_file(PAPER))):
         for tables in fleets:
             CandidateSet(tables, situation).decide(policy, is_idle=True, binding=Binding.LATE)
-    free_batches(0, 0, 1, 1, 1)  # the router asks in whole numbers
     rule.observe(fleets[-1].memory, Outcome(_SERVERS[0], _WIDTHS[0], 1, 1.0, 1.0, True, 0.0))
 
 

@@ -54,13 +54,6 @@ def reference_candidates(
     )
 
 
-def has_room_for(server: ServerState, model: ServedModel) -> bool:
-    """Return whether a server may be sent a batch of ``model``."""
-    of_model = [batch for batch in server.in_flight if batch.model == model.name]
-    is_within = len(server.in_flight) < server.batch_limit and len(of_model) < model.instances + server.waiting_limit
-    return server.healthy and is_within
-
-
 def _is_within(queue: QueueState, joules: EnergyLine | None) -> bool:
     if queue.max_per_item_j is None:
         return True
@@ -99,7 +92,7 @@ def _candidate(
         head_completion_s=option.completion_s(queue.head_items),
         drain_s=drain_s,
         server_items=option.held.items,
-        has_room=has_room_for(option.server, option.model),
+        has_room=option.server.has_room_for(option.model),
         wait_s=option.wait_s,
         per_item_s=option.slope_s,
         fixed_s=option.fixed_s,

@@ -113,29 +113,6 @@ def _began_s(batches: Table, batch: int, last_answer_s: float) -> float:
     return last_answer_s if last_answer_s > sent_s else sent_s  # NaN is not above
 
 
-@compiled
-def free_batches(held: float, of_width: float, instances: float, batch_limit: float, waiting_limit: float) -> float:
-    """Return how many batches of a width a server may be sent now; below 1: none.
-
-    Of one width it may hold a batch for each instance and ``waiting_limit`` more; more would only wait there instead
-    of in the router, where they can still be given to another server.
-
-    Args:
-        held: The batches that it holds of all widths.
-        of_width: Those of the width.
-        instances: The instances of the width.
-        batch_limit: What it may hold of all widths together.
-        waiting_limit: What it may hold of the width beyond one for each instance.
-    """
-    return min(batch_limit - held, instances + waiting_limit - of_width)
-
-
-@compiled
-def has_room(held: float, of_width: float, instances: float, batch_limit: float, waiting_limit: float) -> bool:
-    """Return whether a server may be sent a batch of a width; arguments as for ``free_batches``."""
-    return free_batches(held, of_width, instances, batch_limit, waiting_limit) >= 1
-
-
 def mark_begun(
     in_flight: Sequence[BatchInFlight], instances: Mapping[ModelName, int], *, since_s: float | None
 ) -> list[BatchInFlight]:

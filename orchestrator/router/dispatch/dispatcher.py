@@ -260,8 +260,7 @@ class Dispatcher:
             decided: What was decided; None: when they were bound, which each request knows itself.
         """
         model = server.model(queue.key.family, width)
-        free = 0 if model is None else server.free_batches(model)
-        if model is None or free < 1:
+        if model is None or (free := server.free_batches(model)) == 0:
             return False
         items = min(items, model.max_batch_size)
         if items >= queue.items:

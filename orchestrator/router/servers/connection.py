@@ -20,11 +20,20 @@ from orchestrator.errors import (
     TransientError,
     WrongAnswerError,
 )
-from orchestrator.policies import free_batches, mark_begun
+from orchestrator.policies import mark_begun
 from orchestrator.profile import Run, merge_runs
 from orchestrator.router.queue.request import Array
 from orchestrator.router.servers.health import BackOff, ServerHealth
-from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServedModel, ServerName, ServerState, Width
+from orchestrator.snapshot import (
+    BatchInFlight,
+    Family,
+    ModelName,
+    ServedModel,
+    ServerName,
+    ServerState,
+    Width,
+    is_within_limits,
+)
 
 log = logging.getLogger(__name__)
 
@@ -117,12 +126,12 @@ class ServerConnection:
 
     @property
     def models(self) -> tuple[ServedModel, ...]:
-        """The models that it serves and may be sent."""
+        """The models that the server serves and may be sent."""
         return self._index().allowed
 
     @property
     def is_usable(self) -> bool:
-        """Whether it may be sent anything."""
+        """Whether the server may be sent anything."""
         return self.health.is_healthy and bool(self.models)
 
     def _index(self) -> _ModelIndex:
@@ -138,7 +147,7 @@ class ServerConnection:
         return known
 
     def models_of(self, family: Family) -> tuple[ServedModel, ...]:
-        """Return the widths of a family that it may be sent, ascending; the same tuple while nothing changes."""
+        """Return the widths of a family that the server may be sent, ascending; one tuple while nothing changes."""
         index = self._index()
         found = index.by_family.get(family)
         if found is None:
@@ -147,7 +156,7 @@ class ServerConnection:
         return found
 
     def _models_beside(self, family: Family) -> tuple[ServedModel, ...]:
-        """Return what it serves of other families, to which its load may belong; the same tuple likewise."""
+        """Return what the server serves of other families, to which its load may belong; one tuple likewise."""
         others = self._index().others
         found = others.get(family)
         if found is None:
@@ -159,7 +168,7 @@ class ServerConnection:
         return next((m for m in self.models_of(family) if m.width == width), None)
 
     def find(self, name: ModelName) -> ServedModel | None:
-        """Return a model that it serves, whether or not that may be sent now; None when it does not."""
+        """Return a model that the server serves, whether or not that may be sent now; None when it does not."""
         return self._index().by_name.get(name)
 
     def state(self, family: Family, bound_items: tuple[tuple[ModelName, int], ...]) -> ServerState:
@@ -180,7 +189,7 @@ class ServerConnection:
 
     @property
     def waiting_limit(self) -> int:
-        """Batches of one width that may wait there, besides one for each instance that runs.
+        """How many batches of one width may wait on the server, besides one for each instance that runs.
 
         One where what it has takes longer than answers and requests travel: it does not idle, and what waits in the
         router can still be shed, narrowed, or given to another server.
@@ -192,12 +201,12 @@ class ServerConnection:
 
     @property
     def batch_limit(self) -> int:
-        """Batches that it may hold of all widths: as many as of its best-staffed width alone."""
+        """How many batches of all widths the server may hold: as many as of its best-staffed width alone."""
         instances = max(self._index().instances.values(), default=1)
         return self.waiting_limit + max(1, int(instances * self._share()))
 
     def _share(self) -> float:
-        """Return which part of its in-flight budget it is given: all of it, or less just after it came back."""
+        """Return which part of its in-flight budget the server gets: all of it, or less just after it came back."""
         state = self.health.ejection
         if state.returned_s is None:
             return 1.0
@@ -205,16 +214,19 @@ class ServerConnection:
 
     @property
     def has_room(self) -> bool:
-        """Whether it may be sent a batch of some width now, as far as the bound on all widths says."""
+        """Whether the server may be sent a batch of some width now, as far as the bound on all widths says."""
         return self.health.is_healthy and len(self.in_flight) < self.batch_limit
 
     def free_batches(self, model: ServedModel) -> int:
-        """Return how many batches of a model it may be sent now; below 1: none."""
+        """Return how many batches of a model the server may be sent now."""
         if not self.health.is_healthy:
             return 0
         of_model = sum([batch.model == model.name for batch in self.in_flight])
-        held, limits = len(self.in_flight), (self.batch_limit, self.waiting_limit)
-        return int(free_batches(held, of_model, model.instances, *limits))
+        held, limits = len(self.in_flight), (model.instances, self.batch_limit, self.waiting_limit)
+        free = 0
+        while is_within_limits(held + free, of_model + free, *limits):
+            free += 1
+        return free
 
     # --- what happens on it ---
 

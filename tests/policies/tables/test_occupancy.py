@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 
 from orchestrator.policies import build_candidates, mark_begun
-from orchestrator.policies.tables.occupancy import has_room
 from orchestrator.profile import LatencyTable
 from orchestrator.snapshot import BatchInFlight, QueueState, ServerState
 from tests.fakes.servers import served_model
 from tests.policies.fleets import WIDTHS, Occupancy, fleet_server, fleets, latencies, model_name
-from tests.policies.reference import has_room_for
 
 TEN_MS_AN_ITEM = latencies(a={25: (0.01, 0.0), 100: (0.01, 0.0)})
 
@@ -104,11 +101,8 @@ def test_a_width_may_wait_with_one_group_more_than_it_has_instances(held: tuple[
     server = fleet_server(
         widths=(25, 100), instances={25: 1, 100: 3}, held=tuple((w, 1, 0.0) for w in held), batch_limit=4
     )
-    of_width = Counter(held)
-    limits = server.batch_limit, server.waiting_limit
-    assert {m.width for m in server.models if has_room(len(held), of_width[m.width], m.instances, *limits)} == room
-    assert {m.width for m in server.models if has_room_for(server, m)} == room
-    assert not any(has_room_for(replace(server, healthy=False), m) for m in server.models)
+    assert {m.width for m in server.models if server.has_room_for(m)} == room
+    assert not any(replace(server, healthy=False).has_room_for(m) for m in server.models)
 
 
 def batch(width: int, sent_s: float, began_s: float | None = None) -> BatchInFlight:

@@ -6,7 +6,6 @@ from orchestrator.config import RouterSettings
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.snapshot import BatchInFlight, ServerName
 from tests.fakes.servers import FakeServer, served_model
-from tests.policies.reference import has_room_for
 
 Observed = tuple[str, int, float]
 
@@ -90,7 +89,7 @@ def test_a_width_may_have_a_batch_for_each_instance_and_one_that_waits(server: S
     assert server.free_batches(narrow) == 1
     batch(server, 1, 1.0, width=25)
     assert (server.free_batches(narrow), server.free_batches(wide)) == (0, 2)
-    assert not has_room_for(server.state(narrow.family, ()), narrow)
+    assert not server.state(narrow.family, ()).has_room_for(narrow)
 
 
 def test_a_server_that_is_out_may_be_sent_nothing(server: ServerConnection) -> None:
