@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,7 +20,6 @@ import click
 from benchmarks.controller.machine import describe_machine
 from benchmarks.learned_decision import DECISION_BARS_US, NETWORK_BARS_US, NetworkTiming, drawn_policy, measure_network
 from orchestrator.policies import FleetTables, Policy, Situation, parse_policy
-from orchestrator.policies.tables.compiled import IS_COMPILED
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.snapshot import (
     BatchInFlight,
@@ -110,13 +107,13 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - began_s
 
 
-def render_page(timings: list[Timing], networks: list[NetworkTiming], machine: str, how: str) -> str:
+def render_page(timings: list[Timing], networks: list[NetworkTiming], machine: str) -> str:
     """Return the tables as a page."""
     whole = {t.servers: t for t in timings if t.policy == "ppo-slim"}
     lines = [
         "# What a decision takes",
         "",
-        f"Made by `make bench-decisions` on {machine}, {how}; µs for candidates,",
+        f"Made by `make bench-decisions` on {machine}, compiled by Numba; µs for candidates,",
         "masks and choice together, and for taking over what changed on one server. Four widths a server, twenty",
         "requests waiting.",
         "",
@@ -143,29 +140,23 @@ def render_page(timings: list[Timing], networks: list[NetworkTiming], machine: s
 
 @click.command(help=__doc__)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("docs/benchmarks"))
-@click.option("--plain", is_flag=True, help="Without Numba, as where it can't be imported; prints and writes nothing.")
-def main(out: Path, plain: bool) -> None:
+def main(out: Path) -> None:
     """Measure, print and write."""
-    if plain and IS_COMPILED:  # decided when the package is imported
-        code = "import sys; sys.modules['numba'] = None; from benchmarks.decisions import main; main()"
-        sys.exit(subprocess.run([sys.executable, "-c", code, "--plain"], check=False).returncode)
     policies: list[Policy] = [*(parse_policy(name) for name in POLICIES), drawn_policy()]
     timings = [measure(servers, policy) for servers in SIZES for policy in policies]
     networks = [measure_network(servers) for servers in NETWORK_BARS_US]
-    how = "compiled by Numba" if IS_COMPILED else "in plain Python, without Numba"
     machine = f"{describe_machine().cpu}, Python {platform.python_version()}"
-    page = render_page(timings, networks, machine, how)
+    page = render_page(timings, networks, machine)
     click.echo(page)
-    if not plain:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "decisions.md").write_text(page)
-        rows = {
-            "machine": machine,
-            "how": how,
-            "rows": [asdict(t) for t in timings],
-            "networks": [asdict(n) for n in networks],
-        }
-        (out / "decisions.json").write_text(json.dumps(rows, indent=1) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "decisions.md").write_text(page)
+    rows = {
+        "machine": machine,
+        "how": "compiled by Numba",
+        "rows": [asdict(t) for t in timings],
+        "networks": [asdict(n) for n in networks],
+    }
+    (out / "decisions.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

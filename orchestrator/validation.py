@@ -11,7 +11,6 @@ import typing
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 Location = tuple[int | str, ...]
 """Where in nested values: keys and indices, from the outside in."""
@@ -70,11 +69,4 @@ def _section_in(annotation: Any) -> type[Any] | None:
 def _fields(section: type[Any]) -> dict[str, Any]:
     if issubclass(section, BaseModel):
         return {name: info.annotation for name, info in section.model_fields.items()}
-    hints = typing.get_type_hints(section, include_extras=True)
-    return {_alias(annotation) or name: annotation for name, annotation in hints.items()}
-
-
-def _alias(annotation: Any) -> str | None:
-    """Return the key that a file has for a field where that is not the field's name."""
-    found = (part.alias for part in typing.get_args(annotation) if isinstance(part, FieldInfo))
-    return next(found, None)
+    return typing.get_type_hints(section)

@@ -28,7 +28,7 @@ from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.registry import parse_policy
 from orchestrator.policies.tables.candidate_set import CandidateSet
-from orchestrator.policies.tables.compiled import CACHE_DIR, IS_COMPILED
+from orchestrator.policies.tables.compiled import CACHE_DIR
 from orchestrator.policies.tables.fleet_tables import FleetTables
 from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerName, ServerState, TensorSpec, Width
 
@@ -41,18 +41,17 @@ _LOCK = "lock"
 
 def is_prepared() -> bool:
     """Return whether ``prepare`` has nothing to compile, or only what another process has compiled before."""
-    return not IS_COMPILED or (CACHE_DIR is not None and (CACHE_DIR / _DONE).exists())
+    return CACHE_DIR is not None and (CACHE_DIR / _DONE).exists()
 
 
 @functools.cache
 def prepare() -> None:
     """Compile, or load what was compiled before, all that decisions need; else the first one waits for it.
 
-    Half a minute on a machine where it has never run, a third of a second afterwards, nothing without Numba.
+    Half a minute on a machine where it has never run, a third of a second afterwards.
     """
-    if IS_COMPILED:
-        with _alone():
-            _decide()
+    with _alone():
+        _decide()
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 Arrivals, the router's queue, groups, servers and what goes wrong with them are events; between two of them nothing
 happens, so time is exact. Decisions are those of ``orchestrator.policies``, on the same tables and by the same
-functions as in a live router, and expected times are learned by ``orchestrator.profile.fit`` as there. With Numba the
-whole loop is compiled; see orchestrator.policies.tables.compiled for the alternatives and their cost.
+functions as in a live router, and expected times are learned by ``orchestrator.profile.fit`` as there. The
+whole loop is compiled by Numba; see orchestrator.policies.tables.compiled for the alternatives and their cost.
 
 The loop draws no lots. All that is random (arrivals, service noise, what policies draw, failures) is drawn beforehand,
 each from a stream of its own of one seed, and belongs to a request or to a moment: so two policies meet the very same

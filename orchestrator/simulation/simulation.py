@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -304,10 +303,7 @@ def _requests(trace: Trace) -> Table:
 
 def fill(column: Column, values: NDArray[np.float64]) -> None:
     """Write an array into a column."""
-    if isinstance(column, np.ndarray):
-        column[: len(values)] = values
-    else:
-        cast("list[float]", column)[: len(values)] = values.tolist()
+    column[: len(values)] = values
 
 
 def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:

@@ -69,7 +69,7 @@ class FakeServer:
         self.fixed_s = fixed_s
         self.is_up = True
         self.failures: list[SlimError | Exception] = []
-        self.batches: list[tuple[int, int]] = []
+        self.groups: list[tuple[int, int]] = []
         self.closed = False
         self.in_flight = 0
         self._instance = asyncio.Lock()
@@ -94,7 +94,7 @@ class FakeServer:
                 self._require_up(executed=True)
         finally:
             self.in_flight -= 1
-        self.batches.append((model.width, len(batch)))
+        self.groups.append((model.width, len(batch)))
         scores = np.zeros((len(batch), CLASSES), np.float32)
         marks = batch.reshape(len(batch), -1)[:, 0]
         scores[np.arange(len(batch)), marks.astype(int) % CLASSES] = marks + 1

@@ -22,8 +22,6 @@ from tests.fakes.servers import FakeServer, item
 from tests.policies.learned.test_policy import paper, slim, trained
 from tests.router.test_reconfigure import fleet_of, routed
 
-pytest.importorskip("numba", reason="nothing is compiled without numba")
-
 
 def compiled_so_far() -> dict[str, int]:
     """Return for each function that Python may call compiled for how many signatures it is."""

@@ -44,11 +44,11 @@ def test_batches_double_up_to_the_largest(max_batch_size: int) -> None:
         (lambda v: v["servers"][1].pop("idle"), r"key servers[1].idle is missing"),
         (lambda v: model(v).update(speed=1), "unknown key servers[0].models[1].speed; allowed here: name, family"),
         (
-            lambda v: model(v)["line"].update(item_s=-1e-9),
+            lambda v: model(v)["line"].update(per_item_s=-1e-9),
             "servers[0].models[1].line.item_s: Input should be greater",
         ),
         (
-            lambda v: model(v)["line"].update(item_s=float("nan")),
+            lambda v: model(v)["line"].update(per_item_s=float("nan")),
             "servers[0].models[1].line.item_s: Input should be",
         ),
         (lambda v: model(v)["batches"][0].update(mean_s=float("inf")), "batches[0].mean_s: Input should be less"),

@@ -11,7 +11,7 @@ begin as zeros: an untrained policy *is* its base policy, and training learns wh
 policy). Scaling the strength k down would explore more. A max over no candidates is 0.
 
 The loops run along contiguous weights in float32, which LLVM vectorises, and skip inputs that are 0, as half of them
-are behind a relu. Without Numba the same is done by numpy's matrix products.
+are behind a relu.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
 from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, ROWS
-from orchestrator.policies.tables.compiled import IS_COMPILED, Column, Table, compiled
+from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 HIDDEN: Final = 32
 POOLED: Final = 2 * HIDDEN + CONTEXT
@@ -111,9 +111,20 @@ def _relu(out: Any, at: int) -> None:
 
 
 @compiled
-def _score_compiled(
-    lines: Table, considered: int, context: Column, params: Any, strength: float, hidden: Any, scores: Column
+def score(
+    lines: Table, considered: int, context: Column, params: Floats32, strength: float, hidden: Floats32, scores: Column
 ) -> None:
+    """Write the scores of the actions.
+
+    Args:
+        lines: features of the candidates, [ROWS, FEATURES].
+        considered: how many lines are used.
+        context: features of the decision, [CONTEXT].
+        params: float32 [PARAMETERS], see ``pack``.
+        strength: of the base policy's choice.
+        hidden: room, float32 [HIDDEN_LINES, HIDDEN].
+        scores: takes ACTIONS numbers, 0 for lines that are not used.
+    """
     for j in range(HIDDEN):
         hidden[_MEAN, j] = hidden[_MAX, j] = np.float32(0)
     for r in range(considered):
@@ -153,38 +164,6 @@ def _score_compiled(
     for r in range(considered, ROWS):
         scores[r] = 0.0
     scores[HOLD_ACTION] = strength * context[BASE_HOLDS] + total
-
-
-def _score_numpy(
-    lines: Table, considered: int, context: Column, params: Any, strength: float, hidden: Any, scores: Column
-) -> None:
-    def matrix(first: int, inputs: int) -> Floats32:
-        found: Floats32 = params[first : first + inputs * HIDDEN].reshape(inputs, HIDDEN)
-        return found
-
-    def vector(first: int) -> Floats32:
-        found: Floats32 = params[first : first + HIDDEN]
-        return found
-
-    x = np.array([lines[r] for r in range(considered)], np.float32).reshape(considered, FEATURES)
-    outer = np.asarray(context, np.float32)
-    h = np.maximum(x @ matrix(_ROW_IN, FEATURES) + vector(_ROW_IN_BIAS), 0)
-    h = np.maximum(h @ matrix(_ROW_MID, HIDDEN) + vector(_ROW_MID_BIAS), 0)
-    mean, most = (h.mean(axis=0), h.max(axis=0)) if considered else (np.zeros(HIDDEN), np.zeros(HIDDEN))
-    g = np.maximum(np.concatenate([mean, most, outer]) @ matrix(_POOL, POOLED) + vector(_POOL_BIAS), 0)
-    shared = g @ matrix(_SCORE_POOL, HIDDEN) + vector(_SCORE_BIAS)
-    found = np.maximum(h @ matrix(_SCORE_ROW, HIDDEN) + shared, 0) @ vector(_OUT) + params[_OUT_BIAS]
-    for r in range(ROWS):
-        scores[r] = strength * lines[r][BASE_CHOICE] + float(found[r]) if r < considered else 0.0
-    scores[HOLD_ACTION] = strength * context[BASE_HOLDS] + float(g @ vector(_HOLD) + params[_HOLD_BIAS])
-
-
-score = _score_compiled if IS_COMPILED else _score_numpy
-"""Write the scores of the actions: ``score(lines, considered, context, params, strength, hidden, scores)``.
-
-``params`` is float32 [PARAMETERS], see ``pack``; ``hidden`` is room, float32 [HIDDEN_LINES, HIDDEN]; ``scores`` takes
-ACTIONS numbers, 0 for lines that are not used.
-"""
 
 
 @compiled

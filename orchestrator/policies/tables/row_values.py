@@ -9,7 +9,7 @@ from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
 from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table, read_row, write_row
+from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
 from orchestrator.snapshot import ServerName, Width
 
@@ -37,7 +37,7 @@ def write_query(query: Column, situation: Situation) -> None:
 
 def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candidate:
     """Return a row as a value; ``names`` are those of the servers by index."""
-    values = read_row(rows, col.ROW_FIELDS, row)
+    values = rows[:, row].tolist()  # much quicker than one by one
     per_item_j, fixed_j = values[col.ROW_PER_ITEM_J], values[col.ROW_FIXED_J]
     return Candidate(
         server=names[int(values[col.ROW_SERVER])],
@@ -85,7 +85,7 @@ def write_candidate(rows: Table, row: int, candidate: Candidate, server: int, co
     values[col.ROW_PER_ITEM_J] = math.nan if candidate.per_item_j is None else candidate.per_item_j
     values[col.ROW_FIXED_J] = math.nan if candidate.fixed_j is None else candidate.fixed_j
     values[col.ROW_BACKLOG_S] = candidate.backlog_s
-    write_row(rows, row, values)
+    rows[:, row] = values
 
 
 def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: Situation) -> Decision:

@@ -30,7 +30,7 @@ from orchestrator.policies.memory import MEMORY_FIELDS, SLOTS, STRIDE, WHOLE
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS, choose_row
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import IS_COMPILED, compiled
+from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.layout import HOLD, Fleet, QueueHead, Scratch
 from orchestrator.simulation.rewards import (
     DEADLINE_SCALE,
@@ -137,12 +137,10 @@ class WorldBatch:
             else every decision is asked about.
 
     Raises:
-        ConfigError: when Numba is not there, or the base can't be one.
+        ConfigError: when the base can't be one.
     """
 
     def __init__(self, worlds: int, *, base: str = "lert:slack", holds_on: bool = False) -> None:
-        if not IS_COMPILED:
-            raise ConfigError("batches of worlds need numba; install it with pip install numba")
         self.worlds = worlds
         self._base = parse_base(base)
         self._tables: _Tables | None = None

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import astuple, replace
 
 import pytest
@@ -172,25 +170,3 @@ def test_a_fleet_without_servers_has_no_candidates() -> None:
     assert tables.decide(parse_policy("lert"), situation()) == Hold(Reason.NO_CANDIDATE)
     tables.put(fleet_server("a", (25, 100)), NOTHING_KNOWN)
     assert [c.width for c in tables.candidates(situation())] == [Width(25), Width(100)]
-
-
-WITHOUT_NUMBA = """
-import sys
-sys.modules["numba"] = None
-from orchestrator.policies.tables import compiled
-assert not compiled.IS_COMPILED
-import pytest
-sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[1:]]))
-"""
-
-
-def test_decisions_are_the_same_without_numba() -> None:
-    names = ("candidates", "occupancy", "stale")
-    tests = [
-        "tests/policies/rules",
-        "tests/policies/test_memory.py",
-        "tests/policies/test_policies.py",
-        *(f"tests/policies/tables/test_{name}.py" for name in names),
-    ]
-    run = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA, *tests], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
