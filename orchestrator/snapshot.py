@@ -83,17 +83,26 @@ class BatchInFlight:
     began_s: float | None = field(default=None, compare=False)
 
 
-def has_room(in_flight: Sequence[BatchInFlight], model: ServedModel, *, batch_limit: int, waiting_limit: int) -> bool:
-    """Return whether a server that holds ``in_flight`` may be sent a group of ``model``.
+def is_within_limits(held: float, held_of_model: float, instances: float, batch_limit: float, waiting: float) -> bool:
+    """Return whether a server may be sent one more batch of a model; of numbers alone, because decisions compile it.
 
-    Of one width it may hold a group for each instance and ``waiting_limit`` more; more would only wait there instead
-    of in the router, where they can still be given to another server. ``batch_limit`` bounds all widths together.
+    Of one model it may hold a batch for each instance and some more; further ones would only wait there instead of in
+    the router, where they can still be given to another server.
+
+    Args:
+        held: batches that it holds.
+        held_of_model: those of the model in question.
+        instances: of that model.
+        batch_limit: batches of all models together.
+        waiting: batches of one model beyond its instances.
     """
-    if len(in_flight) >= batch_limit:
-        return False
-    model_limit = model.instances + waiting_limit
-    # Fewer groups than the limit of one width can't exceed it; so most calls count nothing.
-    return len(in_flight) < model_limit or sum([group.model == model.name for group in in_flight]) < model_limit
+    return held < batch_limit and held_of_model < instances + waiting
+
+
+def has_room(in_flight: Sequence[BatchInFlight], model: ServedModel, *, batch_limit: int, waiting_limit: int) -> bool:
+    """Return whether a server that holds ``in_flight`` may be sent a batch of ``model``."""
+    of_model = sum([batch.model == model.name for batch in in_flight])
+    return is_within_limits(len(in_flight), of_model, model.instances, batch_limit, waiting_limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ import torch
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
-from orchestrator.policies.learned.features import BASE_CHOICE, FEATURES, PRESENT, ROWS
-from orchestrator.policies.learned.network import BASE_HOLDS, HIDDEN, POOLED, SHAPES, Floats32
+from orchestrator.policies.learned import features as feat
+from orchestrator.policies.learned.network import HIDDEN, POOLED, SHAPES, Floats32
 from orchestrator.simulation.rewards import OBJECTIVES
 
 
@@ -26,7 +26,7 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.row_in = nn.Linear(FEATURES, HIDDEN)
+        self.row_in = nn.Linear(feat.FEATURES, HIDDEN)
         self.row_mid = nn.Linear(HIDDEN, HIDDEN)
         self.pool = nn.Linear(POOLED, HIDDEN)
         for layer in (self.row_in, self.row_mid, self.pool):
@@ -35,9 +35,9 @@ class Encoder(nn.Module):
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return lines, context, hidden features [n, ROWS, HIDDEN] and summary [n, HIDDEN]."""
-        lines = observations[:, : ROWS * FEATURES].reshape(-1, ROWS, FEATURES)
-        context = observations[:, ROWS * FEATURES :]
-        present = lines[:, :, PRESENT : PRESENT + 1]
+        lines = observations[:, : feat.ROWS * feat.FEATURES].reshape(-1, feat.ROWS, feat.FEATURES)
+        context = observations[:, feat.ROWS * feat.FEATURES :]
+        present = lines[:, :, feat.PRESENT : feat.PRESENT + 1]
         hidden = torch.relu(self.row_mid(torch.relu(self.row_in(lines)))) * present
         mean = hidden.sum(dim=1) / present.sum(dim=1).clamp(min=1)
         most = hidden.max(dim=1).values  # behind a relu, so absent lines, which are 0, change no maximum
@@ -68,8 +68,8 @@ class ScoringNet(nn.Module):
         lines, context, hidden, summary = self.encoder(observations)
         shared = self.score_pool(summary).unsqueeze(1)
         found = self.out(torch.relu(self.score_row(hidden) + shared)).squeeze(2)
-        rows = (self.strength * lines[:, :, BASE_CHOICE] + found) * lines[:, :, PRESENT]
-        hold = self.strength * context[:, BASE_HOLDS : BASE_HOLDS + 1] + self.hold(summary)
+        rows = (self.strength * lines[:, :, feat.BASE_CHOICE] + found) * lines[:, :, feat.PRESENT]
+        hold = self.strength * context[:, feat.CONTEXT_BASE_HOLDS, None] + self.hold(summary)
         return torch.cat([rows, hold], dim=1)
 
     def _layers(self) -> dict[str, torch.Tensor]:

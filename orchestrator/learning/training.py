@@ -40,7 +40,7 @@ from orchestrator.learning.networks import CandidatePolicy, ScoringNet
 from orchestrator.learning.paper import export_paper, paper_fleet
 from orchestrator.learning.validation import Score, Validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
-from orchestrator.policies.learned.features import VERSION
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile, read_policy_file, write_policy_file
 from orchestrator.simulation.rewards import Task
 
@@ -241,7 +241,7 @@ class _Run:
                 "scenario": "drawn" if self._task is None else self._task.settings.name,
                 "steps": int(self.model.num_timesteps),
                 "seconds": round(time.monotonic() - self._began_s, 1),
-                "features_version": VERSION,
+                "features_version": feat.VERSION,
                 "versions": {name: version(name) for name in ("torch", "stable-baselines3", "sb3-contrib", "numpy")},
                 "python": platform.python_version(),
             },

@@ -6,14 +6,14 @@ and a simulator call the very same functions, and a test needs no fakes.
 
 from orchestrator.policies.binding import rebind
 from orchestrator.policies.circuit_breaker import Breaker, Fault, find_fault
-from orchestrator.policies.memory import Memory
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.fleet.fleet_tables import FleetTables, build_candidates
 from orchestrator.policies.parsing import knobs_of, parse_policy
 from orchestrator.policies.preference import PreferredPolicy, parse_preference
 from orchestrator.policies.preparation import is_prepared, prepare
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Outcome, Policy, RowPolicy, Situation, is_offered
 from orchestrator.policies.registry import has_width_rule, policy_names
-from orchestrator.policies.tables.candidate_set import CandidateSet
-from orchestrator.policies.tables.fleet_tables import FleetTables, build_candidates
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import mark_begun
 
 __all__ = [

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.decision import Candidate, Decision, Hold, Reason
-from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Outcome, Policy, Situation
+from orchestrator.policies.tables.memory import Memory
 
 
 def rebind(policy: Policy, binding: Binding) -> Policy:

@@ -20,16 +20,16 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from orchestrator.policies.learned.features import CONTEXT, FEATURES
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.network import untrained
 from orchestrator.policies.learned.paper import paper_shapes
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.registry import parse_policy
-from orchestrator.policies.tables.candidate_set import CandidateSet
 from orchestrator.policies.tables.compiled import CACHE_DIR
-from orchestrator.policies.tables.fleet_tables import FleetTables
 from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerName, ServerState, TensorSpec, Width
 
 _BASE = "alert"  # a rule that observes what becomes of groups as well
@@ -89,7 +89,7 @@ def _decide() -> None:
 
 def _file(kind: str) -> PolicyFile:
     """Return a policy that trusts itself everywhere, of weights that mean nothing."""
-    everywhere = np.full(FEATURES + CONTEXT, math.inf, np.float32)
+    everywhere = np.full(feat.FEATURES + feat.CONTEXT, math.inf, np.float32)
     if kind == SLIM:
         return PolicyFile(SLIM, _BASE, untrained(), -everywhere, everywhere)
     size = (len(_SERVERS), len(_WIDTHS), 1)

@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from orchestrator.decision import Candidate, Decision
-from orchestrator.policies.memory import Memory
 from orchestrator.policies.tables.compiled import Column, Table
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.snapshot import QueueState, ServerName, Width
 
 
@@ -142,7 +142,7 @@ class RowPolicy(ObservingPolicy, Protocol):
         something changes.
 
         Args:
-            memory: its own, see orchestrator.policies.memory.
+            memory: its own, see orchestrator.policies.tables.memory.
             rows: the candidates, ordered by server, then width.
             count: how many there are; perhaps none.
             query: what waits, and the lots.

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from orchestrator.decision import Candidate, Decision
 from orchestrator.errors import ConfigError
 from orchestrator.policies import rule
+from orchestrator.policies.fleet.row_values import choose_among
 from orchestrator.policies.knobs import FIRST_KNOB, MARGIN_PLACE, PARAMETER, SLACK_MARGIN_KNOB, Knob, parse_knobs
-from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.rules import thresholds, width_rules
 from orchestrator.policies.rules.joint import (
@@ -37,7 +37,7 @@ from orchestrator.policies.rules.joint import (
     thrift,
 )
 from orchestrator.policies.tables.compiled import Column, Table, new_column
-from orchestrator.policies.tables.row_values import choose_among
+from orchestrator.policies.tables.memory import Memory
 
 
 @dataclass(frozen=True, slots=True)

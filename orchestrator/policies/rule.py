@@ -12,7 +12,6 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import FIRST_KNOB, KNOB_COUNT, PARAMETER
-from orchestrator.policies.memory import STRIDE, WHOLE
 from orchestrator.policies.rules import capacity, server_rules, thresholds, two_choices
 from orchestrator.policies.rules.joint import alert, clipper, clockwork, control_limit, nexus
 from orchestrator.policies.rules.joint.central import choose_centrally
@@ -21,6 +20,7 @@ from orchestrator.policies.rules.width_rules import narrow
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.memory import STRIDE, WHOLE
 from orchestrator.policies.tables.stale import stretch_overdue
 
 SERVER_RULE: Final = 0

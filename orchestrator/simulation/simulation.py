@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.policies import Binding, FleetTables, Policy, Situation
+from orchestrator.policies.fleet.row_values import read_candidate
 from orchestrator.policies.learned import LearnedPolicy
-from orchestrator.policies.memory import Memory, new_memory
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT, QueueHead
-from orchestrator.policies.tables.row_values import read_candidate
+from orchestrator.policies.tables.memory import Memory, new_memory
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings

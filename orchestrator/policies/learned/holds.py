@@ -18,10 +18,10 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.policies.learned.arrivals import quick_rps
-from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD
+from orchestrator.policies.tables.memory import WHOLE
 
 _UNTIL_S: Final = 12  # 0: none stands
 _HEAD_DEADLINE_S: Final = 13

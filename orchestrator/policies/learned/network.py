@@ -22,15 +22,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
-from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, ROWS
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 HIDDEN: Final = 32
-POOLED: Final = 2 * HIDDEN + CONTEXT
-BASE_HOLDS: Final = 14
+POOLED: Final = 2 * HIDDEN + feat.CONTEXT
 SHAPES: Final[dict[str, tuple[int, ...]]] = {
-    "row_in.weight": (FEATURES, HIDDEN),
+    "row_in.weight": (feat.FEATURES, HIDDEN),
     "row_in.bias": (HIDDEN,),
     "row_mid.weight": (HIDDEN, HIDDEN),
     "row_mid.bias": (HIDDEN,),
@@ -47,7 +46,7 @@ SHAPES: Final[dict[str, tuple[int, ...]]] = {
 """Of the weights, float32 [inputs, outputs]; in the order in which they are packed."""
 
 _ROW_IN: Final = 0
-_ROW_IN_BIAS: Final = _ROW_IN + FEATURES * HIDDEN
+_ROW_IN_BIAS: Final = _ROW_IN + feat.FEATURES * HIDDEN
 _ROW_MID: Final = _ROW_IN_BIAS + HIDDEN
 _ROW_MID_BIAS: Final = _ROW_MID + HIDDEN * HIDDEN
 _POOL: Final = _ROW_MID_BIAS + HIDDEN
@@ -61,12 +60,12 @@ _HOLD: Final = _OUT_BIAS + 1
 _HOLD_BIAS: Final = _HOLD + HIDDEN
 PARAMETERS: Final = _HOLD_BIAS + 1
 
-_MID: Final = ROWS  # lines of ``hidden`` behind those of the rows
-_GLOBAL: Final = ROWS + 1
-_SHARED: Final = ROWS + 2
-_MEAN: Final = ROWS + 3
-_MAX: Final = ROWS + 4
-HIDDEN_LINES: Final = ROWS + 5
+_MID: Final = feat.ROWS  # lines of ``hidden`` behind those of the rows
+_GLOBAL: Final = feat.ROWS + 1
+_SHARED: Final = feat.ROWS + 2
+_MEAN: Final = feat.ROWS + 3
+_MAX: Final = feat.ROWS + 4
+HIDDEN_LINES: Final = feat.ROWS + 5
 
 Floats32 = NDArray[np.float32]
 
@@ -74,6 +73,11 @@ Floats32 = NDArray[np.float32]
 def pack(weights: Mapping[str, Floats32]) -> Floats32:
     """Return all weights in one vector, as ``score`` takes them."""
     return np.concatenate([np.asarray(weights[name], np.float32).reshape(-1) for name in SHAPES])
+
+
+def new_hidden() -> Floats32:
+    """Return room for the hidden layers."""
+    return np.zeros((HIDDEN_LINES, HIDDEN), np.float32)
 
 
 def untrained(seed: int = 0) -> dict[str, Floats32]:
@@ -129,7 +133,7 @@ def score(
         hidden[_MEAN, j] = hidden[_MAX, j] = np.float32(0)
     for r in range(considered):
         _set_line(hidden, _MID, params, _ROW_IN_BIAS)
-        _add_product(lines, r, FEATURES, params, _ROW_IN, hidden, _MID)
+        _add_product(lines, r, feat.FEATURES, params, _ROW_IN, hidden, _MID)
         _relu(hidden, _MID)
         _set_line(hidden, r, params, _ROW_MID_BIAS)
         _add_product(hidden, _MID, HIDDEN, params, _ROW_MID, hidden, r)
@@ -143,7 +147,7 @@ def score(
     _set_line(hidden, _GLOBAL, params, _POOL_BIAS)
     _add_product(hidden, _MEAN, HIDDEN, params, _POOL, hidden, _GLOBAL)
     _add_product(hidden, _MAX, HIDDEN, params, _POOL + HIDDEN * HIDDEN, hidden, _GLOBAL)
-    for i in range(CONTEXT):
+    for i in range(feat.CONTEXT):
         x = np.float32(context[i])
         for j in range(HIDDEN):
             hidden[_GLOBAL, j] += x * params[_POOL + (2 * HIDDEN + i) * HIDDEN + j]
@@ -157,13 +161,13 @@ def score(
         total = params[_OUT_BIAS]
         for j in range(HIDDEN):
             total += max(hidden[_MID, j], np.float32(0)) * params[_OUT + j]
-        scores[r] = strength * lines[r][BASE_CHOICE] + total
+        scores[r] = strength * lines[r][feat.BASE_CHOICE] + total
     total = params[_HOLD_BIAS]
     for j in range(HIDDEN):
         total += hidden[_GLOBAL, j] * params[_HOLD + j]
-    for r in range(considered, ROWS):
+    for r in range(considered, feat.ROWS):
         scores[r] = 0.0
-    scores[HOLD_ACTION] = strength * context[BASE_HOLDS] + total
+    scores[HOLD_ACTION] = strength * context[feat.CONTEXT_BASE_HOLDS] + total
 
 
 @compiled

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.policies.learned.features import OBSERVATION
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
@@ -29,7 +29,7 @@ LAYER: Final = 64
 def paper_shapes(servers: int, widths: int, batches: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights, float32 [inputs, outputs]."""
     return {
-        "first.weight": (OBSERVATION, LAYER),
+        "first.weight": (feat.OBSERVATION, LAYER),
         "first.bias": (LAYER,),
         "second.weight": (LAYER, LAYER),
         "second.bias": (LAYER,),

@@ -24,7 +24,7 @@ import math
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
-from orchestrator.policies.tables.occupancy import bound_work_s, free_s, seat_batches
+from orchestrator.policies.tables.occupancy import bound_work_s, free_s, has_room, seat_batches
 
 
 @compiled
@@ -120,19 +120,13 @@ def _is_offered(models: Table, model: int, query: Column) -> bool:
 
 @compiled
 def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float:
-    """Return 1 when a server may be sent a group of a width, as orchestrator.snapshot.has_room says, else 0."""
-    servers = fleet.servers
-    held = servers[col.BATCH_COUNT][server]
-    if held >= servers[col.BATCH_LIMIT][server]:
-        return 0.0
-    limit = instances + servers[col.WAITING_LIMIT][server]
-    if held < limit:
-        return 1.0
-    of_width = 0
+    """Return 1 when a server may be sent a batch of a width, else 0."""
+    servers, of_width = fleet.servers, 0.0
+    held, limit = servers[col.BATCH_COUNT][server], servers[col.BATCH_LIMIT][server]
     for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
         if fleet.batches[col.COLUMN][batch] == column:
             of_width += 1
-    return 1.0 if of_width < limit else 0.0
+    return 1.0 if has_room(held, of_width, instances, limit, servers[col.WAITING_LIMIT][server]) else 0.0
 
 
 @compiled

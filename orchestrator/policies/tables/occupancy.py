@@ -23,7 +23,7 @@ from typing import Final
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, compiled
 from orchestrator.policies.tables.layout import Fleet
-from orchestrator.snapshot import BatchInFlight, ModelName
+from orchestrator.snapshot import BatchInFlight, ModelName, is_within_limits
 
 WHOLE: Final = 1 + 1e-9
 """Of a server; k times a k-th may be a little more than one."""
@@ -33,6 +33,9 @@ UNTIL_S: Final = 0
 PART: Final = 1
 """In a table of what is busy: how much of the server that is."""
 BUSY_FIELDS: Final = 2
+
+
+has_room = compiled(is_within_limits)
 
 
 @compiled

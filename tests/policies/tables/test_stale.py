@@ -4,9 +4,9 @@ import pytest
 
 from orchestrator.decision import Candidate, Dispatch
 from orchestrator.policies import Situation, build_candidates, parse_policy
+from orchestrator.policies.fleet.row_values import read_candidate, write_candidate
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import new_table
-from orchestrator.policies.tables.row_values import read_candidate, write_candidate
 from orchestrator.policies.tables.stale import stretch_overdue
 from orchestrator.snapshot import QueueState, ServerName
 from tests.policies.fleets import WIDTHS, fleet_server, latencies

@@ -19,10 +19,10 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import REASONS
+from orchestrator.policies.tables.memory import WHOLE
 
 _SIGMAS: Final = 0
 _GOAL: Final = 1

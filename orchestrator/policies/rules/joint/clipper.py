@@ -13,11 +13,11 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import OF_MODEL, model_place
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY, first_free
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.memory import OF_MODEL, model_place
 
 _STEP: Final = 0
 _BACKOFF: Final = 1

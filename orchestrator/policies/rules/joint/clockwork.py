@@ -18,11 +18,11 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import OF_MODEL, RATIO_COUNT, RATIOS, model_place
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
+from orchestrator.policies.tables.memory import OF_MODEL, RATIO_COUNT, RATIOS, model_place
 
 _AHEAD_S: Final = 0
 KNOBS: Final = (Knob("ahead_s", _AHEAD_S, 0.005, 0.0, 10.0),)

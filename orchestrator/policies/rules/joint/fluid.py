@@ -26,8 +26,6 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import OF_MODEL, OF_MODEL_TOO, OF_SERVER, OF_SERVER_TOO, WHOLE, model_place
-from orchestrator.policies.memory import server_place as place_of
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.waiting import largest_batch_within, objective_s
@@ -35,6 +33,8 @@ from orchestrator.policies.rules.width_rules import nearest_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import REASONS
+from orchestrator.policies.tables.memory import OF_MODEL, OF_MODEL_TOO, OF_SERVER, OF_SERVER_TOO, WHOLE, model_place
+from orchestrator.policies.tables.memory import server_place as place_of
 
 _INTERVAL_S: Final = 0
 _MARGIN: Final = 1

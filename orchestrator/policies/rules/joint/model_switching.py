@@ -14,7 +14,6 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.rules.capacity import capacity_rps
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
 from orchestrator.policies.rules.server_rules import least_completion
@@ -23,6 +22,7 @@ from orchestrator.policies.rules.width_rules import nearest_width, next_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.memory import WHOLE
 
 _LOAD: Final = 0
 _HOLD_S: Final = 1

@@ -12,10 +12,10 @@ from typing import cast
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold
 from orchestrator.policies.circuit_breaker import Fault, find_fault, is_bounded
+from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.protocol import Binding, Policy, RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, compiled
-from orchestrator.policies.tables.fleet_tables import FleetTables
 from orchestrator.snapshot import ServerName
 
 

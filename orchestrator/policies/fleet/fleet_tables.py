@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import cast
 
 from orchestrator.decision import Candidate, Decision
-from orchestrator.policies.memory import Memory
+from orchestrator.policies.fleet.row_values import read_candidate, read_decision, write_query
 from orchestrator.policies.protocol import Policy, RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
 from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS
-from orchestrator.policies.tables.row_values import read_candidate, read_decision, write_query
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.snapshot import ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
-from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.snapshot import ServerName, Width
 
 
