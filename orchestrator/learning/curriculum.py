@@ -48,7 +48,7 @@ def best_expert(task: Task, seed: int) -> tuple[str, float]:
     """Return the heuristic to learn from on a trace, and what the best one earns.
 
     That is the best one only where it is clearly better than the first of all, and on other traces of the same world as
-    well: the best of ten on one trace is on the next no better than the first, so alike worlds would be taught
+    well: the best of ten on one trace is on the next no better than the first, so alike worlds would show
     different things for nothing.
     """
 

@@ -114,7 +114,7 @@ class ValueNet(nn.Module):
         self.heads = nn.Sequential(nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, len(OBJECTIVES)))
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Return the values of each objective."""
         found: torch.Tensor = self.heads(self.encoder(observations)[3])
         return found
 

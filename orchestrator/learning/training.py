@@ -45,8 +45,8 @@ from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile, r
 from orchestrator.simulation.rewards import Task
 
 _KEEP_EVERY_S: Final = 45.0
-_TAUGHT: Final = 128  # worlds at once; to find the teacher of one takes longer than to step it through
-_STAGE_GROWS: Final = 0.6  # of all steps, without lessons; then draws are as wide as they get
+_CLONED_WORLDS: Final = 128  # at once; to find the expert of one takes longer than to step it through
+_STAGE_GROWS: Final = 0.6  # of all steps, without demonstrations; then draws are as wide as they get
 
 Report = Callable[[int, str], None]
 """Is told how many steps were taken, and what happened."""
@@ -290,8 +290,10 @@ class _Run:
             self._report(0, f"cloning, epoch {epoch + 1}: loss {loss:.3f}, {agreement:.1%} as the teacher")
 
         curriculum = self.env.curriculum
-        curriculum.stage, curriculum.practises = 1.0, False  # lessons are of all that is ever drawn, and of many worlds
-        env = FleetVecEnv(curriculum, worlds=min(s.worlds, _TAUGHT), base=s.base)  # no two of its worlds are the same
+        curriculum.stage, curriculum.practises = 1.0, False  # of all that is ever drawn, and of many worlds
+        env = FleetVecEnv(
+            curriculum, worlds=min(s.worlds, _CLONED_WORLDS), base=s.base
+        )  # no two of its worlds are the same
         env.ranges = self.env.ranges
         env.reset()
         parts = [

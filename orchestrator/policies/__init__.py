@@ -1,7 +1,7 @@
 """Pure routing decisions: what could be done (candidates) and which of it is done (policies).
 
-Nothing here knows a clock, a lot of its own, a network or a logger; time and lots come in as values. So the router
-and a simulator call the very same functions, and a test needs no fakes.
+Nothing here knows a clock, randomness of its own, a network or a logger; time and random numbers come in as values. So
+the router and a simulator call the very same functions, and a test needs no fakes.
 """
 
 from orchestrator.policies.binding import rebind

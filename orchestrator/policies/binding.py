@@ -32,7 +32,7 @@ class _Rebound:
 
     @property
     def name(self) -> str:
-        """Of the rule."""
+        """The name of the policy that is bound otherwise."""
         return self.policy.name
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:

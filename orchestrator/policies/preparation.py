@@ -32,7 +32,7 @@ from orchestrator.policies.registry import parse_policy
 from orchestrator.policies.tables.compiled import CACHE_DIR
 from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerName, ServerState, TensorSpec, Width
 
-_BASE = "alert"  # a rule that observes what becomes of groups as well
+_BASE = "alert"  # a rule that observes what becomes of batches as well
 _WIDTHS = (Width(50), Width(100))
 _SERVERS = (ServerName("a"), ServerName("b"))
 _DONE = "complete"  # a file in the cache

@@ -45,12 +45,12 @@ class _Entry:
     """A rule with what goes with it.
 
     Attributes:
-        code: in orchestrator.policies.rule, of a central rule in orchestrator.policies.rules.joint.central.
-        binding: when it is asked.
+        code: its number in orchestrator.policies.rule, of a central rule in orchestrator.policies.rules.joint.central.
+        binding: when it decides.
         default_width: the width rule that it has alone; None: a central rule, which has none.
         corrects_stale: whether the times of overdue servers are stretched.
-        remembers: what it remembers of answered groups.
-        knobs: that it has.
+        remembers: what it remembers of answered batches.
+        knobs: the knobs that it has.
     """
 
     code: int
@@ -100,7 +100,7 @@ _ENTRIES: dict[str, _Entry] = {
     "proteus-lp": _central(central.BY_HALVED_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
 }
 _WIDTH_RULES: dict[str, int] = {
-    "random": width_rules.ANY_LOT,
+    "random": width_rules.DRAWN,
     "widest": width_rules.WIDEST,
     "narrowest": width_rules.NARROWEST,
     "slack": width_rules.SLACK,
@@ -115,10 +115,10 @@ class RulePolicy:
     """A policy that is a rule of numbers, see orchestrator.policies.rule.
 
     Attributes:
-        name: as written in fleet.yaml.
-        binding: when it wants to be asked.
-        numbers: the rule.
-        slack_margin: its own; None: as the router's.
+        name: the name as written in fleet.yaml.
+        binding: when it wants to decide.
+        numbers: the rule as a column.
+        slack_margin: the policy's own margin; None: as the router's.
     """
 
     name: str

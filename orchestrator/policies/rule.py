@@ -32,7 +32,7 @@ BINDS_LATE: Final = 3
 CORRECTS_STALE: Final = 4
 """1 when the times of overdue servers are stretched first."""
 REMEMBERS: Final = 5
-"""What it remembers of answered groups: NOTHING or one of those below."""
+"""What it remembers of answered batches: NOTHING or one of those below."""
 RULE_FIELDS: Final = FIRST_KNOB + KNOB_COUNT
 
 DRAWN: Final = 0
@@ -113,7 +113,7 @@ def observe(
     took_s: float,
     is_in_time: float,
 ) -> None:
-    """Let a rule remember what became of a group, see orchestrator.policies.protocol.Outcome."""
+    """Let a rule remember what became of a batch, see orchestrator.policies.protocol.Outcome."""
     place = int(server * memory[WHOLE][STRIDE] + column)
     if rule[REMEMBERS] == BATCH_LIMITS:
         clipper.adapt_limit(rule, memory, place, items, is_in_time)

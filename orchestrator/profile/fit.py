@@ -1,8 +1,8 @@
-"""How long a group takes: a·n + b, fitted to what is observed of one server and model.
+"""How long a batch takes: a·n + b, fitted to what is observed of one server and model.
 
 The straight line is what batching looks like on CPUs and on GPUs beyond the launch-bound range. It is fitted by
 least squares over observations whose weight decays, so a machine that throttles is noticed after some tens of
-groups; a single stall counts no more than OUTLIER_RATIO times what was expected, because a server that looks slow
+batches; a single stall counts no more than OUTLIER_RATIO times what was expected, because a server that looks slow
 is not chosen and so would never be seen to be fast again.
 """
 
@@ -16,11 +16,11 @@ DECAY = 0.95
 """Weight an observation keeps when the next one comes; half after 14, a twentieth after 58."""
 OUTLIER_RATIO = 3.0
 """An observation counts as at most this many times what was expected; a machine that is slower for good is believed
-after a few groups all the same, because what is expected grows with each."""
+after a few batches all the same, because what is expected grows with each."""
 
 
 def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_nt_s: float) -> tuple[float, float]:
-    """Return (seconds an item, seconds a group) by the weighted sums of a LatencyFit, neither below 0.
+    """Return (seconds an item, seconds a batch) by the weighted sums of a LatencyFit, neither below 0.
 
     A function of numbers, because a simulator compiles it.
     """
@@ -74,13 +74,13 @@ class LatencyFit:
     sum_nt_s: float = 0.0
 
     def observe(self, items: int, service_s: float) -> LatencyFit:
-        """Return the fit after a group of ``items`` took ``service_s``."""
+        """Return the fit after a batch of ``items`` took ``service_s``."""
         sums = (self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)
         return LatencyFit(*observed_sums(sums, self.line(), items, service_s))
 
     def line(self) -> tuple[float, float]:
-        """Return (seconds an item, seconds a group), neither below 0; (0, 0) when empty.
+        """Return (seconds an item, seconds a batch), neither below 0; (0, 0) when empty.
 
-        With groups of one size only, the time is laid on the items alone.
+        With batches of one size only, the time is laid on the items alone.
         """
         return fitted_line(self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)

@@ -28,7 +28,7 @@ def line(per_item_s: float, fixed_s: float) -> LatencyFit:
 
 
 def latencies(**servers: dict[int, tuple[float, float]]) -> LatencyTable:
-    """Return a table in which each width of a server takes (seconds an item, seconds a group)."""
+    """Return a table in which each width of a server takes (seconds an item, seconds a batch)."""
     return LatencyTable(
         {
             (ServerName(name), model_name(w)): line(*times)
@@ -47,7 +47,7 @@ def fleet_server(
     held: tuple[tuple[int, int, float], ...] = (),
     **state: object,
 ) -> ServerState:
-    """Return a server that holds groups of (width, items) sent at a time."""
+    """Return a server that holds batches of (width, items) sent at a time."""
     models = tuple(
         served_model(w, instances=(instances or {}).get(w, 1), max_batch_size=max_batch_size) for w in sorted(widths)
     )

@@ -1,4 +1,4 @@
-"""What holds for every policy, whatever the fleet, the queue and the lots."""
+"""What holds for every policy, whatever the fleet, the queue and the random numbers."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_slack_rule_is_in_time_when_a_width_is_for_head_and_queue(fleet: Fle
 
 @settings(deadline=None)
 @given(fleets(), queues())
-def test_a_smaller_group_is_expected_as_if_it_had_been_built_so(fleet: Fleet, queue: QueueState) -> None:
+def test_a_smaller_batch_is_expected_as_if_it_had_been_built_so(fleet: Fleet, queue: QueueState) -> None:
     for candidate in candidates_of(fleet, queue):
         assert candidate.with_items(candidate.items) == candidate
         assert candidate.with_items(queue.head_items).completion_s == candidate.head_completion_s

@@ -20,11 +20,11 @@ from orchestrator.snapshot import ServerName
 
 
 class CandidateSet:
-    """Candidates for one decision; of use until the tables are mended for the next one.
+    """Candidates for one decision; of use until the tables are filled for the next one.
 
     Args:
-        tables: of the family.
-        situation: to decide in.
+        tables: the tables of the family.
+        situation: what else there is to decide by.
         avoided: servers to use only where there are no others.
 
     Attributes:
@@ -49,7 +49,7 @@ class CandidateSet:
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """As values, ordered by server name, then width."""
+        """The candidates as values, ordered by server name, then width."""
         if self._values is None:
             if self._is_touched:
                 self._tables.fill(self.situation, self._avoided)
@@ -58,11 +58,11 @@ class CandidateSet:
 
     @property
     def reachable(self) -> tuple[Candidate, ...]:
-        """The candidates and those that were shunned."""
+        """The candidates and those that were excluded."""
         return self.candidates if self._reachable is None else self._reachable
 
     def exclude(self, servers: frozenset[ServerName]) -> None:
-        """Offer nothing on some servers, if there are others."""
+        """Leave out the candidates of some servers, if there are others."""
         reachable = self.candidates
         trusted = self._tables.candidates(self.situation, avoided=servers)
         self._reachable = reachable
@@ -82,9 +82,9 @@ class CandidateSet:
         """Return what a policy decides, and what is wrong with that; raises whatever it raises.
 
         Args:
-            policy: to be asked.
-            is_idle: as in ``find_fault``.
-            binding: likewise.
+            policy: who decides.
+            is_idle: see ``find_fault``.
+            binding: see ``find_fault``.
         """
         situation = self.situation
         if not self._is_on_rows(policy):
@@ -92,10 +92,10 @@ class CandidateSet:
             fault = find_fault(decision, self.candidates, situation, binding=binding, is_idle=is_idle)
             return decision, fault
         self._is_touched = True
-        decision, offered = self._tables.choose(cast(RowPolicy, policy), self._count)
+        decision, row_items = self._tables.choose(cast(RowPolicy, policy), self._count)
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
-            most = max(offered, min(situation.queue.items, chosen.max_batch_size))  # as most_items
+            most = max(row_items, min(situation.queue.items, chosen.max_batch_size))  # as most_items
             is_offered = situation.queue.head_items <= chosen.items <= most
             is_possible = is_offered and (binding is not Binding.LATE or chosen.has_room)
             return decision, None if is_possible else Fault.NOT_OFFERED
@@ -105,7 +105,7 @@ class CandidateSet:
 
 
 def _decides_on_rows(policy: Policy) -> bool:
-    """Return whether a policy can be asked on rows that were laid for a situation; one with a margin of its own can't.
+    """Return whether a policy can decide on rows that were filled for a situation; not one with a margin of its own.
 
     An isinstance of a protocol would take longer than all the rest.
     """

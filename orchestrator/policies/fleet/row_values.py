@@ -1,4 +1,4 @@
-"""Between tables and values: candidates to rows and back, a situation to what is asked."""
+"""Between tables and values: candidates to rows and back, a situation to a query."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: 
 def read_decision(
     choice: tuple[int, float, int, float], rows: Table, count: int, names: Sequence[ServerName]
 ) -> tuple[Decision, int]:
-    """Return what a policy of rows chose as a value, and the most items that its row offers; 0 when it chose none.
+    """Return what a policy of rows chose as a value, and the most items of its row; 0 when it chose none.
 
     Of a dispatch the candidate is as the policy believes it.
 

@@ -2,7 +2,7 @@
 
 Action k < ROWS sends the k-th candidate that is considered, with the items of its row (of the base policy's own choice,
 the items that it takes); action HOLD_ACTION holds. A decision is one choice among all of them, because which server,
-width and group are valid together can't be said of each alone (sb3-contrib's issues 16 and 242). To reject is no
+width and batch are valid together can't be said of each alone (sb3-contrib's issues 16 and 242). To reject is no
 action: the router sheds by itself what can't be in time.
 
 The mask never hides what the base policy would do, so something is always allowed. Otherwise a candidate needs room;
@@ -41,7 +41,7 @@ def select_rows(rows: Table, count: int, base_row: int, picked: Column, chosen: 
 
     Args:
         rows: the candidates.
-        count: of them.
+        count: how many candidates there are.
         base_row: the base policy's choice, negative for none.
         picked: room for ``count`` numbers.
         chosen: room for ROWS.

@@ -128,7 +128,7 @@ def choose_base(
 
     Args:
         rule: of the base policy.
-        memory: its own.
+        memory: what it remembers.
         rows: the candidates.
         count: how many candidates there are.
         query: what waits.

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Final
 
 VERSION: Final = 3
-"""Of both tables and of what is masked; a policy of another version is refused."""
+"""The version of both tables and of what is masked; a policy of another version is refused."""
 ROWS: Final = 32
 """Candidates that are considered at the most: eight servers of four widths."""
 

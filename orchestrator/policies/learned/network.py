@@ -43,7 +43,7 @@ SHAPES: Final[dict[str, tuple[int, ...]]] = {
     "hold.weight": (HIDDEN,),
     "hold.bias": (1,),
 }
-"""Of the weights, float32 [inputs, outputs]; in the order in which they are packed."""
+"""Shapes of the weights, float32 [inputs, outputs]; in the order in which they are packed."""
 
 _ROW_IN: Final = 0
 _ROW_IN_BIAS: Final = _ROW_IN + feat.FEATURES * HIDDEN

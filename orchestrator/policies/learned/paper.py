@@ -61,7 +61,7 @@ def row_of_choices(
 
     Args:
         rows: the candidates.
-        count: of them.
+        count: how many candidates there are.
         query: what waits.
         server: by its index among all servers of the fleet.
         width: by its index in ``widths``.

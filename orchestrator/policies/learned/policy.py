@@ -56,8 +56,8 @@ class LearnedPolicy:
     """Decides by the weights of a file; binds late.
 
     Args:
-        file: the policy.
-        name: None: what kind it is.
+        file: the policy file.
+        name: the name it was asked for by; None: its kind.
 
     Attributes:
         base: the policy that it rests on, which remembers under the name of this one.
@@ -79,7 +79,7 @@ class LearnedPolicy:
 
     @property
     def binding(self) -> Binding:
-        """Late."""
+        """The binding of every learned policy, which is late."""
         return Binding.LATE
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
@@ -92,7 +92,7 @@ class LearnedPolicy:
 
     @property
     def slack_margin(self) -> float | None:
-        """Of the base."""
+        """The slack margin of the base."""
         return self.base.slack_margin
 
     @property

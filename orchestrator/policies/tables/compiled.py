@@ -110,6 +110,6 @@ def _find_cache() -> Path | None:
 
 _PACKAGE = Path(__file__).parents[2]
 SOURCE_DIGEST = _digest_sources()
-"""Of all code that decides or simulates: with another one the same run may end otherwise."""
+"""Digest of all code that decides or simulates: with another one the same run may end otherwise."""
 CACHE_DIR = _find_cache()
 """Where what was compiled is kept; None: nowhere."""

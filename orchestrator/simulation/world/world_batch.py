@@ -270,7 +270,7 @@ def _arrays(world: World) -> tuple[list[Any], list[int]]:
     arrays = [
         *(fleet.servers, fleet.models, fleet.batches),
         *(head.query, head.allowed, head.avoided, world.rows),
-        *(scratch.order, scratch.busy, scratch.place_of, scratch.hull),
+        *(scratch.order, scratch.busy, scratch.row_of, scratch.hull),
         *(world.rule, world.memory, world.requests, world.truth, world.models, world.service_s, world.energy_j),
         *(world.held, world.events, world.schedule, world.state, world.heap, world.roots, world.sample),
     ]

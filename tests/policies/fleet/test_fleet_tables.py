@@ -68,7 +68,7 @@ def test_tables_say_what_comparing_every_server_with_every_other_says(
     st.integers(1, 4),
     st.integers(1, 100),
 )
-def test_the_hull_finds_the_same_groups_as_all_pairs_do(
+def test_the_hull_finds_the_same_batches_as_all_pairs_do(
     lines: list[tuple[float, float, int]], head_items: int, more: int
 ) -> None:
     held = [((100, 8, 0.0),) * batches for _, _, batches in lines]
@@ -117,7 +117,7 @@ def test_only_what_a_server_holds_can_be_put_alone() -> None:
     assert [(c.server, c.wait_s) for c in tables.candidates(situation())] == [("a", 0.0)]
 
 
-def test_groups_of_models_that_are_gone_still_take_their_place() -> None:
+def test_batches_of_models_that_are_gone_still_take_their_place() -> None:
     held = (BatchInFlight(model_name(25), 4, 0.0), BatchInFlight(served_model(100, family="other").name, 4, 0.0))
     for batch_limit in (2, 3):
         state = replace(fleet_server("a", batch_limit=batch_limit), in_flight=held)

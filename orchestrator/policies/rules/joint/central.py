@@ -1,14 +1,14 @@
-"""Policies that pick server, width and group together, from one queue, when a server has room.
+"""Policies that pick server, width and batch together, from one queue, when a server has room.
 
 The frame of SuperServe's scheduler (Khare et al., NSDI'25, arXiv 2312.16733): requests wait in one queue, earliest
 deadline first, and a worker that is idle is given the head and those behind it. Its workers are alike and idle when
-they ask. Ours are unlike and may be asked while a group runs, so the frame adds what follows from that:
+they ask. Ours are unlike and may be asked while a batch runs, so the frame adds what follows from that:
 
 - A latency counts what the server still has to do first, and is that server's own.
 - Where no server with room can meet the head's deadline and a busy one can, the head waits for it. In a fleet of
   like servers that never happens.
 - Where none can, the width that drains the queue first goes to the server that answers first, as in ``lert:slack``.
-- A group is never larger than the candidate says, which keeps a slow server from taking what a fast one would answer
+- A batch is never larger than the candidate says, which keeps a slow server from taking what a fast one would answer
   sooner (see orchestrator.policies.tables.candidates).
 """
 

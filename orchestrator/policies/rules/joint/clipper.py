@@ -2,7 +2,7 @@
 
 ``clipper-plus`` is what SuperServe calls Clipper+ (arXiv 2312.16733, as known to us): a fixed width and, from its
 profile, the largest batch with which the head is in time. ``clipper-aimd`` learns the batch from answers alone: a limit
-for each server and width that begins at 1, grows by ``step`` when a group as large as it was in time, and is multiplied
+for each server and width that begins at 1, grows by ``step`` when a batch as large as it was in time, and is multiplied
 by ``backoff`` when one was late. The paper's rule as remembered; the public code of later versions does otherwise.
 """
 
@@ -33,7 +33,7 @@ _BATCH_IN_TIME: Final = REASONS.index(Reason.BATCH_IN_TIME)
 def choose_in_time(
     width: float, timely: float, rows: Table, count: int, query: Column
 ) -> tuple[int, float, int, float]:
-    """Return the decision: what the row's group is, on the server that is free first."""
+    """Return the decision: what the row's batch is, on the server that is free first."""
     row = first_free(width, timely, rows, count, query)
     if row < 0:
         return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
@@ -54,7 +54,7 @@ def choose_within_limit(
 
 @compiled
 def adapt_limit(rule: Column, memory: Table, place: int, items: float, is_in_time: float) -> None:
-    """Take an answered group into account; OF_MODEL holds the limits, 0 for 1."""
+    """Take an answered batch into account; OF_MODEL holds the limits, 0 for 1."""
     limit = max(1.0, memory[OF_MODEL][place])
     if is_in_time == 0:
         limit = max(1.0, limit * knob(rule, _BACKOFF))

@@ -6,7 +6,7 @@ time by that is dropped at once; of what fits the largest batch is run. Clockwor
 ours adds what they do not need: of the widths that fit, the widest, and of servers the one that is free first.
 
 The estimate here is the largest of the last ten service times relative to what the fit expected, times the fit: ten of
-each batch size would need far more groups than a router sees of most. It is applied to the group itself; what the
+each batch size would need far more batches than a router sees of most. It is applied to the batch itself; what the
 server still has to do first is expected as everywhere. When nothing is under way a head that can't be in time is sent
 all the same: else a server that was slow ten times would never be measured again.
 """
