@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.learning.tasks import draw_task, simulate_totals, utility, vary_load, vary_task
-from orchestrator.policies.registry import RulePolicy, parse_policy
+from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import Task
 
 EXPERTS: Final = (
@@ -39,11 +39,6 @@ _MOST_GAP: Final = 0.1
 else."""
 
 
-def parse_expert(name: str) -> RulePolicy:
-    """Return a heuristic by name."""
-    return parse_policy(name)
-
-
 def best_expert(task: Task, seed: int) -> tuple[str, float]:
     """Return the heuristic to learn from on a trace, and what the best one earns.
 
@@ -53,7 +48,7 @@ def best_expert(task: Task, seed: int) -> tuple[str, float]:
     """
 
     def earn(name: str, trace: int) -> float:
-        return utility(task, simulate_totals(task, parse_expert(name), trace))
+        return utility(task, simulate_totals(task, parse_policy(name), trace))
 
     earned = {name: earn(name, seed) for name in EXPERTS}
     best, first = max(EXPERTS, key=lambda name: earned[name]), EXPERTS[0]

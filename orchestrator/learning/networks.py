@@ -8,7 +8,6 @@ arXiv 2602.07764). It is not exported: serving needs no values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ class ScoringNet(nn.Module):
         hold = self.strength * context[:, feat.CONTEXT_BASE_HOLDS, None] + self.hold(summary)
         return torch.cat([rows, hold], dim=1)
 
-    def _layers(self) -> dict[str, torch.Tensor]:
+    def layers(self) -> dict[str, torch.Tensor]:
         """Return each tensor by its name in a policy file; matrices are [outputs, inputs] here."""
         encoder = self.encoder
         named: dict[str, torch.Tensor] = {"score.bias": self.score_pool.bias}
@@ -92,17 +91,11 @@ class ScoringNet(nn.Module):
 
     def export_weights(self) -> dict[str, Floats32]:
         """Return the weights as a policy file holds them."""
-        layers = self._layers()
+        layers = self.layers()
         return {
             name: np.ascontiguousarray(layers[name].detach().cpu().numpy().T.reshape(shape), np.float32)
             for name, shape in SHAPES.items()
         }
-
-    def load_weights(self, weights: Mapping[str, Floats32]) -> None:
-        """Take over the weights of a policy file."""
-        with torch.no_grad():
-            for name, tensor in self._layers().items():
-                tensor.copy_(torch.as_tensor(np.array(weights[name].T).reshape(tuple(tensor.shape))))
 
 
 class ValueNet(nn.Module):

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.learning.curriculum import EXPERTS, parse_expert
+from orchestrator.learning.curriculum import EXPERTS
 from orchestrator.learning.tasks import draw_task, simulate_totals, usual_preference, utility
 from orchestrator.policies.learned import LearnedPolicy, PolicyFile
+from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.settings import load_scenario
 
@@ -104,7 +105,7 @@ def prepare_validation(tasks: Sequence[Task], *, traces: int, base: str) -> list
     for task in tasks:
         seeds = tuple(range(traces))
         names = dict.fromkeys((base, *EXPERTS))
-        earned = {name: _mean_utility(task, parse_expert(name), seeds) for name in names}
+        earned = {name: _mean_utility(task, parse_policy(name), seeds) for name in names}
         expert = max(earned, key=lambda name: earned[name])
         found.append(Validation(task, seeds, earned[expert], expert, earned[base]))
     return found

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from orchestrator.learning.curriculum import Curriculum, Episode, parse_expert
+from orchestrator.learning.curriculum import Curriculum, Episode
 from orchestrator.learning.tasks import requests_per_deadline, utility
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
+from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import weights_of
 from orchestrator.simulation.world.world_batch import NO_ADVICE, WorldBatch
 
@@ -169,7 +170,7 @@ class FleetVecEnv(VecEnv):
             self._waiting[world] = False
 
     def _load(self, world: int, episode: Episode) -> None:
-        self._batch.load(world, episode.task, episode.seed, expert=parse_expert(episode.expert))
+        self._batch.load(world, episode.task, episode.seed, expert=parse_policy(episode.expert))
         self._earned[world] = self._lengths[world] = 0
         self._pace[world] = 1 / max(1.0, requests_per_deadline(episode.task))
 

@@ -7,11 +7,11 @@ the router and a simulator call the very same functions, and a test needs no fak
 from orchestrator.policies.binding import rebind
 from orchestrator.policies.circuit_breaker import Breaker, Fault, find_fault
 from orchestrator.policies.fleet.candidate_set import CandidateSet
-from orchestrator.policies.fleet.fleet_tables import FleetTables, build_candidates
+from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.parsing import knobs_of, parse_policy
 from orchestrator.policies.preference import PreferredPolicy, parse_preference
 from orchestrator.policies.preparation import is_prepared, prepare
-from orchestrator.policies.protocol import Binding, ObservingPolicy, Outcome, Policy, RowPolicy, Situation, is_offered
+from orchestrator.policies.protocol import Binding, ObservingPolicy, Outcome, Policy, RowPolicy, Situation
 from orchestrator.policies.registry import has_width_rule, policy_names
 from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import mark_begun
@@ -29,10 +29,8 @@ __all__ = [
     "PreferredPolicy",
     "RowPolicy",
     "Situation",
-    "build_candidates",
     "find_fault",
     "has_width_rule",
-    "is_offered",
     "is_prepared",
     "knobs_of",
     "mark_begun",

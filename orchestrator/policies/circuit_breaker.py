@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.decision import Candidate, Dispatch, Hold, Reject
-from orchestrator.policies.protocol import Binding, Situation, is_offered
+from orchestrator.policies.protocol import Binding, Situation, is_sendable
 
 
 class Fault(StrEnum):
@@ -51,7 +51,7 @@ def find_fault(
     """
     match decision:
         case Dispatch(choice):
-            if not (isinstance(choice, Candidate) and is_offered(choice, candidates, situation.queue)):
+            if not (isinstance(choice, Candidate) and is_sendable(choice, candidates, situation.queue)):
                 return Fault.NOT_OFFERED
             if binding is Binding.LATE and not _has_room(choice, candidates):
                 return Fault.NOT_OFFERED

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from orchestrator.decision import Candidate, Decision
 from orchestrator.policies.tables.compiled import Column, Table
+from orchestrator.policies.tables.layout import Choice
 from orchestrator.policies.tables.memory import Memory
 from orchestrator.snapshot import QueueState, ServerName, Width
 
@@ -76,7 +77,7 @@ class Outcome:
     now_s: float
 
 
-def is_offered(choice: Candidate, candidates: Sequence[Candidate], queue: QueueState) -> bool:
+def is_sendable(choice: Candidate, candidates: Sequence[Candidate], queue: QueueState) -> bool:
     """Return whether a policy may choose so: a server and width among the candidates, and a batch that can be sent."""
     return any(
         (c.server, c.width) == (choice.server, choice.width)
@@ -135,7 +136,7 @@ class ObservingPolicy(Policy, Protocol):
 class RowPolicy(ObservingPolicy, Protocol):
     """A policy that decides on tables, see policies.tables.columns, so no values are made for a decision."""
 
-    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """Return the row to dispatch (or HOLD or REJECT), the items, the reason's code, and until when to hold.
 
         It may change the expected times in ``rows`` to what it believes, and what it remembers. Infinite is until

@@ -37,6 +37,7 @@ from orchestrator.policies.rules.joint import (
     thrift,
 )
 from orchestrator.policies.tables.compiled import Column, Table, new_column
+from orchestrator.policies.tables.layout import Choice
 from orchestrator.policies.tables.memory import Memory
 
 
@@ -132,7 +133,7 @@ class RulePolicy:
             situation = replace(situation, slack_margin=self.slack_margin)
         return choose_among(self, candidates, situation)
 
-    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """See RowPolicy."""
         return rule.choose_row(self.numbers, memory, rows, count, query)
 

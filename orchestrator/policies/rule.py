@@ -19,7 +19,7 @@ from orchestrator.policies.rules.smooth_turns import in_weighted_turn
 from orchestrator.policies.rules.width_rules import narrow
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 from orchestrator.policies.tables.memory import STRIDE, WHOLE
 from orchestrator.policies.tables.stale import stretch_overdue
 
@@ -80,7 +80,7 @@ _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
 @compiled
-def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the row to dispatch, or HOLD or REJECT, the items to send, the code of the reason, and until when to hold.
 
     It may stretch the times in ``rows`` as the policy believes them, and changes what the policy remembers.
@@ -126,7 +126,7 @@ def observe(
 @compiled
 def _steered(
     server_rule: int, rule: Column, width: float, timely: float, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+) -> Choice:
     """Return the decision of a rule that says when and how many as well, at the width that a width rule has left."""
     if server_rule == BY_THRESHOLD:
         return thresholds.choose_by_threshold(rule, width, timely, rows, count, query)

@@ -96,8 +96,8 @@ class CandidateSet:
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
             most = max(row_items, min(situation.queue.items, chosen.max_batch_size))  # as most_items
-            is_offered = situation.queue.head_items <= chosen.items <= most
-            is_possible = is_offered and (binding is not Binding.LATE or chosen.has_room)
+            is_sendable = situation.queue.head_items <= chosen.items <= most
+            is_possible = is_sendable and (binding is not Binding.LATE or chosen.has_room)
             return decision, None if is_possible else Fault.NOT_OFFERED
         if isinstance(decision, Hold) and is_idle and self._count and not is_bounded(decision, situation):
             return decision, Fault.STARVING

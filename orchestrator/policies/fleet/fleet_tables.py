@@ -291,23 +291,6 @@ class FleetTables:
                 bound[first + columns[name]] += items
 
 
-def build_candidates(
-    servers: Sequence[ServerState],
-    queue: QueueState,
-    latency: LatencyTable,
-    *,
-    now_s: float,
-    slack_margin: float,
-    energy: EnergyTable | None = None,
-) -> tuple[Candidate, ...]:
-    """Return a candidate for each healthy server and allowed width, ordered by server name, then width.
-
-    The order of ``servers`` does not matter. Whoever decides often keeps a ``FleetTables`` instead.
-    """
-    situation = Situation(queue, now_s, turn=0, uniforms=(0.0, 0.0), slack_margin=slack_margin)
-    return FleetTables(servers, latency, energy).candidates(situation)
-
-
 @compiled
 def _build_flat(
     servers: Table,

@@ -9,7 +9,7 @@ from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
 from orchestrator.policies.protocol import RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
-from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
 from orchestrator.policies.tables.memory import Memory
 from orchestrator.snapshot import ServerName, Width
 
@@ -104,9 +104,7 @@ def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: 
     return read_decision(choice, rows, len(ordered), memory.servers)[0]
 
 
-def read_decision(
-    choice: tuple[int, float, int, float], rows: Table, count: int, names: Sequence[ServerName]
-) -> tuple[Decision, int]:
+def read_decision(choice: Choice, rows: Table, count: int, names: Sequence[ServerName]) -> tuple[Decision, int]:
     """Return what a policy of rows chose as a value, and the most items of its row; 0 when it chose none.
 
     Of a dispatch the candidate is as the policy believes it.

@@ -39,7 +39,7 @@ from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, Poli
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table
-from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
 from orchestrator.policies.tables.memory import Memory
 
 SHIPPED: Final = Path(__file__).parent / "shipped"
@@ -109,7 +109,7 @@ class LearnedPolicy:
         self._make_room(rows)
         return None if self.file.kind == PAPER else self._scorer
 
-    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """See RowPolicy.
 
         Raises:
@@ -128,7 +128,7 @@ class LearnedPolicy:
             self._room = 2 * rows
             self._scorer = self._scorer._replace(room=new_room(self._room))
 
-    def _choose_apart(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+    def _choose_apart(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """Decide as ppo-paper does."""
         numbers, view, fleet = self._scorer.numbers, view_of(self._scorer.room), self.file.fleet
         considered, _ = observe(numbers, memory, rows, count, query, view)

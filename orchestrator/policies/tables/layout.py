@@ -15,6 +15,10 @@ HOLD: Final = -1
 REJECT: Final = -2
 """The choice to give the head up, in place of a row."""
 
+Choice = tuple[int, float, int, float]
+"""What is decided: the row to dispatch (or HOLD, REJECT), the items, the code of the reason, and until when to hold on
+the router's clock; infinite: until something changes."""
+
 REASONS: Final = tuple(Reason)
 """All reasons; the code of each is its index."""
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
-from orchestrator.policies import Binding, FleetTables, Situation, build_candidates, parse_policy
+from orchestrator.policies import Binding, FleetTables, Situation, parse_policy
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
 from orchestrator.snapshot import BatchInFlight, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
-from tests.policies.fleets import WIDTHS, fleet_server, fleets, latencies, model_name, queues
+from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, fleets, latencies, model_name, queues
 from tests.policies.reference import reference_candidates
 
 QUEUE = QueueState(20, 1, 0.1, 0.1, WIDTHS)

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate
-from orchestrator.policies import build_candidates
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
-from tests.policies.fleets import Occupancy
+from tests.policies.fleets import Occupancy, build_candidates
 
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
 A, B = ServerName("a"), ServerName("b")

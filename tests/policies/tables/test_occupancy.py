@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from orchestrator.policies import build_candidates, mark_begun
+from orchestrator.policies import mark_begun
 from orchestrator.profile import LatencyTable
 from orchestrator.snapshot import BatchInFlight, QueueState, ServerState
 from tests.fakes.servers import served_model
-from tests.policies.fleets import WIDTHS, Occupancy, fleet_server, fleets, latencies, model_name
+from tests.policies.fleets import WIDTHS, Occupancy, build_candidates, fleet_server, fleets, latencies, model_name
 
 TEN_MS_AN_ITEM = latencies(a={25: (0.01, 0.0), 100: (0.01, 0.0)})
 

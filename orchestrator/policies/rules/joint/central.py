@@ -25,7 +25,7 @@ from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.width_rules import is_in_time, soonest_drained
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 
 MAX_ACCURACY: Final = 0
 MAX_BATCH: Final = 1
@@ -49,9 +49,7 @@ _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
 @compiled
-def choose_centrally(
-    code: int, rule: Column, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_centrally(code: int, rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the row that the central rule of that code takes, items, reason, and until when to hold; rows exist."""
     if code == CLOCKWORK:
         return clockwork.choose_predictable(rule, memory, rows, count, query)
@@ -79,9 +77,7 @@ def choose_centrally(
 
 
 @compiled
-def _send_wait_or_drain(
-    row: int, is_any_in_time: bool, reason: int, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def _send_wait_or_drain(row: int, is_any_in_time: bool, reason: int, rows: Table, count: int, query: Column) -> Choice:
     if row >= 0:
         return row, rows[col.ROW_ITEMS][row], reason, math.inf
     if is_any_in_time:
@@ -90,7 +86,7 @@ def _send_wait_or_drain(
 
 
 @compiled
-def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column) -> Choice:
     """Return what SuperServe's SlackFit, or one of those that it is compared with, decides."""
     if code == MAX_ACCURACY:
         row, reason = greedy.most_accurate(rows, count, query), _MOST_ACCURATE
@@ -111,7 +107,7 @@ def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column)
 
 
 @compiled
-def _drain(rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+def _drain(rows: Table, count: int, query: Column) -> Choice:
     """Return the decision when nothing is in time."""
     soonest = least_completion(soonest_drained(rows, count), 0.0, rows, count, query)
     if rows[col.ROW_HAS_ROOM][soonest] == 0:

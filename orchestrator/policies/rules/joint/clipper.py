@@ -16,7 +16,7 @@ from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY, first_free
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 from orchestrator.policies.tables.memory import OF_MODEL, model_place
 
 _STEP: Final = 0
@@ -30,9 +30,7 @@ _BATCH_IN_TIME: Final = REASONS.index(Reason.BATCH_IN_TIME)
 
 
 @compiled
-def choose_in_time(
-    width: float, timely: float, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_in_time(width: float, timely: float, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision: what the row's batch is, on the server that is free first."""
     row = first_free(width, timely, rows, count, query)
     if row < 0:
@@ -41,9 +39,7 @@ def choose_in_time(
 
 
 @compiled
-def choose_within_limit(
-    width: float, timely: float, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_within_limit(width: float, timely: float, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision: as many as the limit lets through, on the server that is free first."""
     row = first_free(width, timely, rows, count, query)
     if row < 0:

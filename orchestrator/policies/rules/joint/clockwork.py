@@ -21,7 +21,7 @@ from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
 from orchestrator.policies.tables.memory import OF_MODEL, RATIO_COUNT, RATIOS, model_place
 
 _AHEAD_S: Final = 0
@@ -32,9 +32,7 @@ _CANT_BE_IN_TIME: Final = REASONS.index(Reason.CANT_BE_IN_TIME)
 
 
 @compiled
-def choose_predictable(
-    rule: Column, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_predictable(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision; OF_MODEL counts measurements, and RATIOS holds the last ten."""
     best, best_items, can_be_in_time, is_idle = -1, 0.0, False, True
     for row in range(count):

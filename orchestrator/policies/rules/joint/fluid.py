@@ -32,7 +32,7 @@ from orchestrator.policies.rules.waiting import largest_batch_within, objective_
 from orchestrator.policies.rules.width_rules import nearest_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import REASONS
+from orchestrator.policies.tables.layout import REASONS, Choice
 from orchestrator.policies.tables.memory import (
     OF_MODEL,
     OF_MODEL_TOO,
@@ -63,9 +63,7 @@ _SAME: Final = 1e-12
 
 
 @compiled
-def choose_by_plan(
-    is_halved: bool, rule: Column, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_by_plan(is_halved: bool, rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision: a row drawn by its share of the plan; halved, batches fit twice into a deadline."""
     if follow_demand(knob(rule, _INTERVAL_S), memory, query) or memory[WHOLE][_PLANNED] == 0:
         within_s = objective_s(query) / 2 if is_halved else math.inf

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.decision import Decision, Dispatch, Hold, Reason
-from orchestrator.policies import Binding, Situation, build_candidates, parse_policy
+from orchestrator.policies import Binding, Situation, parse_policy
 from orchestrator.profile import LatencyTable
 from orchestrator.snapshot import QueueState, ServerState
-from tests.policies.fleets import WIDTHS, fleet_server, latencies
+from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, latencies
 
 # Expected seconds of 1, 2, 4 and 8 items: 0.003, 0.004, 0.006, 0.010 at 25 % and 0.006, 0.010, 0.018, 0.034 at 100 %.
 LATENCY = latencies(
