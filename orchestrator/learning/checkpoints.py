@@ -49,7 +49,7 @@ class RunFolder:
     """The folder of a run.
 
     Args:
-        path: made when it is not there.
+        path: the folder, made when it is not there.
 
     Raises:
         ConfigError: when it can't be made.

@@ -31,7 +31,7 @@ _MASKED = -1e8  # as sb3-contrib masks
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
-    """What experts did.
+    """Choices that experts made, with what they saw.
 
     Attributes:
         episodes: int64 [n], the seed of each one's world.
@@ -54,7 +54,7 @@ def collect_demonstrations(
     Choices that follow each other are alike, so only some are kept: as many demonstrations are then of more worlds.
 
     Args:
-        env: whose worlds go on.
+        env: the worlds, which go on.
         count: how many choices.
         seed: draws who runs which world.
         net: runs those that their expert does not; None: the base policy.
@@ -122,7 +122,7 @@ def clone(
     """Train a network to do as the experts did; return the share of held-out demonstrations that it then repeats.
 
     Args:
-        net: changed in place.
+        net: the network, changed in place.
         demonstrations: those of a tenth of the worlds are held out.
         epochs: passes over all of the others.
         seed: draws their order.

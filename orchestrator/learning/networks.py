@@ -47,7 +47,7 @@ class ScoringNet(nn.Module):
     """Observations to a score for each action.
 
     Args:
-        strength: of the base policy's choice.
+        strength: what the base policy's choice adds to its score.
     """
 
     def __init__(self, strength: float) -> None:
@@ -132,7 +132,7 @@ class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc, unused-i
     rest on noise cancel in it, those in one direction add up (iterate averaging, Polyak and Juditsky 1992).
 
     Args:
-        strength: of the base policy's choice.
+        strength: what the base policy's choice adds to its score.
     """
 
     def __init__(self, *args: Any, strength: float = 5.0, **kwargs: Any) -> None:
@@ -158,7 +158,7 @@ class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc, unused-i
 
     @property
     def scoring(self) -> ScoringNet:
-        """The actor, which explores."""
+        """The network of the actor, which explores."""
         found = self.action_net
         assert isinstance(found, ScoringNet)
         return found

@@ -48,9 +48,9 @@ def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
     """Return the task of a seed; the same stage and seed give the same task.
 
     Args:
-        seed: of the draw.
-        stage: how wide, 0 to 1.
-        requests: of its trace at the least; up to ten times as many where they are needed to outlast deadlines.
+        seed: the seed of the draw.
+        stage: how wide draws are, 0 to 1.
+        requests: the least length of its trace; up to ten times as many where they are needed to outlast deadlines.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A5C]))
     most = 2 + round(stage * (MOST_SERVERS - 2))
@@ -100,7 +100,7 @@ def vary_task(task: Task, seed: int, *, requests: int = 600) -> Task:
 
     Args:
         task: the scenario.
-        seed: of the draw.
+        seed: the seed of the draw.
         requests: see ``draw_task``.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xFA21]))
@@ -208,7 +208,7 @@ def utility(task: Task, totals: Mapping[str, float]) -> float:
     """Return what an episode earned a request, weighted by the task's preference; as the rewards add up.
 
     Args:
-        task: of the episode.
+        task: the task of the episode.
         totals: see WorldBatch.totals.
     """
     accuracies = [m.accuracy for s in task.servers for m in s.models]

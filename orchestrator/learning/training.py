@@ -58,22 +58,22 @@ class TrainingSettings:
 
     Attributes:
         kind: ``ppo-slim`` or ``ppo-paper``.
-        base: of ppo-slim, and of the mask.
+        base: the policy that ppo-slim rests on and that says what is masked.
         steps: choices, over all worlds.
-        seed: of everything.
-        worlds: stepped at once.
-        replicas: of each episode among them.
+        seed: the seed of everything drawn.
+        worlds: how many worlds are stepped at once.
+        replicas: how many of them play the same episode.
         rollout: choices a world before each update.
         batch: choices of each step of the optimiser; smaller ones are more steps.
-        requests: of an episode.
+        requests: how many requests an episode has.
         demonstrations: choices to clone from; 0 for none.
-        clone_rounds: in which they are collected, see orchestrator.learning.cloning.
-        clone_epochs: over all that there are, in each round.
-        strength: of the base policy's choice in the scores; e to its power over the number of actions is about how much
-            likelier that choice is at the beginning.
-        learning_rate: of PPO.
-        horizon, trace: of advantages, in deadlines; see orchestrator.learning.advantages. For ppo-paper, whose
-            algorithm counts steps, the discount is 0.99 a choice.
+        clone_rounds: rounds in which these are collected, see orchestrator.learning.cloning.
+        clone_epochs: passes over all demonstrations so far, in each round.
+        strength: what the base policy's choice adds to its score; e to its power over the number of actions is about
+            how much likelier that choice is at the beginning.
+        learning_rate: PPO's learning rate.
+        horizon, trace: how far advantages look ahead, in deadlines; see orchestrator.learning.advantages. For
+            ppo-paper, whose algorithm counts steps, the discount is 0.99 a choice.
         entropy: weight of the entropy in the loss.
         averaged: part of the averaged weights that each update keeps, see orchestrator.learning.networks.
         warm_up: rollouts that only the critic learns from, because what it says at first would undo what was cloned.
@@ -117,13 +117,13 @@ def train(
     """Return the policy that validated best, which is in the folder as well.
 
     Args:
-        settings: of the run.
-        folder: to be kept in.
-        validations: to be judged by, and ended early.
-        task: the only world; None: drawn ones. ppo-paper needs it, for its fleet, and plays it at loads around its own.
-        scenarios: to be varied and played beside drawn ones.
+        settings: what the run is made of.
+        folder: where the run is kept.
+        validations: scenarios that judge policies and end a run early.
+        task: the only world; None: worlds are drawn. ppo-paper needs it, for its fleet, and plays it at other loads too.
+        scenarios: tasks that are varied and played beside drawn ones.
         resume: go on where the folder's run was interrupted.
-        report: is told what happens.
+        report: called with what happens.
 
     Raises:
         ConfigError: when settings don't fit each other, or the folder's run.
@@ -188,7 +188,7 @@ class _Run:
         self.model.set_logger(configure(str(folder.log), ["tensorboard", "csv"]))
 
     def learn(self) -> None:
-        """Run to the end."""
+        """Run training to its end."""
         if not self._is_resumed:
             self._judge("the untrained policy")
             self.keep()
@@ -208,7 +208,7 @@ class _Run:
             self.keep()
 
     def keep(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint of the run."""
         self.state.steps = int(self.model.num_timesteps)
         self.state.curriculum = self.env.curriculum.state()
         self._folder.keep(self.model, self.state, self.env.ranges)

@@ -30,9 +30,9 @@ class Validation:
 
     Attributes:
         task: the scenario.
-        seeds: of its traces.
+        seeds: the seeds of its traces.
         best: what the best of the heuristics earned a request, over all traces.
-        expert: its name.
+        expert: the name of that heuristic.
         base: what the base policy earned.
     """
 
@@ -48,10 +48,10 @@ class Score:
     """What a policy earned on the validation scenarios, a request.
 
     Attributes:
-        earned: on average over the scenarios.
-        over_base: by how much that is more than the base policy earned.
-        over_best: and more than the best heuristic of each scenario.
-        worst: the least of these differences to the best of all scenarios.
+        earned: the mean over the scenarios.
+        over_base: the mean difference to what the base policy earned.
+        over_best: the mean difference to the best heuristic of each scenario.
+        worst: the least difference to the best heuristic.
     """
 
     earned: float
@@ -115,7 +115,7 @@ def validate(file: PolicyFile, validations: Sequence[Validation]) -> Score:
     """Return the score of a policy as it would be served: weights, masks, ranges and its base outside of them.
 
     Args:
-        file: of the policy.
+        file: the policy.
         validations: see ``prepare_validation``.
     """
     policy = LearnedPolicy(file)

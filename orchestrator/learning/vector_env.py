@@ -58,7 +58,7 @@ class FleetVecEnv(VecEnv):
     Args:
         curriculum: says which.
         worlds: how many at once; a multiple of ``replicas``.
-        replicas: of each episode.
+        replicas: how many of them play the same episode.
         base: see WorldBatch.
         fleet: servers, widths and batch choices of ppo-paper, whose actions are three numbers and rewards one; None:
             one action of ppo-slim, and four rewards.
@@ -120,7 +120,7 @@ class FleetVecEnv(VecEnv):
         return observations, np.column_stack([rewards * pace, elapsed]), ended, infos
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is held open."""
 
     def action_masks(self) -> list[NDArray[np.bool_]]:
         """Return what is allowed in each world."""

@@ -45,7 +45,7 @@ def find_fault(
     Args:
         decision: whatever the policy returned.
         candidates: those that the policy was given.
-        situation: that it was told.
+        situation: what it was told besides.
         binding: with late binding it must choose something that has room.
         is_idle: whether no server has anything to do, so that no answer will bring the next decision about.
     """

@@ -80,7 +80,7 @@ class PreferredPolicy:
         return Binding.LATE
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """See Policy. A better candidate that is busy is waited for, as long as it is in time."""
+        """Decide, see ``Policy``. A better candidate that is busy is waited for, as long as it is in time."""
         if not candidates:
             return Hold(Reason.NO_CANDIDATE)
         tail_slack_s = situation.queue.tail_deadline_s - situation.now_s

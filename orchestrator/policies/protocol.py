@@ -62,8 +62,8 @@ class Outcome:
         server: the server that ran it.
         width: the width that it ran at.
         items: how many items it held.
-        expected_s: how long the server was expected to take for it alone, before this was known; 0 when nothing was.
-        took_s: how long it took.
+        expected_s: seconds that it was expected to take alone, before this was known; 0 when nothing was.
+        took_s: seconds that it took.
         is_in_time: whether all of it met its deadlines.
         now_s: when it was answered, on the router's clock.
     """

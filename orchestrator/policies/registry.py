@@ -128,22 +128,22 @@ class RulePolicy:
     slack_margin: float | None = None
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """See Policy. Holds when what it wants has no room yet and the policy binds late."""
+        """Decide, see ``Policy``. Holds when what it wants has no room yet and the policy binds late."""
         if self.slack_margin is not None:
             situation = replace(situation, slack_margin=self.slack_margin)
         return choose_among(self, candidates, situation)
 
     def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
-        """See RowPolicy."""
+        """Decide on rows, see ``RowPolicy``."""
         return rule.choose_row(self.numbers, memory, rows, count, query)
 
     @property
     def is_observing(self) -> bool:
-        """See ObservingPolicy."""
+        """Whether the policy wants to know of answered batches."""
         return self.numbers[rule.REMEMBERS] != rule.NOTHING
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
-        """See ObservingPolicy."""
+        """Remember what counts of an answered batch."""
         if not self.is_observing:
             return
         memory.include({outcome.server}, {outcome.width})

@@ -83,7 +83,7 @@ class LearnedPolicy:
         return Binding.LATE
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """See Policy.
+        """Decide, see ``Policy``.
 
         Raises:
             UntrustedError: when it is shown what it was not trained on.
@@ -97,11 +97,11 @@ class LearnedPolicy:
 
     @property
     def is_observing(self) -> bool:
-        """See ObservingPolicy."""
+        """Whether the policy wants to know of answered batches."""
         return self.base.is_observing
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
-        """See ObservingPolicy."""
+        """Remember what counts of an answered batch."""
         self.base.observe(memory, outcome)
 
     def scorer(self, rows: int) -> Scorer | None:
@@ -110,7 +110,7 @@ class LearnedPolicy:
         return None if self.file.kind == PAPER else self._scorer
 
     def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
-        """See RowPolicy.
+        """Decide on rows, see ``RowPolicy``.
 
         Raises:
             UntrustedError: when it is shown what it was not trained on.
