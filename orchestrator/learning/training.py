@@ -120,7 +120,7 @@ def train(
         settings: what the run is made of.
         folder: where the run is kept.
         validations: scenarios that judge policies and end a run early.
-        task: the only world; None: worlds are drawn. ppo-paper needs it, for its fleet, and plays it at other loads too.
+        task: the only world; None: worlds are drawn. ppo-paper needs it, for its fleet, at loads around its own.
         scenarios: tasks that are varied and played beside drawn ones.
         resume: go on where the folder's run was interrupted.
         report: called with what happens.

@@ -121,12 +121,15 @@ def _is_eligible(models: Table, model: int, query: Column) -> bool:
 @compiled
 def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float:
     """Return 1 when a server may be sent a batch of a width, else 0."""
-    servers, of_width = fleet.servers, 0.0
-    held, limit = servers[col.BATCH_COUNT][server], servers[col.BATCH_LIMIT][server]
-    for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
-        if fleet.batches[col.COLUMN][batch] == column:
-            of_width += 1
-    return 1.0 if has_room(held, of_width, instances, limit, servers[col.WAITING_LIMIT][server]) else 0.0
+    servers = fleet.servers
+    held, waiting = servers[col.BATCH_COUNT][server], servers[col.WAITING_LIMIT][server]
+    of_width = held  # at the most, which mostly is few enough
+    if held >= instances + waiting:
+        of_width = 0.0
+        for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
+            if fleet.batches[col.COLUMN][batch] == column:
+                of_width += 1
+    return 1.0 if has_room(held, of_width, instances, servers[col.BATCH_LIMIT][server], waiting) else 0.0
 
 
 @compiled
