@@ -1,7 +1,7 @@
 """How long one decision takes: candidates, masks and choice, over a fleet that a router keeps up to date.
 
 ``make bench-decisions`` writes ``docs/benchmarks/decisions.json`` and ``decisions.md``. Each server has four widths and
-none, one or two groups in flight; twenty requests wait. Between two decisions one server's account changes, as it
+none, one or two batches in flight; twenty requests wait. Between two decisions one server's account changes, as it
 does in a router, and that is timed apart. Of ``ppo-slim`` the network is timed alone too. Best run on a quiet machine:
 the 99th percentile is what the machine does.
 """

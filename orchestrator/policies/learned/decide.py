@@ -56,11 +56,11 @@ class Scorer(NamedTuple):
     """A policy that scores by a network, in few arrays, because a compiled function receives each in 0.1 µs.
 
     Attributes:
-        numbers: of its base, the preference where the head has none (NaN: what WORTH gives), the strength of the base's
-            choice, and the range of each feature in training.
-        params: float32 [PARAMETERS], the weights.
-        room: for all that is computed on the way in float64, see ``view_of``.
-        hidden: room, float32 [HIDDEN_LINES, HIDDEN].
+        numbers: the rule of its base, the preference where the head has none (NaN: what WORTH gives), the strength of
+            the base's choice, and the range of each feature in training.
+        params: the weights, float32 [PARAMETERS].
+        room: space for all that is computed on the way in float64, see ``view_of``.
+        hidden: space for the hidden layers, float32 [HIDDEN_LINES, HIDDEN].
     """
 
     numbers: Column
@@ -81,7 +81,7 @@ def new_scorer(base: RulePolicy, file: PolicyFile) -> Scorer:
 
 
 def new_room(rows: int) -> Column:
-    """Return room for so many candidates."""
+    """Return ``Scorer.room`` for so many candidates."""
     return new_column(_PICKED + max(1, rows))
 
 
@@ -220,11 +220,11 @@ def decide_by_scores(
     """Return the row (or HOLD, REJECT), items, until when to hold, and the feature that is out of range, or -1.
 
     Args:
-        numbers: of the policy, as the three that follow; see ``Scorer``.
+        numbers: the policy's, as the three that follow; see ``Scorer``.
         params: its weights.
-        room: for what it sees.
-        hidden: for its network.
-        memory: of its base.
+        room: space for what it sees.
+        hidden: space for its network.
+        memory: what its base remembers.
         rows: the candidates.
         count: how many candidates there are.
         query: what waits.
