@@ -1,7 +1,7 @@
 """How long one decision takes: candidates, masks and choice, over a fleet that a router keeps up to date.
 
 ``make bench-decisions`` writes ``docs/benchmarks/decisions.json`` and ``decisions.md``. Each server has four widths and
-none, one or two groups in flight; twenty requests wait. Between two decisions one server's account changes, as it
+none, one or two batches in flight; twenty requests wait. Between two decisions one server's account changes, as it
 does in a router, and that is timed apart. Of ``ppo-slim`` the network is timed alone too. Best run on a quiet machine:
 the 99th percentile is what the machine does.
 """
@@ -9,8 +9,6 @@ the 99th percentile is what the machine does.
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -22,7 +20,6 @@ from benchmarks.harness.command import out_option, publish
 from benchmarks.harness.machine import describe_machine
 from benchmarks.learned_decision import DECISION_BARS_US, NETWORK_BARS_US, NetworkTiming, drawn_policy, measure_network
 from orchestrator.policies import FleetTables, Policy, Situation, parse_policy
-from orchestrator.policies.tables.compiled import IS_COMPILED
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.reporting.blocks import Block, Heading, Table, Text, render_markdown
 from orchestrator.snapshot import (
@@ -120,13 +117,13 @@ def _timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - began_s
 
 
-def make_page(timings: list[Timing], networks: list[NetworkTiming], machine: str, how: str) -> Iterator[Block]:
+def make_page(timings: list[Timing], networks: list[NetworkTiming], machine: str) -> Iterator[Block]:
     """Yield the tables."""
     whole = {t.servers: t for t in timings if t.policy == "ppo-slim"}
     yield Heading(1, "What a decision takes")
     yield Text(
-        f"Made by `make bench-decisions` on {machine}, {how}; µs for candidates, masks and choice together, and for "
-        "taking over what changed on one server. Four widths a server, twenty requests waiting."
+        f"Made by `make bench-decisions` on {machine}, compiled by Numba; µs for candidates, masks and choice, "
+        "and for taking over what changed on one server. Four widths a server, twenty requests waiting."
     )
     yield Table(
         ("servers", "policy", "p50", "p99", "a server's change, p50"),
@@ -152,22 +149,17 @@ def make_page(timings: list[Timing], networks: list[NetworkTiming], machine: str
 
 @click.command(help=__doc__)
 @out_option
-@click.option("--plain", is_flag=True, help="Without Numba, as where it can't be imported; prints and writes nothing.")
-def main(out: Path, plain: bool) -> None:
+def main(out: Path) -> None:
     """Measure, print and write."""
-    if plain and IS_COMPILED:  # decided when the package is imported
-        code = "import sys; sys.modules['numba'] = None; from benchmarks.decisions import main; main()"
-        sys.exit(subprocess.run([sys.executable, "-c", code, "--plain"], check=False).returncode)
     policies: list[Policy] = [*(parse_policy(name) for name in POLICIES), drawn_policy()]
     timings = [measure(servers, policy) for servers in SIZES for policy in policies]
     networks = [measure_network(servers) for servers in NETWORK_BARS_US]
-    how = "compiled by Numba" if IS_COMPILED else "in plain Python, without Numba"
     machine = f"{describe_machine().cpu}, Python {platform.python_version()}"
-    page = list(make_page(timings, networks, machine, how))
+    page = list(make_page(timings, networks, machine))
     click.echo(render_markdown(page))
-    if not plain:
-        rows, alone = [asdict(timing) for timing in timings], [asdict(network) for network in networks]
-        publish("decisions", out, {"machine": machine, "how": how, "rows": rows, "networks": alone}, page, indent=1)
+    rows, alone = [asdict(timing) for timing in timings], [asdict(network) for network in networks]
+    values = {"machine": machine, "how": "compiled by Numba", "rows": rows, "networks": alone}
+    publish("decisions", out, values, page, indent=1)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.policies.learned import LearnedPolicy, PolicyFile
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS
-from orchestrator.policies.learned.decide import new_scores
-from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS
-from orchestrator.policies.learned.network import pack, score, untrained
+from orchestrator.policies.learned.network import new_hidden, pack, score, untrained
 from orchestrator.policies.tables.compiled import new_column, new_table
 
 NETWORK_BARS_US = {4: 25.0, 64: 100.0}
@@ -42,19 +41,19 @@ class NetworkTiming:
 
 def drawn_policy() -> LearnedPolicy:
     """Return a ppo-slim that trusts everything, with drawn weights."""
-    low = np.full(FEATURES + CONTEXT, -1, np.float32)
+    low = np.full(feat.FEATURES + feat.CONTEXT, -1, np.float32)
     return LearnedPolicy(PolicyFile("ppo-slim", "lert:slack", untrained(), low, -low))
 
 
 def measure_network(servers: int, repeats: int = 3000) -> NetworkTiming:
     """Return how long it takes to score the candidates of so many servers."""
     rng = np.random.default_rng(0)
-    considered = min(ROWS, 4 * servers)
-    lines, context, scores = new_table(ROWS, FEATURES), new_column(CONTEXT), new_column(ACTIONS)
+    considered = min(feat.ROWS, 4 * servers)
+    lines, context, scores = new_table(feat.ROWS, feat.FEATURES), new_column(feat.CONTEXT), new_column(ACTIONS)
     for line in range(considered):
-        for feature in range(FEATURES):
+        for feature in range(feat.FEATURES):
             lines[line][feature] = float(rng.uniform(-1, 1))
-    params, (hidden, _) = pack(untrained()), new_scores()
+    params, hidden = pack(untrained()), new_hidden()
     took_s = []
     for turn in range(-10, repeats):
         began_s = time.perf_counter()

@@ -46,25 +46,25 @@ class Candidate:
     """A way to run the head of the queue, with what is expected of it.
 
     Attributes:
-        server: to send to.
-        width: to run at.
-        items: to send together.
-        accuracy: of that width, 0..1.
-        service_s: expected time of the group alone on the server.
+        server: the server that would run it.
+        width: the width that it would run at.
+        items: how many items would be sent together.
+        accuracy: the width's accuracy, 0..1.
+        service_s: expected time of the batch alone on the server.
         completion_s: expected time from now to its answer, behind what the server already has.
         head_completion_s: the same, were the head sent alone.
         drain_s: expected time from now until all that waits would be answered, were this width used on all servers.
-        server_items: that the server already has.
-        has_room: whether it can be sent now.
+        server_items: items that the server already has.
+        has_room: whether the server can be sent a batch of this width now.
         wait_s: expected time until an instance is free for it.
-        per_item_s: expected time an item adds to a group.
-        fixed_s: expected time of a group besides its items.
-        max_batch_size: items in one group at the most.
-        instances: of this width on this server.
+        per_item_s: expected time an item adds to a batch.
+        fixed_s: expected time of a batch besides its items.
+        max_batch_size: the most items in one batch.
+        instances: how many instances of this width the server has.
         overdue_ratio: how many times longer than expected, the margin included, the server already takes over what
             it runs; 1 while it is in time.
-        per_item_j: expected energy that an item adds to a group; None while that is unknown.
-        fixed_j: expected energy of a group besides its items; None as per_item_j.
+        per_item_j: expected energy that an item adds to a batch; None while that is unknown.
+        fixed_j: expected energy of a batch besides its items; None as per_item_j.
         backlog_s: expected seconds of work that the whole server has, what is bound to it included.
     """
 
@@ -90,7 +90,7 @@ class Candidate:
 
     @property
     def energy_j(self) -> float | None:
-        """Expected joules of the whole group; None while unknown, never 0 for that."""
+        """Expected joules of the whole batch; None while unknown, never 0 for that."""
         if self.per_item_j is None or self.fixed_j is None:
             return None
         return self.per_item_j * self.items + self.fixed_j
@@ -102,7 +102,7 @@ class Candidate:
         return self.instances * self.max_batch_size / service_s if service_s > 0 else math.inf
 
     def with_items(self, items: int) -> Candidate:
-        """Return the same with another group, from the head on."""
+        """Return the same candidate with another batch, from the head on."""
         return replace(
             self,
             items=items,
@@ -113,7 +113,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Run the head, and what fits with it, so."""
+    """The decision to run the head, and what fits with it, on a candidate."""
 
     candidate: Candidate
     reason: Reason
@@ -121,11 +121,11 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Decide again when something has changed: a request came, a group was answered, a server returned.
+    """The decision to wait until something has changed: a request came, a batch was answered, a server returned.
 
     Attributes:
         reason: why nothing is sent.
-        until_s: decide again then at the latest, on the clock of ``Situation.now_s``; None: when something changes.
+        until_s: when to decide again at the latest, on the clock of ``Situation.now_s``; None: when something changes.
     """
 
     reason: Reason
@@ -134,7 +134,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Give the head up: its caller is told at once to come again later."""
+    """The decision to give the head up: its caller is told at once to come again later."""
 
     reason: Reason
 

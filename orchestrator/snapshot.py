@@ -13,7 +13,7 @@ from typing import NewType
 ServerName = NewType("ServerName", str)
 Family = NewType("Family", str)
 ModelName = NewType("ModelName", str)
-"""As Triton knows it; one width of one family."""
+"""A model's name in Triton; a model is one width of one family."""
 Width = NewType("Width", int)
 """Width ratio in whole percent, 1 to 100."""
 
@@ -23,9 +23,9 @@ class TensorSpec:
     """One input or output of a model.
 
     Attributes:
-        name: as Triton knows it.
-        datatype: Triton's name of it, such as ``FP32``.
-        shape: of one item, without the batch dimension; -1 where it may vary.
+        name: the tensor's name in Triton.
+        datatype: Triton's name of the type, such as ``FP32``.
+        shape: the shape of one item, without the batch dimension; -1 where it may vary.
     """
 
     name: str
@@ -38,17 +38,17 @@ class ServedModel:
     """One width of a family as one server serves it, read from its ModelConfig alone.
 
     Attributes:
-        name: of the model in Triton.
-        family: it belongs to.
-        width: of the family's network.
+        name: the model's name in Triton.
+        family: the family it belongs to.
+        width: the width of the family's network.
         accuracy: top-1 on the family's test split, 0..1.
-        flops: per item; None when the exporter did not say.
-        max_batch_size: items in one request at the most.
-        instances: that run it on this server.
-        sha256: of the weights file; equal hashes mean equal answers.
-        input: its only input.
-        output: its only output, one score a class.
-        labels: of the classes; empty when the exporter did not say.
+        flops: floating-point operations an item; None when the exporter did not say.
+        max_batch_size: the most items in one request.
+        instances: how many instances run it on this server.
+        sha256: hash of the weights file; equal hashes mean equal answers.
+        input: the only input.
+        output: the only output, one score a class.
+        labels: names of the classes; empty when the exporter did not say.
     """
 
     name: ModelName
@@ -66,15 +66,15 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class BatchInFlight:
-    """A group that a server has and has not answered.
+    """A batch that a server has and has not answered.
 
     Attributes:
-        model: it runs on.
-        items: in it.
+        model: the model that runs it.
+        items: how many items it holds.
         sent_s: when it was sent, on the router's clock.
         began_s: when an instance of several was free for it; None while it waits for one, and always where a width
-            has one instance only, because its groups simply follow each other. It grows with what is known of the
-            group and tells nothing of which group it is, so it does not count for equality.
+            has one instance only, because its batches simply follow each other. It grows with what is known of the
+            batch and tells nothing of which batch it is, so it does not count for equality.
     """
 
     model: ModelName
@@ -110,14 +110,14 @@ class ServerState:
     """A server as the router sees it at one moment.
 
     Attributes:
-        name: of the server.
-        models: of the family in question that it serves, by width, ascending.
-        other_models: of other families, which its load may be of.
-        in_flight: groups it has not answered, in the order they were sent.
+        name: the server's name.
+        models: the models of the family in question, by width, ascending.
+        other_models: models of other families, which its load may be of.
+        in_flight: batches it has not answered, in the order they were sent.
         bound_items: items already bound to it that wait in the router, with their model.
-        batch_limit: groups it may hold at a time, of all widths.
-        waiting_limit: groups of one width it may hold beyond one for each instance of that width.
-        last_answer_s: when it last answered, None before the first time.
+        batch_limit: the most batches it may hold at a time, of all widths.
+        waiting_limit: batches of one width it may hold beyond one for each instance of that width.
+        last_answer_s: when it last answered, on the router's clock; None before the first time.
         healthy: False while it does not answer.
     """
 
@@ -133,11 +133,11 @@ class ServerState:
 
     @property
     def items(self) -> int:
-        """Items it has or will have: in flight and bound."""
-        return sum(group.items for group in self.in_flight) + sum(n for _, n in self.bound_items)
+        """Items that the server has or will have: in flight and bound."""
+        return sum(batch.items for batch in self.in_flight) + sum(n for _, n in self.bound_items)
 
     def has_room_for(self, model: ServedModel) -> bool:
-        """Return whether it may be sent a group of ``model`` now."""
+        """Return whether the server may be sent a batch of ``model`` now."""
         return self.healthy and has_room(
             self.in_flight, model, batch_limit=self.batch_limit, waiting_limit=self.waiting_limit
         )
@@ -157,15 +157,15 @@ class QueueState:
     """What waits for a decision, seen from its head.
 
     Attributes:
-        items: that could go together with the head, the head included.
-        head_items: of the head request, which can't be split.
+        items: items that could go together with the head, the head included.
+        head_items: items of the head request, which can't be split.
         head_deadline_s: when the head should be answered, on the router's clock.
-        tail_deadline_s: late in the queue: nine of ten are due by then.
-        allowed_widths: that the head accepts, ascending.
-        min_accuracy: that the head accepts, 0..1.
-        priority: of the head; 1 is the highest, 0 stands for the default level, as in Triton.
-        max_per_item_j: joules that the head may cost per item were it sent alone; None: any.
-        preference: of the head; None: the policy's own.
+        tail_deadline_s: when nine of ten in the queue are due, on the router's clock.
+        allowed_widths: the widths that the head accepts, ascending.
+        min_accuracy: the least accuracy that the head accepts, 0..1.
+        priority: the head's priority; 1 is the highest, 0 stands for the default level, as in Triton.
+        max_per_item_j: joules that the head may cost an item were it sent alone; None: any.
+        preference: what the head prefers; None: what the policy does.
         head_arrived_s: when the head came, on the router's clock; None while that is not told.
     """
 

@@ -26,12 +26,13 @@ import torch
 from numpy.typing import NDArray
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 
-from orchestrator.policies.learned.features import CONTEXT
+from orchestrator.policies.learned import features as feat
 from orchestrator.simulation.rewards import OBJECTIVES
 
 Floats = NDArray[np.float32]
 
-_PREFERENCE = slice(-CONTEXT + 5, -CONTEXT + 8)
+_CONTEXT = feat.ROWS * feat.FEATURES  # where it begins in an observation
+_PREFERENCE = slice(_CONTEXT + feat.CONTEXT_PREFER_ACCURACY, _CONTEXT + feat.CONTEXT_PREFER_ENERGY + 1)
 _LATENESS = 3  # the objective that no preference weighs
 _LEAST_SPREAD = 0.3  # of a group, over that of all
 

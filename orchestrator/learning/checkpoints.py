@@ -1,9 +1,9 @@
 """What a training run keeps on disk, so that an interruption costs at most a minute of it.
 
 A run has a folder: ``settings.json``, ``best.npz`` (the policy that validated best so far), ``log/`` for TensorBoard,
-the lessons of rounds of cloning while there are more to come, and two checkpoints that take turns, of which
+the demonstrations of rounds of cloning while there are more to come, and two checkpoints that take turns, of which
 ``state.json`` names the one that is whole: the model by stable-baselines3's own save, and the curriculum. A resumed run
-goes on with new lots, so it does not repeat an uninterrupted one; a run from the beginning repeats itself to the bit.
+goes on with new random numbers, so it does not repeat an uninterrupted one; a run from the beginning does, to the bit.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class RunState:
     """How far a run has come.
 
     Attributes:
-        steps: taken by the model that is kept.
+        steps: steps taken by the model that is kept.
         cloned: rounds of cloning that are done.
         best: validation score of ``best.npz``; minus infinity before there is one.
         since_best: validations since then.
-        curriculum: its state.
-        low, high: of the features that were seen.
+        curriculum: the state of the curriculum.
+        low, high: the range of each feature that was seen.
         slot: which of the two checkpoints is whole.
     """
 
@@ -49,7 +49,7 @@ class RunFolder:
     """The folder of a run.
 
     Args:
-        path: made when it is not there.
+        path: the folder, made when it is not there.
 
     Raises:
         ConfigError: when it can't be made.
@@ -64,20 +64,20 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The policy that validated best."""
+        """The file of the policy that validated best."""
         return self.path / "best.npz"
 
     @property
     def log(self) -> Path:
-        """For TensorBoard."""
+        """The folder of TensorBoard's log."""
         return self.path / "log"
 
     def model(self, slot: int) -> Path:
-        """The model of a checkpoint."""
+        """The file with the model of a checkpoint."""
         return self.path / f"model-{slot}.zip"
 
     def demonstrations(self, turn: int) -> Path:
-        """The lessons of a round of cloning, kept until all rounds are done."""
+        """The file with the demonstrations of a round of cloning, kept until all rounds are done."""
         return self.path / f"lessons-{turn}.npz"
 
     def begin(self, settings: Mapping[str, Any], *, resume: bool) -> RunState | None:

@@ -2,9 +2,9 @@
 
 Vanilla PPO loses to queueing heuristics by orders of magnitude where it begins from nothing (QGym, arXiv 2410.06170); a
 residual on one heuristic begins as good as that one, and cloning the best of several, scenario by scenario, begins it
-better. Lessons are collected in rounds (DAgger: Ross et al., AISTATS'11, arXiv 1011.0686): in the first, half of the
-worlds are run by their teacher and half by the base policy; in those that follow, half by the policy as it has become,
-whose states else drift off from all that it was taught, however well it repeats its teacher in his own.
+better. Demonstrations are collected in rounds (DAgger: Ross et al., AISTATS'11, arXiv 1011.0686): in the first, half of
+the worlds are run by their expert and half by the base policy; in those that follow, half by the policy as it has
+become, whose states else drift off from all that it was shown, however well it repeats its expert in his own.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from orchestrator.simulation.world.world_batch import NO_ADVICE
 
 _KEPT = 1 / 8
 _CAUTION = 3.0
-"""What a lesson weighs in which the teacher does as the base policy: to depart must be thrice as likely right, for a
-wrong departure costs more than one that is missed."""
+"""Weight of a demonstration in which the expert does as the base policy: to depart must be thrice as likely right, for
+a wrong departure costs more than one that is missed."""
 _MASKED = -1e8  # as sb3-contrib masks
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
-    """What teachers did.
+    """Choices that experts made, with what they saw.
 
     Attributes:
         episodes: int64 [n], the seed of each one's world.
@@ -50,16 +50,16 @@ class Demonstrations:
 def collect_demonstrations(
     env: FleetVecEnv, count: int, *, seed: int, net: ScoringNet | None = None, kept_ratio: float = _KEPT
 ) -> Demonstrations:
-    """Return at least so many choices with what the teacher of their world would do.
+    """Return at least so many choices with what the expert of their world would do.
 
-    Choices that follow each other are alike, so only some are kept: as many lessons are then of more worlds.
+    Choices that follow each other are alike, so only some are kept: as many demonstrations are then of more worlds.
 
     Args:
-        env: whose worlds go on.
-        count: of choices.
-        seed: of who runs which world.
-        net: runs those that their teacher does not; None: the base policy.
-        kept_ratio: of all choices.
+        env: the worlds, which go on.
+        count: how many choices.
+        seed: draws who runs which world.
+        net: runs those that their expert does not; None: the base policy.
+        kept_ratio: part of all choices that is kept.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xB0C]))
     kept: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]] = []
@@ -87,13 +87,13 @@ def write_demonstrations(path: Path, demonstrations: Demonstrations) -> None:
 
 
 def read_demonstrations(path: Path) -> Demonstrations:
-    """Return the lessons of a file that ``write_demonstrations`` wrote."""
+    """Return the demonstrations of a file that ``write_demonstrations`` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return Demonstrations(**arrays)
 
 
 def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
-    """Return the lessons of all rounds."""
+    """Return the demonstrations of all rounds."""
     return Demonstrations(
         np.concatenate([part.episodes for part in parts]),
         np.concatenate([part.observations for part in parts]),
@@ -103,7 +103,7 @@ def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
 
 
 def held_out(episodes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return which lessons are those of a tenth of the worlds, by lots: a seed's digits say what it draws."""
+    """Return which demonstrations are of a tenth of the worlds, drawn: a seed's own digits say what it draws."""
     worlds = np.unique(episodes)
     return np.isin(episodes, rng.permutation(worlds)[: len(worlds) // 10])
 
@@ -118,16 +118,16 @@ def clone(
     batch_size: int = 512,
     report: Callable[[int, float, float], None] = lambda epoch, loss, agreement: None,
 ) -> float:
-    """Train a network to do as the teachers did; return the share of lessons of held-out worlds that it then repeats.
+    """Train a network to do as the experts did; return the share of held-out demonstrations that it then repeats.
 
     Args:
-        net: changed in place.
+        net: the network, changed in place.
         demonstrations: those of a tenth of the worlds are held out.
-        epochs: over all of the others.
-        seed: of their order.
-        learning_rate: of Adam.
-        batch_size: of its steps.
-        report: is told epoch, loss and agreement.
+        epochs: passes over all of the others.
+        seed: draws their order.
+        learning_rate: Adam's learning rate.
+        batch_size: demonstrations of each of its steps.
+        report: called with epoch, loss and agreement.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC10E]))
     is_held = held_out(demonstrations.episodes, rng)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.learning.tasks import draw_task, simulate_totals, utility, vary_load, vary_task
-from orchestrator.policies.registry import RulePolicy, parse_policy
+from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import Task
 
 EXPERTS: Final = (
@@ -39,21 +39,16 @@ _MOST_GAP: Final = 0.1
 else."""
 
 
-def parse_expert(name: str) -> RulePolicy:
-    """Return a heuristic by name."""
-    return parse_policy(name)
-
-
 def best_expert(task: Task, seed: int) -> tuple[str, float]:
     """Return the heuristic to learn from on a trace, and what the best one earns.
 
     That is the best one only where it is clearly better than the first of all, and on other traces of the same world as
-    well: the best of ten on one trace is on the next no better than the first, so alike worlds would be taught
+    well: the best of ten on one trace is on the next no better than the first, so alike worlds would show
     different things for nothing.
     """
 
     def earn(name: str, trace: int) -> float:
-        return utility(task, simulate_totals(task, parse_expert(name), trace))
+        return utility(task, simulate_totals(task, parse_policy(name), trace))
 
     earned = {name: earn(name, seed) for name in EXPERTS}
     best, first = max(EXPERTS, key=lambda name: earned[name]), EXPERTS[0]
@@ -76,14 +71,14 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """What to play next.
+    """A world to be played, and what is known of it.
 
     Attributes:
         task: the world.
-        seed: of its draw and its trace.
+        seed: the seed of its draw and of its trace.
         expert: the best heuristic there.
         best: what it earned.
-        entry: of the pool; None for a new draw.
+        entry: its place in the pool; None for a new draw.
     """
 
     task: Task
@@ -97,11 +92,11 @@ class Curriculum:
     """Says which episode comes next, by a generator of its own; its state can be kept and restored.
 
     Args:
-        seed: of all draws; negative ones are for validation.
-        requests: of an episode.
-        only: this task alone, instead of draws; for a world that is known.
-        varies_load: of that.
-        scenarios: varied, they take turns with draws.
+        seed: the seed of all draws.
+        requests: how many requests an episode has.
+        only: the one task to play instead of draws, for a world that is known.
+        varies_load: whether that task is played at other loads too.
+        scenarios: tasks that take turns with draws, varied.
 
     Attributes:
         stage: how wide draws are, 0 to 1.
@@ -130,7 +125,7 @@ class Curriculum:
         self._pool, self.practises = [], True
 
     def next_episode(self) -> Episode:
-        """Return the next one."""
+        """Return the episode to play next."""
         if self.practises and self._pool and self._rng.random() < 0.5:
             gaps = np.array([min(_MOST_GAP, max(0.0, entry.gap)) + 1e-3 for entry in self._pool])
             at = int(self._rng.choice(len(self._pool), p=gaps / gaps.sum()))

@@ -8,7 +8,6 @@ arXiv 2602.07764). It is not exported: serving needs no values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ import torch
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
-from orchestrator.policies.learned.features import BASE_CHOICE, FEATURES, PRESENT, ROWS
-from orchestrator.policies.learned.network import BASE_HOLDS, HIDDEN, POOLED, SHAPES, Floats32
+from orchestrator.policies.learned import features as feat
+from orchestrator.policies.learned.network import HIDDEN, POOLED, SHAPES, Floats32
 from orchestrator.simulation.rewards import OBJECTIVES
 
 
@@ -26,7 +25,7 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.row_in = nn.Linear(FEATURES, HIDDEN)
+        self.row_in = nn.Linear(feat.FEATURES, HIDDEN)
         self.row_mid = nn.Linear(HIDDEN, HIDDEN)
         self.pool = nn.Linear(POOLED, HIDDEN)
         for layer in (self.row_in, self.row_mid, self.pool):
@@ -35,9 +34,9 @@ class Encoder(nn.Module):
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return lines, context, hidden features [n, ROWS, HIDDEN] and summary [n, HIDDEN]."""
-        lines = observations[:, : ROWS * FEATURES].reshape(-1, ROWS, FEATURES)
-        context = observations[:, ROWS * FEATURES :]
-        present = lines[:, :, PRESENT : PRESENT + 1]
+        lines = observations[:, : feat.ROWS * feat.FEATURES].reshape(-1, feat.ROWS, feat.FEATURES)
+        context = observations[:, feat.ROWS * feat.FEATURES :]
+        present = lines[:, :, feat.PRESENT : feat.PRESENT + 1]
         hidden = torch.relu(self.row_mid(torch.relu(self.row_in(lines)))) * present
         mean = hidden.sum(dim=1) / present.sum(dim=1).clamp(min=1)
         most = hidden.max(dim=1).values  # behind a relu, so absent lines, which are 0, change no maximum
@@ -48,7 +47,7 @@ class ScoringNet(nn.Module):
     """Observations to a score for each action.
 
     Args:
-        strength: of the base policy's choice.
+        strength: what the base policy's choice adds to its score.
     """
 
     def __init__(self, strength: float) -> None:
@@ -68,11 +67,11 @@ class ScoringNet(nn.Module):
         lines, context, hidden, summary = self.encoder(observations)
         shared = self.score_pool(summary).unsqueeze(1)
         found = self.out(torch.relu(self.score_row(hidden) + shared)).squeeze(2)
-        rows = (self.strength * lines[:, :, BASE_CHOICE] + found) * lines[:, :, PRESENT]
-        hold = self.strength * context[:, BASE_HOLDS : BASE_HOLDS + 1] + self.hold(summary)
+        rows = (self.strength * lines[:, :, feat.BASE_CHOICE] + found) * lines[:, :, feat.PRESENT]
+        hold = self.strength * context[:, feat.CONTEXT_BASE_HOLDS, None] + self.hold(summary)
         return torch.cat([rows, hold], dim=1)
 
-    def _layers(self) -> dict[str, torch.Tensor]:
+    def layers(self) -> dict[str, torch.Tensor]:
         """Return each tensor by its name in a policy file; matrices are [outputs, inputs] here."""
         encoder = self.encoder
         named: dict[str, torch.Tensor] = {"score.bias": self.score_pool.bias}
@@ -92,17 +91,11 @@ class ScoringNet(nn.Module):
 
     def export_weights(self) -> dict[str, Floats32]:
         """Return the weights as a policy file holds them."""
-        layers = self._layers()
+        layers = self.layers()
         return {
             name: np.ascontiguousarray(layers[name].detach().cpu().numpy().T.reshape(shape), np.float32)
             for name, shape in SHAPES.items()
         }
-
-    def load_weights(self, weights: Mapping[str, Floats32]) -> None:
-        """Take over the weights of a policy file."""
-        with torch.no_grad():
-            for name, tensor in self._layers().items():
-                tensor.copy_(torch.as_tensor(np.array(weights[name].T).reshape(tuple(tensor.shape))))
 
 
 class ValueNet(nn.Module):
@@ -114,7 +107,7 @@ class ValueNet(nn.Module):
         self.heads = nn.Sequential(nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, len(OBJECTIVES)))
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Return the values of each objective."""
         found: torch.Tensor = self.heads(self.encoder(observations)[3])
         return found
 
@@ -139,7 +132,7 @@ class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc, unused-i
     rest on noise cancel in it, those in one direction add up (iterate averaging, Polyak and Juditsky 1992).
 
     Args:
-        strength: of the base policy's choice.
+        strength: what the base policy's choice adds to its score.
     """
 
     def __init__(self, *args: Any, strength: float = 5.0, **kwargs: Any) -> None:
@@ -165,7 +158,7 @@ class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc, unused-i
 
     @property
     def scoring(self) -> ScoringNet:
-        """The actor, which explores."""
+        """The network of the actor, which explores."""
         found = self.action_net
         assert isinstance(found, ScoringNet)
         return found

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.policies.learned.features import ROWS
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.network import Floats32
 from orchestrator.simulation.rewards import Task
 
@@ -25,10 +25,10 @@ def paper_fleet(task: Task) -> tuple[int, int, int]:
     """
     widths = {m.width for s in task.servers for m in s.models}
     most = max(m.max_batch_size for s in task.servers for m in s.models)
-    if len(task.servers) * len(widths) > ROWS:
+    if len(task.servers) * len(widths) > feat.ROWS:
         raise ConfigError(
             f"{task.settings.name} has {len(task.servers)} servers of {len(widths)} widths; ppo-paper sees at most "
-            f"{ROWS} pairs, so take a smaller fleet or train ppo-slim"
+            f"{feat.ROWS} pairs, so take a smaller fleet or train ppo-slim"
         )
     return len(task.servers), len(widths), int(math.log2(most)) + 1
 

@@ -27,30 +27,30 @@ MOST_SERVERS: Final = 16
 _KINDS: Final = ("poisson", "gamma", "mmpp", "ramp", "diurnal", "flash-crowd")
 _EXTREMES: Final = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 _EXTREME: Final = 0.25
-"""Of the preferences drawn; lots hardly come to a corner."""
+"""Part of the preferences that are all for one objective; other draws hardly come to a corner."""
 _PRICED: Final = 0.5
-"""Of them, by a price of joules in accuracy around that of a policy whose requests bring none."""
+"""Part of the preferences drawn by a price of joules in accuracy, around that of a policy whose requests bring none."""
 _UNMETERED: Final = 0.15
-"""Of the fleets drawn; there most or all servers have no known joules."""
+"""Part of the fleets in which most or all servers have no known joules."""
 _CHOOSY: Final = 0.1
-"""Of the worlds drawn; there requests ask for the accuracy of one of the widths."""
+"""Part of the worlds in which requests ask for the accuracy of one of the widths."""
 _TRICKLE: Final = 0.15
-"""Of them; there hardly anybody comes."""
+"""Part of the worlds in which hardly anybody comes."""
 _ITEMS: Final = (2, 4, 8, 16, 32)
-"""Of a request, where it is not one."""
+"""Items of a request, where it is not one."""
 _BATCHES: Final = (1, 4, 8, 8, 16, 16, 32, 32)
 _INSTANCES: Final = (1, 1, 1, 2, 4)
 _DEADLINES: Final = 12
-"""That a trace lasts, else what a choice brings about later would not be seen."""
+"""Deadlines that a trace lasts, else what a choice brings about later would not be seen."""
 
 
 def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
     """Return the task of a seed; the same stage and seed give the same task.
 
     Args:
-        seed: of the draw.
-        stage: how wide, 0 to 1.
-        requests: of its trace at the least; up to ten times as many where they are needed to outlast deadlines.
+        seed: the seed of the draw.
+        stage: how wide draws are, 0 to 1.
+        requests: the least length of its trace; up to ten times as many where they are needed to outlast deadlines.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A5C]))
     most = 2 + round(stage * (MOST_SERVERS - 2))
@@ -100,7 +100,7 @@ def vary_task(task: Task, seed: int, *, requests: int = 600) -> Task:
 
     Args:
         task: the scenario.
-        seed: of the draw.
+        seed: the seed of the draw.
         requests: see ``draw_task``.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xFA21]))
@@ -208,7 +208,7 @@ def utility(task: Task, totals: Mapping[str, float]) -> float:
     """Return what an episode earned a request, weighted by the task's preference; as the rewards add up.
 
     Args:
-        task: of the episode.
+        task: the task of the episode.
         totals: see WorldBatch.totals.
     """
     accuracies = [m.accuracy for s in task.servers for m in s.models]

@@ -40,13 +40,13 @@ from orchestrator.learning.networks import CandidatePolicy, ScoringNet
 from orchestrator.learning.paper import export_paper, paper_fleet
 from orchestrator.learning.validation import Score, Validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
-from orchestrator.policies.learned.features import VERSION
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile, read_policy_file, write_policy_file
 from orchestrator.simulation.rewards import Task
 
 _KEEP_EVERY_S: Final = 45.0
-_TAUGHT: Final = 128  # worlds at once; to find the teacher of one takes longer than to step it through
-_STAGE_GROWS: Final = 0.6  # of all steps, without lessons; then draws are as wide as they get
+_CLONED_WORLDS: Final = 128  # at once; to find the expert of one takes longer than to step it through
+_STAGE_GROWS: Final = 0.6  # of all steps, without demonstrations; then draws are as wide as they get
 
 Report = Callable[[int, str], None]
 """Is told how many steps were taken, and what happened."""
@@ -58,22 +58,22 @@ class TrainingSettings:
 
     Attributes:
         kind: ``ppo-slim`` or ``ppo-paper``.
-        base: of ppo-slim, and of the mask.
+        base: the policy that ppo-slim rests on and that says what is masked.
         steps: choices, over all worlds.
-        seed: of everything.
-        worlds: stepped at once.
-        replicas: of each episode among them.
+        seed: the seed of everything drawn.
+        worlds: how many worlds are stepped at once.
+        replicas: how many of them play the same episode.
         rollout: choices a world before each update.
         batch: choices of each step of the optimiser; smaller ones are more steps.
-        requests: of an episode.
+        requests: how many requests an episode has.
         demonstrations: choices to clone from; 0 for none.
-        clone_rounds: in which they are collected, see orchestrator.learning.cloning.
-        clone_epochs: over all that there are, in each round.
-        strength: of the base policy's choice in the scores; e to its power over the number of actions is about how much
-            likelier that choice is at the beginning.
-        learning_rate: of PPO.
-        horizon, trace: of advantages, in deadlines; see orchestrator.learning.advantages. For ppo-paper, whose
-            algorithm counts steps, the discount is 0.99 a choice.
+        clone_rounds: rounds in which these are collected, see orchestrator.learning.cloning.
+        clone_epochs: passes over all demonstrations so far, in each round.
+        strength: what the base policy's choice adds to its score; e to its power over the number of actions is about
+            how much likelier that choice is at the beginning.
+        learning_rate: PPO's learning rate.
+        horizon, trace: how far advantages look ahead, in deadlines; see orchestrator.learning.advantages. For
+            ppo-paper, whose algorithm counts steps, the discount is 0.99 a choice.
         entropy: weight of the entropy in the loss.
         averaged: part of the averaged weights that each update keeps, see orchestrator.learning.networks.
         warm_up: rollouts that only the critic learns from, because what it says at first would undo what was cloned.
@@ -117,13 +117,13 @@ def train(
     """Return the policy that validated best, which is in the folder as well.
 
     Args:
-        settings: of the run.
-        folder: to be kept in.
-        validations: to be judged by, and ended early.
-        task: the only world; None: drawn ones. ppo-paper needs it, for its fleet, and plays it at loads around its own.
-        scenarios: to be varied and played beside drawn ones.
+        settings: what the run is made of.
+        folder: where the run is kept.
+        validations: scenarios that judge policies and end a run early.
+        task: the only world; None: worlds are drawn. ppo-paper needs it, for its fleet, at loads around its own.
+        scenarios: tasks that are varied and played beside drawn ones.
         resume: go on where the folder's run was interrupted.
-        report: is told what happens.
+        report: called with what happens.
 
     Raises:
         ConfigError: when settings don't fit each other, or the folder's run.
@@ -188,7 +188,7 @@ class _Run:
         self.model.set_logger(configure(str(folder.log), ["tensorboard", "csv"]))
 
     def learn(self) -> None:
-        """Run to the end."""
+        """Run training to its end."""
         if not self._is_resumed:
             self._judge("the untrained policy")
             self.keep()
@@ -208,7 +208,7 @@ class _Run:
             self.keep()
 
     def keep(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint of the run."""
         self.state.steps = int(self.model.num_timesteps)
         self.state.curriculum = self.env.curriculum.state()
         self._folder.keep(self.model, self.state, self.env.ranges)
@@ -241,7 +241,7 @@ class _Run:
                 "scenario": "drawn" if self._task is None else self._task.settings.name,
                 "steps": int(self.model.num_timesteps),
                 "seconds": round(time.monotonic() - self._began_s, 1),
-                "features_version": VERSION,
+                "features_version": feat.VERSION,
                 "versions": {name: version(name) for name in ("torch", "stable-baselines3", "sb3-contrib", "numpy")},
                 "python": platform.python_version(),
             },
@@ -290,8 +290,10 @@ class _Run:
             self._report(0, f"cloning, epoch {epoch + 1}: loss {loss:.3f}, {agreement:.1%} as the teacher")
 
         curriculum = self.env.curriculum
-        curriculum.stage, curriculum.practises = 1.0, False  # lessons are of all that is ever drawn, and of many worlds
-        env = FleetVecEnv(curriculum, worlds=min(s.worlds, _TAUGHT), base=s.base)  # no two of its worlds are the same
+        curriculum.stage, curriculum.practises = 1.0, False  # of all that is ever drawn, and of many worlds
+        env = FleetVecEnv(
+            curriculum, worlds=min(s.worlds, _CLONED_WORLDS), base=s.base
+        )  # no two of its worlds are the same
         env.ranges = self.env.ranges
         env.reset()
         parts = [

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.learning.curriculum import EXPERTS, parse_expert
+from orchestrator.learning.curriculum import EXPERTS
 from orchestrator.learning.tasks import draw_task, simulate_totals, usual_preference, utility
 from orchestrator.policies.learned import LearnedPolicy, PolicyFile
+from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.settings import load_scenario
 
@@ -32,9 +33,9 @@ class Validation:
 
     Attributes:
         task: the scenario.
-        seeds: of its traces.
+        seeds: the seeds of its traces.
         best: what the best of the heuristics earned a request, over all traces.
-        expert: its name.
+        expert: the name of that heuristic.
         base: what the base policy earned.
     """
 
@@ -50,10 +51,10 @@ class Score:
     """What a policy earned on the validation scenarios, a request.
 
     Attributes:
-        earned: on average over the scenarios.
-        over_base: by how much that is more than the base policy earned.
-        over_best: and more than the best heuristic of each scenario.
-        worst: the least of these differences to the best of all scenarios.
+        earned: the mean over the scenarios.
+        over_base: the mean difference to what the base policy earned.
+        over_best: the mean difference to the best heuristic of each scenario.
+        worst: the least difference to the best heuristic.
     """
 
     earned: float
@@ -107,7 +108,7 @@ def prepare_validation(tasks: Sequence[Task], *, traces: int, base: str) -> list
     for task in tasks:
         seeds = tuple(range(traces))
         names = dict.fromkeys((base, *EXPERTS))
-        earned = {name: _mean_utility(task, parse_expert(name), seeds) for name in names}
+        earned = {name: _mean_utility(task, parse_policy(name), seeds) for name in names}
         expert = max(earned, key=lambda name: earned[name])
         found.append(Validation(task, seeds, earned[expert], expert, earned[base]))
     return found
@@ -138,7 +139,7 @@ def validate(file: PolicyFile, validations: Sequence[Validation]) -> Score:
     """Return the score of a policy as it would be served: weights, masks, ranges and its base outside of them.
 
     Args:
-        file: of the policy.
+        file: the policy.
         validations: see ``prepare_validation``.
     """
     policy = LearnedPolicy(file)

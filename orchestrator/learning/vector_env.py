@@ -17,33 +17,35 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from orchestrator.learning.curriculum import Curriculum, Episode, parse_expert
+from orchestrator.learning.curriculum import Curriculum, Episode
 from orchestrator.learning.tasks import requests_per_deadline, utility
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
-from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, OBSERVATION, PRESENT, ROWS
+from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import weights_of
 from orchestrator.simulation.world.world_batch import NO_ADVICE, WorldBatch
 
 
 def base_actions(observations: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return what the base policy would do in each of some observations, [n, OBSERVATION]."""
-    lines = observations[:, : ROWS * FEATURES].reshape(len(observations), ROWS, FEATURES)[:, :, BASE_CHOICE]
-    return np.where(lines.max(axis=1) > 0, lines.argmax(axis=1), HOLD_ACTION)
+    lines = observations[:, : feat.ROWS * feat.FEATURES].reshape(len(observations), feat.ROWS, feat.FEATURES)
+    chosen = lines[:, :, feat.BASE_CHOICE]
+    return np.where(chosen.max(axis=1) > 0, chosen.argmax(axis=1), HOLD_ACTION)
 
 
 class Ranges:
     """The least and the most of every feature that was seen; what a policy file tells of its training."""
 
     def __init__(self) -> None:
-        self.low = np.full(FEATURES + CONTEXT, np.inf, np.float32)
-        self.high = np.full(FEATURES + CONTEXT, -np.inf, np.float32)
+        self.low = np.full(feat.FEATURES + feat.CONTEXT, np.inf, np.float32)
+        self.high = np.full(feat.FEATURES + feat.CONTEXT, -np.inf, np.float32)
 
     def note(self, observations: NDArray[np.float32]) -> None:
         """Take observations in, [n, OBSERVATION]."""
-        lines = observations[:, : ROWS * FEATURES].reshape(-1, FEATURES)
+        lines = observations[:, : feat.ROWS * feat.FEATURES].reshape(-1, feat.FEATURES)
         for part, seen in (
-            (slice(0, FEATURES), lines[lines[:, PRESENT] > 0]),
-            (slice(FEATURES, None), observations[:, -CONTEXT:]),
+            (slice(0, feat.FEATURES), lines[lines[:, feat.PRESENT] > 0]),
+            (slice(feat.FEATURES, None), observations[:, -feat.CONTEXT :]),
         ):
             if len(seen):
                 self.low[part] = np.minimum(self.low[part], seen.min(axis=0))
@@ -56,7 +58,7 @@ class FleetVecEnv(VecEnv):
     Args:
         curriculum: says which.
         worlds: how many at once; a multiple of ``replicas``.
-        replicas: of each episode.
+        replicas: how many of them play the same episode.
         base: see WorldBatch.
         fleet: servers, widths and batch choices of ppo-paper, whose actions are three numbers and rewards one; None:
             one action of ppo-slim, and four rewards.
@@ -75,7 +77,7 @@ class FleetVecEnv(VecEnv):
         space: Any = (
             gymnasium.spaces.Discrete(ACTIONS) if fleet is None else gymnasium.spaces.MultiDiscrete(list(fleet))
         )
-        super().__init__(worlds, gymnasium.spaces.Box(-1.0, 1.0, (OBSERVATION,), np.float32), space)
+        super().__init__(worlds, gymnasium.spaces.Box(-1.0, 1.0, (feat.OBSERVATION,), np.float32), space)
         self.curriculum = curriculum
         self.ranges = Ranges()
         self.advice: NDArray[np.int64] = np.full(worlds, NO_ADVICE)
@@ -88,7 +90,7 @@ class FleetVecEnv(VecEnv):
         self._earned = np.zeros(worlds)
         self._pace = np.ones(worlds)
         self._lengths = np.zeros(worlds, np.int64)
-        self.observations: NDArray[np.float32] = np.zeros((worlds, OBSERVATION), np.float32)
+        self.observations: NDArray[np.float32] = np.zeros((worlds, feat.OBSERVATION), np.float32)
         self._actions = np.zeros(worlds, np.int64)
 
     def reset(self) -> NDArray[np.float32]:
@@ -118,7 +120,7 @@ class FleetVecEnv(VecEnv):
         return observations, np.column_stack([rewards * pace, elapsed]), ended, infos
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is held open."""
 
     def action_masks(self) -> list[NDArray[np.bool_]]:
         """Return what is allowed in each world."""
@@ -168,7 +170,7 @@ class FleetVecEnv(VecEnv):
             self._waiting[world] = False
 
     def _load(self, world: int, episode: Episode) -> None:
-        self._batch.load(world, episode.task, episode.seed, expert=parse_expert(episode.expert))
+        self._batch.load(world, episode.task, episode.seed, expert=parse_policy(episode.expert))
         self._earned[world] = self._lengths[world] = 0
         self._pace[world] = 1 / max(1.0, requests_per_deadline(episode.task))
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.decision import Candidate, Decision, Hold, Reason
-from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import Binding, ObservingPolicy, Outcome, Policy, Situation
+from orchestrator.policies.tables.memory import Memory
 
 
 def rebind(policy: Policy, binding: Binding) -> Policy:
@@ -32,11 +32,11 @@ class _Rebound:
 
     @property
     def name(self) -> str:
-        """Of the rule."""
+        """The name of the policy that is bound otherwise."""
         return self.policy.name
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """See Policy."""
+        """Decide, see ``Policy``."""
         if self.binding is Binding.EARLY:
             return self.policy.choose([c if c.has_room else replace(c, has_room=True) for c in candidates], situation)
         ready = [c for c in candidates if c.has_room]
@@ -46,10 +46,10 @@ class _Rebound:
 
     @property
     def is_observing(self) -> bool:
-        """See ObservingPolicy."""
+        """Whether the policy wants to know of answered batches."""
         return isinstance(self.policy, ObservingPolicy) and self.policy.is_observing
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
-        """See ObservingPolicy."""
+        """Remember what counts of an answered batch."""
         if isinstance(self.policy, ObservingPolicy):
             self.policy.observe(memory, outcome)

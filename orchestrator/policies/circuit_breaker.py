@@ -1,7 +1,7 @@
 """When a policy is not to be believed, and for how long the fallback then decides in its place.
 
 A policy may be anything: a learned one, one of the user's. What it must keep to is checked here, purely: it chooses
-what it was offered, and it does not let the head starve. Raising and taking too long are seen by the caller. One
+among its candidates, and it does not let the head starve. Raising and taking too long are seen by the caller. One
 fault costs one decision, which the fallback takes; many in a short time open a circuit breaker (Nygard, "Release It!",
 2007), so that a broken policy is not asked, and waited for, hundreds of times a second. When its time is over one
 decision is a trial: a fault opens it again at once, a good decision closes it.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.decision import Candidate, Dispatch, Hold, Reject
-from orchestrator.policies.protocol import Binding, Situation, is_offered
+from orchestrator.policies.protocol import Binding, Situation, is_sendable
 
 
 class Fault(StrEnum):
@@ -24,7 +24,7 @@ class Fault(StrEnum):
     RAISED = "raised"
     """It raised an exception."""
     NOT_OFFERED = "not_offered"
-    """It chose what it was not offered, something without room, or nothing that is a decision."""
+    """It chose what was no candidate, something without room, or nothing that is a decision."""
     SLOW = "slow"
     """It took longer than its time budget."""
     STARVING = "starving"
@@ -44,14 +44,14 @@ def find_fault(
 
     Args:
         decision: whatever the policy returned.
-        candidates: that it was offered.
-        situation: that it was told.
+        candidates: those that the policy was given.
+        situation: what it was told besides.
         binding: with late binding it must choose something that has room.
         is_idle: whether no server has anything to do, so that no answer will bring the next decision about.
     """
     match decision:
         case Dispatch(choice):
-            if not (isinstance(choice, Candidate) and is_offered(choice, candidates, situation.queue)):
+            if not (isinstance(choice, Candidate) and is_sendable(choice, candidates, situation.queue)):
                 return Fault.NOT_OFFERED
             if binding is Binding.LATE and not _has_room(choice, candidates):
                 return Fault.NOT_OFFERED
@@ -72,7 +72,7 @@ def is_bounded(hold: Hold, situation: Situation) -> bool:
 
 
 def _has_room(choice: Candidate, candidates: Sequence[Candidate]) -> bool:
-    """Return whether what was chosen has room, by what was offered and not by what the policy says."""
+    """Return whether what was chosen has room, by the candidates and not by what the policy says."""
     return any(c.has_room for c in candidates if (c.server, c.width) == (choice.server, choice.width))
 
 

@@ -16,14 +16,14 @@ from orchestrator.errors import ConfigError
 from orchestrator.policies.tables.compiled import Column, compiled
 
 PARAMETER: Final = 2
-"""In a rule's column: the width in percent of the width rule FIXED; the buckets of SlackFit."""
+"""Place in a rule's column of the width in percent that the rule FIXED takes, or the buckets of SlackFit."""
 FIRST_KNOB: Final = 6
-"""Where they begin there."""
+"""Place of the first knob in a rule's column."""
 KNOB_COUNT: Final = 12
 OF_SERVERS: Final = 8
-"""Places of a knob of servers."""
+"""How many places a knob of servers takes."""
 MARGIN_PLACE: Final = KNOB_COUNT
-"""Of the slack margin: behind all others, in no rule's column."""
+"""Place of the slack margin: behind all others, in no rule's column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Knob:
     """A number that a policy may be given.
 
     Attributes:
-        name: as written.
-        at: its place among the knobs; a knob of servers takes OF_SERVERS places from there on.
-        default: without it; NaN: the router's own setting of that name.
-        least, most: that it may be.
+        name: the name as written.
+        at: the place among the knobs; a knob of servers takes OF_SERVERS places from there on.
+        default: the value where none is given; NaN: the router's own setting of that name.
+        least, most: the range of values.
         is_of_servers: whether it may be several numbers.
         is_log: whether a search should go over its logarithm.
     """
@@ -55,7 +55,7 @@ class Knob:
 
 
 SLACK_MARGIN_KNOB: Final = Knob("slack_margin", MARGIN_PLACE, math.nan, 1.0, 10.0, is_log=True)
-"""Of every policy: in place of ``router.slack_margin``, or of a scenario's, where it looks at deadlines."""
+"""A knob of every policy: in place of ``router.slack_margin``, or of a scenario's, where it looks at deadlines."""
 
 
 @compiled

@@ -76,11 +76,11 @@ class PreferredPolicy:
 
     @property
     def binding(self) -> Binding:
-        """Late."""
+        """The binding of this policy, which is late."""
         return Binding.LATE
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """See Policy. A better candidate that is busy is waited for, as long as it is in time."""
+        """Decide, see ``Policy``. A better candidate that is busy is waited for, as long as it is in time."""
         if not candidates:
             return Hold(Reason.NO_CANDIDATE)
         tail_slack_s = situation.queue.tail_deadline_s - situation.now_s
@@ -99,7 +99,7 @@ class PreferredPolicy:
 
 
 def _best(timely: Sequence[Candidate], situation: Situation) -> Candidate:
-    wish = situation.queue.preference or _WORDS["accuracy"]
+    weights = situation.queue.preference or _WORDS["accuracy"]
     accuracies = [c.accuracy for c in timely]
     joules = [None if c.energy_j is None else c.energy_j / c.items for c in timely]
     known = [j for j in joules if j is not None]
@@ -107,11 +107,11 @@ def _best(timely: Sequence[Candidate], situation: Situation) -> Candidate:
 
     def score(index: int) -> float:
         candidate, per_item_j = timely[index], joules[index]
-        value = wish.accuracy * _position(candidate.accuracy, accuracies)
+        value = weights.accuracy * _position(candidate.accuracy, accuracies)
         if slack_s > 0:  # else whatever is in time takes no time at all
-            value -= wish.latency * candidate.completion_s * situation.slack_margin / slack_s
+            value -= weights.latency * candidate.completion_s * situation.slack_margin / slack_s
         if known:
-            value -= wish.energy * (1.0 if per_item_j is None else _position(per_item_j, known))
+            value -= weights.energy * (1.0 if per_item_j is None else _position(per_item_j, known))
         return value
 
     order = sorted(range(len(timely)), key=lambda i: (-timely[i].width, timely[i].server))

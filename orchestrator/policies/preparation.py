@@ -20,19 +20,19 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from orchestrator.policies.learned.features import CONTEXT, FEATURES
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.network import untrained
 from orchestrator.policies.learned.paper import paper_shapes
 from orchestrator.policies.learned.policy import LearnedPolicy
 from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.registry import parse_policy
-from orchestrator.policies.tables.candidate_set import CandidateSet
-from orchestrator.policies.tables.compiled import CACHE_DIR, IS_COMPILED
-from orchestrator.policies.tables.fleet_tables import FleetTables
+from orchestrator.policies.tables.compiled import CACHE_DIR
 from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerName, ServerState, TensorSpec, Width
 
-_BASE = "alert"  # a rule that observes what becomes of groups as well
+_BASE = "alert"  # a rule that observes what becomes of batches as well
 _WIDTHS = (Width(50), Width(100))
 _SERVERS = (ServerName("a"), ServerName("b"))
 _DONE = "complete"  # a file in the cache
@@ -41,18 +41,17 @@ _LOCK = "lock"
 
 def is_prepared() -> bool:
     """Return whether ``prepare`` has nothing to compile, or only what another process has compiled before."""
-    return not IS_COMPILED or (CACHE_DIR is not None and (CACHE_DIR / _DONE).exists())
+    return CACHE_DIR is not None and (CACHE_DIR / _DONE).exists()
 
 
 @functools.cache
 def prepare() -> None:
     """Compile, or load what was compiled before, all that decisions need; else the first one waits for it.
 
-    Half a minute on a machine where it has never run, a third of a second afterwards, nothing without Numba.
+    Half a minute on a machine where it has never run, a third of a second afterwards.
     """
-    if IS_COMPILED:
-        with _alone():
-            _decide()
+    with _alone():
+        _decide()
 
 
 @contextmanager
@@ -90,7 +89,7 @@ def _decide() -> None:
 
 def _file(kind: str) -> PolicyFile:
     """Return a policy that trusts itself everywhere, of weights that mean nothing."""
-    everywhere = np.full(FEATURES + CONTEXT, math.inf, np.float32)
+    everywhere = np.full(feat.FEATURES + feat.CONTEXT, math.inf, np.float32)
     if kind == SLIM:
         return PolicyFile(SLIM, _BASE, untrained(), -everywhere, everywhere)
     size = (len(_SERVERS), len(_WIDTHS), 1)

@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from orchestrator.decision import Candidate, Decision
-from orchestrator.policies.memory import Memory
 from orchestrator.policies.tables.compiled import Column, Table
+from orchestrator.policies.tables.layout import Choice
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.snapshot import QueueState, ServerName, Width
 
 
@@ -17,9 +18,9 @@ class Binding(StrEnum):
     """When a request is bound to a server and a width."""
 
     EARLY = "early"
-    """On arrival, as a load balancer does; it then waits in that server's queue."""
+    """A request is bound on arrival, as a load balancer does; it then waits in that server's queue."""
     LATE = "late"
-    """When a server has room; until then it waits in the family's one queue."""
+    """A request is bound when a server has room; until then it waits in the family's one queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Situation:
 
     Attributes:
         queue: what waits.
-        now_s: on the router's clock.
-        turn: how often this router has asked before.
+        now_s: the time on the router's clock.
+        turn: how many decisions this router has made before.
         uniforms: two independent numbers in [0, 1), the only randomness there is.
         slack_margin: what expected times are multiplied by before they are held against a deadline.
         memory: what this router's policies remember; the policy that is asked may change its own part of it. None:
@@ -55,16 +56,16 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A group that was answered, as a policy learns of it.
+    """A batch that was answered, as a policy learns of it.
 
     Attributes:
-        server: that ran it.
-        width: that it ran at.
-        items: in it.
-        expected_s: how long the server was expected to take for it alone, before this was known; 0 when nothing was.
-        took_s: how long it took.
+        server: the server that ran it.
+        width: the width that it ran at.
+        items: how many items it held.
+        expected_s: seconds that it was expected to take alone, before this was known; 0 when nothing was.
+        took_s: seconds that it took.
         is_in_time: whether all of it met its deadlines.
-        now_s: on the router's clock.
+        now_s: when it was answered, on the router's clock.
     """
 
     server: ServerName
@@ -76,8 +77,8 @@ class Outcome:
     now_s: float
 
 
-def is_offered(choice: Candidate, candidates: Sequence[Candidate], queue: QueueState) -> bool:
-    """Return whether a policy may choose so: a server and width among the candidates, and a group that can be sent."""
+def is_sendable(choice: Candidate, candidates: Sequence[Candidate], queue: QueueState) -> bool:
+    """Return whether a policy may choose so: a server and width among the candidates, and a batch that can be sent."""
     return any(
         (c.server, c.width) == (choice.server, choice.width)
         and queue.head_items <= choice.items <= most_items(c, queue)
@@ -86,9 +87,9 @@ def is_offered(choice: Candidate, candidates: Sequence[Candidate], queue: QueueS
 
 
 def most_items(candidate: Candidate, queue: QueueState) -> int:
-    """Return how many items a policy may send: what a candidate offers, or a fuller batch of what waits.
+    """Return how many items a policy may send: the batch of a candidate, or a fuller batch of what waits.
 
-    What it offers keeps the head's deadline and leaves to other servers what they would answer sooner
+    A candidate's own batch keeps the head's deadline and leaves to other servers what they would answer sooner
     (orchestrator.policies.tables.candidates). A policy that gives that up to drain a queue may take more.
     """
     return max(candidate.items, min(queue.items, candidate.max_batch_size))
@@ -99,16 +100,16 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str:
-        """As written in fleet.yaml and reported in answers."""
+        """The name as written in fleet.yaml and reported in answers."""
         ...
 
     @property
     def binding(self) -> Binding:
-        """When it wants to be asked."""
+        """When the policy wants to decide."""
         ...
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """Return the candidate to dispatch, perhaps with another group, or why to hold.
+        """Return the candidate to dispatch, perhaps with another batch, or why to hold.
 
         Args:
             candidates: ordered by server name, then width; perhaps none.
@@ -119,15 +120,15 @@ class Policy(Protocol):
 
 @runtime_checkable
 class ObservingPolicy(Policy, Protocol):
-    """A policy that may want to know what became of the groups that were sent, whoever decided."""
+    """A policy that may want to know what became of the batches that were sent, whoever decided."""
 
     @property
     def is_observing(self) -> bool:
-        """Whether it does."""
+        """Whether the policy wants to know."""
         ...
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
-        """Remember what counts of a group that was answered."""
+        """Remember what counts of a batch that was answered."""
         ...
 
 
@@ -135,16 +136,16 @@ class ObservingPolicy(Policy, Protocol):
 class RowPolicy(ObservingPolicy, Protocol):
     """A policy that decides on tables, see policies.tables.columns, so no values are made for a decision."""
 
-    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """Return the row to dispatch (or HOLD or REJECT), the items, the reason's code, and until when to hold.
 
         It may change the expected times in ``rows`` to what it believes, and what it remembers. Infinite is until
         something changes.
 
         Args:
-            memory: its own, see orchestrator.policies.memory.
+            memory: the policy's own, see orchestrator.policies.tables.memory.
             rows: the candidates, ordered by server, then width.
             count: how many there are; perhaps none.
-            query: what waits, and the lots.
+            query: what waits, and the uniform random numbers.
         """
         ...

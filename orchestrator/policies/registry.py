@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from orchestrator.decision import Candidate, Decision
 from orchestrator.errors import ConfigError
 from orchestrator.policies import rule
+from orchestrator.policies.fleet.row_values import choose_among
 from orchestrator.policies.knobs import FIRST_KNOB, MARGIN_PLACE, PARAMETER, SLACK_MARGIN_KNOB, Knob, parse_knobs
-from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.rules import thresholds, width_rules
 from orchestrator.policies.rules.joint import (
@@ -37,7 +37,8 @@ from orchestrator.policies.rules.joint import (
     thrift,
 )
 from orchestrator.policies.tables.compiled import Column, Table, new_column
-from orchestrator.policies.tables.row_values import choose_among
+from orchestrator.policies.tables.layout import Choice
+from orchestrator.policies.tables.memory import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,12 @@ class _Entry:
     """A rule with what goes with it.
 
     Attributes:
-        code: in orchestrator.policies.rule, of a central rule in orchestrator.policies.rules.joint.central.
-        binding: when it is asked.
+        code: its number in orchestrator.policies.rule, of a central rule in orchestrator.policies.rules.joint.central.
+        binding: when it decides.
         default_width: the width rule that it has alone; None: a central rule, which has none.
         corrects_stale: whether the times of overdue servers are stretched.
-        remembers: what it remembers of answered groups.
-        knobs: that it has.
+        remembers: what it remembers of answered batches.
+        knobs: the knobs that it has.
     """
 
     code: int
@@ -100,7 +101,7 @@ _ENTRIES: dict[str, _Entry] = {
     "proteus-lp": _central(central.BY_HALVED_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
 }
 _WIDTH_RULES: dict[str, int] = {
-    "random": width_rules.ANY_LOT,
+    "random": width_rules.DRAWN,
     "widest": width_rules.WIDEST,
     "narrowest": width_rules.NARROWEST,
     "slack": width_rules.SLACK,
@@ -115,10 +116,10 @@ class RulePolicy:
     """A policy that is a rule of numbers, see orchestrator.policies.rule.
 
     Attributes:
-        name: as written in fleet.yaml.
-        binding: when it wants to be asked.
-        numbers: the rule.
-        slack_margin: its own; None: as the router's.
+        name: the name as written in fleet.yaml.
+        binding: when it wants to decide.
+        numbers: the rule as a column.
+        slack_margin: the policy's own margin; None: as the router's.
     """
 
     name: str
@@ -127,22 +128,22 @@ class RulePolicy:
     slack_margin: float | None = None
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """See Policy. Holds when what it wants has no room yet and the policy binds late."""
+        """Decide, see ``Policy``. Holds when what it wants has no room yet and the policy binds late."""
         if self.slack_margin is not None:
             situation = replace(situation, slack_margin=self.slack_margin)
         return choose_among(self, candidates, situation)
 
-    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
-        """See RowPolicy."""
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
+        """Decide on rows, see ``RowPolicy``."""
         return rule.choose_row(self.numbers, memory, rows, count, query)
 
     @property
     def is_observing(self) -> bool:
-        """See ObservingPolicy."""
+        """Whether the policy wants to know of answered batches."""
         return self.numbers[rule.REMEMBERS] != rule.NOTHING
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
-        """See ObservingPolicy."""
+        """Remember what counts of an answered batch."""
         if not self.is_observing:
             return
         memory.include({outcome.server}, {outcome.width})

@@ -12,7 +12,6 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import FIRST_KNOB, KNOB_COUNT, PARAMETER
-from orchestrator.policies.memory import STRIDE, WHOLE
 from orchestrator.policies.rules import capacity, server_rules, thresholds, two_choices
 from orchestrator.policies.rules.joint import alert, clipper, clockwork, control_limit, nexus
 from orchestrator.policies.rules.joint.central import choose_centrally
@@ -20,7 +19,8 @@ from orchestrator.policies.rules.smooth_turns import in_weighted_turn
 from orchestrator.policies.rules.width_rules import narrow
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
+from orchestrator.policies.tables.memory import STRIDE, WHOLE
 from orchestrator.policies.tables.stale import stretch_overdue
 
 SERVER_RULE: Final = 0
@@ -32,7 +32,7 @@ BINDS_LATE: Final = 3
 CORRECTS_STALE: Final = 4
 """1 when the times of overdue servers are stretched first."""
 REMEMBERS: Final = 5
-"""What it remembers of answered groups: NOTHING or one of those below."""
+"""What it remembers of answered batches: NOTHING or one of those below."""
 RULE_FIELDS: Final = FIRST_KNOB + KNOB_COUNT
 
 DRAWN: Final = 0
@@ -80,7 +80,7 @@ _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
 @compiled
-def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the row to dispatch, or HOLD or REJECT, the items to send, the code of the reason, and until when to hold.
 
     It may stretch the times in ``rows`` as the policy believes them, and changes what the policy remembers.
@@ -113,7 +113,7 @@ def observe(
     took_s: float,
     is_in_time: float,
 ) -> None:
-    """Let a rule remember what became of a group, see orchestrator.policies.protocol.Outcome."""
+    """Let a rule remember what became of a batch, see orchestrator.policies.protocol.Outcome."""
     place = int(server * memory[WHOLE][STRIDE] + column)
     if rule[REMEMBERS] == BATCH_LIMITS:
         clipper.adapt_limit(rule, memory, place, items, is_in_time)
@@ -126,7 +126,7 @@ def observe(
 @compiled
 def _steered(
     server_rule: int, rule: Column, width: float, timely: float, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+) -> Choice:
     """Return the decision of a rule that says when and how many as well, at the width that a width rule has left."""
     if server_rule == BY_THRESHOLD:
         return thresholds.choose_by_threshold(rule, width, timely, rows, count, query)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Sums = tuple[float, float, float, float, float]
+
 DECAY = 0.95
 """Weight an observation keeps when the next one comes; half after 14, a twentieth after 58."""
 OUTLIER_RATIO = 3.0
@@ -40,15 +42,27 @@ def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_
     return (slope_s, intercept_s)
 
 
-def bounded_observation(
-    weight: float, sum_t_s: float, line: tuple[float, float], items: float, service_s: float
-) -> float:
-    """Return as how long a batch counts that took ``service_s``, where ``line`` was fitted so far."""
-    if weight <= 1:
-        return service_s
-    # The mean as well, because a line through batches of one size says too little of smaller ones.
-    expected_s = max(line[0] * items + line[1], sum_t_s / weight)
-    return min(service_s, OUTLIER_RATIO * expected_s)
+def observed_sums(sums: Sums, line: tuple[float, float], items: float, service_s: float) -> Sums:
+    """Return the weighted sums after a batch of ``items`` took ``service_s``; likewise a function of numbers.
+
+    Args:
+        sums: weight, Σn, Σn², Σt and Σnt before it.
+        line: fitted to them.
+        items: in the batch.
+        service_s: as observed; what counts of it is bounded.
+    """
+    weight, sum_n, sum_nn, sum_t_s, sum_nt_s = sums
+    if weight > 1:
+        # The mean as well, because a line through batches of one size says too little of smaller ones.
+        expected_s = max(line[0] * items + line[1], sum_t_s / weight)
+        service_s = min(service_s, OUTLIER_RATIO * expected_s)
+    return (
+        weight * DECAY + 1,
+        sum_n * DECAY + items,
+        sum_nn * DECAY + items * items,
+        sum_t_s * DECAY + service_s,
+        sum_nt_s * DECAY + items * service_s,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +77,8 @@ class LatencyFit:
 
     def observe(self, items: int, service_s: float) -> LatencyFit:
         """Return the fit after a batch of ``items`` took ``service_s``."""
-        service_s = bounded_observation(self.weight, self.sum_t_s, self.line(), items, service_s)
-        return LatencyFit(
-            weight=self.weight * DECAY + 1,
-            sum_n=self.sum_n * DECAY + items,
-            sum_nn=self.sum_nn * DECAY + items * items,
-            sum_t_s=self.sum_t_s * DECAY + service_s,
-            sum_nt_s=self.sum_nt_s * DECAY + items * service_s,
-        )
+        sums = (self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)
+        return LatencyFit(*observed_sums(sums, self.line(), items, service_s))
 
     def line(self) -> tuple[float, float]:
         """Return (seconds an item, seconds a batch), neither below 0; (0, 0) when empty.

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.policies import Binding, FleetTables, Policy, Situation
+from orchestrator.policies.fleet.row_values import read_candidate
 from orchestrator.policies.learned import LearnedPolicy
-from orchestrator.policies.memory import Memory, new_memory
 from orchestrator.policies.queue_rules import MOST_SAMPLED, UNKNOWN
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT, QueueHead
-from orchestrator.policies.tables.row_values import read_candidate
+from orchestrator.policies.tables.memory import Memory, new_memory
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
@@ -301,10 +300,7 @@ def _requests(trace: Trace) -> Table:
 
 def fill(column: Column, values: NDArray[np.float64]) -> None:
     """Write an array into a column."""
-    if isinstance(column, np.ndarray):
-        column[: len(values)] = values
-    else:
-        cast("list[float]", column)[: len(values)] = values.tolist()
+    column[: len(values)] = values
 
 
 def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:

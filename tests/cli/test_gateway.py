@@ -11,8 +11,6 @@ from orchestrator.cli.serving.gateway import _is_compiled
 from orchestrator.policies import preparation
 from orchestrator.router.dispatch import compilation
 
-pytest.importorskip("numba", reason="nothing is compiled without numba")
-
 
 async def test_who_stops_it_does_not_wait_for_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (preparation, compilation):

@@ -15,12 +15,13 @@ from orchestrator.cli import main
 from orchestrator.errors import ConfigError
 from orchestrator.learning.checkpoints import RunFolder
 from orchestrator.learning.cloning import Demonstrations, clone, collect_demonstrations, held_out
-from orchestrator.learning.curriculum import Curriculum, best_expert, parse_expert
+from orchestrator.learning.curriculum import Curriculum, best_expert
 from orchestrator.learning.networks import ScoringNet
 from orchestrator.learning.tasks import draw_task, requests_per_deadline, simulate_totals, utility
 from orchestrator.learning.training import TrainingSettings, train
 from orchestrator.learning.validation import drawn_tasks, file_tasks, prepare_validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv, base_actions
+from orchestrator.policies import parse_policy
 from orchestrator.policies.learned import LearnedPolicy, read_policy_file
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
@@ -256,7 +257,7 @@ def test_a_validation_of_the_base_is_what_the_base_earns() -> None:
     assert score.over_base == pytest.approx(0, abs=1e-12)
     assert score.over_best <= 0
     expert, best = best_expert(tasks[0], 0)
-    assert utility(tasks[0], simulate_totals(tasks[0], parse_expert(expert), 0)) == best
+    assert utility(tasks[0], simulate_totals(tasks[0], parse_policy(expert), 0)) == best
 
 
 def test_ppo_paper_is_trained_for_one_fleet_and_served(tmp_path: Path) -> None:

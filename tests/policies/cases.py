@@ -63,13 +63,15 @@ class Asker:
         now_s: float = 0.0,
         items: int = 1,
         slack_s: float = 0.1,
-        lot: float = 0.0,
+        uniform: float = 0.0,
         arrived_s: float | None = None,
     ) -> Decision:
         """Return what it decides about a head that is due in ``slack_s``, and ``items`` with it."""
         deadline_s = now_s + slack_s
         queue = QueueState(items, 1, deadline_s, deadline_s, WIDTHS, head_arrived_s=arrived_s)
-        situation = Situation(queue, now_s, turn=0, uniforms=(lot, lot), slack_margin=self._margin, memory=self.memory)
+        situation = Situation(
+            queue, now_s, turn=0, uniforms=(uniform, uniform), slack_margin=self._margin, memory=self.memory
+        )
         return self.policy.choose(candidates, situation)
 
     def choice(self, candidates: list[Candidate], **question: Any) -> tuple[str, int, int]:
@@ -88,6 +90,6 @@ class Asker:
         took_s: float = 0.01,
         is_in_time: bool = True,
     ) -> None:
-        """Tell it of an answered group."""
+        """Tell it of an answered batch."""
         outcome = Outcome(ServerName(server), Width(width), items, expected_s, took_s, is_in_time, 0.0)
         self.policy.observe(self.memory, outcome)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from orchestrator.policies import FleetTables
+from orchestrator.decision import Candidate
+from orchestrator.policies import FleetTables, Situation
 from orchestrator.policies.tables.compiled import new_table
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS, bound_work_s, free_s, seat_batches
-from orchestrator.profile import LatencyFit, LatencyTable
+from orchestrator.profile import EnergyTable, LatencyFit, LatencyTable
 from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
 
@@ -28,7 +30,7 @@ def line(per_item_s: float, fixed_s: float) -> LatencyFit:
 
 
 def latencies(**servers: dict[int, tuple[float, float]]) -> LatencyTable:
-    """Return a table in which each width of a server takes (seconds an item, seconds a group)."""
+    """Return a table in which each width of a server takes (seconds an item, seconds a batch)."""
     return LatencyTable(
         {
             (ServerName(name), model_name(w)): line(*times)
@@ -47,7 +49,7 @@ def fleet_server(
     held: tuple[tuple[int, int, float], ...] = (),
     **state: object,
 ) -> ServerState:
-    """Return a server that holds groups of (width, items) sent at a time."""
+    """Return a server that holds batches of (width, items) sent at a time."""
     models = tuple(
         served_model(w, instances=(instances or {}).get(w, 1), max_batch_size=max_batch_size) for w in sorted(widths)
     )
@@ -119,3 +121,20 @@ def queues(draw: st.DrawFn) -> QueueState:
         allowed_widths=tuple(sorted(draw(st.sets(st.sampled_from(WIDTHS), min_size=1)))),
         min_accuracy=draw(st.sampled_from((0.0, 0.91, 0.92))),
     )
+
+
+def build_candidates(
+    servers: Sequence[ServerState],
+    queue: QueueState,
+    latency: LatencyTable,
+    *,
+    now_s: float,
+    slack_margin: float,
+    energy: EnergyTable | None = None,
+) -> tuple[Candidate, ...]:
+    """Return a candidate for each healthy server and allowed width, ordered by server name, then width.
+
+    The order of ``servers`` does not matter.
+    """
+    situation = Situation(queue, now_s, turn=0, uniforms=(0.0, 0.0), slack_margin=slack_margin)
+    return FleetTables(servers, latency, energy).candidates(situation)

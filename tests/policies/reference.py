@@ -45,7 +45,7 @@ def reference_candidates(
         _candidate(
             option,
             queue,
-            items=_group_items(option, by_width[option.model.width], queue, slack_s=slack_s),
+            items=_batch_items(option, by_width[option.model.width], queue, slack_s=slack_s),
             drain_s=drains_s[option.model.width],
             slack_margin=slack_margin,
             joules=energy.line(option.server.name, option.model.name),
@@ -105,7 +105,7 @@ def _candidate(
     )
 
 
-def _group_items(option: _Option, same_width: Sequence[_Option], queue: QueueState, *, slack_s: float) -> int:
+def _batch_items(option: _Option, same_width: Sequence[_Option], queue: QueueState, *, slack_s: float) -> int:
     most = max(queue.head_items, min(queue.items, option.model.max_batch_size))
     if most == queue.head_items:  # which no bound lowers
         return most
@@ -143,7 +143,7 @@ class _Occupancy:
             for models in (server.models, server.other_models)
             for m in models
         }
-        self._busy: list[tuple[float, float]] = []  # (until when, which part of the server), of each group
+        self._busy: list[tuple[float, float]] = []  # (until when, which part of the server), of each batch
         self._waits_s: dict[int, float] = {}  # by instances; most widths of a server have the same
         self._last_start_s = 0.0
         self._stretch_ratio = 0.0

@@ -23,7 +23,7 @@ def fault(
     return find_fault(decision, [FREE, FULL] if some else [], situation(), binding=binding, is_idle=is_idle)
 
 
-def test_what_was_offered_may_be_chosen_with_a_smaller_group_too() -> None:
+def test_what_was_offered_may_be_chosen_with_a_smaller_batch_too() -> None:
     assert fault(Dispatch(FREE, Reason.DRAWN)) is None
     assert fault(Dispatch(FREE.with_items(1), Reason.DRAWN)) is None
     assert fault(Reject(Reason.NONE_IN_TIME)) is None

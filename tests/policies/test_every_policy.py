@@ -1,4 +1,4 @@
-"""What holds for every policy, whatever the fleet, the queue and the lots."""
+"""What holds for every policy, whatever the fleet, the queue and the random numbers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason, R
 from orchestrator.policies import (
     Binding,
     Situation,
-    build_candidates,
     has_width_rule,
-    is_offered,
     parse_policy,
     policy_names,
 )
+from orchestrator.policies.protocol import is_sendable
 from orchestrator.profile import LatencyTable
 from orchestrator.snapshot import QueueState, ServerState
-from tests.policies.fleets import fleets, queues
+from tests.policies.fleets import build_candidates, fleets, queues
 
 CENTRAL = ("slackfit", "slackfit-accuracy", "max-accuracy", "max-batch")
 WIDTH_RULES = ("", ":random", ":widest", ":narrowest", ":slack", ":reserve", ":50")
@@ -62,7 +61,7 @@ def test_a_decision_is_allowed_repeatable_and_blind_to_the_order_of_servers(
         note(f"{policy.name}: {decision}")
         if isinstance(decision, Dispatch):
             choice = decision.candidate
-            assert is_offered(choice, candidates, queue)
+            assert is_sendable(choice, candidates, queue)
             if policy.name != "thrift":  # which takes full batches to drain a queue
                 offered = {(c.server, c.width): c.items for c in candidates}
                 assert choice.items <= offered[choice.server, choice.width]
@@ -131,7 +130,7 @@ def test_the_slack_rule_is_in_time_when_a_width_is_for_head_and_queue(fleet: Fle
 
 @settings(deadline=None)
 @given(fleets(), queues())
-def test_a_smaller_group_is_expected_as_if_it_had_been_built_so(fleet: Fleet, queue: QueueState) -> None:
+def test_a_smaller_batch_is_expected_as_if_it_had_been_built_so(fleet: Fleet, queue: QueueState) -> None:
     for candidate in candidates_of(fleet, queue):
         assert candidate.with_items(candidate.items) == candidate
         assert candidate.with_items(queue.head_items).completion_s == candidate.head_completion_s

@@ -22,8 +22,6 @@ from tests.fakes.servers import FakeServer, item
 from tests.policies.learned.test_policy import paper, slim, trained
 from tests.router.test_reconfigure import fleet_of, routed
 
-pytest.importorskip("numba", reason="nothing is compiled without numba")
-
 
 def compiled_so_far() -> dict[str, int]:
     """Return for each function that Python may call compiled for how many signatures it is."""
@@ -48,8 +46,10 @@ async def decide_by_every_policy(folder: Path) -> None:
         for policy in (*policy_names(), "ppo-slim", "ppo-paper"):
             for changes in ({"policy": policy}, {"policy": "jsq", "shadow_policy": policy}):
                 router.reconfigure(fleet_of(addresses, policy_file=folder / f"{policy}.npz", **changes))
-                wishes = [None, Preference(0.2, 0.2, 0.6)] * 4
-                answers = await asyncio.gather(*(router.infer(item(n), preference=w) for n, w in enumerate(wishes)))
+                preferences = [None, Preference(0.2, 0.2, 0.6)] * 4
+                answers = await asyncio.gather(
+                    *(router.infer(item(n), preference=p) for n, p in enumerate(preferences))
+                )
                 assert answers[0].policy == changes["policy"]
     assert compiled_so_far() == before
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from orchestrator.decision import Hold, Reject
-from orchestrator.policies import Binding, Memory, ObservingPolicy, Policy, Situation, build_candidates
+from orchestrator.policies import Binding, Memory, ObservingPolicy, Policy, Situation
 from orchestrator.policies import Outcome as Answered
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
@@ -23,6 +23,7 @@ from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServ
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace
 from orchestrator.snapshot import BatchInFlight, Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec
+from tests.policies.fleets import build_candidates
 
 Outcome = tuple[float, str | None, int, int]
 """When a request was answered, by which server, at which width, in a batch of how many items."""

@@ -2,7 +2,7 @@
 
 Action k < ROWS sends the k-th candidate that is considered, with the items of its row (of the base policy's own choice,
 the items that it takes); action HOLD_ACTION holds. A decision is one choice among all of them, because which server,
-width and group are valid together can't be said of each alone (sb3-contrib's issues 16 and 242). To reject is no
+width and batch are valid together can't be said of each alone (sb3-contrib's issues 16 and 242). To reject is no
 action: the router sheds by itself what can't be in time.
 
 The mask never hides what the base policy would do, so something is always allowed. Otherwise a candidate needs room;
@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from orchestrator.policies.learned.features import ROWS
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.holds import may_fill
 from orchestrator.policies.rules.width_rules import is_in_time, is_timely
 from orchestrator.policies.tables import columns as col
@@ -31,8 +31,8 @@ from orchestrator.policies.tables.compiled import Column, Table, compiled
 TIMELY: Final = 2  # what is asked of candidates
 HEAD_IN_TIME: Final = 1
 ANYTHING: Final = 0
-HOLD_ACTION: Final = ROWS
-ACTIONS: Final = ROWS + 1
+HOLD_ACTION: Final = feat.ROWS
+ACTIONS: Final = feat.ROWS + 1
 
 
 @compiled
@@ -41,18 +41,18 @@ def select_rows(rows: Table, count: int, base_row: int, picked: Column, chosen: 
 
     Args:
         rows: the candidates.
-        count: of them.
+        count: how many candidates there are.
         base_row: the base policy's choice, negative for none.
         picked: room for ``count`` numbers.
         chosen: room for ROWS.
     """
-    if count <= ROWS:
+    if count <= feat.ROWS:
         for row in range(count):
             chosen[row] = row
         return count
     for row in range(count):
         picked[row] = 0.0
-    left = ROWS
+    left = feat.ROWS
     if base_row >= 0:
         left -= _pick_server(rows, count, base_row, picked, left)
     while left > 0:
@@ -122,7 +122,7 @@ def write_mask(
     need = _need(rows, chosen, considered, query)
     lasts_s = hold_until_s(rows, chosen, considered, query) - query[col.NOW_S]
     fills, allowed, is_hold_useful = may_fill(lasts_s, memory, query), 0, False
-    for line in range(ROWS):
+    for line in range(feat.ROWS):
         mask[line] = 0.0
     for line in range(considered):
         row = int(chosen[line])

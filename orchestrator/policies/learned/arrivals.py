@@ -22,10 +22,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.rules.waiting import objective_s
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.memory import WHOLE
 
 _SEEN_S: Final = 16  # slots of row WHOLE
 _LEFT_ITEMS: Final = 17

@@ -1,27 +1,29 @@
 """One learned decision in one compiled call: the base policy, features, mask, scores, choice, and whether to trust it.
 
-``observe`` is what the simulator's batched environment calls too, so training and serving see the same.
+The simulator's batched environment takes the same steps, so training and serving see the same.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from orchestrator.errors import ConfigError
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_action, select_rows, write_mask
 from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving
-from orchestrator.policies.learned.features import CONTEXT, EXTREMES, FEATURES, ROWS, encode
+from orchestrator.policies.learned.encoding import EXTREMES, View, encode
 from orchestrator.policies.learned.holds import note_decision, standing_hold
-from orchestrator.policies.learned.network import HIDDEN, HIDDEN_LINES, best_action, score
+from orchestrator.policies.learned.network import Floats32, best_action, new_hidden, pack, score
+from orchestrator.policies.learned.policy_file import PAPER, PolicyFile
 from orchestrator.policies.protocol import Binding
 from orchestrator.policies.registry import RulePolicy, parse_policy
-from orchestrator.policies.rule import CORRECTS_STALE, choose_row
+from orchestrator.policies.rule import CORRECTS_STALE, RULE_FIELDS, choose_row
 from orchestrator.policies.rules.joint.thrift import LEAST_SPREAD
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
+from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column
 from orchestrator.policies.tables.layout import HOLD, REJECT
 
 WORTH: Final = 0.15
@@ -32,53 +34,71 @@ HASTE: Final = 1 / 3
 TOLERANCE: Final = 0.05
 """Beyond the range of training that is still trusted: a fortieth of what a feature can be."""
 
+_SEEN: Final = feat.FEATURES + feat.CONTEXT
+_PREFERENCE: Final = RULE_FIELDS  # in the numbers of a learned policy, behind those of its base
+_STRENGTH: Final = _PREFERENCE + 3
+_LOW: Final = _STRENGTH + 1
+_HIGH: Final = _LOW + _SEEN
+_NUMBERS: Final = _HIGH + _SEEN
 
-class View(NamedTuple):
-    """What a learned policy sees of a decision, and room for the way there.
-
-    Attributes:
-        base: row (or HOLD, REJECT), items and until when, of the base policy.
-        picked: room for every candidate.
-        chosen: the rows that are considered.
-        extremes: room.
-        lines: [ROWS, FEATURES], the features of the rows that are considered.
-        context: [CONTEXT].
-        mask: [ACTIONS], 1 for what is allowed.
-    """
-
-    base: Column
-    picked: Column
-    chosen: Column
-    extremes: Column
-    lines: Table
-    context: Column
-    mask: Column
+BASE_ROW: Final = 0
+"""In ``Scorer.room``: the row (or HOLD, REJECT) of the base policy, its items and until when it holds."""
+_CHOSEN: Final = BASE_ROW + 3
+_EXTREMES: Final = _CHOSEN + feat.ROWS
+_LINES: Final = _EXTREMES + EXTREMES
+_CONTEXT: Final = _LINES + feat.ROWS * feat.FEATURES
+_MASK: Final = _CONTEXT + feat.CONTEXT
+_SCORES: Final = _MASK + ACTIONS
+_PICKED: Final = _SCORES + ACTIONS  # to the end: one for each candidate
 
 
 class Scorer(NamedTuple):
-    """All that scores by a network, besides what is decided about; see ``decide_by_scores``."""
+    """A policy that scores by a network, in few arrays, because a compiled function receives each in 0.1 µs.
 
-    preference: Column
-    room: View  # Numba would take an attribute of the name "view" for numpy's
-    low: Column
-    high: Column
-    params: Any
-    strength: float
-    hidden: Any
-    scores: Column
+    Attributes:
+        numbers: the rule of its base, the preference where the head has none (NaN: what WORTH gives), the strength of
+            the base's choice, and the range of each feature in training.
+        params: the weights, float32 [PARAMETERS].
+        room: space for all that is computed on the way in float64, see ``view_of``.
+        hidden: space for the hidden layers, float32 [HIDDEN_LINES, HIDDEN].
+    """
+
+    numbers: Column
+    params: Floats32
+    room: Column
+    hidden: Floats32
 
 
-def new_view(rows: int) -> View:
-    """Return a view with room for so many candidates."""
+def new_scorer(base: RulePolicy, file: PolicyFile) -> Scorer:
+    """Return the scorer of a policy file, still without room for candidates; of ppo-paper it holds no weights."""
+    numbers = new_column(_NUMBERS)
+    numbers[:RULE_FIELDS] = base.numbers
+    numbers[_PREFERENCE:_STRENGTH] = file.preference or (math.nan,) * 3
+    numbers[_STRENGTH] = file.strength
+    numbers[_LOW:_HIGH], numbers[_HIGH:] = file.low, file.high
+    params = np.zeros(1, np.float32) if file.kind == PAPER else pack(file.weights)
+    return Scorer(numbers, params, new_room(0), new_hidden())
+
+
+def new_room(rows: int) -> Column:
+    """Return ``Scorer.room`` for so many candidates."""
+    return new_column(_PICKED + max(1, rows))
+
+
+def view_of(room: Column) -> View:
+    """Return the parts of a room in which a decision is seen."""
     return View(
-        new_column(3),
-        new_column(rows),
-        new_column(ROWS),
-        new_column(EXTREMES),
-        new_table(ROWS, FEATURES),
-        new_column(CONTEXT),
-        new_column(ACTIONS),
+        base=room[BASE_ROW:_CHOSEN],
+        picked=room[_PICKED:],
+        chosen=room[_CHOSEN:_EXTREMES],
+        extremes=room[_EXTREMES:_LINES],
+        lines=room[_LINES:_CONTEXT].reshape((feat.ROWS, feat.FEATURES)),
+        context=room[_CONTEXT:_MASK],
+        mask=room[_MASK:_SCORES],
     )
+
+
+_view_of = compiled(view_of)
 
 
 def parse_base(name: str) -> RulePolicy:
@@ -93,22 +113,10 @@ def parse_base(name: str) -> RulePolicy:
     return policy
 
 
-@compiled
-def observe(
-    rule: Column, memory: Table, rows: Table, count: int, query: Column, preference: Column, view: View
-) -> tuple[int, int]:
-    """Fill a view; return how many candidates are considered and how many actions are allowed.
-
-    Args:
-        rule: of the base policy.
-        memory: its own.
-        rows: the candidates.
-        count: of them.
-        query: what waits.
-        preference: weights of accuracy, latency and energy where the head has none; NaN: those that WORTH gives.
-        view: to be filled.
-    """
-    choose_base(rule, memory, rows, count, query, preference, view)
+def observe(numbers: Column, memory: Table, rows: Table, count: int, query: Column, view: View) -> tuple[int, int]:
+    """Fill a view, as a decision by scores does; return how many candidates are considered, and actions allowed."""
+    preference = numbers[_PREFERENCE:_STRENGTH]
+    choose_base(numbers, memory, rows, count, query, preference, view)
     return look(memory, rows, count, query, preference, view)
 
 
@@ -116,7 +124,17 @@ def observe(
 def choose_base(
     rule: Column, memory: Table, rows: Table, count: int, query: Column, preference: Column, view: View
 ) -> None:
-    """Fill the first part of a view: what the base policy would do, weighing as this policy does."""
+    """Fill the first part of a view: what the base policy would do, weighing as this policy does.
+
+    Args:
+        rule: of the base policy.
+        memory: what it remembers.
+        rows: the candidates.
+        count: how many candidates there are.
+        query: what waits.
+        preference: weights of accuracy, latency and energy where the head has none; NaN: those that WORTH gives.
+        view: to be filled.
+    """
     follow_arrivals(memory, query)
     has_own = not math.isnan(query[col.PREFER_ACCURACY])
     if not has_own:
@@ -134,7 +152,7 @@ def look(memory: Table, rows: Table, count: int, query: Column, preference: Colu
     if not has_own:
         _write_preference(rows, count, preference, query)
     considered = select_rows(rows, count, int(view.base[0]), view.picked, view.chosen)
-    encode(memory, rows, count, view.chosen, considered, query, view.base, view.extremes, view.lines, view.context)
+    encode(memory, rows, count, query, considered, view)
     if not has_own:
         query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
     return considered, write_mask(memory, rows, view.chosen, considered, query, view.base, view.mask)
@@ -142,17 +160,12 @@ def look(memory: Table, rows: Table, count: int, query: Column, preference: Colu
 
 @compiled
 def _write_preference(rows: Table, count: int, preference: Column, query: Column) -> None:
-    if not math.isnan(preference[0]):
-        query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = (
-            preference[0],
-            preference[1],
-            preference[2],
-        )
-        return
-    least, most = math.inf, -math.inf
-    for row in range(count):
-        least, most = min(least, rows[col.ROW_ACCURACY][row]), max(most, rows[col.ROW_ACCURACY][row])
-    weights = priced(WORTH, most - least)
+    weights = (preference[0], preference[1], preference[2])
+    if math.isnan(preference[0]):
+        least, most = math.inf, -math.inf
+        for row in range(count):
+            least, most = min(least, rows[col.ROW_ACCURACY][row]), max(most, rows[col.ROW_ACCURACY][row])
+        weights = priced(WORTH, most - least)
     query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = weights
 
 
@@ -179,66 +192,57 @@ def first_allowed(mask: Column) -> int:
 
 
 @compiled
-def out_of_distribution_feature(lines: Table, line: int, context: Column, low: Column, high: Column) -> int:
+def out_of_distribution_feature(numbers: Column, line: int, view: View) -> int:
     """Return the first feature of a line, or of the context behind them, that training has not seen; -1 for none."""
-    if line < ROWS:
-        for feature in range(FEATURES):
-            value = lines[line][feature]
-            if not low[feature] - TOLERANCE <= value <= high[feature] + TOLERANCE:
+    if line < feat.ROWS:
+        for feature in range(feat.FEATURES):
+            value = view.lines[line][feature]
+            if not numbers[_LOW + feature] - TOLERANCE <= value <= numbers[_HIGH + feature] + TOLERANCE:
                 return feature
-    for place in range(CONTEXT):
-        value, at = context[place], FEATURES + place
-        if not low[at] - TOLERANCE <= value <= high[at] + TOLERANCE:
+    for place in range(feat.CONTEXT):
+        value, at = view.context[place], feat.FEATURES + place
+        if not numbers[_LOW + at] - TOLERANCE <= value <= numbers[_HIGH + at] + TOLERANCE:
             return at
     return -1
 
 
 @compiled
 def decide_by_scores(
-    rule: Column,
+    numbers: Column,
+    params: Floats32,
+    room: Column,
+    hidden: Floats32,
     memory: Table,
     rows: Table,
     count: int,
     query: Column,
-    preference: Column,
-    base: Column,
-    picked: Column,
-    chosen: Column,
-    extremes: Column,
-    lines: Table,
-    context: Column,
-    mask: Column,
-    low: Column,
-    high: Column,
-    params: Any,
-    strength: float,
-    hidden: Any,
-    scores: Column,
 ) -> tuple[int, float, float, int]:
     """Return the row (or HOLD, REJECT), items, until when to hold, and the feature that is out of range, or -1.
 
-    Arguments are one by one, because a compiled function receives them faster so than in tuples.
+    Args:
+        numbers: the policy's, as the three that follow; see ``Scorer``.
+        params: its weights.
+        room: space for what it sees.
+        hidden: space for its network.
+        memory: what its base remembers.
+        rows: the candidates.
+        count: how many candidates there are.
+        query: what waits.
     """
-    view = View(base, picked, chosen, extremes, lines, context, mask)
-    choose_base(rule, memory, rows, count, query, preference, view)
-    row, items, until_s = standing_hold(memory, rows, count, query, base)
+    view, preference = _view_of(room), numbers[_PREFERENCE:_STRENGTH]
+    choose_base(numbers, memory, rows, count, query, preference, view)
+    row, items, until_s = standing_hold(memory, rows, count, query, view.base)
     if row == HOLD:
         return row, items, until_s, -1
     considered, allowed = look(memory, rows, count, query, preference, view)
-    if allowed <= 1:  # no choice
-        row, items, until_s = do_action(first_allowed(mask), rows, chosen, considered, query, base)
-        note_decision(row, until_s, memory, rows, count, query, base)
-        note_leaving(row, items, memory)
-        return row, items, until_s, -1
-    score(lines, considered, context, params, strength, hidden, scores)
-    action = best_action(scores, mask)
-    out_of_distribution = out_of_distribution_feature(lines, action, context, low, high)
-    row, items, until_s = do_action(action, rows, chosen, considered, query, base)
-    note_decision(row if out_of_distribution < 0 else REJECT, until_s, memory, rows, count, query, base)
-    note_leaving(row if out_of_distribution < 0 else REJECT, items, memory)
-    return row, items, until_s, out_of_distribution
-
-
-def new_scores() -> tuple[Any, Column]:
-    """Return room for hidden layers and scores."""
-    return np.zeros((HIDDEN_LINES, HIDDEN), np.float32), new_column(ACTIONS)
+    action, unseen = first_allowed(view.mask), -1
+    if allowed > 1:  # else there is no choice
+        scores = room[_SCORES:_PICKED]
+        score(view.lines, considered, view.context, params, numbers[_STRENGTH], hidden, scores)
+        action = best_action(scores, view.mask)
+        unseen = out_of_distribution_feature(numbers, action, view)
+    row, items, until_s = do_action(action, rows, view.chosen, considered, query, view.base)
+    sent = row if unseen < 0 else REJECT  # what is not trusted is not done
+    note_decision(sent, until_s, memory, rows, count, query, view.base)
+    note_leaving(sent, items, memory)
+    return row, items, until_s, unseen

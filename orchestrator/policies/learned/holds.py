@@ -1,8 +1,8 @@
-"""A hold that stands: a learned policy is not asked again at every arrival what it has just decided.
+"""A hold that stands: a learned policy does not decide again at every arrival what it has just decided.
 
 While the head is the same, nothing has gained or lost room, the base policy has not changed its mind between sending
 and holding, and the queue has not grown by half, what a hold was decided about is as it was, so it goes on until its
-time. That saves scoring at every arrival; and it is what makes holds learnable: with one lot an arrival no long hold
+time. That saves scoring at every arrival; and it is what makes holds learnable: with one draw an arrival no long hold
 would survive an exploring policy, so what it brings would never be seen.
 
 What stands is remembered with what the base remembers, in slots of row WHOLE.
@@ -18,10 +18,10 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.policies.learned.arrivals import quick_rps
-from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD
+from orchestrator.policies.tables.memory import WHOLE
 
 _UNTIL_S: Final = 12  # 0: none stands
 _HEAD_DEADLINE_S: Final = 13

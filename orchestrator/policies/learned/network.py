@@ -11,7 +11,7 @@ begin as zeros: an untrained policy *is* its base policy, and training learns wh
 policy). Scaling the strength k down would explore more. A max over no candidates is 0.
 
 The loops run along contiguous weights in float32, which LLVM vectorises, and skip inputs that are 0, as half of them
-are behind a relu. Without Numba the same is done by numpy's matrix products.
+are behind a relu.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
-from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, ROWS
-from orchestrator.policies.tables.compiled import IS_COMPILED, Column, Table, compiled
+from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 HIDDEN: Final = 32
-POOLED: Final = 2 * HIDDEN + CONTEXT
-BASE_HOLDS: Final = 14
+POOLED: Final = 2 * HIDDEN + feat.CONTEXT
 SHAPES: Final[dict[str, tuple[int, ...]]] = {
-    "row_in.weight": (FEATURES, HIDDEN),
+    "row_in.weight": (feat.FEATURES, HIDDEN),
     "row_in.bias": (HIDDEN,),
     "row_mid.weight": (HIDDEN, HIDDEN),
     "row_mid.bias": (HIDDEN,),
@@ -44,10 +43,10 @@ SHAPES: Final[dict[str, tuple[int, ...]]] = {
     "hold.weight": (HIDDEN,),
     "hold.bias": (1,),
 }
-"""Of the weights, float32 [inputs, outputs]; in the order in which they are packed."""
+"""Shapes of the weights, float32 [inputs, outputs]; in the order in which they are packed."""
 
 _ROW_IN: Final = 0
-_ROW_IN_BIAS: Final = _ROW_IN + FEATURES * HIDDEN
+_ROW_IN_BIAS: Final = _ROW_IN + feat.FEATURES * HIDDEN
 _ROW_MID: Final = _ROW_IN_BIAS + HIDDEN
 _ROW_MID_BIAS: Final = _ROW_MID + HIDDEN * HIDDEN
 _POOL: Final = _ROW_MID_BIAS + HIDDEN
@@ -61,12 +60,12 @@ _HOLD: Final = _OUT_BIAS + 1
 _HOLD_BIAS: Final = _HOLD + HIDDEN
 PARAMETERS: Final = _HOLD_BIAS + 1
 
-_MID: Final = ROWS  # lines of ``hidden`` behind those of the rows
-_GLOBAL: Final = ROWS + 1
-_SHARED: Final = ROWS + 2
-_MEAN: Final = ROWS + 3
-_MAX: Final = ROWS + 4
-HIDDEN_LINES: Final = ROWS + 5
+_MID: Final = feat.ROWS  # lines of ``hidden`` behind those of the rows
+_GLOBAL: Final = feat.ROWS + 1
+_SHARED: Final = feat.ROWS + 2
+_MEAN: Final = feat.ROWS + 3
+_MAX: Final = feat.ROWS + 4
+HIDDEN_LINES: Final = feat.ROWS + 5
 
 Floats32 = NDArray[np.float32]
 
@@ -74,6 +73,11 @@ Floats32 = NDArray[np.float32]
 def pack(weights: Mapping[str, Floats32]) -> Floats32:
     """Return all weights in one vector, as ``score`` takes them."""
     return np.concatenate([np.asarray(weights[name], np.float32).reshape(-1) for name in SHAPES])
+
+
+def new_hidden() -> Floats32:
+    """Return room for the hidden layers."""
+    return np.zeros((HIDDEN_LINES, HIDDEN), np.float32)
 
 
 def untrained(seed: int = 0) -> dict[str, Floats32]:
@@ -111,14 +115,25 @@ def _relu(out: Any, at: int) -> None:
 
 
 @compiled
-def _score_compiled(
-    lines: Table, considered: int, context: Column, params: Any, strength: float, hidden: Any, scores: Column
+def score(
+    lines: Table, considered: int, context: Column, params: Floats32, strength: float, hidden: Floats32, scores: Column
 ) -> None:
+    """Write the scores of the actions.
+
+    Args:
+        lines: features of the candidates, [ROWS, FEATURES].
+        considered: how many lines are used.
+        context: features of the decision, [CONTEXT].
+        params: float32 [PARAMETERS], see ``pack``.
+        strength: of the base policy's choice.
+        hidden: room, float32 [HIDDEN_LINES, HIDDEN].
+        scores: takes ACTIONS numbers, 0 for lines that are not used.
+    """
     for j in range(HIDDEN):
         hidden[_MEAN, j] = hidden[_MAX, j] = np.float32(0)
     for r in range(considered):
         _set_line(hidden, _MID, params, _ROW_IN_BIAS)
-        _add_product(lines, r, FEATURES, params, _ROW_IN, hidden, _MID)
+        _add_product(lines, r, feat.FEATURES, params, _ROW_IN, hidden, _MID)
         _relu(hidden, _MID)
         _set_line(hidden, r, params, _ROW_MID_BIAS)
         _add_product(hidden, _MID, HIDDEN, params, _ROW_MID, hidden, r)
@@ -132,7 +147,7 @@ def _score_compiled(
     _set_line(hidden, _GLOBAL, params, _POOL_BIAS)
     _add_product(hidden, _MEAN, HIDDEN, params, _POOL, hidden, _GLOBAL)
     _add_product(hidden, _MAX, HIDDEN, params, _POOL + HIDDEN * HIDDEN, hidden, _GLOBAL)
-    for i in range(CONTEXT):
+    for i in range(feat.CONTEXT):
         x = np.float32(context[i])
         for j in range(HIDDEN):
             hidden[_GLOBAL, j] += x * params[_POOL + (2 * HIDDEN + i) * HIDDEN + j]
@@ -146,45 +161,13 @@ def _score_compiled(
         total = params[_OUT_BIAS]
         for j in range(HIDDEN):
             total += max(hidden[_MID, j], np.float32(0)) * params[_OUT + j]
-        scores[r] = strength * lines[r][BASE_CHOICE] + total
+        scores[r] = strength * lines[r][feat.BASE_CHOICE] + total
     total = params[_HOLD_BIAS]
     for j in range(HIDDEN):
         total += hidden[_GLOBAL, j] * params[_HOLD + j]
-    for r in range(considered, ROWS):
+    for r in range(considered, feat.ROWS):
         scores[r] = 0.0
-    scores[HOLD_ACTION] = strength * context[BASE_HOLDS] + total
-
-
-def _score_numpy(
-    lines: Table, considered: int, context: Column, params: Any, strength: float, hidden: Any, scores: Column
-) -> None:
-    def matrix(first: int, inputs: int) -> Floats32:
-        found: Floats32 = params[first : first + inputs * HIDDEN].reshape(inputs, HIDDEN)
-        return found
-
-    def vector(first: int) -> Floats32:
-        found: Floats32 = params[first : first + HIDDEN]
-        return found
-
-    x = np.array([lines[r] for r in range(considered)], np.float32).reshape(considered, FEATURES)
-    outer = np.asarray(context, np.float32)
-    h = np.maximum(x @ matrix(_ROW_IN, FEATURES) + vector(_ROW_IN_BIAS), 0)
-    h = np.maximum(h @ matrix(_ROW_MID, HIDDEN) + vector(_ROW_MID_BIAS), 0)
-    mean, most = (h.mean(axis=0), h.max(axis=0)) if considered else (np.zeros(HIDDEN), np.zeros(HIDDEN))
-    g = np.maximum(np.concatenate([mean, most, outer]) @ matrix(_POOL, POOLED) + vector(_POOL_BIAS), 0)
-    shared = g @ matrix(_SCORE_POOL, HIDDEN) + vector(_SCORE_BIAS)
-    found = np.maximum(h @ matrix(_SCORE_ROW, HIDDEN) + shared, 0) @ vector(_OUT) + params[_OUT_BIAS]
-    for r in range(ROWS):
-        scores[r] = strength * lines[r][BASE_CHOICE] + float(found[r]) if r < considered else 0.0
-    scores[HOLD_ACTION] = strength * context[BASE_HOLDS] + float(g @ vector(_HOLD) + params[_HOLD_BIAS])
-
-
-score = _score_compiled if IS_COMPILED else _score_numpy
-"""Write the scores of the actions: ``score(lines, considered, context, params, strength, hidden, scores)``.
-
-``params`` is float32 [PARAMETERS], see ``pack``; ``hidden`` is room, float32 [HIDDEN_LINES, HIDDEN]; ``scores`` takes
-ACTIONS numbers, 0 for lines that are not used.
-"""
+    scores[HOLD_ACTION] = strength * context[feat.CONTEXT_BASE_HOLDS] + total
 
 
 @compiled

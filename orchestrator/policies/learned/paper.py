@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.policies.learned.features import OBSERVATION
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
@@ -29,7 +29,7 @@ LAYER: Final = 64
 def paper_shapes(servers: int, widths: int, batches: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights, float32 [inputs, outputs]."""
     return {
-        "first.weight": (OBSERVATION, LAYER),
+        "first.weight": (feat.OBSERVATION, LAYER),
         "first.bias": (LAYER,),
         "second.weight": (LAYER, LAYER),
         "second.bias": (LAYER,),
@@ -61,7 +61,7 @@ def row_of_choices(
 
     Args:
         rows: the candidates.
-        count: of them.
+        count: how many candidates there are.
         query: what waits.
         server: by its index among all servers of the fleet.
         width: by its index in ``widths``.

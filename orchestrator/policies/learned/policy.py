@@ -18,28 +18,29 @@ from numpy.typing import NDArray
 
 from orchestrator.decision import Candidate, Decision, Reason
 from orchestrator.errors import ConfigError, UntrustedError
+from orchestrator.policies.fleet.row_values import choose_among
 from orchestrator.policies.knobs import Knob, parse_knobs
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION, do_action
 from orchestrator.policies.learned.arrivals import note_leaving
 from orchestrator.policies.learned.decide import (
     Scorer,
     decide_by_scores,
-    new_scores,
-    new_view,
+    new_room,
+    new_scorer,
     observe,
     out_of_distribution_feature,
     parse_base,
+    view_of,
 )
-from orchestrator.policies.learned.features import CONTEXT_NAMES, FEATURE_NAMES, ROWS
-from orchestrator.policies.learned.network import pack
+from orchestrator.policies.learned.encoding import View
 from orchestrator.policies.learned.paper import paper_choices, row_of_choices
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, PolicyFile, read_policy_file
-from orchestrator.policies.memory import Memory
 from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import Column, Table, new_column
-from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
-from orchestrator.policies.tables.row_values import choose_among
+from orchestrator.policies.tables.compiled import Column, Table
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
+from orchestrator.policies.tables.memory import Memory
 
 SHIPPED: Final = Path(__file__).parent / "shipped"
 """Where policies that ship with the project lie, by kind."""
@@ -48,15 +49,15 @@ PREFERENCE_KNOBS: Final = tuple(
 )
 _SCORED = REASONS.index(Reason.HIGHEST_SCORE)
 _WAITS = REASONS.index(Reason.BETTER_SERVER_BUSY)
-_NAMES = (*FEATURE_NAMES, *CONTEXT_NAMES)
+_NAMES = (*feat.FEATURE_NAMES, *feat.CONTEXT_NAMES)
 
 
 class LearnedPolicy:
     """Decides by the weights of a file; binds late.
 
     Args:
-        file: the policy.
-        name: None: what kind it is.
+        file: the policy file.
+        name: the name it was asked for by; None: its kind.
 
     Attributes:
         base: the policy that it rests on, which remembers under the name of this one.
@@ -68,12 +69,8 @@ class LearnedPolicy:
     def __init__(self, file: PolicyFile, *, name: str | None = None) -> None:
         self.file = file
         self.base = replace(parse_base(file.base), name=file.kind if name is None else name)
-        self._preference = _column(file.preference or (math.nan,) * 3)
-        self._low, self._high = _column(file.low), _column(file.high)
-        self._params = None if file.kind == PAPER else pack(file.weights)
-        self._hidden, self._scores = new_scores()
-        self._room = 4 * ROWS
-        self._view = new_view(self._room)
+        self._scorer = new_scorer(self.base, file)
+        self._room = 0
 
     @property
     def name(self) -> str:
@@ -82,11 +79,11 @@ class LearnedPolicy:
 
     @property
     def binding(self) -> Binding:
-        """Late."""
+        """The binding of every learned policy, which is late."""
         return Binding.LATE
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """See Policy.
+        """Decide, see ``Policy``.
 
         Raises:
             UntrustedError: when it is shown what it was not trained on.
@@ -95,73 +92,48 @@ class LearnedPolicy:
 
     @property
     def slack_margin(self) -> float | None:
-        """Of the base."""
+        """The slack margin of the base."""
         return self.base.slack_margin
 
     @property
     def is_observing(self) -> bool:
-        """See ObservingPolicy."""
+        """Whether the policy wants to know of answered batches."""
         return self.base.is_observing
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
-        """See ObservingPolicy."""
+        """Remember what counts of an answered batch."""
         self.base.observe(memory, outcome)
 
     def scorer(self, rows: int) -> Scorer | None:
         """Return what ``decide_by_scores`` takes, with room for so many candidates; None for ppo-paper."""
         self._make_room(rows)
-        if self._params is None:
-            return None
-        return Scorer(
-            self._preference,
-            self._view,
-            self._low,
-            self._high,
-            self._params,
-            self.file.strength,
-            self._hidden,
-            self._scores,
-        )
+        return None if self.file.kind == PAPER else self._scorer
 
-    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
-        """See RowPolicy.
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
+        """Decide on rows, see ``RowPolicy``.
 
         Raises:
             UntrustedError: when it is shown what it was not trained on.
         """
         self._make_room(count)
-        if self._params is None:
+        if self.file.kind == PAPER:
             return self._choose_apart(memory, rows, count, query)
-        row, items, until_s, out_of_distribution = decide_by_scores(
-            self.base.numbers,
-            memory,
-            rows,
-            count,
-            query,
-            self._preference,
-            *self._view,
-            self._low,
-            self._high,
-            self._params,
-            self.file.strength,
-            self._hidden,
-            self._scores,
-        )
-        if out_of_distribution >= 0:
-            self._distrust(out_of_distribution)
+        row, items, until_s, unseen = decide_by_scores(*self._scorer, memory, rows, count, query)
+        if unseen >= 0:
+            self._distrust(unseen)
         return row, items, _WAITS if row in (HOLD, REJECT) else _SCORED, until_s
 
     def _make_room(self, rows: int) -> None:
         if rows > self._room:
             self._room = 2 * rows
-            self._view = new_view(self._room)
+            self._scorer = self._scorer._replace(room=new_room(self._room))
 
-    def _choose_apart(self, memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+    def _choose_apart(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """Decide as ppo-paper does."""
-        view, fleet = self._view, self.file.fleet
-        considered, _ = observe(self.base.numbers, memory, rows, count, query, self._preference, view)
-        servers = len({rows[col.ROW_SERVER][row] for row in range(count)})
-        widths = sorted({rows[col.ROW_WIDTH][row] for row in range(count)})
+        numbers, view, fleet = self._scorer.numbers, view_of(self._scorer.room), self.file.fleet
+        considered, _ = observe(numbers, memory, rows, count, query, view)
+        servers = len(set(rows[col.ROW_SERVER, :count]))
+        widths = np.unique(rows[col.ROW_WIDTH, :count])
         if count and (servers, len(widths)) != fleet[:2]:
             raise UntrustedError(
                 f"ppo-paper was trained on {fleet[0]} servers of {fleet[1]} widths and is shown {servers} of "
@@ -169,36 +141,28 @@ class LearnedPolicy:
             )
         row, items = -1, 0.0
         if count:
-            server, width, batch = paper_choices(
-                self.file.weights, observation(view.lines, considered, view.context), fleet
-            )
-            row, items = row_of_choices(rows, count, query, server, width, batch, _column(widths))
-            if (
-                out_of_distribution := out_of_distribution_feature(
-                    view.lines, HOLD_ACTION, view.context, self._low, self._high
-                )
-            ) >= 0:
-                self._distrust(out_of_distribution)
+            server, width, batch = paper_choices(self.file.weights, observation(view, considered), fleet)
+            row, items = row_of_choices(rows, count, query, server, width, batch, widths)
+            unseen = out_of_distribution_feature(numbers, HOLD_ACTION, view)
+            if unseen >= 0:
+                self._distrust(unseen)
         until_s = math.inf
         if row < 0:
             row, items, until_s = do_action(HOLD_ACTION, rows, view.chosen, considered, query, view.base)
         note_leaving(row, items, memory)
         return row, items, _WAITS if row < 0 else _SCORED, until_s
 
-    def _distrust(self, out_of_distribution: int) -> None:
-        low, high = self._low[out_of_distribution], self._high[out_of_distribution]
+    def _distrust(self, unseen: int) -> None:
+        low, high = float(self.file.low[unseen]), float(self.file.high[unseen])
         raise UntrustedError(
-            f"{_NAMES[out_of_distribution]} lies outside of {low:.3g} to {high:.3g}, all that {self.name} "
-            "was trained on"
+            f"{_NAMES[unseen]} lies outside of {low:.3g} to {high:.3g}, all that {self.name} was trained on"
         )
 
 
-def observation(lines: Table, considered: int, context: Column) -> NDArray[np.float32]:
+def observation(view: View, considered: int) -> NDArray[np.float32]:
     """Return features and context in one vector, float32 [OBSERVATION]; unused lines are 0."""
-    found = np.zeros((ROWS, len(FEATURE_NAMES)), np.float32)
-    for line in range(considered):
-        found[line] = lines[line]
-    return np.concatenate([found.reshape(-1), np.asarray(context, np.float32)])
+    lines = np.where(np.arange(feat.ROWS)[:, None] < considered, view.lines, 0)
+    return np.concatenate([lines.reshape(-1), view.context]).astype(np.float32)
 
 
 def is_learned(name: str) -> bool:
@@ -237,10 +201,3 @@ def parse_learned(name: str, path: Path | None = None) -> LearnedPolicy:
             raise ConfigError(f"policy {name!r}: all weights are 0; give one that is not")
         file = replace(file, preference=(given[0] / total, given[1] / total, given[2] / total))
     return LearnedPolicy(file, name=name)
-
-
-def _column(values: Sequence[float] | NDArray[np.float32]) -> Column:
-    column = new_column(len(values))
-    for at, value in enumerate(values):
-        column[at] = float(value)
-    return column

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
 from orchestrator.files import write_atomically
-from orchestrator.policies.learned.features import CONTEXT, CONTEXT_NAMES, FEATURE_NAMES, FEATURES, VERSION
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.network import SHAPES
 from orchestrator.policies.learned.paper import paper_shapes
 
@@ -83,9 +83,9 @@ def write_policy_file(path: Path, policy: PolicyFile) -> None:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kind": policy.kind,
-        "features_version": VERSION,
-        "features": FEATURE_NAMES,
-        "context": CONTEXT_NAMES,
+        "features_version": feat.VERSION,
+        "features": feat.FEATURE_NAMES,
+        "context": feat.CONTEXT_NAMES,
         "base": policy.base,
         "preference": policy.preference,
         "strength": policy.strength,
@@ -163,9 +163,11 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
         raise _refused(path, f"it is a {header.get('format')!r} of kind {header.get('kind')!r}, not a {FORMAT}")
     if header.get("format_version") != FORMAT_VERSION:
         raise _refused(path, f"format_version is {header.get('format_version')!r}, this version reads {FORMAT_VERSION}")
-    if header.get("features_version") != VERSION:
-        raise _refused(path, f"features_version is {header.get('features_version')!r}, this router shows {VERSION}")
-    if header.get("features") != list(FEATURE_NAMES) or header.get("context") != list(CONTEXT_NAMES):
+    if header.get("features_version") != feat.VERSION:
+        raise _refused(
+            path, f"features_version is {header.get('features_version')!r}, this router shows {feat.VERSION}"
+        )
+    if header.get("features") != list(feat.FEATURE_NAMES) or header.get("context") != list(feat.CONTEXT_NAMES):
         raise _refused(path, "its feature table is not the one of this router")
 
 
@@ -178,7 +180,7 @@ def _check_arrays(path: Path, policy: PolicyFile) -> None:
     if set(policy.weights) != set(shapes):
         other = sorted(set(policy.weights) ^ set(shapes))
         raise _refused(path, f"weights are missing or unknown: {', '.join(other)}")
-    expected = {**shapes, **dict.fromkeys(_RANGES, (FEATURES + CONTEXT,))}
+    expected = {**shapes, **dict.fromkeys(_RANGES, (feat.FEATURES + feat.CONTEXT,))}
     for name, array in {**policy.weights, _RANGES[0]: policy.low, _RANGES[1]: policy.high}.items():
         if array.dtype != np.float32 or array.shape != expected[name]:
             raise _refused(path, f"{name} is {array.dtype} {list(array.shape)}, not float32 {list(expected[name])}")

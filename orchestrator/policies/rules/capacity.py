@@ -41,7 +41,7 @@ def drawn_by_capacity(width: float, timely: float, rows: Table, count: int, quer
             last = row
             if drawn < end:
                 break
-    return last  # the lot is below 1, but its product may be rounded up to the end
+    return last  # the uniform number is below 1, but its product may be rounded up to the end
 
 
 @compiled
@@ -49,7 +49,7 @@ def shortest_delay(width: float, timely: float, rows: Table, count: int, query: 
     """The server with the least (n + m)/μ: n items it has, m the head's, μ its capacity.
 
     Shortest expected delay (SED), also called generalised join-the-shortest-queue (arXiv 1509.05533); there m is 1.
-    Unlike least expected completion it does not ask what the items are: how wide, in which groups, how long they run.
+    Unlike least expected completion it does not ask what the items are: how wide, in which batches, how long they run.
     """
     best, best_s = -1, math.inf
     for row in range(count):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.memory import WHOLE
 
 RATE_RPS: Final = 1  # slots of row WHOLE
 SENT_ITEMS: Final = 2  # in this window

@@ -56,8 +56,8 @@ def row_to_drain(rows: Table, count: int, query: Column) -> tuple[int, float]:
     """Return the row with room, and items, that helps most when the queue no longer fits into its time.
 
     Args:
-        rows: of the decision.
-        count: of them.
+        rows: the candidates.
+        count: how many candidates there are.
         query: what waits.
 
     Returns:

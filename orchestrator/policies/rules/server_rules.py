@@ -30,18 +30,18 @@ def drawn(width: float, timely: float, rows: Table, count: int, query: Column) -
             if skipped == 0:
                 return row
             skipped -= 1
-    return 0  # never: a lot is below 1
+    return 0  # never: a uniform number is below 1
 
 
 @compiled
 def drawn_items(row: int, rows: Table, query: Column) -> float:
-    """Return a batch of 1, 2, 4, … drawn by lot, as far as so many wait: the paper's action space, as we read it.
+    """Return a batch of 1, 2, 4, … drawn at random, as far as so many wait: the paper's action space, as we read it.
 
-    The third lot of a request is what the first one has left: digits that the width drawn from it hardly depends on.
+    The number for it is what the first one of the request has left: digits that the width hardly depends on.
     """
     sizes = int(math.log2(rows[col.ROW_MAX_BATCH][row])) + 1
-    lot = (query[col.FIRST_UNIFORM] * _LEFT_DIGITS) % 1.0
-    return max(query[col.HEAD_ITEMS], min(rows[col.ROW_ITEMS][row], 2.0 ** int(lot * sizes)))
+    uniform = (query[col.FIRST_UNIFORM] * _LEFT_DIGITS) % 1.0
+    return max(query[col.HEAD_ITEMS], min(rows[col.ROW_ITEMS][row], 2.0 ** int(uniform * sizes)))
 
 
 @compiled

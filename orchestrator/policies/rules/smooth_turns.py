@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 
-from orchestrator.policies.memory import OF_SERVER, server_place
 from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.memory import OF_SERVER, server_place
 
 
 @compiled

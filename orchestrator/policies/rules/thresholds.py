@@ -24,7 +24,7 @@ from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 
 _THETA: Final = 0
 _TEMPERATURE: Final = OF_SERVERS
@@ -37,9 +37,7 @@ _BEYOND_THRESHOLD: Final = REASONS.index(Reason.BEYOND_THRESHOLD)
 
 
 @compiled
-def choose_by_threshold(
-    rule: Column, width: float, timely: float, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_by_threshold(rule: Column, width: float, timely: float, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision: the fastest server that has room and accepts what waits, else to hold."""
     best, best_rps = -1, 0.0
     for row in range(count):

@@ -16,19 +16,19 @@ from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 @compiled
 def sooner_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
-    """Of two distinct servers, each pair equally likely, the one from which the head's answer is expected first."""
+    """Take two distinct servers, each pair equally likely, and the one of them that answers the head first."""
     return _better_of_two(col.ROW_HEAD_COMPLETION_S, width, timely, rows, count, query)
 
 
 @compiled
 def emptier_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
-    """Of two distinct servers, each pair equally likely, the one with fewer items: the rule as first published."""
+    """Take two distinct servers, each pair equally likely, and the one with fewer items: as first published."""
     return _better_of_two(col.ROW_SERVER_ITEMS, width, timely, rows, count, query)
 
 
 @compiled
 def _better_of_two(field: int, width: float, timely: float, rows: Table, count: int, query: Column) -> int:
-    """Return the row with the least in a field on two servers; one lot names an ordered pair out of n·(n − 1)."""
+    """Return the row with the least in a field on two servers; one number draws a pair of n·(n − 1)."""
     servers = count_servers(width, timely, rows, count, query)
     if servers <= 2:
         return least(field, width, timely, -1.0, -1.0, rows, count, query)

@@ -14,7 +14,7 @@ from orchestrator.decision import Reason
 from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 
 BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 LEAST_WAIT_S: Final = 1e-4
@@ -59,7 +59,7 @@ def first_free(width: float, timely: float, rows: Table, count: int, query: Colu
 
 
 @compiled
-def send_or_wait(row: int, batch: float, most: float, rows: Table, query: Column) -> tuple[int, float, int, float]:
+def send_or_wait(row: int, batch: float, most: float, rows: Table, query: Column) -> Choice:
     """Return the decision to send ``most`` of what waits when that is a batch or the head must go, and else to wait."""
     items = max(query[col.HEAD_ITEMS], min(most, rows[col.ROW_ITEMS][row]))
     if query[col.QUEUE_ITEMS] >= batch:

@@ -12,7 +12,7 @@ from typing import Final
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
-ANY_LOT: Final = 0
+DRAWN: Final = 0
 WIDEST: Final = 1
 NARROWEST: Final = 2
 FIXED: Final = 3
@@ -26,7 +26,7 @@ _RESERVE_FACTOR: Final = 2.0
 @compiled
 def narrow(rule: int, fixed_width: float, rows: Table, count: int, query: Column) -> tuple[float, float]:
     """Return what the rule of that code leaves."""
-    if rule == ANY_LOT:
+    if rule == DRAWN:
         return _drawn_width(rows, count, query), 0.0
     if rule == WIDEST:
         return nearest_width(math.inf, rows, count), 0.0
@@ -56,9 +56,9 @@ def is_timely(row: int, factor: float, rows: Table, query: Column) -> bool:
     """Return whether the head is in time and those behind it are, as far as can be said of a fleet.
 
     Args:
-        row: in question.
+        row: the row in question.
         factor: that the time in which the backlog drains is multiplied by.
-        rows: of the decision.
+        rows: the candidates.
         query: what waits.
     """
     tail_slack_s = query[col.TAIL_DEADLINE_S] - query[col.NOW_S]

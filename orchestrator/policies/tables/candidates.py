@@ -1,10 +1,10 @@
 """The one place that says what could be done with the head of a queue.
 
-Expected times rest on two readings of a server: its groups take turns as ``policies.tables.occupancy`` says,
+Expected times rest on two readings of a server: its batches take turns as ``policies.tables.occupancy`` says,
 one after another or, of a width with k instances, k at once; and each takes a·n + b of its width. That is exact for
 one instance on one core and a fair guess elsewhere.
 
-A group holds as many items as wait and fit, under two bounds, but at least the head:
+A batch holds as many items as wait and fit, under two bounds, but at least the head:
 
 - The head still meets its deadline. When it can't even alone, this bound falls: then throughput is what helps those
   behind it.
@@ -14,7 +14,7 @@ A group holds as many items as wait and fit, under two bounds, but at least the 
 The second bound compares every server with every faster one, and still costs no more than a pass over them. Of the
 lines wait + b + a·n of one width, taken in the order of their slopes a, the first to cross a line from below is the
 one that touches it in the lower convex hull of the points (a, wait + b); a stack holds that hull, as in Andrew's
-monotone chain. The order hardly changes between two decisions, so it is kept and mended by insertion.
+monotone chain. The order hardly changes between two decisions, so it is kept and updated by insertion.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import math
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
-from orchestrator.policies.tables.occupancy import bound_work_s, free_s, seat_batches
+from orchestrator.policies.tables.occupancy import bound_work_s, free_s, has_room, seat_batches
 
 
 @compiled
@@ -45,22 +45,22 @@ def build_rows(fleet: Fleet, head: QueueHead, rows: Table, scratch: Scratch) -> 
     count = int(0.0)  # a literal 0 would have Numba compile what it is given to twice
     for takes_avoided in range(2):
         if count == 0:
-            count = _offered_rows(fleet, takes_avoided, head, rows, scratch)
+            count = _eligible_rows(fleet, takes_avoided, head, rows, scratch)
     for width in range(fleet.widths):
         if head.allowed[width] != 0:
             _size_batches(fleet, width, head.query, rows, scratch)
-            _drain(fleet, width, head.query, rows, scratch.place_of)
+            _drain(fleet, width, head.query, rows, scratch.row_of)
     _finish_rows(head.query, rows, count)
     return count
 
 
 @compiled
-def _offered_rows(fleet: Fleet, takes_avoided: int, head: QueueHead, rows: Table, scratch: Scratch) -> int:
-    """Write the rows of all servers that may be taken, before groups are sized; return how many there are."""
+def _eligible_rows(fleet: Fleet, takes_avoided: int, head: QueueHead, rows: Table, scratch: Scratch) -> int:
+    """Write the rows of all servers that may be taken, before batches are sized; return how many there are."""
     count = int(0.0)
     for server in range(fleet.server_count):
         for width in range(fleet.widths):
-            scratch.place_of[server * fleet.widths + width] = -1
+            scratch.row_of[server * fleet.widths + width] = -1
         if fleet.servers[col.HEALTHY][server] != 0 and (takes_avoided != 0 or head.avoided[server] == 0):
             count = _server_rows(fleet, server, head, rows, scratch, count)
     return count
@@ -68,7 +68,7 @@ def _offered_rows(fleet: Fleet, takes_avoided: int, head: QueueHead, rows: Table
 
 @compiled
 def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratch: Scratch, count: int) -> int:
-    """Write what is known of the rows of one server before groups are sized; return how many rows there are then."""
+    """Write what is known of the rows of one server before batches are sized; return how many rows there are then."""
     servers, models, query = fleet.servers, fleet.models, head.query
     held = int(servers[col.BATCH_COUNT][server])
     last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0
@@ -78,7 +78,7 @@ def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratc
     wait_s, waits_for = 0.0, 0.0  # most widths of a server have as many instances
     for width in range(fleet.widths):
         model = server * fleet.columns + width
-        if head.allowed[width] == 0 or not _is_offered(models, model, query):
+        if head.allowed[width] == 0 or not _is_eligible(models, model, query):
             continue
         instances = models[col.INSTANCES][model]
         if waits_for != instances:
@@ -98,13 +98,13 @@ def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratc
         rows[col.ROW_PER_ITEM_J][count] = models[col.PER_ITEM_J][model]
         rows[col.ROW_FIXED_J][count] = models[col.FIXED_J][model]
         rows[col.ROW_BACKLOG_S][count] = backlog_s + bound_s
-        scratch.place_of[server * fleet.widths + width] = count
+        scratch.row_of[server * fleet.widths + width] = count
         count += 1
     return count
 
 
 @compiled
-def _is_offered(models: Table, model: int, query: Column) -> bool:
+def _is_eligible(models: Table, model: int, query: Column) -> bool:
     """Return whether a model is served and is what the head asks for."""
     if models[col.SERVED][model] == 0 or models[col.ACCURACY][model] < query[col.MIN_ACCURACY]:
         return False
@@ -120,19 +120,16 @@ def _is_offered(models: Table, model: int, query: Column) -> bool:
 
 @compiled
 def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float:
-    """Return 1 when a server may be sent a group of a width, as orchestrator.snapshot.has_room says, else 0."""
+    """Return 1 when a server may be sent a batch of a width, else 0."""
     servers = fleet.servers
-    held = servers[col.BATCH_COUNT][server]
-    if held >= servers[col.BATCH_LIMIT][server]:
-        return 0.0
-    limit = instances + servers[col.WAITING_LIMIT][server]
-    if held < limit:
-        return 1.0
-    of_width = 0
-    for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
-        if fleet.batches[col.COLUMN][batch] == column:
-            of_width += 1
-    return 1.0 if of_width < limit else 0.0
+    held, waiting = servers[col.BATCH_COUNT][server], servers[col.WAITING_LIMIT][server]
+    of_width = held  # at the most, which mostly is few enough
+    if held >= instances + waiting:
+        of_width = 0.0
+        for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
+            if fleet.batches[col.COLUMN][batch] == column:
+                of_width += 1
+    return 1.0 if has_room(held, of_width, instances, servers[col.BATCH_LIMIT][server], waiting) else 0.0
 
 
 @compiled
@@ -150,7 +147,7 @@ def _size_batches(fleet: Fleet, width: int, query: Column, rows: Table, scratch:
     size = 0
     pending = -1  # of the rows with the slope at hand the one that is soonest; they do not bound each other
     for at in range(fleet.server_count):
-        row = int(scratch.place_of[int(order[at]) * fleet.widths + width])
+        row = int(scratch.row_of[int(order[at]) * fleet.widths + width])
         if row < 0:
             continue
         most = max(head_items, min(query[col.QUEUE_ITEMS], rows[col.ROW_MAX_BATCH][row]))
@@ -214,16 +211,16 @@ def _push(row: int, rows: Table, hull: Column, size: int) -> int:
 
 
 @compiled
-def _drain(fleet: Fleet, width: int, query: Column, rows: Table, place_of: Column) -> None:
+def _drain(fleet: Fleet, width: int, query: Column, rows: Table, row_of: Column) -> None:
     """Write when all that waits would be answered if every server ran one width.
 
     With rates r_s in items a second and backlogs w_s, the fluid answer T solves Σ r_s·(T − w_s) = items. Several
-    instances multiply the rate, as far as there are groups for them.
+    instances multiply the rate, as far as there are batches for them.
     """
     queued = query[col.QUEUE_ITEMS]
     work, total_rps, instant_s = queued, 0.0, math.inf
     for server in range(fleet.server_count):
-        row = int(place_of[server * fleet.widths + width])
+        row = int(row_of[server * fleet.widths + width])
         if row < 0:
             continue
         batch = max(1.0, min(queued, rows[col.ROW_MAX_BATCH][row]))
@@ -238,14 +235,14 @@ def _drain(fleet: Fleet, width: int, query: Column, rows: Table, place_of: Colum
         return
     drain_s = instant_s if instant_s < math.inf else work / total_rps
     for server in range(fleet.server_count):
-        row = int(place_of[server * fleet.widths + width])
+        row = int(row_of[server * fleet.widths + width])
         if row >= 0:
             rows[col.ROW_DRAIN_S][row] = drain_s
 
 
 @compiled
 def _finish_rows(query: Column, rows: Table, count: int) -> None:
-    """Write the times that follow from the sizes of the groups."""
+    """Write the times that follow from the sizes of the batches."""
     for row in range(count):
         rows[col.ROW_HEAD_COMPLETION_S][row] = (
             rows[col.ROW_WAIT_S][row]

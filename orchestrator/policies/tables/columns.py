@@ -8,7 +8,7 @@ or 1, and NaN says that there is none. Indices of servers, widths and rows count
   in question, ascending, the same on every server; those behind them hold a server's models of other families.
 - **batches** [field, server · depth + place]: what a server has in flight, in the order it was sent.
 - **rows** [field, row]: the candidates, ordered by server, then width.
-- **query** [field]: what waits, and the lots.
+- **query** [field]: what waits, and the uniform random numbers.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
-"""Decisions at the speed of C by Numba, and as plain Python where Numba is not there.
+"""Decisions at the speed of C, by Numba.
 
 A decision is written as scalar loops over tables of floats, in the part of Python that Numba compiles. So the router
 decides about 64 servers in some tens of microseconds, and a simulator runs the very same functions inside a compiled
-event loop. Numba is installed with the package; on a machine for which it has no wheel the same functions run as they
-stand, slower: a table is then a list of lists, on which such loops run twice as fast as on numpy arrays. The
-alternatives that were measured, for 8 servers and 4 widths on one core: objects and generators cost 1 ms a decision;
-numpy over many worlds in lock-step costs at least 10 µs, for a loop that nobody can read; compiled loops cost 1 to
-2 µs. Tables are two-dimensional because Numba takes 0.1 µs to receive one and 8 µs to receive a tuple of as many
-columns.
+event loop. The alternatives that were measured, for 8 servers and 4 widths on one core: objects and generators cost
+1 ms a decision; numpy over many worlds in lock-step costs at least 10 µs, for a loop that nobody can read; compiled
+loops cost 1 to 2 µs. Tables are two-dimensional because Numba takes 0.1 µs to receive one and 8 µs to receive a tuple
+of as many columns.
 
 What was compiled is kept on disk. Numba's cache looks only at the file of a function, and so would keep running what
 that function once called in another file, and on another machine. Therefore each state of the sources, of Numba, of
@@ -22,80 +20,41 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-try:
-    numba: Any = import_module("numba")
-except ImportError:  # it has no wheel for this machine
-    numba = None
+numba: Any = import_module("numba")  # untyped
 
-IS_COMPILED = numba is not None
-"""Whether functions marked ``compiled`` are."""
-
-_OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy", "no_cfunc_wrapper": True}
 """Nothing is allocated in such functions, so references need no counting, which more than halves their time. Divisors
-are checked where they may be 0, so a division needs no check of its own."""
+are checked where they may be 0, so a division needs no check of its own. None is called from C, and a wrapper for that
+would take a tenth of the time to compile."""
 _SOURCES = ("policies", "simulation", "profile")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-
-class Column(Protocol):
-    """Floats by index: a row of an array, or a list."""
-
-    def __getitem__(self, index: int, /) -> float:
-        """Return one."""
-        ...
-
-    def __setitem__(self, index: int, value: float, /) -> None:
-        """Change one."""
-        ...
-
-
-class Table(Protocol):
-    """Columns of the same length by field: float64 [fields, length], or a list of lists."""
-
-    def __getitem__(self, field: int, /) -> Column:
-        """Return one."""
-        ...
+Column = NDArray[np.float64]
+"""One row of a table, by index."""
+Table = NDArray[np.float64]
+"""Columns of the same length by field, [fields, length]."""
 
 
 def new_column(length: int) -> Column:
-    """Return a column of zeros; never empty, so that its type is one to a compiler."""
-    return cast(Column, np.zeros(max(1, length))) if IS_COMPILED else [0.0] * max(1, length)
+    """Return a column of zeros, never empty."""
+    return np.zeros(max(1, length))
 
 
 def new_table(fields: int, length: int) -> Table:
     """Return a table of zeros; its columns are never empty."""
-    if IS_COMPILED:
-        return cast(Table, np.zeros((fields, max(1, length))))
-    return [[0.0] * max(1, length) for _ in range(fields)]
-
-
-def read_row(table: Table, fields: int, at: int) -> list[float]:
-    """Return what the first ``fields`` columns hold at one place, which is much quicker than one by one."""
-    if isinstance(table, np.ndarray):
-        return cast("list[float]", table[:fields, at].tolist())
-    return [table[field][at] for field in range(fields)]
-
-
-def write_row(table: Table, at: int, values: Sequence[float]) -> None:
-    """Write a value into each of the first columns at one place."""
-    if isinstance(table, np.ndarray):
-        table[: len(values), at] = values
-    else:
-        for field, value in enumerate(values):
-            table[field][at] = value
+    return np.zeros((fields, max(1, length)))
 
 
 def compiled(function: _Function) -> _Function:
-    """Compile ``function`` at its first call, when Numba is there; it may call others that are marked so."""
-    if numba is None:
-        return function
+    """Compile ``function`` at its first call; it may call others that are marked so."""
     if CACHE_DIR is None:
         return cast(_Function, numba.njit(**_OPTIONS)(function))
     before = numba.config.CACHE_DIR
@@ -143,8 +102,6 @@ def _digest_sources() -> str:
 
 
 def _find_cache() -> Path | None:
-    if numba is None:
-        return None
     processor = import_module("llvmlite.binding").get_host_cpu_name()
     makes = "-".join((SOURCE_DIGEST, numba.__version__, str(sys.implementation.cache_tag), processor))
     name = f"compiled-{hashlib.sha256(makes.encode()).hexdigest()[:12]}"
@@ -153,6 +110,6 @@ def _find_cache() -> Path | None:
 
 _PACKAGE = Path(__file__).parents[2]
 SOURCE_DIGEST = _digest_sources()
-"""Of all code that decides or simulates: with another one the same run may end otherwise."""
+"""Digest of all code that decides or simulates: with another one the same run may end otherwise."""
 CACHE_DIR = _find_cache()
-"""Where what was compiled is kept; None: nowhere, or nothing is compiled."""
+"""Where what was compiled is kept; None: nowhere."""

@@ -11,23 +11,27 @@ from orchestrator.decision import Reason
 from orchestrator.policies.tables.compiled import Column, Table
 
 HOLD: Final = -1
-"""In place of a row: nothing is sent now."""
+"""The choice to send nothing now, in place of a row."""
 REJECT: Final = -2
-"""In place of a row: the head is given up."""
+"""The choice to give the head up, in place of a row."""
+
+Choice = tuple[int, float, int, float]
+"""What is decided: the row to dispatch (or HOLD, REJECT), the items, the code of the reason, and until when to hold on
+the router's clock; infinite: until something changes."""
 
 REASONS: Final = tuple(Reason)
-"""A reason's code is its index here."""
+"""All reasons; the code of each is its index."""
 
 
 class Fleet(NamedTuple):
     """What is known of a fleet.
 
     Attributes:
-        servers, models, groups: the tables, see ``columns``.
+        servers, models, batches: the tables, see ``columns``.
         server_count: how many servers there are.
         columns: models of a server.
         widths: how many of them are of the family in question, the first ones.
-        depth: groups that a server may hold.
+        depth: batches that a server may hold.
     """
 
     servers: Table
@@ -58,12 +62,12 @@ class Scratch(NamedTuple):
 
     Attributes:
         order: [width, server], the servers by seconds an item.
-        busy: a place for each group that a server may hold, see orchestrator.policies.tables.occupancy.
-        place_of: for each server and width.
+        busy: a place for each batch that a server may hold, see orchestrator.policies.tables.occupancy.
+        row_of: [server · widths + width], the row of each server and width, -1 where there is none.
         hull: for each server.
     """
 
     order: Table
     busy: Table
-    place_of: Column
+    row_of: Column
     hull: Column

@@ -1,15 +1,15 @@
-"""What a server is doing: which of its groups run, and when an instance is free for one more.
+"""What a server is doing: which of its batches run, and when an instance is free for one more.
 
-One reading covers all cases: a group of a width that has k instances takes a k-th of the server, groups start in the
-order they were sent, and one starts when the part that it takes is free. So with one instance of each width groups
-run one after another; k instances of one width run k groups at once; and a group of a width with one instance has
+One reading covers all cases: a batch of a width that has k instances takes a k-th of the server, batches start in the
+order they were sent, and one starts when the part that it takes is free. So with one instance of each width batches
+run one after another; k instances of one width run k batches at once; and a batch of a width with one instance has
 the server to itself.
 
 Triton would let instances of different widths run side by side, and on CPUs they would share the cores. That they
 share is in the times that are observed, and that they follow each other here says the same of the sum. It is a guess
 of the order only where widths mix.
 
-A group that runs is expected to take what is left of a·n + b. One that is overdue is expected to take as long again as
+A batch that runs is expected to take what is left of a·n + b. One that is overdue is expected to take as long again as
 it is overdue: a server that hangs looks worse and worse, not as if it were done any moment.
 """
 
@@ -23,21 +23,24 @@ from typing import Final
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, compiled
 from orchestrator.policies.tables.layout import Fleet
-from orchestrator.snapshot import BatchInFlight, ModelName
+from orchestrator.snapshot import BatchInFlight, ModelName, is_within_limits
 
 WHOLE: Final = 1 + 1e-9
-"""Of a server; k times a k-th may be a little more than one."""
+"""All parts of a server; k times a k-th may be a little more than one."""
 
 UNTIL_S: Final = 0
-"""In a table of what is busy: until when a group takes its part of the server, from now."""
+"""Field of a busy table: until when a batch takes its part of the server, seconds from now."""
 PART: Final = 1
-"""In a table of what is busy: how much of the server that is."""
+"""Field of a busy table: how much of the server that is."""
 BUSY_FIELDS: Final = 2
+
+
+has_room = compiled(is_within_limits)
 
 
 @compiled
 def seat_batches(fleet: Fleet, server: int, busy: Table, now_s: float) -> tuple[float, float, float]:
-    """Give every group that a server holds its time on it, in ``busy``, one entry a group.
+    """Give every batch that a server holds its time on it, in ``busy``, one entry a batch.
 
     Returns when the last of them starts, how many times longer than expected the most overdue one has run (0 while
     nothing runs), and the seconds of work in all of them, for the whole server.
@@ -69,7 +72,7 @@ def seat_batches(fleet: Fleet, server: int, busy: Table, now_s: float) -> tuple[
 
 @compiled
 def free_s(busy: Table, count: int, part: float, after_s: float) -> float:
-    """Return when ``part`` of a server is free behind ``count`` groups, but not before ``after_s``."""
+    """Return when ``part`` of a server is free behind ``count`` batches, but not before ``after_s``."""
     until_s, parts = busy[UNTIL_S], busy[PART]
     taken = 0.0
     for place in range(count):
@@ -106,7 +109,7 @@ def bound_work_s(fleet: Fleet, server: int) -> float:
 
 @compiled
 def _began_s(batches: Table, batch: int, last_answer_s: float) -> float:
-    """Return since when a group runs: since there was an instance, else since the server's last answer."""
+    """Return since when a batch runs: since there was an instance, else since the server's last answer."""
     if not math.isnan(batches[col.BEGAN_S][batch]):
         return batches[col.BEGAN_S][batch]
     sent_s = batches[col.SENT_S][batch]
@@ -116,7 +119,7 @@ def _began_s(batches: Table, batch: int, last_answer_s: float) -> float:
 def mark_begun(
     in_flight: Sequence[BatchInFlight], instances: Mapping[ModelName, int], *, since_s: float | None
 ) -> list[BatchInFlight]:
-    """Return the groups with ``began_s`` set on those that run and have none yet.
+    """Return the batches with ``began_s`` set on those that run and have none yet.
 
     To be called with all that is in flight before an answer is taken off, with the time of the answer before, and
     with what remains after it, with the time of this one.
@@ -124,7 +127,7 @@ def mark_begun(
     Args:
         in_flight: in the order they were sent.
         instances: of each model; one where it is not named.
-        since_s: when the last change was that let groups begin; None when there was none.
+        since_s: when the last change was that let batches begin; None when there was none.
     """
     running = _count_running(in_flight, instances)
     return [
@@ -136,7 +139,7 @@ def mark_begun(
 
 
 def _count_running(in_flight: Sequence[BatchInFlight], instances: Mapping[ModelName, int]) -> int:
-    """Return how many of the groups run: the first, as far as their parts fit, none overtaking."""
+    """Return how many of the batches run: the first, as far as their parts fit, none overtaking."""
     taken = 0.0
     for index, batch in enumerate(in_flight):
         taken += 1 / instances.get(batch.model, 1)

@@ -17,7 +17,7 @@ import os
 import sys
 
 from orchestrator.policies import is_prepared, prepare
-from orchestrator.policies.tables.compiled import CACHE_DIR, IS_COMPILED
+from orchestrator.policies.tables.compiled import CACHE_DIR
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ _SCRIPT = "from orchestrator.policies import prepare; prepare()"
 
 async def prepare_decisions() -> None:
     """Return when decisions can be made at once, by whatever policy."""
-    if not IS_COMPILED:
-        log.warning("numba can't be imported, so decisions are made by plain Python, which takes ten times as long")
     await compile_ahead()
     if is_prepared():
         prepare()

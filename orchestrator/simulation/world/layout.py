@@ -20,7 +20,7 @@ class World(NamedTuple):
         rows: the candidates of that decision.
         scratch: room for it.
         rule: of the policy; see orchestrator.policies.rule.
-        memory: what the policy remembers; see orchestrator.policies.memory.
+        memory: what the policy remembers; see orchestrator.policies.tables.memory.
         requests, truth, models, held, events, schedule, state: see ``columns``.
         service_s, energy_j: [server · columns + width, items - 1], what a batch takes at its mean.
         heap: requests that wait for a decision, a binary heap by priority, then deadline.

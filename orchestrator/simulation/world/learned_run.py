@@ -11,7 +11,7 @@ from typing import Final
 
 from orchestrator.errors import UntrustedError
 from orchestrator.policies.learned import LearnedPolicy
-from orchestrator.policies.learned.decide import Scorer, decide_by_scores
+from orchestrator.policies.learned.decide import BASE_ROW, Scorer, decide_by_scores
 from orchestrator.policies.tables.compiled import Column, compiled
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
@@ -40,31 +40,20 @@ def run_learned(world: World, policy: LearnedPolicy, until_s: float, counts: Col
 
 @compiled
 def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
-    view = scorer.room
     while advance(world, until_s):
-        row, items, hold_until_s, out_of_distribution = decide_by_scores(
-            world.rule,
+        row, items, hold_until_s, unseen = decide_by_scores(
+            scorer.numbers,
+            scorer.params,
+            scorer.room,
+            scorer.hidden,
             world.memory,
             world.rows,
             int(world.state[sim.ROW_COUNT]),
             world.head.query,
-            scorer.preference,
-            view.base,
-            view.picked,
-            view.chosen,
-            view.extremes,
-            view.lines,
-            view.context,
-            view.mask,
-            scorer.low,
-            scorer.high,
-            scorer.params,
-            scorer.strength,
-            scorer.hidden,
-            scorer.scores,
         )
         counts[DECIDED] += 1
-        if out_of_distribution >= 0:
+        if unseen >= 0:
             counts[DISTRUSTED] += 1
-            row, items, hold_until_s = int(view.base[0]), view.base[1], view.base[2]
+            base = scorer.room[BASE_ROW:]
+            row, items, hold_until_s = int(base[0]), base[1], base[2]
         apply(world, row, items, hold_until_s if row < 0 else math.inf)

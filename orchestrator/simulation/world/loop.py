@@ -18,6 +18,7 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.layout import REJECT
+from orchestrator.policies.tables.occupancy import has_room
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.heaps import drop_event, goes_first, push_event, tail_deadline_s
 from orchestrator.simulation.world.layout import World
@@ -313,14 +314,15 @@ def _has_any_room(world: World) -> bool:
 def _has_room(world: World, server: int, column: int) -> bool:
     """Return whether a server, which answers itself, may be sent a batch; done batches take no room."""
     fleet = world.fleet
-    total, of_width = 0, 0
+    total, of_width = 0.0, 0.0
     for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
         if math.isnan(world.held[sim.DONE_S][place]):
             total += 1
             if fleet.batches[col.COLUMN][place] == column:
                 of_width += 1
-    limit = fleet.models[col.INSTANCES][server * fleet.columns + column] + fleet.servers[col.WAITING_LIMIT][server]
-    return total < fleet.servers[col.BATCH_LIMIT][server] and of_width < limit
+    instances = fleet.models[col.INSTANCES][server * fleet.columns + column]
+    limit, waiting = fleet.servers[col.BATCH_LIMIT][server], fleet.servers[col.WAITING_LIMIT][server]
+    return has_room(total, of_width, instances, limit, waiting)
 
 
 @compiled

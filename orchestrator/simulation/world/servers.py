@@ -17,7 +17,7 @@ from orchestrator.policies.rule import observe as remember
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.occupancy import WHOLE
-from orchestrator.profile.fit import DECAY, bounded_observation, fitted_line
+from orchestrator.profile.fit import fitted_line, observed_sums
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.heaps import push_event
 from orchestrator.simulation.world.layout import World
@@ -25,7 +25,7 @@ from orchestrator.simulation.world.queue import give_up
 from orchestrator.simulation.world.shedding import enqueue
 
 _fitted_line = compiled(fitted_line)
-_bounded_observation = compiled(bounded_observation)
+_observed_sums = compiled(observed_sums)
 
 
 @compiled
@@ -197,23 +197,17 @@ def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> N
 
 @compiled
 def observe(world: World, model: int, items: float, took_s: float) -> None:
-    """Fit a width's expected times to one more batch, as orchestrator.profile.LatencyFit does."""
-    sums = world.models
-    weight, sum_t_s = sums[sim.FIT_WEIGHT][model], sums[sim.FIT_T_S][model]
-    line = _fitted_line(weight, sums[sim.FIT_N][model], sums[sim.FIT_NN][model], sum_t_s, sums[sim.FIT_NT_S][model])
-    counted_s = _bounded_observation(weight, sum_t_s, line, items, took_s)
-    sums[sim.FIT_WEIGHT][model] = weight * DECAY + 1
-    sums[sim.FIT_N][model] = sums[sim.FIT_N][model] * DECAY + items
-    sums[sim.FIT_NN][model] = sums[sim.FIT_NN][model] * DECAY + items * items
-    sums[sim.FIT_T_S][model] = sum_t_s * DECAY + counted_s
-    sums[sim.FIT_NT_S][model] = sums[sim.FIT_NT_S][model] * DECAY + items * counted_s
-    per_item_s, fixed_s = _fitted_line(
-        sums[sim.FIT_WEIGHT][model],
-        sums[sim.FIT_N][model],
-        sums[sim.FIT_NN][model],
-        sums[sim.FIT_T_S][model],
-        sums[sim.FIT_NT_S][model],
+    """Fit a width's expected times to one more group, as orchestrator.profile.LatencyFit does."""
+    fits = world.models
+    weight, sum_n, sum_nn = fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model]
+    sum_t_s, sum_nt_s = fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model]
+    line = _fitted_line(weight, sum_n, sum_nn, sum_t_s, sum_nt_s)
+    weight, sum_n, sum_nn, sum_t_s, sum_nt_s = _observed_sums(
+        (weight, sum_n, sum_nn, sum_t_s, sum_nt_s), line, items, took_s
     )
+    fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = weight, sum_n, sum_nn
+    fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sum_t_s, sum_nt_s
+    per_item_s, fixed_s = _fitted_line(weight, sum_n, sum_nn, sum_t_s, sum_nt_s)
     world.fleet.models[col.PER_ITEM_S][model] = per_item_s
     world.fleet.models[col.FIXED_S][model] = fixed_s
 

@@ -21,16 +21,17 @@ from numpy.typing import NDArray
 from orchestrator.errors import ConfigError
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_action
 from orchestrator.policies.learned.arrivals import note_leaving
-from orchestrator.policies.learned.decide import View, choose_base, first_allowed, look, parse_base
-from orchestrator.policies.learned.features import CONTEXT, EXTREMES, FEATURES, OBSERVATION, ROWS
+from orchestrator.policies.learned.decide import choose_base, first_allowed, look, parse_base
+from orchestrator.policies.learned.encoding import EXTREMES, View
+from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, ROWS
 from orchestrator.policies.learned.holds import note_decision, standing_hold
 from orchestrator.policies.learned.paper import row_of_choices
-from orchestrator.policies.memory import MEMORY_FIELDS, SLOTS, STRIDE, WHOLE
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS, choose_row
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import IS_COMPILED, compiled
+from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.layout import HOLD
+from orchestrator.policies.tables.memory import MEMORY_FIELDS, SLOTS, STRIDE, WHOLE
 from orchestrator.simulation.rewards import (
     DEADLINE_SCALE,
     OBJECTIVES,
@@ -120,12 +121,10 @@ class WorldBatch:
             else every decision is asked about.
 
     Raises:
-        ConfigError: when Numba is not there, or the base can't be one.
+        ConfigError: when the base can't be one.
     """
 
     def __init__(self, worlds: int, *, base: str = "lert:slack", holds_on: bool = False) -> None:
-        if not IS_COMPILED:
-            raise ConfigError("batches of worlds need numba; install it with pip install numba")
         self.worlds = worlds
         self._base = parse_base(base)
         self._tables: WorldTables | None = None

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving, quick_rps, slow_rps, swing
-from orchestrator.policies.memory import new_memory
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, new_column
+from orchestrator.policies.tables.memory import new_memory
 
 DEADLINE_S = 0.1
 

@@ -13,16 +13,9 @@ from hypothesis import given, settings
 
 from orchestrator.decision import Candidate
 from orchestrator.policies import Situation
+from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION
-from orchestrator.policies.learned.features import (
-    CONTEXT_NAMES,
-    FEATURE_NAMES,
-    ROWS,
-    SIGNED_CONTEXT,
-    SIGNED_FEATURES,
-    VERSION,
-    contrast,
-)
+from orchestrator.policies.learned.encoding import contrast
 from orchestrator.snapshot import Preference, QueueState, Width
 from tests.policies.fleets import fleets
 from tests.policies.learned.views import seen
@@ -46,16 +39,16 @@ CANDIDATES = [
 def test_the_observation_is_the_golden_one() -> None:
     lines, context, mask, _ = seen(CANDIDATES, SITUATION)
     golden = json.loads(GOLDEN.read_text())
-    assert golden["version"] == VERSION
+    assert golden["version"] == feat.VERSION
     for line, expected in zip(lines, golden["lines"], strict=True):
-        assert dict(zip(FEATURE_NAMES, line, strict=True)) == pytest.approx(expected)
-    assert dict(zip(CONTEXT_NAMES, context, strict=True)) == pytest.approx(golden["context"])
+        assert dict(zip(feat.FEATURE_NAMES, line, strict=True)) == pytest.approx(expected)
+    assert dict(zip(feat.CONTEXT_NAMES, context, strict=True)) == pytest.approx(golden["context"])
     assert [at for at, allowed in enumerate(mask) if allowed] == golden["allowed"]
 
 
 def test_features_are_what_their_table_says() -> None:
     lines, context, _, _ = seen(CANDIDATES, SITUATION)
-    first = dict(zip(FEATURE_NAMES, lines[0], strict=True))
+    first = dict(zip(feat.FEATURE_NAMES, lines[0], strict=True))
     assert first["head_in_time"] == pytest.approx((0.1 - 1.25 * 0.02) / (0.1 + 1.25 * 0.02))
     assert first["tail_in_time"] == pytest.approx((0.4 - 1.25 * 0.05) / (0.4 + 1.25 * 0.05))
     assert first["wait_share"] == pytest.approx(0.2)
@@ -63,10 +56,10 @@ def test_features_are_what_their_table_says() -> None:
     assert first["fill"] == pytest.approx(6 / 32)
     # 0.2 J an item here, and 0.1 + 0.6/32 in a full batch
     assert first["joules_unfilled"] == pytest.approx(contrast(0.2, 0.1 + 0.6 / 32))
-    assert lines[1][FEATURE_NAMES.index("joules_ratio")] == pytest.approx(contrast(0.55, 0.2))
-    assert lines[2][FEATURE_NAMES.index("joules_known")] == 0
-    assert lines[2][FEATURE_NAMES.index("overdue")] == pytest.approx(0.75)
-    outer = dict(zip(CONTEXT_NAMES, context, strict=True))
+    assert lines[1][feat.FEATURE_NAMES.index("joules_ratio")] == pytest.approx(contrast(0.55, 0.2))
+    assert lines[2][feat.FEATURE_NAMES.index("joules_known")] == 0
+    assert lines[2][feat.FEATURE_NAMES.index("overdue")] == pytest.approx(0.75)
+    outer = dict(zip(feat.CONTEXT_NAMES, context, strict=True))
     assert outer["queue"] == pytest.approx(6 / (6 + 96))
     assert (outer["prefer_accuracy"], outer["prefer_latency"], outer["prefer_energy"]) == (0.5, 0.3, 0.2)
     assert outer["joules_known"] == pytest.approx(2 / 3)
@@ -75,7 +68,7 @@ def test_features_are_what_their_table_says() -> None:
 def test_a_request_with_a_preference_is_seen_with_its_own() -> None:
     asked = replace(SITUATION, queue=replace(QUEUE, preference=Preference(0.1, 0.2, 0.7)))
     _, context, _, _ = seen(CANDIDATES, asked)
-    assert list(context[5:8]) == [0.1, 0.2, 0.7]
+    assert list(context[feat.CONTEXT_PREFER_ACCURACY : feat.CONTEXT_PREFER_ENERGY + 1]) == [0.1, 0.2, 0.7]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +83,7 @@ def test_a_contrast_is_bounded_whatever_it_compares(a: float, b: float, expected
 @given(fleets(), situations)
 def test_every_feature_keeps_to_its_range(fleet: Fleet, situation: Situation) -> None:
     lines, context, mask, considered = seen(candidates_of(fleet, situation.queue), situation)
-    for values, signed in ((lines, SIGNED_FEATURES), (context[None], SIGNED_CONTEXT)):
+    for values, signed in ((lines, feat.SIGNED_FEATURES), (context[None], feat.SIGNED_CONTEXT)):
         least = np.zeros(values.shape[1])
         least[list(signed)] = -1
         assert np.isfinite(values).all()
@@ -113,9 +106,9 @@ def test_features_have_no_unit(fleet: Fleet, situation: Situation) -> None:
     slow_lines, slow_context, _, slow_considered = seen(slow, replace(situation, queue=slow_queue))
     assert considered == slow_considered
     # Whether something is in time, and so what the base policy does, may turn on the last bit.
-    smooth = [i for i, name in enumerate(FEATURE_NAMES) if name not in ("timely", "base_choice")]
+    smooth = [i for i, name in enumerate(feat.FEATURE_NAMES) if name not in ("timely", "base_choice")]
     np.testing.assert_allclose(slow_lines[:, smooth], lines[:, smooth], atol=1e-9)
-    smooth = [i for i, name in enumerate(CONTEXT_NAMES) if name not in ("timely", "base_holds")]
+    smooth = [i for i, name in enumerate(feat.CONTEXT_NAMES) if name not in ("timely", "base_holds")]
     np.testing.assert_allclose(slow_context[smooth], context[smooth], atol=1e-9)
 
 
@@ -132,10 +125,10 @@ def test_of_many_servers_the_quickest_are_considered_whole_and_the_base_choice_a
     candidates[4 * 9 + 3] = replace(candidates[4 * 9 + 3], completion_s=0.001)  # what "lert" takes; its head is slow
     situation = Situation(QueueState(1, 1, 0.5, 0.5, (Width(25),)), 0.0, 0, (0.0, 0.0), 1.0)
     lines, _, mask, considered = seen(candidates, situation, base="lert:widest")
-    assert len(considered) == ROWS == len(lines)
+    assert len(considered) == feat.ROWS == len(lines)
     servers = {candidates[row].server for row in considered}
     quickest = sorted({(c.head_completion_s, c.server) for c in candidates})[:8]
-    base_row = considered[int(np.argmax(lines[:, FEATURE_NAMES.index("base_choice")]))]
+    base_row = considered[int(np.argmax(lines[:, feat.FEATURE_NAMES.index("base_choice")]))]
     assert candidates[base_row].width == 100
     assert mask[considered.index(base_row)] == 1
     assert len(servers) == 8

@@ -8,10 +8,10 @@ import pytest
 
 from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving
 from orchestrator.policies.learned.holds import may_fill, note_decision, standing_hold
-from orchestrator.policies.memory import new_memory
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT
+from orchestrator.policies.tables.memory import new_memory
 
 
 class Held:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +17,6 @@ from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS
 from orchestrator.policies.learned.network import (
     HIDDEN,
     HIDDEN_LINES,
-    _score_numpy,
     best_action,
     pack,
     score,
@@ -29,6 +26,7 @@ from orchestrator.policies.learned.paper import paper_shapes
 from orchestrator.policies.tables.compiled import new_column, new_table
 from orchestrator.snapshot import QueueState, Width
 from tests.policies.fleets import fleets
+from tests.policies.learned.views import numpy_scores
 from tests.policies.test_every_policy import Fleet, candidates_of, situations
 from tests.policies.test_policies import candidate
 
@@ -87,11 +85,11 @@ def test_the_compiled_network_computes_what_numpy_does() -> None:
                 lines[line][feature] = rng.uniform(-1, 1)
         for place in range(CONTEXT):
             context[place] = rng.uniform(-1, 1)
-        found, expected = new_column(ACTIONS), new_column(ACTIONS)
+        found = new_column(ACTIONS)
         hidden = np.zeros((HIDDEN_LINES, HIDDEN), np.float32)
         score(lines, considered, context, params, 5.0, hidden, found)
-        _score_numpy(lines, considered, context, params, 5.0, hidden, expected)
-        np.testing.assert_allclose(np.array(found), np.array(expected), atol=2e-5)
+        expected = numpy_scores(trained(), lines[:considered], context, 5.0)
+        np.testing.assert_allclose(found, expected, atol=2e-5)
         assert np.abs(np.array(found)).max() > 0.1
 
 
@@ -164,16 +162,3 @@ def test_ppo_paper_takes_server_width_and_batch_apart() -> None:
     assert isinstance(paper((2, 2, 3), np.array([0, 1, 0, 1, 0, 1, 0])).choose(both, situation), Hold)  # type: ignore[arg-type]
     with pytest.raises(UntrustedError, match="3 servers of 2 widths and is shown 2 of 2"):
         paper((3, 2, 1), np.zeros(6)).choose(both, situation)  # type: ignore[arg-type]
-
-
-def test_without_numba_the_same_is_decided() -> None:
-    """In a process of its own, since it is found out when the package is imported."""
-    code = (
-        "import sys; sys.modules['numba'] = None\n"
-        "from tests.policies.learned.test_policy import LearnedPolicy, slim, trained, two_choices\n"
-        "candidates, situation = two_choices()\n"
-        "print(LearnedPolicy(slim(weights=trained())).choose(candidates, situation))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    candidates, situation = two_choices()
-    assert run.stdout.strip() == str(LearnedPolicy(slim(weights=trained())).choose(candidates, situation))  # type: ignore[arg-type]

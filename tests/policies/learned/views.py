@@ -1,19 +1,23 @@
-"""What a learned policy sees of candidates, as arrays."""
+"""What a learned policy sees of candidates, as arrays, and how its network scores them, by matrix products."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.decision import Candidate
 from orchestrator.policies import Situation
-from orchestrator.policies.learned.decide import new_view, observe, parse_base
-from orchestrator.policies.memory import new_memory
+from orchestrator.policies.fleet.row_values import write_candidate, write_query
+from orchestrator.policies.learned import features as feat
+from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
+from orchestrator.policies.learned.decide import new_room, observe, parse_base, view_of
+from orchestrator.policies.learned.network import HIDDEN
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import new_column, new_table
-from orchestrator.policies.tables.row_values import write_candidate, write_query
+from orchestrator.policies.tables.memory import new_memory
 
 Floats = NDArray[np.float64]
 
@@ -31,17 +35,14 @@ def seen(
     rows, query, view = (
         new_table(col.ROW_FIELDS, len(candidates)),
         new_column(col.QUERY_FIELDS),
-        new_view(len(candidates)),
+        view_of(new_room(len(candidates))),
     )
     for row, candidate in enumerate(candidates):
         write_candidate(rows, row, candidate, names.index(candidate.server), widths.index(candidate.width))
     write_query(query, situation)
-    weights = new_column(3)
-    for at, value in enumerate(preference):
-        weights[at] = value
-    considered, allowed = observe(
-        parse_base(base).numbers, new_memory(len(names), len(widths)), rows, len(candidates), query, weights, view
-    )
+    numbers = np.concatenate([parse_base(base).numbers, preference])
+    memory = new_memory(len(names), len(widths))
+    considered, allowed = observe(numbers, memory, rows, len(candidates), query, view)
     mask = np.array(view.mask)
     assert allowed == mask.sum()
     return (
@@ -50,3 +51,20 @@ def seen(
         mask,
         [int(view.chosen[line]) for line in range(considered)],
     )
+
+
+def numpy_scores(
+    weights: Mapping[str, NDArray[np.float32]], lines: NDArray[Any], context: NDArray[Any], strength: float
+) -> Floats:
+    """Return the scores of all actions, from the features of the candidates that are considered."""
+    x, w = lines.astype(np.float32).reshape(-1, feat.FEATURES), weights
+    h = np.maximum(x @ w["row_in.weight"] + w["row_in.bias"], 0)
+    h = np.maximum(h @ w["row_mid.weight"] + w["row_mid.bias"], 0)
+    mean, most = (h.mean(axis=0), h.max(axis=0)) if len(x) else (np.zeros(HIDDEN), np.zeros(HIDDEN))
+    g = np.maximum(np.concatenate([mean, most, context]) @ w["pool.weight"] + w["pool.bias"], 0)
+    shared = g @ w["score_pool.weight"] + w["score.bias"]
+    found = np.maximum(h @ w["score_row.weight"] + shared, 0) @ w["out.weight"] + w["out.bias"]
+    scores = np.zeros(ACTIONS)
+    scores[: len(x)] = strength * x[:, feat.BASE_CHOICE] + found
+    scores[HOLD_ACTION] = strength * context[feat.CONTEXT_BASE_HOLDS] + (g @ w["hold.weight"] + w["hold.bias"])[0]
+    return scores

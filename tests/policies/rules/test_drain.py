@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.decision import Candidate, Dispatch, Hold, Reason
+from orchestrator.policies.fleet.row_values import write_candidate
 from orchestrator.policies.rules.drain import row_to_drain, sendable_items, widest_draining
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
-from orchestrator.policies.tables.row_values import write_candidate
 from tests.policies.cases import WIDTHS, Asker, line_candidate
 
 QUICK = line_candidate("a", 100, per_item_s=0.01, wait_s=0.02, max_batch_size=8)

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate
-from orchestrator.policies import build_candidates
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
-from tests.policies.fleets import Occupancy
+from tests.policies.fleets import Occupancy, build_candidates
 
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
 A, B = ServerName("a"), ServerName("b")
@@ -59,7 +58,7 @@ def test_expected_times_of_an_idle_server() -> None:
     assert candidate.drain_s == pytest.approx(0.052)
 
 
-def test_groups_in_flight_are_waited_for_and_the_first_has_already_run() -> None:
+def test_batches_in_flight_are_waited_for_and_the_first_has_already_run() -> None:
     latency = LatencyTable({(A, model(100)): line(0.010, 0.0)})
     busy = server(
         in_flight=(BatchInFlight(model(100), 4, sent_s=-0.5), BatchInFlight(model(100), 2, sent_s=-0.4)),
@@ -93,7 +92,7 @@ def test_items_bound_to_a_server_count_in_full_batches() -> None:
     assert backlog_s(server(bound_items=((model(100), 33),)), latency, now_s=0.0) == pytest.approx(0.334)
 
 
-def test_a_group_is_cut_so_that_the_head_is_in_time_unless_it_is_lost_anyway() -> None:
+def test_a_batch_is_cut_so_that_the_head_is_in_time_unless_it_is_lost_anyway() -> None:
     latency = LatencyTable({(A, model(100)): line(0.010, 0.002)})
     assert build([server()], queue(20, slack_s=0.1), latency)["a", 100].items == 9
     assert build([server()], queue(20, slack_s=0.1), latency, margin=2.0)["a", 100].items == 4

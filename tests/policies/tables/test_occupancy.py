@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from orchestrator.policies import build_candidates, mark_begun
+from orchestrator.policies import mark_begun
 from orchestrator.profile import LatencyTable
 from orchestrator.snapshot import BatchInFlight, QueueState, ServerState
 from tests.fakes.servers import served_model
-from tests.policies.fleets import WIDTHS, Occupancy, fleet_server, fleets, latencies, model_name
+from tests.policies.fleets import WIDTHS, Occupancy, build_candidates, fleet_server, fleets, latencies, model_name
 
 TEN_MS_AN_ITEM = latencies(a={25: (0.01, 0.0), 100: (0.01, 0.0)})
 
@@ -33,11 +33,11 @@ def test_the_first_of_two_busy_instances_to_be_free_is_waited_for() -> None:
     assert Occupancy(busy, TEN_MS_AN_ITEM, now_s=0.01).backlog_s == pytest.approx((0.07 + 0.03) / 2)
 
 
-def test_a_group_behind_two_instances_takes_the_one_that_is_free_first() -> None:
+def test_a_batch_behind_two_instances_takes_the_one_that_is_free_first() -> None:
     assert waits(two_instances((100, 8, 0.0), (100, 4, 0.0), (100, 2, 0.0)))[100] == pytest.approx(0.04 + 0.02)
 
 
-def test_a_group_that_got_an_instance_late_has_run_only_since_then() -> None:
+def test_a_batch_that_got_an_instance_late_has_run_only_since_then() -> None:
     server = two_instances((100, 4, 0.0), (100, 4, 0.0))
     late = replace(server.in_flight[1], began_s=0.03)
     assert waits(replace(server, in_flight=(server.in_flight[0], late)), now_s=0.035)[100] == pytest.approx(0.005)
@@ -73,7 +73,7 @@ def test_what_was_never_seen_is_not_expected_so_it_is_not_overdue() -> None:
     assert held.overdue_ratio(1.25) == 1
 
 
-def test_several_instances_drain_a_queue_sooner_as_far_as_there_are_groups_for_them() -> None:
+def test_several_instances_drain_a_queue_sooner_as_far_as_there_are_batches_for_them() -> None:
     def drain_s(instances: int, items: int) -> float:
         queue = QueueState(items, 1, 100.0, 100.0, WIDTHS)
         server = fleet_server(instances={100: instances})
@@ -97,7 +97,7 @@ def test_several_instances_drain_a_queue_sooner_as_far_as_there_are_groups_for_t
         ((25, 100, 100, 100), set()),  # the bound of the whole server
     ],
 )
-def test_a_width_may_wait_with_one_group_more_than_it_has_instances(held: tuple[int, ...], room: set[int]) -> None:
+def test_a_width_may_wait_with_one_batch_more_than_it_has_instances(held: tuple[int, ...], room: set[int]) -> None:
     server = fleet_server(
         widths=(25, 100), instances={25: 1, 100: 3}, held=tuple((w, 1, 0.0) for w in held), batch_limit=4
     )
@@ -119,7 +119,7 @@ def batch(width: int, sent_s: float, began_s: float | None = None) -> BatchInFli
         ([batch(100, 1.0), batch(25, 2.0), batch(100, 3.0)], None, [1.0, None, None]),  # none overtakes
     ],
 )
-def test_groups_begin_when_an_instance_is_free(
+def test_batches_begin_when_an_instance_is_free(
     batches: list[BatchInFlight], since_s: float | None, began: list[float | None]
 ) -> None:
     marked = mark_begun(batches, {model_name(100): 2, model_name(25): 1}, since_s=since_s)

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.decision import Candidate, Dispatch
-from orchestrator.policies import Situation, build_candidates, parse_policy
+from orchestrator.policies import Situation, parse_policy
+from orchestrator.policies.fleet.row_values import read_candidate, write_candidate
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import new_table
-from orchestrator.policies.tables.row_values import read_candidate, write_candidate
 from orchestrator.policies.tables.stale import stretch_overdue
 from orchestrator.snapshot import QueueState, ServerName
-from tests.policies.fleets import WIDTHS, fleet_server, latencies
+from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, latencies
 
 # a was sent 4 items at 0, expected to take 40 ms, and is silent; b is five times slower, and idle.
 LATENCY = latencies(a={100: (0.01, 0.0)}, b={100: (0.05, 0.0)})

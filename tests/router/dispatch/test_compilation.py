@@ -15,8 +15,6 @@ from orchestrator.router import compile_ahead
 from orchestrator.router.dispatch import compilation
 from orchestrator.router.dispatch.compilation import prepare_decisions
 
-pytest.importorskip("numba", reason="nothing is compiled without numba")
-
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -86,12 +84,3 @@ async def test_without_a_place_to_keep_it_the_remedy_is_told(
         "at each start, because there is no directory to keep it in; give one that can be written by XDG_CACHE_HOME"
         in (caplog.text)
     )
-
-
-async def test_plain_python_is_not_taken_for_compiled(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (preparation, compilation):
-        monkeypatch.setattr(module, "IS_COMPILED", False)
-    await prepare_decisions()
-    assert "numba can't be imported, so decisions are made by plain Python" in caplog.text

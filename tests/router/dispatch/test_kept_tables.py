@@ -5,11 +5,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.policies import Situation, build_candidates
+from orchestrator.policies import Situation
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
 from orchestrator.router.dispatch.kept_tables import KeptTables
 from orchestrator.snapshot import BatchInFlight, Family, QueueState, ServerState
-from tests.policies.fleets import WIDTHS, fleet_server, fleets, latencies, model_name, queues
+from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, fleets, latencies, model_name, queues
 
 FASHION = Family("fashion")
 NO_ENERGY = EnergyTable()

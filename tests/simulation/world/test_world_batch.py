@@ -13,7 +13,6 @@ from orchestrator.policies import parse_policy
 from orchestrator.policies.learned import LearnedPolicy
 from orchestrator.policies.learned.actions import HOLD_ACTION
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, PRESENT
-from orchestrator.policies.learned.network import _score_numpy, pack
 from orchestrator.policies.tables import columns as col
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
@@ -22,6 +21,7 @@ from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.world_batch import NO_ADVICE, Step, WorldBatch
 from orchestrator.snapshot import ServerName
 from tests.policies.learned.test_policy import slim, trained
+from tests.policies.learned.views import numpy_scores
 from tests.simulation.worlds import scenario
 
 Act = Callable[[Step], NDArray[np.int64]]
@@ -178,9 +178,8 @@ def test_a_learned_policy_in_a_simulation_does_what_its_scores_do_in_a_batch() -
 
 def by_numpy(policy: LearnedPolicy, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
     lines, context = observation[:-CONTEXT].reshape(-1, FEATURES), observation[-CONTEXT:]
-    scores = np.zeros(len(mask))
     considered = int(lines[:, PRESENT].sum())
-    _score_numpy(lines, considered, context, pack(policy.file.weights), policy.file.strength, None, scores)  # type: ignore[arg-type]
+    scores = numpy_scores(policy.file.weights, lines[:considered], context, policy.file.strength)
     return int(np.argmax(np.where(mask, scores, -np.inf)))
 
 

@@ -3,7 +3,7 @@
 Wan et al., ATC'20: the environment slows all models alike by a factor ξ, whose mean and variance follow from each
 measurement over what the profile expects; each (model, setting) is then predicted as ξ·τ, and the most accurate that is
 in time is run, or the one that needs the least energy for a given accuracy. So one measurement at one width corrects
-all widths at once, where a fit for each would need a group of each.
+all widths at once, where a fit for each would need a batch of each.
 
 Filter (constants ours): process noise Q grows with surprise, gain K = (P + Q)/(P + Q + R), ξ ← ξ + K(z − ξ),
 P ← (1 − K)(P + Q). In time means (ξ + ``sigmas``·√P)·t ≤ slack for the expected completion t. ``goal=0`` asks for
@@ -19,10 +19,10 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import REASONS
+from orchestrator.policies.tables.memory import WHOLE
 
 _SIGMAS: Final = 0
 _GOAL: Final = 1
@@ -86,7 +86,7 @@ def _is_better(saves_energy: bool, row: int, best: int, rows: Table) -> bool:
 
 @compiled
 def _per_item_j(row: int, rows: Table) -> float:
-    """Return the joules an item of a row's group; infinite while unknown."""
+    """Return the joules an item of a row's batch; infinite while unknown."""
     joules = rows[col.ROW_PER_ITEM_J][row] + rows[col.ROW_FIXED_J][row] / rows[col.ROW_ITEMS][row]
     return math.inf if math.isnan(joules) else joules
 

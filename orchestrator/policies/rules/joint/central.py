@@ -1,14 +1,14 @@
-"""Policies that pick server, width and group together, from one queue, when a server has room.
+"""Policies that pick server, width and batch together, from one queue, when a server has room.
 
 The frame of SuperServe's scheduler (Khare et al., NSDI'25, arXiv 2312.16733): requests wait in one queue, earliest
 deadline first, and a worker that is idle is given the head and those behind it. Its workers are alike and idle when
-they ask. Ours are unlike and may be asked while a group runs, so the frame adds what follows from that:
+they ask. Ours are unlike and may be asked while a batch runs, so the frame adds what follows from that:
 
 - A latency counts what the server still has to do first, and is that server's own.
 - Where no server with room can meet the head's deadline and a busy one can, the head waits for it. In a fleet of
   like servers that never happens.
 - Where none can, the width that drains the queue first goes to the server that answers first, as in ``lert:slack``.
-- A group is never larger than the candidate says, which keeps a slow server from taking what a fast one would answer
+- A batch is never larger than the candidate says, which keeps a slow server from taking what a fast one would answer
   sooner (see orchestrator.policies.tables.candidates).
 """
 
@@ -25,7 +25,7 @@ from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.width_rules import is_in_time, soonest_drained
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 
 MAX_ACCURACY: Final = 0
 MAX_BATCH: Final = 1
@@ -49,9 +49,7 @@ _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
 @compiled
-def choose_centrally(
-    code: int, rule: Column, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_centrally(code: int, rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the row that the central rule of that code takes, items, reason, and until when to hold; rows exist."""
     if code == CLOCKWORK:
         return clockwork.choose_predictable(rule, memory, rows, count, query)
@@ -79,9 +77,7 @@ def choose_centrally(
 
 
 @compiled
-def _send_wait_or_drain(
-    row: int, is_any_in_time: bool, reason: int, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def _send_wait_or_drain(row: int, is_any_in_time: bool, reason: int, rows: Table, count: int, query: Column) -> Choice:
     if row >= 0:
         return row, rows[col.ROW_ITEMS][row], reason, math.inf
     if is_any_in_time:
@@ -90,7 +86,7 @@ def _send_wait_or_drain(
 
 
 @compiled
-def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column) -> Choice:
     """Return what SuperServe's SlackFit, or one of those that it is compared with, decides."""
     if code == MAX_ACCURACY:
         row, reason = greedy.most_accurate(rows, count, query), _MOST_ACCURATE
@@ -111,7 +107,7 @@ def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column)
 
 
 @compiled
-def _drain(rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+def _drain(rows: Table, count: int, query: Column) -> Choice:
     """Return the decision when nothing is in time."""
     soonest = least_completion(soonest_drained(rows, count), 0.0, rows, count, query)
     if rows[col.ROW_HAS_ROOM][soonest] == 0:

@@ -6,7 +6,7 @@ time by that is dropped at once; of what fits the largest batch is run. Clockwor
 ours adds what they do not need: of the widths that fit, the widest, and of servers the one that is free first.
 
 The estimate here is the largest of the last ten service times relative to what the fit expected, times the fit: ten of
-each batch size would need far more groups than a router sees of most. It is applied to the group itself; what the
+each batch size would need far more batches than a router sees of most. It is applied to the batch itself; what the
 server still has to do first is expected as everywhere. When nothing is under way a head that can't be in time is sent
 all the same: else a server that was slow ten times would never be measured again.
 """
@@ -18,11 +18,11 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import OF_MODEL, RATIO_COUNT, RATIOS, model_place
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
+from orchestrator.policies.tables.memory import OF_MODEL, RATIO_COUNT, RATIOS, model_place
 
 _AHEAD_S: Final = 0
 KNOBS: Final = (Knob("ahead_s", _AHEAD_S, 0.005, 0.0, 10.0),)
@@ -32,9 +32,7 @@ _CANT_BE_IN_TIME: Final = REASONS.index(Reason.CANT_BE_IN_TIME)
 
 
 @compiled
-def choose_predictable(
-    rule: Column, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_predictable(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision; OF_MODEL counts measurements, and RATIOS holds the last ten."""
     best, best_items, can_be_in_time, is_idle = -1, 0.0, False, True
     for row in range(count):

@@ -18,16 +18,14 @@ from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD
+from orchestrator.policies.tables.layout import HOLD, Choice
 
 _LIMIT: Final = 0
 KNOBS: Final = (Knob("limit", _LIMIT, 8.0, 1.0, 4096.0, is_of_servers=True, is_log=True),)
 
 
 @compiled
-def choose_at_limit(
-    rule: Column, width: float, timely: float, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_at_limit(rule: Column, width: float, timely: float, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision for the server that is free first."""
     row = first_free(width, timely, rows, count, query)
     if row < 0:

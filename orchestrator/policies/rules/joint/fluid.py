@@ -26,15 +26,22 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import OF_MODEL, OF_MODEL_TOO, OF_SERVER, OF_SERVER_TOO, WHOLE, model_place
-from orchestrator.policies.memory import server_place as place_of
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.waiting import largest_batch_within, objective_s
 from orchestrator.policies.rules.width_rules import nearest_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import REASONS
+from orchestrator.policies.tables.layout import REASONS, Choice
+from orchestrator.policies.tables.memory import (
+    OF_MODEL,
+    OF_MODEL_TOO,
+    OF_SERVER,
+    OF_SERVER_TOO,
+    WHOLE,
+    model_place,
+    server_place,
+)
 
 _INTERVAL_S: Final = 0
 _MARGIN: Final = 1
@@ -56,10 +63,8 @@ _SAME: Final = 1e-12
 
 
 @compiled
-def choose_by_plan(
-    is_halved: bool, rule: Column, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
-    """Return the decision: a row by lot, each with its share of the plan; halved, batches fit twice into a deadline."""
+def choose_by_plan(is_halved: bool, rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
+    """Return the decision: a row drawn by its share of the plan; halved, batches fit twice into a deadline."""
     if follow_demand(knob(rule, _INTERVAL_S), memory, query) or memory[WHOLE][_PLANNED] == 0:
         within_s = objective_s(query) / 2 if is_halved else math.inf
         write_capacities(within_s, knob(rule, _LOAD), memory, rows, count)
@@ -129,7 +134,7 @@ def _steepest(memory: Table, rows: Table, count: int) -> float:
     steepest = -math.inf
     for row in range(count):
         if _is_next(row, -math.inf, memory, rows):
-            steepest = max(steepest, memory[_STEEPNESS][place_of(memory, row, rows)])
+            steepest = max(steepest, memory[_STEEPNESS][server_place(memory, row, rows)])
     return steepest - _SAME * max(1.0, abs(steepest)) if steepest > -math.inf else steepest
 
 
@@ -143,7 +148,7 @@ def _is_next(row: int, least: float, memory: Table, rows: Table) -> bool:
     """Return whether a server, by its first row, has a piece of at least that steepness."""
     if not _is_first_of_server(row, rows):
         return False
-    place = place_of(memory, row, rows)
+    place = server_place(memory, row, rows)
     return memory[_NEXT_ROW][place] >= 0 and memory[_STEEPNESS][place] >= least
 
 
@@ -162,7 +167,7 @@ def _row_in_use(first: int, memory: Table, rows: Table, count: int) -> int:
 def _gain_rps(first: int, memory: Table, rows: Table, count: int) -> float:
     """Return by how much the next piece of a server raises what it serves."""
     used = _row_in_use(first, memory, rows, count)
-    following = int(memory[_NEXT_ROW][place_of(memory, first, rows)])
+    following = int(memory[_NEXT_ROW][server_place(memory, first, rows)])
     capacity = memory[_CAPACITY][model_place(memory, following, rows)]
     return capacity - memory[_CAPACITY][model_place(memory, used, rows)] if used >= 0 else capacity
 
@@ -171,7 +176,7 @@ def _gain_rps(first: int, memory: Table, rows: Table, count: int) -> float:
 def _take_piece(first: int, part: float, memory: Table, rows: Table, count: int) -> None:
     """Move a part of a server's time from the row in use to the next, and find the piece after it."""
     used = _row_in_use(first, memory, rows, count)
-    following = int(memory[_NEXT_ROW][place_of(memory, first, rows)])
+    following = int(memory[_NEXT_ROW][server_place(memory, first, rows)])
     if used >= 0:
         place = model_place(memory, used, rows)
         memory[_SHARE][place] = (1 - part) * memory[_CAPACITY][place]
@@ -198,6 +203,6 @@ def _find_piece(used: int, first: int, memory: Table, rows: Table, count: int) -
         steepness = (own * rows[col.ROW_ACCURACY][row] - value) / (own - capacity)
         if steepness > steepest or (steepness == steepest and own > most):
             best, steepest, most = row, steepness, own
-    place = place_of(memory, first, rows)
+    place = server_place(memory, first, rows)
     memory[_NEXT_ROW][place] = best
     memory[_STEEPNESS][place] = steepest

@@ -2,7 +2,7 @@
 
 Khare et al., NSDI'25, arXiv 2312.16733; as known to us: MaxAcc takes the most accurate subnet that is in time with a
 batch of one, then the largest batch; MaxBatch the largest batch that the smallest subnet runs in time, then the most
-accurate subnet that runs it in time. A candidate's group is the largest that is in time, so each is one comparison.
+accurate subnet that runs it in time. A candidate's batch is the largest that is in time, so each is one comparison.
 Our smallest batch is the head, which can't be split. Ties go to the server that answers first, then to the first by
 name.
 """
@@ -16,13 +16,13 @@ from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 @compiled
 def most_accurate(rows: Table, count: int, query: Column) -> int:
-    """The widest that is in time and has room, then the largest group."""
+    """The widest that is in time and has room, then the largest batch."""
     return _most(col.ROW_WIDTH, col.ROW_ITEMS, rows, count, query)
 
 
 @compiled
 def largest_batch(rows: Table, count: int, query: Column) -> int:
-    """The largest group that is in time and has room, then the widest that runs as many."""
+    """The largest batch that is in time and has room, then the widest that runs as many."""
     return _most(col.ROW_ITEMS, col.ROW_WIDTH, rows, count, query)
 
 

@@ -16,12 +16,12 @@ import math
 from typing import Final
 
 from orchestrator.decision import Reason
-from orchestrator.policies.memory import OF_SERVER, OF_SERVER_TOO, server_place
 from orchestrator.policies.rules.server_rules import least
 from orchestrator.policies.rules.waiting import objective_s
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import REASONS
+from orchestrator.policies.tables.layout import REASONS, Choice
+from orchestrator.policies.tables.memory import OF_SERVER, OF_SERVER_TOO, server_place
 
 HALF_LIFE_S: Final = 1.0
 
@@ -30,7 +30,7 @@ _LEAST_COMPLETION: Final = REASONS.index(Reason.LEAST_COMPLETION)
 
 
 @compiled
-def choose_cheapest(memory: Table, rows: Table, count: int, query: Column) -> tuple[int, float, int, float]:
+def choose_cheapest(memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision; OF_SERVER holds the counts, and OF_SERVER_TOO since when they have not been halved."""
     width = _cheapest_width(rows, count, query)
     if width < 0:

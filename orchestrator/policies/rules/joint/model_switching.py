@@ -14,7 +14,6 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
@@ -22,7 +21,8 @@ from orchestrator.policies.rules.width_rules import nearest_width, next_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS
+from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
+from orchestrator.policies.tables.memory import WHOLE
 
 _LOAD: Final = 0
 _HOLD_S: Final = 1
@@ -40,9 +40,7 @@ _LOAD_LEVEL: Final = REASONS.index(Reason.LOAD_LEVEL)
 
 
 @compiled
-def choose_by_load(
-    rule: Column, memory: Table, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_by_load(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision at the width that the load allows."""
     follow_demand(knob(rule, _WINDOW_S), memory, query)
     width = nearest_width(_switch(rule, memory, rows, count, query), rows, count)

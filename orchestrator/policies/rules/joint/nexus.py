@@ -22,15 +22,13 @@ from orchestrator.policies.rules.waiting import (
 from orchestrator.policies.rules.width_rules import is_in_time
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT
+from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
 
 _CANT_BE_IN_TIME: Final = REASONS.index(Reason.CANT_BE_IN_TIME)
 
 
 @compiled
-def choose_half_deadline(
-    width: float, timely: float, rows: Table, count: int, query: Column
-) -> tuple[int, float, int, float]:
+def choose_half_deadline(width: float, timely: float, rows: Table, count: int, query: Column) -> Choice:
     """Return the decision for the server that is free first."""
     if can_none_be_in_time(rows, count, query):
         return REJECT, 0.0, _CANT_BE_IN_TIME, math.inf

@@ -12,7 +12,7 @@ where none is, the queue is drained as is said there.
 
     score = (a − a₀)/(a₁ − a₀)  −  energy · e/ē  −  latency · m·t/slack
 
-with a₀ and a₁ the least and the most accuracy of all candidates, e the expected joules an item of the group and ē those
+with a₀ and a₁ the least and the most accuracy of all candidates, e the expected joules an item of the batch and ē those
 of full batches at the widest width, on average over servers, t the expected completion and m the margin. Unknown joules
 count as ē. The price is a knob in accuracy: ``worth`` is what ē is worth, so energy = worth / (a₁ − a₀), and a family
 whose widths are nearly as good as each other runs narrower than one in which width buys much. A request's own
@@ -21,14 +21,14 @@ preference takes the place of worth and latency, with the same meaning relative 
 Two things are waited for. A better server that is busy, when it is better by more than ``patience`` and those that are
 would by themselves answer all that waits in time: waiting leaves others idle, and whoever waits for the few most frugal
 of many servers is late as soon as more comes than these can do. And a fuller batch, when it would make an item better
-by more than ``fill``, because the launch of a group is paid once:
+by more than ``fill``, because the launch of a batch is paid once:
 
     energy · (l/n − l/b′)/ē > fill,    b′ = n + (b − n)·(1 − u)
 
 with l the joules of a launch, n the items there are and b those of a batch that fits ``reserve`` times into the
 deadline; until the batch is full, or the head would have ``reserve`` times what that batch takes. u is what part of
 such batches stayed unfilled of late, for a lone caller who waits for each answer fills none however long he is made to
-wait: it is an average over the holds there were. Where less than half an item is expected nobody is held, but one group
+wait: it is an average over the holds there were. Where less than half an item is expected nobody is held, but one batch
 in some dozens to find out, because u is slowly forgotten.
 """
 
@@ -38,12 +38,12 @@ import math
 from typing import Final, NamedTuple
 
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.memory import WHOLE
 from orchestrator.policies.rules.drain import sendable_items, widest_draining
 from orchestrator.policies.rules.waiting import LEAST_WAIT_S, largest_batch_within, objective_s
 from orchestrator.policies.rules.width_rules import is_in_time, nearest_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.memory import WHOLE
 
 _WORTH: Final = 0
 _LATENCY: Final = 1
@@ -54,7 +54,7 @@ _UNFILLED: Final = 1  # slots of row WHOLE of the memory
 _HELD_ITEMS: Final = 2  # that waited when the hold began; 0: nothing is held
 _HELD_DEADLINE_S: Final = 3  # of the head then
 _LATEST: Final = 0.25  # what the latest hold counts for
-_FORGOTTEN: Final = 1 / 8192  # of it, with each group that was not held for
+_FORGOTTEN: Final = 1 / 8192  # of it, with each batch that was not held for
 _LEAST_JOINING: Final = 0.5  # items
 KNOBS: Final = (
     Knob("worth", _WORTH, 0.15, 0.0, 1.0),

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.decision import Decision, Dispatch, Hold, Reason
-from orchestrator.policies import Binding, Situation, build_candidates, parse_policy
+from orchestrator.policies import Binding, Situation, parse_policy
 from orchestrator.profile import LatencyTable
 from orchestrator.snapshot import QueueState, ServerState
-from tests.policies.fleets import WIDTHS, fleet_server, latencies
+from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, latencies
 
 # Expected seconds of 1, 2, 4 and 8 items: 0.003, 0.004, 0.006, 0.010 at 25 % and 0.006, 0.010, 0.018, 0.034 at 100 %.
 LATENCY = latencies(
@@ -83,18 +83,18 @@ def test_slackfit_has_buckets_for_each_server_and_asks_the_one_that_is_free_firs
 
 
 def test_a_slow_server_takes_no_more_than_it_answers_before_the_fast_one_would() -> None:
-    # The fast one is free after 34 ms: 17 + 17 ms of two groups of 8.
+    # The fast one is free after 34 ms: 17 + 17 ms of two batches of 8.
     fast = server("fast", batches=2, batch_limit=2)
     assert chosen("slackfit:4", fast, server("slow"), slack_s=0.4) == ("slow", 100, 1)
 
 
-def test_max_accuracy_takes_the_widest_in_time_then_the_largest_group() -> None:
+def test_max_accuracy_takes_the_widest_in_time_then_the_largest_batch() -> None:
     assert chosen("max-accuracy", slack_s=0.0055) == ("a", 25, 3)
     assert chosen("max-accuracy", slack_s=0.020) == ("a", 100, 4)
     assert chosen("max-accuracy", server(), server("fast"), slack_s=0.020) == ("fast", 100, 8)
 
 
-def test_max_batch_takes_the_largest_group_in_time_then_the_widest() -> None:
+def test_max_batch_takes_the_largest_batch_in_time_then_the_widest() -> None:
     assert chosen("max-batch", slack_s=0.0055) == ("a", 25, 3)
     assert chosen("max-batch", slack_s=0.020) == ("a", 25, 8)
     assert chosen("max-batch", slack_s=0.050) == ("a", 100, 8)

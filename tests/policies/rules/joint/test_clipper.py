@@ -29,7 +29,7 @@ def test_the_limit_grows_by_steps_and_falls_by_a_factor() -> None:
     assert asker.choice(candidates, items=32)[2] == 4
 
 
-def test_a_group_smaller_than_the_limit_says_nothing_of_larger_ones() -> None:
+def test_a_batch_smaller_than_the_limit_says_nothing_of_larger_ones() -> None:
     asker, candidates = Asker("clipper-aimd"), [line_candidate(per_item_s=0.001, items=32)]
     asker.tell(items=1)
     asker.tell(items=1)

@@ -21,9 +21,9 @@ def server(name: str, **seconds: float) -> list[Candidate]:
 
 
 def drawn(asker: Asker, fleet: list[Candidate], *, rate_rps: float, begins_s: float) -> Counter[tuple[str, int]]:
-    """Return how many of 1,000 requests, evenly in time and in their lots, go where."""
+    """Return how many of 1,000 requests, evenly in time and in their random numbers, go where."""
     choices = [
-        asker.choice(fleet, now_s=begins_s + i / rate_rps, slack_s=1.0, lot=(i * 617 % 1000 + 0.5) / 1000)[:2]
+        asker.choice(fleet, now_s=begins_s + i / rate_rps, slack_s=1.0, uniform=(i * 617 % 1000 + 0.5) / 1000)[:2]
         for i in range(1000)
     ]
     return Counter(choices)
@@ -74,9 +74,9 @@ def test_proteus_plans_with_batches_that_fit_twice_into_the_deadline() -> None:
     for policy in ("fluid-lp", "proteus-lp"):
         asker = Asker(f"{policy},margin=0,interval_s=1")
         for i in range(400):
-            asker.choice(fleet, now_s=i / 200, slack_s=0.06, arrived_s=i / 200, lot=(i * 617 % 1000 + 0.5) / 1000)
+            asker.choice(fleet, now_s=i / 200, slack_s=0.06, arrived_s=i / 200, uniform=(i * 617 % 1000 + 0.5) / 1000)
         found = Counter(
-            asker.choice(fleet, now_s=2 + i / 1e6, slack_s=0.06, arrived_s=2 + i / 1e6, lot=(i + 0.5) / 1000)[0]
+            asker.choice(fleet, now_s=2 + i / 1e6, slack_s=0.06, arrived_s=2 + i / 1e6, uniform=(i + 0.5) / 1000)[0]
             for i in range(1000)
         )
         kept[policy] = 200 * found["a"] / 1000

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from orchestrator.policies import FleetTables, Memory, Situation, parse_policy
-from orchestrator.policies.memory import OF_MODEL, OF_SERVER, WHOLE
+from orchestrator.policies.tables.memory import OF_MODEL, OF_SERVER, WHOLE
 from orchestrator.snapshot import QueueState, ServerName, Width
 from tests.policies.cases import Asker, candidate
 from tests.policies.fleets import fleet_server, latencies

@@ -1,7 +1,7 @@
 """A fleet in the tables on which decisions are made, kept up to date server by server.
 
-A router that has one puts in what has changed (a group sent or answered, a server's health, a new width) and then
-decides at once; nothing is gathered anew for a decision. The tables are laid out anew only when they get too small.
+A router that has one puts in what has changed (a batch sent or answered, a server's health, a new width) and then
+decides at once; nothing is gathered anew for a decision. The tables are made anew only when they get too small.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import replace
 from typing import cast
 
 from orchestrator.decision import Candidate, Decision
-from orchestrator.policies.memory import Memory
+from orchestrator.policies.fleet.row_values import read_candidate, read_decision, write_query
 from orchestrator.policies.protocol import Policy, RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
 from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS
-from orchestrator.policies.tables.row_values import read_candidate, read_decision, write_query
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.snapshot import ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 
-_SPARE_BATCHES = 2  # beyond a server's limit, for groups that were sent before the limit was lowered
+_SPARE_BATCHES = 2  # beyond a server's limit, for batches that were sent before the limit was lowered
 
 
 class FleetTables:
     """What is known of the servers of one family's fleet; changed by ``put`` and ``remove`` alone.
 
     Args:
-        servers: in any order.
+        servers: the servers in any order.
         latency: expected times.
         energy: expected joules; None where nothing is known of them.
     """
@@ -50,7 +50,7 @@ class FleetTables:
 
     @property
     def names(self) -> Sequence[ServerName]:
-        """Of the servers, by index."""
+        """The names of the servers, by index."""
         return self._names
 
     @property
@@ -68,18 +68,18 @@ class FleetTables:
 
     @property
     def widths(self) -> Sequence[Width]:
-        """Of the family, ascending; each is a column."""
+        """The widths of the family, ascending; each is a column."""
         return self._widths
 
     @property
     def rows(self) -> Table:
-        """Of the last decision; its first rows are the candidates."""
+        """The rows of the last decision, of which the first are the candidates."""
         return self._rows
 
     @property
     def scratch(self) -> Scratch:
         """Room for decisions on these tables."""
-        return Scratch(self._order, self._busy, self._place_of, self._hull)
+        return Scratch(self._order, self._busy, self._row_of, self._hull)
 
     @property
     def memory(self) -> Memory:
@@ -151,7 +151,7 @@ class FleetTables:
         return self.choose(cast(RowPolicy, policy), self.fill(situation, avoided))[0]
 
     def choose(self, policy: RowPolicy, count: int) -> tuple[Decision, int]:
-        """Return what a policy decides about the first ``count`` rows, and the most items that what it chose offered.
+        """Return what a policy decides about the first ``count`` rows, and the most items of what it chose.
 
         Raises:
             IndexError: when it chose a row that there is not.
@@ -176,7 +176,7 @@ class FleetTables:
             self._rows,
             self._order,
             self._busy,
-            self._place_of,
+            self._row_of,
             self._hull,
         )
 
@@ -214,7 +214,7 @@ class FleetTables:
         self._rows = new_table(col.ROW_FIELDS, cells)
         self._order = new_table(max(1, len(self._widths)), len(states))
         self._busy = new_table(BUSY_FIELDS, self._depth)
-        self._place_of, self._hull = new_column(cells), new_column(len(states))
+        self._row_of, self._hull = new_column(cells), new_column(len(states))
         self._none_avoided = new_column(len(states))
         self._allowed_by: dict[tuple[Width, ...], Column] = {}
         for column in range(len(self._widths)):
@@ -291,23 +291,6 @@ class FleetTables:
                 bound[first + columns[name]] += items
 
 
-def build_candidates(
-    servers: Sequence[ServerState],
-    queue: QueueState,
-    latency: LatencyTable,
-    *,
-    now_s: float,
-    slack_margin: float,
-    energy: EnergyTable | None = None,
-) -> tuple[Candidate, ...]:
-    """Return a candidate for each healthy server and allowed width, ordered by server name, then width.
-
-    The order of ``servers`` does not matter. Whoever decides often keeps a ``FleetTables`` instead.
-    """
-    situation = Situation(queue, now_s, turn=0, uniforms=(0.0, 0.0), slack_margin=slack_margin)
-    return FleetTables(servers, latency, energy).candidates(situation)
-
-
 @compiled
 def _build_flat(
     servers: Table,
@@ -323,9 +306,9 @@ def _build_flat(
     rows: Table,
     order: Table,
     busy: Table,
-    place_of: Column,
+    row_of: Column,
     hull: Column,
 ) -> int:
     """Call ``build_rows`` with arguments one by one, which a compiled function receives faster than tuples of them."""
     fleet = Fleet(servers, models, batches, server_count, columns, widths, depth)
-    return build_rows(fleet, QueueHead(query, allowed, avoided), rows, Scratch(order, busy, place_of, hull))
+    return build_rows(fleet, QueueHead(query, allowed, avoided), rows, Scratch(order, busy, row_of, hull))

@@ -3,7 +3,7 @@
 Most policies remember nothing; one that takes turns by weight, follows a rate or learns how slow its fleet is does.
 What it remembers is not in the policy, which stays a value, but in a ``Memory`` that whoever decides keeps: a router
 puts it into each Situation, a simulated world has one of its own, and so two of them never mix. A decision reads and
-writes it, ``observe`` writes it when a group has been answered, and both are told the time.
+writes it, ``observe`` writes it when a batch has been answered, and both are told the time.
 
 The table is float64 [MEMORY_FIELDS, at least SLOTS]. Row WHOLE has a slot for each number that belongs to the whole
 fleet; the other rows have a place for each server, at server · stride, or for each model, at server · stride + column.
@@ -22,7 +22,7 @@ from orchestrator.snapshot import ServerName, Width
 
 WHOLE: Final = 0
 OF_SERVER: Final = 1
-"""Kept at the server's own place."""
+"""Row that holds a number of each server, at the server's own place."""
 OF_SERVER_TOO: Final = 2
 OF_MODEL: Final = 3
 OF_MODEL_TOO: Final = 4
@@ -32,9 +32,9 @@ RATIO_COUNT: Final = 10
 MEMORY_FIELDS: Final = RATIOS + RATIO_COUNT
 
 STRIDE: Final = 0
-"""In row WHOLE: places of a server."""
+"""Slot of row WHOLE that says how many places a server has."""
 SLOTS: Final = 28
-"""Places of row WHOLE at the least."""
+"""The least number of places of row WHOLE."""
 
 
 @compiled
@@ -66,12 +66,12 @@ class Memory:
 
     @property
     def servers(self) -> tuple[ServerName, ...]:
-        """By index."""
+        """The servers by index."""
         return self._servers
 
     @property
     def widths(self) -> tuple[Width, ...]:
-        """By column."""
+        """The widths by column."""
         return self._widths
 
     def arrange(self, servers: Sequence[ServerName], widths: Sequence[Width]) -> None:

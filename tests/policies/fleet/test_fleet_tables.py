@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import astuple, replace
 
 import pytest
@@ -9,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
-from orchestrator.policies import Binding, FleetTables, Situation, build_candidates, parse_policy
+from orchestrator.policies import Binding, FleetTables, Situation, parse_policy
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
 from orchestrator.snapshot import BatchInFlight, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
-from tests.policies.fleets import WIDTHS, fleet_server, fleets, latencies, model_name, queues
+from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, fleets, latencies, model_name, queues
 from tests.policies.reference import reference_candidates
 
 QUEUE = QueueState(20, 1, 0.1, 0.1, WIDTHS)
@@ -70,7 +68,7 @@ def test_tables_say_what_comparing_every_server_with_every_other_says(
     st.integers(1, 4),
     st.integers(1, 100),
 )
-def test_the_hull_finds_the_same_groups_as_all_pairs_do(
+def test_the_hull_finds_the_same_batches_as_all_pairs_do(
     lines: list[tuple[float, float, int]], head_items: int, more: int
 ) -> None:
     held = [((100, 8, 0.0),) * batches for _, _, batches in lines]
@@ -119,7 +117,7 @@ def test_only_what_a_server_holds_can_be_put_alone() -> None:
     assert [(c.server, c.wait_s) for c in tables.candidates(situation())] == [("a", 0.0)]
 
 
-def test_groups_of_models_that_are_gone_still_take_their_place() -> None:
+def test_batches_of_models_that_are_gone_still_take_their_place() -> None:
     held = (BatchInFlight(model_name(25), 4, 0.0), BatchInFlight(served_model(100, family="other").name, 4, 0.0))
     for batch_limit in (2, 3):
         state = replace(fleet_server("a", batch_limit=batch_limit), in_flight=held)
@@ -172,25 +170,3 @@ def test_a_fleet_without_servers_has_no_candidates() -> None:
     assert tables.decide(parse_policy("lert"), situation()) == Hold(Reason.NO_CANDIDATE)
     tables.put(fleet_server("a", (25, 100)), NOTHING_KNOWN)
     assert [c.width for c in tables.candidates(situation())] == [Width(25), Width(100)]
-
-
-WITHOUT_NUMBA = """
-import sys
-sys.modules["numba"] = None
-from orchestrator.policies.tables import compiled
-assert not compiled.IS_COMPILED
-import pytest
-sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[1:]]))
-"""
-
-
-def test_decisions_are_the_same_without_numba() -> None:
-    names = ("candidates", "occupancy", "stale")
-    tests = [
-        "tests/policies/rules",
-        "tests/policies/test_memory.py",
-        "tests/policies/test_policies.py",
-        *(f"tests/policies/tables/test_{name}.py" for name in names),
-    ]
-    run = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA, *tests], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr

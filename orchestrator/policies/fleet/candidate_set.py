@@ -12,18 +12,18 @@ from typing import cast
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold
 from orchestrator.policies.circuit_breaker import Fault, find_fault, is_bounded
+from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.protocol import Binding, Policy, RowPolicy, Situation
 from orchestrator.policies.queue_rules import least_times
-from orchestrator.policies.tables.fleet_tables import FleetTables
 from orchestrator.snapshot import ServerName
 
 
 class CandidateSet:
-    """Candidates for one decision; of use until the tables are mended for the next one.
+    """Candidates for one decision; of use until the tables are filled for the next one.
 
     Args:
-        tables: of the family.
-        situation: to decide in.
+        tables: the tables of the family.
+        situation: what else there is to decide by.
         avoided: servers to use only where there are no others.
 
     Attributes:
@@ -51,7 +51,7 @@ class CandidateSet:
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """As values, ordered by server name, then width."""
+        """The candidates as values, ordered by server name, then width."""
         if self._values is None:
             if self._is_touched:
                 self._tables.fill(self.situation, self._avoided)
@@ -60,11 +60,11 @@ class CandidateSet:
 
     @property
     def reachable(self) -> tuple[Candidate, ...]:
-        """The candidates and those that were shunned."""
+        """The candidates and those that were excluded."""
         return self.candidates if self._reachable is None else self._reachable
 
     def exclude(self, servers: frozenset[ServerName]) -> None:
-        """Offer nothing on some servers, if there are others."""
+        """Leave out the candidates of some servers, if there are others."""
         reachable = self.candidates
         trusted = self._tables.candidates(self.situation, avoided=servers)
         self._reachable = reachable
@@ -84,9 +84,9 @@ class CandidateSet:
         """Return what a policy decides, and what is wrong with that; raises whatever it raises.
 
         Args:
-            policy: to be asked.
-            is_idle: as in ``find_fault``.
-            binding: likewise.
+            policy: who decides.
+            is_idle: see ``find_fault``.
+            binding: see ``find_fault``.
         """
         situation = self.situation
         if not self._is_on_rows(policy):
@@ -94,12 +94,12 @@ class CandidateSet:
             fault = find_fault(decision, self.candidates, situation, binding=binding, is_idle=is_idle)
             return decision, fault
         self._is_touched = True
-        decision, offered = self._tables.choose(cast(RowPolicy, policy), self._count)
+        decision, row_items = self._tables.choose(cast(RowPolicy, policy), self._count)
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
-            most = max(offered, min(situation.queue.items, chosen.max_batch_size))  # as most_items
-            is_offered = situation.queue.head_items <= chosen.items <= most
-            is_possible = is_offered and (binding is not Binding.LATE or chosen.has_room)
+            most = max(row_items, min(situation.queue.items, chosen.max_batch_size))  # as most_items
+            is_sendable = situation.queue.head_items <= chosen.items <= most
+            is_possible = is_sendable and (binding is not Binding.LATE or chosen.has_room)
             return decision, None if is_possible else Fault.NOT_OFFERED
         if isinstance(decision, Hold) and is_idle and self._count and not is_bounded(decision, situation):
             return decision, Fault.STARVING
@@ -107,7 +107,7 @@ class CandidateSet:
 
 
 def _decides_on_rows(policy: Policy) -> bool:
-    """Return whether a policy can be asked on rows that were laid for a situation; one with a margin of its own can't.
+    """Return whether a policy can decide on rows that were filled for a situation; not one with a margin of its own.
 
     An isinstance of a protocol would take longer than all the rest.
     """
