@@ -22,7 +22,7 @@ from orchestrator.learning.tasks import requests_per_deadline, utility
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
 from orchestrator.policies.learned.features import BASE_CHOICE, CONTEXT, FEATURES, OBSERVATION, PRESENT, ROWS
 from orchestrator.simulation.rewards import weights_of
-from orchestrator.simulation.world.world_batch import NO_ADVICE, WorldBatch
+from orchestrator.simulation.world_batch import NO_ADVICE, WorldBatch
 
 
 def base_actions(observations: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -14,8 +14,8 @@ from rich.table import Table
 from orchestrator.errors import ConfigError
 from orchestrator.policies import parse_policy
 from orchestrator.simulation.bounds.batch_control import BatchServer
-from orchestrator.simulation.bounds.capacity import least_joules, most_accuracy
 from orchestrator.simulation.bounds.gaps import measure_window
+from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, load_scenario
 from orchestrator.simulation.scenario.trace import draw_trace

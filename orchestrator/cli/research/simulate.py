@@ -12,8 +12,8 @@ from rich.table import Table
 
 from orchestrator.errors import ConfigError
 from orchestrator.policies import parse_policy
-from orchestrator.simulation.bounds.capacity import most_accuracy
 from orchestrator.simulation.results import Result, summarise
+from orchestrator.simulation.scenario.capacity import most_accuracy
 from orchestrator.simulation.scenario.settings import load_scenario
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation

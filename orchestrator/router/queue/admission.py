@@ -47,7 +47,7 @@ class Wishes:
 
 
 Admitted = tuple[BatchKey, Array, bool]
-"""The lane for a request, its items with a batch dimension, and whether they came without one."""
+"""The batch key of a request, its items with a batch dimension, and whether they came without one."""
 
 
 class Admissions:

@@ -1,7 +1,7 @@
 """How far policies are from what a clairvoyant makes of the same few requests.
 
 A window is the first requests of a trace, met by servers that start empty, without noise, faults or late reports. What
-is earned of it is as in orchestrator.simulation.bounds.clairvoyant; joules count at the exchange rate of the yardstick.
+is earned of it is as in orchestrator.simulation.bounds.clairvoyant; joules count at the exchange rate of the utility.
 """
 
 from __future__ import annotations
