@@ -18,7 +18,7 @@ from orchestrator.evaluation.figures import FIGURES, RunFigures, Timeline
 from orchestrator.evaluation.policy_entries import PolicyEntry
 from orchestrator.evaluation.runs import CellKey, CellResult
 from orchestrator.evaluation.statistics import interquartile_mean
-from orchestrator.simulation.bounds.capacity import least_joules, most_accuracy, most_utility
+from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy, most_utility
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.utility import Utility, make_utility
@@ -168,7 +168,9 @@ def _score(entry: PolicyEntry, cells: Sequence[CellResult], utility_scale: Utili
     utilities = [[utility_scale.utility(run.figures) for run in cell.runs] for cell in cells]
     figures = {name: _by_trace(cells, name) for name in FIGURES}
     figures[UTILITY] = np.array([np.mean(values) for values in utilities])
-    places = np.array([np.mean([utility_scale.place(run.figures) for run in cell.runs], axis=0) for cell in cells])
+    places = np.array(
+        [np.mean([utility_scale.coordinates(run.figures) for run in cell.runs], axis=0) for cell in cells]
+    )
     seeds = max(len(cell.runs) for cell in cells)
     decisions = sum(run.figures["decisions"] or 0.0 for run in runs)
     widths = sorted({width for run in runs for width in run.width_shares})

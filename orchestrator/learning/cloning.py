@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from orchestrator.files import write_atomically
 from orchestrator.learning.networks import ScoringNet
 from orchestrator.learning.vector_env import FleetVecEnv, base_actions
-from orchestrator.simulation.world.world_batch import NO_ADVICE
+from orchestrator.simulation.world_batch import NO_ADVICE
 
 _KEPT = 1 / 8
 _CAUTION = 3.0

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.policies.learned.decide import WORTH, priced
-from orchestrator.simulation.bounds.capacity import capacity_rps
 from orchestrator.simulation.rewards import LATE_PRICE, LATENCY_SHARE, Task, weights_of
+from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings
 from orchestrator.simulation.simulation import Simulation

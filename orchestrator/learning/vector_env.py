@@ -23,7 +23,7 @@ from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
 from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import weights_of
-from orchestrator.simulation.world.world_batch import NO_ADVICE, WorldBatch
+from orchestrator.simulation.world_batch import NO_ADVICE, WorldBatch
 
 
 def base_actions(observations: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.policies import Policy
-from orchestrator.simulation.bounds.capacity import most_accuracy
 from orchestrator.simulation.results import Result, summarise
+from orchestrator.simulation.scenario.capacity import most_accuracy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace

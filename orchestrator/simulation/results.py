@@ -17,12 +17,12 @@ class ServerResult:
     """What one server did.
 
     Attributes:
-        name: of the server.
-        items: it ran.
-        groups: batches it ran them in.
-        utilisation_ratio: of the time it was up, how much of it was busy.
-        energy_j: idle, groups and loads; None while unknown.
-        peak_bytes: of memory, loads included.
+        name: unique in the fleet.
+        items: that it ran.
+        groups: batches that it ran them in.
+        utilisation_ratio: how much of it was busy while it was up.
+        energy_j: idle, batches and loads; None while unknown.
+        peak_bytes: the most memory that it held, loads included.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Result:
         goodput_rps: requests a second that were answered in time.
         joules_per_answer: all energy, idle included, over the answered requests; None while unknown.
         utilisation_variance: over the servers.
-        mean_batch: items of a group.
+        mean_batch: items of a batch.
         decisions: how often the policy was asked.
         duration_s: virtual time, to the last answer or refusal.
         servers: by name.

@@ -9,7 +9,7 @@ Each is relative to a request, so that they are of one size in any scenario:
    batches; 0 where joules are unknown. Idle power is left out because no choice changes it.
 3. lateness: −4 for each answer that was late and each request that was lost.
 
-Accuracy and joules are paid when a group is sent, as what its width and size promise, and settled when it ends: a
+Accuracy and joules are paid when a batch is sent, as what its width and size promise, and settled when it ends: a
 choice is paid for what it alone decides before others come between. That changes no sum over an episode, whose first
 and last moments have nothing under way (a potential, Ng et al., ICML'99).
 
@@ -39,11 +39,11 @@ LATE_PRICE: Final = 4.0
 LATENCY_SHARE: Final = 0.3
 
 SUMS: Final = 9
-"""Places of what is kept between two steps: answered, in time, accuracy, latency, lost, joules, time, promised accuracy
-and joules."""
+"""Entries of what is kept between two steps: answered, in time, accuracy, latency, lost, joules, time; and the accuracy
+and joules that are promised."""
 TIME_SUM: Final = 6
 SCALES: Final = 4
-"""Places of what ``reward_scales`` returns."""
+"""Entries of what ``reward_scales`` returns."""
 _LEAST_ACCURACY: Final = 0
 _ACCURACY_SPREAD: Final = 1
 DEADLINE_SCALE: Final = 2
@@ -105,15 +105,15 @@ def write_rewards(world: World, scales: Any, sums: Any, rewards: Any) -> None:
 
 @compiled
 def _promised(world: World, scales: Any) -> tuple[float, float]:
-    """Return the accuracy, as rewards have it, and the joules that the groups under way will have come to."""
+    """Return the accuracy, as rewards have it, and the joules that the batches under way will have come to."""
     fleet, accuracy, joules = world.fleet, 0.0, 0.0
     for server in range(fleet.server_count):
-        for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
-            if not math.isnan(world.held[sim.DONE_S][place]) or fleet.batches[col.COLUMN][place] < 0:
+        for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+            if not math.isnan(world.held[sim.DONE_S][slot]) or fleet.batches[col.COLUMN][slot] < 0:
                 continue
-            model = server * fleet.columns + int(fleet.batches[col.COLUMN][place])
-            items = fleet.batches[col.ITEMS][place]
-            requests = items / world.requests[sim.REQUEST_ITEMS][int(world.held[sim.FIRST][place])]
+            model = server * fleet.columns + int(fleet.batches[col.COLUMN][slot])
+            items = fleet.batches[col.ITEMS][slot]
+            requests = items / world.requests[sim.REQUEST_ITEMS][int(world.held[sim.FIRST][slot])]
             spread = scales[_ACCURACY_SPREAD]
             above = fleet.models[col.ACCURACY][model] - scales[_LEAST_ACCURACY]
             accuracy += requests * (above / spread if spread > 0 else 1.0)

@@ -1,4 +1,4 @@
-"""One number for a run, and its place in the cube of accuracy, deadlines and joules; both by the scenario alone.
+"""One number for a run, and its coordinates in the cube of accuracy, deadlines and joules; both by the scenario alone.
 
 Whoever chooses one policy must trade accuracy, deadlines and joules. The **utility** of a run is
 
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.simulation.bounds.capacity import capacity_rps
+from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 
@@ -61,7 +61,7 @@ class Utility:
         effective, joules = figures["effective_accuracy"], figures["joules_per_answer"]
         return (effective or 0.0) - (0.0 if joules is None else self.joule_price * joules)
 
-    def place(self, figures: Mapping[str, float | None]) -> tuple[float, float, float]:
+    def coordinates(self, figures: Mapping[str, float | None]) -> tuple[float, float, float]:
         """Return where a run lies in the cube; without joules its third axis says nothing, 1 for all."""
         accuracy, joules = figures["accuracy"], figures["joules_per_answer"]
         span = self.most_accuracy - self.reference_accuracy
@@ -71,7 +71,7 @@ class Utility:
 
 
 def make_utility(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> Utility:
-    """Return the utility of a scenario."""
+    """Return what runs of a scenario are measured by."""
     accuracies = [m.accuracy for s in servers for m in s.models]
     workload = settings.workload
     most_rps = capacity_rps(servers, width=workload.load_of_width, min_accuracy=settings.objectives.min_accuracy)
@@ -83,7 +83,7 @@ def make_utility(settings: ScenarioSettings, servers: Sequence[SimulatedServer])
 
 
 def _most_w(server: SimulatedServer) -> float | None:
-    """Return the most power that a server draws for long: idle and its most costly groups one after another."""
+    """Return the most power that a server draws for long: idle and its most costly batches one after another."""
     if server.idle_w is None:
         return None
     busy_w = 0.0

@@ -120,7 +120,14 @@ telemetries = st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=100)
 @given(
-    scenarios(200), fleets(), st.sampled_from(POLICIES + PATIENT_OR_MINDFUL), faults, telemetries, st.integers(1, 100)
+    scenarios(200),
+    fleets(),
+    st.sampled_from(POLICIES + PATIENT_OR_MINDFUL),
+    faults,
+    telemetries,
+    st.integers(1, 100),
+    st.booleans(),
+    st.none() | st.just({1: 1, 2: 1}),
 )
 def test_requests_and_joules_are_conserved_whatever_happens(
     given: ScenarioSettings,
@@ -129,10 +136,13 @@ def test_requests_and_joules_are_conserved_whatever_happens(
     wrong: dict[str, Any],
     telemetry: dict[str, Any],
     queue_limit: int,
+    shed_late: bool,
+    priorities: dict[int, float] | None,
 ) -> None:
     values = given.model_dump(mode="json")
     values["faults"], values["telemetry"] = wrong, telemetry
-    values["objectives"] |= {"queue_limit": queue_limit, "request_timeout_s": 5.0}
+    values["objectives"] |= {"queue_limit": queue_limit, "request_timeout_s": 5.0, "shed_late": shed_late}
+    values["workload"]["priorities"] = priorities
     given = ScenarioSettings.model_validate(values)
     simulation = Simulation(given, fleet, parse_policy(name), seed=1)
     simulation.run()
@@ -144,6 +154,7 @@ def test_requests_and_joules_are_conserved_whatever_happens(
     }
     answered = requests[sim.STATUS] == sim.ANSWERED
     assert (requests[sim.ANSWERED_S] >= requests[sim.ARRIVED_S]).all()
+    assert world.state[sim.WAITING_ITEMS] == world.state[sim.QUEUE_ITEMS] == 0
     assert simulation.now_s == result.duration_s == requests[sim.ANSWERED_S].max()
     assert sum(s.items for s in result.servers) == answered.sum() * given.workload.items
     assert (requests[sim.ATTEMPTS][answered] >= 1).all()
@@ -240,6 +251,40 @@ def test_loads_take_time_memory_and_energy_and_unloads_give_memory_back() -> Non
     assert set(widths[late]) == {50}
     result = summarise(simulation, seed=0)
     assert result.servers[0].energy_j is None  # nothing is known of the groups' joules
+
+
+def overloaded(**objectives: Any) -> Simulation:
+    given = scenario(
+        requests=4000,
+        load=3.0,
+        workload={"priorities": {1: 1, 3: 9}},
+        objectives={"deadline_ms": 300, "queue_limit": 60} | objectives,
+    )
+    return run(given, servers(2, linear_model(100, per_item_s=0.01, fixed_s=0.005, max_batch_size=8)), "lert:slack")
+
+
+def test_under_overload_the_urgent_are_answered_and_the_rest_is_displaced() -> None:
+    requests = overloaded().world.requests
+    answered, priority = (
+        np.asarray(requests[field]) == value for field, value in ((sim.STATUS, sim.ANSWERED), (sim.PRIORITY, 1))
+    )
+    assert answered[priority].mean() > 0.99
+    assert answered[~priority].mean() < 0.4
+    displaced_s = (np.asarray(requests[sim.ANSWERED_S]) - np.asarray(requests[sim.ARRIVED_S]))[~answered]
+    assert (displaced_s > 0).any(), "some had waited"
+    assert (displaced_s == 0).any(), "others were turned away as they came"
+
+
+def test_what_can_not_be_answered_in_time_is_given_up_before_its_deadline_and_the_rest_gains() -> None:
+    kept, shed = overloaded(queue_limit=10_000), overloaded(queue_limit=10_000, shed_late=True)
+    requests = shed.world.requests
+    given_up = np.asarray(requests[sim.STATUS]) == sim.SHED
+    assert given_up.any()
+    assert (np.asarray(requests[sim.ANSWERED_S]) < np.asarray(requests[sim.DEADLINE_S]))[given_up].all()
+    on_time = [simulation.world.state[sim.ON_TIME_COUNT] for simulation in (kept, shed)]
+    assert on_time[1] > 1.5 * on_time[0]
+    late = shed.world.state[sim.ANSWERED_COUNT] - on_time[1]
+    assert late < 0.02 * on_time[1]
 
 
 def test_the_router_learns_that_a_machine_is_throttled() -> None:

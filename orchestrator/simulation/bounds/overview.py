@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from orchestrator.policies import Policy
 from orchestrator.simulation.bounds.batch_control import BatchServer
-from orchestrator.simulation.bounds.capacity import least_joules, most_accuracy
 from orchestrator.simulation.bounds.gaps import Window, measure_window
+from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace

@@ -31,15 +31,15 @@ class SimulatedModel:
     Attributes:
         width: in percent.
         accuracy: 0..1.
-        service_s: mean time of a group of 1, 2, … items; its length is the most items of a group.
-        energy_j: of such a group, above idle; None while unknown.
+        service_s: mean time of a batch of 1, 2, … items; its length is the most items of a batch.
+        energy_j: of such a batch, above idle; None while unknown.
         instances: that serve it at the beginning; 0 when it is not loaded.
         sigma: of the lognormal factor of service times; 0 for none.
         start: what the router knows of it at the beginning.
         load_s: of one load.
         load_w: above idle, meanwhile.
         instance_bytes: memory of one instance.
-        delay_s: from the end of a group until the router has its answer, while the next one runs.
+        delay_s: from the end of a batch until the router has its answer, while the next one runs.
     """
 
     width: Width
@@ -56,7 +56,7 @@ class SimulatedModel:
 
     @property
     def max_batch_size(self) -> int:
-        """Items in a group at the most."""
+        """Items in a batch at the most."""
         return len(self.service_s)
 
     @property
@@ -92,7 +92,10 @@ def linear_model(
     instances: int = 1,
     sigma: float = 0.0,
 ) -> SimulatedModel:
-    """Return a width whose groups of n take per_item_s · n + fixed_s, and per_item_j · n + fixed_j above idle."""
+    """Return a width whose batches of n take per_item_s · n + fixed_s, and per_item_j · n + fixed_j above idle.
+
+    It has a parameter for each key of a width that a scenario writes out.
+    """
     sizes = range(1, max_batch_size + 1)
     service_s = tuple(per_item_s * n + fixed_s for n in sizes)
     return SimulatedModel(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.simulation.bounds.capacity import capacity_rps
+from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings, TelemetrySettings
 from orchestrator.simulation.scenario.workloads import scaled

@@ -3,7 +3,7 @@
 - **requests** [field, request]: in the order of their arrival; what happened to each is written here too.
 - **truth** [field, server] and **models** [field, server · columns + width]: what servers really are and did, which
   the router does not know.
-- **held** [field, server · depth + place]: beside the router's ``batches``, what it does not know of them.
+- **held** [field, server · depth + slot]: beside the router's ``batches``, what it does not know of them.
 - **events** [field, entry]: a binary heap by time, of batches that end, models that load and requests that expire.
 - **schedule** [field, entry]: what was arranged beforehand, by time.
 - **state** [field]: of the loop.

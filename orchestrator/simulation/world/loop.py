@@ -38,9 +38,9 @@ from orchestrator.simulation.world.servers import (
     end_batch,
     fail,
     lose_batches,
-    place_of_batch,
     report,
     send,
+    slot_of_batch,
     start_batches,
 )
 from orchestrator.simulation.world.shedding import (
@@ -166,13 +166,13 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
 @compiled
 def _advance_batch(world: World, kind: float, server: int, batch: float, part: float) -> None:
     """End a batch, or answer it, unless it was lost."""
-    place = place_of_batch(world, server, batch)
-    if place < 0:
+    slot = slot_of_batch(world, server, batch)
+    if slot < 0:
         return
     if kind == sim.ENDS:
-        end_batch(world, server, place, part)
+        end_batch(world, server, slot, part)
     else:
-        answer_batch(world, server, place)
+        answer_batch(world, server, slot)
     _serve_bound(world, server)
 
 
@@ -289,6 +289,8 @@ def _serve_bound(world: World, server: int) -> None:
         chosen = -1
         for column in range(fleet.columns):
             queue = server * fleet.columns + column
+            if world.roots[queue] < 0:
+                continue
             shed_overdue_bound(world, queue)
             if bound_head(world, queue) < 0 or not _has_room(world, server, column):
                 continue
@@ -315,10 +317,10 @@ def _has_room(world: World, server: int, column: int) -> bool:
     """Return whether a server, which answers itself, may be sent a batch; done batches take no room."""
     fleet = world.fleet
     total, of_width = 0.0, 0.0
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
-        if math.isnan(world.held[sim.DONE_S][place]):
+    for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+        if math.isnan(world.held[sim.DONE_S][slot]):
             total += 1
-            if fleet.batches[col.COLUMN][place] == column:
+            if fleet.batches[col.COLUMN][slot] == column:
                 of_width += 1
     instances = fleet.models[col.INSTANCES][server * fleet.columns + column]
     limit, waiting = fleet.servers[col.BATCH_LIMIT][server], fleet.servers[col.WAITING_LIMIT][server]

@@ -1,8 +1,8 @@
 """What waits in a simulated router: the central queue, and the queues that requests are bound to.
 
 A request that is given up while it waits is counted no more at once, and its entry stays until it comes to the top, or
-until most of the heap is such; as in a live router (orchestrator.router.queue.request_queue), whose heap has the same
-entries in the same places therefore.
+until most of the heap is such; as in a live router (orchestrator.router.queue.request_queue), whose heap therefore
+looks the same.
 """
 
 from __future__ import annotations

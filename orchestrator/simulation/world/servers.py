@@ -35,18 +35,18 @@ def send(world: World, server: int, column: int, first: int, items: float) -> No
     batches, held = fleet.batches, world.held
     if fleet.servers[col.BATCH_COUNT][server] >= fleet.depth:  # full of batches that are done and not reported yet
         _forget_oldest_done(world, server)
-    place = server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])
+    slot = server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])
     state[sim.BATCH_IDS] += 1
     state[sim.DISPATCHES] += 1
-    batches[col.COLUMN][place] = column
-    batches[col.ITEMS][place] = items
-    batches[col.SENT_S][place] = state[sim.NOW_S]
-    batches[col.BEGAN_S][place] = math.nan
-    held[sim.BATCH_ID][place] = state[sim.BATCH_IDS]
-    held[sim.STARTED_S][place] = math.nan
-    held[sim.DONE_S][place] = math.nan
-    held[sim.HAS_RUN][place] = 0
-    held[sim.FIRST][place] = first
+    batches[col.COLUMN][slot] = column
+    batches[col.ITEMS][slot] = items
+    batches[col.SENT_S][slot] = state[sim.NOW_S]
+    batches[col.BEGAN_S][slot] = math.nan
+    held[sim.BATCH_ID][slot] = state[sim.BATCH_IDS]
+    held[sim.STARTED_S][slot] = math.nan
+    held[sim.DONE_S][slot] = math.nan
+    held[sim.HAS_RUN][slot] = 0
+    held[sim.FIRST][slot] = first
     fleet.servers[col.BATCH_COUNT][server] += 1
     fleet.servers[col.HELD_ITEMS][server] += items
     request = first
@@ -68,22 +68,22 @@ def start_batches(world: World, server: int) -> None:
     if truth[sim.IS_UP][server] == 0:
         return
     now_s = world.state[sim.NOW_S]
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
-        if not math.isnan(held[sim.DONE_S][place]) or not math.isnan(held[sim.STARTED_S][place]):
+    for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+        if not math.isnan(held[sim.DONE_S][slot]) or not math.isnan(held[sim.STARTED_S][slot]):
             continue
-        model = server * fleet.columns + int(fleet.batches[col.COLUMN][place])
+        model = server * fleet.columns + int(fleet.batches[col.COLUMN][slot])
         instances = fleet.models[col.INSTANCES][model]
         if truth[sim.BUSY_PARTS][server] + 1 / instances > WHOLE:
             break
         account(world, server)
         truth[sim.BUSY_PARTS][server] += 1 / instances
-        items = int(fleet.batches[col.ITEMS][place])
-        factor = _noise(world, model, int(held[sim.FIRST][place])) * truth[sim.SPEED][server]
-        held[sim.STARTED_S][place] = now_s
-        held[sim.TAKES_S][place] = world.service_s[model][items - 1] * factor
+        items = int(fleet.batches[col.ITEMS][slot])
+        factor = _noise(world, model, int(held[sim.FIRST][slot])) * truth[sim.SPEED][server]
+        held[sim.STARTED_S][slot] = now_s
+        held[sim.TAKES_S][slot] = world.service_s[model][items - 1] * factor
         if instances > 1:
-            fleet.batches[col.BEGAN_S][place] = now_s
-        push_event(world, now_s + held[sim.TAKES_S][place], sim.ENDS, server, held[sim.BATCH_ID][place], 1 / instances)
+            fleet.batches[col.BEGAN_S][slot] = now_s
+        push_event(world, now_s + held[sim.TAKES_S][slot], sim.ENDS, server, held[sim.BATCH_ID][slot], 1 / instances)
 
 
 @compiled
@@ -105,52 +105,52 @@ def account(world: World, server: int) -> None:
 
 
 @compiled
-def place_of_batch(world: World, server: int, batch: float) -> int:
-    """Return the place of a batch that is not done, -1 when it was lost."""
+def slot_of_batch(world: World, server: int, batch: float) -> int:
+    """Return the slot of a batch that is not done, -1 when it was lost."""
     fleet, held = world.fleet, world.held
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
-        if held[sim.BATCH_ID][place] == batch and math.isnan(held[sim.DONE_S][place]):
-            return place
+    for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+        if held[sim.BATCH_ID][slot] == batch and math.isnan(held[sim.DONE_S][slot]):
+            return slot
     return -1
 
 
 @compiled
-def end_batch(world: World, server: int, place: int, part: float) -> None:
+def end_batch(world: World, server: int, slot: int, part: float) -> None:
     """Free the part of a server that a batch took, and answer its requests unless its answer has to travel."""
     fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
     account(world, server)
     truth[sim.BUSY_PARTS][server] = max(0.0, truth[sim.BUSY_PARTS][server] - part)
-    column = int(fleet.batches[col.COLUMN][place])
+    column = int(fleet.batches[col.COLUMN][slot])
     model = server * fleet.columns + column
-    truth[sim.BUSY_J][server] += _fixed_j(world, model, place)
+    truth[sim.BUSY_J][server] += _fixed_j(world, model, slot)
     if world.models[sim.DELAY_S][model] > 0:
-        held[sim.HAS_RUN][place] = 1
+        held[sim.HAS_RUN][slot] = 1
         at_s = state[sim.NOW_S] + world.models[sim.DELAY_S][model]
-        push_event(world, at_s, sim.ANSWERS, server, held[sim.BATCH_ID][place], 0.0)
+        push_event(world, at_s, sim.ANSWERS, server, held[sim.BATCH_ID][slot], 0.0)
         state[sim.IS_CHANGED] = 0  # for the router nothing is
     else:
-        answer_batch(world, server, place)
+        answer_batch(world, server, slot)
     start_batches(world, server)
 
 
 @compiled
-def _fixed_j(world: World, model: int, place: int) -> float:
-    items = int(world.fleet.batches[col.ITEMS][place])
+def _fixed_j(world: World, model: int, slot: int) -> float:
+    items = int(world.fleet.batches[col.ITEMS][slot])
     mean_s, energy_j = world.service_s[model][items - 1], world.energy_j[model][items - 1]
-    return energy_j * (world.held[sim.TAKES_S][place] / mean_s) if mean_s > 0 else energy_j
+    return energy_j * (world.held[sim.TAKES_S][slot] / mean_s) if mean_s > 0 else energy_j
 
 
 @compiled
-def answer_batch(world: World, server: int, place: int) -> None:
+def answer_batch(world: World, server: int, slot: int) -> None:
     """Answer the requests of a batch that has run."""
     fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
     now_s = state[sim.NOW_S]
-    column, items = int(fleet.batches[col.COLUMN][place]), fleet.batches[col.ITEMS][place]
+    column, items = int(fleet.batches[col.COLUMN][slot]), fleet.batches[col.ITEMS][slot]
     model = server * fleet.columns + column
     truth[sim.BATCHES_RUN][server] += 1
     truth[sim.ITEMS_RUN][server] += items
-    energy_j, took_s = _fixed_j(world, model, place), _seen_s(world, server, place)
-    request, is_in_time = int(held[sim.FIRST][place]), 1.0
+    energy_j, took_s = _fixed_j(world, model, slot), _seen_s(world, server, slot)
+    request, is_in_time = int(held[sim.FIRST][slot]), 1.0
     while request >= 0:
         _answer(world, request, fleet.models[col.ACCURACY][model], energy_j / items)
         if now_s > world.requests[sim.DEADLINE_S][request]:
@@ -160,22 +160,22 @@ def answer_batch(world: World, server: int, place: int) -> None:
     remember(world.rule, world.memory, float(server), float(column), items, expected_s, took_s, is_in_time)
     if state[sim.LEARNS] != 0:
         observe(world, model, items, took_s)
-    held[sim.DONE_S][place] = now_s
+    held[sim.DONE_S][slot] = now_s
     if state[sim.REPORTED] == 0:
         fleet.servers[col.LAST_ANSWER_S][server] = now_s
-        drop_batch(world, server, place)
+        drop_batch(world, server, slot)
 
 
 @compiled
-def _seen_s(world: World, server: int, place: int) -> float:
+def _seen_s(world: World, server: int, slot: int) -> float:
     """Return how long a batch took as its router sees it: since it began, by what the router knew then."""
     batches, held = world.fleet.batches, world.held
-    if held[sim.HAS_RUN][place] == 0:
-        return held[sim.TAKES_S][place]
-    began_s = batches[col.BEGAN_S][place]
+    if held[sim.HAS_RUN][slot] == 0:
+        return held[sim.TAKES_S][slot]
+    began_s = batches[col.BEGAN_S][slot]
     if math.isnan(began_s):
         last_s = world.fleet.servers[col.LAST_ANSWER_S][server]
-        sent_s = batches[col.SENT_S][place]
+        sent_s = batches[col.SENT_S][slot]
         began_s = last_s if last_s > sent_s else sent_s  # NaN is not above
     return world.state[sim.NOW_S] - began_s
 
@@ -213,12 +213,12 @@ def observe(world: World, model: int, items: float, took_s: float) -> None:
 
 
 @compiled
-def drop_batch(world: World, server: int, place: int) -> None:
+def drop_batch(world: World, server: int, slot: int) -> None:
     """Take a batch out of the account of its server; those behind it move up."""
     fleet, held = world.fleet, world.held
-    fleet.servers[col.HELD_ITEMS][server] -= fleet.batches[col.ITEMS][place]
+    fleet.servers[col.HELD_ITEMS][server] -= fleet.batches[col.ITEMS][slot]
     fleet.servers[col.BATCH_COUNT][server] -= 1
-    for at in range(place, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+    for at in range(slot, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
         for field in range(col.BATCH_FIELDS):
             fleet.batches[field][at] = fleet.batches[field][at + 1]
         for field in range(sim.HELD_FIELDS):
@@ -228,9 +228,9 @@ def drop_batch(world: World, server: int, place: int) -> None:
 @compiled
 def _forget_oldest_done(world: World, server: int) -> None:
     fleet = world.fleet
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
-        if not math.isnan(world.held[sim.DONE_S][place]):
-            drop_batch(world, server, place)
+    for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+        if not math.isnan(world.held[sim.DONE_S][slot]):
+            drop_batch(world, server, slot)
             return
 
 
@@ -238,14 +238,14 @@ def _forget_oldest_done(world: World, server: int) -> None:
 def report(world: World, server: int, age_s: float) -> None:
     """Let the router know what a server had done ``age_s`` ago."""
     fleet, seen_s = world.fleet, world.state[sim.NOW_S] - age_s
-    place = server * fleet.depth
-    while place < server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server]):
-        done_s = world.held[sim.DONE_S][place]
+    slot = server * fleet.depth
+    while slot < server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server]):
+        done_s = world.held[sim.DONE_S][slot]
         if done_s <= seen_s:  # NaN is not
             fleet.servers[col.LAST_ANSWER_S][server] = done_s
-            drop_batch(world, server, place)
+            drop_batch(world, server, slot)
         else:
-            place += 1
+            slot += 1
 
 
 @compiled
@@ -255,15 +255,15 @@ def fail(world: World, server: int) -> None:
     fleet, held, truth = world.fleet, world.held, world.truth
     truth[sim.IS_UP][server] = 0
     truth[sim.BUSY_PARTS][server] = 0
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
-        if math.isnan(held[sim.STARTED_S][place]) or not math.isnan(held[sim.DONE_S][place]):
+    for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+        if math.isnan(held[sim.STARTED_S][slot]) or not math.isnan(held[sim.DONE_S][slot]):
             continue
-        model = server * fleet.columns + int(fleet.batches[col.COLUMN][place])
-        held[sim.BATCH_ID][place] = -1  # its end, or its answer, will not come
-        if held[sim.HAS_RUN][place] != 0:
+        model = server * fleet.columns + int(fleet.batches[col.COLUMN][slot])
+        held[sim.BATCH_ID][slot] = -1  # its end, or its answer, will not come
+        if held[sim.HAS_RUN][slot] != 0:
             continue
-        items = int(fleet.batches[col.ITEMS][place])
-        ran_s, mean_s = world.state[sim.NOW_S] - held[sim.STARTED_S][place], world.service_s[model][items - 1]
+        items = int(fleet.batches[col.ITEMS][slot])
+        ran_s, mean_s = world.state[sim.NOW_S] - held[sim.STARTED_S][slot], world.service_s[model][items - 1]
         if mean_s > 0:
             truth[sim.BUSY_J][server] += world.energy_j[model][items - 1] * ran_s / mean_s
 
@@ -272,8 +272,8 @@ def fail(world: World, server: int) -> None:
 def lose_batches(world: World, server: int) -> None:
     """Queue again, or give up, all that a failed server held; the router has noticed."""
     fleet, held, requests, state = world.fleet, world.held, world.requests, world.state
-    for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
-        request = int(held[sim.FIRST][place]) if math.isnan(held[sim.DONE_S][place]) else -1
+    for slot in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
+        request = int(held[sim.FIRST][slot]) if math.isnan(held[sim.DONE_S][slot]) else -1
         while request >= 0:
             following = int(requests[sim.NEXT][request])
             requests[sim.NEXT][request] = -1

@@ -11,8 +11,8 @@ import yaml
 
 from orchestrator.errors import ConfigError
 from orchestrator.profile.codec import read_profile
-from orchestrator.simulation.bounds.capacity import capacity_rps, least_joules, most_accuracy
 from orchestrator.simulation.results import summarise
+from orchestrator.simulation.scenario.capacity import capacity_rps, least_joules, most_accuracy
 from orchestrator.simulation.scenario.fleet import (
     SimulatedServer,
     check_fleet,
@@ -118,6 +118,29 @@ def test_a_delay_is_part_of_a_scenarios_digest_and_none_leaves_it_as_it_was() ->
     far = servers(2, replace(linear_model(100, per_item_s=0.01), delay_s=0.001))
     farther = servers(2, replace(linear_model(100, per_item_s=0.01), delay_s=0.002))
     assert len({digest_scenario(given, each) for each in (fleet, far, farther)}) == 3
+
+
+def test_priorities_and_late_shedding_are_part_of_a_digest_and_none_of_them_leaves_it_as_it_was() -> None:
+    fleet = servers(2, linear_model(100, per_item_s=0.01))
+    plain = digest_scenario(scenario(requests=10), fleet)
+    assert plain == "4fceaaa58b7e78ee"  # of a version that knew neither
+    others = [
+        scenario(requests=10, workload={"priorities": {1: 1, 2: 3}}),
+        scenario(requests=10, workload={"priorities": {1: 1, 2: 4}}),
+        scenario(requests=10, objectives={"shed_late": True}),
+    ]
+    assert len({plain, *(digest_scenario(other, fleet) for other in others)}) == 4
+
+
+def test_priorities_are_drawn_by_their_shares_and_leave_all_else_of_a_trace_alone() -> None:
+    fleet = servers(2, linear_model(100, per_item_s=0.01, sigma=0.1))
+    plain = draw_trace(scenario(requests=4000), fleet, 7)
+    mixed = draw_trace(scenario(requests=4000, workload={"priorities": {1: 1, 3: 3}}), fleet, 7)
+    assert set(plain.priority) == {1.0}
+    assert set(mixed.priority) == {1.0, 3.0}
+    assert (mixed.priority == 1).mean() == pytest.approx(0.25, abs=0.03)
+    for name in ("arrived_s", "deadline_s", "items", "noise", "uniforms"):
+        assert np.array_equal(getattr(plain, name), getattr(mixed, name))
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 1.0])

@@ -14,7 +14,7 @@ from orchestrator.simulation.results import summarise
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world.learned_run import DECIDED, DISTRUSTED
 from tests.policies.learned.test_policy import slim, trained
-from tests.simulation.world.test_world_batch import simulated, task
+from tests.simulation.test_world_batch import simulated, task
 
 
 def narrow(file: PolicyFile) -> PolicyFile:

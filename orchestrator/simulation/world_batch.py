@@ -1,6 +1,6 @@
 """Many worlds that are stepped from choice to choice in one compiled call: what learning is fed with.
 
-The tables of all worlds lie in arrays with the world as their first axis (orchestrator.simulation.world.stacked), so a
+The tables of all worlds lie in arrays with the world as their first axis (orchestrator.simulation.stacked), so a
 step costs no more Python for a hundred worlds than for one, and each world in it is the very World that a Simulation
 runs, by the same functions. Worlds may differ in everything (fleet, workload, objectives).
 
@@ -44,10 +44,10 @@ from orchestrator.simulation.rewards import (
 )
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.stacked import Floats, RouterTables, WorldTables, stack, tables_of, world_of
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.loop import advance, apply
-from orchestrator.simulation.world.stacked import Floats, RouterTables, WorldTables, stack, tables_of, world_of
 
 NO_ADVICE: Final = -1
 """In place of the expert's action: it would do what is none of the actions."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.simulation.bounds.capacity import capacity_rps, least_joules, most_accuracy, most_utility
+from orchestrator.simulation.scenario.capacity import capacity_rps, least_joules, most_accuracy, most_utility
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.snapshot import ServerName
 from tests.simulation.worlds import servers

@@ -18,7 +18,7 @@ from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.world_batch import NO_ADVICE, Step, WorldBatch
+from orchestrator.simulation.world_batch import NO_ADVICE, Step, WorldBatch
 from orchestrator.snapshot import ServerName
 from tests.policies.learned.test_policy import slim, trained
 from tests.policies.learned.views import numpy_scores

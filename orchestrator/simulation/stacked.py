@@ -99,7 +99,7 @@ def tables_of(world: World) -> WorldTables:
 
 
 def stack(stacked: WorldTables | None, at: int, own: WorldTables, worlds: int) -> WorldTables:
-    """Return the tables of ``worlds`` worlds with those of one written ``at`` its place; what is in the others stays.
+    """Return the tables of ``worlds`` worlds with those of one written ``at`` its index; what is in the others stays.
 
     Args:
         stacked: so far; None: nothing yet. Its arrays are reused as far as they are large enough.
