@@ -29,7 +29,7 @@ from orchestrator.router.inspection import RouterInspection, ServerInspection
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.admission import Admissions, Admitted, admit
 from orchestrator.router.queue.request import Answer, Array, PendingRequest, ResponseSink
-from orchestrator.router.queue.request_queue import Backlog, Lanes
+from orchestrator.router.queue.request_queue import Backlog, RequestQueues
 from orchestrator.router.queue.response_sink import CallbackSink
 from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.connection import ServerClient
@@ -85,9 +85,9 @@ class Router:
         self._resolving: asyncio.Task[None] | None = None
         self._settings = settings
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
-        self._lanes = Lanes()
-        self._shedder = Shedder(settings, self._lanes, self._fleet, observer)
-        self._dispatcher = Dispatcher(settings, self._lanes, self._fleet, self._shedder, observer)
+        self._queues = RequestQueues()
+        self._shedder = Shedder(settings, self._queues, self._fleet, observer)
+        self._dispatcher = Dispatcher(settings, self._queues, self._fleet, self._shedder, observer)
         self._admissions = Admissions()
         self._closing = False
         self._closed_by_s = math.inf
@@ -164,7 +164,7 @@ class Router:
         self._closing = True
         clock = asyncio.get_running_loop().time
         until_s = min(clock() + self._settings.drain_s, self._closed_by_s)
-        for request in self._lanes.take_all():
+        for request in self._queues.take_all():
             request.give_up(ServerUnavailableError("the router is closing", executed=False))
         try:
             await self._dispatcher.close(until_s=until_s)
@@ -267,7 +267,7 @@ class Router:
         )
         self._shedder.begin(request)
         try:
-            self._lanes.push(key, request)
+            self._queues.push(key, request)
             self._dispatcher.wake_for_arrival()
         except BaseException:
             self._shedder.end(request)
@@ -285,7 +285,7 @@ class Router:
     @property
     def backlog(self) -> Backlog:
         """What waits in the queue now."""
-        return self._lanes.backlog
+        return self._queues.backlog
 
     @property
     def latency(self) -> LatencyTable:
@@ -300,7 +300,7 @@ class Router:
     def inspect(self) -> RouterInspection:
         """Return what the router holds now."""
         return RouterInspection(
-            backlog=replace(self._lanes.backlog),
+            backlog=replace(self._queues.backlog),
             batches_under_way=self._dispatcher.under_way,
             batches_given_up=self._dispatcher.given_up,
             servers={

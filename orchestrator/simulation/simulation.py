@@ -13,6 +13,7 @@ from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.policies import Binding, FleetTables, Policy, Situation
 from orchestrator.policies.learned import LearnedPolicy
 from orchestrator.policies.memory import Memory, new_memory
+from orchestrator.policies.queue_rules import MOST_SAMPLED, UNKNOWN
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS
 from orchestrator.policies.tables import columns as col
@@ -24,7 +25,6 @@ from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServ
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.heaps import TAIL_SAMPLE, push_event
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.learned_run import run_learned
 from orchestrator.simulation.world.loop import advance, apply
@@ -33,7 +33,7 @@ from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, Se
 
 _FAMILY = Family("simulated")
 _SPEC = TensorSpec("pixels", "FP32", (1,))
-_SPARE_BATCHES = 6  # for instances that are added, and groups done whose report has not come
+_SPARE_BATCHES = 6  # for instances that are added, and batches done whose report has not come
 _SPARE_EVENTS = 4096  # for changes that are asked for meanwhile
 
 
@@ -94,11 +94,6 @@ class Simulation:
     def apply(self, row: int, items: float, until_s: float = math.inf) -> None:
         """Make the decision that is asked for: a row and its items, or HOLD until a time, or REJECT."""
         apply(self.world, row, items, until_s)
-
-    def change_instances(self, server: int, width: Width, instances: int) -> None:
-        """Begin to change the instances of a width now, as a controller's plan would; 0 unloads it."""
-        column = float(list(self._tables.widths).index(width))
-        push_event(self.world, self.world.state[sim.NOW_S], sim.CHANGES, float(server), column, float(instances))
 
     def settle(self) -> None:
         """Bring every server's times and energy up to now."""
@@ -218,15 +213,16 @@ def _make_world(
         for entry in range(trace.schedule.shape[1]):
             schedule[field][entry] = float(trace.schedule[field][entry])
     failures = int(np.count_nonzero(trace.schedule[sim.KIND] == sim.FAILS))
-    events = new_table(sim.EVENT_FIELDS, (2 * len(servers) + failures) * fleet.depth + _SPARE_EVENTS)
+    expiries = len(trace.arrived_s) if settings.objectives.shed_late else 0
+    events = new_table(sim.EVENT_FIELDS, (2 * len(servers) + failures) * fleet.depth + expiries + _SPARE_EVENTS)
     query, allowed, avoided = new_column(col.QUERY_FIELDS), new_column(fleet.widths), new_column(len(servers))
     query[col.MAX_PER_ITEM_J] = math.inf
     query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
     for column in range(fleet.widths):
         allowed[column] = 1
     roots = new_column(cells)
-    for lane in range(cells):
-        roots[lane] = -1
+    for queue in range(cells):
+        roots[queue] = -1
     world = World(
         fleet=fleet,
         head=QueueHead(query, allowed, avoided),
@@ -245,7 +241,7 @@ def _make_world(
         state=_state(settings, trace, policy),
         heap=new_column(len(trace.arrived_s)),
         roots=roots,
-        sample=new_column(2 * TAIL_SAMPLE + 2),
+        sample=new_column(MOST_SAMPLED),
     )
     for index, server in enumerate(servers):
         _write_truth(world, index, server, list(tables.widths))
@@ -288,16 +284,17 @@ def _requests(trace: Trace) -> Table:
     given = {
         sim.ARRIVED_S: trace.arrived_s,
         sim.DEADLINE_S: trace.deadline_s,
+        sim.PRIORITY: trace.priority,
         sim.REQUEST_ITEMS: trace.items,
         sim.NOISE: trace.noise,
-        sim.LOT: trace.uniforms[0],
-        sim.OTHER_LOT: trace.uniforms[1],
+        sim.FIRST_UNIFORM: trace.uniforms[0],
+        sim.SECOND_UNIFORM: trace.uniforms[1],
     }
     for field, values in given.items():
         fill(requests[field], values)
     for field in (sim.SENT_S, sim.ANSWERED_S, sim.ACCURACY, sim.ENERGY_J):
         fill(requests[field], np.full(count, math.nan))
-    for field in (sim.NEXT, sim.LEFT, sim.RIGHT, sim.SERVER, sim.WIDTH):
+    for field in (sim.NEXT, sim.QUEUE, sim.LEFT, sim.RIGHT, sim.SERVER, sim.WIDTH):
         fill(requests[field], np.full(count, -1.0))
     return requests
 
@@ -315,6 +312,10 @@ def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:
     state[sim.ARRIVALS] = len(trace.arrived_s)
     state[sim.ENTRIES] = trace.schedule.shape[1]
     state[sim.HOLD_UNTIL_S] = math.inf
+    state[sim.HELD_HEAD] = -1
+    state[sim.MOST_RPS] = UNKNOWN.most_rps
+    state[sim.CAN_DISPLACE] = bool(np.any(np.diff(trace.priority)) or np.any(np.diff(trace.deadline_s) < 0))
+    state[sim.SHEDS_LATE] = objectives.shed_late and objectives.deadline_ms / 1e3 < objectives.request_timeout_s
     state[sim.QUEUE_LIMIT] = objectives.queue_limit
     state[sim.TIMEOUT_S] = objectives.request_timeout_s
     state[sim.MAX_ATTEMPTS] = objectives.max_attempts

@@ -12,7 +12,7 @@ from typing import cast
 import looptime
 
 
-def new_virtual_loop() -> asyncio.AbstractEventLoop:
-    """Return a new loop at time 0."""
+def new_virtual_loop(*, resolution_s: float = 1e-6) -> asyncio.AbstractEventLoop:
+    """Return a new loop at time 0, whose clock counts in steps of ``resolution_s``."""
     plain = cast(asyncio.BaseEventLoop, asyncio.new_event_loop())
-    return looptime.patch_event_loop(plain, start=0.0)
+    return looptime.patch_event_loop(plain, start=0.0, resolution=resolution_s)

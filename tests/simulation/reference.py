@@ -18,18 +18,18 @@ from orchestrator.policies import Binding, Memory, ObservingPolicy, Policy, Situ
 from orchestrator.policies import Outcome as Answered
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
-from orchestrator.router.queue.request_queue import Lane
+from orchestrator.router.queue.request_queue import RequestQueue
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace
 from orchestrator.snapshot import BatchInFlight, Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec
 
 Outcome = tuple[float, str | None, int, int]
-"""When a request was answered, by which server, at which width, in a group of how many items."""
+"""When a request was answered, by which server, at which width, in a batch of how many items."""
 
 
 @dataclass
-class _Group:
+class _Batch:
     model: SimulatedModel
     requests: list[int]
     items: int
@@ -41,7 +41,7 @@ class _Group:
 @dataclass
 class _Server:
     server: SimulatedServer
-    batches: list[_Group] = field(default_factory=list)
+    batches: list[_Batch] = field(default_factory=list)
     bound: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
     last_answer_s: float | None = None
 
@@ -61,7 +61,7 @@ class ReferenceWorld:
         self.latency = LatencyTable(fits)  # type: ignore[arg-type]
         self.energy = _energy(servers)
         self.queue: list[tuple[float, int]] = []
-        self.events: list[tuple[float, int, int, _Group]] = []
+        self.events: list[tuple[float, int, int, _Batch]] = []
         self.order = itertools.count()
         self.turn = 0
         self.memory = Memory()
@@ -155,7 +155,7 @@ class ReferenceWorld:
         while queue and sum(map(self._items, requests)) + self._items(queue[0][1]) <= most:
             requests.append(heapq.heappop(queue)[1])
         model = next(m for m in server.server.models if m.width == width)
-        server.batches.append(_Group(model, requests, sum(map(self._items, requests)), now_s))
+        server.batches.append(_Batch(model, requests, sum(map(self._items, requests)), now_s))
         self._start(index, now_s)
 
     def _start(self, index: int, now_s: float) -> None:
@@ -171,12 +171,12 @@ class ReferenceWorld:
             takes_s = batch.model.service_s[batch.items - 1] * math.exp(sigma * noise - sigma * sigma / 2)
             heapq.heappush(self.events, (now_s + takes_s, next(self.order), index, batch))
 
-    def _run_out(self, index: int, batch: _Group, now_s: float) -> None:
+    def _run_out(self, index: int, batch: _Batch, now_s: float) -> None:
         batch.has_run = True
         heapq.heappush(self.events, (now_s + batch.model.delay_s, next(self.order), index, batch))
         self._start(index, now_s)
 
-    def _end(self, index: int, batch: _Group, now_s: float) -> None:
+    def _end(self, index: int, batch: _Batch, now_s: float) -> None:
         server = self.servers[index]
         server.batches.remove(batch)
         self._tell(server, batch, now_s)
@@ -186,7 +186,7 @@ class ReferenceWorld:
         self._start(index, now_s)
         self._serve_bound(index, now_s)
 
-    def _tell(self, server: _Server, batch: _Group, now_s: float) -> None:
+    def _tell(self, server: _Server, batch: _Batch, now_s: float) -> None:
         assert batch.started_s is not None
         if not (isinstance(self.policy, ObservingPolicy) and self.policy.is_observing):
             return
@@ -208,10 +208,10 @@ class ReferenceWorld:
 
 
 def _tail_deadline_s(queue: list[tuple[float, int]]) -> float:
-    """Return the tail as the live lane does, which this asks itself."""
-    lane = Lane.__new__(Lane)
-    lane._heap = [(0, deadline_s, request, None) for deadline_s, request in queue]  # type: ignore[misc]
-    return lane._tail_deadline_s()
+    """Return the tail as the live queue does, which this asks itself."""
+    live = RequestQueue.__new__(RequestQueue)
+    live._heap = [((0, deadline_s), request, None) for deadline_s, request in queue]  # type: ignore[misc]
+    return live._tail_deadline_s()
 
 
 def _energy(servers: Sequence[SimulatedServer]) -> EnergyTable:

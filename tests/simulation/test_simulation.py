@@ -20,7 +20,7 @@ from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
-from orchestrator.snapshot import ServerName, Width
+from orchestrator.snapshot import ServerName
 from tests.simulation.reference import ReferenceWorld
 from tests.simulation.worlds import patient, run, scenario, servers, single
 
@@ -171,7 +171,7 @@ def test_a_seed_names_a_trace_and_faults_leave_arrivals_alone() -> None:
     for field in range(sim.REQUEST_FIELDS):
         assert np.array_equal(one.world.requests[field], again.world.requests[field], equal_nan=True)
     assert not np.array_equal(one.world.requests[sim.ARRIVED_S], other.world.requests[sim.ARRIVED_S])
-    for field in (sim.ARRIVED_S, sim.NOISE, sim.LOT):
+    for field in (sim.ARRIVED_S, sim.NOISE, sim.FIRST_UNIFORM):
         assert np.array_equal(one.world.requests[field], storm.world.requests[field])
     assert storm.world.requests[sim.ATTEMPTS].max() > 1  # type: ignore[attr-defined]
 
@@ -222,18 +222,17 @@ def test_loads_take_time_memory_and_energy_and_unloads_give_memory_back() -> Non
     model = replace(single(), load_s=2.0, load_w=50.0, instance_bytes=100)
     other = replace(linear_model(50, per_item_s=0.004), instances=0, load_s=1.0, instance_bytes=30)
     fleet = [SimulatedServer(ServerName("a"), (other, model), idle_w=10.0)]
-    simulation = Simulation(scenario(requests=2000, load=0.5, objectives=patient()), fleet, parse_policy("lert:50"))
+    given = scenario(requests=2000, load=0.5, objectives=patient())
+    changes = entries((1.0, 0, sim.CHANGES, 2), (1.0, 0, sim.CHANGES, 1), (5.0, 0, sim.CHANGES, 0))
+    changes[sim.DETAIL] = [1, 0, 1]  # the columns of widths 100, 50 and 100
+    trace = replace(draw_trace(given, fleet, 0), schedule=changes)
+    simulation = Simulation(given, fleet, parse_policy("lert:50"), trace=trace)
     truth = simulation.world.truth
-    simulation.run_until(1.0)
-    simulation.change_instances(0, Width(100), 2)
-    simulation.change_instances(0, Width(50), 1)
     simulation.run_until(1.5)
     assert truth[sim.MEMORY_BYTES][0] == 230
     assert truth[sim.LOAD_J][0] == 100
     widths = np.asarray(simulation.world.requests[sim.WIDTH])
     assert set(widths[widths > 0]) == {100}
-    simulation.run_until(5.0)
-    simulation.change_instances(0, Width(100), 0)
     simulation.run()
     assert truth[sim.MEMORY_BYTES][0] == 30
     assert truth[sim.PEAK_BYTES][0] == 230

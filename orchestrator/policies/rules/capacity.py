@@ -11,15 +11,8 @@ import math
 
 from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
-
-
-@compiled
-def capacity_rps(row: int, rows: Table) -> float:
-    """Return the items a second of full batches on all instances; infinite while it is guessed to be instant."""
-    most = rows[col.ROW_MAX_BATCH][row]
-    service_s = rows[col.ROW_PER_ITEM_S][row] * most + rows[col.ROW_FIXED_S][row]
-    return rows[col.ROW_INSTANCES][row] * most / service_s if service_s > 0 else math.inf
 
 
 @compiled

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 
 from orchestrator.policies.memory import OF_SERVER, server_place
-from orchestrator.policies.rules.capacity import capacity_rps
 from orchestrator.policies.rules.width_rules import is_kept
+from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 

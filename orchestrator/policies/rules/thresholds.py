@@ -19,10 +19,10 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import OF_SERVERS, Knob, knob, knob_of_rank
-from orchestrator.policies.rules.capacity import capacity_rps
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
 from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS
 

@@ -13,8 +13,7 @@ from typing import cast
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold
 from orchestrator.policies.circuit_breaker import Fault, find_fault, is_bounded
 from orchestrator.policies.protocol import Binding, Policy, RowPolicy, Situation
-from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import Table, compiled
+from orchestrator.policies.queue_rules import least_times
 from orchestrator.policies.tables.fleet_tables import FleetTables
 from orchestrator.snapshot import ServerName
 
@@ -32,6 +31,7 @@ class CandidateSet:
         fastest_s: the least expected time of one item alone on an idle server that is reachable; 0 when there is none.
         drain_s: the least expected time until all that waits is answered at one width; likewise.
         soonest_s: the least expected time until a reachable server has answered the head, waiting included; likewise.
+        most_rps: items a second that the reachable servers answer at their quickest widths; infinite while few wait.
     """
 
     def __init__(self, tables: FleetTables, situation: Situation, avoided: Collection[ServerName] = ()) -> None:
@@ -42,7 +42,9 @@ class CandidateSet:
         self._values: tuple[Candidate, ...] | None = None
         self._reachable: tuple[Candidate, ...] | None = None
         self._is_touched = False  # by a policy, which may have written what it believes into the rows
-        self.fastest_s, self.drain_s, self.soonest_s = _least_times(tables.rows, self._count)
+        self.fastest_s, self.drain_s, self.soonest_s, self.most_rps = least_times(
+            tables.rows, self._count, situation.queue.items
+        )
 
     def __bool__(self) -> bool:
         return self._count > 0
@@ -110,17 +112,3 @@ def _decides_on_rows(policy: Policy) -> bool:
     An isinstance of a protocol would take longer than all the rest.
     """
     return getattr(policy, "choose_row", None) is not None and getattr(policy, "slack_margin", None) is None
-
-
-@compiled
-def _least_times(rows: Table, count: int) -> tuple[float, float, float]:
-    """Return the least times of one item, until the queue is drained, and until the head is answered."""
-    if count == 0:
-        return 0.0, 0.0, 0.0
-    fastest_s = rows[col.ROW_PER_ITEM_S][0] + rows[col.ROW_FIXED_S][0]
-    drain_s, soonest_s = rows[col.ROW_DRAIN_S][0], rows[col.ROW_HEAD_COMPLETION_S][0]
-    for row in range(1, count):
-        fastest_s = min(fastest_s, rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row])
-        drain_s = min(drain_s, rows[col.ROW_DRAIN_S][row])
-        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row])
-    return fastest_s, drain_s, soonest_s

@@ -263,3 +263,11 @@ def resize(rows: Table, row: int, items: float) -> None:
     rows[col.ROW_COMPLETION_S][row] = (
         rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * items + rows[col.ROW_FIXED_S][row]
     )
+
+
+@compiled
+def capacity_rps(row: int, rows: Table) -> float:
+    """Return the items a second of full batches on all instances; infinite while it is guessed to be instant."""
+    most = rows[col.ROW_MAX_BATCH][row]
+    service_s = rows[col.ROW_PER_ITEM_S][row] * most + rows[col.ROW_FIXED_S][row]
+    return rows[col.ROW_INSTANCES][row] * most / service_s if service_s > 0 else math.inf

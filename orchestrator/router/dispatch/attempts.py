@@ -31,8 +31,8 @@ from orchestrator.router.dispatch.retry import (
 )
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
-from orchestrator.router.queue.request import Array, LaneKey, PendingRequest
-from orchestrator.router.queue.request_queue import Lanes
+from orchestrator.router.queue.request import Array, BatchKey, PendingRequest
+from orchestrator.router.queue.request_queue import RequestQueues
 from orchestrator.router.servers.connection import StalledServerError
 from orchestrator.router.servers.ejection import latency_quantile
 from orchestrator.router.servers.fleet import Fleet
@@ -76,7 +76,7 @@ class Attempts:
         is_closing: Whether nothing is sent again.
     """
 
-    def __init__(self, fleet: Fleet, queues: Lanes, observer: RouterObserver, wake: Callable[[], None]) -> None:
+    def __init__(self, fleet: Fleet, queues: RequestQueues, observer: RouterObserver, wake: Callable[[], None]) -> None:
         self.given_up: set[asyncio.Future[Array]] = set()
         self.is_closing = False
         self._fleet = fleet
@@ -192,7 +192,7 @@ class Attempts:
                 self._queues.push(key, request)
         self._wake()
 
-    def _judge(self, request: PendingRequest, key: LaneKey, cause: Cause, *, repeatable: bool) -> Verdict:
+    def _judge(self, request: PendingRequest, key: BatchKey, cause: Cause, *, repeatable: bool) -> Verdict:
         """Return whether a request is sent again; the budget is spent when it is."""
         now_s = asyncio.get_running_loop().time()
         ended = 1 if cause is not Cause.FAILED else 0  # the attempt in question is still counted as under way

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.profile import EnergyLine
-from orchestrator.router.queue.request import Answer, Array, LaneKey, PendingRequest
+from orchestrator.router.queue.request import Answer, Array, BatchKey, PendingRequest
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.snapshot import BatchInFlight, ServedModel
 
@@ -31,7 +31,7 @@ class Batch:
     decision_id: str
     server: ServerConnection
     model: ServedModel
-    key: LaneKey
+    key: BatchKey
     requests: list[PendingRequest]
     sent: BatchInFlight
     energy: EnergyLine | None = None

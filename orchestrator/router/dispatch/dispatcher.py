@@ -29,7 +29,7 @@ from orchestrator.router.dispatch.splitting import part_of
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.overload import Shed, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
-from orchestrator.router.queue.request_queue import Lane, Lanes
+from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
@@ -46,7 +46,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, settings: RouterSettings, queues: Lanes, fleet: Fleet, shedder: Shedder, observer: RouterObserver
+        self, settings: RouterSettings, queues: RequestQueues, fleet: Fleet, shedder: Shedder, observer: RouterObserver
     ) -> None:
         self._settings = settings
         self._queues = queues
@@ -132,7 +132,7 @@ class Dispatcher:
                 for request in self._queues.take_all(key):
                     self._queues.push(key.unbound(), request)
 
-    def _serve(self, queue: Lane, head: PendingRequest) -> bool:
+    def _serve(self, queue: RequestQueue, head: PendingRequest) -> bool:
         """Bind, send or shed the head of a queue if possible; return whether anything was done."""
         servers = self._fleet.servers
         if queue.key.bound_to is not None:
@@ -150,7 +150,7 @@ class Dispatcher:
                 return True
         return self._decide(queue, head, candidate_set)
 
-    def _candidate_set(self, queue: Lane, head: PendingRequest) -> CandidateSet:
+    def _candidate_set(self, queue: RequestQueue, head: PendingRequest) -> CandidateSet:
         """Return what could be done with the head of a queue."""
         key, servers = queue.key, self._fleet.servers
         states = [server.state(key.family, self._bound_items(server)) for server in servers.values()]
@@ -169,7 +169,7 @@ class Dispatcher:
             candidate_set.exclude(key.avoid | suspects)
         return candidate_set
 
-    def _take_late(self, queue: Lane, candidate_set: CandidateSet) -> Sequence[PendingRequest]:
+    def _take_late(self, queue: RequestQueue, candidate_set: CandidateSet) -> Sequence[PendingRequest]:
         """Remove and return the heads of a queue that are to be shed as late."""
         situation = candidate_set.situation
         margin, tail_slack_s = situation.slack_margin, situation.queue.tail_deadline_s - situation.now_s
@@ -192,7 +192,7 @@ class Dispatcher:
         bound = [(server.model(key.family, width), items) for key, width, items in queued]
         return tuple((model.name, items) for model, items in bound if model is not None)
 
-    def _decide(self, queue: Lane, head: PendingRequest, candidate_set: CandidateSet) -> bool:
+    def _decide(self, queue: RequestQueue, head: PendingRequest, candidate_set: CandidateSet) -> bool:
         """Do with the head of a queue what a policy says; return whether anything was done."""
         try:
             decided = self.deciders.decide(
@@ -248,7 +248,7 @@ class Dispatcher:
     # --- send ---
 
     def _send(
-        self, server: ServerConnection, queue: Lane, width: Width, items: int, decided: Decided | None = None
+        self, server: ServerConnection, queue: RequestQueue, width: Width, items: int, decided: Decided | None = None
     ) -> bool:
         """Send a batch from the head of a queue on, if the server has room; return whether it was sent.
 

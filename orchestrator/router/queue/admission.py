@@ -14,14 +14,14 @@ import numpy as np
 from orchestrator.errors import ConfigError
 from orchestrator.profile import EnergyTable
 from orchestrator.request_options import RequestOptions
-from orchestrator.router.queue.request import Array, LaneKey, as_batch
+from orchestrator.router.queue.request import Array, BatchKey, as_batch
 from orchestrator.snapshot import ServedModel, ServerName
 
 _MOST_KEPT = 256
 
 
-Admitted = tuple[LaneKey, Array, bool]
-"""The key of a request's lane, its items with a batch dimension, and whether they came without one."""
+Admitted = tuple[BatchKey, Array, bool]
+"""The key of a request's queue, its items with a batch dimension, and whether they came without one."""
 
 
 class Admissions:
@@ -29,7 +29,7 @@ class Admissions:
 
     def __init__(self) -> None:
         self._served: Sequence[tuple[ServedModel, ...]] = ()
-        self._known: dict[object, tuple[LaneKey, bool]] = {}
+        self._known: dict[object, tuple[BatchKey, bool]] = {}
 
     def find(self, array: Array, options: RequestOptions, served: Sequence[tuple[ServedModel, ...]]) -> Admitted | None:
         """Return what ``admit`` returned for a request like this one; None when that is not known.
@@ -93,7 +93,7 @@ def admit(
         raise ConfigError(f"a batch of {len(batch)} items exceeds max_batch_size = {most}; split it")
     if options.max_joules is not None:
         allowed = _affordable(allowed, len(batch), options.max_joules, energy)
-    key = LaneKey(
+    key = BatchKey(
         allowed[0][1].family,
         batch.shape[1:],
         tuple(sorted({model.width for _, model in allowed})),

@@ -1,4 +1,4 @@
-"""One timer for all requests, and one for all groups: who is to be looked after by when.
+"""One timer for all requests, and one for all batches: who is to be looked after by when.
 
 A timer each would be as many entries in the event loop's own heap, with a handle and a context to make and to cancel.
 Here a request costs one entry, and nothing when it is answered: what was answered meanwhile is dropped when its time
@@ -18,10 +18,10 @@ _FEW = 64
 
 
 class Watched(Protocol):
-    """What may come to its time: a request, or a group.
+    """What may come to its time: a request, or a batch.
 
     Attributes:
-        due_s: when it is looked at next; infinite while nobody watches it.
+        due_s: when it is looked at next, seconds on the event loop's clock; infinite while nobody watches it.
     """
 
     due_s: float
@@ -36,7 +36,7 @@ T = TypeVar("T", bound=Watched)
 
 
 class Deadlines(Generic[T]):
-    """Calls back when the time of a request, or a group, has come that is not answered yet.
+    """Calls back when the time of a request, or a batch, has come that is not answered yet.
 
     Args:
         on_due: called with each such request; it may watch it again.
@@ -50,6 +50,11 @@ class Deadlines(Generic[T]):
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = math.inf
         self._live = 0
+
+    @property
+    def entries(self) -> int:
+        """Entries of the heap, those of what is answered among them."""
+        return len(self._heap)
 
     def watch(self, request: T, due_s: float) -> None:
         """Call back at ``due_s`` unless the request is answered by then."""

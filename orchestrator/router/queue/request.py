@@ -69,7 +69,7 @@ class ResponseSink(Protocol):
 
 
 class WaitingPlace(Protocol):
-    """Where a request waits, as the request knows it: a lane of the queue."""
+    """Where a request waits, as the request knows it: a request queue."""
 
     def drop(self, request: PendingRequest, /) -> None:
         """Count a request no more, because it waits here no longer."""
@@ -77,8 +77,8 @@ class WaitingPlace(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LaneKey:
-    """Requests of one lane may go in one group.
+class BatchKey:
+    """What requests have in common that may go in one batch.
 
     Attributes:
         family: they ask for.
@@ -100,12 +100,12 @@ class LaneKey:
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()
 
-    def unbound(self) -> LaneKey:
-        """Return the key of the lane in which such requests wait for a decision."""
+    def unbound(self) -> BatchKey:
+        """Return the key of the queue in which such requests wait for a decision."""
         return replace(self, bound_to=None)
 
-    def elsewhere(self, server: ServerName) -> LaneKey:
-        """Return the key of the lane in which requests wait for another server than ``server``."""
+    def elsewhere(self, server: ServerName) -> BatchKey:
+        """Return the key of the queue in which requests wait for another server than ``server``."""
         return replace(self, bound_to=None, avoid=self.avoid | {server})
 
 
@@ -127,8 +127,8 @@ class PendingRequest:
         policy: The policy that decided on it last; empty before.
         record: That decision's record for the log, when it was bound early and is sampled.
         due_s: When its time is looked at next; infinite while nobody watches it.
-        held_at: after how many changes of whatever else there is it was last held, as the head of its lane; -1: never.
-        lane: it waits in; None while it waits in none.
+        held_at: After how many changes of whatever else there is it was last held, as the head of its queue; -1: never.
+        queue: The queue that it waits in; None while it waits nowhere.
     """
 
     batch: Array
@@ -145,20 +145,20 @@ class PendingRequest:
     record: dict[str, Any] | None = field(default=None, repr=False)
     due_s: float = math.inf
     held_at: int = -1
-    lane: WaitingPlace | None = field(default=None, repr=False)
+    queue: WaitingPlace | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.items = len(self.batch)
 
     @property
     def is_queued(self) -> bool:
-        """Whether it waits in a lane."""
-        return self.lane is not None
+        """Whether it waits in a queue."""
+        return self.queue is not None
 
     def withdraw(self) -> None:
         """Wait no more; does nothing when it does not wait."""
-        if self.lane is not None:
-            self.lane.drop(self)
+        if self.queue is not None:
+            self.queue.drop(self)
 
     def give_up(self, error: SlimError) -> bool:
         """Wait no more; fail unless an attempt under way may still answer it; return whether it failed."""

@@ -7,11 +7,12 @@ from typing import Protocol
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ServerUnavailableError
+from orchestrator.policies.queue_rules import expires_s, order_key
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
 from orchestrator.router.queue.overload import Shed, comes_too_late, retry_after_s
 from orchestrator.router.queue.request import PendingRequest
-from orchestrator.router.queue.request_queue import Lane, Lanes
+from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 
 _MIB = 2**20
 _SAME_TIME_S = 1e-6  # timers may fire this much early
@@ -36,22 +37,29 @@ class Shedder:
 
     Args:
         settings: of the router.
-        lanes: requests wait in; their ``on_queued`` becomes this one's.
+        queues: where requests wait; their ``on_queued`` becomes this one's.
         fleet: requests wait for.
         observer: is told of what is shed.
     """
 
-    def __init__(self, settings: RouterSettings, lanes: Lanes, fleet: Servers, observer: RouterObserver) -> None:
+    def __init__(
+        self, settings: RouterSettings, queues: RequestQueues, fleet: Servers, observer: RouterObserver
+    ) -> None:
         self._settings = settings
-        self._lanes = lanes
+        self._queues = queues
         self._fleet = fleet
         self._observer = observer
         self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
-        lanes.on_queued = self._watch
+        queues.on_queued = self._watch
 
     def reconfigure(self, settings: RouterSettings) -> None:
         """Go by other settings from now on; what waits keeps the time by which it is told."""
         self._settings = settings
+
+    @property
+    def watched(self) -> int:
+        """Requests that are watched, and those answered that have not been forgotten yet."""
+        return self._deadlines.entries
 
     def begin(self, request: PendingRequest) -> None:
         """Let a request in, in place of less important ones if need be.
@@ -64,20 +72,20 @@ class Shedder:
         size_bytes = request.batch.nbytes
         if size_bytes > limit_mib * _MIB:
             raise ConfigError(f"{size_bytes} bytes exceed overload.queue_limit_mib = {limit_mib:g}; send fewer items")
-        displaced = self._lanes.make_room(
+        displaced = self._queues.make_room(
             items=request.items,
             size_bytes=size_bytes,
-            before=(request.priority, request.deadline_s),
+            before=order_key(request.priority, request.deadline_s),
             limit_items=self._settings.queue_limit,
             limit_bytes=limit_mib * _MIB,
         )
         if displaced is None:
-            backlog = self._lanes.backlog
+            backlog = self._queues.backlog
             self._observer.on_shed(Shed.FULL, request.items)
             raise CapacityError(
                 f"the queue is full: {backlog.items} items wait (queue_limit = {self._settings.queue_limit}), "
                 f"{backlog.size_bytes / _MIB:.1f} MiB (overload.queue_limit_mib = {limit_mib:g}); retry later",
-                retry_after_s=retry_after_s(self._lanes),
+                retry_after_s=retry_after_s(self._queues),
             )
         for other in displaced:
             self.shed(other, Shed.DISPLACED, "the queue is full and something more urgent came")
@@ -95,18 +103,19 @@ class Shedder:
 
     def shed(self, request: PendingRequest, reason: Shed, text: str) -> None:
         """Take a request out of the queue and tell its caller when to come again, unless it has been sent as well."""
-        error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._lanes))
+        error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
         if request.give_up(error):
             self._observer.on_shed(reason, request.items)
 
-    def _watch(self, lane: Lane, request: PendingRequest) -> None:
+    def _watch(self, queue: RequestQueue, request: PendingRequest) -> None:
         """See to it that a request in the queue is told in time, or at once when its time can't come."""
-        if comes_too_late(lane, request):
+        if comes_too_late(queue, request):
             self.shed(request, Shed.LATE, "what waits before it takes longer than its deadline leaves")
             return
         due_s = request.arrived_s + self._settings.request_timeout_s
         if request.has_own_deadline:
-            due_s = min(due_s, request.deadline_s - lane.estimate.fastest_s * self._settings.slack_margin)
+            margin = self._settings.slack_margin
+            due_s = min(due_s, expires_s(request.deadline_s, queue.estimate.fastest_s, margin))
         if due_s < request.due_s:
             self._deadlines.watch(request, due_s)
 

@@ -18,7 +18,7 @@ from orchestrator.errors import (
 from orchestrator.policies import CandidateSet
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import LaneKey
+from orchestrator.router.queue.request import BatchKey
 from orchestrator.router.servers.connection import ServerClient, ServerConnection
 from orchestrator.router.servers.ejection import Member, TimedRun, plan_ejections
 from orchestrator.router.servers.probing import Prober
@@ -231,7 +231,7 @@ class Fleet:
         """Return how long a server takes for all that it has, one batch after another; 0 when unknown."""
         return sum(self._line_s(server, batch.model, batch.items) for batch in server.in_flight)
 
-    def elsewhere_s(self, key: LaneKey, items: int) -> float | None:
+    def elsewhere_s(self, key: BatchKey, items: int) -> float | None:
         """Return when a server that ``key`` does not avoid would have answered; None when there is none.
 
         It is the quickest one, at the width that it is quickest at.
@@ -249,7 +249,7 @@ class Fleet:
 
     # --- who is left out ---
 
-    def has_lost(self, key: LaneKey) -> bool:
+    def has_lost(self, key: BatchKey) -> bool:
         """Return whether requests bound to a server have to be given to another, because it has gone or hangs."""
         assert key.bound_to is not None  # or there is nothing to ask
         name, width = key.bound_to

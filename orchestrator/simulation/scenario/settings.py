@@ -22,6 +22,8 @@ from orchestrator.simulation.scenario.fleet import SimulatedServer, check_fleet,
 from orchestrator.snapshot import ServerName
 from orchestrator.validation import describe_problem
 
+Shares = dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)]]
+
 
 class WidthSettings(Section):
     """A width of a server that is written out."""
@@ -29,17 +31,17 @@ class WidthSettings(Section):
     accuracy: float | None = Field(default=None, ge=0, le=1)
     """None: the width itself as a ratio, a placeholder."""
     item_ms: float = Field(gt=0)
-    """An item adds this to a group."""
+    """An item adds this to a batch."""
     group_ms: float = Field(default=0, ge=0)
-    """And this a group takes besides."""
+    """And this a batch takes besides."""
     max_batch_size: int = Field(default=32, ge=1, le=4096)
-    """Items of a group at the most."""
+    """Items of a batch at the most."""
     instances: int = Field(default=1, ge=1)
     """That serve it."""
     item_mj: float | None = Field(default=None, ge=0)
     """Millijoules that an item adds, above idle; None: unknown."""
     group_mj: float = Field(default=0, ge=0)
-    """And a group besides."""
+    """And a batch besides."""
     sigma: float = Field(default=0, ge=0, le=2)
     """Of the lognormal factor of service times."""
 
@@ -80,6 +82,10 @@ class WorkloadSettings(Section):
     """How many arrive."""
     items: int = Field(default=1, ge=1, le=4096)
     """In each request."""
+    priorities: dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)]] | None = Field(
+        default=None, min_length=1
+    )
+    """How many requests have which priority, relative to each other; 1 is served first. None: all have the same."""
     cv2: float = Field(default=4.0, ge=0, le=1000)
     """Of gamma gaps: squared coefficient of variation."""
     rates: tuple[float, ...] = Field(default=(0.5, 2.0), min_length=1)
@@ -137,9 +143,11 @@ class ObjectiveSettings(Section):
     slack_margin: float = Field(default=1.25, ge=1)
     """Expected times are multiplied by this before they are held against a deadline."""
     in_flight_groups: int = Field(default=2, ge=1)
-    """Groups a server holds at a time, of a width with one instance."""
+    """Batches a server holds at a time, of a width with one instance."""
     queue_limit: int = Field(default=10_000, ge=1)
-    """Items waiting; one more is refused."""
+    """Items waiting; one more costs the least important its place."""
+    shed_late: bool = False
+    """Whether deadlines are the callers' own, so that a request that can't be answered in time is given up."""
     request_timeout_s: float = Field(default=30.0, gt=0)
     """A request that has waited for longer is given up."""
     max_attempts: int = Field(default=3, ge=1)
@@ -147,7 +155,7 @@ class ObjectiveSettings(Section):
 
 
 class FaultSettings(Section):
-    """What goes wrong, by lot."""
+    """What goes wrong, at random."""
 
     fail_every_s: float | None = Field(default=None, gt=0)
     """Mean time from a server's return to its next failure, exponential; None: never."""
@@ -222,7 +230,7 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
     Raises:
         ConfigError: when the file of times is missing or out of order.
     """
-    text = settings.model_dump_json(exclude={"workload": {"file"}}) + repr(tuple(servers))
+    text = settings.model_dump_json(exclude=_not_told(settings)) + repr(tuple(servers))
     delays_s = [[model.delay_s for model in server.models] for server in servers]
     if any(any(row) for row in delays_s):
         text += repr(delays_s)  # only then, so that the digests of all others stay what they were
@@ -230,6 +238,16 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
         settings.workload.shape()
         text += settings.workload.file.read_text()
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _not_told(settings: ScenarioSettings) -> dict[str, set[str]]:
+    """Return the keys that a digest leaves out: newer ones at their defaults, so that older digests stay the same."""
+    workload, objectives = {"file"}, set[str]()
+    if settings.workload.priorities is None:
+        workload.add("priorities")
+    if not settings.objectives.shed_late:
+        objectives.add("shed_late")
+    return {"workload": workload, "objectives": objectives}
 
 
 def _servers(settings: ServerSettings, folder: Path) -> list[SimulatedServer]:

@@ -1,4 +1,4 @@
-"""What happens to a fleet whatever its router decides: arrivals, noise, lots and faults, drawn beforehand.
+"""What happens to a fleet whatever its router decides: arrivals, noise, uniform draws and faults, drawn beforehand.
 
 Each kind has a random stream of its own, spawned from one seed, so that a scenario with failures has the arrivals of
 the same scenario without. Policies that are given the same trace meet the same world.
@@ -6,7 +6,7 @@ the same scenario without. Policies that are given the same trace meet the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ class Trace:
     Attributes:
         arrived_s: float64 [requests], ascending.
         deadline_s: float64 [requests].
+        priority: float64 [requests], 1 is the highest.
         items: float64 [requests].
         noise: float64 [requests], standard normal.
         uniforms: float64 [2, requests], in [0, 1).
@@ -40,6 +41,7 @@ class Trace:
 
     arrived_s: Floats
     deadline_s: Floats
+    priority: Floats
     items: Floats
     noise: Floats
     uniforms: Floats
@@ -54,8 +56,8 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
     Raises:
         ConfigError: when the load can't be scaled, because no server serves what is asked for.
     """
-    arrivals, noise, uniforms, faults, reports, beliefs = (
-        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(6)
+    arrivals, noise, uniforms, faults, reports, beliefs, priorities = (
+        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(7)
     )
     workload, objectives = settings.workload, settings.objectives
     most_rps = capacity_rps(servers, width=workload.load_of_width, min_accuracy=objectives.min_accuracy)
@@ -77,15 +79,23 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         table[sim.ORDER] = np.arange(len(entries))
     sigma = settings.telemetry.noise
     return Trace(
-        arrived_s,
-        arrived_s + objectives.deadline_ms / 1e3,
-        np.full(count, float(workload.items)),
-        noise.standard_normal(count),
-        uniforms.random((2, count)),
-        table if entries else np.zeros((sim.EVENT_FIELDS, 0)),
-        np.exp(sigma * beliefs.standard_normal(len(servers)) - sigma * sigma / 2),
-        rate_rps,
+        arrived_s=arrived_s,
+        deadline_s=arrived_s + objectives.deadline_ms / 1e3,
+        priority=_priorities(workload.priorities, count, priorities),
+        items=np.full(count, float(workload.items)),
+        noise=noise.standard_normal(count),
+        uniforms=uniforms.random((2, count)),
+        schedule=table if entries else np.zeros((sim.EVENT_FIELDS, 0)),
+        believed_speed=np.exp(sigma * beliefs.standard_normal(len(servers)) - sigma * sigma / 2),
+        rate_rps=rate_rps,
     )
+
+
+def _priorities(shares: Mapping[int, float] | None, count: int, rng: np.random.Generator) -> Floats:
+    if shares is None:
+        return np.ones(count)
+    total = sum(shares.values())
+    return rng.choice(np.array(list(shares), float), count, p=[share / total for share in shares.values()])
 
 
 Entry = tuple[float, float, float, float]

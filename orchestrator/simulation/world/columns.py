@@ -4,7 +4,7 @@
 - **truth** [field, server] and **models** [field, server · columns + width]: what servers really are and did, which
   the router does not know.
 - **held** [field, server · depth + place]: beside the router's ``batches``, what it does not know of them.
-- **events** [field, place]: a binary heap by time, of groups that end and models that are loaded.
+- **events** [field, entry]: a binary heap by time, of batches that end, models that load and requests that expire.
 - **schedule** [field, entry]: what was arranged beforehand, by time.
 - **state** [field]: of the loop.
 """
@@ -15,37 +15,40 @@ from typing import Final
 
 ARRIVED_S: Final = 0
 DEADLINE_S: Final = 1
-REQUEST_ITEMS: Final = 2
-NOISE: Final = 3  # of the service time of a group that it heads, see SIGMA
-LOT: Final = 4
-OTHER_LOT: Final = 5
-STATUS: Final = 6
-SENT_S: Final = 7  # last sent
-ANSWERED_S: Final = 8  # or given up
-SERVER: Final = 9
-WIDTH: Final = 10
-ACCURACY: Final = 11
-BATCH: Final = 12
-ENERGY_J: Final = 13  # its share of its group's; NaN while unknown
-ATTEMPTS: Final = 14
-NEXT: Final = 15  # in its group, -1 at the end
-LEFT: Final = 16  # in a lane, as in a skew heap
-RIGHT: Final = 17
-REQUEST_FIELDS: Final = 18
+PRIORITY: Final = 2  # 1 is the highest
+REQUEST_ITEMS: Final = 3
+NOISE: Final = 4  # of the service time of a batch that it heads, see SIGMA
+FIRST_UNIFORM: Final = 5  # drawn for the policy, in [0, 1)
+SECOND_UNIFORM: Final = 6
+STATUS: Final = 7
+SENT_S: Final = 8  # last sent
+ANSWERED_S: Final = 9  # or given up
+SERVER: Final = 10
+WIDTH: Final = 11
+ACCURACY: Final = 12
+BATCH: Final = 13
+ENERGY_J: Final = 14  # its share of its batch's; NaN while unknown
+ATTEMPTS: Final = 15
+NEXT: Final = 16  # in its batch, -1 at the end
+QUEUE: Final = 17  # the queue of a server and width that it is bound to, -1: the central one; while it waits
+LEFT: Final = 18  # in the queue it is bound to, a skew heap
+RIGHT: Final = 19
+IS_WATCHED: Final = 20  # 1 while an event is to come that lets it expire
+REQUEST_FIELDS: Final = 21
 
 # As floats: Numba would compile a function anew for each whole number that it is called with.
 COMING: Final = 0.0
 WAITING: Final = 1.0
 SENT: Final = 2.0
 ANSWERED: Final = 3.0
-SHED: Final = 4.0  # refused by the router: its queue was full, or it waited for too long
+SHED: Final = 4.0  # given up by the router: its queue was full, it waited for too long, or its time could not be kept
 REJECTED: Final = 5.0  # by the policy
 FAILED: Final = 6.0  # its last attempt was lost with a server
 
 IS_UP: Final = 0
 SPEED: Final = 1  # service times are multiplied by this
 IDLE_W: Final = 2
-BUSY_J: Final = 3  # of groups, above idle
+BUSY_J: Final = 3  # of batches, above idle
 LOAD_J: Final = 4
 BUSY_S: Final = 5  # parts of the server, times seconds
 UP_S: Final = 6  # until CHANGED_S
@@ -66,7 +69,7 @@ FIT_NN: Final = 5
 FIT_T_S: Final = 6
 FIT_NT_S: Final = 7
 SIGMA: Final = 8  # a factor exp(σ·NOISE − σ²/2) of service times; NaN where NOISE is the factor itself
-DELAY_S: Final = 9  # from the end of a group until the router has its answer
+DELAY_S: Final = 9  # from the end of a batch until the router has its answer
 TRUE_FIELDS: Final = 10
 
 BATCH_ID: Final = 0
@@ -85,7 +88,7 @@ DETAIL: Final = 4
 VALUE: Final = 5
 EVENT_FIELDS: Final = 6
 
-ENDS: Final = 0.0  # a group; DETAIL is its id, VALUE the part of its server that it took
+ENDS: Final = 0.0  # a batch; DETAIL is its id, VALUE the part of its server that it took
 LOADED: Final = 1.0  # DETAIL is the width's column, VALUE its instances then
 FAILS: Final = 2.0
 NOTICED: Final = 3.0  # by the router, that a server has failed
@@ -93,37 +96,45 @@ RETURNS: Final = 4.0
 THROTTLES: Final = 5.0  # VALUE is the factor of service times
 CHANGES: Final = 6.0  # instances of a width: DETAIL is its column, VALUE how many, 0 to unload it
 REPORTS: Final = 7.0  # what the router then knows of a server is VALUE seconds old
-ANSWERS: Final = 8.0  # a group that has run; DETAIL is its id
+ANSWERS: Final = 8.0  # a batch that has run; DETAIL is its id
+EXPIRES: Final = 9.0  # a request that waits and can't keep its deadline any more; DETAIL is its number
 
 NOW_S: Final = 0
 NEXT_ARRIVAL: Final = 1
 ARRIVALS: Final = 2
-QUEUED: Final = 3  # requests in the central heap
-QUEUE_ITEMS: Final = 4  # items that wait in it
-EVENTS: Final = 5
-EVENT_ORDER: Final = 6
-NEXT_ENTRY: Final = 7
-ENTRIES: Final = 8
-TURN: Final = 9  # decisions so far
-DISPATCHES: Final = 10
-BATCH_IDS: Final = 11
-IS_PENDING: Final = 12  # a decision that is to be made outside of the loop
-ROW_COUNT: Final = 13
-HOLD_UNTIL_S: Final = 14
-IS_CHANGED: Final = 15  # something was, since the policy was last asked
-WAITING_ITEMS: Final = 16  # central and bound
-ANSWERED_COUNT: Final = 17
-ON_TIME_COUNT: Final = 18
-ACCURACY_SUM: Final = 19
-LATENCY_SUM_S: Final = 20
-LOST_COUNT: Final = 21  # shed, rejected or failed
-QUEUE_LIMIT: Final = 22
-TIMEOUT_S: Final = 23
-MAX_ATTEMPTS: Final = 24
-LEARNS: Final = 25  # 1 when expected times are fitted to what is observed
-REPORTED: Final = 26  # 1 when the router learns of answers by reports only
-IS_EXTERNAL: Final = 27  # 1 when decisions are made outside of the loop
-BINDS_EARLY: Final = 28
-SLACK_MARGIN: Final = 29
-MIN_ACCURACY: Final = 30
-STATE_FIELDS: Final = 31
+QUEUED: Final = 3  # entries of the central heap
+GONE: Final = 4  # of them, those whose requests have left the queue
+QUEUE_ITEMS: Final = 5  # items that wait in it
+EVENTS: Final = 6
+EVENT_ORDER: Final = 7
+NEXT_ENTRY: Final = 8
+ENTRIES: Final = 9
+TURN: Final = 10  # decisions so far
+DISPATCHES: Final = 11
+BATCH_IDS: Final = 12
+IS_PENDING: Final = 13  # a decision that is to be made outside of the loop
+ROW_COUNT: Final = 14
+HOLD_UNTIL_S: Final = 15
+HELD_HEAD: Final = 16  # the request that was held last; -1 once anything but requests has come
+IS_CHANGED: Final = 17  # something was, since the policy was last asked
+WAITING_ITEMS: Final = 18  # central and bound
+OLDEST_OPEN: Final = 19  # no request before this one is still to be answered or given up
+FASTEST_S: Final = 20  # of the orchestrator.policies.queue_rules.QueueEstimate
+MOST_RPS: Final = 21  # likewise
+ANSWERED_COUNT: Final = 22
+ON_TIME_COUNT: Final = 23
+ACCURACY_SUM: Final = 24
+LATENCY_SUM_S: Final = 25
+LOST_COUNT: Final = 26  # shed, rejected or failed
+QUEUE_LIMIT: Final = 27
+CAN_DISPLACE: Final = 28  # 1 when a request may be more important than one that came before it
+SHEDS_LATE: Final = 29  # 1 when deadlines are the callers' own, and what can't keep its own is given up
+TIMEOUT_S: Final = 30
+MAX_ATTEMPTS: Final = 31
+LEARNS: Final = 32  # 1 when expected times are fitted to what is observed
+REPORTED: Final = 33  # 1 when the router learns of answers by reports only
+IS_EXTERNAL: Final = 34  # 1 when decisions are made outside of the loop
+BINDS_EARLY: Final = 35
+SLACK_MARGIN: Final = 36
+MIN_ACCURACY: Final = 37
+STATE_FIELDS: Final = 38

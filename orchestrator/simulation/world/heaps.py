@@ -1,43 +1,44 @@
-"""The loop's priority queues, in tables: events, the router's queue, and the lanes of bound requests.
+"""The loop's priority queues, in tables: events, the router's queue, and the queues of bound requests.
 
 ``heapq`` works on lists of objects, which a compiled loop has not. The router's queue is the binary heap that a live
-router keeps (router.queue.request_queue), because the deadline of its tail is estimated from evenly spread places of
-it. Lanes are skew heaps (Sleator and Tarjan, 1986): any number of them live in two fields of the requests.
+router keeps (orchestrator.router.queue.request_queue), because the deadline of its tail is estimated from evenly spread
+entries of it. Bound requests wait in skew heaps (Sleator and Tarjan, 1986): any number of them live in two fields of
+the requests.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
+from orchestrator.policies.queue_rules import order_key, sample_step, tail_index
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
 
-TAIL_SAMPLE: Final = 20
-TAIL_RATIO: Final = 0.9
+_order_key = compiled(order_key)
+_sample_step = compiled(sample_step)
+_tail_index = compiled(tail_index)
 
 
 @compiled
 def push_event(world: World, at_s: float, kind: float, server: float, detail: float, value: float) -> None:
     """Arrange an event."""
     events, state = world.events, world.state
-    place = int(state[sim.EVENTS])
+    entry = int(state[sim.EVENTS])
     state[sim.EVENTS] += 1
     state[sim.EVENT_ORDER] += 1
     order = state[sim.EVENT_ORDER]
-    while place > 0:
-        parent = (place - 1) >> 1
+    while entry > 0:
+        parent = (entry - 1) >> 1
         if events[sim.AT_S][parent] < at_s or (events[sim.AT_S][parent] == at_s and events[sim.ORDER][parent] < order):
             break
         for field in range(sim.EVENT_FIELDS):
-            events[field][place] = events[field][parent]
-        place = parent
-    events[sim.AT_S][place] = at_s
-    events[sim.ORDER][place] = order
-    events[sim.KIND][place] = kind
-    events[sim.EVENT_SERVER][place] = server
-    events[sim.DETAIL][place] = detail
-    events[sim.VALUE][place] = value
+            events[field][entry] = events[field][parent]
+        entry = parent
+    events[sim.AT_S][entry] = at_s
+    events[sim.ORDER][entry] = order
+    events[sim.KIND][entry] = kind
+    events[sim.EVENT_SERVER][entry] = server
+    events[sim.DETAIL][entry] = detail
+    events[sim.VALUE][entry] = value
 
 
 @compiled
@@ -47,9 +48,9 @@ def drop_event(world: World) -> None:
     world.state[sim.EVENTS] -= 1
     last = int(world.state[sim.EVENTS])
     at_s, order = events[sim.AT_S][last], events[sim.ORDER][last]
-    place = 0
+    entry = 0
     while True:
-        child = 2 * place + 1
+        child = 2 * entry + 1
         if child >= last:
             break
         if child + 1 < last and _is_before(events, child + 1, child):
@@ -57,10 +58,10 @@ def drop_event(world: World) -> None:
         if at_s < events[sim.AT_S][child] or (at_s == events[sim.AT_S][child] and order < events[sim.ORDER][child]):
             break
         for field in range(sim.EVENT_FIELDS):
-            events[field][place] = events[field][child]
-        place = child
+            events[field][entry] = events[field][child]
+        entry = child
     for field in range(sim.EVENT_FIELDS):
-        events[field][place] = events[field][last]
+        events[field][entry] = events[field][last]
 
 
 @compiled
@@ -71,73 +72,100 @@ def _is_before(events: Table, one: int, other: int) -> bool:
 
 
 @compiled
-def is_sooner(requests: Table, one: float, other: float) -> bool:
-    """Return whether a request is due before another; of two, the one that came first."""
-    one_s, other_s = requests[sim.DEADLINE_S][int(one)], requests[sim.DEADLINE_S][int(other)]
-    return one < other if one_s == other_s else one_s < other_s
+def key_of(requests: Table, request: float) -> tuple[float, float]:
+    """Return what a request is ordered by among those that wait."""
+    return _order_key(requests[sim.PRIORITY][int(request)], requests[sim.DEADLINE_S][int(request)])
+
+
+@compiled
+def goes_first(requests: Table, one: float, other: float) -> bool:
+    """Return whether a request goes before another; of two equals, the one that came first does."""
+    one_key, other_key = key_of(requests, one), key_of(requests, other)
+    return one < other if one_key == other_key else one_key < other_key
 
 
 @compiled
 def push_request(heap: Column, size: int, requests: Table, request: float) -> None:
     """Add a request to the queue, which holds ``size``."""
-    place = size
-    while place > 0:
-        parent = (place - 1) >> 1
-        if not is_sooner(requests, request, heap[parent]):
+    entry = size
+    while entry > 0:
+        parent = (entry - 1) >> 1
+        if not goes_first(requests, request, heap[parent]):
             break
-        heap[place] = heap[parent]
-        place = parent
-    heap[place] = request
+        heap[entry] = heap[parent]
+        entry = parent
+    heap[entry] = request
 
 
 @compiled
 def pop_request(heap: Column, size: int, requests: Table) -> int:
-    """Remove and return the request of the queue, which holds ``size``, that is due first."""
+    """Remove and return the request of the queue, which holds ``size``, that goes first."""
     first = int(heap[0])
-    request = heap[size - 1]
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= size - 1:
-            break
-        if child + 1 < size - 1 and is_sooner(requests, heap[child + 1], heap[child]):
-            child += 1
-        if not is_sooner(requests, heap[child], request):
-            break
-        heap[place] = heap[child]
-        place = child
-    heap[place] = request
+    _sink(heap, size - 1, requests, 0, heap[size - 1])
     return first
 
 
 @compiled
+def restore_heap(heap: Column, size: int, requests: Table) -> None:
+    """Put ``size`` requests that are in any order into that of a heap."""
+    for entry in range(size // 2 - 1, -1, -1):
+        _sink(heap, size, requests, entry, heap[entry])
+
+
+@compiled
+def _sink(heap: Column, size: int, requests: Table, entry: int, request: float) -> None:
+    """Put a request into the heap of ``size`` at ``entry``, or as far below it as it belongs."""
+    while True:
+        child = 2 * entry + 1
+        if child >= size:
+            break
+        if child + 1 < size and goes_first(requests, heap[child + 1], heap[child]):
+            child += 1
+        if not goes_first(requests, heap[child], request):
+            break
+        heap[entry] = heap[child]
+        entry = child
+    heap[entry] = request
+
+
+@compiled
 def tail_deadline_s(heap: Column, size: int, requests: Table, sample: Column) -> float:
-    """Return when nine of ten are due, as a live router's lane does: by a sample spread evenly over the heap."""
-    step = max(1, size // TAIL_SAMPLE)
+    """Return when the tail of the queue is due, by a sample spread evenly over the heap."""
     count = 0
-    for place in range(0, size, step):
-        deadline_s = requests[sim.DEADLINE_S][int(heap[place])]
+    for entry in range(0, size, _sample_step(size)):
+        deadline_s = requests[sim.DEADLINE_S][int(heap[entry])]
         at = count
         while at > 0 and sample[at - 1] > deadline_s:
             sample[at] = sample[at - 1]
             at -= 1
         sample[at] = deadline_s
         count += 1
-    return sample[int(TAIL_RATIO * (count - 1))]
+    return sample[_tail_index(count)]
 
 
 @compiled
-def merge_lanes(requests: Table, one: float, other: float) -> float:
-    """Return the root of two lanes as one; -1 is an empty lane."""
+def ratio_before(heap: Column, size: int, requests: Table, request: int) -> float:
+    """Return about which part of the queue goes before a request of it is done, by the same sample; 0..1."""
+    before, sampled, own_key = 0, 0, key_of(requests, request)
+    for entry in range(0, size, _sample_step(size)):
+        if key_of(requests, heap[entry]) <= own_key:
+            before += 1
+        sampled += 1
+    return before / sampled
+
+
+@compiled
+def merge_queues(requests: Table, one: float, other: float) -> float:
+    """Return the root of two queues of bound requests as one; -1 is an empty queue."""
     if one < 0 or other < 0:
         return max(one, other)
     left, right = requests[sim.LEFT], requests[sim.RIGHT]
-    root, rest = (one, other) if is_sooner(requests, one, other) else (other, one)
+    root, rest = (one, other) if goes_first(requests, one, other) else (other, one)
     parent = int(root)
     path = right[parent]
     right[parent] = left[parent]
     while path >= 0:
-        nearer, farther = (path, rest) if is_sooner(requests, path, rest) else (rest, path)
+        nearer, farther = (path, rest) if goes_first(requests, path, rest) else (rest, path)
         left[parent] = nearer
         parent = int(nearer)
         path, rest = right[parent], farther

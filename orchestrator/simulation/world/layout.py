@@ -22,9 +22,9 @@ class World(NamedTuple):
         rule: of the policy; see orchestrator.policies.rule.
         memory: what the policy remembers; see orchestrator.policies.memory.
         requests, truth, models, held, events, schedule, state: see ``columns``.
-        service_s, energy_j: [server · columns + width, items - 1], what a group takes at its mean.
-        heap: requests that wait for a decision, a binary heap by deadline.
-        roots: first request of the lane of each server and width, -1 when it is empty.
+        service_s, energy_j: [server · columns + width, items - 1], what a batch takes at its mean.
+        heap: requests that wait for a decision, a binary heap by priority, then deadline.
+        roots: the first request that is bound to each server and width, -1 when there is none.
         sample: room for the deadlines that the tail is estimated from.
     """
 

@@ -1,12 +1,12 @@
 """The event loop: what comes next, what it changes, and the router's reaction to it.
 
-Of what happens at the same time, groups end first, then what was arranged beforehand happens, then requests arrive.
+Of what happens at the same time, batches end first, then what was arranged beforehand happens, then requests arrive.
 After each the router does what a live one does after a change: it asks its policy about the head of the queue until
 the policy holds (orchestrator.router.router).
 
 A run is over when the last request of its trace is answered or given up; nothing happens after that, so that times,
 joules and utilisation are of the work alone. Faults and reports that were arranged for later never come, and neither
-do the ends of groups that were lost or of holds. A load that has begun has cost all its joules already.
+do the ends of batches that were lost or of holds. A load that has begun has cost all its joules already.
 """
 
 from __future__ import annotations
@@ -19,27 +19,36 @@ from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.heaps import (
-    drop_event,
-    is_sooner,
-    merge_lanes,
-    pop_request,
-    push_event,
-    tail_deadline_s,
-)
+from orchestrator.simulation.world.heaps import drop_event, goes_first, push_event, tail_deadline_s
 from orchestrator.simulation.world.layout import World
+from orchestrator.simulation.world.queue import (
+    bind,
+    bound_head,
+    give_up,
+    has_head,
+    take_batch,
+    take_bound_batch,
+    take_bound_head,
+    take_head,
+)
 from orchestrator.simulation.world.servers import (
     account,
     answer_batch,
     end_batch,
-    enqueue,
     fail,
-    give_up,
     lose_batches,
     place_of_batch,
     report,
     send,
     start_batches,
+)
+from orchestrator.simulation.world.shedding import (
+    arrive,
+    enqueue,
+    expire,
+    shed_late_heads,
+    shed_overdue_bound,
+    shed_overdue_head,
 )
 
 NO_EVENT = 0
@@ -85,9 +94,13 @@ def advance(world: World, until_s: float) -> bool:
                 world.schedule[sim.VALUE][entry],
             )
         elif source == ARRIVAL:
-            _arrive(world)
+            state[sim.NEXT_ARRIVAL] += 1
+            arrive(world, int(state[sim.NEXT_ARRIVAL]) - 1)
+            continue
         else:
             state[sim.HOLD_UNTIL_S] = math.inf
+        if state[sim.IS_CHANGED] != 0:
+            state[sim.HELD_HEAD] = -1
 
 
 @compiled
@@ -109,22 +122,11 @@ def _next_event(world: World) -> tuple[int, float]:
             source, at_s = ARRIVAL, arrival_s
     if state[sim.HOLD_UNTIL_S] < at_s:
         source, at_s = HOLD_ENDS, max(state[sim.NOW_S], state[sim.HOLD_UNTIL_S])
-    if source == NO_EVENT and state[sim.QUEUED] > 0:  # nothing is to come that it could wait for
+    if source == NO_EVENT and has_head(world):  # nothing is to come that it could wait for
         given_up_s = world.requests[sim.ARRIVED_S][int(world.heap[0])] + state[sim.TIMEOUT_S]
         if given_up_s < math.inf:
             source, at_s = HOLD_ENDS, max(state[sim.NOW_S], given_up_s + _ROUNDING * (1 + given_up_s))
     return source, at_s
-
-
-@compiled
-def _arrive(world: World) -> None:
-    state = world.state
-    request = int(state[sim.NEXT_ARRIVAL])
-    state[sim.NEXT_ARRIVAL] += 1
-    if state[sim.WAITING_ITEMS] + world.requests[sim.REQUEST_ITEMS][request] > state[sim.QUEUE_LIMIT]:
-        give_up(world, request, sim.SHED)
-    else:
-        enqueue(world, request)
 
 
 @compiled
@@ -133,6 +135,9 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
     fleet, truth = world.fleet, world.truth
     if kind in (sim.ENDS, sim.ANSWERS):
         _advance_batch(world, kind, server, detail, value)
+    elif kind == sim.EXPIRES:
+        expire(world, int(detail))
+        world.state[sim.IS_CHANGED] = 0  # nothing that a decision waits for
     elif kind == sim.REPORTS:
         report(world, server, value)
     elif kind == sim.THROTTLES:
@@ -152,14 +157,14 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
             account(world, server)
             truth[sim.IS_UP][server] = 1
             fleet.servers[col.HEALTHY][server] = 1
-            _serve_lanes(world, server)
+            _serve_bound(world, server)
     else:
         _change(world, kind, server, int(detail), value)
 
 
 @compiled
 def _advance_batch(world: World, kind: float, server: int, batch: float, part: float) -> None:
-    """End a group, or answer it, unless it was lost."""
+    """End a batch, or answer it, unless it was lost."""
     place = place_of_batch(world, server, batch)
     if place < 0:
         return
@@ -167,7 +172,7 @@ def _advance_batch(world: World, kind: float, server: int, batch: float, part: f
         end_batch(world, server, place, part)
     else:
         answer_batch(world, server, place)
-    _serve_lanes(world, server)
+    _serve_bound(world, server)
 
 
 @compiled
@@ -199,7 +204,7 @@ def _change(world: World, kind: float, server: int, column: int, instances: floa
 
 @compiled
 def _limit_batches(world: World, server: int) -> None:
-    """Set how many groups a server may hold: as many as of its best-staffed width alone, as in a live router."""
+    """Set how many batches a server may hold: as many as of its best-staffed width alone, as in a live router."""
     fleet, most = world.fleet, 1.0
     for column in range(fleet.columns):
         model = server * fleet.columns + column
@@ -213,11 +218,15 @@ def _limit_batches(world: World, server: int) -> None:
 def _decide(world: World) -> bool:
     """Ask the policy until it holds or nothing waits; return whether it has to be asked outside."""
     state = world.state
-    while state[sim.QUEUED] > 0:
-        if _shed_head(world):
+    while has_head(world):
+        if shed_overdue_head(world):
             continue
+        if state[sim.SHEDS_LATE] != 0 and state[sim.HELD_HEAD] == world.heap[0] and not _has_any_room(world):
+            break  # it was held, nothing but requests has come, and nothing could be sent
         _write_query(world)
         count = build_rows(world.fleet, world.head, world.rows, world.scratch)
+        if state[sim.SHEDS_LATE] != 0 and shed_late_heads(world, count):
+            continue
         if state[sim.IS_EXTERNAL] != 0:
             state[sim.ROW_COUNT] = count
             state[sim.IS_PENDING] = 1
@@ -240,25 +249,16 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
         return True
     if row < 0:
         state[sim.HOLD_UNTIL_S] = until_s
+        state[sim.HELD_HEAD] = world.heap[0]
         state[sim.IS_CHANGED] = 0
         return False
     server, column = int(rows[col.ROW_SERVER][row]), int(rows[col.ROW_COLUMN][row])
     if state[sim.BINDS_EARLY] != 0:
-        _bind(world, server, column)
-        _serve_lanes(world, server)
+        bind(world, server, column)
+        _serve_bound(world, server)
     else:
-        first, taken = _take_batch(world, items)
+        first, taken = take_batch(world, items)
         send(world, server, column, first, taken)
-    return True
-
-
-@compiled
-def _shed_head(world: World) -> bool:
-    """Give the head up when it has waited for too long."""
-    state = world.state
-    if state[sim.NOW_S] - world.requests[sim.ARRIVED_S][int(world.heap[0])] < state[sim.TIMEOUT_S]:
-        return False
-    give_up(world, take_head(world), sim.SHED)
     return True
 
 
@@ -273,111 +273,45 @@ def _write_query(world: World) -> None:
     query[col.HEAD_DEADLINE_S] = requests[sim.DEADLINE_S][head]
     query[col.TAIL_DEADLINE_S] = tail_deadline_s(world.heap, queued, requests, world.sample)
     query[col.MIN_ACCURACY] = state[sim.MIN_ACCURACY]
+    query[col.PRIORITY] = requests[sim.PRIORITY][head]
     query[col.TURN] = state[sim.TURN]
-    query[col.FIRST_UNIFORM] = requests[sim.LOT][head]
-    query[col.SECOND_UNIFORM] = requests[sim.OTHER_LOT][head]
+    query[col.FIRST_UNIFORM] = requests[sim.FIRST_UNIFORM][head]
+    query[col.SECOND_UNIFORM] = requests[sim.SECOND_UNIFORM][head]
     query[col.HEAD_ARRIVED_S] = requests[sim.ARRIVED_S][head]
 
 
 @compiled
-def take_head(world: World) -> int:
-    """Remove and return the request that is due first."""
-    state = world.state
-    request = pop_request(world.heap, int(state[sim.QUEUED]), world.requests)
-    state[sim.QUEUED] -= 1
-    state[sim.QUEUE_ITEMS] -= world.requests[sim.REQUEST_ITEMS][request]
-    state[sim.WAITING_ITEMS] -= world.requests[sim.REQUEST_ITEMS][request]
-    return request
-
-
-@compiled
-def _take_batch(world: World, items: float) -> tuple[int, float]:
-    """Remove requests from the head on, together at most ``items``; return the first and their items."""
-    requests, state = world.requests, world.state
-    first = take_head(world)
-    last, taken = first, requests[sim.REQUEST_ITEMS][first]
-    while state[sim.QUEUED] > 0 and taken + requests[sim.REQUEST_ITEMS][int(world.heap[0])] <= items:
-        following = take_head(world)
-        requests[sim.NEXT][last] = following
-        taken += requests[sim.REQUEST_ITEMS][following]
-        last = following
-    requests[sim.NEXT][last] = -1
-    return first, taken
-
-
-@compiled
-def _bind(world: World, server: int, column: int) -> None:
-    """Move the head into the lane of a server and width."""
-    fleet, requests = world.fleet, world.requests
-    request = take_head(world)
-    items = requests[sim.REQUEST_ITEMS][request]
-    world.state[sim.WAITING_ITEMS] += items
-    requests[sim.LEFT][request] = -1
-    requests[sim.RIGHT][request] = -1
-    lane = server * fleet.columns + column
-    world.roots[lane] = merge_lanes(requests, world.roots[lane], float(request))
-    fleet.models[col.MODEL_BOUND_ITEMS][lane] += items
-    fleet.servers[col.BOUND_ITEMS][server] += items
-    fleet.servers[col.HELD_ITEMS][server] += items
-
-
-@compiled
-def _pop_bound(world: World, server: int, column: int) -> int:
-    """Remove and return the first request of a lane."""
-    fleet, requests = world.fleet, world.requests
-    lane = server * fleet.columns + column
-    request = int(world.roots[lane])
-    items = requests[sim.REQUEST_ITEMS][request]
-    world.roots[lane] = merge_lanes(requests, requests[sim.LEFT][request], requests[sim.RIGHT][request])
-    fleet.models[col.MODEL_BOUND_ITEMS][lane] -= items
-    fleet.servers[col.BOUND_ITEMS][server] -= items
-    fleet.servers[col.HELD_ITEMS][server] -= items
-    world.state[sim.WAITING_ITEMS] -= items
-    return request
-
-
-@compiled
-def _serve_lanes(world: World, server: int) -> None:
-    """Send what is bound to a server as far as it has room, the lane with the earliest head first."""
+def _serve_bound(world: World, server: int) -> None:
+    """Send what is bound to a server as far as it has room, the width whose head goes first before the others."""
     fleet, requests = world.fleet, world.requests
     while fleet.servers[col.BOUND_ITEMS][server] > 0:
-        _shed_bound(world, server)
         chosen = -1
         for column in range(fleet.columns):
-            root = world.roots[server * fleet.columns + column]
-            if root < 0 or not _has_room(world, server, column):
+            queue = server * fleet.columns + column
+            shed_overdue_bound(world, queue)
+            if bound_head(world, queue) < 0 or not _has_room(world, server, column):
                 continue
-            if chosen < 0 or is_sooner(requests, root, world.roots[server * fleet.columns + chosen]):
+            if chosen < 0 or goes_first(requests, world.roots[queue], world.roots[server * fleet.columns + chosen]):
                 chosen = column
         if chosen < 0:
             return
-        first = _pop_bound(world, server, chosen)
-        last, taken = first, requests[sim.REQUEST_ITEMS][first]
-        lane = server * fleet.columns + chosen
-        while world.roots[lane] >= 0:
-            if taken + requests[sim.REQUEST_ITEMS][int(world.roots[lane])] > fleet.models[col.MAX_BATCH][lane]:
-                break
-            following = _pop_bound(world, server, chosen)
-            requests[sim.NEXT][last] = following
-            taken += requests[sim.REQUEST_ITEMS][following]
-            last = following
-        requests[sim.NEXT][last] = -1
+        first, taken = take_bound_batch(world, server * fleet.columns + chosen)
         send(world, server, chosen, first, taken)
 
 
 @compiled
-def _shed_bound(world: World, server: int) -> None:
-    """Give up the heads of a server's lanes that have waited for too long."""
-    oldest_s = world.state[sim.NOW_S] - world.state[sim.TIMEOUT_S]
-    for column in range(world.fleet.columns):
-        lane = server * world.fleet.columns + column
-        while world.roots[lane] >= 0 and world.requests[sim.ARRIVED_S][int(world.roots[lane])] <= oldest_s:
-            give_up(world, _pop_bound(world, server, column), sim.SHED)
+def _has_any_room(world: World) -> bool:
+    """Return whether some server, as the router knows it, may be sent a batch."""
+    servers = world.fleet.servers
+    for server in range(world.fleet.server_count):
+        if servers[col.HEALTHY][server] != 0 and servers[col.BATCH_COUNT][server] < servers[col.BATCH_LIMIT][server]:
+            return True
+    return False
 
 
 @compiled
 def _has_room(world: World, server: int, column: int) -> bool:
-    """Return whether a server, which answers itself, may be sent a group; done groups take no room."""
+    """Return whether a server, which answers itself, may be sent a batch; done batches take no room."""
     fleet = world.fleet
     total, of_width = 0, 0
     for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
@@ -392,5 +326,6 @@ def _has_room(world: World, server: int, column: int) -> bool:
 @compiled
 def _unbind(world: World, server: int, column: int) -> None:
     """Take what was bound to a width that is gone back into the queue."""
-    while world.roots[server * world.fleet.columns + column] >= 0:
-        enqueue(world, _pop_bound(world, server, column))
+    queue = server * world.fleet.columns + column
+    while bound_head(world, queue) >= 0:
+        enqueue(world, take_bound_head(world, queue))

@@ -1,12 +1,12 @@
-"""What servers do: groups start when an instance is free, end, and are lost when their server fails.
+"""What servers do: batches start when an instance is free, end, and are lost when their server fails.
 
-A group of a width with k instances takes a k-th of its server, groups start in the order they were sent, and none
-overtakes: the reading of ``policies.tables.occupancy``, which expects just that, is here the truth. A group takes
+A batch of a width with k instances takes a k-th of its server, batches start in the order they were sent, and none
+overtakes: the reading of ``policies.tables.occupancy``, which expects just that, is here the truth. A batch takes
 what its width and size take on average, times the noise of its first request, times the server's throttling.
-Its answer reaches the router DELAY_S later, while the next group runs already: what a call takes beside the instance
+Its answer reaches the router DELAY_S later, while the next batch runs already: what a call takes beside the instance
 (travel, decoding) costs latency and no capacity.
 
-Energy is exact: idle power while a server is up, what each group adds over the time it ran, and what loads take.
+Energy is exact: idle power while a server is up, what each batch adds over the time it ran, and what loads take.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile.fit import DECAY, bounded_observation, fitted_line
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.heaps import push_event, push_request
+from orchestrator.simulation.world.heaps import push_event
 from orchestrator.simulation.world.layout import World
+from orchestrator.simulation.world.queue import give_up
+from orchestrator.simulation.world.shedding import enqueue
 
 _fitted_line = compiled(fitted_line)
 _bounded_observation = compiled(bounded_observation)
@@ -28,10 +30,10 @@ _bounded_observation = compiled(bounded_observation)
 
 @compiled
 def send(world: World, server: int, column: int, first: int, items: float) -> None:
-    """Send a group: requests linked by NEXT from ``first`` on, ``items`` together."""
+    """Send a batch: requests linked by NEXT from ``first`` on, ``items`` together."""
     fleet, state = world.fleet, world.state
     batches, held = fleet.batches, world.held
-    if fleet.servers[col.BATCH_COUNT][server] >= fleet.depth:  # full of groups that are done and not reported yet
+    if fleet.servers[col.BATCH_COUNT][server] >= fleet.depth:  # full of batches that are done and not reported yet
         _forget_oldest_done(world, server)
     place = server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])
     state[sim.BATCH_IDS] += 1
@@ -61,7 +63,7 @@ def send(world: World, server: int, column: int, first: int, items: float) -> No
 
 @compiled
 def start_batches(world: World, server: int) -> None:
-    """Start the groups for which there is an instance now, in their order."""
+    """Start the batches for which there is an instance now, in their order."""
     fleet, held, truth = world.fleet, world.held, world.truth
     if truth[sim.IS_UP][server] == 0:
         return
@@ -104,7 +106,7 @@ def account(world: World, server: int) -> None:
 
 @compiled
 def place_of_batch(world: World, server: int, batch: float) -> int:
-    """Return the place of a group that is not done, -1 when it was lost."""
+    """Return the place of a batch that is not done, -1 when it was lost."""
     fleet, held = world.fleet, world.held
     for place in range(server * fleet.depth, server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])):
         if held[sim.BATCH_ID][place] == batch and math.isnan(held[sim.DONE_S][place]):
@@ -114,7 +116,7 @@ def place_of_batch(world: World, server: int, batch: float) -> int:
 
 @compiled
 def end_batch(world: World, server: int, place: int, part: float) -> None:
-    """Free the part of a server that a group took, and answer its requests unless its answer has to travel."""
+    """Free the part of a server that a batch took, and answer its requests unless its answer has to travel."""
     fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
     account(world, server)
     truth[sim.BUSY_PARTS][server] = max(0.0, truth[sim.BUSY_PARTS][server] - part)
@@ -140,7 +142,7 @@ def _fixed_j(world: World, model: int, place: int) -> float:
 
 @compiled
 def answer_batch(world: World, server: int, place: int) -> None:
-    """Answer the requests of a group that has run."""
+    """Answer the requests of a batch that has run."""
     fleet, held, truth, state = world.fleet, world.held, world.truth, world.state
     now_s = state[sim.NOW_S]
     column, items = int(fleet.batches[col.COLUMN][place]), fleet.batches[col.ITEMS][place]
@@ -166,7 +168,7 @@ def answer_batch(world: World, server: int, place: int) -> None:
 
 @compiled
 def _seen_s(world: World, server: int, place: int) -> float:
-    """Return how long a group took as its router sees it: since it began, by what the router knew then."""
+    """Return how long a batch took as its router sees it: since it began, by what the router knew then."""
     batches, held = world.fleet.batches, world.held
     if held[sim.HAS_RUN][place] == 0:
         return held[sim.TAKES_S][place]
@@ -195,7 +197,7 @@ def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> N
 
 @compiled
 def observe(world: World, model: int, items: float, took_s: float) -> None:
-    """Fit a width's expected times to one more group, as orchestrator.profile.LatencyFit does."""
+    """Fit a width's expected times to one more batch, as orchestrator.profile.LatencyFit does."""
     sums = world.models
     weight, sum_t_s = sums[sim.FIT_WEIGHT][model], sums[sim.FIT_T_S][model]
     line = _fitted_line(weight, sums[sim.FIT_N][model], sums[sim.FIT_NN][model], sum_t_s, sums[sim.FIT_NT_S][model])
@@ -218,7 +220,7 @@ def observe(world: World, model: int, items: float, took_s: float) -> None:
 
 @compiled
 def drop_batch(world: World, server: int, place: int) -> None:
-    """Take a group out of the account of its server; those behind it move up."""
+    """Take a batch out of the account of its server; those behind it move up."""
     fleet, held = world.fleet, world.held
     fleet.servers[col.HELD_ITEMS][server] -= fleet.batches[col.ITEMS][place]
     fleet.servers[col.BATCH_COUNT][server] -= 1
@@ -281,29 +283,11 @@ def lose_batches(world: World, server: int) -> None:
         while request >= 0:
             following = int(requests[sim.NEXT][request])
             requests[sim.NEXT][request] = -1
-            if requests[sim.ATTEMPTS][request] < state[sim.MAX_ATTEMPTS]:
+            has_time = state[sim.SHEDS_LATE] == 0 or state[sim.NOW_S] < requests[sim.DEADLINE_S][request]
+            if has_time and requests[sim.ATTEMPTS][request] < state[sim.MAX_ATTEMPTS]:
                 enqueue(world, request)
             else:
                 give_up(world, request, sim.FAILED)
             request = following
     fleet.servers[col.BATCH_COUNT][server] = 0
     fleet.servers[col.HELD_ITEMS][server] = fleet.servers[col.BOUND_ITEMS][server]
-
-
-@compiled
-def enqueue(world: World, request: int) -> None:
-    """Let a request wait for a decision."""
-    requests, state = world.requests, world.state
-    requests[sim.STATUS][request] = sim.WAITING
-    push_request(world.heap, int(state[sim.QUEUED]), requests, request)
-    state[sim.QUEUED] += 1
-    state[sim.QUEUE_ITEMS] += requests[sim.REQUEST_ITEMS][request]
-    state[sim.WAITING_ITEMS] += requests[sim.REQUEST_ITEMS][request]
-
-
-@compiled
-def give_up(world: World, request: int, status: float) -> None:
-    """End a request without an answer."""
-    world.requests[sim.STATUS][request] = status
-    world.requests[sim.ANSWERED_S][request] = world.state[sim.NOW_S]
-    world.state[sim.LOST_COUNT] += 1

@@ -1,8 +1,8 @@
 """Many worlds that are stepped from choice to choice in one compiled call: what learning is fed with.
 
-The tables of all worlds lie in arrays with the world as their first axis, so a step costs no more Python for a hundred
-worlds than for one, and each world in it is the very World that a Simulation runs, by the same functions. Worlds may
-differ in everything (fleet, workload, objectives); shorter tables are padded.
+The tables of all worlds lie in arrays with the world as their first axis (orchestrator.simulation.world.stacked), so a
+step costs no more Python for a hundred worlds than for one, and each world in it is the very World that a Simulation
+runs, by the same functions. Worlds may differ in everything (fleet, workload, objectives).
 
 A world stops only where there is a choice: decisions with one allowed action are made on the way. An episode ends when
 every request of its trace is answered or given up.
@@ -13,8 +13,7 @@ What a step earned comes as four numbers, see orchestrator.simulation.rewards.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS, choose_row
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import IS_COMPILED, compiled
-from orchestrator.policies.tables.layout import HOLD, Fleet, QueueHead, Scratch
+from orchestrator.policies.tables.layout import HOLD
 from orchestrator.simulation.rewards import (
     DEADLINE_SCALE,
     OBJECTIVES,
@@ -47,13 +46,11 @@ from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.loop import advance, apply
+from orchestrator.simulation.world.stacked import Floats, RouterTables, WorldTables, stack, tables_of, world_of
 
 NO_ADVICE: Final = -1
-"""In place of the teacher's action: it would do what is none of the actions."""
+"""In place of the expert's action: it would do what is none of the actions."""
 _MOST_WIDTHS: Final = 32
-
-
-Floats = NDArray[np.float64]
 
 
 class Step(NamedTuple):
@@ -65,7 +62,7 @@ class Step(NamedTuple):
         rewards: float64 [worlds, 4], what the action before earned, by OBJECTIVES.
         ended: bool [worlds].
         elapsed: float64 [worlds], time since the choice before, in deadlines.
-        advice: int64 [worlds], what the teacher of the world would do, or NO_ADVICE.
+        advice: int64 [worlds], what the expert of the world would do, or NO_ADVICE.
     """
 
     observations: NDArray[np.float32]
@@ -76,55 +73,41 @@ class Step(NamedTuple):
     advice: NDArray[np.int64]
 
 
-class _Tables(NamedTuple):
-    """The arrays of a World and of a View with the world as first axis; ``counts`` are the numbers of a Fleet."""
+class _Views(NamedTuple):
+    """What the learners see where they are asked, with the world as first axis; see View."""
 
-    servers: Any
-    models: Any
-    batches: Any
-    query: Any
-    allowed: Any
-    avoided: Any
-    rows: Any
-    order: Any
-    busy: Any
-    place_of: Any
-    hull: Any
-    rule: Any
-    memory: Any
-    requests: Any
-    truth: Any
-    true_models: Any
-    service_s: Any
-    energy_j: Any
-    held: Any
-    events: Any
-    schedule: Any
-    state: Any
-    heap: Any
-    roots: Any
-    sample: Any
-    counts: Any
+    base: Floats
+    chosen: Floats
+    lines: Floats
+    context: Floats
+    mask: Floats
+    considered: NDArray[np.int64]
 
 
-class _Learner(NamedTuple):
-    """What is kept for each world beside it."""
+class _Learners(NamedTuple):
+    """What is kept for each world beside it, with the world as first axis.
 
-    base_rule: Any
-    base_memory: Any
-    preference: Any
-    widths: Any
-    scales: Any
-    sums: Any
-    considered: Any
-    base: Any
-    chosen: Any
-    lines: Any
-    context: Any
-    mask: Any
+    Attributes:
+        base_rule, base_memory: of the base policy.
+        preference: [worlds, 3], weights of accuracy, latency and energy.
+        widths: [worlds, _MOST_WIDTHS], of its fleet, ascending, in percent.
+        scales: [worlds, SCALES], what rewards are relative to.
+        sums: [worlds, SUMS], what had come of it at the step before.
+        views: what is decided about.
+        picked, extremes: room that all share, see View.
+        holds_on: whether a hold stands.
+    """
+
+    base_rule: Floats
+    base_memory: Floats
+    preference: Floats
+    widths: Floats
+    scales: Floats
+    sums: Floats
+    views: _Views
+    picked: Floats
+    extremes: Floats
     holds_on: bool
-    picked: Any  # shared by all
-    extremes: Any  # likewise
 
 
 class WorldBatch:
@@ -145,8 +128,8 @@ class WorldBatch:
             raise ConfigError("batches of worlds need numba; install it with pip install numba")
         self.worlds = worlds
         self._base = parse_base(base)
-        self._tables: _Tables | None = None
-        self._learner = _new_learner(worlds, holds_on=holds_on)
+        self._tables: WorldTables | None = None
+        self._learners = _new_learners(worlds, holds_on=holds_on)
         self._is_running = np.zeros(worlds, np.bool_)
         self._step = Step(
             np.zeros((worlds, OBSERVATION), np.float32),
@@ -168,26 +151,14 @@ class WorldBatch:
             expert: whose actions are given as advice; None: the base.
         """
         trace = draw_trace(task.settings, sorted(task.servers, key=lambda s: s.name), seed)
-        # The world's own rule is the teacher, so that it observes what becomes of groups.
+        # The world's own rule is the expert, so that it observes what becomes of batches.
         simulation = Simulation(task.settings, task.servers, expert or self._base, trace=trace)
         simulation.decide_outside()
         made = simulation.world
         query = made.head.query
         query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = task.preference
-        arrays, counts = _arrays(made)
-        self._tables = tables = _fitted(self._tables, arrays, self.worlds)
-        for stacked, array in zip(tables, arrays, strict=False):
-            stacked[world] = 0
-            stacked[(world, *(slice(length) for length in array.shape))] = array
-        tables.counts[world] = counts
-        learner = self._learner
-        if len(learner.picked) < tables.rows.shape[2]:
-            learner = learner._replace(picked=np.zeros(tables.rows.shape[2]))
-        if learner.base_memory.shape != tables.memory.shape:
-            memories = np.zeros(tables.memory.shape)
-            memories[:, :, : learner.base_memory.shape[2]] = learner.base_memory
-            learner = learner._replace(base_memory=memories)
-        self._learner = learner
+        self._tables = tables = stack(self._tables, world, tables_of(made), self.worlds)
+        self._learners = learner = _with_room(self._learners, tables.router)
         learner.base_rule[world] = self._base.numbers
         learner.base_memory[world] = 0
         learner.base_memory[world, WHOLE, STRIDE] = made.memory[WHOLE][STRIDE]
@@ -225,15 +196,15 @@ class WorldBatch:
 
     def _run(self) -> None:
         assert self._tables is not None, "load the worlds first"
-        _step_worlds(self._tables, self._learner, self._orders, self._is_running, self._step)
+        _step_worlds(self._tables, self._learners, self._orders, self._is_running, self._step)
         self._orders[:] = -1
 
     def totals(self, world: int) -> dict[str, float]:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
         assert self._tables is not None, "load the worlds first"
-        state = self._tables.state[world]
+        state = self._tables.events.state[world]
         answered = float(state[sim.ANSWERED_COUNT])
-        busy_j = self._tables.truth[world][sim.BUSY_J][: int(self._tables.counts[world][0])]
+        busy_j = self._tables.servers.truth[world][sim.BUSY_J][: int(self._tables.counts[world][0])]
         return {
             "requests": float(state[sim.ARRIVALS]),
             "answered": answered,
@@ -245,81 +216,58 @@ class WorldBatch:
         }
 
 
-def _new_learner(worlds: int, *, holds_on: bool) -> _Learner:
-    return _Learner(
+def _new_learners(worlds: int, *, holds_on: bool) -> _Learners:
+    return _Learners(
         base_rule=np.zeros((worlds, RULE_FIELDS)),
         base_memory=np.zeros((worlds, MEMORY_FIELDS, SLOTS)),
         preference=np.zeros((worlds, 3)),
         widths=np.zeros((worlds, _MOST_WIDTHS)),
         scales=np.zeros((worlds, SCALES)),
         sums=np.zeros((worlds, SUMS)),
-        considered=np.zeros(worlds, np.int64),
-        base=np.zeros((worlds, 3)),
-        chosen=np.zeros((worlds, ROWS)),
-        lines=np.zeros((worlds, ROWS, FEATURES)),
-        context=np.zeros((worlds, CONTEXT)),
-        mask=np.zeros((worlds, ACTIONS)),
-        holds_on=holds_on,
+        views=_Views(
+            base=np.zeros((worlds, 3)),
+            chosen=np.zeros((worlds, ROWS)),
+            lines=np.zeros((worlds, ROWS, FEATURES)),
+            context=np.zeros((worlds, CONTEXT)),
+            mask=np.zeros((worlds, ACTIONS)),
+            considered=np.zeros(worlds, np.int64),
+        ),
         picked=np.zeros(1),
         extremes=np.zeros(EXTREMES),
+        holds_on=holds_on,
     )
 
 
-def _arrays(world: World) -> tuple[list[Any], list[int]]:
-    """Return the arrays of a world in the order of _Tables, and the numbers of its fleet."""
-    fleet, head, scratch = world.fleet, world.head, world.scratch
-    arrays = [
-        *(fleet.servers, fleet.models, fleet.batches),
-        *(head.query, head.allowed, head.avoided, world.rows),
-        *(scratch.order, scratch.busy, scratch.place_of, scratch.hull),
-        *(world.rule, world.memory, world.requests, world.truth, world.models, world.service_s, world.energy_j),
-        *(world.held, world.events, world.schedule, world.state, world.heap, world.roots, world.sample),
-    ]
-    return arrays, [fleet.server_count, fleet.columns, fleet.widths, fleet.depth]
-
-
-def _fitted(tables: _Tables | None, arrays: Sequence[Any], worlds: int) -> _Tables:
-    """Return tables with room for a world's arrays; what is in them stays."""
-    if tables is None:
-        stacked = [np.zeros((worlds, *array.shape)) for array in arrays]
-        return _Tables._make([*stacked, np.zeros((worlds, 4), np.int64)])
-    if all(np.all(np.array(array.shape) <= known.shape[1:]) for known, array in zip(tables, arrays, strict=False)):
-        return tables
-    grown = []
-    for known, array in zip(tables, arrays, strict=False):
-        larger = np.zeros((worlds, *np.maximum(known.shape[1:], array.shape)))
-        larger[tuple(slice(length) for length in known.shape)] = known
-        grown.append(larger)
-    return _Tables._make([*grown, tables.counts])
+def _with_room(learners: _Learners, router: RouterTables) -> _Learners:
+    """Return learners with room for the candidates and memories of routers."""
+    candidates = router.rows.shape[2]
+    if len(learners.picked) < candidates:
+        learners = learners._replace(picked=np.zeros(candidates))
+    if learners.base_memory.shape != router.memory.shape:
+        memories = np.zeros(router.memory.shape)
+        memories[:, :, : learners.base_memory.shape[2]] = learners.base_memory
+        learners = learners._replace(base_memory=memories)
+    return learners
 
 
 @compiled
-def _world_of(tables: _Tables, i: int) -> World:
-    counts = tables.counts[i]
-    return World(
-        Fleet(tables.servers[i], tables.models[i], tables.batches[i], counts[0], counts[1], counts[2], counts[3]),
-        QueueHead(tables.query[i], tables.allowed[i], tables.avoided[i]),
-        tables.rows[i],
-        Scratch(tables.order[i], tables.busy[i], tables.place_of[i], tables.hull[i]),
-        tables.rule[i],
-        tables.memory[i],
-        tables.requests[i],
-        tables.truth[i],
-        tables.true_models[i],
-        tables.service_s[i],
-        tables.energy_j[i],
-        tables.held[i],
-        tables.events[i],
-        tables.schedule[i],
-        tables.state[i],
-        tables.heap[i],
-        tables.roots[i],
-        tables.sample[i],
+def _view_of(learners: _Learners, at: int) -> View:
+    views = learners.views
+    return View(
+        views.base[at],
+        learners.picked,
+        views.chosen[at],
+        learners.extremes,
+        views.lines[at],
+        views.context[at],
+        views.mask[at],
     )
 
 
 @compiled
-def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: Any, step: Step) -> None:
+def _step_worlds(
+    tables: WorldTables, learner: _Learners, orders: NDArray[np.int64], is_running: NDArray[np.bool_], step: Step
+) -> None:
     for i in range(orders.shape[0]):
         for objective in range(4):
             step.rewards[i, objective] = 0.0
@@ -327,16 +275,7 @@ def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: An
         step.elapsed[i] = 0.0
         if not is_running[i]:
             continue
-        world = _world_of(tables, i)
-        view = View(
-            learner.base[i],
-            learner.picked,
-            learner.chosen[i],
-            learner.extremes,
-            learner.lines[i],
-            learner.context[i],
-            learner.mask[i],
-        )
+        world, view = world_of(tables, i), _view_of(learner, i)
         if world.state[sim.IS_PENDING] != 0:
             if orders[i, 0] < 0:
                 continue  # it waits for its action
@@ -346,7 +285,7 @@ def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: An
         learner.sums[i, TIME_SUM] = world.state[sim.NOW_S]
         write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
         if is_choice:
-            _write_observation(view, int(learner.considered[i]), step.observations[i], step.masks[i])
+            _write_observation(view, int(learner.views.considered[i]), step.observations[i], step.masks[i])
         else:
             step.ended[i] = True
             is_running[i] = False
@@ -355,7 +294,7 @@ def _step_worlds(tables: _Tables, learner: _Learner, orders: Any, is_running: An
 
 
 @compiled
-def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> None:
+def _take(world: World, view: View, learner: _Learners, order: NDArray[np.int64], i: int) -> None:
     rows, query, count = world.rows, world.head.query, int(world.state[sim.ROW_COUNT])
     if order[1] >= 0:
         row, items = row_of_choices(rows, count, query, order[0], order[1], order[2], learner.widths[i])
@@ -367,7 +306,7 @@ def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> No
     action = int(order[0])
     if action > HOLD_ACTION or view.mask[action] == 0:
         action = HOLD_ACTION
-    row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), query, view.base)
+    row, items, until_s = do_action(action, rows, view.chosen, int(learner.views.considered[i]), query, view.base)
     if learner.holds_on:
         note_decision(row, until_s, learner.base_memory[i], rows, count, query, view.base)
     note_leaving(row, items, learner.base_memory[i])
@@ -375,8 +314,8 @@ def _take(world: World, view: View, learner: _Learner, order: Any, i: int) -> No
 
 
 @compiled
-def _run_to_choice(world: World, view: View, learner: _Learner, step: Step, i: int) -> bool:
-    """Run to the next decision with a choice; return whether there is one. Teachers are asked at every decision."""
+def _run_to_choice(world: World, view: View, learner: _Learners, step: Step, i: int) -> bool:
+    """Run to the next decision with a choice; return whether there is one. Experts are asked at every decision."""
     while advance(world, math.inf):
         count = int(world.state[sim.ROW_COUNT])
         rows, query, memory = world.rows, world.head.query, learner.base_memory[i]
@@ -387,7 +326,7 @@ def _run_to_choice(world: World, view: View, learner: _Learner, step: Step, i: i
                 apply(world, row, items, until_s)
                 continue
         number, allowed = look(memory, rows, count, query, learner.preference[i], view)
-        learner.considered[i] = number
+        learner.views.considered[i] = number
         step.advice[i] = _advice(world, view, number)
         if allowed > 1:
             return True
@@ -400,20 +339,20 @@ def _run_to_choice(world: World, view: View, learner: _Learner, step: Step, i: i
 
 
 @compiled
-def _write_observation(view: View, considered: int, observation: Any, mask: Any) -> None:
+def _write_observation(view: View, considered: int, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
     for line in range(ROWS):
         for feature in range(FEATURES):
             value = view.lines[line][feature] if line < considered else 0.0
             observation[line * FEATURES + feature] = value
-    for place in range(CONTEXT):
-        observation[ROWS * FEATURES + place] = view.context[place]
+    for at in range(CONTEXT):
+        observation[ROWS * FEATURES + at] = view.context[at]
     for action in range(ACTIONS):
         mask[action] = view.mask[action] != 0
 
 
 @compiled
 def _advice(world: World, view: View, considered: int) -> int:
-    """Return the teacher's action; NO_ADVICE when its row is not considered or not allowed, or it rejects."""
+    """Return the expert's action; NO_ADVICE when its row is not considered or not allowed, or it rejects."""
     count = int(world.state[sim.ROW_COUNT])
     row, _, _, _ = choose_row(world.rule, world.memory, world.rows, count, world.head.query)
     if row == HOLD:

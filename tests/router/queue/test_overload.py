@@ -15,8 +15,8 @@ from orchestrator.errors import CapacityError, ConfigError, DeadlineError, Serve
 from orchestrator.router import Answer, Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.overload import comes_too_late
-from orchestrator.router.queue.request import LaneKey, PendingRequest
-from orchestrator.router.queue.request_queue import Lane, QueueEstimate
+from orchestrator.router.queue.request import BatchKey, PendingRequest
+from orchestrator.router.queue.request_queue import QueueEstimate, RequestQueue
 from orchestrator.snapshot import Family, Width
 from tests.fakes.servers import FakeServer, item
 from tests.fakes.troubled import TroubledServer
@@ -94,28 +94,28 @@ async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_p
 
 async def test_who_comes_too_late_is_told_by_what_goes_before_and_what_can_be_answered_at_most() -> None:
     loop = asyncio.get_running_loop()
-    lane = Lane(LaneKey(Family("f"), (10,), (Width(25),), 0.0))
+    queue = RequestQueue(BatchKey(Family("f"), (10,), (Width(25),), 0.0))
 
     def waiting(deadline_s: float, *, own: bool = True) -> PendingRequest:
         now_s = loop.time()
         request = PendingRequest(np.zeros((1, 10)), False, now_s, now_s + deadline_s, loop.create_future())
         request.has_own_deadline = own
-        lane.push(request)
+        queue.push(request)
         return request
 
     crowd = [waiting(1.0) for _ in range(100)]
     # What a server that hangs holds makes the queue look endless; the others' capacity does not.
-    lane.estimate = QueueEstimate(item_drain_s=60.0, most_rps=200.0)
-    assert not comes_too_late(lane, waiting(1.0))
-    lane.estimate = QueueEstimate(item_drain_s=0.001, most_rps=50.0)
+    queue.estimate = QueueEstimate(item_drain_s=60.0, most_rps=200.0)
+    assert not comes_too_late(queue, waiting(1.0))
+    queue.estimate = QueueEstimate(item_drain_s=0.001, most_rps=50.0)
     last = waiting(1.0)
-    assert comes_too_late(lane, last)
-    assert not comes_too_late(lane, waiting(0.5)), "it goes before the others"
-    assert not comes_too_late(lane, waiting(1.0, own=False))
+    assert comes_too_late(queue, last)
+    assert not comes_too_late(queue, waiting(0.5)), "it goes before the others"
+    assert not comes_too_late(queue, waiting(1.0, own=False))
     last.attempts = 1
-    assert not comes_too_late(lane, last), "it has been sent before and may be answered by that"
-    lane.estimate = QueueEstimate(item_drain_s=0.001)
-    assert not comes_too_late(lane, crowd[-1]), "nothing is known"
+    assert not comes_too_late(queue, last), "it has been sent before and may be answered by that"
+    queue.estimate = QueueEstimate(item_drain_s=0.001)
+    assert not comes_too_late(queue, crowd[-1]), "nothing is known"
 
 
 async def test_what_a_server_that_hangs_holds_up_is_no_reason_to_refuse_what_the_other_can_answer() -> None:
@@ -313,8 +313,8 @@ async def test_higher_priorities_go_first_and_deadlines_decide_within_one() -> N
             ("high", 1500, 1),
         ):
             batch.create_task(call(router, name, deadline_ms, priority))
-        batch.create_task(call(router, "high in another lane", 1700, 1, min_accuracy=0.92))
-    assert order == ["high", "high in another lane", "high, later", "default", "unknown level", "low"]
+        batch.create_task(call(router, "high in another queue", 1700, 1, min_accuracy=0.92))
+    assert order == ["high", "high in another queue", "high, later", "default", "unknown level", "low"]
 
 
 async def test_a_full_queue_gives_up_the_least_important_for_something_more_important() -> None:
@@ -385,9 +385,8 @@ async def test_what_was_given_up_leaves_no_tensor_behind() -> None:
             await asyncio.sleep(0)
             call.cancel()
             await asyncio.sleep(0)
-        lane = next(iter(router._lanes._lanes.values()))
-        assert len(lane._heap) < 200
-        assert len(router._shedder._deadlines._heap) < 200
+        assert router._queues.entries < 200
+        assert router._shedder.watched < 200
         assert router.backlog.items == 1
         await asyncio.gather(first, waiting)
 
@@ -410,7 +409,7 @@ async def test_a_second_copy_that_has_to_leave_the_queue_leaves_its_request_to_t
         await asyncio.sleep(0.001)
         other = asyncio.create_task(router.infer(item(4)))
         await asyncio.sleep(0.2)
-        (copy,) = (r for lane in router._lanes._lanes.values() for r in lane.waiting())
+        (copy,) = router._queues.waiting()
         assert copy.under_way == 1
         urgent = asyncio.create_task(router.infer(item(5), priority=1))
         await asyncio.sleep(0.1)

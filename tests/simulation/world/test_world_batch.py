@@ -6,17 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
 from orchestrator.policies import parse_policy
 from orchestrator.policies.learned import LearnedPolicy
 from orchestrator.policies.learned.actions import HOLD_ACTION
-from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, PRESENT
+from orchestrator.policies.learned.features import CONTEXT, FEATURES, PRESENT
 from orchestrator.policies.learned.network import _score_numpy, pack
 from orchestrator.policies.tables import columns as col
-from orchestrator.simulation.environment import FleetEnv
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.simulation import Simulation
@@ -141,7 +139,7 @@ def test_the_same_seeds_and_actions_are_the_same_trace_to_the_bit(batch: WorldBa
     assert not np.array_equal(earned[0], earned[1])  # another seed is another world
 
 
-def test_every_choice_is_one_and_every_teacher_advises_what_is_allowed(batch: WorldBatch) -> None:
+def test_every_choice_is_one_and_every_expert_advises_what_is_allowed(batch: WorldBatch) -> None:
     for world, expert in enumerate(EXPERTS):
         batch.load(world, task(load=0.9), seed=4, expert=parse_policy(expert))  # type: ignore[arg-type]
     seen, _ = play(batch, at_random(4))
@@ -224,42 +222,3 @@ def test_three_choices_apart_are_taken_as_ppo_paper_takes_them() -> None:
 def test_what_can_not_be_a_base_is_refused() -> None:
     with pytest.raises(ConfigError, match="can't be the base"):
         WorldBatch(1, base="jsq")
-
-
-def env(**values: object) -> FleetEnv:
-    return FleetEnv(task(requests=60, **values))  # type: ignore[arg-type]
-
-
-def test_gymnasium_finds_nothing_to_complain_of() -> None:
-    check_env(env(), skip_render_check=True)
-
-
-def test_stable_baselines_finds_nothing_to_complain_of() -> None:
-    checker = pytest.importorskip("stable_baselines3.common.env_checker")
-    checker.check_env(env())
-
-
-def test_an_environment_ends_with_its_totals_and_weighs_its_objectives() -> None:
-    made = env()
-    observation, info = made.reset(seed=3)
-    assert observation.shape == (OBSERVATION,)
-    ended, earned = False, np.zeros(4)
-    while not ended:
-        assert made.action_masks()[info["advice"]]
-        _, reward, ended, truncated, info = made.step(info["advice"])
-        assert reward == pytest.approx(info["objectives"] @ np.array([0.5, 0.3, 0.2, 1.0]))
-        assert not truncated
-        earned += info["objectives"]
-    assert info["totals"]["requests"] == 60
-    assert info["totals"]["answered"] == simulated(made._task, "lert:slack", 3).world.state[sim.ANSWERED_COUNT]
-
-
-def test_a_seed_is_the_same_world_and_none_the_next_one_of_the_generator() -> None:
-    made = env()
-    first, _ = made.reset(seed=3)
-    made.step(HOLD_ACTION)
-    assert np.array_equal(made.reset(seed=3)[0], first)
-    seeds = [made.reset()[1]["trace_seed"] for _ in range(3)]
-    assert len(set(seeds)) == 3
-    made.reset(seed=3)
-    assert [made.reset()[1]["trace_seed"] for _ in range(3)] == seeds

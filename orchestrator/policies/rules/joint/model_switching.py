@@ -15,12 +15,12 @@ from typing import Final
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
 from orchestrator.policies.memory import WHOLE
-from orchestrator.policies.rules.capacity import capacity_rps
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
 from orchestrator.policies.rules.width_rules import nearest_width, next_width
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS
 

@@ -1,0 +1,152 @@
+"""The rules of the router's queue: who goes first, who leaves a full queue, and who can't be answered in time any more.
+
+They are functions of numbers, so a live router and the compiled loop of the simulator call the very same ones. Each
+keeps its requests in its own way (objects and ``heapq`` there, tables here); what those do with a rule's answer is in
+``orchestrator.router.queue`` and in ``orchestrator.simulation.world``. Why the rules are what they are is told in
+``orchestrator.router.queue.overload``.
+
+Rules of single numbers are plain Python, which a live router calls quicker than compiled code; the simulator compiles
+them. Therefore none of them calls another.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import capacity_rps
+from orchestrator.policies.tables.compiled import Table, compiled
+
+MANY_ITEMS: Final = 64
+"""With fewer waiting nobody comes too late, and what can be answered at most need not be known."""
+_FEW_ENTRIES: Final = 64  # of a heap whose requests have left it; never worth a rebuild
+_SAMPLE: Final = 20
+MOST_SAMPLED: Final = 2 * _SAMPLE
+"""Entries that a sample of a heap holds at the most."""
+_TAIL_RATIO: Final = 0.9
+
+
+class QueueEstimate(NamedTuple):
+    """What the last decision about a queue told of it.
+
+    Attributes:
+        fastest_s: the least expected time of one item alone on an idle server, seconds.
+        item_drain_s: the least expected time for each item that waits, were the queue drained at one width; NaN while
+            unknown.
+        most_rps: items a second that all servers answer at their quickest widths; infinite while little waits.
+    """
+
+    fastest_s: float = 0.0
+    item_drain_s: float = math.nan
+    most_rps: float = math.inf
+
+
+UNKNOWN: Final = QueueEstimate()
+"""Before the first decision."""
+
+
+def order_key(priority: float, deadline_s: float) -> tuple[float, float]:
+    """Return what waiting requests are ordered by: a lower key goes first, and the highest one leaves a full queue.
+
+    Of equal keys the one that came first goes first, and the one that came last leaves.
+    """
+    return priority, deadline_s
+
+
+def is_beyond_limits(items: float, size_bytes: float, limit_items: float, limit_bytes: float) -> bool:
+    """Return whether so much may not wait together."""
+    return items > limit_items or size_bytes > limit_bytes
+
+
+def sample_step(entries: int) -> int:
+    """Return the distance between the entries of a queue's heap that stand for all of them; they are spread evenly."""
+    return max(1, entries // _SAMPLE)
+
+
+def tail_index(sampled: int) -> int:
+    """Return which of so many ascending deadlines is the tail's: nine of ten are due by then.
+
+    The latest deadline would not do: one request with a minute to spare says nothing of the thousand behind it.
+    """
+    return int(_TAIL_RATIO * (sampled - 1))
+
+
+def is_mostly_gone(entries: int, requests: int) -> bool:
+    """Return whether a heap of ``entries``, of which ``requests`` still wait, is worth a rebuild."""
+    return entries > 2 * requests + _FEW_ENTRIES
+
+
+def comes_too_late(items_before: float, most_rps: float, allowed_s: float) -> bool:
+    """Return whether a request that has just come can't have its turn in time.
+
+    Args:
+        items_before: that go before it is done, its own included.
+        most_rps: of the QueueEstimate.
+        allowed_s: from its arrival to its deadline.
+    """
+    return items_before > most_rps * allowed_s
+
+
+def expires_s(deadline_s: float, fastest_s: float, slack_margin: float) -> float:
+    """Return when a request that waits is given up, on the clock of its deadline: before it, never after it."""
+    return deadline_s - fastest_s * slack_margin
+
+
+def head_margin(drain_s: float, tail_slack_s: float, slack_margin: float) -> tuple[bool, float]:
+    """Return whether a queue is overloaded, and what its heads' expected times are multiplied by.
+
+    Args:
+        drain_s: the least expected time until all that waits is answered, at one width.
+        tail_slack_s: until its tail is due.
+        slack_margin: of the policy.
+    """
+    is_overloaded = drain_s * slack_margin > tail_slack_s
+    return is_overloaded, slack_margin * slack_margin if drain_s > tail_slack_s else slack_margin
+
+
+def longest_service_s(allowed_s: float, slack_margin: float) -> float:
+    """Return how long a batch may run for two of them to fit into the time from arrival to deadline."""
+    return allowed_s / (2 * slack_margin)
+
+
+def head_batch(head_items: float, most_items: float, longest_s: float, per_item_s: float, fixed_s: float) -> float:
+    """Return the items of the batch that an overloaded queue's head needs time for.
+
+    Args:
+        head_items: of the head alone.
+        most_items: that wait and fit into a batch.
+        longest_s: that its service may take, see ``longest_service_s``.
+        per_item_s: that an item takes there.
+        fixed_s: that a batch takes besides.
+    """
+    if per_item_s <= 0:
+        return head_items
+    return max(head_items, min(math.floor((longest_s - fixed_s) / per_item_s), most_items))
+
+
+@compiled
+def least_times(rows: Table, count: int, queue_items: float) -> tuple[float, float, float, float]:
+    """Return what candidates, on rows, tell of their queue; zeros and infinity when there are none.
+
+    These are the least expected times of one item alone on an idle server, until the queue is drained at one width, and
+    until the head is answered, in seconds; and the items a second that all servers answer in full batches, each at its
+    quickest width, infinite while few wait.
+    """
+    if count == 0:
+        return 0.0, 0.0, 0.0, math.inf
+    fastest_s = rows[col.ROW_PER_ITEM_S][0] + rows[col.ROW_FIXED_S][0]
+    drain_s, soonest_s = rows[col.ROW_DRAIN_S][0], rows[col.ROW_HEAD_COMPLETION_S][0]
+    for row in range(1, count):
+        fastest_s = min(fastest_s, rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row])
+        drain_s = min(drain_s, rows[col.ROW_DRAIN_S][row])
+        soonest_s = min(soonest_s, rows[col.ROW_HEAD_COMPLETION_S][row])
+    if queue_items <= MANY_ITEMS:
+        return fastest_s, drain_s, soonest_s, math.inf
+    most_rps, of_server_rps = 0.0, 0.0
+    for row in range(count):
+        if row > 0 and rows[col.ROW_SERVER][row] != rows[col.ROW_SERVER][row - 1]:
+            most_rps += of_server_rps
+            of_server_rps = 0.0
+        of_server_rps = max(of_server_rps, capacity_rps(row, rows))
+    return fastest_s, drain_s, soonest_s, most_rps + of_server_rps

@@ -1,0 +1,183 @@
+"""Who is let into a simulated router's queue, and who has to leave it unserved.
+
+These are the rules of a live router (orchestrator.router.queue.overload says why), by the same functions of
+orchestrator.policies.queue_rules. A queue is bounded in items alone, because all requests of a scenario have as many
+bytes an item. What can't keep its deadline is given up only where a scenario has ``shed_late``.
+"""
+
+from __future__ import annotations
+
+import math
+
+from orchestrator.policies.queue_rules import (
+    comes_too_late,
+    expires_s,
+    head_batch,
+    head_margin,
+    is_beyond_limits,
+    least_times,
+    longest_service_s,
+)
+from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.compiled import compiled
+from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.heaps import goes_first, key_of, push_event, ratio_before
+from orchestrator.simulation.world.layout import World
+from orchestrator.simulation.world.queue import bound_head, give_up, has_head, push, shed, take_bound_head, take_head
+
+_comes_too_late = compiled(comes_too_late)
+_expires_s = compiled(expires_s)
+_head_batch = compiled(head_batch)
+_head_margin = compiled(head_margin)
+_is_beyond_limits = compiled(is_beyond_limits)
+_longest_service_s = compiled(longest_service_s)
+
+
+@compiled
+def arrive(world: World, request: int) -> None:
+    """Let a request wait, in place of less important ones if need be, or give it up."""
+    if _make_room(world, request):
+        enqueue(world, request)
+    else:
+        give_up(world, request, sim.SHED)
+
+
+@compiled
+def enqueue(world: World, request: int) -> None:
+    """Let a request wait for a decision, and see to it that it is given up in time."""
+    requests, state = world.requests, world.state
+    push(world, request)
+    if state[sim.SHEDS_LATE] == 0:
+        return
+    if requests[sim.ATTEMPTS][request] == 0 and _has_come_too_late(world, request):
+        shed(world, request)
+    elif requests[sim.IS_WATCHED][request] == 0:
+        requests[sim.IS_WATCHED][request] = 1
+        at_s = _expires_s(requests[sim.DEADLINE_S][request], state[sim.FASTEST_S], state[sim.SLACK_MARGIN])
+        push_event(world, max(at_s, state[sim.NOW_S]), sim.EXPIRES, -1.0, float(request), 0.0)
+
+
+@compiled
+def expire(world: World, request: int) -> None:
+    """Give a request up whose deadline can't be kept any more, if it still waits."""
+    world.requests[sim.IS_WATCHED][request] = 0
+    if world.requests[sim.STATUS][request] == sim.WAITING:
+        shed(world, request)
+
+
+@compiled
+def shed_overdue_head(world: World) -> bool:
+    """Give the head up when it has waited for longer than anybody may; return whether it has."""
+    state = world.state
+    if state[sim.NOW_S] - world.requests[sim.ARRIVED_S][int(world.heap[0])] < state[sim.TIMEOUT_S]:
+        return False
+    give_up(world, take_head(world), sim.SHED)
+    return True
+
+
+@compiled
+def shed_overdue_bound(world: World, queue: int) -> None:
+    """Give up the heads of the queue of a server and width likewise."""
+    oldest_s = world.state[sim.NOW_S] - world.state[sim.TIMEOUT_S]
+    while bound_head(world, queue) >= 0 and world.requests[sim.ARRIVED_S][int(world.roots[queue])] <= oldest_s:
+        give_up(world, take_bound_head(world, queue), sim.SHED)
+
+
+@compiled
+def shed_late_heads(world: World, count: int) -> bool:
+    """Give up the heads that can't be answered in time; return whether there were any.
+
+    What the candidates, of which there are ``count``, tell of the queue is remembered for those that come.
+    """
+    fleet, state, query = world.fleet, world.state, world.head.query
+    if count == 0:
+        return False
+    fastest_s, drain_s, _, most_rps = least_times(world.rows, count, query[col.QUEUE_ITEMS])
+    state[sim.FASTEST_S], state[sim.MOST_RPS] = fastest_s, most_rps
+    for row in range(count):
+        if fleet.servers[col.BATCH_COUNT][int(world.rows[col.ROW_SERVER][row])] == 0:
+            return False  # an idle server is tried whatever is expected of it
+    tail_slack_s = query[col.TAIL_DEADLINE_S] - state[sim.NOW_S]
+    is_overloaded, margin = _head_margin(drain_s, tail_slack_s, state[sim.SLACK_MARGIN])
+    has_shed = False
+    while has_head(world):
+        head = int(world.heap[0])
+        needs_s = _least_answer_s(world, count, head, is_overloaded) * margin
+        if state[sim.NOW_S] + needs_s <= world.requests[sim.DEADLINE_S][head]:
+            break
+        give_up(world, take_head(world), sim.SHED)
+        has_shed = True
+    return has_shed
+
+
+@compiled
+def _least_answer_s(world: World, count: int, head: int, is_overloaded: bool) -> float:
+    """Return the least expected time until the head is answered, in the batch that its queue needs it to go in."""
+    rows, requests = world.rows, world.requests
+    allowed_s = requests[sim.DEADLINE_S][head] - requests[sim.ARRIVED_S][head]
+    longest_s = _longest_service_s(allowed_s, world.state[sim.SLACK_MARGIN])
+    least_s = math.inf
+    for row in range(count):
+        per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]
+        items = requests[sim.REQUEST_ITEMS][head]
+        if is_overloaded:
+            most_items = min(rows[col.ROW_MAX_BATCH][row], world.head.query[col.QUEUE_ITEMS])
+            items = _head_batch(items, most_items, longest_s, per_item_s, fixed_s)
+        least_s = min(least_s, rows[col.ROW_WAIT_S][row] + per_item_s * items + fixed_s)
+    return least_s
+
+
+@compiled
+def _has_come_too_late(world: World, request: int) -> bool:
+    requests, state = world.requests, world.state
+    allowed_s, most_rps = requests[sim.DEADLINE_S][request] - requests[sim.ARRIVED_S][request], state[sim.MOST_RPS]
+    if not _comes_too_late(state[sim.QUEUE_ITEMS], most_rps, allowed_s):
+        return False  # no more goes before it than waits
+    items_before = state[sim.QUEUE_ITEMS] * ratio_before(world.heap, int(state[sim.QUEUED]), requests, request)
+    return _comes_too_late(items_before, most_rps, allowed_s)
+
+
+@compiled
+def _make_room(world: World, request: int) -> bool:
+    """Give up the least important of what waits until a request fits; return whether it does.
+
+    Nobody is given up when all that is less important would not be enough. The search goes over all requests that are
+    still open: a queue that is full of what may be displaced is rare, and a heap kept for it would cost every other.
+    """
+    requests, state = world.requests, world.state
+    items = state[sim.WAITING_ITEMS] + requests[sim.REQUEST_ITEMS][request]
+    if not _is_beyond_limits(items, 0.0, state[sim.QUEUE_LIMIT], math.inf):
+        return True
+    if state[sim.CAN_DISPLACE] == 0:
+        return False
+    while requests[sim.STATUS][int(state[sim.OLDEST_OPEN])] > sim.SENT:
+        state[sim.OLDEST_OPEN] += 1
+    victim = -1  # they are linked by NEXT, and marked so that none is found twice
+    while _is_beyond_limits(items, 0.0, state[sim.QUEUE_LIMIT], math.inf):
+        found = _least_important(world, request)
+        if found < 0:
+            break
+        items -= requests[sim.REQUEST_ITEMS][found]
+        requests[sim.STATUS][found] = sim.SHED
+        requests[sim.NEXT][found] = victim
+        victim = found
+    fits = not _is_beyond_limits(items, 0.0, state[sim.QUEUE_LIMIT], math.inf)
+    while victim >= 0:
+        following = int(requests[sim.NEXT][victim])
+        requests[sim.NEXT][victim] = -1
+        requests[sim.STATUS][victim] = sim.WAITING
+        if fits:
+            shed(world, victim)
+        victim = following
+    return fits
+
+
+@compiled
+def _least_important(world: World, request: int) -> int:
+    """Return the waiting request that goes last, -1 when none goes after ``request``; of equals the last to come."""
+    requests, state = world.requests, world.state
+    last = -1
+    for other in range(int(state[sim.OLDEST_OPEN]), request):
+        if requests[sim.STATUS][other] == sim.WAITING and (last < 0 or goes_first(requests, last, other)):
+            last = other
+    return last if last >= 0 and key_of(requests, request) < key_of(requests, last) else -1

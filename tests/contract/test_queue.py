@@ -1,0 +1,190 @@
+"""The router's queue, live and simulated: the same requests are sent in the same batches, and the same are refused.
+
+A live router on fakes in virtual time and the simulator get the same arrivals, items, priorities and deadlines. Time is
+counted in nanoseconds: in microseconds too many choices would be equally good, and rounding would decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from orchestrator.config import RouterSettings
+from orchestrator.errors import CapacityError, DeadlineError
+from orchestrator.policies import parse_policy
+from orchestrator.profile import LatencyTable
+from orchestrator.router import Router
+from orchestrator.router.observer import RouterObserver
+from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.trace import Trace, draw_trace
+from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.world import columns as sim
+from orchestrator.snapshot import ServerName
+from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, served_model
+from tests.fakes.virtual_time import new_virtual_loop
+from tests.simulation.worlds import scenario
+
+RESOLUTION_S = 1e-9
+REFUSED = "refused"
+LATE = "late"
+BOUNDED = {"queue_limit": 40}
+ROOMY = {"queue_limit": 10_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request.
+
+    Attributes:
+        ended: REFUSED, LATE (it was sent, and not answered by its deadline), or the server that answered in time.
+        at_s: when it was refused or sent; NaN: it was sent and nobody was told when.
+        width: it ran at; None unless it was answered in time.
+        batch: items it ran with; likewise.
+    """
+
+    ended: str
+    at_s: float = field(compare=False)
+    width: int | None = None
+    batch: int | None = None
+
+
+def fakes() -> dict[str, FakeServer]:
+    """Return servers that are unlike each other, so that no two choices are equally good."""
+    return {
+        "a": FakeServer((50, 100), per_item_s=0.004204136, fixed_s=0.017113417, max_batch_size=4),
+        "b": FakeServer((50, 100), per_item_s=0.006788292, fixed_s=0.023251709, max_batch_size=8),
+    }
+
+
+def draw(
+    seed: int, *, requests: int, gap_s: float, limits: dict[str, int], shed_late: bool
+) -> tuple[ScenarioSettings, Trace]:
+    """Return a scenario, and a trace of it with requests of all kinds."""
+    rng = np.random.default_rng(seed)
+    settings = scenario(
+        requests=requests,
+        objectives={"in_flight_groups": 1, "shed_late": shed_late, **limits},
+        telemetry={"learns": False},
+    )
+    arrived_s = np.cumsum(rng.exponential(gap_s, requests)).round(9)
+    allowed_s = rng.uniform(0.05, 0.6, requests).round(9)
+    drawn = draw_trace(settings, simulated_fleet(fakes(), LatencyTable()), 0)
+    return settings, replace(
+        drawn,
+        arrived_s=arrived_s,
+        deadline_s=arrived_s + allowed_s,
+        priority=rng.integers(1, 4, requests).astype(float),
+        items=rng.integers(1, 4, requests).astype(float),
+    )
+
+
+def simulated_fleet(servers: dict[str, FakeServer], known: LatencyTable) -> list[SimulatedServer]:
+    """Return what fakes are in a simulation; their router begins with what a live one knows."""
+    fleet = []
+    for name, fake in servers.items():
+        models = tuple(
+            SimulatedModel(
+                m.width,
+                m.accuracy,
+                tuple(fake.service_s(m.width, n) for n in range(1, m.max_batch_size + 1)),
+                start=known.fits[ServerName(name), m.name] if known.fits else SimulatedModel(m.width, 0, (1.0,)).start,
+            )
+            for m in fake.models
+        )
+        fleet.append(SimulatedServer(ServerName(name), models))
+    return fleet
+
+
+class LiveRun:
+    """What a live router does with a trace."""
+
+    def __init__(self, settings: ScenarioSettings, trace: Trace, policy: str) -> None:
+        self._trace = trace
+        objectives = settings.objectives
+        self._settings = RouterSettings(
+            policy=policy,
+            guard=NO_TIME_BUDGET,
+            in_flight_groups=objectives.in_flight_groups,
+            queue_limit=objectives.queue_limit,
+            overload={"shed_late": objectives.shed_late},  # type: ignore[arg-type]
+            discovery_period_s=1e6,
+            retries={"overdue_floor_ms": 1e6},  # type: ignore[arg-type]
+            probes=None,
+        )
+        self.known = LatencyTable()
+        self.outcomes: list[Outcome] = []
+
+    async def run(self) -> None:
+        """Fill ``known``, with what the router knows before the first request, and ``outcomes``."""
+        named = {ServerName(name): server for name, server in fakes().items()}
+        async with Router(self._settings, named, observer=RouterObserver()) as router:
+            await asyncio.sleep(1)
+            self.known = router.latency
+            began_s = asyncio.get_running_loop().time()
+            calls = [asyncio.create_task(self._call(router, at, began_s)) for at in range(len(self._trace.arrived_s))]
+            self.outcomes = await asyncio.gather(*calls)
+
+    async def _call(self, router: Router, at: int, began_s: float) -> Outcome:
+        loop, trace = asyncio.get_running_loop(), self._trace
+        await asyncio.sleep(began_s + float(trace.arrived_s[at]) - loop.time())
+        array = np.zeros((int(trace.items[at]), *served_model(100).input.shape), np.float32)
+        asked_s = loop.time()
+        deadline_ms = float(trace.deadline_s[at] - trace.arrived_s[at]) * 1e3
+        try:
+            answer = await router.infer(array, deadline_ms=deadline_ms, priority=int(trace.priority[at]))
+        except CapacityError:
+            return Outcome(REFUSED, loop.time() - began_s)
+        except DeadlineError:
+            return Outcome(LATE, math.nan)
+        sent_s = asked_s + answer.queue_s - began_s
+        return Outcome(answer.server, sent_s, int(answer.width), answer.batch)
+
+
+def simulate(settings: ScenarioSettings, trace: Trace, policy: str, known: LatencyTable) -> list[Outcome]:
+    """Return what the simulator does with a trace."""
+    simulation = Simulation(settings, simulated_fleet(fakes(), known), parse_policy(policy), trace=trace)
+    simulation.run()
+    requests, names, outcomes = simulation.world.requests, [s.name for s in simulation.servers], list[Outcome]()
+    for at in range(len(trace.arrived_s)):
+        status, ended_s = requests[sim.STATUS][at], requests[sim.ANSWERED_S][at]
+        if status == sim.SHED:
+            outcomes.append(Outcome(REFUSED, ended_s))
+        elif settings.objectives.shed_late and ended_s > trace.deadline_s[at]:
+            outcomes.append(Outcome(LATE, math.nan))
+        else:
+            assert status == sim.ANSWERED
+            server, sent_s = names[int(requests[sim.SERVER][at])], requests[sim.SENT_S][at]
+            outcomes.append(Outcome(server, sent_s, int(requests[sim.WIDTH][at]), int(requests[sim.BATCH][at])))
+    return outcomes
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("policy", ["lert:slack", "slackfit", "sed:slack"])
+@pytest.mark.parametrize(
+    ("gap_s", "limits", "shed_late"),
+    [(0.02, ROOMY, True), (0.006, BOUNDED, True), (0.002, ROOMY, True), (0.008, BOUNDED, False)],
+    ids=["busy", "full and late", "flooded", "full"],
+)
+def test_a_live_router_and_the_simulator_send_the_same_and_refuse_the_same(
+    gap_s: float, limits: dict[str, int], shed_late: bool, policy: str, seed: int
+) -> None:
+    settings, trace = draw(seed, requests=300, gap_s=gap_s, limits=limits, shed_late=shed_late)
+    live = LiveRun(settings, trace, policy)
+    loop = new_virtual_loop(resolution_s=RESOLUTION_S)
+    try:
+        loop.run_until_complete(live.run())
+    finally:
+        loop.close()
+    simulated = simulate(settings, trace, policy, live.known)
+    assert live.outcomes == simulated
+    assert [o.at_s for o in live.outcomes] == pytest.approx(
+        [o.at_s for o in simulated], abs=5 * RESOLUTION_S, nan_ok=True
+    )
+    ended = [outcome.ended for outcome in simulated]
+    assert len({*ended} - {REFUSED, LATE}) == 2, "both servers are used"
+    assert limits is ROOMY or REFUSED in ended
