@@ -21,7 +21,7 @@ _MOST_KEPT = 256
 
 
 Admitted = tuple[BatchKey, Array, bool]
-"""The batch key of a request, its items with a batch dimension, and whether they came without one."""
+"""The key of a request's queue, its items with a batch dimension, and whether they came without one."""
 
 
 class Admissions:

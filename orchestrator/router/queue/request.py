@@ -19,14 +19,6 @@ NO_ITEMS: Array = np.empty((0,))
 _NUMPY_TYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "UINT8": np.uint8}
 
 
-class QueueOfRequests(Protocol):
-    """What a waiting request knows of its queue, orchestrator.router.queue.request_queue.RequestQueue."""
-
-    def drop(self, request: PendingRequest, /) -> None:
-        """Count a request no more that has stopped waiting."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The output for one request and what was decided for it.
@@ -77,7 +69,7 @@ class ResponseSink(Protocol):
 
 
 class WaitingPlace(Protocol):
-    """Where a request waits, as the request knows it: a lane of the queue."""
+    """Where a request waits, as the request knows it: a request queue."""
 
     def drop(self, request: PendingRequest, /) -> None:
         """Count a request no more, because it waits here no longer."""
@@ -135,8 +127,8 @@ class PendingRequest:
         policy: The policy that decided on it last; empty before.
         record: That decision's record for the log, when it was bound early and is sampled.
         due_s: When its time is looked at next; infinite while nobody watches it.
-        held_at: after how many changes of whatever else there is it was last held, as the head of its lane; -1: never.
-        queue: it waits in; None while it waits in none.
+        held_at: After how many changes of whatever else there is it was last held, as the head of its queue; -1: never.
+        queue: The queue that it waits in; None while it waits nowhere.
     """
 
     batch: Array
