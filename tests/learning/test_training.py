@@ -133,7 +133,7 @@ def test_an_interrupted_run_goes_on_and_no_other_is_taken_for_it(tmp_path: Path)
         train(longer, folder, validations, resume=True)
 
 
-def test_cloning_that_was_interrupted_goes_on_with_the_lessons_there_are(
+def test_cloning_that_was_interrupted_goes_on_with_the_demonstrations_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
@@ -201,7 +201,7 @@ def test_to_depart_from_the_base_must_be_thrice_as_likely_right(departures: int,
     assert bool(scores[other] > scores[base]) is departs
 
 
-def test_cloning_comes_closer_to_the_teachers() -> None:
+def test_cloning_comes_closer_to_the_experts() -> None:
     env = FleetVecEnv(Curriculum(0, requests=60), worlds=8)
     env.reset()
     demonstrations = collect_demonstrations(env, 4000, seed=0)
