@@ -85,7 +85,7 @@ def test_a_learned_policy_decides_by_itself_and_its_network_scores_as_many_candi
 
 def test_the_page_shows_each_row_and_holds_learned_ones_against_their_bars() -> None:
     timings = [Timing(4, "jsq", 10.04, 20.0, 3.0), Timing(4, "ppo-slim", 30.0, 41.26, 3.0)]
-    page = render_markdown(make_page(timings, [NetworkTiming(4, 16, 11.0, 12.5)], "a machine", "compiled"))
-    assert "on a machine, compiled;" in page
+    page = render_markdown(make_page(timings, [NetworkTiming(4, 16, 11.0, 12.5)], "a machine"))
+    assert "on a machine, compiled by Numba;" in page
     assert "| 4 | `jsq` | 10.0 | 20.0 | 3.0 |" in page
     assert "| 4 | 16 | 11.0 | 12.5 | 25 | 41.3 | 50 |" in page
