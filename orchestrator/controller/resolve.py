@@ -61,24 +61,13 @@ def resolve_limits(
         wanted=tuple(dict.fromkeys((*minimum, *wanted))),
         max_instances=server.limits.max_instances or default_instances,
         utilisation_ceiling_ratio=server.limits.utilisation_ceiling,
-        memory_margin_ratio=settings.memory_margin,
         unmeasured_instance_bytes=int(unmeasured_mib * MIB),
         leak_limit_bytes=int(settings.leak_limit_mib * MIB),
-        grow_busy_ratio=settings.grow_busy_ratio,
-        grow_after_s=settings.grow_after_s,
-        shrink_busy_ratio=settings.shrink_busy_ratio,
-        idle_s=settings.idle_s,
-        unload_after_s=settings.unload_after_s,
-        cooldown_s=settings.cooldown_s,
         deadline_budget_s=(settings.deadline_budget_ms or BUDGET_OF_DEADLINE_RATIO * deadline_ms) / 1e3,
         # A horizon of 0 means that no gain is ever worth a reload, which is what ``batching: false`` asks for.
         batching_horizon_s=settings.batching_horizon_s if settings.batching else 0.0,
-        batching_cooldown_s=settings.batching_cooldown_s,
-        repair_after_s=settings.repair_after_s,
-        quarantine_s=settings.quarantine_s,
-        quarantine_max_s=settings.quarantine_max_s,
-        stuck_after_s=settings.stuck_after_s,
         has_shared_runtime=server.device == "gpu",
+        settings=settings,
     )
 
 
@@ -113,10 +102,10 @@ def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName, 
         return
     ready = {seen.name for seen in snapshot.models if seen.is_ready}
     missing = [name for name in limits.minimum if name not in ready]
-    needed_bytes = int(len(missing) * limits.unmeasured_instance_bytes * (1 + limits.memory_margin_ratio))
+    needed_bytes = int(len(missing) * limits.unmeasured_instance_bytes * (1 + limits.settings.memory_margin))
     floor_bytes = max(0, used_bytes - surplus_bytes) + needed_bytes
     may_have_grown = may_be_resuming and not missing
-    allowance_bytes = int(limits.memory_budget_bytes * limits.memory_margin_ratio) if may_have_grown else 0
+    allowance_bytes = int(limits.memory_budget_bytes * limits.settings.memory_margin) if may_have_grown else 0
     if floor_bytes <= limits.memory_budget_bytes + allowance_bytes:
         return
     given_back = f", of which about {_mib(surplus_bytes)} can be given back," if surplus_bytes else ""

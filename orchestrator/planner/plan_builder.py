@@ -49,6 +49,7 @@ class PlanBuilder:
         self.snapshot = snapshot
         self.state = state
         self.limits = limits
+        self.settings = limits.settings
         self.now_s = now_s
         self.models = {seen.name: seen for seen in sorted(snapshot.models, key=lambda s: (s.model.width, s.name))}
         self.sizes = SizeEstimates(self.models.values(), state.memory, limits)
@@ -83,7 +84,7 @@ class PlanBuilder:
     def is_settled(self, seen: ModelSnapshot) -> bool:
         """Return whether a model serves and its last change is long enough ago to be judged by."""
         changed_s = self.memory(seen).changed_s
-        is_cool = changed_s is None or self.now_s - changed_s >= self.limits.cooldown_s
+        is_cool = changed_s is None or self.now_s - changed_s >= self.settings.cooldown_s
         return seen.is_ready and is_cool and self.may_touch(seen)
 
     def has_held(self, since_s: float | None, duration_s: float) -> bool:

@@ -136,9 +136,8 @@ class SchedulerState:
         # A success pardons every config of the model; a failure says nothing of the others.
         if outcome.error is not None:
             key = (action.model, action.instances, action.batching)
-            quarantine = quarantine.fail(
-                key, outcome.error, now_s=ended_s, first_s=limits.quarantine_s, max_s=limits.quarantine_max_s
-            )
+            first_s, max_s = limits.settings.quarantine_s, limits.settings.quarantine_max_s
+            quarantine = quarantine.fail(key, outcome.error, now_s=ended_s, first_s=first_s, max_s=max_s)
         elif action.kind is ActionKind.UNLOAD and action.reason in _GIVES_WAY:
             memory = replace(memory, unloaded_s=ended_s)
         elif action.kind in _BUILDS:

@@ -59,4 +59,4 @@ class SizeEstimates:
         return min(guesses)
 
     def _with_margin(self, learned_bytes: int) -> int:
-        return int(learned_bytes * (1 + self._limits.memory_margin_ratio))
+        return int(learned_bytes * (1 + self._limits.settings.memory_margin))
