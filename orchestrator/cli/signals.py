@@ -1,4 +1,7 @@
-"""When a command that runs until it is told to stop is told so."""
+"""Signals that commands act on: when one is told to stop, and a SIGHUP from a command's first moment on.
+
+A SIGHUP is kept until there is someone to act on it, instead of ending the process.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
-
-import click
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-until_stdin_ends_option = click.option("--until-stdin-ends", is_flag=True, hidden=True)
-"""For a command that another starts; see ``watch_stdin``."""
 
 
 def watch_for_stop(stop: Callable[[], None], *, until_stdin_ends: bool = False) -> None:
@@ -49,3 +48,36 @@ def watch_stdin(stop: Callable[[], None]) -> None:
             stop()
 
     loop.add_reader(stdin, read)
+
+
+class SighupHandler:
+    """What is done about a SIGHUP, and whether one has come before that was known; for the main thread alone."""
+
+    def __init__(self) -> None:
+        self._is_pending = False
+        self._act: Callable[[], None] | None = None
+
+    def come(self) -> None:
+        """Act on a SIGHUP, or keep it; several that are kept count as one."""
+        if self._act is None:
+            self._is_pending = True
+        else:
+            self._act()
+
+    def take_over(self, act: Callable[[], None]) -> None:
+        """Act on each from now on, and at once on one that was kept."""
+        self._act = act
+        if self._is_pending:
+            self._is_pending = False
+            act()
+
+
+@contextmanager
+def caught_sighup() -> Iterator[SighupHandler]:
+    """Catch SIGHUP while it lasts."""
+    sighup = SighupHandler()
+    old = signal.signal(signal.SIGHUP, lambda number, frame: sighup.come())
+    try:
+        yield sighup
+    finally:
+        signal.signal(signal.SIGHUP, old)

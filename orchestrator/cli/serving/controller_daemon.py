@@ -11,8 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from orchestrator.cli.sighup import SighupHandler
-from orchestrator.cli.stopping import watch_stdin
+from orchestrator.cli.signals import SighupHandler, watch_stdin
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.controller.daemon import open_daemon
 from orchestrator.controller.status.render import describe_status
