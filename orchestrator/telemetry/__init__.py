@@ -3,7 +3,7 @@
 from orchestrator.telemetry.description import describe_cpu, describe_gpu
 from orchestrator.telemetry.host import CpuTelemetry, Device, GpuTelemetry, open_telemetry
 from orchestrator.telemetry.nvml import NvmlDevice
-from orchestrator.telemetry.powercap import Powercap, PowercapReading
+from orchestrator.telemetry.powercap import Powercap
 from orchestrator.telemetry.processes import TritonProcesses
 from orchestrator.telemetry.reading import HostReading, Reading
 
@@ -14,7 +14,6 @@ __all__ = [
     "HostReading",
     "NvmlDevice",
     "Powercap",
-    "PowercapReading",
     "Reading",
     "TritonProcesses",
     "describe_cpu",

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from orchestrator.telemetry.bounded import BoundedReader
 from orchestrator.telemetry.nvml import NvmlDevice
-from orchestrator.telemetry.powercap import ROOT, Powercap, PowercapReading
+from orchestrator.telemetry.powercap import ROOT, Powercap
 from orchestrator.telemetry.processes import TritonProcesses
 from orchestrator.telemetry.reading import HostReading
 
@@ -43,8 +43,8 @@ class CpuTelemetry:
 
     def __init__(self, port: int | None, *, powercap_root: Path = ROOT, timeout_s: float = READ_TIMEOUT_S) -> None:
         self._processes = _bound_processes(port, timeout_s)
-        self._powercap: BoundedReader[PowercapReading] = BoundedReader(
-            "powercap", Powercap(powercap_root).read, PowercapReading.absent, timeout_s=timeout_s
+        self._powercap = BoundedReader(
+            "powercap", Powercap(powercap_root).read, HostReading.absent, timeout_s=timeout_s
         )
 
     async def read(self) -> HostReading:
