@@ -47,7 +47,7 @@ class Planner(Protocol):
 class Controller:
     """Keeps one Triton loaded with the right instances.
 
-    Of its many arguments the first five are what it works on; the others are a world of their own for tests, the dry
+    Of its many arguments the first four are what it works on; the others are a world of their own for tests, the dry
     run, and who is told.
 
     Args:
@@ -151,7 +151,6 @@ class Controller:
                 planned.actions,
                 {model.name: model.loaded for model in seen.snapshot.models},
                 limits=self._limits,
-                timeout_s=self._limits.settings.action_timeout_s,
                 listener=self,
             )
         if self._on_step is not None:

@@ -7,15 +7,15 @@ another one, so its mode and its protocols are checked again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observer
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.controller.resolve import check_budget
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.planner import Batching, Counters, Limits, LoadedModel, RepositoryModel
-from orchestrator.snapshot import ModelName, ServerName
+from orchestrator.planner import Limits, LoadedModel
+from orchestrator.snapshot import ServerName
 
 Check = Callable[[], Awaitable[None]]
 
@@ -35,6 +35,12 @@ class CheckedControl:
         self._first_check = first_check
         self._is_checked = False
         self._was_checked = False
+        # Passed on as they are; without ``loaded_models`` nothing is planned.
+        self.repository_models = control.repository_models
+        self.counters = control.counters
+        self.apply = control.apply
+        self.unload = control.unload
+        self.close = control.close
 
     async def check(self) -> None:
         """Pass the checks that are due.
@@ -50,10 +56,6 @@ class CheckedControl:
             await self._first_check()
             self._was_checked = True
 
-    def repository_models(self) -> tuple[RepositoryModel, ...]:
-        """Return the repository's widths; see ``ModelControl``."""
-        return self._control.repository_models()
-
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
         """Return what is loaded, once the checks have passed; see ``ModelControl``.
 
@@ -66,22 +68,6 @@ class CheckedControl:
         except BaseException:  # an observation that was given up tells as little of what answers next
             self._is_checked = False
             raise
-
-    async def counters(self) -> Mapping[ModelName, Counters]:
-        """Return the counters; see ``ModelControl``."""
-        return await self._control.counters()
-
-    async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
-        """Load or change a model; see ``ModelControl``."""
-        await self._control.apply(model, instances=instances, batching=batching, nonce=nonce)
-
-    async def unload(self, model: ModelName) -> None:
-        """Unload a model; see ``ModelControl``."""
-        await self._control.unload(model)
-
-    async def close(self) -> None:
-        """Close the connections of the control."""
-        await self._control.close()
 
 
 class BudgetCheck:

@@ -87,11 +87,7 @@ def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName, 
       the budget for what has grown. Beyond that the budget is taken for a mistake, as on a Triton that ``local up``
       has just filled.
 
-    Args:
-        limits: The limits to keep to.
-        snapshot: The host now; its rates are not looked at.
-        server: The server's name, for the message.
-        may_be_resuming: Whether a refusal would end a daemon; one that only leaves old settings in force is strict.
+    A refusal that only leaves old settings in force is strict. The snapshot's rates are not looked at.
 
     Raises:
         ConfigError: names the budget, what is in use, what is needed and the remedy.

@@ -29,13 +29,8 @@ def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s
     """Return what to do now, and the state to plan the next step with.
 
     Deterministic, and independent of the order of the snapshot's models. The actions are to be done one after another
-    in the order given, each only while ``still_fits``.
-
-    Args:
-        snapshot: The host now.
-        state: What the last call returned, with the outcomes of its actions recorded.
-        limits: The limits within which to stay.
-        now_s: The time on a clock that never goes back, in seconds.
+    in the order given, each only while ``still_fits``. The state is what the last call returned, with the outcomes of
+    its actions recorded; the time is of a clock that never goes back.
     """
     state = track(snapshot, state, limits, now_s=now_s)
     builder = PlanBuilder(snapshot, state, limits, now_s)

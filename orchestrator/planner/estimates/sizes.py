@@ -14,13 +14,7 @@ from orchestrator.planner.limits import Limits
 
 
 class SizeEstimates:
-    """Sizes of the models of one repository.
-
-    Args:
-        models: All models of the repository.
-        ledger: The sizes that were learned.
-        limits: The limits, for the margin and for what is assumed of a model that was never measured.
-    """
+    """Sizes of the models of one repository: the ledger's, or what the limits assume of those never measured."""
 
     def __init__(self, models: Iterable[ModelSnapshot], ledger: MemoryLedger, limits: Limits) -> None:
         self._models = tuple(models)
