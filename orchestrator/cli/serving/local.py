@@ -157,8 +157,13 @@ def _encode_status(status: FleetStatus | None) -> dict[str, object]:
 def _print_status(console: Console, status: FleetStatus) -> None:
     if not status.is_running:
         click.echo("stale: the fleet's supervisor is gone; 'slimsched local down' cleans up")
-    elif not status.servers:
-        click.echo("the fleet is starting")
+    if status.servers:
+        console.print(_table(status))
+    if status.is_running:
+        click.echo(f"fleet file: {status.fleet_path}" if status.servers else "the fleet is starting")
+
+
+def _table(status: FleetStatus) -> Table:
     table = Table("server", "state", "gRPC", "emulated slow-down", "CPUs", "pid")
     for server in status.servers:
         table.add_row(
@@ -169,7 +174,4 @@ def _print_status(console: Console, status: FleetStatus) -> None:
             "all" if server.cpus is None else ",".join(map(str, server.cpus)),
             str(server.process.pid),
         )
-    if status.servers:
-        console.print(table)
-    if status.is_running and status.servers:
-        click.echo(f"fleet file: {status.fleet_path}")
+    return table

@@ -46,10 +46,7 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
         _watch(servers, watch_s, timeout_s)
         return
     answers = _ask(servers, timeout_s)
-    if as_json:
-        click.echo(json.dumps({"servers": [_encode(*pair) for pair in zip(servers, answers, strict=True)]}, indent=2))
-    else:
-        Console().print(_render(servers, answers))
+    _print(servers, answers, as_json=as_json)
     if any(isinstance(answer, SlimError) for answer in answers):
         raise click.exceptions.Exit(1)
 
@@ -92,6 +89,13 @@ def _ask(servers: tuple[ServerSettings, ...], timeout_s: float) -> list[_Answer]
 
     with ThreadPoolExecutor(max_workers=min(64, len(servers))) as pool:
         return list(pool.map(ask, servers))
+
+
+def _print(servers: tuple[ServerSettings, ...], answers: list[_Answer], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"servers": [_encode(*pair) for pair in zip(servers, answers, strict=True)]}, indent=2))
+    else:
+        Console().print(_render(servers, answers))
 
 
 def _encode(server: ServerSettings, answer: _Answer) -> dict[str, Any]:
