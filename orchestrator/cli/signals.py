@@ -18,9 +18,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def watch_for_stop(stop: Callable[[], None], *, until_stdin_ends: bool = False) -> None:
     """Call ``stop`` on the first SIGTERM or SIGINT; a second one then does what it does by default.
 
-    Args:
-        stop: What to call, from the running event loop; more than once does no harm.
-        until_stdin_ends: Whether to call it at the end of standard input too.
+    It is called from the running event loop, and may be called at the end of standard input too.
     """
     loop = asyncio.get_running_loop()
 

@@ -44,8 +44,6 @@ class ControllerDaemon:
     """A controller and what it is made of; only its limits change, when the fleet file is read again.
 
     Args:
-        fleet: The fleet that the server belongs to.
-        server: The server to look after.
         triton: The connections to its Triton; closed by whoever opened them.
         telemetry: The readings of its host, closed likewise.
         first_reading: The host as it was before the first step.

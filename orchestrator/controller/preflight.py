@@ -24,7 +24,6 @@ class CheckedControl:
     """A ``ModelControl`` that answers only once its checks have passed.
 
     Args:
-        control: The control that is checked.
         check: A check of the Triton's mode and protocols; repeated after each failure to answer.
         first_check: A check that is passed once in a life, after ``check``.
     """
@@ -79,11 +78,8 @@ class BudgetCheck:
     whole look must be done, and the check would never pass.
 
     Args:
-        server: The server whose budget it is.
-        control: The control of its Triton, unchecked.
-        telemetry: The readings of its host.
+        control: The control of the server's Triton, unchecked.
         limits: A function that returns the limits to keep to now.
-        clock: A clock that never goes back, in seconds.
         patience_s: The time from the first look on, in which unknown memory calls for another one.
         may_be_resuming: Whether a controller may have been killed here; see ``check_budget``.
     """

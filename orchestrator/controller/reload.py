@@ -20,13 +20,9 @@ _FIXED_CONTROLLER_KEYS = ("controller.family",)
 
 
 class SettingsFile:
-    """The fleet file of a running controller.
+    """The fleet file of a controller that was started with ``fleet`` for one server of it.
 
-    Args:
-        path: The path of fleet.yaml.
-        server: The server of the fleet that the controller looks after.
-        fleet: The fleet that the controller was started with.
-        resolve: A function that settles the limits; raises ConfigError for settings that can't be kept to.
+    The function ``resolve`` settles the limits, and raises ConfigError for settings that can't be kept to.
     """
 
     def __init__(self, path: Path, server: ServerSettings, fleet: FleetSettings, *, resolve: Resolve) -> None:

@@ -37,8 +37,8 @@ def resolve_limits(
 
     Args:
         server: The server that is to be controlled.
-        settings: The settings of controllers.
-        models: The models of its repository, in any order.
+        settings: The settings of all controllers.
+        models: The models of the server's repository, in any order.
         memory_total_bytes: The memory of the device on GPU, of the host on CPU; None: unknown.
         cpus: The number of CPUs that Triton may use; None: unknown.
         deadline_ms: The deadline of requests that bring none.

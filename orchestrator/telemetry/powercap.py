@@ -33,12 +33,7 @@ class _Zone:
 
 
 class Powercap:
-    """The package zones of one host.
-
-    Args:
-        root: The directory of the zones.
-        clock: A monotonic clock, in seconds.
-    """
+    """The package zones of one host."""
 
     def __init__(self, root: Path = ROOT, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._root = root

@@ -22,12 +22,9 @@ SEARCH_INTERVAL_S = 2.0
 
 
 class TritonProcesses:
-    """The tritonserver that listens on a port of this host, followed over its restarts.
+    """The tritonserver that listens on a port of this host, followed over its restarts; without a port it isn't here.
 
-    Args:
-        port: Any port that it listens on; None when Triton isn't on this host.
-        clock: A monotonic clock, in seconds.
-        search_interval_s: The time between two searches for a server that was not found.
+    Two searches for a server that was not found are ``search_interval_s`` apart.
     """
 
     def __init__(

@@ -31,11 +31,8 @@ _Samples = Mapping[Any, float]  # tuples of as many strings as there are labels,
 class ControllerMetrics(Collector):
     """The metrics of one server's controller.
 
-    Scraped in another thread, which is why what is scraped is one reference to frozen values.
-
-    Args:
-        server: The server that they are labelled with.
-        failed_steps: A function that returns how many steps failed unexpectedly, and so have no report.
+    Scraped in another thread, which is why what is scraped is one reference to frozen values. The function
+    ``failed_steps`` returns how many steps failed unexpectedly, and so have no report.
     """
 
     def __init__(self, server: ServerName, *, failed_steps: Callable[[], int] = lambda: 0) -> None:
