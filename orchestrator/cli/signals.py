@@ -18,7 +18,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def watch_for_stop(stop: Callable[[], None], *, until_stdin_ends: bool = False) -> None:
     """Call ``stop`` on the first SIGTERM or SIGINT; a second one then does what it does by default.
 
-    It is called from the running event loop, and may be called at the end of standard input too.
+    It is called from the running event loop, with ``until_stdin_ends`` at the end of standard input too; more than once
+    does no harm.
     """
     loop = asyncio.get_running_loop()
 

@@ -16,7 +16,6 @@ from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
 from orchestrator.evaluation.tuning.trials import Extent, best_of
 
 _DEFAULTS = Extent()
-_NAMES = ("policy", Column("best spec", overflow="fold"))
 
 
 @click.command()
@@ -75,7 +74,8 @@ def tune(
 
 def _print(trials: Trials) -> None:
     for stem in dict.fromkeys(stem for stem, _ in trials):
-        table = figures_table(stem, ("utility", "of its default", "in time", "accuracy", "J/answer"), names=_NAMES)
+        names = ("policy", Column("best spec", overflow="fold"))
+        table = figures_table(stem, ("utility", "of its default", "in time", "accuracy", "J/answer"), names=names)
         own = {policy: (best_of(found), found[0]) for (at, policy), found in trials.items() if at == stem}
         for policy, (best, default) in sorted(own.items(), key=lambda item: -item[1][0].utility):
             attainment, accuracy, _, joules, _, _ = best.figures
