@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from export.training import TrainSettings
     from export.verification import Finding, Verification
 
+_PATH = click.Path(path_type=Path)
+_DEFAULTS_SHOWN = {"show_default": True}
 _EXTRA = frozenset({"torch", "torchvision", "onnx", "onnxscript", "matplotlib"})
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -64,42 +66,29 @@ def _example(command: str) -> str:
     return f"\b\nExample:\n  {command}"
 
 
-_widths = click.option(
-    "--widths", default="0.25,0.5,0.75,1.0", show_default=True, help="Width ratios, comma-separated."
-)
+_widths = click.option("--widths", default="0.25,0.5,0.75,1.0", help="Width ratios, comma-separated.")
 _data_dir = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="Where the data set lies or is downloaded to.",
+    "--data-dir", type=_PATH, default=Path("data"), help="Where the data set lies or is downloaded to."
 )
 
 
 def _training_options(function: _F) -> _F:
     """Add the flags whose defaults are those of ``TrainSettings``."""
     options = [
-        click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True),
+        click.option("--batch-size", type=click.IntRange(1), default=128),
+        click.option("--learning-rate", type=FiniteRange(0, 100, min_open=True), default=0.1, help="Peak."),
+        click.option("--weight-decay", type=FiniteRange(0, 1), default=5e-4),
         click.option(
-            "--learning-rate", type=FiniteRange(0, 100, min_open=True), default=0.1, show_default=True, help="Peak."
+            "--crop-padding", type=click.IntRange(0), default=2, help="Random crops after padding by this many pixels."
         ),
-        click.option("--weight-decay", type=FiniteRange(0, 1), default=5e-4, show_default=True),
-        click.option(
-            "--crop-padding",
-            type=click.IntRange(0),
-            default=2,
-            show_default=True,
-            help="Random crops after padding by this many pixels.",
-        ),
-        click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the images."),
+        click.option("--flip/--no-flip", default=True, help="Mirror half of the images."),
         click.option(
             "--middle-widths",
             type=click.IntRange(0),
             default=2,
-            show_default=True,
             help="Random widths between the narrowest and the full one in each step.",
         ),
-        click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
+        click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0),
         click.option("--bf16", is_flag=True, help="Run forward passes in bfloat16."),
     ]
     for option in reversed(options):
@@ -109,25 +98,23 @@ def _training_options(function: _F) -> _F:
 
 @click.command(
     cls=ExportCommand,
+    context_settings=_DEFAULTS_SHOWN,
     epilog=_example("slimsched train --data fashion-mnist --epochs 14 --out runs/fashion"),
 )
-@click.option("--model", "architecture", default="slimresnet-tiny", show_default=True, help="Named network size.")
+@click.option("--model", "architecture", default="slimresnet-tiny", help="Named network size.")
 @click.option(
     "--data",
     "dataset",
     type=click.Choice(["fashion-mnist", "cifar10", "cifar100", "imagefolder"]),
     default="fashion-mnist",
-    show_default=True,
 )
 @_data_dir
 @_widths
 @click.option("--epochs", type=click.IntRange(1), required=True, help="Passes over the training split.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoints and metrics.")
+@click.option("--out", type=_PATH, required=True, help="Folder for checkpoints and metrics.")
 @_training_options
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--image-size", type=click.IntRange(8), default=224, show_default=True, help="Crop of an image folder, in pixels."
-)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--image-size", type=click.IntRange(8), default=224, help="Crop of an image folder, in pixels.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch; its own choice if not given.")
 @click.option("--resume", is_flag=True, help="Go on from the last finished epoch in --out.")
 def train(
@@ -252,30 +239,19 @@ def _right_align(table: Table, first: int) -> None:
 
 @click.command(
     cls=ExportCommand,
+    context_settings=_DEFAULTS_SHOWN,
     epilog=_example("slimsched export runs/fashion/model.pt --repository model_repository --widths 0.25,0.5,0.75,1.0"),
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "--repository",
-    type=click.Path(path_type=Path),
-    default=Path("model_repository"),
-    show_default=True,
-    help="Triton model repository to write to.",
-)
+@click.argument("checkpoint", type=_PATH)
+@click.option("--repository", type=_PATH, default=Path("model_repository"), help="Triton model repository to write to.")
 @_widths
 @click.option("--family", help="Name of the models; the data set's if not given ('fashion' for fashion-mnist).")
 @_data_dir
-@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="Of the instances.")
-@click.option("--max-batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=64, show_default=True)
-@click.option("--instances", "instance_count", type=click.IntRange(1, MAX_INSTANCES), default=1, show_default=True)
-@click.option(
-    "--intra-op-threads",
-    type=click.IntRange(1, MAX_THREADS),
-    default=1,
-    show_default=True,
-    help="Of an instance; only on CPU.",
-)
-@click.option("--max-queue-delay-us", type=click.IntRange(0, MAX_QUEUE_DELAY_US), default=0, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", help="Of the instances.")
+@click.option("--max-batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=64)
+@click.option("--instances", "instance_count", type=click.IntRange(1, MAX_INSTANCES), default=1)
+@click.option("--intra-op-threads", type=click.IntRange(1, MAX_THREADS), default=1, help="Of an instance; only on CPU.")
+@click.option("--max-queue-delay-us", type=click.IntRange(0, MAX_QUEUE_DELAY_US), default=0)
 def export(
     checkpoint: Path,
     repository: Path,
@@ -334,12 +310,11 @@ def _export_table(written: list[WrittenModel], title: str) -> Table:
 
 @click.command(
     cls=ExportCommand,
+    context_settings=_DEFAULTS_SHOWN,
     epilog=_example("slimsched verify model_repository --checkpoint runs/fashion/model.pt"),
 )
-@click.argument("repository", type=click.Path(path_type=Path))
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Compare with this network too; needs the export extra."
-)
+@click.argument("repository", type=_PATH)
+@click.option("--checkpoint", type=_PATH, help="Compare with this network too; needs the export extra.")
 @_data_dir
 def verify(repository: Path, checkpoint: Path | None, data_dir: Path) -> None:
     """Check the models in REPOSITORY: hashes, configurations, shapes, and with --checkpoint what they compute."""

@@ -46,26 +46,23 @@ class Candidate:
     """A way to run the head of the queue, with what is expected of it.
 
     Attributes:
-        server: the server that would run it.
-        width: the width that it would run at.
-        items: how many items would be sent together.
-        accuracy: the width's accuracy, 0..1.
-        service_s: expected time of the batch alone on the server.
-        completion_s: expected time from now to its answer, behind what the server already has.
-        head_completion_s: the same, were the head sent alone.
-        drain_s: expected time from now until all that waits would be answered, were this width used on all servers.
-        server_items: items that the server already has.
-        has_room: whether the server can be sent a batch of this width now.
-        wait_s: expected time until an instance is free for it.
-        per_item_s: expected time an item adds to a batch.
-        fixed_s: expected time of a batch besides its items.
-        max_batch_size: the most items in one batch.
-        instances: how many instances of this width the server has.
-        overdue_ratio: how many times longer than expected, the margin included, the server already takes over what
+        items: The items that would be sent together.
+        accuracy: The width's accuracy, 0..1.
+        service_s: The expected time of the batch alone on the server.
+        completion_s: The expected time from now to its answer, behind what the server already has.
+        head_completion_s: The same, were the head sent alone.
+        drain_s: The expected time until all that waits would be answered, were this width used on all servers.
+        server_items: The items that the server already has.
+        has_room: Whether the server can be sent a batch of this width now.
+        wait_s: The expected time until an instance is free for it.
+        per_item_s: The expected time that an item adds to a batch.
+        fixed_s: The expected time of a batch besides its items.
+        instances: The instances of this width on the server.
+        overdue_ratio: How many times longer than expected, the margin included, the server already takes over what
             it runs; 1 while it is in time.
-        per_item_j: expected energy that an item adds to a batch; None while that is unknown.
-        fixed_j: expected energy of a batch besides its items; None as per_item_j.
-        backlog_s: expected seconds of work that the whole server has, what is bound to it included.
+        per_item_j: The expected energy that an item adds to a batch; None while that is unknown.
+        fixed_j: The expected energy of a batch besides its items; None as per_item_j.
+        backlog_s: The expected work that the whole server has, what is bound to it included.
     """
 
     server: ServerName
@@ -124,8 +121,7 @@ class Hold:
     """The decision to wait until something has changed: a request came, a batch was answered, a server returned.
 
     Attributes:
-        reason: why nothing is sent.
-        until_s: when to decide again at the latest, on the clock of ``Situation.now_s``; None: when something changes.
+        until_s: When to decide again at the latest, on the clock of ``Situation.now_s``; None: when something changes.
     """
 
     reason: Reason

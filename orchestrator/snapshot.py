@@ -23,9 +23,8 @@ class TensorSpec:
     """One input or output of a model.
 
     Attributes:
-        name: the tensor's name in Triton.
         datatype: Triton's name of the type, such as ``FP32``.
-        shape: the shape of one item, without the batch dimension; -1 where it may vary.
+        shape: The shape of one item, without the batch dimension; -1 where it may vary.
     """
 
     name: str
@@ -38,17 +37,14 @@ class ServedModel:
     """One width of a family as one server serves it, read from its ModelConfig alone.
 
     Attributes:
-        name: the model's name in Triton.
-        family: the family it belongs to.
-        width: the width of the family's network.
-        accuracy: top-1 on the family's test split, 0..1.
-        flops: floating-point operations an item; None when the exporter did not say.
-        max_batch_size: the most items in one request.
-        instances: how many instances run it on this server.
-        sha256: hash of the weights file; equal hashes mean equal answers.
-        input: the only input.
-        output: the only output, one score a class.
-        labels: names of the classes; empty when the exporter did not say.
+        accuracy: Top-1 on the family's test split, 0..1.
+        flops: The floating-point operations of an item; None when the exporter did not say.
+        max_batch_size: The most items in one request.
+        instances: The instances that run it on this server.
+        sha256: The hash of the weights file; equal hashes mean equal answers.
+        input: The only input.
+        output: The only output, one score a class.
+        labels: The names of the classes; empty when the exporter did not say.
     """
 
     name: ModelName
@@ -69,10 +65,8 @@ class BatchInFlight:
     """A batch that a server has and has not answered.
 
     Attributes:
-        model: the model that runs it.
-        items: how many items it holds.
-        sent_s: when it was sent, on the router's clock.
-        began_s: when an instance of several was free for it; None while it waits for one, and always where a width
+        sent_s: When it was sent, on the router's clock.
+        began_s: When an instance of several was free for it; None while it waits for one, and always where a width
             has one instance only, because its batches simply follow each other. It grows with what is known of the
             batch and tells nothing of which batch it is, so it does not count for equality.
     """
@@ -90,11 +84,11 @@ def is_within_limits(held: float, held_of_model: float, instances: float, batch_
     the router, where they can still be given to another server.
 
     Args:
-        held: batches that it holds.
-        held_of_model: those of the model in question.
-        instances: of that model.
-        batch_limit: batches of all models together.
-        waiting: batches of one model beyond its instances.
+        held: The batches that it holds.
+        held_of_model: Those of the model in question.
+        instances: The instances of that model.
+        batch_limit: The most batches of all models together.
+        waiting: The most batches of one model beyond its instances.
     """
     return held < batch_limit and held_of_model < instances + waiting
 
@@ -110,14 +104,13 @@ class ServerState:
     """A server as the router sees it at one moment.
 
     Attributes:
-        name: the server's name.
-        models: the models of the family in question, by width, ascending.
-        other_models: models of other families, which its load may be of.
-        in_flight: batches it has not answered, in the order they were sent.
-        bound_items: items already bound to it that wait in the router, with their model.
-        batch_limit: the most batches it may hold at a time, of all widths.
-        waiting_limit: batches of one width it may hold beyond one for each instance of that width.
-        last_answer_s: when it last answered, on the router's clock; None before the first time.
+        models: The models of the family in question, by width, ascending.
+        other_models: The models of other families, which its load may be of.
+        in_flight: The batches that it has not answered, in the order in which they were sent.
+        bound_items: The items already bound to it that wait in the router, with their model.
+        batch_limit: The most batches that it may hold at a time, of all widths.
+        waiting_limit: The batches of one width that it may hold beyond one for each instance of that width.
+        last_answer_s: When it last answered, on the router's clock; None before the first time.
         healthy: False while it does not answer.
     """
 
@@ -157,16 +150,16 @@ class QueueState:
     """What waits for a decision, seen from its head.
 
     Attributes:
-        items: items that could go together with the head, the head included.
-        head_items: items of the head request, which can't be split.
-        head_deadline_s: when the head should be answered, on the router's clock.
-        tail_deadline_s: when nine of ten in the queue are due, on the router's clock.
-        allowed_widths: the widths that the head accepts, ascending.
-        min_accuracy: the least accuracy that the head accepts, 0..1.
-        priority: the head's priority; 1 is the highest, 0 stands for the default level, as in Triton.
-        max_per_item_j: joules that the head may cost an item were it sent alone; None: any.
-        preference: what the head prefers; None: what the policy does.
-        head_arrived_s: when the head came, on the router's clock; None while that is not told.
+        items: The items that could go together with the head, the head included.
+        head_items: The items of the head request, which can't be split.
+        head_deadline_s: When the head should be answered, on the router's clock.
+        tail_deadline_s: When nine of ten in the queue are due, on the router's clock.
+        allowed_widths: The widths that the head accepts, ascending.
+        min_accuracy: The least accuracy that the head accepts, 0..1.
+        priority: The head's priority; 1 is the highest, 0 stands for the default level, as in Triton.
+        max_per_item_j: The joules that the head may cost an item were it sent alone; None: any.
+        preference: What the head prefers; None: what the policy does.
+        head_arrived_s: When the head came, on the router's clock; None while that is not told.
     """
 
     items: int

@@ -18,12 +18,9 @@ Location = tuple[int | str, ...]
 
 
 def describe_problem(error: ValidationError, root: type[Any], *, is_secret: bool = False) -> str:
-    """Return the first problem in one line, and how many more there are.
+    """Return the first problem in one line, and how many more there are; of secrets nothing is quoted.
 
-    Args:
-        error: The error that was raised while validating.
-        root: The type that was validated for, a pydantic model or a dataclass.
-        is_secret: Whether to quote nothing of what was given.
+    What was validated for is a pydantic model or a dataclass.
     """
     problems = error.errors(include_url=False)
     problem = problems[0]

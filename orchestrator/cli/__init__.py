@@ -80,7 +80,7 @@ class RootGroup(click.Group):
             ) from exc
 
 
-@click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.version_option(package_name="slim-scheduler", prog_name="slimsched")
 def main(debug: bool) -> None:

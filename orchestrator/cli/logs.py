@@ -27,11 +27,7 @@ def logging_through(handler: logging.Handler, level: int | str) -> Iterator[None
 
 @contextmanager
 def logging_to_stderr(level: str) -> Iterator[None]:
-    """Log to stderr while it lasts, a line an event.
-
-    Args:
-        level: The lowest level that is shown, in upper or lower case.
-    """
+    """Log events of at least this level, in upper or lower case, to stderr while it lasts, a line each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     with logging_through(handler, level.upper()):

@@ -6,7 +6,7 @@ silently ignored is found in production. Defaults live here and nowhere else, ea
 """
 
 from orchestrator.config.changes import ServerChanges, find_changes
-from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
+from orchestrator.config.failures import EjectionSettings, ProbeSettings, RetrySettings
 from orchestrator.config.fleet import (
     ControllerSettings,
     DecisionLogSettings,
@@ -33,7 +33,6 @@ __all__ = [
     "FleetSettings",
     "GatewaySettings",
     "GuardSettings",
-    "HedgeSettings",
     "LimitSettings",
     "OverloadSettings",
     "PowerSettings",

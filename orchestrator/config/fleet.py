@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeSettings, RetrySettings
 from orchestrator.config.gateway import GatewaySettings
-from orchestrator.config.section import ADDRESS, Section, check_port, check_url, parse_settings
+from orchestrator.config.section import Address, Section, Url, parse_settings
 from orchestrator.errors import ConfigError
 
 
@@ -48,9 +48,9 @@ class ServerSettings(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Unique in the fleet; appears in answers, logs and metrics."""
-    grpc: str = Field(pattern=ADDRESS)
+    grpc: Address
     """Address of its gRPC endpoint, ``host:port``."""
-    metrics: str | None = None
+    metrics: Url | None = None
     """URL of its Prometheus endpoint, such as ``http://127.0.0.1:8002/metrics``; None when it has none."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What its instances run on."""
@@ -58,23 +58,13 @@ class ServerSettings(Section):
     """Set only on embedded servers that play a slower machine; figures taken there are emulated."""
     repository: Path | None = None
     """Its model repository as the controller beside it sees it; None where no controller runs."""
-    controller: str | None = Field(default=None, pattern=ADDRESS)
+    controller: Address | None = None
     """Address at which its controller answers, ``host:port``; None: the controller answers nowhere."""
     protocol_key_file: Path | None = None
     """File with one line ``KEY=VALUE``, as given to Triton's ``--grpc-restricted-protocol``; None: not restricted."""
     limits: LimitSettings = LimitSettings()
     power: PowerSettings | None = None
     """Power model of the server; None: energy is known only where a counter can be read."""
-
-    @field_validator("metrics")
-    @classmethod
-    def _metrics_is_url(cls, url: str | None) -> str | None:
-        return check_url(url)
-
-    @field_validator("grpc", "controller")
-    @classmethod
-    def _port_is_one(cls, address: str | None) -> str | None:
-        return check_port(address)
 
 
 class GuardSettings(Section):

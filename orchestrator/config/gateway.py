@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from orchestrator.config.section import ADDRESS, Section, check_port
+from orchestrator.config.section import Address, Section
 
 
 class TlsSettings(Section):
@@ -75,11 +75,11 @@ class AuthSettings(Section):
 class GatewaySettings(Section):
     """The addresses of the gateway, and what it takes from a client."""
 
-    grpc: str | None = Field(default="127.0.0.1:8081", pattern=ADDRESS)
+    grpc: Address | None = "127.0.0.1:8081"
     """KServe v2 over gRPC, ``host:port``; None: not offered. 8000 to 8002 are left to a Triton of the same machine."""
-    http: str | None = Field(default="127.0.0.1:8080", pattern=ADDRESS)
+    http: Address | None = "127.0.0.1:8080"
     """KServe v2 over HTTP, ``host:port``; None: not offered."""
-    metrics: str | None = Field(default="127.0.0.1:8082", pattern=ADDRESS)
+    metrics: Address | None = "127.0.0.1:8082"
     """Prometheus metrics, ``host:port``; None: not offered."""
     max_message_mib: float = Field(default=64.0, gt=0, le=2047)
     """A larger request is refused, before and after decompression; Triton's own bound over HTTP from 25.06 on."""
@@ -101,11 +101,6 @@ class GatewaySettings(Section):
     workers: int = Field(default=1, ge=1, le=256)
     """Processes that answer. More help only where cores are idle while one process is busy: Python runs on one core a
     process. Each has a router that knows only its own requests, so one is best as long as it is enough."""
-
-    @field_validator("grpc", "http", "metrics")
-    @classmethod
-    def _port_is_one(cls, address: str | None) -> str | None:
-        return check_port(address)
 
     @model_validator(mode="after")
     def _a_message_can_be_held(self) -> GatewaySettings:

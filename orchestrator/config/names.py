@@ -35,12 +35,12 @@ def is_name(host: str) -> bool:
 def expand_servers(
     servers: Sequence[ServerSettings], resolved: Mapping[str, Iterable[str]], assigned: Assigned
 ) -> tuple[tuple[ServerSettings, ...], Assigned]:
-    """Return one server for each address, and the names to go on with.
+    """Return one server for each address, and the names to go on with, which are empty at first.
 
     Args:
         servers: The servers as in the file.
         resolved: The addresses of each host name; a name without any is left as it is.
-        assigned: The names as this function returned them before; empty at first.
+        assigned: The names as this function returned them before.
     """
     expanded: list[ServerSettings] = []
     names: dict[tuple[str, str], str] = {}

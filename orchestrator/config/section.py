@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from orchestrator.errors import ConfigError
 from orchestrator.validation import describe_problem
-
-ADDRESS = r"^[^:/\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
 
 
 class Section(BaseModel):
@@ -23,17 +21,14 @@ class Section(BaseModel):
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def check_port(address: str | None) -> str | None:
-    """Return the address as it is; ValueError when its port can't be one."""
-    if address is not None and not 1 <= int(address.rpartition(":")[2]) <= 65535:
-        raise ValueError(f"port {address.rpartition(':')[2]} is outside 1 to 65535")
+def _check_port(address: str) -> str:
+    port = address.rpartition(":")[2]
+    if not 1 <= int(port) <= 65535:
+        raise ValueError(f"port {port} is outside 1 to 65535")
     return address
 
 
-def check_url(url: str | None) -> str | None:
-    """Return the URL as it is; ValueError when it names no host, or no port that can be one."""
-    if url is None:
-        return None
+def _check_url(url: str) -> str:
     remedy = "give a URL such as http://127.0.0.1:8002/metrics"
     try:
         parts = urlsplit(url)
@@ -45,6 +40,14 @@ def check_url(url: str | None) -> str | None:
     if port == 0:
         raise ValueError(f"port 0 is outside 1 to 65535; {remedy}")
     return url
+
+
+Address = Annotated[
+    str, StringConstraints(pattern=r"^[^:/\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"), AfterValidator(_check_port)
+]
+"""``host:port``, with the host in brackets when it is an IPv6 address, and a port that can be one."""
+Url = Annotated[str, AfterValidator(_check_url)]
+"""An ``http://`` URL with a host, and a port that can be one if it names any."""
 
 
 def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, is_secret: bool = False) -> SectionT:

@@ -49,7 +49,6 @@ class Ended:
     """An action that ended, and how.
 
     Attributes:
-        outcome: What came of the action.
         instances_before: The instances that the model ran with when it began.
         is_executed: False when Triton certainly never saw it, so that it says nothing of the config.
         is_late: Whether it took longer than its step waited.
@@ -125,7 +124,6 @@ class Actuator:
         loaded: Mapping[ModelName, LoadedModel],
         *,
         limits: Limits,
-        timeout_s: float,
         listener: ActionListener,
     ) -> None:
         """Perform actions in order; the first that fails or no longer fits ends it, the rest was planned on it.
@@ -133,8 +131,7 @@ class Actuator:
         Args:
             actions: The actions of the plan, in their order.
             loaded: The models as they were when the plan was made.
-            limits: The limits that the plan was made within.
-            timeout_s: The time for which each action is waited for.
+            limits: The limits of the plan, which say too for how long each action is waited for.
             listener: Who is told what comes of each action.
         """
         settled_bytes: int | None = None
@@ -151,7 +148,7 @@ class Actuator:
             if self._is_closing:
                 return
             entry = self._begin(action, loaded.get(action.model))
-            await asyncio.wait({entry.task}, timeout=timeout_s)
+            await asyncio.wait({entry.task}, timeout=limits.settings.action_timeout_s)
             if not entry.task.done():
                 entry.is_late = True
                 listener.left(action, took_s=self._clock() - entry.began_s)

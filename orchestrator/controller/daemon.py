@@ -44,8 +44,6 @@ class ControllerDaemon:
     """A controller and what it is made of; only its limits change, when the fleet file is read again.
 
     Args:
-        fleet: The fleet that the server belongs to.
-        server: The server to look after.
         triton: The connections to its Triton; closed by whoever opened them.
         telemetry: The readings of its host, closed likewise.
         first_reading: The host as it was before the first step.
@@ -89,7 +87,6 @@ class ControllerDaemon:
             self._control,
             telemetry,
             self._limits,
-            settings=fleet.controller,
             dry_run=is_dry,
             on_step=self._observe,
             on_action=self._heartbeat.beat,
@@ -151,14 +148,14 @@ class ControllerDaemon:
     def reload(self, settings_file: SettingsFile) -> None:
         """Keep to what the fleet file says now; one that is refused is logged and leaves the old settings in force."""
         try:
-            found = settings_file.reload()
+            limits, changes = settings_file.reload()
         except SlimError as exc:
             log.error("the fleet file is refused and the old settings stay: %s", " ".join(str(exc).split()))
             return
-        self._limits = found.limits
-        self.controller.replace_limits(found.limits, found.settings)
-        self._heartbeat.limit_s = _heartbeat_limit_s(found.settings)
-        log.info("the fleet file was read again: %s", "; ".join(found.changes) or "nothing changed for this server")
+        self._limits = limits
+        self.controller.replace_limits(limits)
+        self._heartbeat.limit_s = _heartbeat_limit_s(limits.settings)
+        log.info("the fleet file was read again: %s", "; ".join(changes) or "nothing changed for this server")
 
     def _observe(self, report: StepReport) -> None:
         self._metrics.observe(report)

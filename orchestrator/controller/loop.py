@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from orchestrator.config import ControllerSettings
 from orchestrator.controller.actuator import Actuator, Ended
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observation, Observer, one_line
@@ -48,15 +47,14 @@ class Planner(Protocol):
 class Controller:
     """Keeps one Triton loaded with the right instances.
 
-    Of its many arguments the first five are what it works on; the others are a world of their own for tests, the dry
+    Of its many arguments the first four are what it works on; the others are a world of their own for tests, the dry
     run, and who is told.
 
     Args:
         server: The server that it looks after.
         control: The control of its Triton; closed at the end of ``run``.
         telemetry: The readings of its host.
-        limits: The limits to keep to.
-        settings: The settings, for the timings of the loop itself.
+        limits: The limits to keep to, with the timings of the loop itself.
         clocks: Time, for the loop and for its timers.
         dry_run: Whether to observe, plan and report, and change nothing.
         planner: The decision; ``orchestrator.planner.plan`` but in tests.
@@ -72,7 +70,6 @@ class Controller:
         telemetry: Telemetry,
         limits: Limits,
         *,
-        settings: ControllerSettings,
         clocks: Clocks = REAL_CLOCKS,
         dry_run: bool = False,
         planner: Planner = plan,
@@ -82,7 +79,6 @@ class Controller:
         self._server = server
         self._control = control
         self._limits = limits
-        self._settings = settings
         self._clock = clocks.monotonic
         self._wall_clock = clocks.wall
         self._sleep = clocks.sleep
@@ -95,7 +91,7 @@ class Controller:
         self._log = StepLog(server, wall_clock=clocks.wall)
         self._state = SchedulerState()
         self._demands = Demands()
-        self._replacement: tuple[Limits, ControllerSettings] | None = None
+        self._replacement: Limits | None = None
         self._steps = 0
         self._failed_steps = 0
         self._failures_in_a_row = 0
@@ -132,15 +128,15 @@ class Controller:
             raise ModelNotFoundError(f"server {self._server} has no model {model!r}; its repository has {names}")
         self._demands = self._demands.hold(model, hold_s, now_s=self._clock())
 
-    def replace_limits(self, limits: Limits, settings: ControllerSettings) -> None:
+    def replace_limits(self, limits: Limits) -> None:
         """Keep to other limits from the next step on; nothing that was learned is lost."""
-        self._replacement = (limits, settings)
+        self._replacement = limits
 
     async def step(self) -> StepReport:
         """Observe, plan, act and return what came of it; only a failure that nobody expects is raised."""
         # Only between steps, so that a plan and its actions keep to the same limits.
         if self._replacement is not None:
-            (self._limits, self._settings), self._replacement = self._replacement, None
+            self._limits, self._replacement = self._replacement, None
         self._steps += 1
         began_s = self._clock()
         for ended in self._actuator.collect():
@@ -155,7 +151,6 @@ class Controller:
                 planned.actions,
                 {model.name: model.loaded for model in seen.snapshot.models},
                 limits=self._limits,
-                timeout_s=self._settings.action_timeout_s,
                 listener=self,
             )
         if self._on_step is not None:
@@ -279,7 +274,7 @@ class Controller:
 
     def _next_due_s(self, due_s: float) -> float:
         """Return when the next step is due: on the schedule, past those that were missed."""
-        period_s, now_s = self._settings.period_s, self._clock()
+        period_s, now_s = self._limits.settings.period_s, self._clock()
         missed = max(0, int((now_s - due_s) / period_s))
         return due_s + (missed + 1) * period_s
 

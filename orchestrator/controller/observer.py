@@ -73,10 +73,7 @@ class Observer:
     ) -> Observation:
         """Return what can be seen now; only a failure that nobody expects is raised.
 
-        Args:
-            busy_models: The models whose last action has not ended.
-            demands: The leases on models.
-            with_rates: False leaves the counters unread, for whoever must not wait for them.
+        Without ``with_rates`` the counters are left unread, for whoever must not wait for them.
         """
         reading = await read_host(self._telemetry)
         try:

@@ -7,15 +7,15 @@ another one, so its mode and its protocols are checked again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observer
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.controller.resolve import check_budget
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.planner import Batching, Counters, Limits, LoadedModel, RepositoryModel
-from orchestrator.snapshot import ModelName, ServerName
+from orchestrator.planner import Limits, LoadedModel
+from orchestrator.snapshot import ServerName
 
 Check = Callable[[], Awaitable[None]]
 
@@ -24,7 +24,6 @@ class CheckedControl:
     """A ``ModelControl`` that answers only once its checks have passed.
 
     Args:
-        control: The control that is checked.
         check: A check of the Triton's mode and protocols; repeated after each failure to answer.
         first_check: A check that is passed once in a life, after ``check``.
     """
@@ -35,6 +34,12 @@ class CheckedControl:
         self._first_check = first_check
         self._is_checked = False
         self._was_checked = False
+        # Passed on as they are; without ``loaded_models`` nothing is planned.
+        self.repository_models = control.repository_models
+        self.counters = control.counters
+        self.apply = control.apply
+        self.unload = control.unload
+        self.close = control.close
 
     async def check(self) -> None:
         """Pass the checks that are due.
@@ -50,10 +55,6 @@ class CheckedControl:
             await self._first_check()
             self._was_checked = True
 
-    def repository_models(self) -> tuple[RepositoryModel, ...]:
-        """Return the repository's widths; see ``ModelControl``."""
-        return self._control.repository_models()
-
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
         """Return what is loaded, once the checks have passed; see ``ModelControl``.
 
@@ -67,22 +68,6 @@ class CheckedControl:
             self._is_checked = False
             raise
 
-    async def counters(self) -> Mapping[ModelName, Counters]:
-        """Return the counters; see ``ModelControl``."""
-        return await self._control.counters()
-
-    async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
-        """Load or change a model; see ``ModelControl``."""
-        await self._control.apply(model, instances=instances, batching=batching, nonce=nonce)
-
-    async def unload(self, model: ModelName) -> None:
-        """Unload a model; see ``ModelControl``."""
-        await self._control.unload(model)
-
-    async def close(self) -> None:
-        """Close the connections of the control."""
-        await self._control.close()
-
 
 class BudgetCheck:
     """Looks at the host and checks that the budget can hold the minimum set; to be awaited as a ``Check``.
@@ -93,11 +78,8 @@ class BudgetCheck:
     whole look must be done, and the check would never pass.
 
     Args:
-        server: The server whose budget it is.
-        control: The control of its Triton, unchecked.
-        telemetry: The readings of its host.
+        control: The control of the server's Triton, unchecked.
         limits: A function that returns the limits to keep to now.
-        clock: A clock that never goes back, in seconds.
         patience_s: The time from the first look on, in which unknown memory calls for another one.
         may_be_resuming: Whether a controller may have been killed here; see ``check_budget``.
     """

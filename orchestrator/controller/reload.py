@@ -7,11 +7,10 @@ opened with does not: an address that moved under a running controller would lea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
+from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.planner import Limits
 
@@ -20,29 +19,10 @@ Resolve = Callable[[ServerSettings, FleetSettings], Limits]
 _FIXED_CONTROLLER_KEYS = ("controller.family",)
 
 
-@dataclass(frozen=True, slots=True)
-class Reloaded:
-    """Settings that were accepted when the file was read again.
-
-    Attributes:
-        limits: The limits to keep to from the next step on.
-        settings: The settings, for the timings of the loop.
-        changes: The changes in words, one a key; empty when nothing that concerns the server changed.
-    """
-
-    limits: Limits
-    settings: ControllerSettings
-    changes: tuple[str, ...]
-
-
 class SettingsFile:
-    """The fleet file of a running controller.
+    """The fleet file of a controller that was started with ``fleet`` for one server of it.
 
-    Args:
-        path: The path of fleet.yaml.
-        server: The server of the fleet that the controller looks after.
-        fleet: The fleet that the controller was started with.
-        resolve: A function that settles the limits; raises ConfigError for settings that can't be kept to.
+    The function ``resolve`` settles the limits, and raises ConfigError for settings that can't be kept to.
     """
 
     def __init__(self, path: Path, server: ServerSettings, fleet: FleetSettings, *, resolve: Resolve) -> None:
@@ -51,24 +31,25 @@ class SettingsFile:
         self._fleet = fleet
         self._resolve = resolve
 
-    def reload(self) -> Reloaded:
-        """Return what the file says now; when it is refused the old settings stay.
+    def reload(self) -> tuple[Limits, tuple[str, ...]]:
+        """Return the limits by what the file says now, and its changes in words; when refused the old settings stay.
 
         Raises:
             ConfigError: when the file can't be used, or asks for what only a restart can give.
         """
         fleet = load_fleet(self._path)
         server = fleet.server(self._server.name)
-        changed = tuple(
-            (key, old, new) for key, old, new in _differences(_keys(self._server, self._fleet), _keys(server, fleet))
-        )
-        for key, old, new in changed:
+        before, after = _keys(self._server, self._fleet), _keys(server, fleet)
+        changed = [key for key in before if before[key] != after[key]]
+        for key in changed:
             # Before anything is resolved: a moved address is refused whatever else the file says.
             if _needs_restart(key, self._server.name):
-                raise ConfigError(f"{key} changed from {old} to {new}; that needs a restart of the controller")
+                raise ConfigError(
+                    f"{key} changed from {before[key]} to {after[key]}; that needs a restart of the controller"
+                )
         limits = self._resolve(server, fleet)
         self._server, self._fleet = server, fleet
-        return Reloaded(limits, fleet.controller, tuple(f"{key} {old} → {new}" for key, old, new in changed))
+        return limits, tuple(f"{key} {before[key]} → {after[key]}" for key in changed)
 
 
 def _needs_restart(key: str, server: str) -> bool:
@@ -93,9 +74,3 @@ def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]
             yield from _flatten(f"{prefix}.{key}", value)
         else:
             yield f"{prefix}.{key}", value
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for key in old:
-        if old[key] != new[key]:
-            yield key, old[key], new[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from orchestrator.planner.actions import Action, Plan
 from orchestrator.planner.host import HostSnapshot
@@ -20,7 +20,6 @@ class ActionRecord:
 
     Attributes:
         ended_unix_s: Wall-clock time at which it ended, or was left to itself.
-        action: The action that was done.
         took_s: The time it took, or has taken when it was left to itself.
         error: The reason why it failed; None when it did not.
         is_under_way: True while it has not ended.
@@ -38,7 +37,6 @@ class StepReport:
     """One step and what led to it.
 
     Attributes:
-        server: The server that the controller looks after.
         unix_s: Wall-clock time of the observation.
         now_s: The same moment on the controller's clock, which all timers in ``state`` and ``snapshot`` are on.
         steps: The number of steps so far, this one included.
@@ -47,8 +45,6 @@ class StepReport:
         reading: What telemetry told; None when it could not be read at all.
         plan: The plan made of the snapshot; None without one.
         state: What a plan remembers, after the step.
-        limits: The limits that the plan kept to.
-        plan_s: The time that planning took.
         step_s: The time that the step took without its actions.
         recent: The last actions, oldest first.
         family: The family that is looked after, as last seen; None until a repository has been read.
@@ -66,7 +62,7 @@ class StepReport:
     limits: Limits
     plan_s: float
     step_s: float
-    recent: tuple[ActionRecord, ...] = field(default=())
+    recent: tuple[ActionRecord, ...] = ()
     family: Family | None = None
 
     @property

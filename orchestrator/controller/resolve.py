@@ -37,8 +37,8 @@ def resolve_limits(
 
     Args:
         server: The server that is to be controlled.
-        settings: The settings of controllers.
-        models: The models of its repository, in any order.
+        settings: The settings of all controllers.
+        models: The models of the server's repository, in any order.
         memory_total_bytes: The memory of the device on GPU, of the host on CPU; None: unknown.
         cpus: The number of CPUs that Triton may use; None: unknown.
         deadline_ms: The deadline of requests that bring none.
@@ -61,24 +61,13 @@ def resolve_limits(
         wanted=tuple(dict.fromkeys((*minimum, *wanted))),
         max_instances=server.limits.max_instances or default_instances,
         utilisation_ceiling_ratio=server.limits.utilisation_ceiling,
-        memory_margin_ratio=settings.memory_margin,
         unmeasured_instance_bytes=int(unmeasured_mib * MIB),
         leak_limit_bytes=int(settings.leak_limit_mib * MIB),
-        grow_busy_ratio=settings.grow_busy_ratio,
-        grow_after_s=settings.grow_after_s,
-        shrink_busy_ratio=settings.shrink_busy_ratio,
-        idle_s=settings.idle_s,
-        unload_after_s=settings.unload_after_s,
-        cooldown_s=settings.cooldown_s,
         deadline_budget_s=(settings.deadline_budget_ms or BUDGET_OF_DEADLINE_RATIO * deadline_ms) / 1e3,
         # A horizon of 0 means that no gain is ever worth a reload, which is what ``batching: false`` asks for.
         batching_horizon_s=settings.batching_horizon_s if settings.batching else 0.0,
-        batching_cooldown_s=settings.batching_cooldown_s,
-        repair_after_s=settings.repair_after_s,
-        quarantine_s=settings.quarantine_s,
-        quarantine_max_s=settings.quarantine_max_s,
-        stuck_after_s=settings.stuck_after_s,
         has_shared_runtime=server.device == "gpu",
+        settings=settings,
     )
 
 
@@ -98,11 +87,7 @@ def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName, 
       the budget for what has grown. Beyond that the budget is taken for a mistake, as on a Triton that ``local up``
       has just filled.
 
-    Args:
-        limits: The limits to keep to.
-        snapshot: The host now; its rates are not looked at.
-        server: The server's name, for the message.
-        may_be_resuming: Whether a refusal would end a daemon; one that only leaves old settings in force is strict.
+    A refusal that only leaves old settings in force is strict. The snapshot's rates are not looked at.
 
     Raises:
         ConfigError: names the budget, what is in use, what is needed and the remedy.
@@ -113,10 +98,10 @@ def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName, 
         return
     ready = {seen.name for seen in snapshot.models if seen.is_ready}
     missing = [name for name in limits.minimum if name not in ready]
-    needed_bytes = int(len(missing) * limits.unmeasured_instance_bytes * (1 + limits.memory_margin_ratio))
+    needed_bytes = int(len(missing) * limits.unmeasured_instance_bytes * (1 + limits.settings.memory_margin))
     floor_bytes = max(0, used_bytes - surplus_bytes) + needed_bytes
     may_have_grown = may_be_resuming and not missing
-    allowance_bytes = int(limits.memory_budget_bytes * limits.memory_margin_ratio) if may_have_grown else 0
+    allowance_bytes = int(limits.memory_budget_bytes * limits.settings.memory_margin) if may_have_grown else 0
     if floor_bytes <= limits.memory_budget_bytes + allowance_bytes:
         return
     given_back = f", of which about {_mib(surplus_bytes)} can be given back," if surplus_bytes else ""

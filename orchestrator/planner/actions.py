@@ -93,15 +93,11 @@ class Action:
     """One change of one model.
 
     Attributes:
-        kind: The kind of change.
-        model: The model that is changed.
-        reason: The reason for it.
         instances: The instances afterwards; 0 for an unload.
         batching: The batching afterwards.
         batching_before: The batching that it ran with when the plan was made.
         is_forced: Whether it is a reload in spite of an equal config, by a new nonce.
         needed_bytes: The memory that it may add at its peak, margin included; 0 when it adds none.
-        numbers: The numbers behind it.
     """
 
     kind: ActionKind
@@ -120,9 +116,6 @@ class Refusal:
     """Something the plan would do and may not.
 
     Attributes:
-        kind: The kind of change that was refused.
-        model: The model that is left as it is.
-        reason: The reason for the refusal.
         numbers: The numbers behind it, such as budget_bytes, used_bytes and needed_bytes.
         detail: What numbers can't say, such as Triton's reason for a failed load; often empty.
     """
@@ -136,13 +129,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something an operator should know.
-
-    Attributes:
-        kind: The kind of notice.
-        model: The model that it is about; None: the whole host.
-        numbers: The numbers behind it.
-    """
+    """Something an operator should know of a model, or with None of the whole host."""
 
     kind: NoticeKind
     model: ModelName | None
@@ -154,9 +141,7 @@ class Plan:
     """What to do now: actions in the order in which they are to be done, at most one a model.
 
     Attributes:
-        actions: The actions to do, in their order.
         refusals: What would have been done and may not, ordered by model.
-        notices: What an operator should know.
         desired_instances: The instances that each model of the repository should have, whether it may have them now or
             was refused; ordered by model.
     """
@@ -172,7 +157,6 @@ class Outcome:
     """What came of an action.
 
     Attributes:
-        action: The action that was done.
         began_s: When it began, seconds on the controller's clock.
         ended_s: When it ended, seconds on the controller's clock.
         error: The reason why it failed; None when it did not.

@@ -33,8 +33,6 @@ class Demand:
         batch_s: The fixed part b of its latency curve, seconds a batch.
         items_per_s: The items that arrive a second.
         request_items: The items of a mean request, at least 1.
-        instances: The number of instances that run it.
-        max_batch_size: The largest batch, in items.
         gatherable_items: The largest batch worth waiting for, in items; None: max_batch_size.
     """
 
@@ -63,13 +61,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class BatchingChange:
-    """A batching worth its reload.
-
-    Attributes:
-        batching: The batching to change to.
-        reason: The gain that it has.
-        numbers: The numbers behind it.
-    """
+    """A batching worth its reload, the gain that it has, and the numbers behind it."""
 
     batching: Batching
     reason: ActionReason
@@ -100,11 +92,7 @@ def choose_batching(demand: Demand, limits: Limits) -> Batching:
 def plan_batching(demand: Demand, current: Batching, limits: Limits, *, reload_s: float) -> BatchingChange | None:
     """Return the change of batching that beats the price of its reload, None when none does.
 
-    Args:
-        demand: The demand on the model.
-        current: The batching that it runs with.
-        limits: The limits, for the deadline budget and the horizon.
-        reload_s: The price of a full reload, seconds; each instance is built anew.
+    A full reload takes ``reload_s`` for each instance, which is built anew.
     """
     best = choose_batching(demand, limits)
     if best == current:

@@ -101,27 +101,24 @@ def _is_well(memory: ModelMemory) -> bool:
 
 
 def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: float) -> ModelMemory:
-    rates, instances = seen.rates, max(1, seen.loaded.instances)
+    rates, instances, settings = seen.rates, max(1, seen.loaded.instances), limits.settings
     is_first = old.items_per_s == 0 and old.busy_instances == 0
     busy_now = min(float(instances), rates.busy_instances)
     busy = _smooth(old.busy_instances, busy_now, rates.window_s, LOAD_TIME_CONSTANT_S)
     waiting = _smooth(old.waiting_requests, rates.waiting_requests, rates.window_s, LOAD_TIME_CONSTANT_S)
-    # The first arrivals are believed as they are; a long memory that starts at 0 would take half a minute to rise.
-    arrivals = (
-        rates.items_per_s
-        if is_first
-        else _smooth(old.items_per_s, rates.items_per_s, rates.window_s, ARRIVAL_TIME_CONSTANT_S)
-    )
-    is_pressed = busy / instances > limits.grow_busy_ratio and waiting >= MIN_WAITING_REQUESTS
-    recent = (
-        rates.items_per_s
-        if is_first
-        else _smooth(old.recent_items_per_s, rates.items_per_s, rates.window_s, RECENT_TIME_CONSTANT_S)
-    )
+
+    def arriving_per_s(old_per_s: float, time_constant_s: float) -> float:
+        # The first arrivals are believed as they are; a long memory that starts at 0 would take half a minute to rise.
+        new_per_s = rates.items_per_s
+        return new_per_s if is_first else _smooth(old_per_s, new_per_s, rates.window_s, time_constant_s)
+
+    arrivals = arriving_per_s(old.items_per_s, ARRIVAL_TIME_CONSTANT_S)
+    recent = arriving_per_s(old.recent_items_per_s, RECENT_TIME_CONSTANT_S)
+    is_pressed = busy / instances > settings.grow_busy_ratio and waiting >= MIN_WAITING_REQUESTS
     is_steady = abs(recent - arrivals) <= STEADY_RATIO * arrivals
     # An instance that fails at once looks as calm as one with nothing to do.
     # By the window itself: a mean that fades would hold the shrinking up, and one busy window ends the calm as well.
-    is_slack = instances > 1 and rates.failures_per_s == 0 and busy_now / (instances - 1) < limits.shrink_busy_ratio
+    is_slack = instances > 1 and rates.failures_per_s == 0 and busy_now / (instances - 1) < settings.shrink_busy_ratio
     is_idle = rates.requests_per_s == 0 and rates.failures_per_s == 0 and rates.waiting_requests == 0
     answers_per_s = rates.requests_per_s + rates.failures_per_s
     # One broken instance of n gets an n-th of the requests, and more when it fails faster than the others answer.

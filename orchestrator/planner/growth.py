@@ -48,7 +48,7 @@ def _growths(builder: PlanBuilder) -> list[_Growth]:
     growths = []
     for seen in builder.models.values():
         memory, instances = builder.memory(seen), seen.loaded.instances
-        is_pressed = builder.has_held(memory.pressed_since_s, builder.limits.grow_after_s)
+        is_pressed = builder.has_held(memory.pressed_since_s, builder.settings.grow_after_s)
         # Beside a dead stub a further instance would be of little use, and the repair is due in a moment.
         if not is_pressed or memory.dead_since_s is not None:
             continue

@@ -45,12 +45,8 @@ class RepositoryModel:
     """One width as its files describe it.
 
     Attributes:
-        name: The model's name in Triton.
-        family: The family that it belongs to.
-        width: The width of the family's network.
         accuracy: Top-1 on the family's test split, 0..1.
         max_batch_size: The largest batch, in items.
-        weights_bytes: The size of the weights file.
         instances: The instances that config.pbtxt asks for; a controller starts with one and adds what is needed.
         batching: The batching that config.pbtxt asks for.
         files_stamp: A stamp that changes whenever its files do.
@@ -72,11 +68,8 @@ class LoadedModel:
     """One model as Triton has it.
 
     Attributes:
-        name: The model's name.
-        status: What state it is in.
         reason: Triton's reason why it is not ready; empty otherwise.
         instances: The instances that it runs with; 0 when it is not ready.
-        batching: The batching that it runs with.
         nonce: The marker of the last forced reload, empty when there was none; an in-place change must repeat it.
         is_canonical: Whether it runs with what its files say, but for instances, batching and nonce; False means
             that any change is a full reload.
@@ -98,8 +91,6 @@ class ModelSnapshot:
     """One width of the repository, and what became of it.
 
     Attributes:
-        model: The width as its files describe it.
-        loaded: The width as Triton has it.
         rates: What it did in the last window; zero while it is not ready.
         live_instances: Stub processes seen alive; None where instances are no processes or can't be seen.
         demanded_until_s: When the demand that keeps it ends, seconds on the controller's clock; None: nobody demanded

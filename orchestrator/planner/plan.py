@@ -29,13 +29,8 @@ def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s
     """Return what to do now, and the state to plan the next step with.
 
     Deterministic, and independent of the order of the snapshot's models. The actions are to be done one after another
-    in the order given, each only while ``still_fits``.
-
-    Args:
-        snapshot: The host now.
-        state: What the last call returned, with the outcomes of its actions recorded.
-        limits: The limits within which to stay.
-        now_s: The time on a clock that never goes back, in seconds.
+    in the order given, each only while ``still_fits``. The state is what the last call returned, with the outcomes of
+    its actions recorded; the time is of a clock that never goes back.
     """
     state = track(snapshot, state, limits, now_s=now_s)
     builder = PlanBuilder(snapshot, state, limits, now_s)
@@ -54,7 +49,7 @@ def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s
 def _notify(builder: PlanBuilder) -> None:
     for seen in builder.models.values():
         since_s = builder.memory(seen).moving_since_s
-        if since_s is not None and builder.has_held(since_s, builder.limits.stuck_after_s):
+        if since_s is not None and builder.has_held(since_s, builder.settings.stuck_after_s):
             builder.notify(NoticeKind.STUCK, seen.name, (("for_s", builder.now_s - since_s),))
     residue, limit = builder.state.memory.residue_bytes, builder.limits.leak_limit_bytes
     if residue > limit:
@@ -101,13 +96,13 @@ def _shed(builder: PlanBuilder) -> bool:
 
 def _repair(builder: PlanBuilder) -> None:
     """Reload what has dead stubs or answers with errors; each repair that does not last waits longer."""
-    limits = builder.limits
+    settings = builder.settings
     for seen in builder.models.values():
         memory = builder.memory(seen)
         if not seen.is_ready or not builder.may_touch(seen):
             continue
-        is_failing = seen.rates.failures_per_s > 0 and builder.has_held(memory.failing_since_s, limits.repair_after_s)
-        if builder.has_held(memory.dead_since_s, limits.repair_after_s):
+        is_failing = seen.rates.failures_per_s > 0 and builder.has_held(memory.failing_since_s, settings.repair_after_s)
+        if builder.has_held(memory.dead_since_s, settings.repair_after_s):
             reason = ActionReason.DEAD_INSTANCE
             numbers = (("instances", float(seen.loaded.instances)), ("alive", float(seen.live_instances or 0)))
         elif is_failing:
@@ -118,7 +113,7 @@ def _repair(builder: PlanBuilder) -> None:
             )
         else:
             continue
-        pause_s = min(limits.quarantine_max_s, limits.quarantine_s * 2.0 ** min(30, memory.repairs - 1))
+        pause_s = min(settings.quarantine_max_s, settings.quarantine_s * 2.0 ** min(30, memory.repairs - 1))
         if memory.repairs and memory.repaired_s is not None and builder.now_s - memory.repaired_s < pause_s:
             continue
         action = changes.reload(builder, seen, reason, seen.loaded.batching, numbers, is_forced=True)
@@ -151,11 +146,13 @@ def _shrink(builder: PlanBuilder) -> None:
                 ("max_instances", float(limits.max_instances)),
             )
             builder.add(changes.scale(builder, seen, ActionReason.MAX_INSTANCES, limits.max_instances, too_many))
-        elif is_unwanted and builder.has_held(memory.idle_since_s, limits.unload_after_s):
+        elif is_unwanted and builder.has_held(memory.idle_since_s, builder.settings.unload_after_s):
             idle: Numbers = (("idle_s", builder.elapsed_s(memory.idle_since_s)),)
             builder.add(changes.unload(seen, ActionReason.IDLE, idle))
-        elif seen.loaded.is_canonical and builder.has_held(memory.slack_since_s, limits.idle_s):
-            instances = _fewest_instances(memory.busy_instances, seen.loaded.instances, limits.shrink_busy_ratio)
+        elif seen.loaded.is_canonical and builder.has_held(memory.slack_since_s, builder.settings.idle_s):
+            instances = _fewest_instances(
+                memory.busy_instances, seen.loaded.instances, builder.settings.shrink_busy_ratio
+            )
             slack: Numbers = (
                 ("busy_instances", memory.busy_instances),
                 ("for_s", builder.elapsed_s(memory.slack_since_s)),
@@ -185,7 +182,7 @@ def _load_wanted(builder: PlanBuilder) -> None:
             continue
         builder.want(seen, 1)
         unloaded_s = builder.memory(seen).unloaded_s
-        has_rested = unloaded_s is None or builder.now_s - unloaded_s >= limits.idle_s
+        has_rested = unloaded_s is None or builder.now_s - unloaded_s >= builder.settings.idle_s
         if is_blocked or not has_rested or not builder.may_touch(seen):
             continue
         action = changes.load(builder, seen, ActionReason.WANTED)

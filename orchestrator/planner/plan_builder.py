@@ -36,19 +36,15 @@ def still_fits(action: Action, memory_used_bytes: int | None, limits: Limits) ->
 class PlanBuilder:
     """Collects actions, refusals and notices; everything it is given is left as it is.
 
-    Actions are made by ``changes``, and what they take is estimated by ``sizes``.
-
-    Args:
-        snapshot: The host now.
-        state: What is remembered, brought up to date with the snapshot.
-        limits: The limits of the plan.
-        now_s: The time on the controller's clock.
+    Actions are made by ``changes``, and what they take is estimated by ``sizes``. The state has been brought up to date
+    with the snapshot.
     """
 
     def __init__(self, snapshot: HostSnapshot, state: SchedulerState, limits: Limits, now_s: float) -> None:
         self.snapshot = snapshot
         self.state = state
         self.limits = limits
+        self.settings = limits.settings
         self.now_s = now_s
         self.models = {seen.name: seen for seen in sorted(snapshot.models, key=lambda s: (s.model.width, s.name))}
         self.sizes = SizeEstimates(self.models.values(), state.memory, limits)
@@ -83,7 +79,7 @@ class PlanBuilder:
     def is_settled(self, seen: ModelSnapshot) -> bool:
         """Return whether a model serves and its last change is long enough ago to be judged by."""
         changed_s = self.memory(seen).changed_s
-        is_cool = changed_s is None or self.now_s - changed_s >= self.limits.cooldown_s
+        is_cool = changed_s is None or self.now_s - changed_s >= self.settings.cooldown_s
         return seen.is_ready and is_cool and self.may_touch(seen)
 
     def has_held(self, since_s: float | None, duration_s: float) -> bool:
@@ -124,11 +120,9 @@ class PlanBuilder:
         self._desired[seen.name] = instances
 
     def add(self, action: Action, *, freed_bytes: int = 0) -> bool:
-        """Add an action unless its config is quarantined; return whether it was added.
+        """Add an action that has been found to fit, unless its config is quarantined; return whether it was added.
 
-        Args:
-            action: An action whose memory has been found to fit.
-            freed_bytes: The memory that earlier actions of the plan give back for it.
+        Of its memory, earlier actions of the plan give ``freed_bytes`` back for it.
         """
         key = (action.model, action.instances, action.batching)
         entry = self.state.quarantine.entry(key, now_s=self.now_s)

@@ -16,12 +16,9 @@ from orchestrator.snapshot import ModelName
 
 @dataclass(frozen=True, slots=True)
 class QuarantineEntry:
-    """How long one config is left alone.
+    """After how many failures in a row, and until when on the controller's clock, one config is left alone.
 
-    Attributes:
-        failures: The number of failures in a row.
-        until_s: When it may be tried again, seconds on the controller's clock.
-        reason: Triton's reason for the last failure.
+    The reason is Triton's, for the last failure.
     """
 
     failures: int

@@ -31,7 +31,8 @@ def follow_files(builder: PlanBuilder) -> None:
     for seen in builder.models.values():
         memory, limits = builder.memory(seen), builder.limits
         is_unsized = limits.batching_horizon_s <= 0 or (
-            memory.curve.line() is None and builder.has_held(memory.foreign_since_s, limits.batching_cooldown_s)
+            memory.curve.line() is None
+            and builder.has_held(memory.foreign_since_s, builder.settings.batching_cooldown_s)
         )
         has_drifted = not seen.loaded.is_canonical or (memory.foreign_since_s is not None and is_unsized)
         is_recent = _is_recent(builder, memory.batching_changed_s)
@@ -44,7 +45,7 @@ def follow_files(builder: PlanBuilder) -> None:
                 action, RefusalReason.QUARANTINED, numbers, "its files have failed to load; export them again"
             )
             continue
-        is_idle = not builder.is_kept(seen) and builder.has_held(memory.idle_since_s, limits.idle_s)
+        is_idle = not builder.is_kept(seen) and builder.has_held(memory.idle_since_s, builder.settings.idle_s)
         reload_or_unload(builder, seen, action, may_unload=is_idle)
 
 
@@ -113,4 +114,4 @@ def _demand(seen: ModelSnapshot, memory: ModelMemory, line: tuple[float, float])
 
 
 def _is_recent(builder: PlanBuilder, reloaded_s: float | None) -> bool:
-    return reloaded_s is not None and builder.now_s - reloaded_s < builder.limits.batching_cooldown_s
+    return reloaded_s is not None and builder.now_s - reloaded_s < builder.settings.batching_cooldown_s

@@ -54,7 +54,7 @@ def choose_victims(builder: PlanBuilder, action: Action) -> list[ModelSnapshot]:
         and builder.is_settled(seen)
         and builder.memory(seen).dead_since_s is None  # Triton 2.51 may never end the unload of one with a dead stub
         and (since_s := builder.memory(seen).idle_since_s) is not None
-        and builder.has_held(since_s, builder.limits.idle_s)
+        and builder.has_held(since_s, builder.settings.idle_s)
     ]
     candidates = [seen for _, seen in sorted(idle, key=lambda p: (p[0], *widest_first(p[1])))]
     if action.model in builder.limits.minimum:

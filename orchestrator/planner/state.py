@@ -27,12 +27,7 @@ _REPAIRS = (ActionReason.DEAD_INSTANCE, ActionReason.FAILING)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What was before a batching was changed.
-
-    Attributes:
-        batching: The batching to go back to.
-        items_per_s: The items that were answered a second.
-    """
+    """What was before a batching was changed: what to go back to, and the items that were answered a second."""
 
     batching: Batching
     items_per_s: float
@@ -100,14 +95,7 @@ _BLANK = ModelMemory()  # made once: a plan asks for a model's memory some thirt
 
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
-    """Everything a plan remembers; immutable.
-
-    Attributes:
-        models: What is remembered of each model, by name.
-        memory: The learned sizes and residues.
-        prices: The learned durations.
-        quarantine: The configs that failed.
-    """
+    """Everything a plan remembers; immutable."""
 
     models: Mapping[ModelName, ModelMemory] = field(default_factory=dict)
     memory: MemoryLedger = field(default_factory=MemoryLedger)
@@ -121,10 +109,7 @@ class SchedulerState:
     def record(self, outcome: Outcome, *, instances_before: int, limits: Limits) -> SchedulerState:
         """Return the state after an action ended.
 
-        Args:
-            outcome: The outcome of the action.
-            instances_before: The instances that the model ran with when it began; 0 when it was not loaded.
-            limits: The limits, for the length of a quarantine.
+        The model ran with ``instances_before`` when it began, 0 when it was not loaded.
         """
         action, ended_s = outcome.action, outcome.ended_s
         memory = replace(self.model(action.model), changed_s=ended_s)
@@ -136,9 +121,8 @@ class SchedulerState:
         # A success pardons every config of the model; a failure says nothing of the others.
         if outcome.error is not None:
             key = (action.model, action.instances, action.batching)
-            quarantine = quarantine.fail(
-                key, outcome.error, now_s=ended_s, first_s=limits.quarantine_s, max_s=limits.quarantine_max_s
-            )
+            first_s, max_s = limits.settings.quarantine_s, limits.settings.quarantine_max_s
+            quarantine = quarantine.fail(key, outcome.error, now_s=ended_s, first_s=first_s, max_s=max_s)
         elif action.kind is ActionKind.UNLOAD and action.reason in _GIVES_WAY:
             memory = replace(memory, unloaded_s=ended_s)
         elif action.kind in _BUILDS:

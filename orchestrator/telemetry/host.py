@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from orchestrator.telemetry.bounded import BoundedReader
 from orchestrator.telemetry.nvml import NvmlDevice
-from orchestrator.telemetry.powercap import ROOT, Powercap, PowercapReading
+from orchestrator.telemetry.powercap import ROOT, Powercap
 from orchestrator.telemetry.processes import TritonProcesses
 from orchestrator.telemetry.reading import HostReading
 
@@ -33,18 +33,12 @@ class Device(Protocol):
 
 
 class CpuTelemetry:
-    """Readings of a host whose Triton computes on CPUs.
-
-    Args:
-        port: The port that Triton listens on; None when it isn't on this host.
-        powercap_root: The directory of the powercap zones.
-        timeout_s: The longest that a source may take.
-    """
+    """Readings of a host whose Triton computes on CPUs; its port is None when it isn't on this host."""
 
     def __init__(self, port: int | None, *, powercap_root: Path = ROOT, timeout_s: float = READ_TIMEOUT_S) -> None:
         self._processes = _bound_processes(port, timeout_s)
-        self._powercap: BoundedReader[PowercapReading] = BoundedReader(
-            "powercap", Powercap(powercap_root).read, PowercapReading.absent, timeout_s=timeout_s
+        self._powercap = BoundedReader(
+            "powercap", Powercap(powercap_root).read, HostReading.absent, timeout_s=timeout_s
         )
 
     async def read(self) -> HostReading:
@@ -57,13 +51,7 @@ class CpuTelemetry:
 
 
 class GpuTelemetry:
-    """Readings of a host whose Triton computes on a GPU.
-
-    Args:
-        device: The GPU; closed with this.
-        port: The port that Triton listens on; None when it isn't on this host.
-        timeout_s: The longest that a source may take.
-    """
+    """Readings of a host whose Triton computes on a GPU, which is closed with this; its port as for CPUs."""
 
     def __init__(self, device: Device, port: int | None, *, timeout_s: float = READ_TIMEOUT_S) -> None:
         self._processes = _bound_processes(port, timeout_s)

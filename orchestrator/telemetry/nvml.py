@@ -51,9 +51,7 @@ DISCONNECTED = frozenset(
 class NvmlDevice:
     """One GPU of this host. Its methods block, and are not for two threads at a time.
 
-    Args:
-        index: The index of the GPU in NVML's order, that of the PCI bus; ``CUDA_VISIBLE_DEVICES`` doesn't change it.
-        clock: A monotonic clock, in seconds.
+    The index is that of NVML, by the PCI bus; ``CUDA_VISIBLE_DEVICES`` doesn't change it.
     """
 
     def __init__(self, index: int, *, clock: Callable[[], float] = time.monotonic) -> None:

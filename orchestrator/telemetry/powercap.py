@@ -14,33 +14,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.telemetry.meter import RateMeter
-from orchestrator.telemetry.reading import Reading
+from orchestrator.telemetry.reading import HostReading, Reading
 
 ROOT = Path("/sys/class/powercap")
 SOURCE = "rapl"
 UJ_PER_J = 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class PowercapReading:
-    """Power and energy of all CPU packages together.
-
-    Attributes:
-        power_w: The mean power since the read before.
-        energy_j: The energy since the first read.
-    """
-
-    power_w: Reading
-    energy_j: Reading
-
-    @classmethod
-    def absent(cls, reason: str) -> PowercapReading:
-        """Return a reading without values."""
-        return cls(Reading.absent(reason), Reading.absent(reason))
 
 
 @dataclass(slots=True)
@@ -51,12 +33,7 @@ class _Zone:
 
 
 class Powercap:
-    """The package zones of one host.
-
-    Args:
-        root: The directory of the zones.
-        clock: A monotonic clock, in seconds.
-    """
+    """The package zones of one host."""
 
     def __init__(self, root: Path = ROOT, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._root = root
@@ -65,16 +42,16 @@ class Powercap:
         self._energy_uj = 0
         self._meter = RateMeter()
 
-    def read(self) -> PowercapReading:
-        """Return what the counters say; absent with the reason when one of them can't be read."""
+    def read(self) -> HostReading:
+        """Return all packages' mean power since the read before, and energy since the first; absent with the reason."""
         try:
             if not self._zones:
                 self._zones = self._open()
             if not self._zones:
-                return PowercapReading.absent(f"{self._root} has no package zone: no RAPL, or a virtual machine")
+                return HostReading.absent(f"{self._root} has no package zone: no RAPL, or a virtual machine")
             now_uj = [_read_uj(zone.energy_file) for zone in self._zones]
         except (OSError, ValueError) as exc:
-            return PowercapReading.absent(_explain(exc))
+            return HostReading.absent(_explain(exc))
         # Only after all were read: a sum of some of the packages would look like a drop of power.
         for zone, uj in zip(self._zones, now_uj, strict=True):
             grown_uj = uj - zone.last_uj
@@ -82,10 +59,11 @@ class Powercap:
             zone.last_uj = uj
         energy_j = self._energy_uj / UJ_PER_J
         power_w = self._meter.update(energy_j, self._clock())
-        return PowercapReading(
-            Reading.absent("power is known from the second read on") if power_w is None else Reading(power_w, SOURCE),
-            Reading(energy_j, SOURCE),
+        power = (
+            Reading.absent("power is known from the second read on") if power_w is None else Reading(power_w, SOURCE)
         )
+        nothing = HostReading.absent("powercap tells power and energy only")
+        return replace(nothing, power_w=power, energy_j=Reading(energy_j, SOURCE))
 
     def _open(self) -> tuple[_Zone, ...]:
         packages = [

@@ -8,24 +8,23 @@ from dataclasses import replace
 
 import psutil
 
-from orchestrator.telemetry.listener import find_server
 from orchestrator.telemetry.memory_limit import read_memory_total
 from orchestrator.telemetry.meter import RateMeter
 from orchestrator.telemetry.reading import HostReading, Reading
 from orchestrator.telemetry.server_tree import ServerTree, TreeUsage
 
 SOURCE = "psutil"
+# `docker-proxy` and the like listen in place of a Triton inside a container; taken for Triton they would show a
+# server whose stubs have all died. So only what is called so is one.
+SERVER_NAME = "tritonserver"
 # Looking for the server takes some 10 ms here and far more on a busy host; one that is down is not worth that often.
 SEARCH_INTERVAL_S = 2.0
 
 
 class TritonProcesses:
-    """The tritonserver that listens on a port of this host, followed over its restarts.
+    """The tritonserver that listens on a port of this host, followed over its restarts; without a port it isn't here.
 
-    Args:
-        port: Any port that it listens on; None when Triton isn't on this host.
-        clock: A monotonic clock, in seconds.
-        search_interval_s: The time between two searches for a server that was not found.
+    Two searches for a server that was not found are ``search_interval_s`` apart.
     """
 
     def __init__(
@@ -99,3 +98,34 @@ class TritonProcesses:
             return None
         self._meter = RateMeter()
         return self._tree
+
+
+def find_server(port: int) -> psutil.Process | str:
+    """Return the tritonserver that listens on a port, or the reason why there is none to be seen.
+
+    Costs milliseconds and more: every open file of every process is looked at.
+    """
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError) as exc:
+        return f"the listening ports of this host can't be read: {exc}"
+    listening = [each for each in connections if each.status == psutil.CONN_LISTEN]
+    pids = {each.pid for each in listening if each.laddr and each.laddr.port == port}
+    if not pids:
+        return f"nobody listens on port {port} of this host"
+    others = []
+    for pid in pids - {None}:
+        try:
+            process = psutil.Process(pid)
+            name = process.name()
+        except psutil.Error:
+            continue
+        if name == SERVER_NAME:
+            return process
+        others.append(f"{name} (pid {pid})")
+    if others:
+        return f"port {port} of this host belongs to {', '.join(sorted(others))}, not to {SERVER_NAME}"
+    return (
+        f"who listens on port {port} can't be seen: another user's process or another container's; "
+        "run as Triton's user, or as root, and in its process namespace"
+    )

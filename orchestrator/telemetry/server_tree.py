@@ -75,11 +75,7 @@ class _Stub:
 
 
 class ServerTree:
-    """A tritonserver and its children.
-
-    Args:
-        server: The process of tritonserver.
-    """
+    """A tritonserver and its children."""
 
     def __init__(self, server: psutil.Process) -> None:
         self._server = server

@@ -44,7 +44,7 @@ class Hands:
 
     async def act(self, *actions: Action, limits: Any = LIMITS) -> None:
         loaded = {model.name: model for model in await self.server.loaded_models()}
-        await self.actuator.act(actions, loaded, limits=limits, timeout_s=10, listener=self)
+        await self.actuator.act(actions, loaded, limits=limits, listener=self)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -180,7 +180,7 @@ async def test_a_server_that_went_away_before_says_nothing_of_the_config() -> No
     await hands.act(load(W025))
     loaded = {model.name: model for model in await server.loaded_models()}
     server.kill()
-    await hands.actuator.act((unload(W025), load(W050)), loaded, limits=LIMITS, timeout_s=10, listener=hands)
+    await hands.actuator.act((unload(W025), load(W050)), loaded, limits=LIMITS, listener=hands)
     assert [ended.is_executed for ended in hands.endings] == [True, False]
 
 
@@ -312,7 +312,7 @@ async def test_a_cancelled_step_loses_no_outcome() -> None:
 async def test_a_model_that_nobody_has_seen_counts_as_absent() -> None:
     server = triton()
     hands = Hands(server)
-    await hands.actuator.act((load(W025),), {}, limits=LIMITS, timeout_s=10, listener=hands)
+    await hands.actuator.act((load(W025),), {}, limits=LIMITS, listener=hands)
     assert hands.endings[0].instances_before == 0
     assert (await server.loaded_models())[0] == LoadedModel(W025, ModelStatus.READY, instances=1, is_python_based=True)
 

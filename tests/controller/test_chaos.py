@@ -14,11 +14,12 @@ from tests.controller.test_convergence import ready
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, W100, controller, now_s, triton
 from tests.fakes.control import FakeTriton
 from tests.fakes.traffic import Traffic
+from tests.planner.settings import with_settings
 
 pytestmark = pytest.mark.virtual_time
 
 MODELS = (W025, W050, W075, W100)
-BUDGET = replace(LIMITS, memory_budget_bytes=500 * MIB, unload_after_s=20, idle_s=5, quarantine_max_s=20)
+BUDGET = with_settings(replace(LIMITS, memory_budget_bytes=500 * MIB), unload_after_s=20, idle_s=5, quarantine_max_s=20)
 
 
 class Chaos:

@@ -15,6 +15,7 @@ from orchestrator.planner import ActionReason, Batching, LoadedModel, ModelStatu
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, W100, controller, running, triton
 from tests.fakes.control import FakeTriton
 from tests.fakes.traffic import Traffic
+from tests.planner.settings import with_settings
 
 pytestmark = pytest.mark.virtual_time
 
@@ -108,7 +109,9 @@ async def test_queueing_grows_a_width_and_calm_takes_it_back() -> None:
 
 async def test_an_outage_of_the_metrics_neither_grows_nor_shrinks_anything() -> None:
     server = triton(cpus=8)
-    control = controller(server, limits=replace(LIMITS, batching_horizon_s=0.0, wanted=(), unload_after_s=60))
+    control = controller(
+        server, limits=with_settings(replace(LIMITS, batching_horizon_s=0.0, wanted=()), unload_after_s=60)
+    )
     server.preload(W025, W050)
     stop = asyncio.Event()
     task = asyncio.create_task(control.run(stop))

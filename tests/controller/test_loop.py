@@ -43,6 +43,7 @@ from tests.controller.worlds import (
     unload,
 )
 from tests.fakes.control import FakeTriton
+from tests.planner.settings import with_settings
 
 pytestmark = pytest.mark.virtual_time
 
@@ -305,8 +306,8 @@ async def test_new_limits_hold_from_the_next_step_and_nothing_learned_is_lost() 
     script = Script(load(W025))
     control = controller(server, script)
     before = await control.step()
-    limits = replace(LIMITS, memory_budget_bytes=1)
-    control.replace_limits(limits, ControllerSettings(action_timeout_s=2))
+    limits = replace(LIMITS, memory_budget_bytes=1, settings=ControllerSettings(action_timeout_s=2))
+    control.replace_limits(limits)
     script.lines = [unload(W025)]
     server.unload_s = 5
     began_s = now_s()
@@ -319,7 +320,7 @@ async def test_new_limits_hold_from_the_next_step_and_nothing_learned_is_lost() 
 async def test_a_new_period_holds_from_the_next_step() -> None:
     script = Script()
     control = controller(triton(), script)
-    asyncio.get_running_loop().call_later(2.5, control.replace_limits, LIMITS, ControllerSettings(period_s=0.25))
+    asyncio.get_running_loop().call_later(2.5, control.replace_limits, with_settings(LIMITS, period_s=0.25))
     await running(control, for_s=4.1)
     assert script.at_s == pytest.approx([0, 1, 2, 3, 3.25, 3.5, 3.75, 4])
 

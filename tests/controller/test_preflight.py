@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import Controller
 from orchestrator.controller.ports import Clocks
 from orchestrator.controller.preflight import BudgetCheck, CheckedControl
@@ -37,9 +36,7 @@ class World:
             HERE, self.triton, self.triton.telemetry, limits=lambda: self.limits, clock=self.clock, patience_s=5.0
         )
         self.control = CheckedControl(self.triton, check=self.check, first_check=self.first_check)
-        self.controller = Controller(
-            HERE, self.control, self.triton.telemetry, LIMITS, settings=ControllerSettings(), clocks=Clocks(self.clock)
-        )
+        self.controller = Controller(HERE, self.control, self.triton.telemetry, LIMITS, clocks=Clocks(self.clock))
 
     async def check(self) -> None:
         self.checks.append("mode")
@@ -154,9 +151,7 @@ async def test_counters_that_hang_don_t_keep_the_check_from_passing() -> None:
         await triton.loaded_models()
 
     control = CheckedControl(triton, check=mode, first_check=check)
-    controller = Controller(
-        HERE, control, triton.telemetry, LIMITS, settings=ControllerSettings(), clocks=Clocks(clock)
-    )
+    controller = Controller(HERE, control, triton.telemetry, LIMITS, clocks=Clocks(clock))
     report = await controller.step()
     assert report.snapshot is not None, report.trouble
     assert [call.kind for call in triton.calls] == ["load"], "the minimum set needs no rates"

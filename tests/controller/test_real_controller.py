@@ -48,7 +48,7 @@ async def controlled(server: EmbeddedServer) -> AsyncIterator[tuple[Controller, 
     total_bytes = (await telemetry.read()).memory_total_bytes.value
     models = control.repository_models()
     limits = resolve_limits(described, settings, models, memory_total_bytes=total_bytes, cpus=2, deadline_ms=100)
-    controller = Controller(ServerName("a"), control, telemetry, limits, settings=settings)
+    controller = Controller(ServerName("a"), control, telemetry, limits)
     stop = asyncio.Event()
     task = asyncio.create_task(controller.run(stop))
     try:

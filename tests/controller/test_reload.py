@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
-from orchestrator.controller.reload import Reloaded, SettingsFile
+from orchestrator.controller.reload import SettingsFile
 from orchestrator.errors import ConfigError
 from orchestrator.planner import Limits
 
@@ -42,7 +42,7 @@ class File:
         if budget_mib < 100:
             raise ConfigError("the minimum set does not fit")
         self.resolved.append(budget_mib)
-        return Limits(memory_budget_bytes=int(budget_mib) << 20, minimum=(), idle_s=fleet.controller.idle_s)
+        return Limits(memory_budget_bytes=int(budget_mib) << 20, minimum=(), settings=fleet.controller)
 
     def refusal(self) -> str:
         with pytest.raises(ConfigError) as caught:
@@ -57,24 +57,23 @@ def file(tmp_path: Path) -> File:
 
 def test_limits_and_timings_are_taken_and_named(file: File) -> None:
     file.write({"idle_s": 60, "wanted_widths": [25]}, limits={"memory_budget_mib": 400, "max_instances": 2})
-    assert file.settings.reload() == Reloaded(
-        limits=Limits(memory_budget_bytes=400 << 20, minimum=(), idle_s=60.0),
-        settings=ControllerSettings(idle_s=60, wanted_widths=(25,)),
-        changes=(
+    assert file.settings.reload() == (
+        Limits(400 << 20, minimum=(), settings=ControllerSettings(idle_s=60, wanted_widths=(25,))),
+        (
             "servers[a].limits.memory_budget_mib 300.0 → 400.0",
             "servers[a].limits.max_instances None → 2",
             "controller.wanted_widths None → [25]",
             "controller.idle_s 30.0 → 60.0",
         ),
     )
-    assert file.settings.reload().changes == (), "changes are told once"
+    assert file.settings.reload()[1] == (), "changes are told once"
 
 
 def test_the_deadline_of_requests_concerns_a_controller_too(file: File) -> None:
     values = json.loads(file.path.read_text())
     values["router"] = {"deadline_ms": 20}
     file.path.write_text(json.dumps(values))
-    assert file.settings.reload().changes == ("router.deadline_ms 100.0 → 20.0",)
+    assert file.settings.reload()[1] == ("router.deadline_ms 100.0 → 20.0",)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_a_refused_file_leaves_the_old_settings(file: File) -> None:
     assert file.refusal() == "no server 'a' in the fleet; it has c, b"
     # What is told next is still told against what runs.
     file.write(limits={"memory_budget_mib": 200})
-    assert file.settings.reload().changes == ("servers[a].limits.memory_budget_mib 300.0 → 200.0",)
+    assert file.settings.reload()[1] == ("servers[a].limits.memory_budget_mib 300.0 → 200.0",)
     assert file.resolved == [200.0]
 
 
@@ -115,4 +114,4 @@ def test_other_servers_may_change(file: File) -> None:
     values["servers"][1]["grpc"] = "127.0.0.1:7009"
     values["router"] = {"policy": "jsq"}
     file.path.write_text(json.dumps(values))
-    assert file.settings.reload().changes == ()
+    assert file.settings.reload()[1] == ()

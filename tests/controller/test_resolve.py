@@ -14,6 +14,7 @@ from orchestrator.planner import HostSnapshot, Limits, LoadedModel, ModelSnapsho
 from orchestrator.snapshot import ServerName
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, W100
 from tests.fakes.control import repository_model
+from tests.planner.settings import with_settings
 
 MODELS = tuple(map(repository_model, (100, 25, 75, 50)))  # in no order
 GIB = 2**30
@@ -58,48 +59,28 @@ def test_defaults_on_a_gpu_host() -> None:
 
 
 def test_every_setting_reaches_its_limit_in_its_unit() -> None:
-    assert resolve(
-        limits={"memory_budget_mib": 300, "utilisation_ceiling": 0.5, "max_instances": 3},
-        minimum_widths=(50, 25),
-        wanted_widths=(100, 25),
-        grow_busy_ratio=0.8,
-        grow_after_s=3,
-        shrink_busy_ratio=0.3,
-        idle_s=4,
-        unload_after_s=5,
-        cooldown_s=6,
-        deadline_budget_ms=70,
-        batching_horizon_s=8,
-        batching_cooldown_s=9,
-        memory_margin=0.2,
-        unmeasured_instance_mib=10,
-        leak_limit_mib=11,
-        repair_after_s=12,
-        quarantine_s=13,
-        quarantine_max_s=14,
-        stuck_after_s=15,
-    ) == Limits(
+    settings: dict[str, Any] = {
+        "minimum_widths": (50, 25),
+        "wanted_widths": (100, 25),
+        "idle_s": 4,
+        "unload_after_s": 5,
+        "deadline_budget_ms": 70,
+        "batching_horizon_s": 8,
+        "unmeasured_instance_mib": 10,
+        "leak_limit_mib": 11,
+    }
+    limits = {"memory_budget_mib": 300, "utilisation_ceiling": 0.5, "max_instances": 3}
+    assert resolve(limits=limits, **settings) == Limits(
         memory_budget_bytes=300 * MIB,
         minimum=(W050, W025),
         wanted=(W050, W025, W100),
         max_instances=3,
         utilisation_ceiling_ratio=0.5,
-        memory_margin_ratio=0.2,
         unmeasured_instance_bytes=10 * MIB,
         leak_limit_bytes=11 * MIB,
-        grow_busy_ratio=0.8,
-        grow_after_s=3,
-        shrink_busy_ratio=0.3,
-        idle_s=4,
-        unload_after_s=5,
-        cooldown_s=6,
         deadline_budget_s=0.07,
         batching_horizon_s=8,
-        batching_cooldown_s=9,
-        repair_after_s=12,
-        quarantine_s=13,
-        quarantine_max_s=14,
-        stuck_after_s=15,
+        settings=ControllerSettings(**settings),
     )
 
 
@@ -165,7 +146,9 @@ def host(used_mib: float | None, *, each_mib: float | None = None, **instances: 
 
 
 def check(budget_mib: int, snapshot: HostSnapshot, *, may_be_resuming: bool = False) -> None:
-    limits = replace(LIMITS, memory_budget_bytes=budget_mib * MIB, minimum=(W025, W050), memory_margin_ratio=0.25)
+    limits = with_settings(
+        replace(LIMITS, memory_budget_bytes=budget_mib * MIB, minimum=(W025, W050)), memory_margin=0.25
+    )
     check_budget(limits, snapshot, server=ServerName("a"), may_be_resuming=may_be_resuming)
 
 

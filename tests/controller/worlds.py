@@ -12,6 +12,7 @@ from orchestrator.controller.ports import Clocks
 from orchestrator.planner import Action, ActionKind, ActionReason, Batching, HostSnapshot, Limits, Plan, SchedulerState
 from orchestrator.snapshot import ModelName, ServerName
 from tests.fakes.control import FakeTriton
+from tests.planner.settings import with_settings
 
 MIB = 2**20
 W025, W050, W075, W100 = (ModelName(f"fashion_w{width:03d}") for width in (25, 50, 75, 100))
@@ -80,9 +81,8 @@ class Script:
 
 
 def controller(server: Any, planner: Any = None, *, limits: Limits = LIMITS, **arguments: Any) -> Controller:
-    settings = ControllerSettings(
-        **{k: arguments.pop(k) for k in list(arguments) if k in ControllerSettings.model_fields}
-    )
+    settings = {key: arguments.pop(key) for key in list(arguments) if key in ControllerSettings.model_fields}
+    ControllerSettings(**settings)
     if planner is not None:
         arguments["planner"] = planner
     loop = asyncio.get_running_loop()
@@ -90,8 +90,7 @@ def controller(server: Any, planner: Any = None, *, limits: Limits = LIMITS, **a
         ServerName("a"),
         server,
         server.telemetry,
-        limits,
-        settings=settings,
+        with_settings(limits, **settings) if settings else limits,
         clocks=Clocks(loop.time, lambda: 1.7e9 + loop.time()),
         **arguments,
     )

@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.config import ControllerSettings
 from orchestrator.planner import (
     Action,
     ActionKind,
@@ -29,6 +30,7 @@ from orchestrator.planner import (
     still_fits,
 )
 from orchestrator.snapshot import Family, ModelName, Width
+from tests.planner.settings import with_settings
 
 MIB = 1 << 20
 
@@ -266,4 +268,5 @@ def limits_for(models: list[FluidModel], budget_bytes: int, **changes: object) -
         "max_instances": 4,
         "unmeasured_instance_bytes": 60 * MIB,
     }
-    return Limits(**{**values, **changes})  # type: ignore[arg-type]
+    settings = {key: changes.pop(key) for key in list(changes) if key in ControllerSettings.model_fields}
+    return with_settings(Limits(**{**values, **changes}), **settings)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.config import ControllerSettings
 from orchestrator.planner import (
     HostSnapshot,
     Limits,
@@ -23,7 +24,9 @@ from orchestrator.planner.state import ModelMemory
 from orchestrator.snapshot import Family, ModelName, Width
 
 NAME = ModelName("m")
-LIMITS = Limits(memory_budget_bytes=1 << 30, minimum=(), grow_busy_ratio=0.6, shrink_busy_ratio=0.4)
+LIMITS = Limits(
+    memory_budget_bytes=1 << 30, minimum=(), settings=ControllerSettings(grow_busy_ratio=0.6, shrink_busy_ratio=0.4)
+)
 UNMEASURED = Rates(waiting_requests=9.0)
 QUIET = Rates(window_s=1.0)
 
@@ -231,7 +234,7 @@ def test_no_load_is_both_too_much_and_too_little(load: float, waiting: float, in
     memory = after(seen(busy(load, waiting=waiting, window_s=50.0), instances=instances))
     assert memory.pressed_since_s is None or memory.slack_since_s is None
     if memory.slack_since_s is not None:  # and what would be left is not at once in want of another
-        assert memory.busy_instances / (instances - 1) < LIMITS.grow_busy_ratio
+        assert memory.busy_instances / (instances - 1) < LIMITS.settings.grow_busy_ratio
 
 
 def test_the_first_arrivals_are_believed_and_later_ones_smoothed_over_ten_seconds() -> None:

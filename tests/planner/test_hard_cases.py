@@ -27,6 +27,7 @@ from orchestrator.planner.estimates.batch_curve import BatchCurve
 from orchestrator.planner.estimates.memory_ledger import MemoryLedger
 from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.snapshot import Family, ModelName, Width
+from tests.planner.settings import with_settings
 
 NAME = ModelName("m")
 LIMITS = Limits(memory_budget_bytes=1000, minimum=(NAME,))
@@ -96,7 +97,7 @@ def test_a_reading_that_is_missing_now_and_then_does_not_hide_a_dead_stub() -> N
 
 def test_a_reload_under_way_is_reserved_with_all_its_instances() -> None:
     state = SchedulerState(memory=MemoryLedger({NAME: (100,)}, {NAME: (100,)}))
-    builder = PlanBuilder(host(Rates(), instances=4, busy=True), state, replace(LIMITS, memory_margin_ratio=0.0), 0.0)
+    builder = PlanBuilder(host(Rates(), instances=4, busy=True), state, with_settings(LIMITS, memory_margin=0.0), 0.0)
     assert builder.lacking_bytes(501) == 1  # 100 used, 400 on their way
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config import ControllerSettings
 from orchestrator.planner import (
     Action,
     ActionKind,
@@ -30,6 +31,7 @@ from orchestrator.planner import (
 from orchestrator.planner.estimates.memory_ledger import MemoryLedger
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.fluid_host import MIB, name_of
+from tests.planner.settings import with_settings
 
 W25, W50, W75, W100 = (name_of(width) for width in (25, 50, 75, 100))
 LIMITS = Limits(
@@ -37,7 +39,7 @@ LIMITS = Limits(
     minimum=(W25,),
     wanted=(W25, W50, W75, W100),
     unmeasured_instance_bytes=100 * MIB,
-    memory_margin_ratio=0.0,
+    settings=ControllerSettings(memory_margin=0.0),
 )
 BUSY = Rates(
     window_s=1.0,
@@ -252,7 +254,7 @@ def test_growth_without_a_utilisation_reading_is_bounded_by_instances_alone() ->
 def test_there_is_no_growth_beside_a_dead_instance() -> None:
     full = dataclasses.replace(BUSY, executions_per_s=200.0)
     snapshot = host(model(25, 2, full, live=1))
-    limits = dataclasses.replace(LIMITS, repair_after_s=1e9)
+    limits = with_settings(LIMITS, repair_after_s=1e9)
     assert run(snapshot, limits, seconds=20).actions == ()
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.config import ControllerSettings
 from orchestrator.planner import (
     Action,
     ActionKind,
@@ -28,10 +29,16 @@ from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.planner.quarantine import Quarantine
 from orchestrator.planner.state import ModelMemory
 from orchestrator.snapshot import Family, ModelName, Width
+from tests.planner.settings import with_settings
 
 A, B, C = (ModelName(name) for name in "abc")
 BUDGET = 1000
-LIMITS = Limits(memory_budget_bytes=BUDGET, minimum=(A,), memory_margin_ratio=0.5, unmeasured_instance_bytes=40)
+LIMITS = Limits(
+    memory_budget_bytes=BUDGET,
+    minimum=(A,),
+    unmeasured_instance_bytes=40,
+    settings=ControllerSettings(memory_margin=0.5),
+)
 LEARNED = SchedulerState(memory=MemoryLedger({A: (100,), B: (200,)}, {A: (60,)}))
 amounts = st.integers(0, 2000)
 
@@ -289,7 +296,9 @@ def test_refusals_are_ordered_and_actions_keep_their_order(order: list[tuple[Mod
 
 @pytest.mark.parametrize(("changed_s", "is_settled"), [(None, True), (98.0, True), (98.1, False), (100.0, False)])
 def test_a_model_is_settled_once_its_last_change_is_long_enough_ago(changed_s: float | None, is_settled: bool) -> None:
-    made = builder(state=SchedulerState({A: ModelMemory(changed_s=changed_s)}), limits=replace(LIMITS, cooldown_s=2.0))
+    made = builder(
+        state=SchedulerState({A: ModelMemory(changed_s=changed_s)}), limits=with_settings(LIMITS, cooldown_s=2.0)
+    )
     assert made.is_settled(seen()) is is_settled
     assert not made.is_settled(seen(status=ModelStatus.ABSENT))
 

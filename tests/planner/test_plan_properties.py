@@ -277,7 +277,7 @@ def test_a_controller_started_anew_ends_where_the_old_one_did(pair: tuple[FluidH
 @given(st.integers(0, 1000), st.integers(1, 1000), st.integers(1, 1000))
 def test_an_action_fits_exactly_up_to_the_budget(used: int, needed: int, budget: int) -> None:
     host = FluidHost([FluidModel(25, 0.001, 0.0, 10, 10)], base_bytes=0)
-    limits = limits_for(list(host.models.values()), budget, unmeasured_instance_bytes=needed, memory_margin_ratio=0.0)
+    limits = limits_for(list(host.models.values()), budget, unmeasured_instance_bytes=needed, memory_margin=0.0)
     made, _ = plan(host.snapshot(), SchedulerState(), limits, now_s=0.0)
     for action in made.actions:
         assert still_fits(action, used, limits) == (used + needed <= budget)

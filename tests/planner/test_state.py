@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.config import ControllerSettings
 from orchestrator.planner import Action, ActionKind, ActionReason, Batching, Limits, Outcome, SchedulerState
 from orchestrator.planner.state import ModelMemory, Trial
 from orchestrator.snapshot import ModelName
 
 A, B = ModelName("a"), ModelName("b")
-LIMITS = Limits(memory_budget_bytes=1 << 30, minimum=(), quarantine_s=5.0, quarantine_max_s=20.0)
+LIMITS = Limits(
+    memory_budget_bytes=1 << 30, minimum=(), settings=ControllerSettings(quarantine_s=5.0, quarantine_max_s=20.0)
+)
 OLD = ModelMemory(items_per_s=3.0, idle_since_s=1.0, repairs=1, repaired_s=2.0, unloaded_s=3.0, batching_changed_s=4.0)
 REPAIRS = (ActionReason.DEAD_INSTANCE, ActionReason.FAILING)
 

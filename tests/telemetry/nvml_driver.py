@@ -12,7 +12,8 @@ import sys
 import threading
 from dataclasses import asdict
 
-from orchestrator.telemetry import GpuTelemetry, NvmlDevice
+from orchestrator.telemetry.host import GpuTelemetry
+from orchestrator.telemetry.nvml import NvmlDevice
 
 
 class Clock:

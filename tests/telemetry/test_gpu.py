@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from orchestrator.telemetry import NvmlDevice, open_telemetry
+from orchestrator.telemetry import open_telemetry
+from orchestrator.telemetry.nvml import NvmlDevice
 
 PRESENCE = NvmlDevice(0).read().memory_total_bytes
 pytestmark = [

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.controller.ports import Telemetry
-from orchestrator.telemetry import CpuTelemetry, GpuTelemetry, HostReading, Reading, open_telemetry
+from orchestrator.telemetry import HostReading, Reading, open_telemetry
 from orchestrator.telemetry.bounded import BoundedReader
+from orchestrator.telemetry.host import CpuTelemetry, GpuTelemetry
 from tests.telemetry.processes import FakeTriton
 
 ELSEWHERE = "Triton isn't on this host"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.telemetry import Powercap
+from orchestrator.telemetry.powercap import Powercap
 from tests.telemetry.privileges import without_privileges
 
 RANGE_UJ = 262_143_328_850

@@ -17,7 +17,8 @@ from orchestrator.errors import SlimError
 from orchestrator.planner import Batching
 from orchestrator.processes.process_table import read_command_line
 from orchestrator.snapshot import ModelName
-from orchestrator.telemetry import CpuTelemetry, HostReading, TritonProcesses, open_telemetry
+from orchestrator.telemetry import HostReading, TritonProcesses, open_telemetry
+from orchestrator.telemetry.host import CpuTelemetry
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl
 from tests.tritons import Tritons

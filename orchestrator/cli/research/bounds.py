@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from orchestrator.cli.research.saving import save
+from orchestrator.cli.options import FILE
+from orchestrator.cli.research.output import figures_table, save, say_figure, wide_console
 from orchestrator.errors import ConfigError
 from orchestrator.policies import parse_policy
 from orchestrator.simulation.bounds.gaps import Window
@@ -29,20 +29,17 @@ _DEFAULT_POLICIES = ("lert:slack", "slackfit", "max-batch", "alert,goal=1")
 
 
 @click.command()
-@click.option("--scenario", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="YAML file.")
+@click.option("--scenario", "path", required=True, type=FILE, help="YAML file.")
 @click.option("--policy", "policies", multiple=True, help="To hold against the clairvoyant; several times for several.")
-@click.option(
-    "--requests", default=24, show_default=True, type=click.IntRange(1, 60), help="Of a clairvoyant's window."
-)
-@click.option("--windows", default=3, show_default=True, type=click.IntRange(0), help="Of as many traces; 0: none.")
+@click.option("--requests", default=24, type=click.IntRange(1, 60), help="Of a clairvoyant's window.")
+@click.option("--windows", default=3, type=click.IntRange(0), help="Of as many traces; 0: none.")
 @click.option(
     "--watt-ms",
     default=0.05,
-    show_default=True,
     type=click.FloatRange(0),
     help="For control limits: ms of mean response that a watt less is worth.",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Save all of it as JSON.")
+@click.option("--out", type=FILE, help="Save all of it as JSON.")
 def bounds(
     path: Path, policies: tuple[str, ...], requests: int, windows: int, watt_ms: float, out: Path | None
 ) -> None:
@@ -55,7 +52,7 @@ def bounds(
     settings, servers = load_scenario(path)
     names = policies or _DEFAULT_POLICIES
     parsed = [parse_policy(name) for name in names]
-    console = Console(width=max(110, Console().width))
+    console = wide_console()
     fluid = find_fluid_bounds(settings, servers)
     _print_fluid(console, settings.name, fluid)
     limits = list(find_control_limits(settings, servers, worth_s=watt_ms / 1e3))
@@ -79,18 +76,17 @@ def _print_fluid(console: Console, name: str, fluid: FluidBounds) -> None:
     if fluid.most_accuracy is None:
         console.print(f"{name}: {fluid.rate_rps:.0f} items/s are more than the fleet serves for good")
         return
-    table = Table(title=f"{name}: {fluid.rate_rps:.0f} items/s, for good and by the fluid bound")
-    for heading in ("accuracy at least", "J/item at the least"):
-        table.add_column(heading, justify="right")
+    title = f"{name}: {fluid.rate_rps:.0f} items/s, for good and by the fluid bound"
+    table = figures_table(title, ("accuracy at least", "J/item at the least"))
     for accuracy, joules in fluid.least_joules:
-        table.add_row(f"{accuracy:.4f}", "-" if joules is None else f"{joules:.4f}")
+        table.add_row(f"{accuracy:.4f}", say_figure(joules, ".4f"))
     console.print(table)
 
 
 def _print_limits(console: Console, rows: Sequence[dict[str, Any]], watt_ms: float) -> None:
-    table = Table(title=f"each kind of server alone: the control limit of the least response + {watt_ms:g} ms a watt")
-    for heading in ("server", "width", "items/s", "limit", "response ms", "W above idle", "limit 1: ms", "W"):
-        table.add_column(heading, justify="left" if heading == "server" else "right")
+    title = f"each kind of server alone: the control limit of the least response + {watt_ms:g} ms a watt"
+    headings = ("width", "items/s", "limit", "response ms", "W above idle", "limit 1: ms", "W")
+    table = figures_table(title, headings, names=("server",))
     for row in rows:
         figures = [1e3 * row["best_response_s"], row["best_power_w"], 1e3 * row["greedy_response_s"]]
         cells = [str(row["width"]), f"{row['rate_rps']:.0f}", str(row["limit"])]
@@ -102,10 +98,8 @@ def _print_windows(console: Console, policies: Sequence[str], windows: Sequence[
     if not windows:
         return
     count, requests = len(windows), windows[0].requests
-    table = Table(title=f"{count} windows of the first {requests} requests: earned a request, in points of accuracy")
-    table.add_column("policy")
-    for heading in ("earned", "a clairvoyant at most", "left to it"):
-        table.add_column(heading, justify="right")
+    title = f"{count} windows of the first {requests} requests: earned a request, in points of accuracy"
+    table = figures_table(title, ("earned", "a clairvoyant at most", "left to it"), names=("policy",))
     most, earned = earned_a_request(windows)
     for name, own in zip(policies, earned, strict=True):
         table.add_row(name, f"{own:.4f}", f"{most:.4f}", f"{(most - own) / most:.2%}" if most > 0 else "-")

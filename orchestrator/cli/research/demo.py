@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from orchestrator.cli.options import PATH
 from orchestrator.demo.comparison import POLICIES, DemoSettings, run_demo
 from orchestrator.demo.report import check_report, comparison_tables, write_demo
 from orchestrator.demo.sample import load_sample
@@ -15,26 +16,19 @@ from orchestrator.policies import parse_policy
 
 
 @click.command()
-@click.option(
-    "--repository",
-    type=click.Path(path_type=Path),
-    default=Path("model_repository"),
-    show_default=True,
-    help="Served by both servers.",
-)
+@click.option("--repository", type=PATH, default=Path("model_repository"), help="Served by both servers.")
 @click.option(
     "--sample",
     "sample_path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("examples/fashion-mnist/test_1000.npz"),
-    show_default=True,
     help="Labelled images to send.",
 )
 @click.option("--policy", "policies", multiple=True, help="Compare these instead; may be given several times.")
-@click.option("--load", "load_ratio", type=click.FloatRange(0.05, 10), default=1.2, show_default=True)
-@click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and random choices.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
+@click.option("--load", "load_ratio", type=click.FloatRange(0.05, 10), default=1.2)
+@click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0)
+@click.option("--seed", type=int, default=0, help="Of arrivals and random choices.")
+@click.option("--out", type=PATH, default=Path("reports"))
 def demo(
     repository: Path,
     sample_path: Path,

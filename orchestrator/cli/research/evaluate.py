@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from orchestrator.cli.options import FOLDER
+from orchestrator.cli.research.output import counted_progress, wide_console
 from orchestrator.evaluation.campaign import run_campaign
 from orchestrator.evaluation.cases import Extent, plan_cases
 from orchestrator.evaluation.document import describe_machine, make_document
@@ -26,34 +26,24 @@ _DEFAULTS = Extent()
 @click.command()
 @click.option("--suite", "name", required=True, type=click.Choice(_SUITES), help="Which scenarios and claims.")
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("docs/evaluation"),
-    show_default=True,
-    help="Folder for evaluation-SUITE.json, .md and .html.",
+    "--out", type=FOLDER, default=Path("docs/evaluation"), help="Folder for evaluation-SUITE.json, .md and .html."
 )
 @click.option(
     "--scenarios",
     "root",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=Path("scenarios"),
-    show_default=True,
     help="Folder that holds test/SUITE, validation and tuned.json.",
 )
 @click.option("--policy", "policies", multiple=True, help="In place of the suite's; several times for several.")
 @click.option("--without", multiple=True, help="A policy of the suite to leave out; several times for several.")
-@click.option("--traces", default=_DEFAULTS.traces, show_default=True, type=click.IntRange(1), help="Per scenario.")
+@click.option("--traces", default=_DEFAULTS.traces, type=click.IntRange(1), help="Per scenario.")
 @click.option(
-    "--validation-traces",
-    default=_DEFAULTS.validation_traces,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Per validation scenario.",
+    "--validation-traces", default=_DEFAULTS.validation_traces, type=click.IntRange(0), help="Per validation scenario."
 )
 @click.option(
     "--seeds",
     default=_DEFAULTS.seeds,
-    show_default=True,
     type=click.IntRange(1),
     help="Of the random numbers of a policy that draws any, on each trace.",
 )
@@ -91,15 +81,8 @@ def evaluate(
     suite = load_suite(name, root)
     cases = plan_cases(name, policies or suite.policies, root, extent, without=without)
     records = Records(out / f"evaluation-{name}.partial", seeds=seeds, resume=resume)
-    with records, _progress() as progress:
-        task = progress.add_task(name, total=None)
-        run_campaign(
-            cases,
-            records,
-            seeds=seeds,
-            jobs=jobs or len(os.sched_getaffinity(0)),
-            progress=lambda done, of: progress.update(task, completed=done, total=of),
-        )
+    with records, counted_progress(name) as progress:
+        run_campaign(cases, records, seeds=seeds, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
     scenarios = score_cases(cases, records.results)
     document = make_document(suite, extent, scenarios, describe_machine(time.monotonic() - began_s))
     written = write_outputs(suite, document, suite.draw_pictures(scenarios), out)
@@ -110,11 +93,6 @@ def evaluate(
         click.echo(str(path))
 
 
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
-
-
 def _print(document: dict[str, object]) -> None:
     claims = document["claims"]
     assert isinstance(claims, list)
@@ -123,4 +101,4 @@ def _print(document: dict[str, object]) -> None:
         value = "none" if claim["value"] is None else f"{claim['value']:.2%}"
         sign = "≥" if claim["bar_is"] == "at least" else "≤"
         table.add_row(claim["name"], value, f"{sign} {claim['bar']:.2%}", "met" if claim["met"] else "not met")
-    Console(width=max(110, Console().width)).print(table)
+    wide_console().print(table)

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orchestrator.cli.fleet_option import fleet_option
+from orchestrator.cli.options import PATH, fleet_option
 from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.controller.status.client import has_controller
 from orchestrator.errors import ConfigError
@@ -26,10 +26,8 @@ DEFAULTS = Sampling()
 @click.command()
 @fleet_option
 @click.option("--server", "server_names", multiple=True, help="Only this one; may be given several times.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("profile.json"), show_default=True, help="Where to write."
-)
-@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the curves into this .png too.")
+@click.option("--out", type=PATH, default=Path("profile.json"), help="Where to write.")
+@click.option("--plot", "plot_path", type=PATH, help="Draw the curves into this .png too.")
 @click.option("--control", is_flag=True, help="Measure loads, reloads and memory too; changes the servers meanwhile.")
 @click.option("--force", is_flag=True, help="With --control: even where a controller runs.")
 @click.option("--restart", is_flag=True, help="Forget what an interrupted run has measured.")
@@ -40,7 +38,6 @@ DEFAULTS = Sampling()
     "min_requests",
     type=click.IntRange(min=2),
     default=DEFAULTS.min_requests,
-    show_default=True,
     help="Of each batch size at least; below 100 a p99 is the largest seen.",
 )
 @click.option(
@@ -48,14 +45,12 @@ DEFAULTS = Sampling()
     "precision_ratio",
     type=click.FloatRange(0, 1, min_open=True),
     default=DEFAULTS.precision_ratio,
-    show_default=True,
     help="Half the 95 % interval of a mean over the mean, at which a batch size has enough.",
 )
 @click.option(
     "--cycles",
     type=click.IntRange(min=1),
     default=DEFAULTS.cycles,
-    show_default=True,
     help="With --control: how often each model is loaded, scaled, reloaded and unloaded.",
 )
 @click.option(
@@ -63,7 +58,7 @@ DEFAULTS = Sampling()
     is_flag=True,
     help="Also what a batch takes of a busy server and of a rested one; a simulation is nearer to the truth with it.",
 )
-@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Of the order of measurements.")
+@click.option("--seed", type=int, default=DEFAULTS.seed, help="Of the order of measurements.")
 def profile(
     fleet_path: Path,
     server_names: tuple[str, ...],

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from orchestrator.cli.research.saving import save
+from orchestrator.cli.options import FILE
+from orchestrator.cli.research.output import figures_table, save, say_figure, wide_console
 from orchestrator.errors import ConfigError
 from orchestrator.policies import parse_policy
 from orchestrator.reporting.pictures import check_matplotlib, draw_image
@@ -34,13 +33,13 @@ _COLUMNS = (
 
 
 @click.command()
-@click.option("--scenario", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="YAML file.")
+@click.option("--scenario", "path", required=True, type=FILE, help="YAML file.")
 @click.option("--policy", "policies", multiple=True, help="Several times for several; see docs/policies.md.")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Traces, from seed 0 on.")
+@click.option("--seeds", default=1, type=click.IntRange(1), help="Traces, from seed 0 on.")
 @click.option("--load", "load_ratio", type=click.FloatRange(0, min_open=True), help="In place of the scenario's.")
 @click.option("--requests", type=click.IntRange(1), help="In place of the scenario's.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Save every figure as JSON.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Save accuracy over p99 as a picture.")
+@click.option("--out", type=FILE, help="Save every figure as JSON.")
+@click.option("--plot", type=FILE, help="Save accuracy over p99 as a picture.")
 def simulate(
     path: Path,
     policies: tuple[str, ...],
@@ -80,13 +79,13 @@ def _print(found: Comparison, name: str) -> None:
     above = (
         "more than the fleet serves for good" if bound is None else f"accuracy at most {bound:.4f} by the fluid bound"
     )
-    table = Table(title=f"{name}: {found.rate_rps:.0f} items/s, {above}")
-    table.add_column("policy")
-    for heading, *_ in _COLUMNS:
-        table.add_column(heading, justify="right")
+    headings = (heading for heading, *_ in _COLUMNS)
+    table = figures_table(f"{name}: {found.rate_rps:.0f} items/s, {above}", headings, names=("policy",))
     for policy, means in found.averages().items():
-        table.add_row(policy, *(_cell(means[name], scale, form) for _, name, scale, form in _COLUMNS))
-    Console(width=max(110, Console().width)).print(table)
+        scaled = ((means[name], scale, form) for _, name, scale, form in _COLUMNS)
+        cells = (say_figure(None if mean is None else scale * mean, form) for mean, scale, form in scaled)
+        table.add_row(policy, *cells)
+    wide_console().print(table)
 
 
 def _save_plot(found: Comparison, path: Path) -> None:
@@ -105,7 +104,3 @@ def _draw(found: Comparison, figure: Any) -> None:
     axes.set(xscale="log", xlabel="p99 latency, ms", ylabel="accuracy", title=found.results[0].scenario)
     axes.grid(alpha=0.3)
     axes.legend()
-
-
-def _cell(value: float | None, scale: float, form: str) -> str:
-    return "-" if value is None else format(scale * value, form)

@@ -11,24 +11,23 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from orchestrator.cli.options import FILE, FOLDER
 from orchestrator.errors import ConfigError
 
 _YAML = click.Path(path_type=Path, exists=True)
 
 
 @click.command("train-router")
-@click.option("--policy", "kind", type=click.Choice(["ppo-slim", "ppo-paper"]), default="ppo-slim", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The policy file.")
-@click.option(
-    "--run", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Of checkpoints."
-)
+@click.option("--policy", "kind", type=click.Choice(["ppo-slim", "ppo-paper"]), default="ppo-slim")
+@click.option("--out", type=FILE, required=True, help="The policy file.")
+@click.option("--run", "folder", type=FOLDER, required=True, help="Of checkpoints.")
 @click.option("--scenario", type=_YAML, help="Train on this alone; ppo-paper needs it. Else scenarios are drawn.")
 @click.option(
     "--train", "beside", type=_YAML, multiple=True, help="Files or folders, varied and played beside drawn ones."
 )
 @click.option("--validation", "paths", type=_YAML, multiple=True, help="Files or folders; else drawn ones.")
-@click.option("--validation-requests", "length", type=click.IntRange(10), default=6000, show_default=True)
-@click.option("--traces", type=click.IntRange(1), default=2, show_default=True, help="Of each validation scenario.")
+@click.option("--validation-requests", "length", type=click.IntRange(10), default=6000)
+@click.option("--traces", type=click.IntRange(1), default=2, help="Of each validation scenario.")
 @click.option("--base", help="The heuristic that it rests on.  [default: lert:slack]")
 @click.option("--steps", type=click.IntRange(0), help="Choices.  [default: 2,000,000]")
 @click.option("--worlds", type=click.IntRange(1), help="At once.  [default: 64]")
@@ -49,7 +48,7 @@ _YAML = click.Path(path_type=Path, exists=True)
 @click.option("--validate-every", type=click.IntRange(1), help="Updates.  [default: 10]")
 @click.option("--patience", type=click.IntRange(1), help="Validations without a better one.  [default: 15]")
 @click.option("--seed", type=int, help="Of everything.  [default: 0]")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="That torch may use.")
+@click.option("--threads", type=click.IntRange(1), default=2, help="That torch may use.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --run was interrupted.")
 def train_router(
     kind: str,

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.fleet_option import fleet_option
 from orchestrator.cli.logs import logging_to_stderr
-from orchestrator.cli.sighup import SighupHandler, caught_sighup
-from orchestrator.cli.stopping import until_stdin_ends_option
+from orchestrator.cli.options import LOG_LEVEL, fleet_option, until_stdin_ends_option
+from orchestrator.cli.signals import SighupHandler, caught_sighup
 
 
 @click.command()
@@ -23,9 +22,7 @@ from orchestrator.cli.stopping import until_stdin_ends_option
 @click.option("--dry-run", "is_dry", is_flag=True, help="Say what would be done now and why, and change nothing.")
 @click.option("--once", "is_once", is_flag=True, help="Do what is to be done now, say what was done, and end.")
 @click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="Of the lines on stderr.  [default: info; error with --dry-run and --once]",
+    "--log-level", type=LOG_LEVEL, help="Of the lines on stderr.  [default: info; error with --dry-run and --once]"
 )
 @until_stdin_ends_option
 def controller(

@@ -11,8 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from orchestrator.cli.sighup import SighupHandler
-from orchestrator.cli.stopping import watch_stdin
+from orchestrator.cli.signals import SighupHandler, watch_stdin
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.controller.daemon import open_daemon
 from orchestrator.controller.status.render import describe_status
@@ -30,14 +29,7 @@ async def serve(
     *,
     until_stdin_ends: bool = False,
 ) -> None:
-    """Look after a server until SIGTERM or SIGINT.
-
-    Args:
-        fleet: The settings as read at the start.
-        server: The server of the fleet to look after.
-        fleet_path: The file to read again after a SIGHUP.
-        sighup: What keeps a SIGHUP until the daemon can act on it.
-        until_stdin_ends: Whether the end of standard input stops it too.
+    """Look after a server until SIGTERM or SIGINT, or the end of standard input; read the file again after a SIGHUP.
 
     Raises:
         SlimError: when the server's settings can't be kept to.

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 
 import click
 
-from orchestrator.cli.descriptor_limit import raise_descriptor_limit
 from orchestrator.cli.logs import logging_to_stderr
+from orchestrator.cli.options import LOG_LEVEL, PATH, until_stdin_ends_option
 from orchestrator.cli.serving import gateway_worker
-from orchestrator.cli.stopping import until_stdin_ends_option, watch_for_stop
+from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, load_fleet
-from orchestrator.gateway import FollowedFleet, Gateway, Supervisor, WorkerLaunch, follow_fleet, new_event_loop
-from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.http2.grpc.connector import ConnectionPool
-from orchestrator.router import Router, compile_ahead, connect_triton
+from orchestrator.gateway import FollowedFleet, Gateway, Supervisor, WorkerLaunch, new_event_loop
+from orchestrator.router import compile_ahead
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +28,11 @@ log = logging.getLogger(__name__)
     "--fleet",
     "--config",
     "fleet_path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Which servers there are, and where to listen: fleet.yaml.",
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="Of the lines on stderr.",
-)
+@click.option("--log-level", type=LOG_LEVEL, default="info", help="Of the lines on stderr.")
 @until_stdin_ends_option
 def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
     """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
@@ -57,7 +49,7 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
       curl -s localhost:8080/v2/health/ready -o /dev/null -w '%{http_code}\\n'
     """
     fleet = load_fleet(fleet_path)
-    raise_descriptor_limit()
+    _raise_descriptor_limit()
     with logging_to_stderr(log_level):
         if fleet.gateway.workers == 1:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -66,19 +58,19 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
             asyncio.run(_supervise(fleet, fleet_path, log_level, until_stdin_ends=until_stdin_ends))
 
 
+def _raise_descriptor_limit() -> None:
+    """Allow as many files as the system does: a thousand connections are more than most shells' soft limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     if not await _is_compiled(stop):
         return
-    metrics, pool = GatewayMetrics(), ConnectionPool()
-    async with (
-        Router.from_fleet(fleet, observer=metrics.router, connect=partial(connect_triton, pool=pool)) as router,
-        Gateway.over(fleet, router, metrics=metrics, pool=pool) as opened,
-    ):
+    async with gateway_worker.open_gateway(fleet, path) as opened:
         _log_addresses(opened)
-        opened.follow(follow_fleet(path, router, opened))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
         await stop.wait()
         _log_stopping(fleet)
     log.info("the gateway has ended")

@@ -7,6 +7,8 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +18,19 @@ from orchestrator.gateway import Gateway, WorkerTeam, follow_fleet, new_event_lo
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.router import Router, connect_triton
+
+
+@asynccontextmanager
+async def open_gateway(fleet: FleetSettings, path: Path, team: WorkerTeam | None = None) -> AsyncIterator[Gateway]:
+    """Return a gateway that answers, and takes what has changed in the fleet file at ``path``, at once on a SIGHUP."""
+    metrics, pool = GatewayMetrics(), ConnectionPool()
+    async with (
+        Router.from_fleet(fleet, observer=metrics.router, connect=partial(connect_triton, pool=pool)) as router,
+        Gateway.over(fleet, router, team, metrics=metrics, pool=pool) as gateway,
+    ):
+        gateway.follow(follow_fleet(path, router, gateway, workers=fleet.gateway.workers))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
+        yield gateway
 
 
 def main(channel_descriptor: int, handoff_descriptor: int) -> int:
@@ -42,13 +57,7 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, ha
     await team.join()
     failure: str | None = None
     try:
-        metrics, pool = GatewayMetrics(), ConnectionPool()
-        async with (
-            Router.from_fleet(fleet, observer=metrics.router, connect=partial(connect_triton, pool=pool)) as router,
-            Gateway.over(fleet, router, team, metrics=metrics, pool=pool) as gateway,
-        ):
-            gateway.follow(follow_fleet(path, router, gateway, workers=fleet.gateway.workers))
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
+        async with open_gateway(fleet, path, team) as gateway:
             team.serve(gateway)
             await stop.wait()
     except SlimError as exc:

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.options import PATH
 from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.images import read_image, softmax
 from orchestrator.router import Answer, Router
@@ -20,14 +21,14 @@ from orchestrator.snapshot import Width
 
 
 @click.command()
-@click.option("--fleet", "fleet_path", type=click.Path(path_type=Path), required=True, help="Which servers there are.")
+@click.option("--fleet", "fleet_path", type=PATH, required=True, help="Which servers there are.")
 @click.option("--family", help="Which family; needed when the fleet serves several.")
 @click.option("--deadline-ms", type=click.FloatRange(min=0, min_open=True), help="When the answer should be there.")
 @click.option("--min-accuracy", type=click.FloatRange(0, 1), help="Only widths of at least this top-1 accuracy.")
 @click.option("--width", type=click.IntRange(1, 100), help="Only this width, in percent.")
 @click.option("--resize", is_flag=True, help="Scale images to the network's input size.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line an image.")
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=PATH)
 def infer(
     fleet_path: Path,
     family: str | None,

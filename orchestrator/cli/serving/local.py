@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.options import FOLDER, PATH
 from orchestrator.embedded.emulation import parse_cpu_sets, parse_slowdowns
 from orchestrator.embedded.local_fleet import (
     FleetStatus,
@@ -24,7 +25,7 @@ from orchestrator.errors import SlimError
 
 state_directory_option = click.option(
     "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=lambda: choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid()),
     show_default="$XDG_RUNTIME_DIR/slimsched, or a private directory in the temporary one",
     help="Where the fleet's state, fleet.yaml and logs lie; one fleet per directory.",
@@ -44,20 +45,14 @@ def local() -> None:
 
 
 @local.command()
-@click.option("--servers", type=click.IntRange(min=1), default=2, show_default=True, help="How many.")
+@click.option("--servers", type=click.IntRange(min=1), default=2, help="How many.")
 @click.option(
-    "--repository",
-    type=click.Path(path_type=Path),
-    default=Path("model_repository"),
-    show_default=True,
-    help="Triton model repository that all of them serve.",
+    "--repository", type=PATH, default=Path("model_repository"), help="Triton model repository that all of them serve."
 )
 @click.option("--slowdown", help="One emulated slow-down factor (>= 1) per server, such as 1,3.")
 @click.option("--cpus", help="One CPU list per server, such as '0;1' or '0-1;2,3'.")
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=1), default=60.0, show_default=True, help="In seconds."
-)
-@click.option("--fleet", "fleet_copy", type=click.Path(path_type=Path), help="Write a copy of fleet.yaml here too.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=60.0, help="In seconds.")
+@click.option("--fleet", "fleet_copy", type=PATH, help="Write a copy of fleet.yaml here too.")
 @state_directory_option
 def up(
     servers: int,
@@ -162,8 +157,13 @@ def _encode_status(status: FleetStatus | None) -> dict[str, object]:
 def _print_status(console: Console, status: FleetStatus) -> None:
     if not status.is_running:
         click.echo("stale: the fleet's supervisor is gone; 'slimsched local down' cleans up")
-    elif not status.servers:
-        click.echo("the fleet is starting")
+    if status.servers:
+        console.print(_table(status))
+    if status.is_running:
+        click.echo(f"fleet file: {status.fleet_path}" if status.servers else "the fleet is starting")
+
+
+def _table(status: FleetStatus) -> Table:
     table = Table("server", "state", "gRPC", "emulated slow-down", "CPUs", "pid")
     for server in status.servers:
         table.add_row(
@@ -174,7 +174,4 @@ def _print_status(console: Console, status: FleetStatus) -> None:
             "all" if server.cpus is None else ",".join(map(str, server.cpus)),
             str(server.process.pid),
         )
-    if status.servers:
-        console.print(table)
-    if status.is_running and status.servers:
-        click.echo(f"fleet file: {status.fleet_path}")
+    return table

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console, Group, RenderableType
 
-from orchestrator.cli.fleet_option import fleet_option
+from orchestrator.cli.options import fleet_option
 from orchestrator.config import ServerSettings, load_fleet
 from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.status.client import fetch_status, send_demand
@@ -27,7 +27,7 @@ _Answer = dict[str, Any] | SlimError
 @click.option("--server", "server_name", help="Only this one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--watch", "watch_s", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Show anew so often.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=3.0, show_default=True)
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=3.0)
 def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: float | None, timeout_s: float) -> None:
     """Show what every server's controller knows, wants and did.
 
@@ -46,10 +46,7 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
         _watch(servers, watch_s, timeout_s)
         return
     answers = _ask(servers, timeout_s)
-    if as_json:
-        click.echo(json.dumps({"servers": [_encode(*pair) for pair in zip(servers, answers, strict=True)]}, indent=2))
-    else:
-        Console().print(_render(servers, answers))
+    _print(servers, answers, as_json=as_json)
     if any(isinstance(answer, SlimError) for answer in answers):
         raise click.exceptions.Exit(1)
 
@@ -59,9 +56,12 @@ def status(fleet_path: Path, server_name: str | None, as_json: bool, watch_s: fl
 @click.option("--server", "server_name", required=True, help="Whose controller to ask; it must run on this machine.")
 @click.option("--width", type=click.IntRange(1, 100), required=True, help="To keep loaded, in percent.")
 @click.option(
-    "--hold", "hold_s", type=click.FloatRange(min=0, min_open=True, max=MAX_HOLD_S), default=60.0, show_default=True,
+    "--hold",
+    "hold_s",
+    type=click.FloatRange(min=0, min_open=True, max=MAX_HOLD_S),
+    default=60.0,
     help="For so many seconds.",
-)  # fmt: skip
+)
 def demand(fleet_path: Path, server_name: str, width: int, hold_s: float) -> None:
     """Ask a server's controller to load a width and keep it for a while.
 
@@ -89,6 +89,13 @@ def _ask(servers: tuple[ServerSettings, ...], timeout_s: float) -> list[_Answer]
 
     with ThreadPoolExecutor(max_workers=min(64, len(servers))) as pool:
         return list(pool.map(ask, servers))
+
+
+def _print(servers: tuple[ServerSettings, ...], answers: list[_Answer], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"servers": [_encode(*pair) for pair in zip(servers, answers, strict=True)]}, indent=2))
+    else:
+        Console().print(_render(servers, answers))
 
 
 def _encode(server: ServerSettings, answer: _Answer) -> dict[str, Any]:

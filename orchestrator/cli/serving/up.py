@@ -10,17 +10,20 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from orchestrator.cli.logs import logging_through
-from orchestrator.cli.serving.first_request import describe_first_request
-from orchestrator.cli.stopping import watch_for_stop
-from orchestrator.config import FleetSettings, ServerSettings, load_fleet
+from orchestrator.cli.options import FOLDER, PATH
+from orchestrator.cli.signals import watch_for_stop
+from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, load_fleet
 from orchestrator.embedded.emulation import parse_slowdowns
 from orchestrator.embedded.local_stack import LocalStack
 from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
@@ -34,6 +37,7 @@ from orchestrator.router import compile_ahead
 
 log = logging.getLogger(__name__)
 
+_ASK_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 _CONTROLLER_STOP_S = 15.0
 _GATEWAY_STOP_MARGIN_S = 10.0
 _REFRESH_S = 0.5
@@ -49,19 +53,18 @@ _SHOWN_LOGGERS = (
 
 
 @click.command()
-@click.option("--fleet", "fleet_path", type=click.Path(path_type=Path), help="Which servers to run, and all settings.")
+@click.option("--fleet", "fleet_path", type=PATH, help="Which servers to run, and all settings.")
 @click.option("--servers", type=click.IntRange(min=1), help="How many, without --fleet.  [default: 2]")
 @click.option("--slowdown", help="One emulated slow-down factor (>= 1) per server, such as 1,3, without --fleet.")
 @click.option(
     "--repository",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=_REPOSITORY,
-    show_default=True,
     help="Model repository of servers for which the fleet file names none.",
 )
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=lambda: choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid()) / "up",
     show_default="$XDG_RUNTIME_DIR/slimsched/up, or a private directory in the temporary one",
     help="Where the logs and the fleet file that is in force lie.",
@@ -136,7 +139,7 @@ async def _run(
             await stack.start()
             if fleet_path is not None:
                 following = asyncio.create_task(_follow(fleet_path, repository, stack))
-            first = await describe_first_request(fleet.gateway)
+            first = await _describe_first_request(fleet.gateway)
             for line in (*_addresses(fleet), f"logs and fleet file in {state_dir}", *first, "Ctrl-C ends all of it"):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             await _show(stack, console)
@@ -215,6 +218,40 @@ def _addresses(fleet: FleetSettings) -> list[str]:
     gateway = fleet.gateway
     offered = (("gRPC", gateway.grpc), ("HTTP", gateway.http), ("metrics", gateway.metrics))
     return ["the gateway answers on " + ", ".join(f"{what} {address}" for what, address in offered if address)]
+
+
+async def _describe_first_request(settings: GatewaySettings) -> list[str]:
+    """Return lines that a newcomer can paste, made from what the gateway says it serves.
+
+    None when it can't be asked without credentials.
+    """
+    if settings.http is None:
+        return []
+    url = f"http://{settings.http}"
+    try:
+        async with aiohttp.ClientSession(timeout=_ASK_TIMEOUT) as session:
+            async with session.post(f"{url}/v2/repository/index", raise_for_status=True) as answer:
+                ready = [entry["name"] for entry in await answer.json(content_type=None) if entry["state"] == "READY"]
+            if not ready:
+                return []
+            async with session.get(f"{url}/v2/models/{ready[0]}", raise_for_status=True) as answer:
+                model = await answer.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError):
+        return []
+    return ["try it:", f"  curl -s {url}/v2/models/{ready[0]}/infer -d {_request_body(model)}"]
+
+
+def _request_body(model: dict[str, Any]) -> str:
+    """Return a body of zeros, which the shell (bash) spells out."""
+    tensor = model["inputs"][0]
+    shape = [1 if side < 1 else side for side in tensor["shape"]]
+    more = prod(shape) - 1
+    zeros = f"'$(printf '0,%.0s' $(seq {more}))'0" if more else "0"
+    name, datatype, output = tensor["name"], tensor["datatype"], model["outputs"][0]["name"]
+    return (
+        f'\'{{"inputs":[{{"name":"{name}","shape":{shape},"datatype":"{datatype}","data":[{zeros}]}}],'
+        f'"outputs":[{{"name":"{output}","parameters":{{"classification":1}}}}]}}\''
+    )
 
 
 async def _show(stack: LocalStack, console: Console) -> None:

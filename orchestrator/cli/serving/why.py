@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.fleet_option import fleet_option
+from orchestrator.cli.options import fleet_option
 from orchestrator.config import load_fleet
 from orchestrator.errors import ConfigError
 from orchestrator.router.dispatch.decision_log import find_decision

@@ -25,15 +25,7 @@ Numbers = Mapping[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class RatesStatus:
-    """What a model did in the last window, as ``planner.Rates``; every rate is None where ``reason`` says why.
-
-    Attributes:
-        window_s: The time between the two readings that the rates come from.
-        busy_instances: The mean number of instances that ran.
-        items_per_execution: The mean batch; None also when nothing ran.
-        service_s: The mean duration of a batch; None also when nothing ran.
-        reason: The reason why there are no rates; empty when there are.
-    """
+    """What a model did in the last window, as ``planner.Rates``; every rate is None where ``reason`` says why."""
 
     window_s: float | None = None
     requests_per_s: float | None = None
@@ -48,15 +40,11 @@ class RatesStatus:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineStatus:
-    """A config that failed and is left alone for now.
+    """A config, of so many instances and such batching, that failed and is left alone until then, for ``for_s`` more.
 
     Attributes:
-        until_unix_s: The wall-clock time at which it may be tried again.
-        for_s: The seconds that are left until then.
         failures: The number of failures in a row.
         reason: Triton's reason for the last of them.
-        instances: The instances of the config that failed.
-        batching: The batching of the config that failed.
     """
 
     until_unix_s: float
@@ -72,17 +60,14 @@ class ModelState:
     """One width of the repository.
 
     Attributes:
-        model: Its name in Triton.
         label: The short form of that name, for people.
         width: The width of the network in percent.
         accuracy: Top-1 on the family's test split, 0..1.
         status: One of absent, loading, ready, unloading and failed.
         status_reason: Triton's reason why it is not ready; empty otherwise.
-        instances: The instances that it runs with.
         desired_instances: The instances that it should run with; None while there is no plan.
         live_instances: Stub processes alive; None where instances are no processes or can't be seen.
         batching: The batching that it runs with; None while it is not ready.
-        rates: What it did in the last window.
         waiting_requests: The mean of those that waited in the window, or those that wait now, whichever is more; None
             while it is not ready.
         is_changing: Whether an action on it has not ended.
@@ -127,14 +112,7 @@ class LearnedMemory:
 
 @dataclass(frozen=True, slots=True)
 class ResidueStatus:
-    """What one unload or scale-down did not give back; negative when it gave back more than was expected.
-
-    Attributes:
-        at_unix_s: The wall-clock time of its end.
-        model: The model's name in Triton.
-        expected_bytes: The size that was learned when the model grew.
-        returned_bytes: The size that the reading fell by.
-    """
+    """What one change was expected to give back, and what it did, as ``planner.LedgerEntry``."""
 
     at_unix_s: float
     model: str
@@ -147,8 +125,7 @@ class MemoryStatus:
     """Memory that the budget is about.
 
     Attributes:
-        used_bytes: Memory in use, with its source, or the reason why it is unknown.
-        total_bytes: Memory of the device or the host, likewise.
+        total_bytes: Memory of the device or the host.
         budget_bytes: Memory that is never to be exceeded.
         residue_bytes: Memory that unloads have not given back since Triton started.
         residue_limit_bytes: The residue above which a restart of Triton is advised.
@@ -215,24 +192,19 @@ class ControllerStatus:
     """What a controller knows, wants and did.
 
     Attributes:
-        server: The server that it looks after.
         family: The family of the models; None while Triton could not be observed.
         unix_s: The wall-clock time of the observation.
-        steps: The number of steps so far.
         trouble: What could not be read of Triton and why; None when all could.
         server_id: The running Triton process; None: unknown.
         models: The widths, ascending; empty while Triton could not be observed.
-        memory: Memory used, allowed, learned and lost.
         utilisation_ratio: How busy the device or Triton's CPUs are, 0..1.
         utilisation_ceiling_ratio: The utilisation above which nothing grows.
-        power_w: Power drawn now.
         energy_j: Energy drawn since some fixed moment; only differences mean something.
         prices_s: The measured mean duration of each kind of action that has been seen.
         planned: The actions of this step's plan.
         refusals: What this step's plan would do and may not.
         notices: What this step's plan has to tell.
         actions: The last actions that were done, oldest first.
-        plan_s: The time that planning took.
         step_s: The time that the step took without its actions.
     """
 

@@ -48,12 +48,7 @@ ROUTES = "GET /status, GET /metrics, GET /healthz, POST /demand"
 
 
 class Heartbeat:
-    """Tells whether steps still happen.
-
-    Args:
-        limit_s: The longest time between two steps of a healthy controller.
-        clock: A clock that never goes back, in seconds.
-    """
+    """Tells whether steps still happen: those of a healthy controller are at most ``limit_s`` apart."""
 
     def __init__(self, limit_s: float, clock: Callable[[], float]) -> None:
         self.limit_s = limit_s
@@ -77,13 +72,10 @@ class ControllerEndpoint:
 
     Args:
         address: The ``host:port`` to listen on.
-        server: The server whose controller it is.
-        registry: The registry of its metrics.
+        registry: The registry of the controller's metrics.
         report: A function that returns its last report; called from another thread.
-        heartbeat: The heartbeat of its steps.
         models: A function that returns the widths that may be demanded; called in the loop.
         demand: A function that keeps a model loaded for so many seconds; called in the loop.
-        loop: The event loop of the controller.
         loop_timeout_s: The time in which the loop must accept a demand.
     """
 

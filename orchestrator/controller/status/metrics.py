@@ -8,7 +8,8 @@ and a host that draws nothing must not look alike. Everything lives in a registr
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -23,25 +24,24 @@ from orchestrator.snapshot import ServerName
 _PLAN_BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 1e-1, 1.0)
 _STEP_BUCKETS_S = (1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
-_Samples = Iterable[tuple[tuple[str, ...], float]]
-"""Pairs of the values of a metric's labels, besides the server, and its own value."""
+_Samples = Mapping[Any, float]  # tuples of as many strings as there are labels, in which Mapping is invariant
+"""The values of a metric by those of its labels, besides the server."""
 
 
-class ControllerMetrics:
+class ControllerMetrics(Collector):
     """The metrics of one server's controller.
 
-    Args:
-        server: The server that they are labelled with.
-        failed_steps: A function that returns how many steps failed unexpectedly, and so have no report.
+    Scraped in another thread, which is why what is scraped is one reference to frozen values. The function
+    ``failed_steps`` returns how many steps failed unexpectedly, and so have no report.
     """
 
     def __init__(self, server: ServerName, *, failed_steps: Callable[[], int] = lambda: 0) -> None:
         self.registry = CollectorRegistry()
         self._server = server
+        self._failed_steps = failed_steps
+        self._report: StepReport | None = None
         self._counted: frozenset[ActionRecord] = frozenset()
-        self._collector = _ReportCollector(server, failed_steps)
-        self.registry.register(self._collector)
-        label = ("server",)
+        self.registry.register(self)
         self._actions = Counter(
             "slim_controller_actions",
             "Actions that ended, by what became of them.",
@@ -51,23 +51,13 @@ class ControllerMetrics:
         self._failures = Counter(
             "slim_controller_step_failures",
             "Steps in which Triton or its metrics could not be read.",
-            label,
+            ("server",),
             registry=self.registry,
         ).labels(server)
-        self._plan = Histogram(
-            "slim_controller_plan_seconds",
-            "Time to make a plan.",
-            label,
-            buckets=_PLAN_BUCKETS_S,
-            registry=self.registry,
-        ).labels(server)
-        self._step = Histogram(
-            "slim_controller_step_seconds",
-            "Time a step takes without its actions.",
-            label,
-            buckets=_STEP_BUCKETS_S,
-            registry=self.registry,
-        ).labels(server)
+        self._plan = self._histogram("slim_controller_plan_seconds", "Time to make a plan.", _PLAN_BUCKETS_S)
+        self._step = self._histogram(
+            "slim_controller_step_seconds", "Time a step takes without its actions.", _STEP_BUCKETS_S
+        )
 
     def observe(self, report: StepReport) -> None:
         """Take in the report of a step; each action is counted once, in the step after which it has ended."""
@@ -82,94 +72,82 @@ class ControllerMetrics:
         if report.plan is not None:
             self._plan.observe(report.plan_s)
         self._step.observe(report.step_s)
-        self._collector.report = report
-
-
-class _ReportCollector(Collector):
-    """What the last report says; scraped in another thread, which is why it is one reference to frozen values."""
-
-    def __init__(self, server: ServerName, failed_steps: Callable[[], int]) -> None:
-        self._server = server
-        self._failed_steps = failed_steps
-        self.report: StepReport | None = None
+        self._report = report
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: the metrics are known only once there is a report."""
+        """Return nothing: the metrics of the last report are known only once there is one."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
         """Return the metrics of the last report; next to none before the first step."""
         text = "Steps that failed unexpectedly; the log has their tracebacks."
-        yield self._counter("slim_controller_step_errors", text, [((), self._failed_steps())])
-        report = self.report
+        yield self._filled(CounterMetricFamily, "slim_controller_step_errors", text, {(): self._failed_steps()})
+        report = self._report
         if report is None:
             return
-        yield self._counter("slim_controller_steps", "Steps so far.", [((), report.steps)])
+        yield self._filled(CounterMetricFamily, "slim_controller_steps", "Steps so far.", {(): report.steps})
         energy = report.reading.energy_j if report.reading is not None else None
         if energy is not None and energy.value is not None:
             text = "Energy drawn since a fixed moment; only differences mean something."
-            yield self._counter("slim_controller_energy_joules", text, [((energy.source,), energy.value)], "source")
+            drawn_j = {(energy.source,): energy.value}
+            yield self._filled(CounterMetricFamily, "slim_controller_energy_joules", text, drawn_j, "source")
         for name, text, labels, samples in _gauges(report, describe_status(report)):
-            gauge = GaugeMetricFamily(name, text, labels=("server", *labels))
-            for values, value in samples:
-                gauge.add_metric((self._server, *values), value)
-            yield gauge
+            yield self._filled(GaugeMetricFamily, name, text, samples, *labels)
 
-    def _counter(self, name: str, text: str, samples: _Samples, *labels: str) -> Metric:
-        counter = CounterMetricFamily(name, text, labels=("server", *labels))
-        for values, value in samples:
-            counter.add_metric((self._server, *values), value)
-        return counter
+    def _filled(
+        self,
+        kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+        name: str,
+        text: str,
+        samples: _Samples,
+        *labels: str,
+    ) -> Metric:
+        metric = kind(name, text, labels=("server", *labels))
+        for values, value in samples.items():
+            metric.add_metric((self._server, *values), value)
+        return metric
+
+    def _histogram(self, name: str, text: str, buckets_s: Sequence[float]) -> Histogram:
+        return Histogram(name, text, ("server",), buckets=buckets_s, registry=self.registry).labels(self._server)
 
 
 def _gauges(report: StepReport, page: ControllerStatus) -> Iterator[tuple[str, str, tuple[str, ...], _Samples]]:
     """Yield (name, help text, labels besides the server, samples) of each gauge."""
     by_model = ("model",)
-    loaded = {(model.model,): model for model in page.models}
-    yield "slim_controller_last_step_timestamp_seconds", "When the last step began.", (), [((), report.unix_s)]
+    yield "slim_controller_last_step_timestamp_seconds", "When the last step began.", (), {(): report.unix_s}
     is_up = float(report.snapshot is not None)
-    yield "slim_controller_triton_up", "Whether Triton could be observed in the last step.", (), [((), is_up)]
-    instances = {key: model.instances for key, model in loaded.items()}
-    yield "slim_controller_instances", "Instances that a model runs with.", by_model, instances.items()
-    delays_s = {key: model.batching.delay_us / 1e6 for key, model in loaded.items() if model.batching is not None}
-    text = "How long a model's batches may wait."
-    yield "slim_controller_batching_delay_seconds", text, by_model, delays_s.items()
-    quarantined = Tally((key[0],) for key in report.state.quarantine.at(report.now_s))
-    text = "Configs of a model that are left alone."
-    yield "slim_controller_quarantined_configs", text, by_model, sorted(quarantined.items())
+    yield "slim_controller_triton_up", "Whether Triton could be observed in the last step.", (), {(): is_up}
+    instances = {(model.model,): model.instances for model in page.models}
+    yield "slim_controller_instances", "Instances that a model runs with.", by_model, instances
+    delays_s = {(m.model,): m.batching.delay_us / 1e6 for m in page.models if m.batching is not None}
+    yield "slim_controller_batching_delay_seconds", "How long a model's batches may wait.", by_model, delays_s
+    quarantined = Tally((model,) for model in sorted(key[0] for key in report.state.quarantine.at(report.now_s)))
+    yield "slim_controller_quarantined_configs", "Configs of a model that are left alone.", by_model, quarantined
     plan = report.plan
     if plan is not None:
         desired = {(model,): count for model, count in plan.desired_instances}
-        yield "slim_controller_desired_instances", "Instances that a model should run with.", by_model, desired.items()
+        yield "slim_controller_desired_instances", "Instances that a model should run with.", by_model, desired
         refusals = {(r.model, r.kind.value, r.reason.value): 1 for r in plan.refusals}
         text = "What the last plan would do and may not."
-        yield "slim_controller_refusals", text, ("model", "kind", "reason"), refusals.items()
+        yield "slim_controller_refusals", text, ("model", "kind", "reason"), refusals
         notices = {(n.model or "", n.kind.value): 1 for n in plan.notices}
         text = "What an operator should know; no model where it concerns the host."
-        yield "slim_controller_notices", text, ("model", "kind"), notices.items()
+        yield "slim_controller_notices", text, ("model", "kind"), notices
     memory = page.memory
     text = "Memory that is never to be exceeded."
-    yield "slim_controller_memory_budget_bytes", text, (), [((), memory.budget_bytes)]
+    yield "slim_controller_memory_budget_bytes", text, (), {(): memory.budget_bytes}
     text = "Memory that unloads have not given back since Triton started."
-    yield "slim_controller_memory_residue_bytes", text, (), [((), memory.residue_bytes)]
+    yield "slim_controller_memory_residue_bytes", text, (), {(): memory.residue_bytes}
     learned = memory.learned.items()
     loads = {(model,): each.load_bytes for model, each in learned if each.load_bytes is not None}
-    yield (
-        "slim_controller_learned_load_bytes",
-        "What a load with one instance was seen to take.",
-        by_model,
-        loads.items(),
-    )
+    text = "What a load with one instance was seen to take."
+    yield "slim_controller_learned_load_bytes", text, by_model, loads
     further = {(m,): each.further_instance_bytes for m, each in learned if each.further_instance_bytes is not None}
-    yield (
-        "slim_controller_learned_instance_bytes",
-        "What one further instance was seen to take.",
-        by_model,
-        further.items(),
-    )
+    text = "What one further instance was seen to take."
+    yield "slim_controller_learned_instance_bytes", text, by_model, further
     sizes = {(model,): each.seen_bytes for model, each in learned if each.seen_bytes is not None}
     text = "What its largest instance was last seen to take, where instances are processes."
-    yield "slim_controller_learned_seen_bytes", text, by_model, sizes.items()
+    yield "slim_controller_learned_seen_bytes", text, by_model, sizes
     for name, text, reading in (
         ("slim_controller_memory_used_bytes", "Memory in use, against the budget.", memory.used_bytes),
         ("slim_controller_memory_total_bytes", "Memory of the device or host.", memory.total_bytes),
@@ -177,4 +155,4 @@ def _gauges(report: StepReport, page: ControllerStatus) -> Iterator[tuple[str, s
         ("slim_controller_power_watts", "Power drawn now.", page.power_w),
     ):
         if reading.value is not None:
-            yield name, text, ("source",), [((reading.source,), reading.value)]
+            yield name, text, ("source",), {(reading.source,): reading.value}

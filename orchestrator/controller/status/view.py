@@ -31,12 +31,7 @@ _STATUS_STYLES = {"ready": "green", "failed": "bold red", "absent": "dim", "load
 
 
 def render_status(status: ControllerStatus, *, now_unix_s: float) -> RenderableType:
-    """Return the section of one server.
-
-    Args:
-        status: The status page of its controller.
-        now_unix_s: The wall-clock time, for ages.
-    """
+    """Return the section of one server; ages are told as of ``now_unix_s``, wall-clock time."""
     parts: list[RenderableType] = [_title(status, now_unix_s)]
     if status.models:
         parts.append(_models(status))

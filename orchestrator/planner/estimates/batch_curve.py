@@ -24,13 +24,7 @@ MIN_SPREAD = 1.5
 
 @dataclass(frozen=True, slots=True)
 class SizeClass:
-    """Batches of about one size.
-
-    Attributes:
-        items: The mean number of items in a batch.
-        run_s: The mean duration of a batch.
-        seen_s: When a window of it was last seen, seconds on the controller's clock.
-    """
+    """Batches of about one size, their means, and when a window of them was last seen on the controller's clock."""
 
     items: float
     run_s: float

@@ -30,8 +30,7 @@ class LedgerEntry:
 
     Attributes:
         at_s: When it ended, seconds on the controller's clock.
-        model: The model that was made smaller.
-        expected_bytes: The size that was learned when it grew; 0 for a reload.
+        expected_bytes: The size that was learned when the model grew; 0 for a reload.
         returned_bytes: The size that the reading fell by.
     """
 

@@ -25,11 +25,7 @@ KEPT_RATIO = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Mean duration of each kind of action; immutable.
-
-    Attributes:
-        measured_s: The mean duration of each kind that has been seen.
-    """
+    """Mean duration of each kind of action that has been seen; immutable."""
 
     measured_s: Mapping[ActionKind, float] = field(default_factory=dict)
 

@@ -18,8 +18,6 @@ class Counters:
         requests: Requests that were answered with success.
         failures: Failures that the model or the server is to blame for; what a client cancelled or a full queue refused
             is not.
-        items: Items that were answered.
-        executions: Batches that were run.
         queue_s: Time that requests spent waiting for an instance, summed over requests.
         service_s: Time requests spent being run (input, inference, output), summed over requests, so that a batch of
             eight requests adds eight times its own duration.
@@ -35,16 +33,16 @@ class Counters:
     pending_requests: int = 0
 
 
+_TOTALS = ("requests", "failures", "items", "executions", "queue_s", "service_s")
+
+
 @dataclass(frozen=True, slots=True)
 class Rates:
     """What a model did in a window.
 
     Attributes:
         window_s: The length of the window; 0 when there was no earlier reading, and then all rates are 0.
-        requests_per_s: Requests that were answered with success, a second.
-        failures_per_s: Requests that were answered with an error, a second.
-        items_per_s: Items that were answered, a second.
-        executions_per_s: Batches that were run, a second.
+        requests_per_s: Requests that were answered with success; the others are failures.
         waiting_requests: The mean of those that waited, or those that wait now, whichever is more.
         items_per_execution: The mean batch; None when nothing ran.
         service_s: Mean duration of the batch that a request ran in; None when nothing ran. Triton adds it up over
@@ -70,7 +68,7 @@ def measure_rates(before: Counters | None, after: Counters, window_s: float) -> 
     """Return the rates between two readings ``window_s`` apart; no rates without an earlier reading."""
     if before is None or window_s <= 0:
         return Rates(waiting_requests=float(after.pending_requests))
-    if any(now < then for now, then in zip(_totals(after), _totals(before), strict=True)):
+    if any(getattr(after, name) < getattr(before, name) for name in _TOTALS):
         before = Counters()
     requests = after.requests - before.requests
     executions = after.executions - before.executions
@@ -85,15 +83,4 @@ def measure_rates(before: Counters | None, after: Counters, window_s: float) -> 
         waiting_requests=max(waited, float(after.pending_requests)),
         items_per_execution=items / executions if executions else None,
         service_s=(after.service_s - before.service_s) / requests if requests and executions else None,
-    )
-
-
-def _totals(counters: Counters) -> tuple[float, ...]:
-    return (
-        counters.requests,
-        counters.failures,
-        counters.items,
-        counters.executions,
-        counters.queue_s,
-        counters.service_s,
     )

@@ -14,13 +14,7 @@ from orchestrator.planner.limits import Limits
 
 
 class SizeEstimates:
-    """Sizes of the models of one repository.
-
-    Args:
-        models: All models of the repository.
-        ledger: The sizes that were learned.
-        limits: The limits, for the margin and for what is assumed of a model that was never measured.
-    """
+    """Sizes of the models of one repository: the ledger's, or what the limits assume of those never measured."""
 
     def __init__(self, models: Iterable[ModelSnapshot], ledger: MemoryLedger, limits: Limits) -> None:
         self._models = tuple(models)
@@ -59,4 +53,4 @@ class SizeEstimates:
         return min(guesses)
 
     def _with_margin(self, learned_bytes: int) -> int:
-        return int(learned_bytes * (1 + self._limits.memory_margin_ratio))
+        return int(learned_bytes * (1 + self._limits.settings.memory_margin))

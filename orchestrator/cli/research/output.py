@@ -1,0 +1,57 @@
+"""How research commands show how far they are, print tables, and save what ``--out`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from orchestrator.errors import ConfigError
+from orchestrator.files import write_atomically
+
+_MIN_COLUMNS = 110
+"""Tables are laid out for at least so many: one that breaks its cells is harder to read than one that wraps."""
+
+
+def wide_console(min_columns: int = _MIN_COLUMNS) -> Console:
+    """Return a console on which tables of many columns are not squeezed."""
+    return Console(width=max(min_columns, Console().width))
+
+
+def figures_table(title: str, figures: Iterable[str], *, names: Iterable[Column | str] = ()) -> Table:
+    """Return an empty table: columns of names on the left, columns of figures behind them."""
+    table = Table(*names, title=title)
+    for heading in figures:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def say_figure(value: float | None, form: str) -> str:
+    """Return a figure in a format, a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+@contextmanager
+def counted_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr; yields a function that is told how many are done, of how many."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+def save(path: Path, content: str | bytes, what: str = "") -> None:
+    """Write a file, its folder included.
+
+    Raises:
+        ConfigError: when it can't be written; ``what`` ends in a space and says what it is.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as exc:
+        raise ConfigError(f"can't write {what}{path} ({exc})") from exc
