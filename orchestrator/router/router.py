@@ -301,8 +301,8 @@ class Router:
         """Return what the router holds now."""
         return RouterInspection(
             backlog=replace(self._queues.backlog),
-            batches_under_way=self._dispatcher.under_way,
-            batches_given_up=self._dispatcher.given_up,
+            batches_under_way=self._dispatcher.sender.under_way,
+            batches_given_up=self._dispatcher.sender.given_up,
             servers={
                 server.name: ServerInspection(
                     server.health.is_healthy, server.health.is_suspect, len(server.in_flight), server.calls

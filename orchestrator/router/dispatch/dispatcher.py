@@ -19,13 +19,11 @@ from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
 from orchestrator.policies import Binding, CandidateSet, Outcome, Situation
-from orchestrator.router.dispatch.attempts import Attempts
-from orchestrator.router.dispatch.batch import Batch
+from orchestrator.router.dispatch.batch import Batch, part_of
 from orchestrator.router.dispatch.deciders import Decided, Deciders, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog, Record
 from orchestrator.router.dispatch.kept_tables import KeptTables
 from orchestrator.router.dispatch.sender import Sender
-from orchestrator.router.dispatch.splitting import part_of
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.overload import Shed, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
@@ -43,6 +41,7 @@ class Dispatcher:
 
     Attributes:
         deciders: The policies that decide now.
+        sender: What is under way.
     """
 
     def __init__(
@@ -61,8 +60,7 @@ class Dispatcher:
         self._run_id = secrets.token_hex(3)  # tells the decisions of one router's life from another's
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
-        self._attempts = Attempts(fleet, queues, observer, self.wake)
-        self._sender = Sender(self._attempts, observer, self.wake, self._learn, self._log)
+        self.sender = Sender(fleet, queues, observer, self.wake, self._learn, self._log)
         self._changes = 0  # of anything but what waits
         self._is_scheduled = False
         self._is_closing = False
@@ -70,16 +68,6 @@ class Dispatcher:
         # due at once does not know it.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf
-
-    @property
-    def under_way(self) -> int:
-        """The number of batches that were sent and have not ended, those that were given up included."""
-        return self._sender.under_way
-
-    @property
-    def given_up(self) -> int:
-        """The number of batches under way that nobody waits for any more."""
-        return len(self._attempts.given_up)
 
     def make_deciders(self, settings: RouterSettings) -> Deciders:
         """Return who decides by such settings.
@@ -110,7 +98,7 @@ class Dispatcher:
         if self._alarm is not None:
             self._alarm.cancel()
         try:
-            await self._sender.close(until_s=until_s)
+            await self.sender.close(until_s=until_s)
         finally:
             if self._log is not None:
                 self._log.close()
@@ -119,7 +107,7 @@ class Dispatcher:
 
     def _pass(self) -> None:
         self._is_scheduled = False
-        self._sender.settle()
+        self.sender.settle()
         self._rebind_lost()
         # A generator: after each thing done the most urgent head is looked for again.
         while any(self._serve(queue, head) for queue, head in self._queues.heads()):
@@ -275,7 +263,7 @@ class Dispatcher:
             for request in requests:
                 request.policy = decided.policy
         record = record or requests[0].record
-        self._sender.send(Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record))
+        self.sender.send(Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record))
         return True
 
     def _learn(self, batch: Batch, now_s: float) -> None:
