@@ -24,6 +24,7 @@ from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
+from orchestrator.router.dispatch.deciders import make_deciders
 from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.inspection import RouterInspection, ServerInspection
 from orchestrator.router.observer import RouterObserver
@@ -84,6 +85,7 @@ class Router:
         self._membership: Membership | None = None
         self._resolving: asyncio.Task[None] | None = None
         self._settings = settings
+        self._observer = observer
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
         self._queues = RequestQueues()
         self._shedder = Shedder(settings, self._queues, self._fleet, observer)
@@ -134,7 +136,7 @@ class Router:
         """
         if self._membership is None:
             raise ConfigError("this router was given its connections; make it with Router.from_fleet to change them")
-        deciders = self._dispatcher.make_deciders(fleet.router)
+        deciders = make_deciders(fleet.router, self._observer)
         for name in _FOR_LIFE:
             if getattr(fleet.router, name) != getattr(self._settings, name):
                 log.warning("router.%s has changed; start again for it to take effect", name)

@@ -21,7 +21,7 @@ from orchestrator.errors import PermanentError
 from orchestrator.policies import Binding, CandidateSet, Outcome, Situation
 from orchestrator.router.dispatch.batch import Batch, part_of
 from orchestrator.router.dispatch.deciders import Decided, Deciders, make_deciders
-from orchestrator.router.dispatch.decision_log import DecisionLog, Record
+from orchestrator.router.dispatch.decision_log import DecisionLog
 from orchestrator.router.dispatch.kept_tables import KeptTables
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
@@ -51,8 +51,7 @@ class Dispatcher:
         self._queues = queues
         self._fleet = fleet
         self._shedder = shedder
-        self._observer = observer
-        self.deciders = self.make_deciders(settings)
+        self.deciders = make_deciders(settings, observer)
         self._tables = KeptTables()
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
@@ -68,14 +67,6 @@ class Dispatcher:
         # due at once does not know it.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf
-
-    def make_deciders(self, settings: RouterSettings) -> Deciders:
-        """Return who decides by such settings.
-
-        Raises:
-            ConfigError: when there is no such policy, or its file can't be used.
-        """
-        return make_deciders(settings, self._observer)
 
     def reconfigure(self, settings: RouterSettings, deciders: Deciders) -> None:
         """Decide by other settings and the policies that they name from now on."""
@@ -238,14 +229,9 @@ class Dispatcher:
     def _send(
         self, server: ServerConnection, queue: RequestQueue, width: Width, items: int, decided: Decided | None = None
     ) -> bool:
-        """Send a batch from the head of a queue on, if the server has room; return whether it was sent.
+        """Send at most ``items`` from the head of a queue on, if the server has room; return whether they were sent.
 
-        Args:
-            server: The server that it goes to.
-            queue: The queue, which is not empty.
-            width: The width to run at.
-            items: The items in it, at the most.
-            decided: What was decided; None: when they were bound, which each request knows itself.
+        ``decided`` is None for what was bound, of which each request knows itself what was decided.
         """
         model = server.model(queue.key.family, width)
         if model is None or (free := server.free_batches(model)) == 0:
@@ -257,12 +243,10 @@ class Dispatcher:
         requests = queue.take(items)
         sent = BatchInFlight(model.name, sum([r.items for r in requests]), asyncio.get_running_loop().time())
         energy = self._fleet.energy.line(server.name, model.name)
-        record: Record | None = None
         if decided is not None:
-            record = decided.record
             for request in requests:
                 request.policy = decided.policy
-        record = record or requests[0].record
+        record = (decided and decided.record) or requests[0].record
         self.sender.send(Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record))
         return True
 
