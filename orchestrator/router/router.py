@@ -29,10 +29,9 @@ from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.inspection import RouterInspection, ServerInspection
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.admission import Admissions, Admitted, admit
-from orchestrator.router.queue.request import Answer, Array, PendingRequest, ResponseSink
+from orchestrator.router.queue.overload import Shedder
+from orchestrator.router.queue.request import Answer, Array, CallbackSink, PendingRequest, ResponseSink
 from orchestrator.router.queue.request_queue import Backlog, RequestQueues
-from orchestrator.router.queue.response_sink import CallbackSink
-from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.membership import Connect, Membership, Resolve
@@ -88,7 +87,7 @@ class Router:
         self._observer = observer
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
         self._queues = RequestQueues()
-        self._shedder = Shedder(settings, self._queues, self._fleet, observer)
+        self._shedder = Shedder(settings, self._queues, observer, self._fleet.describe)
         self._dispatcher = Dispatcher(settings, self._queues, self._fleet, self._shedder, observer)
         self._admissions = Admissions()
         self._closing = False

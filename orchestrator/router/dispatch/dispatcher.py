@@ -25,10 +25,9 @@ from orchestrator.router.dispatch.decision_log import DecisionLog
 from orchestrator.router.dispatch.kept_tables import KeptTables
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.overload import Shed, estimate, take_late
+from orchestrator.router.queue.overload import Shed, Shedder, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
-from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.snapshot import BatchInFlight, ModelName, Width

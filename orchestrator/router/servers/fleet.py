@@ -75,7 +75,7 @@ class Fleet:
         await asyncio.gather(*(self._watch_of(server).refresh() for server in self.servers.values()))
         if not any(server.served for server in self.servers.values()):
             raise ServerUnavailableError(
-                f"no server serves a slimmable family ({self.describe()}); "
+                f"no server serves a slimmable family ({self.describe()[0]}); "
                 "check the addresses in fleet.yaml and the servers' repositories",
                 executed=False,
             )
@@ -185,15 +185,11 @@ class Fleet:
             raise ConfigError(f"unknown family {wanted!r}; the fleet serves {', '.join(sorted(known)) or 'none'}")
         return tuple(widths[w] for w in sorted(widths))
 
-    @property
-    def has_healthy(self) -> bool:
-        """Whether any server answers."""
-        return any(server.health.is_healthy for server in self.servers.values())
-
-    def describe(self) -> str:
-        """Return in a line how each server is."""
+    def describe(self) -> tuple[str, bool]:
+        """Return in a line how each server is, and whether any of them answers."""
         servers = self.servers.values()
-        return "; ".join(f"{s.name}: {s.health.problem or f'{len(s.models)} models'}" for s in servers)
+        states = "; ".join(f"{s.name}: {s.health.problem or f'{len(s.models)} models'}" for s in servers)
+        return states, any(server.health.is_healthy for server in servers)
 
     # --- how long they take ---
 
