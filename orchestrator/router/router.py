@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -26,7 +26,6 @@ from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
 from orchestrator.router.dispatch.deciders import make_deciders
 from orchestrator.router.dispatch.dispatcher import Dispatcher
-from orchestrator.router.inspection import RouterInspection, ServerInspection
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.admission import Admissions, Admitted, admit
 from orchestrator.router.queue.overload import Shedder
@@ -59,14 +58,39 @@ def connect_triton(
     return TritonClient(server.grpc, timeout_s=settings.connect_timeout_s, protocol_key=key, pool=pool)
 
 
-class Router:
-    """Routes inference requests over servers; an async context manager.
+@dataclass(frozen=True, slots=True)
+class ServerInspection:
+    """One server as a router sees it.
 
-    Args:
-        settings: The router's section of fleet.yaml.
-        servers: The clients of the servers, by name.
-        starts: What is known of models before they were run.
-        observer: What is called when something happens.
+    Attributes:
+        is_suspect: Whether it has an overdue batch, and has answered nothing since that was sent.
+        awaited_batches: The number of batches sent to it whose answers are awaited.
+        calls: The number of calls under way to it, those that nobody waits for any more included.
+    """
+
+    is_suspect: bool
+    awaited_batches: int
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterInspection:
+    """What a router holds at one moment: for tests, and for whoever looks for what is stuck.
+
+    Attributes:
+        batches_under_way: The number of batches that were sent and have not ended, those given up included.
+        batches_given_up: The number of batches under way that nobody waits for any more.
+    """
+
+    backlog: Backlog
+    batches_under_way: int
+    batches_given_up: int
+    servers: Mapping[ServerName, ServerInspection]
+    suspects: frozenset[ServerName]
+
+
+class Router:
+    """Routes inference requests over servers, of which it is given the clients; an async context manager.
 
     Example:
         async with Router.from_fleet(load_fleet(Path("fleet.yaml"))) as router:
@@ -104,11 +128,7 @@ class Router:
     ) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running.
 
-        Args:
-            fleet: All of fleet.yaml.
-            observer: What is called when something happens.
-            connect: Makes the connection to a server.
-            resolve: Returns the addresses of a host name, each of which is a server.
+        ``resolve`` returns the addresses of a host name, each of which is a server.
 
         Raises:
             ConfigError: A key file or the profile can't be used.
@@ -226,10 +246,7 @@ class Router:
     def submit(self, array: Array, options: RequestOptions, sink: CallbackSink) -> None:
         """Take a request as ``infer`` does and return at once.
 
-        Args:
-            array: One item or a batch, as for ``infer``.
-            options: What ``infer`` takes as keyword arguments.
-            sink: Takes what ``infer`` would return or raise later; once, unless it is cancelled or this raises.
+        ``sink`` takes what ``infer`` would return or raise later; once, unless it is cancelled or this raises.
 
         Raises:
             ConfigError: As for ``infer``.
@@ -305,11 +322,10 @@ class Router:
             batches_under_way=self._dispatcher.sender.under_way,
             batches_given_up=self._dispatcher.sender.given_up,
             servers={
-                server.name: ServerInspection(
-                    server.health.is_healthy, server.health.is_suspect, len(server.in_flight), server.calls
-                )
+                server.name: ServerInspection(server.health.is_suspect, len(server.in_flight), server.calls)
                 for server in self._fleet.servers.values()
             },
+            suspects=self._fleet.suspects,
         )
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:

@@ -42,13 +42,7 @@ class EjectionReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TimedRun:
-    """How long a server took for something, and how long it was expected to.
-
-    Attributes:
-        at_s: When it ended.
-        observed_s: The time that it took.
-        expected_s: The time that the profile gave it before; above 0.
-    """
+    """How long a server took for what ended at ``at_s``, and how long its profile had given it, which is above 0."""
 
     at_s: float
     observed_s: float

@@ -76,7 +76,7 @@ class ServerHealth:
     @property
     def is_healthy(self) -> bool:
         """Whether the server answered when it was last asked, and is not ejected."""
-        return self.problem is None and not self.ejection.is_ejected
+        return self.problem is None and self.ejection.ejected_until_s is None
 
     def note_answer(self, *, now_s: float) -> None:
         """Note that the server has answered a batch."""
