@@ -12,7 +12,6 @@ import itertools
 import math
 import random
 import secrets
-from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.config import RouterSettings
@@ -98,17 +97,13 @@ class Dispatcher:
     def _pass(self) -> None:
         self._is_scheduled = False
         self.sender.settle()
-        self._rebind_lost()
-        # A generator: after each thing done the most urgent head is looked for again.
-        while any(self._serve(queue, head) for queue, head in self._queues.heads()):
-            pass
-
-    def _rebind_lost(self) -> None:
-        """Take requests back from servers that are gone or no longer serve the width."""
         for key in self._queues.bound_keys():
             if self._fleet.has_lost(key):
                 for request in self._queues.take_all(key):
-                    self._queues.push(key.unbound(), request)
+                    self._queues.push(replace(key, bound_to=None), request)
+        # A generator: after each thing done the most urgent head is looked for again.
+        while any(self._serve(queue, head) for queue, head in self._queues.heads()):
+            pass
 
     def _serve(self, queue: RequestQueue, head: PendingRequest) -> bool:
         """Bind, send or shed the head of a queue if possible; return whether anything was done."""
@@ -121,7 +116,7 @@ class Dispatcher:
         candidate_set = self._candidate_set(queue, head)
         if candidate_set:
             self._queues.note_estimate(queue, estimate(candidate_set))
-            late = self._take_late(queue, candidate_set) if head.has_own_deadline and not head.under_way else ()
+            late = take_late(queue, head, candidate_set, lambda name: not servers[name].in_flight)
             for request in late:
                 self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
             if late:
@@ -146,22 +141,6 @@ class Dispatcher:
         if candidate_set and suspects:
             candidate_set.exclude(key.avoid | suspects)
         return candidate_set
-
-    def _take_late(self, queue: RequestQueue, candidate_set: CandidateSet) -> Sequence[PendingRequest]:
-        """Remove and return the heads of a queue that are to be shed as late."""
-        situation = candidate_set.situation
-        margin, tail_slack_s = situation.slack_margin, situation.queue.tail_deadline_s - situation.now_s
-        if candidate_set.drain_s * margin <= tail_slack_s and situation.is_in_time(candidate_set.soonest_s):
-            return ()  # take_late would say so too, after looking at all candidates
-        return take_late(
-            queue,
-            candidate_set.reachable,
-            situation.queue,
-            drain_s=candidate_set.drain_s,
-            idle={server.name for server in self._fleet.servers.values() if not server.in_flight},
-            now_s=situation.now_s,
-            slack_margin=margin,
-        )
 
     def _bound_items(self, server: ServerConnection) -> tuple[tuple[ModelName, int], ...]:
         if not self._queues.has_bound:

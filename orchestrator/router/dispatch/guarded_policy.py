@@ -44,11 +44,7 @@ class PolicyGuard:
         self._budget_s = None if settings.policy_time_budget_ms is None else settings.policy_time_budget_ms / 1e3
         self._clock = clock
         self._is_warm = False  # the first decision may have to compile what decides
-        self._breaker = Breaker()
-
-    def is_open(self, now_s: float) -> bool:
-        """Return whether the policy is not to be asked now."""
-        return self._breaker.is_open(now_s)
+        self.breaker = Breaker()
 
     def ask(self, decide: Callable[[], tuple[Decision, Fault | None]], *, now_s: float) -> Asked:
         """Return what ``decide`` does, which asks the policy and checks its decision; never raises."""
@@ -68,9 +64,9 @@ class PolicyGuard:
                 fault, detail = Fault.SLOW, f"{took_s * 1e3:.1f} ms"
             self._is_warm = True
         if fault is None:
-            self._breaker = self._breaker.worked()
+            self.breaker = self.breaker.worked()
         else:
-            self._breaker = self._breaker.failed(
+            self.breaker = self.breaker.failed(
                 now_s, limit=settings.faults, window_s=settings.faults_window_s, pause_s=settings.pause_s
             )
         return decision, fault, detail, took_s
@@ -116,7 +112,7 @@ class GuardedPolicy:
         if stale is not None:
             fault = Fault.STALE
             self._log(fault, stale, now_s)
-        elif self._guard.is_open(now_s):
+        elif self._guard.breaker.is_open(now_s):
             fault = Fault.CIRCUIT_OPEN
         else:
             candidate_set.prepare(policy)
@@ -147,7 +143,7 @@ class GuardedPolicy:
             detail[:200],
             more,
         )
-        if self._guard.is_open(now_s):
+        if self._guard.breaker.is_open(now_s):
             log.warning("policy %s is not asked for %g s", self.policy.name, self._settings.pause_s)
 
 
@@ -175,7 +171,7 @@ class Shadow:
 
         None while it is not asked. ``is_idle`` is whether no server has anything to do.
         """
-        if self._guard.is_open(situation.now_s):
+        if self._guard.breaker.is_open(situation.now_s):
             return None
 
         def decide() -> tuple[Decision, Fault | None]:

@@ -40,11 +40,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from orchestrator.config import RouterSettings
-from orchestrator.decision import Candidate
 from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.policies import CandidateSet
 from orchestrator.policies.queue_rules import (
@@ -60,7 +59,7 @@ from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
-from orchestrator.snapshot import QueueState, ServerName
+from orchestrator.snapshot import ServerName
 
 _SOONEST_S, _LATEST_S = 0.05, 30.0
 _UNKNOWN_S = 1.0
@@ -91,23 +90,22 @@ def estimate(candidate_set: CandidateSet) -> QueueEstimate:
 
 
 def take_late(
-    queue: RequestQueue,
-    candidates: Sequence[Candidate],
-    state: QueueState,
-    *,
-    drain_s: float,
-    idle: Collection[ServerName],
-    now_s: float,
-    slack_margin: float,
-) -> list[PendingRequest]:
-    """Remove and return the heads of a queue, which is not empty, that are to be shed as late.
+    queue: RequestQueue, first: PendingRequest, candidate_set: CandidateSet, is_idle: Callable[[ServerName], bool]
+) -> Sequence[PendingRequest]:
+    """Remove and return the heads of a queue, ``first`` and those behind it, that are to be shed as late.
 
-    Candidates on suspect servers count too, see ``estimate``; ``idle`` are the servers that have nothing to do, and
-    ``drain_s`` is the expected time until all of the queue is answered at the quickest width.
+    ``is_idle`` returns whether a server has nothing to do. Suspect ones count too, see ``estimate``.
     """
-    if any(c.server in idle for c in candidates):
-        return []
-    is_overloaded, margin = head_margin(drain_s, state.tail_deadline_s - now_s, slack_margin)
+    if not first.has_own_deadline or first.under_way:
+        return ()
+    situation = candidate_set.situation
+    state, now_s, slack_margin = situation.queue, situation.now_s, situation.slack_margin
+    is_overloaded, margin = head_margin(candidate_set.drain_s, state.tail_deadline_s - now_s, slack_margin)
+    if not is_overloaded and situation.is_in_time(candidate_set.soonest_s):
+        return ()  # as is seen without a look at all candidates
+    candidates = candidate_set.reachable
+    if any(is_idle(c.server) for c in candidates):
+        return ()
 
     def needs_s(request: PendingRequest) -> float:
         longest_s = longest_service_s(request.deadline_s - request.arrived_s, slack_margin)
@@ -210,7 +208,9 @@ class Shedder:
     def end(self, request: PendingRequest) -> None:
         """Forget a request that is answered, or whose caller gave up."""
         request.withdraw()
-        request.forget_caller()
+        # Whoever still has the request in a heap must not keep the outcome: an error holds the frames it went through,
+        # and they the client's whole message.
+        request.sink = None
         self._deadlines.end()
 
     def close(self) -> None:

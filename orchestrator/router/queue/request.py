@@ -141,10 +141,6 @@ class BatchKey:
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()
 
-    def unbound(self) -> BatchKey:
-        """Return the key of the queue in which such requests wait for a decision."""
-        return replace(self, bound_to=None)
-
     def elsewhere(self, server: ServerName) -> BatchKey:
         """Return the key of the queue in which requests wait for another server than ``server``."""
         return replace(self, bound_to=None, avoid=self.avoid | {server})
@@ -223,13 +219,6 @@ class PendingRequest:
         """Give its caller the error, unless it is over."""
         if self.sink is not None and not self.sink.done():
             self.sink.set_exception(error)
-
-    def forget_caller(self) -> None:
-        """Let go of the outcome; whoever still has the request in a heap must not keep that.
-
-        An error holds the frames it went through, and they the client's whole message.
-        """
-        self.sink = None
 
 
 def as_batch(array: Array, spec: TensorSpec) -> tuple[Array, bool]:
