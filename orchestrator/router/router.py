@@ -15,7 +15,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
@@ -43,7 +42,6 @@ from orchestrator.triton.resolution import resolve_host
 log = logging.getLogger(__name__)
 
 _SILENT = RouterObserver()
-_FOR_LIFE = ("decision_log", "seed")
 
 
 def connect_triton(
@@ -92,6 +90,9 @@ class RouterInspection:
 class Router:
     """Routes inference requests over servers, of which it is given the clients; an async context manager.
 
+    Attributes:
+        membership: Which servers there are now; None for a router that was not made by ``from_fleet``.
+
     Example:
         async with Router.from_fleet(load_fleet(Path("fleet.yaml"))) as router:
             answer = await router.infer(pixels, deadline_ms=50, min_accuracy=0.91)
@@ -105,7 +106,7 @@ class Router:
         starts: ProfileStarts | None = None,
         observer: RouterObserver = _SILENT,
     ) -> None:
-        self._membership: Membership | None = None
+        self.membership: Membership | None = None
         self._resolving: asyncio.Task[None] | None = None
         self._settings = settings
         self._observer = observer
@@ -135,13 +136,8 @@ class Router:
         """
         membership = Membership(fleet, connect, resolve)
         router = cls(fleet.router, membership.clients(), starts=membership.starts, observer=observer)
-        router._membership = membership
+        router.membership = membership
         return router
-
-    @property
-    def membership(self) -> Membership | None:
-        """Which servers there are now; None for a router that was not made by ``from_fleet``."""
-        return self._membership
 
     def reconfigure(self, fleet: FleetSettings) -> None:
         """Go on with other servers and settings, losing no request; returns at once.
@@ -153,35 +149,33 @@ class Router:
             ConfigError: The policy, a key file or the profile can't be used, or the router was not made by
                 ``from_fleet``; then nothing has changed.
         """
-        if self._membership is None:
+        if self.membership is None:
             raise ConfigError("this router was given its connections; make it with Router.from_fleet to change them")
         deciders = make_deciders(fleet.router, self._observer)
-        for name in _FOR_LIFE:
+        for name in ("decision_log", "seed"):
             if getattr(fleet.router, name) != getattr(self._settings, name):
                 log.warning("router.%s has changed; start again for it to take effect", name)
-        self._membership.reconfigure(fleet, self._fleet)
+        self.membership.reconfigure(fleet, self._fleet)
         self._settings = fleet.router
         self._admissions = Admissions()
-        self._shedder.reconfigure(fleet.router)
-        self._dispatcher.reconfigure(fleet.router, deciders)
+        self._shedder.settings = self._dispatcher.settings = fleet.router
+        self._dispatcher.deciders = deciders
         self._dispatcher.wake()
 
     async def __aenter__(self) -> Self:
         await prepare_decisions()
         try:
-            if self._membership is not None:
-                await self._membership.resolve(self._fleet)
+            if self.membership is not None:
+                await self.membership.resolve(self._fleet)
             await self._fleet.open(self._dispatcher.wake)
         except BaseException:
             await self._fleet.close(drain_s=0.0)
             raise
-        if self._membership is not None:
-            self._resolving = asyncio.create_task(self._membership.watch(self._fleet))
+        if self.membership is not None:
+            self._resolving = asyncio.create_task(self.membership.watch(self._fleet))
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._closing = True
         clock = asyncio.get_running_loop().time
         until_s = min(clock() + self._settings.drain_s, self._closed_by_s)
@@ -322,8 +316,8 @@ class Router:
             batches_under_way=self._dispatcher.sender.under_way,
             batches_given_up=self._dispatcher.sender.given_up,
             servers={
-                server.name: ServerInspection(server.health.is_suspect, len(server.in_flight), server.calls)
-                for server in self._fleet.servers.values()
+                name: ServerInspection(server.health.is_suspect, len(server.in_flight), server.calls)
+                for name, server in self._fleet.servers.items()
             },
             suspects=self._fleet.suspects,
         )

@@ -19,7 +19,7 @@ from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
 from orchestrator.policies import Binding, CandidateSet, Outcome, Situation
 from orchestrator.router.dispatch.batch import Batch, part_of
-from orchestrator.router.dispatch.deciders import Decided, Deciders, make_deciders
+from orchestrator.router.dispatch.deciders import Decided, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog
 from orchestrator.router.dispatch.kept_tables import KeptTables
 from orchestrator.router.dispatch.sender import Sender
@@ -38,14 +38,15 @@ class Dispatcher:
     """Serves the request queues: each head is bound, sent, held or given up.
 
     Attributes:
-        deciders: The policies that decide now.
+        settings: The settings of the router now.
+        deciders: The policies that they name.
         sender: What is under way.
     """
 
     def __init__(
         self, settings: RouterSettings, queues: RequestQueues, fleet: Fleet, shedder: Shedder, observer: RouterObserver
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._queues = queues
         self._fleet = fleet
         self._shedder = shedder
@@ -65,10 +66,6 @@ class Dispatcher:
         # due at once does not know it.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf
-
-    def reconfigure(self, settings: RouterSettings, deciders: Deciders) -> None:
-        """Decide by other settings and the policies that they name from now on."""
-        self._settings, self.deciders = settings, deciders
 
     def wake(self) -> None:
         """Look at all queues in the next turn of the event loop, if anything waits in them, because of some change."""
@@ -133,7 +130,7 @@ class Dispatcher:
             asyncio.get_running_loop().time(),
             next(self._turns),
             (self._random.random(), self._random.random()),
-            self._settings.slack_margin,
+            self.settings.slack_margin,
             tables.memory,
         )
         candidate_set = CandidateSet(tables, situation, key.avoid)

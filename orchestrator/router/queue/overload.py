@@ -145,11 +145,10 @@ def retry_after_s(queues: RequestQueues) -> float:
 class Shedder:
     """Keeps the queue bounded, and tells those whose time has come: who is let in, and who has to leave unserved.
 
-    Args:
-        settings: The settings of the router.
-        queues: Where requests wait; their ``on_queued`` becomes this one's.
-        observer: What is told of what is shed.
-        describe: Returns in a line how each server is, and whether any of them answers.
+    ``describe`` returns in a line how each server is, and whether any of them answers.
+
+    Attributes:
+        settings: The settings of the router now; what waits keeps the time by which it is told.
     """
 
     def __init__(
@@ -159,16 +158,12 @@ class Shedder:
         observer: RouterObserver,
         describe: Callable[[], tuple[str, bool]],
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._queues = queues
         self._describe = describe
         self._observer = observer
         self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
         queues.on_queued = self._watch
-
-    def reconfigure(self, settings: RouterSettings) -> None:
-        """Go by other settings from now on; what waits keeps the time by which it is told."""
-        self._settings = settings
 
     @property
     def watched(self) -> int:
@@ -182,7 +177,7 @@ class Shedder:
             ConfigError: when the queue can never hold it.
             CapacityError: when there is no room for it.
         """
-        limit_mib = self._settings.overload.queue_limit_mib
+        limit_mib = self.settings.overload.queue_limit_mib
         size_bytes = request.batch.nbytes
         if size_bytes > limit_mib * _MIB:
             raise ConfigError(f"{size_bytes} bytes exceed overload.queue_limit_mib = {limit_mib:g}; send fewer items")
@@ -190,14 +185,14 @@ class Shedder:
             items=request.items,
             size_bytes=size_bytes,
             before=order_key(request.priority, request.deadline_s),
-            limit_items=self._settings.queue_limit,
+            limit_items=self.settings.queue_limit,
             limit_bytes=limit_mib * _MIB,
         )
         if displaced is None:
             backlog = self._queues.backlog
             self._observer.on_shed(Shed.FULL, request.items)
             raise CapacityError(
-                f"the queue is full: {backlog.items} items wait (queue_limit = {self._settings.queue_limit}), "
+                f"the queue is full: {backlog.items} items wait (queue_limit = {self.settings.queue_limit}), "
                 f"{backlog.size_bytes / _MIB:.1f} MiB (overload.queue_limit_mib = {limit_mib:g}); retry later",
                 retry_after_s=retry_after_s(self._queues),
             )
@@ -228,9 +223,9 @@ class Shedder:
         if comes_too_late(queue, request):
             self.shed(request, Shed.LATE, "what waits before it takes longer than its deadline leaves")
             return
-        due_s = request.arrived_s + self._settings.request_timeout_s
+        due_s = request.arrived_s + self.settings.request_timeout_s
         if request.has_own_deadline:
-            margin = self._settings.slack_margin
+            margin = self.settings.slack_margin
             due_s = min(due_s, expires_s(request.deadline_s, queue.estimate.fastest_s, margin))
         if due_s < request.due_s:
             self._deadlines.watch(request, due_s)
@@ -238,7 +233,7 @@ class Shedder:
     def _on_due(self, request: PendingRequest) -> None:
         now_s = asyncio.get_running_loop().time()
         # When it is told that there is no answer, wherever it is then.
-        end_s = request.deadline_s if request.has_own_deadline else request.arrived_s + self._settings.request_timeout_s
+        end_s = request.deadline_s if request.has_own_deadline else request.arrived_s + self.settings.request_timeout_s
         if request.has_own_deadline and request.is_queued and not request.under_way:
             self._expire(request)
         elif now_s >= end_s - _SAME_TIME_S:
@@ -252,7 +247,7 @@ class Shedder:
     def _tell_end(self, request: PendingRequest) -> str:
         if request.has_own_deadline:
             return f"no answer within its deadline of {_given_ms(request):g} ms; it was sent, and what comes is dropped"
-        timeout_s = self._settings.request_timeout_s
+        timeout_s = self.settings.request_timeout_s
         return f"no answer within request_timeout_s = {timeout_s}; servers: {self._describe()[0]}"
 
     def _expire(self, request: PendingRequest) -> None:

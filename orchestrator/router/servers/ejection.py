@@ -116,13 +116,7 @@ class EjectionState:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A server of the fleet when ejections are decided.
-
-    Attributes:
-        state: What it has done lately.
-        capacity: Its capacity in any unit, the same for all servers; above 0.
-        is_usable: Whether it is sent anything now.
-    """
+    """A server of the fleet when ejections are decided: its capacity, above 0, is in any unit, the same for all."""
 
     state: EjectionState
     capacity: float

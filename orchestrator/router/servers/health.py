@@ -35,12 +35,7 @@ _MOST_DOUBLINGS = 32  # far beyond the longest back-off, far below what a float 
 
 @dataclass(frozen=True, slots=True)
 class BackOff:
-    """How long a model that is out is left alone before it is tried again.
-
-    Attributes:
-        failures: Trials and calls that failed in a row.
-        until_s: The time before which it is not tried.
-    """
+    """A model that is out is not tried again before ``until_s``, after so many failures in a row."""
 
     failures: int = 0
     until_s: float = -math.inf
