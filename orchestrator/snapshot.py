@@ -6,7 +6,6 @@ item, a request may bring several), and a width is a whole percentage, never a f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -93,12 +92,6 @@ def is_within_limits(held: float, held_of_model: float, instances: float, batch_
     return held < batch_limit and held_of_model < instances + waiting
 
 
-def has_room(in_flight: Sequence[BatchInFlight], model: ServedModel, *, batch_limit: int, waiting_limit: int) -> bool:
-    """Return whether a server that holds ``in_flight`` may be sent a batch of ``model``."""
-    of_model = sum([batch.model == model.name for batch in in_flight])
-    return is_within_limits(len(in_flight), of_model, model.instances, batch_limit, waiting_limit)
-
-
 @dataclass(frozen=True, slots=True)
 class ServerState:
     """A server as the router sees it at one moment.
@@ -123,17 +116,6 @@ class ServerState:
     waiting_limit: int = 1
     last_answer_s: float | None = None
     healthy: bool = True
-
-    @property
-    def items(self) -> int:
-        """Items that the server has or will have: in flight and bound."""
-        return sum(batch.items for batch in self.in_flight) + sum(n for _, n in self.bound_items)
-
-    def has_room_for(self, model: ServedModel) -> bool:
-        """Return whether the server may be sent a batch of ``model`` now."""
-        return self.healthy and has_room(
-            self.in_flight, model, batch_limit=self.batch_limit, waiting_limit=self.waiting_limit
-        )
 
 
 @dataclass(frozen=True, slots=True)

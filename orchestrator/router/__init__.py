@@ -3,9 +3,8 @@
 from orchestrator.router.dispatch.compilation import compile_ahead
 from orchestrator.router.dispatch.retry import RetryBudget
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import Answer
+from orchestrator.router.queue.request import Answer, CallbackSink
 from orchestrator.router.queue.request_queue import Backlog
-from orchestrator.router.queue.response_sink import CallbackSink
 from orchestrator.router.router import Router, connect_triton
 from orchestrator.router.servers.membership import ResolvedNames
 

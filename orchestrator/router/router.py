@@ -13,9 +13,8 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
@@ -24,14 +23,13 @@ from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
+from orchestrator.router.dispatch.deciders import make_deciders
 from orchestrator.router.dispatch.dispatcher import Dispatcher
-from orchestrator.router.inspection import RouterInspection, ServerInspection
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.admission import Admissions, Admitted, admit
-from orchestrator.router.queue.request import Answer, Array, PendingRequest, ResponseSink
+from orchestrator.router.queue.overload import Shedder
+from orchestrator.router.queue.request import Answer, Array, CallbackSink, PendingRequest, ResponseSink
 from orchestrator.router.queue.request_queue import Backlog, RequestQueues
-from orchestrator.router.queue.response_sink import CallbackSink
-from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.router.servers.membership import Connect, Membership, Resolve
@@ -44,7 +42,6 @@ from orchestrator.triton.resolution import resolve_host
 log = logging.getLogger(__name__)
 
 _SILENT = RouterObserver()
-_FOR_LIFE = ("decision_log", "seed")
 
 
 def connect_triton(
@@ -59,14 +56,42 @@ def connect_triton(
     return TritonClient(server.grpc, timeout_s=settings.connect_timeout_s, protocol_key=key, pool=pool)
 
 
-class Router:
-    """Routes inference requests over servers; an async context manager.
+@dataclass(frozen=True, slots=True)
+class ServerInspection:
+    """One server as a router sees it.
 
-    Args:
-        settings: The router's section of fleet.yaml.
-        servers: The clients of the servers, by name.
-        starts: What is known of models before they were run.
-        observer: What is called when something happens.
+    Attributes:
+        is_suspect: Whether it has an overdue batch, and has answered nothing since that was sent.
+        awaited_batches: The number of batches sent to it whose answers are awaited.
+        calls: The number of calls under way to it, those that nobody waits for any more included.
+    """
+
+    is_suspect: bool
+    awaited_batches: int
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterInspection:
+    """What a router holds at one moment: for tests, and for whoever looks for what is stuck.
+
+    Attributes:
+        batches_under_way: The number of batches that were sent and have not ended, those given up included.
+        batches_given_up: The number of batches under way that nobody waits for any more.
+    """
+
+    backlog: Backlog
+    batches_under_way: int
+    batches_given_up: int
+    servers: Mapping[ServerName, ServerInspection]
+    suspects: frozenset[ServerName]
+
+
+class Router:
+    """Routes inference requests over servers, of which it is given the clients; an async context manager.
+
+    Attributes:
+        membership: Which servers there are now; None for a router that was not made by ``from_fleet``.
 
     Example:
         async with Router.from_fleet(load_fleet(Path("fleet.yaml"))) as router:
@@ -81,12 +106,13 @@ class Router:
         starts: ProfileStarts | None = None,
         observer: RouterObserver = _SILENT,
     ) -> None:
-        self._membership: Membership | None = None
+        self.membership: Membership | None = None
         self._resolving: asyncio.Task[None] | None = None
         self._settings = settings
+        self._observer = observer
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
         self._queues = RequestQueues()
-        self._shedder = Shedder(settings, self._queues, self._fleet, observer)
+        self._shedder = Shedder(settings, self._queues, observer, self._fleet.describe)
         self._dispatcher = Dispatcher(settings, self._queues, self._fleet, self._shedder, observer)
         self._admissions = Admissions()
         self._closing = False
@@ -103,24 +129,15 @@ class Router:
     ) -> Self:
         """Return a router over the Tritons of a fleet; call it with an event loop running.
 
-        Args:
-            fleet: All of fleet.yaml.
-            observer: What is called when something happens.
-            connect: Makes the connection to a server.
-            resolve: Returns the addresses of a host name, each of which is a server.
+        ``resolve`` returns the addresses of a host name, each of which is a server.
 
         Raises:
             ConfigError: A key file or the profile can't be used.
         """
         membership = Membership(fleet, connect, resolve)
         router = cls(fleet.router, membership.clients(), starts=membership.starts, observer=observer)
-        router._membership = membership
+        router.membership = membership
         return router
-
-    @property
-    def membership(self) -> Membership | None:
-        """Which servers there are now; None for a router that was not made by ``from_fleet``."""
-        return self._membership
 
     def reconfigure(self, fleet: FleetSettings) -> None:
         """Go on with other servers and settings, losing no request; returns at once.
@@ -132,35 +149,33 @@ class Router:
             ConfigError: The policy, a key file or the profile can't be used, or the router was not made by
                 ``from_fleet``; then nothing has changed.
         """
-        if self._membership is None:
+        if self.membership is None:
             raise ConfigError("this router was given its connections; make it with Router.from_fleet to change them")
-        deciders = self._dispatcher.make_deciders(fleet.router)
-        for name in _FOR_LIFE:
+        deciders = make_deciders(fleet.router, self._observer)
+        for name in ("decision_log", "seed"):
             if getattr(fleet.router, name) != getattr(self._settings, name):
                 log.warning("router.%s has changed; start again for it to take effect", name)
-        self._membership.reconfigure(fleet, self._fleet)
+        self.membership.reconfigure(fleet, self._fleet)
         self._settings = fleet.router
         self._admissions = Admissions()
-        self._shedder.reconfigure(fleet.router)
-        self._dispatcher.reconfigure(fleet.router, deciders)
+        self._shedder.settings = self._dispatcher.settings = fleet.router
+        self._dispatcher.deciders = deciders
         self._dispatcher.wake()
 
     async def __aenter__(self) -> Self:
         await prepare_decisions()
         try:
-            if self._membership is not None:
-                await self._membership.resolve(self._fleet)
+            if self.membership is not None:
+                await self.membership.resolve(self._fleet)
             await self._fleet.open(self._dispatcher.wake)
         except BaseException:
             await self._fleet.close(drain_s=0.0)
             raise
-        if self._membership is not None:
-            self._resolving = asyncio.create_task(self._membership.watch(self._fleet))
+        if self.membership is not None:
+            self._resolving = asyncio.create_task(self.membership.watch(self._fleet))
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._closing = True
         clock = asyncio.get_running_loop().time
         until_s = min(clock() + self._settings.drain_s, self._closed_by_s)
@@ -225,10 +240,7 @@ class Router:
     def submit(self, array: Array, options: RequestOptions, sink: CallbackSink) -> None:
         """Take a request as ``infer`` does and return at once.
 
-        Args:
-            array: One item or a batch, as for ``infer``.
-            options: What ``infer`` takes as keyword arguments.
-            sink: Takes what ``infer`` would return or raise later; once, unless it is cancelled or this raises.
+        ``sink`` takes what ``infer`` would return or raise later; once, unless it is cancelled or this raises.
 
         Raises:
             ConfigError: As for ``infer``.
@@ -301,14 +313,13 @@ class Router:
         """Return what the router holds now."""
         return RouterInspection(
             backlog=replace(self._queues.backlog),
-            batches_under_way=self._dispatcher.under_way,
-            batches_given_up=self._dispatcher.given_up,
+            batches_under_way=self._dispatcher.sender.under_way,
+            batches_given_up=self._dispatcher.sender.given_up,
             servers={
-                server.name: ServerInspection(
-                    server.health.is_healthy, server.health.is_suspect, len(server.in_flight), server.calls
-                )
-                for server in self._fleet.servers.values()
+                name: ServerInspection(server.health.is_suspect, len(server.in_flight), server.calls)
+                for name, server in self._fleet.servers.items()
             },
+            suspects=self._fleet.suspects,
         )
 
     def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:

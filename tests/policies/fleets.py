@@ -12,7 +12,16 @@ from orchestrator.policies import FleetTables, Situation
 from orchestrator.policies.tables.compiled import new_table
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS, bound_work_s, free_s, seat_batches
 from orchestrator.profile import EnergyTable, LatencyFit, LatencyTable
-from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServedModel, ServerName, ServerState, Width
+from orchestrator.snapshot import (
+    BatchInFlight,
+    ModelName,
+    QueueState,
+    ServedModel,
+    ServerName,
+    ServerState,
+    Width,
+    is_within_limits,
+)
 from tests.fakes.servers import served_model
 
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
@@ -55,6 +64,13 @@ def fleet_server(
     )
     batches = tuple(BatchInFlight(model_name(w), items, sent_s) for w, items, sent_s in held)
     return ServerState(ServerName(name), models, in_flight=batches, **state)  # type: ignore[arg-type]
+
+
+def has_room_for(server: ServerState, model: ServedModel) -> bool:
+    """Return whether a server may be sent a batch of ``model`` now."""
+    held, of_model = len(server.in_flight), sum(batch.model == model.name for batch in server.in_flight)
+    limits = (model.instances, server.batch_limit, server.waiting_limit)
+    return server.healthy and is_within_limits(held, of_model, *limits)
 
 
 class Occupancy:

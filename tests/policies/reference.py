@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from orchestrator.decision import Candidate
 from orchestrator.profile import EnergyLine, EnergyTable, LatencyTable
 from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServedModel, ServerState, Width
+from tests.policies.fleets import has_room_for
 
 _WHOLE = 1 + 1e-9
 
@@ -92,7 +93,7 @@ def _candidate(
         head_completion_s=option.completion_s(queue.head_items),
         drain_s=drain_s,
         server_items=option.held.items,
-        has_room=option.server.has_room_for(option.model),
+        has_room=has_room_for(option.server, option.model),
         wait_s=option.wait_s,
         per_item_s=option.slope_s,
         fixed_s=option.fixed_s,
@@ -137,7 +138,7 @@ def _drain_s(same_width: Sequence[_Option], queue: QueueState) -> float:
 
 class _Occupancy:
     def __init__(self, server: ServerState, latency: LatencyTable, *, now_s: float) -> None:
-        self.items = server.items
+        self.items = sum(batch.items for batch in server.in_flight) + sum(n for _, n in server.bound_items)
         self.lines = {
             m.name: latency.line(server.name, m, models)
             for models in (server.models, server.other_models)

@@ -19,7 +19,7 @@ from orchestrator.policies import Binding, Fault, parse_policy
 from orchestrator.policies.learned import PolicyFile, write_policy_file
 from orchestrator.policies.learned.features import CONTEXT_NAMES, FEATURES
 from orchestrator.router.dispatch.decision_log import find_decision
-from orchestrator.router.dispatch.shadow import Shadow
+from orchestrator.router.dispatch.guarded_policy import Shadow
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import Preference, Width
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item

@@ -29,7 +29,7 @@ from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
-from tests.router.dispatch.test_attempts import RecordingObserver
+from tests.router.dispatch.test_sender import RecordingObserver
 from tests.triton.calls import read_statistics
 
 pytestmark = pytest.mark.integration

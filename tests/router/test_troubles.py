@@ -14,7 +14,7 @@ from orchestrator.router import Answer, Router
 from tests.fakes.servers import item
 from tests.fakes.troubled import TroubledServer
 from tests.fakes.virtual_time import new_virtual_loop
-from tests.router.dispatch.test_attempts import RecordingObserver, router_over
+from tests.router.dispatch.test_sender import RecordingObserver, router_over
 from tests.router.test_router import right
 
 TROUBLES = ("kill", "hangs", "hangs_quietly", "slow", "fails", "cancel")

@@ -23,7 +23,7 @@ from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServ
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace
 from orchestrator.snapshot import BatchInFlight, Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec
-from tests.policies.fleets import build_candidates
+from tests.policies.fleets import build_candidates, has_room_for
 
 Outcome = tuple[float, str | None, int, int]
 """When a request was answered, by which server, at which width, in a batch of how many items."""
@@ -144,7 +144,7 @@ class ReferenceWorld:
         server = self.servers[index]
         while True:
             state = self._state(server)
-            ready = [m for m in state.models if server.bound.get(m.width) and state.has_room_for(m)]
+            ready = [m for m in state.models if server.bound.get(m.width) and has_room_for(state, m)]
             if not ready:
                 return
             model = min(ready, key=lambda m: server.bound[m.width][0])

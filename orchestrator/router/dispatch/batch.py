@@ -1,31 +1,38 @@
-"""Requests that go to one server together, and how their answers come apart again."""
+"""Requests that go to one server together: how many of them, and how their answers come apart again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from orchestrator.profile import EnergyLine
 from orchestrator.router.queue.request import Answer, Array, BatchKey, PendingRequest
-from orchestrator.router.servers.connection import ServerConnection
+from orchestrator.router.servers.connection import SHORT_S, ServerConnection
 from orchestrator.snapshot import BatchInFlight, ServedModel
 
+_FEWEST = 8
+"""Of one fit with batches of the same size nothing is known of b, and each part costs the router a decision."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class Batch:
-    """Requests that were sent together.
+    """Requests that are sent together, once.
 
     Attributes:
-        decision_id: The id of the decision that formed it.
-        server: The server that runs it.
-        model: The model that it runs on.
         key: The key of the request queue that it came from.
         requests: The requests in the order of their items in the batch; at least one.
         sent: How it counts in the server's load.
         energy: What batches of this model cost on this server; None when unknown.
         record: The decision for the log; None when it is not sampled.
+        output: The server's answer, once it is sent.
+        is_given_up: Whether its requests no longer wait for it.
+        due_s: When it is looked at next; infinite while nobody watches it.
+        stages: What happens to it while it is not answered, the next one last, and when.
     """
 
     decision_id: str
@@ -36,6 +43,15 @@ class Batch:
     sent: BatchInFlight
     energy: EnergyLine | None = None
     record: dict[str, Any] | None = None
+    output: asyncio.Future[Array] = field(init=False, repr=False)
+    is_given_up: bool = False
+    due_s: float = math.inf
+    stages: list[tuple[float, Callable[[Batch], None]]] = field(default_factory=list, repr=False)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has answered, or will not any more."""
+        return self.output.done()
 
     def input(self) -> Array:
         """Return the items of all requests, in order."""
@@ -60,3 +76,21 @@ class Batch:
             policy=request.policy,
             energy_j=None if self.energy is None else self.energy.of_batch(items) * request.items / items,
         )
+
+
+def part_of(waiting: int, free: int, per_item_s: float, fixed_s: float) -> int:
+    """Return how many of the items that wait, all of which one batch may hold, go into the next batch.
+
+    A server that is given all at once idles while the answers travel to the callers and their next requests back; and
+    callers that are answered together ask together again, so it goes on like that. So what waits is spread evenly over
+    the ``free`` batches that the server may still be sent: while one runs, another one's answers are on their way.
+    Where batches wait for each other in Triton its own batcher joins them again. A simulator has no use for it, because
+    nothing travels there.
+
+    That is worth it where a batch takes no more than some turn-arounds; an idle millisecond in a hundred is not. And no
+    part is so small that its fixed cost is more than that of its items. ``per_item_s`` is 0 while unknown.
+    """
+    if per_item_s <= 0 or per_item_s * waiting + fixed_s > SHORT_S or fixed_s >= per_item_s * waiting:
+        return waiting
+    fewest = max(_FEWEST, math.ceil(fixed_s / per_item_s))
+    return min(waiting, max(fewest, math.ceil(waiting / free)))

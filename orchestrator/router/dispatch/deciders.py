@@ -17,8 +17,7 @@ from orchestrator.errors import ConfigError, PermanentError
 from orchestrator.policies import Binding, CandidateSet, ObservingPolicy, Policy, PreferredPolicy, parse_policy, rebind
 from orchestrator.policies.learned import SLIM, LearnedPolicy, is_learned, parse_learned
 from orchestrator.router.dispatch.decision_log import DecisionLog, Record
-from orchestrator.router.dispatch.guarded_policy import GuardedPolicy
-from orchestrator.router.dispatch.shadow import Shadow
+from orchestrator.router.dispatch.guarded_policy import GuardedPolicy, Shadow
 from orchestrator.router.observer import RouterObserver
 from orchestrator.snapshot import Family
 
@@ -26,14 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Decided(NamedTuple):
-    """A decision, and what is to be known of it.
-
-    Attributes:
-        decision: The decision.
-        policy: The name of the policy that made it.
-        binding: When that binds a request to a server and a width.
-        record: The decision for the log; None when it is not sampled.
-    """
+    """A decision, the policy that made it, when that binds, and its record for the log; None when not sampled."""
 
     decision: Decision
     policy: str
@@ -65,14 +57,10 @@ class Deciders:
         stale: str | None,
         decisions: DecisionLog | None,
     ) -> Decided:
-        """Return what is to be done with the head of a queue.
+        """Return what is to be done with the head of a queue, which asks for ``family``.
 
-        Args:
-            candidate_set: What could be done.
-            family: The family that the head asks for.
-            is_idle: Whether no server has anything to do.
-            stale: What is known too little of for just any policy to be asked; None: nothing.
-            decisions: The log of decisions; None: there is none.
+        ``is_idle`` is whether no server has anything to do, ``stale`` what is known too little of for just any policy
+        to be asked.
 
         Raises:
             PermanentError: when the policy and its fallback have failed.

@@ -46,12 +46,7 @@ class _File(RotatingFileHandler):
 
 
 class DecisionLog:
-    """Writes a sample of decisions.
-
-    Args:
-        settings: Where to write, how many decisions and how much of them.
-        run_id: The part of decisions' ids that tells this router from others.
-        clock: Returns seconds since 1970.
+    """Writes a sample of decisions, with the time by ``clock``, in seconds since 1970.
 
     Raises:
         ConfigError: when the directory can't be written to.
@@ -63,9 +58,11 @@ class DecisionLog:
         self._uniforms = random.Random(run_id)
         try:
             settings.directory.mkdir(parents=True, exist_ok=True)
-            self._drop_oldest(settings)
+            files = sorted(settings.directory.glob("decisions-*.jsonl*"), key=lambda path: path.stat().st_mtime)
+            for path in files[: max(0, len(files) + 1 - settings.files)]:
+                path.unlink(missing_ok=True)
             self._file: _File | None = _File(
-                file_of(settings.directory, run_id),
+                _file_of(settings.directory, run_id),
                 maxBytes=int(settings.max_mib * _MIB),
                 backupCount=1,
                 encoding="utf-8",
@@ -103,10 +100,7 @@ class DecisionLog:
         fault: Fault | None,
         shadow: Record | None = None,
     ) -> Record:
-        """Return all that a decision rested on, as JSON values; times are in seconds from the decision.
-
-        ``shadow`` is what the shadow policy would have done; it is in the record only where there is one.
-        """
+        """Return all that a decision rested on, as JSON values; times are in seconds from the decision."""
         queue = _record(situation.queue)
         for name in ("head", "tail"):
             queue[f"{name}_slack_s"] = queue.pop(f"{name}_deadline_s") - situation.now_s
@@ -137,14 +131,7 @@ class DecisionLog:
             self._file.close()
             self._file = None
 
-    @staticmethod
-    def _drop_oldest(settings: DecisionLogSettings) -> None:
-        files = sorted(settings.directory.glob(_PATTERN), key=lambda path: path.stat().st_mtime)
-        for path in files[: max(0, len(files) + 1 - settings.files)]:
-            path.unlink(missing_ok=True)
 
-
-_PATTERN = "decisions-*.jsonl*"
 _JSON_NAMES = {
     "per_item_s": "item_s",
     "fixed_s": "group_s",
@@ -166,8 +153,7 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-def file_of(directory: Path, run_id: str) -> Path:
-    """Return the file that a router writes to."""
+def _file_of(directory: Path, run_id: str) -> Path:
     return directory / f"decisions-{run_id}.jsonl"
 
 
@@ -198,7 +184,7 @@ def find_decision(directory: Path, decision_id: str) -> Record:
     run_id = decision_id.rpartition("-")[0]
     if not run_id or not run_id.isalnum():
         raise ConfigError(f"{decision_id!r} is no decision's id; answers tell it, such as a93a3a-17")
-    path = file_of(directory, run_id)
+    path = _file_of(directory, run_id)
     for line in _lines(path.with_name(f"{path.name}.1"), path):
         if f'"id":"{decision_id}"' in line:
             try:

@@ -12,25 +12,21 @@ import itertools
 import math
 import random
 import secrets
-from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
 from orchestrator.policies import Binding, CandidateSet, Outcome, Situation
-from orchestrator.router.dispatch.attempts import Attempts
-from orchestrator.router.dispatch.batch import Batch
-from orchestrator.router.dispatch.deciders import Decided, Deciders, make_deciders
-from orchestrator.router.dispatch.decision_log import DecisionLog, Record
+from orchestrator.router.dispatch.batch import Batch, part_of
+from orchestrator.router.dispatch.deciders import Decided, make_deciders
+from orchestrator.router.dispatch.decision_log import DecisionLog
 from orchestrator.router.dispatch.kept_tables import KeptTables
 from orchestrator.router.dispatch.sender import Sender
-from orchestrator.router.dispatch.splitting import part_of
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.overload import Shed, estimate, take_late
+from orchestrator.router.queue.overload import Shed, Shedder, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
-from orchestrator.router.queue.shedding import Shedder
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
 from orchestrator.snapshot import BatchInFlight, ModelName, Width
@@ -42,18 +38,19 @@ class Dispatcher:
     """Serves the request queues: each head is bound, sent, held or given up.
 
     Attributes:
-        deciders: The policies that decide now.
+        settings: The settings of the router now.
+        deciders: The policies that they name.
+        sender: What is under way.
     """
 
     def __init__(
         self, settings: RouterSettings, queues: RequestQueues, fleet: Fleet, shedder: Shedder, observer: RouterObserver
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._queues = queues
         self._fleet = fleet
         self._shedder = shedder
-        self._observer = observer
-        self.deciders = self.make_deciders(settings)
+        self.deciders = make_deciders(settings, observer)
         self._tables = KeptTables()
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
@@ -61,8 +58,7 @@ class Dispatcher:
         self._run_id = secrets.token_hex(3)  # tells the decisions of one router's life from another's
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
-        self._attempts = Attempts(fleet, queues, observer, self.wake)
-        self._sender = Sender(self._attempts, observer, self.wake, self._learn, self._log)
+        self.sender = Sender(fleet, queues, observer, self.wake, self._learn, self._log)
         self._changes = 0  # of anything but what waits
         self._is_scheduled = False
         self._is_closing = False
@@ -70,28 +66,6 @@ class Dispatcher:
         # due at once does not know it.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf
-
-    @property
-    def under_way(self) -> int:
-        """The number of batches that were sent and have not ended, those that were given up included."""
-        return self._sender.under_way
-
-    @property
-    def given_up(self) -> int:
-        """The number of batches under way that nobody waits for any more."""
-        return len(self._attempts.given_up)
-
-    def make_deciders(self, settings: RouterSettings) -> Deciders:
-        """Return who decides by such settings.
-
-        Raises:
-            ConfigError: when there is no such policy, or its file can't be used.
-        """
-        return make_deciders(settings, self._observer)
-
-    def reconfigure(self, settings: RouterSettings, deciders: Deciders) -> None:
-        """Decide by other settings and the policies that they name from now on."""
-        self._settings, self.deciders = settings, deciders
 
     def wake(self) -> None:
         """Look at all queues in the next turn of the event loop, if anything waits in them, because of some change."""
@@ -110,7 +84,7 @@ class Dispatcher:
         if self._alarm is not None:
             self._alarm.cancel()
         try:
-            await self._sender.close(until_s=until_s)
+            await self.sender.close(until_s=until_s)
         finally:
             if self._log is not None:
                 self._log.close()
@@ -119,18 +93,14 @@ class Dispatcher:
 
     def _pass(self) -> None:
         self._is_scheduled = False
-        self._sender.settle()
-        self._rebind_lost()
-        # A generator: after each thing done the most urgent head is looked for again.
-        while any(self._serve(queue, head) for queue, head in self._queues.heads()):
-            pass
-
-    def _rebind_lost(self) -> None:
-        """Take requests back from servers that are gone or no longer serve the width."""
+        self.sender.settle()
         for key in self._queues.bound_keys():
             if self._fleet.has_lost(key):
                 for request in self._queues.take_all(key):
-                    self._queues.push(key.unbound(), request)
+                    self._queues.push(replace(key, bound_to=None), request)
+        # A generator: after each thing done the most urgent head is looked for again.
+        while any(self._serve(queue, head) for queue, head in self._queues.heads()):
+            pass
 
     def _serve(self, queue: RequestQueue, head: PendingRequest) -> bool:
         """Bind, send or shed the head of a queue if possible; return whether anything was done."""
@@ -143,7 +113,7 @@ class Dispatcher:
         candidate_set = self._candidate_set(queue, head)
         if candidate_set:
             self._queues.note_estimate(queue, estimate(candidate_set))
-            late = self._take_late(queue, candidate_set) if head.has_own_deadline and not head.under_way else ()
+            late = take_late(queue, head, candidate_set, lambda name: not servers[name].in_flight)
             for request in late:
                 self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
             if late:
@@ -160,7 +130,7 @@ class Dispatcher:
             asyncio.get_running_loop().time(),
             next(self._turns),
             (self._random.random(), self._random.random()),
-            self._settings.slack_margin,
+            self.settings.slack_margin,
             tables.memory,
         )
         candidate_set = CandidateSet(tables, situation, key.avoid)
@@ -168,22 +138,6 @@ class Dispatcher:
         if candidate_set and suspects:
             candidate_set.exclude(key.avoid | suspects)
         return candidate_set
-
-    def _take_late(self, queue: RequestQueue, candidate_set: CandidateSet) -> Sequence[PendingRequest]:
-        """Remove and return the heads of a queue that are to be shed as late."""
-        situation = candidate_set.situation
-        margin, tail_slack_s = situation.slack_margin, situation.queue.tail_deadline_s - situation.now_s
-        if candidate_set.drain_s * margin <= tail_slack_s and situation.is_in_time(candidate_set.soonest_s):
-            return ()  # take_late would say so too, after looking at all candidates
-        return take_late(
-            queue,
-            candidate_set.reachable,
-            situation.queue,
-            drain_s=candidate_set.drain_s,
-            idle={server.name for server in self._fleet.servers.values() if not server.in_flight},
-            now_s=situation.now_s,
-            slack_margin=margin,
-        )
 
     def _bound_items(self, server: ServerConnection) -> tuple[tuple[ModelName, int], ...]:
         if not self._queues.has_bound:
@@ -250,14 +204,9 @@ class Dispatcher:
     def _send(
         self, server: ServerConnection, queue: RequestQueue, width: Width, items: int, decided: Decided | None = None
     ) -> bool:
-        """Send a batch from the head of a queue on, if the server has room; return whether it was sent.
+        """Send at most ``items`` from the head of a queue on, if the server has room; return whether they were sent.
 
-        Args:
-            server: The server that it goes to.
-            queue: The queue, which is not empty.
-            width: The width to run at.
-            items: The items in it, at the most.
-            decided: What was decided; None: when they were bound, which each request knows itself.
+        ``decided`` is None for what was bound, of which each request knows itself what was decided.
         """
         model = server.model(queue.key.family, width)
         if model is None or (free := server.free_batches(model)) == 0:
@@ -269,13 +218,11 @@ class Dispatcher:
         requests = queue.take(items)
         sent = BatchInFlight(model.name, sum([r.items for r in requests]), asyncio.get_running_loop().time())
         energy = self._fleet.energy.line(server.name, model.name)
-        record: Record | None = None
         if decided is not None:
-            record = decided.record
             for request in requests:
                 request.policy = decided.policy
-        record = record or requests[0].record
-        self._sender.send(Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record))
+        record = (decided and decided.record) or requests[0].record
+        self.sender.send(Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record))
         return True
 
     def _learn(self, batch: Batch, now_s: float) -> None:

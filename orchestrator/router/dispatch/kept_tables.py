@@ -7,6 +7,7 @@ comparing, and nobody who changes something has to think of the tables.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,30 +33,17 @@ class KeptTables:
     """The ``FleetTables`` of each family."""
 
     def __init__(self) -> None:
-        self._by_family: dict[Family, _Kept] = {}
+        self._by_family: defaultdict[Family, _Kept] = defaultdict(_Kept)
 
     def of(self, family: Family) -> FleetTables:
         """Return the tables of a family as they were at the last decision."""
-        return self._kept(family).tables
-
-    def _kept(self, family: Family) -> _Kept:
-        kept = self._by_family.get(family)
-        if kept is None:
-            kept = self._by_family[family] = _Kept()
-        return kept
+        return self._by_family[family].tables
 
     def update(
         self, family: Family, states: Sequence[ServerState], latency: LatencyTable, energy: EnergyTable
     ) -> FleetTables:
-        """Return the tables of a family as they are right now.
-
-        Args:
-            family: The family.
-            states: The states of all servers.
-            latency: The expected times.
-            energy: The expected joules.
-        """
-        kept = self._kept(family)
+        """Return the tables of a family as they are right now, by the states of all servers."""
+        kept = self._by_family[family]
         has_learned, is_new_energy = latency is not kept.latency, energy is not kept.energy
         for state in states:
             name, known = state.name, kept.states.get(state.name)

@@ -60,42 +60,39 @@ class Verdict(StrEnum):
     NO_BUDGET = "the retry budget is used up"
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptState:
-    """What is known of a request when it might be sent again.
-
-    Attributes:
-        cause: Why it might be.
-        repeatable: Whether a failed attempt may be repeated; not looked at for other causes.
-        attempts: The attempts that were made.
-        others: The attempts under way, or queued, beside the one in question.
-        slack_s: The time until its deadline; None when its caller gave none.
-        elsewhere_s: The expected time until another server would have answered it; None when there is no other.
-    """
-
-    cause: Cause
-    repeatable: bool
-    attempts: int
-    others: int
-    slack_s: float | None
-    elsewhere_s: float | None
-
-
-def judge_retry(state: AttemptState, *, max_attempts: int) -> Verdict:
+def judge_retry(
+    cause: Cause,
+    *,
+    repeatable: bool,
+    attempts: int,
+    max_attempts: int,
+    others: int,
+    slack_s: float | None,
+    elsewhere_s: float | None,
+) -> Verdict:
     """Return whether a request is to be sent again, the budget apart.
 
     A failed one may wait for the server it failed on, which may be the only one there is. A copy beside an attempt that
     is under way goes to another server, or nowhere.
+
+    Args:
+        cause: Why it might be sent again.
+        repeatable: Whether a failed attempt may be repeated; not looked at for other causes.
+        attempts: The attempts that were made.
+        max_attempts: The most that there may be.
+        others: The attempts under way, or queued, beside the one in question.
+        slack_s: The time until its deadline; None when its caller gave none.
+        elsewhere_s: The expected time until another server would have answered it; None when there is no other.
     """
-    if state.others > 0:
+    if others > 0:
         return Verdict.ELSEWHERE_ALREADY
-    if state.cause is Cause.FAILED and not state.repeatable:
+    if cause is Cause.FAILED and not repeatable:
         return Verdict.NOT_REPEATABLE
-    if state.attempts >= max_attempts:
+    if attempts >= max_attempts:
         return Verdict.NO_ATTEMPTS_LEFT
-    if state.cause is not Cause.FAILED and state.elsewhere_s is None:
+    if cause is not Cause.FAILED and elsewhere_s is None:
         return Verdict.NOWHERE_ELSE
-    if state.slack_s is not None and state.slack_s <= (state.elsewhere_s or 0.0):
+    if slack_s is not None and slack_s <= (elsewhere_s or 0.0):
         return Verdict.TOO_LATE
     return Verdict.SEND_AGAIN
 

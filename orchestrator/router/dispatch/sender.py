@@ -1,10 +1,18 @@
-"""Batches on their way: sent, watched, and their requests answered.
+"""Batches on their way: sent, watched, given up for their callers' sake when they take too long, and answered.
 
 No batch has a task of its own: a client that can answer without one returns a future, and what is to be done with its
 answer is the future's callback. Callers come first; what the answer teaches (how long the server took, what policies
 want to know, the decision log) is noted right after, while the answers travel, but always before anything is decided
-again. Batches under way are never cancelled while a server runs them (see orchestrator.triton.client); closing waits
-for them, not for ever.
+again.
+
+A call to Triton is never cancelled (see orchestrator.triton.client), so a batch ends only when its answer or its
+failure comes, or when ``group_timeout_s`` has passed and nothing more is hoped for. Before that two things may happen,
+each by a timer: after a quantile of what is expected its requests are *hedged*, where that is on, and far beyond what
+is expected they are *overdue*. Both put the request into the queue again while its first attempt goes on. The first
+answer is given to the caller; any later one is dropped, and only shows that the server is alive.
+
+A server that has an overdue batch and has answered nothing since it was sent is *suspect*: nothing more goes there, as
+long as there is another, until it answers something. So a server that hangs costs nobody more than the overdue time.
 """
 
 from __future__ import annotations
@@ -15,64 +23,88 @@ from collections.abc import Callable
 from functools import partial
 
 from orchestrator.errors import ServerUnavailableError, SlimError, TransientError, WrongAnswerError
-from orchestrator.router.dispatch.attempts import Attempt, Attempts
 from orchestrator.router.dispatch.batch import Batch
 from orchestrator.router.dispatch.decision_log import DecisionLog, outcome_of
+from orchestrator.router.dispatch.retry import Cause, RetryBudget, Verdict, is_repeatable, judge_retry, overdue_after_s
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import Array
+from orchestrator.router.queue.deadline_timers import Deadlines
+from orchestrator.router.queue.request import Array, BatchKey, PendingRequest
+from orchestrator.router.queue.request_queue import RequestQueues
+from orchestrator.router.servers.connection import StalledServerError
+from orchestrator.router.servers.ejection import latency_quantile
+from orchestrator.router.servers.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
+_HEDGE_MARGIN = 1.1  # over the quantile, so that what is only just over it is let through
+
 
 class Sender:
-    """Sends batches and gives their answers to callers.
+    """Sends batches, gives their answers to callers, and sends again what ``retry`` allows.
 
-    ``wake`` is called when something may be sent that could not be sent before, ``learn`` with each batch that was
-    answered while it was awaited, and when. Outcomes are written to ``decisions``, where there is such a log.
+    ``wake`` is called when something was queued or may be sent that could not be sent before, ``learn`` with each batch
+    that was answered while it was awaited, and when. Outcomes are written to ``decisions``, where there is such a log.
     """
 
     def __init__(
         self,
-        attempts: Attempts,
+        fleet: Fleet,
+        queues: RequestQueues,
         observer: RouterObserver,
         wake: Callable[[], None],
         learn: Callable[[Batch, float], None],
         decisions: DecisionLog | None,
     ) -> None:
-        self._attempts = attempts
+        self._fleet = fleet
+        self._queues = queues
         self._observer = observer
         self._wake = wake
         self._learn = learn
         self._decisions = decisions
+        self._budget = RetryBudget(float(fleet.settings.retries.minimum), 0.0)
+        self._deadlines: Deadlines[Batch] = Deadlines(self._on_due)
         self._running: set[asyncio.Future[Array]] = set()
-        self._ended: list[tuple[Attempt, float, str | None]] = []
+        self._given_up: set[asyncio.Future[Array]] = set()
+        self._ended: list[tuple[Batch, float, str | None]] = []
+        self._is_closing = False
 
     @property
     def under_way(self) -> int:
         """The number of batches that were sent and have not ended, those that were given up included."""
         return len(self._running)
 
+    @property
+    def given_up(self) -> int:
+        """The number of batches under way that nobody waits for any more."""
+        return len(self._given_up)
+
     def send(self, batch: Batch) -> None:
         """Send a batch, which its server has room for."""
         server = batch.server
         server.in_flight.append(batch.sent)
+        server.calls += 1
+        for request in batch.requests:
+            request.attempts += 1
+            request.under_way += 1
         self._observer.on_sent(server.name, batch.model.width, batch.sent.items)
         try:
-            answer: asyncio.Future[Array] = asyncio.ensure_future(server.client.infer_batch(batch.model, batch.input()))
+            batch.output = asyncio.ensure_future(server.client.infer_batch(batch.model, batch.input()))
         except Exception as exc:
-            answer = asyncio.get_running_loop().create_future()
-            answer.set_exception(exc)
-        attempt = self._attempts.begin(batch, answer)
-        self._running.add(answer)
-        answer.add_done_callback(partial(self._end, attempt))
+            batch.output = asyncio.get_running_loop().create_future()
+            batch.output.set_exception(exc)
+        batch.stages = self._stages(batch)
+        self._deadlines.begin()
+        self._deadlines.watch(batch, batch.stages[-1][0])
+        self._running.add(batch.output)
+        batch.output.add_done_callback(partial(self._end, batch))
 
     def settle(self) -> None:
         """Note what the batches teach whose callers have their answers."""
         ended = self._ended
         while ended:
-            attempt, now_s, error = ended.pop(0)
-            batch, server = attempt.batch, attempt.batch.server
-            if not attempt.is_given_up:
+            batch, now_s, error = ended.pop(0)
+            server = batch.server
+            if not batch.is_given_up:
                 try:
                     if error is None:
                         self._learn(batch, now_s)
@@ -85,45 +117,94 @@ class Sender:
             self._wake()
 
     async def close(self, *, until_s: float) -> None:
-        """Send nothing again, wait for what is under way, no longer than until then, and end the rest."""
-        self._attempts.is_closing = True
+        """Send nothing again, wait for what somebody waits for, no longer than until then, and end the rest."""
+        self._is_closing = True
+        loop = asyncio.get_running_loop()
         try:
-            await self._drain(until_s)
+            while (awaited := self._running - self._given_up) and loop.time() < until_s:
+                await asyncio.wait(awaited, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED)
         finally:
             remaining = list(self._running)
-            for answer in remaining:
-                answer.cancel()
+            for output in remaining:
+                output.cancel()
             await asyncio.gather(*remaining, return_exceptions=True)
             await asyncio.sleep(0)  # for callbacks that are still to run
             self.settle()
-            self._attempts.close()
+            self._deadlines.close()
 
-    async def _drain(self, until_s: float) -> None:
-        """Wait for batches that were not given up."""
-        loop = asyncio.get_running_loop()
-        while (awaited := self._running - self._attempts.given_up) and loop.time() < until_s:
-            await asyncio.wait(awaited, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+    # --- it takes too long ---
 
-    def _end(self, attempt: Attempt, answer: asyncio.Future[Array]) -> None:
+    def _stages(self, batch: Batch) -> list[tuple[float, Callable[[Batch], None]]]:
+        """Return what happens to a batch that is not answered, and when; the first of it last."""
+        settings = self._fleet.settings
+        stages: list[tuple[float, Callable[[Batch], None]]] = [(settings.group_timeout_s, self._on_stalled)]
+        expected_s = self._fleet.work_s(batch.server)
+        overdue_s = overdue_after_s(expected_s, settings.retries)
+        if overdue_s is not None and overdue_s < settings.group_timeout_s:
+            stages.append((overdue_s, self._on_overdue))
+        if settings.hedge is not None and expected_s > 0:
+            states = (server.health.ejection for server in self._fleet.servers.values())
+            factor = latency_quantile(states, settings.hedge.quantile)
+            hedge_s = max(settings.hedge.floor_ms / 1e3, _HEDGE_MARGIN * expected_s * (factor or 1.0))
+            if hedge_s < stages[-1][0]:
+                stages.append((hedge_s, partial(self._copy, cause=Cause.HEDGE)))
+        sent_s = batch.sent.sent_s
+        return [(sent_s + after_s, act) for after_s, act in stages]
+
+    def _on_due(self, batch: Batch) -> None:
+        _, act = batch.stages.pop()
+        if batch.stages:
+            self._deadlines.watch(batch, batch.stages[-1][0])
+        act(batch)
+
+    def _on_overdue(self, batch: Batch) -> None:
+        server = batch.server
+        if server.last_answer_s is None or server.last_answer_s <= batch.sent.sent_s:
+            server.health.is_suspect = True
+        self._copy(batch, Cause.OVERDUE)
+
+    def _on_stalled(self, batch: Batch) -> None:
+        batch.is_given_up = True
+        self._given_up.add(batch.output)
+        batch.output.add_done_callback(self._given_up.discard)
+        self._release(batch)
+        batch.server.in_flight.remove(batch.sent)
+        limit = f"group_timeout_s = {self._fleet.settings.group_timeout_s}"
+        self._retry(batch, StalledServerError(f"{batch.server.name} left a batch unanswered, {limit}"))
+        self._wake()
+
+    # --- it has ended ---
+
+    def _end(self, batch: Batch, output: asyncio.Future[Array]) -> None:
         """Answer the requests of a batch that has ended, one way or another."""
-        self._running.discard(answer)
-        now_s = asyncio.get_running_loop().time()
-        is_awaited = self._attempts.end(attempt)
+        self._running.discard(output)
+        loop, server = asyncio.get_running_loop(), batch.server
+        now_s = loop.time()
+        server.calls -= 1
+        server.health.is_suspect = False
+        self._deadlines.end()
+        if batch.is_given_up:
+            server.check_soon.set()  # it may have come back
+        else:
+            self._release(batch)
         error = None
         try:
-            self._take(attempt.batch, answer, now_s, is_awaited=is_awaited)
+            self._answer(batch, output.result(), now_s)
         except (Exception, asyncio.CancelledError) as exc:
-            error = self._fail(attempt.batch, exc, is_awaited=is_awaited)
+            error = self._fail(batch, exc)
         if not self._ended:
-            asyncio.get_running_loop().call_soon(self.settle)
-        self._ended.append((attempt, now_s, error))
+            loop.call_soon(self.settle)
+        self._ended.append((batch, now_s, error))
 
-    def _take(self, batch: Batch, answer: asyncio.Future[Array], now_s: float, *, is_awaited: bool) -> None:
-        """Answer the requests of a batch; raises what it failed of."""
-        output = answer.result()
+    def _release(self, batch: Batch) -> None:
+        for request in batch.requests:
+            request.under_way -= 1
+
+    def _answer(self, batch: Batch, output: Array, now_s: float) -> None:
+        """Answer the requests of a batch; raises when the answer is not about them."""
         if len(output) != batch.sent.items:
             raise WrongAnswerError(f"{batch.server.name} answered {len(output)} items of {batch.sent.items}")
-        if not is_awaited:
+        if batch.is_given_up:
             return
         start = 0
         for request in batch.requests:
@@ -131,14 +212,14 @@ class Sender:
             start += request.items
             if not request.is_over:
                 request.answer(batch.answer(request, part, now_s=now_s))
-        self._attempts.note_answered(len(batch.requests))
+        self._budget = self._budget.answered(len(batch.requests), self._fleet.settings.retries)
 
-    def _fail(self, batch: Batch, exc: BaseException, *, is_awaited: bool) -> str:
+    def _fail(self, batch: Batch, exc: BaseException) -> str:
         """Send the requests of a batch that failed again, or fail them; return why in words."""
         name = batch.server.name
         if isinstance(exc, SlimError):
-            if is_awaited:
-                self._attempts.fail(batch, exc)
+            if not batch.is_given_up:
+                self._retry(batch, exc)
             return str(exc)
         failure: SlimError
         if isinstance(exc, asyncio.CancelledError):
@@ -150,3 +231,53 @@ class Sender:
         for request in batch.requests:
             request.fail(failure)
         return error
+
+    # --- once more ---
+
+    def _retry(self, batch: Batch, error: SlimError) -> None:
+        """Send the requests of a batch that failed again, or fail them, and note what it says of the server."""
+        self._fleet.note_failure(batch.server, batch.model, batch.sent.sent_s, error)
+        key = batch.key.elsewhere(batch.server.name)
+        for request in batch.requests:
+            if request.is_over:
+                continue
+            verdict = self._judge(request, key, Cause.FAILED, repeatable=is_repeatable(error))
+            if verdict is Verdict.SEND_AGAIN:
+                self._observer.on_retry(batch.server.name)
+                self._queues.push(key, request)
+            elif verdict is not Verdict.ELSEWHERE_ALREADY:
+                log.debug("a request is not sent again, %s: %s", verdict, error)
+                request.fail(error)
+
+    def _copy(self, batch: Batch, cause: Cause) -> None:
+        """Queue the requests of a batch that is under way for another server, where that helps."""
+        if self._is_closing:
+            return
+        key = batch.key.elsewhere(batch.server.name)
+        note = self._observer.on_hedge if cause is Cause.HEDGE else self._observer.on_retry
+        for request in batch.requests:
+            if not request.is_over and self._judge(request, key, cause, repeatable=True) is Verdict.SEND_AGAIN:
+                note(batch.server.name)
+                self._queues.push(key, request)
+        self._wake()
+
+    def _judge(self, request: PendingRequest, key: BatchKey, cause: Cause, *, repeatable: bool) -> Verdict:
+        """Return whether a request is sent again; the budget is spent when it is."""
+        now_s, settings = asyncio.get_running_loop().time(), self._fleet.settings
+        ended = 1 if cause is not Cause.FAILED else 0  # the attempt in question is still counted as under way
+        verdict = judge_retry(
+            cause,
+            repeatable=repeatable and not self._is_closing,
+            attempts=request.attempts,
+            max_attempts=settings.max_attempts,
+            others=request.under_way - ended + (1 if request.is_queued else 0),
+            slack_s=request.deadline_s - now_s if request.has_own_deadline else None,
+            elsewhere_s=self._fleet.elsewhere_s(key, request.items),
+        )
+        if verdict is not Verdict.SEND_AGAIN:
+            return verdict
+        spent = self._budget.refilled(settings.retries, now_s=now_s).spent()
+        if spent is None:
+            return Verdict.NO_BUDGET
+        self._budget = spent
+        return verdict

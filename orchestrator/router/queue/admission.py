@@ -34,10 +34,7 @@ class Admissions:
     def find(self, array: Array, options: RequestOptions, served: Sequence[tuple[ServedModel, ...]]) -> Admitted | None:
         """Return what ``admit`` returned for a request like this one; None when that is not known.
 
-        Args:
-            array: The request's array.
-            options: The request's options.
-            served: The models that each server serves now.
+        ``served`` are the models that each server serves now.
         """
         if served != self._served:
             self._known.clear()
@@ -66,13 +63,7 @@ def _similarity(array: Array, options: RequestOptions) -> object:
 def admit(
     array: Array, options: RequestOptions, offered: Sequence[tuple[ServerName, ServedModel]], energy: EnergyTable
 ) -> Admitted:
-    """Return how a request is admitted.
-
-    Args:
-        array: One item or a batch, as for ``Router.infer``.
-        options: The request's options.
-        offered: Every width of the family on every server, at least one.
-        energy: What batches cost in joules.
+    """Return how a request is admitted; ``offered`` is every width of the family on every server, at least one.
 
     Raises:
         ConfigError: Nothing that is offered meets the options, or takes the array.

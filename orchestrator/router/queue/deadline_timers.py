@@ -21,7 +21,7 @@ class Watched(Protocol):
     """What may come to its time: a request, or a batch.
 
     Attributes:
-        due_s: when it is looked at next, seconds on the event loop's clock; infinite while nobody watches it.
+        due_s: When it is looked at next, seconds on the event loop's clock; infinite while nobody watches it.
     """
 
     due_s: float
@@ -36,11 +36,7 @@ T = TypeVar("T", bound=Watched)
 
 
 class Deadlines(Generic[T]):
-    """Calls back when the time of a request, or a batch, has come that is not answered yet.
-
-    Args:
-        on_due: called with each such request; it may watch it again.
-    """
+    """Calls ``on_due`` with a request, or a batch, whose time has come unanswered; that may watch it again."""
 
     def __init__(self, on_due: Callable[[T], None]) -> None:
         self._on_due = on_due
@@ -53,7 +49,7 @@ class Deadlines(Generic[T]):
 
     @property
     def entries(self) -> int:
-        """Entries of the heap, those of what is answered among them."""
+        """The number of entries of the heap, those of what is answered among them."""
         return len(self._heap)
 
     def watch(self, request: T, due_s: float) -> None:

@@ -29,8 +29,8 @@ and a request that comes is refused when the queue is *full* of what is more imp
 All are told when to come again: after the time in which what waits is expected to be answered.
 
 A request that was sent is not shed. When its own deadline passes all the same, because a server took longer than it
-ever did, its caller is told so then (DeadlineError, see ``shedding``) and waits no longer; what comes afterwards only
-teaches the profile.
+ever did, its caller is told so then (DeadlineError) and waits no longer; what comes afterwards only teaches the
+profile.
 
 The rules are functions of numbers in ``orchestrator.policies.queue_rules``, and the simulator follows them too; here
 they are applied to a router's requests and candidates.
@@ -38,20 +38,34 @@ they are applied to a router's requests and candidates.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from orchestrator.decision import Candidate
+from orchestrator.config import RouterSettings
+from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.policies import CandidateSet
-from orchestrator.policies.queue_rules import QueueEstimate, head_batch, head_margin, longest_service_s
+from orchestrator.policies.queue_rules import (
+    QueueEstimate,
+    expires_s,
+    head_batch,
+    head_margin,
+    longest_service_s,
+    order_key,
+)
 from orchestrator.policies.queue_rules import comes_too_late as _comes_too_late
+from orchestrator.router.observer import RouterObserver
+from orchestrator.router.queue.deadline_timers import Deadlines
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
-from orchestrator.snapshot import QueueState, ServerName
+from orchestrator.snapshot import ServerName
 
 _SOONEST_S, _LATEST_S = 0.05, 30.0
 _UNKNOWN_S = 1.0
+_MIB = 2**20
+_SAME_TIME_S = 1e-6  # timers may fire this much early
+_LOOK_AGAIN_S = 0.05
 
 
 class Shed(StrEnum):
@@ -76,29 +90,22 @@ def estimate(candidate_set: CandidateSet) -> QueueEstimate:
 
 
 def take_late(
-    queue: RequestQueue,
-    candidates: Sequence[Candidate],
-    state: QueueState,
-    *,
-    drain_s: float,
-    idle: Collection[ServerName],
-    now_s: float,
-    slack_margin: float,
-) -> list[PendingRequest]:
-    """Remove and return the heads of a queue that are to be shed as late.
+    queue: RequestQueue, first: PendingRequest, candidate_set: CandidateSet, is_idle: Callable[[ServerName], bool]
+) -> Sequence[PendingRequest]:
+    """Remove and return the heads of a queue, ``first`` and those behind it, that are to be shed as late.
 
-    Args:
-        queue: not empty.
-        candidates: for its head, those on suspect servers among them; see ``estimate``.
-        state: of the queue.
-        drain_s: expected time until all of it is answered, at the quickest width.
-        idle: servers that have nothing to do.
-        now_s: on the router's clock.
-        slack_margin: what expected times are multiplied by.
+    ``is_idle`` returns whether a server has nothing to do. Suspect ones count too, see ``estimate``.
     """
-    if any(c.server in idle for c in candidates):
-        return []
-    is_overloaded, margin = head_margin(drain_s, state.tail_deadline_s - now_s, slack_margin)
+    if not first.has_own_deadline or first.under_way:
+        return ()
+    situation = candidate_set.situation
+    state, now_s, slack_margin = situation.queue, situation.now_s, situation.slack_margin
+    is_overloaded, margin = head_margin(candidate_set.drain_s, state.tail_deadline_s - now_s, slack_margin)
+    if not is_overloaded and situation.is_in_time(candidate_set.soonest_s):
+        return ()  # as is seen without a look at all candidates
+    candidates = candidate_set.reachable
+    if any(is_idle(c.server) for c in candidates):
+        return ()
 
     def needs_s(request: PendingRequest) -> float:
         longest_s = longest_service_s(request.deadline_s - request.arrived_s, slack_margin)
@@ -133,3 +140,127 @@ def retry_after_s(queues: RequestQueues) -> float:
     """Return when what waits is expected to be answered; a second when nothing is known of that."""
     drain_s = queues.drain_s()
     return _UNKNOWN_S if drain_s is None else min(max(drain_s, _SOONEST_S), _LATEST_S)
+
+
+class Shedder:
+    """Keeps the queue bounded, and tells those whose time has come: who is let in, and who has to leave unserved.
+
+    ``describe`` returns in a line how each server is, and whether any of them answers.
+
+    Attributes:
+        settings: The settings of the router now; what waits keeps the time by which it is told.
+    """
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        queues: RequestQueues,
+        observer: RouterObserver,
+        describe: Callable[[], tuple[str, bool]],
+    ) -> None:
+        self.settings = settings
+        self._queues = queues
+        self._describe = describe
+        self._observer = observer
+        self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
+        queues.on_queued = self._watch
+
+    @property
+    def watched(self) -> int:
+        """The number of requests that are watched, and of those answered that have not been forgotten yet."""
+        return self._deadlines.entries
+
+    def begin(self, request: PendingRequest) -> None:
+        """Let a request in, in place of less important ones if need be.
+
+        Raises:
+            ConfigError: when the queue can never hold it.
+            CapacityError: when there is no room for it.
+        """
+        limit_mib = self.settings.overload.queue_limit_mib
+        size_bytes = request.batch.nbytes
+        if size_bytes > limit_mib * _MIB:
+            raise ConfigError(f"{size_bytes} bytes exceed overload.queue_limit_mib = {limit_mib:g}; send fewer items")
+        displaced = self._queues.make_room(
+            items=request.items,
+            size_bytes=size_bytes,
+            before=order_key(request.priority, request.deadline_s),
+            limit_items=self.settings.queue_limit,
+            limit_bytes=limit_mib * _MIB,
+        )
+        if displaced is None:
+            backlog = self._queues.backlog
+            self._observer.on_shed(Shed.FULL, request.items)
+            raise CapacityError(
+                f"the queue is full: {backlog.items} items wait (queue_limit = {self.settings.queue_limit}), "
+                f"{backlog.size_bytes / _MIB:.1f} MiB (overload.queue_limit_mib = {limit_mib:g}); retry later",
+                retry_after_s=retry_after_s(self._queues),
+            )
+        for other in displaced:
+            self.shed(other, Shed.DISPLACED, "the queue is full and something more urgent came")
+        self._deadlines.begin()
+
+    def end(self, request: PendingRequest) -> None:
+        """Forget a request that is answered, or whose caller gave up."""
+        request.withdraw()
+        # Whoever still has the request in a heap must not keep the outcome: an error holds the frames it went through,
+        # and they the client's whole message.
+        request.sink = None
+        self._deadlines.end()
+
+    def close(self) -> None:
+        """Watch nobody any more."""
+        self._deadlines.close()
+
+    def shed(self, request: PendingRequest, reason: Shed, text: str) -> None:
+        """Take a request out of the queue and tell its caller when to come again, unless it has been sent as well."""
+        error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
+        if request.give_up(error):
+            self._observer.on_shed(reason, request.items)
+
+    def _watch(self, queue: RequestQueue, request: PendingRequest) -> None:
+        """See to it that a request in the queue is told in time, or at once when its time can't come."""
+        if comes_too_late(queue, request):
+            self.shed(request, Shed.LATE, "what waits before it takes longer than its deadline leaves")
+            return
+        due_s = request.arrived_s + self.settings.request_timeout_s
+        if request.has_own_deadline:
+            margin = self.settings.slack_margin
+            due_s = min(due_s, expires_s(request.deadline_s, queue.estimate.fastest_s, margin))
+        if due_s < request.due_s:
+            self._deadlines.watch(request, due_s)
+
+    def _on_due(self, request: PendingRequest) -> None:
+        now_s = asyncio.get_running_loop().time()
+        # When it is told that there is no answer, wherever it is then.
+        end_s = request.deadline_s if request.has_own_deadline else request.arrived_s + self.settings.request_timeout_s
+        if request.has_own_deadline and request.is_queued and not request.under_way:
+            self._expire(request)
+        elif now_s >= end_s - _SAME_TIME_S:
+            request.withdraw()
+            request.fail(DeadlineError(self._tell_end(request)))
+        elif request.is_queued and request.under_way:  # it waits for a second attempt, and may be answered by the first
+            self._deadlines.watch(request, min(now_s + _LOOK_AGAIN_S, end_s))
+        else:
+            self._deadlines.watch(request, end_s)
+
+    def _tell_end(self, request: PendingRequest) -> str:
+        if request.has_own_deadline:
+            return f"no answer within its deadline of {_given_ms(request):g} ms; it was sent, and what comes is dropped"
+        timeout_s = self.settings.request_timeout_s
+        return f"no answer within request_timeout_s = {timeout_s}; servers: {self._describe()[0]}"
+
+    def _expire(self, request: PendingRequest) -> None:
+        """Give up a request that waits, because its own deadline can't be kept any more."""
+        servers, has_healthy = self._describe()
+        if has_healthy:
+            text = f"it waited in vain and its deadline of {_given_ms(request):g} ms can't be kept"
+            self.shed(request, Shed.EXPIRED, text)
+        else:
+            request.withdraw()
+            self._observer.on_shed(Shed.EXPIRED, request.items)
+            request.fail(ServerUnavailableError(f"no server answers ({servers}); retry later", executed=False))
+
+
+def _given_ms(request: PendingRequest) -> float:
+    return (request.deadline_s - request.arrived_s) * 1e3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -68,6 +69,48 @@ class ResponseSink(Protocol):
         ...
 
 
+class CallbackSink:
+    """A sink that calls back once, with the answer or with the error, and at once.
+
+    A future wakes whoever waits for it in the next turn of the event loop, and waiting takes a task. A gateway needs
+    neither: it turns an answer into bytes and writes them.
+
+    Args:
+        callback: What is called with either; it must not raise.
+
+    Attributes:
+        on_done: What is called, before ``callback``, once the outcome is there or the caller gave up; set by the
+            router.
+    """
+
+    __slots__ = ("_callback", "_is_done", "on_done")
+
+    def __init__(self, callback: Callable[[Answer | Exception], None]) -> None:
+        self._callback = callback
+        self._is_done = False
+        self.on_done: Callable[[], None] = lambda: None
+
+    def done(self) -> bool:
+        """Return whether it has been called back, or the caller has given up."""
+        return self._is_done
+
+    def set_result(self, answer: Answer) -> None:
+        """Call back with the answer; only before it is done."""
+        self.cancel()
+        self._callback(answer)
+
+    def set_exception(self, error: Exception) -> None:
+        """Call back with why there is no answer; only before it is done."""
+        self.cancel()
+        self._callback(error)
+
+    def cancel(self) -> None:
+        """Never call back, because the caller has given up."""
+        if not self._is_done:
+            self._is_done = True
+            self.on_done()
+
+
 class WaitingPlace(Protocol):
     """Where a request waits, as the request knows it: a request queue."""
 
@@ -81,14 +124,12 @@ class BatchKey:
     """What requests have in common that may go in one batch.
 
     Attributes:
-        family: they ask for.
-        item_shape: of one item.
-        widths: they all accept, ascending.
-        min_accuracy: they all ask for, 0..1.
-        max_per_item_j: they all may cost, in joules an item; None: any.
-        preference: of all of them; None: the policy's own.
-        bound_to: server and width that early binding chose; None before binding and always with late binding.
-        avoid: servers on which an attempt failed or is overdue; others are taken while there are any.
+        widths: The widths that all of them accept, ascending.
+        min_accuracy: The least accuracy that they ask for, 0..1.
+        max_per_item_j: What an item may cost in joules; None: anything.
+        preference: What they prefer; None: what the policy does.
+        bound_to: Server and width that early binding chose; None before binding and always with late binding.
+        avoid: Servers on which an attempt failed or is overdue; others are taken while there are any.
     """
 
     family: Family
@@ -100,10 +141,6 @@ class BatchKey:
     bound_to: tuple[ServerName, Width] | None = None
     avoid: frozenset[ServerName] = frozenset()
 
-    def unbound(self) -> BatchKey:
-        """Return the key of the queue in which such requests wait for a decision."""
-        return replace(self, bound_to=None)
-
     def elsewhere(self, server: ServerName) -> BatchKey:
         """Return the key of the queue in which requests wait for another server than ``server``."""
         return replace(self, bound_to=None, avoid=self.avoid | {server})
@@ -113,13 +150,12 @@ class BatchKey:
 class PendingRequest:
     """A request whose caller waits.
 
+    Times are seconds on the event loop's clock.
+
     Attributes:
         batch: The items; the first dimension counts them.
         is_single: Whether the caller gave one item without a batch dimension.
-        arrived_s: When it arrived, in seconds on the event loop's clock.
-        deadline_s: When its answer is due, on the same clock.
         sink: Takes the answer or the error; None once the caller needs neither.
-        items: The number of items that it brings.
         priority: The priority level; 1 is the highest.
         has_own_deadline: Whether its caller named the deadline; the router's own is no reason to give a request up.
         attempts: How often it was sent.
@@ -183,13 +219,6 @@ class PendingRequest:
         """Give its caller the error, unless it is over."""
         if self.sink is not None and not self.sink.done():
             self.sink.set_exception(error)
-
-    def forget_caller(self) -> None:
-        """Let go of the outcome; whoever still has the request in a heap must not keep that.
-
-        An error holds the frames it went through, and they the client's whole message.
-        """
-        self.sink = None
 
 
 def as_batch(array: Array, spec: TensorSpec) -> tuple[Array, bool]:

@@ -46,10 +46,7 @@ class Backlog:
 class RequestQueue:
     """Requests of one key, highest priority first, then earliest deadline first.
 
-    Args:
-        key: that they have in common.
-        backlog: that counts what waits in all queues.
-        estimate: what is known of the queue before a decision has told more.
+    ``backlog`` counts what waits in all queues; ``estimate`` is what is known before a decision has told more.
     """
 
     def __init__(self, key: BatchKey, backlog: Backlog | None = None, estimate: QueueEstimate = UNKNOWN) -> None:
@@ -62,12 +59,12 @@ class RequestQueue:
 
     @property
     def items(self) -> int:
-        """Items that wait."""
+        """The number of items that wait."""
         return self._own.items
 
     @property
     def entries(self) -> int:
-        """Entries of the heap, those of requests that have left the queue among them."""
+        """The number of entries of the heap, those of requests that have left the queue among them."""
         return len(self._heap)
 
     def push(self, request: PendingRequest) -> None:
@@ -138,7 +135,7 @@ class RequestQueue:
 
     def _tail_deadline_s(self) -> float:
         """Return when the tail is due, by a sample spread evenly over the heap."""
-        deadlines_s = sorted(entry[0][1] for entry in self._heap[:: sample_step(len(self._heap))])
+        deadlines_s = sorted([entry[0][1] for entry in self._heap[:: sample_step(len(self._heap))]])
         return deadlines_s[tail_index(len(deadlines_s))]
 
     def _uncount(self, request: PendingRequest) -> None:
@@ -147,21 +144,17 @@ class RequestQueue:
         request.queue = None
 
 
-def _ignore(queue: RequestQueue, request: PendingRequest) -> None:
-    pass
-
-
 class RequestQueues:
     """All queues of a router, by batch key.
 
     Attributes:
-        backlog: what waits in all of them.
-        on_queued: called with each request that was pushed, and its queue.
+        backlog: What waits in all of them.
+        on_queued: What is called with each request that was pushed, and its queue.
     """
 
     def __init__(self) -> None:
         self.backlog = Backlog()
-        self.on_queued: Callable[[RequestQueue, PendingRequest], None] = _ignore
+        self.on_queued: Callable[[RequestQueue, PendingRequest], None] = lambda queue, request: None
         self._queues: dict[BatchKey, RequestQueue] = {}
         # Queues come and go; few have other widths.
         self._estimates: dict[tuple[Family, tuple[Width, ...]], QueueEstimate] = {}
@@ -170,19 +163,9 @@ class RequestQueues:
         self._order = itertools.count()
 
     @property
-    def items(self) -> int:
-        """Items that wait, in all queues."""
-        return self.backlog.items
-
-    @property
     def entries(self) -> int:
-        """Entries of all heaps, those of requests that have left their queues among them."""
+        """The number of entries of all heaps, those of requests that have left their queues among them."""
         return sum(queue.entries for queue in self._queues.values())
-
-    @property
-    def keys(self) -> tuple[BatchKey, ...]:
-        """The keys of the queues in which anything waits."""
-        return tuple(key for key, queue in self._queues.items() if queue.items)
 
     def waiting(self) -> Iterator[PendingRequest]:
         """Yield the requests whose callers still wait, in no order."""
@@ -222,12 +205,8 @@ class RequestQueues:
     ) -> list[PendingRequest] | None:
         """Return the waiting requests that must go for another one to fit; None when there are not enough.
 
-        Args:
-            items: of the other one.
-            size_bytes: of the other one.
-            before: its ``order_key``; only what comes after it may have to go, the last first.
-            limit_items: what may wait together.
-            limit_bytes: likewise.
+        Only what comes after ``before``, the other one's ``order_key``, may have to go, the last first. The limits are
+        those of what may wait together.
         """
         items += self.backlog.items
         size_bytes += self.backlog.size_bytes

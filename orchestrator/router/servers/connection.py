@@ -74,8 +74,9 @@ class _ModelIndex:
         allowed: The models that may be sent.
         by_name: All models that are served.
         instances: The instances of each of them.
-        by_family: The widths of a family that may be sent, ascending; filled as they are asked for.
-        others: What is served of other families than one; filled likewise.
+        most_instances: The most of any of them, at least 1.
+        by_family: The widths of a family that may be sent, ascending, and what is served of others, to which the
+            server's load may belong; filled as they are asked for.
     """
 
     served: tuple[ServedModel, ...]
@@ -83,11 +84,11 @@ class _ModelIndex:
     allowed: tuple[ServedModel, ...]
     by_name: dict[ModelName, ServedModel]
     instances: dict[ModelName, int]
-    by_family: dict[Family, tuple[ServedModel, ...]] = field(default_factory=dict)
-    others: dict[Family, tuple[ServedModel, ...]] = field(default_factory=dict)
+    most_instances: int
+    by_family: dict[Family, tuple[tuple[ServedModel, ...], tuple[ServedModel, ...]]] = field(default_factory=dict)
 
 
-_NOTHING = _ModelIndex((), None, (), {}, {})
+_NOTHING = _ModelIndex((), None, (), {}, {}, 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -95,8 +96,6 @@ class ServerConnection:
     """One server of the fleet; changed only on the event loop.
 
     Attributes:
-        name: The name of the server.
-        client: The connection itself.
         settings: The settings of the router.
         work_s: Returns the expected seconds of work in all that is in flight on a server; 0 while unknown.
         health: Whether the server may be sent anything.
@@ -143,24 +142,20 @@ class ServerConnection:
                 tuple(m for m in self.served if m.name not in self.health.suspended),
                 {m.name: m for m in self.served},
                 {m.name: m.instances for m in self.served},
+                max((m.instances for m in self.served), default=1),
             )
         return known
 
     def models_of(self, family: Family) -> tuple[ServedModel, ...]:
         """Return the widths of a family that the server may be sent, ascending; one tuple while nothing changes."""
+        return self._by_family(family)[0]
+
+    def _by_family(self, family: Family) -> tuple[tuple[ServedModel, ...], tuple[ServedModel, ...]]:
         index = self._index()
         found = index.by_family.get(family)
         if found is None:
-            found = tuple(sorted((m for m in index.allowed if m.family == family), key=lambda m: m.width))
-            index.by_family[family] = found
-        return found
-
-    def _models_beside(self, family: Family) -> tuple[ServedModel, ...]:
-        """Return what the server serves of other families, to which its load may belong; one tuple likewise."""
-        others = self._index().others
-        found = others.get(family)
-        if found is None:
-            found = others[family] = tuple(m for m in self.served if m.family != family)
+            own = sorted([m for m in index.allowed if m.family == family], key=lambda m: m.width)
+            found = index.by_family[family] = tuple(own), tuple(m for m in self.served if m.family != family)
         return found
 
     def model(self, family: Family, width: Width) -> ServedModel | None:
@@ -173,56 +168,49 @@ class ServerConnection:
 
     def state(self, family: Family, bound_items: tuple[tuple[ModelName, int], ...]) -> ServerState:
         """Return the server as a policy sees it."""
+        models, other_models = self._by_family(family)
+        batch_limit, waiting_limit = self.limits()
         return ServerState(
             name=self.name,
-            models=self.models_of(family),
-            other_models=self._models_beside(family),
+            models=models,
+            other_models=other_models,
             in_flight=tuple(self.in_flight),
             bound_items=bound_items,
-            batch_limit=self.batch_limit,
-            waiting_limit=self.waiting_limit,
+            batch_limit=batch_limit,
+            waiting_limit=waiting_limit,
             last_answer_s=self.last_answer_s,
             healthy=self.health.is_healthy,
         )
 
     # --- how much it may get ---
 
-    @property
-    def waiting_limit(self) -> int:
-        """How many batches of one width may wait on the server, besides one for each instance that runs.
+    def limits(self) -> tuple[int, int]:
+        """Return how many batches of all widths the server may hold, and how many of one may wait there.
 
-        One where what it has takes longer than answers and requests travel: it does not idle, and what waits in the
-        router can still be shed, narrowed, or given to another server.
+        The latter besides one for each instance that runs; one where what the server has takes longer than answers and
+        requests travel: it does not idle, and what waits in the router can still be shed, narrowed, or given to another
+        server. All together as many as of its best-staffed width alone. Less of both just after it came back.
         """
-        waiting = int((self.settings.in_flight_groups - 1) * self._share())
+        waiting, instances = self.settings.in_flight_groups - 1, self._index().most_instances
+        if self.health.ejection.returned_s is not None:
+            now_s = asyncio.get_running_loop().time()
+            share = self.health.ejection.share(self.settings.ejection, now_s=now_s)
+            waiting, instances = int(waiting * share), max(1, int(instances * share))
         if waiting > 1 and len(self.in_flight) > 1 and self.work_s(self) > SHORT_S:
-            return 1
-        return waiting
-
-    @property
-    def batch_limit(self) -> int:
-        """How many batches of all widths the server may hold: as many as of its best-staffed width alone."""
-        instances = max(self._index().instances.values(), default=1)
-        return self.waiting_limit + max(1, int(instances * self._share()))
-
-    def _share(self) -> float:
-        """Return which part of its in-flight budget the server gets: all of it, or less just after it came back."""
-        state = self.health.ejection
-        if state.returned_s is None:
-            return 1.0
-        return state.share(self.settings.ejection, now_s=asyncio.get_running_loop().time())
+            waiting = 1
+        return waiting + instances, waiting
 
     @property
     def has_room(self) -> bool:
         """Whether the server may be sent a batch of some width now, as far as the bound on all widths says."""
-        return self.health.is_healthy and len(self.in_flight) < self.batch_limit
+        return self.health.is_healthy and len(self.in_flight) < self.limits()[0]
 
     def free_batches(self, model: ServedModel) -> int:
         """Return how many batches of a model the server may be sent now."""
         if not self.health.is_healthy:
             return 0
         of_model = sum([batch.model == model.name for batch in self.in_flight])
-        held, limits = len(self.in_flight), (model.instances, self.batch_limit, self.waiting_limit)
+        held, limits = len(self.in_flight), (model.instances, *self.limits())
         free = 0
         while is_within_limits(held + free, of_model + free, *limits):
             free += 1

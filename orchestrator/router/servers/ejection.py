@@ -42,13 +42,7 @@ class EjectionReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TimedRun:
-    """How long a server took for something, and how long it was expected to.
-
-    Attributes:
-        at_s: When it ended.
-        observed_s: The time that it took.
-        expected_s: The time that the profile gave it before; above 0.
-    """
+    """How long a server took for what ended at ``at_s``, and how long its profile had given it, which is above 0."""
 
     at_s: float
     observed_s: float
@@ -122,13 +116,7 @@ class EjectionState:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A server of the fleet when ejections are decided.
-
-    Attributes:
-        state: What it has done lately.
-        capacity: Its capacity in any unit, the same for all servers; above 0.
-        is_usable: Whether it is sent anything now.
-    """
+    """A server of the fleet when ejections are decided: its capacity, above 0, is in any unit, the same for all."""
 
     state: EjectionState
     capacity: float

@@ -35,7 +35,6 @@ class Fleet:
     """All servers of one router; changed only on the event loop.
 
     Attributes:
-        settings: The settings of the router; replaced by ``reconfigure``.
         servers: The servers by name, ascending.
         latency: What batches are expected to take, from all that was observed so far.
         energy: What batches cost in joules, as far as the profile knows.
@@ -53,7 +52,7 @@ class Fleet:
         self.energy = EnergyTable()
         self._starts = starts
         self._observer = observer
-        self._changed: Callable[[], None] = _do_nothing
+        self._changed: Callable[[], None] = lambda: None
         self.servers = {name: self._connect(name, client) for name, client in sorted(clients.items())}
         self._prober = Prober(lambda: self.servers.values(), observer)
         self._probing: asyncio.Task[None] | None = None
@@ -65,8 +64,7 @@ class Fleet:
     async def open(self, changed: Callable[[], None]) -> None:
         """Ask all servers what they serve, then look after them until ``close``.
 
-        Args:
-            changed: Called whenever something may be sent that could not be sent before.
+        ``changed`` is called whenever something may be sent that could not be sent before.
 
         Raises:
             ServerUnavailableError: when no server serves anything.
@@ -75,7 +73,7 @@ class Fleet:
         await asyncio.gather(*(self._watch_of(server).refresh() for server in self.servers.values()))
         if not any(server.served for server in self.servers.values()):
             raise ServerUnavailableError(
-                f"no server serves a slimmable family ({self.describe()}); "
+                f"no server serves a slimmable family ({self.describe()[0]}); "
                 "check the addresses in fleet.yaml and the servers' repositories",
                 executed=False,
             )
@@ -185,15 +183,11 @@ class Fleet:
             raise ConfigError(f"unknown family {wanted!r}; the fleet serves {', '.join(sorted(known)) or 'none'}")
         return tuple(widths[w] for w in sorted(widths))
 
-    @property
-    def has_healthy(self) -> bool:
-        """Whether any server answers."""
-        return any(server.health.is_healthy for server in self.servers.values())
-
-    def describe(self) -> str:
-        """Return in a line how each server is."""
+    def describe(self) -> tuple[str, bool]:
+        """Return in a line how each server is, and whether any of them answers."""
         servers = self.servers.values()
-        return "; ".join(f"{s.name}: {s.health.problem or f'{len(s.models)} models'}" for s in servers)
+        states = "; ".join(f"{s.name}: {s.health.problem or f'{len(s.models)} models'}" for s in servers)
+        return states, any(server.health.is_healthy for server in servers)
 
     # --- how long they take ---
 
@@ -312,7 +306,3 @@ class Fleet:
         """Return the items a second of full batches at the quickest width; 0 when nothing is known of it."""
         times_s = [(model, self._line_s(server, model.name, model.max_batch_size)) for model in server.served]
         return max((m.instances * m.max_batch_size / took_s for m, took_s in times_s if took_s > 0), default=0.0)
-
-
-def _do_nothing() -> None:
-    pass

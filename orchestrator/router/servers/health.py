@@ -35,12 +35,7 @@ _MOST_DOUBLINGS = 32  # far beyond the longest back-off, far below what a float 
 
 @dataclass(frozen=True, slots=True)
 class BackOff:
-    """How long a model that is out is left alone before it is tried again.
-
-    Attributes:
-        failures: Trials and calls that failed in a row.
-        until_s: The time before which it is not tried.
-    """
+    """A model that is out is not tried again before ``until_s``, after so many failures in a row."""
 
     failures: int = 0
     until_s: float = -math.inf
@@ -76,7 +71,7 @@ class ServerHealth:
     @property
     def is_healthy(self) -> bool:
         """Whether the server answered when it was last asked, and is not ejected."""
-        return self.problem is None and not self.ejection.is_ejected
+        return self.problem is None and self.ejection.ejected_until_s is None
 
     def note_answer(self, *, now_s: float) -> None:
         """Note that the server has answered a batch."""

@@ -27,11 +27,7 @@ Listener = Callable[[tuple[ServerSettings, ...]], None]
 
 
 class ResolvedNames:
-    """What the host names of servers stand for, as last looked up.
-
-    Args:
-        resolve: Returns the addresses of a host name.
-    """
+    """What the host names of servers stand for, as last looked up; ``resolve`` returns the addresses of one."""
 
     def __init__(self, resolve: Resolve) -> None:
         self._resolve = resolve
@@ -57,18 +53,14 @@ class ResolvedNames:
 class Membership:
     """The servers of one router.
 
-    Args:
-        settings: The settings of the fleet.
-        connect: Makes the connection to a server.
-        resolve: Returns the addresses of a host name.
-
     Attributes:
+        starts: What is known of models from the fleet's profile.
         servers: The servers as they are now, one for each address.
     """
 
     def __init__(self, settings: FleetSettings, connect: Connect, resolve: Resolve) -> None:
         self._settings = settings
-        self._starts = ProfileStarts.from_fleet(settings)
+        self.starts = ProfileStarts.from_fleet(settings)
         self._connect = connect
         self._names = ResolvedNames(resolve)
         self._listeners: list[Listener] = []
@@ -78,11 +70,6 @@ class Membership:
     def clients(self) -> Mapping[ServerName, ServerClient]:
         """Return a connection to each server whose address is known from the beginning."""
         return {ServerName(server.name): self._connect(server, self._settings.router) for server in self.servers}
-
-    @property
-    def starts(self) -> ProfileStarts:
-        """What is known of models from the fleet's profile."""
-        return self._starts
 
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` with the servers whenever they have changed."""
@@ -98,14 +85,14 @@ class Membership:
         if self._names.knows(settings.servers):
             self._take(settings, starts, fleet)
         else:
-            self._settings, self._starts = settings, starts
+            self._settings, self.starts = settings, starts
         self._has_changed.set()
 
     async def resolve(self, fleet: Fleet) -> None:
         """Look all names up, and take what has changed; never raises."""
         await self._names.look_up(self._settings.servers)
         if self._names.knows(self._settings.servers):  # else they have changed meanwhile
-            self._take(self._settings, self._starts, fleet)
+            self._take(self._settings, self.starts, fleet)
 
     async def watch(self, fleet: Fleet) -> None:
         """Resolve for ever."""
@@ -124,7 +111,7 @@ class Membership:
         changes = find_changes(self.servers, servers)
         opened = {ServerName(s.name): self._connect(s, settings.router) for s in changes.opened}
         is_same = servers == self.servers and settings.router is fleet.settings
-        self._settings, self._starts, self.servers = settings, starts, servers
+        self._settings, self.starts, self.servers = settings, starts, servers
         if is_same:
             return
         fleet.reconfigure(settings.router, starts, opened=opened, closed=map(ServerName, changes.closed))

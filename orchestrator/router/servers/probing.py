@@ -71,9 +71,8 @@ class Prober:
         """Ask a model that is tried the golden probe, alone and in a batch.
 
         Raises:
-            WrongAnswerError: when an answer is wrong.
-            SlimError: as ServerConnection.infer.
-            TimeoutError: likewise.
+            WrongAnswerError: An answer is wrong.
+            SlimError, TimeoutError: As ServerConnection.infer.
         """
         for items in trial_sizes(model):
             golden, settings = golden_batch(model.input, items), server.settings.probes
@@ -103,9 +102,8 @@ class Prober:
         self._consensus[key] = consensus
         self._log_dispute(key, consensus, model)
         wrong = consensus.wrong(settings.tolerance)
-        for other in list(self._servers()):
-            if other.name in wrong:
-                self._take_out(other, key)
+        for other in [server for server in self._servers() if server.name in wrong]:
+            self._take_out(other, key)
         if server.name not in wrong:
             return None
         return "wrong answer to the golden probe" if scores is not None else "an answer that no network gives"

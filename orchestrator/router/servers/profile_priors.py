@@ -19,11 +19,9 @@ log = logging.getLogger(__name__)
 
 
 class ProfileStarts:
-    """What a profile knows of models before they are run.
+    """What a profile, if there is one, knows of models before they are run.
 
-    Args:
-        profile: The profile; None: nothing has an entry.
-        slowdowns: Emulated factors by server; None where a server is as fast as its machine.
+    ``slowdowns`` are emulated factors by server, None where a server is as fast as its machine.
     """
 
     def __init__(

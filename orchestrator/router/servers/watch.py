@@ -32,7 +32,6 @@ class ServerWatch:
     """Keeps what is known of one server up to date.
 
     Attributes:
-        server: The server.
         begin_model: Called with each model that is new there; returns whether its times are known from a profile.
         observe: Called with a model, a number of items and the seconds that they took.
         verify: Asks a model the golden probe; raises WrongAnswerError when the answer is wrong.

@@ -9,7 +9,16 @@ from orchestrator.policies import mark_begun
 from orchestrator.profile import LatencyTable
 from orchestrator.snapshot import BatchInFlight, QueueState, ServerState
 from tests.fakes.servers import served_model
-from tests.policies.fleets import WIDTHS, Occupancy, build_candidates, fleet_server, fleets, latencies, model_name
+from tests.policies.fleets import (
+    WIDTHS,
+    Occupancy,
+    build_candidates,
+    fleet_server,
+    fleets,
+    has_room_for,
+    latencies,
+    model_name,
+)
 
 TEN_MS_AN_ITEM = latencies(a={25: (0.01, 0.0), 100: (0.01, 0.0)})
 
@@ -101,8 +110,8 @@ def test_a_width_may_wait_with_one_batch_more_than_it_has_instances(held: tuple[
     server = fleet_server(
         widths=(25, 100), instances={25: 1, 100: 3}, held=tuple((w, 1, 0.0) for w in held), batch_limit=4
     )
-    assert {m.width for m in server.models if server.has_room_for(m)} == room
-    assert not any(replace(server, healthy=False).has_room_for(m) for m in server.models)
+    assert {m.width for m in server.models if has_room_for(server, m)} == room
+    assert not any(has_room_for(replace(server, healthy=False), m) for m in server.models)
 
 
 def batch(width: int, sent_s: float, began_s: float | None = None) -> BatchInFlight:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,6 @@ from orchestrator.errors import (
     WrongAnswerError,
 )
 from orchestrator.router.dispatch.retry import (
-    AttemptState,
     Cause,
     RetryBudget,
     Verdict,
@@ -28,7 +29,15 @@ from orchestrator.router.dispatch.retry import (
 )
 
 SETTINGS = RetrySettings(budget_ratio=0.1, minimum=10, burst=50)
-FRESH = AttemptState(Cause.FAILED, True, attempts=1, others=0, slack_s=None, elsewhere_s=0.01)
+FRESH: dict[str, Any] = {
+    "cause": Cause.FAILED,
+    "repeatable": True,
+    "attempts": 1,
+    "max_attempts": 3,
+    "others": 0,
+    "slack_s": None,
+    "elsewhere_s": 0.01,
+}
 
 
 @given(steps=st.lists(st.one_of(st.integers(0, 40), st.none()), max_size=200), start=st.floats(0, 50))
@@ -80,8 +89,7 @@ def test_an_empty_budget_gives_nothing_and_ten_answers_give_one() -> None:
     ],
 )
 def test_what_becomes_of_a_request(change: dict[str, object], verdict: Verdict) -> None:
-    values = {name: getattr(FRESH, name) for name in AttemptState.__slots__} | change
-    assert judge_retry(AttemptState(**values), max_attempts=3) is verdict  # type: ignore[arg-type]
+    assert judge_retry(**(FRESH | change)) is verdict
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from orchestrator.config import RouterSettings
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.snapshot import BatchInFlight, ServerName
 from tests.fakes.servers import FakeServer, served_model
+from tests.policies.fleets import has_room_for
 
 Observed = tuple[str, int, float]
 
@@ -84,12 +85,12 @@ def test_a_width_may_have_a_batch_for_each_instance_and_one_that_waits(server: S
     serve(server, w25=1, w100=3)
     narrow, wide = server.served
     server.health.problem = None
-    assert server.batch_limit == 4
+    assert server.limits() == (4, 1)
     batch(server, 1, 1.0, width=25)
     assert server.free_batches(narrow) == 1
     batch(server, 1, 1.0, width=25)
     assert (server.free_batches(narrow), server.free_batches(wide)) == (0, 2)
-    assert not server.state(narrow.family, ()).has_room_for(narrow)
+    assert not has_room_for(server.state(narrow.family, ()), narrow)
 
 
 def test_a_server_that_is_out_may_be_sent_nothing(server: ServerConnection) -> None:

@@ -12,7 +12,7 @@ from orchestrator.router import Answer
 from orchestrator.snapshot import ServedModel, ServerName
 from tests.fakes.servers import FakeServer, item
 from tests.fakes.troubled import TroubledServer
-from tests.router.dispatch.test_attempts import RecordingObserver, router_over
+from tests.router.dispatch.test_sender import RecordingObserver, router_over
 from tests.router.test_router import right
 
 pytestmark = pytest.mark.virtual_time

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.router.dispatch.splitting import part_of
+from orchestrator.router.dispatch.batch import part_of
 from tests.fakes.servers import FakeServer, item
 from tests.router.test_router import right, routed
 
