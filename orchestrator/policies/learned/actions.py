@@ -39,12 +39,7 @@ ACTIONS: Final = feat.ROWS + 1
 def select_rows(rows: Table, count: int, base_row: int, picked: Column, chosen: Column) -> int:
     """Write the rows that are considered to ``chosen``, ascending; return how many.
 
-    Args:
-        rows: the candidates.
-        count: how many candidates there are.
-        base_row: the base policy's choice, negative for none.
-        picked: room for ``count`` numbers.
-        chosen: room for ROWS.
+    The base policy's choice is negative for none; ``picked`` has room for ``count`` numbers, ``chosen`` for ROWS.
     """
     if count <= feat.ROWS:
         for row in range(count):
@@ -108,16 +103,9 @@ def hold_until_s(rows: Table, chosen: Column, considered: int, query: Column) ->
 def write_mask(
     memory: Table, rows: Table, chosen: Column, considered: int, query: Column, base: Column, mask: Column
 ) -> int:
-    """Write 1 for each action that is allowed, else 0; return how many are.
+    """Write 1 for each of the ACTIONS that is allowed, else 0; return how many are.
 
-    Args:
-        memory: of what has arrived and been held.
-        rows: the candidates.
-        chosen: rows that are considered.
-        considered: how many.
-        query: what waits.
-        base: what the base policy decides: its row or HOLD, items, until when.
-        mask: for ACTIONS numbers.
+    ``base`` is what the base policy decides: its row or HOLD, items, until when.
     """
     need = _need(rows, chosen, considered, query)
     lasts_s = hold_until_s(rows, chosen, considered, query) - query[col.NOW_S]

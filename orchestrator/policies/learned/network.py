@@ -118,16 +118,10 @@ def _relu(out: Any, at: int) -> None:
 def score(
     lines: Table, considered: int, context: Column, params: Floats32, strength: float, hidden: Floats32, scores: Column
 ) -> None:
-    """Write the scores of the actions.
+    """Write the scores of the ACTIONS, 0 for lines that are not used, from the features of candidates and decision.
 
-    Args:
-        lines: features of the candidates, [ROWS, FEATURES].
-        considered: how many lines are used.
-        context: features of the decision, [CONTEXT].
-        params: float32 [PARAMETERS], see ``pack``.
-        strength: of the base policy's choice.
-        hidden: room, float32 [HIDDEN_LINES, HIDDEN].
-        scores: takes ACTIONS numbers, 0 for lines that are not used.
+    ``params`` are float32 [PARAMETERS] as of ``pack``, ``strength`` is that of the base policy's choice, and ``hidden``
+    is room, float32 [HIDDEN_LINES, HIDDEN].
     """
     for j in range(HIDDEN):
         hidden[_MEAN, j] = hidden[_MAX, j] = np.float32(0)

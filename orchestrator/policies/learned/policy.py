@@ -53,34 +53,25 @@ _NAMES = (*feat.FEATURE_NAMES, *feat.CONTEXT_NAMES)
 
 
 class LearnedPolicy:
-    """Decides by the weights of a file; binds late.
-
-    Args:
-        file: the policy file.
-        name: the name it was asked for by; None: its kind.
+    """Decides by the weights of a file; binds late. It has the name that it was asked for by, else its kind's.
 
     Attributes:
         base: the policy that it rests on, which remembers under the name of this one.
+        name, slack_margin, is_observing: as of every policy; those of the base.
 
     Raises:
         ConfigError: when the policy that it rests on is none.
     """
 
+    binding = Binding.LATE
+
     def __init__(self, file: PolicyFile, *, name: str | None = None) -> None:
         self.file = file
         self.base = replace(parse_base(file.base), name=file.kind if name is None else name)
+        self.name, self.slack_margin = self.base.name, self.base.slack_margin
+        self.is_observing = self.base.is_observing
         self._scorer = new_scorer(self.base, file)
         self._room = 0
-
-    @property
-    def name(self) -> str:
-        """``ppo-slim`` or ``ppo-paper``, or as it was asked for."""
-        return self.base.name
-
-    @property
-    def binding(self) -> Binding:
-        """The binding of every learned policy, which is late."""
-        return Binding.LATE
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
         """Decide, see ``Policy``.
@@ -89,16 +80,6 @@ class LearnedPolicy:
             UntrustedError: when it is shown what it was not trained on.
         """
         return choose_among(self, candidates, situation)
-
-    @property
-    def slack_margin(self) -> float | None:
-        """The slack margin of the base."""
-        return self.base.slack_margin
-
-    @property
-    def is_observing(self) -> bool:
-        """Whether the policy wants to know of answered batches."""
-        return self.base.is_observing
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
         """Remember what counts of an answered batch."""
@@ -179,11 +160,7 @@ def parse_learned(name: str, path: Path | None = None) -> LearnedPolicy:
     """Return the learned policy of that name: ``KIND[:FILE][,accuracy=N][,latency=N][,energy=N]``.
 
     The numbers weigh the objectives for requests that bring no preference, and are scaled to add up to 1; where none is
-    given, the file's weigh.
-
-    Args:
-        name: see above.
-        path: of the file when the name has none; None: the one that ships with the project.
+    given, the file's weigh. When the name has no file, ``path`` is it, or the one that ships with the project.
 
     Raises:
         ConfigError: when there is no file, it can't be used, it holds the other kind, or a number is not allowed.

@@ -18,7 +18,7 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
+from orchestrator.policies.rules.batch_rules import BETTER_SERVER_BUSY
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice

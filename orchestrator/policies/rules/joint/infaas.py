@@ -16,8 +16,8 @@ import math
 from typing import Final
 
 from orchestrator.decision import Reason
+from orchestrator.policies.rules.batch_rules import objective_s
 from orchestrator.policies.rules.server_rules import least
-from orchestrator.policies.rules.waiting import objective_s
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import REASONS, Choice

@@ -38,8 +38,8 @@ import math
 from typing import Final, NamedTuple
 
 from orchestrator.policies.knobs import Knob, knob
+from orchestrator.policies.rules.batch_rules import LEAST_WAIT_S, largest_batch_within, objective_s
 from orchestrator.policies.rules.drain import sendable_items, widest_draining
-from orchestrator.policies.rules.waiting import LEAST_WAIT_S, largest_batch_within, objective_s
 from orchestrator.policies.rules.width_rules import is_in_time, nearest_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
