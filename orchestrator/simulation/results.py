@@ -21,8 +21,7 @@ class ServerResult:
         items: that it ran.
         groups: batches that it ran them in.
         utilisation_ratio: how much of it was busy while it was up.
-        energy_j: idle, batches and loads; None while unknown.
-        peak_bytes: the most memory that it held, loads included.
+        energy_j: idle and batches; None while unknown.
     """
 
     name: str
@@ -30,7 +29,6 @@ class ServerResult:
     groups: int
     utilisation_ratio: float
     energy_j: float | None
-    peak_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +131,7 @@ def _server_results(simulation: Simulation) -> Sequence[ServerResult]:
     found = []
     for index, server in enumerate(simulation.servers):
         up_s = truth[sim.UP_S][index]
-        energy_j = truth[sim.IDLE_W][index] * up_s + truth[sim.BUSY_J][index] + truth[sim.LOAD_J][index]
+        energy_j = truth[sim.IDLE_W][index] * up_s + truth[sim.BUSY_J][index]
         found.append(
             ServerResult(
                 server.name,
@@ -141,7 +139,6 @@ def _server_results(simulation: Simulation) -> Sequence[ServerResult]:
                 int(truth[sim.BATCHES_RUN][index]),
                 float(truth[sim.BUSY_S][index] / up_s) if up_s > 0 else 0.0,
                 None if math.isnan(energy_j) else float(energy_j),
-                int(truth[sim.PEAK_BYTES][index]),
             )
         )
     return found

@@ -6,7 +6,7 @@ the policy holds (orchestrator.router.router).
 
 A run is over when the last request of its trace is answered or given up; nothing happens after that, so that times,
 joules and utilisation are of the work alone. Faults and reports that were arranged for later never come, and neither
-do the ends of batches that were lost or of holds. A load that has begun has cost all its joules already.
+do the ends of batches that were lost or of holds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.occupancy import has_room
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.heaps import drop_event, goes_first, push_event, tail_deadline_s
+from orchestrator.simulation.world.heaps import drop_event, goes_first, tail_deadline_s
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.queue import (
     bind,
@@ -41,7 +41,6 @@ from orchestrator.simulation.world.servers import (
     report,
     send,
     slot_of_batch,
-    start_batches,
 )
 from orchestrator.simulation.world.shedding import (
     arrive,
@@ -152,15 +151,12 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
             lose_batches(world, server)
             for column in range(fleet.columns):
                 _unbind(world, server, column)
-    elif kind == sim.RETURNS:
-        if truth[sim.IS_UP][server] == 0:
-            lose_batches(world, server)
-            account(world, server)
-            truth[sim.IS_UP][server] = 1
-            fleet.servers[col.HEALTHY][server] = 1
-            _serve_bound(world, server)
-    else:
-        _change(world, kind, server, int(detail), value)
+    elif kind == sim.RETURNS and truth[sim.IS_UP][server] == 0:
+        lose_batches(world, server)
+        account(world, server)
+        truth[sim.IS_UP][server] = 1
+        fleet.servers[col.HEALTHY][server] = 1
+        _serve_bound(world, server)
 
 
 @compiled
@@ -174,45 +170,6 @@ def _advance_batch(world: World, kind: float, server: int, batch: float, part: f
     else:
         answer_batch(world, server, slot)
     _serve_bound(world, server)
-
-
-@compiled
-def _change(world: World, kind: float, server: int, column: int, instances: float) -> None:
-    """Begin to change the instances of a width, or end it.
-
-    New instances are loaded beside those that serve, so memory holds both for the time of the load; a width that is
-    unloaded is not sent to any more and gives its memory back at once.
-    """
-    fleet, truth, models = world.fleet, world.truth, world.models
-    model = server * fleet.columns + column
-    now = fleet.models[col.INSTANCES][model] if fleet.models[col.SERVED][model] != 0 else 0.0
-    if kind == sim.CHANGES and instances > now:
-        truth[sim.MEMORY_BYTES][server] += (instances - now) * models[sim.INSTANCE_BYTES][model]
-        truth[sim.PEAK_BYTES][server] = max(truth[sim.PEAK_BYTES][server], truth[sim.MEMORY_BYTES][server])
-        truth[sim.LOAD_J][server] += models[sim.LOAD_S][model] * models[sim.LOAD_W][model]
-        push_event(world, world.state[sim.NOW_S] + models[sim.LOAD_S][model], sim.LOADED, server, column, instances)
-        return
-    if kind == sim.CHANGES:
-        truth[sim.MEMORY_BYTES][server] -= (now - instances) * models[sim.INSTANCE_BYTES][model]
-    if instances > 0:
-        fleet.models[col.INSTANCES][model] = instances
-        _limit_batches(world, server)
-    fleet.models[col.SERVED][model] = 1.0 if instances > 0 else 0.0
-    if instances == 0:
-        _unbind(world, server, column)
-    start_batches(world, server)
-
-
-@compiled
-def _limit_batches(world: World, server: int) -> None:
-    """Set how many batches a server may hold: as many as of its best-staffed width alone, as in a live router."""
-    fleet, most = world.fleet, 1.0
-    for column in range(fleet.columns):
-        model = server * fleet.columns + column
-        if fleet.models[col.SERVED][model] != 0:
-            most = max(most, fleet.models[col.INSTANCES][model])
-    limit = fleet.servers[col.WAITING_LIMIT][server] + most
-    fleet.servers[col.BATCH_LIMIT][server] = min(limit, float(fleet.depth))
 
 
 @compiled

@@ -6,7 +6,7 @@ what its width and size take on average, times the noise of its first request, t
 Its answer reaches the router DELAY_S later, while the next batch runs already: what a call takes beside the instance
 (travel, decoding) costs latency and no capacity.
 
-Energy is exact: idle power while a server is up, what each batch adds over the time it ran, and what loads take.
+Energy is exact: idle power while a server is up, and what each batch adds over the time it ran.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ def send(world: World, server: int, column: int, first: int, items: float) -> No
         _forget_oldest_done(world, server)
     slot = server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])
     state[sim.BATCH_IDS] += 1
-    state[sim.DISPATCHES] += 1
     batches[col.COLUMN][slot] = column
     batches[col.ITEMS][slot] = items
     batches[col.SENT_S][slot] = state[sim.NOW_S]
