@@ -52,13 +52,7 @@ _ITEM_J: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a world is made of.
-
-    Attributes:
-        settings: its scenario.
-        servers: its fleet.
-        preference: weights of accuracy, latency and energy that its requests bring; they add up to 1.
-    """
+    """What a world is made of; its requests weigh accuracy, latency and energy by a preference that adds up to 1."""
 
     settings: ScenarioSettings
     servers: tuple[SimulatedServer, ...]

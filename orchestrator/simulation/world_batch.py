@@ -32,16 +32,8 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.layout import HOLD
 from orchestrator.policies.tables.memory import MEMORY_FIELDS, SLOTS, STRIDE, WHOLE
-from orchestrator.simulation.rewards import (
-    DEADLINE_SCALE,
-    OBJECTIVES,
-    SCALES,
-    SUMS,
-    TIME_SUM,
-    Task,
-    reward_scales,
-    write_rewards,
-)
+from orchestrator.simulation import rewards
+from orchestrator.simulation.rewards import OBJECTIVES, Task
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.stacked import Floats, StackedWorlds, stack, world_of
@@ -102,11 +94,8 @@ class _Learners(NamedTuple):
 class WorldBatch:
     """Worlds of one batch; each is loaded with a task, then all are stepped together.
 
-    Args:
-        worlds: how many.
-        base: the policy that says what is masked and that a learned one rests on.
-        holds_on: whether a hold stands, as it does where a learned policy serves (orchestrator.policies.learned.holds);
-            else every decision is asked about.
+    The base policy says what is masked, and a learned one rests on it. Where ``holds_on``, a hold stands as it does
+    where a learned policy serves (orchestrator.policies.learned.holds); else every decision is asked about.
 
     Raises:
         ConfigError: when the base can't be one.
@@ -147,7 +136,7 @@ class WorldBatch:
         learner.base_memory[world, WHOLE, STRIDE] = made.memory[WHOLE][STRIDE]
         learner.preference[world] = task.preference
         learner.sums[world] = 0
-        learner.scales[world] = reward_scales(task)
+        learner.scales[world] = rewards.reward_scales(task)
         widths = sorted({m.width for s in task.servers for m in s.models})
         if len(widths) > _MOST_WIDTHS:
             raise ConfigError(f"{task.settings.name} has {len(widths)} widths; at most {_MOST_WIDTHS} can be learned")
@@ -164,9 +153,8 @@ class WorldBatch:
     def step(self, actions: NDArray[np.int64]) -> Step:
         """Take an action in every world that has not ended and run to the next choice; arrays are reused.
 
-        Args:
-            actions: int64 [worlds], see orchestrator.policies.learned.actions; or int64 [worlds, 3], servers, widths
-                and powers of 2 of ppo-paper.
+        Actions are int64 [worlds], see orchestrator.policies.learned.actions; or int64 [worlds, 3], servers, widths and
+        powers of 2 of ppo-paper.
         """
         if actions.ndim == 1:
             self._orders[:, 0] = actions
@@ -205,8 +193,8 @@ def _new_learners(worlds: int, *, holds_on: bool) -> _Learners:
         base_memory=np.zeros((worlds, MEMORY_FIELDS, SLOTS)),
         preference=np.zeros((worlds, 3)),
         widths=np.zeros((worlds, _MOST_WIDTHS)),
-        scales=np.zeros((worlds, SCALES)),
-        sums=np.zeros((worlds, SUMS)),
+        scales=np.zeros((worlds, rewards.SCALES)),
+        sums=np.zeros((worlds, rewards.SUMS)),
         views=View(
             base=np.zeros((worlds, 3)),
             picked=np.zeros(1),
@@ -264,9 +252,10 @@ def _step_worlds(
                 continue  # it waits for its action
             _take(world, view, learner, orders[i], i)
         is_choice = _run_to_choice(world, view, learner, step, i)
-        step.elapsed[i] = (world.state[sim.NOW_S] - learner.sums[i, TIME_SUM]) / learner.scales[i, DEADLINE_SCALE]
-        learner.sums[i, TIME_SUM] = world.state[sim.NOW_S]
-        write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
+        passed_s = world.state[sim.NOW_S] - learner.sums[i, rewards.TIME_SUM]
+        step.elapsed[i] = passed_s / learner.scales[i, rewards.DEADLINE_SCALE]
+        learner.sums[i, rewards.TIME_SUM] = world.state[sim.NOW_S]
+        rewards.write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
         if is_choice:
             _write_observation(view, int(learner.considered[i]), step.observations[i], step.masks[i])
         else:

@@ -15,9 +15,9 @@ from rich.table import Table
 from orchestrator.cli.research.saving import save
 from orchestrator.errors import ConfigError
 from orchestrator.policies import parse_policy
-from orchestrator.simulation.bounds.gaps import Window
 from orchestrator.simulation.bounds.overview import (
     FluidBounds,
+    Window,
     earned_a_request,
     find_control_limits,
     find_fluid_bounds,

@@ -118,7 +118,7 @@ class WorkloadSettings(Section):
     def shape(self) -> workloads.Shape:
         """Return the shape of the arrivals."""
         if self.kind == "poisson":
-            return workloads.poisson()
+            return workloads.gamma(1.0)
         if self.kind == "gamma":
             return workloads.gamma(self.cv2)
         if self.kind == "mmpp":
