@@ -221,8 +221,7 @@ def _serve_bound(world: World, server: int) -> None:
             cell = server * fleet.columns + column
             if world.roots[cell] < 0:
                 continue
-            shedding.shed_overdue_bound(world, cell)
-            if queue.bound_head(world, cell) < 0 or not _has_room(world, server, column):
+            if shedding.shed_overdue_bound(world, cell) < 0 or not _has_room(world, server, column):
                 continue
             if chosen < 0 or goes_first(requests, world.roots[cell], world.roots[server * fleet.columns + chosen]):
                 chosen = column
