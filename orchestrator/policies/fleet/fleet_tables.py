@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import replace
-from typing import cast
 
 import numpy as np
 
 from orchestrator.decision import Candidate, Decision
 from orchestrator.policies.fleet.row_values import read_candidate, read_decision, write_query
-from orchestrator.policies.protocol import Policy, RowPolicy, Situation
+from orchestrator.policies.protocol import RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
@@ -105,20 +103,6 @@ class FleetTables:
         """Return the first ``count`` rows as values."""
         rows, names = self.rows, self.names
         return tuple([read_candidate(rows, row, names) for row in range(count)])
-
-    def decide(self, policy: Policy, situation: Situation, *, avoided: Collection[ServerName] = ()) -> Decision:
-        """Return what ``policy`` decides about the candidates; without making values of them where it needs none.
-
-        What it remembers it has in ``memory``.
-        """
-        # An isinstance of a protocol would take longer than the rest.
-        if getattr(policy, "choose_row", None) is None:
-            candidates = self.candidates(situation, avoided=avoided)
-            return policy.choose(candidates, replace(situation, memory=self.memory))
-        own_margin = getattr(policy, "slack_margin", None)
-        if own_margin is not None:
-            situation = replace(situation, slack_margin=own_margin)
-        return self.choose(cast(RowPolicy, policy), self.fill(situation, avoided))[0]
 
     def choose(self, policy: RowPolicy, count: int) -> tuple[Decision, int]:
         """Return what a policy decides about the first ``count`` rows, and the most items of what it chose.

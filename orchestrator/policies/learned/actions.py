@@ -120,10 +120,8 @@ def write_mask(
             mask[line] = 1.0
             allowed += 1
         if is_worth_it:  # a better one is busy, or its batch can become fuller
-            is_filling = (
-                rows[col.ROW_ITEMS][row] >= query[col.QUEUE_ITEMS]
-                and rows[col.ROW_ITEMS][row] < rows[col.ROW_MAX_BATCH][row]
-            )
+            items = rows[col.ROW_ITEMS][row]
+            is_filling = items >= query[col.QUEUE_ITEMS] and items < rows[col.ROW_MAX_BATCH][row]
             saves = fills and is_filling and rows[col.ROW_FIXED_J][row] > 0  # not when unknown
             is_hold_useful = is_hold_useful or not has_room or saves
     # A hold of next to nothing would only have the same decided again.

@@ -143,9 +143,7 @@ def _is_used(
             most_rps = max(most_rps, other_rps)
             if other_rps > own_rps or (other_rps == own_rps and other < row):
                 rank += 1
-    if own_rps == most_rps:
-        return True
-    if most_rps == math.inf:  # not observed yet, so nothing is known of how much faster it is
+    if most_rps in (own_rps, math.inf):  # infinite: not observed yet, so nothing is known of how much faster it is
         return True
     threshold = knob_of_rank(rule, _THETA, rank - 1) * (most_rps / own_rps - 1)
     excess = (query[col.QUEUE_ITEMS] - threshold) / knob(rule, _TEMPERATURE)

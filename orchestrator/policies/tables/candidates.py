@@ -236,22 +236,11 @@ def _drain(fleet: Fleet, width: int, query: Column, rows: Table, row_of: Column)
 def _finish_rows(query: Column, rows: Table, count: int) -> None:
     """Write the times that follow from the sizes of the batches."""
     for row in range(count):
-        rows[col.ROW_HEAD_COMPLETION_S][row] = (
-            rows[col.ROW_WAIT_S][row]
-            + rows[col.ROW_PER_ITEM_S][row] * query[col.HEAD_ITEMS]
-            + rows[col.ROW_FIXED_S][row]
-        )
-        resize(rows, row, rows[col.ROW_ITEMS][row])
-
-
-@compiled
-def resize(rows: Table, row: int, items: float) -> None:
-    """Write what is expected of a row when it sends so many items."""
-    rows[col.ROW_ITEMS][row] = items
-    rows[col.ROW_SERVICE_S][row] = rows[col.ROW_PER_ITEM_S][row] * items + rows[col.ROW_FIXED_S][row]
-    rows[col.ROW_COMPLETION_S][row] = (
-        rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * items + rows[col.ROW_FIXED_S][row]
-    )
+        wait_s, per_item_s = rows[col.ROW_WAIT_S][row], rows[col.ROW_PER_ITEM_S][row]
+        fixed_s, batch_s = rows[col.ROW_FIXED_S][row], per_item_s * rows[col.ROW_ITEMS][row]
+        rows[col.ROW_HEAD_COMPLETION_S][row] = wait_s + per_item_s * query[col.HEAD_ITEMS] + fixed_s
+        rows[col.ROW_SERVICE_S][row] = batch_s + fixed_s
+        rows[col.ROW_COMPLETION_S][row] = wait_s + batch_s + fixed_s
 
 
 @compiled

@@ -93,8 +93,7 @@ def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column)
     elif code == MAX_BATCH:
         row, reason = slackfit.largest_batch(rows, count, query), _LARGEST_BATCH
     else:
-        buckets = rule[PARAMETER]
-        row, items = slackfit.fill_slack(buckets, code == SLACKFIT, rows, count, query)
+        row, items = slackfit.fill_slack(rule[PARAMETER], code == SLACKFIT, rows, count, query)
         if row >= 0:
             return row, items, _SLACK_BUCKET, math.inf
         reason = _SLACK_BUCKET

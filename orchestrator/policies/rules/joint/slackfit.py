@@ -106,9 +106,8 @@ def _batch(row: int, index: int, rows: Table, query: Column) -> float:
 def _latency_s(row: int, index: int, rows: Table, query: Column) -> float:
     """Return the latency of a batch, what the server has to do first and the margin included."""
     batch = _batch(row, index, rows, query)
-    return (rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]) * query[
-        col.SLACK_MARGIN
-    ]
+    alone_s = rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]
+    return alone_s * query[col.SLACK_MARGIN]
 
 
 @compiled
