@@ -19,7 +19,7 @@ import click
 from benchmarks.harness.command import out_option, publish
 from benchmarks.harness.machine import describe_machine
 from benchmarks.learned_decision import DECISION_BARS_US, NETWORK_BARS_US, NetworkTiming, drawn_policy, measure_network
-from orchestrator.policies import FleetTables, Policy, Situation, parse_policy
+from orchestrator.policies import FleetTables, RowPolicy, Situation, parse_policy
 from orchestrator.profile import LatencyFit, LatencyTable
 from orchestrator.reporting.blocks import Block, Heading, Table, Text, render_markdown
 from orchestrator.snapshot import (
@@ -79,7 +79,7 @@ def make_fleet(servers: int) -> tuple[list[ServerState], LatencyTable]:
 
 
 def measure(
-    servers: int, policy: Policy, repeats: int = _REPEATS, *, clock: Callable[[], float] = time.perf_counter
+    servers: int, policy: RowPolicy, repeats: int = _REPEATS, *, clock: Callable[[], float] = time.perf_counter
 ) -> Timing:
     """Return how long decisions take over so many servers.
 
@@ -96,7 +96,7 @@ def measure(
     for turn in range(-10, repeats):
         state = states[turn % servers]
         put_s = _timed(lambda state=state: tables.put(state, latency), clock)  # type: ignore[misc]
-        decision_s = _timed(lambda: tables.decide(policy, situation), clock)
+        decision_s = _timed(lambda: tables.choose(policy, tables.fill(situation)), clock)
         if turn >= 0:  # the first compile, or load what was compiled
             puts.append(put_s)
             decisions.append(decision_s)
@@ -151,7 +151,7 @@ def make_page(timings: list[Timing], networks: list[NetworkTiming], machine: str
 @out_option
 def main(out: Path) -> None:
     """Measure, print and write."""
-    policies: list[Policy] = [*(parse_policy(name) for name in POLICIES), drawn_policy()]
+    policies: list[RowPolicy] = [*(parse_policy(name) for name in POLICIES), drawn_policy()]
     timings = [measure(servers, policy) for servers in SIZES for policy in policies]
     networks = [measure_network(servers) for servers in NETWORK_BARS_US]
     machine = f"{describe_machine().cpu}, Python {platform.python_version()}"

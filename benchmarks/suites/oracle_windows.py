@@ -16,7 +16,7 @@ from benchmarks.suites.standard import Comparison
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import load_case
 from orchestrator.evaluation.policy_entries import open_policy
-from orchestrator.simulation.bounds.gaps import Window, measure_window
+from orchestrator.simulation.bounds.overview import Window, measure_window
 
 REQUESTS: Final = 24
 """Of a window; some seconds of search. With 40 it may be a minute and a half."""

@@ -40,14 +40,10 @@ class Fault(StrEnum):
 def find_fault(
     decision: object, candidates: Sequence[Candidate], situation: Situation, *, binding: Binding, is_idle: bool
 ) -> Fault | None:
-    """Return what is wrong with a decision, None when nothing is.
+    """Return what is wrong with whatever a policy decided about candidates, None when nothing is.
 
-    Args:
-        decision: whatever the policy returned.
-        candidates: those that the policy was given.
-        situation: what it was told besides.
-        binding: with late binding it must choose something that has room.
-        is_idle: whether no server has anything to do, so that no answer will bring the next decision about.
+    With late binding it must choose something that has room. When no server has anything to do (``is_idle``) no answer
+    will bring the next decision about.
     """
     match decision:
         case Dispatch(choice):
@@ -56,10 +52,9 @@ def find_fault(
             if binding is Binding.LATE and not _has_room(choice, candidates):
                 return Fault.NOT_OFFERED
             return None
-        case Hold() as decision:
-            if not is_idle or not candidates:
-                return None
-            return None if is_bounded(decision, situation) else Fault.STARVING
+        case Hold() as hold:
+            is_starving = is_idle and candidates and not is_bounded(hold, situation)
+            return Fault.STARVING if is_starving else None
         case Reject():
             return None
     return Fault.NOT_OFFERED

@@ -73,11 +73,7 @@ class PreferredPolicy:
     """Takes what suits the head's preference best of all that is in time; without one, what is most accurate."""
 
     name: str = "preferred"
-
-    @property
-    def binding(self) -> Binding:
-        """The binding of this policy, which is late."""
-        return Binding.LATE
+    binding: Binding = Binding.LATE
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
         """Decide, see ``Policy``. A better candidate that is busy is waited for, as long as it is in time."""

@@ -111,9 +111,7 @@ class Policy(Protocol):
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
         """Return the candidate to dispatch, perhaps with another batch, or why to hold.
 
-        Args:
-            candidates: ordered by server name, then width; perhaps none.
-            situation: what else is known.
+        Candidates are ordered by server name, then width; there may be none.
         """
         ...
 
@@ -139,13 +137,7 @@ class RowPolicy(ObservingPolicy, Protocol):
     def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """Return the row to dispatch (or HOLD or REJECT), the items, the reason's code, and until when to hold.
 
-        It may change the expected times in ``rows`` to what it believes, and what it remembers. Infinite is until
-        something changes.
-
-        Args:
-            memory: the policy's own, see orchestrator.policies.tables.memory.
-            rows: the candidates, ordered by server, then width.
-            count: how many there are; perhaps none.
-            query: what waits, and the uniform random numbers.
+        It may change the expected times in ``rows`` to what it believes, and what it remembers in ``memory``, which is
+        its own. Infinite is until something changes. Of the rows the first ``count`` are candidates, perhaps none.
         """
         ...

@@ -78,12 +78,9 @@ def is_mostly_gone(entries: int, requests: int) -> bool:
 
 
 def comes_too_late(items_before: float, most_rps: float, allowed_s: float) -> bool:
-    """Return whether a request that has just come can't have its turn in time.
+    """Return whether a request that has just come, with ``allowed_s`` to its deadline, can't have its turn in time.
 
-    Args:
-        items_before: that go before it is done, its own included.
-        most_rps: of the QueueEstimate.
-        allowed_s: from its arrival to its deadline.
+    Its own items are among ``items_before``; ``most_rps`` is that of the QueueEstimate.
     """
     return items_before > most_rps * allowed_s
 
@@ -96,10 +93,7 @@ def expires_s(deadline_s: float, fastest_s: float, slack_margin: float) -> float
 def head_margin(drain_s: float, tail_slack_s: float, slack_margin: float) -> tuple[bool, float]:
     """Return whether a queue is overloaded, and what its heads' expected times are multiplied by.
 
-    Args:
-        drain_s: the least expected time until all that waits is answered, at one width.
-        tail_slack_s: until its tail is due.
-        slack_margin: of the policy.
+    It takes the least expected time until all that waits is answered at one width, and that until its tail is due.
     """
     is_overloaded = drain_s * slack_margin > tail_slack_s
     return is_overloaded, slack_margin * slack_margin if drain_s > tail_slack_s else slack_margin
@@ -113,12 +107,7 @@ def longest_service_s(allowed_s: float, slack_margin: float) -> float:
 def head_batch(head_items: float, most_items: float, longest_s: float, per_item_s: float, fixed_s: float) -> float:
     """Return the items of the batch that an overloaded queue's head needs time for.
 
-    Args:
-        head_items: of the head alone.
-        most_items: that wait and fit into a batch.
-        longest_s: that its service may take, see ``longest_service_s``.
-        per_item_s: that an item takes there.
-        fixed_s: that a batch takes besides.
+    No more than ``most_items`` wait and fit into a batch, and its service may take ``longest_service_s``.
     """
     if per_item_s <= 0:
         return head_items

@@ -24,13 +24,11 @@ from orchestrator.policies import rule
 from orchestrator.policies.fleet.row_values import choose_among
 from orchestrator.policies.knobs import FIRST_KNOB, MARGIN_PLACE, PARAMETER, SLACK_MARGIN_KNOB, Knob, parse_knobs
 from orchestrator.policies.protocol import Binding, Outcome, Situation
-from orchestrator.policies.rules import thresholds, width_rules
+from orchestrator.policies.rules import batch_rules, width_rules
 from orchestrator.policies.rules.joint import (
     alert,
     central,
-    clipper,
     clockwork,
-    control_limit,
     fluid,
     model_switching,
     slackfit,
@@ -43,29 +41,14 @@ from orchestrator.policies.tables.memory import Memory
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A rule with what goes with it.
+    """A rule with what goes with it."""
 
-    Attributes:
-        code: its number in orchestrator.policies.rule, of a central rule in orchestrator.policies.rules.joint.central.
-        binding: when it decides.
-        default_width: the width rule that it has alone; None: a central rule, which has none.
-        corrects_stale: whether the times of overdue servers are stretched.
-        remembers: what it remembers of answered batches.
-        knobs: the knobs that it has.
-    """
-
-    code: int
+    code: int  # in orchestrator.policies.rule, of a central rule in orchestrator.policies.rules.joint.central
     binding: Binding
-    default_width: str | None = "widest"
-    corrects_stale: bool = False
-    remembers: int = rule.NOTHING
+    default_width: str | None = "widest"  # the width rule that it has alone; None: a central rule, which has none
+    corrects_stale: bool = False  # whether the times of overdue servers are stretched
+    remembers: int = rule.NOTHING  # of answered batches
     knobs: tuple[Knob, ...] = ()
-
-
-def _central(
-    code: int, binding: Binding = Binding.LATE, *, remembers: int = rule.NOTHING, knobs: tuple[Knob, ...] = ()
-) -> _Entry:
-    return _Entry(code, binding, None, remembers=remembers, knobs=knobs)
 
 
 _ENTRIES: dict[str, _Entry] = {
@@ -81,24 +64,24 @@ _ENTRIES: dict[str, _Entry] = {
     "sed": _Entry(rule.SHORTEST_DELAY, Binding.EARLY),
     "weighted-random": _Entry(rule.DRAWN_BY_CAPACITY, Binding.EARLY),
     "random-batch": _Entry(rule.DRAWN_WITH_BATCH, Binding.LATE, "random"),
-    "achq": _Entry(rule.BY_THRESHOLD, Binding.LATE, "slack", knobs=thresholds.KNOBS),
+    "achq": _Entry(rule.BY_THRESHOLD, Binding.LATE, "slack", knobs=batch_rules.ACHQ_KNOBS),
     "clipper-plus": _Entry(rule.BATCH_IN_TIME, Binding.LATE),
     "clipper-aimd": _Entry(
-        rule.BATCH_WITHIN_LIMIT, Binding.LATE, remembers=rule.BATCH_LIMITS, knobs=clipper.AIMD_KNOBS
+        rule.BATCH_WITHIN_LIMIT, Binding.LATE, remembers=rule.BATCH_LIMITS, knobs=batch_rules.AIMD_KNOBS
     ),
     "nexus": _Entry(rule.BATCH_OF_HALF_DEADLINE, Binding.LATE, "slack"),
-    "control-limit": _Entry(rule.BATCH_AT_LIMIT, Binding.LATE, "slack", knobs=control_limit.KNOBS),
-    "slackfit": _central(central.SLACKFIT),
-    "slackfit-accuracy": _central(central.SLACKFIT_ACCURACY),
-    "max-accuracy": _central(central.MAX_ACCURACY),
-    "max-batch": _central(central.MAX_BATCH),
-    "clockwork": _central(central.CLOCKWORK, remembers=rule.LAST_RATIOS, knobs=clockwork.KNOBS),
-    "infaas": _central(central.INFAAS, Binding.EARLY),
-    "model-switching": _central(central.MODEL_SWITCHING, knobs=model_switching.KNOBS),
-    "alert": _central(central.ALERT, remembers=rule.SLOW_DOWN, knobs=alert.KNOBS),
-    "thrift": _central(central.THRIFT, knobs=thrift.KNOBS),
-    "fluid-lp": _central(central.BY_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
-    "proteus-lp": _central(central.BY_HALVED_PLAN, Binding.EARLY, knobs=fluid.KNOBS),
+    "control-limit": _Entry(rule.BATCH_AT_LIMIT, Binding.LATE, "slack", knobs=batch_rules.LIMIT_KNOBS),
+    "slackfit": _Entry(central.SLACKFIT, Binding.LATE, None),
+    "slackfit-accuracy": _Entry(central.SLACKFIT_ACCURACY, Binding.LATE, None),
+    "max-accuracy": _Entry(central.MAX_ACCURACY, Binding.LATE, None),
+    "max-batch": _Entry(central.MAX_BATCH, Binding.LATE, None),
+    "clockwork": _Entry(central.CLOCKWORK, Binding.LATE, None, remembers=rule.LAST_RATIOS, knobs=clockwork.KNOBS),
+    "infaas": _Entry(central.INFAAS, Binding.EARLY, None),
+    "model-switching": _Entry(central.MODEL_SWITCHING, Binding.LATE, None, knobs=model_switching.KNOBS),
+    "alert": _Entry(central.ALERT, Binding.LATE, None, remembers=rule.SLOW_DOWN, knobs=alert.KNOBS),
+    "thrift": _Entry(central.THRIFT, Binding.LATE, None, knobs=thrift.KNOBS),
+    "fluid-lp": _Entry(central.BY_PLAN, Binding.EARLY, None, knobs=fluid.KNOBS),
+    "proteus-lp": _Entry(central.BY_HALVED_PLAN, Binding.EARLY, None, knobs=fluid.KNOBS),
 }
 _WIDTH_RULES: dict[str, int] = {
     "random": width_rules.DRAWN,

@@ -12,16 +12,15 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import FIRST_KNOB, KNOB_COUNT, PARAMETER
-from orchestrator.policies.rules import capacity, server_rules, thresholds, two_choices
-from orchestrator.policies.rules.joint import alert, clipper, clockwork, control_limit, nexus
+from orchestrator.policies.rules import batch_rules, server_rules
+from orchestrator.policies.rules.joint import alert, clockwork
 from orchestrator.policies.rules.joint.central import choose_centrally
-from orchestrator.policies.rules.smooth_turns import in_weighted_turn
 from orchestrator.policies.rules.width_rules import narrow
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import stretch_overdue
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 from orchestrator.policies.tables.memory import STRIDE, WHOLE
-from orchestrator.policies.tables.stale import stretch_overdue
 
 SERVER_RULE: Final = 0
 """Which server rule is applied; CENTRAL for none."""
@@ -116,7 +115,7 @@ def observe(
     """Let a rule remember what became of a batch, see orchestrator.policies.protocol.Outcome."""
     place = int(server * memory[WHOLE][STRIDE] + column)
     if rule[REMEMBERS] == BATCH_LIMITS:
-        clipper.adapt_limit(rule, memory, place, items, is_in_time)
+        batch_rules.adapt_limit(rule, memory, place, items, is_in_time)
     elif rule[REMEMBERS] == LAST_RATIOS:
         clockwork.note_ratio(memory, place, expected_s, took_s)
     elif rule[REMEMBERS] == SLOW_DOWN:
@@ -129,14 +128,14 @@ def _steered(
 ) -> Choice:
     """Return the decision of a rule that says when and how many as well, at the width that a width rule has left."""
     if server_rule == BY_THRESHOLD:
-        return thresholds.choose_by_threshold(rule, width, timely, rows, count, query)
+        return batch_rules.choose_by_threshold(rule, width, timely, rows, count, query)
     if server_rule == BATCH_IN_TIME:
-        return clipper.choose_in_time(width, timely, rows, count, query)
+        return batch_rules.choose_in_time(width, timely, rows, count, query)
     if server_rule == BATCH_WITHIN_LIMIT:
-        return clipper.choose_within_limit(width, timely, memory, rows, count, query)
+        return batch_rules.choose_within_limit(width, timely, memory, rows, count, query)
     if server_rule == BATCH_OF_HALF_DEADLINE:
-        return nexus.choose_half_deadline(width, timely, rows, count, query)
-    return control_limit.choose_at_limit(rule, width, timely, rows, count, query)
+        return batch_rules.choose_half_deadline(width, timely, rows, count, query)
+    return batch_rules.choose_at_limit(rule, width, timely, rows, count, query)
 
 
 @compiled
@@ -153,13 +152,13 @@ def _server_of(
     if server_rule == LEAST_COMPLETION:
         return server_rules.least_completion(width, timely, rows, count, query)
     if server_rule == SOONER_OF_TWO:
-        return two_choices.sooner_of_two(width, timely, rows, count, query)
+        return server_rules.sooner_of_two(width, timely, rows, count, query)
     if server_rule == EMPTIER_OF_TWO:
-        return two_choices.emptier_of_two(width, timely, rows, count, query)
+        return server_rules.emptier_of_two(width, timely, rows, count, query)
     if server_rule == SHORTEST_DELAY:
-        return capacity.shortest_delay(width, timely, rows, count, query)
+        return server_rules.shortest_delay(width, timely, rows, count, query)
     if server_rule == LEAST_WORK:
         return server_rules.least_work(width, timely, rows, count, query)
     if server_rule == IN_WEIGHTED_TURN:
-        return in_weighted_turn(width, timely, memory, rows, count, query)
-    return capacity.drawn_by_capacity(width, timely, rows, count, query)
+        return server_rules.in_weighted_turn(width, timely, memory, rows, count, query)
+    return server_rules.drawn_by_capacity(width, timely, rows, count, query)

@@ -23,12 +23,11 @@ _AVERAGED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came of it.
+    """The results of each policy on each trace, in the order of traces.
 
     Attributes:
         rate_rps: Items a second, of the last trace.
         most_accuracy: The fluid bound at that rate; None when the fleet can't serve it for good.
-        results: Of each policy on each trace, in the order of traces.
     """
 
     rate_rps: float
@@ -50,8 +49,7 @@ class Comparison:
         found: dict[str, Mapping[str, float | None]] = {}
         for policy, results in self.by_policy().items():
             means = {name: _mean([getattr(result, name) for result in results]) for name in _AVERAGED}
-            means["lost"] = _mean([float(r.shed + r.rejected + r.failed) for r in results])
-            found[policy] = means
+            found[policy] = {**means, "lost": _mean([float(r.shed + r.rejected + r.failed) for r in results])}
         return found
 
 

@@ -17,20 +17,16 @@ class ServerResult:
     """What one server did.
 
     Attributes:
-        name: unique in the fleet.
-        items: that it ran.
-        groups: batches that it ran them in.
+        items, batches: that it ran.
         utilisation_ratio: how much of it was busy while it was up.
-        energy_j: idle, batches and loads; None while unknown.
-        peak_bytes: the most memory that it held, loads included.
+        energy_j: idle and batches; None while unknown.
     """
 
     name: str
     items: int
-    groups: int
+    batches: int
     utilisation_ratio: float
     energy_j: float | None
-    peak_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,6 @@ class Result:
     """What one policy did with one trace.
 
     Attributes:
-        scenario, policy, seed: of the run.
         requests: that arrived.
         answered: of them; ``shed`` by the router, ``rejected`` by the policy, ``failed`` with a server: the others.
         attainment_ratio: answered within the deadline, of all that arrived.
@@ -51,7 +46,6 @@ class Result:
         mean_batch: items of a batch.
         decisions: how often the policy was asked.
         duration_s: virtual time, to the last answer or refusal.
-        servers: by name.
     """
 
     scenario: str
@@ -78,20 +72,13 @@ class Result:
 
 
 def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) -> Result:
-    """Return the figures of a run that has ended.
+    """Return the figures of a run that has ended; latencies, accuracy and attainment without the first requests.
 
-    Args:
-        simulation: after ``run``.
-        seed: it was made with.
-        warm_up_ratio: of the requests, the first, that latencies, accuracy and attainment leave out.
+    ``warm_up_ratio`` says how many of the requests those are.
     """
     world, state = simulation.world, simulation.world.state
     count = len(simulation.trace.arrived_s)
-    counted = slice(int(warm_up_ratio * count), count)
-    table = {
-        field: np.asarray(world.requests[field])[counted]
-        for field in (sim.STATUS, sim.ARRIVED_S, sim.ANSWERED_S, sim.DEADLINE_S, sim.ACCURACY)
-    }
+    table = world.requests[:, int(warm_up_ratio * count) : count]
     is_answered = table[sim.STATUS] == sim.ANSWERED
     latency_s = np.sort((table[sim.ANSWERED_S] - table[sim.ARRIVED_S])[is_answered])
     is_on_time = is_answered & (table[sim.ANSWERED_S] <= table[sim.DEADLINE_S])
@@ -99,19 +86,21 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
     servers = tuple(_server_results(simulation))
     energies = [s.energy_j for s in servers]
     known = [e for e in energies if e is not None]
-    items, batches = sum(s.items for s in servers), sum(s.groups for s in servers)
-    statuses = np.asarray(world.requests[sim.STATUS])[:count]
-    all_answered = int(np.count_nonzero(statuses == sim.ANSWERED))
+    items, batches = sum(s.items for s in servers), sum(s.batches for s in servers)
+    shed, rejected, failed, answered = (
+        int(np.count_nonzero(world.requests[sim.STATUS][:count] == status))
+        for status in (sim.SHED, sim.REJECTED, sim.FAILED, sim.ANSWERED)
+    )
     span_s = float(state[sim.NOW_S]) - float(table[sim.ARRIVED_S][0])
     return Result(
         scenario=simulation.settings.name,
         policy=simulation.policy.name,
         seed=seed,
         requests=count,
-        answered=all_answered,
-        shed=int(np.count_nonzero(statuses == sim.SHED)),
-        rejected=int(np.count_nonzero(statuses == sim.REJECTED)),
-        failed=int(np.count_nonzero(statuses == sim.FAILED)),
+        answered=answered,
+        shed=shed,
+        rejected=rejected,
+        failed=failed,
         attainment_ratio=on_time / len(is_answered),
         accuracy=float(table[sim.ACCURACY][is_answered].mean()) if len(latency_s) else None,
         effective_accuracy=float(table[sim.ACCURACY][is_on_time].sum()) / len(is_answered),
@@ -119,7 +108,7 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
         p50_s=_quantile(latency_s, 0.5),
         p99_s=_quantile(latency_s, 0.99),
         goodput_rps=on_time / span_s if span_s > 0 else 0.0,
-        joules_per_answer=sum(known) / all_answered if len(known) == len(energies) and all_answered else None,
+        joules_per_answer=sum(known) / answered if len(known) == len(energies) and answered else None,
         utilisation_variance=float(np.var([s.utilisation_ratio for s in servers])),
         mean_batch=items / batches if batches else None,
         decisions=int(state[sim.TURN]),
@@ -129,21 +118,13 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
 
 
 def _server_results(simulation: Simulation) -> Sequence[ServerResult]:
-    truth = simulation.world.truth
     found = []
-    for index, server in enumerate(simulation.servers):
-        up_s = truth[sim.UP_S][index]
-        energy_j = truth[sim.IDLE_W][index] * up_s + truth[sim.BUSY_J][index] + truth[sim.LOAD_J][index]
-        found.append(
-            ServerResult(
-                server.name,
-                int(truth[sim.ITEMS_RUN][index]),
-                int(truth[sim.BATCHES_RUN][index]),
-                float(truth[sim.BUSY_S][index] / up_s) if up_s > 0 else 0.0,
-                None if math.isnan(energy_j) else float(energy_j),
-                int(truth[sim.PEAK_BYTES][index]),
-            )
-        )
+    for server, of_server in zip(simulation.servers, simulation.world.truth.T.tolist(), strict=True):
+        items, batches, up_s = int(of_server[sim.ITEMS_RUN]), int(of_server[sim.BATCHES_RUN]), of_server[sim.UP_S]
+        utilisation_ratio = of_server[sim.BUSY_S] / up_s if up_s > 0 else 0.0
+        energy_j = of_server[sim.IDLE_W] * up_s + of_server[sim.BUSY_J]
+        known_j = None if math.isnan(energy_j) else energy_j
+        found.append(ServerResult(server.name, items, batches, utilisation_ratio, known_j))
     return found
 
 

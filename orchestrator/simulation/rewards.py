@@ -52,13 +52,7 @@ _ITEM_J: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a world is made of.
-
-    Attributes:
-        settings: its scenario.
-        servers: its fleet.
-        preference: weights of accuracy, latency and energy that its requests bring; they add up to 1.
-    """
+    """What a world is made of; its requests weigh accuracy, latency and energy by a preference that adds up to 1."""
 
     settings: ScenarioSettings
     servers: tuple[SimulatedServer, ...]
@@ -85,7 +79,7 @@ def write_rewards(world: World, scales: Any, sums: Any, rewards: Any) -> None:
     """Write what was earned since the call before, by OBJECTIVES; ``sums`` is kept between calls."""
     state, joules = world.state, 0.0
     for server in range(world.fleet.server_count):
-        joules += world.truth[sim.BUSY_J][server] + world.truth[sim.LOAD_J][server]
+        joules += world.truth[sim.BUSY_J][server]
     answered, in_time = state[sim.ANSWERED_COUNT] - sums[0], state[sim.ON_TIME_COUNT] - sums[1]
     accuracy, latency_s = state[sim.ACCURACY_SUM] - sums[2], state[sim.LATENCY_SUM_S] - sums[3]
     lost, spent_j = state[sim.LOST_COUNT] - sums[4], joules - sums[5]

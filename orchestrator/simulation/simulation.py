@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.policies import Binding, FleetTables, Policy, Situation
@@ -18,8 +18,8 @@ from orchestrator.policies.rule import RULE_FIELDS
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT, QueueHead
-from orchestrator.policies.tables.memory import Memory, new_memory
-from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
+from orchestrator.policies.tables.memory import new_memory
+from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
@@ -32,19 +32,14 @@ from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, Se
 
 _FAMILY = Family("simulated")
 _SPEC = TensorSpec("pixels", "FP32", (1,))
-_SPARE_BATCHES = 6  # for instances that are added, and batches done whose report has not come
-_SPARE_EVENTS = 4096  # for changes that are asked for meanwhile
+_SPARE_BATCHES = 6  # room in the tables for batches done whose report has not come
 
 
 class Simulation:
     """A world and its policy; time moves when it is told to.
 
-    Args:
-        settings: the scenario.
-        servers: its fleet.
-        policy: any Policy; one that is a rule or learned runs inside the compiled loop.
-        seed: of the trace.
-        trace: drawn before, so that several policies meet the same; None draws it.
+    A policy that is a rule or learned runs inside the compiled loop. A trace may be drawn before, so that several
+    policies meet the same; else that of the seed is drawn.
 
     Attributes:
         learned_counts: decisions of a learned policy, and those in which its base stood in, see
@@ -113,8 +108,7 @@ class Simulation:
             apply(world, row, items, until_s)
             return
         candidates = [read_candidate(world.rows, row, self._tables.names) for row in range(count)]
-        situation = read_situation(world.head.query, self._tables.widths, self._tables.memory)
-        decision = self.policy.choose(candidates, situation)
+        decision = self.policy.choose(candidates, self._situation())
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
             keys = [(c.server, c.width) for c in candidates]
@@ -125,60 +119,41 @@ class Simulation:
             assert isinstance(decision, Hold)
             apply(world, HOLD, 0.0, math.inf if decision.until_s is None else decision.until_s)
 
-
-def read_situation(query: Column, widths: Sequence[Width], memory: Memory | None = None) -> Situation:
-    """Return what is asked as a value, with what policies remember."""
-    queue = QueueState(
-        items=int(query[col.QUEUE_ITEMS]),
-        head_items=int(query[col.HEAD_ITEMS]),
-        head_deadline_s=float(query[col.HEAD_DEADLINE_S]),
-        tail_deadline_s=float(query[col.TAIL_DEADLINE_S]),
-        allowed_widths=tuple(widths),
-        min_accuracy=float(query[col.MIN_ACCURACY]),
-        head_arrived_s=float(query[col.HEAD_ARRIVED_S]),
-    )
-    uniforms = (float(query[col.FIRST_UNIFORM]), float(query[col.SECOND_UNIFORM]))
-    return Situation(
-        queue, float(query[col.NOW_S]), int(query[col.TURN]), uniforms, float(query[col.SLACK_MARGIN]), memory
-    )
+    def _situation(self) -> Situation:
+        """Return what is asked as a value, with what policies remember."""
+        query = self.world.head.query.tolist()
+        queue = QueueState(
+            items=int(query[col.QUEUE_ITEMS]),
+            head_items=int(query[col.HEAD_ITEMS]),
+            head_deadline_s=query[col.HEAD_DEADLINE_S],
+            tail_deadline_s=query[col.TAIL_DEADLINE_S],
+            allowed_widths=tuple(self._tables.widths),
+            min_accuracy=query[col.MIN_ACCURACY],
+            head_arrived_s=query[col.HEAD_ARRIVED_S],
+        )
+        uniforms = query[col.FIRST_UNIFORM], query[col.SECOND_UNIFORM]
+        turn, margin = int(query[col.TURN]), query[col.SLACK_MARGIN]
+        return Situation(queue, query[col.NOW_S], turn, uniforms, margin, self._tables.memory)
 
 
 def _served(model: SimulatedModel) -> ServedModel:
-    return ServedModel(
-        ModelName(f"simulated_w{model.width:03d}"),
-        _FAMILY,
-        model.width,
-        model.accuracy,
-        None,
-        model.max_batch_size,
-        max(1, model.instances),
-        None,
-        _SPEC,
-        _SPEC,
-    )
-
-
-def _scaled_fit(fit: LatencyFit, factor: float) -> LatencyFit:
-    return LatencyFit(fit.weight, fit.sum_n, fit.sum_nn, fit.sum_t_s * factor, fit.sum_nt_s * factor)
+    name, instances = ModelName(f"simulated_w{model.width:03d}"), max(1, model.instances)
+    about = model.width, model.accuracy, None, model.max_batch_size, instances, None
+    return ServedModel(name, _FAMILY, *about, _SPEC, _SPEC)
 
 
 def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings, trace: Trace) -> FleetTables:
     """Return the fleet as its router knows it at the beginning."""
     states, fits, joules = [], {}, {}
     waiting = settings.objectives.in_flight_groups - 1
-    for index, server in enumerate(servers):
-        limit = waiting + max(1, *(m.instances for m in server.models))
-        states.append(
-            ServerState(
-                server.name,
-                tuple(_served(m) for m in server.models),
-                batch_limit=limit + _SPARE_BATCHES,  # makes room in the tables
-                waiting_limit=waiting,
-            )
-        )
-        for model in server.models:
-            key = (server.name, _served(model).name)
-            fits[key] = _scaled_fit(model.start, float(trace.believed_speed[index]))
+    limits = [waiting + max(1, *(m.instances for m in server.models)) for server in servers]
+    for server, limit, speed in zip(servers, limits, trace.believed_speed.tolist(), strict=True):
+        models = tuple(_served(m) for m in server.models)
+        room = limit + _SPARE_BATCHES
+        states.append(ServerState(server.name, models, batch_limit=room, waiting_limit=waiting))
+        for model, served in zip(server.models, models, strict=True):
+            key, fit = (server.name, served.name), model.start
+            fits[key] = replace(fit, sum_t_s=fit.sum_t_s * speed, sum_nt_s=fit.sum_nt_s * speed)
             if model.energy_j is not None:
                 sizes = np.arange(1, model.max_batch_size + 1)
                 per_item_j, fixed_j = (
@@ -186,42 +161,29 @@ def _known_fleet(servers: Sequence[SimulatedServer], settings: ScenarioSettings,
                 )
                 joules[key] = EnergyLine(float(per_item_j), float(fixed_j), EnergySource.ESTIMATED)
     tables = FleetTables(states, LatencyTable(fits), EnergyTable(joules))
-    for index, server in enumerate(servers):
-        limit = waiting + max(1, *(m.instances for m in server.models))
+    for index, (server, limit) in enumerate(zip(servers, limits, strict=True)):
         tables.fleet.servers[col.BATCH_LIMIT][index] = limit
         for model in server.models:
             if model.instances == 0:
-                at = index * tables.fleet.columns + list(tables.widths).index(model.width)
-                tables.fleet.models[col.SERVED][at] = 0
+                tables.fleet.models[col.SERVED][index * tables.fleet.columns + tables.widths.index(model.width)] = 0
     return tables
 
 
 def _make_world(
-    tables: FleetTables,
-    servers: Sequence[SimulatedServer],
-    settings: ScenarioSettings,
-    trace: Trace,
-    policy: Policy,
+    tables: FleetTables, servers: Sequence[SimulatedServer], settings: ScenarioSettings, trace: Trace, policy: Policy
 ) -> World:
-    fleet = tables.fleet
+    fleet, entries = tables.fleet, trace.schedule.shape[1]
     cells = max(1, len(servers) * fleet.columns)
     most = max(m.max_batch_size for s in servers for m in s.models)
-    requests = _requests(trace)
-    schedule = new_table(sim.EVENT_FIELDS, trace.schedule.shape[1])
-    for field in range(sim.EVENT_FIELDS):
-        for entry in range(trace.schedule.shape[1]):
-            schedule[field][entry] = float(trace.schedule[field][entry])
+    schedule = new_table(sim.EVENT_FIELDS, entries)
+    schedule[:, :entries] = trace.schedule
     failures = int(np.count_nonzero(trace.schedule[sim.KIND] == sim.FAILS))
     expiries = len(trace.arrived_s) if settings.objectives.shed_late else 0
-    events = new_table(sim.EVENT_FIELDS, (2 * len(servers) + failures) * fleet.depth + expiries + _SPARE_EVENTS)
+    events = new_table(sim.EVENT_FIELDS, (2 * len(servers) + failures) * fleet.depth + expiries)
     query, allowed, avoided = new_column(col.QUERY_FIELDS), new_column(fleet.widths), new_column(len(servers))
     query[col.MAX_PER_ITEM_J] = math.inf
     query[col.PREFER_ACCURACY] = query[col.PREFER_LATENCY] = query[col.PREFER_ENERGY] = math.nan
-    for column in range(fleet.widths):
-        allowed[column] = 1
-    roots = new_column(cells)
-    for queue in range(cells):
-        roots[queue] = -1
+    allowed[:] = 1
     world = World(
         fleet=fleet,
         head=QueueHead(query, allowed, avoided),
@@ -229,7 +191,7 @@ def _make_world(
         scratch=tables.scratch,
         rule=_rule_of(policy),
         memory=new_memory(len(servers), fleet.columns),
-        requests=requests,
+        requests=_requests(trace),
         truth=new_table(sim.TRUTH_FIELDS, len(servers)),
         models=new_table(sim.TRUE_FIELDS, cells),
         service_s=new_table(cells, most),
@@ -239,11 +201,11 @@ def _make_world(
         schedule=schedule,
         state=_state(settings, trace, policy),
         heap=new_column(len(trace.arrived_s)),
-        roots=roots,
+        roots=np.full(cells, -1.0),
         sample=new_column(MOST_SAMPLED),
     )
     for index, server in enumerate(servers):
-        _write_truth(world, index, server, list(tables.widths))
+        _write_truth(world, index, server, tables.widths)
     return world
 
 
@@ -253,54 +215,30 @@ def _rule_of(policy: Policy) -> Column:
     return policy.numbers if isinstance(policy, RulePolicy) else new_column(RULE_FIELDS)
 
 
-def _write_truth(world: World, index: int, server: SimulatedServer, widths: list[Width]) -> None:
+def _write_truth(world: World, index: int, server: SimulatedServer, widths: Sequence[Width]) -> None:
     truth, models = world.truth, world.models
     truth[sim.IS_UP][index] = truth[sim.SPEED][index] = 1
     truth[sim.IDLE_W][index] = math.nan if server.idle_w is None else server.idle_w
     for model in server.models:
         cell = index * world.fleet.columns + widths.index(model.width)
-        energy_j = model.energy_j or (math.nan,) * model.max_batch_size
-        service, energy = world.service_s[cell], world.energy_j[cell]
-        for at in range(model.max_batch_size):
-            service[at], energy[at] = model.service_s[at], energy_j[at]
-        models[sim.LOAD_S][cell], models[sim.LOAD_W][cell] = model.load_s, model.load_w
-        models[sim.INSTANCE_BYTES][cell] = model.instance_bytes
+        world.service_s[cell, : model.max_batch_size] = model.service_s
+        world.energy_j[cell, : model.max_batch_size] = math.nan if model.energy_j is None else model.energy_j
         models[sim.SIGMA][cell], models[sim.DELAY_S][cell] = model.sigma, model.delay_s
         fit = model.start
-        models[sim.FIT_WEIGHT][cell], models[sim.FIT_N][cell], models[sim.FIT_NN][cell] = (
-            fit.weight,
-            fit.sum_n,
-            fit.sum_nn,
-        )
+        models[sim.FIT_WEIGHT][cell] = fit.weight
+        models[sim.FIT_N][cell], models[sim.FIT_NN][cell] = fit.sum_n, fit.sum_nn
         models[sim.FIT_T_S][cell], models[sim.FIT_NT_S][cell] = fit.sum_t_s, fit.sum_nt_s
-        truth[sim.MEMORY_BYTES][index] += model.instances * model.instance_bytes
-    truth[sim.PEAK_BYTES][index] = truth[sim.MEMORY_BYTES][index]
 
 
 def _requests(trace: Trace) -> Table:
-    count = len(trace.arrived_s)
-    requests = new_table(sim.REQUEST_FIELDS, count)
-    given = {
-        sim.ARRIVED_S: trace.arrived_s,
-        sim.DEADLINE_S: trace.deadline_s,
-        sim.PRIORITY: trace.priority,
-        sim.REQUEST_ITEMS: trace.items,
-        sim.NOISE: trace.noise,
-        sim.FIRST_UNIFORM: trace.uniforms[0],
-        sim.SECOND_UNIFORM: trace.uniforms[1],
-    }
-    for field, values in given.items():
-        fill(requests[field], values)
-    for field in (sim.SENT_S, sim.ANSWERED_S, sim.ACCURACY, sim.ENERGY_J):
-        fill(requests[field], np.full(count, math.nan))
-    for field in (sim.NEXT, sim.QUEUE, sim.LEFT, sim.RIGHT, sim.SERVER, sim.WIDTH):
-        fill(requests[field], np.full(count, -1.0))
+    requests = new_table(sim.REQUEST_FIELDS, len(trace.arrived_s))
+    requests[sim.ARRIVED_S], requests[sim.DEADLINE_S] = trace.arrived_s, trace.deadline_s
+    requests[sim.PRIORITY], requests[sim.REQUEST_ITEMS] = trace.priority, trace.items
+    requests[sim.NOISE] = trace.noise
+    requests[sim.FIRST_UNIFORM], requests[sim.SECOND_UNIFORM] = trace.uniforms
+    requests[[sim.SENT_S, sim.ANSWERED_S, sim.ACCURACY, sim.ENERGY_J]] = math.nan
+    requests[[sim.NEXT, sim.QUEUE, sim.LEFT, sim.RIGHT, sim.SERVER, sim.WIDTH]] = -1.0
     return requests
-
-
-def fill(column: Column, values: NDArray[np.float64]) -> None:
-    """Write an array into a column."""
-    column[: len(values)] = values
 
 
 def _state(settings: ScenarioSettings, trace: Trace, policy: Policy) -> Column:

@@ -32,19 +32,11 @@ from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.layout import HOLD
 from orchestrator.policies.tables.memory import MEMORY_FIELDS, SLOTS, STRIDE, WHOLE
-from orchestrator.simulation.rewards import (
-    DEADLINE_SCALE,
-    OBJECTIVES,
-    SCALES,
-    SUMS,
-    TIME_SUM,
-    Task,
-    reward_scales,
-    write_rewards,
-)
+from orchestrator.simulation import rewards
+from orchestrator.simulation.rewards import OBJECTIVES, Task
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.stacked import Floats, RouterTables, WorldTables, stack, tables_of, world_of
+from orchestrator.simulation.stacked import Floats, StackedWorlds, stack, world_of
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.loop import advance, apply
@@ -74,17 +66,6 @@ class Step(NamedTuple):
     advice: NDArray[np.int64]
 
 
-class _Views(NamedTuple):
-    """What the learners see where they are asked, with the world as first axis; see View."""
-
-    base: Floats
-    chosen: Floats
-    lines: Floats
-    context: Floats
-    mask: Floats
-    considered: NDArray[np.int64]
-
-
 class _Learners(NamedTuple):
     """What is kept for each world beside it, with the world as first axis.
 
@@ -94,8 +75,8 @@ class _Learners(NamedTuple):
         widths: [worlds, _MOST_WIDTHS], of its fleet, ascending, in percent.
         scales: [worlds, SCALES], what rewards are relative to.
         sums: [worlds, SUMS], what had come of it at the step before.
-        views: what is decided about.
-        picked, extremes: room that all share, see View.
+        views: what is decided about; its ``picked`` and ``extremes`` have no axis more, all share that room.
+        considered: [worlds], how many candidates are.
         holds_on: whether a hold stands.
     """
 
@@ -105,20 +86,16 @@ class _Learners(NamedTuple):
     widths: Floats
     scales: Floats
     sums: Floats
-    views: _Views
-    picked: Floats
-    extremes: Floats
+    views: View
+    considered: NDArray[np.int64]
     holds_on: bool
 
 
 class WorldBatch:
     """Worlds of one batch; each is loaded with a task, then all are stepped together.
 
-    Args:
-        worlds: how many.
-        base: the policy that says what is masked and that a learned one rests on.
-        holds_on: whether a hold stands, as it does where a learned policy serves (orchestrator.policies.learned.holds);
-            else every decision is asked about.
+    The base policy says what is masked, and a learned one rests on it. Where ``holds_on``, a hold stands as it does
+    where a learned policy serves (orchestrator.policies.learned.holds); else every decision is asked about.
 
     Raises:
         ConfigError: when the base can't be one.
@@ -127,7 +104,7 @@ class WorldBatch:
     def __init__(self, worlds: int, *, base: str = "lert:slack", holds_on: bool = False) -> None:
         self.worlds = worlds
         self._base = parse_base(base)
-        self._tables: WorldTables | None = None
+        self._worlds: StackedWorlds | None = None
         self._learners = _new_learners(worlds, holds_on=holds_on)
         self._is_running = np.zeros(worlds, np.bool_)
         self._step = Step(
@@ -141,13 +118,9 @@ class WorldBatch:
         self._orders = np.zeros((worlds, 3), np.int64)
 
     def load(self, world: int, task: Task, seed: int, *, expert: RulePolicy | None = None) -> None:
-        """Begin an episode in a world; ``settle`` then runs it to its first choice.
+        """Begin an episode in a world, by index; ``settle`` then runs it to its first choice.
 
-        Args:
-            world: by index.
-            task: what it is made of.
-            seed: of its trace; equal tasks and seeds give equal worlds.
-            expert: whose actions are given as advice; None: the base.
+        Equal tasks and seeds give equal worlds. Advice is the expert's actions, without one the base's.
         """
         trace = draw_trace(task.settings, sorted(task.servers, key=lambda s: s.name), seed)
         # The world's own rule is the expert, so that it observes what becomes of batches.
@@ -156,14 +129,14 @@ class WorldBatch:
         made = simulation.world
         query = made.head.query
         query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = task.preference
-        self._tables = tables = stack(self._tables, world, tables_of(made), self.worlds)
-        self._learners = learner = _with_room(self._learners, tables.router)
+        self._worlds = stack(self._worlds, world, made, self.worlds)
+        self._learners = learner = _with_room(self._learners, self._worlds.tables)
         learner.base_rule[world] = self._base.numbers
         learner.base_memory[world] = 0
         learner.base_memory[world, WHOLE, STRIDE] = made.memory[WHOLE][STRIDE]
         learner.preference[world] = task.preference
         learner.sums[world] = 0
-        learner.scales[world] = reward_scales(task)
+        learner.scales[world] = rewards.reward_scales(task)
         widths = sorted({m.width for s in task.servers for m in s.models})
         if len(widths) > _MOST_WIDTHS:
             raise ConfigError(f"{task.settings.name} has {len(widths)} widths; at most {_MOST_WIDTHS} can be learned")
@@ -180,9 +153,8 @@ class WorldBatch:
     def step(self, actions: NDArray[np.int64]) -> Step:
         """Take an action in every world that has not ended and run to the next choice; arrays are reused.
 
-        Args:
-            actions: int64 [worlds], see orchestrator.policies.learned.actions; or int64 [worlds, 3], servers, widths
-                and powers of 2 of ppo-paper.
+        Actions are int64 [worlds], see orchestrator.policies.learned.actions; or int64 [worlds, 3], servers, widths and
+        powers of 2 of ppo-paper.
         """
         if actions.ndim == 1:
             self._orders[:, 0] = actions
@@ -194,16 +166,16 @@ class WorldBatch:
         return self._step
 
     def _run(self) -> None:
-        assert self._tables is not None, "load the worlds first"
-        _step_worlds(self._tables, self._learners, self._orders, self._is_running, self._step)
+        assert self._worlds is not None, "load the worlds first"
+        _step_worlds(self._worlds, self._learners, self._orders, self._is_running, self._step)
         self._orders[:] = -1
 
     def totals(self, world: int) -> dict[str, float]:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
-        assert self._tables is not None, "load the worlds first"
-        state = self._tables.events.state[world]
+        assert self._worlds is not None, "load the worlds first"
+        state, servers = self._worlds.tables.state[world], int(self._worlds.counts[world, 0])
         answered = float(state[sim.ANSWERED_COUNT])
-        busy_j = self._tables.servers.truth[world][sim.BUSY_J][: int(self._tables.counts[world][0])]
+        busy_j = self._worlds.tables.truth[world, sim.BUSY_J, :servers]
         return {
             "requests": float(state[sim.ARRIVALS]),
             "answered": answered,
@@ -221,29 +193,29 @@ def _new_learners(worlds: int, *, holds_on: bool) -> _Learners:
         base_memory=np.zeros((worlds, MEMORY_FIELDS, SLOTS)),
         preference=np.zeros((worlds, 3)),
         widths=np.zeros((worlds, _MOST_WIDTHS)),
-        scales=np.zeros((worlds, SCALES)),
-        sums=np.zeros((worlds, SUMS)),
-        views=_Views(
+        scales=np.zeros((worlds, rewards.SCALES)),
+        sums=np.zeros((worlds, rewards.SUMS)),
+        views=View(
             base=np.zeros((worlds, 3)),
+            picked=np.zeros(1),
             chosen=np.zeros((worlds, ROWS)),
+            extremes=np.zeros(EXTREMES),
             lines=np.zeros((worlds, ROWS, FEATURES)),
             context=np.zeros((worlds, CONTEXT)),
             mask=np.zeros((worlds, ACTIONS)),
-            considered=np.zeros(worlds, np.int64),
         ),
-        picked=np.zeros(1),
-        extremes=np.zeros(EXTREMES),
+        considered=np.zeros(worlds, np.int64),
         holds_on=holds_on,
     )
 
 
-def _with_room(learners: _Learners, router: RouterTables) -> _Learners:
-    """Return learners with room for the candidates and memories of routers."""
-    candidates = router.rows.shape[2]
-    if len(learners.picked) < candidates:
-        learners = learners._replace(picked=np.zeros(candidates))
-    if learners.base_memory.shape != router.memory.shape:
-        memories = np.zeros(router.memory.shape)
+def _with_room(learners: _Learners, tables: World) -> _Learners:
+    """Return learners with room for the candidates and memories of worlds."""
+    candidates = tables.rows.shape[2]
+    if len(learners.views.picked) < candidates:
+        learners = learners._replace(views=learners.views._replace(picked=np.zeros(candidates)))
+    if learners.base_memory.shape != tables.memory.shape:
+        memories = np.zeros(tables.memory.shape)
         memories[:, :, : learners.base_memory.shape[2]] = learners.base_memory
         learners = learners._replace(base_memory=memories)
     return learners
@@ -254,9 +226,9 @@ def _view_of(learners: _Learners, at: int) -> View:
     views = learners.views
     return View(
         views.base[at],
-        learners.picked,
+        views.picked,
         views.chosen[at],
-        learners.extremes,
+        views.extremes,
         views.lines[at],
         views.context[at],
         views.mask[at],
@@ -265,7 +237,7 @@ def _view_of(learners: _Learners, at: int) -> View:
 
 @compiled
 def _step_worlds(
-    tables: WorldTables, learner: _Learners, orders: NDArray[np.int64], is_running: NDArray[np.bool_], step: Step
+    worlds: StackedWorlds, learner: _Learners, orders: NDArray[np.int64], is_running: NDArray[np.bool_], step: Step
 ) -> None:
     for i in range(orders.shape[0]):
         for objective in range(4):
@@ -274,17 +246,18 @@ def _step_worlds(
         step.elapsed[i] = 0.0
         if not is_running[i]:
             continue
-        world, view = world_of(tables, i), _view_of(learner, i)
+        world, view = world_of(worlds, i), _view_of(learner, i)
         if world.state[sim.IS_PENDING] != 0:
             if orders[i, 0] < 0:
                 continue  # it waits for its action
             _take(world, view, learner, orders[i], i)
         is_choice = _run_to_choice(world, view, learner, step, i)
-        step.elapsed[i] = (world.state[sim.NOW_S] - learner.sums[i, TIME_SUM]) / learner.scales[i, DEADLINE_SCALE]
-        learner.sums[i, TIME_SUM] = world.state[sim.NOW_S]
-        write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
+        passed_s = world.state[sim.NOW_S] - learner.sums[i, rewards.TIME_SUM]
+        step.elapsed[i] = passed_s / learner.scales[i, rewards.DEADLINE_SCALE]
+        learner.sums[i, rewards.TIME_SUM] = world.state[sim.NOW_S]
+        rewards.write_rewards(world, learner.scales[i], learner.sums[i], step.rewards[i])
         if is_choice:
-            _write_observation(view, int(learner.views.considered[i]), step.observations[i], step.masks[i])
+            _write_observation(view, int(learner.considered[i]), step.observations[i], step.masks[i])
         else:
             step.ended[i] = True
             is_running[i] = False
@@ -305,7 +278,7 @@ def _take(world: World, view: View, learner: _Learners, order: NDArray[np.int64]
     action = int(order[0])
     if action > HOLD_ACTION or view.mask[action] == 0:
         action = HOLD_ACTION
-    row, items, until_s = do_action(action, rows, view.chosen, int(learner.views.considered[i]), query, view.base)
+    row, items, until_s = do_action(action, rows, view.chosen, int(learner.considered[i]), query, view.base)
     if learner.holds_on:
         note_decision(row, until_s, learner.base_memory[i], rows, count, query, view.base)
     note_leaving(row, items, learner.base_memory[i])
@@ -325,7 +298,7 @@ def _run_to_choice(world: World, view: View, learner: _Learners, step: Step, i: 
                 apply(world, row, items, until_s)
                 continue
         number, allowed = look(memory, rows, count, query, learner.preference[i], view)
-        learner.views.considered[i] = number
+        learner.considered[i] = number
         step.advice[i] = _advice(world, view, number)
         if allowed > 1:
             return True

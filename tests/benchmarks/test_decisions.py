@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from benchmarks.decisions import Timing, make_fleet, make_page, measure
 from benchmarks.learned_decision import NetworkTiming, drawn_policy, measure_network
-from orchestrator.decision import Candidate, Decision
-from orchestrator.policies import Binding, FleetTables, Policy, Situation, parse_policy
+from orchestrator.decision import Candidate
+from orchestrator.policies import FleetTables, RowPolicy, Situation, parse_policy
+from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.compiled import Column, Table
+from orchestrator.policies.tables.layout import Choice
 from orchestrator.reporting.blocks import render_markdown
 from orchestrator.snapshot import QueueState, Width
 
@@ -16,25 +19,20 @@ WARM_UPS, REPEATS = 10, 100
 
 
 class Watched:
-    """A policy of values that decides as another one and counts what it was offered."""
+    """A policy that decides as another one and counts what it was offered."""
 
-    def __init__(self, inner: Policy) -> None:
+    name, is_observing = "watched", False
+
+    def __init__(self, inner: RowPolicy) -> None:
+        self.choose, self.observe, self.binding = inner.choose, inner.observe, inner.binding
         self._inner = inner
         self.offered: list[int] = []
-        self.servers: set[str] = set()
+        self.servers: set[float] = set()
 
-    @property
-    def name(self) -> str:
-        return "watched"
-
-    @property
-    def binding(self) -> Binding:
-        return self._inner.binding
-
-    def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        self.offered.append(len(candidates))
-        self.servers |= {str(candidate.server) for candidate in candidates}
-        return self._inner.choose(candidates, situation)
+    def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
+        self.offered.append(count)
+        self.servers |= set(rows[col.ROW_SERVER, :count].tolist())
+        return self._inner.choose_row(memory, rows, count, query)
 
 
 def clock_of(steps_s: Iterator[float]) -> Callable[[], float]:

@@ -229,30 +229,6 @@ def test_decisions_can_be_made_from_outside_one_by_one() -> None:
     assert (result.rejected, result.answered, result.servers[0].items, result.servers[1].items) == (1, 3, 0, 3)
 
 
-def test_loads_take_time_memory_and_energy_and_unloads_give_memory_back() -> None:
-    model = replace(single(), load_s=2.0, load_w=50.0, instance_bytes=100)
-    other = replace(linear_model(50, per_item_s=0.004), instances=0, load_s=1.0, instance_bytes=30)
-    fleet = [SimulatedServer(ServerName("a"), (other, model), idle_w=10.0)]
-    given = scenario(requests=2000, load=0.5, objectives=patient())
-    changes = entries((1.0, 0, sim.CHANGES, 2), (1.0, 0, sim.CHANGES, 1), (5.0, 0, sim.CHANGES, 0))
-    changes[sim.DETAIL] = [1, 0, 1]  # the columns of widths 100, 50 and 100
-    trace = replace(draw_trace(given, fleet, 0), schedule=changes)
-    simulation = Simulation(given, fleet, parse_policy("lert:50"), trace=trace)
-    truth = simulation.world.truth
-    simulation.run_until(1.5)
-    assert truth[sim.MEMORY_BYTES][0] == 230
-    assert truth[sim.LOAD_J][0] == 100
-    widths = np.asarray(simulation.world.requests[sim.WIDTH])
-    assert set(widths[widths > 0]) == {100}
-    simulation.run()
-    assert truth[sim.MEMORY_BYTES][0] == 30
-    assert truth[sim.PEAK_BYTES][0] == 230
-    late = np.asarray(simulation.world.requests[sim.ARRIVED_S]) > 3.2
-    assert set(widths[late]) == {50}
-    result = summarise(simulation, seed=0)
-    assert result.servers[0].energy_j is None  # nothing is known of the groups' joules
-
-
 def overloaded(**objectives: Any) -> Simulation:
     given = scenario(
         requests=4000,

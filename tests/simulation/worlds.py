@@ -14,7 +14,7 @@ from orchestrator.policies import parse_policy
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace
-from orchestrator.simulation.simulation import Simulation, fill
+from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 from orchestrator.snapshot import ServerName
 
@@ -57,8 +57,7 @@ def run(
         trace = replace(trace, noise=np.random.default_rng(seed + 99).exponential(1.0, len(trace.noise)))
     simulation = Simulation(settings, fleet, parse_policy(policy), trace=trace)
     if exponential:
-        sigmas = simulation.world.models[sim.SIGMA]
-        fill(sigmas, np.full(len(sigmas), math.nan))  # type: ignore[arg-type]
+        simulation.world.models[sim.SIGMA] = math.nan
     simulation.run()
     return simulation
 

@@ -15,9 +15,9 @@ from orchestrator.cli.options import FILE
 from orchestrator.cli.research.output import figures_table, save, say_figure, wide_console
 from orchestrator.errors import ConfigError
 from orchestrator.policies import parse_policy
-from orchestrator.simulation.bounds.gaps import Window
 from orchestrator.simulation.bounds.overview import (
     FluidBounds,
+    Window,
     earned_a_request,
     find_control_limits,
     find_fluid_bounds,

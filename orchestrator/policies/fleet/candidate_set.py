@@ -78,37 +78,26 @@ class CandidateSet:
             _ = self.candidates
 
     def _is_on_rows(self, policy: Policy) -> bool:
-        return self._reachable is None and not self._is_touched and _decides_on_rows(policy)
+        """Return whether a policy decides on the rows as they were filled; not one with a margin of its own."""
+        if self._reachable is not None or self._is_touched:
+            return False
+        # An isinstance of a protocol would take longer than all the rest.
+        return getattr(policy, "choose_row", None) is not None and getattr(policy, "slack_margin", None) is None
 
     def decide(self, policy: Policy, *, is_idle: bool, binding: Binding) -> tuple[Decision, Fault | None]:
-        """Return what a policy decides, and what is wrong with that; raises whatever it raises.
-
-        Args:
-            policy: who decides.
-            is_idle: see ``find_fault``.
-            binding: see ``find_fault``.
-        """
+        """Return what a policy decides, and what is wrong with that, see ``find_fault``; raises whatever it raises."""
         situation = self.situation
         if not self._is_on_rows(policy):
             decision = policy.choose(self.candidates, situation)
-            fault = find_fault(decision, self.candidates, situation, binding=binding, is_idle=is_idle)
-            return decision, fault
+            return decision, find_fault(decision, self.candidates, situation, binding=binding, is_idle=is_idle)
         self._is_touched = True
         decision, row_items = self._tables.choose(cast(RowPolicy, policy), self._count)
         if isinstance(decision, Dispatch):
             chosen = decision.candidate
             most = max(row_items, min(situation.queue.items, chosen.max_batch_size))  # as most_items
-            is_sendable = situation.queue.head_items <= chosen.items <= most
-            is_possible = is_sendable and (binding is not Binding.LATE or chosen.has_room)
-            return decision, None if is_possible else Fault.NOT_OFFERED
+            is_possible = situation.queue.head_items <= chosen.items <= most
+            has_room = binding is not Binding.LATE or chosen.has_room
+            return decision, None if is_possible and has_room else Fault.NOT_OFFERED
         if isinstance(decision, Hold) and is_idle and self._count and not is_bounded(decision, situation):
             return decision, Fault.STARVING
         return decision, None
-
-
-def _decides_on_rows(policy: Policy) -> bool:
-    """Return whether a policy can decide on rows that were filled for a situation; not one with a margin of its own.
-
-    An isinstance of a protocol would take longer than all the rest.
-    """
-    return getattr(policy, "choose_row", None) is not None and getattr(policy, "slack_margin", None) is None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import replace
-from typing import cast
+
+import numpy as np
 
 from orchestrator.decision import Candidate, Decision
 from orchestrator.policies.fleet.row_values import read_candidate, read_decision, write_query
-from orchestrator.policies.protocol import Policy, RowPolicy, Situation
+from orchestrator.policies.protocol import RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
@@ -33,6 +33,14 @@ class FleetTables:
         servers: the servers in any order.
         latency: expected times.
         energy: expected joules; None where nothing is known of them.
+
+    Attributes:
+        names: of the servers, by index.
+        widths: of the family, ascending; each is a column.
+        fleet: the tables as they are now; whoever writes to them, as a simulator does, keeps them right.
+        rows: those of the last decision, of which the first are the candidates.
+        scratch: room for decisions on these tables.
+        memory: what policies remember that decide here; for ``RowPolicy.observe``.
     """
 
     def __init__(
@@ -45,46 +53,8 @@ class FleetTables:
         self._latency = latency or LatencyTable()
         self._energy = energy or EnergyTable()
         self._query = new_column(col.QUERY_FIELDS)
-        self._memory = Memory()
+        self.memory = Memory()
         self._layout()
-
-    @property
-    def names(self) -> Sequence[ServerName]:
-        """The names of the servers, by index."""
-        return self._names
-
-    @property
-    def fleet(self) -> Fleet:
-        """The tables as they are now; whoever writes to them, as a simulator does, keeps them right."""
-        return Fleet(
-            self._servers,
-            self._models,
-            self._batches,
-            len(self._names),
-            self._columns,
-            len(self._widths),
-            self._depth,
-        )
-
-    @property
-    def widths(self) -> Sequence[Width]:
-        """The widths of the family, ascending; each is a column."""
-        return self._widths
-
-    @property
-    def rows(self) -> Table:
-        """The rows of the last decision, of which the first are the candidates."""
-        return self._rows
-
-    @property
-    def scratch(self) -> Scratch:
-        """Room for decisions on these tables."""
-        return Scratch(self._order, self._busy, self._row_of, self._hull)
-
-    @property
-    def memory(self) -> Memory:
-        """What policies remember that decide here; for ``RowPolicy.observe``."""
-        return self._memory
 
     def put(self, state: ServerState, latency: LatencyTable, energy: EnergyTable | None = None) -> None:
         """Take over all that is known of a server, which may be new."""
@@ -104,7 +74,7 @@ class FleetTables:
         """Take over the times of some models of a known server, all of which were observed."""
         self._latency = latency
         server = self._index[state.name]
-        table, first, columns = self._models, server * self._columns, self._column_of[server]
+        table, first, columns = self.fleet.models, server * self.fleet.columns, self._column_of[server]
         for model in models:
             at = first + columns[model.name]
             table[col.PER_ITEM_S][at], table[col.FIXED_S][at] = latency.line(state.name, model, ())
@@ -125,30 +95,14 @@ class FleetTables:
     def candidates(self, situation: Situation, *, avoided: Collection[ServerName] = ()) -> tuple[Candidate, ...]:
         """Return a candidate for each healthy server and allowed width, ordered by server name, then width.
 
-        Args:
-            situation: what waits, and when.
-            avoided: servers to use only where there are no others.
+        Servers to avoid are used only where there are no others.
         """
         return self.read_candidates(self.fill(situation, avoided))
 
     def read_candidates(self, count: int) -> tuple[Candidate, ...]:
         """Return the first ``count`` rows as values."""
-        rows, names = self._rows, self._names
+        rows, names = self.rows, self.names
         return tuple([read_candidate(rows, row, names) for row in range(count)])
-
-    def decide(self, policy: Policy, situation: Situation, *, avoided: Collection[ServerName] = ()) -> Decision:
-        """Return what ``policy`` decides about the candidates; without making values of them where it needs none.
-
-        What it remembers it has in ``memory``.
-        """
-        # An isinstance of a protocol would take longer than the rest.
-        if getattr(policy, "choose_row", None) is None:
-            candidates = self.candidates(situation, avoided=avoided)
-            return policy.choose(candidates, replace(situation, memory=self._memory))
-        own_margin = getattr(policy, "slack_margin", None)
-        if own_margin is not None:
-            situation = replace(situation, slack_margin=own_margin)
-        return self.choose(cast(RowPolicy, policy), self.fill(situation, avoided))[0]
 
     def choose(self, policy: RowPolicy, count: int) -> tuple[Decision, int]:
         """Return what a policy decides about the first ``count`` rows, and the most items of what it chose.
@@ -156,42 +110,27 @@ class FleetTables:
         Raises:
             IndexError: when it chose a row that there is not.
         """
-        choice = policy.choose_row(self._memory.table(policy.name), self._rows, count, self._query)
-        return read_decision(choice, self._rows, count, self._names)
+        choice = policy.choose_row(self.memory.table(policy.name), self.rows, count, self._query)
+        return read_decision(choice, self.rows, count, self.names)
 
     def fill(self, situation: Situation, avoided: Collection[ServerName] = ()) -> int:
         """Write the rows for a decision, and what waits; return how many there are."""
         write_query(self._query, situation)
-        return _build_flat(
-            self._servers,
-            self._models,
-            self._batches,
-            len(self._names),
-            self._columns,
-            len(self._widths),
-            self._depth,
-            self._query,
-            self._allowed(situation.queue),
-            self._avoided(avoided),
-            self._rows,
-            self._order,
-            self._busy,
-            self._row_of,
-            self._hull,
-        )
+        head = self._query, self._allowed(situation.queue), self._avoided(avoided)
+        return _build_flat(*self.fleet, *head, self.rows, *self.scratch)
 
     def _allowed(self, queue: QueueState) -> Column:
         found = self._allowed_by.get(queue.allowed_widths)
         if found is None:
-            found = self._allowed_by[queue.allowed_widths] = new_column(len(self._widths))
-            for column, width in enumerate(self._widths):
+            found = self._allowed_by[queue.allowed_widths] = new_column(len(self.widths))
+            for column, width in enumerate(self.widths):
                 found[column] = width in queue.allowed_widths
         return found
 
     def _avoided(self, names: Collection[ServerName]) -> Column:
         if not names:
             return self._none_avoided
-        found = new_column(len(self._names))
+        found = new_column(len(self.names))
         for name in names:
             if name in self._index:
                 found[self._index[name]] = 1
@@ -200,26 +139,29 @@ class FleetTables:
     def _layout(self) -> None:
         """Make tables for the servers that there are now."""
         states = [self._states[name] for name in sorted(self._states)]
-        self._names: list[ServerName] = [s.name for s in states]
-        self._index = {name: index for index, name in enumerate(self._names)}
-        self._widths: list[Width] = sorted({m.width for s in states for m in s.models})
-        self._memory.arrange(self._names, self._widths)
-        self._columns = len(self._widths) + max((len(s.other_models) for s in states), default=0)
-        self._depth = _SPARE_BATCHES + max((max(len(s.in_flight), s.batch_limit) for s in states), default=0)
+        self.names: Sequence[ServerName] = [s.name for s in states]
+        self._index = {name: index for index, name in enumerate(self.names)}
+        self.widths: Sequence[Width] = sorted({m.width for s in states for m in s.models})
+        self.memory.arrange(self.names, self.widths)
+        count, widths = len(states), len(self.widths)
+        columns = widths + max((len(s.other_models) for s in states), default=0)
+        depth = _SPARE_BATCHES + max((max(len(s.in_flight), s.batch_limit) for s in states), default=0)
         self._column_of: list[dict[ModelName, int]] = [{} for _ in states]
-        cells = len(states) * len(self._widths)
-        self._servers = new_table(col.SERVER_FIELDS, len(states))
-        self._models = new_table(col.MODEL_FIELDS, len(states) * self._columns)
-        self._batches = new_table(col.BATCH_FIELDS, len(states) * self._depth)
-        self._rows = new_table(col.ROW_FIELDS, cells)
-        self._order = new_table(max(1, len(self._widths)), len(states))
-        self._busy = new_table(BUSY_FIELDS, self._depth)
-        self._row_of, self._hull = new_column(cells), new_column(len(states))
-        self._none_avoided = new_column(len(states))
+        self.fleet = Fleet(
+            new_table(col.SERVER_FIELDS, count),
+            new_table(col.MODEL_FIELDS, count * columns),
+            new_table(col.BATCH_FIELDS, count * depth),
+            count,
+            columns,
+            widths,
+            depth,
+        )
+        self.rows = new_table(col.ROW_FIELDS, count * widths)
+        order = new_table(max(1, widths), count)
+        order[:, :count] = np.arange(count)
+        self.scratch = Scratch(order, new_table(BUSY_FIELDS, depth), new_column(count * widths), new_column(count))
+        self._none_avoided = new_column(count)
         self._allowed_by: dict[tuple[Width, ...], Column] = {}
-        for column in range(len(self._widths)):
-            for server in range(len(states)):
-                self._order[column][server] = server
         for server, state in enumerate(states):
             self._write_models(server, state)
             self._write_lines(server, state)
@@ -227,22 +169,21 @@ class FleetTables:
 
     def _fits(self, state: ServerState) -> bool:
         return (
-            len(state.in_flight) <= self._depth
-            and len(state.other_models) <= self._columns - len(self._widths)
-            and all(m.width in self._widths for m in state.models)
+            len(state.in_flight) <= self.fleet.depth
+            and len(state.other_models) <= self.fleet.columns - self.fleet.widths
+            and all(m.width in self.widths for m in state.models)
         )
 
     def _write_models(self, server: int, state: ServerState) -> None:
-        models, first = self._models, server * self._columns
-        for at in range(first, first + self._columns):
-            for field in range(col.MODEL_FIELDS):
-                models[field][at] = 0
-            models[col.MAX_BATCH][at] = models[col.INSTANCES][at] = 1
+        models, first = self.fleet.models, server * self.fleet.columns
+        own = models[:, first : first + self.fleet.columns]
+        own[:] = 0
+        own[col.MAX_BATCH] = own[col.INSTANCES] = 1
         columns = self._column_of[server] = {}
         for model in state.models:
-            columns[model.name] = self._widths.index(model.width)
+            columns[model.name] = self.widths.index(model.width)
             models[col.SERVED][first + columns[model.name]] = 1
-        for column, model in enumerate(state.other_models, start=len(self._widths)):
+        for column, model in enumerate(state.other_models, start=self.fleet.widths):
             columns[model.name] = column
         for model in (*state.models, *state.other_models):
             at = first + columns[model.name]
@@ -252,7 +193,7 @@ class FleetTables:
             models[col.INSTANCES][at] = model.instances
 
     def _write_lines(self, server: int, state: ServerState) -> None:
-        models, first, columns = self._models, server * self._columns, self._column_of[server]
+        models, first, columns = self.fleet.models, server * self.fleet.columns, self._column_of[server]
         for siblings in (state.models, state.other_models):
             for model in siblings:
                 at = first + columns[model.name]
@@ -262,14 +203,14 @@ class FleetTables:
                 models[col.FIXED_J][at] = math.nan if joules is None else joules.fixed_j
 
     def _write_load(self, server: int, state: ServerState) -> None:
-        servers, batches, columns = self._servers, self._batches, self._column_of[server]
+        servers, batches, columns = self.fleet.servers, self.fleet.batches, self._column_of[server]
         servers[col.HEALTHY][server] = state.healthy
         servers[col.BATCH_COUNT][server] = len(state.in_flight)
         servers[col.BATCH_LIMIT][server] = state.batch_limit
         servers[col.WAITING_LIMIT][server] = state.waiting_limit
         servers[col.LAST_ANSWER_S][server] = math.nan if state.last_answer_s is None else state.last_answer_s
         held = 0
-        for at, batch in enumerate(state.in_flight, start=server * self._depth):
+        for at, batch in enumerate(state.in_flight, start=server * self.fleet.depth):
             batches[col.COLUMN][at] = columns.get(batch.model, -1)
             batches[col.ITEMS][at] = batch.items
             batches[col.SENT_S][at] = batch.sent_s
@@ -283,9 +224,9 @@ class FleetTables:
             self._write_bound(server, state.bound_items)
 
     def _write_bound(self, server: int, bound_items: Sequence[tuple[ModelName, int]]) -> None:
-        bound, first, columns = self._models[col.MODEL_BOUND_ITEMS], server * self._columns, self._column_of[server]
-        for at in range(first, first + self._columns):
-            bound[at] = 0
+        first, columns = server * self.fleet.columns, self._column_of[server]
+        bound = self.fleet.models[col.MODEL_BOUND_ITEMS]
+        bound[first : first + self.fleet.columns] = 0
         for name, items in bound_items:
             if name in columns:
                 bound[first + columns[name]] += items

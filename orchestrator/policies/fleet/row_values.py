@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
+from operator import attrgetter
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reject
 from orchestrator.policies.protocol import RowPolicy, Situation
@@ -12,6 +14,9 @@ from orchestrator.policies.tables.compiled import Column, Table, new_column, new
 from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
 from orchestrator.policies.tables.memory import Memory
 from orchestrator.snapshot import ServerName, Width
+
+_read_numbers = attrgetter(*(field.name for field in fields(Candidate) if field.name != "server"))
+"""Reads a candidate's numbers, which have the order of the columns of rows from ROW_WIDTH on."""
 
 
 def write_query(query: Column, situation: Situation) -> None:
@@ -64,28 +69,7 @@ def read_candidate(rows: Table, row: int, names: Sequence[ServerName]) -> Candid
 
 def write_candidate(rows: Table, row: int, candidate: Candidate, server: int, column: int) -> None:
     """Write a candidate of the server of that index, whose width is that column."""
-    values = [0.0] * col.ROW_FIELDS
-    values[col.ROW_SERVER] = server
-    values[col.ROW_COLUMN] = column
-    values[col.ROW_WIDTH] = candidate.width
-    values[col.ROW_ITEMS] = candidate.items
-    values[col.ROW_ACCURACY] = candidate.accuracy
-    values[col.ROW_SERVICE_S] = candidate.service_s
-    values[col.ROW_COMPLETION_S] = candidate.completion_s
-    values[col.ROW_HEAD_COMPLETION_S] = candidate.head_completion_s
-    values[col.ROW_DRAIN_S] = candidate.drain_s
-    values[col.ROW_SERVER_ITEMS] = candidate.server_items
-    values[col.ROW_HAS_ROOM] = candidate.has_room
-    values[col.ROW_WAIT_S] = candidate.wait_s
-    values[col.ROW_PER_ITEM_S] = candidate.per_item_s
-    values[col.ROW_FIXED_S] = candidate.fixed_s
-    values[col.ROW_MAX_BATCH] = candidate.max_batch_size
-    values[col.ROW_INSTANCES] = candidate.instances
-    values[col.ROW_OVERDUE_RATIO] = candidate.overdue_ratio
-    values[col.ROW_PER_ITEM_J] = math.nan if candidate.per_item_j is None else candidate.per_item_j
-    values[col.ROW_FIXED_J] = math.nan if candidate.fixed_j is None else candidate.fixed_j
-    values[col.ROW_BACKLOG_S] = candidate.backlog_s
-    rows[:, row] = values
+    rows[:, row] = [server, column, *(math.nan if value is None else value for value in _read_numbers(candidate))]
 
 
 def choose_among(policy: RowPolicy, candidates: Sequence[Candidate], situation: Situation) -> Decision:

@@ -39,12 +39,7 @@ ACTIONS: Final = feat.ROWS + 1
 def select_rows(rows: Table, count: int, base_row: int, picked: Column, chosen: Column) -> int:
     """Write the rows that are considered to ``chosen``, ascending; return how many.
 
-    Args:
-        rows: the candidates.
-        count: how many candidates there are.
-        base_row: the base policy's choice, negative for none.
-        picked: room for ``count`` numbers.
-        chosen: room for ROWS.
+    The base policy's choice is negative for none; ``picked`` has room for ``count`` numbers, ``chosen`` for ROWS.
     """
     if count <= feat.ROWS:
         for row in range(count):
@@ -108,16 +103,9 @@ def hold_until_s(rows: Table, chosen: Column, considered: int, query: Column) ->
 def write_mask(
     memory: Table, rows: Table, chosen: Column, considered: int, query: Column, base: Column, mask: Column
 ) -> int:
-    """Write 1 for each action that is allowed, else 0; return how many are.
+    """Write 1 for each of the ACTIONS that is allowed, else 0; return how many are.
 
-    Args:
-        memory: of what has arrived and been held.
-        rows: the candidates.
-        chosen: rows that are considered.
-        considered: how many.
-        query: what waits.
-        base: what the base policy decides: its row or HOLD, items, until when.
-        mask: for ACTIONS numbers.
+    ``base`` is what the base policy decides: its row or HOLD, items, until when.
     """
     need = _need(rows, chosen, considered, query)
     lasts_s = hold_until_s(rows, chosen, considered, query) - query[col.NOW_S]
@@ -132,10 +120,8 @@ def write_mask(
             mask[line] = 1.0
             allowed += 1
         if is_worth_it:  # a better one is busy, or its batch can become fuller
-            is_filling = (
-                rows[col.ROW_ITEMS][row] >= query[col.QUEUE_ITEMS]
-                and rows[col.ROW_ITEMS][row] < rows[col.ROW_MAX_BATCH][row]
-            )
+            items = rows[col.ROW_ITEMS][row]
+            is_filling = items >= query[col.QUEUE_ITEMS] and items < rows[col.ROW_MAX_BATCH][row]
             saves = fills and is_filling and rows[col.ROW_FIXED_J][row] > 0  # not when unknown
             is_hold_useful = is_hold_useful or not has_room or saves
     # A hold of next to nothing would only have the same decided again.

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from orchestrator.policies.rules.waiting import objective_s
+from orchestrator.policies.rules.batch_rules import objective_s
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.memory import WHOLE

@@ -126,14 +126,7 @@ def choose_base(
 ) -> None:
     """Fill the first part of a view: what the base policy would do, weighing as this policy does.
 
-    Args:
-        rule: of the base policy.
-        memory: what it remembers.
-        rows: the candidates.
-        count: how many candidates there are.
-        query: what waits.
-        preference: weights of accuracy, latency and energy where the head has none; NaN: those that WORTH gives.
-        view: to be filled.
+    ``preference`` weighs accuracy, latency and energy where the head has none; NaN: as WORTH gives.
     """
     follow_arrivals(memory, query)
     has_own = not math.isnan(query[col.PREFER_ACCURACY])
@@ -173,9 +166,8 @@ def _write_preference(rows: Table, count: int, preference: Column, query: Column
 def priced(worth: float, spread: float) -> tuple[float, float, float]:
     """Return the weights of accuracy, latency and energy at a price in accuracy.
 
-    Args:
-        worth: accuracy that the joules of an item at the widest width are worth.
-        spread: most minus least accuracy of the fleet.
+    ``worth`` is what the joules of an item at the widest width are worth, ``spread`` the fleet's most minus least
+    accuracy.
     """
     energy = worth / max(LEAST_SPREAD, spread)
     total = 1 + HASTE + energy
@@ -219,15 +211,7 @@ def decide_by_scores(
 ) -> tuple[int, float, float, int]:
     """Return the row (or HOLD, REJECT), items, until when to hold, and the feature that is out of range, or -1.
 
-    Args:
-        numbers: the policy's, as the three that follow; see ``Scorer``.
-        params: its weights.
-        room: space for what it sees.
-        hidden: space for its network.
-        memory: what its base remembers.
-        rows: the candidates.
-        count: how many candidates there are.
-        query: what waits.
+    The first four parameters are the fields of a ``Scorer``; ``memory`` is that of the base.
     """
     view, preference = _view_of(room), numbers[_PREFERENCE:_STRENGTH]
     choose_base(numbers, memory, rows, count, query, preference, view)

@@ -69,13 +69,7 @@ def share(a: float, b: float) -> float:
 def encode(memory: Table, rows: Table, count: int, query: Column, considered: int, view: View) -> None:
     """Write the features of the rows that ``view.chosen`` names, line by line, and the context.
 
-    Args:
-        memory: of what has arrived.
-        rows: the candidates.
-        count: how many candidates there are.
-        query: what waits, with a preference.
-        considered: how many of them are chosen, up to ROWS.
-        view: with what the base policy decides and the rows that are chosen.
+    ``query`` has a preference, and ``view`` what the base policy decides and the rows that are chosen, up to ROWS.
     """
     lines, context, extremes = view.lines, view.context, view.extremes
     _find_extremes(rows, view.chosen, considered, extremes)

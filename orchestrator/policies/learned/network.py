@@ -16,6 +16,8 @@ are behind a relu.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -45,20 +47,10 @@ SHAPES: Final[dict[str, tuple[int, ...]]] = {
 }
 """Shapes of the weights, float32 [inputs, outputs]; in the order in which they are packed."""
 
-_ROW_IN: Final = 0
-_ROW_IN_BIAS: Final = _ROW_IN + feat.FEATURES * HIDDEN
-_ROW_MID: Final = _ROW_IN_BIAS + HIDDEN
-_ROW_MID_BIAS: Final = _ROW_MID + HIDDEN * HIDDEN
-_POOL: Final = _ROW_MID_BIAS + HIDDEN
-_POOL_BIAS: Final = _POOL + POOLED * HIDDEN
-_SCORE_ROW: Final = _POOL_BIAS + HIDDEN
-_SCORE_POOL: Final = _SCORE_ROW + HIDDEN * HIDDEN
-_SCORE_BIAS: Final = _SCORE_POOL + HIDDEN * HIDDEN
-_OUT: Final = _SCORE_BIAS + HIDDEN
-_OUT_BIAS: Final = _OUT + HIDDEN
-_HOLD: Final = _OUT_BIAS + 1
-_HOLD_BIAS: Final = _HOLD + HIDDEN
-PARAMETERS: Final = _HOLD_BIAS + 1
+# Where each of them begins, in that order, and how many numbers there are.
+_STARTS = (0, *itertools.accumulate(math.prod(shape) for shape in SHAPES.values()))
+_ROW_IN, _ROW_IN_BIAS, _ROW_MID, _ROW_MID_BIAS, _POOL, _POOL_BIAS = _STARTS[:6]
+_SCORE_ROW, _SCORE_POOL, _SCORE_BIAS, _OUT, _OUT_BIAS, _HOLD, _HOLD_BIAS, PARAMETERS = _STARTS[6:]
 
 _MID: Final = feat.ROWS  # lines of ``hidden`` behind those of the rows
 _GLOBAL: Final = feat.ROWS + 1
@@ -118,16 +110,10 @@ def _relu(out: Any, at: int) -> None:
 def score(
     lines: Table, considered: int, context: Column, params: Floats32, strength: float, hidden: Floats32, scores: Column
 ) -> None:
-    """Write the scores of the actions.
+    """Write the scores of the ACTIONS, 0 for lines that are not used, from the features of candidates and decision.
 
-    Args:
-        lines: features of the candidates, [ROWS, FEATURES].
-        considered: how many lines are used.
-        context: features of the decision, [CONTEXT].
-        params: float32 [PARAMETERS], see ``pack``.
-        strength: of the base policy's choice.
-        hidden: room, float32 [HIDDEN_LINES, HIDDEN].
-        scores: takes ACTIONS numbers, 0 for lines that are not used.
+    ``params`` are float32 [PARAMETERS] as of ``pack``, ``strength`` is that of the base policy's choice, and ``hidden``
+    is room, float32 [HIDDEN_LINES, HIDDEN].
     """
     for j in range(HIDDEN):
         hidden[_MEAN, j] = hidden[_MAX, j] = np.float32(0)
@@ -178,6 +164,3 @@ def best_action(scores: Column, mask: Column) -> int:
         if mask[action] != 0 and (best < 0 or scores[action] > scores[best]):
             best = action
     return best if best >= 0 else HOLD_ACTION
-
-
-assert sum(int(np.prod(shape)) for shape in SHAPES.values()) == PARAMETERS

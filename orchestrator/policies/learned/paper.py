@@ -59,14 +59,8 @@ def row_of_choices(
 ) -> tuple[int, float]:
     """Return the row that three choices name, and its items; -1 when there is none with room.
 
-    Args:
-        rows: the candidates.
-        count: how many candidates there are.
-        query: what waits.
-        server: by its index among all servers of the fleet.
-        width: by its index in ``widths``.
-        batch: its power of 2.
-        widths: in percent, ascending.
+    The server is its index among all of the fleet, the width that in ``widths`` (percent, ascending), the batch its
+    power of 2.
     """
     for row in range(count):
         if rows[col.ROW_SERVER][row] == server and rows[col.ROW_WIDTH][row] == widths[width]:

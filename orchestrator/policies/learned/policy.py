@@ -20,19 +20,11 @@ from orchestrator.decision import Candidate, Decision, Reason
 from orchestrator.errors import ConfigError, UntrustedError
 from orchestrator.policies.fleet.row_values import choose_among
 from orchestrator.policies.knobs import Knob, parse_knobs
+from orchestrator.policies.learned import decide
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION, do_action
 from orchestrator.policies.learned.arrivals import note_leaving
-from orchestrator.policies.learned.decide import (
-    Scorer,
-    decide_by_scores,
-    new_room,
-    new_scorer,
-    observe,
-    out_of_distribution_feature,
-    parse_base,
-    view_of,
-)
+from orchestrator.policies.learned.decide import Scorer
 from orchestrator.policies.learned.encoding import View
 from orchestrator.policies.learned.paper import paper_choices, row_of_choices
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, PolicyFile, read_policy_file
@@ -53,34 +45,25 @@ _NAMES = (*feat.FEATURE_NAMES, *feat.CONTEXT_NAMES)
 
 
 class LearnedPolicy:
-    """Decides by the weights of a file; binds late.
-
-    Args:
-        file: the policy file.
-        name: the name it was asked for by; None: its kind.
+    """Decides by the weights of a file; binds late. It has the name that it was asked for by, else its kind's.
 
     Attributes:
         base: the policy that it rests on, which remembers under the name of this one.
+        name, slack_margin, is_observing: as of every policy; those of the base.
 
     Raises:
         ConfigError: when the policy that it rests on is none.
     """
 
+    binding = Binding.LATE
+
     def __init__(self, file: PolicyFile, *, name: str | None = None) -> None:
         self.file = file
-        self.base = replace(parse_base(file.base), name=file.kind if name is None else name)
-        self._scorer = new_scorer(self.base, file)
+        self.base = replace(decide.parse_base(file.base), name=file.kind if name is None else name)
+        self.name, self.slack_margin = self.base.name, self.base.slack_margin
+        self.is_observing = self.base.is_observing
+        self._scorer = decide.new_scorer(self.base, file)
         self._room = 0
-
-    @property
-    def name(self) -> str:
-        """``ppo-slim`` or ``ppo-paper``, or as it was asked for."""
-        return self.base.name
-
-    @property
-    def binding(self) -> Binding:
-        """The binding of every learned policy, which is late."""
-        return Binding.LATE
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
         """Decide, see ``Policy``.
@@ -89,16 +72,6 @@ class LearnedPolicy:
             UntrustedError: when it is shown what it was not trained on.
         """
         return choose_among(self, candidates, situation)
-
-    @property
-    def slack_margin(self) -> float | None:
-        """The slack margin of the base."""
-        return self.base.slack_margin
-
-    @property
-    def is_observing(self) -> bool:
-        """Whether the policy wants to know of answered batches."""
-        return self.base.is_observing
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
         """Remember what counts of an answered batch."""
@@ -118,7 +91,7 @@ class LearnedPolicy:
         self._make_room(count)
         if self.file.kind == PAPER:
             return self._choose_apart(memory, rows, count, query)
-        row, items, until_s, unseen = decide_by_scores(*self._scorer, memory, rows, count, query)
+        row, items, until_s, unseen = decide.decide_by_scores(*self._scorer, memory, rows, count, query)
         if unseen >= 0:
             self._distrust(unseen)
         return row, items, _WAITS if row in (HOLD, REJECT) else _SCORED, until_s
@@ -126,12 +99,12 @@ class LearnedPolicy:
     def _make_room(self, rows: int) -> None:
         if rows > self._room:
             self._room = 2 * rows
-            self._scorer = self._scorer._replace(room=new_room(self._room))
+            self._scorer = self._scorer._replace(room=decide.new_room(self._room))
 
     def _choose_apart(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
         """Decide as ppo-paper does."""
-        numbers, view, fleet = self._scorer.numbers, view_of(self._scorer.room), self.file.fleet
-        considered, _ = observe(numbers, memory, rows, count, query, view)
+        numbers, view, fleet = self._scorer.numbers, decide.view_of(self._scorer.room), self.file.fleet
+        considered, _ = decide.observe(numbers, memory, rows, count, query, view)
         servers = len(set(rows[col.ROW_SERVER, :count]))
         widths = np.unique(rows[col.ROW_WIDTH, :count])
         if count and (servers, len(widths)) != fleet[:2]:
@@ -143,7 +116,7 @@ class LearnedPolicy:
         if count:
             server, width, batch = paper_choices(self.file.weights, observation(view, considered), fleet)
             row, items = row_of_choices(rows, count, query, server, width, batch, widths)
-            unseen = out_of_distribution_feature(numbers, HOLD_ACTION, view)
+            unseen = decide.out_of_distribution_feature(numbers, HOLD_ACTION, view)
             if unseen >= 0:
                 self._distrust(unseen)
         until_s = math.inf
@@ -179,11 +152,7 @@ def parse_learned(name: str, path: Path | None = None) -> LearnedPolicy:
     """Return the learned policy of that name: ``KIND[:FILE][,accuracy=N][,latency=N][,energy=N]``.
 
     The numbers weigh the objectives for requests that bring no preference, and are scaled to add up to 1; where none is
-    given, the file's weigh.
-
-    Args:
-        name: see above.
-        path: of the file when the name has none; None: the one that ships with the project.
+    given, the file's weigh. When the name has no file, ``path`` is it, or the one that ships with the project.
 
     Raises:
         ConfigError: when there is no file, it can't be used, it holds the other kind, or a number is not allowed.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 
-from orchestrator.policies.rules.waiting import largest_batch_within
+from orchestrator.policies.rules.batch_rules import largest_batch_within
 from orchestrator.policies.rules.width_rules import next_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
@@ -55,14 +55,8 @@ def widest_draining(by_s: float, rows: Table, count: int, query: Column) -> floa
 def row_to_drain(rows: Table, count: int, query: Column) -> tuple[int, float]:
     """Return the row with room, and items, that helps most when the queue no longer fits into its time.
 
-    Args:
-        rows: the candidates.
-        count: how many candidates there are.
-        query: what waits.
-
-    Returns:
-        -1 and 0 where none has room, there is but one server, or the others would have sent all before it had done its
-        batch.
+    They are -1 and 0 where none has room, there is but one server, or the others would have sent all before it had done
+    its batch.
     """
     if rows[col.ROW_SERVER][0] == rows[col.ROW_SERVER][count - 1]:
         return -1, 0.0

@@ -3,6 +3,10 @@
 Each takes the rows (ordered by server), which of them count, and returns one. Ties go to the wider width, then to the
 first server by name. ``first`` and ``second`` are servers that alone are looked at, where a rule is told so; else -1.
 
+Some know how fast each server is. The capacity of a server at a width is max over b of b/τ(b), with τ(b) = a·b + c
+fitted to what is observed: it is reached by full batches on all its instances. A server that was never seen is guessed
+to be infinitely fast, so it is tried before all others.
+
 Flags and servers are floats here, because Numba would compile a function anew for each whole number it is called with.
 """
 
@@ -13,7 +17,9 @@ from typing import Final
 
 from orchestrator.policies.rules.width_rules import is_kept
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.memory import OF_SERVER, server_place
 
 _LEFT_DIGITS: Final = 4096.0
 
@@ -111,4 +117,112 @@ def least(
             or (rows[field][row] == rows[field][best] and rows[col.ROW_WIDTH][row] > rows[col.ROW_WIDTH][best])
         ):
             best = row
+    return best
+
+
+@compiled
+def sooner_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
+    """Take two distinct servers, each pair equally likely, and the one of them that answers the head first."""
+    return _better_of_two(col.ROW_HEAD_COMPLETION_S, width, timely, rows, count, query)
+
+
+@compiled
+def emptier_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
+    """Take two distinct servers, each pair equally likely, and the one with fewer items: as first published."""
+    return _better_of_two(col.ROW_SERVER_ITEMS, width, timely, rows, count, query)
+
+
+@compiled
+def _better_of_two(field: int, width: float, timely: float, rows: Table, count: int, query: Column) -> int:
+    """Return the row with the least in a field on two servers; one number draws a pair of n·(n − 1).
+
+    Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (IEEE TPDS 12(10), 2001). The herd of many
+    routers that all see the same state can't rush to one server, because each looks at another pair; so it stays good
+    where the state is stale (Mitzenmacher, "How Useful Is Old Information?", TPDS 11(1), 2000). On unlike servers two
+    equally likely draws are not throughput-optimal (arXiv 2004.00538): a pair of slow servers is drawn as often as any.
+    The comparison by expected completion softens that, and does not cure it.
+    """
+    servers = count_servers(width, timely, rows, count, query)
+    if servers <= 2:
+        return least(field, width, timely, -1.0, -1.0, rows, count, query)
+    pair = int(query[col.SECOND_UNIFORM] * servers * (servers - 1))
+    first, second = pair // (servers - 1), pair % (servers - 1)
+    if second >= first:  # skips the first
+        second += 1
+    one = nth_server(first, width, timely, rows, count, query)
+    other = nth_server(second, width, timely, rows, count, query)
+    return least(field, width, timely, one, other, rows, count, query)
+
+
+@compiled
+def drawn_by_capacity(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
+    """Each server's chance is its share of the capacity: weighted random (WRAND).
+
+    The split that loads unlike servers equally, as weighted load balancers do with weights set by hand.
+    """
+    total_rps, unseen = 0.0, 0
+    for row in range(count):
+        if is_kept(row, width, timely, rows, query):
+            if capacity_rps(row, rows) == math.inf:
+                unseen += 1
+            else:
+                total_rps += capacity_rps(row, rows)
+    drawn = query[col.SECOND_UNIFORM] * (unseen if unseen > 0 else total_rps)
+    end, last = 0.0, 0
+    for row in range(count):
+        if not is_kept(row, width, timely, rows, query):
+            continue
+        weight = capacity_rps(row, rows)
+        if unseen > 0:
+            weight = 1.0 if weight == math.inf else 0.0
+        if weight > 0:
+            end += weight
+            last = row
+            if drawn < end:
+                break
+    return last  # the uniform number is below 1, but its product may be rounded up to the end
+
+
+@compiled
+def shortest_delay(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
+    """The server with the least (n + m)/μ: n items it has, m the head's, μ its capacity.
+
+    Shortest expected delay (SED), also called generalised join-the-shortest-queue (arXiv 1509.05533); there m is 1.
+    Unlike least expected completion it does not ask what the items are: how wide, in which batches, how long they run.
+    """
+    best, best_s = -1, math.inf
+    for row in range(count):
+        if not is_kept(row, width, timely, rows, query):
+            continue
+        delay_s = (rows[col.ROW_SERVER_ITEMS][row] + query[col.HEAD_ITEMS]) / capacity_rps(row, rows)
+        if best < 0 or delay_s < best_s or (delay_s == best_s and rows[col.ROW_WIDTH][row] > rows[col.ROW_WIDTH][best]):
+            best, best_s = row, delay_s
+    return best
+
+
+@compiled
+def in_weighted_turn(width: float, timely: float, memory: Table, rows: Table, count: int, query: Column) -> int:
+    """Servers take turns in proportion to capacity, spread out evenly; OF_SERVER holds their credits.
+
+    The rule of nginx's upstream module (described publicly in its change of 2012, "Upstream: smooth weighted
+    round-robin balancing"): at each turn every server's credit grows by its weight, the largest credit is taken and
+    pays the sum of all weights. With weights 5, 1, 1 the turns are a a b a c a a, and not a a a a a b c. The weights
+    are the capacities at the width in question; a server that was never observed counts as the fastest one seen.
+    """
+    most_rps, total, best = 0.0, 0.0, -1
+    for row in range(count):
+        if is_kept(row, width, timely, rows, query) and capacity_rps(row, rows) < math.inf:
+            most_rps = max(most_rps, capacity_rps(row, rows))
+    for row in range(count):
+        if not is_kept(row, width, timely, rows, query):
+            continue
+        weight = capacity_rps(row, rows)
+        if weight == math.inf:
+            weight = most_rps if most_rps > 0 else 1.0
+        total += weight
+        place = server_place(memory, row, rows)
+        memory[OF_SERVER][place] += weight
+        if best < 0 or memory[OF_SERVER][place] > memory[OF_SERVER][server_place(memory, best, rows)]:
+            best = row
+    memory[OF_SERVER][server_place(memory, best, rows)] -= total
     return best

@@ -55,11 +55,7 @@ def is_kept(row: int, width: float, timely: float, rows: Table, query: Column) -
 def is_timely(row: int, factor: float, rows: Table, query: Column) -> bool:
     """Return whether the head is in time and those behind it are, as far as can be said of a fleet.
 
-    Args:
-        row: the row in question.
-        factor: that the time in which the backlog drains is multiplied by.
-        rows: the candidates.
-        query: what waits.
+    The time in which the backlog drains is multiplied by ``factor``.
     """
     tail_slack_s = query[col.TAIL_DEADLINE_S] - query[col.NOW_S]
     return is_in_time(rows[col.ROW_COMPLETION_S][row], query) and rows[col.ROW_DRAIN_S][row] * factor <= tail_slack_s

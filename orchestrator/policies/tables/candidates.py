@@ -34,13 +34,7 @@ def build_rows(fleet: Fleet, head: QueueHead, rows: Table, scratch: Scratch) -> 
     Servers without room are included, marked so: waiting for a fast one may beat a slow one that is idle. A row must
     have the accuracy that the head asks for, take the head whole and cost no more joules than it may; what is unknown
     may be any number of joules, so it is no row then. Servers to avoid are left out unless there are no others, and
-    what they hold is then no work that the others would have to wait for.
-
-    Args:
-        fleet: servers, and what is known of them.
-        head: what waits.
-        rows: room for every server and width.
-        scratch: room for the way there.
+    what they hold is then no work that the others would have to wait for. ``rows`` has room for every server and width.
     """
     count = int(0.0)  # a literal 0 would have Numba compile what it is given to twice
     for takes_avoided in range(2):
@@ -135,10 +129,8 @@ def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float
 @compiled
 def _size_batches(fleet: Fleet, width: int, query: Column, rows: Table, scratch: Scratch) -> None:
     """Write how many items go together, for all rows of a width."""
-    head_items, slack_s = (
-        query[col.HEAD_ITEMS],
-        (query[col.HEAD_DEADLINE_S] - query[col.NOW_S]) / query[col.SLACK_MARGIN],
-    )
+    head_items = query[col.HEAD_ITEMS]
+    slack_s = (query[col.HEAD_DEADLINE_S] - query[col.NOW_S]) / query[col.SLACK_MARGIN]
     per_item_s, wait_s, fixed_s = rows[col.ROW_PER_ITEM_S], rows[col.ROW_WAIT_S], rows[col.ROW_FIXED_S]
     order, hull = scratch.order[width], scratch.hull
     is_bounded = query[col.QUEUE_ITEMS] > head_items
@@ -244,22 +236,11 @@ def _drain(fleet: Fleet, width: int, query: Column, rows: Table, row_of: Column)
 def _finish_rows(query: Column, rows: Table, count: int) -> None:
     """Write the times that follow from the sizes of the batches."""
     for row in range(count):
-        rows[col.ROW_HEAD_COMPLETION_S][row] = (
-            rows[col.ROW_WAIT_S][row]
-            + rows[col.ROW_PER_ITEM_S][row] * query[col.HEAD_ITEMS]
-            + rows[col.ROW_FIXED_S][row]
-        )
-        resize(rows, row, rows[col.ROW_ITEMS][row])
-
-
-@compiled
-def resize(rows: Table, row: int, items: float) -> None:
-    """Write what is expected of a row when it sends so many items."""
-    rows[col.ROW_ITEMS][row] = items
-    rows[col.ROW_SERVICE_S][row] = rows[col.ROW_PER_ITEM_S][row] * items + rows[col.ROW_FIXED_S][row]
-    rows[col.ROW_COMPLETION_S][row] = (
-        rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * items + rows[col.ROW_FIXED_S][row]
-    )
+        wait_s, per_item_s = rows[col.ROW_WAIT_S][row], rows[col.ROW_PER_ITEM_S][row]
+        fixed_s, batch_s = rows[col.ROW_FIXED_S][row], per_item_s * rows[col.ROW_ITEMS][row]
+        rows[col.ROW_HEAD_COMPLETION_S][row] = wait_s + per_item_s * query[col.HEAD_ITEMS] + fixed_s
+        rows[col.ROW_SERVICE_S][row] = batch_s + fixed_s
+        rows[col.ROW_COMPLETION_S][row] = wait_s + batch_s + fixed_s
 
 
 @compiled
@@ -268,3 +249,33 @@ def capacity_rps(row: int, rows: Table) -> float:
     most = rows[col.ROW_MAX_BATCH][row]
     service_s = rows[col.ROW_PER_ITEM_S][row] * most + rows[col.ROW_FIXED_S][row]
     return rows[col.ROW_INSTANCES][row] * most / service_s if service_s > 0 else math.inf
+
+
+@compiled
+def stretch_overdue(rows: Table, count: int) -> None:
+    """Stretch each server's expected times by how overdue it is.
+
+    A router knows at once what it sends, so its account of a server is never late about its own load: all that was sent
+    since the last answer is counted, and the batch that runs is aged by the time it has run. What gets old is the
+    belief in the server's speed. It rests on answers, and a server that has become slow, is busy for someone else or
+    hangs is silent just when there would be news. But silence is news as well: a batch that was expected to take E and
+    still runs after e > E takes at least e, so the server is now at least e/E times slower than believed.
+
+    This is the correction for one's own dispatches that stale load information asks for (Mitzenmacher, TPDS 11(1),
+    2000; Dahlin, "Interpreting Stale Load Information", TPDS 11(10), 2000), with the slow-down factor of ALERT (ATC'20)
+    bounded from below by a measurement that is not over yet.
+
+    The factor is e/E of the most overdue batch that the server runs, in which E holds the slack margin already; and
+    1, so that nothing changes, while it is in time. It applies to all that is expected of that server, what it
+    holds and the new batch alike. What is expected of the whole fleet, to drain the queue, stays.
+    """
+    for row in range(count):
+        ratio = rows[col.ROW_OVERDUE_RATIO][row]
+        if ratio > 1:
+            rows[col.ROW_SERVICE_S][row] *= ratio
+            rows[col.ROW_COMPLETION_S][row] *= ratio
+            rows[col.ROW_HEAD_COMPLETION_S][row] *= ratio
+            rows[col.ROW_WAIT_S][row] *= ratio
+            rows[col.ROW_PER_ITEM_S][row] *= ratio
+            rows[col.ROW_FIXED_S][row] *= ratio
+            rows[col.ROW_OVERDUE_RATIO][row] = 1.0

@@ -66,12 +66,7 @@ def compiled(function: _Function) -> _Function:
 
 
 def cache_places(package: Path, environ: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the directories that may hold what was compiled, the best first.
-
-    Args:
-        package: that is compiled.
-        environ: of the process.
-    """
+    """Yield the directories that may hold what was compiled of a package, the best first."""
     yield package / "__pycache__"
     root = environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(root):  # it is to be ignored then

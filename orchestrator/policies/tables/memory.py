@@ -57,55 +57,45 @@ def new_memory(servers: int, columns: int) -> Table:
 
 
 class Memory:
-    """The tables of one router's policies, which find servers and widths again after the fleet has changed."""
+    """The tables of one router's policies, which find servers and widths again after the fleet has changed.
+
+    Attributes:
+        servers, widths: of the tables, by index and by column.
+    """
 
     def __init__(self) -> None:
-        self._servers: tuple[ServerName, ...] = ()
-        self._widths: tuple[Width, ...] = ()
+        self.servers: tuple[ServerName, ...] = ()
+        self.widths: tuple[Width, ...] = ()
         self._tables: dict[str, Table] = {}
-
-    @property
-    def servers(self) -> tuple[ServerName, ...]:
-        """The servers by index."""
-        return self._servers
-
-    @property
-    def widths(self) -> tuple[Width, ...]:
-        """The widths by column."""
-        return self._widths
 
     def arrange(self, servers: Sequence[ServerName], widths: Sequence[Width]) -> None:
         """Order the tables by these servers and widths; what belongs to others is forgotten."""
-        if self._servers == tuple(servers) and self._widths == tuple(widths):
+        if self.servers == tuple(servers) and self.widths == tuple(widths):
             return
         for policy, table in self._tables.items():
             self._tables[policy] = self._moved(table, servers, widths)
-        self._servers, self._widths = tuple(servers), tuple(widths)
+        self.servers, self.widths = tuple(servers), tuple(widths)
 
     def include(self, servers: Set[ServerName], widths: Set[Width]) -> None:
         """Make room for these as well, in the order of their names and widths."""
-        if not (servers <= set(self._servers) and widths <= set(self._widths)):
-            self.arrange(sorted({*self._servers, *servers}), sorted({*self._widths, *widths}))
+        if not (servers <= set(self.servers) and widths <= set(self.widths)):
+            self.arrange(sorted({*self.servers, *servers}), sorted({*self.widths, *widths}))
 
     def table(self, policy: str) -> Table:
         """Return the table of the policy of that name."""
         if policy not in self._tables:
-            self._tables[policy] = new_memory(len(self._servers), len(self._widths))
+            self._tables[policy] = new_memory(len(self.servers), len(self.widths))
         return self._tables[policy]
 
     def _moved(self, old: Table, servers: Sequence[ServerName], widths: Sequence[Width]) -> Table:
         new = new_memory(len(servers), len(widths))
-        for slot in range(STRIDE + 1, SLOTS):
-            new[WHOLE][slot] = old[WHOLE][slot]
+        new[WHOLE, STRIDE + 1 : SLOTS] = old[WHOLE, STRIDE + 1 : SLOTS]
         for to_server, name in enumerate(servers):
-            if name not in self._servers:
+            if name not in self.servers:
                 continue
-            was, now = self._servers.index(name) * len(self._widths), to_server * len(widths)
-            for field in (OF_SERVER, OF_SERVER_TOO):
-                new[field][now] = old[field][was]
+            was, now = self.servers.index(name) * len(self.widths), to_server * len(widths)
+            new[[OF_SERVER, OF_SERVER_TOO], now] = old[[OF_SERVER, OF_SERVER_TOO], was]
             for to_column, width in enumerate(widths):
-                if width in self._widths:
-                    column = self._widths.index(width)
-                    for field in range(OF_MODEL, MEMORY_FIELDS):
-                        new[field][now + to_column] = old[field][was + column]
+                if width in self.widths:
+                    new[OF_MODEL:, now + to_column] = old[OF_MODEL:, was + self.widths.index(width)]
         return new

@@ -119,15 +119,11 @@ def _began_s(batches: Table, batch: int, last_answer_s: float) -> float:
 def mark_begun(
     in_flight: Sequence[BatchInFlight], instances: Mapping[ModelName, int], *, since_s: float | None
 ) -> list[BatchInFlight]:
-    """Return the batches with ``began_s`` set on those that run and have none yet.
+    """Return the batches, in the order they were sent, with ``began_s`` set on those that run and have none yet.
 
     To be called with all that is in flight before an answer is taken off, with the time of the answer before, and
-    with what remains after it, with the time of this one.
-
-    Args:
-        in_flight: in the order they were sent.
-        instances: of each model; one where it is not named.
-        since_s: when the last change was that let batches begin; None when there was none.
+    with what remains after it, with the time of this one. A model that ``instances`` does not name has one; ``since_s``
+    is when the last change was that let batches begin.
     """
     running = _count_running(in_flight, instances)
     return [

@@ -36,8 +36,7 @@ class BatchControl:
 
     Attributes:
         batch: how many are started with so many waiting, by queue length from 0; 0: it waits.
-        response_s: mean.
-        power_w: mean, above idle.
+        response_s, power_w: means; power above idle.
         cost: response_s + worth · power_w.
     """
 
@@ -50,11 +49,6 @@ class BatchControl:
     def limit(self) -> int:
         """The queue length from which on a batch is started."""
         return next(q for q, b in enumerate(self.batch) if b > 0)
-
-    @property
-    def is_control_limit(self) -> bool:
-        """Whether it never waits with more than the limit waiting."""
-        return all(b > 0 for b in self.batch[self.limit :])
 
 
 class BatchServer:
@@ -89,11 +83,9 @@ class BatchServer:
         return tuple(min(q, len(self._service_s)) if q >= limit else 0 for q in range(self._most + 1))
 
     def evaluate(self, batch: Sequence[int], *, worth: float) -> BatchControl:
-        """Return a rule with what it costs.
+        """Return a rule with what it costs, a watt as much as ``worth`` seconds of response.
 
-        Args:
-            batch: by queue length from 0; the last ones must start something.
-            worth: seconds of response for a watt.
+        The rule's batches are by queue length from 0; the last ones must start something.
         """
         (response_s, _), (power_w, _) = self._average(batch, 1.0, 0.0), self._average(batch, 0.0, 1.0)
         return BatchControl(tuple(batch), response_s, power_w, response_s + worth * power_w)
@@ -154,9 +146,8 @@ class BatchServer:
                 totals[action] = cost - mean * time_s + float(following @ value)
             best = min(totals, key=lambda action: totals[action])
             # What is not better by more than rounding stays, else rules of equal cost would take turns.
-            improved.append(
-                best if totals[best] < totals[present] - _TINY * max(1.0, abs(totals[present])) else present
-            )
+            rounding = _TINY * max(1.0, abs(totals[present]))
+            improved.append(best if totals[best] < totals[present] - rounding else present)
         return tuple(improved)
 
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import ConfigError
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 
+Steps = NDArray[np.int64]
 _MOST_REQUESTS: Final = 60
 _MOST_SERVERS: Final = 3
 _MOST_CHOICES: Final = 60_000
@@ -37,16 +38,7 @@ _ROUNDING: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One batch of a plan.
-
-    Attributes:
-        server: its index.
-        width: in percent.
-        items: in the batch.
-        start: step.
-        end: step after its last.
-        worth: what it earns.
-    """
+    """One batch of a plan: from one step to the step after its last, with what it earns."""
 
     server: int
     width: int
@@ -134,13 +126,7 @@ def _check(servers: Sequence[SimulatedServer], arrived_s: Sequence[float], step_
 
 
 def _choices(
-    server: int,
-    model: SimulatedModel,
-    first: NDArray[np.int64],
-    due: NDArray[np.int64],
-    *,
-    exchange: float,
-    step_s: float,
+    server: int, model: SimulatedModel, first: Steps, due: Steps, *, exchange: float, step_s: float
 ) -> list[Planned]:
     found = []
     for items in range(1, min(model.max_batch_size, len(first)) + 1):
@@ -157,14 +143,12 @@ def _choices(
     return found
 
 
-def _reach(first: NDArray[np.int64], due: NDArray[np.int64], start: int, end: int) -> tuple[int, int]:
+def _reach(first: Steps, due: Steps, start: int, end: int) -> tuple[int, int]:
     """Return which requests a batch can take, as a half-open interval of their order."""
     return int(np.searchsorted(due, end)), int(np.searchsorted(first, start, side="right"))
 
 
-def _solve(
-    choices: Sequence[Planned], first: NDArray[np.int64], due: NDArray[np.int64], options: Mapping[str, float]
-) -> Clairvoyant:
+def _solve(choices: Sequence[Planned], first: Steps, due: Steps, options: Mapping[str, float]) -> Clairvoyant:
     try:
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
@@ -172,16 +156,12 @@ def _solve(
         raise ConfigError("the clairvoyant needs scipy; install it with pip install 'slim-scheduler[sim]'") from None
     rows: list[int] = []
     columns: list[int] = []
-    values: list[float] = []
-    limits: list[float] = []
     row_of: dict[tuple[int, int], int] = {}
     for column, choice in enumerate(choices):
         for step in range(choice.start, choice.end):
-            row = row_of.setdefault((choice.server, step), len(row_of))
-            rows.append(row)
+            rows.append(row_of.setdefault((choice.server, step), len(row_of)))
             columns.append(column)
-            values.append(1.0)
-    limits = [1.0] * len(row_of)
+    values, limits = [1.0] * len(rows), [1.0] * len(row_of)
     reach = np.array([_reach(first, due, choice.start, choice.end) for choice in choices])
     items = np.array([choice.items for choice in choices])
     count = len(first)

@@ -51,13 +51,7 @@ def most_accuracy(servers: Sequence[SimulatedServer], rate_rps: float, *, min_ac
 def least_joules(servers: Sequence[SimulatedServer], rate_rps: float, accuracy: float) -> float | None:
     """Return the least joules an item, idle power included, at which the fleet serves ``rate_rps`` for good.
 
-    Args:
-        servers: all up all the time.
-        rate_rps: items a second.
-        accuracy: mean of the answers, at least.
-
-    Returns:
-        None when the fleet can't, or joules of a server are unknown.
+    The mean accuracy of answers is at least ``accuracy``. None: the fleet can't, or joules of a server are unknown.
 
     Raises:
         ConfigError: when scipy is not installed.
@@ -76,14 +70,8 @@ def most_utility(
 ) -> float | None:
     """Return the most of mean accuracy less the price of an item's joules, idle power included, were all in time.
 
-    Args:
-        servers: all up all the time.
-        rate_rps: items a second.
-        price: accuracy that a joule costs; 0 where joules are unknown or do not count.
-        min_accuracy: of each answer.
-
-    Returns:
-        None when the fleet can't serve them for good, or joules that count are unknown.
+    The price is the accuracy that a joule costs; 0 where joules are unknown or do not count. None: the fleet can't
+    serve ``rate_rps`` items a second for good, or joules that count are unknown.
 
     Raises:
         ConfigError: when scipy is not installed.

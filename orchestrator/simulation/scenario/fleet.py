@@ -36,9 +36,8 @@ class SimulatedModel:
         instances: that serve it at the beginning; 0 when it is not loaded.
         sigma: of the lognormal factor of service times; 0 for none.
         start: what the router knows of it at the beginning.
-        load_s: of one load.
-        load_w: above idle, meanwhile.
-        instance_bytes: memory of one instance.
+        load_s, load_w, instance_bytes: of a load and of one instance; nothing in a run depends on them, but what tells
+            a scenario from another does (``digest_scenario``).
         delay_s: from the end of a batch until the router has its answer, while the next one runs.
     """
 
@@ -67,13 +66,7 @@ class SimulatedModel:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedServer:
-    """One server.
-
-    Attributes:
-        name: unique in the fleet.
-        models: by width, ascending.
-        idle_w: that it draws while it is up; None while unknown.
-    """
+    """One server, with its widths ascending and the watts that it draws while it is up; None while unknown."""
 
     name: ServerName
     models: tuple[SimulatedModel, ...]
@@ -133,24 +126,18 @@ def check_fleet(servers: Sequence[SimulatedServer]) -> None:
 
 
 def _model_from_profile(model: ModelProfile) -> SimulatedModel:
-    sizes = np.arange(1, model.max_batch_size + 1)
-    measured = [b.items for b in model.batches]
-    energies = [b.energy_j for b in model.batches]
-    known = [e for e in energies if e is not None]
-    energy_j = None
-    if len(known) == len(energies):
-        energy_j = tuple(float(e) for e in np.interp(sizes, measured, known))
+    known_j = [b.energy_j for b in model.batches if b.energy_j is not None]
     busy_s = [b.busy_s for b in model.batches if b.busy_s is not None]
     service_s, delay_s = [b.mean_s for b in model.batches], 0.0
-    if len(busy_s) == len(measured):
+    if len(busy_s) == len(model.batches):
         service_s = busy_s
         delay_s = max(0.0, float(np.median([(b.rested_s or 0.0) - (b.busy_s or 0.0) for b in model.batches])))
     changes = model.changes
     built = SimulatedModel(
         width=Width(model.width),
         accuracy=model.accuracy,
-        service_s=tuple(float(t) for t in np.interp(sizes, measured, service_s)),
-        energy_j=energy_j,
+        service_s=_between(model, service_s),
+        energy_j=_between(model, known_j) if len(known_j) == len(model.batches) else None,
         instances=model.instances,
         sigma=float(np.median([lognormal_sigma(b.p99_s / b.mean_s) for b in model.batches])),
         start=prior_fit(model),
@@ -159,6 +146,12 @@ def _model_from_profile(model: ModelProfile) -> SimulatedModel:
     if changes is None:
         return built
     return replace(built, load_s=changes.load.mean_s, instance_bytes=changes.instance_bytes or 0)
+
+
+def _between(model: ModelProfile, measured: Sequence[float]) -> tuple[float, ...]:
+    """Return a value for each number of items, given those of the batches that were measured."""
+    sizes = np.arange(1, model.max_batch_size + 1)
+    return tuple(np.interp(sizes, [b.items for b in model.batches], measured).tolist())
 
 
 def lognormal_sigma(p99_ratio: float) -> float:

@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from orchestrator.config.section import Section
+from orchestrator.config.section import Section, parse_settings
 from orchestrator.errors import ConfigError
 from orchestrator.profile.codec import read_profile
 from orchestrator.simulation.scenario import workloads
 from orchestrator.simulation.scenario.fleet import SimulatedServer, check_fleet, linear_model, server_from_profile
 from orchestrator.snapshot import ServerName
-from orchestrator.validation import describe_problem
 
 Shares = dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)]]
 
@@ -82,9 +80,7 @@ class WorkloadSettings(Section):
     """How many arrive."""
     items: int = Field(default=1, ge=1, le=4096)
     """In each request."""
-    priorities: dict[Annotated[int, Field(ge=1, le=1000)], Annotated[float, Field(gt=0)]] | None = Field(
-        default=None, min_length=1
-    )
+    priorities: Shares | None = Field(default=None, min_length=1)
     """How many requests have which priority, relative to each other; 1 is served first. None: all have the same."""
     cv2: float = Field(default=4.0, ge=0, le=1000)
     """Of gamma gaps: squared coefficient of variation."""
@@ -118,7 +114,7 @@ class WorkloadSettings(Section):
     def shape(self) -> workloads.Shape:
         """Return the shape of the arrivals."""
         if self.kind == "poisson":
-            return workloads.poisson()
+            return workloads.gamma(1.0)
         if self.kind == "gamma":
             return workloads.gamma(self.cv2)
         if self.kind == "mmpp":
@@ -205,17 +201,10 @@ def load_scenario(path: Path) -> tuple[ScenarioSettings, tuple[SimulatedServer, 
         ConfigError: when a file can't be read or used, or a key or value is not allowed.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"can't read the scenario in {path} ({exc})") from exc
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(exc).split())}") from exc
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no mapping; it starts with 'name:'")
-    try:
-        settings = ScenarioSettings.model_validate(values)
-    except ValidationError as exc:
-        raise ConfigError(f"{path}: {describe_problem(exc, ScenarioSettings)}") from exc
+    settings = parse_settings(ScenarioSettings, text, source=str(path), start="name")
     if settings.workload.file is not None:
         workload = settings.workload.model_copy(update={"file": path.parent / settings.workload.file})
         settings = settings.model_copy(update={"workload": workload})
@@ -230,7 +219,15 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
     Raises:
         ConfigError: when the file of times is missing or out of order.
     """
-    text = settings.model_dump_json(exclude=_not_told(settings)) + repr(tuple(servers))
+    excluded = {
+        "workload": {"file"},
+        "objectives": set[str](),
+    }  # newer keys at their defaults, so that older digests stay
+    if settings.workload.priorities is None:
+        excluded["workload"].add("priorities")
+    if not settings.objectives.shed_late:
+        excluded["objectives"].add("shed_late")
+    text = settings.model_dump_json(exclude=excluded) + repr(tuple(servers))
     delays_s = [[model.delay_s for model in server.models] for server in servers]
     if any(any(row) for row in delays_s):
         text += repr(delays_s)  # only then, so that the digests of all others stay what they were
@@ -238,16 +235,6 @@ def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServe
         settings.workload.shape()
         text += settings.workload.file.read_text()
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _not_told(settings: ScenarioSettings) -> dict[str, set[str]]:
-    """Return the keys that a digest leaves out: newer ones at their defaults, so that older digests stay the same."""
-    workload, objectives = {"file"}, set[str]()
-    if settings.workload.priorities is None:
-        workload.add("priorities")
-    if not settings.objectives.shed_late:
-        objectives.add("shed_late")
-    return {"workload": workload, "objectives": objectives}
 
 
 def _servers(settings: ServerSettings, folder: Path) -> list[SimulatedServer]:
@@ -277,12 +264,11 @@ def _server(settings: ServerSettings, folder: Path) -> SimulatedServer:
         )
         return SimulatedServer(ServerName(settings.name), models, settings.idle_w)
     profile = read_profile(folder / settings.profile)
+    names = ", ".join(s.name for s in profile.servers)
     if settings.profile_server is None and len(profile.servers) > 1:
-        names = ", ".join(s.name for s in profile.servers)
         raise ConfigError(f"servers: {settings.name}: name one of the profile's servers in profile_server: {names}")
     found = profile.servers[0] if settings.profile_server is None else profile.server(settings.profile_server)
     if found is None:
-        names = ", ".join(s.name for s in profile.servers)
         raise ConfigError(
             f"servers: {settings.name}: no server {settings.profile_server!r} in the profile, only {names}"
         )

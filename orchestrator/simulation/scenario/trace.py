@@ -25,29 +25,17 @@ _MOST_DRAIN_S = 60.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """One realisation of a scenario.
+    """One realisation of a scenario, in arrays of float64, [requests] where nothing else is said."""
 
-    Attributes:
-        arrived_s: float64 [requests], ascending.
-        deadline_s: float64 [requests].
-        priority: float64 [requests], 1 is the highest.
-        items: float64 [requests].
-        noise: float64 [requests], standard normal.
-        uniforms: float64 [2, requests], in [0, 1).
-        schedule: float64 [EVENT_FIELDS, entries], by time.
-        believed_speed: float64 [servers], factors on the service times that the router is told at the beginning.
-        rate_rps: mean items a second that the arrivals were scaled to.
-    """
-
-    arrived_s: Floats
+    arrived_s: Floats  # ascending
     deadline_s: Floats
-    priority: Floats
+    priority: Floats  # 1 is the highest
     items: Floats
-    noise: Floats
-    uniforms: Floats
-    schedule: Floats
-    believed_speed: Floats
-    rate_rps: float
+    noise: Floats  # standard normal
+    uniforms: Floats  # [2, requests], in [0, 1)
+    schedule: Floats  # [EVENT_FIELDS, entries], by time
+    believed_speed: Floats  # [servers], factors on the service times that the router is told at the beginning
+    rate_rps: float  # mean items a second that the arrivals were scaled to
 
 
 def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], seed: int) -> Trace:
@@ -71,12 +59,10 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         *_faults(settings.faults, len(servers), horizon_s, faults),
         *_reports(settings.telemetry, len(servers), horizon_s, reports),
     ]
-    schedule = np.array(sorted(entries, key=lambda e: (e[0], e[1:])), dtype=float).reshape(-1, 4)
-    table = np.zeros((sim.EVENT_FIELDS, max(1, len(entries))))
-    if entries:
-        for field, column in zip((sim.AT_S, sim.EVENT_SERVER, sim.KIND, sim.VALUE), schedule.T, strict=True):
-            table[field] = column
-        table[sim.ORDER] = np.arange(len(entries))
+    schedule = np.zeros((sim.EVENT_FIELDS, len(entries)))
+    fields = [sim.AT_S, sim.EVENT_SERVER, sim.KIND, sim.VALUE]
+    schedule[fields] = np.array(sorted(entries), dtype=float).reshape(-1, len(fields)).T
+    schedule[sim.ORDER] = np.arange(len(entries))
     sigma = settings.telemetry.noise
     return Trace(
         arrived_s=arrived_s,
@@ -85,7 +71,7 @@ def draw_trace(settings: ScenarioSettings, servers: Sequence[SimulatedServer], s
         items=np.full(count, float(workload.items)),
         noise=noise.standard_normal(count),
         uniforms=uniforms.random((2, count)),
-        schedule=table if entries else np.zeros((sim.EVENT_FIELDS, 0)),
+        schedule=schedule,
         believed_speed=np.exp(sigma * beliefs.standard_normal(len(servers)) - sigma * sigma / 2),
         rate_rps=rate_rps,
     )

@@ -28,13 +28,8 @@ Shape = Callable[[int, np.random.Generator], Times]
 _GRID = 20_000
 
 
-def poisson() -> Shape:
-    """Independent exponential gaps."""
-    return gamma(1.0)
-
-
 def gamma(cv2: float) -> Shape:
-    """Gamma gaps of shape 1/CV²: above 1 burstier than Poisson, below 1 smoother; 0 is a metronome."""
+    """Gamma gaps of shape 1/CV²: 1 is Poisson, above it burstier, below it smoother; 0 is a metronome."""
 
     def draw(count: int, rng: np.random.Generator) -> Times:
         gaps = np.ones(count) if cv2 == 0 else rng.gamma(1 / cv2, cv2, count)

@@ -4,7 +4,7 @@
 - **truth** [field, server] and **models** [field, server · columns + width]: what servers really are and did, which
   the router does not know.
 - **held** [field, server · depth + slot]: beside the router's ``batches``, what it does not know of them.
-- **events** [field, entry]: a binary heap by time, of batches that end, models that load and requests that expire.
+- **events** [field, entry]: a binary heap by time, of batches that end and requests that expire.
 - **schedule** [field, entry]: what was arranged beforehand, by time.
 - **state** [field]: of the loop.
 """
@@ -49,28 +49,22 @@ IS_UP: Final = 0
 SPEED: Final = 1  # service times are multiplied by this
 IDLE_W: Final = 2
 BUSY_J: Final = 3  # of batches, above idle
-LOAD_J: Final = 4
-BUSY_S: Final = 5  # parts of the server, times seconds
-UP_S: Final = 6  # until CHANGED_S
-CHANGED_S: Final = 7
-BUSY_PARTS: Final = 8
-MEMORY_BYTES: Final = 9
-PEAK_BYTES: Final = 10
-BATCHES_RUN: Final = 11
-ITEMS_RUN: Final = 12
-TRUTH_FIELDS: Final = 13
+BUSY_S: Final = 4  # parts of the server, times seconds
+UP_S: Final = 5  # until CHANGED_S
+CHANGED_S: Final = 6
+BUSY_PARTS: Final = 7
+BATCHES_RUN: Final = 8
+ITEMS_RUN: Final = 9
+TRUTH_FIELDS: Final = 10
 
-LOAD_S: Final = 0
-LOAD_W: Final = 1
-INSTANCE_BYTES: Final = 2
-FIT_WEIGHT: Final = 3  # the sums of an orchestrator.profile.LatencyFit
-FIT_N: Final = 4
-FIT_NN: Final = 5
-FIT_T_S: Final = 6
-FIT_NT_S: Final = 7
-SIGMA: Final = 8  # a factor exp(σ·NOISE − σ²/2) of service times; NaN where NOISE is the factor itself
-DELAY_S: Final = 9  # from the end of a batch until the router has its answer
-TRUE_FIELDS: Final = 10
+FIT_WEIGHT: Final = 0  # the sums of an orchestrator.profile.LatencyFit
+FIT_N: Final = 1
+FIT_NN: Final = 2
+FIT_T_S: Final = 3
+FIT_NT_S: Final = 4
+SIGMA: Final = 5  # a factor exp(σ·NOISE − σ²/2) of service times; NaN where NOISE is the factor itself
+DELAY_S: Final = 6  # from the end of a batch until the router has its answer
+TRUE_FIELDS: Final = 7
 
 BATCH_ID: Final = 0
 STARTED_S: Final = 1  # NaN while it waits for an instance
@@ -89,15 +83,13 @@ VALUE: Final = 5
 EVENT_FIELDS: Final = 6
 
 ENDS: Final = 0.0  # a batch; DETAIL is its id, VALUE the part of its server that it took
-LOADED: Final = 1.0  # DETAIL is the width's column, VALUE its instances then
-FAILS: Final = 2.0
-NOTICED: Final = 3.0  # by the router, that a server has failed
-RETURNS: Final = 4.0
-THROTTLES: Final = 5.0  # VALUE is the factor of service times
-CHANGES: Final = 6.0  # instances of a width: DETAIL is its column, VALUE how many, 0 to unload it
-REPORTS: Final = 7.0  # what the router then knows of a server is VALUE seconds old
-ANSWERS: Final = 8.0  # a batch that has run; DETAIL is its id
-EXPIRES: Final = 9.0  # a request that waits and can't keep its deadline any more; DETAIL is its number
+FAILS: Final = 1.0
+NOTICED: Final = 2.0  # by the router, that a server has failed
+RETURNS: Final = 3.0
+THROTTLES: Final = 4.0  # VALUE is the factor of service times
+REPORTS: Final = 5.0  # what the router then knows of a server is VALUE seconds old
+ANSWERS: Final = 6.0  # a batch that has run; DETAIL is its id
+EXPIRES: Final = 7.0  # a request that waits and can't keep its deadline any more; DETAIL is its number
 
 NOW_S: Final = 0
 NEXT_ARRIVAL: Final = 1
@@ -110,31 +102,30 @@ EVENT_ORDER: Final = 7
 NEXT_ENTRY: Final = 8
 ENTRIES: Final = 9
 TURN: Final = 10  # decisions so far
-DISPATCHES: Final = 11
-BATCH_IDS: Final = 12
-IS_PENDING: Final = 13  # a decision that is to be made outside of the loop
-ROW_COUNT: Final = 14
-HOLD_UNTIL_S: Final = 15
-HELD_HEAD: Final = 16  # the request that was held last; -1 once anything but requests has come
-IS_CHANGED: Final = 17  # something was, since the policy was last asked
-WAITING_ITEMS: Final = 18  # central and bound
-OLDEST_OPEN: Final = 19  # no request before this one is still to be answered or given up
-FASTEST_S: Final = 20  # of the orchestrator.policies.queue_rules.QueueEstimate
-MOST_RPS: Final = 21  # likewise
-ANSWERED_COUNT: Final = 22
-ON_TIME_COUNT: Final = 23
-ACCURACY_SUM: Final = 24
-LATENCY_SUM_S: Final = 25
-LOST_COUNT: Final = 26  # shed, rejected or failed
-QUEUE_LIMIT: Final = 27
-CAN_DISPLACE: Final = 28  # 1 when a request may be more important than one that came before it
-SHEDS_LATE: Final = 29  # 1 when deadlines are the callers' own, and what can't keep its own is given up
-TIMEOUT_S: Final = 30
-MAX_ATTEMPTS: Final = 31
-LEARNS: Final = 32  # 1 when expected times are fitted to what is observed
-REPORTED: Final = 33  # 1 when the router learns of answers by reports only
-IS_EXTERNAL: Final = 34  # 1 when decisions are made outside of the loop
-BINDS_EARLY: Final = 35
-SLACK_MARGIN: Final = 36
-MIN_ACCURACY: Final = 37
-STATE_FIELDS: Final = 38
+BATCH_IDS: Final = 11
+IS_PENDING: Final = 12  # a decision that is to be made outside of the loop
+ROW_COUNT: Final = 13
+HOLD_UNTIL_S: Final = 14
+HELD_HEAD: Final = 15  # the request that was held last; -1 once anything but requests has come
+IS_CHANGED: Final = 16  # something was, since the policy was last asked
+WAITING_ITEMS: Final = 17  # central and bound
+OLDEST_OPEN: Final = 18  # no request before this one is still to be answered or given up
+FASTEST_S: Final = 19  # of the orchestrator.policies.queue_rules.QueueEstimate
+MOST_RPS: Final = 20  # likewise
+ANSWERED_COUNT: Final = 21
+ON_TIME_COUNT: Final = 22
+ACCURACY_SUM: Final = 23
+LATENCY_SUM_S: Final = 24
+LOST_COUNT: Final = 25  # shed, rejected or failed
+QUEUE_LIMIT: Final = 26
+CAN_DISPLACE: Final = 27  # 1 when a request may be more important than one that came before it
+SHEDS_LATE: Final = 28  # 1 when deadlines are the callers' own, and what can't keep its own is given up
+TIMEOUT_S: Final = 29
+MAX_ATTEMPTS: Final = 30
+LEARNS: Final = 31  # 1 when expected times are fitted to what is observed
+REPORTED: Final = 32  # 1 when the router learns of answers by reports only
+IS_EXTERNAL: Final = 33  # 1 when decisions are made outside of the loop
+BINDS_EARLY: Final = 34
+SLACK_MARGIN: Final = 35
+MIN_ACCURACY: Final = 36
+STATE_FIELDS: Final = 37

@@ -42,14 +42,7 @@ def run_learned(world: World, policy: LearnedPolicy, until_s: float, counts: Col
 def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
     while advance(world, until_s):
         row, items, hold_until_s, unseen = decide_by_scores(
-            scorer.numbers,
-            scorer.params,
-            scorer.room,
-            scorer.hidden,
-            world.memory,
-            world.rows,
-            int(world.state[sim.ROW_COUNT]),
-            world.head.query,
+            *scorer, world.memory, world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
         )
         counts[DECIDED] += 1
         if unseen >= 0:

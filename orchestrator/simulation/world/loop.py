@@ -6,7 +6,7 @@ the policy holds (orchestrator.router.router).
 
 A run is over when the last request of its trace is answered or given up; nothing happens after that, so that times,
 joules and utilisation are of the work alone. Faults and reports that were arranged for later never come, and neither
-do the ends of batches that were lost or of holds. A load that has begun has cost all its joules already.
+do the ends of batches that were lost or of holds.
 """
 
 from __future__ import annotations
@@ -20,37 +20,9 @@ from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.occupancy import has_room
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.heaps import drop_event, goes_first, push_event, tail_deadline_s
+from orchestrator.simulation.world import queue, servers, shedding
+from orchestrator.simulation.world.heaps import drop_event, goes_first, tail_deadline_s
 from orchestrator.simulation.world.layout import World
-from orchestrator.simulation.world.queue import (
-    bind,
-    bound_head,
-    give_up,
-    has_head,
-    take_batch,
-    take_bound_batch,
-    take_bound_head,
-    take_head,
-)
-from orchestrator.simulation.world.servers import (
-    account,
-    answer_batch,
-    end_batch,
-    fail,
-    lose_batches,
-    report,
-    send,
-    slot_of_batch,
-    start_batches,
-)
-from orchestrator.simulation.world.shedding import (
-    arrive,
-    enqueue,
-    expire,
-    shed_late_heads,
-    shed_overdue_bound,
-    shed_overdue_head,
-)
 
 NO_EVENT = 0
 FROM_HEAP = 1
@@ -96,7 +68,7 @@ def advance(world: World, until_s: float) -> bool:
             )
         elif source == ARRIVAL:
             state[sim.NEXT_ARRIVAL] += 1
-            arrive(world, int(state[sim.NEXT_ARRIVAL]) - 1)
+            shedding.arrive(world, int(state[sim.NEXT_ARRIVAL]) - 1)
             continue
         else:
             state[sim.HOLD_UNTIL_S] = math.inf
@@ -123,7 +95,7 @@ def _next_event(world: World) -> tuple[int, float]:
             source, at_s = ARRIVAL, arrival_s
     if state[sim.HOLD_UNTIL_S] < at_s:
         source, at_s = HOLD_ENDS, max(state[sim.NOW_S], state[sim.HOLD_UNTIL_S])
-    if source == NO_EVENT and has_head(world):  # nothing is to come that it could wait for
+    if source == NO_EVENT and queue.has_head(world):  # nothing is to come that it could wait for
         given_up_s = world.requests[sim.ARRIVED_S][int(world.heap[0])] + state[sim.TIMEOUT_S]
         if given_up_s < math.inf:
             source, at_s = HOLD_ENDS, max(state[sim.NOW_S], given_up_s + _ROUNDING * (1 + given_up_s))
@@ -137,96 +109,54 @@ def _happen(world: World, kind: float, server: int, detail: float, value: float)
     if kind in (sim.ENDS, sim.ANSWERS):
         _advance_batch(world, kind, server, detail, value)
     elif kind == sim.EXPIRES:
-        expire(world, int(detail))
+        shedding.expire(world, int(detail))
         world.state[sim.IS_CHANGED] = 0  # nothing that a decision waits for
     elif kind == sim.REPORTS:
-        report(world, server, value)
+        servers.report(world, server, value)
     elif kind == sim.THROTTLES:
         truth[sim.SPEED][server] = value
     elif kind == sim.FAILS:
         if truth[sim.IS_UP][server] != 0:
-            fail(world, server)
+            servers.fail(world, server)
     elif kind == sim.NOTICED:
         if truth[sim.IS_UP][server] == 0:
             fleet.servers[col.HEALTHY][server] = 0
-            lose_batches(world, server)
+            servers.lose_batches(world, server)
             for column in range(fleet.columns):
                 _unbind(world, server, column)
-    elif kind == sim.RETURNS:
-        if truth[sim.IS_UP][server] == 0:
-            lose_batches(world, server)
-            account(world, server)
-            truth[sim.IS_UP][server] = 1
-            fleet.servers[col.HEALTHY][server] = 1
-            _serve_bound(world, server)
-    else:
-        _change(world, kind, server, int(detail), value)
+    elif kind == sim.RETURNS and truth[sim.IS_UP][server] == 0:
+        servers.lose_batches(world, server)
+        servers.account(world, server)
+        truth[sim.IS_UP][server] = 1
+        fleet.servers[col.HEALTHY][server] = 1
+        _serve_bound(world, server)
 
 
 @compiled
 def _advance_batch(world: World, kind: float, server: int, batch: float, part: float) -> None:
     """End a batch, or answer it, unless it was lost."""
-    slot = slot_of_batch(world, server, batch)
+    slot = servers.slot_of_batch(world, server, batch)
     if slot < 0:
         return
     if kind == sim.ENDS:
-        end_batch(world, server, slot, part)
+        servers.end_batch(world, server, slot, part)
     else:
-        answer_batch(world, server, slot)
+        servers.answer_batch(world, server, slot)
     _serve_bound(world, server)
-
-
-@compiled
-def _change(world: World, kind: float, server: int, column: int, instances: float) -> None:
-    """Begin to change the instances of a width, or end it.
-
-    New instances are loaded beside those that serve, so memory holds both for the time of the load; a width that is
-    unloaded is not sent to any more and gives its memory back at once.
-    """
-    fleet, truth, models = world.fleet, world.truth, world.models
-    model = server * fleet.columns + column
-    now = fleet.models[col.INSTANCES][model] if fleet.models[col.SERVED][model] != 0 else 0.0
-    if kind == sim.CHANGES and instances > now:
-        truth[sim.MEMORY_BYTES][server] += (instances - now) * models[sim.INSTANCE_BYTES][model]
-        truth[sim.PEAK_BYTES][server] = max(truth[sim.PEAK_BYTES][server], truth[sim.MEMORY_BYTES][server])
-        truth[sim.LOAD_J][server] += models[sim.LOAD_S][model] * models[sim.LOAD_W][model]
-        push_event(world, world.state[sim.NOW_S] + models[sim.LOAD_S][model], sim.LOADED, server, column, instances)
-        return
-    if kind == sim.CHANGES:
-        truth[sim.MEMORY_BYTES][server] -= (now - instances) * models[sim.INSTANCE_BYTES][model]
-    if instances > 0:
-        fleet.models[col.INSTANCES][model] = instances
-        _limit_batches(world, server)
-    fleet.models[col.SERVED][model] = 1.0 if instances > 0 else 0.0
-    if instances == 0:
-        _unbind(world, server, column)
-    start_batches(world, server)
-
-
-@compiled
-def _limit_batches(world: World, server: int) -> None:
-    """Set how many batches a server may hold: as many as of its best-staffed width alone, as in a live router."""
-    fleet, most = world.fleet, 1.0
-    for column in range(fleet.columns):
-        model = server * fleet.columns + column
-        if fleet.models[col.SERVED][model] != 0:
-            most = max(most, fleet.models[col.INSTANCES][model])
-    limit = fleet.servers[col.WAITING_LIMIT][server] + most
-    fleet.servers[col.BATCH_LIMIT][server] = min(limit, float(fleet.depth))
 
 
 @compiled
 def _decide(world: World) -> bool:
     """Ask the policy until it holds or nothing waits; return whether it has to be asked outside."""
     state = world.state
-    while has_head(world):
-        if shed_overdue_head(world):
+    while queue.has_head(world):
+        if shedding.shed_overdue_head(world):
             continue
         if state[sim.SHEDS_LATE] != 0 and state[sim.HELD_HEAD] == world.heap[0] and not _has_any_room(world):
             break  # it was held, nothing but requests has come, and nothing could be sent
         _write_query(world)
         count = build_rows(world.fleet, world.head, world.rows, world.scratch)
-        if state[sim.SHEDS_LATE] != 0 and shed_late_heads(world, count):
+        if state[sim.SHEDS_LATE] != 0 and shedding.shed_late_heads(world, count):
             continue
         if state[sim.IS_EXTERNAL] != 0:
             state[sim.ROW_COUNT] = count
@@ -246,7 +176,7 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
     state[sim.TURN] += 1
     state[sim.IS_PENDING] = 0
     if row == REJECT:
-        give_up(world, take_head(world), sim.REJECTED)
+        queue.give_up(world, queue.take_head(world), sim.REJECTED)
         return True
     if row < 0:
         state[sim.HOLD_UNTIL_S] = until_s
@@ -255,11 +185,11 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
         return False
     server, column = int(rows[col.ROW_SERVER][row]), int(rows[col.ROW_COLUMN][row])
     if state[sim.BINDS_EARLY] != 0:
-        bind(world, server, column)
+        queue.bind(world, server, column)
         _serve_bound(world, server)
     else:
-        first, taken = take_batch(world, items)
-        send(world, server, column, first, taken)
+        first, taken = queue.take_batch(world, items)
+        servers.send(world, server, column, first, taken)
     return True
 
 
@@ -288,26 +218,25 @@ def _serve_bound(world: World, server: int) -> None:
     while fleet.servers[col.BOUND_ITEMS][server] > 0:
         chosen = -1
         for column in range(fleet.columns):
-            queue = server * fleet.columns + column
-            if world.roots[queue] < 0:
+            cell = server * fleet.columns + column
+            if world.roots[cell] < 0:
                 continue
-            shed_overdue_bound(world, queue)
-            if bound_head(world, queue) < 0 or not _has_room(world, server, column):
+            if shedding.shed_overdue_bound(world, cell) < 0 or not _has_room(world, server, column):
                 continue
-            if chosen < 0 or goes_first(requests, world.roots[queue], world.roots[server * fleet.columns + chosen]):
+            if chosen < 0 or goes_first(requests, world.roots[cell], world.roots[server * fleet.columns + chosen]):
                 chosen = column
         if chosen < 0:
             return
-        first, taken = take_bound_batch(world, server * fleet.columns + chosen)
-        send(world, server, chosen, first, taken)
+        first, taken = queue.take_bound_batch(world, server * fleet.columns + chosen)
+        servers.send(world, server, chosen, first, taken)
 
 
 @compiled
 def _has_any_room(world: World) -> bool:
     """Return whether some server, as the router knows it, may be sent a batch."""
-    servers = world.fleet.servers
+    known = world.fleet.servers
     for server in range(world.fleet.server_count):
-        if servers[col.HEALTHY][server] != 0 and servers[col.BATCH_COUNT][server] < servers[col.BATCH_LIMIT][server]:
+        if known[col.HEALTHY][server] != 0 and known[col.BATCH_COUNT][server] < known[col.BATCH_LIMIT][server]:
             return True
     return False
 
@@ -330,6 +259,6 @@ def _has_room(world: World, server: int, column: int) -> bool:
 @compiled
 def _unbind(world: World, server: int, column: int) -> None:
     """Take what was bound to a width that is gone back into the queue."""
-    queue = server * world.fleet.columns + column
-    while bound_head(world, queue) >= 0:
-        enqueue(world, take_bound_head(world, queue))
+    cell = server * world.fleet.columns + column
+    while queue.bound_head(world, cell) >= 0:
+        shedding.enqueue(world, queue.take_bound_head(world, cell))

@@ -6,7 +6,7 @@ what its width and size take on average, times the noise of its first request, t
 Its answer reaches the router DELAY_S later, while the next batch runs already: what a call takes beside the instance
 (travel, decoding) costs latency and no capacity.
 
-Energy is exact: idle power while a server is up, what each batch adds over the time it ran, and what loads take.
+Energy is exact: idle power while a server is up, and what each batch adds over the time it ran.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ def send(world: World, server: int, column: int, first: int, items: float) -> No
         _forget_oldest_done(world, server)
     slot = server * fleet.depth + int(fleet.servers[col.BATCH_COUNT][server])
     state[sim.BATCH_IDS] += 1
-    state[sim.DISPATCHES] += 1
     batches[col.COLUMN][slot] = column
     batches[col.ITEMS][slot] = items
     batches[col.SENT_S][slot] = state[sim.NOW_S]
@@ -198,18 +197,13 @@ def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> N
 @compiled
 def observe(world: World, model: int, items: float, took_s: float) -> None:
     """Fit a width's expected times to one more group, as orchestrator.profile.LatencyFit does."""
-    fits = world.models
+    fits, models = world.models, world.fleet.models
     weight, sum_n, sum_nn = fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model]
-    sum_t_s, sum_nt_s = fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model]
-    line = _fitted_line(weight, sum_n, sum_nn, sum_t_s, sum_nt_s)
-    weight, sum_n, sum_nn, sum_t_s, sum_nt_s = _observed_sums(
-        (weight, sum_n, sum_nn, sum_t_s, sum_nt_s), line, items, took_s
-    )
-    fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = weight, sum_n, sum_nn
-    fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sum_t_s, sum_nt_s
-    per_item_s, fixed_s = _fitted_line(weight, sum_n, sum_nn, sum_t_s, sum_nt_s)
-    world.fleet.models[col.PER_ITEM_S][model] = per_item_s
-    world.fleet.models[col.FIXED_S][model] = fixed_s
+    sums = (weight, sum_n, sum_nn, fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model])
+    sums = _observed_sums(sums, _fitted_line(*sums), items, took_s)
+    fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model] = sums[0], sums[1], sums[2]
+    fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model] = sums[3], sums[4]
+    models[col.PER_ITEM_S][model], models[col.FIXED_S][model] = _fitted_line(*sums)
 
 
 @compiled

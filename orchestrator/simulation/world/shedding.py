@@ -9,15 +9,7 @@ from __future__ import annotations
 
 import math
 
-from orchestrator.policies.queue_rules import (
-    comes_too_late,
-    expires_s,
-    head_batch,
-    head_margin,
-    is_beyond_limits,
-    least_times,
-    longest_service_s,
-)
+from orchestrator.policies import queue_rules
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.simulation.world import columns as sim
@@ -25,12 +17,12 @@ from orchestrator.simulation.world.heaps import goes_first, key_of, push_event, 
 from orchestrator.simulation.world.layout import World
 from orchestrator.simulation.world.queue import bound_head, give_up, has_head, push, shed, take_bound_head, take_head
 
-_comes_too_late = compiled(comes_too_late)
-_expires_s = compiled(expires_s)
-_head_batch = compiled(head_batch)
-_head_margin = compiled(head_margin)
-_is_beyond_limits = compiled(is_beyond_limits)
-_longest_service_s = compiled(longest_service_s)
+_comes_too_late = compiled(queue_rules.comes_too_late)
+_expires_s = compiled(queue_rules.expires_s)
+_head_batch = compiled(queue_rules.head_batch)
+_head_margin = compiled(queue_rules.head_margin)
+_is_beyond_limits = compiled(queue_rules.is_beyond_limits)
+_longest_service_s = compiled(queue_rules.longest_service_s)
 
 
 @compiled
@@ -76,11 +68,13 @@ def shed_overdue_head(world: World) -> bool:
 
 
 @compiled
-def shed_overdue_bound(world: World, queue: int) -> None:
-    """Give up the heads of the queue of a server and width likewise."""
-    oldest_s = world.state[sim.NOW_S] - world.state[sim.TIMEOUT_S]
-    while bound_head(world, queue) >= 0 and world.requests[sim.ARRIVED_S][int(world.roots[queue])] <= oldest_s:
+def shed_overdue_bound(world: World, queue: int) -> int:
+    """Give up the heads of the queue of a server and width likewise; return its head then, -1 when it has none."""
+    oldest_s, head = world.state[sim.NOW_S] - world.state[sim.TIMEOUT_S], bound_head(world, queue)
+    while head >= 0 and world.requests[sim.ARRIVED_S][head] <= oldest_s:
         give_up(world, take_bound_head(world, queue), sim.SHED)
+        head = bound_head(world, queue)
+    return head
 
 
 @compiled
@@ -92,7 +86,7 @@ def shed_late_heads(world: World, count: int) -> bool:
     fleet, state, query = world.fleet, world.state, world.head.query
     if count == 0:
         return False
-    fastest_s, drain_s, _, most_rps = least_times(world.rows, count, query[col.QUEUE_ITEMS])
+    fastest_s, drain_s, _, most_rps = queue_rules.least_times(world.rows, count, query[col.QUEUE_ITEMS])
     state[sim.FASTEST_S], state[sim.MOST_RPS] = fastest_s, most_rps
     for row in range(count):
         if fleet.servers[col.BATCH_COUNT][int(world.rows[col.ROW_SERVER][row])] == 0:

@@ -6,8 +6,8 @@ from orchestrator.decision import Candidate, Dispatch
 from orchestrator.policies import Situation, parse_policy
 from orchestrator.policies.fleet.row_values import read_candidate, write_candidate
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import stretch_overdue
 from orchestrator.policies.tables.compiled import new_table
-from orchestrator.policies.tables.stale import stretch_overdue
 from orchestrator.snapshot import QueueState, ServerName
 from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, latencies
 

@@ -23,7 +23,7 @@ def drawn(shape: Shape, count: int = COUNT, seed: int = 0) -> Times:
 @pytest.mark.parametrize(
     "shape",
     [
-        workloads.poisson(),
+        workloads.gamma(1.0),
         workloads.gamma(4.0),
         workloads.gamma(0.0),
         workloads.mmpp((0.5, 1.0, 3.0), 50),

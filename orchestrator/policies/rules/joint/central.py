@@ -20,7 +20,7 @@ from typing import Final
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import PARAMETER
 from orchestrator.policies.rules.drain import row_to_drain
-from orchestrator.policies.rules.joint import alert, clockwork, fluid, greedy, infaas, model_switching, slackfit, thrift
+from orchestrator.policies.rules.joint import alert, clockwork, fluid, infaas, model_switching, slackfit, thrift
 from orchestrator.policies.rules.server_rules import least_completion
 from orchestrator.policies.rules.width_rules import is_in_time, soonest_drained
 from orchestrator.policies.tables import columns as col
@@ -89,12 +89,11 @@ def _send_wait_or_drain(row: int, is_any_in_time: bool, reason: int, rows: Table
 def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column) -> Choice:
     """Return what SuperServe's SlackFit, or one of those that it is compared with, decides."""
     if code == MAX_ACCURACY:
-        row, reason = greedy.most_accurate(rows, count, query), _MOST_ACCURATE
+        row, reason = slackfit.most_accurate(rows, count, query), _MOST_ACCURATE
     elif code == MAX_BATCH:
-        row, reason = greedy.largest_batch(rows, count, query), _LARGEST_BATCH
+        row, reason = slackfit.largest_batch(rows, count, query), _LARGEST_BATCH
     else:
-        buckets = rule[PARAMETER]
-        row, items = slackfit.fill_slack(buckets, code == SLACKFIT, rows, count, query)
+        row, items = slackfit.fill_slack(rule[PARAMETER], code == SLACKFIT, rows, count, query)
         if row >= 0:
             return row, items, _SLACK_BUCKET, math.inf
         reason = _SLACK_BUCKET

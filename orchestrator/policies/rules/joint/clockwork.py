@@ -18,7 +18,7 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
-from orchestrator.policies.rules.waiting import BETTER_SERVER_BUSY
+from orchestrator.policies.rules.batch_rules import BETTER_SERVER_BUSY
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import HOLD, REASONS, REJECT, Choice
@@ -45,17 +45,15 @@ def choose_predictable(rule: Column, memory: Table, rows: Table, count: int, que
             best, best_items = row, items
     if best >= 0:
         return best, best_items, _MOST_ACCURATE, math.inf
-    if can_be_in_time or not is_idle:
-        if can_be_in_time:
-            return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
+    if can_be_in_time:
+        return HOLD, 0.0, BETTER_SERVER_BUSY, math.inf
+    if not is_idle:
         return REJECT, 0.0, _CANT_BE_IN_TIME, math.inf
-    quickest = 0
+    quickest, least_s = 0, math.inf
     for row in range(count):
-        if (
-            rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row]
-            < rows[col.ROW_PER_ITEM_S][quickest] + rows[col.ROW_FIXED_S][quickest]
-        ):
-            quickest = row
+        alone_s = rows[col.ROW_PER_ITEM_S][row] + rows[col.ROW_FIXED_S][row]
+        if alone_s < least_s:
+            quickest, least_s = row, alone_s
     return quickest, query[col.HEAD_ITEMS], _CANT_BE_IN_TIME, math.inf
 
 

@@ -26,9 +26,9 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import Knob, knob
+from orchestrator.policies.rules.batch_rules import largest_batch_within, objective_s
 from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand, note_sent
 from orchestrator.policies.rules.server_rules import least_completion
-from orchestrator.policies.rules.waiting import largest_batch_within, objective_s
 from orchestrator.policies.rules.width_rules import nearest_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled

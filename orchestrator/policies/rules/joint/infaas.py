@@ -16,8 +16,8 @@ import math
 from typing import Final
 
 from orchestrator.decision import Reason
+from orchestrator.policies.rules.batch_rules import objective_s
 from orchestrator.policies.rules.server_rules import least
-from orchestrator.policies.rules.waiting import objective_s
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import REASONS, Choice
@@ -65,9 +65,7 @@ def _cheapest_width(rows: Table, count: int, query: Column) -> float:
     """Return the width that some server runs within the objective at the least cost, the narrower of two; -1: none."""
     is_known = True
     for row in range(count):
-        is_known = (
-            is_known and not math.isnan(rows[col.ROW_PER_ITEM_J][row]) and not math.isnan(rows[col.ROW_FIXED_J][row])
-        )
+        is_known = is_known and not math.isnan(rows[col.ROW_PER_ITEM_J][row] + rows[col.ROW_FIXED_J][row])
     best, least_cost = -1.0, math.inf
     for row in range(count):
         if not _meets_objective(row, rows, query):

@@ -20,6 +20,12 @@ filled, and so a narrower width than there would be time for; ``slackfit-accurac
 Unlike servers each have buckets of their own, from their own profile: one scale over all would put everything that
 the fast ones can do into the lowest bucket of the slow ones. The server that is asked is the one that is free first
 among those with room on which the head is in time; SuperServe's idle workers ask by themselves.
+
+Here too are the two greedy policies that it is compared with there: MaxAcc takes the most accurate subnet that is in
+time with a batch of one, then the largest batch; MaxBatch the largest batch that the smallest subnet runs in time, then
+the most accurate subnet that runs it in time. A candidate's batch is the largest that is in time, so each is one
+comparison. Our smallest batch is the head, which can't be split. Ties go to the server that answers first, then to the
+first by name.
 """
 
 from __future__ import annotations
@@ -100,9 +106,8 @@ def _batch(row: int, index: int, rows: Table, query: Column) -> float:
 def _latency_s(row: int, index: int, rows: Table, query: Column) -> float:
     """Return the latency of a batch, what the server has to do first and the margin included."""
     batch = _batch(row, index, rows, query)
-    return (rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]) * query[
-        col.SLACK_MARGIN
-    ]
+    alone_s = rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]
+    return alone_s * query[col.SLACK_MARGIN]
 
 
 @compiled
@@ -127,3 +132,36 @@ def _is_preferred(prefers_batch: bool, row: int, batch: float, best: int, best_b
     if prefers_batch:
         return batch > best_batch or (batch == best_batch and width > best_width)
     return width > best_width or (width == best_width and batch > best_batch)
+
+
+@compiled
+def most_accurate(rows: Table, count: int, query: Column) -> int:
+    """The widest that is in time and has room, then the largest batch."""
+    return _most(col.ROW_WIDTH, col.ROW_ITEMS, rows, count, query)
+
+
+@compiled
+def largest_batch(rows: Table, count: int, query: Column) -> int:
+    """The largest batch that is in time and has room, then the widest that runs as many."""
+    return _most(col.ROW_ITEMS, col.ROW_WIDTH, rows, count, query)
+
+
+@compiled
+def _most(field: int, then: int, rows: Table, count: int, query: Column) -> int:
+    """Return the row that is in time, has room and has the most in a field, then in another; -1 for none."""
+    best = -1
+    for row in range(count):
+        if not _is_ready(row, rows, query):
+            continue
+        if best < 0 or _has_more(field, then, row, best, rows):
+            best = row
+    return best
+
+
+@compiled
+def _has_more(field: int, then: int, row: int, best: int, rows: Table) -> bool:
+    if rows[field][row] != rows[field][best]:
+        return rows[field][row] > rows[field][best]
+    if rows[then][row] != rows[then][best]:
+        return rows[then][row] > rows[then][best]
+    return rows[col.ROW_COMPLETION_S][row] < rows[col.ROW_COMPLETION_S][best]

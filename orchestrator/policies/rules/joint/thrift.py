@@ -38,8 +38,8 @@ import math
 from typing import Final, NamedTuple
 
 from orchestrator.policies.knobs import Knob, knob
+from orchestrator.policies.rules.batch_rules import LEAST_WAIT_S, largest_batch_within, objective_s
 from orchestrator.policies.rules.drain import sendable_items, widest_draining
-from orchestrator.policies.rules.waiting import LEAST_WAIT_S, largest_batch_within, objective_s
 from orchestrator.policies.rules.width_rules import is_in_time, nearest_width
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled
@@ -97,11 +97,8 @@ def choose_thrifty(rule: Column, rows: Table, count: int, query: Column) -> tupl
         if rows[col.ROW_HAS_ROOM][row] != 0 and score > chosen_score:
             chosen, chosen_score = row, score
     worth_waiting = chosen_score + knob(rule, _PATIENCE)
-    if (
-        chosen >= 0
-        and best_score > worth_waiting
-        and _better_suffice(worth_waiting, widest, prices, rows, count, query)
-    ):
+    is_outdone = chosen >= 0 and best_score > worth_waiting
+    if is_outdone and _better_suffice(worth_waiting, widest, prices, rows, count, query):
         chosen = -1
     return chosen, best >= 0
 
@@ -123,10 +120,8 @@ def _better_suffice(least_score: float, widest: float, prices: _Prices, rows: Ta
 
 @compiled
 def _score(row: int, prices: _Prices, rows: Table) -> float:
-    joules, spread = (
-        rows[col.ROW_PER_ITEM_J][row] + rows[col.ROW_FIXED_J][row] / rows[col.ROW_ITEMS][row],
-        prices.most - prices.least,
-    )
+    joules = rows[col.ROW_PER_ITEM_J][row] + rows[col.ROW_FIXED_J][row] / rows[col.ROW_ITEMS][row]
+    spread = prices.most - prices.least
     ratio = joules / prices.reference_j if prices.reference_j > 0 and not math.isnan(joules) else 1.0
     position = (rows[col.ROW_ACCURACY][row] - prices.least) / spread if spread > 0 else 0.0
     return position - prices.energy * ratio - prices.haste * rows[col.ROW_COMPLETION_S][row]
@@ -145,11 +140,8 @@ def fills_until_s(rule: Column, memory: Table, row: int, rows: Table, count: int
     batch = largest_batch_within(objective_s(query) / reserve, row, rows)
     takes_s = rows[col.ROW_WAIT_S][row] + rows[col.ROW_PER_ITEM_S][row] * batch + rows[col.ROW_FIXED_S][row]
     until_s = query[col.HEAD_DEADLINE_S] - takes_s * reserve
-    if (
-        query[col.QUEUE_ITEMS] < batch
-        and until_s > query[col.NOW_S]
-        and _is_worth_filling(rule, whole, batch, row, rows, count, query)
-    ):
+    may_fill = query[col.QUEUE_ITEMS] < batch and until_s > query[col.NOW_S]
+    if may_fill and _is_worth_filling(rule, whole, batch, row, rows, count, query):
         if whole[_HELD_ITEMS] == 0:
             whole[_HELD_ITEMS], whole[_HELD_DEADLINE_S] = query[col.QUEUE_ITEMS], query[col.HEAD_DEADLINE_S]
         return max(until_s, query[col.NOW_S] + LEAST_WAIT_S)
