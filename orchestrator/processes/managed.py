@@ -49,6 +49,10 @@ class ProcessRun(Protocol):
         ...
 
 
+def _word_restart(pause_s: float) -> str:
+    return f"started again in {pause_s:g} s" if pause_s else "started again"
+
+
 class ManagedProcess:
     """A process that is kept running.
 
@@ -56,18 +60,27 @@ class ManagedProcess:
         name: For people.
         make_run: Returns the next run.
         address: Where it answers, for people.
+        word_restart: Says in a log that it is started again, after so many seconds.
 
     Attributes:
         state: Where it stands.
         restarts: How often it was started again.
     """
 
-    def __init__(self, name: str, make_run: Callable[[], ProcessRun], *, address: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        make_run: Callable[[], ProcessRun],
+        *,
+        address: str = "",
+        word_restart: Callable[[float], str] = _word_restart,
+    ) -> None:
         self.name = name
         self.address = address
         self.state = State.STARTING
         self.restarts = 0
         self._make_run = make_run
+        self._word_restart = word_restart
         self._run: ProcessRun | None = None
         self._supervision: asyncio.Task[None] | None = None
 
@@ -126,7 +139,7 @@ class ManagedProcess:
             pause_s = restart_pause_s(short_runs)
             self.state = State.WAITING
             self.restarts += 1
-            log.error("%s %s; started again%s", self.name, ending, f" in {pause_s:g} s" if pause_s else "")
+            log.error("%s %s; %s", self.name, ending, self._word_restart(pause_s))
             await asyncio.sleep(pause_s)
             started_s = loop.time()
             try:
