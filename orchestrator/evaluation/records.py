@@ -23,7 +23,7 @@ _REMEDY: Final = "remove it to begin anew"
 _RESULT: Final = TypeAdapter(CellResult)
 
 
-class Records:
+class Records(Journal):
     """Results in memory and on disk; a context manager that holds the file open.
 
     Args:
@@ -44,21 +44,18 @@ class Records:
         self.results: dict[CellKey, CellResult] = {}
         self._binding = {"version": _VERSION, "code": SOURCE_DIGEST, "seeds": seeds}
         self._may_resume = resume
-        self._journal = Journal(path, self._replay, remedy=_REMEDY)
+        super().__init__(path, self._replay, remedy=_REMEDY)
 
     def __enter__(self) -> Self:
-        self._journal.__enter__()
-        if self._journal.is_new:
-            self._journal.write(self._binding)
+        super().__enter__()
+        if self.is_new:
+            self.write(self._binding)
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._journal.__exit__(*exc)
 
     def add(self, cell: Cell, result: CellResult) -> None:
         """Note what came of a cell."""
         self.results[cell.key] = result
-        self._journal.write({"cell": list(cell.key), **asdict(result)})
+        self.write({"cell": list(cell.key), **asdict(result)})
 
     def _replay(self, number: int, values: dict[str, Any]) -> None:
         if not self._may_resume:

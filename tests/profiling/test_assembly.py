@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.config import PowerSettings
 from orchestrator.profile import EnergySource
-from orchestrator.profiling.assembly import PowerModel, ServerFacts, find_idle
+from orchestrator.profiling.assembly import ServerFacts, find_idle
 from orchestrator.profiling.sampling import Window
 from tests.profiling.worlds import A
 
 
-def facts(*, power: PowerModel | None = None, no_counter: str = "") -> ServerFacts:
+def facts(*, power: PowerSettings | None = None, no_counter: str = "") -> ServerFacts:
     return ServerFacts(A, "cpu", "fake", None, "2.51.0", None, power, no_counter, ())
 
 
@@ -28,7 +29,7 @@ def test_idle_power_is_pooled_over_all_windows() -> None:
     ],
 )
 def test_without_a_counter_over_all_windows_the_stated_power_stands_in_or_the_reason(windows: list[Window]) -> None:
-    stated = find_idle(facts(power=PowerModel(7, 9)), windows)
+    stated = find_idle(facts(power=PowerSettings(idle_w=7, busy_w=9)), windows)
     assert (stated.power_w, stated.source) == (7, EnergySource.ESTIMATED)
     unknown = find_idle(facts(), windows)
     assert (unknown.power_w, unknown.source) == (None, None)
