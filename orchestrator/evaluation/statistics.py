@@ -81,13 +81,7 @@ def estimate(
 
 
 def estimate_iqm(strata: Sequence[Floats], *, seed: int = 0, is_sure: bool = True) -> Estimate:
-    """Return the interquartile mean of all values of all strata.
-
-    Args:
-        strata: Values by trace, one array a scenario.
-        seed: The seed of the resampling.
-        is_sure: Whether an interval is wanted.
-    """
+    """Return the interquartile mean of all values by trace of all strata, one a scenario; ``is_sure`` with interval."""
     everything = np.concatenate(strata)
     if not is_sure or np.isnan(everything).any():
         return Estimate(float(interquartile_mean(everything)))
@@ -103,8 +97,7 @@ def estimate_iqm(strata: Sequence[Floats], *, seed: int = 0, is_sure: bool = Tru
 def hypervolume(points: Floats) -> float:
     """Return the volume that points dominate in the unit cube, of which 0 is the reference point.
 
-    Args:
-        points: [points, objectives], more is better in each; what lies below 0 dominates nothing, above 1 is cut.
+    Points are [points, objectives], more is better in each; what lies below 0 dominates nothing, above 1 is cut.
     """
     if not len(points):
         return 0.0

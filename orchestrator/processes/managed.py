@@ -10,9 +10,13 @@ from enum import StrEnum
 from typing import Protocol
 
 from orchestrator.errors import SlimError
-from orchestrator.processes.back_off import count_short_runs, restart_pause_s
 
 log = logging.getLogger(__name__)
+
+STEADY_S = 10.0
+"""What ran for so long was not ended by how it was started."""
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 30.0
 
 
 class State(StrEnum):
@@ -47,6 +51,16 @@ class ProcessRun(Protocol):
     def signal(self, number: signal.Signals) -> None:
         """Send the program a signal, when it is there."""
         ...
+
+
+def count_short_runs(short_runs: int, ran_s: float) -> int:
+    """Return how many runs in a row were short, after one more that took so many seconds."""
+    return 0 if ran_s >= STEADY_S else short_runs + 1
+
+
+def restart_pause_s(short_runs: int) -> float:
+    """Return the pause after so many short runs in a row: none after a steady one, then 0.25, 0.5, 1, … 30 s."""
+    return 0.0 if short_runs == 0 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(short_runs - 1, 10))
 
 
 def _word_restart(pause_s: float) -> str:

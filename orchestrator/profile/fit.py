@@ -138,6 +138,17 @@ def _work_ratio(model: ServedModel, reference: ServedModel) -> float:
     return (model.width / reference.width) ** 2
 
 
+def weighted_fit(points: Sequence[tuple[float, int, float]]) -> LatencyFit:
+    """Return the fit of points of (weight, items, seconds or joules)."""
+    return LatencyFit(
+        weight=sum(w for w, _, _ in points),
+        sum_n=sum(w * n for w, n, _ in points),
+        sum_nn=sum(w * n * n for w, n, _ in points),
+        sum_t_s=sum(w * t for w, _, t in points),
+        sum_nt_s=sum(w * n * t for w, n, t in points),
+    )
+
+
 def fit_line(points: Sequence[Point]) -> tuple[float, float]:
     """Return (a an item, b a batch) of a·n + b, neither below 0, by least squares of the relative errors.
 
@@ -146,14 +157,7 @@ def fit_line(points: Sequence[Point]) -> tuple[float, float]:
     positive = [value for _, value in points if value > 0]
     if not positive:
         return (0.0, 0.0)
-    weighted = [(items, value, 1 / max(value, min(positive)) ** 2) for items, value in points]
-    return LatencyFit(
-        weight=sum(w for _, _, w in weighted),
-        sum_n=sum(w * n for n, _, w in weighted),
-        sum_nn=sum(w * n * n for n, _, w in weighted),
-        sum_t_s=sum(w * t for _, t, w in weighted),
-        sum_nt_s=sum(w * n * t for n, t, w in weighted),
-    ).line()
+    return weighted_fit([(1 / max(value, min(positive)) ** 2, items, value) for items, value in points]).line()
 
 
 def fit_latency(points: Sequence[Point]) -> FittedLine:

@@ -16,7 +16,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.profile.codec import TAKE_AGAIN
 from orchestrator.profile.document import ModelProfile, Origin, Profile
 from orchestrator.profile.energy import EnergyLine
-from orchestrator.profile.fit import LatencyFit, fit_energy
+from orchestrator.profile.fit import LatencyFit, fit_energy, weighted_fit
 from orchestrator.snapshot import ServedModel, ServerName
 
 PRIOR_BATCHES = 10.0
@@ -32,8 +32,8 @@ class Start:
     """What a (server, model) starts with.
 
     Attributes:
-        latency: The latency, as if PRIOR_BATCHES batches had been observed.
-        energy: The energy of its batches; None when the profile does not know it.
+        latency: As if PRIOR_BATCHES batches had been observed.
+        energy: None when the profile does not know it.
     """
 
     latency: LatencyFit
@@ -110,16 +110,8 @@ def prior_fit(model: ModelProfile) -> LatencyFit:
 
 def weigh_batches(batches: Sequence[tuple[int, float]]) -> LatencyFit:
     """Return a fit as if PRIOR_BATCHES batches had been observed, of (items, seconds) each as often."""
-    fit, part = LatencyFit(), PRIOR_BATCHES / len(batches)
-    for items, time_s in batches:
-        fit = LatencyFit(
-            weight=fit.weight + part,
-            sum_n=fit.sum_n + part * items,
-            sum_nn=fit.sum_nn + part * items * items,
-            sum_t_s=fit.sum_t_s + part * time_s,
-            sum_nt_s=fit.sum_nt_s + part * items * time_s,
-        )
-    return fit
+    part = PRIOR_BATCHES / len(batches)
+    return weighted_fit([(part, items, time_s) for items, time_s in batches])
 
 
 def _short(sha256: str | None) -> str:

@@ -92,17 +92,9 @@ def _draw_server(panel: Any, server: ServerProfile) -> None:
         error = model.line.held_out_error_ratio
         label = f"{model.width} %" + ("" if error is None else f", fit off by {error:.1%}")
         panel.plot(items, fitted_ms, color=color, linewidth=1)
-        panel.errorbar(
-            items,
-            means_ms,
-            yerr=[[0.0] * len(items), above_ms],
-            fmt="o",
-            color=color,
-            markersize=4,
-            capsize=2,
-            linewidth=0.8,
-            label=label,
-        )
+        spread = [[0.0] * len(items), above_ms]
+        style = {"fmt": "o", "color": color, "markersize": 4, "capsize": 2, "linewidth": 0.8}
+        panel.errorbar(items, means_ms, yerr=spread, label=label, **style)
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
     panel.set(title=_describe_server(server), xlabel="items in the batch", ylabel="latency (ms)")

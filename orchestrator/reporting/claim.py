@@ -12,11 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95 % interval.
-
-    Attributes:
-        low, high: Its ends.
-    """
+    """A 95 % interval."""
 
     low: float
     high: float

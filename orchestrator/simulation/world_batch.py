@@ -201,18 +201,22 @@ class WorldBatch:
     def totals(self, world: int) -> dict[str, float]:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
         assert self._tables is not None, "load the worlds first"
-        state = self._tables.events.state[world]
-        answered = float(state[sim.ANSWERED_COUNT])
         busy_j = self._tables.servers.truth[world][sim.BUSY_J][: int(self._tables.counts[world][0])]
-        return {
-            "requests": float(state[sim.ARRIVALS]),
-            "answered": answered,
-            "in_time": float(state[sim.ON_TIME_COUNT]),
-            "lost": float(state[sim.LOST_COUNT]),
-            "accuracy": float(state[sim.ACCURACY_SUM]) / max(1.0, answered),
-            "latency_s": float(state[sim.LATENCY_SUM_S]) / max(1.0, answered),
-            "busy_j": float(busy_j.sum()),
-        }
+        return totals_of(self._tables.events.state[world], busy_j=float(busy_j.sum()))
+
+
+def totals_of(state: NDArray[np.float64], *, busy_j: float) -> dict[str, float]:
+    """Return what has come of a world: requests by outcome, mean accuracy and latency, and the joules given."""
+    answered = float(state[sim.ANSWERED_COUNT])
+    return {
+        "requests": float(state[sim.ARRIVALS]),
+        "answered": answered,
+        "in_time": float(state[sim.ON_TIME_COUNT]),
+        "lost": float(state[sim.LOST_COUNT]),
+        "accuracy": float(state[sim.ACCURACY_SUM]) / max(1.0, answered),
+        "latency_s": float(state[sim.LATENCY_SUM_S]) / max(1.0, answered),
+        "busy_j": busy_j,
+    }
 
 
 def _new_learners(worlds: int, *, holds_on: bool) -> _Learners:

@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from orchestrator.evaluation.tuning.campaign import Trials, find_scenarios, run_campaign
+from orchestrator.evaluation.tuning.campaign import Extent, Trials, best_of, find_scenarios, run_campaign
 from orchestrator.evaluation.tuning.document import describe_tuning, write_tuned
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
-from orchestrator.evaluation.tuning.trials import Extent, best_of
 
 _DEFAULTS = Extent()
 

@@ -22,9 +22,8 @@ from orchestrator.cli.serving.first_request import describe_first_request
 from orchestrator.cli.stopping import watch_for_stop
 from orchestrator.config import FleetSettings, ServerSettings, load_fleet
 from orchestrator.embedded.emulation import parse_slowdowns
-from orchestrator.embedded.local_stack import LocalStack
+from orchestrator.embedded.local_stack import LocalStack, complete_fleet, default_fleet, options_of
 from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
-from orchestrator.embedded.one_machine import complete_fleet, default_fleet, options_of
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.workers.file_watch import PERIOD_S, WatchedFiles
