@@ -22,7 +22,7 @@ from orchestrator.profile.document import (
 from orchestrator.profile.energy import EnergyLine, EnergySource, EnergyTable
 from orchestrator.profile.fit import LatencyFit, LatencyTable, fit_energy, fit_latency
 from orchestrator.profile.runs import Run, merge_runs
-from orchestrator.profile.start import Start, check_binding, check_live, find_start
+from orchestrator.profile.start import Start, check_live, find_start
 
 __all__ = [
     "BatchProfile",
@@ -43,7 +43,6 @@ __all__ = [
     "Start",
     "Timing",
     "batch_ladder",
-    "check_binding",
     "check_live",
     "find_start",
     "fit_energy",

@@ -73,35 +73,6 @@ def check_live(profile: Profile, *, source: str) -> None:
             raise ConfigError(f"{source}: server {server.name} is synthetic, which is for simulation; {TAKE_AGAIN}")
 
 
-def check_binding(
-    profile: Profile,
-    server: ServerName,
-    models: Sequence[ServedModel],
-    *,
-    triton_version: str,
-    slowdown: float | None,
-    source: str,
-) -> None:
-    """Check that a profile is about a server, and all models that it serves, as they are now.
-
-    Raises:
-        ConfigError: when it lacks the server or one of its models, or was taken of other weights, another Triton or
-            another emulation.
-    """
-    entry = profile.server(server)
-    if entry is None:
-        raise ConfigError(f"{source}: it has no server {server}; {TAKE_AGAIN}")
-    if entry.triton_version != triton_version:
-        raise ConfigError(
-            f"{source}: server {server}: triton_version {entry.triton_version} is not the server's {triton_version}; "
-            f"{TAKE_AGAIN}"
-        )
-    for model in models:
-        start = find_start(profile, server, model, slowdown=slowdown)
-        if isinstance(start, str):
-            raise ConfigError(f"{source}: {start}")
-
-
 def prior_fit(model: ModelProfile) -> LatencyFit:
     """Return the model's line as if PRIOR_BATCHES batches had been observed on it."""
     sizes = (1, min(PRIOR_ITEMS, model.max_batch_size))

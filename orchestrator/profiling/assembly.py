@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.config import PowerSettings
+from orchestrator.errors import ConfigError
 from orchestrator.profile import (
     BatchProfile,
     Conditions,
@@ -27,8 +28,10 @@ from orchestrator.profile import (
     ServerProfile,
     Timing,
     batch_ladder,
+    find_start,
     fit_latency,
 )
+from orchestrator.profile.codec import TAKE_AGAIN
 from orchestrator.profiling.records import Cycle, ModelKey
 from orchestrator.profiling.sampling import Cell, Visit, Window, quantile
 from orchestrator.snapshot import ServedModel, ServerName
@@ -81,6 +84,27 @@ def assemble_profile(
             for server in sorted(servers, key=lambda each: each.name)
         ),
     )
+
+
+def check_binding(profile: Profile, server: ServerFacts, *, source: str) -> None:
+    """Check that a profile is about a server, and all models that it serves, as they are now.
+
+    Raises:
+        ConfigError: when it lacks the server or one of its models, or was taken of other weights, another Triton or
+            another emulation.
+    """
+    entry = profile.server(server.name)
+    if entry is None:
+        raise ConfigError(f"{source}: it has no server {server.name}; {TAKE_AGAIN}")
+    if entry.triton_version != server.triton_version:
+        raise ConfigError(
+            f"{source}: server {server.name}: triton_version {entry.triton_version} is not the server's "
+            f"{server.triton_version}; {TAKE_AGAIN}"
+        )
+    for model in server.models:
+        start = find_start(profile, server.name, model, slowdown=server.slowdown)
+        if isinstance(start, str):
+            raise ConfigError(f"{source}: {start}")
 
 
 def find_idle(server: ServerFacts, windows: Sequence[Window]) -> IdlePower:

@@ -18,8 +18,8 @@ from typing import Any
 
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile import Conditions, Profile, batch_ladder, check_binding, read_profile
-from orchestrator.profiling.assembly import ServerFacts, assemble_profile
+from orchestrator.profile import Conditions, Profile, batch_ladder, read_profile
+from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding
 from orchestrator.profiling.campaign import Progress, Subject, measure_batches, measure_changes, restore_left
 from orchestrator.profiling.changes import Control
 from orchestrator.profiling.records import Records
@@ -86,14 +86,7 @@ async def check_profile(fleet: FleetSettings, path: Path) -> Profile:
     async with _subjects(fleet, {}) as opened:
         pairs = [await _describe(settings, subject) for settings, subject in opened]
     for found, _ in pairs:
-        check_binding(
-            profile,
-            found.name,
-            found.models,
-            triton_version=found.triton_version,
-            slowdown=found.slowdown,
-            source=str(path),
-        )
+        check_binding(profile, found, source=str(path))
     return profile
 
 

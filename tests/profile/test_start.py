@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +10,6 @@ from orchestrator.profile import (
     LatencyTable,
     Origin,
     Start,
-    check_binding,
     check_live,
     find_start,
 )
@@ -73,26 +70,6 @@ def test_an_entry_that_is_about_something_else_is_ignored_with_the_reason(
     assert isinstance(found, str)
     assert reason in found
     assert found.endswith("take it again with 'slimsched profile'")
-
-
-def test_a_profile_is_bound_to_servers_weights_and_triton() -> None:
-    found: dict[str, Any] = {
-        "server": A,
-        "models": (served(25), served(100)),
-        "triton_version": "2.51.0",
-        "slowdown": None,
-    }
-    check_binding(PROFILE, **found, source="p")
-    for change, problem in [
-        ({"server": ServerName("z")}, "it has no server z"),
-        ({"triton_version": "2.60.0"}, "triton_version 2.51.0 is not the server's 2.60.0"),
-        ({"models": (served(50),)}, "no entry for model fashion_w050"),
-        ({"models": (served(25, sha256="f" * 64),)}, "is not the served ffffffffffff…"),
-        ({"slowdown": 2.0}, "taken with the emulated slow-down 1, the server has 2"),
-    ]:
-        with pytest.raises(ConfigError, match=r"^p: .*take it again") as caught:
-            check_binding(PROFILE, **{**found, **change}, source="p")
-        assert problem in str(caught.value)
 
 
 def test_a_synthetic_profile_steers_no_real_server() -> None:
