@@ -13,9 +13,9 @@ from benchmarks.clients.measure import KserveFound, run_analyses, run_kserve
 from benchmarks.clients.page import make_page
 from benchmarks.clients.results import Results, draw_claims
 from benchmarks.clients.testbed import Testbed, open_testbed
+from benchmarks.harness.claims import encode_claim
 from benchmarks.harness.command import Say, conclude, out_option, publish, repository_option, run_to_end, start_clock
 from orchestrator.errors import SlimError
-from orchestrator.reporting.claim import encode_claim
 
 
 @click.command()

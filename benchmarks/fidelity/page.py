@@ -10,9 +10,10 @@ from typing import Any
 from benchmarks.fidelity.compare import TIE_ERRORS, Pair, draw_claims, pair_up
 from benchmarks.fidelity.sessions import ProfileRow, Session
 from benchmarks.fidelity.testbed import DISTURBED_S, MOST_REPEATED, FidelitySettings
+from benchmarks.harness.claims import claims_table, encode_claim
 from benchmarks.harness.machine import Machine
 from orchestrator.reporting.blocks import Block, Heading, Table, Text
-from orchestrator.reporting.claim import Claim, claims_table, encode_claim
+from orchestrator.reporting.claim import Claim
 
 _LINE = 120
 

@@ -13,10 +13,11 @@ from typing import Any, Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from benchmarks.harness.claims import claims_table, encode_claim
 from benchmarks.harness.machine import Machine, describe_machine, list_versions
 from orchestrator.errors import ConfigError
 from orchestrator.reporting.blocks import Block, Heading, Text
-from orchestrator.reporting.claim import Claim, claims_table, encode_claim
+from orchestrator.reporting.claim import Claim
 
 
 @dataclass(frozen=True, kw_only=True)

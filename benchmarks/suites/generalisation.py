@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.suites.policies import FALLBACK
+from benchmarks.suites.statistics import claim_ratio, estimate_ratio, less
 from orchestrator.evaluation.policy_entries import LEARNED
 from orchestrator.evaluation.scores import UTILITY, ScenarioScores
-from orchestrator.evaluation.statistics import Estimate, claim_ratio, estimate_ratio, less
+from orchestrator.evaluation.statistics import Estimate
 from orchestrator.reporting.claim import Claim
 
 LOSS_BAR: Final = 0.05

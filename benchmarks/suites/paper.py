@@ -26,9 +26,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from benchmarks.suites.policies import RANDOM, RANDOM_BATCH
+from benchmarks.suites.statistics import claim_ratio, estimate_difference, estimate_ratio, less
 from orchestrator.evaluation.policy_entries import LEARNED, head_of, is_learned
 from orchestrator.evaluation.scores import ScenarioScores
-from orchestrator.evaluation.statistics import Estimate, claim_ratio, estimate_difference, estimate_ratio, less
+from orchestrator.evaluation.statistics import Estimate
 from orchestrator.policies.learned import PAPER, has_shipped
 from orchestrator.reporting.claim import Claim
 

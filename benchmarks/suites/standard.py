@@ -37,16 +37,10 @@ from benchmarks.suites.choices import (
     thriftiest_point,
 )
 from benchmarks.suites.policies import OWN_HEURISTICS
+from benchmarks.suites.statistics import claim_ratio, estimate_closed, probability_of_improvement
 from orchestrator.evaluation.policy_entries import LEARNED, head_of, is_learned
 from orchestrator.evaluation.scores import UTILITY, Floats, ScenarioScores
-from orchestrator.evaluation.statistics import (
-    Estimate,
-    claim_ratio,
-    estimate_closed,
-    estimate_iqm,
-    hypervolume,
-    probability_of_improvement,
-)
+from orchestrator.evaluation.statistics import Estimate, estimate_iqm, hypervolume
 from orchestrator.reporting.claim import Claim
 
 JOULES_BAR: Final = 0.15

@@ -20,10 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import FleetSettings, OverloadSettings, RouterSettings, ServerSettings
-from orchestrator.demo.open_loop import poisson_arrivals_s, run_open_loop
+from orchestrator.demo.open_loop import LabelledSample, PolicySummary, poisson_arrivals_s, run_open_loop, summarize
 from orchestrator.demo.report import Comparison
-from orchestrator.demo.sample import LabelledSample
-from orchestrator.demo.summary import PolicySummary, summarize
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
@@ -38,11 +36,8 @@ class DemoSettings:
     """What the demo runs.
 
     Attributes:
-        repository: What every server serves.
-        policies: The policies that are compared, each on the same requests.
         servers: Name and slow-down of each server; above 1 is emulated.
         load_ratio: The rate of requests over the rate the fleet can answer at full width.
-        deadline_s: The deadline of each request.
         seed: The seed of the arrival times and of policies that draw random numbers.
     """
 
@@ -55,12 +50,7 @@ class DemoSettings:
 
 
 async def run_demo(settings: DemoSettings, sample: LabelledSample, *, say: Callable[[str], None]) -> Comparison:
-    """Start the servers, send the sample under each policy, and return what came out.
-
-    Args:
-        settings: What the demo runs.
-        sample: What is sent, once under each policy.
-        say: Told in a line what happens next.
+    """Start the servers, send the sample once under each policy, and return what came out; ``say`` hears what is next.
 
     Raises:
         SlimError: when the servers can't be started or fail.
@@ -86,8 +76,7 @@ async def embedded_fleet(settings: DemoSettings, *, cores: Sequence[int] = ()) -
     cores = cores or sorted(os.sched_getaffinity(0))
     servers = [
         EmbeddedServer(
-            settings.repository,
-            EmbeddedOptions(slowdown=slowdown, cpus=frozenset({cores[index % len(cores)]})),
+            settings.repository, EmbeddedOptions(slowdown=slowdown, cpus=frozenset({cores[index % len(cores)]}))
         )
         for index, (_, slowdown) in enumerate(settings.servers)
     ]
@@ -140,11 +129,7 @@ async def _run_policy(
     chosen = _with_policy(fleet, policy, deadline_s=settings.deadline_s, seed=settings.seed)
     async with Router.from_fleet(chosen) as router:
         outcomes = await run_open_loop(
-            router,
-            list(sample.images),
-            sample.labels.tolist(),
-            arrivals_s.tolist(),
-            deadline_s=settings.deadline_s,
+            router, sample.images, sample.labels.tolist(), arrivals_s.tolist(), deadline_s=settings.deadline_s
         )
     return summarize(policy, outcomes)
 

@@ -2,33 +2,70 @@
 
 A closed loop (send, wait, send) slows down with the system it measures and so hides its queueing; users do not.
 Latency counts from the time a request was due, so a sender that falls behind makes itself visible instead of
-flattering the router (no coordinated omission).
+flattering the router (no coordinated omission). What came of the requests adds up to figures that compare policies.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import SlimError
+from orchestrator.errors import ConfigError, SlimError
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName, Width
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSample:
+    """Images as a family takes them.
+
+    Attributes:
+        images: float32 [n, c, h, w], pixels in 0..1.
+        labels: The true class of each image, int64 [n].
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def load_sample(path: Path) -> LabelledSample:
+    """Return the sample in ``path``.
+
+    Raises:
+        ConfigError: when it can't be read or is no such file.
+    """
+    try:
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except FileNotFoundError:
+        raise ConfigError(f"no sample at {path}; run from a checkout, or give --sample") from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as exc:
+        raise ConfigError(f"{path} is no .npz file with 'images' and 'labels'") from exc
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
+        raise ConfigError(
+            f"{path} holds images {images.dtype} {list(images.shape)} and {len(labels)} labels; "
+            "it takes uint8 [n, c, h, w] and n labels"
+        )
+    return LabelledSample(images.astype(np.float32) / 255, labels.astype(np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one request.
 
+    Class, server and width of the answer are None when there was none.
+
     Attributes:
         label: The true class.
-        predicted: The class with the highest score; None when there was no answer.
-        server: The server that answered; None when there was no answer.
-        width: The width it ran at; None when there was no answer.
+        predicted: The class with the highest score.
         latency_s: Time from when it was due to its answer or failure.
         deadline_s: Its deadline, from when it was due.
         error: Why there was no answer; None when there was one.
@@ -59,7 +96,7 @@ def poisson_arrivals_s(rate_rps: float, count: int, *, seed: int) -> NDArray[np.
 
 async def run_open_loop(
     router: Router,
-    images: Sequence[NDArray[Any]],
+    images: Iterable[NDArray[Any]],
     labels: Sequence[int],
     arrivals_s: Sequence[float],
     *,
@@ -72,7 +109,7 @@ async def run_open_loop(
         images: Images of the family's input type.
         labels: The true class of each image.
         arrivals_s: When each is due, ascending, from the start of the run.
-        deadline_s: Its deadline, from when it was due.
+        deadline_s: The deadline of each, from when it was due.
     """
     loop = asyncio.get_running_loop()
     start_s = loop.time()
@@ -105,3 +142,59 @@ async def run_open_loop(
                 await asyncio.sleep(wait_s)
             tasks.append(group.create_task(send(image, label, due_s)))
     return tuple(task.result() for task in tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySummary:
+    """How one policy did on one run.
+
+    Ratios and shares are 0..1; accuracy and latencies are of the answers, None without any.
+
+    Attributes:
+        requests: The number of requests sent.
+        answered: The number of requests answered.
+        accuracy_in_time: Right answers that came in time over all requests.
+        missed: The number of requests without an answer by their deadline.
+        width_share: Part of the answers each width gave.
+        share: Part of the answers of each (server, width).
+    """
+
+    policy: str
+    requests: int
+    answered: int
+    accuracy: float | None
+    accuracy_in_time: float
+    mean_latency_s: float | None
+    p99_latency_s: float | None
+    missed: int
+    width_share: Mapping[Width, float]
+    share: Mapping[tuple[ServerName, Width], float]
+
+    @property
+    def miss_ratio(self) -> float:
+        """Part of all requests that missed their deadline, 0..1."""
+        return self.missed / self.requests
+
+
+def summarize(policy: str, outcomes: Sequence[Outcome]) -> PolicySummary:
+    """Return the figures of one run of at least one request."""
+    answered = [o for o in outcomes if o.error is None]
+    latencies_s = np.array([o.latency_s for o in answered])
+    right = [o for o in answered if o.predicted == o.label]
+    pairs = Counter((o.server, o.width) for o in answered if o.server is not None and o.width is not None)
+    share = {pair: n / len(answered) for pair, n in sorted(pairs.items())}
+    widths: dict[Width, float] = {}
+    for (_, width), part in share.items():
+        widths[width] = widths.get(width, 0.0) + part
+    return PolicySummary(
+        policy=policy,
+        requests=len(outcomes),
+        answered=len(answered),
+        accuracy=len(right) / len(answered) if answered else None,
+        accuracy_in_time=sum(o.is_in_time for o in right) / len(outcomes),
+        mean_latency_s=float(latencies_s.mean()) if answered else None,
+        p99_latency_s=float(np.quantile(latencies_s, 0.99)) if answered else None,
+        missed=sum(not o.is_in_time for o in outcomes),
+        width_share=dict(sorted(widths.items())),
+        share=share,
+    )

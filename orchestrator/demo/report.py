@@ -10,7 +10,7 @@ from typing import Any
 
 from rich import table as terminal
 
-from orchestrator.demo.summary import PolicySummary
+from orchestrator.demo.open_loop import PolicySummary
 from orchestrator.reporting.blocks import Block, Bullets, Heading, Picture, Table, Text, render_html
 from orchestrator.reporting.outputs import check_folder, write_report
 from orchestrator.reporting.pictures import check_matplotlib, draw_image, hide_frame, tone
@@ -25,11 +25,9 @@ class Comparison:
     """Policies on the same requests.
 
     Attributes:
-        title: The page's title.
         setting: What was run, one sentence each; says what is emulated.
         servers: Name and description of each server, in the order of the columns.
         widths: The widths, ascending.
-        summaries: The figures of each policy.
     """
 
     title: str

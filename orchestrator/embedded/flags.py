@@ -7,6 +7,7 @@ must come from `render_flags`, so that what was tested on the one holds on the o
 - `--strict-readiness=false`: strict readiness turns false while any model loads and stays false for ever after
   one failed first load; a load balancer would drop a server that answers perfectly well.
 - `--disable-auto-complete-config`: our configs are complete, and auto-completion costs an extra stub a load.
+- `--metrics-interval-ms=1000` refreshes the gauges of CPU and GPU; counters of requests are always live.
 - `--allow-sagemaker=false --allow-vertex-ai=false`: open ports that nobody here uses.
 """
 
@@ -21,16 +22,11 @@ class ServerFlags:
 
     Attributes:
         repository: Model repository, as the server sees its path.
-        grpc_port: Port of the gRPC endpoint.
-        http_port: Port of the HTTP endpoint.
-        metrics_port: Port of the Prometheus endpoint.
         address: Address that all three bind to. Triton has no authentication of its own and only gRPC can have
             TLS: anything but loopback needs a network that is closed otherwise.
         backend_directory: Directory of the backends; None for the one built into an image.
         models: Models to load at start; None loads all. The server exits when one of them can't be loaded.
-        load_thread_count: Models that may load at the same time.
         exit_timeout_s: How long a stopping server waits for requests in flight.
-        metrics_interval_s: Refresh period of the CPU and GPU gauges; per-request counters are always live.
         gpu_load_limits: Pairs of GPU id and used-memory ratio (0-1) above which a load is refused.
         extra: Arguments appended as they are; of a flag that is given twice Triton takes the later one.
     """
@@ -42,9 +38,7 @@ class ServerFlags:
     address: str = LOOPBACK
     backend_directory: str | None = None
     models: tuple[str, ...] | None = None
-    load_thread_count: int = 2
     exit_timeout_s: int = 10
-    metrics_interval_s: float = 1.0
     gpu_load_limits: tuple[tuple[int, float], ...] = ()
     extra: tuple[str, ...] = ()
 
@@ -60,7 +54,7 @@ def render_flags(flags: ServerFlags) -> tuple[str, ...]:
         *(f"--load-model={name}" for name in models),
         "--strict-readiness=false",
         "--disable-auto-complete-config",
-        f"--model-load-thread-count={flags.load_thread_count}",
+        "--model-load-thread-count=2",
         *(f"--model-load-gpu-limit={gpu}:{ratio:g}" for gpu, ratio in flags.gpu_load_limits),
         f"--exit-timeout-secs={flags.exit_timeout_s}",
         f"--grpc-address={flags.address}",
@@ -69,7 +63,7 @@ def render_flags(flags: ServerFlags) -> tuple[str, ...]:
         f"--http-port={flags.http_port}",
         f"--metrics-address={flags.address}",
         f"--metrics-port={flags.metrics_port}",
-        f"--metrics-interval-ms={flags.metrics_interval_s * 1000:g}",
+        "--metrics-interval-ms=1000",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
         *flags.extra,

@@ -4,6 +4,8 @@ Processes start in stages, Tritons before their controllers before the gateway, 
 another fleet is taken, what is the same goes on: new servers are started before the gateway hears of them, and servers
 that go are ended after it has let go of them, so no request is lost on the way. A server that has changed goes first
 and comes again, because it may want the same port.
+
+A fleet is complete when it has all that embedded servers on this machine need, addresses and repositories among it.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
-from orchestrator.embedded.one_machine import complete_fleet
-from orchestrator.errors import SlimError
+from orchestrator.embedded.flags import LOOPBACK
+from orchestrator.embedded.server import EmbeddedOptions, check_repository, choose_free_ports
+from orchestrator.errors import ConfigError, SlimError
 from orchestrator.files import write_atomically
 from orchestrator.processes.managed import ManagedProcess
 
@@ -25,6 +29,52 @@ log = logging.getLogger(__name__)
 
 RELEASE_S = 3.0
 """For the gateway to take the fleet file, which it looks at once a second, and to answer what it has at a server."""
+_HERE = frozenset({LOOPBACK, "localhost"})  # tritonserver is told to listen on loopback only
+
+
+def default_fleet(slowdowns: tuple[float, ...], repository: Path) -> FleetSettings:
+    """Return a fleet of servers on free ports, one a slow-down (>= 1), with the gateway at its default addresses."""
+    ports = iter(choose_free_ports(len(slowdowns)))
+    servers = (
+        ServerSettings(
+            name=f"local-{number}",
+            grpc=f"{LOOPBACK}:{next(ports)}",
+            emulated_slowdown=slowdown if slowdown > 1.0 else None,
+        )
+        for number, slowdown in enumerate(slowdowns)
+    )
+    return complete_fleet(FleetSettings(servers=tuple(servers)), repository)
+
+
+def complete_fleet(fleet: FleetSettings, repository: Path) -> FleetSettings:
+    """Return the fleet with all that embedded servers and their controllers need; servers without a repository get it.
+
+    Raises:
+        ConfigError: A server can't run here, or a repository can't be used.
+    """
+    for server in fleet.servers:
+        _check_is_here(server)
+        check_repository(server.repository or repository, None)
+    ports = iter(choose_free_ports(2 * len(fleet.servers)))
+    servers = []
+    for server in fleet.servers:
+        update = {
+            "repository": (server.repository or repository).absolute(),
+            "metrics": server.metrics or f"http://{LOOPBACK}:{next(ports)}/metrics",
+            "controller": server.controller or f"{LOOPBACK}:{next(ports)}",
+        }
+        servers.append(server.model_copy(update=update))
+    return fleet.model_copy(update={"servers": tuple(servers)})
+
+
+def options_of(server: ServerSettings, *, log_path: Path) -> EmbeddedOptions:
+    """Return how an embedded server becomes the one of a complete fleet."""
+    return EmbeddedOptions(
+        grpc_port=int(server.grpc.rpartition(":")[2]),
+        metrics_port=None if server.metrics is None else urlsplit(server.metrics).port,
+        slowdown=server.emulated_slowdown or 1.0,
+        log_path=log_path,
+    )
 
 
 class StackProcesses(Protocol):
@@ -160,3 +210,22 @@ async def _start(stage: Sequence[ManagedProcess]) -> None:
     for result in await asyncio.gather(*(process.start() for process in stage), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
+
+
+def _check_is_here(server: ServerSettings) -> None:
+    if server.device != "cpu":
+        raise ConfigError(
+            f"servers[{server.name}].device is {server.device}, but embedded servers run on CPU; start NVIDIA's image "
+            "for it (deploy/compose.yaml) and then 'slimsched gateway'"
+        )
+    hosts = [("grpc", server.grpc.rpartition(":")[0])]
+    if server.metrics is not None:
+        hosts.append(("metrics", urlsplit(server.metrics).hostname or ""))
+    for key, host in hosts:
+        if host not in _HERE:
+            raise ConfigError(
+                f"servers[{server.name}].{key} is on {host}, but embedded servers listen on {LOOPBACK} only; give "
+                "that, or run 'slimsched gateway' for servers elsewhere"
+            )
+    if server.protocol_key_file is not None:
+        raise ConfigError(f"servers[{server.name}].protocol_key_file: embedded servers here have none; leave it out")

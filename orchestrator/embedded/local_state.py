@@ -32,15 +32,12 @@ class LocalServer:
 
     Attributes:
         name: Its name in fleet.yaml.
-        grpc: Host and port of its gRPC endpoint.
-        http: Host and port of its HTTP endpoint.
-        metrics: URL of its Prometheus endpoint.
+        metrics: URL of its Prometheus endpoint; ``grpc`` and ``http`` are host and port.
         controller: Host and port that a controller of it is to answer at; free when the fleet came up, held by nobody.
         repository: Absolute path of the model repository it serves.
         process: tritonserver itself.
         slowdown: Emulated slow-down; 1 when it is as fast as this machine.
         cpus: CPUs it is bound to; None when it is not.
-        log: Its log file.
     """
 
     name: str

@@ -41,7 +41,6 @@ class FleetRequest:
     """What fleet to start; the two tuples have one entry a server.
 
     Attributes:
-        repository: Model repository that all of them serve.
         slowdowns: Emulated slow-downs, >= 1.
         cpu_sets: CPUs each is bound to; None for no binding.
         start_timeout_s: Time each has to become ready.
@@ -96,10 +95,7 @@ def render_settings(servers: tuple[LocalServer, ...]) -> str:
 async def supervise(request: FleetRequest, directory: Path, on_ready: Callable[[], None]) -> None:
     """Run the fleet until cancelled; no server is left when this returns or raises.
 
-    Args:
-        request: What fleet to run.
-        directory: The state directory.
-        on_ready: Called when all servers are ready and recorded.
+    ``on_ready`` is called when all servers are ready and recorded in the state directory.
 
     Raises:
         SlimError: A server could not be started; the message names it.

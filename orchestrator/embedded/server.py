@@ -18,7 +18,6 @@ import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from orchestrator.embedded import triton_leftovers
@@ -39,7 +38,6 @@ from orchestrator.processes.guarded import GuardedProcess
 from orchestrator.processes.guardian import Task
 from orchestrator.processes.private_directory import create_private_directory
 
-NOT_STARTED = "the embedded tritonserver has not been started"
 PORT_ATTEMPTS = 3
 POLL_S = 0.05
 KILL_MARGIN_S = 3.0  # tritonserver looks at its own exit timeout once a second, and stubs take about 1 s to leave
@@ -51,9 +49,7 @@ class EmbeddedOptions:
 
     Attributes:
         models: Models to load at start; None loads the whole repository, () loads nothing.
-        grpc_port: Port of the gRPC endpoint; None chooses a free one.
-        http_port: Port of the HTTP endpoint; None chooses a free one.
-        metrics_port: Port of the Prometheus endpoint; None chooses a free one.
+        grpc_port, http_port, metrics_port: Ports of its endpoints; None chooses a free one.
         cpus: CPUs the server and its stubs may run on; None leaves them as they are.
         slowdown: Emulated slow-down of the onnxruntime backend, >= 1; above 1 its instances share one device.
         log_path: File the server's output is appended to; None keeps it in the private directory.
@@ -133,16 +129,7 @@ class _Start:
 
 
 class EmbeddedServer:
-    """A running tritonserver of one's own.
-
-    Args:
-        repository: Model repository to serve.
-        options: How it differs from the default one.
-
-    Attributes:
-        repository: Absolute path of the model repository.
-        options: See the argument.
-    """
+    """A running tritonserver of one's own, which serves a model repository; ``repository`` is its absolute path."""
 
     def __init__(self, repository: Path, options: EmbeddedOptions | None = None) -> None:
         self.repository = repository.resolve()
@@ -154,9 +141,7 @@ class EmbeddedServer:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         """Stop the server, whatever happened inside the block."""
         await self.stop()
 
@@ -241,7 +226,7 @@ class EmbeddedServer:
     @property
     def _started(self) -> _Start:
         if self._last_start is None:
-            raise EmbeddedServerError(NOT_STARTED)
+            raise EmbeddedServerError("the embedded tritonserver has not been started")
         return self._last_start
 
     async def _start(self) -> None:
@@ -272,8 +257,18 @@ class EmbeddedServer:
             raise EmbeddedServerError(f"can't write backends into {directory.path}: {exc.strerror}") from exc
         log_path = (self.options.log_path or directory.path / "server.log").absolute()
         environment[DEVICE_LOCK_VARIABLE] = str(directory.path / "device.lock")
+        flags = ServerFlags(
+            repository=str(self.repository),
+            backend_directory=str(directory.path / "backends"),
+            models=self.options.models,
+            grpc_port=ports.grpc,
+            http_port=ports.http,
+            metrics_port=ports.metrics,
+            exit_timeout_s=self.options.exit_timeout_s,
+            extra=self.options.extra_flags,
+        )
         task = Task(
-            command=(str(wheel.server), *render_flags(self._flags(ports, directory.path / "backends"))),
+            command=(str(wheel.server), *render_flags(flags)),
             environment=environment,
             log_path=str(log_path),
             cpus=None if self.options.cpus is None else tuple(sorted(self.options.cpus)),
@@ -283,18 +278,6 @@ class EmbeddedServer:
         )
         log_offset = log_path.stat().st_size if log_path.exists() else 0
         return _Start(ports, GuardedProcess(task, directory), log_path, log_offset)
-
-    def _flags(self, ports: Ports, backend_directory: Path) -> ServerFlags:
-        return ServerFlags(
-            repository=str(self.repository),
-            backend_directory=str(backend_directory),
-            models=self.options.models,
-            grpc_port=ports.grpc,
-            http_port=ports.http,
-            metrics_port=ports.metrics,
-            exit_timeout_s=self.options.exit_timeout_s,
-            extra=self.options.extra_flags,
-        )
 
     async def _wait_ready(self, started: _Start) -> None:
         try:
@@ -314,9 +297,8 @@ class EmbeddedServer:
         # What was logged explains an exit, and an abort, which a process does to itself; but never a kill.
         was_by_itself = exit_code is not None and (exit_code >= 0 or exit_code == -signal.SIGABRT)
         reason = self._read_reason() if was_by_itself else None
-        suffix = f": {reason}" if reason else ""
         kept = f" (log: {self.log_path})" if self.options.log_path else ""
-        return f"{ending}{suffix}{kept}"
+        return ending + (f": {reason}" if reason else "") + kept
 
     def _read_reason(self) -> str | None:
         try:

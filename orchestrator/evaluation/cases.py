@@ -33,7 +33,6 @@ class Case:
     Attributes:
         stem: The name of its file; a validation case has that of its test case.
         is_validation: Whether choices are made by it.
-        path: Its file.
         requests: How many requests a run has at most; None: as many as the file says.
         traces: The seeds of its traces.
         entries: The policies, in the order of tables.
@@ -79,8 +78,7 @@ def load_case(path: Path, requests: int | None) -> tuple[ScenarioSettings, tuple
     """
     settings, servers = load_scenario(path)
     if requests is not None and requests < settings.workload.requests:
-        workload = settings.workload.model_copy(update={"requests": requests})
-        settings = settings.model_copy(update={"workload": workload})
+        settings = settings.with_workload(requests=requests)
     return settings, servers
 
 

@@ -86,10 +86,7 @@ class Timeline:
 def take_figures(simulation: Simulation, *, seed: int, fallback_ratio: float | None = None) -> RunFigures:
     """Return the figures of a run that has ended.
 
-    Args:
-        simulation: One that has run.
-        seed: The seed of the policy's random numbers.
-        fallback_ratio: The share of the decisions that the guard's fallback made; None: the policy needs no guard.
+    ``fallback_ratio`` is the share of the decisions that the guard's fallback made; None: the policy needs no guard.
     """
     result = summarise(simulation, seed=seed, warm_up_ratio=WARM_UP_RATIO)
     table = _counted(simulation)

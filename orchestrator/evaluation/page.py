@@ -62,13 +62,7 @@ def write_outputs(suite: Suite, document: Mapping[str, Any], pictures: Mapping[s
 
 
 def make_page(suite: Suite, document: Mapping[str, Any], pictures: Mapping[str, str]) -> list[Block]:
-    """Return the page.
-
-    Args:
-        suite: What was run.
-        document: What came of it.
-        pictures: SVG by scenario.
-    """
+    """Return the page of a suite's document, with pictures as SVG by scenario."""
     claims = document["claims"]
     met = sum(claim["met"] for claim in claims)
     name = suite.name

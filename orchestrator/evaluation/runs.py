@@ -42,9 +42,7 @@ class Cell:
 
     Attributes:
         digest: Of the scenario, the number of requests included.
-        path: The scenario's file.
         requests: How many requests a run has at most; None: as many as the file says.
-        entry: The policy.
         trace: The seed of the trace.
         seeds: How many seeds of random numbers there are, ascending from 0.
         is_first: Whether it is the first trace of its case: then the timeline is kept and decisions are timed, and

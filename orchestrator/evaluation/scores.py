@@ -35,7 +35,6 @@ class Score:
     """One policy in one scenario.
 
     Attributes:
-        entry: The policy.
         figures: By name, the utility among them: float64 [traces], NaN for None.
         places: Positions in the cube of orchestrator.simulation.utility, float64 [traces, 3].
         seeds: How many seeds of random numbers each trace was run with; 1 for a policy that draws none.
@@ -71,14 +70,12 @@ class ScenarioScores:
     """A scenario, what it is like, and how every policy did in it.
 
     Attributes:
-        case: The scenario as the suite runs it.
         servers: How many servers its fleet has.
         rate_rps: Items a second.
         load_ratio: The load, over the capacity at ``load_of_width``.
         load_of_width: The width of that capacity; None for the quickest widths.
         kind: The kind of its arrivals.
         cv2: Squared coefficient of variation of the gaps; as told for gamma, else as found on the first trace.
-        deadline_s: The deadline of its requests.
         requests: How many requests a run has.
         items: How many items a request has.
         utility_scale: What utility and hypervolume are made with.
@@ -86,7 +83,6 @@ class ScenarioScores:
         most_utility: The fluid bound on utility, likewise.
         server_names: The servers, in the order of shares.
         scores: How each policy did, by its label.
-        fleet: The servers, for bounds.
     """
 
     case: Case

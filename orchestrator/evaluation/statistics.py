@@ -1,4 +1,4 @@
-"""How sure one can be of a comparison: interquartile means, intervals, probability of improvement, hypervolume.
+"""How sure one can be of a figure: interquartile means, intervals, hypervolume.
 
 After Agarwal et al., "Deep RL at the edge of the statistical precipice" (NeurIPS 2021): the interquartile mean is moved
 by outliers less than the mean and wastes less than the median; intervals come from a bootstrap that is stratified, so
@@ -6,8 +6,7 @@ each scenario keeps its share. Traces are resampled whole: what policies did on 
 between policies are paired and seeds of one trace are not taken for independent runs.
 
 scipy draws the bootstrap: each stratum is one of its samples, made of the indices of the traces, and a statistic looks
-up what it needs at these indices. moocore, of the authors of the usual algorithm, measures hypervolumes. The
-probability of improvement is a mean of comparisons and written here.
+up what it needs at these indices. moocore, of the authors of the usual algorithm, measures hypervolumes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
-from orchestrator.reporting.claim import Claim, Interval
+from orchestrator.reporting.claim import Interval
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -82,13 +81,7 @@ def estimate(
 
 
 def estimate_iqm(strata: Sequence[Floats], *, seed: int = 0, is_sure: bool = True) -> Estimate:
-    """Return the interquartile mean of all values of all strata.
-
-    Args:
-        strata: Values by trace, one array a scenario.
-        seed: The seed of the resampling.
-        is_sure: Whether an interval is wanted.
-    """
+    """Return the interquartile mean of all values by trace of all strata, one a scenario; ``is_sure`` with interval."""
     everything = np.concatenate(strata)
     if not is_sure or np.isnan(everything).any():
         return Estimate(float(interquartile_mean(everything)))
@@ -101,86 +94,10 @@ def estimate_iqm(strata: Sequence[Floats], *, seed: int = 0, is_sure: bool = Tru
     )
 
 
-def estimate_ratio(upper: Floats, lower: Floats, *, seed: int = 0) -> Estimate:
-    """Return the interquartile mean of one policy over that of another on the same traces."""
-    return estimate(
-        lambda indices: interquartile_mean(upper[indices[0]]) / interquartile_mean(lower[indices[0]]),
-        [len(upper)],
-        seed=seed,
-    )
-
-
-def estimate_difference(upper: Floats, lower: Floats, *, seed: int = 0) -> Estimate:
-    """Return the interquartile mean of one policy less that of another on the same traces."""
-    return estimate(
-        lambda indices: interquartile_mean(upper[indices[0]]) - interquartile_mean(lower[indices[0]]),
-        [len(upper)],
-        seed=seed,
-    )
-
-
-def estimate_closed(strata: Sequence[tuple[Floats, Floats, float]], *, seed: int = 0) -> Estimate:
-    """Return which share of the way from another policy to a bound a policy has gone, mean over scenarios.
-
-    Args:
-        strata: Of each scenario the policy's values by trace, the other's on the same traces, and the bound, which is
-            not where the other is.
-        seed: The seed of the resampling.
-    """
-
-    def share(own: Floats, held: Floats, bound: float, at: Indices) -> Any:
-        start = interquartile_mean(held[at])
-        return (interquartile_mean(own[at]) - start) / (bound - start)
-
-    return estimate(
-        lambda indices: np.mean([share(*values, at) for values, at in zip(strata, indices, strict=True)], axis=0),
-        [len(own) for own, _, _ in strata],
-        seed=seed,
-    )
-
-
-def claim_ratio(
-    name: str,
-    found: Estimate | None,
-    bar: float,
-    *,
-    is_floor: bool = True,
-    is_certain: bool = False,
-    holds: bool = True,
-    note: str = "",
-) -> Claim:
-    """Return a claim on an estimated ratio; None where there is nothing to estimate it on."""
-    value, interval = (None, None) if found is None else (found.value, found.interval)
-    return Claim(name, value, "ratio", bar, is_floor, interval, is_certain, holds, note)
-
-
-def less(ratio: Estimate) -> Estimate:
-    """Return a ratio of the one to the other as the part by which the one is less."""
-    ends = ratio.interval
-    return Estimate(1 - ratio.value, None if ends is None else Interval(1 - ends.high, 1 - ends.low))
-
-
-def probability_of_improvement(better: Sequence[Floats], than: Sequence[Floats], *, seed: int = 0) -> Estimate:
-    """Return how likely the one is above the other on a random trace of a random scenario; ties count half.
-
-    Args:
-        better: Values of the one by trace, more is better, one array a scenario.
-        than: Values of the other policy on the same traces.
-        seed: The seed of the resampling.
-    """
-    wins = [(a > b) + 0.5 * (a == b) for a, b in zip(better, than, strict=True)]
-    return estimate(
-        lambda indices: np.mean([w[at].mean(axis=-1) for w, at in zip(wins, indices, strict=True)], axis=0),
-        [len(w) for w in wins],
-        seed=seed,
-    )
-
-
 def hypervolume(points: Floats) -> float:
     """Return the volume that points dominate in the unit cube, of which 0 is the reference point.
 
-    Args:
-        points: [points, objectives], more is better in each; what lies below 0 dominates nothing, above 1 is cut.
+    Points are [points, objectives], more is better in each; what lies below 0 dominates nothing, above 1 is cut.
     """
     if not len(points):
         return 0.0

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from orchestrator.errors import ConfigError
 from orchestrator.files import write_atomically
@@ -26,11 +24,9 @@ class RunState:
     """How far a run has come.
 
     Attributes:
-        steps: steps taken by the model that is kept.
         cloned: rounds of cloning that are done.
         best: validation score of ``best.npz``; minus infinity before there is one.
         since_best: validations since then.
-        curriculum: the state of the curriculum.
         low, high: the range of each feature that was seen.
         slot: which of the two checkpoints is whole.
     """
@@ -46,10 +42,7 @@ class RunState:
 
 
 class RunFolder:
-    """The folder of a run.
-
-    Args:
-        path: the folder, made when it is not there.
+    """The folder of a run, made when it is not there.
 
     Raises:
         ConfigError: when it can't be made.
@@ -107,7 +100,7 @@ class RunFolder:
         state.slot = 1 - state.slot
         state.low, state.high = [float(v) for v in ranges.low], [float(v) for v in ranges.high]
         model.save(self.model(state.slot))
-        _write(self.path / "state.json", {name: getattr(state, name) for name in RunState.__dataclass_fields__})
+        _write(self.path / "state.json", asdict(state))
 
     def _read_state(self) -> RunState | None:
         path = self.path / "state.json"
@@ -117,11 +110,6 @@ class RunFolder:
             return RunState(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError) as exc:
             raise ConfigError(f"can't resume from {path} ({exc}); remove the folder to begin anew") from exc
-
-
-def restore_ranges(ranges: Ranges, state: RunState) -> None:
-    """Go on from the ranges of a checkpoint."""
-    ranges.low, ranges.high = np.array(state.low, np.float32), np.array(state.high, np.float32)
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:

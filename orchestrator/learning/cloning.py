@@ -52,14 +52,9 @@ def collect_demonstrations(
 ) -> Demonstrations:
     """Return at least so many choices with what the expert of their world would do.
 
-    Choices that follow each other are alike, so only some are kept: as many demonstrations are then of more worlds.
-
-    Args:
-        env: the worlds, which go on.
-        count: how many choices.
-        seed: draws who runs which world.
-        net: runs those that their expert does not; None: the base policy.
-        kept_ratio: part of all choices that is kept.
+    Choices that follow each other are alike, so only a part of them is kept: as many demonstrations are then of more
+    worlds. The seed draws who runs which world; ``net`` runs those that their expert does not, without it the base
+    policy.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xB0C]))
     kept: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]] = []
@@ -94,12 +89,8 @@ def read_demonstrations(path: Path) -> Demonstrations:
 
 def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
     """Return the demonstrations of all rounds."""
-    return Demonstrations(
-        np.concatenate([part.episodes for part in parts]),
-        np.concatenate([part.observations for part in parts]),
-        np.concatenate([part.masks for part in parts]),
-        np.concatenate([part.actions for part in parts]),
-    )
+    names = Demonstrations.__dataclass_fields__
+    return Demonstrations(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def held_out(episodes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -120,14 +111,8 @@ def clone(
 ) -> float:
     """Train a network to do as the experts did; return the share of held-out demonstrations that it then repeats.
 
-    Args:
-        net: the network, changed in place.
-        demonstrations: those of a tenth of the worlds are held out.
-        epochs: passes over all of the others.
-        seed: draws their order.
-        learning_rate: Adam's learning rate.
-        batch_size: demonstrations of each of its steps.
-        report: called with epoch, loss and agreement.
+    The network is changed in place, by Adam. Demonstrations of a tenth of the worlds are held out; an epoch is a pass
+    over all others, in an order by the seed, and then ``report`` hears it with its loss and the agreement.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC10E]))
     is_held = held_out(demonstrations.episodes, rng)

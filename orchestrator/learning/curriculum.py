@@ -74,7 +74,6 @@ class Episode:
     """A world to be played, and what is known of it.
 
     Attributes:
-        task: the world.
         seed: the seed of its draw and of its trace.
         expert: the best heuristic there.
         best: what it earned.
@@ -92,7 +91,6 @@ class Curriculum:
     """Says which episode comes next, by a generator of its own; its state can be kept and restored.
 
     Args:
-        seed: the seed of all draws.
         requests: how many requests an episode has.
         only: the one task to play instead of draws, for a world that is known.
         varies_load: whether that task is played at other loads too.

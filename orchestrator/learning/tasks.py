@@ -15,12 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.policies.learned.decide import WORTH, priced
+from orchestrator.policies.tables import columns as col
 from orchestrator.simulation.rewards import LATE_PRICE, LATENCY_SHARE, Task, weights_of
 from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world_batch import totals_of
 from orchestrator.snapshot import ServerName
 
 MOST_SERVERS: Final = 16
@@ -45,12 +47,9 @@ _DEADLINES: Final = 12
 
 
 def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
-    """Return the task of a seed; the same stage and seed give the same task.
+    """Return the task of a seed; the same seed and stage (how wide draws are, 0 to 1) give the same task.
 
-    Args:
-        seed: the seed of the draw.
-        stage: how wide draws are, 0 to 1.
-        requests: the least length of its trace; up to ten times as many where they are needed to outlast deadlines.
+    Its trace has so many ``requests``, and up to ten times as many where they are needed to outlast deadlines.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0x7A5C]))
     most = 2 + round(stage * (MOST_SERVERS - 2))
@@ -96,23 +95,13 @@ def draw_task(seed: int, *, stage: float = 1.0, requests: int = 600) -> Task:
 
 
 def vary_task(task: Task, seed: int, *, requests: int = 600) -> Task:
-    """Return a scenario with another load, deadline and preference, by a seed.
-
-    Args:
-        task: the scenario.
-        seed: the seed of the draw.
-        requests: see ``draw_task``.
-    """
+    """Return a scenario with another load, deadline and preference, by a seed; for ``requests`` see ``draw_task``."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xFA21]))
     settings = task.settings
     load_ratio = min(1.1, settings.workload.load_ratio * math.exp(rng.uniform(-0.5, 0.5)))
     deadline_ms = settings.objectives.deadline_ms * math.exp(rng.uniform(-0.6, 0.6))
-    varied = settings.model_copy(
-        update={
-            "workload": settings.workload.model_copy(update={"load_ratio": load_ratio}),
-            "objectives": settings.objectives.model_copy(update={"deadline_ms": deadline_ms}),
-        }
-    )
+    objectives = settings.objectives.model_copy(update={"deadline_ms": deadline_ms})
+    varied = settings.with_workload(load_ratio=load_ratio).model_copy(update={"objectives": objectives})
     is_faulty = settings.faults.fail_every_s is not None or settings.faults.throttle_every_s is not None
     return Task(_timed(varied, task.servers, rng, requests, is_faulty), task.servers, _preference(rng, task.servers))
 
@@ -120,9 +109,8 @@ def vary_task(task: Task, seed: int, *, requests: int = 600) -> Task:
 def vary_load(task: Task, seed: int) -> Task:
     """Return a task at half to nearly twice its load, by a seed."""
     factor = float(np.random.default_rng(np.random.SeedSequence([seed, 0x10AD])).uniform(0.5, 1.8))
-    workload = task.settings.workload
-    varied = workload.model_copy(update={"load_ratio": workload.load_ratio * factor})
-    return Task(task.settings.model_copy(update={"workload": varied}), task.servers, task.preference)
+    varied = task.settings.with_workload(load_ratio=task.settings.workload.load_ratio * factor)
+    return Task(varied, task.servers, task.preference)
 
 
 def _timed(
@@ -145,8 +133,7 @@ def _timed(
             throttle_every_s=float(span_s * rng.uniform(0.5, 3)),
             throttle_s=span_s * 0.1,
         )
-    workload = settings.workload.model_copy(update={"requests": count})
-    return settings.model_copy(update={"workload": workload, "faults": faults})
+    return settings.with_workload(requests=count).model_copy(update={"faults": faults})
 
 
 def _preference(rng: np.random.Generator, servers: Sequence[SimulatedServer]) -> tuple[float, float, float]:
@@ -205,12 +192,7 @@ def requests_per_deadline(task: Task) -> float:
 
 
 def utility(task: Task, totals: Mapping[str, float]) -> float:
-    """Return what an episode earned a request, weighted by the task's preference; as the rewards add up.
-
-    Args:
-        task: the task of the episode.
-        totals: see WorldBatch.totals.
-    """
+    """Return what an episode of so much (``WorldBatch.totals``) earned a request, as the rewards of its task add up."""
     accuracies = [m.accuracy for s in task.servers for m in s.models]
     spread = max(accuracies) - min(accuracies)
     position = (totals["accuracy"] - min(accuracies)) / spread if spread > 0 else 1.0
@@ -226,20 +208,9 @@ def utility(task: Task, totals: Mapping[str, float]) -> float:
 
 def simulate_totals(task: Task, policy: Any, seed: int) -> dict[str, float]:
     """Return what has come of a trace under any policy, as WorldBatch.totals does."""
-    from orchestrator.policies.tables import columns as col
-
     simulation = Simulation(task.settings, task.servers, policy, seed=seed)
     query = simulation.world.head.query
     query[col.PREFER_ACCURACY], query[col.PREFER_LATENCY], query[col.PREFER_ENERGY] = task.preference
     simulation.run()
-    state = simulation.world.state
-    answered = float(state[sim.ANSWERED_COUNT])
-    return {
-        "requests": float(state[sim.ARRIVALS]),
-        "answered": answered,
-        "in_time": float(state[sim.ON_TIME_COUNT]),
-        "lost": float(state[sim.LOST_COUNT]),
-        "accuracy": float(state[sim.ACCURACY_SUM]) / max(1.0, answered),
-        "latency_s": float(state[sim.LATENCY_SUM_S]) / max(1.0, answered),
-        "busy_j": float(sum(simulation.world.truth[sim.BUSY_J][s] for s in range(len(task.servers)))),
-    }
+    busy_j = float(sum(simulation.world.truth[sim.BUSY_J][s] for s in range(len(task.servers))))
+    return totals_of(simulation.world.state, busy_j=busy_j)

@@ -27,7 +27,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from orchestrator.errors import ConfigError
 from orchestrator.learning.advantages import ObjectivesBuffer
-from orchestrator.learning.checkpoints import RunFolder, RunState, restore_ranges
+from orchestrator.learning.checkpoints import RunFolder, RunState
 from orchestrator.learning.cloning import (
     clone,
     collect_demonstrations,
@@ -36,9 +36,8 @@ from orchestrator.learning.cloning import (
     write_demonstrations,
 )
 from orchestrator.learning.curriculum import Curriculum
-from orchestrator.learning.networks import CandidatePolicy, ScoringNet
-from orchestrator.learning.paper import export_paper, paper_fleet
-from orchestrator.learning.validation import Score, Validation, validate
+from orchestrator.learning.networks import CandidatePolicy, ScoringNet, export_paper, paper_fleet
+from orchestrator.learning.validation import Validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.policy_file import PAPER, SLIM, PolicyFile, read_policy_file, write_policy_file
@@ -60,7 +59,6 @@ class TrainingSettings:
         kind: ``ppo-slim`` or ``ppo-paper``.
         base: the policy that ppo-slim rests on and that says what is masked.
         steps: choices, over all worlds.
-        seed: the seed of everything drawn.
         worlds: how many worlds are stepped at once.
         replicas: how many of them play the same episode.
         rollout: choices a world before each update.
@@ -71,7 +69,6 @@ class TrainingSettings:
         clone_epochs: passes over all demonstrations so far, in each round.
         strength: what the base policy's choice adds to its score; e to its power over the number of actions is about
             how much likelier that choice is at the beginning.
-        learning_rate: PPO's learning rate.
         horizon, trace: how far advantages look ahead, in deadlines; see orchestrator.learning.advantages. For
             ppo-paper, whose algorithm counts steps, the discount is 0.99 a choice.
         entropy: weight of the entropy in the loss.
@@ -122,8 +119,8 @@ def train(
         validations: scenarios that judge policies and end a run early.
         task: the only world; None: worlds are drawn. ppo-paper needs it, for its fleet, at loads around its own.
         scenarios: tasks that are varied and played beside drawn ones.
-        resume: go on where the folder's run was interrupted.
-        report: called with what happens.
+        resume: whether to go on where the folder's run was interrupted.
+        report: hears what happens.
 
     Raises:
         ConfigError: when settings don't fit each other, or the folder's run.
@@ -182,7 +179,8 @@ class _Run:
             self.model = self._new_model()
         else:
             curriculum.restore(state.curriculum)
-            restore_ranges(self.env.ranges, state)
+            ranges = self.env.ranges
+            ranges.low, ranges.high = np.array(state.low, np.float32), np.array(state.high, np.float32)
             kind: Any = PPO if is_paper else MaskablePPO
             self.model = kind.load(folder.model(state.slot), env=self.env, device="cpu")
         self.model.set_logger(configure(str(folder.log), ["tensorboard", "csv"]))
@@ -320,7 +318,8 @@ class _Run:
         """Validate, and keep the policy when it is the best so far."""
         policy = self.export()
         score = validate(policy, self._validations)
-        self._log(score)
+        for name, value in asdict(score).items():
+            self.model.logger.record(f"validation/{name}", value)
         is_best = score.earned > self.state.best
         self.state.since_best = 0 if is_best else self.state.since_best + 1
         if is_best:
@@ -331,10 +330,6 @@ class _Run:
         )
         mark = ", the best so far" if is_best else ""
         self._report(int(self.model.num_timesteps), f"{told} the best heuristics, at worst {score.worst:+.4f}{mark}")
-
-    def _log(self, score: Score) -> None:
-        for name, value in asdict(score).items():
-            self.model.logger.record(f"validation/{name}", value)
 
 
 class _Watch(BaseCallback):

@@ -32,7 +32,6 @@ class Validation:
     """A validation scenario with what the heuristics earn on its traces.
 
     Attributes:
-        task: the scenario.
         seeds: the seeds of its traces.
         best: what the best of the heuristics earned a request, over all traces.
         expert: the name of that heuristic.
@@ -76,8 +75,7 @@ def scenario_task(path: Path, *, requests: int | None = None, preference: Prefer
     """
     settings, servers = load_scenario(path)
     if requests is not None:
-        workload = settings.workload.model_copy(update={"requests": requests})
-        settings = settings.model_copy(update={"workload": workload})
+        settings = settings.with_workload(requests=requests)
     return Task(settings, servers, usual_preference(servers) if preference is None else preference)
 
 
@@ -119,12 +117,7 @@ def choose_validations(
 ) -> list[Validation]:
     """Return the validations of files and folders, else of the one scenario that is trained on, else of drawn ones.
 
-    Args:
-        paths: Files and folders of scenarios.
-        scenario: The one that is trained on; None where scenarios are drawn.
-        traces: Of each scenario.
-        base: The heuristic that is validated against.
-        requests: Of a run.
+    Each has so many traces, and at most so many requests where it is drawn; ``base`` is validated against.
     """
     if paths:
         tasks = file_tasks(paths, requests=requests)
@@ -136,12 +129,7 @@ def choose_validations(
 
 
 def validate(file: PolicyFile, validations: Sequence[Validation]) -> Score:
-    """Return the score of a policy as it would be served: weights, masks, ranges and its base outside of them.
-
-    Args:
-        file: the policy.
-        validations: see ``prepare_validation``.
-    """
+    """Return the score of a policy as it would be served: weights, masks, ranges and its base outside of them."""
     policy = LearnedPolicy(file)
     earned = np.array([_mean_utility(v.task, policy, v.seeds) for v in validations])
     over_base = earned - np.array([v.base for v in validations])

@@ -56,7 +56,6 @@ class FleetVecEnv(VecEnv):
     """Worlds that play episodes of a curriculum, for ever.
 
     Args:
-        curriculum: says which.
         worlds: how many at once; a multiple of ``replicas``.
         replicas: how many of them play the same episode.
         base: see WorldBatch.
@@ -74,10 +73,9 @@ class FleetVecEnv(VecEnv):
         fleet: tuple[int, int, int] | None = None,
     ) -> None:
         assert worlds % replicas == 0, "replicas divide the worlds"
-        space: Any = (
-            gymnasium.spaces.Discrete(ACTIONS) if fleet is None else gymnasium.spaces.MultiDiscrete(list(fleet))
-        )
-        super().__init__(worlds, gymnasium.spaces.Box(-1.0, 1.0, (feat.OBSERVATION,), np.float32), space)
+        spaces = gymnasium.spaces
+        space: Any = spaces.Discrete(ACTIONS) if fleet is None else spaces.MultiDiscrete(list(fleet))
+        super().__init__(worlds, spaces.Box(-1.0, 1.0, (feat.OBSERVATION,), np.float32), space)
         self.curriculum = curriculum
         self.ranges = Ranges()
         self.advice: NDArray[np.int64] = np.full(worlds, NO_ADVICE)

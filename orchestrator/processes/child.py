@@ -27,7 +27,6 @@ class ChildProcess:
 
     Args:
         name: For people.
-        command: Program and arguments.
         stop_s: How long it may take to end after SIGTERM before it is killed.
         environment: The whole environment of the program; None: that of this process.
         log_path: File that its output is appended to; None: it goes where this process's own goes.

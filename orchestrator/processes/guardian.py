@@ -47,7 +47,6 @@ class Task:
     """What a guardian is to do.
 
     Attributes:
-        command: Program and arguments.
         environment: The whole environment of the program.
         log_path: File that its output is appended to.
         cpus: CPUs that it may run on; None leaves them as they are.

@@ -10,9 +10,13 @@ from enum import StrEnum
 from typing import Protocol
 
 from orchestrator.errors import SlimError
-from orchestrator.processes.back_off import count_short_runs, restart_pause_s
 
 log = logging.getLogger(__name__)
+
+STEADY_S = 10.0
+"""What ran for so long was not ended by how it was started."""
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 30.0
 
 
 class State(StrEnum):
@@ -49,6 +53,20 @@ class ProcessRun(Protocol):
         ...
 
 
+def count_short_runs(short_runs: int, ran_s: float) -> int:
+    """Return how many runs in a row were short, after one more that took so many seconds."""
+    return 0 if ran_s >= STEADY_S else short_runs + 1
+
+
+def restart_pause_s(short_runs: int) -> float:
+    """Return the pause after so many short runs in a row: none after a steady one, then 0.25, 0.5, 1, … 30 s."""
+    return 0.0 if short_runs == 0 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(short_runs - 1, 10))
+
+
+def _word_restart(pause_s: float) -> str:
+    return f"started again in {pause_s:g} s" if pause_s else "started again"
+
+
 class ManagedProcess:
     """A process that is kept running.
 
@@ -56,18 +74,27 @@ class ManagedProcess:
         name: For people.
         make_run: Returns the next run.
         address: Where it answers, for people.
+        word_restart: Says in a log that it is started again, after so many seconds.
 
     Attributes:
         state: Where it stands.
         restarts: How often it was started again.
     """
 
-    def __init__(self, name: str, make_run: Callable[[], ProcessRun], *, address: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        make_run: Callable[[], ProcessRun],
+        *,
+        address: str = "",
+        word_restart: Callable[[float], str] = _word_restart,
+    ) -> None:
         self.name = name
         self.address = address
         self.state = State.STARTING
         self.restarts = 0
         self._make_run = make_run
+        self._word_restart = word_restart
         self._run: ProcessRun | None = None
         self._supervision: asyncio.Task[None] | None = None
 
@@ -126,7 +153,7 @@ class ManagedProcess:
             pause_s = restart_pause_s(short_runs)
             self.state = State.WAITING
             self.restarts += 1
-            log.error("%s %s; started again%s", self.name, ending, f" in {pause_s:g} s" if pause_s else "")
+            log.error("%s %s; %s", self.name, ending, self._word_restart(pause_s))
             await asyncio.sleep(pause_s)
             started_s = loop.time()
             try:

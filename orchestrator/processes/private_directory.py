@@ -19,12 +19,7 @@ SETTLE_S = 60.0  # a directory this young may not have been locked yet by the pr
 
 @dataclass(frozen=True, slots=True)
 class PrivateDirectory:
-    """A directory and the descriptor that keeps it.
-
-    Attributes:
-        path: The directory.
-        descriptor: Holds the lock; a process that inherits it holds the directory too.
-    """
+    """A directory and the descriptor that holds its lock; a process that inherits that holds the directory too."""
 
     path: Path
     descriptor: int

@@ -18,12 +18,7 @@ _SESSION, _START_TICKS = 3, 19  # fields of /proc/PID/stat, counted from the sta
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """A process that can't be mistaken for a later one with the same id.
-
-    Attributes:
-        pid: Process id.
-        start_ticks: Start time in clock ticks since boot.
-    """
+    """A process that can't be mistaken for a later one with the same id; ``start_ticks`` are clock ticks since boot."""
 
     pid: int
     start_ticks: int

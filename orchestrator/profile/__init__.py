@@ -1,12 +1,10 @@
 """What a batch costs on a server: time and energy, observed live or read from profile.json, as pure values.
 
-``fit`` is the line of one (server, model), ``table`` the lines of all, ``runs`` tells what to observe of answers that
-came together, ``energy`` holds joules and ``attribution`` shares a counter's joules over batches. ``document`` is
-profile.json as values, ``codec`` its text, ``lines`` fits it, and ``start`` says what it is worth for a server as it
-is now. Nothing here measures or knows a clock.
+``fit`` is the line of one (server, model) and the lines of all, ``runs`` tells what to observe of answers that came
+together, and ``energy`` holds joules. ``document`` is profile.json as values, ``codec`` its text, and ``start`` says
+what it is worth for a server as it is now. Nothing here measures or knows a clock.
 """
 
-from orchestrator.profile.attribution import Attribution, attribute_energy
 from orchestrator.profile.codec import parse_profile, read_profile, render_profile, write_profile
 from orchestrator.profile.document import (
     BatchProfile,
@@ -22,23 +20,18 @@ from orchestrator.profile.document import (
     batch_ladder,
 )
 from orchestrator.profile.energy import EnergyLine, EnergySource, EnergyTable
-from orchestrator.profile.fit import LatencyFit
-from orchestrator.profile.lines import fit_energy, fit_latency
+from orchestrator.profile.fit import LatencyFit, LatencyTable, fit_energy, fit_latency
 from orchestrator.profile.runs import Run, merge_runs
-from orchestrator.profile.start import FoundServer, Ignored, Start, check_binding, check_live, find_start
-from orchestrator.profile.table import LatencyTable
+from orchestrator.profile.start import Start, check_live, find_start
 
 __all__ = [
-    "Attribution",
     "BatchProfile",
     "Conditions",
     "EnergyLine",
     "EnergySource",
     "EnergyTable",
     "FittedLine",
-    "FoundServer",
     "IdlePower",
-    "Ignored",
     "LatencyFit",
     "LatencyTable",
     "ModelChanges",
@@ -49,9 +42,7 @@ __all__ = [
     "ServerProfile",
     "Start",
     "Timing",
-    "attribute_energy",
     "batch_ladder",
-    "check_binding",
     "check_live",
     "find_start",
     "fit_energy",

@@ -21,8 +21,6 @@ from orchestrator.profile.document import BatchProfile, ModelProfile, Origin, Pr
 from orchestrator.validation import describe_problem
 
 TAKE_AGAIN = "take it again with 'slimsched profile'"
-UNDER_LOAD = ("busy_s", "rested_s")
-"""Keys of a batch that are there when they were measured."""
 _ADAPTER = TypeAdapter(Profile)
 _JSON_NAMES = {"per_item_s": "item_s", "fixed_s": "group_s"}
 
@@ -47,7 +45,7 @@ def render_profile(profile: Profile) -> str:
     """Return the profile as JSON; ``parse_profile`` gives it back."""
     values = asdict(profile, dict_factory=_by_json_names)
     for batch in (b for server in values["servers"] for model in server["models"] for b in model["batches"]):
-        for key in UNDER_LOAD:
+        for key in ("busy_s", "rested_s"):  # there when they were measured
             if batch[key] is None:
                 del batch[key]
     return json.dumps(values, indent=1, allow_nan=False) + "\n"

@@ -21,14 +21,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import Field
 
 from orchestrator.profile.energy import EnergySource
-
-FORMAT_VERSION: Final = 1
 
 # An upper limit of infinity, itself excluded, is what keeps Infinity and NaN out.
 Seconds = Annotated[float, Interval(ge=0, lt=math.inf)]
@@ -56,12 +54,10 @@ class BatchProfile:
     """One batch size of one width on one server.
 
     Attributes:
-        items: The number of items in the batch.
         n: The number of measured batches; 0 in a synthetic profile.
-        mean_s: The mean latency, and ``std_s`` its standard deviation.
+        std_s: The standard deviation of their latencies.
         p50_s: The median latency by nearest rank, and ``p99_s``, which below n = 100 is the largest seen.
-        energy_j: The energy of one batch above idle; None when unknown.
-        energy_source: The source of that energy; None when it is unknown.
+        energy_j: The energy of one batch above idle; None when unknown, as is its source then.
         energy_reason: The reason why the energy is unknown; empty otherwise.
         busy_s: The time that the batch takes of a server which is kept busy: from answer to answer, with one more batch
             under way than there are instances, an instance's share. None when it was not measured, and then
@@ -105,7 +101,6 @@ class Timing:
 
     Attributes:
         n: The number of times it was done; 0 in a synthetic profile.
-        mean_s: The mean over them, and ``max_s`` the longest.
     """
 
     n: Count
@@ -124,8 +119,7 @@ class ModelChanges:
         scale_up: A change from one instance to two, in place.
         scale_down: A change from two instances to one, in place.
         instance_bytes: Memory of one instance after its warm-up; None when unreadable.
-        memory_source: The source of that size; ``none`` when it could not be read, with ``memory_reason``.
-        memory_reason: The reason why it could not be read; empty otherwise.
+        memory_source: The source of that size; ``none`` when it could not be read, and then ``memory_reason`` says why.
     """
 
     load: Timing
@@ -143,15 +137,11 @@ class ModelProfile:
     """One width on one server.
 
     Attributes:
-        name: The model's name in Triton.
-        family: The family that it belongs to.
         width: The width in whole percent.
         accuracy: Top-1 on the family's test split, 0..1.
         flops: The work of an item; None when the exporter did not say.
-        max_batch_size: The most items in one request.
         instances: The instances that it ran with.
         sha256: The digest of the weights file; None in a synthetic profile only.
-        line: The line fitted to its latencies.
         changes: What changes of it cost; None when they were not measured.
         batches: The batches, ascending by size, see ``batch_ladder``.
     """
@@ -171,13 +161,7 @@ class ModelProfile:
 
 @dataclass(frozen=True, slots=True)
 class IdlePower:
-    """What a server draws while it runs nothing.
-
-    Attributes:
-        power_w: The power; None when unknown.
-        source: The source of the power; None when it is unknown.
-        reason: The reason why the power is unknown; empty otherwise.
-    """
+    """What a server draws while it runs nothing; without power there is no source either, but a reason."""
 
     power_w: Watts | None
     source: EnergySource | None
@@ -190,13 +174,10 @@ class ServerProfile:
 
     Attributes:
         name: The server's name in fleet.yaml.
-        device: The kind of device that its instances run on.
         description: The device, as it calls itself.
-        origin: The way in which its figures came about.
         slowdown: The emulated factor; None when it is as fast as its machine.
         triton_version: The version of its Triton; None in a synthetic profile only.
         memory_bytes: The memory of the device or host; None when unreadable.
-        idle: The power that it draws while it runs nothing.
         models: The models, ascending by name.
     """
 
@@ -232,13 +213,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The whole of profile.json.
-
-    Attributes:
-        version: The version of the format.
-        conditions: The conditions under which it was taken.
-        servers: The servers, ascending by name.
-    """
+    """The whole of profile.json; servers are ascending by name."""
 
     version: Literal[1]
     conditions: Conditions

@@ -30,13 +30,7 @@ class EnergySource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EnergyLine:
-    """Energy of batches of one (server, model).
-
-    Attributes:
-        per_item_j: The joules that an item adds to a batch.
-        fixed_j: The joules of a batch besides its items.
-        source: The source of both.
-    """
+    """Energy of batches of one (server, model)."""
 
     per_item_j: float
     fixed_j: float

@@ -4,12 +4,22 @@ The straight line is what batching looks like on CPUs and on GPUs beyond the lau
 least squares over observations whose weight decays, so a machine that throttles is noticed after some tens of
 batches; a single stall counts no more than OUTLIER_RATIO times what was expected, because a server that looks slow
 is not chosen and so would never be seen to be fast again.
+
+Lines through measured batches weigh errors by what was measured, so a line is about as many percent wrong at batch 1 as
+at the largest; unweighted, the largest batches would decide alone, and most batches are small.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from orchestrator.profile.document import BatchProfile, FittedLine
+from orchestrator.profile.energy import EnergyLine
+from orchestrator.snapshot import ModelName, ServedModel, ServerName
+
+Point = tuple[int, float]
+"""Items, and seconds or joules of a batch of so many."""
 Sums = tuple[float, float, float, float, float]
 
 DECAY = 0.95
@@ -43,13 +53,9 @@ def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_
 
 
 def observed_sums(sums: Sums, line: tuple[float, float], items: float, service_s: float) -> Sums:
-    """Return the weighted sums after a batch of ``items`` took ``service_s``; likewise a function of numbers.
+    """Return the weighted sums (weight, Σn, Σn², Σt, Σnt) after a batch of ``items`` took ``service_s``.
 
-    Args:
-        sums: weight, Σn, Σn², Σt and Σnt before it.
-        line: fitted to them.
-        items: in the batch.
-        service_s: as observed; what counts of it is bounded.
+    ``line`` is fitted to the sums before it. Likewise a function of numbers.
     """
     weight, sum_n, sum_nn, sum_t_s, sum_nt_s = sums
     if weight > 1:
@@ -86,3 +92,94 @@ class LatencyFit:
         With batches of one size only, the time is laid on the items alone.
         """
         return fitted_line(self.weight, self.sum_n, self.sum_nn, self.sum_t_s, self.sum_nt_s)
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTable:
+    """The fits of all servers and models, and guesses where there is none.
+
+    What was never observed is guessed from the nearest width seen on the same server, scaled by FLOPs; a server never
+    seen at all is guessed to be instant, so that it is tried (optimism in the face of uncertainty).
+    """
+
+    fits: Mapping[tuple[ServerName, ModelName], LatencyFit] = field(default_factory=dict)
+
+    def observe(self, server: ServerName, model: ModelName, items: int, service_s: float) -> LatencyTable:
+        """Return the table after one more observation."""
+        key = (server, model)
+        fit = self.fits.get(key, LatencyFit()).observe(items, service_s)
+        return replace(self, fits={**self.fits, key: fit})
+
+    def start(self, server: ServerName, model: ModelName, fit: LatencyFit) -> LatencyTable:
+        """Return the table with ``fit`` in place of what was observed of one model."""
+        return replace(self, fits={**self.fits, (server, model): fit})
+
+    def without(self, server: ServerName) -> LatencyTable:
+        """Return the table after a server has left for good."""
+        return replace(self, fits={key: fit for key, fit in self.fits.items() if key[0] != server})
+
+    def line(self, server: ServerName, model: ServedModel, models: tuple[ServedModel, ...]) -> tuple[float, float]:
+        """Return (seconds an item, seconds a batch) of one of the ``models`` that a server has of a family."""
+        fit = self.fits.get((server, model.name))
+        if fit is not None:
+            return fit.line()
+        seen = [m for m in models if (server, m.name) in self.fits]
+        if not seen:
+            return (0.0, 0.0)
+        nearest = min(seen, key=lambda m: (abs(m.width - model.width), m.width))
+        slope_s, intercept_s = self.fits[(server, nearest.name)].line()
+        return (slope_s * _work_ratio(model, nearest), intercept_s)
+
+
+def _work_ratio(model: ServedModel, reference: ServedModel) -> float:
+    """Return how much more work ``model`` is; without FLOPs by the square of the width, as convolutions go."""
+    if model.flops and reference.flops:
+        return model.flops / reference.flops
+    return (model.width / reference.width) ** 2
+
+
+def weighted_fit(points: Sequence[tuple[float, int, float]]) -> LatencyFit:
+    """Return the fit of points of (weight, items, seconds or joules)."""
+    return LatencyFit(
+        weight=sum(w for w, _, _ in points),
+        sum_n=sum(w * n for w, n, _ in points),
+        sum_nn=sum(w * n * n for w, n, _ in points),
+        sum_t_s=sum(w * t for w, _, t in points),
+        sum_nt_s=sum(w * n * t for w, n, t in points),
+    )
+
+
+def fit_line(points: Sequence[Point]) -> tuple[float, float]:
+    """Return (a an item, b a batch) of a·n + b, neither below 0, by least squares of the relative errors.
+
+    There is at least one point; values of 0 weigh as if they were the smallest other.
+    """
+    positive = [value for _, value in points if value > 0]
+    if not positive:
+        return (0.0, 0.0)
+    return weighted_fit([(1 / max(value, min(positive)) ** 2, items, value) for items, value in points]).line()
+
+
+def fit_latency(points: Sequence[Point]) -> FittedLine:
+    """Return the line through all points, ascending in items, with its error on every other one had it not seen them.
+
+    Fewer than three points leave none to be held out.
+    """
+    per_item_s, fixed_s = fit_line(points)
+    known, asked = points[0::2], points[1::2]
+    if len(points) < 3:
+        return FittedLine(per_item_s, fixed_s, (), None)
+    slope_s, start_s = fit_line(known)
+    errors = [abs(slope_s * items + start_s - mean_s) / mean_s for items, mean_s in asked]
+    return FittedLine(per_item_s, fixed_s, tuple(items for items, _ in asked), sum(errors) / len(errors))
+
+
+def fit_energy(batches: Sequence[BatchProfile]) -> EnergyLine | None:
+    """Return the line through the energy of all batches; None unless all are known and from one source."""
+    sources = {batch.energy_source for batch in batches}
+    source = next(iter(sources), None)
+    points = [(batch.items, batch.energy_j) for batch in batches if batch.energy_j is not None]
+    if source is None or len(sources) > 1 or len(points) < len(batches):
+        return None
+    per_item_j, fixed_j = fit_line(points)
+    return EnergyLine(per_item_j, fixed_j, source)

@@ -12,8 +12,6 @@ class Run:
     """What a server did between two answers.
 
     Attributes:
-        model: The model that it ran.
-        items: The number of items that it ran.
         began_s: When the batch reached the head of the server's queue: when it was sent, or at the answer before it.
         ended_s: When the answer came, on the same clock.
     """

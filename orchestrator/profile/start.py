@@ -16,8 +16,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.profile.codec import TAKE_AGAIN
 from orchestrator.profile.document import ModelProfile, Origin, Profile
 from orchestrator.profile.energy import EnergyLine
-from orchestrator.profile.fit import LatencyFit
-from orchestrator.profile.lines import fit_energy
+from orchestrator.profile.fit import LatencyFit, fit_energy, weighted_fit
 from orchestrator.snapshot import ServedModel, ServerName
 
 PRIOR_BATCHES = 10.0
@@ -33,57 +32,34 @@ class Start:
     """What a (server, model) starts with.
 
     Attributes:
-        latency: The latency, as if PRIOR_BATCHES batches had been observed.
-        energy: The energy of its batches; None when the profile does not know it.
+        latency: As if PRIOR_BATCHES batches had been observed.
+        energy: None when the profile does not know it.
     """
 
     latency: LatencyFit
     energy: EnergyLine | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
-    """An entry that is not about what is served.
+def find_start(profile: Profile, server: ServerName, model: ServedModel, *, slowdown: float | None) -> Start | str:
+    """Return where ``model`` on ``server`` starts, or in a sentence with the remedy why the profile does not tell.
 
-    Attributes:
-        reason: The reason in one sentence, with the remedy.
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class FoundServer:
-    """A server as it is now, to be held against a profile.
-
-    Attributes:
-        name: The server's name in fleet.yaml.
-        triton_version: The version that its Triton tells.
-        slowdown: The emulated factor; None when it is as fast as its machine.
-        models: The models that it serves.
-    """
-
-    name: ServerName
-    triton_version: str
-    slowdown: float | None
-    models: tuple[ServedModel, ...]
-
-
-def find_start(profile: Profile, server: ServerName, model: ServedModel, *, slowdown: float | None) -> Start | Ignored:
-    """Return where ``model`` on ``server`` starts, or why the profile does not tell.
-
-    Args:
-        profile: The profile in question.
-        server: The server that serves the model.
-        model: The model as served now.
-        slowdown: The emulated factor of the server as fleet.yaml has it; None when there is none.
+    ``slowdown`` is the emulated factor of the server as fleet.yaml has it; None when there is none.
     """
     found = profile.server(server)
     entry = profile.model(server, model.name)
     if found is None or entry is None:
-        return Ignored(f"it has no entry for model {model.name} on server {server}; {TAKE_AGAIN}")
-    problem = _slowdown_problem(server, found.slowdown, slowdown) or _model_problem(server, entry, model)
-    return Ignored(problem) if problem else Start(prior_fit(entry), fit_energy(entry.batches))
+        return f"it has no entry for model {model.name} on server {server}; {TAKE_AGAIN}"
+    if (found.slowdown or 1) != (slowdown or 1):
+        return (
+            f"server {server}: it was taken with the emulated slow-down {found.slowdown or 1:g}, the server has "
+            f"{slowdown or 1:g}; {TAKE_AGAIN}"
+        )
+    if entry.sha256 != model.sha256:
+        return (
+            f"model {model.name} on server {server}: sha256 {_short(entry.sha256)} is not the served "
+            f"{_short(model.sha256)}; {TAKE_AGAIN}"
+        )
+    return Start(prior_fit(entry), fit_energy(entry.batches))
 
 
 def check_live(profile: Profile, *, source: str) -> None:
@@ -97,28 +73,6 @@ def check_live(profile: Profile, *, source: str) -> None:
             raise ConfigError(f"{source}: server {server.name} is synthetic, which is for simulation; {TAKE_AGAIN}")
 
 
-def check_binding(profile: Profile, servers: Sequence[FoundServer], *, source: str) -> None:
-    """Check that a profile is about these servers as they are now.
-
-    Raises:
-        ConfigError: when it lacks one of them or one of their models, or was taken of other weights, another Triton
-            or another emulation.
-    """
-    for found in servers:
-        entry = profile.server(found.name)
-        if entry is None:
-            raise ConfigError(f"{source}: it has no server {found.name}; {TAKE_AGAIN}")
-        if entry.triton_version != found.triton_version:
-            raise ConfigError(
-                f"{source}: server {found.name}: triton_version {entry.triton_version} is not the server's "
-                f"{found.triton_version}; {TAKE_AGAIN}"
-            )
-        for model in found.models:
-            start = find_start(profile, found.name, model, slowdown=found.slowdown)
-            if isinstance(start, Ignored):
-                raise ConfigError(f"{source}: {start.reason}")
-
-
 def prior_fit(model: ModelProfile) -> LatencyFit:
     """Return the model's line as if PRIOR_BATCHES batches had been observed on it."""
     sizes = (1, min(PRIOR_ITEMS, model.max_batch_size))
@@ -127,34 +81,8 @@ def prior_fit(model: ModelProfile) -> LatencyFit:
 
 def weigh_batches(batches: Sequence[tuple[int, float]]) -> LatencyFit:
     """Return a fit as if PRIOR_BATCHES batches had been observed, of (items, seconds) each as often."""
-    fit, part = LatencyFit(), PRIOR_BATCHES / len(batches)
-    for items, time_s in batches:
-        fit = LatencyFit(
-            weight=fit.weight + part,
-            sum_n=fit.sum_n + part * items,
-            sum_nn=fit.sum_nn + part * items * items,
-            sum_t_s=fit.sum_t_s + part * time_s,
-            sum_nt_s=fit.sum_nt_s + part * items * time_s,
-        )
-    return fit
-
-
-def _slowdown_problem(server: ServerName, profiled: float | None, actual: float | None) -> str:
-    if (profiled or 1) == (actual or 1):
-        return ""
-    return (
-        f"server {server}: it was taken with the emulated slow-down {profiled or 1:g}, the server has "
-        f"{actual or 1:g}; {TAKE_AGAIN}"
-    )
-
-
-def _model_problem(server: ServerName, entry: ModelProfile, model: ServedModel) -> str:
-    if entry.sha256 != model.sha256:
-        return (
-            f"model {model.name} on server {server}: sha256 {_short(entry.sha256)} is not the served "
-            f"{_short(model.sha256)}; {TAKE_AGAIN}"
-        )
-    return ""
+    part = PRIOR_BATCHES / len(batches)
+    return weighted_fit([(part, items, time_s) for items, time_s in batches])
 
 
 def _short(sha256: str | None) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.config import PowerSettings
+from orchestrator.errors import ConfigError
 from orchestrator.profile import (
     BatchProfile,
     Conditions,
@@ -25,10 +27,11 @@ from orchestrator.profile import (
     Profile,
     ServerProfile,
     Timing,
-    attribute_energy,
     batch_ladder,
+    find_start,
     fit_latency,
 )
+from orchestrator.profile.codec import TAKE_AGAIN
 from orchestrator.profiling.records import Cycle, ModelKey
 from orchestrator.profiling.sampling import Cell, Visit, Window, quantile
 from orchestrator.snapshot import ServedModel, ServerName
@@ -42,32 +45,15 @@ SOURCES = {
 
 
 @dataclass(frozen=True, slots=True)
-class PowerModel:
-    """Power that is stated and not measured.
-
-    Attributes:
-        idle_w: Watts without load.
-        busy_w: Watts under batches without a pause.
-    """
-
-    idle_w: float
-    busy_w: float
-
-
-@dataclass(frozen=True, slots=True)
 class ServerFacts:
     """What is known of a server besides measurements.
 
     Attributes:
-        name: The server's name in fleet.yaml.
-        device: What its instances run on.
         description: The device in words.
         slowdown: The emulated factor; None when it is as fast as its machine.
-        triton_version: The version that it tells.
         memory_bytes: Memory of the device or host; None when unreadable.
-        power: The model to use without a counter; None when there is none.
+        power: The model of its power to use without a counter; None when fleet.yaml states none.
         no_counter: Why no counter is read; empty where one may be.
-        models: The models it serves, by name.
     """
 
     name: ServerName
@@ -76,7 +62,7 @@ class ServerFacts:
     slowdown: float | None
     triton_version: str
     memory_bytes: int | None
-    power: PowerModel | None
+    power: PowerSettings | None
     no_counter: str
     models: tuple[ServedModel, ...]
 
@@ -98,6 +84,27 @@ def assemble_profile(
             for server in sorted(servers, key=lambda each: each.name)
         ),
     )
+
+
+def check_binding(profile: Profile, server: ServerFacts, *, source: str) -> None:
+    """Check that a profile is about a server, and all models that it serves, as they are now.
+
+    Raises:
+        ConfigError: when it lacks the server or one of its models, or was taken of other weights, another Triton or
+            another emulation.
+    """
+    entry = profile.server(server.name)
+    if entry is None:
+        raise ConfigError(f"{source}: it has no server {server.name}; {TAKE_AGAIN}")
+    if entry.triton_version != server.triton_version:
+        raise ConfigError(
+            f"{source}: server {server.name}: triton_version {entry.triton_version} is not the server's "
+            f"{server.triton_version}; {TAKE_AGAIN}"
+        )
+    for model in server.models:
+        start = find_start(profile, server.name, model, slowdown=server.slowdown)
+        if isinstance(start, str):
+            raise ConfigError(f"{source}: {start}")
 
 
 def find_idle(server: ServerFacts, windows: Sequence[Window]) -> IdlePower:
@@ -187,11 +194,28 @@ def _batch_energy(
     energy_j, duration_s, source = _pool(windows)
     if energy_j is not None and source is not None and idle.source is source and idle.power_w is not None:
         busy_s = [latency_s for visit in visits for latency_s in visit.latencies_s]
-        shared = attribute_energy(energy_j, duration_s=duration_s, idle_w=idle.power_w, busy_s=busy_s)
-        return math.fsum(shared.shares_j) / len(busy_s), source, ""
+        _, shares_j = attribute_energy(energy_j, duration_s=duration_s, idle_w=idle.power_w, busy_s=busy_s)
+        return math.fsum(shares_j) / len(busy_s), source, ""
     if server.power is not None:
         return (server.power.busy_w - server.power.idle_w) * mean_s, EnergySource.ESTIMATED, ""
     return None, None, _reason(server, windows)
+
+
+def attribute_energy(
+    energy_j: float, *, duration_s: float, idle_w: float, busy_s: Sequence[float]
+) -> tuple[float, tuple[float, ...]]:
+    """Share the joules that a server's counter tells of a window over the batches that ran in it.
+
+    Return the idle energy, which is nobody's, and the share of each batch; together they are ``energy_j``: energy is
+    handed on, never made or lost. What was drawn above idle is shared in proportion to how long each batch was busy
+    within the window, so two that ran side by side count once each, and one that straddles two windows gets a share of
+    both. A window that drew less than idle (counters tick, readings are noisy) is all idle; so a mean over many short
+    windows is biased upwards: to measure, add the windows up first and share once.
+    """
+    idle_j, total_s = min(energy_j, idle_w * duration_s), math.fsum(busy_s)
+    if total_s <= 0:
+        return energy_j, (0.0,) * len(busy_s)
+    return idle_j, tuple((energy_j - idle_j) * (each_s / total_s) for each_s in busy_s)
 
 
 def _pool(windows: Sequence[Window]) -> tuple[float | None, float, EnergySource | None]:

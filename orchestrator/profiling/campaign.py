@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.profile import batch_ladder
-from orchestrator.profiling.changes import describe_before, measure_cycle, restore
-from orchestrator.profiling.ports import Control, ProfiledServer, Telemetry
-from orchestrator.profiling.probe import Clock, idle_window, visit_cell
+from orchestrator.profiling.changes import Control, describe_before, measure_cycle, restore
+from orchestrator.profiling.probe import Clock, ProfiledServer, Telemetry, idle_window, visit_cell
 from orchestrator.profiling.records import ModelKey, Records
 from orchestrator.profiling.sampling import Cell, Sampling, is_settled, plan_round
 from orchestrator.snapshot import ServedModel, ServerName
@@ -27,7 +26,7 @@ class Progress:
         settled: Cells with enough measurements.
         cells: All cells.
         round_number: The round under way; 0 while changes are measured.
-        now: What is being measured.
+        now: The cell or the model that is measured, in words.
     """
 
     settled: int
@@ -41,9 +40,7 @@ class Subject:
     """A server to be measured.
 
     Attributes:
-        name: The server's name in fleet.yaml.
         client: What batches go through.
-        models: The models it serves.
         telemetry: Readings of its host; None where it can't be read.
         control: What loads and unloads; None where nothing may be changed.
         has_counter: Whether telemetry tells of energy.

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from typing import Protocol
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.planner.host import Batching, LoadedModel
-from orchestrator.profiling.ports import Control, Telemetry
-from orchestrator.profiling.probe import Clock
+from orchestrator.profiling.probe import Clock, Telemetry
 from orchestrator.profiling.records import Before, Cycle
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import HostReading
@@ -22,11 +21,20 @@ SETTLE_S = 0.3
 """Until memory is read: what an old instance held is given back some time after its unload returns."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    instance_bytes: int | None
-    source: str
-    reason: str = ""
+class Control(Protocol):
+    """A Triton that loads and unloads for us; TritonControl is the real one."""
+
+    async def loaded_models(self) -> tuple[LoadedModel, ...]:
+        """Return what every model of the repository is in Triton."""
+        ...
+
+    async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
+        """Load or change a model and return once it serves so."""
+        ...
+
+    async def unload(self, model: ModelName) -> None:
+        """Unload a model and return once it is gone."""
+        ...
 
 
 def describe_before(model: LoadedModel, *, server: str) -> Before:
@@ -45,13 +53,8 @@ async def measure_cycle(
 ) -> Cycle:
     """Take a model through every change and back; return what each took.
 
-    Args:
-        control: What loads and unloads on the server.
-        telemetry: Readings of its host.
-        name: The model, which runs.
-        before: How it runs; it does so again in the end, also when this fails.
-        tag: A text unlike those of other cycles, because only a config that differs is a reload.
-        clock: A monotonic clock, in seconds.
+    It runs as ``before`` again in the end, also when this fails. The ``tag`` is a text unlike those of other cycles,
+    because only a config that differs is a reload.
 
     Raises:
         SlimError: when Triton fails a change.
@@ -71,17 +74,7 @@ async def measure_cycle(
         reload_s = await _timed(apply(1, f"{tag}-b"), clock)
     finally:
         await restore(control, name, before)
-    memory = _instance_memory(name, one, two)
-    return Cycle(
-        load_s=load_s,
-        unload_s=unload_s,
-        reload_s=reload_s,
-        scale_up_s=scale_up_s,
-        scale_down_s=scale_down_s,
-        instance_bytes=memory.instance_bytes,
-        memory_source=memory.source,
-        memory_reason=memory.reason,
-    )
+    return Cycle(load_s, unload_s, reload_s, scale_up_s, scale_down_s, *_instance_memory(name, one, two))
 
 
 async def restore(control: Control, name: ModelName, before: Before) -> None:
@@ -108,15 +101,18 @@ async def _read_settled(telemetry: Telemetry) -> HostReading:
     return await telemetry.read()
 
 
-def _instance_memory(name: ModelName, one: HostReading, two: HostReading) -> _Memory:
-    """Return what an instance holds: the stub that it is, else what the second one added to the device."""
+def _instance_memory(name: ModelName, one: HostReading, two: HostReading) -> tuple[int | None, str, str]:
+    """Return the bytes that an instance holds (of the stub that it is, else what the second one added), source, reason.
+
+    The source is ``none`` where the bytes are None, and then there is a reason.
+    """
     stub_bytes = two.instance_bytes.get(name)
     if stub_bytes is not None:
-        return _Memory(stub_bytes, "private memory of its process")
+        return stub_bytes, "private memory of its process", ""
     first, second = one.memory_used_bytes, two.memory_used_bytes
     if first.value is None or second.value is None:
-        return _Memory(None, "none", first.reason or second.reason)
+        return None, "none", first.reason or second.reason
     added_bytes = round(second.value - first.value)
     if added_bytes <= 0:
-        return _Memory(None, "none", "a second instance added nothing that could be seen")
-    return _Memory(added_bytes, f"what a second instance added ({second.source})")
+        return None, "none", "a second instance added nothing that could be seen"
+    return added_bytes, f"what a second instance added ({second.source})", ""

@@ -12,19 +12,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from orchestrator.errors import ConfigError
-from orchestrator.profiling.ports import ProfiledServer, Telemetry
 from orchestrator.profiling.sampling import Sampling, Visit, Window
 from orchestrator.router.queue.request import Array, blank_batch
+from orchestrator.router.servers.connection import ServerClient
 from orchestrator.snapshot import ServedModel
-from orchestrator.telemetry import Reading
+from orchestrator.telemetry import HostReading, Reading
 
 INTEGRATED = "nvml-power-integrated"
 POLL_S = 0.1
 """Between readings of a power that is integrated: a sensor renews its value some 10 times a second."""
 
 Clock = Callable[[], float]
+
+
+class ProfiledServer(ServerClient, Protocol):
+    """A server that batches are sent to; TritonClient is the real one."""
+
+    async def version(self) -> str:
+        """Return the version of its Triton; raises SlimError."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Readings of a server's host."""
+
+    async def read(self) -> HostReading:
+        """Return what can be read now; never raises."""
+        ...
 
 
 async def visit_cell(
@@ -38,13 +55,7 @@ async def visit_cell(
 ) -> Visit:
     """Return the latencies of some requests in a row, with the energy of the time they took.
 
-    Args:
-        server: The server.
-        model: One of its models.
-        items: Items in each request.
-        sampling: How many requests, and for how long.
-        telemetry: Readings of its host; None: no counter is read.
-        clock: A monotonic clock, in seconds.
+    Without ``telemetry`` no counter is read; ``clock`` is monotonic, in seconds.
 
     Raises:
         ConfigError: when the model's input leaves open what a blank item is.
@@ -106,11 +117,7 @@ async def _send_burst(server: ProfiledServer, model: ServedModel, batch: Array, 
 
 async def idle_window(telemetry: Telemetry, duration_s: float, *, clock: Clock) -> Window:
     """Return the energy of some time in which we send nothing."""
-
-    async def wait() -> None:
-        await asyncio.sleep(duration_s)
-
-    return await _measure_window(telemetry, wait, clock)
+    return await _measure_window(telemetry, lambda: asyncio.sleep(duration_s), clock)
 
 
 async def _send_one(

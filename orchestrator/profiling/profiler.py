@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import Any
 
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile import Conditions, FoundServer, Profile, batch_ladder, check_binding, read_profile
-from orchestrator.profiling.assembly import PowerModel, ServerFacts, assemble_profile
+from orchestrator.profile import Conditions, Profile, batch_ladder, read_profile
+from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding
 from orchestrator.profiling.campaign import Progress, Subject, measure_batches, measure_changes, restore_left
-from orchestrator.profiling.ports import Control
+from orchestrator.profiling.changes import Control
 from orchestrator.profiling.records import Records
 from orchestrator.profiling.sampling import Sampling
 from orchestrator.snapshot import ServerName
@@ -40,9 +40,7 @@ class ProfileRequest:
     """What to profile.
 
     Attributes:
-        fleet: The fleet's settings.
         partial: The file that keeps what was measured so far.
-        sampling: How much to measure.
         control: Whether loads, reloads and memory are measured, which changes the servers.
         force: Whether to do that beside a running controller.
     """
@@ -57,12 +55,7 @@ class ProfileRequest:
 async def take_profile(
     request: ProfileRequest, *, tell: Callable[[Progress], None], has_controller: HasController
 ) -> Profile:
-    """Measure what is missing and return the profile.
-
-    Args:
-        request: What to profile.
-        tell: Told how far it is.
-        has_controller: Tells which servers may not be changed.
+    """Measure what is missing and return the profile; ``has_controller`` says which servers may not be changed.
 
     Raises:
         SlimError: when a server fails or may not be changed, or the partial profile is about other servers.
@@ -92,8 +85,8 @@ async def check_profile(fleet: FleetSettings, path: Path) -> Profile:
     profile = read_profile(path)
     async with _subjects(fleet, {}) as opened:
         pairs = [await _describe(settings, subject) for settings, subject in opened]
-    found = [FoundServer(f.name, f.triton_version, f.slowdown, f.models) for f, _ in pairs]
-    check_binding(profile, found, source=str(path))
+    for found, _ in pairs:
+        check_binding(profile, found, source=str(path))
     return profile
 
 
@@ -178,19 +171,12 @@ async def _describe(server: ServerSettings, subject: Subject) -> tuple[ServerFac
         slowdown=slowdown,
         triton_version=await subject.client.version(),
         memory_bytes=None if total is None else int(total),
-        power=None if server.power is None else PowerModel(server.power.idle_w, server.power.busy_w),
+        power=server.power,
         no_counter=no_counter,
         models=models,
     )
     # Without a counter no window needs to be long; changes of models read memory through the same telemetry.
-    return facts, Subject(
-        name=subject.name,
-        client=subject.client,
-        models=models,
-        telemetry=subject.telemetry,
-        control=subject.control,
-        has_counter=not no_counter,
-    )
+    return facts, replace(subject, models=models, has_counter=not no_counter)
 
 
 def _describe_device(server: ServerSettings) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.profiling.sampling import Cell, Visit, Window
@@ -44,11 +44,8 @@ class Before:
     nonce: str
 
 
-class Records:
+class Records(Journal):
     """A partial profile in memory and on disk; a context manager that holds its file open, to be entered to write.
-
-    Args:
-        path: The file; it need not be there.
 
     Attributes:
         binding: What the measurements are about, as JSON values; None when nothing was begun.
@@ -68,16 +65,7 @@ class Records:
         self.cycles: dict[ModelKey, list[Cycle]] = {}
         self.unrestored: dict[ModelKey, Before] = {}
         self._remedy = f"remove {path} or give --restart to begin anew"
-        self._journal = Journal(
-            path, lambda number, values: self._replay(values), remedy=self._remedy, makes_folder=False
-        )
-
-    def __enter__(self) -> Self:
-        self._journal.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._journal.__exit__(*exc)
+        super().__init__(path, lambda number, values: self._replay(values), remedy=self._remedy, makes_folder=False)
 
     def bind(self, binding: Mapping[str, Any]) -> None:
         """Say what the measurements are about, or check that what there is already is about the same.
@@ -86,35 +74,33 @@ class Records:
             ConfigError: when it is about something else; names the first difference.
         """
         if self.binding is None:
-            self._write({"kind": "binding", **binding})
+            self._note({"kind": "binding", **binding})
             return
         for key, found, wanted in differences(self.binding, binding):
-            raise ConfigError(
-                f"{self._journal.path} was begun with {key} = {found!r}, now it is {wanted!r}; {self._remedy}"
-            )
+            raise ConfigError(f"{self.path} was begun with {key} = {found!r}, now it is {wanted!r}; {self._remedy}")
 
     def add_visit(self, cell: Cell, visit: Visit) -> None:
         """Note a visit."""
-        self._write({"kind": "visit", **asdict(cell), **asdict(visit)})
+        self._note({"kind": "visit", **asdict(cell), **asdict(visit)})
 
     def add_idle(self, server: ServerName, window: Window) -> None:
         """Note a window without load."""
-        self._write({"kind": "idle", "server": server, **asdict(window)})
+        self._note({"kind": "idle", "server": server, **asdict(window)})
 
     def add_before(self, key: ModelKey, before: Before) -> None:
         """Note how a model runs before its changes are measured."""
-        self._write({"kind": "before", "server": key[0], "model": key[1], **asdict(before)})
+        self._note({"kind": "before", "server": key[0], "model": key[1], **asdict(before)})
 
     def add_cycle(self, key: ModelKey, cycle: Cycle) -> None:
         """Note what its changes took."""
-        self._write({"kind": "cycle", "server": key[0], "model": key[1], **asdict(cycle)})
+        self._note({"kind": "cycle", "server": key[0], "model": key[1], **asdict(cycle)})
 
     def note_restored(self, key: ModelKey) -> None:
         """Note that a model runs as it did before."""
-        self._write({"kind": "restored", "server": key[0], "model": key[1]})
+        self._note({"kind": "restored", "server": key[0], "model": key[1]})
 
-    def _write(self, values: Mapping[str, Any]) -> None:
-        self._journal.write(values)
+    def _note(self, values: Mapping[str, Any]) -> None:
+        self.write(values)
         self._replay(json.loads(json.dumps(values)))
 
     def _replay(self, values: dict[str, Any]) -> None:

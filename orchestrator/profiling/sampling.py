@@ -18,7 +18,6 @@ from orchestrator.snapshot import ModelName, ServerName
 _T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
 """Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond them 2.1 errs to the safe side."""
 
-
 BURSTS_S = 0.15
 """Time spent on bursts in a visit where load is measured too; a batch size has four visits and more."""
 
@@ -38,9 +37,7 @@ class Window:
 
     Attributes:
         energy_j: Joules; None when they can't be read.
-        duration_s: Time between the readings.
-        source: Where the joules come from, as telemetry names it; ``none`` without energy.
-        reason: Why there is none; empty otherwise.
+        source: Where the joules come from, as telemetry names it; ``none`` without energy, with a ``reason``.
     """
 
     energy_j: float | None
@@ -54,7 +51,6 @@ class Visit:
     """Requests sent to a cell one after another.
 
     Attributes:
-        latencies_s: The latency of each request, in order.
         window: The energy over all of them; None where no counter is read.
         rested_s: Latencies of requests that followed, each after a rest.
         busy_s: What requests took of an instance in bursts that followed, the mean of each burst.
@@ -74,7 +70,6 @@ class Sampling:
         visit_requests: Requests of one visit, after ``warm_up_requests`` that are not counted.
         warm_up_requests: The first requests of each visit, because others ran before and caches are theirs.
         visit_limit_s: The time after which a visit ends earlier.
-        min_visits: Visits before a cell can be settled.
         min_requests: Requests before a cell can be settled; below 100 a p99 is the largest seen.
         max_requests: Requests after which a cell is settled however noisy it is.
         cell_limit_s: Time spent on a cell after which it is settled, for slow machines.
@@ -86,7 +81,6 @@ class Sampling:
         rest_s: The rest before each, about what a server rests between requests where load is low.
         idle_window_s: The length of the reading of idle power in each round.
         cycles: How often each change of a model is measured.
-        seed: The seed of the order.
     """
 
     visit_requests: int = 25

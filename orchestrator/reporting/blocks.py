@@ -24,12 +24,7 @@ _LONG = 32
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading.
-
-    Attributes:
-        level: 1 for the page's own.
-        text: Its words.
-    """
+    """A heading; level 1 is the page's own."""
 
     level: int
     text: str
@@ -44,12 +39,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Bullets:
-    """A list.
-
-    Attributes:
-        title: What is listed; empty for a list without a title.
-        items: Its entries.
-    """
+    """A list; its title may be empty."""
 
     title: str
     items: Sequence[str]
@@ -64,12 +54,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table.
-
-    Attributes:
-        head: The names of the columns.
-        rows: Its cells.
-    """
+    """A table."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]

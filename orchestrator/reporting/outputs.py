@@ -22,15 +22,10 @@ def check_folder(folder: Path, remedy: str) -> None:
 
 
 def write_report(folder: Path, contents: Mapping[str, str | bytes], remedy: str) -> list[Path]:
-    """Write files, each as a whole or not at all, and return their paths.
-
-    Args:
-        folder: Where to; it is made where it is missing.
-        contents: What each holds, by its name.
-        remedy: What one can do where that can't be written.
+    """Write files by their names, each as a whole or not at all, to a folder made if need be; return their paths.
 
     Raises:
-        ConfigError: when one can't be written.
+        ConfigError: when one can't be written; ``remedy`` is what one can do then.
     """
     with _told(folder, remedy):
         for name, content in contents.items():

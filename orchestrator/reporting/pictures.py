@@ -29,11 +29,7 @@ def check_matplotlib(problem: str = "the picture needs matplotlib: pip install '
 def draw_image(draw: Draw, size_in: tuple[float, float], *, dpi: int = 100, kind: str = "png") -> bytes:
     """Return a picture as the content of a file.
 
-    Args:
-        draw: What draws it.
-        size_in: Width and height, in inches.
-        dpi: Dots an inch.
-        kind: The file's ending: of PNG, or of any other format that matplotlib writes.
+    The size is width and height in inches, ``kind`` the ending of any format that matplotlib writes.
 
     Raises:
         ValueError: when matplotlib does not know that format.
@@ -49,10 +45,7 @@ def draw_image(draw: Draw, size_in: tuple[float, float], *, dpi: int = 100, kind
 def draw_svg(draw: Draw, size_in: tuple[float, float], *, salt: str) -> str:
     """Return a picture as an SVG element with its text as text, which is small and sharp.
 
-    Args:
-        draw: What draws it.
-        size_in: Width and height, in inches.
-        salt: What its ids are made of; without one the same picture would have other ids in each run.
+    Ids are made of the salt; without one the same picture would have other ids in each run.
     """
     import matplotlib
     from matplotlib.figure import Figure

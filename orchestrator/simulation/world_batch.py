@@ -174,17 +174,22 @@ class WorldBatch:
         """Return what has come of an episode so far: requests by outcome, mean accuracy and latency, joules."""
         assert self._worlds is not None, "load the worlds first"
         state, servers = self._worlds.tables.state[world], int(self._worlds.counts[world, 0])
-        answered = float(state[sim.ANSWERED_COUNT])
         busy_j = self._worlds.tables.truth[world, sim.BUSY_J, :servers]
-        return {
-            "requests": float(state[sim.ARRIVALS]),
-            "answered": answered,
-            "in_time": float(state[sim.ON_TIME_COUNT]),
-            "lost": float(state[sim.LOST_COUNT]),
-            "accuracy": float(state[sim.ACCURACY_SUM]) / max(1.0, answered),
-            "latency_s": float(state[sim.LATENCY_SUM_S]) / max(1.0, answered),
-            "busy_j": float(busy_j.sum()),
-        }
+        return totals_of(state, busy_j=float(busy_j.sum()))
+
+
+def totals_of(state: NDArray[np.float64], *, busy_j: float) -> dict[str, float]:
+    """Return what has come of a world: requests by outcome, mean accuracy and latency, and the joules given."""
+    answered = float(state[sim.ANSWERED_COUNT])
+    return {
+        "requests": float(state[sim.ARRIVALS]),
+        "answered": answered,
+        "in_time": float(state[sim.ON_TIME_COUNT]),
+        "lost": float(state[sim.LOST_COUNT]),
+        "accuracy": float(state[sim.ACCURACY_SUM]) / max(1.0, answered),
+        "latency_s": float(state[sim.LATENCY_SUM_S]) / max(1.0, answered),
+        "busy_j": busy_j,
+    }
 
 
 def _new_learners(worlds: int, *, holds_on: bool) -> _Learners:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.config import OverloadSettings, RouterSettings
-from orchestrator.demo.open_loop import Outcome, poisson_arrivals_s, run_open_loop
-from orchestrator.demo.summary import summarize
+from orchestrator.demo.open_loop import Outcome, poisson_arrivals_s, run_open_loop, summarize
 from orchestrator.errors import PermanentError
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
@@ -69,7 +68,6 @@ def test_a_summary_counts_what_was_answered_right_late_and_lost() -> None:
     assert summary.miss_ratio == 0.5
     assert summary.mean_latency_s == pytest.approx(0.22 / 3)
     assert summary.share == pytest.approx({(A, 100): 2 / 3, (B, 25): 1 / 3})
-    assert summary.server_share == pytest.approx({A: 2 / 3, B: 1 / 3})
     assert summary.width_share == pytest.approx({25: 1 / 3, 100: 2 / 3})
 
 

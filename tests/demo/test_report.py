@@ -10,10 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from orchestrator.demo.open_loop import Outcome
+from orchestrator.demo.open_loop import Outcome, load_sample, summarize
 from orchestrator.demo.report import Comparison, check_report, comparison_tables, write_demo
-from orchestrator.demo.sample import load_sample
-from orchestrator.demo.summary import summarize
 from orchestrator.errors import ConfigError
 from orchestrator.snapshot import ServerName, Width
 

@@ -38,15 +38,12 @@ def test_models_to_load(models: tuple[str, ...] | None, expected: list[str]) -> 
 
 
 def test_optional_flags_appear_only_when_given() -> None:
-    rendered = render_flags(
-        replace(FLAGS, backend_directory="/b", gpu_load_limits=((0, 0.9), (1, 0.5)), metrics_interval_s=0.25)
-    )
+    rendered = render_flags(replace(FLAGS, backend_directory="/b", gpu_load_limits=((0, 0.9), (1, 0.5))))
     assert "--backend-directory=/b" in rendered
     assert [flag for flag in rendered if "gpu-limit" in flag] == [
         "--model-load-gpu-limit=0:0.9",
         "--model-load-gpu-limit=1:0.5",
     ]
-    assert "--metrics-interval-ms=250" in rendered
 
 
 def test_extra_arguments_come_last() -> None:

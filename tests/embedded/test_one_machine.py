@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from orchestrator.config import FleetSettings, ServerSettings, parse_fleet, render_fleet
-from orchestrator.embedded.one_machine import complete_fleet, default_fleet, options_of
+from orchestrator.embedded.local_stack import complete_fleet, default_fleet, options_of
 from orchestrator.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.campaign import list_cells, run_campaign
+from orchestrator.evaluation.campaign import Records, list_cells, run_campaign
 from orchestrator.evaluation.cases import VALIDATION_SEEDS, Case, Extent, plan_cases
-from orchestrator.evaluation.records import Records
 from orchestrator.evaluation.runs import Cell, run_cell
 from orchestrator.evaluation.scores import UTILITY, score_cases
 from tests.evaluation.example_suites import write_suite

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.processes.back_off import STEADY_S, count_short_runs, restart_pause_s
+from orchestrator.processes.managed import STEADY_S, count_short_runs, restart_pause_s
 
 
 @given(st.lists(st.floats(0, 1000), max_size=50))

@@ -75,6 +75,16 @@ async def test_what_dies_after_a_long_run_is_started_again_at_once(caplog: pytes
     assert (process.state, runs.made[1].stops) == (State.ENDED, 1)
 
 
+async def test_its_owner_words_the_restart(caplog: pytest.LogCaptureFixture) -> None:
+    runs = FakeRuns()
+    process = ManagedProcess("worker 0", runs, word_restart="again in {:g} s".format)
+    await process.start()
+    runs.made[0].end()
+    await asyncio.sleep(1.0)
+    assert "worker 0 was killed by SIGKILL; again in 0.25 s" in caplog.messages
+    await process.stop()
+
+
 async def test_pauses_grow_while_it_does_not_start(caplog: pytest.LogCaptureFixture) -> None:
     runs = FakeRuns([None, "port in use", "port in use", "port in use"])
     process = ManagedProcess("gateway", runs)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
+from orchestrator.config import PowerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.profile import Conditions, EnergySource, Origin, Profile, batch_ladder, parse_profile, render_profile
-from orchestrator.profiling.assembly import PowerModel, ServerFacts, assemble_profile
+from orchestrator.profiling.assembly import ServerFacts, assemble_profile
 from orchestrator.profiling.campaign import (
     Progress,
     Subject,
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.virtual_time
 CONDITIONS = Conditions("2026-01-01T00:00:00+00:00", "a host", None, 0, ())
 
 
-def facts(name: ServerName, server: ProfiledFake, *, power: PowerModel | None = None) -> ServerFacts:
+def facts(name: ServerName, server: ProfiledFake, *, power: PowerSettings | None = None) -> ServerFacts:
     return ServerFacts(
         name=name,
         device="cpu",
@@ -63,7 +64,7 @@ async def test_every_batch_of_every_width_and_server_is_measured_as_it_is(tmp_pa
         B: ProfiledFake((25, 100), per_item_s=0.03, max_batch_size=12),
     }
     records = await campaign(tmp_path / "p", *(subject(name, server) for name, server in servers.items()))
-    power = PowerModel(idle_w=5, busy_w=25)
+    power = PowerSettings(idle_w=5, busy_w=25)
     profile = assembled(records, facts(B, servers[B], power=power), facts(A, servers[A]))
     assert [server.name for server in profile.servers] == ["a", "b"]
     assert [server.origin for server in profile.servers] == [Origin.MEASURED, Origin.EMULATED]

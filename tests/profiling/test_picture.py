@@ -7,8 +7,7 @@ from rich.console import Console
 
 from orchestrator.errors import ConfigError
 from orchestrator.profile import Origin
-from orchestrator.profiling.picture import check_picture, draw_picture, write_picture
-from orchestrator.profiling.view import render_profile_table
+from orchestrator.profiling.view import check_picture, draw_picture, render_profile_table, write_picture
 from tests.profile.profiles import model_profile, profile_of, server_profile
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -24,7 +24,7 @@ import pytest
 from onnx import numpy_helper
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
-from orchestrator.demo.sample import load_sample
+from orchestrator.demo.open_loop import load_sample
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName, Width

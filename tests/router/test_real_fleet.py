@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
-from orchestrator.demo.sample import LabelledSample, load_sample
+from orchestrator.demo.open_loop import LabelledSample, load_sample
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.router import Router

@@ -11,11 +11,10 @@ from rich.table import Table
 
 from orchestrator.cli.options import FOLDER
 from orchestrator.cli.research.output import counted_progress, wide_console
-from orchestrator.evaluation.campaign import run_campaign
+from orchestrator.evaluation.campaign import Records, run_campaign
 from orchestrator.evaluation.cases import Extent, plan_cases
 from orchestrator.evaluation.document import describe_machine, make_document
 from orchestrator.evaluation.page import check_outputs, write_outputs
-from orchestrator.evaluation.records import Records
 from orchestrator.evaluation.scores import score_cases
 from orchestrator.evaluation.suite import load_suite
 

@@ -15,10 +15,9 @@ from orchestrator.controller.status.client import has_controller
 from orchestrator.errors import ConfigError
 from orchestrator.profile import Profile, read_profile, write_profile
 from orchestrator.profiling.campaign import Progress as CampaignProgress
-from orchestrator.profiling.picture import check_picture, write_picture
 from orchestrator.profiling.profiler import ProfileRequest, check_profile, take_profile
 from orchestrator.profiling.sampling import Sampling, choose_sampling
-from orchestrator.profiling.view import render_profile_table
+from orchestrator.profiling.view import check_picture, render_profile_table, write_picture
 
 DEFAULTS = Sampling()
 

@@ -10,10 +10,9 @@ from rich.table import Column
 
 from orchestrator.cli.options import FILE, PATH
 from orchestrator.cli.research.output import counted_progress, figures_table, say_figure, wide_console
-from orchestrator.evaluation.tuning.campaign import Trials, find_scenarios, run_campaign
+from orchestrator.evaluation.tuning.campaign import Extent, Trials, best_of, find_scenarios, run_campaign
 from orchestrator.evaluation.tuning.document import describe_tuning, write_tuned
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
-from orchestrator.evaluation.tuning.trials import Extent, best_of
 
 _DEFAULTS = Extent()
 

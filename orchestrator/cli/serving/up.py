@@ -25,9 +25,8 @@ from orchestrator.cli.options import FOLDER, PATH
 from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, load_fleet
 from orchestrator.embedded.emulation import parse_slowdowns
-from orchestrator.embedded.local_stack import LocalStack
+from orchestrator.embedded.local_stack import LocalStack, complete_fleet, default_fleet, options_of
 from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
-from orchestrator.embedded.one_machine import complete_fleet, default_fleet, options_of
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.workers.file_watch import PERIOD_S, WatchedFiles

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.tuning.campaign import Trials
+from orchestrator.evaluation.tuning.campaign import FIGURES, FIRST_SEED, Extent, Trial, Trials, best_of
 from orchestrator.evaluation.tuning.space import BUCKETS, RANKS, SEARCHED
-from orchestrator.evaluation.tuning.trials import FIGURES, FIRST_SEED, Extent, Trial, best_of
 from orchestrator.files import write_atomically
 from orchestrator.simulation.utility import EXCHANGE
 
@@ -33,13 +32,7 @@ def describe_tuning(
 ) -> dict[str, Any]:
     """Return how a file of tuned policies came about, as JSON values: the command that makes it again, and what it did.
 
-    Args:
-        scenarios: Files and folders that were asked for.
-        policies: Likewise; none: all.
-        extent: How much was tried.
-        out: The file.
-        duration_s: How long it took.
-        processes: How many took part.
+    Scenarios (files and folders) and policies are those that were asked for; no policies: all.
     """
     parts = ["slimsched tune", *(f"--scenario {s}" for s in scenarios), *(f"--policy {p}" for p in policies)]
     parts += [f"--{key} {value}" for key, value in asdict(extent).items() if value is not None]

@@ -63,7 +63,9 @@ class Supervisor:
         self._fleet_statistics = LocalFleetStatistics(self._model_index, self.is_served)
         self._distributor = ConnectionDistributor()
         self._workers = [
-            ManagedProcess(f"worker {number}", partial(self._make_run, number, launch))
+            ManagedProcess(
+                f"worker {number}", partial(self._make_run, number, launch), word_restart="again in {:g} s".format
+            )
             for number in range(settings.workers)
         ]
         self._runs: dict[int, WorkerRun] = {}  # those that take requests

@@ -68,7 +68,7 @@ class ProfileStarts:
         found = find_start(self._profile, server, model, slowdown=self._slowdowns.get(server))
         if isinstance(found, Start):
             return found
-        if found.reason not in self._logged:
-            self._logged.add(found.reason)
-            log.warning("the profile tells nothing of model %s on server %s: %s", model.name, server, found.reason)
+        if found not in self._logged:
+            self._logged.add(found)
+            log.warning("the profile tells nothing of model %s on server %s: %s", model.name, server, found)
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -192,6 +192,10 @@ class ScenarioSettings(Section):
     objectives: ObjectiveSettings = ObjectiveSettings()
     faults: FaultSettings = FaultSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    def with_workload(self, **changes: Any) -> ScenarioSettings:
+        """Return the scenario with some settings of its workload changed, which are not checked again."""
+        return self.model_copy(update={"workload": self.workload.model_copy(update=changes)})
 
 
 def load_scenario(path: Path) -> tuple[ScenarioSettings, tuple[SimulatedServer, ...]]:

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
 from orchestrator.evaluation.tuning import campaign
-from orchestrator.evaluation.tuning.trials import FIRST_SEED, Extent, Job, Trial, best_of, run_job
+from orchestrator.evaluation.tuning.campaign import FIRST_SEED, Extent, Job, Trial, best_of, run_job
 from orchestrator.policies import parse_policy
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.settings import load_scenario

@@ -170,7 +170,7 @@ def test_a_killed_worker_takes_its_own_connections_only_and_comes_back(team: Tea
     with HttpLoad(team) as load:
         wait(lambda: min(ends["200"] for ends in load.ends) > 20, lambda: load.ends)
         os.kill(first[0], signal.SIGKILL)
-        wait(lambda: "started again" in team.log.read_text(), team.log.read_text)
+        wait(lambda: "; again in " in team.log.read_text(), team.log.read_text)
         wait(lambda: team.log.read_text().count("takes requests") == 3, team.log.read_text)
         before = load.total["200"]
         wait(lambda: load.total["200"] > before + 100, lambda: load.total)
