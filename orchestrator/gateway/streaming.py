@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from orchestrator.errors import SlimError
 from orchestrator.gateway.auth.callers import Caller, Ticket
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.metrics.outcomes import outcome_of
 from orchestrator.gateway.ports import ServerStream
 from orchestrator.gateway.protocol.family import FamilyModel
 from orchestrator.gateway.protocol.messages import parse, pb, serialise
 from orchestrator.gateway.protocol.wire import check_shapes, read_address
+from orchestrator.gateway.statuses import outcome_of
 from orchestrator.snapshot import ServerName
 
 METHOD = "ModelStreamInfer"

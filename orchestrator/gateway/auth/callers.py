@@ -32,7 +32,7 @@ class UnauthenticatedError(PermanentError):
 
 
 class ForbiddenError(PermanentError):
-    """The tenant may not do this."""
+    """The call is one that this caller may not make."""
 
 
 class QuotaError(CapacityError):

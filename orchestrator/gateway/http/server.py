@@ -27,18 +27,7 @@ _MIB = 2**20
 
 
 class HttpServer:
-    """The HTTP endpoint of a gateway.
-
-    Args:
-        data_plane: The data plane that answers.
-        address: Where to listen, ``host:port``; port 0 takes a free one.
-        settings: The gateway's settings, for the limits of what clients may take.
-        ssl: What to speak TLS with; None for plain connections.
-        listens: Whether it listens itself; else another process does, and its connections are adopted.
-
-    Attributes:
-        address: Where it listens, once started.
-    """
+    """The HTTP endpoint of a gateway; arguments and attributes are those of ``GrpcServer``."""
 
     def __init__(
         self,

@@ -2,6 +2,11 @@
 
 A file that can't be used is refused as a whole, and what was there is kept. A process that routes leaves names to its
 router; a supervisor, which has none, looks them up itself (``FollowedFleet``).
+
+Each worker has a router of its own and knows only its own batches and queues. So limits on amounts are divided: the
+waiting items and their bytes, the requests that may be sent again whatever the traffic, and the batches a server holds
+(by at least one each, so a server may hold as many batches as there are workers). Ratios (retries to traffic) need no
+division, and neither do times.
 """
 
 from __future__ import annotations
@@ -11,16 +16,35 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.config import FleetSettings, find_changes, load_fleet
+from orchestrator.config import FleetSettings, RouterSettings, find_changes, load_fleet
 from orchestrator.config.changes import ServerChanges
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.file_watch import WatchedFiles
-from orchestrator.gateway.workers.shares import share_router
 from orchestrator.router import ResolvedNames, Router
 from orchestrator.triton.resolution import resolve_host
 
 log = logging.getLogger(__name__)
+
+
+def share_router(settings: RouterSettings, workers: int) -> RouterSettings:
+    """Return the router's settings for one of so many workers."""
+    overload, retries = settings.overload, settings.retries
+    return settings.model_copy(
+        update={
+            "queue_limit": divide(settings.queue_limit, workers),
+            "overload": overload.model_copy(update={"queue_limit_mib": overload.queue_limit_mib / workers}),
+            "retries": retries.model_copy(
+                update={"minimum": divide(retries.minimum, workers), "burst": divide(retries.burst, workers)}
+            ),
+            "in_flight_groups": divide(settings.in_flight_groups, workers),
+        }
+    )
+
+
+def divide(amount: int, workers: int) -> int:
+    """Return a worker's part of an amount, rounded up, so that nobody has none."""
+    return -(-amount // workers)
 
 
 def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int = 1) -> WatchedFiles:
@@ -34,9 +58,10 @@ def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int =
     """
 
     def take() -> None:
-        fleet: FleetSettings = load_fleet(path)
+        fleet = load_fleet(path)
         # The router first: it looks at everything that could be refused before it changes anything.
-        router.reconfigure(fleet.model_copy(update={"router": share_router(fleet.router, workers)}))
+        fleet = fleet.model_copy(update={"router": share_router(fleet.router, workers)})
+        router.reconfigure(fleet)
         gateway.reconfigure(fleet)
 
     return WatchedFiles("the fleet's servers and the router's settings", [path], take)
