@@ -37,12 +37,7 @@ _BATCH_DURATIONS = ("compute_input", "compute_infer", "compute_output")
 
 
 class FleetStatistics:
-    """Answers to ModelStatistics and RepositoryIndex for the whole fleet.
-
-    Args:
-        model_index: What the servers serve.
-        is_served: Whether a family is answered by some server.
-    """
+    """Answers to ModelStatistics and RepositoryIndex for the whole fleet."""
 
     def __init__(self, model_index: ModelIndex, is_served: Callable[[str], bool]) -> None:
         self._model_index = model_index

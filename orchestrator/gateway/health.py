@@ -16,11 +16,6 @@ from orchestrator.router import Router
 class GatewayHealth:
     """Health as load balancers and clients ask for it.
 
-    Args:
-        router: The router that serves the families.
-        model_index: What the servers serve.
-        is_served_elsewhere: Whether the gateway's other processes can answer a family; None when there are none.
-
     Attributes:
         is_draining: Whether the requests that have come are still answered, and no more are taken.
     """

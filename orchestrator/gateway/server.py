@@ -97,10 +97,17 @@ class Gateway:
             pass_on_timeout_s=settings.pass_on_timeout_s,
         )
         tls = self._open_tls()
-        self.grpc = self._make_grpc(tls)
-        self.http = self._make_http(tls)
-        offers_metrics = settings.metrics is not None and self._is_alone
-        self.metrics = MetricsEndpoint(settings.metrics or "", self._read_metrics) if offers_metrics else None
+        self.grpc: GrpcServer | None = None
+        self.http: HttpServer | None = None
+        self.metrics: MetricsEndpoint | None = None
+        if settings.grpc is not None:
+            ssl = None if tls is None else tls.context(HTTP2)
+            self.grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone)
+        if settings.http is not None:
+            ssl = None if tls is None else tls.context(HTTP1)
+            self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone)
+        if settings.metrics is not None and self._is_alone:
+            self.metrics = MetricsEndpoint(settings.metrics, self._read_metrics)
 
     def _make_guard(self) -> Guard:
         auth = self._settings.auth
@@ -118,18 +125,6 @@ class Gateway:
         tls = TlsFiles(self._settings.tls)
         self._files.append(WatchedFiles("certificates", tls.paths, tls.refresh))
         return tls
-
-    def _make_grpc(self, tls: TlsFiles | None) -> GrpcServer | None:
-        address, ssl = self._settings.grpc, None if tls is None else tls.context(HTTP2)
-        if address is None:
-            return None
-        return GrpcServer(self._data_plane, address, self._settings, ssl=ssl, listens=self._is_alone)
-
-    def _make_http(self, tls: TlsFiles | None) -> HttpServer | None:
-        address, ssl = self._settings.http, None if tls is None else tls.context(HTTP1)
-        if address is None:
-            return None
-        return HttpServer(self._data_plane, address, self._settings, ssl=ssl, listens=self._is_alone)
 
     def reload(self) -> None:
         """Read tokens and certificates again now, as happens anyway within a second of their change."""

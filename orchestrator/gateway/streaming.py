@@ -26,13 +26,9 @@ METHOD = "ModelStreamInfer"
 
 
 class StreamSession:
-    """Answers the requests of one stream.
+    """Answers the requests of one stream, of families no more than ``window`` at a time.
 
-    Args:
-        data_plane: The data plane that answers them.
-        send: Takes one serialised ModelStreamInferResponse; waits while the client takes no more.
-        window: How many requests of families may be under way at a time.
-        caller: The client whose stream it is.
+    ``send`` takes one serialised ModelStreamInferResponse, and waits while the client takes no more.
     """
 
     def __init__(

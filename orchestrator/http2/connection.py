@@ -207,13 +207,7 @@ class Connection(Flow[Stream], Generic[T]):
         return not self.is_over and self.goaway is None and self._next_stream < MAX_WINDOW
 
     def open(self, receiver: Receiver, block: bytes, body: bytes | None = None) -> Stream:
-        """Open a stream to the peer.
-
-        Args:
-            receiver: takes what comes on it.
-            block: its header block.
-            body: all that is sent on it; None: its user will send, and finish it.
-        """
+        """Open a stream to the peer with a header block, and with all its body when it is given."""
         stream = Stream(self, self._next_stream)
         stream.receiver = receiver
         stream.is_fed = False

@@ -154,11 +154,9 @@ class TritonClient:
     # --- changing it ---
 
     async def load_model(self, name: str, *, config: Mapping[str, Any] | None = None) -> None:
-        """Load or reload a model and return once it serves, however long that takes.
+        """Load or reload a model of the repository and return once it serves, however long that takes.
 
-        Args:
-            name: of a folder in the server's repository.
-            config: replaces config.pbtxt until the next unload, as ModelConfig's JSON.
+        A config, as ModelConfig's JSON, replaces config.pbtxt until the next unload.
 
         Raises:
             SlimError: with Triton's reason.
@@ -180,12 +178,7 @@ class TritonClient:
     # --- inference ---
 
     async def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run a batch and return the named outputs.
-
-        Args:
-            model: its name.
-            inputs: by name, each with the batch first where the model batches.
-            outputs: names of those wanted.
+        """Run a batch, its items first where the model batches, and return the named outputs.
 
         Raises:
             SlimError: as translate_status says; whether the batch may have run is among it.
@@ -222,12 +215,7 @@ class TritonClient:
     # --- passing on ---
 
     async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
-        """Return the answer to one unary call that is passed on as it is.
-
-        Args:
-            method: of the service.
-            message: serialised request.
-            metadata: of the client.
+        """Return the answer to one serialised call of the service that is passed on as it is.
 
         Raises:
             RefusedCallError: with the server's status; ``executed`` says whether it is safe to ask another server.

@@ -47,8 +47,7 @@ class GrpcServer:
 
     Args:
         data_plane: The data plane that answers.
-        address: Where to listen, ``host:port``; port 0 takes a free one.
-        settings: The gateway's settings, for the limits of what clients may take.
+        settings: The gateway's settings; port 0 of its address takes a free one.
         ssl: What to speak TLS with; None for plain connections.
         listens: Whether it listens itself; else another process does, and its connections are adopted.
 
@@ -59,13 +58,12 @@ class GrpcServer:
     def __init__(
         self,
         data_plane: DataPlane,
-        address: str,
         settings: GatewaySettings,
         *,
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
     ) -> None:
-        self.address = address
+        self.address = settings.grpc or ""
         self._data_plane = data_plane
         self._window = settings.stream_window
         self._ssl = ssl

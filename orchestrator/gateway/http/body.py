@@ -23,11 +23,9 @@ _LEVEL = 1  # tensors hardly compress; more effort costs the event loop's time
 
 
 class BodyReader:
-    """Reads the bodies of all requests of a server, none of them larger than allowed, nor all together.
+    """Reads the bodies of all requests of a server.
 
-    Args:
-        limits: The limits of what clients may take.
-        max_bytes: The size of one body at the most, before and after decompression.
+    None is larger than ``max_bytes``, before and after decompression, nor all together than allowed.
     """
 
     def __init__(self, limits: ClientLimitSettings, *, max_bytes: int) -> None:

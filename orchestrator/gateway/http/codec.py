@@ -86,13 +86,7 @@ def split_body(body: bytes, json_bytes: int | None) -> tuple[bytes, bytes]:
 
 
 def parse_infer(model: str, version: str, text: bytes, binary: bytes) -> tuple[Message, OutputForms]:
-    """Return a ModelInferRequest and how its outputs are wanted.
-
-    Args:
-        model: The model's name, from the path.
-        version: The model's version, from the path; may be empty.
-        text: The JSON.
-        binary: The binary data that follows the JSON.
+    """Return a ModelInferRequest, of JSON and the binary data that follows it, and how its outputs are wanted.
 
     Raises:
         ConfigError: when this is no inference request.
@@ -161,13 +155,7 @@ def _add_output(request: Message, content: Mapping[str, Any], forms: OutputForms
 
 
 def parse_raw(model: str, version: str, config: Message, binary: bytes) -> Message:
-    """Return the ModelInferRequest of a body that is one raw tensor, of a batch of one.
-
-    Args:
-        model: The model's name, from the path.
-        version: The model's version, from the path; may be empty.
-        config: The model's ModelConfig, which says the input's name and shape.
-        binary: The tensor; for BYTES its one element.
+    """Return the ModelInferRequest of a body that is one raw tensor, of a batch of one; for BYTES its one element.
 
     Raises:
         ConfigError: when the model has several inputs, or the shape can't be known from the size.

@@ -49,12 +49,7 @@ class _Target:
 
 
 class HttpRoutes:
-    """What is answered under each path.
-
-    Args:
-        data_plane: The data plane that answers.
-        bodies: What reads the bodies of requests.
-    """
+    """What is answered under each path."""
 
     def __init__(self, data_plane: DataPlane, bodies: BodyReader) -> None:
         self._data_plane = data_plane

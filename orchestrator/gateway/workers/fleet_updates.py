@@ -48,14 +48,7 @@ def divide(amount: int, workers: int) -> int:
 
 
 def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int = 1) -> WatchedFiles:
-    """Return the watch over a fleet file whose changes a router and a gateway take.
-
-    Args:
-        path: The file that both were made from.
-        router: The router of this process.
-        gateway: The gateway of this process.
-        workers: How many processes share what the router section allows.
-    """
+    """Return the watch over the fleet file of a router and a gateway, of which there are as many as ``workers``."""
 
     def take() -> None:
         fleet = load_fleet(path)
@@ -69,10 +62,6 @@ def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int =
 
 class FollowedFleet:
     """A fleet as its file says, with one server for each address that a host name stands for.
-
-    Args:
-        settings: The fleet to begin with.
-        path: Its file.
 
     Attributes:
         settings: The newest fleet that could be used, but with the gateway section of the first: workers that are

@@ -40,11 +40,7 @@ _STOP_MARGIN_S = 5.0  # beyond drain_s, before a worker that does not end is kil
 class Supervisor:
     """Listens, and keeps the workers, while the context is open; leaving it drains.
 
-    Call it with an event loop running.
-
-    Args:
-        fleet: Whose Tritons statistics and the index are read from, names resolved; its changes are followed.
-        launch: How a worker is started.
+    Call it with an event loop running, and the fleet's names resolved; the fleet's changes are followed.
 
     Raises:
         ConfigError: A protocol key file can't be used.

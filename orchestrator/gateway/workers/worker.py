@@ -38,10 +38,7 @@ def read_init_message(channel_end: socket.socket) -> dict[str, Any] | None:
 class WorkerTeam:
     """The supervisor, and through it the other workers, as one worker knows them; ``join`` comes first.
 
-    Args:
-        channel_end: The worker's end of its channel, after the init message.
-        handoff_end: The worker's end of its socket handoff.
-        on_alone: Called when the supervisor is gone.
+    The channel is used from after the init message; ``on_alone`` is called when the supervisor is gone.
     """
 
     def __init__(self, channel_end: socket.socket, handoff_end: socket.socket, on_alone: Callable[[], None]) -> None:

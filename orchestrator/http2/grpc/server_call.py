@@ -31,10 +31,7 @@ CallerT = TypeVar("CallerT")
 
 
 class ReceiveBudget:
-    """Counts bytes by the call they came for.
-
-    Args:
-        most_bytes: How much may be held; the largest message must fit.
+    """Counts bytes by the call they came for; the largest message must fit into ``most_bytes``.
 
     Attributes:
         total_bytes: How much is held.
