@@ -39,9 +39,9 @@ def parse_generate(model: str, version: str, content: Mapping[str, Any], config:
             request.id = require_text("'id'", value)
         elif key == "parameters" and isinstance(value, dict):
             for name, parameter in value.items():
-                set_value(request.parameters, require_text("a parameter's name", name), parameter)
+                set_value(request.parameters, name, parameter)
         else:
-            set_value(request.parameters, require_text("a parameter's name", key), value)
+            set_value(request.parameters, key, value)
     return request
 
 

@@ -59,6 +59,7 @@ def set_value(parameters: Any, name: str, value: object) -> None:
     Raises:
         ConfigError: when it is no bool, number or string, or an integer beyond 64 bits.
     """
+    require_text("a parameter's name", name)
     if isinstance(value, bool):
         parameters[name].bool_param = value
     elif isinstance(value, int) and -(2**63) <= value < 2**63:

@@ -152,18 +152,6 @@ class ClientStream(ClientCall):
     Nobody's cancellation reaches the server: a message that ``send`` has begun to send is sent whole.
     """
 
-    __slots__ = (
-        "_block",
-        "_buffer",
-        "_connect",
-        "_error",
-        "_has_ended",
-        "_is_abandoned",
-        "_peer",
-        "_reader",
-        "_writer",
-    )
-
     def __init__(
         self,
         under_way: set[ClientCall],
