@@ -10,72 +10,45 @@ unregistering *all* shared memory succeeds without a call to a server, because n
 
 from __future__ import annotations
 
-from typing import Any
-
-from orchestrator.errors import ModelNotFoundError, PermanentError
-from orchestrator.gateway.auth.callers import Caller
+from orchestrator.errors import ModelNotFoundError
+from orchestrator.gateway.auth.callers import Caller, ForbiddenError
 from orchestrator.gateway.ports import UnaryMethod
-from orchestrator.gateway.protocol.messages import parse, pb, serialise
+from orchestrator.gateway.protocol.messages import build_answer, parse_request
 
 
-class ClosedError(PermanentError):
-    """The call is one that the gateway does not let through."""
-
-
-def _closed_call(what: str) -> UnaryMethod:
-    """Return the answer to a call that is never let through."""
-
-    async def refuse(message: bytes, caller: Caller) -> bytes:
-        raise ClosedError(f"{what} through the gateway is closed; see docs/gateway.md")
-
-    return refuse
-
-
-def _settings_call(what: str, request_kind: Any, answer_kind: Any) -> UnaryMethod:
-    """Return the answer to a call that reads or changes settings: an empty list, or closed."""
+def _closed_call(method: str, what: str, *, but_without: str | None = None) -> UnaryMethod:
+    """Return the answer to a call that is not let through; to one without the field ``but_without`` an empty answer."""
 
     async def answer(message: bytes, caller: Caller) -> bytes:
-        if parse(request_kind, message).settings:
-            raise ClosedError(f"changing {what} through the gateway is closed; see docs/gateway.md")
-        return serialise(answer_kind())
+        if but_without is None or getattr(parse_request(method, message), but_without):
+            raise ForbiddenError(f"{what} through the gateway is closed; see docs/gateway.md")
+        return build_answer(method)
 
     return answer
 
 
-def _shared_memory_status(kind: str) -> UnaryMethod:
-    """Return the answer to a query for registered regions: there are none."""
-    request_kind = getattr(pb, f"{kind}SharedMemoryStatusRequest")
-    answer_kind = getattr(pb, f"{kind}SharedMemoryStatusResponse")
+def _shared_memory(kind: str) -> dict[str, UnaryMethod]:
+    """Return the answers to the calls for one kind of shared memory."""
+    status, register, unregister = (f"{kind}SharedMemory{what}" for what in ("Status", "Register", "Unregister"))
 
-    async def answer(message: bytes, caller: Caller) -> bytes:
-        name = parse(request_kind, message).name
-        if name:
+    async def answer_status(message: bytes, caller: Caller) -> bytes:
+        if name := parse_request(status, message).name:
             raise ModelNotFoundError(f"Unable to find {kind.lower()} shared memory region: '{name}'")
-        return serialise(answer_kind())
+        return build_answer(status)
 
-    return answer
-
-
-def _shared_memory_unregister(kind: str) -> UnaryMethod:
-    """Return the answer to unregistering: done when all are meant, closed when one is."""
-    request_kind = getattr(pb, f"{kind}SharedMemoryUnregisterRequest")
-    answer_kind = getattr(pb, f"{kind}SharedMemoryUnregisterResponse")
-
-    async def answer(message: bytes, caller: Caller) -> bytes:
-        if parse(request_kind, message).name:
-            raise ClosedError("unregistering shared memory by name through the gateway is closed; see docs/gateway.md")
-        return serialise(answer_kind())
-
-    return answer
+    return {
+        status: answer_status,
+        register: _closed_call(register, "registering shared memory"),
+        unregister: _closed_call(unregister, "unregistering shared memory by name", but_without="name"),
+    }
 
 
 ADMINISTRATION: dict[str, UnaryMethod] = {
-    "TraceSetting": _settings_call("trace settings", pb.TraceSettingRequest, pb.TraceSettingResponse),
-    "LogSettings": _settings_call("log settings", pb.LogSettingsRequest, pb.LogSettingsResponse),
-    **{f"{kind}SharedMemoryStatus": _shared_memory_status(kind) for kind in ("System", "Cuda")},
-    **{f"{kind}SharedMemoryUnregister": _shared_memory_unregister(kind) for kind in ("System", "Cuda")},
-    **{f"{kind}SharedMemoryRegister": _closed_call("registering shared memory") for kind in ("System", "Cuda")},
-    "RepositoryModelLoad": _closed_call("loading models"),
-    "RepositoryModelUnload": _closed_call("unloading models"),
+    "TraceSetting": _closed_call("TraceSetting", "changing trace settings", but_without="settings"),
+    "LogSettings": _closed_call("LogSettings", "changing log settings", but_without="settings"),
+    **_shared_memory("System"),
+    **_shared_memory("Cuda"),
+    "RepositoryModelLoad": _closed_call("RepositoryModelLoad", "loading models"),
+    "RepositoryModelUnload": _closed_call("RepositoryModelUnload", "unloading models"),
 }
 """Those calls by name."""

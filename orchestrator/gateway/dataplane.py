@@ -14,24 +14,22 @@ from typing import Any
 from orchestrator.config import RetrySettings
 from orchestrator.gateway.administration import ADMINISTRATION
 from orchestrator.gateway.auth.callers import Caller, Guard, UnauthenticatedError
-from orchestrator.gateway.fleet_statistics import LocalFleetStatistics
+from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.inference import Inference
 from orchestrator.gateway.metadata import MetadataAnswers
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import Passthrough
-from orchestrator.gateway.ports import InferenceRouter, Team, UnaryMethod
+from orchestrator.gateway.ports import Team, UnaryMethod
 from orchestrator.gateway.protocol.messages import Message, pb, serialise
 from orchestrator.gateway.protocol.wire import read_address
 from orchestrator.http2.grpc.wire import Metadata
+from orchestrator.router import Router
 
 _OF_A_MODEL = frozenset({"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
-_LISTS: dict[str, tuple[Any, str]] = {
-    "RepositoryIndex": (pb.RepositoryIndexResponse, "models"),
-    "ModelStatistics": (pb.ModelStatisticsResponse, "model_stats"),
-}
-"""Answers that list models, and in which field."""
+_LISTS = {"RepositoryIndex": "models", "ModelStatistics": "model_stats"}
+"""Methods whose answers list models, and in which field."""
 
 
 class DataPlane:
@@ -48,14 +46,13 @@ class DataPlane:
 
     Attributes:
         health: Whether the gateway and its models can answer.
-        inference: What answers inferences.
-        passthrough: What calls servers for models of no family.
         fleet_statistics: What keeps the fleet's statistics; None when another process does.
+        methods: The unary calls that are answered, by name.
     """
 
     def __init__(
         self,
-        router: InferenceRouter,
+        router: Router,
         model_index: ModelIndex,
         metrics: GatewayMetrics,
         *,
@@ -70,27 +67,22 @@ class DataPlane:
         self.health = GatewayHealth(router, model_index, None if team is None else team.is_served)
         self.passthrough = Passthrough(model_index, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
         self.inference = Inference(router, model_index, metrics, self.guard, self.passthrough, self.health)
-        self.fleet_statistics = LocalFleetStatistics(model_index, self.health.serves) if team is None else None
-        statistics = self.fleet_statistics if team is None else team.fleet_statistics
-        assert statistics is not None
-        metadata = MetadataAnswers(model_index, self.passthrough)
-        self._methods: dict[str, UnaryMethod] = {
+        self.metadata = MetadataAnswers(model_index, self.passthrough)
+        statistics = FleetStatistics(model_index, self.health.serves)
+        self.fleet_statistics = statistics if team is None else None
+        query_fleet = statistics.answer if team is None else team.query_fleet
+        self.methods: dict[str, UnaryMethod] = {
             "ServerLive": self.health.answer_live,
             "ServerReady": self.health.answer_ready,
             "ModelReady": self.health.answer_model_ready,
-            "ServerMetadata": metadata.answer_server,
-            "ModelMetadata": metadata.answer_metadata,
-            "ModelConfig": metadata.answer_config,
-            "ModelStatistics": lambda message, caller: statistics.statistics(message),
-            "RepositoryIndex": lambda message, caller: statistics.index(message),
+            "ServerMetadata": self.metadata.answer_server,
+            "ModelMetadata": self.metadata.answer_metadata,
+            "ModelConfig": self.metadata.answer_config,
+            "ModelStatistics": lambda message, caller: query_fleet("ModelStatistics", message),
+            "RepositoryIndex": lambda message, caller: query_fleet("RepositoryIndex", message),
             "ModelInfer": self.inference.call,
             **ADMINISTRATION,
         }
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The names of the unary calls that are answered."""
-        return tuple(self._methods)
 
     def identify(self, method: str, metadata: Metadata) -> Caller:
         """Return who makes a call; for its transport to do once a call.
@@ -115,20 +107,21 @@ class DataPlane:
             model = read_address(message).model
             if model or method not in _LISTS:
                 self.guard.require_model(caller, model)
-        answer = await self._methods[method](message, caller)
+        answer = await self.methods[method](message, caller)
         if not sees_all and method in _LISTS:
-            return _keep(answer, *_LISTS[method], lambda model: self.guard.may_use(caller, model))
+            return _keep(method, answer, lambda model: self.guard.may_use(caller, model))
         return answer
 
-    async def query(self, method: str, request: Message, kind: Any, caller: Caller) -> Message:
-        """Return the answer to a call that is no inference as a message of ``kind``; raises as ``call``."""
-        return kind.FromString(await self.call(method, serialise(request), caller))
+    async def query(self, method: str, caller: Caller, **fields: Any) -> Message:
+        """Return the answer to a call that is no inference, given the fields of its request; raises as ``call``."""
+        message = serialise(getattr(pb, f"{method}Request")(**fields))
+        return getattr(pb, f"{method}Response").FromString(await self.call(method, message, caller))
 
 
-def _keep(answer: bytes, kind: Any, field: str, is_kept: Callable[[str], bool]) -> bytes:
+def _keep(method: str, answer: bytes, is_kept: Callable[[str], bool]) -> bytes:
     """Return a serialised list of models without those that are not to be seen."""
-    message = kind.FromString(answer)
-    models = getattr(message, field)
+    message = getattr(pb, f"{method}Response").FromString(answer)
+    models = getattr(message, _LISTS[method])
     kept = [model for model in models if is_kept(model.name)]
     del models[:]
     models.extend(kept)

@@ -2,42 +2,42 @@
 
 Two workers that each kept statistics of their own would answer one client's two connections with two sums, the second
 perhaps the smaller one: what a server had counted before a reload is known only to the process that has read it then.
-So there is one keeper. With one process it is in there; with several it is their supervisor, and they ask it
-(``RemoteFleetStatistics``).
+So there is one keeper. With one process it is in there; with several it is their supervisor, and they query it.
+
+A server's counters go back to zero with each full reload of a model and vanish with an unload. So for every (server,
+model, version) what was counted before is kept, and a reading below the last one is taken for a new start. What a
+server counts between the last reading and a reload is lost; the gateway therefore reads every now and then, whether
+anybody asks or not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.model_index import ModelIndex
-from orchestrator.gateway.ports import FleetStatistics, Server
+from orchestrator.gateway.ports import Server
 from orchestrator.gateway.protocol.family import VERSION, check_version
-from orchestrator.gateway.protocol.messages import parse, pb
-from orchestrator.gateway.statistics import MonotonicStatistics
-from orchestrator.gateway.workers.channel import Answers, Channel
+from orchestrator.gateway.protocol.messages import Message, parse, parse_request, pb, serialise
+from orchestrator.snapshot import ServerName
 from orchestrator.triton.client import READY
 from orchestrator.triton.discovery import ServerModels
 from orchestrator.triton.errors import RefusedCallError
 
 log = logging.getLogger(__name__)
 
-_ASK_S = 10.0
-"""How long the supervisor may take, which asks the servers for their statistics."""
+_Key = tuple[ServerName, str, str]
+_DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
+_RESPONSE_DURATIONS = ("compute_infer", "compute_output", "success", "fail", "empty_response", "cancel")
+_BATCH_DURATIONS = ("compute_input", "compute_infer", "compute_output")
 
 
-class LocalFleetStatistics:
-    """The one that reads the servers.
-
-    Args:
-        model_index: what the servers serve.
-        is_served: whether a family is answered by some server.
-    """
+class FleetStatistics:
+    """Answers to ModelStatistics and RepositoryIndex for the whole fleet."""
 
     def __init__(self, model_index: ModelIndex, is_served: Callable[[str], bool]) -> None:
         self._model_index = model_index
@@ -45,51 +45,52 @@ class LocalFleetStatistics:
         self._statistics = MonotonicStatistics()
         self._locks: WeakKeyDictionary[ServerModels[Server], asyncio.Lock] = WeakKeyDictionary()
 
-    async def observe(self) -> None:
-        """Read the statistics of every server that answers; never raises."""
-        await asyncio.gather(*(self._read(server) for server in self._model_index.servers if server.problem is None))
-
     async def watch(self, period_s: float) -> None:
-        """Read them for ever."""
+        """Read the statistics of every server that answers, for ever."""
         while True:
-            await self.observe()
+            await self._observe()
             await asyncio.sleep(period_s)
+
+    async def _observe(self) -> None:
+        await asyncio.gather(*(self._read(server) for server in self._model_index.servers if server.problem is None))
 
     async def _read(self, server: ServerModels[Server]) -> None:
         try:
             # One reading at a time: two that overtook each other would look like a reload.
             async with self._locks.setdefault(server, asyncio.Lock()):
-                answer = await server.server.call("ModelStatistics", pb.ModelStatisticsRequest().SerializeToString())
+                answer = await server.server.call("ModelStatistics", serialise(pb.ModelStatisticsRequest()))
                 self._statistics.observe(server.name, parse(pb.ModelStatisticsResponse, answer).model_stats)
         except SlimError as exc:
             log.debug("statistics of %s: %s", server.name, exc)
 
-    async def statistics(self, message: bytes) -> bytes:
+    async def answer(self, method: str, message: bytes) -> bytes:
+        """Return the serialised answer to a serialised call; raises SlimError."""
+        request = parse_request(method, message)
+        return serialise(await self._sum(request) if method == "ModelStatistics" else self._list(request))
+
+    async def _sum(self, request: Message) -> Message:
         """Return the sums over all servers."""
-        request = parse(pb.ModelStatisticsRequest, message)
         check_version(request.version)
-        await self.observe()
+        await self._observe()
         answer = pb.ModelStatisticsResponse()
         families = self._model_index.families
         for name in families if not request.name else {request.name} & families.keys():
             if request.version in ("", VERSION):
                 found = (model for server in self._model_index.servers for model in server.widths.values())
                 widths = {str(model.name) for model in found if model.family == name}
-                answer.model_stats.append(self._statistics.total(name, VERSION, _one_of(widths)))
+                wanted = {(model, version) for model, version in self._statistics.known() if model in widths}
+                answer.model_stats.append(self._statistics.total(name, VERSION, wanted))
         if request.name not in families:
-            for model, of_version in sorted(self._statistics.known()):
+            for model, version in sorted(self._statistics.known()):
                 is_wanted = model == request.name or (not request.name and not self._model_index.is_width(model))
-                if is_wanted and request.version in ("", of_version):
-                    wanted = _exactly(model, of_version)
-                    answer.model_stats.append(self._statistics.total(model, of_version, wanted))
+                if is_wanted and request.version in ("", version):
+                    answer.model_stats.append(self._statistics.total(model, version, {(model, version)}))
         if request.name and not answer.model_stats:
             raise ConfigError(f"requested model '{request.name}' is not available")
-        serialised: bytes = answer.SerializeToString()
-        return serialised
+        return answer
 
-    async def index(self, message: bytes) -> bytes:
+    def _list(self, request: Message) -> Message:
         """Return every family once, and the other models of all servers."""
-        request = parse(pb.RepositoryIndexRequest, message)
         if request.repository_name:
             raise RefusedCallError("UNIMPLEMENTED", "'repository_name' specification is not supported")
         answer = pb.RepositoryIndexResponse()
@@ -102,45 +103,69 @@ class LocalFleetStatistics:
         for entry in self._model_index.merged_entries(families):
             if entry.state == READY or not request.ready:
                 answer.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
-        serialised: bytes = answer.SerializeToString()
-        return serialised
+        return answer
 
 
-class RemoteFleetStatistics:
-    """The one of a worker: it asks the supervisor."""
+class MonotonicStatistics:
+    """What all servers have counted since this gateway first read them; it never runs backwards."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self) -> None:
+        self._before: dict[_Key, Message] = {}  # counted before the last start
+        self._last: dict[_Key, Message] = {}
 
-    async def statistics(self, message: bytes) -> bytes:
-        """Return what the supervisor says."""
-        parse(pb.ModelStatisticsRequest, message)  # bytes that are none are refused here, where they came from
-        return await self._ask("statistics", message)
+    def observe(self, server: ServerName, statistics: Iterable[Message]) -> None:
+        """Take in what a server says of its models."""
+        for reading in statistics:
+            key = (server, reading.name, reading.version)
+            last = self._last.get(key)
+            if last is not None and _is_below(reading, last):
+                _add(self._before.setdefault(key, pb.ModelStatistics()), last)
+            self._last[key] = reading
 
-    async def index(self, message: bytes) -> bytes:
-        """Return what the supervisor says."""
-        parse(pb.RepositoryIndexRequest, message)
-        return await self._ask("index", message)
+    def total(self, name: str, version: str, wanted: set[tuple[str, str]]) -> Message:
+        """Return the sum over all servers and the wanted (model, version), under a name and version."""
+        total = pb.ModelStatistics(name=name, version=version)
+        for readings in (self._before, self._last):
+            for (_, *model), reading in readings.items():
+                if tuple(model) in wanted:
+                    _add(total, reading)
+        for (_, *model), reading in self._last.items():
+            if tuple(model) in wanted:
+                total.memory_usage.extend(reading.memory_usage)
+        return total
 
-    async def _ask(self, what: str, message: bytes) -> bytes:
-        return b64decode(await self._channel.ask(what, b64encode(message).decode(), timeout_s=_ASK_S))
-
-
-def answers_to_workers(fleet_statistics: FleetStatistics) -> Answers:
-    """Return what a supervisor answers a ``RemoteFleetStatistics`` by, for its channel."""
-
-    async def statistics(body: str) -> str:
-        return b64encode(await fleet_statistics.statistics(b64decode(body))).decode()
-
-    async def index(body: str) -> str:
-        return b64encode(await fleet_statistics.index(b64decode(body))).decode()
-
-    return {"statistics": statistics, "index": index}
-
-
-def _exactly(model: str, of_version: str) -> Callable[[str, str], bool]:
-    return lambda name, number: (name, number) == (model, of_version)
+    def known(self) -> set[tuple[str, str]]:
+        """Return all (model, version) that were ever counted."""
+        return {(model, version) for _, model, version in self._last}
 
 
-def _one_of(models: set[str]) -> Callable[[str, str], bool]:
-    return lambda name, number: name in models
+def _add(total: Message, part: Message) -> None:
+    """Add one ModelStatistics to another; the later of their last inferences counts."""
+    total.last_inference = max(total.last_inference, part.last_inference)
+    total.inference_count += part.inference_count
+    total.execution_count += part.execution_count
+    _add_durations(total.inference_stats, part.inference_stats, _DURATIONS)
+    batches = {batch.batch_size: batch for batch in total.batch_stats}
+    for batch in part.batch_stats:
+        mine = batches.get(batch.batch_size)
+        if mine is None:
+            mine = batches[batch.batch_size] = total.batch_stats.add(batch_size=batch.batch_size)
+        _add_durations(mine, batch, _BATCH_DURATIONS)
+    for name, responses in part.response_stats.items():
+        _add_durations(total.response_stats[name], responses, _RESPONSE_DURATIONS)
+
+
+def _add_durations(total: Any, part: Any, names: Iterable[str]) -> None:
+    for name in names:
+        mine, theirs = getattr(total, name), getattr(part, name)
+        mine.count += theirs.count
+        mine.ns += theirs.ns
+
+
+def _is_below(reading: Message, last: Message) -> bool:
+    """Return whether any counter has fallen, which a running model's never does."""
+    if reading.inference_count < last.inference_count or reading.execution_count < last.execution_count:
+        return True
+    return any(
+        getattr(reading.inference_stats, name).count < getattr(last.inference_stats, name).count for name in _DURATIONS
+    )

@@ -7,19 +7,14 @@ from collections.abc import Callable
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.model_index import ModelIndex
-from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.protocol.family import VERSION, check_version
-from orchestrator.gateway.protocol.messages import parse, pb, serialise
+from orchestrator.gateway.protocol.messages import build_answer, parse_request
 from orchestrator.gateway.protocol.wire import Address
+from orchestrator.router import Router
 
 
 class GatewayHealth:
     """Health as load balancers and clients ask for it.
-
-    Args:
-        router: The router that serves the families.
-        model_index: What the servers serve.
-        is_served_elsewhere: Whether the gateway's other processes can answer a family; None when there are none.
 
     Attributes:
         is_draining: Whether the requests that have come are still answered, and no more are taken.
@@ -27,7 +22,7 @@ class GatewayHealth:
 
     def __init__(
         self,
-        router: InferenceRouter,
+        router: Router,
         model_index: ModelIndex,
         is_served_elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
@@ -73,13 +68,13 @@ class GatewayHealth:
 
     async def answer_live(self, message: bytes, caller: Caller) -> bytes:
         """Return the answer to ServerLive."""
-        return serialise(pb.ServerLiveResponse(live=True))
+        return build_answer("ServerLive", live=True)
 
     async def answer_ready(self, message: bytes, caller: Caller) -> bytes:
         """Return the answer to ServerReady."""
-        return serialise(pb.ServerReadyResponse(ready=self.is_ready()))
+        return build_answer("ServerReady", ready=self.is_ready())
 
     async def answer_model_ready(self, message: bytes, caller: Caller) -> bytes:
         """Return the answer to ModelReady."""
-        request = parse(pb.ModelReadyRequest, message)
-        return serialise(pb.ModelReadyResponse(ready=self.is_model_ready(request.name, request.version)))
+        request = parse_request("ModelReady", message)
+        return build_answer("ModelReady", ready=self.is_model_ready(request.name, request.version))

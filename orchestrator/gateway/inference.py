@@ -15,10 +15,8 @@ from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
 from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.gateway.metrics.outcomes import outcome_of
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import Passthrough
-from orchestrator.gateway.ports import InferenceRouter
 from orchestrator.gateway.protocol.family import (
     FamilyModel,
     FamilyRequest,
@@ -28,34 +26,113 @@ from orchestrator.gateway.protocol.family import (
 )
 from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
 from orchestrator.gateway.protocol.wire import MalformedMessageError, check_shapes, read_address
-from orchestrator.http2.grpc.unary_call import UnaryResponder
-from orchestrator.router import Answer, CallbackSink
+from orchestrator.gateway.statuses import outcome_of
+from orchestrator.http2.grpc.unary_call import UnaryCall
+from orchestrator.router import Answer, CallbackSink, Router
 
 
-class FamilyInference:
-    """Answers inferences of families.
+class Inference:
+    """Answers inferences of every model, each after it was admitted."""
 
-    Args:
-        router: What runs them.
-        metrics: Where they are counted.
-        guard: What says what a caller may.
-        health: What says whether requests are taken.
-    """
-
-    def __init__(self, router: InferenceRouter, metrics: GatewayMetrics, guard: Guard, health: GatewayHealth) -> None:
+    def __init__(
+        self,
+        router: Router,
+        model_index: ModelIndex,
+        metrics: GatewayMetrics,
+        guard: Guard,
+        passthrough: Passthrough,
+        health: GatewayHealth,
+    ) -> None:
         self._router = router
+        self._model_index = model_index
         self._metrics = metrics
         self._guard = guard
+        self._passthrough = passthrough
         self._health = health
 
-    async def infer(self, family: FamilyModel, request: Message, caller: Caller) -> Message:
-        """Return the ModelInferResponse to a ModelInferRequest.
+    def admit(self, caller: Caller, model: str) -> Ticket:
+        """Return what holds an inference's place among those under way; to be closed when it is answered.
+
+        Raises:
+            ForbiddenError: The caller may not use the model.
+            QuotaError: The caller has had its share.
+        """
+        try:
+            return self._guard.admit(caller, model)
+        except SlimError as exc:
+            self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+            raise
+
+    def begin(self, message: bytes, caller: Caller, responder: UnaryCall[Caller]) -> bool:
+        """Take a serialised inference of a family, to be answered when the router does; return whether it is one.
+
+        Raises:
+            SlimError: Why it is refused.
+        """
+        family = self._model_index.families.get(read_address(message).model)
+        if family is None:
+            return False
+        ticket = self.admit(caller, family.name)
+
+        def respond(response: Message | Exception) -> None:
+            responder.on_abort = None  # else call and callback would keep each other alive
+            ticket.close()
+            if isinstance(response, Exception):
+                responder.refuse(response)
+            else:
+                responder.answer(serialise(response))
+
+        def abort() -> None:
+            ticket.close()
+            cancel()
+
+        try:
+            cancel = self._begin(family, message, caller, respond)
+        except BaseException:
+            ticket.close()
+            raise
+        responder.on_abort = abort
+        return True
+
+    async def call(self, message: bytes, caller: Caller) -> bytes:
+        """Return the serialised answer to a serialised inference.
 
         Raises:
             SlimError: Why there is none.
         """
+        model = read_address(message).model
+        with self.admit(caller, model):
+            family = self._model_index.families.get(model)
+            if family is None:
+                return await self._pass_through(model, message, caller)
+            return serialise(await self._infer(family, parse(pb.ModelInferRequest, message), caller))
+
+    async def infer(self, request: Message, caller: Caller) -> Message:
+        """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
+        family = self._model_index.families.get(request.model_name)
+        if family is None:
+            answer = await self._pass_through(request.model_name, serialise(request), caller)
+            return pb.ModelInferResponse.FromString(answer)
+        return await self._infer(family, request, caller)
+
+    async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
+        """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""
+        response = pb.ModelStreamInferResponse()
+        try:
+            with self.admit(caller, family.name):
+                request = parse(pb.ModelInferRequest, message)
+                response.infer_response.CopyFrom(await self._infer(family, request, caller))
+                response.infer_response.parameters["triton_final_response"].bool_param = True
+        except MalformedMessageError:
+            raise
+        except SlimError as exc:
+            response.error_message = str(exc)
+            response.infer_response.id = parse(pb.ModelInferRequest, message).id
+        return serialise(response)
+
+    async def _infer(self, family: FamilyModel, request: Message, caller: Caller) -> Message:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        cancel = self.begin(family, request, caller, partial(_resolve, future))
+        cancel = self._begin(family, request, caller, partial(_resolve, future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -64,7 +141,7 @@ class FamilyInference:
         finally:
             del future, cancel  # an error holds this frame, and the future the error; it would take the collector
 
-    def begin(
+    def _begin(
         self,
         family: FamilyModel,
         request: Message | bytes,
@@ -73,15 +150,8 @@ class FamilyInference:
     ) -> Callable[[], None]:
         """Take a ModelInferRequest and return at once what withdraws it.
 
-        Args:
-            family: The family that it is for.
-            request: The request, as a message or serialised.
-            caller: Who makes the call.
-            callback: Called once with the ModelInferResponse or the error, unless this raises or the request is
-                withdrawn; may be called before this returns.
-
-        Raises:
-            SlimError: Why the request is not taken.
+        ``callback`` is called once with the ModelInferResponse or the error, unless this raises or the request is
+        withdrawn; it may be called before this returns.
         """
         self._metrics.begin()
         note = partial(self._note, family, caller, time.perf_counter())
@@ -141,124 +211,6 @@ class FamilyInference:
             queue_s=None if answer is None else answer.queue_s,
         )
 
-
-def _resolve(future: asyncio.Future[Message], response: Message | Exception) -> None:
-    if future.done():  # whoever waited has given up
-        return
-    if isinstance(response, Exception):
-        future.set_exception(response)
-    else:
-        future.set_result(response)
-
-
-class Inference:
-    """Answers inferences of every model, each after it was admitted.
-
-    Args:
-        router: The router for the families.
-        model_index: What the servers serve.
-        metrics: Where inferences are counted.
-        guard: What says what a caller may.
-        passthrough: What calls a server that has a model.
-        health: What says whether requests are taken.
-    """
-
-    def __init__(
-        self,
-        router: InferenceRouter,
-        model_index: ModelIndex,
-        metrics: GatewayMetrics,
-        guard: Guard,
-        passthrough: Passthrough,
-        health: GatewayHealth,
-    ) -> None:
-        self._families = FamilyInference(router, metrics, guard, health)
-        self._model_index = model_index
-        self._metrics = metrics
-        self._guard = guard
-        self._passthrough = passthrough
-        self._health = health
-
-    def admit(self, caller: Caller, model: str) -> Ticket:
-        """Return what holds an inference's place among those under way; to be closed when it is answered.
-
-        Raises:
-            ForbiddenError: The caller may not use the model.
-            QuotaError: The caller has had its share.
-        """
-        try:
-            return self._guard.admit(caller, model)
-        except SlimError as exc:
-            self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
-            raise
-
-    def begin(self, message: bytes, caller: Caller, responder: UnaryResponder) -> bool:
-        """Take a serialised inference of a family, to be answered when the router does; return whether it is one.
-
-        Raises:
-            SlimError: Why it is refused.
-        """
-        family = self._model_index.families.get(read_address(message).model)
-        if family is None:
-            return False
-        ticket = self.admit(caller, family.name)
-
-        def respond(response: Message | Exception) -> None:
-            responder.on_abort = None  # else call and callback would keep each other alive
-            ticket.close()
-            if isinstance(response, Exception):
-                responder.refuse(response)
-            else:
-                responder.answer(serialise(response))
-
-        def abort() -> None:
-            ticket.close()
-            cancel()
-
-        try:
-            cancel = self._families.begin(family, message, caller, respond)
-        except BaseException:
-            ticket.close()
-            raise
-        responder.on_abort = abort
-        return True
-
-    async def call(self, message: bytes, caller: Caller) -> bytes:
-        """Return the serialised answer to a serialised inference.
-
-        Raises:
-            SlimError: Why there is none.
-        """
-        model = read_address(message).model
-        with self.admit(caller, model):
-            family = self._model_index.families.get(model)
-            if family is None:
-                return await self._pass_through(model, message, caller)
-            return serialise(await self._families.infer(family, parse(pb.ModelInferRequest, message), caller))
-
-    async def infer(self, request: Message, caller: Caller) -> Message:
-        """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
-        family = self._model_index.families.get(request.model_name)
-        if family is None:
-            answer = await self._pass_through(request.model_name, serialise(request), caller)
-            return pb.ModelInferResponse.FromString(answer)
-        return await self._families.infer(family, request, caller)
-
-    async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
-        """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""
-        response = pb.ModelStreamInferResponse()
-        try:
-            with self.admit(caller, family.name):
-                request = parse(pb.ModelInferRequest, message)
-                response.infer_response.CopyFrom(await self._families.infer(family, request, caller))
-                response.infer_response.parameters["triton_final_response"].bool_param = True
-        except MalformedMessageError:
-            raise
-        except SlimError as exc:
-            response.error_message = str(exc)
-            response.infer_response.id = parse(pb.ModelInferRequest, message).id
-        return serialise(response)
-
     async def _pass_through(self, name: str, message: bytes, caller: Caller) -> bytes:
         """Return what a server answers to an inference of a model that is no family."""
         self._metrics.begin()
@@ -287,3 +239,12 @@ class Inference:
     def _label(self, model: str) -> str:
         """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
         return model if self._model_index.is_known(model) else ""
+
+
+def _resolve(future: asyncio.Future[Message], response: Message | Exception) -> None:
+    if future.done():  # whoever waited has given up
+        return
+    if isinstance(response, Exception):
+        future.set_exception(response)
+    else:
+        future.set_result(response)

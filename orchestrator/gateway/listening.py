@@ -4,42 +4,15 @@ from __future__ import annotations
 
 import socket
 
-from aiohttp import web
-
 from orchestrator.errors import ConfigError
 
 BACKLOG = 1024
 
 
-async def listen(server: web.Server, address: str, *, key: str) -> tuple[web.ServerRunner, str]:
-    """Return a runner that listens on ``host:port``, and the address with the port it has.
-
-    Args:
-        server: The server that answers.
-        address: Where to listen; port 0 takes a free one.
-        key: The key of fleet.yaml, for the message when it fails.
-
-    Raises:
-        ConfigError: The address can't be listened on.
-    """
-    host, _, port = address.rpartition(":")
-    runner = web.ServerRunner(server)
-    await runner.setup()
-    site = web.TCPSite(runner, host.strip("[]"), int(port))
-    try:
-        await site.start()
-    except OSError as exc:
-        await runner.cleanup()
-        raise refused_address(address, key, exc) from exc
-    return runner, f"{host}:{runner.addresses[0][1]}"
-
-
 def bind(address: str, *, key: str) -> socket.socket:
     """Return a non-blocking socket on ``host:port``, which nobody else has; it does not listen yet.
 
-    Args:
-        address: Where to bind; of a name that has several addresses, the first.
-        key: The key of fleet.yaml, for the message when it fails.
+    Of a name that has several addresses it is the first; ``key`` is the address' key in fleet.yaml.
 
     Raises:
         ConfigError: The address can't be had.

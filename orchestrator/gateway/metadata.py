@@ -6,21 +6,20 @@ A family's are those of its narrowest width that a server has, without what diff
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from orchestrator.errors import ServerUnavailableError, SlimError
-from orchestrator.gateway.auth.callers import Caller
+from orchestrator.gateway.auth.callers import ANYONE, Caller
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import Passthrough
 from orchestrator.gateway.protocol.family import VERSION, FamilyModel, check_version, merge_config, require_version
-from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
-from orchestrator.gateway.protocol.wire import MalformedMessageError
+from orchestrator.gateway.protocol.messages import Message, build_answer, parse, parse_request, pb, serialise
 
 log = logging.getLogger(__name__)
 
-SERVER_NAME = "slim-scheduler"
-EXTENSIONS = (
+_EXTENSIONS = (
     "classification",
     "sequence",
     "model_configuration",
@@ -29,30 +28,31 @@ EXTENSIONS = (
     "statistics",
 )
 """Triton's extensions that the gateway offers; the others are closed."""
+_KEPT_S = 2.0
+"""As long as a model that is loaded or unloaded may take to be noticed anyway."""
 
 
 class MetadataAnswers:
-    """Answers to ServerMetadata, ModelMetadata and ModelConfig.
+    """Answers to ServerMetadata, ModelMetadata and ModelConfig."""
 
-    Args:
-        model_index: What the servers serve.
-        passthrough: What calls a server that has a model.
-    """
-
-    def __init__(self, model_index: ModelIndex, passthrough: Passthrough) -> None:
+    def __init__(
+        self, model_index: ModelIndex, passthrough: Passthrough, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._model_index = model_index
         self._passthrough = passthrough
+        self._clock = clock
+        self._kept: dict[tuple[str, str], tuple[float, Message, Message]] = {}
 
     async def answer_server(self, message: bytes, caller: Caller) -> bytes:
         """Return the answer to ServerMetadata."""
-        return serialise(pb.ServerMetadataResponse(name=SERVER_NAME, version=_package_version(), extensions=EXTENSIONS))
+        return build_answer("ServerMetadata", name="slim-scheduler", version=_package_version(), extensions=_EXTENSIONS)
 
     async def answer_metadata(self, message: bytes, caller: Caller) -> bytes:
         """Return the answer to ModelMetadata; raises as ``answer_config``."""
-        family = self._family(parse(pb.ModelMetadataRequest, message))
+        family = self._family("ModelMetadata", message)
         if family is None:
             return (await self._passthrough.ask("ModelMetadata", message, caller.metadata))[0]
-        answer = await self._query_width(family, "ModelMetadata", pb.ModelMetadataRequest, pb.ModelMetadataResponse)
+        answer = await self._query_width(family, "ModelMetadata")
         answer.name = family.name
         answer.versions[:] = [VERSION]
         return serialise(answer)
@@ -64,29 +64,48 @@ class MetadataAnswers:
             ConfigError: The version is no number.
             SlimError: No server that answers has the model.
         """
-        family = self._family(parse(pb.ModelConfigRequest, message))
+        family = self._family("ModelConfig", message)
         if family is None:
             return (await self._passthrough.ask("ModelConfig", message, caller.metadata))[0]
-        answer = await self._query_width(family, "ModelConfig", pb.ModelConfigRequest, pb.ModelConfigResponse)
+        answer = await self._query_width(family, "ModelConfig")
         widths = self._model_index.widths(family.name)
         merge_config(answer.config, family, {width: model.accuracy for width, model in widths.items()})
         return serialise(answer)
 
-    def _family(self, request: Message) -> FamilyModel | None:
+    async def describe(self, model: str, of_version: str) -> tuple[Message, Message]:
+        """Return a model's ModelConfig and its metadata, kept for a moment; raises as ``answer_config``.
+
+        A raw tensor and the generate extension leave out names, types and shapes. Asking a server for each such request
+        would put a second call, answered by the one thread that Triton has for everything but inference, before every
+        inference.
+        """
+        kept = self._kept.pop((model, of_version), None)
+        if kept is None or self._clock() - kept[0] >= _KEPT_S:
+            asked_s = self._clock()
+            query = serialise(pb.ModelConfigRequest(name=model, version=of_version))
+            config = pb.ModelConfigResponse.FromString(await self.answer_config(query, ANYONE)).config
+            query = serialise(pb.ModelMetadataRequest(name=model, version=of_version))
+            kept = asked_s, config, pb.ModelMetadataResponse.FromString(await self.answer_metadata(query, ANYONE))
+        self._kept[model, of_version] = kept
+        return kept[1:]
+
+    def _family(self, method: str, message: bytes) -> FamilyModel | None:
         """Return the family that a request names, None when it names another model."""
+        request = parse_request(method, message)
         check_version(request.version)
         family = self._model_index.families.get(request.name)
         if family is not None:
             require_version(family, request.version)
         return family
 
-    async def _query_width(self, family: FamilyModel, method: str, request_kind: Any, answer_kind: Any) -> Message:
+    async def _query_width(self, family: FamilyModel, method: str) -> Message:
         """Return what a server says of one width of a family, the narrowest that it has."""
         for model in self._model_index.widths(family.name).values():
-            request = serialise(request_kind(name=model.name))
+            request = serialise(getattr(pb, f"{method}Request")(name=model.name))
             try:
-                return parse(answer_kind, (await self._passthrough.ask(method, request, ()))[0])
-            except (SlimError, MalformedMessageError) as exc:
+                answer, _ = await self._passthrough.ask(method, request, ())
+                return parse(getattr(pb, f"{method}Response"), answer)
+            except SlimError as exc:
                 log.debug("%s of %s: %s", method, model.name, exc)
         raise ServerUnavailableError(f"no server that answers has a width of family '{family.name}'", executed=False)
 

@@ -22,11 +22,7 @@ _WIDTH_DIGITS = 3  # as the exporter names them: fashion_w025
 
 
 class ModelIndex:
-    """What all servers serve.
-
-    Args:
-        discovery: of what each of them has.
-    """
+    """What all servers serve."""
 
     def __init__(self, discovery: ModelDiscovery[Server]) -> None:
         self._discovery = discovery
@@ -95,10 +91,9 @@ class ModelIndex:
         )
 
     def merged_entries(self, families: Iterable[str]) -> list[IndexEntry]:
-        """Return the index over all servers, a version of a model once, ready when it is so anywhere.
+        """Return the index over all servers, without these families and their widths.
 
-        Args:
-            families: those that are left out, with their widths.
+        A version of a model is in it once, ready when it is so anywhere.
         """
         left_out = set(families)
         merged: dict[tuple[str, str], IndexEntry] = {}

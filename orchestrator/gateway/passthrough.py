@@ -29,14 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Passthrough:
-    """Asks servers for models of no family.
-
-    Args:
-        model_index: what the servers serve.
-        metrics: count what is asked again.
-        retries: how much may be asked again.
-        timeout_s: how long an answer may take; None: any time.
-    """
+    """Asks servers for models of no family; an answer may take ``timeout_s``, None for any time."""
 
     def __init__(
         self, model_index: ModelIndex, metrics: GatewayMetrics, retries: RetrySettings, *, timeout_s: float | None

@@ -1,45 +1,16 @@
-"""What the gateway needs of the router and of the servers; the real ones and the tests' fakes both fit."""
+"""What the gateway needs of the servers and of its other processes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from orchestrator.gateway.auth.callers import Caller
-from orchestrator.gateway.protocol.tensors import Array
 from orchestrator.http2.grpc.wire import Metadata
-from orchestrator.request_options import RequestOptions
-from orchestrator.router import Backlog, CallbackSink
-from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.discovery import DiscoveredServer
 
 UnaryMethod = Callable[[bytes, Caller], Awaitable[bytes]]
 """Answers one serialised call of somebody."""
-
-
-class InferenceRouter(Protocol):
-    """What the data plane needs of the router; orchestrator.router.Router is the real one."""
-
-    def submit(self, array: Array, options: RequestOptions, sink: CallbackSink) -> None:
-        """Take a batch, whose answer goes to the sink; raises SlimError."""
-        ...
-
-    def models(self, family: str | None = None) -> tuple[ServedModel, ...]:
-        """Return one model for each width; raises ConfigError when the family is not served."""
-        ...
-
-    def served_by(self, family: str | None = None) -> Mapping[ServerName, tuple[ServedModel, ...]]:
-        """Return the widths that each server may be sent; raises ConfigError as ``models``."""
-        ...
-
-    @property
-    def backlog(self) -> Backlog:
-        """What waits in the queue now."""
-        ...
-
-    def close_by(self, until_s: float) -> None:
-        """Let closing wait no longer than until then, in seconds on the event loop's clock."""
-        ...
 
 
 class ServerStream(Protocol):
@@ -70,24 +41,11 @@ class Server(DiscoveredServer, Protocol):
         ...
 
 
-class FleetStatistics(Protocol):
-    """What answers ModelStatistics and RepositoryIndex for the whole fleet."""
-
-    async def statistics(self, message: bytes) -> bytes:
-        """Return the serialised answer to a serialised ModelStatisticsRequest; raises SlimError."""
-        ...
-
-    async def index(self, message: bytes) -> bytes:
-        """Return the serialised answer to a serialised RepositoryIndexRequest; raises SlimError."""
-        ...
-
-
 class Team(Protocol):
     """The gateway's other processes, as a worker knows them; its transports then do not listen by themselves."""
 
-    @property
-    def fleet_statistics(self) -> FleetStatistics:
-        """What all of them query for the fleet's statistics."""
+    async def query_fleet(self, method: str, message: bytes) -> bytes:
+        """Return the answer to a call about the whole fleet, which one of them gives for all; raises SlimError."""
         ...
 
     def is_served(self, family: str) -> bool:

@@ -27,9 +27,8 @@ from orchestrator.gateway.metrics.gateway_metrics import TASKS, WORKER_RESTARTS,
 from orchestrator.gateway.metrics.router_metrics import put_backlog
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.model_index import ModelIndex
-from orchestrator.gateway.ports import InferenceRouter, Server, Team
+from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
-from orchestrator.gateway.workers.shares import share_router
 from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
@@ -68,7 +67,7 @@ class Gateway:
     def __init__(
         self,
         settings: GatewaySettings,
-        router: InferenceRouter,
+        router: Router,
         servers: Mapping[ServerName, Server],
         *,
         timeout_s: float,
@@ -98,10 +97,17 @@ class Gateway:
             pass_on_timeout_s=settings.pass_on_timeout_s,
         )
         tls = self._open_tls()
-        self.grpc = self._make_grpc(tls)
-        self.http = self._make_http(tls)
-        offers_metrics = settings.metrics is not None and self._is_alone
-        self.metrics = MetricsEndpoint(settings.metrics or "", self._read_metrics) if offers_metrics else None
+        self.grpc: GrpcServer | None = None
+        self.http: HttpServer | None = None
+        self.metrics: MetricsEndpoint | None = None
+        if settings.grpc is not None:
+            ssl = None if tls is None else tls.context(HTTP2)
+            self.grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone)
+        if settings.http is not None:
+            ssl = None if tls is None else tls.context(HTTP1)
+            self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone)
+        if settings.metrics is not None and self._is_alone:
+            self.metrics = MetricsEndpoint(settings.metrics, self._read_metrics)
 
     def _make_guard(self) -> Guard:
         auth = self._settings.auth
@@ -120,18 +126,6 @@ class Gateway:
         self._files.append(WatchedFiles("certificates", tls.paths, tls.refresh))
         return tls
 
-    def _make_grpc(self, tls: TlsFiles | None) -> GrpcServer | None:
-        address, ssl = self._settings.grpc, None if tls is None else tls.context(HTTP2)
-        if address is None:
-            return None
-        return GrpcServer(self._data_plane, address, self._settings, ssl=ssl, listens=self._is_alone)
-
-    def _make_http(self, tls: TlsFiles | None) -> HttpServer | None:
-        address, ssl = self._settings.http, None if tls is None else tls.context(HTTP1)
-        if address is None:
-            return None
-        return HttpServer(self._data_plane, address, self._settings, ssl=ssl, listens=self._is_alone)
-
     def reload(self) -> None:
         """Read tokens and certificates again now, as happens anyway within a second of their change."""
         for files in self._files:
@@ -143,7 +137,7 @@ class Gateway:
         How many calls may be repeated changes at once. None of its own settings does before the gateway is started
         again, which the log says.
         """
-        self._data_plane.passthrough.reconfigure(fleet.router.retries if self._is_alone else _share_retries(fleet))
+        self._data_plane.passthrough.reconfigure(fleet.router.retries)
         if fleet.gateway != self._settings:
             log.warning("the gateway section has changed; start the gateway again for it to take effect")
 
@@ -171,7 +165,7 @@ class Gateway:
         """Return a gateway over the Tritons of a fleet; call it with an event loop running.
 
         Args:
-            fleet: All of fleet.yaml.
+            fleet: All of fleet.yaml; of what holds for all workers together, this one's part.
             router: An open router over the same fleet; its servers are followed.
             team: The other processes, when this is one of several.
             metrics: Where to count; None for its own.
@@ -188,7 +182,7 @@ class Gateway:
             open_servers(servers, pool),
             timeout_s=fleet.router.connect_timeout_s,
             discovery_period_s=fleet.router.discovery_period_s,
-            retries=fleet.router.retries if team is None else _share_retries(fleet),
+            retries=fleet.router.retries,
             team=team,
             metrics=metrics,
         )
@@ -275,10 +269,6 @@ class Gateway:
             if self._metrics.in_flight == 0:
                 return
         log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
-
-
-def _share_retries(fleet: FleetSettings) -> RetrySettings:
-    return share_router(fleet.router, fleet.gateway.workers).retries
 
 
 def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None = None) -> dict[ServerName, Server]:

@@ -15,24 +15,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from orchestrator.errors import SlimError
 from orchestrator.gateway.auth.callers import Caller, Ticket
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.metrics.outcomes import outcome_of
 from orchestrator.gateway.ports import ServerStream
 from orchestrator.gateway.protocol.family import FamilyModel
 from orchestrator.gateway.protocol.messages import parse, pb, serialise
 from orchestrator.gateway.protocol.wire import check_shapes, read_address
+from orchestrator.gateway.statuses import outcome_of
 from orchestrator.snapshot import ServerName
 
 METHOD = "ModelStreamInfer"
 
 
 class StreamSession:
-    """Answers the requests of one stream.
+    """Answers the requests of one stream, of families no more than ``window`` at a time.
 
-    Args:
-        data_plane: The data plane that answers them.
-        send: Takes one serialised ModelStreamInferResponse; waits while the client takes no more.
-        window: How many requests of families may be under way at a time.
-        caller: The client whose stream it is.
+    ``send`` takes one serialised ModelStreamInferResponse, and waits while the client takes no more.
     """
 
     def __init__(

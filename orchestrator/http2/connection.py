@@ -207,16 +207,8 @@ class Connection(Flow[Stream], Generic[T]):
         return not self.is_over and self.goaway is None and self._next_stream < MAX_WINDOW
 
     def open(self, receiver: Receiver, block: bytes, body: bytes | None = None) -> Stream:
-        """Open a stream to the peer.
-
-        Args:
-            receiver: takes what comes on it.
-            block: its header block.
-            body: all that is sent on it; None: its user will send, and finish it.
-        """
-        stream = Stream(self, self._next_stream)
-        stream.receiver = receiver
-        stream.is_fed = False
+        """Open a stream to the peer with a header block, and with all its body when it is given."""
+        stream = Stream(self, self._next_stream, is_fed=False, receiver=receiver)
         self._next_stream += 2
         self.write(frame(HEADERS, END_HEADERS, stream.id, self.begin_block(block)))
         if body is not None:
@@ -308,8 +300,7 @@ class Connection(Flow[Stream], Generic[T]):
             self._spend()
             self.write(rst_stream_frame(number, ErrorCode.REFUSED_STREAM))
             return
-        stream = Stream(self, number)
-        stream.is_remote_closed = is_last
+        stream = Stream(self, number, is_remote_closed=is_last)
         stream.receiver = receiver = self._accept(stream, meaning)
         if is_last and receiver is not None:
             receiver.receive_data(b"", True)

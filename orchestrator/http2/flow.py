@@ -32,12 +32,6 @@ S = TypeVar("S", bound=Sender)
 class Flow(Generic[S]):
     """The state of a connection that all of its streams read and change.
 
-    Args:
-        limits: what the peer may send.
-        is_server: whether the peer is a client.
-        clock: seconds, monotonic.
-        wake: called when there is something to write after there was nothing.
-
     Attributes:
         now_s: when something last came, seconds on ``clock``.
         running: calls that have not ended, those whose streams are gone included; counted by the user.

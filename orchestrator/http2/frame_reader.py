@@ -38,11 +38,9 @@ _SIZES: Final = {
 
 
 class FrameReader:
-    """Splits what one peer sends.
+    """Splits what one peer sends, after its preface.
 
-    Args:
-        preface: bytes that come before the first frame.
-        most_block_bytes: of a header block in its encoded form, when it comes in several frames.
+    A header block that comes in several frames may have ``most_block_bytes`` in its encoded form.
 
     Attributes:
         is_open: whether SETTINGS have come, before which nothing else may.

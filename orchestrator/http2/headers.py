@@ -46,9 +46,8 @@ class _CountingTable(HeaderTable):
 class HeaderDecoder(Generic[T]):
     """Turns the header blocks of one connection into what they mean, in the order they come.
 
-    Args:
-        interpret: what a list of fields means; a pure function.
-        max_list_bytes: of a list, by HPACK's count; ``interpret`` judges what is larger, up to four times as much.
+    ``interpret`` is a pure function of the fields; it judges lists beyond ``max_list_bytes``, by HPACK's count, up to
+    four times as much.
     """
 
     def __init__(self, interpret: Callable[[list[Field]], T], *, max_list_bytes: int) -> None:

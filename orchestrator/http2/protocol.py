@@ -23,10 +23,7 @@ _IDLE_LOOK_S = 0.5
 class Http2Protocol(asyncio.Protocol):
     """One connection; made by ``asyncio``'s servers and clients.
 
-    Args:
-        make: returns the connection's logic, given what to call when it has something to say.
-        on_made: called with this when the connection stands.
-        on_lost: called with this when it is gone.
+    ``make`` returns its logic, given what to call when it has something to say; ``on_made`` says whether there is room.
 
     Attributes:
         connection: its logic; None before it stands.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from orchestrator.http2.flow import Flow
@@ -41,6 +42,7 @@ class Receiver(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
 class Stream:
     """A stream that is not closed yet.
 
@@ -61,39 +63,26 @@ class Stream:
         is_fed: whether the peer is expected to go on sending, so that silence is a fault.
     """
 
-    __slots__ = (
-        "connection",
-        "id",
-        "is_fed",
-        "is_local_closed",
-        "is_remote_closed",
-        "on_writable",
-        "owed",
-        "pending",
-        "pending_bytes",
-        "progress_s",
-        "receive_window",
-        "receiver",
-        "send_window",
-        "trailers",
-    )
+    connection: Flow[Stream]
+    id: int
+    is_remote_closed: bool = False
+    is_fed: bool = True
+    receiver: Receiver | None = None
+    send_window: int = field(init=False)
+    receive_window: int = field(init=False)
+    owed: int = 0
+    is_local_closed: bool = False
+    pending: deque[memoryview] = field(default_factory=deque)
+    pending_bytes: int = 0
+    trailers: bytes | None = None
+    on_writable: Callable[[], None] | None = None
+    progress_s: float = field(init=False)
 
-    def __init__(self, connection: Flow[Stream], number: int) -> None:
-        self.connection = connection
-        self.id = number
-        self.receiver: Receiver | None = None
-        self.send_window = connection.initial_window
-        self.receive_window = connection.limits.stream_window_bytes
-        self.owed = 0
-        self.is_remote_closed = False
-        self.is_local_closed = False
-        self.pending: deque[memoryview] = deque()
-        self.pending_bytes = 0
-        self.trailers: bytes | None = None
-        self.on_writable: Callable[[], None] | None = None
-        self.progress_s = connection.now_s
-        self.is_fed = True
-        connection.streams[number] = self
+    def __post_init__(self) -> None:
+        self.send_window = self.connection.initial_window
+        self.receive_window = self.connection.limits.stream_window_bytes
+        self.progress_s = self.connection.now_s
+        self.connection.streams[self.id] = self
 
     @property
     def is_congested(self) -> bool:

@@ -65,6 +65,8 @@ class IndexEntry:
 class TritonClient:
     """A connection to one Triton; an async context manager, to be used from one event loop.
 
+    Calls raise SlimError, as mapped from the gRPC status.
+
     Args:
         address: ``host:port`` of the gRPC endpoint.
         timeout_s: how long any call may take but inferences, loads and what is passed on.
@@ -107,39 +109,22 @@ class TritonClient:
     # --- what it has ---
 
     async def version(self) -> str:
-        """Return the server's version, such as ``2.51.0``.
-
-        Raises:
-            SlimError: as mapped from the gRPC status.
-        """
+        """Return the server's version, such as ``2.51.0``."""
         answer = await self._ask("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
         return str(answer.version)
 
     async def index(self) -> tuple[IndexEntry, ...]:
-        """Return the repository index, ordered by name.
-
-        Raises:
-            SlimError: as mapped from the gRPC status.
-        """
+        """Return the repository index, ordered by name."""
         answer = await self._ask("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse)
         return tuple(sorted(read_index(answer), key=lambda e: (e.name, e.version)))
 
     async def model_config(self, name: str) -> ModelConfig:
-        """Return the config a loaded model runs with.
-
-        Raises:
-            ModelNotFoundError: when the model is not loaded.
-            SlimError: as mapped from the gRPC status.
-        """
+        """Return the config a loaded model runs with; raises ModelNotFoundError when it is not loaded."""
         answer = await self._ask("ModelConfig", pb.ModelConfigRequest(name=name), pb.ModelConfigResponse)
         return answer.config
 
     async def served_models(self) -> tuple[ServedModel, ...]:
-        """Return every width of every family that the server is ready to run, ordered by model name.
-
-        Raises:
-            SlimError: as mapped from the gRPC status.
-        """
+        """Return every width of every family that the server is ready to run, ordered by model name."""
         ready = sorted({entry.name for entry in await self.index() if entry.state == READY})
         configs = await asyncio.gather(*(self._config_or_none(name) for name in ready))
         models = (parse_served_model(config) for config in configs if config is not None)
@@ -154,14 +139,9 @@ class TritonClient:
     # --- changing it ---
 
     async def load_model(self, name: str, *, config: Mapping[str, Any] | None = None) -> None:
-        """Load or reload a model and return once it serves, however long that takes.
+        """Load or reload a model of the repository and return once it serves, however long that takes.
 
-        Args:
-            name: of a folder in the server's repository.
-            config: replaces config.pbtxt until the next unload, as ModelConfig's JSON.
-
-        Raises:
-            SlimError: with Triton's reason.
+        A config, as ModelConfig's JSON, replaces config.pbtxt until the next unload.
         """
         request = pb.RepositoryModelLoadRequest(model_name=name)
         if config is not None:
@@ -169,23 +149,14 @@ class TritonClient:
         await self._ask("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse, is_timed=False)
 
     async def unload_model(self, name: str) -> None:
-        """Stop serving a model; its memory is freed some time after this returns.
-
-        Raises:
-            SlimError: as mapped from the gRPC status.
-        """
+        """Stop serving a model; its memory is freed some time after this returns."""
         request = pb.RepositoryModelUnloadRequest(model_name=name)
         await self._ask("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse)
 
     # --- inference ---
 
     async def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run a batch and return the named outputs.
-
-        Args:
-            model: its name.
-            inputs: by name, each with the batch first where the model batches.
-            outputs: names of those wanted.
+        """Run a batch, its items first where the model batches, and return the named outputs.
 
         Raises:
             SlimError: as translate_status says; whether the batch may have run is among it.
@@ -222,12 +193,7 @@ class TritonClient:
     # --- passing on ---
 
     async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
-        """Return the answer to one unary call that is passed on as it is.
-
-        Args:
-            method: of the service.
-            message: serialised request.
-            metadata: of the client.
+        """Return the answer to one serialised call of the service that is passed on as it is.
 
         Raises:
             RefusedCallError: with the server's status; ``executed`` says whether it is safe to ask another server.

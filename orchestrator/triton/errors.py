@@ -118,10 +118,7 @@ def describe_refusal(status: str, detail: str, address: str) -> RefusedCallError
 def translate_status(status: str | None, detail: str, address: str) -> SlimError:
     """Return our error for a failed call, its message in one line and naming the server.
 
-    Args:
-        status: gRPC's name of it, with or without ``StatusCode.``; None when there was none.
-        detail: what the server or gRPC said.
-        address: of the server.
+    The status is gRPC's name, with or without ``StatusCode.``; None when there was none.
     """
     name = (status or "").removeprefix("StatusCode.")
     words = " ".join(detail.split())

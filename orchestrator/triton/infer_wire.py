@@ -47,13 +47,7 @@ class InferRequests:
         self._heads: dict[object, bytes] = {}
 
     def encode(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
-        """Return a serialised ModelInferRequest.
-
-        Args:
-            model: its name.
-            inputs: by name.
-            outputs: names of those wanted.
-        """
+        """Return a serialised ModelInferRequest."""
         key = (model, tuple((name, array.shape, array.dtype) for name, array in inputs.items()), tuple(outputs))
         head = self._heads.get(key)
         if head is None:

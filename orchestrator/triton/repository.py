@@ -52,12 +52,7 @@ class _Parsed:
 
 
 class Repository:
-    """The widths of one family in a model repository.
-
-    Args:
-        path: of the repository.
-        family: to read; None: the only one there is.
-    """
+    """The widths of one family in a model repository; None for the only family there is."""
 
     def __init__(self, path: Path, family: str | None = None) -> None:
         self.path = path

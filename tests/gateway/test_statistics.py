@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.gateway.fleet_statistics import MonotonicStatistics
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.gateway.statistics import MonotonicStatistics
 from orchestrator.snapshot import ServerName
 
 
@@ -18,10 +18,6 @@ def reading(model: str, count: int, *, batch: int = 1) -> object:
     return statistics
 
 
-def everything(model: str, version: str) -> bool:
-    return True
-
-
 A, B = ServerName("a"), ServerName("b")
 
 
@@ -29,25 +25,25 @@ def test_servers_and_widths_add_up() -> None:
     fleet = MonotonicStatistics()
     fleet.observe(A, [reading("w025", 3, batch=1), reading("w050", 4, batch=8)])
     fleet.observe(B, [reading("w025", 5, batch=1)])
-    total = fleet.total("family", "1", everything)
+    total = fleet.total("family", "1", fleet.known())
     assert (total.name, total.inference_count, total.inference_stats.success.ns) == ("family", 12, 120)
     assert {entry.batch_size: entry.compute_infer.count for entry in total.batch_stats} == {1: 8, 8: 4}
     assert total.response_stats["0"].success.count == 12
-    assert fleet.total("w025", "1", lambda model, _: model == "w025").inference_count == 8
+    assert fleet.total("w025", "1", {("w025", "1")}).inference_count == 8
 
 
 def test_what_a_reload_set_back_stays_counted() -> None:
     fleet = MonotonicStatistics()
     for count in (10, 12, 3, 0, 7):  # two reloads: 12 → 3, and 3 → 0
         fleet.observe(A, [reading("m", count)])
-    assert fleet.total("m", "1", everything).inference_count == 12 + 3 + 7
+    assert fleet.total("m", "1", fleet.known()).inference_count == 12 + 3 + 7
 
 
 def test_what_an_unloaded_model_had_counted_stays() -> None:
     fleet = MonotonicStatistics()
     fleet.observe(A, [reading("m", 10)])
     fleet.observe(A, [])
-    assert fleet.total("m", "1", everything).inference_count == 10
+    assert fleet.total("m", "1", fleet.known()).inference_count == 10
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.sampled_from(["m", "n"]), st.integers(0, 50))))
@@ -55,6 +51,6 @@ def test_no_sequence_of_readings_makes_a_sum_fall(readings: list[tuple[ServerNam
     fleet, last = MonotonicStatistics(), 0
     for server, model, count in readings:
         fleet.observe(server, [reading(model, count)])
-        total = fleet.total("all", "1", everything)
+        total = fleet.total("all", "1", fleet.known())
         assert total.inference_count == total.inference_stats.success.count >= last
         last = total.inference_count

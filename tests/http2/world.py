@@ -15,14 +15,14 @@ import hpack
 import pytest
 
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.grpc.server_call import ReceiveBudget
 from orchestrator.http2.grpc.service import Service
 from orchestrator.http2.grpc.streaming_call import Send
-from orchestrator.http2.grpc.unary_call import UnaryResponder
+from orchestrator.http2.grpc.unary_call import UnaryCall
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
-from orchestrator.http2.receive_budget import ReceiveBudget
 from tests.http2.peer import HEADERS
 
 BLOCK = hpack.Encoder().encode([*HEADERS[:2], (":path", "/s/Echo"), *HEADERS[3:]])
@@ -57,7 +57,7 @@ class World:
             identify=self.identify,
             quick={"/s/Quick": self.take},
         )
-        self.held: list[UnaryResponder] = []
+        self.held: list[UnaryCall[Metadata]] = []
         self.aborted = 0
         self.listener = Listener(self.make, self.limits)
         self.address = ""
@@ -97,7 +97,7 @@ class World:
             raise
         return message
 
-    def take(self, message: bytes, metadata: Metadata, call: UnaryResponder) -> bool:
+    def take(self, message: bytes, metadata: Metadata, call: UnaryCall[Metadata]) -> bool:
         """Answer at once, later, never or not at all, as the message says."""
         call.on_abort = self.note_abort
         if message == b"fail":

@@ -32,7 +32,7 @@ class UnauthenticatedError(PermanentError):
 
 
 class ForbiddenError(PermanentError):
-    """The tenant may not do this."""
+    """The call is one that this caller may not make."""
 
 
 class QuotaError(CapacityError):
@@ -56,15 +56,36 @@ ANYONE = Caller()
 
 
 @dataclass(slots=True)
+class _Quota:
+    """What a tenant may take of one thing, and has left of it."""
+
+    what: str
+    rate: Rate | None = None
+    left: TokenBucket = FULL
+
+    def charge(self, tenant: str, count: int, *, now_s: float) -> None:
+        """Take so much; raises QuotaError, or ForbiddenError when it is too much at any time."""
+        if self.rate is None:
+            return
+        verdict = take(self.left, self.rate, count, now_s=now_s)
+        self.left, wait_s = verdict.bucket, verdict.wait_s
+        what = f"{self.what} of tenant '{tenant}'"
+        if wait_s is None:
+            burst = f"{self.rate.burst:g}"
+            raise ForbiddenError(f"{count} {what} are more than the {burst} that may come at once; send fewer")
+        if wait_s > 0:
+            per_s = f"{self.rate.per_s:g}/s"
+            raise QuotaError(f"the {what} are above {per_s}; come again in {wait_s:.3g} s", retry_after_s=wait_s)
+
+
+@dataclass(slots=True)
 class _Account:
-    """What a tenant may and has taken; the two buckets are those of its rates."""
+    """What a tenant may and has taken."""
 
     settings: TenantSettings
-    requests: Rate | None = None
-    items: Rate | None = None
+    requests: _Quota
+    items: _Quota
     concurrent: float = math.inf
-    requests_left: TokenBucket = FULL
-    items_left: TokenBucket = FULL
     running: int = 0
     models: frozenset[str] | None = None
 
@@ -126,10 +147,10 @@ class Guard:
         """Take other tenants from now on; those that stay keep what they have taken, calls under way go on."""
         accounts = {}
         for tenant in tenants:
-            account = self._accounts.get(tenant.name) or _Account(tenant)
+            account = self._accounts.get(tenant.name) or _Account(tenant, _Quota("requests"), _Quota("items"))
             account.settings = tenant
-            account.requests = self._rate(tenant.requests_per_s, tenant.requests_burst)
-            account.items = self._rate(tenant.items_per_s, tenant.items_burst)
+            account.requests.rate = self._rate(tenant.requests_per_s, tenant.requests_burst)
+            account.items.rate = self._rate(tenant.items_per_s, tenant.items_burst)
             most = tenant.concurrent_requests
             account.concurrent = math.inf if most is None else max(1, int(most * self._share + 1e-9))
             account.models = None if tenant.models is None else frozenset(tenant.models)
@@ -212,11 +233,7 @@ class Guard:
         """Count one inference against its rate; raises QuotaError."""
         if caller.tenant is None:
             return
-        account = self._account(caller.tenant)
-        if account.requests is not None:
-            verdict = take(account.requests_left, account.requests, 1, now_s=self._clock())
-            account.requests_left = verdict.bucket
-            _require(verdict.wait_s, account.requests, f"requests of tenant '{caller.tenant}'", 1)
+        self._account(caller.tenant).requests.charge(caller.tenant, 1, now_s=self._clock())
 
     def charge_items(self, caller: Caller, count: int) -> None:
         """Count items against their rate.
@@ -227,11 +244,7 @@ class Guard:
         """
         if caller.tenant is None:
             return
-        account = self._account(caller.tenant)
-        if account.items is not None:
-            verdict = take(account.items_left, account.items, count, now_s=self._clock())
-            account.items_left = verdict.bucket
-            _require(verdict.wait_s, account.items, f"items of tenant '{caller.tenant}'", count)
+        self._account(caller.tenant).items.charge(caller.tenant, count, now_s=self._clock())
 
     def require_priority(self, caller: Caller, priority: int) -> None:
         """Raise ForbiddenError when a priority is above what a caller may ask for; 0 is the default, for everybody."""
@@ -249,10 +262,3 @@ class Guard:
         if account is None:
             raise UnauthenticatedError("the token is no longer known")
         return account
-
-
-def _require(wait_s: float | None, rate: Rate, what: str, count: int) -> None:
-    if wait_s is None:
-        raise ForbiddenError(f"{count} {what} are more than the {rate.burst:g} that may come at once; send fewer")
-    if wait_s > 0:
-        raise QuotaError(f"the {what} are above {rate.per_s:g}/s; come again in {wait_s:.3g} s", retry_after_s=wait_s)

@@ -23,9 +23,6 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 class TlsFiles:
     """Certificate, key and client authorities of a gateway.
 
-    Args:
-        settings: The paths of the files, and the least version of TLS.
-
     Raises:
         ConfigError: when they can't be used.
     """
@@ -41,11 +38,7 @@ class TlsFiles:
         return (of.certificate, of.key, *([of.client_ca] if of.client_ca is not None else []))
 
     def context(self, protocol: str) -> ssl.SSLContext:
-        """Return a context to listen with; its handshakes always use the files that were read last.
-
-        Args:
-            protocol: The protocol spoken inside, HTTP2 or HTTP1.
-        """
+        """Return a context to listen with, for HTTP2 or HTTP1; its handshakes always use the files read last."""
         context = self._build(protocol)
 
         def hand_over(handshake: Any, name: str | None, original: ssl.SSLContext) -> None:

@@ -17,23 +17,15 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from orchestrator.config import GatewaySettings
-from orchestrator.errors import (
-    CapacityError,
-    ConfigError,
-    DeadlineError,
-    ModelNotFoundError,
-    PermanentError,
-    ServerUnavailableError,
-    SlimError,
-)
-from orchestrator.gateway.administration import ClosedError
-from orchestrator.gateway.auth.callers import Caller, ForbiddenError, UnauthenticatedError
+from orchestrator.errors import CapacityError, SlimError
+from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.listening import refused_address
-from orchestrator.gateway.protocol.wire import MalformedMessageError
+from orchestrator.gateway.statuses import status_of
 from orchestrator.gateway.streaming import METHOD as STREAM_METHOD
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.grpc.server_call import ReceiveBudget
 from orchestrator.http2.grpc.service import Service
 from orchestrator.http2.grpc.streaming_call import Send
 from orchestrator.http2.grpc.unary_call import UnaryHandler
@@ -41,8 +33,6 @@ from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_r
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.limits import Limits
 from orchestrator.http2.listener import Listener
-from orchestrator.http2.receive_budget import ReceiveBudget
-from orchestrator.triton.errors import RefusedCallError
 from orchestrator.triton.messages import SERVICE
 
 log = logging.getLogger(__name__)
@@ -51,36 +41,13 @@ _MIB = 2**20
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
-# The first that fits counts, so a class stands before the one it is derived from.
-STATUSES: tuple[tuple[type[SlimError], str], ...] = (
-    (MalformedMessageError, "INTERNAL"),  # as Triton has it
-    (UnauthenticatedError, "UNAUTHENTICATED"),
-    (ForbiddenError, "PERMISSION_DENIED"),
-    (ClosedError, "PERMISSION_DENIED"),
-    (ModelNotFoundError, "NOT_FOUND"),
-    (CapacityError, "RESOURCE_EXHAUSTED"),  # not UNAVAILABLE, which KServe's client retries at once
-    (DeadlineError, "DEADLINE_EXCEEDED"),
-    (ServerUnavailableError, "UNAVAILABLE"),
-    (ConfigError, "INVALID_ARGUMENT"),
-    (PermanentError, "INVALID_ARGUMENT"),
-    (SlimError, "INTERNAL"),
-)
-
-
-def status_of(error: SlimError) -> str:
-    """Return gRPC's status for an error; one that a server gave is kept."""
-    if isinstance(error, RefusedCallError):
-        return error.status
-    return next(status for kind, status in STATUSES if isinstance(error, kind))
-
 
 class GrpcServer:
     """The gRPC endpoint of a gateway.
 
     Args:
         data_plane: The data plane that answers.
-        address: Where to listen, ``host:port``; port 0 takes a free one.
-        settings: The gateway's settings, for the limits of what clients may take.
+        settings: The gateway's settings; port 0 of its address takes a free one.
         ssl: What to speak TLS with; None for plain connections.
         listens: Whether it listens itself; else another process does, and its connections are adopted.
 
@@ -91,13 +58,12 @@ class GrpcServer:
     def __init__(
         self,
         data_plane: DataPlane,
-        address: str,
         settings: GatewaySettings,
         *,
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
     ) -> None:
-        self.address = address
+        self.address = settings.grpc or ""
         self._data_plane = data_plane
         self._window = settings.stream_window
         self._ssl = ssl

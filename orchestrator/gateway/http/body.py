@@ -1,32 +1,31 @@
-"""Bodies of HTTP requests and answers: read within bounds, and as the other side compresses them."""
+"""Bodies of HTTP requests and answers: read within bounds, and as the other side compresses them.
+
+What a small body may grow to by gzip or deflate is bounded too.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 from aiohttp import web
 
 from orchestrator.config import ClientLimitSettings
-from orchestrator.errors import CapacityError, ConfigError, SlimError
-from orchestrator.gateway.http.compression import TooLargeError, choose_encoding, compress, decompress
+from orchestrator.errors import CapacityError, ConfigError
 from orchestrator.gateway.http.connection import HttpConnection
+from orchestrator.gateway.http.errors import StalledError, TooLargeError, UnsupportedEncodingError
+from orchestrator.http2.grpc.wire import ENCODINGS
 
 _MIB = 2**20
-_THREAD_FROM_BYTES = (
-    256 * 1024
-)  # (de)compressing more takes milliseconds, which the event loop can't spare; on both sides
-
-
-class StalledError(SlimError):
-    """A body has stopped coming."""
+# (De)compressing more takes milliseconds, which the event loop can't spare.
+_THREAD_FROM_BYTES = 256 * 1024
+_LEVEL = 1  # tensors hardly compress; more effort costs the event loop's time
 
 
 class BodyReader:
-    """Reads the bodies of all requests of a server, none of them larger than allowed, nor all together.
+    """Reads the bodies of all requests of a server.
 
-    Args:
-        limits: The limits of what clients may take.
-        max_bytes: The size of one body at the most, before and after decompression.
+    None is larger than ``max_bytes``, before and after decompression, nor all together than allowed.
     """
 
     def __init__(self, limits: ClientLimitSettings, *, max_bytes: int) -> None:
@@ -103,3 +102,43 @@ async def encoded(request: web.BaseRequest, data: bytes, headers: dict[str, str]
         in_thread = len(data) >= _THREAD_FROM_BYTES
         data = await asyncio.to_thread(compress, data, encoding) if in_thread else compress(data, encoding)
     return web.Response(body=data, headers=headers)
+
+
+def decompress(data: bytes, encoding: str, *, limit_bytes: int) -> bytes:
+    """Return what a body holds.
+
+    Raises:
+        UnsupportedEncodingError: when the encoding is neither gzip nor deflate.
+        TooLargeError: when it holds more than allowed.
+        ConfigError: when it is damaged.
+    """
+    if encoding in ("", "identity"):
+        return data
+    if encoding not in ENCODINGS:
+        raise UnsupportedEncodingError("Unsupported compression type")
+    unpacker = zlib.decompressobj(ENCODINGS[encoding])
+    try:
+        found = unpacker.decompress(data, limit_bytes + 1)
+    except zlib.error as exc:
+        raise ConfigError(f"the body is no {encoding} data ({exc})") from exc
+    if len(found) > limit_bytes:
+        raise TooLargeError(f"the body holds more than {limit_bytes} bytes; see gateway.max_message_mib")
+    if not unpacker.eof:
+        raise ConfigError(f"the body's {encoding} data breaks off")
+    return found
+
+
+def compress(data: bytes, encoding: str) -> bytes:
+    """Return a body in one of ENCODINGS."""
+    packer = zlib.compressobj(_LEVEL, wbits=ENCODINGS[encoding])
+    return packer.compress(data) + packer.flush()
+
+
+def choose_encoding(accepted: str) -> str | None:
+    """Return the encoding to answer in for an Accept-Encoding header, None for none; gzip goes first, as in Triton."""
+    wanted = set()
+    for part in accepted.lower().split(","):
+        name, _, quality = part.strip().partition(";")
+        if quality.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
+            wanted.add(name.strip())
+    return next((encoding for encoding in ENCODINGS if encoding in wanted), None)

@@ -86,13 +86,7 @@ def split_body(body: bytes, json_bytes: int | None) -> tuple[bytes, bytes]:
 
 
 def parse_infer(model: str, version: str, text: bytes, binary: bytes) -> tuple[Message, OutputForms]:
-    """Return a ModelInferRequest and how its outputs are wanted.
-
-    Args:
-        model: The model's name, from the path.
-        version: The model's version, from the path; may be empty.
-        text: The JSON.
-        binary: The binary data that follows the JSON.
+    """Return a ModelInferRequest, of JSON and the binary data that follows it, and how its outputs are wanted.
 
     Raises:
         ConfigError: when this is no inference request.
@@ -106,7 +100,7 @@ def parse_infer(model: str, version: str, text: bytes, binary: bytes) -> tuple[M
         elif name == "timeout" and isinstance(value, int) and value < 0:
             raise ConfigError("Unable to parse 'timeout': give a whole number, 0 or more")
         else:
-            set_value(request.parameters, require_text("a parameter's name", name), value)
+            set_value(request.parameters, name, value)
     position = 0
     for tensor in _objects(content, "inputs", is_required=True):
         position = _add_input(request, tensor, binary, position)
@@ -127,7 +121,7 @@ def _add_input(request: Message, content: Mapping[str, Any], binary: bytes, posi
     parameters = dict(_mapping(content, "parameters"))
     size = parameters.pop("binary_data_size", None)
     for key, value in parameters.items():
-        set_value(tensor.parameters, require_text("a parameter's name", key), value)
+        set_value(tensor.parameters, key, value)
     if size is not None:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 2**63:
             raise ConfigError(f"'binary_data_size' of input {name} is {reprlib.repr(size)}; give a number of bytes")
@@ -157,17 +151,11 @@ def _add_output(request: Message, content: Mapping[str, Any], forms: OutputForms
         elif key == "classification" and type(value) is int and value == 0:
             pass  # none, as Triton has it over HTTP
         else:
-            set_value(output.parameters, require_text("a parameter's name", key), value)
+            set_value(output.parameters, key, value)
 
 
 def parse_raw(model: str, version: str, config: Message, binary: bytes) -> Message:
-    """Return the ModelInferRequest of a body that is one raw tensor, of a batch of one.
-
-    Args:
-        model: The model's name, from the path.
-        version: The model's version, from the path; may be empty.
-        config: The model's ModelConfig, which says the input's name and shape.
-        binary: The tensor; for BYTES its one element.
+    """Return the ModelInferRequest of a body that is one raw tensor, of a batch of one; for BYTES its one element.
 
     Raises:
         ConfigError: when the model has several inputs, or the shape can't be known from the size.

@@ -39,14 +39,7 @@ class Phase(Enum):
 
 
 class HttpConnection(web.RequestHandler):
-    """One connection of an aiohttp server, which knows what it waits for.
-
-    Args:
-        server: The server that the connection belongs to.
-        limits: The limits of what it may take.
-        on_made: Called with this once it stands; returns False when there is no room.
-        on_lost: Called with this when it is gone.
-    """
+    """One connection of an aiohttp server, which knows what it waits for; ``on_made`` says whether there is room."""
 
     def __init__(
         self,
@@ -127,9 +120,7 @@ class HttpConnection(web.RequestHandler):
     def check(self, *, deaf_s: float = 0.0) -> None:
         """Close it when its client has kept it waiting for too long.
 
-        Args:
-            deaf_s: For how many seconds since the last time this process has not listened, which is not the client's
-                fault.
+        For ``deaf_s`` since the last time this process has not listened, which is not the client's fault.
         """
         now_s, limits = self._now(), self._limits
         self._since_s = min(now_s, self._since_s + deaf_s)
@@ -166,28 +157,18 @@ class HttpConnection(web.RequestHandler):
 
 
 class HttpConnections:
-    """All connections of a server.
-
-    Args:
-        server: The server that answers.
-        limits: The limits of what they may take.
-    """
+    """All connections of a server, watched until they are closed."""
 
     def __init__(self, server: web.Server, limits: ClientLimitSettings) -> None:
         self._server = server
         self._limits = limits
         self._connections: dict[HttpConnection, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
         self._look_s = min(_LOOK_S, limits.header_timeout_s / 4, limits.stall_timeout_s / 4)
-
-    def open(self) -> None:
-        """Begin to watch the connections."""
         self._look_later()
 
     def close(self) -> None:
         """Stop looking, and close what is left."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         for connection in list(self._connections):
             connection.abort()
 

@@ -1,4 +1,4 @@
-"""Errors as HTTP statuses: the one table of this transport."""
+"""Errors as answers of HTTP: its statuses follow from gRPC's by the one table of this transport."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from orchestrator.errors import (
-    CapacityError,
-    ConfigError,
-    DeadlineError,
-    ModelNotFoundError,
-    PermanentError,
-    ServerUnavailableError,
-    SlimError,
-)
-from orchestrator.gateway.administration import ClosedError
-from orchestrator.gateway.auth.callers import ForbiddenError, UnauthenticatedError
+from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.http.codec import dump_json
-from orchestrator.gateway.http.compression import TooLargeError, UnsupportedEncodingError
 from orchestrator.gateway.protocol.wire import MalformedMessageError
-from orchestrator.triton.errors import RefusedCallError
+from orchestrator.gateway.statuses import status_of
 
-RETRY_AFTER_S = 1
+_RETRY_AFTER_S = 1
 """Told with 429: the queue is full, and no answer of it takes longer than some hundred milliseconds."""
 
-# The first that fits counts, so a class stands before the one it is derived from.
-STATUSES: tuple[tuple[type[SlimError], HTTPStatus], ...] = (
-    (UnsupportedEncodingError, HTTPStatus.NOT_IMPLEMENTED),
-    (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-    (UnauthenticatedError, HTTPStatus.UNAUTHORIZED),
-    (ForbiddenError, HTTPStatus.FORBIDDEN),
-    (ClosedError, HTTPStatus.FORBIDDEN),
-    (ModelNotFoundError, HTTPStatus.NOT_FOUND),
-    (CapacityError, HTTPStatus.TOO_MANY_REQUESTS),
-    (DeadlineError, HTTPStatus.GATEWAY_TIMEOUT),
-    (ServerUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
-    (ConfigError, HTTPStatus.BAD_REQUEST),
-    (PermanentError, HTTPStatus.BAD_REQUEST),
-    (MalformedMessageError, HTTPStatus.BAD_REQUEST),
-    (SlimError, HTTPStatus.INTERNAL_SERVER_ERROR),
-)
+
+class StalledError(SlimError):
+    """A body has stopped coming."""
+
+
+class UnsupportedEncodingError(ConfigError):
+    """A body is encoded in a way that is not offered."""
+
+
+class TooLargeError(ConfigError):
+    """A body is larger than allowed."""
+
+
+class NoSuchRouteError(SlimError):
+    """No route has this path."""
+
+
+class WrongMethodError(SlimError):
+    """The path is there, but not with this method."""
+
+
+_OF_HTTP: dict[type[SlimError], HTTPStatus] = {
+    NoSuchRouteError: HTTPStatus.NOT_FOUND,
+    WrongMethodError: HTTPStatus.METHOD_NOT_ALLOWED,
+    StalledError: HTTPStatus.REQUEST_TIMEOUT,
+    UnsupportedEncodingError: HTTPStatus.NOT_IMPLEMENTED,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    MalformedMessageError: HTTPStatus.BAD_REQUEST,
+}
 # As Triton's own HTTP endpoint maps its codes; the rest is an internal error.
-_REFUSALS = {
+_OF_GRPC = {
     "NOT_FOUND": HTTPStatus.NOT_FOUND,
     "INVALID_ARGUMENT": HTTPStatus.BAD_REQUEST,
     "UNAVAILABLE": HTTPStatus.SERVICE_UNAVAILABLE,
@@ -56,23 +58,24 @@ _REFUSALS = {
 }
 
 
-def status_of(error: SlimError) -> HTTPStatus:
-    """Return HTTP's status for an error; one that a server gave is translated as Triton does."""
-    if isinstance(error, RefusedCallError):
-        return _REFUSALS.get(error.status, HTTPStatus.INTERNAL_SERVER_ERROR)
-    return next(status for kind, status in STATUSES if isinstance(error, kind))
+def http_status_of(error: SlimError) -> HTTPStatus:
+    """Return HTTP's status for an error."""
+    return _OF_HTTP.get(type(error)) or _OF_GRPC.get(status_of(error), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def refusal(error: SlimError) -> web.Response:
     """Return the answer that says why there is no other."""
-    return error_response(status_of(error), str(error), retry_after_s=getattr(error, "retry_after_s", None))
+    response = error_response(http_status_of(error), str(error), retry_after_s=getattr(error, "retry_after_s", None))
+    if isinstance(error, StalledError):
+        response.force_close()
+    return response
 
 
 def error_response(status: HTTPStatus, reason: str, *, retry_after_s: float | None = None) -> web.Response:
     """Return the answer of a status; 429 says when to come again, by a guess when ``retry_after_s`` is None."""
     headers = {"Content-Type": "application/json"}
     if status is HTTPStatus.TOO_MANY_REQUESTS:
-        headers["Retry-After"] = str(RETRY_AFTER_S if retry_after_s is None else max(1, math.ceil(retry_after_s)))
+        headers["Retry-After"] = str(_RETRY_AFTER_S if retry_after_s is None else max(1, math.ceil(retry_after_s)))
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if status is HTTPStatus.NOT_IMPLEMENTED:

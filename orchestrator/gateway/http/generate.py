@@ -18,13 +18,6 @@ from orchestrator.gateway.protocol.tensors import count_elements, from_json, to_
 def parse_generate(model: str, version: str, content: Mapping[str, Any], config: Message, metadata: Message) -> Message:
     """Return the ModelInferRequest that plain JSON asks for.
 
-    Args:
-        model: The model's name, from the path.
-        version: The model's version, from the path; may be empty.
-        content: The JSON.
-        config: The model's ModelConfig.
-        metadata: The model's metadata, which names inputs and shapes.
-
     Raises:
         ConfigError: when a value does not fit its input, or a parameter is no scalar.
     """
@@ -46,9 +39,9 @@ def parse_generate(model: str, version: str, content: Mapping[str, Any], config:
             request.id = require_text("'id'", value)
         elif key == "parameters" and isinstance(value, dict):
             for name, parameter in value.items():
-                set_value(request.parameters, require_text("a parameter's name", name), parameter)
+                set_value(request.parameters, name, parameter)
         else:
-            set_value(request.parameters, require_text("a parameter's name", key), value)
+            set_value(request.parameters, key, value)
     return request
 
 

@@ -7,10 +7,9 @@ matching a split path is quicker than a table of patterns.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -18,7 +17,7 @@ from aiohttp import web
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.http.body import BodyReader, StalledError, encoded
+from orchestrator.gateway.http.body import BodyReader, encoded
 from orchestrator.gateway.http.codec import (
     OutputForms,
     dump_json,
@@ -28,8 +27,7 @@ from orchestrator.gateway.http.codec import (
     render_infer,
     split_body,
 )
-from orchestrator.gateway.http.descriptions import Descriptions
-from orchestrator.gateway.http.errors import error_response, refusal
+from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, error_response, refusal
 from orchestrator.gateway.http.generate import parse_generate, render_generate
 from orchestrator.gateway.protocol.messages import Message, pb, to_json_value
 from orchestrator.gateway.streaming import StreamSession
@@ -40,17 +38,9 @@ log = logging.getLogger(__name__)
 JSON_BYTES_HEADER = "Inference-Header-Content-Length"
 
 
-class _NoSuchRouteError(SlimError):
-    """No route has this path."""
-
-
-class _WrongMethodError(SlimError):
-    """The path is there, but not with this method."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A model that a path names, what is query of it, and by whom."""
+    """A model that a path names, what is wanted of it, and by whom."""
 
     model: str
     version: str
@@ -59,17 +49,11 @@ class _Target:
 
 
 class HttpRoutes:
-    """What is answered under each path.
-
-    Args:
-        data_plane: The data plane that answers.
-        bodies: What reads the bodies of requests.
-    """
+    """What is answered under each path."""
 
     def __init__(self, data_plane: DataPlane, bodies: BodyReader) -> None:
         self._data_plane = data_plane
         self._bodies = bodies
-        self._descriptions = Descriptions(data_plane)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the answer to a request, whatever it is; it may have been sent already.
@@ -80,14 +64,6 @@ class HttpRoutes:
         """
         try:
             return await self._route(request)
-        except _NoSuchRouteError:
-            return error_response(HTTPStatus.NOT_FOUND, "Not Found")
-        except StalledError as exc:
-            response = error_response(HTTPStatus.REQUEST_TIMEOUT, str(exc))
-            response.force_close()
-            return response
-        except _WrongMethodError:
-            return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed")
         except SlimError as exc:
             return refusal(exc)
         except (ConnectionError, web.HTTPException):
@@ -106,19 +82,15 @@ class HttpRoutes:
         )
         match parts:
             case None:
-                raise _NoSuchRouteError
+                raise NoSuchRouteError("Not Found")
             case []:
-                _require(request, "GET")
-                query = pb.ServerMetadataRequest()
-                return await self._reply("ServerMetadata", query, pb.ServerMetadataResponse, caller)
+                return await self._show(request, "ServerMetadata", caller)
             case ["health", "live"]:
                 return _health(request, True)
             case ["health", "ready"]:
                 return _health(request, self._data_plane.health.is_ready())
             case ["models", "stats"]:
-                _require(request, "GET")
-                query = pb.ModelStatisticsRequest()
-                return await self._reply("ModelStatistics", query, pb.ModelStatisticsResponse, caller)
+                return await self._show(request, "ModelStatistics", caller)
             case ["models", model, "versions", version, *rest]:
                 return await self._answer_model(request, _Target(model, version, "/".join(rest), caller))
             case ["models", model, *rest]:
@@ -132,50 +104,41 @@ class HttpRoutes:
             case ["systemsharedmemory" | "cudasharedmemory" as kind, *rest]:
                 name = kind.partition("sharedmemory")[0].capitalize()
                 return await self._answer_shared_memory(request, name, rest, caller)
-        raise _NoSuchRouteError
+        raise NoSuchRouteError("Not Found")
 
     # --- models ---
 
     async def _answer_model(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
         name, version, caller = target.model, target.version, target.caller
-        posted: dict[str, Callable[[web.BaseRequest, _Target], Awaitable[web.StreamResponse]]] = {
-            "infer": self._infer,
-            "generate": self._generate,
-        }
-        if target.action in posted:
+        named = {"name": name, "version": version}
+        if target.action in ("infer", "generate"):
             _require(request, "POST")
             with self._data_plane.inference.admit(caller, name):
-                return await posted[target.action](request, target)
+                return await (self._infer if target.action == "infer" else self._generate)(request, target)
         self._data_plane.guard.require_model(caller, name)
-        if target.action == "generate_stream":  # the session admits, as for every stream
-            _require(request, "POST")
-            return await self._generate_stream(request, target)
-        if target.action == "trace/setting":
-            return await self._answer_settings(request, "TraceSetting", caller)
         match target.action:
+            case "generate_stream":  # the session admits, as for every stream
+                _require(request, "POST")
+                return await self._generate_stream(request, target)
+            case "trace/setting":
+                return await self._answer_settings(request, "TraceSetting", caller)
             case "ready":
                 return _health(request, self._data_plane.health.is_model_ready(name, version))
             case "":
-                _require(request, "GET")
-                query = pb.ModelMetadataRequest(name=name, version=version)
-                return await self._reply("ModelMetadata", query, pb.ModelMetadataResponse, caller)
+                return await self._show(request, "ModelMetadata", caller, **named)
             case "config":
                 _require(request, "GET")
-                query = pb.ModelConfigRequest(name=name, version=version)
-                answer = await self._data_plane.query("ModelConfig", query, pb.ModelConfigResponse, caller)
-                return _json(to_json_value(answer.config))
+                return _json(to_json_value((await self._data_plane.query("ModelConfig", caller, **named)).config))
             case "stats":
-                _require(request, "GET")
-                query = pb.ModelStatisticsRequest(name=name, version=version)
-                return await self._reply("ModelStatistics", query, pb.ModelStatisticsResponse, caller)
-        raise _NoSuchRouteError
+                return await self._show(request, "ModelStatistics", caller, **named)
+        raise NoSuchRouteError("Not Found")
 
     async def _infer(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
         body = await self._bodies.read(request)
         length = _json_bytes(request, body)
         text, binary = split_body(body, length)
         if length == 0:
-            config = (await self._descriptions.of(target.model, target.version)).config
+            config, _ = await self._data_plane.metadata.describe(target.model, target.version)
             message, forms = parse_raw(target.model, target.version, config, binary), OutputForms(by_default=True)
         else:
             message, forms = parse_infer(target.model, target.version, text, binary)
@@ -216,8 +179,8 @@ class HttpRoutes:
 
     async def _read_generate(self, request: web.BaseRequest, target: _Target) -> Message:
         content = load_json(await self._bodies.read(request))
-        found = await self._descriptions.of(target.model, target.version)
-        return parse_generate(target.model, target.version, content, found.config, found.metadata)
+        config, metadata = await self._data_plane.metadata.describe(target.model, target.version)
+        return parse_generate(target.model, target.version, content, config, metadata)
 
     # --- the rest ---
 
@@ -228,25 +191,22 @@ class HttpRoutes:
                 content = load_json(await self._bodies.read(request))
                 if not isinstance(content.get("ready", False), bool):
                     raise ConfigError("Unable to parse 'ready': give true or false")
-                query = pb.RepositoryIndexRequest(ready=content.get("ready", False))
-                index = await self._data_plane.query("RepositoryIndex", query, pb.RepositoryIndexResponse, caller)
+                index = await self._data_plane.query("RepositoryIndex", caller, ready=content.get("ready", False))
                 # Triton leaves out what is empty.
                 return _json([{k: v for k, v in to_json_value(model).items() if v} for model in index.models])
             case ["models", model, "load" | "unload" as action]:
                 _require(request, "POST")
-                kind = f"RepositoryModel{action.capitalize()}"
-                query = getattr(pb, f"{kind}Request")(model_name=model)
-                await self._data_plane.query(kind, query, getattr(pb, f"{kind}Response"), caller)
-        raise _NoSuchRouteError
+                await self._data_plane.query(f"RepositoryModel{action.capitalize()}", caller, model_name=model)
+        raise NoSuchRouteError("Not Found")
 
     async def _answer_settings(self, request: web.BaseRequest, method: str, caller: Caller) -> web.StreamResponse:
-        query = getattr(pb, f"{method}Request")()
+        settings: dict[str, dict[str, str]] = {}
         if request.method == "POST":
             if load_json(await self._bodies.read(request)):
-                query.settings["changed"].SetInParent()  # which one does not matter: all are closed
+                settings["changed"] = {}  # which one does not matter: all are closed
         else:
             _require(request, "GET")
-        answer = await self._data_plane.query(method, query, getattr(pb, f"{method}Response"), caller)
+        answer = await self._data_plane.query(method, caller, settings=settings)
         return _json(to_json_value(answer)["settings"])
 
     async def _answer_shared_memory(
@@ -255,20 +215,18 @@ class HttpRoutes:
         match rest:
             case ["region", region, action]:
                 pass
-            case [action]:
-                region = ""
             case _:
-                raise _NoSuchRouteError
+                region, action = "", "/".join(rest)
         if action not in ("status", "register", "unregister"):
-            raise _NoSuchRouteError
+            raise NoSuchRouteError("Not Found")
         _require(request, "GET" if action == "status" else "POST")
         method = f"{kind}SharedMemory{action.capitalize()}"
-        query = getattr(pb, f"{method}Request")(name=region)
-        await self._data_plane.query(method, query, getattr(pb, f"{method}Response"), caller)
+        await self._data_plane.query(method, caller, name=region)
         return _json([]) if action == "status" else web.Response(headers={"Content-Type": "application/json"})
 
-    async def _reply(self, method: str, query: Message, kind: Any, caller: Caller) -> web.Response:
-        return _json(to_json_value(await self._data_plane.query(method, query, kind, caller)))
+    async def _show(self, request: web.BaseRequest, method: str, caller: Caller, **fields: str) -> web.Response:
+        _require(request, "GET")
+        return _json(to_json_value(await self._data_plane.query(method, caller, **fields)))
 
 
 def _split_path(request: web.BaseRequest) -> list[str] | None:
@@ -309,7 +267,7 @@ def _json_bytes(request: web.BaseRequest, body: bytes) -> int | None:
 
 def _require(request: web.BaseRequest, method: str) -> None:
     if request.method != method:
-        raise _WrongMethodError
+        raise WrongMethodError("Method Not Allowed")
 
 
 def _health(request: web.BaseRequest, is_good: bool) -> web.Response:

@@ -15,7 +15,6 @@ from typing import Any
 from aiohttp import web
 
 from orchestrator.config import GatewaySettings
-from orchestrator.errors import ConfigError
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.http.body import BodyReader
 from orchestrator.gateway.http.connection import HttpConnection, HttpConnections
@@ -27,29 +26,17 @@ _MIB = 2**20
 
 
 class HttpServer:
-    """The HTTP endpoint of a gateway.
-
-    Args:
-        data_plane: The data plane that answers.
-        address: Where to listen, ``host:port``; port 0 takes a free one.
-        settings: The gateway's settings, for the limits of what clients may take.
-        ssl: What to speak TLS with; None for plain connections.
-        listens: Whether it listens itself; else another process does, and its connections are adopted.
-
-    Attributes:
-        address: Where it listens, once started.
-    """
+    """The HTTP endpoint of a gateway; arguments and attributes are those of ``GrpcServer``."""
 
     def __init__(
         self,
         data_plane: DataPlane,
-        address: str,
         settings: GatewaySettings,
         *,
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
     ) -> None:
-        self.address = address
+        self.address = settings.http or ""
         self._ssl = ssl
         self._limits = settings.limits
         self._listens = listens
@@ -68,25 +55,18 @@ class HttpServer:
         """
         # A client that leaves withdraws its request from the router's queue.
         self._server = web.Server(self._answer, handler_cancellation=True)
-        self._connections = HttpConnections(self._server, self._limits)
-        self._connections.open()
-        if self._listens:
-            try:
-                self._listener = await self._listen(self._connections)
-            except ConfigError:
-                self._connections.close()
-                raise
-
-    async def _listen(self, connections: HttpConnections) -> asyncio.Server:
+        self._connections = connections = HttpConnections(self._server, self._limits)
+        if not self._listens:
+            return
         host, _, port = self.address.rpartition(":")
         try:
-            listener = await asyncio.get_running_loop().create_server(
+            self._listener = await asyncio.get_running_loop().create_server(
                 connections.new_connection, host.strip("[]"), int(port), backlog=BACKLOG, **self._tls()
             )
         except OSError as exc:
+            connections.close()
             raise refused_address(self.address, "gateway.http", exc) from exc
-        self.address = f"{host}:{listener.sockets[0].getsockname()[1]}"
-        return listener
+        self.address = f"{host}:{self._listener.sockets[0].getsockname()[1]}"
 
     def _tls(self) -> dict[str, Any]:
         if self._ssl is None:
@@ -119,15 +99,11 @@ class HttpServer:
         assert isinstance(connection, HttpConnection)
         size = sum(len(name) + len(value) for name, value in request.raw_headers) + len(request.raw_path)
         with connection.answering():
-            if size > self._limits.max_header_kib * 1024:
-                response: web.StreamResponse = _refuse_headers(self._limits.max_header_kib)
+            if size > (most_kib := self._limits.max_header_kib) * 1024:
+                reason = f"the headers are larger than {most_kib:g} KiB; see gateway.limits.max_header_kib"
+                response: web.StreamResponse = error_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
             else:
                 response = await self._routes.answer(request)
         if self._data_plane.health.is_draining and not response.prepared:
             response.force_close()  # the next request is to find another gateway
         return response
-
-
-def _refuse_headers(most_kib: float) -> web.Response:
-    reason = f"the headers are larger than {most_kib:g} KiB; see gateway.limits.max_header_kib"
-    return error_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 from aiohttp import web
-from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
-from orchestrator.gateway.listening import listen
+from orchestrator.gateway.listening import refused_address
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 
 
 class MetricsEndpoint:
-    """Answers GET /metrics.
-
-    Args:
-        address: Where to listen, ``host:port``.
-        read: Returns what all processes have counted until now.
-    """
+    """Answers GET /metrics with what all processes have counted, as ``read`` says."""
 
     def __init__(self, address: str, read: Callable[[], Awaitable[MetricSnapshot]]) -> None:
         self.address = address
@@ -33,9 +28,15 @@ class MetricsEndpoint:
         Raises:
             ConfigError: The address can't be listened on.
         """
-        self._runner, self.address = await listen(
-            web.Server(self._answer, access_log=None), self.address, key="gateway.metrics"
-        )
+        host, _, port = self.address.rpartition(":")
+        self._runner = runner = web.ServerRunner(web.Server(self._answer, access_log=None))
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        except OSError as exc:
+            await runner.cleanup()
+            raise refused_address(self.address, "gateway.metrics", exc) from exc
+        self.address = f"{host}:{runner.addresses[0][1]}"
 
     async def stop(self, grace_s: float) -> None:
         """Listen no more."""
@@ -47,15 +48,6 @@ class MetricsEndpoint:
             return web.Response(status=404, text="there is GET /metrics here\n")
         encode: Any
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        page = encode(_Page(await self._read()))
+        families = (await self._read()).families(MEASURES.values())
+        page = encode(SimpleNamespace(collect=lambda: families))  # all that an encoder needs of a registry
         return web.Response(body=page, headers={"Content-Type": content_type})
-
-
-class _Page:
-    """What prometheus_client's encoders need of a registry."""
-
-    def __init__(self, snapshot: MetricSnapshot) -> None:
-        self._snapshot = snapshot
-
-    def collect(self) -> Iterable[Metric]:
-        return self._snapshot.families(MEASURES.values())

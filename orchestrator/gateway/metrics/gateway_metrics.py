@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from orchestrator.gateway.metrics.router_metrics import MEASURES as ROUTER_MEASURES
 from orchestrator.gateway.metrics.router_metrics import RouterMetrics
-from orchestrator.gateway.metrics.snapshot import Buckets, Cell, Labels, Measure, MetricSnapshot
+from orchestrator.gateway.metrics.snapshot import Labels, Measure, MetricSnapshot, observe
 
 # Answers take from half a millisecond (a narrow width, an idle Triton) to what a deadline of seconds allows.
 _LATENCY_BOUNDS_S = (
@@ -58,16 +58,6 @@ MEASURES = {
 """All there is, by name, in the order of the page."""
 
 
-class _Ended:
-    """What is kept for requests that ended alike; found once instead of by each metric."""
-
-    __slots__ = ("latency", "queue", "requests", "service")
-
-    def __init__(self) -> None:
-        self.requests = Cell()
-        self.latency, self.queue, self.service = (Buckets(_LATENCY_BOUNDS_S) for _ in range(3))
-
-
 class GatewayMetrics:
     """Counts requests and times answers in one process.
 
@@ -78,10 +68,12 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self.router = RouterMetrics()
-        self._ended: dict[Labels, _Ended] = {}
-        self._tenants: dict[Labels, Cell] = {}
-        self._unauthenticated = Cell()
+        self._live = MetricSnapshot({name: {} for name in MEASURES})
+        self.router = RouterMetrics(self._live)
+        self._unauthenticated = self._live.numbers(_UNAUTHENTICATED)
+        # Of requests that ended alike; found once instead of by each metric.
+        self._timed: dict[Labels, tuple[list[float], list[float]]] = {}
+        self._queued: dict[Labels, tuple[list[float], list[float]]] = {}
 
     def begin(self) -> None:
         """Note that a request came, or that a stream is passed through."""
@@ -93,12 +85,12 @@ class GatewayMetrics:
 
     def count(self, model: str, outcome: str, *, tenant: str | None = None) -> None:
         """Note a request whose end is not timed."""
-        self._of((model, "", "", outcome)).requests.value += 1
+        self._live.numbers(_REQUESTS, (model, "", "", outcome))[0] += 1
         self._count_tenant(tenant, model, outcome)
 
     def count_unauthenticated(self) -> None:
         """Note a call without a token that is known."""
-        self._unauthenticated.value += 1
+        self._unauthenticated[0] += 1
 
     def time(
         self,
@@ -115,45 +107,35 @@ class GatewayMetrics:
 
         Args:
             model: The model that was asked for; empty when nobody has it.
-            outcome: How it ended, in a word of ``outcomes``.
+            outcome: How it ended, in a word of ``statuses``.
             tenant: The tenant that sent it; None when nobody has to say who they are.
             latency_s: Seconds from its arrival to its end.
             width: The width that ran it; empty when none did, or the model has no widths.
             server: The server that ran it; empty when none did.
             queue_s: Seconds that it waited in the router; None for models of no family.
         """
-        ended = self._of((model, width, server, outcome))
-        ended.requests.value += 1
-        ended.latency.observe(latency_s)
+        labels = (model, width, server, outcome)
+        requests, latency = self._timed.get(labels) or self._pair(self._timed, labels, _REQUESTS, _LATENCY)
+        requests[0] += 1
+        observe(latency, _LATENCY_BOUNDS_S, latency_s)
         if queue_s is not None:
-            ended.queue.observe(queue_s)
-            ended.service.observe(latency_s - queue_s)
+            queue, service = self._queued.get(labels) or self._pair(self._queued, labels, _QUEUE, _SERVICE)
+            observe(queue, _LATENCY_BOUNDS_S, queue_s)
+            observe(service, _LATENCY_BOUNDS_S, latency_s - queue_s)
         self._count_tenant(tenant, model, outcome)
+
+    def _pair(
+        self, kept: dict[Labels, tuple[list[float], list[float]]], labels: Labels, first: Measure, second: Measure
+    ) -> tuple[list[float], list[float]]:
+        found = kept[labels] = self._live.numbers(first, labels), self._live.numbers(second, labels)
+        return found
 
     def _count_tenant(self, tenant: str | None, model: str, outcome: str) -> None:
         if tenant is not None:
-            labels = (tenant, model, outcome)
-            cell = self._tenants.get(labels)
-            if cell is None:
-                cell = self._tenants[labels] = Cell()
-            cell.value += 1
-
-    def _of(self, labels: Labels) -> _Ended:
-        ended = self._ended.get(labels)
-        if ended is None:
-            ended = self._ended[labels] = _Ended()
-        return ended
+            self._live.numbers(_TENANTS, (tenant, model, outcome))[0] += 1
 
     def snapshot(self) -> MetricSnapshot:
         """Return a copy of all that was counted here."""
         snapshot = MetricSnapshot({_IN_FLIGHT.name: {(): [float(self.in_flight)]}})
-        requests = snapshot.values.setdefault(_REQUESTS.name, {})
-        for labels, ended in self._ended.items():
-            requests[labels] = [ended.requests.value]
-            for measure, buckets in ((_LATENCY, ended.latency), (_QUEUE, ended.queue), (_SERVICE, ended.service)):
-                if any(buckets.counts):
-                    snapshot.values.setdefault(measure.name, {})[labels] = [*buckets.counts, buckets.total]
-        snapshot.values[_TENANTS.name] = {labels: [cell.value] for labels, cell in self._tenants.items()}
-        self.router.put(snapshot)
-        snapshot.values[_UNAUTHENTICATED.name] = {(): [self._unauthenticated.value]}
+        snapshot.add(self._live, MEASURES)
         return snapshot

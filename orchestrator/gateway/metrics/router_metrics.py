@@ -5,7 +5,7 @@ Labels are bounded: reasons are a handful of words of ours, servers are the flee
 
 from __future__ import annotations
 
-from orchestrator.gateway.metrics.snapshot import Buckets, Cell, Labels, Measure, MetricSnapshot
+from orchestrator.gateway.metrics.snapshot import Measure, MetricSnapshot, observe
 from orchestrator.router import Backlog, RouterObserver
 from orchestrator.snapshot import ServerName, Width
 
@@ -40,20 +40,18 @@ _QUEUED = tuple(
 )
 
 MEASURES = (_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *_QUEUED)
-_COUNTED = tuple(m for m in MEASURES if m is not _POLICY and m not in _QUEUED)
-_WRONG = "wrong"
 
 
 class RouterMetrics(RouterObserver):
-    """Counts the events of a router."""
+    """Counts the events of a router in a snapshot."""
 
-    def __init__(self) -> None:
-        self._policy = Buckets(_POLICY_BOUNDS_S)
-        self._cells: dict[str, dict[Labels, Cell]] = {m.name: {} for m in _COUNTED}
+    def __init__(self, live: MetricSnapshot) -> None:
+        self._live = live
+        self._policy = live.numbers(_POLICY)
 
     def on_decision(self, policy_s: float) -> None:
         """See RouterObserver."""
-        self._policy.observe(policy_s)
+        observe(self._policy, _POLICY_BOUNDS_S, policy_s)
 
     def on_fallback(self, reason: str) -> None:
         """See RouterObserver."""
@@ -85,28 +83,18 @@ class RouterMetrics(RouterObserver):
 
     def on_wrong_answer(self, server: ServerName, width: Width) -> None:
         """See RouterObserver."""
-        self._count(_EJECTIONS, server, _WRONG)
+        self._count(_EJECTIONS, server, "wrong")
 
     def on_ejection(self, server: ServerName, reason: str) -> None:
         """See RouterObserver."""
         self._count(_EJECTIONS, server, reason)
 
     def _count(self, measure: Measure, *labels: str, amount: float = 1.0) -> None:
-        cells = self._cells[measure.name]
-        cell = cells.get(labels)
-        if cell is None:
-            cell = cells[labels] = Cell()
-        cell.value += amount
-
-    def put(self, snapshot: MetricSnapshot) -> None:
-        """Copy all that was counted here into a snapshot."""
-        for name, cells in self._cells.items():
-            snapshot.values[name] = {labels: [cell.value] for labels, cell in cells.items()}
-        snapshot.values[_POLICY.name] = {(): [*self._policy.counts, self._policy.total]}
+        self._live.numbers(measure, labels)[0] += amount
 
 
 def put_backlog(snapshot: MetricSnapshot, backlog: Backlog) -> None:
     """Write what waits into a snapshot."""
     amounts = (backlog.requests, backlog.items, backlog.size_bytes)
     for measure, amount in zip(_QUEUED, amounts, strict=True):
-        snapshot.values[measure.name] = {(): [float(amount)]}
+        snapshot.numbers(measure)[0] = float(amount)

@@ -1,15 +1,15 @@
 """Counters, gauges and histograms as plain numbers that add up over processes.
 
 prometheus_client's own multiprocess mode writes each increment into a mapped file: 1.5 µs each and two of them for an
-observation, besides files that outlive their processes. Here an increment is an addition in memory; what a process has
-counted is copied when it is read and added to what the others have, which is cheap because it is rare. The
+observation, besides files that outlive their processes. Here an increment is an addition in memory, to a snapshot that
+lives; it is copied when it is read and added to what the other processes have, which is cheap because it is rare. The
 exposition formats stay prometheus_client's.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,33 +37,10 @@ class Measure:
     kind: Literal["counter", "gauge", "histogram"] = "counter"
 
 
-class Cell:
-    """The value of a counter or a gauge under one set of labels."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-    def add(self, amount: float = 1.0) -> None:
-        """Add an amount to the value."""
-        self.value += amount
-
-
-class Buckets:
-    """A histogram under one set of labels."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, amount: float) -> None:
-        """Count a value in the first bucket that holds it."""
-        self.counts[bisect_left(self.bounds, amount)] += 1
-        self.total += amount
+def observe(numbers: list[float], bounds: Sequence[float], amount: float) -> None:
+    """Count a value in the first bucket of a histogram that holds it, and add it to the sum."""
+    numbers[bisect_left(bounds, amount)] += 1
+    numbers[-1] += amount
 
 
 @dataclass(slots=True)
@@ -71,6 +48,13 @@ class MetricSnapshot:
     """What was counted, by metric and labels; values of a histogram are its buckets' counts, then the sum."""
 
     values: dict[str, dict[Labels, list[float]]] = field(default_factory=dict)
+
+    def numbers(self, measure: Measure, labels: Labels = ()) -> list[float]:
+        """Return what is counted under some labels, to be changed in place; zeros the first time."""
+        found = self.values.setdefault(measure.name, {})
+        if labels not in found:
+            found[labels] = [0.0] * (1 if measure.bounds is None else len(measure.bounds) + 2)
+        return found[labels]
 
     def add(self, other: MetricSnapshot, measures: Mapping[str, Measure], *, with_gauges: bool = True) -> None:
         """Add another one to this; metrics that ``measures`` does not know are left out."""

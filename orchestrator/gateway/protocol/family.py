@@ -210,14 +210,7 @@ def _refuse_shared_memory(tensor: Message, what: str) -> None:
 
 
 def build_response(request_id: str, family: FamilyModel, answer: Answer, classes: int | None) -> Message:
-    """Return the ModelInferResponse of an answer.
-
-    Args:
-        request_id: The request's id, echoed.
-        family: The family that answered.
-        answer: The router's answer for a batch.
-        classes: How many of the best classes are wanted as text; None for the scores.
-    """
+    """Return the ModelInferResponse of a batch's answer: scores, or so many of the best ``classes`` as text."""
     output = answer.output
     tensor = pb.ModelInferResponse.InferOutputTensor(name=family.output.name)
     if classes is None:

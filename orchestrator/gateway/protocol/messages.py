@@ -11,20 +11,9 @@ from google.protobuf.message import DecodeError
 
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.protocol.wire import MalformedMessageError
-from orchestrator.triton.messages import Message, data_type_name, pb
-
-__all__ = [
-    "Message",
-    "Value",
-    "config_datatype",
-    "parse",
-    "pb",
-    "read_value",
-    "require_text",
-    "serialise",
-    "set_value",
-    "to_json_value",
-]
+from orchestrator.triton.messages import Message as Message
+from orchestrator.triton.messages import data_type_name
+from orchestrator.triton.messages import pb as pb
 
 Value = bool | int | float | str
 
@@ -39,6 +28,16 @@ def parse(kind: Any, message: bytes) -> Message:
         return kind.FromString(message)
     except DecodeError as exc:
         raise MalformedMessageError("Unable to parse request") from exc
+
+
+def parse_request(method: str, message: bytes) -> Message:
+    """Return the request of a method of KServe's service; raises as ``parse``."""
+    return parse(getattr(pb, f"{method}Request"), message)
+
+
+def build_answer(method: str, **fields: Any) -> bytes:
+    """Return the serialised answer of a method with these fields."""
+    return serialise(getattr(pb, f"{method}Response")(**fields))
 
 
 def serialise(message: Message) -> bytes:
@@ -60,6 +59,7 @@ def set_value(parameters: Any, name: str, value: object) -> None:
     Raises:
         ConfigError: when it is no bool, number or string, or an integer beyond 64 bits.
     """
+    require_text("a parameter's name", name)
     if isinstance(value, bool):
         parameters[name].bool_param = value
     elif isinstance(value, int) and -(2**63) <= value < 2**63:

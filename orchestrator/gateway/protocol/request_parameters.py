@@ -23,11 +23,7 @@ _TRITON_KNOWN = "triton_enable_empty_final_response"
 
 
 def parse_options(parameters: Any, family: str) -> RequestOptions:
-    """Return what a map of request parameters asks of the router.
-
-    Args:
-        parameters: The request's parameters, from name to InferParameter.
-        family: The model family that the request is for.
+    """Return what a map of parameters, from name to InferParameter, asks of the router.
 
     Raises:
         ConfigError: A parameter is unknown or out of range; the message names it.

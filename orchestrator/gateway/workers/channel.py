@@ -28,13 +28,7 @@ _GONE = "the process that was asked is gone"
 
 
 class Channel:
-    """One end of a channel between two processes.
-
-    Args:
-        reader: Where the other side's lines come from.
-        writer: Where lines to the other side go.
-        answers: What this side can be asked, by name.
-    """
+    """One end of a channel between two processes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: Answers) -> None:
         self._reader = reader

@@ -22,12 +22,9 @@ _Stamp = tuple[int, int, int, int] | None
 
 
 class WatchedFiles:
-    """Some files that are taken together.
+    """Some files, read already, that are taken together.
 
-    Args:
-        what: What they are, for the log.
-        paths: Where they are; they have been read already.
-        take: Reads them and puts them to use; raises ConfigError when they can't be used, and then changes nothing.
+    ``take`` reads them and puts them to use; it raises ConfigError when they can't be used, and then changes nothing.
     """
 
     def __init__(self, what: str, paths: Iterable[Path], take: Callable[[], None]) -> None:

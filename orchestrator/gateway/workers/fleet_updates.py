@@ -2,6 +2,11 @@
 
 A file that can't be used is refused as a whole, and what was there is kept. A process that routes leaves names to its
 router; a supervisor, which has none, looks them up itself (``FollowedFleet``).
+
+Each worker has a router of its own and knows only its own batches and queues. So limits on amounts are divided: the
+waiting items and their bytes, the requests that may be sent again whatever the traffic, and the batches a server holds
+(by at least one each, so a server may hold as many batches as there are workers). Ratios (retries to traffic) need no
+division, and neither do times.
 """
 
 from __future__ import annotations
@@ -11,32 +16,45 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.config import FleetSettings, find_changes, load_fleet
+from orchestrator.config import FleetSettings, RouterSettings, find_changes, load_fleet
 from orchestrator.config.changes import ServerChanges
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.file_watch import WatchedFiles
-from orchestrator.gateway.workers.shares import share_router
 from orchestrator.router import ResolvedNames, Router
 from orchestrator.triton.resolution import resolve_host
 
 log = logging.getLogger(__name__)
 
 
-def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int = 1) -> WatchedFiles:
-    """Return the watch over a fleet file whose changes a router and a gateway take.
+def share_router(settings: RouterSettings, workers: int) -> RouterSettings:
+    """Return the router's settings for one of so many workers."""
+    overload, retries = settings.overload, settings.retries
+    return settings.model_copy(
+        update={
+            "queue_limit": divide(settings.queue_limit, workers),
+            "overload": overload.model_copy(update={"queue_limit_mib": overload.queue_limit_mib / workers}),
+            "retries": retries.model_copy(
+                update={"minimum": divide(retries.minimum, workers), "burst": divide(retries.burst, workers)}
+            ),
+            "in_flight_groups": divide(settings.in_flight_groups, workers),
+        }
+    )
 
-    Args:
-        path: The file that both were made from.
-        router: The router of this process.
-        gateway: The gateway of this process.
-        workers: How many processes share what the router section allows.
-    """
+
+def divide(amount: int, workers: int) -> int:
+    """Return a worker's part of an amount, rounded up, so that nobody has none."""
+    return -(-amount // workers)
+
+
+def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int = 1) -> WatchedFiles:
+    """Return the watch over the fleet file of a router and a gateway, of which there are as many as ``workers``."""
 
     def take() -> None:
-        fleet: FleetSettings = load_fleet(path)
+        fleet = load_fleet(path)
         # The router first: it looks at everything that could be refused before it changes anything.
-        router.reconfigure(fleet.model_copy(update={"router": share_router(fleet.router, workers)}))
+        fleet = fleet.model_copy(update={"router": share_router(fleet.router, workers)})
+        router.reconfigure(fleet)
         gateway.reconfigure(fleet)
 
     return WatchedFiles("the fleet's servers and the router's settings", [path], take)
@@ -44,10 +62,6 @@ def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int =
 
 class FollowedFleet:
     """A fleet as its file says, with one server for each address that a host name stands for.
-
-    Args:
-        settings: The fleet to begin with.
-        path: Its file.
 
     Attributes:
         settings: The newest fleet that could be used, but with the gateway section of the first: workers that are

@@ -26,11 +26,9 @@ Kind = str
 
 
 class SocketHandoff:
-    """The supervisor's side, one a worker.
+    """The supervisor's side, one a worker: its end of a SOCK_SEQPACKET pair.
 
-    Args:
-        end: The supervisor's end of a SOCK_SEQPACKET pair.
-        on_room: Called when the worker has taken a connection.
+    ``on_room`` is called when the worker has taken a connection.
     """
 
     def __init__(self, end: socket.socket, on_room: Callable[[], None]) -> None:
@@ -102,12 +100,7 @@ class Adopter(Protocol):
 
 
 class Receiver:
-    """A worker's side.
-
-    Args:
-        end: The worker's end of the pair.
-        adopters: What serves connections, by kind.
-    """
+    """A worker's side: its end of the pair, and what serves connections, by kind."""
 
     def __init__(self, end: socket.socket, adopters: Mapping[Kind, Adopter]) -> None:
         end.setblocking(False)

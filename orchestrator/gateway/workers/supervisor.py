@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from base64 import b64decode, b64encode
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from orchestrator.config.changes import ServerChanges
-from orchestrator.gateway.fleet_statistics import LocalFleetStatistics, answers_to_workers
+from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, WORKER_RESTARTS, WORKERS
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
@@ -39,11 +40,7 @@ _STOP_MARGIN_S = 5.0  # beyond drain_s, before a worker that does not end is kil
 class Supervisor:
     """Listens, and keeps the workers, while the context is open; leaving it drains.
 
-    Call it with an event loop running.
-
-    Args:
-        fleet: Whose Tritons statistics and the index are read from, names resolved; its changes are followed.
-        launch: How a worker is started.
+    Call it with an event loop running, and the fleet's names resolved; the fleet's changes are followed.
 
     Raises:
         ConfigError: A protocol key file can't be used.
@@ -60,7 +57,7 @@ class Supervisor:
         servers, timeout_s = open_servers(fleet.servers), fleet.settings.router.connect_timeout_s
         self._discovery = ModelDiscovery(servers, timeout_s=timeout_s)
         self._model_index = ModelIndex(self._discovery)
-        self._fleet_statistics = LocalFleetStatistics(self._model_index, self.is_served)
+        self._fleet_statistics = FleetStatistics(self._model_index, self.is_served)
         self._distributor = ConnectionDistributor()
         self._workers = [
             ManagedProcess(
@@ -154,10 +151,14 @@ class Supervisor:
             number,
             launch,
             stop_s=self._settings.drain_s + _STOP_MARGIN_S,
-            answers=answers_to_workers(self._fleet_statistics),
+            answers={method: partial(self._answer, method) for method in ("ModelStatistics", "RepositoryIndex")},
             distributor=self._distributor,
             on_change=self._note,
         )
+
+    async def _answer(self, method: str, message: str) -> str:
+        """Answer a call of a worker about the whole fleet; see ``WorkerTeam.query_fleet``."""
+        return b64encode(await self._fleet_statistics.answer(method, b64decode(message))).decode()
 
     def _note(self, run: WorkerRun) -> None:
         if run.is_up:

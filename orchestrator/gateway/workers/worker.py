@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.gateway.fleet_statistics import RemoteFleetStatistics
+from orchestrator.gateway.protocol.messages import parse_request
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.channel import Channel
 from orchestrator.gateway.workers.socket_handoff import Receiver
 
 _SERVED_PERIOD_S = 0.05
 """How late the others learn at the most of families that have come or gone here."""
+_QUERY_S = 10.0
+"""How long the supervisor may take, which asks the servers for their statistics."""
 _METRICS_PERIOD_S = 1.0
 """How many seconds of counting are lost at the most when a worker is killed."""
 
@@ -35,16 +38,8 @@ def read_init_message(channel_end: socket.socket) -> dict[str, Any] | None:
 class WorkerTeam:
     """The supervisor, and through it the other workers, as one worker knows them; ``join`` comes first.
 
-    Args:
-        channel_end: The worker's end of its channel, after the init message.
-        handoff_end: The worker's end of its socket handoff.
-        on_alone: Called when the supervisor is gone.
-
-    Attributes:
-        fleet_statistics: The supervisor's, which all workers query.
+    The channel is used from after the init message; ``on_alone`` is called when the supervisor is gone.
     """
-
-    fleet_statistics: RemoteFleetStatistics
 
     def __init__(self, channel_end: socket.socket, handoff_end: socket.socket, on_alone: Callable[[], None]) -> None:
         self._channel_end = channel_end
@@ -60,7 +55,6 @@ class WorkerTeam:
         self._channel = await Channel.over(
             self._channel_end, {"served": self._hear_served, "metrics": self._read_metrics}
         )
-        self.fleet_statistics = RemoteFleetStatistics(self._channel)
         self._tasks.append(asyncio.create_task(self._listen()))
 
     def serve(self, gateway: Gateway) -> None:
@@ -82,6 +76,11 @@ class WorkerTeam:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._channel.close()
+
+    async def query_fleet(self, method: str, message: bytes) -> bytes:
+        """Return what the supervisor answers to a call about the whole fleet, which it knows."""
+        parse_request(method, message)  # bytes that are none are refused here, where they came from
+        return b64decode(await self._channel.ask(method, b64encode(message).decode(), timeout_s=_QUERY_S))
 
     def is_served(self, family: str) -> bool:
         """Return whether all workers can answer a family."""

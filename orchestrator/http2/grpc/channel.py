@@ -33,11 +33,9 @@ _MOST_BLOCKS: Final = 256
 
 
 class GrpcChannel:
-    """Calls one server; to be used from one event loop.
+    """Calls one server at ``host:port``; to be used from one event loop.
 
-    Args:
-        address: ``host:port``.
-        pool: whose connection it shares with other channels to the same address; None: it has one of its own.
+    Channels to the same address share the connection of their pool; without one, a channel has its own.
     """
 
     def __init__(self, address: str, pool: ConnectionPool | None = None) -> None:
@@ -53,12 +51,9 @@ class GrpcChannel:
         return len(self._under_way)
 
     async def call(self, path: str, message: bytes, metadata: Metadata = ()) -> bytes:
-        """Return the answer to one message.
+        """Return the answer to one serialised message, sent to ``/service/method``.
 
-        Args:
-            path: ``/service/method``.
-            message: serialised.
-            metadata: to send along; a tuple is kept, so equal ones should be equal tuples.
+        Metadata is kept when it is a tuple, so equal ones should be equal tuples.
 
         Raises:
             RpcError: with the server's status, or UNAVAILABLE when there is no server.
@@ -85,16 +80,9 @@ class GrpcChannel:
         read: Callable[[bytes], T],
         explain: Explain,
     ) -> asyncio.Future[T] | None:
-        """Begin a call at once and return what its answer is read to; None when the connection does not stand yet.
+        """Begin a call at once and return what ``read`` makes of its answer; None when there is no connection yet.
 
-        A call that the server refuses fails, where ``call`` would ask a second time.
-
-        Args:
-            path: as for ``call``.
-            message: likewise.
-            metadata: likewise.
-            read: what an answer holds.
-            explain: the exception that stands for a failure.
+        A call that the server refuses fails, with what ``explain`` makes of it, where ``call`` would ask a second time.
         """
         connection = self._connector.current()
         if connection is None:
@@ -108,11 +96,7 @@ class GrpcChannel:
     def open_stream(self, path: str, metadata: Metadata = (), *, explain: Explain, peer: str = "") -> ClientStream:
         """Return a stream of messages both ways, opened with the first that is sent.
 
-        Args:
-            path: as for ``call``.
-            metadata: likewise.
-            explain: the exception that stands for a failure.
-            peer: what the server is called in messages; empty: by its address.
+        ``explain`` makes the exception that stands for a failure; ``peer`` names the server there, or its address does.
         """
         block, connect = self._block(path, metadata), self._connector.connect
         return ClientStream(self._under_way, connect, block, explain, peer or self.address)

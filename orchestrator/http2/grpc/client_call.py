@@ -41,9 +41,6 @@ class RefusedStreamError(RpcError):
 class ClientCall(ABC):
     """What unary calls and streams share: their end.
 
-    Args:
-        under_way: where the call counts until the server has ended it.
-
     Attributes:
         stream: that it goes over; None before it was opened.
     """
@@ -112,11 +109,6 @@ class ClientCall(ABC):
 class UnaryExchange(ClientCall):
     """A call of one message and one answer.
 
-    Args:
-        under_way: see ClientCall.
-        read: returns what an answer holds.
-        explain: see Explain.
-
     Attributes:
         answer: what ``read`` returns, or why there is none.
     """
@@ -158,26 +150,7 @@ class ClientStream(ClientCall):
     """A stream of messages both ways, opened with the first that is sent; the caller must ``abandon`` it in the end.
 
     Nobody's cancellation reaches the server: a message that ``send`` has begun to send is sent whole.
-
-    Args:
-        under_way: see ClientCall.
-        connect: returns a connection that takes a stream; raises RpcError.
-        block: the header block.
-        explain: see Explain.
-        peer: what the server is called in messages.
     """
-
-    __slots__ = (
-        "_block",
-        "_buffer",
-        "_connect",
-        "_error",
-        "_has_ended",
-        "_is_abandoned",
-        "_peer",
-        "_reader",
-        "_writer",
-    )
 
     def __init__(
         self,

@@ -32,10 +32,7 @@ _UNACKNOWLEDGED_MS: Final = 20_000
 
 
 class Connector:
-    """Connects to one server, and again; to be used from one event loop.
-
-    Args:
-        address: ``host:port``.
+    """Connects to one server at ``host:port``, and again; to be used from one event loop.
 
     Attributes:
         is_closed: whether its last user has gone.

@@ -1,13 +1,18 @@
-"""What unary and streaming calls of a server share: one task, its end, and the client's time limit.
+"""What unary and streaming calls of a server share: one task, its end, the client's time limit, and what they hold.
 
 A call whose client resets it, or whose time is up, has its task cancelled, and counts for its connection until that has
 ended.
+
+What has come of requests that are not whole is counted over all connections of a server. When that is too much, it is
+the connection that holds the most which loses its largest request, and not whoever sends the next piece: so a client
+that begins much and finishes nothing takes nothing from the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -16,7 +21,6 @@ from orchestrator.http2.flow import AnyFlow
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.wire import TRAILERS, RequestHead, RpcError, trailers, unpack_message
 from orchestrator.http2.limits import Limits
-from orchestrator.http2.receive_budget import ReceiveBudget
 from orchestrator.http2.stream import Stream
 
 _THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
@@ -24,6 +28,42 @@ _THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which 
 
 CallerT = TypeVar("CallerT")
 """Who makes a call, as its service identifies them."""
+
+
+class ReceiveBudget:
+    """Counts bytes by the call they came for; the largest message must fit into ``most_bytes``.
+
+    Attributes:
+        total_bytes: How much is held.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.total_bytes = 0
+        self._most_bytes = most_bytes
+        self._held: dict[ServerCall[Any], int] = {}
+
+    def take(self, call: ServerCall[Any], size: int) -> None:
+        """Count a piece; afterwards the call, or another one, may have lost all of its pieces."""
+        if size:
+            self.total_bytes += size
+            self._held[call] = self._held.get(call, 0) + size
+        while self.total_bytes > self._most_bytes:
+            self._choose_victim().lose()
+
+    def give(self, call: ServerCall[Any], size: int) -> None:
+        """Count so much of a call no more."""
+        if size:
+            self.total_bytes -= size
+            self._held[call] -= size
+            if not self._held[call]:
+                del self._held[call]
+
+    def _choose_victim(self) -> ServerCall[Any]:
+        by_connection: Counter[AnyFlow] = Counter()
+        for call, size in self._held.items():
+            by_connection[call.connection] += size
+        worst, _ = by_connection.most_common(1)[0]
+        return max((call for call in self._held if call.connection is worst), key=self._held.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +84,9 @@ class CallRules:
 
 
 class ServerCall(ABC, Generic[CallerT]):
-    """What unary and streaming calls share: one task, its end, and the client's time limit."""
+    """One call."""
 
-    __slots__ = ("_caller", "_has_headers", "_head", "_left_bytes", "_rules", "_stream", "_task", "_timer")
+    __slots__ = ("_caller", "_has_headers", "_head", "_held", "_left_bytes", "_rules", "_stream", "_task", "_timer")
 
     def __init__(self, rules: CallRules, stream: Stream, head: RequestHead, caller: CallerT) -> None:
         self._rules = rules
@@ -55,6 +95,7 @@ class ServerCall(ABC, Generic[CallerT]):
         self._caller = caller
         self._has_headers = False
         self._left_bytes = head.content_bytes
+        self._held = bytearray()  # not a list: pieces may be of one byte each
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         if head.timeout_s is not None:
@@ -96,9 +137,15 @@ class ServerCall(ABC, Generic[CallerT]):
         """The connection that it came on."""
         return self._stream.connection
 
-    @abstractmethod
     def lose(self) -> None:
-        """Give back what is held of it, because too much is held of all."""
+        """Give back what is held of it, and tell its client, because too much is held of all."""
+        self._release()
+        error = RpcError("RESOURCE_EXHAUSTED", "too many large requests are coming in at a time; send it again")
+        self._refuse(error)
+
+    @abstractmethod
+    def _refuse(self, error: RpcError) -> None:
+        """Take no more of the request, and tell why."""
 
     def _stop_timer(self) -> None:
         # As soon as the call has ended, or refused ones would be kept for as long as their clients would have waited.
@@ -106,9 +153,34 @@ class ServerCall(ABC, Generic[CallerT]):
             self._timer.cancel()
             self._timer = None
 
-    @abstractmethod
+    def _hold(self, data: bytes) -> None:
+        """Keep a piece of a request that is not whole; afterwards it may be lost."""
+        self._held += data
+        self._rules.receive_budget.take(self, len(data))
+
     def _release(self) -> None:
         """Forget what has come of a request that is not whole."""
+        self._rules.receive_budget.give(self, len(self._held))
+        self._held = bytearray()
+
+    def _unpack_small(self, flag: int, payload: bytes) -> bytes | None:
+        """Return a message, None when unpacking it takes longer than the event loop can spare; raises RpcError."""
+        if flag and len(payload) >= _THREAD_FROM_BYTES:
+            return None
+        most_bytes = self._rules.max_message_bytes
+        least_bytes = min(_THREAD_FROM_BYTES, most_bytes)
+        try:
+            return unpack_message(flag, payload, self._head.encoding, least_bytes)
+        except RpcError as exc:
+            if exc.status != "RESOURCE_EXHAUSTED" or least_bytes == most_bytes:
+                raise
+            return None  # it grows
+
+    async def _unpack_large(self, flag: int, payload: bytes) -> bytes:
+        """Return a message, unpacked beside the event loop; raises RpcError."""
+        return await asyncio.to_thread(
+            unpack_message, flag, payload, self._head.encoding, self._rules.max_message_bytes
+        )
 
     def _start(self, work: Any) -> None:
         self._stream.connection.running += 1
@@ -138,30 +210,3 @@ class ServerCall(ABC, Generic[CallerT]):
             stream.finish(trailers(status, detail, is_only=False, retry_after_s=retry_after_s))
         else:
             stream.send_headers(trailers(status, detail, is_only=True, retry_after_s=retry_after_s), is_last=True)
-
-
-def too_much_held() -> RpcError:
-    """Return what a call is refused with that lost what was held of it."""
-    return RpcError("RESOURCE_EXHAUSTED", "too many large requests are coming in at a time; send it again")
-
-
-def unpack_small(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes | None:
-    """Return a message, None when unpacking it takes longer than the event loop can spare.
-
-    Raises:
-        RpcError: as ``unpack_message``.
-    """
-    if flag and len(payload) >= _THREAD_FROM_BYTES:
-        return None
-    least_bytes = min(_THREAD_FROM_BYTES, max_bytes)
-    try:
-        return unpack_message(flag, payload, encoding, least_bytes)
-    except RpcError as exc:
-        if exc.status != "RESOURCE_EXHAUSTED" or least_bytes == max_bytes:
-            raise
-        return None  # it grows
-
-
-async def unpack_large(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Return a message, unpacked beside the event loop; raises as ``unpack_message``."""
-    return await asyncio.to_thread(unpack_message, flag, payload, encoding, max_bytes)

@@ -10,14 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
-from orchestrator.http2.grpc.server_call import (
-    CallerT,
-    CallRules,
-    ServerCall,
-    too_much_held,
-    unpack_large,
-    unpack_small,
-)
+from orchestrator.http2.grpc.server_call import CallerT, CallRules, ServerCall
 from orchestrator.http2.grpc.wire import (
     RESPONSE_HEADERS,
     RequestHead,
@@ -35,14 +28,12 @@ StreamHandler = Callable[[AsyncIterator[bytes], Send, CallerT], Awaitable[None]]
 class StreamingCall(ServerCall[CallerT]):
     """A call of many messages both ways."""
 
-    __slots__ = ("_buffer", "_has_ended", "_refusal", "_waiter")
+    __slots__ = ("_has_ended", "_refusal", "_waiter")
 
     def __init__(
         self, rules: CallRules, stream: Stream, head: RequestHead, caller: CallerT, handler: StreamHandler[CallerT]
     ) -> None:
         super().__init__(rules, stream, head, caller)
-        # Messages are split off as they are read: as objects, small ones take ten times more.
-        self._buffer = bytearray()
         self._refusal: RpcError | None = None
         self._has_ended = False
         self._waiter: asyncio.Future[None] | None = None
@@ -61,36 +52,29 @@ class StreamingCall(ServerCall[CallerT]):
         """Take a piece of the stream of messages."""
         if self._task is None or self._refusal is not None:
             return
-        self._buffer += data
         self._has_ended = self._has_ended or is_last
-        self._rules.receive_budget.take(self, len(data))
+        self._hold(data)
         if not self._is_readable():
             self._ask_for_more()
         elif self._waiter is not None:
-            _release(self._waiter)
+            _resume(self._waiter)
 
-    def lose(self) -> None:
-        """See ServerCall."""
-        self._release()
-        self._refusal = too_much_held()
+    def _refuse(self, error: RpcError) -> None:
+        self._refusal = error
         if self._waiter is not None:
-            _release(self._waiter)
-
-    def _release(self) -> None:
-        self._rules.receive_budget.give(self, len(self._buffer))
-        self._buffer = bytearray()
+            _resume(self._waiter)
 
     def _is_readable(self) -> bool:
         """Whether a reader need not wait, be it for a message, a failure or the end."""
         if self._has_ended or self._refusal is not None:
             return True
         try:
-            return next_message_bytes(self._buffer, self._rules.max_message_bytes) is not None
+            return next_message_bytes(self._held, self._rules.max_message_bytes) is not None
         except RpcError:
             return True
 
     def _ask_for_more(self) -> None:
-        self._stream.is_fed = bool(self._buffer)  # the rest of a message that is under way must come
+        self._stream.is_fed = bool(self._held)  # the rest of a message that is under way must come
         self._stream.credit()
         self._stream.progress_s = self._stream.connection.clock()
 
@@ -98,14 +82,13 @@ class StreamingCall(ServerCall[CallerT]):
         while True:
             if self._refusal is not None:
                 raise self._refusal
-            size = next_message_bytes(self._buffer, self._rules.max_message_bytes)
+            size = next_message_bytes(self._held, self._rules.max_message_bytes)
             if size is not None:
                 flag, payload = self._split_off(size)
-                encoding, limit = self._head.encoding, self._rules.max_message_bytes
-                message = unpack_small(flag, payload, encoding, limit)
-                yield await unpack_large(flag, payload, encoding, limit) if message is None else message
+                message = self._unpack_small(flag, payload)
+                yield await self._unpack_large(flag, payload) if message is None else message
             elif self._has_ended:
-                if self._buffer:
+                if self._held:
                     raise RpcError("INTERNAL", "the stream ends in the middle of a message")
                 return
             else:
@@ -114,7 +97,8 @@ class StreamingCall(ServerCall[CallerT]):
                 self._waiter = None
 
     def _split_off(self, size: int) -> tuple[int, bytes]:
-        flag, payload = split_message(self._buffer, size)
+        """Take off one message as it is read; kept as objects, small ones would take ten times more."""
+        flag, payload = split_message(self._held, size)
         self._rules.receive_budget.give(self, size)
         if not self._is_readable():
             self._ask_for_more()
@@ -128,10 +112,10 @@ class StreamingCall(ServerCall[CallerT]):
         stream.send_data(pack_message(message))
         while stream.is_congested and not stream.is_local_closed:
             writable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            stream.on_writable = partial(_release, writable)
+            stream.on_writable = partial(_resume, writable)
             await writable
 
 
-def _release(waiter: asyncio.Future[None]) -> None:
+def _resume(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)

@@ -7,17 +7,9 @@ a call over as it comes (``QuickHandler``) and needs no task.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from orchestrator.http2.frames import ErrorCode
-from orchestrator.http2.grpc.server_call import (
-    CallerT,
-    CallRules,
-    ServerCall,
-    too_much_held,
-    unpack_large,
-    unpack_small,
-)
+from orchestrator.http2.grpc.server_call import CallerT, CallRules, ServerCall
 from orchestrator.http2.grpc.wire import (
     OK_TRAILERS,
     PREFIX_BYTES,
@@ -30,34 +22,18 @@ from orchestrator.http2.grpc.wire import (
 from orchestrator.http2.stream import Stream
 
 UnaryHandler = Callable[[bytes, CallerT], Awaitable[bytes]]
-
-
-class UnaryResponder(Protocol):
-    """A unary call, for who answers it later.
-
-    Attributes:
-        on_abort: called when its client is gone or has lost interest, once at most; nothing is to be answered then.
-    """
-
-    on_abort: Callable[[], None] | None
-
-    def answer(self, message: bytes) -> None:
-        """Answer it; to be done once, or ``refuse``, after it was taken."""
-        ...
-
-    def refuse(self, error: Exception) -> None:
-        """Tell why there is no answer."""
-        ...
-
-
-QuickHandler = Callable[[bytes, CallerT, UnaryResponder], bool]
+QuickHandler = Callable[[bytes, CallerT, "UnaryCall[CallerT]"], bool]
 """Returns whether it takes a call, and will answer or has answered it; raises what it is refused with."""
 
 
 class UnaryCall(ServerCall[CallerT]):
-    """A call of one message and one answer."""
+    """A call of one message and one answer.
 
-    __slots__ = ("_handler", "_has_begun", "_held", "_is_taken", "_quick", "_whole_bytes", "on_abort")
+    Attributes:
+        on_abort: Called when its client is gone or has lost interest, once at most; nothing is to be answered then.
+    """
+
+    __slots__ = ("_handler", "_has_begun", "_is_taken", "_quick", "_whole_bytes", "on_abort")
 
     def __init__(
         self,
@@ -71,7 +47,6 @@ class UnaryCall(ServerCall[CallerT]):
         super().__init__(rules, stream, head, caller)
         self._handler = handler
         self._quick = quick
-        self._held = bytearray()  # not a list: pieces may be of one byte each
         self._whole_bytes: int | None = None
         self._has_begun = False
         self._is_taken = False  # by a quick handler that has not answered yet
@@ -82,7 +57,7 @@ class UnaryCall(ServerCall[CallerT]):
         if self._has_begun or self._stream.is_local_closed:
             return
         try:
-            body = data if is_last and not self._held else self._hold(data)  # the usual message comes in one piece
+            body = data if is_last and not self._held else self._collect(data)  # the usual message comes in one piece
             if is_last and not self._stream.is_local_closed:
                 self._release()
                 self._begin(body)
@@ -90,11 +65,10 @@ class UnaryCall(ServerCall[CallerT]):
             self._release()
             self._fail(exc)
 
-    def _hold(self, data: bytes) -> bytearray:
+    def _collect(self, data: bytes) -> bytearray:
         """Keep a piece; return all that is kept."""
+        self._hold(data)
         stream, held = self._stream, self._held
-        held += data
-        self._rules.receive_budget.take(self, len(data))
         if stream.is_local_closed:  # it was lost by that
             return held
         if self._whole_bytes is None and len(held) >= PREFIX_BYTES:
@@ -105,22 +79,16 @@ class UnaryCall(ServerCall[CallerT]):
             stream.credit()
         return held
 
-    def lose(self) -> None:
-        """See ServerCall."""
-        self._release()
-        self._fail(too_much_held())
-
-    def _release(self) -> None:
-        self._rules.receive_budget.give(self, len(self._held))
-        self._held = bytearray()
+    def _refuse(self, error: RpcError) -> None:
+        self._fail(error)
 
     def _begin(self, body: bytes | bytearray) -> None:
-        limit = self._rules.max_message_bytes
-        if len(body) < PREFIX_BYTES or len(body) != PREFIX_BYTES + message_bytes(body, limit):
+        size = len(body) - PREFIX_BYTES
+        if size < 0 or size != message_bytes(body, self._rules.max_message_bytes):
             raise RpcError("INTERNAL", "the request is not the one message of a unary call")
         self._has_begun = True
         flag, payload = body[0], bytes(memoryview(body)[PREFIX_BYTES:])
-        message = unpack_small(flag, payload, self._head.encoding, limit)
+        message = self._unpack_small(flag, payload)
         if message is None:
             self._start(self._run_large(flag, payload))
             return
@@ -141,7 +109,7 @@ class UnaryCall(ServerCall[CallerT]):
         return is_taken
 
     def answer(self, message: bytes) -> None:
-        """See UnaryResponder."""
+        """Answer the call; to be done once, or ``refuse``, by a quick handler that has taken it."""
         if self._give_back():
             self._stop_timer()
             self._stream.respond(RESPONSE_HEADERS, pack_message(message), OK_TRAILERS)
@@ -149,7 +117,7 @@ class UnaryCall(ServerCall[CallerT]):
                 self.connection.flush()
 
     def refuse(self, error: Exception) -> None:
-        """See UnaryResponder."""
+        """Tell why there is no answer."""
         if self._give_back():
             self._fail(error)
 
@@ -167,7 +135,7 @@ class UnaryCall(ServerCall[CallerT]):
 
     async def _run_large(self, flag: int, payload: bytes) -> None:
         try:
-            message = await unpack_large(flag, payload, self._head.encoding, self._rules.max_message_bytes)
+            message = await self._unpack_large(flag, payload)
         except RpcError as exc:
             self._fail(exc)
         else:

@@ -231,13 +231,10 @@ def read_timeout_s(text: bytes) -> float:
 
 
 def trailers(status: str, detail: str, *, is_only: bool, retry_after_s: float | None = None) -> bytes:
-    """Return the header block that ends a call.
+    """Return the header block that ends a call with a status; ``is_only`` when no headers went before.
 
-    Args:
-        status: gRPC's name of the status.
-        detail: the message; a very long one is cut, because gRPC's clients take 8 KiB of headers.
-        is_only: whether no headers went before.
-        retry_after_s: sent as ``grpc-retry-pushback-ms``, by which gRPC's own retries wait (gRFC A6).
+    A very long detail is cut, because gRPC's clients take 8 KiB of headers. ``retry_after_s`` is sent as
+    ``grpc-retry-pushback-ms``, by which gRPC's own retries wait (gRFC A6).
     """
     fields = [(b"grpc-status", _STATUS_NUMBERS[status])]
     if detail:

@@ -19,12 +19,12 @@ from orchestrator.errors import (
     SlimError,
     TransientError,
 )
-from orchestrator.gateway.administration import ClosedError
-from orchestrator.gateway.grpc import server as grpc_server
-from orchestrator.gateway.http import errors as http_errors
+from orchestrator.gateway.auth.callers import ForbiddenError
+from orchestrator.gateway.http.errors import http_status_of
 from orchestrator.gateway.protocol.messages import pb, read_value
 from orchestrator.gateway.protocol.tensors import decode_bytes
 from orchestrator.gateway.protocol.wire import MalformedMessageError
+from orchestrator.gateway.statuses import status_of
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable
 from orchestrator.triton.errors import RefusedCallError
 from tests.gateway.calls import RawCalls, echo_request, item_request
@@ -45,15 +45,15 @@ def scores(response: Any) -> np.ndarray:
         (DeadlineError("x"), "DEADLINE_EXCEEDED", 504),
         (ServerUnavailableError("x"), "UNAVAILABLE", 503),
         (TransientError("x"), "INTERNAL", 500),
-        (ClosedError("x"), "PERMISSION_DENIED", 403),
+        (ForbiddenError("x"), "PERMISSION_DENIED", 403),
         (MalformedMessageError("x"), "INTERNAL", 400),
         (RefusedCallError("ALREADY_EXISTS", "x"), "ALREADY_EXISTS", 409),
         (RefusedCallError("DATA_LOSS", "x"), "DATA_LOSS", 500),
     ],
 )
 def test_every_error_has_its_status(error: SlimError, status: str, http_status: int) -> None:
-    assert grpc_server.status_of(error) == status
-    assert http_errors.status_of(error) == http_status
+    assert status_of(error) == status
+    assert http_status_of(error) == http_status
 
 
 async def test_a_family_answers_with_what_was_decided(raw: RawCalls) -> None:

@@ -9,14 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
+from orchestrator.gateway.http.body import choose_encoding, compress, decompress
 from orchestrator.gateway.http.codec import OutputForms, parse_infer, parse_raw, render_infer, split_body
-from orchestrator.gateway.http.compression import (
-    TooLargeError,
-    UnsupportedEncodingError,
-    choose_encoding,
-    compress,
-    decompress,
-)
+from orchestrator.gateway.http.errors import TooLargeError, UnsupportedEncodingError
 from orchestrator.gateway.protocol.messages import pb, read_value
 from tests.gateway.protocol.strategies import Tensor, parameters, tensors
 from tests.gateway.protocol.test_tensors import equal

@@ -12,7 +12,7 @@ from orchestrator.config.changes import ServerChanges
 from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import ConfigError, ModelNotFoundError
 from orchestrator.gateway import FollowedFleet, Gateway, follow_fleet
-from orchestrator.gateway.fleet_statistics import LocalFleetStatistics
+from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.gateway.protocol.wire import Address
@@ -63,12 +63,12 @@ async def test_statistics_keep_what_a_server_counted_that_has_left() -> None:
     old.counts["plus"], new.counts["plus"] = 7, 2
     discovery = ModelDiscovery({A: old, B: new}, timeout_s=1)
     model_index = ModelIndex(discovery)
-    fleet_statistics = LocalFleetStatistics(model_index, lambda family: True)
+    fleet_statistics = FleetStatistics(model_index, lambda family: True)
     asked = pb.ModelStatisticsRequest(name="plus").SerializeToString()
 
     async def count() -> int:
         await discovery.refresh()
-        answer = pb.ModelStatisticsResponse.FromString(await fleet_statistics.statistics(asked))
+        answer = pb.ModelStatisticsResponse.FromString(await fleet_statistics.answer("ModelStatistics", asked))
         return int(answer.model_stats[0].inference_count)
 
     assert await count() == 9

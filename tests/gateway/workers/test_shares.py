@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import RouterSettings
-from orchestrator.gateway.workers.shares import divide, share_router
+from orchestrator.gateway.workers.fleet_updates import divide, share_router
 
 
 @given(st.integers(1, 10**6), st.integers(1, 256))
