@@ -26,7 +26,7 @@ from orchestrator.router.dispatch.compilation import prepare_decisions
 from orchestrator.router.dispatch.deciders import make_deciders
 from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.admission import Admissions, Admitted, admit
+from orchestrator.router.queue.admission import Admissions, Admitted
 from orchestrator.router.queue.overload import Shedder
 from orchestrator.router.queue.request import Answer, Array, CallbackSink, PendingRequest, ResponseSink
 from orchestrator.router.queue.request_queue import Backlog, RequestQueues
@@ -333,13 +333,13 @@ class Router:
 
     def _admit(self, array: Array, options: RequestOptions) -> Admitted:
         servers = self._fleet.servers.values()
+
+        def offered() -> list[tuple[ServerName, ServedModel]]:
+            family = self.models(options.family)[0].family
+            return [(server.name, m) for server in servers for m in server.served if m.family == family]
+
         served = [server.served for server in servers]
-        admitted = self._admissions.find(array, options, served)
-        if admitted is None:
-            name = self.models(options.family)[0].family
-            offered = [(server.name, m) for server in servers for m in server.served if m.family == name]
-            admitted = admit(array, options, offered, self._fleet.energy)
-            self._admissions.keep(array, options, admitted)
+        admitted = self._admissions.admit(array, options, served, offered, self._fleet.energy)
         if self._closing:
             raise ServerUnavailableError("the router is closing", executed=False)
         return admitted

@@ -7,7 +7,7 @@ is kept, for as long as the fleet serves the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,33 +31,34 @@ class Admissions:
         self._served: Sequence[tuple[ServedModel, ...]] = ()
         self._known: dict[object, tuple[BatchKey, bool]] = {}
 
-    def find(self, array: Array, options: RequestOptions, served: Sequence[tuple[ServedModel, ...]]) -> Admitted | None:
-        """Return what ``admit`` returned for a request like this one; None when that is not known.
+    def admit(
+        self,
+        array: Array,
+        options: RequestOptions,
+        served: Sequence[tuple[ServedModel, ...]],
+        offered: Callable[[], Sequence[tuple[ServerName, ServedModel]]],
+        energy: EnergyTable,
+    ) -> Admitted:
+        """Return and raise what ``admit`` does, as kept for a request like this one if there was one.
 
-        ``served`` are the models that each server serves now.
+        ``served`` are the models that each server serves now. What depends on energy is not kept, because what is known
+        of that changes.
         """
         if served != self._served:
             self._known.clear()
             self._served = served
-            return None
-        known = None if options.max_joules is not None else self._known.get(_similarity(array, options))
-        if known is None:
-            return None
-        key, is_single = known
-        return key, array[np.newaxis] if is_single else array, is_single
-
-    def keep(self, array: Array, options: RequestOptions, admitted: Admitted) -> None:
-        """Keep what was admitted, unless it depends on what is known of energy, which changes."""
-        if options.max_joules is None:
-            if len(self._known) >= _MOST_KEPT:
-                self._known.clear()
-            key, _, is_single = admitted
-            self._known[_similarity(array, options)] = key, is_single
-
-
-def _similarity(array: Array, options: RequestOptions) -> object:
-    """Return what requests have in common that are admitted alike; neither deadline nor priority counts."""
-    return array.shape, array.dtype, options.family, options.width, options.min_accuracy, options.preference
+        if options.max_joules is not None:
+            return admit(array, options, offered(), energy)
+        alike = array.shape, array.dtype, options.family, options.width, options.min_accuracy, options.preference
+        known = self._known.get(alike)
+        if known is not None:
+            key, is_single = known
+            return key, array[np.newaxis] if is_single else array, is_single
+        key, batch, is_single = admit(array, options, offered(), energy)
+        if len(self._known) >= _MOST_KEPT:
+            self._known.clear()
+        self._known[alike] = key, is_single
+        return key, batch, is_single
 
 
 def admit(

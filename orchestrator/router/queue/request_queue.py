@@ -36,12 +36,6 @@ class Backlog:
     items: int = 0
     size_bytes: int = 0
 
-    def add(self, request: PendingRequest, sign: int = 1) -> None:
-        """Count a request, or with ``sign`` -1 count it no more."""
-        self.requests += sign
-        self.items += sign * request.items
-        self.size_bytes += sign * request.batch.nbytes
-
 
 class RequestQueue:
     """Requests of one key, highest priority first, then earliest deadline first.
@@ -71,13 +65,13 @@ class RequestQueue:
         """Add a request."""
         key = order_key(request.priority, request.deadline_s)
         heapq.heappush(self._heap, (key, next(self._order), request))
-        self._own.add(request)
-        self._all.add(request)
+        self._count(request, 1)
         request.queue = self
 
     def drop(self, request: PendingRequest) -> None:
         """Count a request of this queue no more; called by ``PendingRequest.withdraw``."""
-        self._uncount(request)
+        self._count(request, -1)
+        request.queue = None
         if not request.under_way:  # else it may be sent again
             request.batch = NO_ITEMS  # its entry may stay for a while, its tensor must not
         if is_mostly_gone(len(self._heap), self._own.requests):
@@ -102,7 +96,8 @@ class RequestQueue:
         total = 0
         while (head := self.head()) is not None and (not batch or total + head.items <= items):
             heapq.heappop(self._heap)
-            self._uncount(head)
+            self._count(head, -1)
+            head.queue = None
             batch.append(head)
             total += head.items
         return batch
@@ -138,10 +133,13 @@ class RequestQueue:
         deadlines_s = sorted([entry[0][1] for entry in self._heap[:: sample_step(len(self._heap))]])
         return deadlines_s[tail_index(len(deadlines_s))]
 
-    def _uncount(self, request: PendingRequest) -> None:
-        self._own.add(request, -1)
-        self._all.add(request, -1)
-        request.queue = None
+    def _count(self, request: PendingRequest, sign: int) -> None:
+        """Count a request that has come, or with ``sign`` -1 one that leaves, for this queue and for all."""
+        items, size_bytes = sign * request.items, sign * request.batch.nbytes
+        for backlog in (self._own, self._all):
+            backlog.requests += sign
+            backlog.items += items
+            backlog.size_bytes += size_bytes
 
 
 class RequestQueues:
