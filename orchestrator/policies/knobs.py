@@ -31,10 +31,8 @@ class Knob:
     """A number that a policy may be given.
 
     Attributes:
-        name: the name as written.
         at: the place among the knobs; a knob of servers takes OF_SERVERS places from there on.
         default: the value where none is given; NaN: the router's own setting of that name.
-        least, most: the range of values.
         is_of_servers: whether it may be several numbers.
         is_log: whether a search should go over its logarithm.
     """

@@ -28,7 +28,6 @@ class Situation:
     """All a policy may look at besides the candidates.
 
     Attributes:
-        queue: what waits.
         now_s: the time on the router's clock.
         turn: how many decisions this router has made before.
         uniforms: two independent numbers in [0, 1), the only randomness there is.
@@ -59,11 +58,7 @@ class Outcome:
     """A batch that was answered, as a policy learns of it.
 
     Attributes:
-        server: the server that ran it.
-        width: the width that it ran at.
-        items: how many items it held.
         expected_s: seconds that it was expected to take alone, before this was known; 0 when nothing was.
-        took_s: seconds that it took.
         is_in_time: whether all of it met its deadlines.
         now_s: when it was answered, on the router's clock.
     """

@@ -99,8 +99,6 @@ class RulePolicy:
     """A policy that is a rule of numbers, see orchestrator.policies.rule.
 
     Attributes:
-        name: the name as written in fleet.yaml.
-        binding: when it wants to decide.
         numbers: the rule as a column.
         slack_margin: the policy's own margin; None: as the router's.
     """

@@ -21,13 +21,9 @@ from orchestrator.snapshot import ServerName
 class CandidateSet:
     """Candidates for one decision; of use until the tables are filled for the next one.
 
-    Args:
-        tables: the tables of the family.
-        situation: what else there is to decide by.
-        avoided: servers to use only where there are no others.
+    Servers to avoid are used only where there are no others.
 
     Attributes:
-        situation: as above.
         fastest_s: the least expected time of one item alone on an idle server that is reachable; 0 when there is none.
         drain_s: the least expected time until all that waits is answered at one width; likewise.
         soonest_s: the least expected time until a reachable server has answered the head, waiting included; likewise.

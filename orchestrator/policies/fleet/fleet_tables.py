@@ -29,11 +29,6 @@ _SPARE_BATCHES = 2  # beyond a server's limit, for batches that were sent before
 class FleetTables:
     """What is known of the servers of one family's fleet; changed by ``put`` and ``remove`` alone.
 
-    Args:
-        servers: the servers in any order.
-        latency: expected times.
-        energy: expected joules; None where nothing is known of them.
-
     Attributes:
         names: of the servers, by index.
         widths: of the family, ascending; each is a column.

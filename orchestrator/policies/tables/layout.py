@@ -28,7 +28,6 @@ class Fleet(NamedTuple):
 
     Attributes:
         servers, models, batches: the tables, see ``columns``.
-        server_count: how many servers there are.
         columns: models of a server.
         widths: how many of them are of the family in question, the first ones.
         depth: batches that a server may hold.

@@ -52,13 +52,9 @@ class BatchControl:
 
 
 class BatchServer:
-    """One server of one width at a rate.
+    """One server of one width at a rate of Poisson arrivals.
 
-    Args:
-        service_s: of a batch of 1, 2, … items.
-        energy_j: likewise, above idle.
-        rate_rps: of the Poisson arrivals; below what the server can serve.
-        most: the longest queue that is told apart.
+    Times and joules, above idle, are of a batch of 1, 2, … items; ``most`` is the longest queue that is told apart.
 
     Raises:
         ConfigError: when the server can't serve the rate.

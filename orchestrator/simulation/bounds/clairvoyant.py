@@ -73,14 +73,14 @@ def plan_window(
     gap: float = 0.005,
     nodes: int = 2000,
 ) -> Clairvoyant:
-    """Return what a clairvoyant earns of requests of one item each.
+    """Return what a clairvoyant earns of at most 60 requests of one item each, on at most three servers.
 
     Args:
-        servers: at most three, with one instance of each width.
-        arrived_s: ascending, at most 60.
+        servers: with one instance of each width.
+        arrived_s: ascending.
         deadline_s: of each, from its arrival.
         exchange: accuracy that a joule costs; 0 where joules are unknown or do not count.
-        step_s: length of a step, at most the shortest batch.
+        step_s: at most the shortest batch.
         gap: between the bound and the plan, relative, at which the search ends; the bound holds wherever it does.
         nodes: of the search at most.
 

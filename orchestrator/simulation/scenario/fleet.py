@@ -29,8 +29,6 @@ class SimulatedModel:
     """One width of a server.
 
     Attributes:
-        width: in percent.
-        accuracy: 0..1.
         service_s: mean time of a batch of 1, 2, … items; its length is the most items of a batch.
         energy_j: of such a batch, above idle; None while unknown.
         instances: that serve it at the beginning; 0 when it is not loaded.

@@ -41,9 +41,10 @@ def run_learned(world: World, policy: LearnedPolicy, until_s: float, counts: Col
 @compiled
 def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
     while advance(world, until_s):
-        row, items, hold_until_s, unseen = decide_by_scores(
-            *scorer, world.memory, world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
-        )
+        numbers, params, room, hidden = scorer
+        memory, rows, count, query = world.memory, world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
+        decided = decide_by_scores(numbers, params, room, hidden, memory, rows, count, query)
+        row, items, hold_until_s, unseen = decided
         counts[DECIDED] += 1
         if unseen >= 0:
             counts[DISTRUSTED] += 1

@@ -57,15 +57,10 @@ def advance(world: World, until_s: float) -> bool:
             drop_event(world)
             _happen(world, kind, server, detail, value)
         elif source == FROM_SCHEDULE:
-            entry = int(state[sim.NEXT_ENTRY])
+            schedule, entry = world.schedule, int(state[sim.NEXT_ENTRY])
             state[sim.NEXT_ENTRY] += 1
-            _happen(
-                world,
-                world.schedule[sim.KIND][entry],
-                int(world.schedule[sim.EVENT_SERVER][entry]),
-                world.schedule[sim.DETAIL][entry],
-                world.schedule[sim.VALUE][entry],
-            )
+            kind, server = schedule[sim.KIND][entry], int(schedule[sim.EVENT_SERVER][entry])
+            _happen(world, kind, server, schedule[sim.DETAIL][entry], schedule[sim.VALUE][entry])
         elif source == ARRIVAL:
             state[sim.NEXT_ARRIVAL] += 1
             shedding.arrive(world, int(state[sim.NEXT_ARRIVAL]) - 1)

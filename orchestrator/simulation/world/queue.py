@@ -103,14 +103,12 @@ def take_batch(world: World, most_items: float) -> tuple[int, float]:
 @compiled
 def bind(world: World, server: int, column: int) -> None:
     """Move the head into the queue of a server and width."""
-    requests = world.requests
+    requests, queue = world.requests, server * world.fleet.columns + column
     request = take_head(world)
     items = requests[sim.REQUEST_ITEMS][request]
-    queue = server * world.fleet.columns + column
     world.state[sim.WAITING_ITEMS] += items
     requests[sim.QUEUE][request] = queue
-    requests[sim.LEFT][request] = -1
-    requests[sim.RIGHT][request] = -1
+    requests[sim.LEFT][request] = requests[sim.RIGHT][request] = -1
     world.roots[queue] = merge_queues(requests, world.roots[queue], float(request))
     _count_bound(world, queue, items)
 
