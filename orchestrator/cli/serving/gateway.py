@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 
 import click
@@ -17,10 +16,8 @@ from orchestrator.cli.logs import logging_to_stderr
 from orchestrator.cli.serving import gateway_worker
 from orchestrator.cli.stopping import until_stdin_ends_option, watch_for_stop
 from orchestrator.config import FleetSettings, load_fleet
-from orchestrator.gateway import FollowedFleet, Gateway, Supervisor, WorkerLaunch, follow_fleet, new_event_loop
-from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.http2.grpc.connector import ConnectionPool
-from orchestrator.router import Router, compile_ahead, connect_triton
+from orchestrator.gateway import FollowedFleet, Gateway, Supervisor, WorkerLaunch, new_event_loop, open_gateway
+from orchestrator.router import compile_ahead
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +68,8 @@ async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) ->
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     if not await _is_compiled(stop):
         return
-    metrics, pool = GatewayMetrics(), ConnectionPool()
-    async with (
-        Router.from_fleet(fleet, observer=metrics.router, connect=partial(connect_triton, pool=pool)) as router,
-        Gateway.over(fleet, router, metrics=metrics, pool=pool) as opened,
-    ):
+    async with open_gateway(fleet, path) as opened:
         _log_addresses(opened)
-        opened.follow(follow_fleet(path, router, opened))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
         await stop.wait()
         _log_stopping(fleet)
