@@ -8,7 +8,7 @@ one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``
 
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.event_loop import new_event_loop
-from orchestrator.gateway.workers.fleet_updates import FollowedFleet, follow_fleet, share_router
+from orchestrator.gateway.workers.fleet_updates import FollowedFleet, follow_fleet, open_gateway
 from orchestrator.gateway.workers.supervisor import Supervisor
 from orchestrator.gateway.workers.worker import WorkerTeam, read_init_message
 from orchestrator.gateway.workers.worker_run import WorkerLaunch
@@ -21,6 +21,6 @@ __all__ = [
     "WorkerTeam",
     "follow_fleet",
     "new_event_loop",
+    "open_gateway",
     "read_init_message",
-    "share_router",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -48,9 +48,8 @@ class Gateway:
     Args:
         settings: The gateway's section of fleet.yaml.
         router: The router for the families; the caller opens and closes it.
-        servers: What calls are passed through to, by name; closed by the gateway.
-        timeout_s: The seconds that a server may take to say what it serves.
-        discovery_period_s: The seconds between two queries for that.
+        discovery: What says what the servers serve that calls are passed through to; closed by the gateway.
+        watch_period_s: The seconds between two queries for that; None when somebody else asks.
         retries: How often calls may be passed through again; None for the default.
         team: The other processes, when this is one of several.
         metrics: Where to count, which the router's observer counts in too; None for its own.
@@ -68,10 +67,9 @@ class Gateway:
         self,
         settings: GatewaySettings,
         router: Router,
-        servers: Mapping[ServerName, Server],
+        discovery: ModelDiscovery[Server],
         *,
-        timeout_s: float,
-        discovery_period_s: float,
+        watch_period_s: float | None,
         retries: RetrySettings | None = None,
         team: Team | None = None,
         metrics: GatewayMetrics | None = None,
@@ -79,11 +77,11 @@ class Gateway:
         self._settings = settings
         self._router = router
         self._is_alone = team is None
-        self._discovery_period_s = discovery_period_s
+        self._watch_period_s = watch_period_s
         self._metrics = metrics or GatewayMetrics()
         self._pool: ConnectionPool | None = None
-        self._discovery = ModelDiscovery(servers, timeout_s=timeout_s)
-        self._model_index = ModelIndex(self._discovery)
+        self._discovery = discovery
+        self._model_index = ModelIndex(discovery)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
         self._watchers: list[asyncio.Task[None]] = []
@@ -138,6 +136,7 @@ class Gateway:
         again, which the log says.
         """
         self._data_plane.passthrough.reconfigure(fleet.router.retries)
+        self._discovery.timeout_s = fleet.router.connect_timeout_s
         if fleet.gateway != self._settings:
             log.warning("the gateway section has changed; start the gateway again for it to take effect")
 
@@ -161,34 +160,34 @@ class Gateway:
         *,
         metrics: GatewayMetrics | None = None,
         pool: ConnectionPool | None = None,
+        discovery: ModelDiscovery[Server] | None = None,
     ) -> Self:
-        """Return a gateway over the Tritons of a fleet; call it with an event loop running.
+        """Return a gateway over the Tritons of a fleet; call it with an event loop running, before the router opens.
 
         Args:
             fleet: All of fleet.yaml; of what holds for all workers together, this one's part.
-            router: An open router over the same fleet; its servers are followed.
+            router: A router over the same fleet; its servers are followed.
             team: The other processes, when this is one of several.
             metrics: Where to count; None for its own.
             pool: The connections that the router uses; None for the gateway's own.
+            discovery: What the router asks about its servers, which are added; None for one of the gateway's own.
 
         Raises:
-            ConfigError: A protocol key file can't be used.
+            ConfigError: A file of keys, tokens or TLS can't be used.
         """
-        membership = router.membership
-        servers = fleet.servers if membership is None else membership.servers
+        assert router.membership is not None, "it was made by from_fleet"
         gateway = cls(
             fleet.gateway,
             router,
-            open_servers(servers, pool),
-            timeout_s=fleet.router.connect_timeout_s,
-            discovery_period_s=fleet.router.discovery_period_s,
+            discovery or ModelDiscovery({}, timeout_s=fleet.router.connect_timeout_s),
+            watch_period_s=fleet.router.discovery_period_s if discovery is None else None,
             retries=fleet.router.retries,
             team=team,
             metrics=metrics,
         )
-        gateway._servers, gateway._pool = servers, pool
-        if membership is not None:
-            membership.listen(gateway._take)
+        gateway._pool = pool
+        gateway._take(router.membership.servers)
+        router.membership.listen(gateway._take)
         return gateway
 
     @property
@@ -225,15 +224,15 @@ class Gateway:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._discovery.close)
-            await self._discovery.refresh()
+            new = [server.name for server in self._discovery.servers if server.is_new]
+            await asyncio.gather(*map(self._discovery.refresh, new))
             for endpoint in (*self._transports, *([self.metrics] if self.metrics else [])):
                 stack.push_async_callback(endpoint.stop, 0.0)
                 await endpoint.start()
             stack.pop_all()
-        self._watchers = [
-            asyncio.create_task(self._discovery.watch(self._discovery_period_s)),
-            asyncio.create_task(watch(self._files)),
-        ]
+        self._watchers = [asyncio.create_task(watch(self._files))]
+        if self._watch_period_s is not None:
+            self._watchers.append(asyncio.create_task(self._discovery.watch(self._watch_period_s)))
         if self._data_plane.fleet_statistics is not None:
             watching = self._data_plane.fleet_statistics.watch(self._settings.statistics_period_s)
             self._watchers.append(asyncio.create_task(watching))

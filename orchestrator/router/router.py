@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
@@ -36,6 +36,7 @@ from orchestrator.router.servers.membership import Connect, Membership, Resolve
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.client import TritonClient
+from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.protocol_key import read_protocol_key
 from orchestrator.triton.resolution import resolve_host
 
@@ -45,15 +46,26 @@ _SILENT = RouterObserver()
 
 
 def connect_triton(
-    server: ServerSettings, settings: RouterSettings, *, pool: ConnectionPool | None = None
+    server: ServerSettings,
+    settings: RouterSettings,
+    *,
+    pool: ConnectionPool | None = None,
+    discovery: ModelDiscovery[Any] | None = None,
 ) -> ServerClient:
     """Return a client of a Triton, over a connection of the pool where there is one.
+
+    What the Triton serves is asked by the discovery where there is one, which has to know the server by then.
 
     Raises:
         ConfigError: when its protocol key file can't be used.
     """
-    key = read_protocol_key(server.protocol_key_file)
-    return TritonClient(server.grpc, timeout_s=settings.connect_timeout_s, protocol_key=key, pool=pool)
+    return TritonClient(
+        server.grpc,
+        timeout_s=settings.connect_timeout_s,
+        protocol_key=read_protocol_key(server.protocol_key_file),
+        pool=pool,
+        discover=None if discovery is None else partial(discovery.served_models, ServerName(server.name)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

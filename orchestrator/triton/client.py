@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -72,6 +72,7 @@ class TritonClient:
         timeout_s: how long any call may take but inferences, loads and what is passed on.
         protocol_key: of restricted protocols, see read_protocol_key; None: they are not restricted.
         pool: whose connection it shares with others; None: it has one of its own.
+        discover: says what the server serves, where a discovery asks that for a whole process; None: it is asked here.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class TritonClient:
         timeout_s: float = 5.0,
         protocol_key: tuple[str, str] | None = None,
         pool: ConnectionPool | None = None,
+        discover: Callable[[], Awaitable[tuple[ServedModel, ...]]] | None = None,
     ) -> None:
         self.address = address
+        self._discover = discover
         self._timeout_s = timeout_s
         self._metadata = tuple(render_headers(protocol_key).items())
         self._requests = InferRequests()
@@ -125,6 +128,8 @@ class TritonClient:
 
     async def served_models(self) -> tuple[ServedModel, ...]:
         """Return every width of every family that the server is ready to run, ordered by model name."""
+        if self._discover is not None:
+            return await self._discover()
         ready = sorted({entry.name for entry in await self.index() if entry.state == READY})
         configs = await asyncio.gather(*(self._config_or_none(name) for name in ready))
         models = (parse_served_model(config) for config in configs if config is not None)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeVar
 
 from orchestrator.errors import ServerUnavailableError, SlimError
 from orchestrator.http2.grpc.wire import Metadata
@@ -146,7 +146,7 @@ class ServerModels(Generic[S]):
 
 
 class ModelDiscovery(Generic[S]):
-    """Asks all servers what they have.
+    """Asks all servers what they have, until it is closed; a context manager that closes it.
 
     Args:
         servers: connections by name; closed by ``close``, or when they leave.
@@ -154,14 +154,22 @@ class ModelDiscovery(Generic[S]):
 
     Attributes:
         servers: what each has, ordered by name.
+        timeout_s: see above; may be changed.
     """
 
     def __init__(self, servers: Mapping[ServerName, S], *, timeout_s: float) -> None:
         self.servers = tuple(ServerModels(name, server) for name, server in sorted(servers.items()))
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
+        self._is_closed = False
         self._listeners: list[Listener] = []
         self._leaving: dict[asyncio.Task[None], S] = {}
         self._has_changed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
 
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` whenever a server was asked, or servers have come or gone."""
@@ -174,6 +182,8 @@ class ModelDiscovery(Generic[S]):
     async def served_models(self, name: ServerName) -> tuple[ServedModel, ...]:
         """Ask one server now, and return the widths that it is ready to run, ordered by name.
 
+        Once this is closed it is what the server last said.
+
         Raises:
             ServerUnavailableError: when it does not answer, or there is no such server any more.
         """
@@ -185,8 +195,9 @@ class ModelDiscovery(Generic[S]):
         return server.served
 
     async def _refresh(self, server: ServerModels[S]) -> None:
-        await server.refresh(self._timeout_s)
-        self._notify(server.name)
+        if not self._is_closed:
+            await server.refresh(self.timeout_s)
+            self._notify(server.name)
 
     async def watch(self, period_s: float) -> None:
         """Ask each server once a period, for ever; not one that somebody else has asked within the period."""
@@ -236,6 +247,9 @@ class ModelDiscovery(Generic[S]):
 
     async def close(self, *, drain_s: float = 0.0) -> None:
         """Release all connections, after waiting at most so long for what is under way."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         for server in self.servers:
             server.stop()
         leaving = dict(self._leaving)

@@ -15,6 +15,7 @@ from orchestrator.gateway.protocol.messages import pb
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName
+from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.errors import RefusedCallError
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
 
@@ -217,9 +218,9 @@ async def open_world(
         Gateway(
             settings,
             opened,
-            {ServerName(name): triton for name, triton in tritons.items()},
-            timeout_s=30.0,  # a busy machine is no silent server
-            discovery_period_s=0.05,
+            # A busy machine is no silent server.
+            ModelDiscovery({ServerName(name): triton for name, triton in tritons.items()}, timeout_s=30.0),
+            watch_period_s=0.05,
             metrics=metrics,
         ) as gate,
     ):

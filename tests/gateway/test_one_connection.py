@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 
-from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings
+from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
 from orchestrator.embedded.server import choose_free_ports
-from orchestrator.gateway import Gateway
+from orchestrator.gateway import Gateway, open_gateway
 from orchestrator.http2.grpc.channel import GrpcChannel
 from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.router import Router, connect_triton
@@ -28,11 +30,11 @@ class Handler(grpc.GenericRpcHandler):
     def __init__(self) -> None:
         self.triton = FakeTriton(FakeServer().models, ["echo"])
         self.peers: set[str] = set()
-        self.methods: set[str] = set()
+        self.methods: Counter[str] = Counter()
 
     def service(self, details: Any) -> Any:
         method = details.method.rpartition("/")[2]
-        self.methods.add(method)
+        self.methods[method] += 1
         if method == "ModelStreamInfer":
             return grpc.stream_stream_rpc_method_handler(self.stream)
 
@@ -103,5 +105,27 @@ async def test_router_and_gateway_ask_a_triton_over_one_connection_and_none_is_g
             assert [answer.infer_response.id for answer in answers] == ["7"]
             await client.close(drain_s=1.0)
             assert channels_of_grpcio() <= before
-        assert triton.methods == {"RepositoryIndex", "ModelConfig", "ModelInfer", "ModelStatistics", "ModelStreamInfer"}
+        assert set(triton.methods) == {
+            "RepositoryIndex",
+            "ModelConfig",
+            "ModelInfer",
+            "ModelStatistics",
+            "ModelStreamInfer",
+        }
         assert len(triton.peers) == 1
+
+
+async def test_a_process_asks_what_a_triton_serves_once_for_its_router_and_its_gateway(tmp_path: Path) -> None:
+    async with open_triton() as (triton, address):
+        port, *_ = choose_free_ports(1)
+        fleet = FleetSettings(
+            servers=(ServerSettings(name="a", grpc=address),),
+            router=RouterSettings(warm_up=False, guard=NO_TIME_BUDGET, discovery_period_s=3600.0),
+            gateway=GatewaySettings(grpc=f"127.0.0.1:{port}", http=None, metrics=None),
+        )
+        path = tmp_path / "fleet.yaml"
+        path.write_text(render_fleet(fleet))
+        async with open_gateway(fleet, path) as gateway:
+            assert gateway.served == {"fashion"}
+            assert gateway._model_index.is_known("echo")
+        assert (triton.methods["RepositoryIndex"], triton.methods["ModelConfig"]) == (1, 5)

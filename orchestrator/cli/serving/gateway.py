@@ -17,7 +17,7 @@ from orchestrator.cli.options import LOG_LEVEL, PATH, until_stdin_ends_option
 from orchestrator.cli.serving import gateway_worker
 from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, load_fleet
-from orchestrator.gateway import FollowedFleet, Gateway, Supervisor, WorkerLaunch, new_event_loop
+from orchestrator.gateway import FollowedFleet, Gateway, Supervisor, WorkerLaunch, new_event_loop, open_gateway
 from orchestrator.router import compile_ahead
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,9 @@ async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) ->
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     if not await _is_compiled(stop):
         return
-    async with gateway_worker.open_gateway(fleet, path) as opened:
+    async with open_gateway(fleet, path) as opened:
         _log_addresses(opened)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
         await stop.wait()
         _log_stopping(fleet)
     log.info("the gateway has ended")

@@ -7,30 +7,11 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
-from orchestrator.gateway import Gateway, WorkerTeam, follow_fleet, new_event_loop, read_init_message, share_router
-from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
-from orchestrator.http2.grpc.connector import ConnectionPool
-from orchestrator.router import Router, connect_triton
-
-
-@asynccontextmanager
-async def open_gateway(fleet: FleetSettings, path: Path, team: WorkerTeam | None = None) -> AsyncIterator[Gateway]:
-    """Return a gateway that answers, and takes what has changed in the fleet file at ``path``, at once on a SIGHUP."""
-    metrics, pool = GatewayMetrics(), ConnectionPool()
-    async with (
-        Router.from_fleet(fleet, observer=metrics.router, connect=partial(connect_triton, pool=pool)) as router,
-        Gateway.over(fleet, router, team, metrics=metrics, pool=pool) as gateway,
-    ):
-        gateway.follow(follow_fleet(path, router, gateway, workers=fleet.gateway.workers))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
-        yield gateway
+from orchestrator.gateway import WorkerTeam, new_event_loop, open_gateway, read_init_message
 
 
 def main(channel_descriptor: int, handoff_descriptor: int) -> int:
@@ -45,9 +26,8 @@ def main(channel_descriptor: int, handoff_descriptor: int) -> int:
         stream=sys.stderr,
     )
     fleet = FleetSettings.model_validate_json(init["fleet"])
-    shared = fleet.model_copy(update={"router": share_router(fleet.router, fleet.gateway.workers)})
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_work(shared, Path(init["fleet_path"]), channel_end, handoff_end))
+        return runner.run(_work(fleet, Path(init["fleet_path"]), channel_end, handoff_end))
 
 
 async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, handoff_end: socket.socket) -> int:
@@ -58,6 +38,7 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, ha
     failure: str | None = None
     try:
         async with open_gateway(fleet, path, team) as gateway:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
             team.serve(gateway)
             await stop.wait()
     except SlimError as exc:

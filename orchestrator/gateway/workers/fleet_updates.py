@@ -13,15 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from orchestrator.config import FleetSettings, RouterSettings, find_changes, load_fleet
 from orchestrator.config.changes import ServerChanges
 from orchestrator.errors import ConfigError
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.file_watch import WatchedFiles
-from orchestrator.router import ResolvedNames, Router
+from orchestrator.http2.grpc.connector import ConnectionPool
+from orchestrator.router import ResolvedNames, Router, connect_triton
+from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.resolution import resolve_host
 
 log = logging.getLogger(__name__)
@@ -58,6 +64,27 @@ def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int =
         gateway.reconfigure(fleet)
 
     return WatchedFiles("the fleet's servers and the router's settings", [path], take)
+
+
+@asynccontextmanager
+async def open_gateway(fleet: FleetSettings, path: Path, team: Team | None = None) -> AsyncIterator[Gateway]:
+    """Answer with a gateway over a fleet, whose file is followed, until the context ends.
+
+    One discovery asks each Triton what it serves, for the router and the gateway, and all goes over one connection.
+
+    Raises:
+        SlimError: It can't be opened.
+    """
+    workers = 1 if team is None else fleet.gateway.workers
+    fleet = fleet.model_copy(update={"router": share_router(fleet.router, workers)})
+    metrics, pool = GatewayMetrics(), ConnectionPool()
+    async with ModelDiscovery[Server]({}, timeout_s=fleet.router.connect_timeout_s) as discovery:
+        connect = partial(connect_triton, pool=pool, discovery=discovery)
+        router = Router.from_fleet(fleet, observer=metrics.router, connect=connect)
+        gateway = Gateway.over(fleet, router, team, metrics=metrics, pool=pool, discovery=discovery)
+        gateway.follow(follow_fleet(path, router, gateway, workers=workers))
+        async with router, gateway:
+            yield gateway
 
 
 class FollowedFleet:
