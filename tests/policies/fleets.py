@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from orchestrator.decision import Candidate
-from orchestrator.policies import FleetTables, Situation
+from orchestrator.decision import Candidate, Decision
+from orchestrator.policies import CandidateSet, FleetTables, Policy, Situation
 from orchestrator.policies.tables.compiled import new_table
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS, bound_work_s, free_s, seat_batches
 from orchestrator.profile import EnergyTable, LatencyFit, LatencyTable
@@ -154,3 +154,8 @@ def build_candidates(
     """
     situation = Situation(queue, now_s, turn=0, uniforms=(0.0, 0.0), slack_margin=slack_margin)
     return FleetTables(servers, latency, energy).candidates(situation)
+
+
+def decide(tables: FleetTables, policy: Policy, situation: Situation, avoided: Collection[ServerName] = ()) -> Decision:
+    """Return what a policy decides on a fleet's tables, as a router asks it."""
+    return CandidateSet(tables, situation, avoided).decide(policy, is_idle=False, binding=policy.binding)[0]

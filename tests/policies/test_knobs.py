@@ -7,7 +7,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.policies import FleetTables, Situation, knobs_of, parse_policy, policy_names
 from orchestrator.policies.knobs import FIRST_KNOB, OF_SERVERS
 from orchestrator.snapshot import QueueState, Width
-from tests.policies.fleets import fleet_server, latencies
+from tests.policies.fleets import decide, fleet_server, latencies
 
 
 def test_a_knob_of_servers_goes_on_with_its_last_number() -> None:
@@ -64,6 +64,6 @@ def test_a_policy_may_have_a_slack_margin_of_its_own() -> None:
     states = [fleet_server("a", (50, 100))]
     for policy, width in ((plain, 100), (own, 50)):
         tables = FleetTables(states, latency)
-        for decision in (tables.decide(policy, situation), policy.choose(tables.candidates(situation), situation)):
+        for decision in (decide(tables, policy, situation), policy.choose(tables.candidates(situation), situation)):
             assert isinstance(decision, Dispatch)
             assert decision.candidate.width == width

@@ -163,9 +163,10 @@ class FleetTables:
             self._write_load(server, state)
 
     def _fits(self, state: ServerState) -> bool:
+        columns, widths, depth = self.fleet[4:]
         return (
-            len(state.in_flight) <= self.fleet.depth
-            and len(state.other_models) <= self.fleet.columns - self.fleet.widths
+            len(state.in_flight) <= depth
+            and len(state.other_models) <= columns - widths
             and all(m.width in self.widths for m in state.models)
         )
 
@@ -198,14 +199,14 @@ class FleetTables:
                 models[col.FIXED_J][at] = math.nan if joules is None else joules.fixed_j
 
     def _write_load(self, server: int, state: ServerState) -> None:
-        servers, batches, columns = self.fleet.servers, self.fleet.batches, self._column_of[server]
+        (servers, _, batches, _, _, _, depth), columns = self.fleet, self._column_of[server]
         servers[col.HEALTHY][server] = state.healthy
         servers[col.BATCH_COUNT][server] = len(state.in_flight)
         servers[col.BATCH_LIMIT][server] = state.batch_limit
         servers[col.WAITING_LIMIT][server] = state.waiting_limit
         servers[col.LAST_ANSWER_S][server] = math.nan if state.last_answer_s is None else state.last_answer_s
         held = 0
-        for at, batch in enumerate(state.in_flight, start=server * self.fleet.depth):
+        for at, batch in enumerate(state.in_flight, start=server * depth):
             batches[col.COLUMN][at] = columns.get(batch.model, -1)
             batches[col.ITEMS][at] = batch.items
             batches[col.SENT_S][at] = batch.sent_s

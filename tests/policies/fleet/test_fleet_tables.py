@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
-from orchestrator.policies import Binding, CandidateSet, FleetTables, Policy, Situation, parse_policy
+from orchestrator.policies import Binding, FleetTables, Situation, parse_policy
 from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
 from orchestrator.snapshot import BatchInFlight, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
-from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, fleets, latencies, model_name, queues
+from tests.policies.fleets import WIDTHS, build_candidates, decide, fleet_server, fleets, latencies, model_name, queues
 from tests.policies.reference import reference_candidates
 
 QUEUE = QueueState(20, 1, 0.1, 0.1, WIDTHS)
@@ -22,13 +22,6 @@ rounded_times = st.integers(1, 8).map(lambda ms: ms / 1000)  # so that lines are
 
 def situation(queue: QueueState = QUEUE, now_s: float = 0.0) -> Situation:
     return Situation(queue, now_s, turn=3, uniforms=(0.3, 0.6), slack_margin=1.25)
-
-
-def decide(
-    tables: FleetTables, policy: Policy, queue: QueueState = QUEUE, avoided: tuple[ServerName, ...] = ()
-) -> Decision:
-    candidate_set = CandidateSet(tables, situation(queue), avoided)
-    return candidate_set.decide(policy, is_idle=False, binding=policy.binding)[0]
 
 
 def energies(servers: list[ServerState], joules: list[float]) -> EnergyTable:
@@ -101,7 +94,7 @@ def test_tables_kept_up_to_date_decide_as_new_ones(
 ) -> None:
     policy = parse_policy(name)
     tables = FleetTables(*before)
-    decide(tables, policy, queue)
+    decide(tables, policy, situation(queue))
     for state in after[0]:
         tables.put(state, after[1])
     for gone in {s.name for s in before[0]} - {s.name for s in after[0]}:
@@ -109,7 +102,7 @@ def test_tables_kept_up_to_date_decide_as_new_ones(
     assert tables.names == [s.name for s in after[0]]
     fresh = FleetTables(*after)
     assert tables.candidates(situation(queue)) == fresh.candidates(situation(queue))
-    assert decide(tables, policy, queue) == decide(fresh, policy, queue)
+    assert decide(tables, policy, situation(queue)) == decide(fresh, policy, situation(queue))
 
 
 def test_only_what_a_server_holds_can_be_put_alone() -> None:
@@ -139,7 +132,7 @@ def test_servers_to_avoid_are_left_out_unless_there_are_no_others() -> None:
     policy = parse_policy("jsq")
 
     def chosen(*avoided: ServerName) -> str:
-        decision = decide(tables, policy, avoided=avoided)
+        decision = decide(tables, policy, situation(), avoided)
         assert isinstance(decision, Dispatch)
         return decision.candidate.server
 
@@ -167,13 +160,13 @@ def test_a_policy_of_values_is_given_values() -> None:
             return Dispatch(candidates[-1], Reason.DRAWN)
 
     tables = FleetTables([fleet_server("b"), fleet_server("a")], NOTHING_KNOWN)
-    decision = decide(tables, Last())
+    decision = decide(tables, Last(), situation())
     assert isinstance(decision, Dispatch)
     assert (decision.candidate.server, decision.candidate.items) == ("b", 20)
 
 
 def test_a_fleet_without_servers_has_no_candidates() -> None:
     tables = FleetTables()
-    assert decide(tables, parse_policy("lert")) == Hold(Reason.NO_CANDIDATE)
+    assert decide(tables, parse_policy("lert"), situation()) == Hold(Reason.NO_CANDIDATE)
     tables.put(fleet_server("a", (25, 100)), NOTHING_KNOWN)
     assert [c.width for c in tables.candidates(situation())] == [Width(25), Width(100)]

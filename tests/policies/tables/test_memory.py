@@ -4,7 +4,7 @@ from orchestrator.policies import FleetTables, Memory, Situation, parse_policy
 from orchestrator.policies.tables.memory import OF_MODEL, OF_SERVER, WHOLE
 from orchestrator.snapshot import QueueState, ServerName, Width
 from tests.policies.cases import Asker, candidate
-from tests.policies.fleets import fleet_server, latencies
+from tests.policies.fleets import decide, fleet_server, latencies
 
 A, B, C = (ServerName(name) for name in "abc")
 NARROW, WIDE = Width(50), Width(100)
@@ -45,7 +45,7 @@ def test_a_decision_on_tables_remembers_as_one_on_values_does() -> None:
     latency = latencies(a={100: (0.01, 0.0)}, b={100: (0.03, 0.0)})
     tables, policy = FleetTables(servers, latency), parse_policy("weighted-round-robin")
     situation = Situation(QueueState(1, 1, 1.0, 1.0, (WIDE,)), 0.0, 0, (0.0, 0.0), 1.0)
-    on_tables = [tables.decide(policy, situation) for _ in range(8)]
+    on_tables = [decide(tables, policy, situation) for _ in range(8)]
     asker = Asker("weighted-round-robin")
     assert [asker.query(list(tables.candidates(situation)), slack_s=1.0) for _ in range(8)] == on_tables
 
