@@ -17,16 +17,19 @@ class ServerResult:
     """What one server did.
 
     Attributes:
-        items, batches: that it ran.
-        utilisation_ratio: how much of it was busy while it was up.
-        energy_j: idle and batches; None while unknown.
+        items: The items that it ran.
+        groups: The batches that it ran; a file of results calls them so.
+        utilisation_ratio: How much of it was busy while it was up.
+        energy_j: Joules of idling and of batches; None while unknown.
+        peak_bytes: Memory of its instances, all of which are there from the beginning.
     """
 
     name: str
     items: int
-    batches: int
+    groups: int
     utilisation_ratio: float
     energy_j: float | None
+    peak_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
     servers = tuple(_server_results(simulation))
     energies = [s.energy_j for s in servers]
     known = [e for e in energies if e is not None]
-    items, batches = sum(s.items for s in servers), sum(s.batches for s in servers)
+    items, batches = sum(s.items for s in servers), sum(s.groups for s in servers)
     shed, rejected, failed, answered = (
         int(np.count_nonzero(world.requests[sim.STATUS][:count] == status))
         for status in (sim.SHED, sim.REJECTED, sim.FAILED, sim.ANSWERED)
@@ -124,7 +127,8 @@ def _server_results(simulation: Simulation) -> Sequence[ServerResult]:
         utilisation_ratio = of_server[sim.BUSY_S] / up_s if up_s > 0 else 0.0
         energy_j = of_server[sim.IDLE_W] * up_s + of_server[sim.BUSY_J]
         known_j = None if math.isnan(energy_j) else energy_j
-        found.append(ServerResult(server.name, items, batches, utilisation_ratio, known_j))
+        peak_bytes = sum(model.instances * model.instance_bytes for model in server.models)
+        found.append(ServerResult(server.name, items, batches, utilisation_ratio, known_j, peak_bytes))
     return found
 
 

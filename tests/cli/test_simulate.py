@@ -27,6 +27,8 @@ def test_policies_are_compared_in_a_table_a_file_and_a_picture(tmp_path: Path) -
     ]
     assert saved["results"][1]["attainment_ratio"] > saved["results"][0]["attainment_ratio"]
     assert saved["scenario"]["workload"]["requests"] == 3000
+    of_server = {"name", "items", "groups", "utilisation_ratio", "energy_j", "peak_bytes"}
+    assert all(server.keys() == of_server for result in saved["results"] for server in result["servers"])
     assert plot.read_bytes()[1:4] == b"PNG"
 
 

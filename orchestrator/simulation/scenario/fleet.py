@@ -34,8 +34,9 @@ class SimulatedModel:
         instances: that serve it at the beginning; 0 when it is not loaded.
         sigma: of the lognormal factor of service times; 0 for none.
         start: what the router knows of it at the beginning.
-        load_s, load_w, instance_bytes: of a load and of one instance; nothing in a run depends on them, but what tells
-            a scenario from another does (``digest_scenario``).
+        load_s, load_w: Seconds and watts of a load. No run depends on them; a scenario's digest does
+            (``digest_scenario``).
+        instance_bytes: Memory of one instance.
         delay_s: from the end of a batch until the router has its answer, while the next one runs.
     """
 
