@@ -53,11 +53,7 @@ class GatewayHealth:
             return False
 
     def is_model_ready(self, name: str, version: str = "") -> bool:
-        """Return whether a model is answered by some server.
-
-        Raises:
-            ConfigError: The version is no number.
-        """
+        """Return whether a model is answered by some server; raises ConfigError when the version is no number."""
         check_version(version)
         if name in self._model_index.families:
             return version in ("", VERSION) and self.is_family_ready(name)

@@ -58,11 +58,7 @@ class HeaderDecoder(Generic[T]):
         self._known: dict[bytes, T] = {}
 
     def decode(self, block: bytes) -> T:
-        """Return what a block means.
-
-        Raises:
-            ViolationError: when it can't be decoded; then no later one can.
-        """
+        """Return what a block means; raises ViolationError when it can't be decoded; then no later one can."""
         known = self._known.get(block)
         if known is not None:
             return known

@@ -55,11 +55,7 @@ class Listener:
         await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, sock=connection, **self._tls(ssl))
 
     async def start(self, host: str, port: int, *, ssl: tls.SSLContext | None = None) -> int:
-        """Listen, and return the port.
-
-        Raises:
-            OSError: when it can't.
-        """
+        """Listen, and return the port; raises OSError when it can't."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             self._new_protocol,

@@ -26,11 +26,7 @@ SERVICE = "inference.GRPCInferenceService"
 
 
 def parse_answer(kind: Any, answer: bytes) -> Message:
-    """Return the message of a kind that a server's answer holds.
-
-    Raises:
-        TransientError: when it holds none.
-    """
+    """Return the message of a kind that a server's answer holds; raises TransientError when it holds none."""
     try:
         return kind.FromString(answer)
     except DecodeError as exc:

@@ -91,11 +91,7 @@ class GrpcServer:
         self._listener = Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
 
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            ConfigError: The address can't be listened on.
-        """
+        """Listen; raises ConfigError when the address can't be listened on."""
         if not self._listens:
             self._listener.open()
             return

@@ -48,11 +48,7 @@ class HttpServer:
         self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            ConfigError: The address can't be listened on.
-        """
+        """Listen; raises ConfigError when the address can't be listened on."""
         # A client that leaves withdraws its request from the router's queue.
         self._server = web.Server(self._answer, handler_cancellation=True)
         self._connections = connections = HttpConnections(self._server, self._limits)

@@ -23,11 +23,7 @@ class MetricsEndpoint:
         self._runner: web.ServerRunner | None = None
 
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            ConfigError: The address can't be listened on.
-        """
+        """Listen; raises ConfigError when the address can't be listened on."""
         host, _, port = self.address.rpartition(":")
         self._runner = runner = web.ServerRunner(web.Server(self._answer, access_log=None))
         await runner.setup()

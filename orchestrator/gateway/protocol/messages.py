@@ -19,11 +19,7 @@ Value = bool | int | float | str
 
 
 def parse(kind: Any, message: bytes) -> Message:
-    """Return the message of a kind that the bytes hold.
-
-    Raises:
-        MalformedMessageError: when they hold none.
-    """
+    """Return the message of a kind that the bytes hold; raises MalformedMessageError when they hold none."""
     try:
         return kind.FromString(message)
     except DecodeError as exc:

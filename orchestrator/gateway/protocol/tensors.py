@@ -75,11 +75,7 @@ def encode_bytes(elements: Sequence[bytes]) -> bytes:
 
 
 def decode_bytes(raw: bytes, name: str) -> list[bytes]:
-    """Return the elements of raw BYTES data.
-
-    Raises:
-        ConfigError: when a length points beyond the data.
-    """
+    """Return the elements of raw BYTES data; raises ConfigError when a length points beyond the data."""
     elements, position = [], 0
     while position < len(raw):
         if position + 4 > len(raw):

@@ -256,11 +256,7 @@ def pack_message(message: bytes) -> bytes:
 
 
 def message_bytes(prefix: bytes | bytearray, max_bytes: int) -> int:
-    """Return the length that a message's prefix tells.
-
-    Raises:
-        RpcError: when it is more than allowed.
-    """
+    """Return the length that a message's prefix tells; raises RpcError when it is more than allowed."""
     size = int.from_bytes(prefix[1:PREFIX_BYTES], "big")
     if size > max_bytes:
         raise RpcError("RESOURCE_EXHAUSTED", f"the message has {size} bytes, at most {max_bytes} are taken")
