@@ -222,7 +222,7 @@ def _numbered(module: types.ModuleType, number: int) -> dict[str, Any]:
 async def test_what_is_asked_of_the_family_is_obeyed(gateway: Place, kind: str) -> None:
     module = module_of(kind)
     async with client_of(kind, gateway) as client:
-        wanted = {"slim_deadline_ms": 5000, "slim_min_accuracy": 0.93}
+        wanted = {"slim_deadline_ms": 5000, "slim_min_accuracy": 0.935}  # which 50 % has not
         what = Inference(FAMILY, {"pixels": images(1)}, more={"parameters": wanted})
         results = await asyncio.gather(*(client.infer(**what.arguments(module, is_ours=True)) for _ in range(20)))
         for result in results:
