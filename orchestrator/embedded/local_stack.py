@@ -55,7 +55,8 @@ def complete_fleet(fleet: FleetSettings, repository: Path) -> FleetSettings:
     for server in fleet.servers:
         _check_is_here(server)
         check_repository(server.repository or repository, None)
-    ports = iter(choose_free_ports(2 * len(fleet.servers)))
+    named = frozenset().union(*map(_ports, fleet.servers))
+    ports = iter(choose_free_ports(2 * len(fleet.servers), besides=named))
     servers = []
     for server in fleet.servers:
         update = {
@@ -65,6 +66,11 @@ def complete_fleet(fleet: FleetSettings, repository: Path) -> FleetSettings:
         }
         servers.append(server.model_copy(update=update))
     return fleet.model_copy(update={"servers": tuple(servers)})
+
+
+def _ports(server: ServerSettings) -> set[int]:
+    urls = (f"//{server.grpc}", f"//{server.controller or ''}", server.metrics or "")
+    return {port for url in urls if (port := urlsplit(url).port)}
 
 
 def options_of(server: ServerSettings, *, log_path: Path) -> EmbeddedOptions:

@@ -16,6 +16,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -84,26 +85,28 @@ def choose_ports(options: EmbeddedOptions) -> Ports:
     return Ports(*_bind_all((options.grpc_port, options.http_port, options.metrics_port)))
 
 
-def choose_free_ports(count: int) -> tuple[int, ...]:
-    """Return so many ports of the loopback interface that nobody listens on now."""
-    return _bind_all((None,) * count)
+def choose_free_ports(count: int, *, besides: Collection[int] = ()) -> tuple[int, ...]:
+    """Return so many ports of the loopback interface that nobody listens on now, none of them among those besides."""
+    free = _bind_all((None,) * (count + len(besides)))
+    return tuple(port for port in free if port not in besides)[:count]
 
 
 def _bind_all(wanted: tuple[int | None, ...]) -> tuple[int, ...]:
+    chosen: dict[int, int] = {}
     with contextlib.ExitStack() as stack:  # all are held until all are chosen, so that they differ
-        chosen = []
-        for port in wanted:
+        for index in sorted(range(len(wanted)), key=lambda index: wanted[index] is None):  # given ones before others
             probe = stack.enter_context(socket.socket())
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((LOOPBACK, port or 0))
+                probe.bind((LOOPBACK, wanted[index] or 0))
             except OSError as exc:
                 reason = exc.strerror or str(exc)
                 raise EmbeddedServerError(
-                    f"can't start tritonserver on port {port}: {reason}; stop what uses it or give another port"
+                    f"can't start tritonserver on port {wanted[index]}: {reason}; "
+                    "stop what uses it or give another port"
                 ) from exc
-            chosen.append(int(probe.getsockname()[1]))
-    return tuple(chosen)
+            chosen[index] = int(probe.getsockname()[1])
+    return tuple(chosen[index] for index in range(len(wanted)))
 
 
 def check_repository(repository: Path, models: tuple[str, ...] | None) -> None:

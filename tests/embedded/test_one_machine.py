@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.config import FleetSettings, ServerSettings, parse_fleet, render_fleet
 from orchestrator.embedded.local_stack import complete_fleet, default_fleet, options_of
+from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -31,6 +32,18 @@ def test_without_a_file_every_server_has_addresses_of_its_own() -> None:
     ]
     assert len(set(addresses(fleet))) == 6
     assert parse_fleet(render_fleet(fleet)) == fleet
+
+
+def test_ports_that_a_file_names_are_not_chosen_for_another() -> None:
+    named = tuple(
+        ServerSettings(
+            name=f"s{port}", grpc=f"127.0.0.1:{port}", metrics="http://127.0.0.1/metrics", repository=REPOSITORY
+        )
+        for port in choose_free_ports(8)  # free now, as they are before their servers start
+    )
+    for _ in range(200):
+        fleet = complete_fleet(FleetSettings(servers=named), REPOSITORY)
+        assert len({port for server in fleet.servers for port in (server.grpc, server.controller)}) == 16
 
 
 def test_what_a_file_says_stays_and_the_rest_is_added() -> None:

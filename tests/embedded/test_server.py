@@ -30,6 +30,19 @@ def test_free_ports_differ_and_can_be_bound() -> None:
             probe.bind(("127.0.0.1", port))
 
 
+def test_free_ports_are_none_of_those_besides() -> None:
+    besides = choose_free_ports(300)
+    assert not {*choose_free_ports(300, besides=besides)} & {*besides}
+
+
+def test_given_ports_are_kept_wherever_they_stand() -> None:
+    (given,) = choose_free_ports(1)
+    for options in (EmbeddedOptions(grpc_port=given), EmbeddedOptions(metrics_port=given)):
+        for _ in range(100):
+            ports = choose_ports(options)
+            assert given in (ports.grpc, ports.http, ports.metrics)
+
+
 def test_a_busy_given_port_is_named() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
