@@ -35,6 +35,7 @@ from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
 
 _STOP_MARGIN_S = 5.0  # beyond drain_s, before a worker that does not end is killed
+_LAST_READING_S = 1.0  # for what a Triton was asked last, which would be left otherwise
 
 
 class Supervisor:
@@ -70,7 +71,7 @@ class Supervisor:
     async def __aenter__(self) -> Self:
         """Listen, and wait until all workers take requests; raises SlimError, and leaves none, when that can't be."""
         async with AsyncExitStack() as stack:  # it ends all in the reverse order
-            stack.push_async_callback(self._discovery.close)
+            stack.push_async_callback(self._discovery.close, drain_s=_LAST_READING_S)
             if self.metrics is not None:
                 stack.push_async_callback(self.metrics.stop)
             stack.push_async_callback(self._stop_watching)
