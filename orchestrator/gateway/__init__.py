@@ -10,8 +10,7 @@ from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.event_loop import new_event_loop
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet, follow_fleet, open_gateway
 from orchestrator.gateway.workers.supervisor import Supervisor
-from orchestrator.gateway.workers.worker import WorkerTeam, read_init_message
-from orchestrator.gateway.workers.worker_run import WorkerLaunch
+from orchestrator.gateway.workers.worker import WorkerLaunch, WorkerTeam, read_init_message
 
 __all__ = [
     "FollowedFleet",

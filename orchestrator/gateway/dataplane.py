@@ -2,18 +2,26 @@
 
 Both transports use it: gRPC hands over serialised calls as they come (``call``), HTTP builds the same messages
 (``query``, and ``inference.infer``). A family's requests go through the router. Those for other models, the single
-widths of a family included, are passed through byte for byte to a server that has the model. What changes or reaches
-into a server is closed, see ``administration``.
+widths of a family included, are passed through byte for byte to a server that has the model.
+
+Calls that change or reach into a server are closed, and answered so that no client stumbles. Loading and unloading
+belong to the controllers. Shared memory works on one host only, and its "unregister all" would hit every client's
+regions. Log and trace settings are the server operator's. Closed calls get PERMISSION_DENIED, over HTTP 403 as from a
+Triton with a restricted API: UNIMPLEMENTED would say that nobody can do it, and UNAVAILABLE, which Triton's own
+restriction over gRPC uses, makes KServe's client retry. Reading those settings gives an empty list, and unregistering
+*all* shared memory succeeds without a call to a server, because nothing is ever registered here; ``perf_analyzer`` does
+that first and last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from orchestrator.config import RetrySettings
-from orchestrator.gateway.administration import ADMINISTRATION
-from orchestrator.gateway.auth.callers import Caller, Guard, UnauthenticatedError
+from orchestrator.errors import ModelNotFoundError
+from orchestrator.gateway.auth.callers import Caller, ForbiddenError, Guard, UnauthenticatedError
 from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.inference import Inference
@@ -22,7 +30,7 @@ from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import Passthrough
 from orchestrator.gateway.ports import Team, UnaryMethod
-from orchestrator.gateway.protocol.messages import Message, pb, serialise
+from orchestrator.gateway.protocol.messages import Message, build_answer, parse_request, pb, serialise
 from orchestrator.gateway.protocol.wire import read_address
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import Router
@@ -37,7 +45,7 @@ class DataPlane:
 
     Args:
         router: The router for the families.
-        model_index: What the servers serve; the caller refreshes it.
+        model_index: What the servers serve.
         metrics: Where calls are counted.
         team: The gateway's other processes; None when there are none.
         guard: What says who may call; None lets everybody do everything.
@@ -76,20 +84,16 @@ class DataPlane:
             "ServerReady": self.health.answer_ready,
             "ModelReady": self.health.answer_model_ready,
             "ServerMetadata": self.metadata.answer_server,
-            "ModelMetadata": self.metadata.answer_metadata,
-            "ModelConfig": self.metadata.answer_config,
+            "ModelMetadata": partial(self.metadata.answer, "ModelMetadata"),
+            "ModelConfig": partial(self.metadata.answer, "ModelConfig"),
             "ModelStatistics": lambda message, caller: query_fleet("ModelStatistics", message),
             "RepositoryIndex": lambda message, caller: query_fleet("RepositoryIndex", message),
             "ModelInfer": self.inference.call,
-            **ADMINISTRATION,
+            **_ADMINISTRATION,
         }
 
     def identify(self, method: str, metadata: Metadata) -> Caller:
-        """Return who makes a call; for its transport to do once a call.
-
-        Raises:
-            UnauthenticatedError: The call has to say so and does not; it is counted.
-        """
+        """Return who makes a call, for its transport once a call; raises UnauthenticatedError, which is counted."""
         try:
             return self.guard.identify(method, metadata)
         except UnauthenticatedError:
@@ -97,11 +101,7 @@ class DataPlane:
             raise
 
     async def call(self, method: str, message: bytes, caller: Caller) -> bytes:
-        """Return the serialised answer to a serialised unary call.
-
-        Raises:
-            SlimError: For the transport to turn into a status.
-        """
+        """Return the serialised answer to a serialised unary call; raises SlimError, for the transport's status."""
         sees_all = self.guard.sees_all(caller)
         if not sees_all and method in _OF_A_MODEL:
             model = read_address(message).model
@@ -126,3 +126,41 @@ def _keep(method: str, answer: bytes, is_kept: Callable[[str], bool]) -> bytes:
     del models[:]
     models.extend(kept)
     return serialise(message)
+
+
+def _closed_call(method: str, what: str, *, but_without: str | None = None) -> UnaryMethod:
+    """Return the answer to a call that is not let through; to one without the field ``but_without`` an empty answer."""
+
+    async def answer(message: bytes, caller: Caller) -> bytes:
+        if but_without is None or getattr(parse_request(method, message), but_without):
+            raise ForbiddenError(f"{what} through the gateway is closed; see docs/gateway.md")
+        return build_answer(method)
+
+    return answer
+
+
+def _shared_memory(kind: str) -> dict[str, UnaryMethod]:
+    """Return the answers to the calls for one kind of shared memory."""
+    status, register, unregister = (f"{kind}SharedMemory{what}" for what in ("Status", "Register", "Unregister"))
+
+    async def answer_status(message: bytes, caller: Caller) -> bytes:
+        if name := parse_request(status, message).name:
+            raise ModelNotFoundError(f"Unable to find {kind.lower()} shared memory region: '{name}'")
+        return build_answer(status)
+
+    return {
+        status: answer_status,
+        register: _closed_call(register, "registering shared memory"),
+        unregister: _closed_call(unregister, "unregistering shared memory by name", but_without="name"),
+    }
+
+
+_ADMINISTRATION: dict[str, UnaryMethod] = {
+    "TraceSetting": _closed_call("TraceSetting", "changing trace settings", but_without="settings"),
+    "LogSettings": _closed_call("LogSettings", "changing log settings", but_without="settings"),
+    **_shared_memory("System"),
+    **_shared_memory("Cuda"),
+    "RepositoryModelLoad": _closed_call("RepositoryModelLoad", "loading models"),
+    "RepositoryModelUnload": _closed_call("RepositoryModelUnload", "unloading models"),
+}
+"""The calls that are closed, by name."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from orchestrator.errors import ConfigError, SlimError
@@ -31,9 +30,6 @@ from orchestrator.triton.errors import RefusedCallError
 log = logging.getLogger(__name__)
 
 _Key = tuple[ServerName, str, str]
-_DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
-_RESPONSE_DURATIONS = ("compute_infer", "compute_output", "success", "fail", "empty_response", "cancel")
-_BATCH_DURATIONS = ("compute_input", "compute_infer", "compute_output")
 
 
 class FleetStatistics:
@@ -144,28 +140,33 @@ def _add(total: Message, part: Message) -> None:
     total.last_inference = max(total.last_inference, part.last_inference)
     total.inference_count += part.inference_count
     total.execution_count += part.execution_count
-    _add_durations(total.inference_stats, part.inference_stats, _DURATIONS)
+    _add_durations(total.inference_stats, part.inference_stats)
     batches = {batch.batch_size: batch for batch in total.batch_stats}
     for batch in part.batch_stats:
         mine = batches.get(batch.batch_size)
         if mine is None:
             mine = batches[batch.batch_size] = total.batch_stats.add(batch_size=batch.batch_size)
-        _add_durations(mine, batch, _BATCH_DURATIONS)
+        _add_durations(mine, batch)
     for name, responses in part.response_stats.items():
-        _add_durations(total.response_stats[name], responses, _RESPONSE_DURATIONS)
+        _add_durations(total.response_stats[name], responses)
 
 
-def _add_durations(total: Any, part: Any, names: Iterable[str]) -> None:
-    for name in names:
+def _add_durations(total: Message, part: Message) -> None:
+    """Add all durations of one message to those of another of its type."""
+    for name in _durations(part):
         mine, theirs = getattr(total, name), getattr(part, name)
         mine.count += theirs.count
         mine.ns += theirs.ns
 
 
+def _durations(statistics: Message) -> list[str]:
+    """Return the names of the fields that are a StatisticDuration."""
+    return [field.name for field in statistics.DESCRIPTOR.fields if field.message_type is not None]
+
+
 def _is_below(reading: Message, last: Message) -> bool:
     """Return whether any counter has fallen, which a running model's never does."""
-    if reading.inference_count < last.inference_count or reading.execution_count < last.execution_count:
-        return True
-    return any(
-        getattr(reading.inference_stats, name).count < getattr(last.inference_stats, name).count for name in _DURATIONS
-    )
+    pairs = [(reading.inference_count, last.inference_count), (reading.execution_count, last.execution_count)]
+    now, before = reading.inference_stats, last.inference_stats
+    pairs += [(getattr(now, name).count, getattr(before, name).count) for name in _durations(now)]
+    return any(count < earlier for count, earlier in pairs)

@@ -14,11 +14,7 @@ from orchestrator.router import Router
 
 
 class GatewayHealth:
-    """Health as load balancers and clients ask for it.
-
-    Attributes:
-        is_draining: Whether the requests that have come are still answered, and no more are taken.
-    """
+    """Health as load balancers and clients ask for it; ``is_draining`` is set when no more requests are taken."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from orchestrator.gateway.protocol.family import (
 from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
 from orchestrator.gateway.protocol.wire import MalformedMessageError, check_shapes, read_address
 from orchestrator.gateway.statuses import outcome_of
-from orchestrator.http2.grpc.unary_call import UnaryCall
+from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.router import Answer, CallbackSink, Router
 
 
@@ -53,9 +53,7 @@ class Inference:
     def admit(self, caller: Caller, model: str) -> Ticket:
         """Return what holds an inference's place among those under way; to be closed when it is answered.
 
-        Raises:
-            ForbiddenError: The caller may not use the model.
-            QuotaError: The caller has had its share.
+        Raises ForbiddenError when the caller may not use the model, and QuotaError when it has had its share.
         """
         try:
             return self._guard.admit(caller, model)
@@ -64,10 +62,9 @@ class Inference:
             raise
 
     def begin(self, message: bytes, caller: Caller, responder: UnaryCall[Caller]) -> bool:
-        """Take a serialised inference of a family, to be answered when the router does; return whether it is one.
+        """Take a serialised inference, to be answered when the router does; False when it is of no family.
 
-        Raises:
-            SlimError: Why it is refused.
+        Raises SlimError when it is refused.
         """
         family = self._model_index.families.get(read_address(message).model)
         if family is None:
@@ -95,11 +92,7 @@ class Inference:
         return True
 
     async def call(self, message: bytes, caller: Caller) -> bytes:
-        """Return the serialised answer to a serialised inference.
-
-        Raises:
-            SlimError: Why there is none.
-        """
+        """Return the serialised answer to a serialised inference; raises SlimError."""
         model = read_address(message).model
         with self.admit(caller, model):
             family = self._model_index.families.get(model)

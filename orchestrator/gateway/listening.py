@@ -1,37 +1,62 @@
-"""Listening on TCP addresses, and one line when that fails."""
+"""Where the gateway's transports listen, and one line when an address can't be had."""
 
 from __future__ import annotations
 
 import socket
+import ssl as tls
+from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.http2.listener import Listener
 
-BACKLOG = 1024
 
+class Endpoint:
+    """One address of the gateway, whose connections are accepted here or by another process.
 
-def bind(address: str, *, key: str) -> socket.socket:
-    """Return a non-blocking socket on ``host:port``, which nobody else has; it does not listen yet.
+    Args:
+        key: The address' key in fleet.yaml.
+        address: ``host:port``; port 0 takes a free one.
+        listener: What accepts or adopts the connections.
+        ssl: What to speak TLS with; None for plain connections.
+        listens: Whether it listens itself; else another process does, and its connections are adopted.
 
-    Of a name that has several addresses it is the first; ``key`` is the address' key in fleet.yaml.
-
-    Raises:
-        ConfigError: The address can't be had.
+    Attributes:
+        address: Where it listens, once started.
     """
-    host, _, port = address.rpartition(":")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, place = found[0]
-        bound = socket.socket(family, kind, protocol)
+
+    def __init__(
+        self, key: str, address: str, listener: Listener[Any], *, ssl: tls.SSLContext | None, listens: bool
+    ) -> None:
+        self.address = address
+        self._key = key
+        self._listener = listener
+        self._ssl = ssl
+        self._listens = listens
+
+    async def start(self) -> None:
+        """Listen; raises ConfigError when the address can't be listened on."""
+        if not self._listens:
+            self._listener.open()
+            return
+        host, _, port = self.address.rpartition(":")
         try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(place)
-        except BaseException:
-            bound.close()
-            raise
-    except OSError as exc:
-        raise refused_address(address, key, exc) from exc
-    bound.setblocking(False)
-    return bound
+            found = await self._listener.start(host.strip("[]"), int(port), ssl=self._ssl)
+        except OSError as exc:
+            raise refused_address(self.address, self._key, exc) from exc
+        self.address = f"{host}:{found}"
+
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that another process has accepted; raises OSError when it is lost at once."""
+        await self._listener.adopt(connection, ssl=self._ssl)
+
+    @property
+    def connections(self) -> int:
+        """The number of connections that are open now."""
+        return self._listener.connections
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more connections and calls, wait for those under way for so long, and end the rest."""
+        await self._listener.stop(grace_s)
 
 
 def refused_address(address: str, key: str, error: OSError) -> ConfigError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from orchestrator.errors import ServerUnavailableError, SlimError
@@ -20,13 +19,8 @@ from orchestrator.gateway.protocol.messages import Message, build_answer, parse,
 log = logging.getLogger(__name__)
 
 _EXTENSIONS = (
-    "classification",
-    "sequence",
-    "model_configuration",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-)
+    "classification", "sequence", "model_configuration", "binary_tensor_data", "parameters", "statistics",
+)  # fmt: skip
 """Triton's extensions that the gateway offers; the others are closed."""
 _KEPT_S = 2.0
 """As long as a model that is loaded or unloaded may take to be noticed anyway."""
@@ -35,68 +29,54 @@ _KEPT_S = 2.0
 class MetadataAnswers:
     """Answers to ServerMetadata, ModelMetadata and ModelConfig."""
 
-    def __init__(
-        self, model_index: ModelIndex, passthrough: Passthrough, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, model_index: ModelIndex, passthrough: Passthrough) -> None:
         self._model_index = model_index
         self._passthrough = passthrough
-        self._clock = clock
         self._kept: dict[tuple[str, str], tuple[float, Message, Message]] = {}
 
     async def answer_server(self, message: bytes, caller: Caller) -> bytes:
         """Return the answer to ServerMetadata."""
         return build_answer("ServerMetadata", name="slim-scheduler", version=_package_version(), extensions=_EXTENSIONS)
 
-    async def answer_metadata(self, message: bytes, caller: Caller) -> bytes:
-        """Return the answer to ModelMetadata; raises as ``answer_config``."""
-        family = self._family("ModelMetadata", message)
-        if family is None:
-            return (await self._passthrough.ask("ModelMetadata", message, caller.metadata))[0]
-        answer = await self._query_width(family, "ModelMetadata")
-        answer.name = family.name
-        answer.versions[:] = [VERSION]
-        return serialise(answer)
-
-    async def answer_config(self, message: bytes, caller: Caller) -> bytes:
-        """Return the answer to ModelConfig.
+    async def answer(self, method: str, message: bytes, caller: Caller) -> bytes:
+        """Return the answer to ModelMetadata or ModelConfig.
 
         Raises:
             ConfigError: The version is no number.
             SlimError: No server that answers has the model.
         """
-        family = self._family("ModelConfig", message)
+        request = parse_request(method, message)
+        check_version(request.version)
+        family = self._model_index.families.get(request.name)
         if family is None:
-            return (await self._passthrough.ask("ModelConfig", message, caller.metadata))[0]
-        answer = await self._query_width(family, "ModelConfig")
-        widths = self._model_index.widths(family.name)
-        merge_config(answer.config, family, {width: model.accuracy for width, model in widths.items()})
+            return (await self._passthrough.ask(method, message, caller.metadata))[0]
+        require_version(family, request.version)
+        answer = await self._query_width(family, method)
+        if method == "ModelConfig":
+            widths = self._model_index.widths(family.name)
+            merge_config(answer.config, family, {width: model.accuracy for width, model in widths.items()})
+        else:
+            answer.name = family.name
+            answer.versions[:] = [VERSION]
         return serialise(answer)
 
     async def describe(self, model: str, of_version: str) -> tuple[Message, Message]:
-        """Return a model's ModelConfig and its metadata, kept for a moment; raises as ``answer_config``.
+        """Return a model's ModelConfig and its metadata, kept for a moment; raises as ``answer``.
 
         A raw tensor and the generate extension leave out names, types and shapes. Asking a server for each such request
         would put a second call, answered by the one thread that Triton has for everything but inference, before every
         inference.
         """
         kept = self._kept.pop((model, of_version), None)
-        if kept is None or self._clock() - kept[0] >= _KEPT_S:
-            asked_s = self._clock()
+        if kept is None or time.monotonic() - kept[0] >= _KEPT_S:
+            asked_s = time.monotonic()
             query = serialise(pb.ModelConfigRequest(name=model, version=of_version))
-            config = pb.ModelConfigResponse.FromString(await self.answer_config(query, ANYONE)).config
+            config = pb.ModelConfigResponse.FromString(await self.answer("ModelConfig", query, ANYONE)).config
             query = serialise(pb.ModelMetadataRequest(name=model, version=of_version))
-            kept = asked_s, config, pb.ModelMetadataResponse.FromString(await self.answer_metadata(query, ANYONE))
+            metadata = pb.ModelMetadataResponse.FromString(await self.answer("ModelMetadata", query, ANYONE))
+            kept = asked_s, config, metadata
         self._kept[model, of_version] = kept
         return kept[1:]
-
-    def _family(self, method: str, message: bytes) -> FamilyModel | None:
-        """Return the family that a request names, None when it names another model."""
-        request = parse_request(method, message)
-        check_version(request.version)
-        family = self._model_index.families.get(request.name)
-        if family is not None:
-            require_version(family, request.version)
-        return family
 
     async def _query_width(self, family: FamilyModel, method: str) -> Message:
         """Return what a server says of one width of a family, the narrowest that it has."""

@@ -1,8 +1,8 @@
 """What the servers of the fleet serve: families, and everything else; a view over what discovery has found.
 
-The router knows the families it routes; this knows every model, because models that are not slimmable are passed on. A
-family that was seen stays expected until every server that listed it answers without listing it, so that losing all
-servers shows as "not ready" and not as "nothing to serve".
+The router knows the families it routes; this knows every model, because models that are not slimmable are passed
+through. A family that was seen stays expected until every server that listed it answers without listing it, so that
+losing all servers shows as "not ready" and not as "nothing to serve".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WIDTH_DIGITS = 3  # as the exporter names them: fashion_w025
 
 
 class ModelIndex:
-    """What all servers serve."""
+    """What all servers serve, ready or not, by model and by family."""
 
     def __init__(self, discovery: ModelDiscovery[Server]) -> None:
         self._discovery = discovery

@@ -1,9 +1,9 @@
-"""Calls for models of no family, which are passed on: which server is asked, which one after it, and for how long.
+"""Calls for models of no family, which are passed through: to which server, then to which other one, and for how long.
 
 A model of somebody else's may keep state, so a call goes to another server only when the first one certainly did not
 run it; one that may have run is never repeated, which leaves nothing to be done when a server is silent. So an attempt
-has no time of its own: the call has one, ``gateway.pass_on_timeout_s``, after which its caller is told. The call itself
-goes on, because a cancel can crash Triton 2.51.
+has no time of its own: the call has one, ``gateway.pass_on_timeout_s``, after which it fails for its caller. The call
+itself goes on, because a cancel can crash Triton 2.51.
 
 What is asked again draws on a budget as the router's retries do, by the same settings, so that servers that refuse all
 are not asked twice as much as servers that don't.
@@ -29,20 +29,20 @@ log = logging.getLogger(__name__)
 
 
 class Passthrough:
-    """Asks servers for models of no family; an answer may take ``timeout_s``, None for any time."""
+    """Asks servers for models of no family; an answer may take ``timeout_s``, None for any time.
+
+    Attributes:
+        retries: How often calls may be repeated; it may be replaced.
+    """
 
     def __init__(
         self, model_index: ModelIndex, metrics: GatewayMetrics, retries: RetrySettings, *, timeout_s: float | None
     ) -> None:
         self._model_index = model_index
         self._metrics = metrics
-        self._retries = retries
+        self.retries = retries
         self._timeout_s = timeout_s
         self._budget = RetryBudget(float(retries.minimum), 0.0)
-
-    def reconfigure(self, retries: RetrySettings) -> None:
-        """Go by other settings from now on."""
-        self._retries = retries
 
     async def ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         """Return what a server answers to a serialised call, and which.
@@ -75,13 +75,13 @@ class Passthrough:
                 log.info("%s of %s was not run by %s: %s", method, address.model, server.name, exc)
                 self._metrics.router.on_retry(server.name)
                 continue
-            self._budget = self._budget.answered(1, self._retries)
+            self._budget = self._budget.answered(1, self.retries)
             return answer, server.name
         raise AssertionError("find returns at least one server, and the last one's refusal is raised")
 
     def _may_ask_again(self) -> bool:
         now_s = asyncio.get_running_loop().time()
-        spent = self._budget.refilled(self._retries, now_s=now_s).spent()
+        spent = self._budget.refilled(self.retries, now_s=now_s).spent()
         if spent is None:
             return False
         self._budget = spent

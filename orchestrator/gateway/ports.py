@@ -17,7 +17,7 @@ class ServerStream(Protocol):
     """A stream to a server; ClientStream is the real one."""
 
     async def send(self, message: bytes) -> None:
-        """Send one request."""
+        """Send one serialised request, waiting while the server takes no more."""
         ...
 
     async def finish(self) -> None:

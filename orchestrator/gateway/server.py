@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
@@ -23,13 +22,12 @@ from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
-from orchestrator.gateway.metrics.gateway_metrics import TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
-from orchestrator.gateway.metrics.router_metrics import put_backlog
+from orchestrator.gateway.metrics.gateway_metrics import QUEUED, TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
-from orchestrator.http2.grpc.connector import ConnectionPool
+from orchestrator.http2.grpc.channel import ConnectionPool
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.client import TritonClient
@@ -43,19 +41,20 @@ _LAST_CALLS_S = 0.5  # for calls that are no inferences, and streams that wait f
 
 
 class Gateway:
-    """Listens while the context is open; leaving it drains.
+    """Listens while the context is open; leaving it drains. It is made in an event loop, before the router opens.
 
     Args:
         settings: The gateway's section of fleet.yaml.
-        router: The router for the families; the caller opens and closes it.
-        discovery: What says what the servers serve that calls are passed through to; closed by the gateway.
-        watch_period_s: The seconds between two queries for that; None when somebody else asks.
+        router: The router for the families; the caller opens and closes it. Of one over a fleet, servers are followed.
+        discovery: What says what the servers serve that calls are passed through to; closed by the gateway. Somebody
+            else, such as the router, asks it again and again.
         retries: How often calls may be passed through again; None for the default.
         team: The other processes, when this is one of several.
         metrics: Where to count, which the router's observer counts in too; None for its own.
+        pool: The connections that the router uses; None for the gateway's own.
 
     Raises:
-        ConfigError: The tokens file, or a file of TLS, can't be used.
+        ConfigError: A file of keys, tokens or TLS can't be used.
 
     Attributes:
         grpc: The gRPC endpoint; None when not offered.
@@ -69,17 +68,16 @@ class Gateway:
         router: Router,
         discovery: ModelDiscovery[Server],
         *,
-        watch_period_s: float | None,
         retries: RetrySettings | None = None,
         team: Team | None = None,
         metrics: GatewayMetrics | None = None,
+        pool: ConnectionPool | None = None,
     ) -> None:
         self._settings = settings
         self._router = router
         self._is_alone = team is None
-        self._watch_period_s = watch_period_s
         self._metrics = metrics or GatewayMetrics()
-        self._pool: ConnectionPool | None = None
+        self._pool = pool
         self._discovery = discovery
         self._model_index = ModelIndex(discovery)
         self._files: list[WatchedFiles] = []
@@ -106,6 +104,9 @@ class Gateway:
             self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone)
         if settings.metrics is not None and self._is_alone:
             self.metrics = MetricsEndpoint(settings.metrics, self._read_metrics)
+        if router.membership is not None:
+            self._take(router.membership.servers)
+            router.membership.listen(self._take)
 
     def _make_guard(self) -> Guard:
         auth = self._settings.auth
@@ -135,7 +136,7 @@ class Gateway:
         How many calls may be repeated changes at once. None of its own settings does before the gateway is started
         again, which the log says.
         """
-        self._data_plane.passthrough.reconfigure(fleet.router.retries)
+        self._data_plane.passthrough.retries = fleet.router.retries
         self._discovery.timeout_s = fleet.router.connect_timeout_s
         if fleet.gateway != self._settings:
             log.warning("the gateway section has changed; start the gateway again for it to take effect")
@@ -148,47 +149,8 @@ class Gateway:
         self._discovery.reconfigure(opened, map(ServerName, changes.closed))
 
     def follow(self, files: WatchedFiles) -> None:
-        """Watch some more files."""
+        """Read some more files again whenever they change."""
         self._files.append(files)
-
-    @classmethod
-    def over(
-        cls,
-        fleet: FleetSettings,
-        router: Router,
-        team: Team | None = None,
-        *,
-        metrics: GatewayMetrics | None = None,
-        pool: ConnectionPool | None = None,
-        discovery: ModelDiscovery[Server] | None = None,
-    ) -> Self:
-        """Return a gateway over the Tritons of a fleet; call it with an event loop running, before the router opens.
-
-        Args:
-            fleet: All of fleet.yaml; of what holds for all workers together, this one's part.
-            router: A router over the same fleet; its servers are followed.
-            team: The other processes, when this is one of several.
-            metrics: Where to count; None for its own.
-            pool: The connections that the router uses; None for the gateway's own.
-            discovery: What the router asks about its servers, which are added; None for one of the gateway's own.
-
-        Raises:
-            ConfigError: A file of keys, tokens or TLS can't be used.
-        """
-        assert router.membership is not None, "it was made by from_fleet"
-        gateway = cls(
-            fleet.gateway,
-            router,
-            discovery or ModelDiscovery({}, timeout_s=fleet.router.connect_timeout_s),
-            watch_period_s=fleet.router.discovery_period_s if discovery is None else None,
-            retries=fleet.router.retries,
-            team=team,
-            metrics=metrics,
-        )
-        gateway._pool = pool
-        gateway._take(router.membership.servers)
-        router.membership.listen(gateway._take)
-        return gateway
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
@@ -196,25 +158,24 @@ class Gateway:
         endpoints = (("gRPC", self.grpc), ("HTTP", self.http), ("metrics", self.metrics))
         return [(what, endpoint.address) for what, endpoint in endpoints if endpoint is not None]
 
-    def serves(self, family: str) -> bool:
-        """Return whether some server answers a width of a family, as this process sees it."""
-        return self._data_plane.health.serves(family)
-
     @property
     def served(self) -> frozenset[str]:
         """The families of which some server answers a width, as this process sees it."""
-        return frozenset(name for name in self._model_index.families if self.serves(name))
+        return frozenset(filter(self._data_plane.health.serves, self._model_index.families))
 
     def snapshot_metrics(self) -> MetricSnapshot:
         """Return what this process has counted, and what waits and works in it."""
-        snapshot = self._metrics.snapshot()
-        put_backlog(snapshot, self._router.backlog)
-        snapshot.values[TASKS.name] = {(): [float(len(asyncio.all_tasks()))]}
+        snapshot, backlog = self._metrics.snapshot(), self._router.backlog
+        amounts = (backlog.requests, backlog.items, backlog.size_bytes)
+        for measure, amount in zip(QUEUED, amounts, strict=True):
+            snapshot.put(measure, amount)
+        snapshot.put(TASKS, len(asyncio.all_tasks()))
         return snapshot
 
     async def _read_metrics(self) -> MetricSnapshot:
         snapshot = self.snapshot_metrics()
-        snapshot.values |= {WORKERS.name: {(): [1.0]}, WORKER_RESTARTS.name: {(): [0.0]}}
+        snapshot.put(WORKERS, 1)
+        snapshot.put(WORKER_RESTARTS, 0)
         return snapshot
 
     @property
@@ -222,17 +183,15 @@ class Gateway:
         return [transport for transport in (self.grpc, self.http) if transport is not None]
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._discovery.close)
+        try:
             new = [server.name for server in self._discovery.servers if server.is_new]
             await asyncio.gather(*map(self._discovery.refresh, new))
             for endpoint in (*self._transports, *([self.metrics] if self.metrics else [])):
-                stack.push_async_callback(endpoint.stop, 0.0)
                 await endpoint.start()
-            stack.pop_all()
+        except BaseException:
+            await self._close(grace_s=0.0, until_s=0.0)
+            raise
         self._watchers = [asyncio.create_task(watch(self._files))]
-        if self._watch_period_s is not None:
-            self._watchers.append(asyncio.create_task(self._discovery.watch(self._watch_period_s)))
         if self._data_plane.fleet_statistics is not None:
             watching = self._data_plane.fleet_statistics.watch(self._settings.statistics_period_s)
             self._watchers.append(asyncio.create_task(watching))
@@ -246,20 +205,24 @@ class Gateway:
         gRPC's own graceful stop ends calls that arrive meanwhile with CANCELLED, which no client takes for "send it
         elsewhere". So calls are refused as unavailable first, and the transports stopped when nothing is in.
         """
-        clock = asyncio.get_running_loop().time
-        until_s = clock() + self._settings.drain_s
+        until_s = asyncio.get_running_loop().time() + self._settings.drain_s
         self._router.close_by(until_s)
         self._data_plane.health.is_draining = True
         try:
             await self._drain(until_s)
-            await asyncio.gather(*(transport.stop(_LAST_CALLS_S) for transport in self._transports))
+        finally:
+            await self._close(grace_s=_LAST_CALLS_S, until_s=until_s)
+
+    async def _close(self, *, grace_s: float, until_s: float) -> None:
+        try:
+            await asyncio.gather(*(transport.stop(grace_s) for transport in self._transports))
         finally:
             for task in self._watchers:
                 task.cancel()
             await asyncio.gather(*self._watchers, return_exceptions=True)
             if self.metrics is not None:
-                await self.metrics.stop(0.0)
-            await self._discovery.close(drain_s=max(0.0, until_s - clock()))
+                await self.metrics.stop()
+            await self._discovery.close(drain_s=max(0.0, until_s - asyncio.get_running_loop().time()))
 
     async def _drain(self, until_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -44,11 +44,7 @@ class StreamSession:
         self._pinned: dict[str, ServerStream] = {}
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
-        """Answer until the client sends no more and all is answered.
-
-        Raises:
-            SlimError: The stream can't go on; the client has then to get a status.
-        """
+        """Answer until the client sends no more and all is answered; raises SlimError, for a status, when it can't."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 async for message in requests:

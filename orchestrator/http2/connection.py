@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from orchestrator.http2.flow import LARGEST_SENT, Flow
-from orchestrator.http2.frame_reader import FrameReader
 from orchestrator.http2.frames import (
     ACK,
     DATA,
@@ -40,6 +38,7 @@ from orchestrator.http2.frames import (
     SETTINGS,
     WINDOW_UPDATE,
     ErrorCode,
+    FrameReader,
     ViolationError,
     frame,
     goaway_frame,
@@ -50,8 +49,7 @@ from orchestrator.http2.frames import (
     window_update_frame,
 )
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.limits import Limits
-from orchestrator.http2.stream import Receiver, Stream
+from orchestrator.http2.stream import LARGEST_SENT, Flow, Limits, Receiver, Stream
 from orchestrator.token_bucket import Rate, TokenBucket
 
 T = TypeVar("T")
@@ -63,7 +61,7 @@ _DRAIN_PROBE: Final = b"draining"
 _LIFE_PROBE: Final = b"anybody?"
 
 
-class Connection(Flow[Stream], Generic[T]):
+class Connection(Flow, Generic[T]):
     """One end of a connection; the other one is a client's unless ``accept`` is None.
 
     Args:

@@ -1,7 +1,7 @@
-"""HTTP/2 frames as bytes (RFC 9113 sections 4 and 6); pure.
+"""HTTP/2 frames as bytes, and out of the bytes that come on a connection (RFC 9113 sections 4 and 6); pure.
 
 Plain integers instead of enums and objects: a frame is read for every request, and an ``IntEnum`` member costs as much
-as the whole header. What a peer may get wrong is told by ``ViolationError``, which ends its connection.
+as the whole header. What a peer may get wrong raises ``ViolationError``, which ends its connection.
 """
 
 from __future__ import annotations
@@ -47,6 +47,15 @@ MAX_HEADER_LIST_SIZE: Final = 6
 FRAME_HEADER: Final = struct.Struct(">HBBBL")
 """Length in two parts, type, flags, stream."""
 _SETTING = struct.Struct(">HL")
+_MOST_CONTINUATIONS: Final = 64
+_BLOCK_FLAGS: Final = END_HEADERS | PADDED | HAS_PRIORITY
+_SIZES: Final = {
+    PRIORITY: (5, "PRIORITY"),
+    RST_STREAM: (4, "RST_STREAM"),
+    PING: (8, "PING"),
+    WINDOW_UPDATE: (4, "WINDOW_UPDATE"),
+}
+"""Payload bytes of the frames that have a fixed size, and their names."""
 
 
 class ErrorCode(IntEnum):
@@ -69,11 +78,7 @@ class ErrorCode(IntEnum):
 
 
 class ViolationError(PermanentError):
-    """A peer broke the protocol in a way that its connection can't survive.
-
-    Attributes:
-        code: what the peer is told.
-    """
+    """A peer broke the protocol in a way that its connection can't survive; ``code`` is the reason that it gets."""
 
     def __init__(self, code: ErrorCode, reason: str) -> None:
         super().__init__(reason)
@@ -87,16 +92,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def settings_frame(settings: Iterable[tuple[int, int]]) -> bytes:
-    """Return a SETTINGS frame."""
+    """Return a SETTINGS frame of names and values."""
     return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*setting) for setting in settings))
 
 
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the settings of a frame, checked; unknown ones are left out.
-
-    Raises:
-        ViolationError: when a value is out of its range.
-    """
+    """Yield the settings of a frame that are known; raises ViolationError when a value is out of its range."""
     if len(payload) % _SETTING.size:
         raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"SETTINGS of {len(payload)} bytes, no multiple of 6")
     for name, value in _SETTING.iter_unpack(payload):
@@ -111,7 +112,7 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
 
 
 def rst_stream_frame(stream: int, code: ErrorCode) -> bytes:
-    """Return a RST_STREAM frame."""
+    """Return a RST_STREAM frame that ends a stream for a reason."""
     return frame(RST_STREAM, 0, stream, code.to_bytes(4, "big"))
 
 
@@ -126,11 +127,7 @@ def goaway_frame(last_stream: int, code: ErrorCode, reason: str = "") -> bytes:
 
 
 def strip_padding(payload: bytes, flags: int) -> bytes:
-    """Return what a DATA or HEADERS frame carries without its padding.
-
-    Raises:
-        ViolationError: when there is more padding than frame.
-    """
+    """Return a DATA or HEADERS payload without its padding; raises ViolationError when that is more than the frame."""
     if not flags & PADDED:
         return payload
     if not payload or payload[0] >= len(payload):
@@ -138,14 +135,103 @@ def strip_padding(payload: bytes, flags: int) -> bytes:
     return payload[1 : len(payload) - payload[0]]
 
 
-def strip_priority(payload: bytes, flags: int) -> bytes:
-    """Return a HEADERS payload without its priority, which is deprecated and ignored.
+class FrameReader:
+    """Splits what one peer sends, after its preface.
 
-    Raises:
-        ViolationError: when it is too short to hold one.
+    A header block that comes in several frames may have ``most_block_bytes`` in its encoded form.
+
+    Attributes:
+        is_open: whether SETTINGS have come, before which nothing else may.
+        block_since_s: when the header block began that has not come whole; None when there is none.
     """
-    if not flags & HAS_PRIORITY:
-        return payload
-    if len(payload) < 5:
-        raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
-    return payload[5:]
+
+    def __init__(self, preface: bytes, *, most_block_bytes: int) -> None:
+        self._preface = preface
+        self._most_block_bytes = most_block_bytes
+        self._rest = b""
+        self._block: tuple[int, int] | None = None  # stream and flags of a header block that goes on
+        self._parts: list[bytes] = []
+        self.is_open = False
+        self.block_since_s: float | None = None
+
+    def read(self, data: bytes, *, now_s: float) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield type, flags, stream and payload of each frame that has come whole.
+
+        A header block comes as one HEADERS frame, without padding and priority, whatever it was sent in.
+
+        Raises:
+            ViolationError: when no more can be read from this peer.
+        """
+        data, self._rest = self._rest + data if self._rest else data, b""
+        position, end = self._skip_preface(data) if self._preface else 0, len(data)
+        while end - position >= HEADER_BYTES:
+            high, low, kind, flags, stream = FRAME_HEADER.unpack_from(data, position)
+            size = high << 8 | low
+            if size > MAX_FRAME_BYTES:
+                raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+            begin = position + HEADER_BYTES
+            after = begin + size
+            if after > end:
+                break
+            payload, position = data[begin:after], after
+            if kind > HEADERS or self._block is not None or not self.is_open:  # DATA and HEADERS come most
+                self._check(kind, flags, size)
+            number = stream & 0x7FFFFFFF
+            # The usual block comes in one frame with nothing but the block in it.
+            if kind == CONTINUATION or (kind == HEADERS and (flags & _BLOCK_FLAGS != END_HEADERS or number == 0)):
+                take = self._begin_block if kind == HEADERS else self._continue_block
+                whole = take(payload, flags, number, now_s)
+                if whole is None:
+                    continue
+                kind, (flags, payload) = HEADERS, whole
+            yield kind, flags, number, payload
+        self._rest = data[position:]
+
+    def _skip_preface(self, data: bytes) -> int:
+        """Return where the first frame begins."""
+        size = min(len(data), len(self._preface))
+        if data[:size] != self._preface[:size]:
+            raise ViolationError(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2 with prior knowledge")
+        self._preface = self._preface[size:]
+        return size
+
+    def _check(self, kind: int, flags: int, size: int) -> None:
+        """Raise ViolationError when a frame may not come now, or has the wrong size."""
+        if (self._block is not None) is not (kind == CONTINUATION):
+            raise ViolationError(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted, or goes on from nothing")
+        if not self.is_open:
+            if kind != SETTINGS:
+                raise ViolationError(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            self.is_open = not flags & ACK
+        wanted, name = _SIZES.get(kind, (size, ""))
+        if size != wanted:
+            raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"{name} of {size} bytes, not {wanted}")
+
+    def _begin_block(self, payload: bytes, flags: int, number: int, now_s: float) -> tuple[int, bytes] | None:
+        """Return the flags and the block of a HEADERS frame, None when it goes on."""
+        if number == 0:
+            raise ViolationError(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+        payload = strip_padding(payload, flags)
+        if flags & HAS_PRIORITY:  # deprecated and ignored
+            if len(payload) < 5:
+                raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+            payload = payload[5:]
+        if flags & END_HEADERS:
+            return flags, payload
+        self._block, self._parts, self.block_since_s = (number, flags), [payload], now_s
+        return None
+
+    def _continue_block(self, payload: bytes, flags: int, number: int, now_s: float) -> tuple[int, bytes] | None:
+        """Return the flags and the whole of a block, None when it still goes on."""
+        assert self._block is not None  # ``read`` lets no other through
+        if number != self._block[0]:
+            raise ViolationError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of another stream's header block")
+        parts = self._parts
+        parts.append(payload)
+        if len(parts) > _MOST_CONTINUATIONS or sum(map(len, parts)) > self._most_block_bytes:
+            raise ViolationError(ErrorCode.ENHANCE_YOUR_CALM, "a header block that does not come to its end")
+        if not flags & END_HEADERS:
+            return None
+        whole = self._block[1], b"".join(parts)
+        self._block, self._parts, self.block_since_s = None, [], None
+        return whole

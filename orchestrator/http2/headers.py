@@ -32,7 +32,7 @@ _SAFETY: Final = 4
 
 
 class _CountingTable(HeaderTable):
-    """A header table that tells whether it was added to."""
+    """A header table that shows whether it was added to."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,75 +1,120 @@
-"""A listening socket whose connections speak HTTP/2."""
+"""A listening socket, and the connections that were accepted on it, or elsewhere: watched until they are closed.
+
+For HTTP/1.1 and HTTP/2 alike. All connections are looked at every now and then instead of by timers of each request,
+which cost more than the request. A process that stood still, stopped or on too busy a host, has not listened either:
+how much too late a look comes is handed to the connections, which hold it against nobody.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import ssl as tls
-from collections.abc import Callable
-from typing import Any, Final
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from orchestrator.http2.connection import Connection
-from orchestrator.http2.eviction import choose_evicted
-from orchestrator.http2.limits import Limits
-from orchestrator.http2.protocol import Http2Protocol
-
+BACKLOG: Final = 1024
 _CHECK_S: Final = 1.0
-_BACKLOG: Final = 1024
 
 
-class Listener:
+class Waiting(NamedTuple):
+    """A connection that waits for its client.
+
+    Attributes:
+        peer: The client's address.
+        since_s: When it was last heard of, seconds on any one clock.
+        was_answered: Whether anything was ever answered on it.
+    """
+
+    peer: str
+    since_s: float
+    was_answered: bool = False
+
+
+def choose_evicted(waiting: Sequence[Waiting | None]) -> int | None:
+    """Return the index of the connection to close for another one's sake, None when none waits for its client.
+
+    It is one of the address that has most of them, so a client that opens a thousand connections closes its own: one on
+    which nothing was ever answered before the others, which spares a good client behind the same proxy, and then the
+    one that has waited longest, which is not the oldest; the first of equals.
+    """
+    counts = Counter(one.peer for one in waiting if one is not None)
+    most = max(counts.values(), default=0)
+    candidates = [(w.was_answered, w.since_s, i) for i, w in enumerate(waiting) if w and counts[w.peer] == most]
+    return min(candidates)[2] if candidates else None
+
+
+class ServedConnection(Protocol):
+    """The protocol of one connection, as far as its listener has to know it."""
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """Since when it waits for its client; None while a request is under way."""
+        ...
+
+    def check(self, *, late_s: float) -> None:
+        """Close it when its client has kept it waiting for too long, by a look that comes ``late_s`` too late."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once; what was written and not taken is lost."""
+        ...
+
+
+C = TypeVar("C", bound=ServedConnection)
+
+
+class Listener(ABC, Generic[C]):
     """Accepts connections, or adopts those that another process has accepted, until it is stopped.
 
     Args:
-        make: returns the logic of a new connection, given what to call when it has something to say.
-        limits: what one connection may take.
-        max_connections: connections at a time; one beyond takes the place of one that is idle, or is closed at once.
+        make: Returns the protocol of a new connection, given what says whether there is room for it, and what to call
+            when it is gone.
+        max_connections: How many may be open; one beyond takes the place of one that waits, or is closed at once.
+        handshake_s: The seconds that a TLS handshake may take.
+        check_s: The seconds between two looks at the connections.
     """
 
     def __init__(
-        self, make: Callable[[Callable[[], None]], Connection[Any]], limits: Limits, *, max_connections: int = 4096
+        self,
+        make: Callable[[Callable[[C], bool], Callable[[C], None]], asyncio.Protocol],
+        *,
+        max_connections: int,
+        handshake_s: float,
+        check_s: float = _CHECK_S,
     ) -> None:
         self._make = make
-        self._limits = limits
         self._max_connections = max_connections
-        self._protocols: dict[Http2Protocol, None] = {}  # in the order they came
+        self._handshake_s = handshake_s
+        self._check_s = check_s
+        self._connections: dict[C, None] = {}  # in the order they came
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._empty = asyncio.Event()
 
     @property
     def connections(self) -> int:
         """How many connections are open now."""
-        return len(self._protocols)
-
-    def open(self) -> None:
-        """Begin to look after connections, without listening: they are adopted."""
-        self._timer = asyncio.get_running_loop().call_later(_CHECK_S, self._check)
-
-    async def adopt(self, connection: socket.socket, *, ssl: tls.SSLContext | None = None) -> None:
-        """Serve a connection that another process has accepted; it belongs to this one from now on.
-
-        Raises:
-            OSError: when it is lost at once.
-        """
-        await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, sock=connection, **self._tls(ssl))
+        return len(self._connections)
 
     async def start(self, host: str, port: int, *, ssl: tls.SSLContext | None = None) -> int:
         """Listen, and return the port; raises OSError when it can't."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._new_protocol,
-            host,
-            port,
-            backlog=_BACKLOG,
-            **self._tls(ssl),
-        )
+        create = asyncio.get_running_loop().create_server
+        self._server = await create(self._new_protocol, host, port, backlog=BACKLOG, **self._tls(ssl))
         self.open()
         found: int = self._server.sockets[0].getsockname()[1]
         return found
 
-    def _tls(self, ssl: tls.SSLContext | None) -> dict[str, Any]:
-        return {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": self._limits.handshake_s}
+    def open(self) -> None:
+        """Begin to look after connections, without listening: they are adopted."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + self._check_s
+        self._timer = loop.call_at(due_s, self._check, due_s)
+
+    async def adopt(self, connection: socket.socket, *, ssl: tls.SSLContext | None = None) -> None:
+        """Serve a connection that another process has accepted; raises OSError when it is lost at once."""
+        await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, sock=connection, **self._tls(ssl))
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more, let calls under way end for so long, and close everything."""
@@ -77,52 +122,38 @@ class Listener:
             return
         if self._server is not None:
             self._server.close()
-        for protocol in list(self._protocols):
-            protocol.drain()
-        self._close_idle()
-        try:
-            async with asyncio.timeout(grace_s):
-                while self._protocols:
-                    self._empty.clear()
-                    await asyncio.wait({asyncio.ensure_future(self._empty.wait())}, timeout=0.02)
-                    self._close_idle()
-        except TimeoutError:
-            pass
-        for protocol in list(self._protocols):
-            protocol.abort()
+        await self._drain(grace_s)
+        for connection in list(self._connections):
+            connection.abort()
         self._timer.cancel()
 
-    def _close_idle(self) -> None:
-        for protocol in list(self._protocols):
-            if protocol.connection is None or protocol.connection.is_idle:
-                protocol.close()
+    @abstractmethod
+    async def _drain(self, grace_s: float) -> None:
+        """Let calls under way end for so long, and take no more of them."""
 
-    def _new_protocol(self) -> Http2Protocol:
-        return Http2Protocol(self._make, on_made=self._add, on_lost=self._remove)
+    def _tls(self, ssl: tls.SSLContext | None) -> dict[str, Any]:
+        return {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": self._handshake_s}
 
-    def _add(self, protocol: Http2Protocol) -> bool:
-        if len(self._protocols) >= self._max_connections and not self._make_room():
-            return False
-        self._protocols[protocol] = None
+    def _new_protocol(self) -> asyncio.Protocol:
+        return self._make(self._add, self._remove)
+
+    def _add(self, connection: C) -> bool:
+        """Note a new connection; False when there is no room, because none of the others waits for its client."""
+        if len(self._connections) >= self._max_connections:
+            others = list(self._connections)
+            index = choose_evicted([other.waiting for other in others])
+            if index is None:
+                return False
+            del self._connections[others[index]]
+            others[index].abort()
+        self._connections[connection] = None
         return True
 
-    def _make_room(self) -> bool:
-        """Close an idle connection; False when none is idle."""
-        idle = [p for p in self._protocols if p.connection is None or p.connection.is_idle]
-        index = choose_evicted([protocol.waiting for protocol in idle])
-        if index is None:
-            return False
-        evicted = idle[index]
-        del self._protocols[evicted]
-        evicted.abort()
-        return True
+    def _remove(self, connection: C) -> None:
+        self._connections.pop(connection, None)
 
-    def _remove(self, protocol: Http2Protocol) -> None:
-        self._protocols.pop(protocol, None)
-        if not self._protocols:
-            self._empty.set()
-
-    def _check(self) -> None:
-        for protocol in list(self._protocols):
-            protocol.check(self._limits.stall_s)
-        self._timer = asyncio.get_running_loop().call_later(_CHECK_S, self._check)
+    def _check(self, due_s: float) -> None:
+        late_s = asyncio.get_running_loop().time() - due_s
+        for connection in list(self._connections):
+            connection.check(late_s=late_s)
+        self.open()

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.eviction import Waiting
 from orchestrator.http2.frames import ErrorCode
+from orchestrator.http2.listener import Listener, Waiting
+from orchestrator.http2.stream import Limits
 
 _WRITE_BUFFER_BYTES = 2**20
 _IDLE_LOOK_S = 0.5
+_DRAIN_LOOK_S = 0.02
+
+Make = Callable[[Callable[[], None]], Connection[Any]]
+"""Returns the logic of a new connection, given what to call when it has something to say."""
 
 
 class Http2Protocol(asyncio.Protocol):
-    """One connection; made by ``asyncio``'s servers and clients.
-
-    ``make`` returns its logic, given what to call when it has something to say; ``on_made`` says whether there is room.
+    """One connection; made by ``asyncio``'s servers and clients. ``on_made`` says whether there is room for it.
 
     Attributes:
         connection: its logic; None before it stands.
@@ -32,11 +36,7 @@ class Http2Protocol(asyncio.Protocol):
     """
 
     def __init__(
-        self,
-        make: Callable[[Callable[[], None]], Connection[Any]],
-        *,
-        on_made: Callable[[Http2Protocol], bool],
-        on_lost: Callable[[Http2Protocol], None],
+        self, make: Make, on_made: Callable[[Http2Protocol], bool], on_lost: Callable[[Http2Protocol], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._make = make
@@ -50,7 +50,7 @@ class Http2Protocol(asyncio.Protocol):
         self._closing_since_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin the connection."""
+        """Begin the connection, or close when there is no room."""
         self._transport = transport
         self.peer = str((transport.get_extra_info("peername") or ("",))[0])
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
@@ -72,8 +72,15 @@ class Http2Protocol(asyncio.Protocol):
                 self.close()
 
     @property
-    def waiting(self) -> Waiting:
-        """The connection as one that waits for its client."""
+    def is_idle(self) -> bool:
+        """Whether no stream is open."""
+        return self.connection is None or self.connection.is_idle
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """Since when it waits for its client; None while a stream is open."""
+        if not self.is_idle:
+            return None
         return Waiting(self.peer, self._heard_s, self.connection is not None and self.connection.was_used)
 
     def pause_writing(self) -> None:
@@ -85,7 +92,7 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Send and read again."""
+        """Send and read again: the transport takes more."""
         self.paused_since_s = None
         if self.connection is not None:
             self.connection.resume()
@@ -99,13 +106,13 @@ class Http2Protocol(asyncio.Protocol):
             self.connection.abort(ErrorCode.CANCEL)
         self._on_lost(self)
 
-    def check(self, stall_s: float) -> None:
+    def check(self, *, late_s: float) -> None:
         """End the connection, or streams of it, that make no progress."""
         if self.connection is None:
             return
         self.connection.check()
         since_s = self.paused_since_s if self._closing_since_s is None else self._closing_since_s
-        if since_s is not None and self._loop.time() - since_s > stall_s:
+        if since_s is not None and self._loop.time() - since_s > self.connection.limits.stall_s:
             self.abort()
         elif self.connection.violation is not None:
             self.close()
@@ -117,7 +124,7 @@ class Http2Protocol(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         """Close when no stream is open any more."""
-        if self.connection is None or self.connection.is_idle:
+        if self.is_idle:
             self.close()
         else:
             self._loop.call_later(_IDLE_LOOK_S, self.close_when_idle)
@@ -130,7 +137,7 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once; what was written and not taken is lost."""
         self._closing_since_s = self._loop.time()
         self._transport.abort()
 
@@ -142,3 +149,23 @@ class Http2Protocol(asyncio.Protocol):
         data = self.connection.take_out()
         if data and not self._transport.is_closing():
             self._transport.write(data)
+
+
+class Http2Listener(Listener[Http2Protocol]):
+    """A listener whose connections speak HTTP/2, as ``make`` has them do, within ``limits`` each."""
+
+    def __init__(self, make: Make, limits: Limits, *, max_connections: int = 4096) -> None:
+        connect = partial(Http2Protocol, make)
+        super().__init__(connect, max_connections=max_connections, handshake_s=limits.handshake_s)
+
+    async def _drain(self, grace_s: float) -> None:
+        for protocol in list(self._connections):
+            protocol.drain()
+        until_s = asyncio.get_running_loop().time() + grace_s
+        while True:
+            for protocol in [protocol for protocol in self._connections if protocol.is_idle]:
+                protocol.close()
+            left_s = until_s - asyncio.get_running_loop().time()
+            if not self._connections or left_s <= 0:
+                return
+            await asyncio.sleep(min(left_s, _DRAIN_LOOK_S))

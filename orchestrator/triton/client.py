@@ -25,9 +25,8 @@ from typing import Any, Final, Self
 from numpy.typing import NDArray
 
 from orchestrator.errors import ModelNotFoundError, SlimError
-from orchestrator.http2.grpc.channel import GrpcChannel
+from orchestrator.http2.grpc.channel import ConnectionPool, GrpcChannel
 from orchestrator.http2.grpc.client_call import ClientStream
-from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.http2.grpc.wire import Metadata, RpcError
 from orchestrator.snapshot import ServedModel
 from orchestrator.triton.errors import RefusedCallError, describe_refusal, translate_status

@@ -1,4 +1,4 @@
-"""A fleet without a process: the real router over fake servers, and Tritons that answer calls passed on to them."""
+"""A fleet without a process: the real router over fake servers, and Tritons that answer calls passed through."""
 
 from __future__ import annotations
 
@@ -213,15 +213,14 @@ async def open_world(
         {"warm_up": False, "discovery_period_s": 0.05, "guard": NO_TIME_BUDGET, **(router or {})}
     )
     metrics = GatewayMetrics()
+    # A busy machine is no silent server.
+    discovery = ModelDiscovery({ServerName(name): triton for name, triton in tritons.items()}, timeout_s=30.0)
     async with (
         Router(routing, {ServerName(n): s for n, s in servers.items()}, observer=metrics.router) as opened,
-        Gateway(
-            settings,
-            opened,
-            # A busy machine is no silent server.
-            ModelDiscovery({ServerName(name): triton for name, triton in tritons.items()}, timeout_s=30.0),
-            watch_period_s=0.05,
-            metrics=metrics,
-        ) as gate,
+        Gateway(settings, opened, discovery, metrics=metrics) as gate,
     ):
-        yield World(servers, tritons, gate, opened)
+        watching = asyncio.create_task(discovery.watch(0.05))
+        try:
+            yield World(servers, tritons, gate, opened)
+        finally:
+            watching.cancel()

@@ -16,9 +16,9 @@ import numpy as np
 from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
 from orchestrator.embedded.server import choose_free_ports
 from orchestrator.gateway import Gateway, open_gateway
-from orchestrator.http2.grpc.channel import GrpcChannel
-from orchestrator.http2.grpc.connector import ConnectionPool
+from orchestrator.http2.grpc.channel import ConnectionPool, GrpcChannel
 from orchestrator.router import Router, connect_triton
+from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.messages import SERVICE, pb
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.gateway.fakes import FakeTriton, echo
@@ -91,7 +91,10 @@ async def test_router_and_gateway_ask_a_triton_over_one_connection_and_none_is_g
         request.inputs.add(name="x", datatype="FP32", shape=[1])
         request.raw_input_contents.append(bytes(4))
         message = request.SerializeToString()
-        async with Router.from_fleet(fleet, connect=connect) as router, Gateway.over(fleet, router, pool=pool):
+        async with (
+            Router.from_fleet(fleet, connect=connect) as router,
+            Gateway(fleet.gateway, router, ModelDiscovery({}, timeout_s=30.0), pool=pool),
+        ):
             client = GrpcChannel(f"127.0.0.1:{port}")
             await asyncio.gather(*(router.infer(item(1), deadline_ms=5000) for _ in range(5)))
             for method in ("ModelInfer", "ModelConfig"):

@@ -68,7 +68,7 @@ async def test_what_was_not_run_is_asked_again_as_long_as_there_is_a_budget() ->
     assert retried(metrics) == 3
     await asyncio.sleep(10)
     assert (await passing.ask("ModelInfer", MESSAGE, ()))[1] == "b", "time gives the minimum back"
-    passing.reconfigure(RetrySettings(minimum=0, budget_ratio=0.0))
+    passing.retries = RetrySettings(minimum=0, budget_ratio=0.0)
     refusing.refusals = [STOPPING] * 20
     for _ in range(2):
         assert (await passing.ask("ModelInfer", MESSAGE, ()))[1] == "b", "what is left may be used"

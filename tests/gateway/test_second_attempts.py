@@ -1,4 +1,4 @@
-"""Requests that are sent twice are one request to those who count them: hedges, retries, and calls passed on again."""
+"""Requests that are sent twice are one request to those who count them: hedges, retries, calls passed through again."""
 
 from __future__ import annotations
 

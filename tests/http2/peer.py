@@ -16,8 +16,7 @@ from orchestrator.http2.connection import Connection
 from orchestrator.http2.frames import ErrorCode, frame
 from orchestrator.http2.grpc.wire import RequestHead, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.limits import Limits
-from orchestrator.http2.stream import Receiver, Stream
+from orchestrator.http2.stream import Limits, Receiver, Stream
 
 HEADERS = [
     (":method", "POST"),

@@ -1,4 +1,4 @@
-"""Header blocks: the cache must never tell another list than the library without it."""
+"""Header blocks: the cache must never give another list than the library without it."""
 
 from __future__ import annotations
 

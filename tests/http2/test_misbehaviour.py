@@ -27,7 +27,7 @@ from orchestrator.http2.frames import (
     rst_stream_frame,
     settings_frame,
 )
-from orchestrator.http2.grpc.unary_call import UnaryCall
+from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.http2.grpc.wire import OK_TRAILERS, RESPONSE_HEADERS, pack_message
 from tests.http2.peer import HEADERS as REQUEST
 from tests.http2.peer import Joined, raw_request
@@ -47,7 +47,7 @@ STREAM, LATE = block("/s/Stream"), block("/s/Late")
 
 @contextmanager
 def growth() -> Iterator[Callable[[], int]]:
-    """Give what tells how many bytes have been allocated since."""
+    """Give what returns how many bytes have been allocated since."""
     gc.collect()
     tracemalloc.start()
     try:

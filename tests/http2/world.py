@@ -16,13 +16,11 @@ import pytest
 
 from orchestrator.http2.connection import Connection
 from orchestrator.http2.grpc.server_call import ReceiveBudget
-from orchestrator.http2.grpc.service import Service
-from orchestrator.http2.grpc.streaming_call import Send
-from orchestrator.http2.grpc.unary_call import UnaryCall
+from orchestrator.http2.grpc.service import Send, Service, UnaryCall
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.limits import Limits
-from orchestrator.http2.listener import Listener
+from orchestrator.http2.protocol import Http2Listener
+from orchestrator.http2.stream import Limits
 from tests.http2.peer import HEADERS
 
 BLOCK = hpack.Encoder().encode([*HEADERS[:2], (":path", "/s/Echo"), *HEADERS[3:]])
@@ -59,7 +57,7 @@ class World:
         )
         self.held: list[UnaryCall[Metadata]] = []
         self.aborted = 0
-        self.listener = Listener(self.make, self.limits)
+        self.listener = Http2Listener(self.make, self.limits)
         self.address = ""
 
     def make(self, wake: Callable[[], None]) -> Connection[RequestHead]:

@@ -2,7 +2,7 @@
 
 A token is 256 random bits, so one round of SHA-256 keeps it as safe as a slow hash would, at a microsecond a request.
 The digest of what a client sends is compared with every known digest in constant time, and no match ends the search, so
-the time tells nothing about the tokens. Nothing of a token is kept, logged or passed through: from here on a call has a
+the time says nothing about the tokens. Nothing of a token is kept, logged or passed through: from here on a call has a
 tenant's name. Quotas are checked before anything of a request but its model's name is read; items, once its shape is.
 With several workers each is given its share of rates and bursts, because the kernel spreads connections, not requests.
 """
@@ -101,7 +101,7 @@ class Ticket:
             account.running += 1
 
     def close(self) -> None:
-        """Stop counting it."""
+        """Count it as under way no more."""
         if self._account is not None:
             self._account.running -= 1
             self._account = None
@@ -213,9 +213,8 @@ class Guard:
     def admit(self, caller: Caller, model: str) -> Ticket:
         """Return what counts an inference as under way until it is closed, as a context or by hand.
 
-        Raises:
-            ForbiddenError: The tenant may not use the model.
-            QuotaError: Too many are under way, or have come; ``retry_after_s`` says when to come again.
+        Raises ForbiddenError when the tenant may not use the model, and QuotaError, which says when to come again, when
+        too many are under way, or have come.
         """
         if caller.tenant is None:
             return Ticket(None)
@@ -236,12 +235,7 @@ class Guard:
         self._account(caller.tenant).requests.charge(caller.tenant, 1, now_s=self._clock())
 
     def charge_items(self, caller: Caller, count: int) -> None:
-        """Count items against their rate.
-
-        Raises:
-            QuotaError: They are too many now.
-            ForbiddenError: They are too many at any time.
-        """
+        """Count items against their rate; raises QuotaError when too many now, ForbiddenError when at any time."""
         if caller.tenant is None:
             return
         self._account(caller.tenant).items.charge(caller.tenant, count, now_s=self._clock())

@@ -21,11 +21,7 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class TlsFiles:
-    """Certificate, key and client authorities of a gateway.
-
-    Raises:
-        ConfigError: when they can't be used.
-    """
+    """Certificate, key and client authorities of a gateway; raises ConfigError when they can't be used."""
 
     def __init__(self, settings: TlsSettings) -> None:
         self._settings = settings
@@ -48,11 +44,7 @@ class TlsFiles:
         return context
 
     def refresh(self) -> None:
-        """Read the files again, for handshakes from now on.
-
-        Raises:
-            ConfigError: They can't be used; then nothing changes.
-        """
+        """Read the files again, for handshakes from now on; raises ConfigError, and changes nothing, if bad."""
         self._newest = {protocol: self._build(protocol) for protocol in self._newest}
 
     def _build(self, protocol: str) -> ssl.SSLContext:

@@ -10,7 +10,6 @@ The transport is ``orchestrator.http2``, because gRPC's own server costs more CP
 from __future__ import annotations
 
 import logging
-import socket
 import ssl as tls
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,19 +19,17 @@ from orchestrator.config import GatewaySettings
 from orchestrator.errors import CapacityError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.listening import refused_address
+from orchestrator.gateway.listening import Endpoint
 from orchestrator.gateway.statuses import status_of
 from orchestrator.gateway.streaming import METHOD as STREAM_METHOD
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.connection import Connection
 from orchestrator.http2.grpc.server_call import ReceiveBudget
-from orchestrator.http2.grpc.service import Service
-from orchestrator.http2.grpc.streaming_call import Send
-from orchestrator.http2.grpc.unary_call import UnaryHandler
+from orchestrator.http2.grpc.service import Send, Service, UnaryHandler
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.limits import Limits
-from orchestrator.http2.listener import Listener
+from orchestrator.http2.protocol import Http2Listener
+from orchestrator.http2.stream import Limits
 from orchestrator.triton.messages import SERVICE
 
 log = logging.getLogger(__name__)
@@ -42,18 +39,8 @@ HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
 
-class GrpcServer:
-    """The gRPC endpoint of a gateway.
-
-    Args:
-        data_plane: The data plane that answers.
-        settings: The gateway's settings; port 0 of its address takes a free one.
-        ssl: What to speak TLS with; None for plain connections.
-        listens: Whether it listens itself; else another process does, and its connections are adopted.
-
-    Attributes:
-        address: Where it listens, once started.
-    """
+class GrpcServer(Endpoint):
+    """The gRPC endpoint of a gateway, answered by a data plane; ``ssl`` and ``listens`` as in Endpoint."""
 
     def __init__(
         self,
@@ -63,11 +50,8 @@ class GrpcServer:
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
     ) -> None:
-        self.address = settings.grpc or ""
         self._data_plane = data_plane
         self._window = settings.stream_window
-        self._ssl = ssl
-        self._listens = listens
         clients = settings.limits
         self._limits = Limits(
             max_streams=clients.max_concurrent_streams,
@@ -88,32 +72,8 @@ class GrpcServer:
             identify=self._identify,
             quick={f"/{SERVICE}/ModelInfer": data_plane.inference.begin},
         )
-        self._listener = Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
-
-    async def start(self) -> None:
-        """Listen; raises ConfigError when the address can't be listened on."""
-        if not self._listens:
-            self._listener.open()
-            return
-        host, _, port = self.address.rpartition(":")
-        try:
-            found = await self._listener.start(host.strip("[]"), int(port), ssl=self._ssl)
-        except OSError as exc:
-            raise refused_address(self.address, "gateway.grpc", exc) from exc
-        self.address = f"{host}:{found}"
-
-    async def adopt(self, connection: socket.socket) -> None:
-        """Serve a connection that another process has accepted; it belongs to this one from now on."""
-        await self._listener.adopt(connection, ssl=self._ssl)
-
-    @property
-    def connections(self) -> int:
-        """The number of connections that are open now."""
-        return self._listener.connections
-
-    async def stop(self, grace_s: float) -> None:
-        """Take no more calls, wait for those under way for so long, and cancel the rest."""
-        await self._listener.stop(grace_s)
+        listener = Http2Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
+        super().__init__("gateway.grpc", settings.grpc or "", listener, ssl=ssl, listens=listens)
 
     def _make_connection(self, wake: Callable[[], None]) -> Connection[RequestHead]:
         most_bytes = self._limits.header_list_bytes

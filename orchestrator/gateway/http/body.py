@@ -105,13 +105,7 @@ async def encoded(request: web.BaseRequest, data: bytes, headers: dict[str, str]
 
 
 def decompress(data: bytes, encoding: str, *, limit_bytes: int) -> bytes:
-    """Return what a body holds.
-
-    Raises:
-        UnsupportedEncodingError: when the encoding is neither gzip nor deflate.
-        TooLargeError: when it holds more than allowed.
-        ConfigError: when it is damaged.
-    """
+    """Return what a body holds; raises UnsupportedEncodingError, TooLargeError, or ConfigError when it is damaged."""
     if encoding in ("", "identity"):
         return data
     if encoding not in ENCODINGS:

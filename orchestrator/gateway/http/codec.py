@@ -3,13 +3,17 @@
 A request is JSON, or JSON followed by binary tensors in the order of their inputs, or nothing but one raw tensor.
 Every tensor becomes raw data in the message, so what is passed through to a server is exact for every datatype. Where
 Triton answers malformed JSON with status 500 we say 400: it is the client's fault.
+
+Triton's generate extension is for clients that know no KServe: a key that is an input's name is that input, a value or
+a flat list of values; its shape is the model's, for a batch of one, with at most one open side taken from the number of
+values. Every other key is a request parameter.
 """
 
 from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +31,7 @@ from orchestrator.gateway.protocol.tensors import (
 
 @dataclass(slots=True)
 class OutputForms:
-    """Which outputs go back as binary data.
-
-    Attributes:
-        by_default: Whether those of which nothing is said do.
-        by_name: Whether those do of which something is said.
-    """
+    """Which outputs go back as binary data: those in ``by_name`` as it says, the others ``by_default``."""
 
     by_default: bool = False
     by_name: dict[str, bool] = field(default_factory=dict)
@@ -51,11 +50,7 @@ class HttpBody:
 
 
 def load_json(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in a body; an empty body is an empty object.
-
-    Raises:
-        ConfigError: when it is something else.
-    """
+    """Return the JSON object in a body, an empty one for an empty body; raises ConfigError when it holds no object."""
     if not data.strip():
         return {}
     try:
@@ -73,11 +68,7 @@ def dump_json(value: object) -> bytes:
 
 
 def split_body(body: bytes, json_bytes: int | None) -> tuple[bytes, bytes]:
-    """Return the JSON and the binary data of a body.
-
-    Raises:
-        ConfigError: when the length that the header says is not in the body.
-    """
+    """Return a body's JSON and its binary data; raises ConfigError when the length in the header is not in the body."""
     if json_bytes is None:
         return body, b""
     if not 0 <= json_bytes <= len(body):
@@ -86,11 +77,7 @@ def split_body(body: bytes, json_bytes: int | None) -> tuple[bytes, bytes]:
 
 
 def parse_infer(model: str, version: str, text: bytes, binary: bytes) -> tuple[Message, OutputForms]:
-    """Return a ModelInferRequest, of JSON and the binary data that follows it, and how its outputs are wanted.
-
-    Raises:
-        ConfigError: when this is no inference request.
-    """
+    """Return a ModelInferRequest of JSON and the binary data after it, and its outputs' forms; raises ConfigError."""
     content = load_json(text)
     request = pb.ModelInferRequest(model_name=model, model_version=version, id=_text(content, "id", ""))
     forms = OutputForms()
@@ -157,8 +144,7 @@ def _add_output(request: Message, content: Mapping[str, Any], forms: OutputForms
 def parse_raw(model: str, version: str, config: Message, binary: bytes) -> Message:
     """Return the ModelInferRequest of a body that is one raw tensor, of a batch of one; for BYTES its one element.
 
-    Raises:
-        ConfigError: when the model has several inputs, or the shape can't be known from the size.
+    Raises ConfigError when the model has several inputs, or the shape can't be known from the size.
     """
     if len(config.input) != 1:
         raise ConfigError(f"Raw request must only have 1 input (found {len(config.input)}) to be deduced")
@@ -180,22 +166,17 @@ def parse_raw(model: str, version: str, config: Message, binary: bytes) -> Messa
 
 
 def render_infer(response: Message, forms: OutputForms) -> HttpBody:
-    """Return a ModelInferResponse as an HTTP body.
-
-    Raises:
-        ConfigError: when an output has no form in JSON and was not wanted as binary data.
-    """
-    content: dict[str, Any] = {"id": response.id} if response.id else {}
-    content |= {"model_name": response.model_name, "model_version": response.model_version}
-    parameters = render_parameters(response.parameters)
+    """Return a ModelInferResponse as an HTTP body; raises ConfigError when what is to be JSON has no form in it."""
+    content = _render_head(response)
+    parameters = _render_parameters(response.parameters)
     if parameters:
         content["parameters"] = parameters
     content["outputs"] = outputs = []
     tail: list[bytes] = []
     for index, tensor in enumerate(response.outputs):
-        raw = raw_output(response, index)
+        raw = _raw_output(response, index)
         output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-        own = render_parameters(tensor.parameters)
+        own = _render_parameters(tensor.parameters)
         if forms.is_binary(tensor.name):
             own["binary_data_size"] = len(raw)
             tail.append(raw)
@@ -208,7 +189,59 @@ def render_infer(response: Message, forms: OutputForms) -> HttpBody:
     return HttpBody(b"".join([text, *tail]), len(text)) if tail else HttpBody(text)
 
 
-def raw_output(response: Message, index: int) -> bytes:
+def parse_generate(model: str, version: str, content: Mapping[str, Any], config: Message, metadata: Message) -> Message:
+    """Return the ModelInferRequest that plain JSON asks for; raises ConfigError when a value does not fit its input."""
+    request = pb.ModelInferRequest(model_name=model, model_version=version)
+    specs = {spec.name: spec for spec in metadata.inputs}
+    for key, value in content.items():
+        spec = specs.get(key)
+        if spec is not None:
+            values = value if isinstance(value, list) else [value]
+            dims = list(spec.shape)
+            if config.max_batch_size > 0:
+                dims[0] = 1
+            shape = _fit(key, dims, len(values))
+            request.inputs.add(name=key, datatype=spec.datatype, shape=shape)
+            request.raw_input_contents.append(from_json(key, spec.datatype, shape, values))
+        elif key == "id":
+            request.id = _text(content, "id")
+        elif key == "parameters" and isinstance(value, dict):
+            for name, parameter in value.items():
+                set_value(request.parameters, name, parameter)
+        else:
+            set_value(request.parameters, key, value)
+    return request
+
+
+def _fit(name: str, dims: Sequence[int], count: int) -> list[int]:
+    fixed = count_elements([side for side in dims if side >= 0])
+    open_sides = [index for index, side in enumerate(dims) if side < 0]
+    shape = list(dims)
+    if open_sides and fixed and count % fixed == 0:
+        for index in open_sides:
+            shape[index] = 1
+        shape[open_sides[-1]] = count // fixed
+    if count_elements(shape) != count or any(side < 0 for side in shape):
+        raise ConfigError(f"The schema can not convert input '{name}' to tensor with proper shape")
+    return shape
+
+
+def render_generate(response: Message) -> dict[str, Any]:
+    """Return a ModelInferResponse as plain JSON, outputs of one element as values, else lists; raises ConfigError."""
+    content = _render_head(response) | _render_parameters(response.parameters)
+    content.pop("triton_final_response", None)
+    for index, tensor in enumerate(response.outputs):
+        values = to_json(tensor.name, tensor.datatype, _raw_output(response, index))
+        content[tensor.name] = values[0] if len(values) == 1 else values
+    return content
+
+
+def _render_head(response: Message) -> dict[str, Any]:
+    content: dict[str, Any] = {"id": response.id} if response.id else {}
+    return content | {"model_name": response.model_name, "model_version": response.model_version}
+
+
+def _raw_output(response: Message, index: int) -> bytes:
     """Return the raw data of an output, from wherever the response has it."""
     if index < len(response.raw_output_contents):
         raw: bytes = response.raw_output_contents[index]
@@ -217,7 +250,7 @@ def raw_output(response: Message, index: int) -> bytes:
     return from_contents(tensor.name, tensor.datatype, tensor.contents)
 
 
-def render_parameters(parameters: Any) -> dict[str, Any]:
+def _render_parameters(parameters: Any) -> dict[str, Any]:
     """Return a map of parameters as JSON values, by name."""
     return {name: read_value(parameters[name]) for name in sorted(parameters)}
 

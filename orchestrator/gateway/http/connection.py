@@ -1,11 +1,8 @@
-"""HTTP connections that wait for their clients no longer than they may, and make room for others.
+"""HTTP connections that wait for their clients no longer than they may.
 
 aiohttp bounds how long a connection may idle and nothing else: one that sends half a header, takes no answer, or is one
-of a thousand is kept. What is added here, for all connections of a server, is looked at a few times a second instead of
-by timers of each request, which cost more than the request: since when a connection waits for headers, for its next
-request, or for its client to take what was written. Bodies are watched where they are read. When there are too many,
-``http2.eviction`` says which one goes. A process that stood still, stopped or on too busy a host, has not listened
-either: what a look comes too late is held against nobody.
+of a thousand is kept. What is added here is looked at a few times a second: since when a connection waits for headers,
+for its next request, or for its client to take what was written. Bodies are watched where they are read.
 """
 
 from __future__ import annotations
@@ -15,13 +12,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp import web
 
 from orchestrator.config import ClientLimitSettings
 from orchestrator.gateway.http.errors import error_response
-from orchestrator.http2.eviction import Waiting, choose_evicted
+from orchestrator.http2.listener import Listener, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +43,6 @@ class HttpConnection(web.RequestHandler):
         self,
         server: web.Server,
         limits: ClientLimitSettings,
-        *,
         on_made: Callable[[HttpConnection], bool],
         on_lost: Callable[[HttpConnection], None],
     ) -> None:
@@ -84,7 +81,7 @@ class HttpConnection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come."""
+        """Take bytes that came, which may begin a request."""
         if self._phase is Phase.IDLE and data:
             self._wait(Phase.HEADER)
         super().data_received(data)
@@ -117,14 +114,11 @@ class HttpConnection(web.RequestHandler):
         """Since when it waits for its client, None when it is being answered."""
         return None if self._phase is Phase.ANSWER else Waiting(self.peer, self._since_s, self._was_answered)
 
-    def check(self, *, deaf_s: float = 0.0) -> None:
-        """Close it when its client has kept it waiting for too long.
-
-        For ``deaf_s`` since the last time this process has not listened, which is not the client's fault.
-        """
+    def check(self, *, late_s: float) -> None:
+        """Close it when its client has kept it waiting for too long; see Listener."""
         now_s, limits = self._now(), self._limits
-        self._since_s = min(now_s, self._since_s + deaf_s)
-        self._unsent_since_s = min(now_s, self._unsent_since_s + deaf_s)
+        self._since_s = min(now_s, self._since_s + late_s)
+        self._unsent_since_s = min(now_s, self._unsent_since_s + late_s)
         unsent_bytes = 0 if self.transport is None else self.transport.get_write_buffer_size()
         if unsent_bytes == 0 or unsent_bytes != self._unsent_bytes:
             self._unsent_bytes, self._unsent_since_s = unsent_bytes, now_s
@@ -156,52 +150,18 @@ class HttpConnection(web.RequestHandler):
             self.transport.abort()
 
 
-class HttpConnections:
-    """All connections of a server, watched until they are closed."""
+class HttpListener(Listener[HttpConnection]):
+    """A listener whose connections are those of a server of aiohttp."""
 
     def __init__(self, server: web.Server, limits: ClientLimitSettings) -> None:
-        self._server = server
-        self._limits = limits
-        self._connections: dict[HttpConnection, None] = {}
-        self._look_s = min(_LOOK_S, limits.header_timeout_s / 4, limits.stall_timeout_s / 4)
-        self._look_later()
+        super().__init__(
+            partial(HttpConnection, server, limits),
+            max_connections=limits.max_connections,
+            handshake_s=limits.header_timeout_s,
+            check_s=min(_LOOK_S, limits.header_timeout_s / 4, limits.stall_timeout_s / 4),
+        )
+        self._web_server = server
 
-    def close(self) -> None:
-        """Stop looking, and close what is left."""
-        self._timer.cancel()
-        for connection in list(self._connections):
-            connection.abort()
-
-    def new_connection(self) -> HttpConnection:
-        """Return the protocol of a connection that comes."""
-        return HttpConnection(self._server, self._limits, on_made=self._add, on_lost=self._remove)
-
-    def _add(self, connection: HttpConnection) -> bool:
-        if len(self._connections) >= self._limits.max_connections and not self._make_room():
-            return False
-        self._connections[connection] = None
-        return True
-
-    def _make_room(self) -> bool:
-        waiting = [(one, w) for one in self._connections if (w := one.waiting) is not None]
-        index = choose_evicted([w for _, w in waiting])
-        if index is None:
-            return False
-        victim = waiting[index][0]
-        del self._connections[victim]
-        victim.abort()
-        return True
-
-    def _remove(self, connection: HttpConnection) -> None:
-        self._connections.pop(connection, None)
-
-    def _look_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        due_s = loop.time() + self._look_s
-        self._timer = loop.call_at(due_s, self._look, due_s)
-
-    def _look(self, due_s: float) -> None:
-        deaf_s = asyncio.get_running_loop().time() - due_s
-        for connection in list(self._connections):
-            connection.check(deaf_s=deaf_s)
-        self._look_later()
+    async def _drain(self, grace_s: float) -> None:
+        self._web_server.pre_shutdown()  # ends connections that wait for a next request
+        await self._web_server.shutdown(grace_s)

@@ -13,7 +13,7 @@ from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.gateway.statuses import status_of
 
 _RETRY_AFTER_S = 1
-"""Told with 429: the queue is full, and no answer of it takes longer than some hundred milliseconds."""
+"""Sent with 429: the queue is full, and no answer of it takes longer than some hundred milliseconds."""
 
 
 class StalledError(SlimError):
@@ -29,7 +29,7 @@ class TooLargeError(ConfigError):
 
 
 class NoSuchRouteError(SlimError):
-    """No route has this path."""
+    """No route has the path that was asked for."""
 
 
 class WrongMethodError(SlimError):

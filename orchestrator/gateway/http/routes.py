@@ -22,13 +22,14 @@ from orchestrator.gateway.http.codec import (
     OutputForms,
     dump_json,
     load_json,
+    parse_generate,
     parse_infer,
     parse_raw,
+    render_generate,
     render_infer,
     split_body,
 )
 from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, error_response, refusal
-from orchestrator.gateway.http.generate import parse_generate, render_generate
 from orchestrator.gateway.protocol.messages import Message, pb, to_json_value
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.grpc.wire import Metadata

@@ -34,8 +34,8 @@ class MetricsEndpoint:
             raise refused_address(self.address, "gateway.metrics", exc) from exc
         self.address = f"{host}:{runner.addresses[0][1]}"
 
-    async def stop(self, grace_s: float) -> None:
-        """Listen no more."""
+    async def stop(self) -> None:
+        """Listen no more, and close what is open."""
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -1,15 +1,15 @@
 """What a gateway counts and times, and how it is shown to Prometheus.
 
 One table says what there is. Labels are bounded by what the fleet serves: a request for a model that nobody knows is
-counted under no model, so that a client can't make up series. A request costs half a microsecond to count and time
-(thirteen in prometheus_client's multiprocess mode, see ``snapshot``).
+counted under no model, so that a client can't make up series; reasons are a handful of words of ours. A request costs
+half a microsecond to count and time (thirteen in prometheus_client's multiprocess mode, see ``snapshot``).
 """
 
 from __future__ import annotations
 
-from orchestrator.gateway.metrics.router_metrics import MEASURES as ROUTER_MEASURES
-from orchestrator.gateway.metrics.router_metrics import RouterMetrics
 from orchestrator.gateway.metrics.snapshot import Labels, Measure, MetricSnapshot, observe
+from orchestrator.router import RouterObserver
+from orchestrator.snapshot import ServerName, Width
 
 # Answers take from half a millisecond (a narrow width, an idle Triton) to what a deadline of seconds allows.
 _LATENCY_BOUNDS_S = (
@@ -38,6 +38,35 @@ _IN_FLIGHT = Measure(
     "slim_gateway_in_flight", "Inference requests being answered, and streams passed on.", kind="gauge"
 )
 TASKS = Measure("slim_gateway_tasks", "Tasks of asyncio in the processes that take requests.", kind="gauge")
+# A rule over a handful of candidates takes some ten microseconds, and what takes milliseconds delays everybody.
+_POLICY_BOUNDS_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1)
+
+_POLICY = Measure(
+    "slim_router_policy_seconds", "What the policy took for a decision.", bounds=_POLICY_BOUNDS_S, kind="histogram"
+)
+_FALLBACKS = Measure(
+    "slim_router_fallbacks", "Decisions that the fallback took in place of the policy, by why.", ("reason",)
+)
+_SHADOW = Measure(
+    "slim_router_shadow_decisions",
+    "Decisions that the shadow policy was asked about, by how it compared.",
+    ("outcome",),
+)
+_SHEDS = Measure("slim_router_sheds", "Requests that were given up because of load, by why.", ("reason",))
+_RETRIES = Measure(
+    "slim_router_retries", "Requests that wait for another attempt after one on that server.", ("server",)
+)
+_HEDGES = Measure(
+    "slim_router_hedges", "Requests of which a second copy waits while that server has the first.", ("server",)
+)
+_EJECTIONS = Measure(
+    "slim_router_ejections", "How often a server, or a width on it, was taken out, by why.", ("server", "reason")
+)
+_GROUPS = Measure("slim_router_groups_in_flight", "Groups sent and not answered.", ("server",), kind="gauge")
+QUEUED = tuple(
+    Measure(f"slim_router_queue_{what}", f"{words} that wait in the router.", kind="gauge")
+    for what, words in (("requests", "Requests"), ("items", "Items"), ("bytes", "Bytes of tensors"))
+)
 _TENANTS = Measure(
     "slim_gateway_tenant_requests",
     "Inference requests of callers with a token that ended, streams' requests included.",
@@ -51,7 +80,7 @@ MEASURES = {
     m.name: m
     for m in (
         *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT, TASKS),
-        *ROUTER_MEASURES,
+        *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
         *(_TENANTS, _UNAUTHENTICATED, WORKERS, WORKER_RESTARTS),
     )
 }
@@ -103,16 +132,10 @@ class GatewayMetrics:
         server: str = "",
         queue_s: float | None,
     ) -> None:
-        """Note how a request ended.
+        """Note how a request ended: seconds from its arrival to its end, of which ``queue_s`` in the router.
 
-        Args:
-            model: The model that was asked for; empty when nobody has it.
-            outcome: How it ended, in a word of ``statuses``.
-            tenant: The tenant that sent it; None when nobody has to say who they are.
-            latency_s: Seconds from its arrival to its end.
-            width: The width that ran it; empty when none did, or the model has no widths.
-            server: The server that ran it; empty when none did.
-            queue_s: Seconds that it waited in the router; None for models of no family.
+        ``outcome`` is a word of ``statuses``. The model is empty when nobody has it, width and server when none ran it;
+        ``queue_s`` is None for models of no family.
         """
         labels = (model, width, server, outcome)
         requests, latency = self._timed.get(labels) or self._pair(self._timed, labels, _REQUESTS, _LATENCY)
@@ -139,3 +162,54 @@ class GatewayMetrics:
         snapshot = MetricSnapshot({_IN_FLIGHT.name: {(): [float(self.in_flight)]}})
         snapshot.add(self._live, MEASURES)
         return snapshot
+
+
+class RouterMetrics(RouterObserver):
+    """Counts the events of a router in a snapshot."""
+
+    def __init__(self, live: MetricSnapshot) -> None:
+        self._live = live
+        self._policy = live.numbers(_POLICY)
+
+    def on_decision(self, policy_s: float) -> None:
+        """Add a decision to the histogram of what the policy takes."""
+        observe(self._policy, _POLICY_BOUNDS_S, policy_s)
+
+    def on_fallback(self, reason: str) -> None:
+        """Count a decision of the fallback by its reason."""
+        self._count(_FALLBACKS, reason)
+
+    def on_shadow(self, outcome: str) -> None:
+        """Count a decision of the shadow policy by how it compared."""
+        self._count(_SHADOW, outcome)
+
+    def on_shed(self, reason: str, items: int) -> None:
+        """Count a request that was given up by its reason."""
+        self._count(_SHEDS, reason)
+
+    def on_sent(self, server: ServerName, width: Width, items: int) -> None:
+        """Count a batch as under way at its server."""
+        self._count(_GROUPS, server)
+
+    def on_ended(self, server: ServerName, width: Width, items: int) -> None:
+        """Count a batch no more as under way at its server."""
+        self._count(_GROUPS, server, amount=-1.0)
+
+    def on_retry(self, server: ServerName) -> None:
+        """Count a request that waits for another attempt."""
+        self._count(_RETRIES, server)
+
+    def on_hedge(self, server: ServerName) -> None:
+        """Count a request of which a second copy waits."""
+        self._count(_HEDGES, server)
+
+    def on_wrong_answer(self, server: ServerName, width: Width) -> None:
+        """Count an ejection for a wrong answer."""
+        self._count(_EJECTIONS, server, "wrong")
+
+    def on_ejection(self, server: ServerName, reason: str) -> None:
+        """Count an ejection by its reason."""
+        self._count(_EJECTIONS, server, reason)
+
+    def _count(self, measure: Measure, *labels: str, amount: float = 1.0) -> None:
+        self._live.numbers(measure, labels)[0] += amount

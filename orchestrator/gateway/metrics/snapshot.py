@@ -20,12 +20,10 @@ Labels = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One metric.
+    """One metric, by Prometheus' conventions; a counter's name is without ``_total``.
 
     Attributes:
-        name: The name by Prometheus' conventions; a counter's without ``_total``.
         text: The text of its HELP line.
-        labels: The names of its labels.
         bounds: The upper bounds of a histogram's buckets, ascending, without +Inf; None for the other kinds.
         kind: The kind of metric; a gauge of a process that is gone no longer counts, a counter does.
     """
@@ -56,6 +54,10 @@ class MetricSnapshot:
             found[labels] = [0.0] * (1 if measure.bounds is None else len(measure.bounds) + 2)
         return found[labels]
 
+    def put(self, measure: Measure, amount: float) -> None:
+        """Set the one value of a measure without labels."""
+        self.values[measure.name] = {(): [float(amount)]}
+
     def add(self, other: MetricSnapshot, measures: Mapping[str, Measure], *, with_gauges: bool = True) -> None:
         """Add another one to this; metrics that ``measures`` does not know are left out."""
         for name, found in other.values.items():
@@ -73,7 +75,7 @@ class MetricSnapshot:
 
     @classmethod
     def decode(cls, encoded: Iterable[Any]) -> MetricSnapshot:
-        """Return what ``encode`` made."""
+        """Return the snapshot that ``encode`` made JSON of."""
         return cls({name: {tuple(labels): numbers for labels, numbers in found} for name, found in encoded})
 
     def families(self, measures: Iterable[Measure]) -> Iterable[Metric]:

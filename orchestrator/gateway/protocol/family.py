@@ -39,14 +39,7 @@ _PER_WIDTH = ("slim.width", "slim.accuracy", "slim.flops", "slim.sha256")
 
 @dataclass(frozen=True, slots=True)
 class FamilyModel:
-    """A family as one model.
-
-    Attributes:
-        name: The name of the family, and of the model.
-        input: The input of every width.
-        output: The output of every width.
-        max_batch_size: The largest batch that any width takes.
-    """
+    """A family as one model; it takes the largest batch that any of its widths takes."""
 
     name: Family
     input: TensorSpec
@@ -56,13 +49,9 @@ class FamilyModel:
 
 @dataclass(frozen=True, slots=True)
 class FamilyRequest:
-    """What a client wants of a family.
+    """What a client wants of a family: ``batch`` of shape [n, ...], as ``options`` say.
 
-    Attributes:
-        batch: The items, [n, ...].
-        options: What its parameters ask of the router.
-        classes: How many of the best classes are wanted as text; None for the scores themselves.
-        id: The request's id, to be echoed.
+    As many of the best ``classes`` are wanted as text; None for the scores themselves.
     """
 
     batch: Array
@@ -81,12 +70,7 @@ def check_version(wanted: str) -> None:
 
 
 def require_version(family: FamilyModel, wanted: str) -> None:
-    """Check which version of a family is asked for.
-
-    Raises:
-        ConfigError: when it is no number.
-        ModelNotFoundError: when there is no such version.
-    """
+    """Raise ModelNotFoundError when a family has no such version, and ConfigError when it is no number."""
     if wanted not in ("", VERSION):
         check_version(wanted)
         raise ModelNotFoundError(f"Request for unknown model: '{family.name}' version {wanted} is not found")
@@ -101,11 +85,7 @@ def merge_widths(models: Sequence[ServedModel]) -> FamilyModel:
 
 
 def read_request(request: Message, family: FamilyModel) -> FamilyRequest:
-    """Return what a ModelInferRequest asks for.
-
-    Raises:
-        ConfigError: in Triton's words, when it does not fit the model or a parameter is refused.
-    """
+    """Return what a ModelInferRequest asks for; raises ConfigError, in Triton's words, when any of it is refused."""
     options = parse_options(request.parameters, family.name)
     batch, classes = _read_batch(request, family), _read_classes(request.outputs, family)
     return FamilyRequest(batch, options, classes, request.id)

@@ -50,11 +50,7 @@ def read_value(parameter: Message) -> Value | None:
 
 
 def set_value(parameters: Any, name: str, value: object) -> None:
-    """Put a Python or JSON value into a map of parameters.
-
-    Raises:
-        ConfigError: when it is no bool, number or string, or an integer beyond 64 bits.
-    """
+    """Put a value into a map of parameters; raises ConfigError when it is no bool, string or number of 64 bits."""
     require_text("a parameter's name", name)
     if isinstance(value, bool):
         parameters[name].bool_param = value

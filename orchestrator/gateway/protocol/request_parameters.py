@@ -23,14 +23,11 @@ _TRITON_KNOWN = "triton_enable_empty_final_response"
 
 
 def parse_options(parameters: Any, family: str) -> RequestOptions:
-    """Return what a map of parameters, from name to InferParameter, asks of the router.
-
-    Raises:
-        ConfigError: A parameter is unknown or out of range; the message names it.
-    """
+    """Return what a map of InferParameters asks of the router; raises ConfigError that names the one that is wrong."""
     if not parameters:
         return RequestOptions(family=family)
     found: dict[str, Value | None] = {}
+    priority = 0
     for name, parameter in parameters.items():
         if name.startswith("slim_"):
             if name not in KNOWN:
@@ -41,35 +38,33 @@ def parse_options(parameters: Any, family: str) -> RequestOptions:
                 "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys "
                 f"starting with 'triton_' are allowed: {_TRITON_KNOWN}"
             )
-        elif name in ("priority", "timeout"):
-            _check_scheduling(name, parameter)
+        elif name == "timeout":
+            _read_count(name, parameter, "int64_param")
+        elif name == "priority":
+            priority = _read_count(name, parameter, "int64_param", "uint64_param")
     return RequestOptions(
-        deadline_ms=_number(found, "slim_deadline_ms", most=math.inf),
+        deadline_ms=_number(found, "slim_deadline_ms"),
         min_accuracy=_number(found, "slim_min_accuracy", most=1.0),
         width=_width(found),
         family=family,
-        max_joules=_number(found, "slim_max_joules", most=math.inf),
+        max_joules=_number(found, "slim_max_joules"),
         preference=_preference(found),
-        priority=read_priority(parameters),
+        priority=priority,
     )
 
 
-def read_priority(parameters: Any) -> int:
-    """Return the priority that parameters which were checked ask for, 0 when none."""
-    value = read_value(parameters["priority"]) if "priority" in parameters else 0
-    return value if isinstance(value, int) else 0
-
-
-def _check_scheduling(name: str, parameter: Any) -> None:
+def _read_count(name: str, parameter: Any, *allowed: str) -> int:
+    """Return a parameter that schedules, which has to be of one of the allowed fields."""
     which = parameter.WhichOneof("parameter_choice")
-    allowed = ("int64_param", "uint64_param") if name == "priority" else ("int64_param",)
     if which not in allowed:
         raise ConfigError(f"invalid value type for '{name}' parameter, expected {' or '.join(allowed)}.")
-    if getattr(parameter, which) < 0:
+    count: int = getattr(parameter, which)
+    if count < 0:
         raise ConfigError(f"invalid value for '{name}', expected value >= 0.")
+    return count
 
 
-def _number(found: dict[str, Value | None], name: str, *, most: float) -> float | None:
+def _number(found: dict[str, Value | None], name: str, *, most: float = math.inf) -> float | None:
     if name not in found:
         return None
     value = found[name]

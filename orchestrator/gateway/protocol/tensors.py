@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import reprlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,11 +55,10 @@ DATATYPES: dict[str, Datatype] = {
 }
 
 
-def count_elements(shape: Sequence[int]) -> int:
+def count_elements(shape: Iterable[int]) -> int:
     """Return how many elements a tensor of this shape has.
 
-    Raises:
-        ConfigError: when it would overflow 64 bits, as in Triton; a million large sides would take minutes to multiply.
+    Raises ConfigError when it would overflow 64 bits, as in Triton: to multiply a million large sides takes minutes.
     """
     count = 1
     for side in shape:
@@ -90,11 +89,7 @@ def decode_bytes(raw: bytes, name: str) -> list[bytes]:
 
 
 def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> bytes:
-    """Return JSON data, nested or flat, as raw data.
-
-    Raises:
-        ConfigError: when it has another number of elements, or one is no value of the type.
-    """
+    """Return JSON data, nested or flat, as raw data; raises ConfigError when it does not fit the shape or the type."""
     kind = _require_datatype(name, datatype)
     if not kind.has_json:
         raise ConfigError(
@@ -107,7 +102,10 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> b
     if datatype == "BYTES":
         if not all(isinstance(value, str) for value in flat):
             raise ConfigError(f"Unable to parse JSON bytes array: input {name} holds something else than strings")
-        return encode_bytes([_utf8(name, str(value)) for value in flat])
+        try:
+            return encode_bytes([str(value).encode() for value in flat])
+        except UnicodeEncodeError as exc:  # a lone surrogate escape
+            raise ConfigError(f"input {name} holds a string that is no Unicode text") from exc
     wanted: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int,) if kind.numpy and kind.numpy[1] in "iu" else ()
     _require_types(name, datatype, flat, wanted or (int, float))
     return _pack(name, datatype, flat)
@@ -137,11 +135,7 @@ def _require_types(name: str, datatype: str, flat: list[object], types: tuple[ty
 
 
 def to_json(name: str, datatype: str, raw: bytes) -> list[Any]:
-    """Return raw data as a flat list of JSON values.
-
-    Raises:
-        ConfigError: when the type has no form in JSON, or BYTES hold no text.
-    """
+    """Return raw data as a flat list of JSON values; raises ConfigError when it has no form in JSON."""
     kind = _require_datatype(name, datatype)
     if not kind.has_json:
         raise ConfigError(
@@ -159,11 +153,7 @@ def to_json(name: str, datatype: str, raw: bytes) -> list[Any]:
 
 
 def from_contents(name: str, datatype: str, contents: Any) -> bytes:
-    """Return the typed contents of a protobuf tensor as raw data.
-
-    Raises:
-        ConfigError: when the type has no such field or a value does not fit it.
-    """
+    """Return the typed contents of a protobuf tensor as raw data; raises ConfigError when they don't fit the type."""
     kind = _require_datatype(name, datatype)
     values = getattr(contents, kind.contents_field) if kind.contents_field else ()
     if datatype == "BYTES":
@@ -184,13 +174,6 @@ def _require_datatype(name: str, datatype: str) -> Datatype:
     if kind is None:
         raise ConfigError(f"invalid datatype for input {name}")
     return kind
-
-
-def _utf8(name: str, text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as exc:  # a lone surrogate escape
-        raise ConfigError(f"input {name} holds a string that is no Unicode text") from exc
 
 
 def _flatten(data: object, flat: list[object]) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orchestrator.errors import ConfigError, SlimError
+from orchestrator.errors import SlimError
+from orchestrator.gateway.protocol.tensors import count_elements
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -20,12 +21,9 @@ class MalformedMessageError(SlimError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Which model a request is for.
+    """Which model a request is for, and which version of it; any when that is empty.
 
-    Attributes:
-        model: The model's name.
-        version: The model's version; empty when any will do.
-        sequence: The serialised ``sequence_id``; empty when the request is of none.
+    ``sequence`` is the serialised ``sequence_id``, empty when the request is of none.
     """
 
     model: str
@@ -40,10 +38,8 @@ _SEQUENCE_ID = b"\x0a\x0bsequence_id"  # field 1 of a map's entry: its key
 def read_address(message: bytes) -> Address:
     """Return which model a request is for; a later occurrence of a field wins, as protocol buffers want it.
 
-    Fits ModelInferRequest and every request whose fields 1 and 2 are a model's name and version.
-
-    Raises:
-        MalformedMessageError: when this is no protocol buffer, or a name is no UTF-8.
+    Fits ModelInferRequest and every request whose fields 1 and 2 are a model's name and version. Raises
+    MalformedMessageError when this is no protocol buffer, or a name is no UTF-8.
     """
     model = version = sequence = b""
     position, end = 0, len(message)
@@ -88,20 +84,12 @@ def check_shapes(message: bytes) -> None:
     and reach a backend that believes the shape; over HTTP such a request ends the server.
 
     Raises:
-        ConfigError: in Triton's words of later versions.
-        MalformedMessageError: when this is no protocol buffer.
+        ConfigError: They do so, in the words of later Tritons.
+        MalformedMessageError: This is no protocol buffer.
     """
     for number, value in _fields(message):
         if number == _INPUTS:
-            count = 1
-            for inner, sides in _fields(value):
-                if inner == _SHAPE:
-                    for side in _sides(sides):
-                        count *= side
-                        if count >= 2**63:
-                            raise ConfigError(
-                                "element count or byte size causes total element count to exceed maximum size of INT64"
-                            )
+            count_elements(side for inner, sides in _fields(value) if inner == _SHAPE for side in _sides(sides))
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:

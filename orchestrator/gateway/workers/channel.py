@@ -64,11 +64,7 @@ class Channel:
             self._writer.close()
 
     async def ask(self, what: str, body: Any = None, *, timeout_s: float) -> Any:
-        """Return what the other side answers.
-
-        Raises:
-            SlimError: The one that the other side raised, as it was for a client, or that there is no answer in time.
-        """
+        """Return what the other side answers; raises its SlimError, as for a client, or one when it is late or gone."""
         if self._is_closed:
             raise ServerUnavailableError(_GONE, executed=False)
         number = next(self._numbers)
@@ -82,7 +78,7 @@ class Channel:
         finally:
             del self._waiting[number]
 
-    def tell(self, what: str, body: Any = None) -> None:
+    def notify(self, what: str, body: Any = None) -> None:
         """Send a message that needs no answer."""
         if not self._is_closed:
             self._send({"what": what, "number": None, "body": body})

@@ -14,7 +14,7 @@ else:
     class _PreciseLoop(uvloop.Loop):
         """uvloop costs less CPU a request, but its clock is read once a turn and counts whole milliseconds.
 
-        The router times groups of less than a millisecond by the loop's clock, so that has to be a real one. Timers
+        The router times batches of less than a millisecond by the loop's clock, so that has to be a real one. Timers
         are set by their distance from now, so they stay right.
         """
 

@@ -25,7 +25,7 @@ from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.workers.file_watch import WatchedFiles
-from orchestrator.http2.grpc.connector import ConnectionPool
+from orchestrator.http2.grpc.channel import ConnectionPool
 from orchestrator.router import ResolvedNames, Router, connect_triton
 from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.resolution import resolve_host
@@ -81,7 +81,8 @@ async def open_gateway(fleet: FleetSettings, path: Path, team: Team | None = Non
     async with ModelDiscovery[Server]({}, timeout_s=fleet.router.connect_timeout_s) as discovery:
         connect = partial(connect_triton, pool=pool, discovery=discovery)
         router = Router.from_fleet(fleet, observer=metrics.router, connect=connect)
-        gateway = Gateway.over(fleet, router, team, metrics=metrics, pool=pool, discovery=discovery)
+        retries = fleet.router.retries
+        gateway = Gateway(fleet.gateway, router, discovery, retries=retries, team=team, metrics=metrics, pool=pool)
         gateway.follow(follow_fleet(path, router, gateway, workers=workers))
         async with router, gateway:
             yield gateway

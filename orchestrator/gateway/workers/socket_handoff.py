@@ -1,10 +1,11 @@
-"""Accepted connections on their way from the supervisor to a worker.
+"""Accepted connections on their way from the supervisor to the worker that has the fewest of their kind.
 
-One process accepts and gives each connection to the worker that has the fewest of its kind. gRPC's connections live for
-hours, so who gets one matters: of eight that arrived at once, two workers with SO_REUSEPORT got 3 and 5 or 1 and 7 by
-the kernel's hash, and with one listening socket for both often 0 and 8. Here it is 4 and 4. It costs two system calls a
-connection, and none a request. A worker that ends takes no connection along that it had not begun with: those that wait
-to be accepted are the supervisor's, and those on their way are given to another worker.
+gRPC's connections live for hours, so who gets one matters: of eight that arrived at once, two workers with SO_REUSEPORT
+got 3 and 5 or 1 and 7 by the kernel's hash, and with one listening socket for both often 0 and 8. Here it is 4 and 4.
+It costs two system calls a connection, and none a request. A connection that no worker can take, because all are
+starting or full of connections on their way, waits here, and as long as one does nothing more is accepted: the rest
+waits where the kernel keeps it. A worker that ends takes no connection along that it had not begun with: those that
+wait to be accepted are the supervisor's, and those on their way are given to another worker.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import logging
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Protocol
+
+from orchestrator.gateway.listening import Endpoint, refused_address
+from orchestrator.http2.listener import BACKLOG
 
 log = logging.getLogger(__name__)
 
 _TAKEN = b"+"
 _MESSAGE_BYTES = 256
 _REPORT_PERIOD_S = 0.1
+_RETRY_ACCEPT_S = 0.5
 Kind = str
 
 
@@ -86,23 +90,112 @@ class SocketHandoff:
                 self._reported[kind] = int(number)
 
 
-class Adopter(Protocol):
-    """Serves connections that were accepted elsewhere."""
+class ConnectionDistributor:
+    """Listens, and gives each connection to the worker that has the fewest of its kind."""
 
-    @property
-    def connections(self) -> int:
-        """How many connections are open now."""
-        ...
+    def __init__(self) -> None:
+        self._bound: dict[Kind, socket.socket] = {}
+        self._listeners: dict[Kind, socket.socket] = {}
+        self._handoffs: dict[int, SocketHandoff] = {}
+        self._waiting: list[tuple[Kind, socket.socket]] = []
 
-    async def adopt(self, connection: socket.socket) -> None:
-        """Begin to serve one; raises OSError when it is lost at once."""
-        ...
+    def bind(self, kind: Kind, address: str) -> None:
+        """Take ``host:port`` for connections of a kind, without listening yet; raises ConfigError."""
+        self._bound[kind] = _bind(address, key=f"gateway.{kind}")
+
+    def listen(self) -> None:
+        """Accept from now on; before that, a client is to find another gateway."""
+        for kind, bound in self._bound.items():
+            bound.listen(BACKLOG)
+            self._listeners[kind] = bound
+        self.resume()
+
+    def close(self) -> None:
+        """Hand out what waits to be accepted, and listen no more."""
+        for kind, listener in self._listeners.items():
+            while self._accept(kind, listener):
+                pass
+        self._pause()
+        self._listeners.clear()
+        for bound in self._bound.values():
+            bound.close()
+
+    def add(self, number: int, handoff: SocketHandoff) -> None:
+        """Give connections to a worker from now on."""
+        self._handoffs[number] = handoff
+        self.resume()
+
+    def remove(self, number: int, handoff: SocketHandoff) -> None:
+        """Close the handoff of a worker that has ended, and give what it never took to another one."""
+        self._handoffs.pop(number, None)
+        self._waiting += handoff.close()
+        self.resume()
+
+    def resume(self) -> None:
+        """Hand out what waits, then accept again; for when a worker may have room."""
+        while self._waiting:
+            if not self._hand_out(*self._waiting[0]):
+                return
+            del self._waiting[0]
+        if self._handoffs:
+            for kind, listener in self._listeners.items():
+                asyncio.get_running_loop().add_reader(listener, self._accept, kind, listener)
+
+    def _pause(self) -> None:
+        for listener in self._listeners.values():
+            asyncio.get_running_loop().remove_reader(listener)
+
+    def _accept(self, kind: Kind, listener: socket.socket) -> bool:
+        """Accept and hand out one connection; False when none waits."""
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return False
+        except OSError as exc:  # no more descriptors, most likely
+            log.error("can't accept a connection (%s); again in %g s", exc.strerror, _RETRY_ACCEPT_S)
+            self._pause()
+            asyncio.get_running_loop().call_later(_RETRY_ACCEPT_S, self.resume)
+            return False
+        connection.setblocking(False)
+        if not self._hand_out(kind, connection):
+            self._waiting.append((kind, connection))
+            self._pause()
+        return True
+
+    def _hand_out(self, kind: Kind, connection: socket.socket) -> bool:
+        def load(number: int) -> tuple[int, int, int]:
+            handoff = self._handoffs[number]
+            return handoff.count(kind), handoff.total, number
+
+        return any(self._handoffs[number].give(kind, connection) for number in sorted(self._handoffs, key=load))
+
+
+def _bind(address: str, *, key: str) -> socket.socket:
+    """Return a non-blocking socket on ``host:port``, which nobody else has; it does not listen yet.
+
+    Of a name that has several addresses it is the first.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, place = found[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(place)
+        except BaseException:
+            bound.close()
+            raise
+    except OSError as exc:
+        raise refused_address(address, key, exc) from exc
+    bound.setblocking(False)
+    return bound
 
 
 class Receiver:
     """A worker's side: its end of the pair, and what serves connections, by kind."""
 
-    def __init__(self, end: socket.socket, adopters: Mapping[Kind, Adopter]) -> None:
+    def __init__(self, end: socket.socket, adopters: Mapping[Kind, Endpoint]) -> None:
         end.setblocking(False)
         self._end = end
         self._adopters = adopters
@@ -128,7 +221,7 @@ class Receiver:
         while True:
             try:
                 message, descriptors, _, _ = socket.recv_fds(self._end, _MESSAGE_BYTES, 1)
-            except OSError:  # nothing more now, or the supervisor is gone, which the channel tells
+            except OSError:  # nothing more now, or the supervisor is gone, which the channel shows
                 return
             if not message:
                 asyncio.get_running_loop().remove_reader(self._end)

@@ -1,9 +1,9 @@
 """A gateway of several processes: one supervisor, and workers that answer.
 
-The supervisor has the connections handed out (``distributor``), keeps the workers running, keeps what must be one truth
-for all of them (``fleet_statistics``, readiness), and adds up what they count. It answers no request itself, so there
-is little in it that could fail; when it is killed nevertheless, its workers see their channels close, answer what they
-have and end.
+The supervisor has the connections handed out (``socket_handoff``), keeps the workers running, keeps what must be one
+truth for all of them (``fleet_statistics``, readiness), and adds up what they count. It answers no request itself, so
+there is little in it that could fail; when it is killed nevertheless, its workers see their channels close, answer what
+they have and end.
 
 SO_REUSEPORT alone would need none of this. It was refused: the kernel spreads connections by a hash, drops those that
 wait in the queue of a worker that ends, and lets a second gateway take part of the traffic without a word.
@@ -26,15 +26,16 @@ from orchestrator.gateway.metrics.gateway_metrics import MEASURES, WORKER_RESTAR
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.server import open_servers
-from orchestrator.gateway.workers.distributor import ConnectionDistributor
 from orchestrator.gateway.workers.file_watch import watch
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet
-from orchestrator.gateway.workers.worker_run import WorkerLaunch, WorkerRun
+from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
+from orchestrator.gateway.workers.worker import WorkerLaunch, WorkerRun
 from orchestrator.processes.managed import ManagedProcess
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
 
 _STOP_MARGIN_S = 5.0  # beyond drain_s, before a worker that does not end is killed
+_LAST_READING_S = 1.0  # for what a Triton was asked last, which would be left otherwise
 
 
 class Supervisor:
@@ -42,11 +43,7 @@ class Supervisor:
 
     Call it with an event loop running, and the fleet's names resolved; the fleet's changes are followed.
 
-    Raises:
-        ConfigError: A protocol key file can't be used.
-
-    Attributes:
-        metrics: The endpoint for Prometheus; None when not offered.
+    Raises ConfigError when a protocol key file can't be used; ``metrics`` is None when that endpoint is not offered.
     """
 
     def __init__(self, fleet: FollowedFleet, launch: WorkerLaunch) -> None:
@@ -68,29 +65,27 @@ class Supervisor:
         self._runs: dict[int, WorkerRun] = {}  # those that take requests
         self._ended = MetricSnapshot()  # what workers have counted that have ended
         self._watchers: list[asyncio.Task[None]] = []
+        self._ending: AsyncExitStack
         self.metrics = None if settings.metrics is None else MetricsEndpoint(settings.metrics, self.read_metrics)
 
     async def __aenter__(self) -> Self:
-        """Listen, and wait until all workers take requests.
-
-        Raises:
-            ConfigError: An address can't be listened on.
-            SlimError: A worker could not start; none is left then.
-        """
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._discovery.close)
+        """Listen, and wait until all workers take requests; raises SlimError, and leaves none, when that can't be."""
+        async with AsyncExitStack() as stack:  # it ends all in the reverse order
+            stack.push_async_callback(self._discovery.close, drain_s=_LAST_READING_S)
+            if self.metrics is not None:
+                stack.push_async_callback(self.metrics.stop)
+            stack.push_async_callback(self._stop_watching)
+            stack.push_async_callback(self._stop_workers)
             stack.callback(self._distributor.close)
             for kind, address in (("grpc", self._settings.grpc), ("http", self._settings.http)):
                 if address is not None:
                     self._distributor.bind(kind, address)
             await self._discovery.refresh()
             if self.metrics is not None:
-                stack.push_async_callback(self.metrics.stop, 0.0)
                 await self.metrics.start()
-            stack.push_async_callback(self._stop_workers)
             await self._start_workers()
             self._distributor.listen()
-            stack.pop_all()
+            self._ending = stack.pop_all()
         self._watchers = [
             asyncio.create_task(self._discovery.watch(self._discovery_period_s)),
             asyncio.create_task(self._fleet_statistics.watch(self._settings.statistics_period_s)),
@@ -103,16 +98,12 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Hand out what waits to be accepted, listen no more, and let every worker drain."""
-        self._distributor.close()
-        try:
-            await self._stop_workers()
-        finally:
-            for task in self._watchers:
-                task.cancel()
-            await asyncio.gather(*self._watchers, return_exceptions=True)
-            if self.metrics is not None:
-                await self.metrics.stop(0.0)
-            await self._discovery.close()
+        await self._ending.aclose()
+
+    async def _stop_watching(self) -> None:
+        for task in self._watchers:
+            task.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
@@ -167,7 +158,7 @@ class Supervisor:
             self._ended.add(run.metrics, MEASURES, with_gauges=False)
         served = [name for name in self._model_index.families if self.is_served(name)]
         for up in self._runs.values():
-            up.tell_served(served)
+            up.notify_served(served)
 
     def is_served(self, family: str) -> bool:
         """Return whether every worker that takes requests can answer a family."""
@@ -181,5 +172,6 @@ class Supervisor:
         for metrics in await asyncio.gather(*(run.read_metrics() for run in runs)):
             total.add(metrics, MEASURES)
         restarts = sum(worker.restarts for worker in self._workers)
-        total.values |= {WORKERS.name: {(): [float(len(runs))]}, WORKER_RESTARTS.name: {(): [float(restarts)]}}
+        total.put(WORKERS, len(runs))
+        total.put(WORKER_RESTARTS, restarts)
         return total

@@ -1,25 +1,168 @@
-"""A worker's side of a gateway of several processes."""
+"""A worker of a gateway of several processes: one run of it as its supervisor keeps it, and its own side of that.
+
+Between them are a channel, which the worker finds closed when its supervisor is gone, and a socket handoff.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 import socket
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.errors import ServerUnavailableError, SlimError
+from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.protocol.messages import parse_request
 from orchestrator.gateway.server import Gateway
-from orchestrator.gateway.workers.channel import Channel
-from orchestrator.gateway.workers.socket_handoff import Receiver
+from orchestrator.gateway.workers.channel import Answers, Channel
+from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor, Receiver, SocketHandoff
+from orchestrator.processes.child import ChildProcess
 
+log = logging.getLogger(__name__)
+
+_METRICS_S = 1.0
+_LAST_WORDS_S = 1.0
 _SERVED_PERIOD_S = 0.05
 """How late the others learn at the most of families that have come or gone here."""
 _QUERY_S = 10.0
 """How long the supervisor may take, which asks the servers for their statistics."""
 _METRICS_PERIOD_S = 1.0
 """How many seconds of counting are lost at the most when a worker is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLaunch:
+    """How a worker is started.
+
+    Attributes:
+        command: Returns program and arguments, given the descriptors of its channel and of its socket handoff.
+        environment: The whole environment of a worker.
+        init_message: Returns what is sent to a worker first, by its number.
+    """
+
+    command: Callable[[int, int], Sequence[str]]
+    environment: Mapping[str, str]
+    init_message: Callable[[int], Mapping[str, Any]]
+
+
+class WorkerRun(ChildProcess):
+    """One run of a worker; it has started when it says that it takes requests.
+
+    Args:
+        number: The worker's, from 0.
+        launch: How it is started.
+        stop_s: How long it may take to end, in seconds, before it is killed.
+        answers: What it can ask the supervisor, by name.
+        distributor: What gives it its connections.
+        on_change: Called when it begins or ends to take requests, and when it can answer other families.
+
+    Attributes:
+        is_up: Whether it takes requests.
+        served: Families it can answer.
+        metrics: What it has counted, as far as it has reported.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        launch: WorkerLaunch,
+        *,
+        stop_s: float,
+        answers: Answers,
+        distributor: ConnectionDistributor,
+        on_change: Callable[[WorkerRun], None],
+    ) -> None:
+        self.number = number
+        self.is_up = False
+        self.served: frozenset[str] = frozenset()
+        self.metrics = MetricSnapshot()
+        self._init_message = dict(launch.init_message(number))
+        self._distributor = distributor
+        self._on_change = on_change
+        self._answers: Answers = {
+            **answers,
+            "up": self._hear_up,
+            "served": self._hear_served,
+            "metrics": self._hear_metrics,
+            "failed": self._hear_failure,
+        }
+        self._channel_end, self._their_channel_end = socket.socketpair()
+        handoff_end, self._their_handoff_end = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self._handoff = SocketHandoff(handoff_end, distributor.resume)
+        self._listening: asyncio.Task[None] | None = None
+        self._failure: str | None = None
+        descriptors = (self._their_channel_end.fileno(), self._their_handoff_end.fileno())
+        super().__init__(
+            f"worker {number}",
+            launch.command(*descriptors),
+            stop_s=stop_s,
+            environment=launch.environment,
+            pass_fds=descriptors,
+            is_ready=self._has_come_up,
+        )
+
+    async def start(self) -> None:
+        """Return when the worker takes requests; raises ServerUnavailableError, with its reason, when it ended."""
+        try:
+            with self._their_channel_end, self._their_handoff_end:
+                self._channel = await Channel.over(self._channel_end, self._answers)
+                self._listening = asyncio.create_task(self._channel.run())
+                self._channel.notify("init", self._init_message)
+                await super().start()
+        except ServerUnavailableError as exc:
+            await self.stop()  # for its last words
+            raise ServerUnavailableError(self._failure or f"worker {self.number} {exc} while it started") from None
+
+    async def wait_exited(self) -> str:
+        """Return how the worker ended, once it has, and which process it was."""
+        return f"(process {self.pid}) {await super().wait_exited()}"
+
+    async def stop(self) -> None:
+        """End the worker, hear its last words, and take back the connections that it has not begun with."""
+        await super().stop()
+        if self._listening is None:
+            return
+        listening, self._listening = self._listening, None
+        await asyncio.wait({listening}, timeout=_LAST_WORDS_S)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        self.is_up = False
+        self._on_change(self)
+        self._distributor.remove(self.number, self._handoff)
+
+    def notify_served(self, families: Sequence[str]) -> None:
+        """Let the worker know which families all workers can answer."""
+        self._channel.notify("served", families)
+
+    async def read_metrics(self) -> MetricSnapshot:
+        """Return what the worker has counted; what it last reported when it does not answer."""
+        with contextlib.suppress(SlimError):
+            await self._hear_metrics(await self._channel.ask("metrics", timeout_s=_METRICS_S))
+        return self.metrics
+
+    async def _has_come_up(self) -> bool:
+        return self.is_up
+
+    async def _hear_up(self, body: None) -> None:
+        log.info("worker %d (process %d) takes requests", self.number, self.pid)
+        self.is_up = True
+        self._on_change(self)
+        self._distributor.add(self.number, self._handoff)
+
+    async def _hear_served(self, body: Sequence[str]) -> None:
+        self.served = frozenset(body)
+        self._on_change(self)
+
+    async def _hear_metrics(self, body: Any) -> None:
+        self.metrics = MetricSnapshot.decode(body)
+
+    async def _hear_failure(self, body: str) -> None:
+        self._failure = body
 
 
 def read_init_message(channel_end: socket.socket) -> dict[str, Any] | None:
@@ -63,15 +206,15 @@ class WorkerTeam:
         offered = {kind: t for kind, t in (("grpc", gateway.grpc), ("http", gateway.http)) if t is not None}
         self._tasks.append(asyncio.create_task(Receiver(self._handoff_end, offered).run()))
         self._tasks.append(asyncio.create_task(self._report(gateway)))
-        self._channel.tell("served", sorted(gateway.served))
-        self._channel.tell("up")
+        self._channel.notify("served", sorted(gateway.served))
+        self._channel.notify("up")
 
     async def leave(self, failure: str | None = None) -> None:
         """Report what was counted, or why this worker could not start, and end."""
         if self._gateway is not None:
-            self._channel.tell("metrics", self._gateway.snapshot_metrics().encode())
+            self._channel.notify("metrics", self._gateway.snapshot_metrics().encode())
         if failure is not None:
-            self._channel.tell("failed", failure)
+            self._channel.notify("failed", failure)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -97,10 +240,10 @@ class WorkerTeam:
             await asyncio.sleep(_SERVED_PERIOD_S)
             if served != gateway.served:
                 served = gateway.served
-                self._channel.tell("served", sorted(served))
+                self._channel.notify("served", sorted(served))
             if loop.time() >= metrics_at_s:
                 metrics_at_s = loop.time() + _METRICS_PERIOD_S
-                self._channel.tell("metrics", gateway.snapshot_metrics().encode())
+                self._channel.notify("metrics", gateway.snapshot_metrics().encode())
 
     async def _hear_served(self, body: Any) -> None:
         self._served = frozenset(body)

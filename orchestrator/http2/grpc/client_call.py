@@ -1,7 +1,7 @@
 """Calls as a client makes them: they outlive a caller who gives up, because nothing is cancelled at the server.
 
 Triton 2.51 can crash of a cancel (server#7368). So an answer that nobody waits for is dropped when it comes, and a
-stream that nobody reads is told that no more requests come and read to its end.
+stream that nobody reads is finished on our side and read to its end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from typing import Any, Final
 
 from orchestrator.http2.connection import Connection
@@ -39,11 +38,7 @@ class RefusedStreamError(RpcError):
 
 
 class ClientCall(ABC):
-    """What unary calls and streams share: their end.
-
-    Attributes:
-        stream: that it goes over; None before it was opened.
-    """
+    """What unary calls and streams share: their end. Their ``stream`` is None before it was opened."""
 
     __slots__ = ("_ended", "_explain", "_head", "_under_way", "stream")
 
@@ -103,15 +98,11 @@ class ClientCall(ABC):
 
     @abstractmethod
     def _settle(self, error: RpcError | None) -> None:
-        """Tell whoever waits how the call has ended; None: well."""
+        """Let whoever waits know how the call has ended; None: well."""
 
 
 class UnaryExchange(ClientCall):
-    """A call of one message and one answer.
-
-    Attributes:
-        answer: what ``read`` returns, or why there is none.
-    """
+    """A call of one message and one ``answer``, which is what ``read`` makes of it, or why there is none."""
 
     __slots__ = ("_parts", "_read", "answer")
 
@@ -168,8 +159,8 @@ class ClientStream(ClientCall):
         self._error: RpcError | None = None
         self._has_ended = False
         self._is_abandoned = False
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._readable = asyncio.Event()
+        self._writable = asyncio.Event()
 
     async def send(self, message: bytes) -> None:
         """Send one message; waits while the server takes no more. One at a time.
@@ -190,9 +181,9 @@ class ClientStream(ClientCall):
             raise self._explain(self._error or RpcError("UNAVAILABLE", f"the stream to {self._peer} has ended"))
         stream.send_data(pack_message(message))
         while stream.is_congested and not stream.is_local_closed:
-            self._writer = asyncio.get_running_loop().create_future()
-            stream.on_writable = partial(_resolve, self._writer)
-            await self._writer
+            self._writable.clear()
+            stream.on_writable = self._writable.set
+            await self._writable.wait()
 
     async def finish(self) -> None:
         """Say that no more messages come; answers go on until the server has given all."""
@@ -224,8 +215,8 @@ class ClientStream(ClientCall):
                     raise self._explain(self._error)
                 return
             else:
-                self._reader = asyncio.get_running_loop().create_future()
-                await self._reader
+                self._readable.clear()
+                await self._readable.wait()
 
     def abandon(self) -> None:
         """Let the stream end by itself, what still comes being dropped; does nothing when it has ended."""
@@ -249,16 +240,9 @@ class ClientStream(ClientCall):
         if self.stream is not None:
             self.stream.credit_connection()  # a reader that takes nothing holds up its own stream alone
             self._ask_for_more()
-        if self._reader is not None:
-            _resolve(self._reader)
+        self._readable.set()
 
     def _settle(self, error: RpcError | None) -> None:
         self._has_ended, self._error = True, error
-        for waiter in (self._reader, self._writer):
-            if waiter is not None:
-                _resolve(waiter)
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+        self._readable.set()
+        self._writable.set()

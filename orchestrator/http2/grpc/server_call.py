@@ -17,11 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from orchestrator.http2.flow import AnyFlow
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.wire import TRAILERS, RequestHead, RpcError, trailers, unpack_message
-from orchestrator.http2.limits import Limits
-from orchestrator.http2.stream import Stream
+from orchestrator.http2.stream import Flow, Limits, Stream
 
 _THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
 
@@ -31,11 +29,7 @@ CallerT = TypeVar("CallerT")
 
 
 class ReceiveBudget:
-    """Counts bytes by the call they came for; the largest message must fit into ``most_bytes``.
-
-    Attributes:
-        total_bytes: How much is held.
-    """
+    """Counts bytes by the call they came for, ``total_bytes`` in all; ``most_bytes`` must hold the largest message."""
 
     def __init__(self, most_bytes: int) -> None:
         self.total_bytes = 0
@@ -48,7 +42,7 @@ class ReceiveBudget:
             self.total_bytes += size
             self._held[call] = self._held.get(call, 0) + size
         while self.total_bytes > self._most_bytes:
-            self._choose_victim().lose()
+            self._choose_lost().lose()
 
     def give(self, call: ServerCall[Any], size: int) -> None:
         """Count so much of a call no more."""
@@ -58,8 +52,8 @@ class ReceiveBudget:
             if not self._held[call]:
                 del self._held[call]
 
-    def _choose_victim(self) -> ServerCall[Any]:
-        by_connection: Counter[AnyFlow] = Counter()
+    def _choose_lost(self) -> ServerCall[Any]:
+        by_connection: Counter[Flow] = Counter()
         for call, size in self._held.items():
             by_connection[call.connection] += size
         worst, _ = by_connection.most_common(1)[0]
@@ -84,7 +78,7 @@ class CallRules:
 
 
 class ServerCall(ABC, Generic[CallerT]):
-    """One call."""
+    """One call: its task, its time limit, and what is held of its request."""
 
     __slots__ = ("_caller", "_has_headers", "_head", "_held", "_left_bytes", "_rules", "_stream", "_task", "_timer")
 
@@ -133,19 +127,19 @@ class ServerCall(ABC, Generic[CallerT]):
             self._task.cancel()
 
     @property
-    def connection(self) -> AnyFlow:
+    def connection(self) -> Flow:
         """The connection that it came on."""
         return self._stream.connection
 
     def lose(self) -> None:
-        """Give back what is held of it, and tell its client, because too much is held of all."""
+        """Give back what is held of it, and refuse it to its client, because too much is held of all."""
         self._release()
         error = RpcError("RESOURCE_EXHAUSTED", "too many large requests are coming in at a time; send it again")
         self._refuse(error)
 
     @abstractmethod
     def _refuse(self, error: RpcError) -> None:
-        """Take no more of the request, and tell why."""
+        """Take no more of the request, and say why."""
 
     def _stop_timer(self) -> None:
         # As soon as the call has ended, or refused ones would be kept for as long as their clients would have waited.
@@ -192,7 +186,7 @@ class ServerCall(ABC, Generic[CallerT]):
         self._task = None
         self._release()
         self._stop_timer()
-        if task.cancelled():  # by what it waited for; after ``abort`` there is nobody to be told any more
+        if task.cancelled():  # by what it waited for; after ``abort`` there is nobody left to answer
             self._end("CANCELLED", "what the answer depended on was cancelled")
 
     def _expire(self) -> None:
@@ -200,8 +194,8 @@ class ServerCall(ABC, Generic[CallerT]):
         self.abort(ErrorCode.CANCEL)
 
     def _fail(self, error: Exception) -> None:
-        told = error if isinstance(error, RpcError) else self._rules.explain(error)
-        self._end(told.status, told.detail, told.retry_after_s)
+        refusal = error if isinstance(error, RpcError) else self._rules.explain(error)
+        self._end(refusal.status, refusal.detail, refusal.retry_after_s)
 
     def _end(self, status: str, detail: str, retry_after_s: float | None = None) -> None:
         stream = self._stream

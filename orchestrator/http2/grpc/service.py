@@ -1,22 +1,45 @@
-"""A gRPC service: which methods there are, and who may call them."""
+"""A gRPC service: which methods there are, who may call them, and how calls of both kinds are answered.
+
+A unary call is buffered until it has come whole, and its task begins then. A method that can answer without awaiting
+may take a call over as it comes (``QuickHandler``) and needs no task. A streaming call's task begins with its headers
+and reads messages as it takes them, so a client that sends faster is held up by its window.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic
 
 from orchestrator.http2.frames import ErrorCode
-from orchestrator.http2.grpc.server_call import CallerT, CallRules
-from orchestrator.http2.grpc.streaming_call import StreamHandler, StreamingCall
-from orchestrator.http2.grpc.unary_call import QuickHandler, UnaryCall, UnaryHandler
-from orchestrator.http2.grpc.wire import Metadata, RequestHead, http_refusal, trailers
+from orchestrator.http2.grpc.server_call import CallerT, CallRules, ServerCall
+from orchestrator.http2.grpc.wire import (
+    OK_TRAILERS,
+    PREFIX_BYTES,
+    RESPONSE_HEADERS,
+    Metadata,
+    RequestHead,
+    RpcError,
+    http_refusal,
+    message_bytes,
+    next_message_bytes,
+    pack_message,
+    split_message,
+    trailers,
+)
 from orchestrator.http2.stream import Receiver, Stream
+
+UnaryHandler = Callable[[bytes, CallerT], Awaitable[bytes]]
+QuickHandler = Callable[[bytes, CallerT, "UnaryCall[CallerT]"], bool]
+"""Returns whether it takes a call, and will answer or has answered it; raises what it is refused with."""
+Send = Callable[[bytes], Awaitable[None]]
+StreamHandler = Callable[[AsyncIterator[bytes], Send, CallerT], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Service(CallRules, Generic[CallerT]):
-    """What is offered, by path, and how failures are told.
+    """What is offered, by path, and how failures are shown.
 
     Attributes:
         unary: Handlers of one message each, by path.
@@ -56,6 +79,219 @@ class Service(CallRules, Generic[CallerT]):
             return StreamingCall(self, stream, head, caller, streaming)
         _refuse(stream, "UNIMPLEMENTED", f"there is no method {head.path[:200]}")
         return None
+
+
+class UnaryCall(ServerCall[CallerT]):
+    """A call of one message and one answer.
+
+    Attributes:
+        on_abort: Called when its client is gone or has lost interest, once at most; nothing is to be answered then.
+    """
+
+    __slots__ = ("_handler", "_has_begun", "_is_taken", "_quick", "_whole_bytes", "on_abort")
+
+    def __init__(
+        self,
+        rules: CallRules,
+        stream: Stream,
+        head: RequestHead,
+        caller: CallerT,
+        handler: UnaryHandler[CallerT],
+        quick: QuickHandler[CallerT] | None,
+    ) -> None:
+        super().__init__(rules, stream, head, caller)
+        self._handler = handler
+        self._quick = quick
+        self._whole_bytes: int | None = None
+        self._has_begun = False
+        self._is_taken = False  # by a quick handler that has not answered yet
+        self.on_abort: Callable[[], None] | None = None
+
+    def _receive(self, data: bytes, is_last: bool) -> None:
+        """Take a piece of the message."""
+        if self._has_begun or self._stream.is_local_closed:
+            return
+        try:
+            body = data if is_last and not self._held else self._collect(data)  # the usual message comes in one piece
+            if is_last and not self._stream.is_local_closed:
+                self._release()
+                self._begin(body)
+        except RpcError as exc:
+            self._release()
+            self._fail(exc)
+
+    def _collect(self, data: bytes) -> bytearray:
+        """Keep a piece; return all that is kept."""
+        self._hold(data)
+        stream, held = self._stream, self._held
+        if stream.is_local_closed:  # it was lost by that
+            return held
+        if self._whole_bytes is None and len(held) >= PREFIX_BYTES:
+            self._whole_bytes = PREFIX_BYTES + message_bytes(held, self._rules.max_message_bytes)
+        if len(held) > (self._whole_bytes or PREFIX_BYTES):
+            raise RpcError("INTERNAL", "more than the one message of a unary call")
+        if not stream.is_remote_closed:
+            stream.credit()
+        return held
+
+    def _refuse(self, error: RpcError) -> None:
+        self._fail(error)
+
+    def _begin(self, body: bytes | bytearray) -> None:
+        size = len(body) - PREFIX_BYTES
+        if size < 0 or size != message_bytes(body, self._rules.max_message_bytes):
+            raise RpcError("INTERNAL", "the request is not the one message of a unary call")
+        self._has_begun = True
+        flag, payload = body[0], bytes(memoryview(body)[PREFIX_BYTES:])
+        message = self._unpack_small(flag, payload)
+        if message is None:
+            self._start(self._run_large(flag, payload))
+            return
+        if self._quick is None or not self._offer(self._quick, message):
+            self._start(self._run(message))
+
+    def _offer(self, quick: QuickHandler[CallerT], message: bytes) -> bool:
+        """Let a quick handler take the call; return whether it has."""
+        self._is_taken = True
+        self._stream.connection.running += 1
+        try:
+            is_taken = quick(message, self._caller, self)
+        except Exception as exc:
+            self.refuse(exc)
+            return True
+        if not is_taken:
+            self._give_back()
+        return is_taken
+
+    def answer(self, message: bytes) -> None:
+        """Answer the call; to be done once, or ``refuse``, by a quick handler that has taken it."""
+        if self._give_back():
+            self._stop_timer()
+            self._stream.respond(RESPONSE_HEADERS, pack_message(message), OK_TRAILERS)
+            if self.connection.running == 0:  # no other answer could leave with it
+                self.connection.flush()
+
+    def refuse(self, error: Exception) -> None:
+        """Refuse the call with what stands for an error; see ``answer``."""
+        if self._give_back():
+            self._fail(error)
+
+    def _give_back(self) -> bool:
+        """Let go of a call that was taken; return whether it was."""
+        was_taken, self._is_taken = self._is_taken, False
+        self._stream.connection.running -= was_taken
+        return was_taken
+
+    def abort(self, code: ErrorCode) -> None:
+        """The client is gone, or has lost interest."""
+        super().abort(code)
+        if self._give_back() and self.on_abort is not None:
+            self.on_abort()
+
+    async def _run_large(self, flag: int, payload: bytes) -> None:
+        try:
+            message = await self._unpack_large(flag, payload)
+        except RpcError as exc:
+            self._fail(exc)
+        else:
+            await self._run(message)
+
+    async def _run(self, message: bytes) -> None:
+        try:
+            answer = await self._handler(message, self._caller)
+        except Exception as exc:
+            self._fail(exc)
+        else:
+            self._stream.respond(RESPONSE_HEADERS, pack_message(answer), OK_TRAILERS)
+
+
+class StreamingCall(ServerCall[CallerT]):
+    """A call of many messages both ways."""
+
+    __slots__ = ("_has_ended", "_readable", "_refusal")
+
+    def __init__(
+        self, rules: CallRules, stream: Stream, head: RequestHead, caller: CallerT, handler: StreamHandler[CallerT]
+    ) -> None:
+        super().__init__(rules, stream, head, caller)
+        self._refusal: RpcError | None = None
+        self._has_ended = False
+        self._readable = asyncio.Event()
+        stream.is_fed = False  # between messages its client may be silent for as long as it likes
+        self._start(self._run(handler))
+
+    async def _run(self, handler: StreamHandler[CallerT]) -> None:
+        try:
+            await handler(self._read(), self._send, self._caller)
+        except Exception as exc:
+            self._fail(exc)
+        else:
+            self._end("OK", "")
+
+    def _receive(self, data: bytes, is_last: bool) -> None:
+        """Take a piece of the stream of messages."""
+        if self._task is None or self._refusal is not None:
+            return
+        self._has_ended = self._has_ended or is_last
+        self._hold(data)
+        if not self._is_readable():
+            self._ask_for_more()
+        else:
+            self._readable.set()
+
+    def _refuse(self, error: RpcError) -> None:
+        self._refusal = error
+        self._readable.set()
+
+    def _is_readable(self) -> bool:
+        """Whether a reader need not wait, be it for a message, a failure or the end."""
+        if self._has_ended or self._refusal is not None:
+            return True
+        try:
+            return next_message_bytes(self._held, self._rules.max_message_bytes) is not None
+        except RpcError:
+            return True
+
+    def _ask_for_more(self) -> None:
+        self._stream.is_fed = bool(self._held)  # the rest of a message that is under way must come
+        self._stream.credit()
+        self._stream.progress_s = self._stream.connection.clock()
+
+    async def _read(self) -> AsyncIterator[bytes]:
+        while True:
+            if self._refusal is not None:
+                raise self._refusal
+            size = next_message_bytes(self._held, self._rules.max_message_bytes)
+            if size is not None:
+                flag, payload = self._split_off(size)
+                message = self._unpack_small(flag, payload)
+                yield await self._unpack_large(flag, payload) if message is None else message
+            elif self._has_ended:
+                if self._held:
+                    raise RpcError("INTERNAL", "the stream ends in the middle of a message")
+                return
+            else:
+                self._readable.clear()
+                await self._readable.wait()
+
+    def _split_off(self, size: int) -> tuple[int, bytes]:
+        """Take off one message as it is read; kept as objects, small ones would take ten times more."""
+        flag, payload = split_message(self._held, size)
+        self._rules.receive_budget.give(self, size)
+        if not self._is_readable():
+            self._ask_for_more()
+        return flag, payload
+
+    async def _send(self, message: bytes) -> None:
+        stream = self._stream
+        if not self._has_headers:
+            self._has_headers = True
+            stream.send_headers(RESPONSE_HEADERS)
+        stream.send_data(pack_message(message))
+        while stream.is_congested and not stream.is_local_closed:
+            writable = asyncio.Event()
+            stream.on_writable = writable.set
+            await writable.wait()
 
 
 def _refuse(stream: Stream, status: str, detail: str) -> None:

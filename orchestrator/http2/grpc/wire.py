@@ -21,24 +21,10 @@ from orchestrator.http2.headers import Field, encode_literals, list_bytes
 PREFIX_BYTES: Final = 5
 """Bytes before each message: whether it is compressed, and its length."""
 STATUS_NAMES: Final = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
 """gRPC's statuses in the order of their numbers."""
 _STATUS_NUMBERS: Final = {name: str(number).encode() for number, name in enumerate(STATUS_NAMES)}
 ENCODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -68,12 +54,9 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class RpcError(SlimError):
-    """A call that ends with a status other than OK.
+    """A call that ends with a status other than OK, by gRPC's name, and a message.
 
-    Attributes:
-        status: gRPC's name of the status.
-        detail: its message.
-        retry_after_s: after how long the call may be made again; None: nothing is said of that.
+    It may be made again after ``retry_after_s``; None when nothing is said of that.
     """
 
     def __init__(self, status: str, detail: str, *, retry_after_s: float | None = None) -> None:
@@ -110,7 +93,7 @@ class RequestHead:
 
 MALFORMED: Final = RequestHead(is_malformed=True)
 TRAILERS: Final = RequestHead(is_malformed=True)
-"""What ends a request; it can't begin one. gRPC has none, so nobody looks at what it says. Told by identity."""
+"""What ends a request; it can't begin one. gRPC has none, so nobody looks at what it says. Compared by identity."""
 
 
 def read_request_head(fields: list[Field], *, max_list_bytes: int) -> RequestHead:
@@ -256,7 +239,7 @@ def pack_message(message: bytes) -> bytes:
 
 
 def message_bytes(prefix: bytes | bytearray, max_bytes: int) -> int:
-    """Return the length that a message's prefix tells; raises RpcError when it is more than allowed."""
+    """Return the length that a message's prefix says; raises RpcError when it is more than allowed."""
     size = int.from_bytes(prefix[1:PREFIX_BYTES], "big")
     if size > max_bytes:
         raise RpcError("RESOURCE_EXHAUSTED", f"the message has {size} bytes, at most {max_bytes} are taken")
@@ -264,11 +247,7 @@ def message_bytes(prefix: bytes | bytearray, max_bytes: int) -> int:
 
 
 def next_message_bytes(buffer: bytearray, max_bytes: int) -> int | None:
-    """Return the size of the message that a buffer begins with, prefix included; None while it is not whole.
-
-    Raises:
-        RpcError: when it will be larger than allowed.
-    """
+    """Return the bytes of the message that a buffer begins with, or None while it is not whole; raises RpcError."""
     if len(buffer) < PREFIX_BYTES:
         return None
     size = PREFIX_BYTES + message_bytes(buffer, max_bytes)
@@ -283,11 +262,7 @@ def split_message(buffer: bytearray, size: int) -> tuple[int, bytes]:
 
 
 def unpack_message(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Return a message whose prefix began with ``flag``.
-
-    Raises:
-        RpcError: when it can't be decompressed, or holds more than allowed.
-    """
+    """Return a message whose prefix began with ``flag``; raises RpcError when it can't be unpacked or is too large."""
     if flag == 0:
         return payload
     if flag != 1 or encoding == "identity":

@@ -86,7 +86,7 @@ async def test_a_question_ends_with_the_process_that_was_asked() -> None:
             await question
         with pytest.raises(ServerUnavailableError, match="gone"):
             await channel.ask("never", timeout_s=30)
-        channel.tell("nothing to nobody")
+        channel.notify("nothing to nobody")
 
 
 async def test_what_is_told_before_closing_arrives() -> None:
@@ -97,7 +97,7 @@ async def test_what_is_told_before_closing_arrives() -> None:
 
     async with pair({"hear": hear}) as (channel, _, answering):
         for number in range(100):
-            channel.tell("hear", number)
+            channel.notify("hear", number)
         await channel.close()
         await answering
     assert heard == list(range(100))

@@ -11,8 +11,7 @@ import pytest
 
 from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import ConfigError
-from orchestrator.gateway.workers.distributor import ConnectionDistributor
-from orchestrator.gateway.workers.socket_handoff import Receiver, SocketHandoff
+from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor, Receiver, SocketHandoff
 
 
 class Worker:

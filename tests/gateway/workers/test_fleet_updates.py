@@ -98,7 +98,7 @@ async def test_a_fleet_file_is_followed_and_one_that_can_not_be_used_is_not(
     start = fleet(a=one)
     async with (
         Router.from_fleet(start, connect=lambda server, router: FakeServer(per_item_s=1e-5)) as router,
-        Gateway.over(start, router) as gateway,
+        Gateway(start.gateway, router, ModelDiscovery({}, timeout_s=30.0)) as gateway,
     ):
         files = follow_fleet(path, router, gateway)
         files.refresh()

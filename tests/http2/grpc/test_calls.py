@@ -261,7 +261,7 @@ async def test_a_quick_handler_answers_at_once_or_later_or_leaves_a_call_to_the_
         world.held[1].refuse(ValueError("after all"))
         assert await later[0] == b"at last"
         assert await failure(later[1]) == ("DATA_LOSS", "after all – 100 %")
-        world.held[0].answer(b"again")  # which nobody is told
+        world.held[0].answer(b"again")  # which nobody hears
         assert await call(b"now") == b"at once"
         assert (world.connections[0].running, world.aborted) == (0, 0)
 

@@ -22,9 +22,8 @@ from orchestrator.http2.frames import (
     frame,
     settings_frame,
 )
-from orchestrator.http2.grpc.channel import GrpcChannel
+from orchestrator.http2.grpc.channel import ConnectionPool, GrpcChannel
 from orchestrator.http2.grpc.client_call import ClientStream
-from orchestrator.http2.grpc.connector import ConnectionPool
 from orchestrator.http2.grpc.wire import RESPONSE_HEADERS, RpcError, pack_message, trailers
 from tests.http2.world import until
 

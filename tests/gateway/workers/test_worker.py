@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.gateway.workers.distributor import ConnectionDistributor
-from orchestrator.gateway.workers.worker_run import WorkerLaunch, WorkerRun
+from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
+from orchestrator.gateway.workers.worker import WorkerLaunch, WorkerRun
 
 PROGRAM = """
 import json, signal, socket, sys
@@ -17,26 +17,26 @@ import json, signal, socket, sys
 channel = socket.socket(fileno=int(sys.argv[1]))
 lines = channel.makefile("r")
 
-def tell(what, body=None):
+def notify(what, body=None):
     channel.sendall(json.dumps({"what": what, "number": None, "body": body}).encode() + b"\\n")
 
 def leave(*_):
-    tell("metrics", [["slim_gateway_requests", [[["a"], [7.0]]]]])
+    notify("metrics", [["slim_gateway_requests", [[["a"], [7.0]]]]])
     sys.exit(0)
 
 signal.signal(signal.SIGTERM, leave)
 init = json.loads(lines.readline())["body"]
 """
 COMES_UP = """
-tell("served", [init["family"]])
-tell("up")
+notify("served", [init["family"]])
+notify("up")
 lines.readline()
 signal.pause()
 """
 
 
 class Runs:
-    """Makes runs of a program, and notes what they tell."""
+    """Makes runs of a program, and notes what they report."""
 
     def __init__(self) -> None:
         self.changes: list[tuple[bool, frozenset[str]]] = []
@@ -61,7 +61,7 @@ async def test_it_has_started_when_it_says_so_and_its_last_words_are_heard() -> 
     assert run.pid is None
     await run.start()
     assert (run.is_up, run.served) == (True, {"family 3"})
-    run.tell_served(["family 3"])
+    run.notify_served(["family 3"])
     await run.stop()
     await run.stop()
     assert await run.wait_exited() == f"(process {run.pid}) exited with status 0"
@@ -70,7 +70,7 @@ async def test_it_has_started_when_it_says_so_and_its_last_words_are_heard() -> 
 
 
 async def test_one_that_can_not_start_tells_why() -> None:
-    run = Runs().make("tell('failed', 'the key file is not there'); sys.exit(1)")
+    run = Runs().make("notify('failed', 'the key file is not there'); sys.exit(1)")
     with pytest.raises(ServerUnavailableError, match=r"^the key file is not there$"):
         await run.start()
     await run.stop()
