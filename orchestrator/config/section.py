@@ -65,7 +65,7 @@ def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, 
     """
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as exc:
+    except Exception as exc:  # PyYAML lets through what int, float and datetime say of a scalar such as 2026-02-30
         raise ConfigError(f"{source} is no YAML: {_place(exc) if is_secret else ' '.join(str(exc).split())}") from (
             None if is_secret else exc
         )

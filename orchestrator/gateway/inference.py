@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
@@ -25,10 +26,13 @@ from orchestrator.gateway.protocol.family import (
     require_version,
 )
 from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
-from orchestrator.gateway.protocol.wire import MalformedMessageError, check_shapes, read_address
+from orchestrator.gateway.protocol.wire import MalformedMessageError, check_inference, read_address
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.router import Answer, CallbackSink, Router
+
+_QUICK_BYTES: Final = 2**18
+"""Size up to which a message is parsed to learn its model, because that costs less than reading its fields here."""
 
 
 class Inference:
@@ -66,7 +70,9 @@ class Inference:
 
         Raises SlimError when it is refused.
         """
-        family = self._model_index.families.get(read_address(message).model)
+        request = parse(pb.ModelInferRequest, message) if len(message) <= _QUICK_BYTES else None
+        model = read_address(message).model if request is None else request.model_name
+        family = self._model_index.families.get(model)
         if family is None:
             return False
         ticket = self.admit(caller, family.name)
@@ -84,7 +90,7 @@ class Inference:
             cancel()
 
         try:
-            cancel = self._begin(family, message, caller, respond)
+            cancel = self._begin(family, message if request is None else request, caller, respond)
         except BaseException:
             ticket.close()
             raise
@@ -212,7 +218,7 @@ class Inference:
         try:
             self._health.require_open()
             self._guard.charge_items(caller, 1)
-            check_shapes(message)
+            check_inference(message)
             answer, server = await self._passthrough.ask("ModelInfer", message, caller.metadata)
             return answer
         except BaseException as exc:

@@ -5,6 +5,9 @@ run it; one that may have run is never repeated, which leaves nothing to be done
 has no time of its own: the call has one, ``gateway.pass_on_timeout_s``, after which it fails for its caller. The call
 itself goes on, because a cancel can crash Triton 2.51.
 
+A model's process may die by a request. What was under way then is not sent again, or one request could kill the model
+on every server; the model is asked elsewhere for some seconds, and what meets it dead after that was surely not run.
+
 What is asked again draws on a budget as the router's retries do, by the same settings, so that servers that refuse all
 are not asked twice as much as servers that don't.
 """
@@ -13,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from typing import Final
 
 from orchestrator.config import RetrySettings
 from orchestrator.errors import DeadlineError
@@ -26,6 +31,9 @@ from orchestrator.snapshot import ServerName
 from orchestrator.triton.errors import RefusedCallError
 
 log = logging.getLogger(__name__)
+
+_DEAD_S: Final = 2.0
+"""For somebody to load a model that has died again."""
 
 
 class Passthrough:
@@ -43,6 +51,7 @@ class Passthrough:
         self.retries = retries
         self._timeout_s = timeout_s
         self._budget = RetryBudget(float(retries.minimum), 0.0)
+        self._died_s: dict[tuple[ServerName, str], float] = {}
 
     async def ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         """Return what a server answers to a serialised call, and which.
@@ -63,18 +72,26 @@ class Passthrough:
     async def _ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         address = read_address(message)
         check_version(address.version)
+        now_s = asyncio.get_running_loop().time
         servers = self._model_index.find(address)
+        servers.sort(key=lambda server: now_s() < self._died_s.get((server.name, address.model), -math.inf) + _DEAD_S)
         for server in servers:
+            at = server.name, address.model
+            was_dead = at in self._died_s
             try:
                 answer = await server.server.call(method, message, metadata)
             except RefusedCallError as exc:
                 if exc.is_gone:
                     server.note_problem(str(exc))
-                if exc.executed or server is servers[-1] or not self._may_ask_again():
+                if exc.has_died:
+                    self._died_s[at] = now_s()
+                has_run = exc.executed and not (exc.has_died and was_dead)
+                if has_run or server is servers[-1] or not self._may_ask_again():
                     raise
                 log.info("%s of %s was not run by %s: %s", method, address.model, server.name, exc)
                 self._metrics.router.on_retry(server.name)
                 continue
+            self._died_s.pop(at, None)
             self._budget = self._budget.answered(1, self.retries)
             return answer, server.name
         raise AssertionError("find returns at least one server, and the last one's refusal is raised")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
+from orchestrator.background import BackgroundTasks
 from orchestrator.config import (
     FleetSettings,
     GatewaySettings,
@@ -60,6 +62,7 @@ class Gateway:
         grpc: The gRPC endpoint; None when not offered.
         http: The HTTP endpoint; None when not offered.
         metrics: The endpoint of Prometheus; None when not offered here.
+        background: What goes on for as long as it is open.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class Gateway:
         self._model_index = ModelIndex(discovery)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
-        self._watchers: list[asyncio.Task[None]] = []
+        self.background = BackgroundTasks(self._metrics.count_failure)
         self._data_plane = DataPlane(
             router,
             self._model_index,
@@ -191,10 +194,11 @@ class Gateway:
         except BaseException:
             await self._close(grace_s=0.0, until_s=0.0)
             raise
-        self._watchers = [asyncio.create_task(watch(self._files))]
-        if self._data_plane.fleet_statistics is not None:
-            watching = self._data_plane.fleet_statistics.watch(self._settings.statistics_period_s)
-            self._watchers.append(asyncio.create_task(watching))
+        self.background.start("watching files", partial(watch, self._files))
+        statistics = self._data_plane.fleet_statistics
+        if statistics is not None:
+            period_s = self._settings.statistics_period_s
+            self.background.start("asking for statistics", lambda: statistics.watch(period_s))
         return self
 
     async def __aexit__(
@@ -217,9 +221,7 @@ class Gateway:
         try:
             await asyncio.gather(*(transport.stop(grace_s) for transport in self._transports))
         finally:
-            for task in self._watchers:
-                task.cancel()
-            await asyncio.gather(*self._watchers, return_exceptions=True)
+            await self.background.stop()
             if self.metrics is not None:
                 await self.metrics.stop()
             await self._discovery.close(drain_s=max(0.0, until_s - asyncio.get_running_loop().time()))

@@ -18,7 +18,7 @@ from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.ports import ServerStream
 from orchestrator.gateway.protocol.family import FamilyModel
 from orchestrator.gateway.protocol.messages import parse, pb, serialise
-from orchestrator.gateway.protocol.wire import check_shapes, read_address
+from orchestrator.gateway.protocol.wire import check_inference, read_address
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.snapshot import ServerName
 
@@ -73,7 +73,7 @@ class StreamSession:
         try:
             self._data_plane.health.require_open()
             self._charge(address.model)
-            check_shapes(message)
+            check_inference(message)
             stream = self._pinned.get(address.model) or self._open(message, tasks)
         except SlimError as exc:
             self._data_plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)

@@ -33,6 +33,9 @@ from orchestrator.errors import (
 RESTRICTED = "This protocol is restricted, expecting header"
 NOT_EXPLICIT = "explicit model load / unload is not allowed"
 
+# The stub of a Python-based backend has died. What it ran as it died is told the same as what came later.
+_DIED = "is not healthy"
+
 _Make = Callable[[str], SlimError]
 _NOT_REACHED: _Make = partial(ServerUnavailableError, executed=False)
 _NOT_RUN: _Make = partial(TransientError, executed=False)
@@ -51,7 +54,7 @@ _BY_WORDS: tuple[tuple[str, _Make], ...] = (
     ("DNS resolution failed", _NOT_REACHED),
     ("Server exiting", _NOT_REACHED),
     ("Server is stopping", _NOT_REACHED),
-    ("is not healthy", _NOT_RUN),  # the stub of a Python-based backend has died
+    (_DIED, _NOT_RUN),
 )
 
 # Told by gRPC when the transport ends under a call. Only with the statuses that gRPC gives by itself: a model may well
@@ -92,13 +95,17 @@ class RefusedCallError(SlimError):
     Attributes:
         status: gRPC's name of it, such as ``INVALID_ARGUMENT``.
         detail: the server's message, nothing added.
-        executed: False when the server certainly did not run the call.
+        executed: False when the server certainly did not run the call; True when the model may have died by it.
         is_gone: whether the server as a whole could not be asked, and not this call alone.
+        has_died: whether the model has died, before this call or by it.
     """
 
-    def __init__(self, status: str, detail: str, *, executed: bool = True, is_gone: bool = False) -> None:
+    def __init__(
+        self, status: str, detail: str, *, executed: bool = True, is_gone: bool = False, has_died: bool = False
+    ) -> None:
         super().__init__(detail)
         self.is_gone = is_gone
+        self.has_died = has_died
         self.status = status
         self.detail = detail
         self.executed = executed
@@ -107,12 +114,12 @@ class RefusedCallError(SlimError):
 def describe_refusal(status: str, detail: str, address: str) -> RefusedCallError:
     """Return the refusal of a call that was passed on to the server at ``address``."""
     translated = translate_status(status, detail or "no reason given", address)
-    refused = isinstance(translated, ModelNotFoundError)
-    executed = not (refused or (isinstance(translated, TransientError) and not translated.executed))
+    refused, has_died = isinstance(translated, ModelNotFoundError), _DIED in detail
+    executed = has_died or not (refused or (isinstance(translated, TransientError) and not translated.executed))
     is_gone = isinstance(translated, ServerUnavailableError) and not executed
     if is_gone:
         detail = f"{detail} (Triton at {address})"  # gRPC's own words would name no server of ours
-    return RefusedCallError(status, detail, executed=executed, is_gone=is_gone)
+    return RefusedCallError(status, detail, executed=executed, is_gone=is_gone, has_died=has_died)
 
 
 def translate_status(status: str | None, detail: str, address: str) -> SlimError:

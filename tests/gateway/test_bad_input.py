@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.protocol.tensors import count_elements
-from orchestrator.gateway.protocol.wire import check_shapes
+from orchestrator.gateway.protocol.wire import check_inference
 from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import RawCalls, echo_request, item_request
 from tests.gateway.fakes import World, open_world
@@ -155,7 +155,7 @@ def test_no_overflowing_shape_is_passed_on(shape: list[int]) -> None:
         count *= max(0, side)
         overflows = overflows or count >= 2**63
     with pytest.raises(ConfigError) if overflows else contextlib.nullcontext():
-        check_shapes(request.SerializeToString())
+        check_inference(request.SerializeToString())
 
 
 async def test_a_lying_shape_reaches_no_server_over_grpc_either(world: World) -> None:

@@ -15,7 +15,7 @@ from orchestrator.gateway.protocol.messages import pb
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
-from orchestrator.triton.errors import RefusedCallError
+from orchestrator.triton.errors import RefusedCallError, describe_refusal
 from tests.gateway.fakes import FakeTriton
 
 pytestmark = pytest.mark.virtual_time
@@ -97,6 +97,25 @@ async def test_what_may_have_run_is_never_asked_again() -> None:
     with pytest.raises(RefusedCallError, match="the model failed"):
         await passing.ask("ModelInfer", MESSAGE, ())
     assert (b.seen, retried(metrics)) == ([call for call in b.seen if call[0] != "ModelInfer"], 0)
+
+
+async def test_what_a_model_died_of_is_not_sent_again_and_what_comes_later_is() -> None:
+    a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
+    b.in_flight = 1  # a is called first
+    passing, _ = await open_passthrough(a, b)
+    a.refusals = [describe_refusal("INTERNAL", "Stub process 'echo_0_0' is not healthy.", "a:1") for _ in range(2)]
+    with pytest.raises(RefusedCallError, match="is not healthy"):
+        await passing.ask("ModelInfer", MESSAGE, ())
+    assert (await passing.ask("ModelInfer", MESSAGE, ()))[1] == "b", "it is let alone while somebody repairs it"
+    assert len(a.refusals) == 1
+    await asyncio.sleep(3)
+    assert (await passing.ask("ModelInfer", MESSAGE, ()))[1] == "b", "that did not die by this one"
+    assert a.refusals == []
+    await asyncio.sleep(3)
+    assert (await passing.ask("ModelInfer", MESSAGE, ()))[1] == "a"
+    a.refusals = [describe_refusal("INTERNAL", "Stub process 'echo_0_0' is not healthy.", "a:1")]
+    with pytest.raises(RefusedCallError, match="is not healthy"):
+        await passing.ask("ModelInfer", MESSAGE, ())
 
 
 async def test_nobody_waits_for_ever_and_the_call_goes_on() -> None:

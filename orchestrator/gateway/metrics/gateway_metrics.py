@@ -73,6 +73,9 @@ _TENANTS = Measure(
     ("tenant", "model", "outcome"),
 )
 _UNAUTHENTICATED = Measure("slim_gateway_unauthenticated", "Calls of any kind without a token that is known.")
+TASK_FAILURES = Measure(
+    "slim_background_failures", "How often work in the background failed unexpectedly and began again.", ("task",)
+)
 WORKERS = Measure("slim_gateway_workers", "Worker processes that take requests.", kind="gauge")
 WORKER_RESTARTS = Measure("slim_gateway_worker_restarts", "Workers that died and were started again.")
 
@@ -81,7 +84,7 @@ MEASURES = {
     for m in (
         *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT, TASKS),
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
-        *(_TENANTS, _UNAUTHENTICATED, WORKERS, WORKER_RESTARTS),
+        *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
     )
 }
 """All there is, by name, in the order of the page."""
@@ -120,6 +123,10 @@ class GatewayMetrics:
     def count_unauthenticated(self) -> None:
         """Note a call without a token that is known."""
         self._unauthenticated[0] += 1
+
+    def count_failure(self, task: str) -> None:
+        """Note that work in the background failed unexpectedly."""
+        self._live.numbers(TASK_FAILURES, (task,))[0] += 1
 
     def time(
         self,

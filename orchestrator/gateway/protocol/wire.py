@@ -2,17 +2,32 @@
 
 A request for a model that is not ours may carry megabytes that only its server understands. Protocol buffers are a
 sequence of (field number, wire type, value), so what is not wanted is skipped by its length.
+
+What is judged here is forwarded as it came, and Triton parses it with protobuf's C++ library. So bytes are read exactly
+as that library reads them, or refused: it drops the bits of a field's key beyond 32, merges what is repeated, takes
+packed and single numbers alike, and skips a known field of another wire type. Refused are keys and lengths beyond their
+range, groups, and numbers of more than 64 bits, none of which any serialiser writes.
+
+Each field costs the same time however short it is, so their number is bounded too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final, Never
 
-from orchestrator.errors import SlimError
+from google.protobuf.message import DecodeError
+
+from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.protocol.tensors import count_elements
+from orchestrator.triton.messages import pb
+
+MAX_FIELDS: Final = 16_384
+"""Most fields, sides of shapes included, of a message; some 5 ms of reading."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+_MALFORMED: Final = "Unable to parse request"
 
 
 class MalformedMessageError(SlimError):
@@ -21,9 +36,12 @@ class MalformedMessageError(SlimError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Which model a request is for, and which version of it; any when that is empty.
+    """Which model a request is for.
 
-    ``sequence`` is the serialised ``sequence_id``, empty when the request is of none.
+    Attributes:
+        model: The model's name.
+        version: The model's version; empty when any will do.
+        sequence: The serialised ``sequence_id``; empty when the request is of none.
     """
 
     model: str
@@ -31,104 +49,162 @@ class Address:
     sequence: bytes = b""
 
 
-_MODEL, _VERSION, _PARAMETERS = (number << 3 | _BYTES for number in (1, 2, 4))  # keys of the fields
-_SEQUENCE_ID = b"\x0a\x0bsequence_id"  # field 1 of a map's entry: its key
+_MODEL, _VERSION, _PARAMETERS, _INPUTS, _OUTPUTS = (number << 3 | _BYTES for number in (1, 2, 4, 5, 6))
+_INPUT_SHAPE, _INPUT_SIDE, _INPUT_PARAMETERS = 3 << 3 | _BYTES, 3 << 3 | _VARINT, 4 << 3 | _BYTES
+_OUTPUT_PARAMETERS = 2 << 3 | _BYTES
+_ENTRY_KEY, _ENTRY_VALUE = 1 << 3 | _BYTES, 2 << 3 | _BYTES
 
 
 def read_address(message: bytes) -> Address:
-    """Return which model a request is for; a later occurrence of a field wins, as protocol buffers want it.
+    """Return which model a request is for; a later occurrence of a field wins, as in protocol buffers.
 
-    Fits ModelInferRequest and every request whose fields 1 and 2 are a model's name and version. Raises
-    MalformedMessageError when this is no protocol buffer, or a name is no UTF-8.
+    Fits ModelInferRequest and every request whose fields 1 and 2 are a model's name and version.
+
+    Raises:
+        MalformedMessageError: This is no protocol buffer, or a name is no UTF-8.
+        ConfigError: It has more than ``MAX_FIELDS`` fields.
     """
     model = version = sequence = b""
-    position, end = 0, len(message)
-    while position < end:
-        key = message[position]
-        position += 1
-        if key >= 0x80:  # a field beyond 15
-            key, position = _read_varint(message, position - 1)
-        wire_type = key & 7
-        if wire_type == _BYTES:
-            size, position = _read_varint(message, position)
-            if key == _MODEL:
-                model = message[position : position + size]
-            elif key == _VERSION:
-                version = message[position : position + size]
-            elif key == _PARAMETERS and message.startswith(_SEQUENCE_ID, position):
-                sequence = message[position : position + size]
-            position += size
-        elif wire_type == _VARINT:
-            _, position = _read_varint(message, position)
-        elif wire_type == _FIXED64:
-            position += 8
-        elif wire_type == _FIXED32:
-            position += 4
-        else:
-            raise MalformedMessageError("Unable to parse request")
-    if position != end:
-        raise MalformedMessageError("Unable to parse request")
+    reader = _Reader(message)
+    for key, begin, end in reader.fields(0, len(message)):
+        if key == _MODEL:
+            model = message[begin:end]
+        elif key == _VERSION:
+            version = message[begin:end]
+        elif key == _PARAMETERS and message.find(b"sequence_id", begin, end) >= 0:
+            name, value = reader.entry(begin, end)
+            if name == b"sequence_id":
+                sequence = _read_parameter(value)
     try:
         return Address(model.decode(), version.decode(), sequence)
     except UnicodeDecodeError as exc:
-        raise MalformedMessageError("Unable to parse request") from exc
+        raise MalformedMessageError(_MALFORMED) from exc
 
 
-_INPUTS, _SHAPE = 5, 3
+def check_inference(message: bytes) -> None:
+    """Refuse a ModelInferRequest that harms the server that is given it.
 
-
-def check_shapes(message: bytes) -> None:
-    """Refuse a ModelInferRequest in which the sides of an input multiply to more than 64 bits hold.
-
-    Triton 2.51 multiplies them without looking: four values with a shape of [2^62, 4] have the size that it expects,
-    and reach a backend that believes the shape; over HTTP such a request ends the server.
+    Triton 2.51 multiplies the sides of a shape without looking: four values with a shape of [2^62, 4] have the size
+    that it expects, and reach a backend that believes the shape. And whoever names a region of shared memory reads and
+    writes what its owner has there.
 
     Raises:
-        ConfigError: They do so, in the words of later Tritons.
+        ConfigError: The sides of an input multiply to more than 64 bits hold, in the words of Triton's later versions;
+            a tensor is in shared memory; or it has more than ``MAX_FIELDS`` fields.
         MalformedMessageError: This is no protocol buffer.
     """
-    for number, value in _fields(message):
-        if number == _INPUTS:
-            count_elements(side for inner, sides in _fields(value) if inner == _SHAPE for side in _sides(sides))
+    reader = _Reader(message)
+    for key, begin, end in reader.fields(0, len(message)):
+        if key == _INPUTS:
+            reader.check_input(begin, end)
+        elif key == _OUTPUTS:
+            for inner, start, stop in reader.fields(begin, end):
+                if inner == _OUTPUT_PARAMETERS:
+                    reader.refuse_shared_memory(start, stop, "output")
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and bytes of each field that has a length; of numbers, their varint."""
-    position, end = 0, len(message)
-    while position < end:
-        key, position = _read_varint(message, position)
-        number, wire_type, begin = key >> 3, key & 7, position
-        if wire_type == _BYTES:
-            size, begin = _read_varint(message, position)
-            position = begin + size
-        elif wire_type == _VARINT:
-            _, position = _read_varint(message, position)
-        elif wire_type in (_FIXED64, _FIXED32):
-            position += 8 if wire_type == _FIXED64 else 4
-        else:
-            raise MalformedMessageError("Unable to parse request")
-        if position > end:
-            raise MalformedMessageError("Unable to parse request")
-        yield number, message[begin:position]
+class _Reader:
+    """Reads the fields of one message, no more than ``MAX_FIELDS`` over all levels."""
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self._left = MAX_FIELDS
+
+    def fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the key of each field in a part of the message, and where its value begins and ends."""
+        message, position = self._message, begin
+        while position < end:
+            self._left -= 1
+            if self._left < 0:
+                self._refuse()
+            key = message[position]
+            position += 1
+            if key >= 0x80:  # a field beyond 15
+                key, position = self._read_number(position - 1, end, most_bytes=5, most=2**32 - 1)
+            wire_type = key & 7
+            start = position
+            if wire_type == _BYTES:
+                if position < end and message[position] < 0x80:  # most are short
+                    size, start = message[position], position + 1
+                else:
+                    size, start = self._read_number(position, end, most_bytes=5, most=2**31 - 1)
+                position = start + size
+            elif wire_type == _VARINT:
+                _, position = self._read_number(position, end)
+            elif wire_type == _FIXED64:
+                position += 8
+            elif wire_type == _FIXED32:
+                position += 4
+            else:
+                raise MalformedMessageError(_MALFORMED)
+            if key < 1 << 3 or position > end:  # there is no field 0
+                raise MalformedMessageError(_MALFORMED)
+            yield key, start, position
+
+    def entry(self, begin: int, end: int) -> tuple[bytes, bytes]:
+        """Return key and value of a map's entry; values that are repeated merge, which is to stand side by side.
+
+        Whether an entry with other fields counts is what protobuf's own libraries differ in, so it is refused.
+        """
+        name, values = b"", []
+        for key, start, stop in self.fields(begin, end):
+            if key == _ENTRY_KEY:
+                name = self._message[start:stop]
+            elif key == _ENTRY_VALUE:
+                values.append(self._message[start:stop])
+            else:
+                raise MalformedMessageError(_MALFORMED)
+        return name, b"".join(values)
+
+    def check_input(self, begin: int, end: int) -> None:
+        """Check an InferInputTensor; raises as ``check_inference``."""
+        sides: list[int] = []
+        for key, start, stop in self.fields(begin, end):
+            if key in (_INPUT_SHAPE, _INPUT_SIDE):
+                while start < stop:
+                    self._left -= 1
+                    if self._left < 0:
+                        self._refuse()
+                    side, start = self._read_number(start, stop)
+                    sides.append(side if side < 2**63 else 0)  # negative, which Triton refuses by itself
+            elif key == _INPUT_PARAMETERS:
+                self.refuse_shared_memory(start, stop, "input")
+        count_elements(sides)
+
+    def refuse_shared_memory(self, begin: int, end: int, what: str) -> None:
+        """Raise ConfigError when an entry of a tensor's parameters names a region of shared memory."""
+        if self._message.find(_REGION, begin, end) >= 0 and self.entry(begin, end)[0] == _REGION:
+            raise ConfigError(f"{what} is said to be in shared memory, which the gateway does not take; send it along")
+
+    def _refuse(self) -> Never:
+        raise ConfigError(f"the message has more than {MAX_FIELDS} fields; send less at once")
+
+    def _read_number(self, position: int, end: int, *, most_bytes: int = 10, most: int = 2**64 - 1) -> tuple[int, int]:
+        """Return the varint at a position and where it ends."""
+        message, last = self._message, min(end, position + most_bytes)
+        value = shift = 0
+        while position < last:
+            byte = message[position]
+            position += 1
+            if byte < 0x80:
+                value |= byte << shift
+                if value > most:
+                    break
+                return value, position
+            value |= (byte & 0x7F) << shift
+            shift += 7
+        raise MalformedMessageError(_MALFORMED)
 
 
-def _sides(packed: bytes) -> Iterator[int]:
-    """Yield the sides of a shape, packed or one by one; a negative one, which Triton refuses, as 0."""
-    position = 0
-    while position < len(packed):
-        side, position = _read_varint(packed, position)
-        yield 0 if side & 2**63 else side & (2**63 - 1)
+_REGION: Final = b"shared_memory_region"
 
 
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
-    if position < len(message) and message[position] < 0x80:  # most are short
-        return message[position], position + 1
-    value = shift = 0
-    while position < len(message) and shift < 70:
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise MalformedMessageError("Unable to parse request")
+def _read_parameter(value: bytes) -> bytes:
+    """Return an InferParameter as everybody serialises it, so that one sequence has one identity."""
+    try:
+        parameter = pb.InferParameter.FromString(value)
+    except DecodeError as exc:
+        raise MalformedMessageError(_MALFORMED) from exc
+    parameter.DiscardUnknownFields()
+    serialised: bytes = parameter.SerializeToString()
+    return serialised

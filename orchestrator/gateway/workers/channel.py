@@ -45,7 +45,7 @@ class Channel:
         return cls(reader, writer, answers)
 
     async def run(self) -> None:
-        """Answer until the other side is gone or this one is closed."""
+        """Answer until the other side is gone, this one is closed, or what comes can't be understood."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 async for line in self._reader:
@@ -56,6 +56,8 @@ class Channel:
                         self._settle(message)
         except* OSError:  # a killed process may reset it
             pass
+        except* Exception:
+            log.exception("a channel between processes failed unexpectedly and is closed")
         finally:
             self._is_closed = True
             for future in self._waiting.values():

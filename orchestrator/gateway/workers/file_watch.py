@@ -34,7 +34,7 @@ class WatchedFiles:
         self._stamps = self._read_stamps()
 
     def refresh(self, *, is_forced: bool = False) -> None:
-        """Read the files when they have changed or when it is forced; never raises."""
+        """Read the files when they have changed or when it is forced; raises only what ``take`` should not."""
         stamps = self._read_stamps()
         if stamps == self._stamps and not is_forced:
             return

@@ -19,10 +19,11 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from orchestrator.background import BackgroundTasks
 from orchestrator.config.changes import ServerChanges
 from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
-from orchestrator.gateway.metrics.gateway_metrics import MEASURES, WORKER_RESTARTS, WORKERS
+from orchestrator.gateway.metrics.gateway_metrics import MEASURES, TASK_FAILURES, WORKER_RESTARTS, WORKERS
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.server import open_servers
@@ -64,7 +65,7 @@ class Supervisor:
         ]
         self._runs: dict[int, WorkerRun] = {}  # those that take requests
         self._ended = MetricSnapshot()  # what workers have counted that have ended
-        self._watchers: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks()
         self._ending: AsyncExitStack
         self.metrics = None if settings.metrics is None else MetricsEndpoint(settings.metrics, self.read_metrics)
 
@@ -74,7 +75,7 @@ class Supervisor:
             stack.push_async_callback(self._discovery.close, drain_s=_LAST_READING_S)
             if self.metrics is not None:
                 stack.push_async_callback(self.metrics.stop)
-            stack.push_async_callback(self._stop_watching)
+            stack.push_async_callback(self._background.stop)
             stack.push_async_callback(self._stop_workers)
             stack.callback(self._distributor.close)
             for kind, address in (("grpc", self._settings.grpc), ("http", self._settings.http)):
@@ -86,12 +87,11 @@ class Supervisor:
             await self._start_workers()
             self._distributor.listen()
             self._ending = stack.pop_all()
-        self._watchers = [
-            asyncio.create_task(self._discovery.watch(self._discovery_period_s)),
-            asyncio.create_task(self._fleet_statistics.watch(self._settings.statistics_period_s)),
-            asyncio.create_task(watch([self._file])),
-            asyncio.create_task(self._fleet.watch_names(self._take)),
-        ]
+        start, period_s = self._background.start, self._settings.statistics_period_s
+        start("discovery", lambda: self._discovery.watch(self._discovery_period_s))
+        start("asking for statistics", lambda: self._fleet_statistics.watch(period_s))
+        start("watching files", lambda: watch([self._file]))
+        start("resolving names", lambda: self._fleet.watch_names(self._take))
         return self
 
     async def __aexit__(
@@ -99,11 +99,6 @@ class Supervisor:
     ) -> None:
         """Hand out what waits to be accepted, listen no more, and let every worker drain."""
         await self._ending.aclose()
-
-    async def _stop_watching(self) -> None:
-        for task in self._watchers:
-            task.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
@@ -174,4 +169,8 @@ class Supervisor:
         restarts = sum(worker.restarts for worker in self._workers)
         total.put(WORKERS, len(runs))
         total.put(WORKER_RESTARTS, restarts)
+        own: dict[tuple[str, ...], list[float]] = {
+            (task,): [float(count)] for task, count in self._background.failures.items()
+        }
+        total.add(MetricSnapshot({TASK_FAILURES.name: own}), MEASURES)
         return total

@@ -13,6 +13,7 @@ import socket
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from orchestrator.errors import ServerUnavailableError, SlimError
@@ -191,21 +192,21 @@ class WorkerTeam:
         self._served: frozenset[str] | None = None  # unknown before the supervisor says so
         self._channel: Channel
         self._gateway: Gateway | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._listening: asyncio.Task[None] | None = None
 
     async def join(self) -> None:
         """Begin to listen to the supervisor."""
         self._channel = await Channel.over(
             self._channel_end, {"served": self._hear_served, "metrics": self._read_metrics}
         )
-        self._tasks.append(asyncio.create_task(self._listen()))
+        self._listening = asyncio.create_task(self._listen())
 
     def serve(self, gateway: Gateway) -> None:
         """Take connections for a gateway that is open, until ``leave``."""
         self._gateway = gateway
         offered = {kind: t for kind, t in (("grpc", gateway.grpc), ("http", gateway.http)) if t is not None}
-        self._tasks.append(asyncio.create_task(Receiver(self._handoff_end, offered).run()))
-        self._tasks.append(asyncio.create_task(self._report(gateway)))
+        gateway.background.start("taking connections", Receiver(self._handoff_end, offered).run)
+        gateway.background.start("reporting", partial(self._report, gateway))
         self._channel.notify("served", sorted(gateway.served))
         self._channel.notify("up")
 
@@ -215,9 +216,9 @@ class WorkerTeam:
             self._channel.notify("metrics", self._gateway.snapshot_metrics().encode())
         if failure is not None:
             self._channel.notify("failed", failure)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
         await self._channel.close()
 
     async def query_fleet(self, method: str, message: bytes) -> bytes:

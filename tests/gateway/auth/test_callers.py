@@ -236,6 +236,8 @@ def test_other_tenants_are_taken_and_what_was_taken_is_kept() -> None:
         ("tenants: [{name: a, tokens: [], requests_per_s: 0}]", "requests_per_s"),
         ("tenants: [{name: a, tokens: [], models: []}]", "models"),
         ("[" * 5000, "no YAML"),
+        ("tenants: 2026-02-30", "no YAML"),
+        (f"tenants: !!int {SECRET}", "no YAML"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named_and_not_quoted(text: str, problem: str) -> None:

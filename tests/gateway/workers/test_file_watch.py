@@ -1,0 +1,49 @@
+"""Files that are watched, when reading one of them fails as nobody expected."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from orchestrator.background import BackgroundTasks
+from orchestrator.errors import ConfigError
+from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
+from orchestrator.gateway.workers.file_watch import WatchedFiles, watch
+
+pytestmark = pytest.mark.virtual_time
+
+
+async def test_what_nobody_expected_of_one_file_ends_the_watching_of_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens, fleet = tmp_path / "tokens.yaml", tmp_path / "fleet.yaml"
+    taken: list[str] = []
+
+    def take(path: Path) -> None:
+        text = path.read_text()
+        if text == "bad":
+            raise ConfigError("it is bad")
+        taken.append(f"{path.name} {100 // int(text)}")
+
+    for path in (tokens, fleet):
+        path.write_text("1")
+    metrics = GatewayMetrics()
+    background = BackgroundTasks(metrics.count_failure)
+    files = [WatchedFiles(path.name, [path], partial(take, path)) for path in (tokens, fleet)]
+    background.start("watching files", partial(watch, files))
+    tokens.write_text("0")
+    fleet.write_text("50")
+    await asyncio.sleep(4.0)
+    assert taken == ["fleet.yaml 2"]
+    assert "ZeroDivisionError" in caplog.text
+    assert metrics.snapshot().values["slim_background_failures"] == {("watching files",): [1.0]}
+    tokens.write_text("bad")
+    await asyncio.sleep(1.5)
+    assert "tokens.yaml are kept as they were: it is bad" in caplog.text
+    tokens.write_text("100")
+    await asyncio.sleep(1.5)
+    assert taken == ["fleet.yaml 2", "tokens.yaml 1"]
+    await background.stop()
