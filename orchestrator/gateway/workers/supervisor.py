@@ -19,7 +19,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from orchestrator.config.changes import ServerChanges
+from orchestrator.config.names import ServerChanges
 from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, WORKER_RESTARTS, WORKERS
