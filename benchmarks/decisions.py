@@ -81,14 +81,7 @@ def make_fleet(servers: int) -> tuple[list[ServerState], LatencyTable]:
 def measure(
     servers: int, policy: RowPolicy, repeats: int = _REPEATS, *, clock: Callable[[], float] = time.perf_counter
 ) -> Timing:
-    """Return how long decisions take over so many servers.
-
-    Args:
-        servers: How many the fleet has.
-        policy: What decides.
-        repeats: How many decisions are counted, after some that are not.
-        clock: In seconds; read before and after each of what is timed.
-    """
+    """Return how long decisions take over so many servers; ``repeats`` of them are counted, after some that are not."""
     states, latency = make_fleet(servers)
     tables = FleetTables(states, latency)
     situation = Situation(_QUEUE, 0.0, turn=0, uniforms=(0.4, 0.6), slack_margin=1.25)

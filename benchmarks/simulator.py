@@ -104,11 +104,7 @@ def measure(servers: int, policy: str, workers: int, requests: int) -> Speed:
 def sum_up(servers: int, policy: str, requests: int, rounds: Sequence[Sequence[tuple[float, int]]]) -> Speed:
     """Return the speed of the middle one of rounds, by the slowest run of each.
 
-    Args:
-        servers: Of the fleet.
-        policy: That decided.
-        requests: Of each run.
-        rounds: How long each of the runs side by side took, in seconds, and how many decisions it made.
+    Each round has for each of the runs side by side how long it took, in seconds, and how many decisions it made.
     """
     runs = sorted(rounds, key=max)[len(rounds) // 2]
     slowest_s, decisions = max(took_s for took_s, _ in runs), sum(made for _, made in runs)

@@ -29,7 +29,6 @@ class Checkpoint:
     """A network and where its training stands.
 
     Attributes:
-        architecture: The name of the architecture.
         widths: The widths that it was trained for, ascending.
         images: The images that it was trained on.
         model: The state dict of the SlimResNet.
@@ -51,11 +50,7 @@ class Checkpoint:
     accuracy: Mapping[Width, float] = field(default_factory=dict)
 
     def network(self) -> SlimResNet:
-        """Return the network with these weights, in evaluation mode.
-
-        Raises:
-            CheckpointError: when the weights do not fit the architecture.
-        """
+        """Return the network with these weights, in evaluation mode; raises CheckpointError when they do not fit it."""
         network = SlimResNet(
             architecture_named(self.architecture),
             self.widths,
@@ -73,11 +68,7 @@ class Checkpoint:
         return network.eval()
 
     def require_widths(self, wanted: tuple[Width, ...]) -> None:
-        """Refuse widths the network was not trained for.
-
-        Raises:
-            CheckpointError: naming the missing and the present ones.
-        """
+        """Raise CheckpointError, which names them, for widths that the network was not trained for."""
         missing = [w for w in wanted if w not in self.widths]
         if missing:
             raise CheckpointError(
@@ -87,11 +78,7 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write ``path`` so that a crash leaves the old file or the new one, never a part.
-
-    Raises:
-        CheckpointError: when the place can't be written.
-    """
+    """Write a file so that a crash leaves the old or the new one, never a part; raises CheckpointError."""
     values = asdict(checkpoint)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -110,11 +97,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint in ``path``.
-
-    Raises:
-        CheckpointError: when it is missing, truncated or not one of ours.
-    """
+    """Return a checkpoint; raises CheckpointError when the file is missing, truncated or not one of ours."""
     try:
         content = io.BytesIO(path.read_bytes())
     except FileNotFoundError:

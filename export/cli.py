@@ -23,7 +23,7 @@ from export.width import parse_widths, render_ratio
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.datasets import ImageSet
-    from export.family import ProvenModel, WrittenModel
+    from export.family import ProvenModel
     from export.training import TrainSettings
     from export.verification import Finding, Verification
 
@@ -167,7 +167,7 @@ def _run_training(
     resume: bool,
 ) -> Checkpoint:
     """Consume the training's events: two bars with the time left on a terminal, a line an epoch everywhere."""
-    from export.training import EpochDone, StepDone, TrainingDone
+    from export.training import EpochDone, StepDone
     from export.training import train as events
 
     columns = (
@@ -194,7 +194,7 @@ def _run_training(
                     progress.update(current, description=text, total=steps, completed=step)
                 case EpochDone(metrics):
                     console.print(_epoch_line(metrics, settings.epochs), highlight=False, soft_wrap=True)
-                case TrainingDone(checkpoint):
+                case checkpoint:
                     return checkpoint
     raise AssertionError("the training ended without its last event")
 
@@ -281,8 +281,8 @@ def export(
         for model in prove_family(loaded, parsed, images, family=family, tuning=Tuning(Device(device), **tuning)):
             models.append(model)
             progress.advance(task)
-    written = write_family(models, repository)
-    console.print(_export_table(written, f"{repository}: {len(images)} test images compared"))
+    changed = write_family(models, repository)
+    console.print(_export_table(models, changed, f"{repository}: {len(images)} test images compared"))
 
 
 def _test_images(checkpoint: Checkpoint, data_dir: Path) -> ImageSet:
@@ -291,10 +291,10 @@ def _test_images(checkpoint: Checkpoint, data_dir: Path) -> ImageSet:
     return load_images(checkpoint.images.name, data_dir, train=False, image_size=checkpoint.images.height)
 
 
-def _export_table(written: list[WrittenModel], title: str) -> Table:
+def _export_table(models: list[ProvenModel], changed: dict[str, bool], title: str) -> Table:
     table = Table("model", "width", "KiB", "PyTorch %", "ONNX %", "max diff", "files", title=title)
-    for entry in written:
-        model, parity = entry.model, entry.model.parity
+    for model in models:
+        parity = model.parity
         table.add_row(
             model.identity.name,
             render_ratio(model.identity.width),
@@ -302,7 +302,7 @@ def _export_table(written: list[WrittenModel], title: str) -> Table:
             f"{100 * parity.accuracy_pytorch:.2f}",
             f"{100 * parity.accuracy_onnx:.2f}",
             f"{parity.max_abs_diff:.1e}",
-            "written" if entry.changed else "unchanged",
+            "written" if changed[model.identity.name] else "unchanged",
         )
     _right_align(table, 1)
     return table

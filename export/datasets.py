@@ -37,10 +37,7 @@ class ImageSpec:
     """What a network must know of the images it is trained on.
 
     Attributes:
-        name: The name of the data set.
-        channels: The number of channels, 1 or 3.
-        height: The height in pixels.
-        width: The width in pixels.
+        channels: The number of channels, 1 or 3; height and width are in pixels.
         mean: The mean of each channel, pixels in 0..1.
         std: The standard deviation of each channel, pixels in 0..1.
         labels: The class names; the index is the class.
@@ -119,17 +116,11 @@ class FolderImages:
 
 
 def load_images(name: str, data_dir: Path, *, train: bool, image_size: int = 224) -> ImageSet:
-    """Return the training or the test split of a named data set.
+    """Return the training or the test split of a data set, one of DATASET_NAMES.
 
-    Args:
-        name: One of DATASET_NAMES.
-        data_dir: The folder where the set lies or is downloaded to; for ``imagefolder`` the one that holds
-            ``train/<class>/`` and ``val/<class>/`` (or ``test/<class>/``).
-        train: Whether to return the training split; else the test split.
-        image_size: Side of the centre crop in pixels; only for ``imagefolder``.
-
-    Raises:
-        DataUnavailableError: when the set is neither there nor can be had.
+    ``data_dir`` is where the set lies or is downloaded to; for ``imagefolder`` it holds ``train/<class>/`` and
+    ``val/<class>/`` (or ``test/<class>/``), and images are cropped to squares of ``image_size`` pixels. Raises
+    DataUnavailableError when the set is neither there nor can be had.
     """
     if name == "fashion-mnist":
         return _load_fashion_mnist(data_dir, train=train)

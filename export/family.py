@@ -25,32 +25,11 @@ from export.width import Width
 
 @dataclass(frozen=True, slots=True)
 class ProvenModel:
-    """One width whose graph was proven equal to the network; nothing is written yet.
-
-    Attributes:
-        identity: What its configuration will say it is.
-        files: The files of its folder.
-        parity: The result of the comparison.
-    """
+    """One width whose graph was proven equal to the network, with the files of its folder; nothing is written yet."""
 
     identity: Identity
     files: Files
     parity: Parity
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenModel:
-    """One width in its place.
-
-    Attributes:
-        model: The model as it was proven.
-        path: The folder of the model.
-        changed: False when the same files were there already.
-    """
-
-    model: ProvenModel
-    path: Path
-    changed: bool
 
 
 def default_family(dataset: str) -> str:
@@ -63,12 +42,7 @@ def prove_family(
 ) -> Iterator[ProvenModel]:
     """Export and prove each width; yields as it goes, so that progress can be shown.
 
-    Args:
-        checkpoint: The checkpoint of a finished training.
-        widths: The widths to export; each must be in the checkpoint.
-        images: The test split that accuracy is measured on.
-        family: The name that all widths share.
-        tuning: The tuning of their configurations.
+    The training must be finished, and have had each of the widths; the images are its test split.
 
     Raises:
         CheckpointError: when a width is not in the checkpoint or the images are not what it was trained on.
@@ -106,14 +80,9 @@ def prove_family(
         yield ProvenModel(identity, files, parity)
 
 
-def write_family(models: list[ProvenModel], repository: Path) -> list[WrittenModel]:
-    """Write proven models, all or none, and only those that differ from what is there.
-
-    Raises:
-        RepositoryError: when a place can't be written; all models are as they were before.
-    """
-    changed = write_models(repository, {model.identity.name: model.files for model in models})
-    return [WrittenModel(m, repository / m.identity.name, changed[m.identity.name]) for m in models]
+def write_family(models: list[ProvenModel], repository: Path) -> dict[str, bool]:
+    """Write proven models, all or none, and return which differ from what was there; raises RepositoryError."""
+    return write_models(repository, {model.identity.name: model.files for model in models})
 
 
 def render_labels(labels: tuple[str, ...]) -> str:
@@ -122,11 +91,7 @@ def render_labels(labels: tuple[str, ...]) -> str:
 
 
 def require_same_images(checkpoint: Checkpoint, images: ImageSet) -> None:
-    """Refuse a test split that is not of the images the checkpoint was trained on.
-
-    Raises:
-        CheckpointError: naming what differs.
-    """
+    """Raise CheckpointError for a test split that is not of the images the checkpoint was trained on."""
     for name in ("name", "shape", "labels"):
         trained, given = getattr(checkpoint.images, name), getattr(images.spec, name)
         if trained != given:
@@ -141,10 +106,8 @@ def verify_against(
 ) -> list[Finding]:
     """Prove a repository's models once more against the network they were made from.
 
-    Models of other images or labels than the checkpoint's are left alone; at least one must fit.
-
-    Raises:
-        CheckpointError: when no model fits the checkpoint, or the images are not what it was trained on.
+    Models of other images or labels than the checkpoint's are left alone. Raises CheckpointError when there are only
+    such models, or the images are not what it was trained on.
     """
     require_same_images(checkpoint, images)
     described = (checkpoint.images.shape, checkpoint.images.labels)

@@ -43,8 +43,6 @@ class SlimConvNorm(nn.Module):
         in_channels: Input channels at full width.
         out_channels: Output channels at full width.
         kernel_size: The size of the kernel, odd; the padding keeps the size at stride 1.
-        stride: The stride of the convolution.
-        widths: The widths it can run at.
         slim_input: False for the first layer, whose input is the image and never slimmed.
     """
 

@@ -1,4 +1,4 @@
-"""Largest values of the tuning that an export writes; here and light, because the command line tells them too.
+"""Largest values of the tuning that an export writes; here and light, because the command line shows them too.
 
 Beyond them a number is a slip of the keyboard, or more than the fields of Triton's configuration hold.
 """

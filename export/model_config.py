@@ -17,7 +17,7 @@ know. What is left out is as deliberate as what is set (all of it was measured o
   instance grows from 28 to 45 MiB under load, with one run from 38, with two it starts where it stays.
 
 The ``slim.*`` parameters make a server describe itself. The header's comments repeat how the file was made
-and a fingerprint of the values that describe the weights, so that an edit by hand can be told from an export.
+and a fingerprint of the values that describe the weights, so that an edit by hand can be recognised.
 """
 
 from __future__ import annotations
@@ -40,6 +40,14 @@ OUTPUT_NAME = "logits"
 LABELS_FILE = "labels.txt"
 WARM_UP_RUNS = 2
 FAMILY_PATTERN = re.compile(r"[a-z][a-z0-9_-]*")
+_KNOBS = {
+    "device": "--device",
+    "max_batch_size": "--max-batch-size",
+    "instance_count": "--instances",
+    "intra_op_threads": "--intra-op-threads",
+    "max_queue_delay_us": "--max-queue-delay-us",
+}
+"""Flags of the export, as the header repeats them, by field of ``Tuning``."""
 _TUNING = re.compile(r"^# tuning: (.*)$", re.MULTILINE)
 _FINGERPRINT = re.compile(r"^# identity: ([0-9a-f]{64})$", re.MULTILINE)
 
@@ -56,7 +64,6 @@ class Tuning:
     """What an operator or a controller may change without the model becoming another one.
 
     Attributes:
-        device: The device that instances run on.
         max_batch_size: Largest batch Triton forms, in images.
         instance_count: Parallel instances; on GPU on device 0.
         intra_op_threads: The threads of each instance; only on CPU.
@@ -76,7 +83,6 @@ class Identity:
 
     Attributes:
         family: The name of the slimmable network; all its widths have the same.
-        width: The width of this model.
         shape: Channels, height and width of an image.
         labels: Class names; the index is the class.
         accuracy: Top-1 in 0..1 on the test split, measured with ONNX Runtime, rounded to four places.
@@ -114,8 +120,7 @@ class Identity:
 def model_name(family: str, width: Width) -> str:
     """Return the name of one width's model.
 
-    Raises:
-        RepositoryError: when the family's name is not one that Triton, file systems and metrics all take.
+    Raises RepositoryError when the family's name is not one that Triton, file systems and metrics all take.
     """
     if not FAMILY_PATTERN.fullmatch(family):
         raise RepositoryError(
@@ -125,11 +130,7 @@ def model_name(family: str, width: Width) -> str:
 
 
 def to_protobuf(identity: Identity, tuning: Tuning) -> model_config_pb2.ModelConfig:
-    """Return Triton's message for a model.
-
-    Raises:
-        RepositoryError: when a tuning value is out of range.
-    """
+    """Return Triton's message for a model; raises RepositoryError when a tuning value is out of range."""
     _check_tuning(tuning)
     config = model_config_pb2.ModelConfig(
         name=identity.name, backend="onnxruntime", max_batch_size=tuning.max_batch_size
@@ -157,21 +158,11 @@ def to_protobuf(identity: Identity, tuning: Tuning) -> model_config_pb2.ModelCon
 
 
 def render_config(identity: Identity, tuning: Tuning) -> str:
-    """Return the text of ``config.pbtxt``: header, then the message; maps sorted, so equal values give equal text.
-
-    Raises:
-        RepositoryError: when a tuning value is out of range.
-    """
-    knobs = {
-        "device": tuning.device.value,
-        "max-batch-size": tuning.max_batch_size,
-        "instances": tuning.instance_count,
-        "intra-op-threads": tuning.intra_op_threads,
-        "max-queue-delay-us": tuning.max_queue_delay_us,
-    }
+    """Return the text of ``config.pbtxt``: header, then the message; maps sorted, so equal values give equal text."""
+    knobs = " ".join(f"{flag} {getattr(tuning, name)}" for name, flag in _KNOBS.items())
     header = [
         "# Written by 'slimsched export'; 'slimsched verify' tells what was changed by hand since.",
-        f"# tuning: {' '.join(f'--{key} {value}' for key, value in knobs.items())}",
+        f"# tuning: {knobs}",
         f"# identity: {identity.fingerprint()}",
     ]
     body: str = text_format.MessageToString(to_protobuf(identity, tuning))
@@ -179,11 +170,7 @@ def render_config(identity: Identity, tuning: Tuning) -> str:
 
 
 def parse_config(text: str) -> model_config_pb2.ModelConfig:
-    """Return the message in a ``config.pbtxt``.
-
-    Raises:
-        RepositoryError: when Triton could not read it either.
-    """
+    """Return the message in a ``config.pbtxt``; raises RepositoryError when Triton could not read it either."""
     config = model_config_pb2.ModelConfig()
     try:
         text_format.Parse(text, config)
@@ -195,8 +182,7 @@ def parse_config(text: str) -> model_config_pb2.ModelConfig:
 def read_identity(config: model_config_pb2.ModelConfig) -> Identity:
     """Return what a configuration says the model is.
 
-    Raises:
-        RepositoryError: when it lacks a ``slim.*`` parameter or one makes no sense.
+    Raises RepositoryError when it lacks a ``slim.*`` parameter or one makes no sense.
     """
     values = {key: value.string_value for key, value in config.parameters.items()}
     try:
@@ -222,8 +208,7 @@ def read_identity(config: model_config_pb2.ModelConfig) -> Identity:
 def read_tuning(config: model_config_pb2.ModelConfig) -> Tuning:
     """Return the tuning a configuration asks for, as far as ``Tuning`` can say it.
 
-    Raises:
-        RepositoryError: when Triton would refuse it or take something else for it.
+    Raises RepositoryError when Triton would refuse it or take something else for it.
     """
     if not config.instance_group:
         raise RepositoryError("no instance_group, of which Triton makes two instances; export it anew")
@@ -269,13 +254,8 @@ def read_header(text: str) -> tuple[Tuning, str] | None:
     words = knobs.group(1).split()
     values = dict(zip(words[::2], words[1::2], strict=False))
     try:
-        tuning = Tuning(
-            device=Device(values["--device"]),
-            max_batch_size=int(values["--max-batch-size"]),
-            instance_count=int(values["--instances"]),
-            intra_op_threads=int(values["--intra-op-threads"]),
-            max_queue_delay_us=int(values["--max-queue-delay-us"]),
-        )
+        device, *counts = (values[flag] for flag in _KNOBS.values())
+        tuning = Tuning(Device(device), *map(int, counts))
         _check_tuning(tuning)
     except (KeyError, ValueError, RepositoryError):
         return None

@@ -48,16 +48,10 @@ _SLOTS = {
 
 
 def export_onnx(subnet: nn.Module, shape: tuple[int, int, int]) -> bytes:
-    """Return ``subnet`` as a serialised ONNX model, the same bytes for the same weights.
+    """Return a module, in evaluation mode, as a serialised ONNX model, the same bytes for the same weights.
 
-    Input ``pixels`` float32 [batch, c, h, w], output ``logits`` float32 [batch, classes], any batch.
-
-    Args:
-        subnet: A module of one tensor in and one out, in evaluation mode.
-        shape: Channels, height and width of an image.
-
-    Raises:
-        ParityError: when the exporter made a graph that is not valid ONNX.
+    Its input ``pixels`` is float32 [batch, c, h, w], c, h and w from the shape, its output ``logits`` float32
+    [batch, classes], for any batch. Raises ParityError when the exporter made a graph that is not valid ONNX.
     """
     with _quiet():
         model = canonicalise(_trace(subnet, shape), shape)
@@ -142,12 +136,8 @@ class _Renaming:
 def canonicalise(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.ModelProto:
     """Return the same computation as ``model`` with nothing in it but what ONNX Runtime needs.
 
-    Args:
-        model: An ONNX model of one input, one output and no functions.
-        shape: Channels, height and width of an image.
-
-    Raises:
-        ParityError: when the graph holds operators that are not ONNX's own.
+    It has one input, of a shape c, h, w an image, one output and no functions. Raises ParityError when the graph holds
+    operators that are not ONNX's own.
     """
     foreign = sorted({node.domain for node in model.graph.node if node.domain} | {f.name for f in model.functions})
     if foreign:
@@ -172,12 +162,9 @@ def canonicalise(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.Mo
 
 
 def check_graph(network: SlimResNet, width: Width, model: bytes) -> None:
-    """Check that ``model`` is made of exactly the active slices of ``network`` and of plain operators.
+    """Raise ParityError unless ``model`` is made of exactly the active slices of ``network`` and of plain operators.
 
     The expected shapes come from the slimmable layers, not from the cut network, so that a wrong cut is found too.
-
-    Raises:
-        ParityError: naming the first thing that differs.
     """
     proto = onnx.load_model_from_string(model)
     label = f"width {render_ratio(width)}"

@@ -49,11 +49,7 @@ class Parity:
 
 
 def compare(network: SlimResNet, width: Width, model: bytes, images: ImageSet) -> Parity:
-    """Return the comparison over sample batches and the whole of ``images``.
-
-    Raises:
-        ParityError: when any of it is out of tolerance.
-    """
+    """Compare over sample batches and all of ``images``; raises ParityError when any of it is out of tolerance."""
     samples = images.batch(torch.arange(max(BATCHES)) % len(images))[0].float() / 255
     diff = check_parity(network, width, model, samples)
     pytorch, onnx = _accuracies(network, width, open_session(model), images)
@@ -68,14 +64,8 @@ def compare(network: SlimResNet, width: Width, model: bytes, images: ImageSet) -
 def check_parity(network: SlimResNet, width: Width, model: bytes, samples: torch.Tensor) -> float:
     """Return the largest absolute difference of a logit between ``network`` at ``width`` and ``model``.
 
-    Args:
-        network: The network in evaluation mode, on the CPU.
-        width: The width that was exported.
-        model: The model as serialised ONNX.
-        samples: The images to compare on, float32 [at least 32, c, h, w] in 0..1.
-
-    Raises:
-        ParityError: when names, shapes, logits or decisions differ.
+    The network is in evaluation mode, on the CPU; samples are images, float32 [at least 32, c, h, w] in 0..1. Raises
+    ParityError when names, shapes, logits or decisions differ.
     """
     session = open_session(model)
     label = f"width {render_ratio(width)}"
@@ -114,8 +104,7 @@ def _accuracies(
 ) -> tuple[float, float]:
     """Return top-1 in 0..1 of both sides in one pass over ``images``."""
     correct = np.zeros(2, dtype=np.int64)
-    for start in range(0, len(images), _BATCH):
-        raw, labels = images.batch(torch.arange(start, min(start + _BATCH, len(images))))
+    for raw, labels in map(images.batch, torch.split(torch.arange(len(images)), _BATCH)):
         pixels = raw.float() / 255
         with torch.inference_mode():
             pytorch = network(pixels, width).argmax(1)
@@ -125,11 +114,7 @@ def _accuracies(
 
 
 def open_session(model: bytes) -> onnxruntime.InferenceSession:
-    """Return an ONNX Runtime session on the CPU with as many threads as PyTorch uses.
-
-    Raises:
-        ParityError: when the bytes are no model that ONNX Runtime can read.
-    """
+    """Return an ONNX Runtime session on the CPU with as many threads as PyTorch uses; raises ParityError."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4

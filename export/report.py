@@ -16,7 +16,6 @@ class WidthResult:
     """One width of a trained network.
 
     Attributes:
-        width: The width of the sub-network.
         accuracy: Top-1 in 0..1 on the test split.
         flops: The work of one image; a multiply-add counts as two.
         parameters: Weights and biases of the cut network, batch norms folded in.
@@ -41,11 +40,7 @@ def width_results(checkpoint: Checkpoint) -> list[WidthResult]:
 
 
 def plot_accuracy_flops(results: list[WidthResult], title: str, path: Path) -> None:
-    """Write a PNG of accuracy against FLOPs, a labelled point for each width.
-
-    Raises:
-        ExportError: when the file can't be written.
-    """
+    """Write a PNG of accuracy against FLOPs, a labelled point for each width; raises ExportError when it can't."""
     from matplotlib.figure import Figure  # only here: training itself does without
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")

@@ -45,14 +45,6 @@ _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM
 _NOT_HERE = frozenset({errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS})
 
 
-def write_model(repository: Path, name: str, files: Files, *, swap: Swap | None = None) -> bool:
-    """Make ``repository/name`` hold exactly ``files``; return whether anything had to be written.
-
-    See ``write_models``, of which this is the case of one.
-    """
-    return write_models(repository, {name: files}, swap=swap)[name]
-
-
 def write_models(repository: Path, models: Mapping[str, Files], *, swap: Swap | None = None) -> dict[str, bool]:
     """Make the repository hold exactly these models, all or none; return which of them had to be written.
 
@@ -87,10 +79,9 @@ def write_models(repository: Path, models: Mapping[str, Files], *, swap: Swap | 
 
 
 def require_writable(repository: Path) -> None:
-    """Refuse, before the long work, a place that plainly can't be written after it.
+    """Raise RepositoryError, before the long work, for a place that plainly can't be written after it.
 
-    Raises:
-        RepositoryError: when the repository, or the nearest folder above it that exists, is a file or read-only.
+    It can't when the repository, or the nearest folder above it that exists, is a file or read-only.
     """
     nearest = next(path for path in (repository.absolute(), *repository.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -126,11 +117,7 @@ def leftovers(repository: Path) -> list[Path]:
 
 
 def exchange(first: Path, second: Path) -> None:
-    """Swap two paths of one file system in one atomic step.
-
-    Raises:
-        OSError: when the kernel or the file system can't, with the reason.
-    """
+    """Swap two paths of one file system in one atomic step; raises OSError when kernel or file system can't."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:

@@ -26,7 +26,6 @@ class Architecture:
 
     Attributes:
         name: The name as given to ``--model``.
-        stem_channels: Output channels of the first convolution.
         stage_channels: Inner channels of the blocks of each stage; every stage after the first halves the size.
         blocks_per_stage: Residual blocks in each stage.
         expansion: Output channels of a block over its inner channels; above 1 the block is a bottleneck.
@@ -60,11 +59,7 @@ ARCHITECTURES = {
 
 
 def architecture_named(name: str) -> Architecture:
-    """Return the architecture of a name.
-
-    Raises:
-        CheckpointError: when there is none of that name.
-    """
+    """Return the architecture of a name; raises CheckpointError when there is none."""
     try:
         return ARCHITECTURES[name]
     except KeyError:
@@ -100,14 +95,9 @@ class SlimBlock(nn.Module):
 
 
 class SlimResNet(nn.Module):
-    """A residual network with shared weights for all its widths.
+    """A residual network with shared weights for all its widths, each with batch norms of its own.
 
-    Args:
-        architecture: The sizes at full width.
-        widths: The widths it can run at, each with batch norms of its own.
-        num_classes: The number of logits per image.
-        mean: The mean of each channel, in 0..1; its length is the number of input channels.
-        std: The standard deviation of each channel, in 0..1.
+    The mean and the standard deviation of each channel are in 0..1; as many as there are input channels.
     """
 
     mean: torch.Tensor

@@ -45,9 +45,7 @@ class Subnet(nn.Module):
     Args:
         mean: The mean of each channel, float32 [1, c, 1, 1].
         std: The standard deviation of each channel, float32 [1, c, 1, 1].
-        stem: The first convolution.
-        pooled_stem: Whether a 3×3 stride-2 max pool follows it.
-        blocks: The blocks in order.
+        pooled_stem: Whether a 3×3 stride-2 max pool follows the first convolution.
         classifier: The classifier on the spatial mean.
     """
 

@@ -45,9 +45,8 @@ class TrainSettings:
 
     Attributes:
         architecture: A name in ``export.resnet.ARCHITECTURES``.
-        widths: The widths, ascending; the last is the teacher of the others.
+        widths: The widths, ascending; the others learn from the last.
         epochs: Passes over the training split.
-        batch_size: The number of images in a step.
         learning_rate: Peak of the one-cycle schedule.
         warmup_ratio: Part of all steps in which the rate climbs, 0..1.
         momentum: The momentum of SGD with Nesterov's correction.
@@ -55,7 +54,6 @@ class TrainSettings:
         middle_widths: Random widths between the narrowest and the full one in each step.
         crop_padding: The pixels of zero padding before random crops.
         flip: Whether half of the images are mirrored left to right.
-        seed: The seed of everything random.
         bf16: Whether forward passes run in bfloat16 where that is safe.
     """
 
@@ -93,14 +91,6 @@ class EpochDone:
     """
 
     metrics: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingDone:
-    """The network is trained, calibrated and written."""
-
-    checkpoint: Checkpoint
-    path: Path
 
 
 def learning_rate_at(step: int, total_steps: int, settings: TrainSettings) -> float:
@@ -141,7 +131,7 @@ def accuracy_of(network: SlimResNet, images: ImageSet, width: Width, *, device: 
     network.eval()
     correct = 0
     with torch.inference_mode():
-        for pixels, labels in _batches(images, torch.arange(len(images)), 500):
+        for pixels, labels in map(images.batch, torch.split(torch.arange(len(images)), 500)):
             logits = network(_to_unit(pixels, device), width)
             correct += int((logits.argmax(1).cpu() == labels).sum())
     return correct / len(images)
@@ -179,16 +169,12 @@ def train(
     *,
     device: str,
     resume: bool,
-) -> Iterator[StepDone | EpochDone | TrainingDone]:
-    """Train, yielding an event after each step and epoch; the last event carries the finished checkpoint.
+) -> Iterator[StepDone | EpochDone | Checkpoint]:
+    """Train, yielding an event after each step and epoch, and at last the finished checkpoint.
 
-    Args:
-        settings: The settings; they must equal those of the checkpoint when resuming.
-        train_images: The images learnt from.
-        test_images: The images measured on after each epoch; never chosen by.
-        out: The folder for ``last.pt``, ``model.pt`` and ``metrics.jsonl``.
-        device: The device by torch's name of it.
-        resume: Whether to go on from ``out/last.pt`` when it is there.
+    The folder ``out`` gets ``last.pt``, ``model.pt`` and ``metrics.jsonl``. To resume is to go on from ``last.pt``,
+    where there is one, with the settings in it. Each epoch is measured on the test images, and nothing is chosen by
+    them. The device is called as in torch.
 
     Raises:
         CheckpointError: when ``out`` can't be written, or holds a training that these settings do not continue.
@@ -237,7 +223,7 @@ def train(
     accuracy = {w: accuracy_of(network, test_images, w, device=place) for w in settings.widths}
     final = _checkpoint(network, settings, train_images, history, accuracy=accuracy)
     save_checkpoint(final, out / FINAL)
-    yield TrainingDone(final, out / FINAL)
+    yield final
 
 
 def _train_epoch(
@@ -289,16 +275,11 @@ def _train_step(
     logits = forward(network.widths[-1])
     loss = functional.cross_entropy(logits, labels)
     loss.backward()  # type: ignore[no-untyped-call]  # torch's Tensor.backward has no annotations
-    teacher = logits.detach().softmax(dim=1)
+    soft_labels = logits.detach().softmax(dim=1)
     for width in students:
-        functional.cross_entropy(forward(width), teacher).backward()  # type: ignore[no-untyped-call]
+        functional.cross_entropy(forward(width), soft_labels).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.item()
-
-
-def _batches(images: ImageSet, order: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for start in range(0, len(order), batch_size):
-        yield images.batch(order[start : start + batch_size])
 
 
 def _to_unit(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:

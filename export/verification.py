@@ -65,13 +65,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as exported.
-
-    Attributes:
-        model: The name of the model's folder.
-        severity: Whether the repository may be served all the same.
-        message: What is wrong and what to do, one line.
-    """
+    """One thing that is not as exported, in one line with what to do; ``model`` is the name of the model's folder."""
 
     model: str
     severity: Severity
@@ -95,11 +89,7 @@ class Verification:
 
 
 def verify_repository(repository: Path) -> Verification:
-    """Check every model of a repository against its own files.
-
-    Raises:
-        RepositoryError: when there is no repository to check.
-    """
+    """Check every model against its own files; raises RepositoryError when there is no repository to check."""
     try:
         folders = sorted(path for path in repository.iterdir() if path.is_dir() and path not in leftovers(repository))
     except OSError as exc:
@@ -263,7 +253,7 @@ def _run_model(model: bytes, identity: Identity) -> Iterator[str]:
 
 
 def _check_versions(model: bytes) -> list[str] | None:
-    """Return what is above the limits of old Triton images; None when the onnx package is not there to tell."""
+    """Return what is above the limits of old Triton images; None when the onnx package is missing."""
     if importlib.util.find_spec("onnx") is None:
         return None
     import onnx  # only here: the base install does without

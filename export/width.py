@@ -19,11 +19,7 @@ CHANNEL_MULTIPLE = 4
 
 
 def parse_width(text: str) -> Width:
-    """Return the width that a ratio such as ``0.25`` or ``1.0`` names.
-
-    Raises:
-        WidthError: when the text is no number, is not a whole percentage, or lies outside (0, 1].
-    """
+    """Return the width of a ratio such as ``0.25``; raises WidthError for anything but whole percent in (0, 1]."""
     try:
         percent = Decimal(text.strip()) * 100
     except DecimalException:
@@ -34,11 +30,7 @@ def parse_width(text: str) -> Width:
 
 
 def parse_widths(text: str) -> tuple[Width, ...]:
-    """Return the widths of a comma-separated list, ascending and without repeats.
-
-    Raises:
-        WidthError: when the list is empty or one entry is no width.
-    """
+    """Return the widths of a comma-separated list, ascending and without repeats; raises WidthError."""
     entries = [entry for entry in text.split(",") if entry.strip()]
     if not entries:
         raise WidthError("no width given; give a list such as 0.25,0.5,0.75,1.0")

@@ -130,7 +130,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The decision to give the head up: its caller is told at once to come again later."""
+    """The decision to give the head up: its caller is asked at once to come again later."""
 
     reason: Reason
 

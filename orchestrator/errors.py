@@ -1,6 +1,6 @@
 """Every error the orchestrator raises, split by what the caller can do about it.
 
-A message is one line and tells what was tried, with which value, against which limit, and what to do.
+A message is one line and says what was tried, with which value, against which limit, and what to do.
 Foreign exceptions (gRPC, operating system, ONNX Runtime) are translated by the adapter that meets them and
 chained with ``from``; status codes of a transport never appear here.
 """

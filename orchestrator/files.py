@@ -9,8 +9,7 @@ from pathlib import Path
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file, or make it, in a folder that exists.
 
-    Raises:
-        OSError: when it can't be written; then the old file is still there, and nothing beside it.
+    Raises OSError when it can't be written; then the old file is still there, and nothing beside it.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

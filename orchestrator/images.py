@@ -16,15 +16,10 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 def read_image(path: Path, spec: TensorSpec, *, resize: bool = False) -> NDArray[np.float32]:
-    """Return the pixels of an image file, float32 [c, h, w] in 0..1.
+    """Return the pixels of an image file in any format that Pillow reads, float32 [c, h, w] in 0..1.
 
-    Args:
-        path: The path of a file in any format that Pillow reads.
-        spec: The input of the family; its shape is [c, h, w].
-        resize: Whether to scale to the input's size instead of refusing another.
-
-    Raises:
-        ConfigError: when the file is no image, can't be read or has the wrong size.
+    The input of the family has the shape [c, h, w]; ``resize`` scales to its size instead of refusing another. Raises
+    ConfigError when the file is no image, can't be read or has the wrong size.
     """
     if len(spec.shape) != 3 or spec.shape[0] not in _MODES or min(spec.shape) < 1:
         raise ConfigError(f"input {spec.name!r} takes {list(spec.shape)}, no image of 1 or 3 channels and fixed size")

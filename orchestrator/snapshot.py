@@ -67,7 +67,7 @@ class BatchInFlight:
         sent_s: When it was sent, on the router's clock.
         began_s: When an instance of several was free for it; None while it waits for one, and always where a width
             has one instance only, because its batches simply follow each other. It grows with what is known of the
-            batch and tells nothing of which batch it is, so it does not count for equality.
+            batch and does not say which batch it is, so it does not count for equality.
     """
 
     model: ModelName
@@ -141,7 +141,7 @@ class QueueState:
         priority: The head's priority; 1 is the highest, 0 stands for the default level, as in Triton.
         max_per_item_j: The joules that the head may cost an item were it sent alone; None: any.
         preference: What the head prefers; None: what the policy does.
-        head_arrived_s: When the head came, on the router's clock; None while that is not told.
+        head_arrived_s: When the head came, on the router's clock; None while that is unknown.
     """
 
     items: int

@@ -35,9 +35,9 @@ def describe_problem(error: ValidationError, root: type[Any], *, is_secret: bool
     path = _key_path(location)
     if problem["type"] == "missing":
         return f"key {path} is missing{more}"
-    # A whole section behind what its values are told of, or a whole file that is cut off, would hide the message.
-    is_told = not (is_secret or isinstance(problem["input"], dict) or problem["type"] == "json_invalid")
-    got = f", got {problem['input']!r}" if is_told else ""
+    # A whole section behind the problem of its values, or a whole file that is cut off, would hide the message.
+    is_quoted = not (is_secret or isinstance(problem["input"], dict) or problem["type"] == "json_invalid")
+    got = f", got {problem['input']!r}" if is_quoted else ""
     return f"{path or 'the file'}: {problem['msg'].removeprefix('Value error, ')}{got}{more}"
 
 
@@ -49,7 +49,7 @@ def _key_path(location: Location) -> str:
 
 
 def _section_at(location: Location, root: type[Any]) -> type[Any]:
-    """Return the section that a key path leads to; list indices and type variants of pydantic's are passed over."""
+    """Return the section that a key path leads to; list indices and type variants of pydantic's are skipped."""
     section = root
     for part in location:
         annotation = _fields(section).get(str(part))

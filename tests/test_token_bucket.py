@@ -33,7 +33,7 @@ def test_no_span_of_time_lets_through_more_than_rate_and_burst(rate: Rate, gaps:
 
 
 @given(rates, st.floats(0, 1e4), st.floats(0, 1e4))
-def test_what_waits_as_told_is_let_through(rate: Rate, first: float, second: float) -> None:
+def test_what_waits_as_asked_is_let_through(rate: Rate, first: float, second: float) -> None:
     state = take(FULL, rate, min(first, rate.burst), now_s=5.0).bucket
     verdict = take(state, rate, second, now_s=5.0)
     if verdict.wait_s is None:
@@ -54,7 +54,7 @@ def test_a_clock_that_stands_gives_the_burst_and_no_more(rate: Rate, now_s: floa
     assert taken >= min(500, int(rate.burst - 1e-6))
 
 
-def test_times_are_told_exactly() -> None:
+def test_times_are_exact() -> None:
     rate = Rate(per_s=10, burst=2)
     state = FULL
     for _ in range(2):

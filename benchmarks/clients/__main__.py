@@ -1,4 +1,4 @@
-"""``python -m benchmarks.clients``: try all clients, write page and JSON, tell which claims are met."""
+"""``python -m benchmarks.clients``: try all clients, write page and JSON, show which claims are met."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Analysis:
     requests: int = REQUESTS
 
     def __str__(self) -> str:
-        """Return what tells it from the others."""
+        """Return what distinguishes it from the others."""
         load = f"{RATE_RPS} requests/s" if self.is_rate else f"concurrency {CONCURRENCY}"
         special = f", {self.special}" if self.special else ""
         return f"{self.protocol}, {self.model}, {self.mode}, batch {self.batch}, {load}{special}"

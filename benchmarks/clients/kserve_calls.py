@@ -1,7 +1,7 @@
 """Every call of the ``kserve`` package's clients at one endpoint, as JSON on standard output.
 
 It stands alone: what runs it is an environment that has kserve and not this project. Methods are found by
-introspection, and one without a case here is told, so that a newer kserve can't bring a call that nobody tries.
+introspection, and one without a case here is reported, so that a newer kserve can't bring a call that nobody tries.
 """
 
 from __future__ import annotations

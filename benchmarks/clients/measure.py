@@ -38,11 +38,7 @@ class KserveFound:
 
 
 async def run_analyses(testbed: Testbed, say: Say) -> tuple[AnalyzerRun, ...]:
-    """Run perf_analyzer again and again, one at a time.
-
-    Raises:
-        ConfigError: when it is not installed.
-    """
+    """Run perf_analyzer again and again, one at a time; raises ConfigError when it is not installed."""
     if find_analyzer() is None:
         raise ConfigError("no perf_analyzer beside this python; run: make bench-clients")
     runs = []
@@ -66,11 +62,7 @@ async def _run(analysis: Analysis, name: str, endpoint: Endpoint, say: Say) -> A
 
 
 async def run_kserve(python: Path, testbed: Testbed) -> KserveFound:
-    """Make every call of kserve's clients, by a Python that has the package.
-
-    Raises:
-        PermanentError: when the calls can't be made.
-    """
+    """Make every call of kserve's clients, by a Python that has the package; raises PermanentError if it can't."""
     found = {}
     for name, endpoint in (("triton", testbed.triton), (PLAIN, testbed.plain), (SECURED, testbed.secured)):
         asked = _describe(endpoint, is_triton=name == "triton")
@@ -87,7 +79,7 @@ def _describe(endpoint: Endpoint, *, is_triton: bool) -> dict[str, Any]:
         "http": f"{scheme}://{endpoint.http}",
         "authority": None if endpoint.authority is None else str(endpoint.authority),
         "headers": {"authorization": f"Bearer {endpoint.token}"} if endpoint.token else {},
-        # Triton has no family: the width that the gateway is told to take is asked there by its name.
+        # Triton has no family: the width that the gateway has to take is asked there by its name.
         "family": f"{FAMILY}_w{FULL_WIDTH:03d}" if is_triton else FAMILY,
         "parameters": {} if is_triton else {"slim_width": FULL_WIDTH},
     }

@@ -62,9 +62,7 @@ class Testbed:
 async def open_testbed(repository: Path, folder: Path) -> AsyncIterator[Testbed]:
     """Run two Tritons and two gateways.
 
-    Raises:
-        ConfigError: when something that is needed is not installed.
-        ServerUnavailableError: when a gateway does not listen in time.
+    Raises ConfigError when something is not installed, ServerUnavailableError when a gateway does not listen in time.
     """
     async with AsyncExitStack() as stack:
         servers = []

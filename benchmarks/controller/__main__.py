@@ -1,4 +1,4 @@
-"""``python -m benchmarks.controller``: run the scenarios, write page, picture and JSON, tell what is met.
+"""``python -m benchmarks.controller``: run the scenarios, write page, picture and JSON, show what is met.
 
 It is no command of ``slimsched``: users of the controller don't need it, and it installs what they don't.
 """

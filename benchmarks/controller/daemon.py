@@ -23,13 +23,7 @@ ANSWER_TIMEOUT_S = 5.0
 
 
 class Daemon:
-    """A controller's process.
-
-    Args:
-        fleet: Its fleet.yaml.
-        address: Its endpoint, ``host:port``.
-        log_path: The file that its stderr is appended to.
-    """
+    """A controller's process, with its fleet.yaml, its endpoint ``host:port`` and the file that its stderr goes to."""
 
     def __init__(self, fleet: Path, address: str, log_path: Path) -> None:
         self._fleet = fleet
@@ -44,20 +38,15 @@ class Daemon:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process; it answers some time later.
-
-        Raises:
-            ConfigError: when this Python has no slimsched.
-        """
+        """Start the process, which answers some time later; raises ConfigError when this Python has no slimsched."""
         command = [str(find_program("slimsched")), "controller", "--config", str(self._fleet), "--server", SERVER]
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     async def wait_answering(self, *, timeout_s: float = START_TIMEOUT_S) -> DaemonView:
-        """Return its first status page that tells of a Triton it can observe.
+        """Return its first status page with a Triton it can observe.
 
-        Raises:
-            ServerUnavailableError: when there is none in time, or it ended; with the end of its log.
+        Raises ServerUnavailableError when there is none in time, or it ended; with the end of its log.
         """
         ends_s = time.monotonic() + timeout_s
         while True:
@@ -81,26 +70,16 @@ class Daemon:
     async def view(self) -> DaemonView:
         """Return what its status page says.
 
-        Raises:
-            ServerUnavailableError: when it does not answer.
-            PermanentError: when the answer is no status page.
+        Raises ServerUnavailableError when it does not answer, PermanentError when the answer is no status page.
         """
         return parse_view(json.loads(await self._ask("GET", "/status", None)))
 
     async def metrics(self) -> str:
-        """Return its Prometheus page.
-
-        Raises:
-            ServerUnavailableError: when it does not answer.
-        """
+        """Return its Prometheus page; raises ServerUnavailableError when it does not answer."""
         return await self._ask("GET", "/metrics", None)
 
     async def demand(self, width: int, hold_s: float) -> None:
-        """Ask it to keep a width.
-
-        Raises:
-            ServerUnavailableError: when it does not answer.
-        """
+        """Ask it to keep a width; raises ServerUnavailableError when it does not answer."""
         await self._ask("POST", "/demand", {"width": width, "hold_s": hold_s})
 
     def kill(self) -> None:

@@ -16,12 +16,7 @@ MB = 1e6
 
 
 def make_page(results: Results, picture: str | None) -> Iterator[Block]:
-    """Yield the page.
-
-    Args:
-        results: A run.
-        picture: The name of its picture's file beside the page; None when there is none.
-    """
+    """Yield the page of a run; ``picture`` is the name of a file beside it, None when there is none."""
     prose = (
         "This page is written by `make bench-controller`; the raw numbers lie beside it in "
         "[controller.json](controller.json). One real tritonserver (the embedded one, nothing slowed down, nothing "

@@ -160,7 +160,7 @@ class Budget:
         resident: Models that were ready at each second, by name; every distinct set in the order of appearance.
         pages: Status pages polled.
         refusals: Refusals seen on status pages.
-        metric_lines: Series of /metrics that told of refusals, without their values.
+        metric_lines: Series of /metrics that counted refusals, without their values.
         answered: Requests that were answered.
         failed: Requests that failed.
         failure_examples: Messages of the first few.

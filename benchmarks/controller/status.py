@@ -38,11 +38,7 @@ class DaemonView:
 
 
 def parse_view(values: Any) -> DaemonView:
-    """Return a status page's view.
-
-    Raises:
-        PermanentError: when it is no status page.
-    """
+    """Return a status page's view; raises PermanentError when it is no status page."""
     try:
         return DaemonView(
             steps=int(values["steps"]),
@@ -58,6 +54,6 @@ def parse_view(values: Any) -> DaemonView:
 
 
 def refusal_series(metrics: str) -> tuple[str, ...]:
-    """Return the series of a /metrics page that tell of refusals for memory, without their values."""
+    """Return the series of a /metrics page that count refusals for memory, without their values."""
     lines = (line for line in metrics.splitlines() if line.startswith(REFUSALS) and 'reason="memory-budget"' in line)
     return tuple(sorted(line.rpartition(" ")[0] for line in lines))

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from benchmarks.harness.processes import is_alive
 from orchestrator.config import ControllerSettings, FleetSettings, LimitSettings, ServerSettings, render_fleet
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.errors import SlimError, TransientError
 from orchestrator.planner import ModelStatus
+from orchestrator.processes.process_table import read_identity
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import TritonProcesses
 from orchestrator.triton.control import TritonControl
@@ -113,11 +113,7 @@ class Testbed:
         return {model.name: model.instances for model in loaded if model.status is ModelStatus.READY}
 
     def read_memory(self) -> int:
-        """Return the private memory of Triton and its stubs.
-
-        Raises:
-            TransientError: when it can't be read.
-        """
+        """Return the private memory of Triton and its stubs; raises TransientError when it can't be read."""
         reading = self.processes.read().memory_used_bytes
         if reading.value is None:
             raise TransientError(f"the memory of Triton can't be read: {reading.reason}")
@@ -146,7 +142,7 @@ class Testbed:
 
     def count_stubs(self) -> int:
         """Return how many stubs live, those of an old version that is leaving included; a zombie has no memory."""
-        return sum(is_alive(pid) for pid in self.server.stub_pids())
+        return sum(read_identity(pid) is not None for pid in self.server.stub_pids())
 
     async def wait_settled(self, stubs: int, *, timeout_s: float) -> bool:
         """Return whether so many stubs live, after waiting for those of old versions to leave."""

@@ -13,10 +13,7 @@ def find_load(trace: Sequence[TracePoint]) -> tuple[float, float]:
     """Return when the first and the last request were answered, as exactly as the points lie.
 
     The beginning is the point before the first rise, so a growth that is timed from it is not flattered; the end is
-    the point of the last rise, and what is timed from there is not flattered either.
-
-    Raises:
-        PermanentError: when no request was answered.
+    the point of the last rise, and what is timed from there is not flattered either. Raises PermanentError for no rise.
     """
     rises = [index for index in range(1, len(trace)) if trace[index].requests > trace[index - 1].requests]
     if not rises:

@@ -7,7 +7,7 @@ policies; the real rounds are in a random order, so that drift hits all policies
 are repeated over several draws of service noise.
 
 What the simulator leaves out is switched off on the real side, or it would be compared with something else: Triton's
-own batcher (it joined up to a quarter of the groups that the router had sent apart, those that came while an instance
+own batcher (it joined up to a quarter of the batches that the router had sent apart, those that came while an instance
 turned from one to the next), probes with known answers, second attempts at what is overdue, ejection for latency,
 shedding of what is late.
 """

@@ -50,11 +50,7 @@ class Counterpart:
     def run(self, policy: str, number: int, late_s: Sequence[float], noise_draws: int) -> list[Result]:
         """Return the results of a policy in a round, as many as there are draws of noise and random numbers.
 
-        Args:
-            policy: its name.
-            number: of the round.
-            late_s: after it was due the router was given each request.
-            noise_draws: how many.
+        The router was given each request ``late_s`` after it was due.
         """
         trace = self.traces[number]
         given_s = np.maximum.accumulate(trace.arrived_s + np.asarray(late_s))

@@ -93,7 +93,7 @@ def _blocks(report: Report) -> Iterator[Block]:
     yield Text(
         "Router and sender have one core, the servers the other. Latency counts on both sides from when the router was "
         "given a request, which is also when it arrives in the simulation. What the simulator has not is off on the "
-        "real side: Triton's own batcher, which joins groups that the router sent apart, probes, ejection, second "
+        "real side: Triton's own batcher, which joins batches that the router sent apart, probes, ejection, second "
         "attempts and shedding. A policy's round in which the sender was "
         f"{1e3 * DISTURBED_S:g} ms late is run again, because the machine stood still, up to {MOST_REPEATED} "
         "times in a session: "

@@ -62,7 +62,7 @@ _SESSION = TypeAdapter(Session)
 
 
 def profile_rows(profile: Profile) -> tuple[ProfileRow, ...]:
-    """Return what a page tells of a profile that was taken under load."""
+    """Return what a page shows of a profile that was taken under load."""
     rows = []
     for server in profile.servers:
         for model in server.models:
@@ -82,11 +82,7 @@ def profile_rows(profile: Profile) -> tuple[ProfileRow, ...]:
 
 
 def read_sessions(folder: Path) -> tuple[Session, ...]:
-    """Return the sessions in a folder, in their order.
-
-    Raises:
-        ConfigError: when what is there is damaged.
-    """
+    """Return the sessions in a folder, in their order; raises ConfigError when what is there is damaged."""
     found: list[Session] = []
     _open(folder, lambda number, values: found.append(_SESSION.validate_python(values)))
     return tuple(found)

@@ -67,11 +67,7 @@ class FidelitySettings:
 async def profiled_fleet(
     settings: FidelitySettings, folder: Path, say: Say
 ) -> AsyncIterator[tuple[FleetSettings, Path]]:
-    """Run the servers; yield them and the profile that was measured of them.
-
-    Raises:
-        SlimError: when they can't be started or profiled.
-    """
+    """Run the servers; yield them and their measured profile; raises SlimError when that can't be done."""
     repository = _copy_repository(settings, folder / "repository")
     ours, theirs = _split_cores()
     async with embedded_fleet(DemoSettings(repository), cores=theirs) as fleet, _bound_to(ours):
@@ -131,17 +127,9 @@ async def run_policies(
     arrivals_s: Mapping[int, Sequence[float]],
     say: Say,
 ) -> tuple[dict[str, list[tuple[Outcome, ...]]], int]:
-    """Send every round's arrivals under every policy.
+    """Send every round's arrivals, due in seconds by number of the round, under every policy.
 
     Returns what became of them, rounds in order, and how many rounds of a policy were run again.
-
-    Args:
-        fleet: The fleet that runs.
-        profile: The file of its profile.
-        settings: What is run.
-        sample: What is sent.
-        arrivals_s: When requests are due, by number of the round.
-        say: Told in a line what happens next.
     """
     outcomes: dict[str, list[tuple[Outcome, ...]]] = {policy: [] for policy in settings.policies}
     repeated = 0

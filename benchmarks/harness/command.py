@@ -1,4 +1,4 @@
-"""What ``python -m benchmarks.NAME`` does: run, write, tell which claims are met; status 1 when one is not."""
+"""What ``python -m benchmarks.NAME`` does: run, write, show which claims are met; status 1 when one is not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.reporting.claim import Claim
 from orchestrator.reporting.outputs import write_report
 
 Say = Callable[[str], None]
-"""Told in a line what happens."""
+"""Takes a line about what happens."""
 Scenario = Callable[[Path, Say], Awaitable[Any]]
 """Runs with a folder for its files and returns its raw numbers."""
 Found = TypeVar("Found")
@@ -55,8 +55,7 @@ def start_clock() -> Say:
 def run_to_end(work: Coroutine[Any, Any, Found]) -> Found:
     """Run to the end; asked to end before, it ends what it started first: servers, gateways and load.
 
-    Raises:
-        click.ClickException: when what is needed is missing or fails.
+    Raises click.ClickException when what is needed is missing or fails.
     """
 
     async def cancellable() -> Found:
@@ -80,15 +79,9 @@ def publish(
     picture: bytes | None = None,
     indent: int | None = None,
 ) -> None:
-    """Write page, JSON and picture and tell where they are.
+    """Write page, JSON and picture, a PNG if there is one, to a folder and print where they are.
 
-    Args:
-        stem: The name of the files.
-        out: Their folder.
-        document: What becomes JSON.
-        page: What becomes Markdown.
-        picture: A PNG; None where there is none.
-        indent: Of the JSON; None: it is written in one line.
+    Without ``indent`` the JSON is one line.
     """
     separators = None if indent else (",", ":")
     contents: dict[str, str | bytes] = {
@@ -101,7 +94,7 @@ def publish(
 
 
 def conclude(claims: Sequence[Claim], failures: Mapping[str, str] | None = None) -> None:
-    """Tell what is met, and why a scenario has no numbers; end with status 1 when not all is well."""
+    """Print what is met, and why a scenario has no numbers; end with status 1 when not all is well."""
     for claim in claims:
         click.echo(str(claim))
     for name, reason in (failures or {}).items():
@@ -131,13 +124,9 @@ class Benchmark(Generic[Results]):
     draw_picture: Callable[[Results], bytes | None]
 
     def run(self, scenarios: Mapping[str, Scenario], *, out: Path, only: Sequence[str], source: Path | None) -> None:
-        """Run scenarios, or read a run, or read one and run some of them again; write and tell what came of it.
+        """Run scenarios, or read a run, or read one and run some of them again; write and show what came of it.
 
-        Args:
-            scenarios: All of them, by name.
-            out: The folder of page, JSON and picture.
-            only: These alone; then nothing is written, but for those of a run that is read.
-            source: The JSON of a run.
+        With ``only`` these run alone, and nothing is written, but for those of a run that is read from ``source``.
         """
         say = start_clock()
         if source is None:
@@ -171,11 +160,7 @@ class Benchmark(Generic[Results]):
 
 
 def read_run(kind: type[AnyRun], source: Path, what: str) -> AnyRun:
-    """Return the run of a document.
-
-    Raises:
-        click.ClickException: when it holds none.
-    """
+    """Return the run of a document; raises click.ClickException when it holds none."""
     try:
         return parse_run(kind, json.loads(source.read_text())["raw"], what)
     except SlimError as exc:

@@ -33,7 +33,7 @@ class Latency:
 
     Attributes:
         requests_per_s: Answered requests a second; each carries ``batch`` items.
-        queue_s: Mean wait for an instance, as Triton tells.
+        queue_s: Mean wait for an instance, as Triton says.
         p50_s: As the client sees it.
         p99_s: As the client sees it.
     """
@@ -54,19 +54,10 @@ def window_options(window_s: float, report: Path) -> tuple[str, ...]:
 async def measure_latency(
     address: str, model: str, *, batch: int, concurrency: int, window_s: float, folder: Path
 ) -> Latency:
-    """Return what perf_analyzer measures in three windows, all of them counted.
+    """Return what perf_analyzer measures in three windows of ``window_s``, all of them counted.
 
-    Args:
-        address: Triton's gRPC endpoint, ``host:port``.
-        model: The model that is asked.
-        batch: Items in a request.
-        concurrency: Requests under way at any time.
-        window_s: Length of a window.
-        folder: A folder for its report.
-
-    Raises:
-        ConfigError: when perf_analyzer is not there.
-        PermanentError: when it fails.
+    It keeps so many requests of so many items under way to the gRPC endpoint ``host:port``, and reports to a folder.
+    Raises ConfigError when perf_analyzer is not there, PermanentError when it fails.
     """
     report = folder / "perf_analyzer.csv"
     options = window_options(window_s, report)
@@ -88,10 +79,7 @@ async def press(
     """Let perf_analyzer press until it is enough, or for ``timeout_s``; it measures nothing.
 
     It ends by itself when the model is reloaded under it, because its statistics then lack the version it began with.
-
-    Raises:
-        ConfigError: when perf_analyzer is not there.
-        PermanentError: when it does not end.
+    Raises ConfigError when perf_analyzer is not there, PermanentError when it does not end.
     """
     async with perf_analyzer(address, model, batch, concurrency, _ENDLESS) as process:
         # Its output is read, or it would stand still on a full pipe.
@@ -113,15 +101,7 @@ async def perf_analyzer(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run perf_analyzer over gRPC; it is gone at the end of the block.
 
-    Args:
-        address: The gRPC endpoint that is asked, ``host:port``.
-        model: The model that is asked.
-        batch: Items in a request.
-        concurrency: Requests under way at any time.
-        options: More options of its own.
-
-    Raises:
-        ConfigError: when perf_analyzer is not there.
+    Its arguments are those of ``measure_latency``, and more options of its own. Raises ConfigError when it is missing.
     """
     process = await asyncio.create_subprocess_exec(
         str(find_program("perf_analyzer")),
@@ -147,14 +127,9 @@ def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -
 
 
 def parse_latency(text: str, *, batch: int) -> Latency:
-    """Return the one measurement of a report; its times are microseconds.
+    """Return the one measurement of a report; its times are microseconds, and it counts items a second.
 
-    Args:
-        text: The content of the file.
-        batch: Items in a request; perf_analyzer counts items a second.
-
-    Raises:
-        PermanentError: when it holds no measurement, more than one, or lacks a column.
+    Raises PermanentError when it holds no measurement, more than one, or lacks a column.
     """
     rows = list(csv.DictReader(io.StringIO(text.strip())))
     if len(rows) != 1:

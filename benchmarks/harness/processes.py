@@ -69,11 +69,7 @@ class Held:
 
 
 def read_held(pid: int) -> Held:
-    """Return what a process holds.
-
-    Raises:
-        OSError: when it is gone.
-    """
+    """Return what a process holds; raises OSError when it is gone."""
     folder = _PROC / str(pid)
     sizes = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
     return Held(
@@ -87,20 +83,3 @@ def read_held(pid: int) -> Held:
 def list_children(pid: int) -> list[int]:
     """Return the process ids of the direct children of a process, in order."""
     return sorted(map(int, (_PROC / str(pid) / "task" / str(pid) / "children").read_text().split()))
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process is there and no zombie, which has no memory."""
-    try:
-        # The name, in parentheses, may hold spaces; the state follows it.
-        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def command_line(pid: int) -> str:
-    """Return the command line of a process; empty when it has just gone."""
-    try:
-        return (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""

@@ -66,9 +66,7 @@ def render_envoy(port: int, servers: Sequence[tuple[str, int]]) -> dict[str, Any
 async def run_envoy(port: int, servers: Sequence[tuple[str, int]], folder: Path) -> AsyncIterator[int]:
     """Run Envoy with one worker and yield its process id.
 
-    Raises:
-        ConfigError: when it is not installed.
-        ServerUnavailableError: when it does not listen in time.
+    Raises ConfigError when it is not installed, ServerUnavailableError when it does not listen in time.
     """
     config = folder / "envoy.json"
     config.write_text(json.dumps(render_envoy(port, servers)))
@@ -86,11 +84,7 @@ async def run_gateway(fleet: Path, port: int) -> AsyncIterator[int]:
 
 
 def find_program(name: str) -> Path:
-    """Return a program of this Python's environment.
-
-    Raises:
-        ConfigError: when it is not installed.
-    """
+    """Return a program of this Python's environment; raises ConfigError when it is not installed."""
     program = Path(sys.executable).with_name(name)
     if not program.exists():
         raise ConfigError(f"no {name} beside {sys.executable}; install the package into it, with the extra 'bench'")

@@ -1,4 +1,4 @@
-"""What every run tells of itself, and the way to JSON and back.
+"""What every run says of itself, and the way to JSON and back.
 
 Raw numbers are kept whole, so that claims, page and picture can be made anew from a committed run without running it
 again.
@@ -94,16 +94,7 @@ AnyRun = TypeVar("AnyRun", bound=Run)
 
 
 def parse_run(kind: type[AnyRun], values: object, what: str) -> AnyRun:
-    """Return the run that decoded JSON spells.
-
-    Args:
-        kind: Of which benchmark.
-        values: The raw numbers of a document.
-        what: The benchmark's name in an error.
-
-    Raises:
-        ConfigError: when it is none.
-    """
+    """Return the run of a kind that decoded JSON spells; raises ConfigError, which names the benchmark, for others."""
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as exc:

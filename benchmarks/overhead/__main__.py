@@ -1,4 +1,4 @@
-"""``python -m benchmarks.overhead``: measure, write page, JSON and report, tell which bars are met."""
+"""``python -m benchmarks.overhead``: measure, write page, JSON and report, show which bars are met."""
 
 from __future__ import annotations
 

@@ -131,8 +131,7 @@ async def _perf(testbed: Testbed, way: Way, load: Load) -> Sample:
 async def _try_perf(testbed: Testbed, way: Way, load: Load) -> tuple[str, Sample | None]:
     """Return the end of what perf_analyzer said, and what it measured: now and then, nothing, with status 0.
 
-    Raises:
-        PermanentError: when it fails.
+    Raises PermanentError when it fails.
     """
     model = FAMILY if way is Way.GATEWAY else f"{FAMILY}_w{load.width:03d}"
     report = testbed.folder / "perf_analyzer.csv"

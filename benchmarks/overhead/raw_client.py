@@ -15,14 +15,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 
 class RawClient:
-    """Asks one model of one Triton.
-
-    Args:
-        address: Triton's gRPC endpoint, ``host:port``.
-        model: The model that is asked.
-        input_name: The model's input.
-        output_name: The model's output.
-    """
+    """Asks one model of one Triton, at its gRPC endpoint ``host:port``, for one output of one input."""
 
     def __init__(self, address: str, model: str, input_name: str, output_name: str) -> None:
         self._client = InferenceServerClient(address)

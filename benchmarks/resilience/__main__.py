@@ -1,4 +1,4 @@
-"""``python -m benchmarks.resilience``: run the scenarios, write what they showed, tell what is met."""
+"""``python -m benchmarks.resilience``: run the scenarios, write what they showed, show what is met."""
 
 from __future__ import annotations
 

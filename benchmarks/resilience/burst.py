@@ -89,8 +89,8 @@ def _sum_up(
         from_s += stretch.seconds
     numbers = range(len(replies.due_s))
     pressed_s = phases[1].from_s
-    narrowed_s = [at_s for n in numbers if 0 < replies.width[n] < WIDEST and (at_s := _ended_s(replies, n)) > pressed_s]
-    refused_s = [_ended_s(replies, n) for n in numbers if replies.status[n] == REFUSED]
+    narrowed_s = [replies.known_end_s(n) for n in numbers if 0 < replies.width[n] < WIDEST]
+    refused_s = [replies.known_end_s(n) for n in numbers if replies.status[n] == REFUSED]
     failed = [n for n in numbers if replies.status[n] not in ("ok", REFUSED, OVERDUE)]
     return Burst(
         items=ITEMS,
@@ -98,11 +98,11 @@ def _sum_up(
         wide_rps=capacity_rps[0],
         narrow_rps=capacity_rps[1],
         phases=tuple(phases),
-        narrowed_at_s=min(narrowed_s, default=None),
+        narrowed_at_s=min((at_s for at_s in narrowed_s if at_s > pressed_s), default=None),
         refused_at_s=min(refused_s, default=None),
         rss_bytes=(at_rest_bytes, *_peaks(phases, held), after_bytes),
         gateway_cpu_ratio=_cpu_ratio(phases, held),
-        sender_late_s=max(sent_s - due_s for sent_s, due_s in zip(replies.sent_s, replies.due_s, strict=True)),
+        sender_late_s=replies.sender_late_s,
         examples=tuple(f"{replies.status[n]}: {replies.texts.get(n, '')}" for n in failed[:EXAMPLES]),
         moments=sum_time_bins(replies, DEADLINE_S),
     )
@@ -132,12 +132,6 @@ def _phase(name: str, replies: Replies, from_s: float, until_s: float, rps: floa
         worst_refusal_s=max((replies.latency_s(n) or 0.0 for n in (*refused, *overdue)), default=None),
         twice=sum(replies.answers[n] > 1 for n in numbers),
     )
-
-
-def _ended_s(replies: Replies, number: int) -> float:
-    ended_s = replies.ended_s[number]
-    assert ended_s is not None
-    return ended_s
 
 
 async def measure_capacity(testbed: Testbed, width: int) -> float:

@@ -1,4 +1,4 @@
-"""Six ways for a Triton to fail, each done to a real one and undone again."""
+"""Six ways for a Triton to fail, each done to a real one while a block runs, and undone at the end of the block."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from benchmarks.resilience.testbed import FAMILY, ServerFixture
 from orchestrator.triton.client import TritonClient
@@ -24,167 +24,124 @@ WAITING = 8
 """Connections that fill an accept queue of length one, and more that wait in vain."""
 
 
-class Fault(Protocol):
-    """Something that befalls a Triton."""
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that befalls a Triton.
+
+    Attributes:
+        detail: What is done.
+        befall: Does it; yields what was done beside, in words, known at the end of the block, when Triton is ready.
+    """
 
     detail: str
-
-    async def strike(self, fixture: ServerFixture) -> None:
-        """Make it so."""
-        ...
-
-    async def mend(self, fixture: ServerFixture) -> None:
-        """Take the cause away; when this returns the Triton is ready."""
-        ...
+    befall: Callable[[ServerFixture], AbstractAsyncContextManager[list[str]]]
 
 
-@dataclass
-class Death:
-    """kill -9."""
-
-    detail: str = "kill -9 of tritonserver, started again at the same address"
-
-    async def strike(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        os.kill(fixture.server.pid, signal.SIGKILL)
-
-    async def mend(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        await fixture.server.stop()
-        await fixture.start()
+@asynccontextmanager
+async def _death(fixture: ServerFixture) -> AsyncIterator[list[str]]:
+    os.kill(fixture.server.pid, signal.SIGKILL)
+    yield []
+    await fixture.server.stop()
+    await fixture.start()
 
 
-@dataclass
-class Hang:
+@asynccontextmanager
+async def _hang(fixture: ServerFixture) -> AsyncIterator[list[str]]:
     """A process that stands still, whose kernel goes on accepting and acknowledging.
 
     After five to ten seconds the Python-based backend of Triton 2.51 does not survive that (SIGSEGV as it goes on, its
     waits for the stubs having ended meanwhile); then it is started again, as whoever runs it would.
     """
-
-    detail: str = "SIGSTOP of tritonserver and its stubs, later SIGCONT"
-
-    async def strike(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        fixture.signal(signal.SIGSTOP)
-
-    async def mend(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        fixture.signal(signal.SIGCONT)
-        try:
-            async with asyncio.timeout(SURVIVES_S):
-                await fixture.server.wait_exited()
-        except TimeoutError:
-            return
-        self.detail += ", of which this Triton's Python backend dies, so it is started again"
-        await fixture.server.stop()
-        await fixture.start()
+    notes: list[str] = []
+    fixture.signal(signal.SIGSTOP)
+    yield notes
+    fixture.signal(signal.SIGCONT)
+    try:
+        async with asyncio.timeout(SURVIVES_S):
+            await fixture.server.wait_exited()
+    except TimeoutError:
+        return
+    notes.append(", of which this Triton's Python backend dies, so it is started again")
+    await fixture.server.stop()
+    await fixture.start()
 
 
-@dataclass
-class FullQueue:
+@asynccontextmanager
+async def _full_queue(fixture: ServerFixture) -> AsyncIterator[list[str]]:
     """Nobody accepts, and the queue of connections is full: packets that would open one are dropped."""
-
-    detail: str = "tritonserver ended, in its place a listener that never accepts and whose queue is full"
-    _sockets: list[socket.socket] = field(default_factory=list)
-
-    async def strike(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        os.kill(fixture.server.pid, signal.SIGKILL)
-        await fixture.server.stop()
-        host, _, port = fixture.address.rpartition(":")
-        listener = socket.socket()
+    os.kill(fixture.server.pid, signal.SIGKILL)
+    await fixture.server.stop()
+    host, _, port = fixture.address.rpartition(":")
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, int(port)))
         listener.listen(0)
-        self._sockets.append(listener)
         for _ in range(WAITING):
-            waiting = socket.socket()
+            waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex((host, int(port)))
-            self._sockets.append(waiting)
-
-    async def mend(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        for each in self._sockets:
-            each.close()
-        self._sockets.clear()
-        await fixture.start()
+        yield []
+    await fixture.start()
 
 
-@dataclass
-class Errors:
+@asynccontextmanager
+async def _errors(fixture: ServerFixture) -> AsyncIterator[list[str]]:
     """Every model is ready by Triton's word, and every call to it an error."""
-
-    detail: str = "kill -9 of every stub of the Python-based backend: models stay ready, calls fail; later reloaded"
-
-    async def strike(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        for pid in fixture.server.stub_pids():
-            os.kill(pid, signal.SIGKILL)
-
-    async def mend(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        async with TritonClient(fixture.address) as client:
-            for model in _models(fixture):
-                await client.unload_model(model.name)
-                await client.load_model(model.name)
+    for pid in fixture.server.stub_pids():
+        os.kill(pid, signal.SIGKILL)
+    yield []
+    async with TritonClient(fixture.address) as client:
+        for model in _models(fixture):
+            await client.unload_model(model.name)
+            await client.load_model(model.name)
 
 
-@dataclass
-class Slowness:
+@asynccontextmanager
+async def _slowness(fixture: ServerFixture) -> AsyncIterator[list[str]]:
     """Ten times slower than it was."""
+    ends = threading.Event()
 
-    detail: str = f"stopped for {STOPPED_S * 1e3:g} ms of every {(STOPPED_S + RUNS_S) * 1e3:g}"
-    _ends: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    def slow_down() -> None:
+        while not ends.is_set():
+            fixture.signal(signal.SIGSTOP)
+            ends.wait(STOPPED_S)
+            fixture.signal(signal.SIGCONT)
+            ends.wait(RUNS_S)
 
-    async def strike(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        self._thread = threading.Thread(target=self._slow_down, args=(fixture,), daemon=True)
-        self._thread.start()
-
-    async def mend(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        self._ends.set()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+    thread = threading.Thread(target=slow_down, daemon=True)
+    thread.start()
+    try:
+        yield []
+    finally:
+        ends.set()
+        await asyncio.to_thread(thread.join)
         fixture.signal(signal.SIGCONT)
 
-    def _slow_down(self, fixture: ServerFixture) -> None:
-        while not self._ends.is_set():
-            fixture.signal(signal.SIGSTOP)
-            self._ends.wait(STOPPED_S)
-            fixture.signal(signal.SIGCONT)
-            self._ends.wait(RUNS_S)
 
-
-@dataclass
-class WrongAnswers:
+@asynccontextmanager
+async def _wrong_answers(fixture: ServerFixture) -> AsyncIterator[list[str]]:
     """Each width computes what another one should: right in form, in time, and not what was asked for."""
-
-    detail: str = "each width's file replaced by another's and reloaded in place, without being absent"
-
-    async def strike(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        files = [model / "1" / "model.onnx" for model in _models(fixture)]
-        contents = [path.read_bytes() for path in files]
-        await _replace(fixture, dict(zip(files, [*contents[1:], contents[0]], strict=True)))
-
-    async def mend(self, fixture: ServerFixture) -> None:
-        """See Fault."""
-        files = [model / "1" / "model.onnx" for model in _models(fixture)]
-        contents = [path.read_bytes() for path in files]
-        await _replace(fixture, dict(zip(files, [contents[-1], *contents[:-1]], strict=True)))
+    files = [model / "1" / "model.onnx" for model in _models(fixture)]
+    contents = [path.read_bytes() for path in files]
+    await _replace(fixture, dict(zip(files, [*contents[1:], contents[0]], strict=True)))
+    yield []
+    await _replace(fixture, dict(zip(files, contents, strict=True)))
 
 
-FAULTS: dict[str, Callable[[], Fault]] = {
-    "death": Death,
-    "hang": Hang,
-    "full-queue": FullQueue,
-    "errors": Errors,
-    "slowness": Slowness,
-    "wrong-answers": WrongAnswers,
+FAULTS = {
+    "death": Fault("kill -9 of tritonserver, started again at the same address", _death),
+    "hang": Fault("SIGSTOP of tritonserver and its stubs, later SIGCONT", _hang),
+    "full-queue": Fault(
+        "tritonserver ended, in its place a listener that never accepts and whose queue is full", _full_queue
+    ),
+    "errors": Fault(
+        "kill -9 of every stub of the Python-based backend: models stay ready, calls fail; later reloaded", _errors
+    ),
+    "slowness": Fault(f"stopped for {STOPPED_S * 1e3:g} ms of every {(STOPPED_S + RUNS_S) * 1e3:g}", _slowness),
+    "wrong-answers": Fault(
+        "each width's file replaced by another's and reloaded in place, without being absent", _wrong_answers
+    ),
 }
 
 

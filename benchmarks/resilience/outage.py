@@ -1,4 +1,4 @@
-"""One Triton of two fails under 200 requests a second and is mended; the other has a second for each request.
+"""One Triton of two fails under 200 requests a second and is repaired; the other has a second for each request.
 
 The Tritons are slowed down so far that both together serve the load at full width and one alone can not: the survivor
 has the capacity at narrower widths only, which the router has to see by itself.
@@ -19,7 +19,7 @@ import onnxruntime
 
 from benchmarks.harness.command import Say
 from benchmarks.harness.programs import last_lines, run_python
-from benchmarks.resilience.clients.plan import Plan, Replies, Stretch, parse_replies, render_plan
+from benchmarks.resilience.clients.plan import PLAN, REPLIES, Plan, Replies, Stretch
 from benchmarks.resilience.faults import FAULTS
 from benchmarks.resilience.results import Outage
 from benchmarks.resilience.testbed import FAMILY, Testbed, open_testbed
@@ -39,7 +39,7 @@ LASTS_LONG_S = 16.0
 """For wrong answers: probes come every ten seconds."""
 AFTER_S = 12.0
 REST_S = 2.0
-"""Until the gateway's metrics tell of the last request."""
+"""Until the gateway's metrics show the last request."""
 SLACK_S = 60.0
 EXAMPLES = 5
 VICTIM = "b"
@@ -47,7 +47,7 @@ VICTIM = "b"
 
 async def run_outage(name: str, repository: Path, folder: Path, say: Say) -> Outage:
     """Return the raw numbers of one fault; see the module."""
-    fault = FAULTS[name]()
+    fault = FAULTS[name]
     lasts_s = LASTS_LONG_S if name == "wrong-answers" else LASTS_S
     seconds = STRIKES_S + lasts_s + AFTER_S
     async with open_testbed(repository, folder, slowdown=SLOWDOWN) as testbed:
@@ -58,25 +58,19 @@ async def run_outage(name: str, repository: Path, folder: Path, say: Say) -> Out
             parameters={"slim_deadline_ms": round(DEADLINE_S * 1e3)},
             images=str(write_images(repository, folder)),
         )
-        fixture = testbed.servers[VICTIM]
-        try:
-            async with Sending(testbed, plan) as sending:
-                await sending.until(STRIKES_S)
-                fault_at_s = sending.now_s
-                await fault.strike(fixture)
+        async with Sending(testbed, plan) as sending:
+            await sending.until(STRIKES_S)
+            fault_at_s = sending.now_s
+            async with fault.befall(testbed.servers[VICTIM]) as notes:
                 say(f"struck at {fault_at_s:.2f} s")
                 await sending.until(STRIKES_S + lasts_s)
-                await fault.mend(fixture)
-                mended_at_s = sending.now_s
-                say(f"mended at {mended_at_s:.2f} s")
-                replies = await sending.replies()
-        except BaseException:
-            await fault.mend(fixture)
-            raise
+            mended_at_s = sending.now_s
+            say(f"repaired at {mended_at_s:.2f} s")
+            replies = await sending.replies()
         await asyncio.sleep(REST_S)
         after = await asyncio.to_thread(read_metrics, testbed.metrics)
     counted = {key: after.get(key, 0.0) - before.get(key, 0.0) for key in after}
-    return _sum_up(name, fault.detail, replies, fault_at_s, mended_at_s, counted)
+    return _sum_up(name, fault.detail + "".join(notes), replies, fault_at_s, mended_at_s, counted)
 
 
 def _sum_up(
@@ -86,7 +80,7 @@ def _sum_up(
     in_time = {n for n in numbers if replies.is_in_time(n, DEADLINE_S)}
     lost = Counter(_fate(replies, n) for n in numbers if n not in in_time)
     wrong = [n for n in numbers if replies.status[n] == "ok" and not replies.is_right[n]]
-    by_victim = [_ended_s(replies, n) for n in in_time if replies.server[n] == VICTIM]
+    by_victim = [replies.known_end_s(n) for n in in_time if replies.server[n] == VICTIM]
     meanwhile = [at_s for at_s in by_victim if fault_at_s < at_s < mended_at_s]
     since = [at_s for at_s in by_victim if at_s > mended_at_s]
     after = [n for n in in_time if replies.due_s[n] >= fault_at_s]
@@ -105,7 +99,7 @@ def _sum_up(
         lost=dict(lost),
         twice=sum(count > 1 for count in replies.answers),
         wrong=len(wrong),
-        last_wrong_s=max((_ended_s(replies, n) - fault_at_s for n in wrong), default=None),
+        last_wrong_s=max((replies.known_end_s(n) - fault_at_s for n in wrong), default=None),
         worst_s=max((replies.latency_s(n) or 0.0 for n in in_time), default=0.0),
         p99_before_s=p99(replies, calm),
         p99_after_s=p99(replies, after),
@@ -115,7 +109,7 @@ def _sum_up(
         back_after_s=min(since) - mended_at_s if since else None,
         counted=round(counted["slim_gateway_requests_total"]) - len(numbers),
         retries=None if retries is None else round(retries),
-        sender_late_s=max(sent_s - due_s for sent_s, due_s in zip(replies.sent_s, replies.due_s, strict=True)),
+        sender_late_s=replies.sender_late_s,
         examples=(*texts[:EXAMPLES], *([replies.stream_ended] if replies.stream_ended else ())),
         moments=sum_time_bins(replies, DEADLINE_S),
     )
@@ -124,12 +118,6 @@ def _sum_up(
 def _fate(replies: Replies, number: int) -> str:
     status = replies.status[number]
     return "never answered" if status is None else "answered late" if status == "ok" else status
-
-
-def _ended_s(replies: Replies, number: int) -> float:
-    ended_s = replies.ended_s[number]
-    assert ended_s is not None
-    return ended_s
 
 
 def p99(replies: Replies, numbers: Sequence[int]) -> float:
@@ -166,7 +154,7 @@ class Sending:
     async def __aenter__(self) -> Sending:
         """Start it, and return when its first request is due soon."""
         folder = self._testbed.folder
-        (folder / "plan.json").write_text(render_plan(self._plan))
+        (folder / "plan.json").write_bytes(PLAN.dump_json(self._plan))
         self._running = run_python(
             "benchmarks.resilience.clients.sender",
             *(self._testbed.grpc, str(folder / "plan.json"), str(folder / "replies.json")),
@@ -177,7 +165,7 @@ class Sending:
         line = await self._process.stdout.readline()
         if not line:
             await self._running.__aexit__(None, None, None)
-            raise PermanentError(f"the client has not begun: {last_lines(self._testbed.folder / 'sender.log')}")
+            raise PermanentError(f"the client has not begun: {last_lines(self._log)}")
         self._began_s = json.loads(line)["began_s"]
         return self
 
@@ -200,7 +188,5 @@ class Sending:
         async with asyncio.timeout(seconds + SLACK_S - self.now_s):
             status = await self._process.wait()
         if status:
-            raise PermanentError(
-                f"the client ended with status {status}: {last_lines(self._testbed.folder / 'sender.log')}"
-            )
-        return parse_replies((self._testbed.folder / "replies.json").read_text())
+            raise PermanentError(f"the client ended with status {status}: {last_lines(self._log)}")
+        return REPLIES.validate_json((self._testbed.folder / "replies.json").read_bytes())

@@ -19,12 +19,7 @@ all share the machine's cores."""
 
 
 def make_page(results: Results, picture: str | None) -> Iterator[Block]:
-    """Yield the page.
-
-    Args:
-        results: A run.
-        picture: The name of its picture's file beside the page; None when there is none.
-    """
+    """Yield the page of a run; ``picture`` is the name of a file beside it, None when there is none."""
     yield from page_head("The gateway when things go wrong", _PROSE, results, draw_claims(results))
     if picture is not None:
         yield Picture(file=picture, text="Answers by width, refusals, losses and latency over time")
@@ -45,7 +40,7 @@ def _outages(outages: Sequence[Outage]) -> Iterator[Block]:
         "it was due, whatever the reason; requests that were with the failing server when it failed are no exception. "
         "*Twice* is every request for which more than one answer came, which a stream would show by the id. Scores are "
         "compared with what ONNX Runtime computes at the width that the answer names. The last answer of the failing "
-        "server and its first one when mended are counted from when the fault and the mending began and ended."
+        "server and its first one when repaired are counted from when the fault and the repair began and ended."
     )
     yield Table(
         (

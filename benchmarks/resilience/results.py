@@ -17,7 +17,7 @@ class TimeBin:
         sent: Requests that were due.
         by_width: Answers in time, by width.
         by_server: Answers in time, by server.
-        refused: Requests that were told to come again.
+        refused: Requests whose callers were asked to come again.
         lost: All other requests.
         p50_s: Median latency of what was answered; None when nothing was.
         worst_s: The longest latency; None when nothing was answered.
@@ -35,7 +35,7 @@ class TimeBin:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """One Triton of two fails under load, and is mended.
+    """One Triton of two fails under load, and is repaired.
 
     Attributes:
         name: The fault's name.
@@ -54,9 +54,9 @@ class Outage:
         p99_before_s: 99th percentile of the latencies of requests due before the fault.
         p99_after_s: 99th percentile of the latencies of requests due after it.
         accuracy_before: Mean expected accuracy of answers before the fault.
-        accuracy_during: Mean expected accuracy between the fault and the mending.
+        accuracy_during: Mean expected accuracy between the fault and the repair.
         noticed_after_s: Time from the fault to the last answer of the faulty server; None when it gave none.
-        back_after_s: Time from the mending to the server's next answer; None when there was none.
+        back_after_s: Time from the repair to the server's next answer; None when there was none.
         counted: Requests that the gateway says have ended, less those sent.
         retries: Second attempts that the gateway counts; None when it counts none.
         sender_late_s: The most by which the client process was late with a request.
@@ -102,13 +102,13 @@ class Phase:
         sent: Requests that were sent.
         in_time: Requests answered within the deadline.
         late: Requests answered after it.
-        overdue: Requests sent to a server, whose callers were told at the deadline that there is no answer.
-        refused: Requests whose callers were told to come again.
+        overdue: Requests sent to a server, whose callers heard at the deadline that there is no answer.
+        refused: Requests whose callers were asked to come again.
         failed: Requests with any other error, or never answered.
         narrowest_ratio: Share of the answers at the narrowest width; None without answers.
         accuracy: Mean expected accuracy of the answers; None without answers.
         worst_answer_s: The longest latency of an answer.
-        worst_refusal_s: The longest time until a caller was told that there is no answer; None when none was.
+        worst_refusal_s: The longest time until a caller heard that there is no answer; None when none was.
         twice: Requests with more than one answer.
     """
 

@@ -41,13 +41,7 @@ class Slope:
 
 
 def fit_slope(at_s: Sequence[float], values: Sequence[float], *, block_s: float) -> Slope:
-    """Return the slope of readings.
-
-    Args:
-        at_s: When each reading was taken, ascending.
-        values: The readings.
-        block_s: Length of the blocks that are averaged.
-    """
+    """Return the slope of readings, taken at ascending times, by averages over blocks of ``block_s``."""
     blocks: dict[int, list[tuple[float, float]]] = {}
     for at, value in zip(at_s, values, strict=True):
         blocks.setdefault(int((at - at_s[0]) // block_s), []).append((at, value))

@@ -30,7 +30,7 @@ SAMPLE_S = 2.0
 FIRST_USE_S = 20.0
 """Of load before the first reading at rest: every kind of client has come some times."""
 REST_S = 15.0
-"""After a load, until connections are closed and what was counted is told; workers tell once a second."""
+"""After a load, until connections are closed and what was counted is reported; workers report once a second."""
 MARGIN_S = 90.0
 _CLIENTS = "benchmarks.resilience.clients.mixed_load"
 
@@ -105,15 +105,15 @@ async def _sample(
     began_s: float,
     say: Say,
 ) -> None:
-    told_s = 0.0
+    said_s = 0.0
     while True:
         at_s = time.monotonic() - began_s
         for name, pid in pids.items():
             samples[name].append((at_s, read_held(pid)))
         metrics = await asyncio.to_thread(read_metrics, testbed.metrics)
         tasks.append((at_s, metrics["slim_gateway_tasks"]))
-        if at_s >= told_s:
-            told_s += 60
+        if at_s >= said_s:
+            said_s += 60
             sizes = ", ".join(f"{name} {found[-1][1].anonymous_bytes / 2**20:.1f}" for name, found in samples.items())
             say(f"{at_s:.0f} s: MiB {sizes}; {metrics.get('slim_gateway_requests_total', 0):.0f} requests")
         await asyncio.sleep(SAMPLE_S)

@@ -21,7 +21,6 @@ from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose
 
 FAMILY = "fashion"
 NAMES = ("a", "b")
-ENDS_WITHIN_S = 30.0
 
 
 @dataclass(slots=True)
@@ -100,14 +99,9 @@ class Testbed:
 async def open_testbed(
     repository: Path, folder: Path, *, slowdown: float, workers: int = 1, extra_model: str | None = None
 ) -> AsyncIterator[Testbed]:
-    """Run both Tritons and a gateway with the default settings of its router.
+    """Run both Tritons, slowed down by emulation, and a gateway with the default settings of its router.
 
-    Args:
-        repository: The family's repository.
-        folder: A folder for files of the run.
-        slowdown: The emulated slow-down of both Tritons.
-        workers: Workers of the gateway.
-        extra_model: The name of a model of no family that both have too; None: there is none.
+    Both have the family's models and, under the name of ``extra_model``, one of no family. Files go to a folder.
     """
     ports = choose_free_ports(9)
     async with AsyncExitStack() as stack:

@@ -11,7 +11,7 @@ from benchmarks.resilience.results import TimeBin
 TIME_BIN_S = 0.25
 REFUSED = "RESOURCE_EXHAUSTED"
 OVERDUE = "DEADLINE_EXCEEDED"
-"""Sent to a server, and told at its deadline that there is no answer."""
+"""Sent to a server, whose caller heard at the deadline that there is no answer."""
 
 
 def sum_time_bins(replies: Replies, deadline_s: float) -> tuple[TimeBin, ...]:

@@ -1,4 +1,4 @@
-"""What a gateway tells of itself."""
+"""What a gateway counts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def read_metrics(address: str) -> dict[str, float]:
-    """Return the sums over labels of all that a gateway counts, by sample name.
-
-    Raises:
-        OSError: when it does not answer.
-    """
+    """Return the sums over labels of all that a gateway counts, by sample name; raises OSError."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     sums: dict[str, float] = {}

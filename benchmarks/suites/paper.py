@@ -11,10 +11,10 @@ for as long as a run lasts. So every load is tabled, each claim names the lighte
 true energy stands beside. Heuristics and learned policies are held to both points apart; which of them is held to one
 was chosen on the validation file of that load.
 
-There are two readings of "random". ``random`` draws server and width as a request arrives; groups form from whatever
-waits there, as under every early binding. ``random-batch`` draws the size of the group too, as the paper's actions have
-it; who decides on groups decides when one can go, so it binds late, and what waits for a slow machine waits in one
-queue, in which its groups grow: it is the quicker of the two under load. Both points are held against both.
+There are two readings of "random". ``random`` draws server and width as a request arrives; batches form from whatever
+waits there, as under every early binding. ``random-batch`` draws the size of the batch too, as the paper's actions have
+it; who decides on batches decides when one can go, so it binds late, and what waits for a slow machine waits in one
+queue, in which its batches grow: it is the quicker of the two under load. Both points are held against both.
 ``ppo-paper`` runs where one ships with the project.
 """
 

@@ -14,31 +14,27 @@ from orchestrator.evaluation.statistics import Estimate, Floats, Indices, estima
 from orchestrator.reporting.claim import Claim, Interval
 
 
-def estimate_ratio(upper: Floats, lower: Floats, *, seed: int = 0) -> Estimate:
+def estimate_ratio(upper: Floats, lower: Floats) -> Estimate:
     """Return the interquartile mean of one policy over that of another on the same traces."""
     return estimate(
         lambda indices: interquartile_mean(upper[indices[0]]) / interquartile_mean(lower[indices[0]]),
         [len(upper)],
-        seed=seed,
     )
 
 
-def estimate_difference(upper: Floats, lower: Floats, *, seed: int = 0) -> Estimate:
+def estimate_difference(upper: Floats, lower: Floats) -> Estimate:
     """Return the interquartile mean of one policy less that of another on the same traces."""
     return estimate(
         lambda indices: interquartile_mean(upper[indices[0]]) - interquartile_mean(lower[indices[0]]),
         [len(upper)],
-        seed=seed,
     )
 
 
-def estimate_closed(strata: Sequence[tuple[Floats, Floats, float]], *, seed: int = 0) -> Estimate:
+def estimate_closed(strata: Sequence[tuple[Floats, Floats, float]]) -> Estimate:
     """Return which share of the way from another policy to a bound a policy has gone, mean over scenarios.
 
-    Args:
-        strata: Of each scenario the policy's values by trace, the other's on the same traces, and the bound, which is
-            not where the other is.
-        seed: The seed of the resampling.
+    Each of the strata is a scenario: the policy's values by trace, the other's on the same traces, and the bound, which
+    is not where the other is.
     """
 
     def share(own: Floats, held: Floats, bound: float, at: Indices) -> Any:
@@ -48,7 +44,6 @@ def estimate_closed(strata: Sequence[tuple[Floats, Floats, float]], *, seed: int
     return estimate(
         lambda indices: np.mean([share(*values, at) for values, at in zip(strata, indices, strict=True)], axis=0),
         [len(own) for own, _, _ in strata],
-        seed=seed,
     )
 
 
@@ -73,17 +68,13 @@ def less(ratio: Estimate) -> Estimate:
     return Estimate(1 - ratio.value, None if ends is None else Interval(1 - ends.high, 1 - ends.low))
 
 
-def probability_of_improvement(better: Sequence[Floats], than: Sequence[Floats], *, seed: int = 0) -> Estimate:
+def probability_of_improvement(better: Sequence[Floats], than: Sequence[Floats]) -> Estimate:
     """Return how likely the one is above the other on a random trace of a random scenario; ties count half.
 
-    Args:
-        better: Values of the one by trace, more is better, one array a scenario.
-        than: Values of the other policy on the same traces.
-        seed: The seed of the resampling.
+    Both are values by trace, more is better, one array a scenario.
     """
     wins = [(a > b) + 0.5 * (a == b) for a, b in zip(better, than, strict=True)]
     return estimate(
         lambda indices: np.mean([w[at].mean(axis=-1) for w, at in zip(wins, indices, strict=True)], axis=0),
         [len(w) for w in wins],
-        seed=seed,
     )

@@ -65,7 +65,7 @@ class RootGroup(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise
-        except click.UsageError as exc:  # click would print the usage too; one line tells enough
+        except click.UsageError as exc:  # click would print the usage too; one line says enough
             hint = f"; see '{exc.ctx.command_path} --help'" if exc.ctx else ""
             raise _OneLineUsageError(exc.format_message().rstrip(".") + hint) from exc
         except Exception as exc:

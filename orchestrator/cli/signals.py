@@ -1,4 +1,4 @@
-"""Signals that commands act on: when one is told to stop, and a SIGHUP from a command's first moment on.
+"""Signals that commands act on: a stop, and a SIGHUP from a command's first moment on.
 
 A SIGHUP is kept until there is someone to act on it, instead of ending the process.
 """

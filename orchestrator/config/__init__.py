@@ -5,7 +5,6 @@ values out of range are refused with the key path, the value and what is allowed
 silently ignored is found in production. Defaults live here and nowhere else, each with its unit and reason.
 """
 
-from orchestrator.config.changes import ServerChanges, find_changes
 from orchestrator.config.failures import EjectionSettings, ProbeSettings, RetrySettings
 from orchestrator.config.fleet import (
     ControllerSettings,
@@ -22,6 +21,7 @@ from orchestrator.config.fleet import (
     render_fleet,
 )
 from orchestrator.config.gateway import AuthSettings, ClientLimitSettings, GatewaySettings, TlsSettings
+from orchestrator.config.names import find_changes
 from orchestrator.config.tenants import TenantSettings, load_tenants, parse_tenants
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "ProbeSettings",
     "RetrySettings",
     "RouterSettings",
-    "ServerChanges",
     "ServerSettings",
     "TenantSettings",
     "TlsSettings",

@@ -82,7 +82,7 @@ class GuardSettings(Section):
     pause_s: float = Field(default=30.0, gt=0)
     """Time for which the policy is not asked; then one decision is a trial."""
     stale_after_s: float | None = Field(default=None, gt=0)
-    """While a server that could be chosen has told nothing for longer, no answer and not what it serves, the fallback
+    """While a server that could be chosen has not answered for longer, a request or what it serves, the fallback
     decides: it holds what is overdue against a server, which another policy may not. None: two and a half of
     ``discovery_period_s``, so that one that just misses its turn is not stale."""
 
@@ -304,11 +304,7 @@ class FleetSettings(Section):
         return servers
 
     def server(self, name: str) -> ServerSettings:
-        """Return the server of a name.
-
-        Raises:
-            ConfigError: when there is none; lists those there are.
-        """
+        """Return the server of a name; raises ConfigError, which lists those there are, when there is none."""
         for server in self.servers:
             if server.name == name:
                 return server
@@ -335,11 +331,7 @@ class FleetSettings(Section):
 
 
 def load_fleet(path: Path) -> FleetSettings:
-    """Return the settings in ``path``.
-
-    Raises:
-        ConfigError: when the file can't be read, is no YAML mapping, or a key or value is not allowed.
-    """
+    """Return the settings in a file; raises ConfigError when it can't be read, or says what is not allowed."""
     try:
         text = path.read_text()
     except FileNotFoundError:
@@ -350,11 +342,7 @@ def load_fleet(path: Path) -> FleetSettings:
 
 
 def parse_fleet(text: str, *, source: str = "fleet.yaml") -> FleetSettings:
-    """Return the settings that the YAML ``text`` spells; errors name ``source``.
-
-    Raises:
-        ConfigError: as for load_fleet.
-    """
+    """Return the settings that the YAML ``text`` spells; raises ConfigError, which names ``source``."""
     return parse_settings(FleetSettings, text, source=source, start="servers")
 
 

@@ -89,7 +89,7 @@ class GatewaySettings(Section):
     auth: AuthSettings | None = None
     """Tokens of callers; None: whoever reaches the gateway may use it."""
     pass_on_timeout_s: float | None = Field(default=300.0, gt=0)
-    """How long the caller of a model that is passed on waits for its answer, whatever deadline its own call has: a
+    """How long the caller of a model that is forwarded waits for its answer, whatever deadline its own call has: a
     server that hangs would keep it for ever. None: any time. Streams end with their clients."""
     stream_window: int = Field(default=256, ge=1)
     """Requests of one stream under way at a time; the stream is read no further until one of them is answered."""

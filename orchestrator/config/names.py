@@ -1,15 +1,16 @@
-"""Servers that one name stands for: a host name that resolves to several addresses is several servers; pure.
+"""The servers that a fleet file stands for, and what differs between two such fleets; pure.
 
-Kubernetes' headless services and Docker's service names give one name to many Tritons. gRPC would pick one of them and
-hide the others, so names are resolved here, each address is a server, and servers keep their names as addresses come
-and go: the first is called as in the file, the next ``name-2``, ``name-3``, …, and a name that has become free is given
-to the next address that appears.
+Kubernetes' headless services and Docker's service names give one host name to many Tritons. gRPC would pick one of
+them and hide the others, so names are resolved here, each address is a server, and servers keep their names as
+addresses come and go: the first is called as in the file, the next ``name-2``, ``name-3``, …, and a name that has
+become free is given to the next address that appears.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from orchestrator.config.fleet import ServerSettings
@@ -74,3 +75,32 @@ def _at(server: ServerSettings, name: str, host: str, ip: str) -> ServerSettings
     if server.metrics is not None:
         moved["metrics"] = server.metrics.replace(f"//{host}:", f"//{literal}:", 1)
     return server.model_copy(update=moved)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerChanges:
+    """How to get from the servers of one fleet to those of another.
+
+    Attributes:
+        opened: The servers to connect to: new ones, and those whose address or key changed. In the order of the new
+            fleet.
+        closed: The names of servers to leave: removed ones, and those whose address or key changed. Ascending.
+    """
+
+    opened: tuple[ServerSettings, ...]
+    closed: tuple[str, ...]
+
+
+def find_changes(old: Iterable[ServerSettings], new: Iterable[ServerSettings]) -> ServerChanges:
+    """Return what to open and to close; a server of the same name, address and key stays as it is."""
+    before = {server.name: _connection(server) for server in old}
+    after = {server.name: server for server in new}
+    kept = {name for name, server in after.items() if before.get(name) == _connection(server)}
+    return ServerChanges(
+        opened=tuple(server for name, server in after.items() if name not in kept),
+        closed=tuple(sorted(before.keys() - kept)),
+    )
+
+
+def _connection(server: ServerSettings) -> tuple[object, ...]:
+    return server.grpc, server.protocol_key_file

@@ -51,17 +51,10 @@ Url = Annotated[str, AfterValidator(_check_url)]
 
 
 def parse_settings(kind: type[SectionT], text: str, *, source: str, start: str, is_secret: bool = False) -> SectionT:
-    """Return the settings that the YAML ``text`` spells.
+    """Return the settings that the YAML ``text`` spells; errors name the ``source`` and quote nothing of secrets.
 
-    Args:
-        kind: The class of the settings.
-        text: The text of the file.
-        source: The file's name, for errors.
-        start: The key that such a file begins with, for the message when it holds no mapping.
-        is_secret: Whether errors must quote nothing of the text.
-
-    Raises:
-        ConfigError: when the text is no YAML mapping, or a key or value is not allowed.
+    ``start`` is the key that such a file begins with, for the message when it holds no mapping. Raises ConfigError for
+    that, for text that is no YAML, and for a key or value that is not allowed.
     """
     try:
         values = yaml.safe_load(text)

@@ -72,20 +72,12 @@ class TenantsSettings(Section):
 
 
 def parse_tenants(text: str, *, source: str = "tokens.yaml") -> tuple[TenantSettings, ...]:
-    """Return the tenants that the YAML ``text`` spells.
-
-    Raises:
-        ConfigError: as parse_settings; quotes nothing of the text.
-    """
+    """Return the tenants that the YAML ``text`` spells; raises ConfigError, which quotes nothing of the text."""
     return parse_settings(TenantsSettings, text, source=source, start="tenants", is_secret=True).tenants
 
 
 def load_tenants(path: Path) -> tuple[TenantSettings, ...]:
-    """Return the tenants in a tokens file.
-
-    Raises:
-        ConfigError: when it can't be read, is too large, or says what is not allowed.
-    """
+    """Return the tenants of a tokens file; raises ConfigError when it can't be read, is too large, or not allowed."""
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)

@@ -52,8 +52,7 @@ class DemoSettings:
 async def run_demo(settings: DemoSettings, sample: LabelledSample, *, say: Callable[[str], None]) -> Comparison:
     """Start the servers, send the sample once under each policy, and return what came out; ``say`` hears what is next.
 
-    Raises:
-        SlimError: when the servers can't be started or fail.
+    Raises SlimError when the servers can't be started or fail.
     """
     say(f"starting {len(settings.servers)} tritonservers")
     async with embedded_fleet(settings) as fleet:

@@ -37,11 +37,7 @@ class LabelledSample:
 
 
 def load_sample(path: Path) -> LabelledSample:
-    """Return the sample in ``path``.
-
-    Raises:
-        ConfigError: when it can't be read or is no such file.
-    """
+    """Return the sample in ``path``; raises ConfigError when it can't be read or is no such file."""
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
@@ -104,12 +100,7 @@ async def run_open_loop(
 ) -> tuple[Outcome, ...]:
     """Send each image at its time and return what became of each, in order.
 
-    Args:
-        router: What answers.
-        images: Images of the family's input type.
-        labels: The true class of each image.
-        arrivals_s: When each is due, ascending, from the start of the run.
-        deadline_s: The deadline of each, from when it was due.
+    Requests are due at ``arrivals_s``, ascending, from the start of the run; deadlines count from when they are due.
     """
     loop = asyncio.get_running_loop()
     start_s = loop.time()
@@ -151,8 +142,6 @@ class PolicySummary:
     Ratios and shares are 0..1; accuracy and latencies are of the answers, None without any.
 
     Attributes:
-        requests: The number of requests sent.
-        answered: The number of requests answered.
         accuracy_in_time: Right answers that came in time over all requests.
         missed: The number of requests without an answer by their deadline.
         width_share: Part of the answers each width gave.

@@ -51,21 +51,13 @@ def comparison_tables(comparison: Comparison) -> tuple[terminal.Table, terminal.
 
 
 def check_report(folder: Path) -> None:
-    """Check, before the long work, that a report could be drawn and written.
-
-    Raises:
-        ConfigError: when matplotlib is missing or the folder can't be written.
-    """
+    """Raise ConfigError, before the long work, when matplotlib is missing or the folder can't be written."""
     check_matplotlib()
     check_folder(folder, _REMEDY)
 
 
 def write_demo(comparison: Comparison, folder: Path, *, stem: str) -> tuple[Path, Path]:
-    """Write ``stem``.png and ``stem``.html, the picture inside the page too, and return their paths.
-
-    Raises:
-        ConfigError: when the folder can't be written.
-    """
+    """Write ``stem``.png and ``stem``.html, which holds the picture too; return their paths, or raise ConfigError."""
     picture = draw_image(partial(_draw, comparison), (14, 4), dpi=110)
     page = render_html(_make_page(comparison, picture))
     png, html_page = write_report(folder, {f"{stem}.png": picture, f"{stem}.html": page}, _REMEDY)

@@ -24,13 +24,9 @@ STOP_TIMEOUT_S = 30.0  # a server's exit timeout, its kill margin and the reapin
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """What is known of a local fleet.
+    """What is known of a local fleet; without its supervisor the state is stale, and its servers are going or gone.
 
-    Attributes:
-        supervisor: The supervisor on record.
-        is_running: Whether it still runs; without it the state is stale and its servers are going or gone.
-        servers: The servers on record; empty while the fleet is starting.
-        fleet_path: Where its fleet.yaml lies.
+    There are no servers while it is starting.
     """
 
     supervisor: ProcessIdentity
@@ -65,7 +61,7 @@ def start_fleet(request: FleetRequest, directory: Path) -> FleetStatus:
     if status is not None and status.is_running:
         raise ConfigError(f"a local fleet is already running (see {directory}); 'slimsched local down' ends it")
     with _start_supervisor(request, directory) as process:
-        # Leaving this block closes its standard input. Unless it has been told that it may stay, the supervisor
+        # Leaving this block closes its standard input. Unless MAY_STAY was written there, the supervisor
         # then takes everything down, whatever befell this process.
         try:
             _wait_ready(process, directory)
@@ -128,7 +124,7 @@ def _start_supervisor(request: FleetRequest, directory: Path) -> subprocess.Pope
     root = str(Path(local_supervisor.__file__).parents[2])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
     return subprocess.Popen(
-        [sys.executable, "-m", local_supervisor.__name__, str(directory), request.encode()],
+        [sys.executable, "-m", local_supervisor.__name__, str(directory), local_supervisor.REQUEST.dump_json(request)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 RELEASE_S = 3.0
 """For the gateway to take the fleet file, which it looks at once a second, and to answer what it has at a server."""
-_HERE = frozenset({LOOPBACK, "localhost"})  # tritonserver is told to listen on loopback only
+_HERE = frozenset({LOOPBACK, "localhost"})  # embedded servers listen on loopback only
 
 
 def default_fleet(slowdowns: tuple[float, ...], repository: Path) -> FleetSettings:
@@ -100,12 +100,9 @@ class StackProcesses(Protocol):
 
 
 class LocalStack:
-    """The Tritons of a fleet, their controllers and a gateway, kept running together.
+    """The Tritons of a complete fleet, their controllers and a gateway, kept running together.
 
-    Args:
-        fleet: A complete fleet.
-        path: The fleet file that controllers and gateway read; written here.
-        make: What makes the processes.
+    Controllers and gateway read the fleet file at ``path``, which is written here.
     """
 
     def __init__(self, fleet: FleetSettings, path: Path, make: StackProcesses) -> None:
@@ -143,11 +140,7 @@ class LocalStack:
             process.kill()
 
     def complete(self, fleet: FleetSettings, repository: Path) -> FleetSettings:
-        """Return a fleet with all that its processes need, and with the addresses that servers have by now.
-
-        Raises:
-            ConfigError: a server can't run here, or a repository can't be used.
-        """
+        """Return a fleet, complete and with the addresses that servers have by now; raises as complete_fleet."""
         known = {server.name: server for server in self._fleet.servers}
         servers = tuple(_keep_addresses(server, known.get(server.name)) for server in fleet.servers)
         return complete_fleet(fleet.model_copy(update={"servers": servers}), repository)

@@ -68,8 +68,7 @@ def choose_state_directory(environment: Mapping[str, str], temporary_directory: 
 def prepare_directory(directory: Path) -> None:
     """Create the state directory, for its owner only.
 
-    Raises:
-        ConfigError: It can't be used, or belongs to someone else, who could then steer what we signal.
+    Raises ConfigError when it can't be used, or is someone else's, who could then steer what we signal.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The background process of a local fleet: it holds the embedded servers until it is told to stop.
+"""The background process of a local fleet: it holds the embedded servers until a signal.
 
 `local_fleet.start_fleet` runs this file as `python -m`. It takes the lock and forks itself into the background. The
 background process starts all servers at once, then writes fleet.yaml and state.json and says so on the starter's pipe,
@@ -62,17 +62,9 @@ class FleetRequest:
             servers[f"local-{number}"] = EmbeddedServer(self.repository, options)
         return servers
 
-    def encode(self) -> str:
-        """Return what `decode_request` understands."""
-        return _REQUEST.dump_json(self).decode()
 
-
-_REQUEST = TypeAdapter(FleetRequest)
-
-
-def decode_request(text: str) -> FleetRequest:
-    """Return the request that `FleetRequest.encode` wrote."""
-    return _REQUEST.validate_json(text)
+REQUEST = TypeAdapter(FleetRequest)
+"""From and to the JSON of a command line."""
 
 
 def render_settings(servers: tuple[LocalServer, ...]) -> str:
@@ -116,7 +108,7 @@ async def supervise(request: FleetRequest, directory: Path, on_ready: Callable[[
         async with asyncio.TaskGroup() as watching:
             for name, server in servers.items():
                 watching.create_task(_watch(name, server))
-        await asyncio.Event().wait()  # all have died; stay, so that `local status` can tell
+        await asyncio.Event().wait()  # all have died; stay, so that `local status` can show it
     finally:
         await asyncio.gather(*(server.stop() for server in servers.values()))
 
@@ -208,4 +200,4 @@ def main(directory: Path, request: FleetRequest) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), decode_request(sys.argv[2]))
+    main(Path(sys.argv[1]), REQUEST.validate_json(sys.argv[2]))

@@ -35,9 +35,8 @@ from orchestrator.embedded.wheel import (
     locate_wheel,
 )
 from orchestrator.errors import ConfigError, EmbeddedServerError
-from orchestrator.processes.guarded import GuardedProcess
+from orchestrator.processes.guarded import GuardedProcess, create_private_directory
 from orchestrator.processes.guardian import Task
-from orchestrator.processes.private_directory import create_private_directory
 
 PORT_ATTEMPTS = 3
 POLL_S = 0.05
@@ -200,11 +199,6 @@ class EmbeddedServer:
     def pid(self) -> int:
         """Process id of tritonserver."""
         return self._started.process.pid
-
-    @property
-    def guardian_pid(self) -> int:
-        """Process id of the guardian that owns the server."""
-        return self._started.process.guardian_pid
 
     @property
     def log_path(self) -> Path:

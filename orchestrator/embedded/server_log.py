@@ -1,7 +1,7 @@
 """Why a tritonserver would not start, found in its log.
 
 Triton says the reason once, somewhere in a hundred lines, and ends with a summary that leaves it out ("failed to
-load all models"). The patterns are those of 2.51 and are ordered from the most to the least telling.
+load all models"). The patterns are those of 2.51 and are ordered by how much they say.
 """
 
 import re
@@ -24,7 +24,7 @@ _NOISE = re.compile(r"^$|^\+[-+]*\+$|^\|.*\|$|Failed to initialize NVML|CudaDriv
 
 
 def pick_reason(log: str) -> str | None:
-    """Return the most telling line of a log, cleaned of decoration; None when there is nothing to tell."""
+    """Return the line of a log that says most, cleaned of decoration; None when none says anything."""
     lines = [line.strip() for line in log.splitlines()]
     bodies = [(line, _clean(_PREFIX.sub("", line))) for line in lines if not _NOISE.search(line)]
     for pattern in _TELLING:

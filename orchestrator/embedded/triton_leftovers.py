@@ -33,7 +33,7 @@ class Leftovers(NoLeftovers):
     def remove(self) -> None:
         """Unlink the regions, and remove the directories of this user when no tritonserver lives at all.
 
-        Nothing tells whose a directory is.
+        Nothing shows whose a directory is.
         """
         for region in self._regions:
             with contextlib.suppress(OSError):

@@ -41,8 +41,7 @@ class TritonWheel:
 def locate_wheel(package: str = "pytriton", python_version: tuple[int, int] = sys.version_info[:2]) -> TritonWheel:
     """Find the installed wheel and its stub for a Python version, without importing the package.
 
-    Raises:
-        EmbeddedServerError: It is not installed, or has no stub for this Python.
+    Raises EmbeddedServerError when it is not installed, or has no stub for this Python.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

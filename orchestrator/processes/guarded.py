@@ -1,18 +1,31 @@
-"""The parent's side of a guardian: start it, hear from it, and clear up after it if it was killed itself."""
+"""The parent's side of a guardian: start it, hear from it, and clear up after it if it was killed itself.
+
+A guarded program has a temporary directory that is removed even when everyone who knew of it was killed: its owner
+holds a lock on it, which the kernel drops with the owner's last process. Whoever creates the next one first removes
+those of this user that nobody holds any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import json
+import os
+import shutil
 import sys
+import tempfile
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import EmbeddedServerError
 from orchestrator.processes.child import describe_exit_code
 from orchestrator.processes.guardian import KILL_WAIT_S, Task, kill_session, load_leftovers
-from orchestrator.processes.private_directory import PrivateDirectory
 
+PREFIX = "slimsched-triton-"
+SETTLE_S = 60.0  # a directory this young may not have been locked yet by the process that has just made it
 _MARGIN_S = 2.0  # beyond its own bounds, after which we no longer count on the guardian
 _SCRIPT = (
     "import sys; sys.path.append(sys.argv[1]); from orchestrator.processes import guardian; "
@@ -21,12 +34,47 @@ _SCRIPT = (
 _ROOT = str(Path(__file__).parents[2])
 
 
+@dataclass(frozen=True, slots=True)
+class PrivateDirectory:
+    """A directory and the descriptor that holds its lock; a process that inherits that holds the directory too."""
+
+    path: Path
+    descriptor: int
+
+    def remove(self) -> None:
+        """Remove the directory with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it was removed before
+            os.close(self.descriptor)
+
+
+def create_private_directory() -> PrivateDirectory:
+    """Create a directory for its owner only, and remove abandoned ones."""
+    remove_abandoned(Path(tempfile.gettempdir()), older_than_s=SETTLE_S)
+    path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return PrivateDirectory(path, descriptor)
+
+
+def remove_abandoned(parent: Path, *, older_than_s: float) -> None:
+    """Remove this user's private directories that no process holds."""
+    newest_s = time.time() - older_than_s
+    for path in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # someone else's, or someone else was quicker
+            status = path.lstat()
+            if status.st_uid != os.getuid() or status.st_mtime > newest_s:
+                continue
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
 class GuardedProcess:
     """One run of a program. With its children and its directory it is gone after `stop`, and when this process dies.
-
-    Args:
-        task: The program.
-        directory: Its directory, which is ours to remove from now on.
 
     Attributes:
         exit_code: None while it runs, and for ever when its guardian was killed.
@@ -46,12 +94,9 @@ class GuardedProcess:
     @property
     def pid(self) -> int:
         """Process id of the program, which is its session's too; raises EmbeddedServerError before `start`."""
-        return _known(self._pid)
-
-    @property
-    def guardian_pid(self) -> int:
-        """Process id of the guardian; raises EmbeddedServerError before `start`."""
-        return _known(None if self._guardian is None else self._guardian.pid)
+        if self._pid is None:
+            raise EmbeddedServerError("the guarded process has not been started")
+        return self._pid
 
     @property
     def is_running(self) -> bool:
@@ -59,11 +104,7 @@ class GuardedProcess:
         return self._pid is not None and not self._exited.is_set()
 
     async def start(self) -> None:
-        """Start the guardian and, through it, the program; returns when the program has a process id.
-
-        Raises:
-            EmbeddedServerError: The guardian could not do it.
-        """
+        """Start the guardian and, through it, the program, whose id is known then; raises EmbeddedServerError."""
         self._guardian = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", "-c", _SCRIPT, _ROOT, str(self._directory.descriptor)),
             stdin=PIPE,
@@ -123,9 +164,3 @@ class GuardedProcess:
             kill_session(self._pid, leftovers)
             leftovers.remove()
         self._directory.remove()
-
-
-def _known(pid: int | None) -> int:
-    if pid is None:
-        raise EmbeddedServerError("the guarded process has not been started")
-    return pid

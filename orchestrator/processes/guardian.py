@@ -111,7 +111,7 @@ def spawn(task: Task) -> int:
     """Start the program in a session of its own and return its process id, which is also the session's."""
     libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: the child should only make system calls
     log = os.open(task.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log, sys.stderr.fileno())  # ours too: whatever goes wrong here is told where one will look
+    os.dup2(log, sys.stderr.fileno())  # ours too: whatever goes wrong here is found where one will look
     executing, started = os.pipe()  # closed in the child by a successful exec, and by its end
     guardian = os.getpid()
     pid = os.fork()
@@ -128,7 +128,7 @@ def spawn(task: Task) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != guardian:  # died before the line above could tell the kernel
+        if os.getppid() != guardian:  # died before the line above had reached the kernel
             os._exit(1)
         if task.cpus is not None:
             os.sched_setaffinity(0, task.cpus)
@@ -149,7 +149,7 @@ def watch(pid: int, wake: socket.socket, grace_s: float, leftovers: Leftovers) -
         if pid in codes:
             return codes[pid]
         if kill_at_s is not None:
-            # Noted all the while: a program told to stop while it starts leaves what it has only just made.
+            # Noted all the while: a program stopped while it starts leaves what it has only just made.
             leftovers.note(pid)
             if time.monotonic() > kill_at_s:
                 kill_session(pid, leftovers, wait_s=0.0)
@@ -184,17 +184,13 @@ def _wake_on_signals() -> socket.socket:
     return reader
 
 
-def _tell_parent(message: dict[str, int]) -> None:
+def _report(message: dict[str, int]) -> None:
     with contextlib.suppress(OSError):  # nobody may be listening any more
         os.write(STDOUT, json.dumps(message).encode() + b"\n")
 
 
 def main(directory_lock: int) -> None:
-    """Do the task that arrives on standard input.
-
-    Args:
-        directory_lock: The descriptor of the private directory; only held, so that nobody takes it for abandoned.
-    """
+    """Do the task on standard input, holding the private directory, so that nobody takes it for abandoned."""
     os.chdir("/")
     os.set_inheritable(directory_lock, False)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -207,11 +203,11 @@ def main(directory_lock: int) -> None:
     try:
         leftovers = load_leftovers(task.leftovers)
         pid = spawn(task)
-        _tell_parent({"pid": pid})
+        _report({"pid": pid})
         exit_code = watch(pid, wake, task.grace_s, leftovers)
         kill_session(pid, leftovers)
         leftovers.remove()
-        _tell_parent({"exit_code": exit_code})
+        _report({"exit_code": exit_code})
         with contextlib.suppress(OSError):
             while os.read(STDIN, 64):
                 pass

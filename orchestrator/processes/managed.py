@@ -71,13 +71,11 @@ class ManagedProcess:
     """A process that is kept running.
 
     Args:
-        name: For people.
         make_run: Returns the next run.
         address: Where it answers, for people.
         word_restart: Says in a log that it is started again, after so many seconds.
 
     Attributes:
-        state: Where it stands.
         restarts: How often it was started again.
     """
 
@@ -104,11 +102,7 @@ class ManagedProcess:
         return None if self._run is None or self.state is not State.RUNNING else self._run.pid
 
     async def start(self) -> None:
-        """Start it, and keep it running from now on.
-
-        Raises:
-            SlimError: It did not start this first time; nothing of it is left.
-        """
+        """Start it, and keep it running from now on; raises SlimError, and leaves nothing, when it does not start."""
         await self._start_run()
         self._supervision = asyncio.create_task(self._supervise())
 

@@ -26,7 +26,6 @@ class Journal:
         makes_folder: Whether entering makes the folder where it is missing.
 
     Attributes:
-        path: The file.
         is_new: Whether nothing was in it.
 
     Raises:

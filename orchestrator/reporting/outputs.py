@@ -12,29 +12,24 @@ from orchestrator.files import write_atomically
 
 
 def check_folder(folder: Path, remedy: str) -> None:
-    """Check, before the long work, that a report could be written to a folder, which is made where it is missing.
-
-    Raises:
-        ConfigError: when it can't; ``remedy`` is what one can do then.
-    """
-    with _told(folder, remedy), tempfile.TemporaryFile(dir=folder):
+    """Make a folder; raise ConfigError with the remedy, before the long work, if no report can be written there."""
+    with _one_line_errors(folder, remedy), tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def write_report(folder: Path, contents: Mapping[str, str | bytes], remedy: str) -> list[Path]:
     """Write files by their names, each as a whole or not at all, to a folder made if need be; return their paths.
 
-    Raises:
-        ConfigError: when one can't be written; ``remedy`` is what one can do then.
+    Raises ConfigError, which ends in the remedy, when one can't be written.
     """
-    with _told(folder, remedy):
+    with _one_line_errors(folder, remedy):
         for name, content in contents.items():
             write_atomically(folder / name, content)
     return [folder / name for name in contents]
 
 
 @contextmanager
-def _told(folder: Path, remedy: str) -> Iterator[None]:
+def _one_line_errors(folder: Path, remedy: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield

@@ -17,11 +17,7 @@ Draw = Callable[[Any], None]
 
 
 def check_matplotlib(problem: str = "the picture needs matplotlib: pip install 'slim-scheduler[plot]'") -> None:
-    """Check, before the long work, that pictures could be drawn.
-
-    Raises:
-        ConfigError: when matplotlib is missing; ``problem`` is what it says.
-    """
+    """Raise ConfigError with this problem, before the long work, where pictures could not be drawn."""
     if find_spec("matplotlib") is None:
         raise ConfigError(problem)
 
@@ -29,10 +25,8 @@ def check_matplotlib(problem: str = "the picture needs matplotlib: pip install '
 def draw_image(draw: Draw, size_in: tuple[float, float], *, dpi: int = 100, kind: str = "png") -> bytes:
     """Return a picture as the content of a file.
 
-    The size is width and height in inches, ``kind`` the ending of any format that matplotlib writes.
-
-    Raises:
-        ValueError: when matplotlib does not know that format.
+    The size is width and height in inches, ``kind`` the ending of any format that matplotlib writes, else ValueError is
+    raised.
     """
     from matplotlib.figure import Figure
 

@@ -1,7 +1,6 @@
-"""What hosts and devices tell of themselves; the only importer of pynvml and psutil, and of the powercap files."""
+"""Readings of hosts and devices; the only importer of pynvml and psutil, and of the powercap files."""
 
-from orchestrator.telemetry.description import describe_cpu, describe_gpu
-from orchestrator.telemetry.host import open_telemetry
+from orchestrator.telemetry.host import describe_cpu, describe_gpu, open_telemetry
 from orchestrator.telemetry.processes import TritonProcesses
 from orchestrator.telemetry.reading import HostReading, Reading
 

@@ -21,7 +21,6 @@ class BoundedReader(Generic[T]):
 
     Args:
         what: The name of what is read, for reasons and for the thread.
-        read: A function that reads and blocks.
         absent: A function that makes the answer for when there is none, of the reason.
         timeout_s: The longest that a caller waits.
     """

@@ -1,4 +1,4 @@
-"""The telemetry of one host: of a GPU through NVML, of CPUs through processes and powercap.
+"""The telemetry of one host: of a GPU through NVML, of CPUs through processes and powercap; and what both are called.
 
 Each source is read on its own and under a time limit, so a driver that hangs takes only its own readings along.
 """
@@ -6,26 +6,36 @@ Each source is read on its own and under a time limit, so a driver that hangs ta
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import platform
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
+import pynvml
+from pynvml import NVMLError
+
 from orchestrator.telemetry.bounded import BoundedReader
 from orchestrator.telemetry.nvml import NvmlDevice
-from orchestrator.telemetry.powercap import ROOT, Powercap
+from orchestrator.telemetry.powercap import Powercap
 from orchestrator.telemetry.processes import TritonProcesses
 from orchestrator.telemetry.reading import HostReading
 
 READ_TIMEOUT_S = 2.0
+CPUINFO = Path("/proc/cpuinfo")
 
 
-class Device(Protocol):
-    """A GPU, read by blocking calls."""
+class Source(Protocol):
+    """What is read by blocking calls."""
 
     def read(self) -> HostReading:
-        """Return what the device tells."""
+        """Return what it can read, the rest absent."""
         ...
+
+
+class Device(Source, Protocol):
+    """A GPU."""
 
     def close(self) -> None:
         """Let go of it; called from whatever thread, never during a read."""
@@ -35,11 +45,9 @@ class Device(Protocol):
 class CpuTelemetry:
     """Readings of a host whose Triton computes on CPUs; its port is None when it isn't on this host."""
 
-    def __init__(self, port: int | None, *, powercap_root: Path = ROOT, timeout_s: float = READ_TIMEOUT_S) -> None:
-        self._processes = _bound_processes(port, timeout_s)
-        self._powercap = BoundedReader(
-            "powercap", Powercap(powercap_root).read, HostReading.absent, timeout_s=timeout_s
-        )
+    def __init__(self, port: int | None, powercap: Source) -> None:
+        self._processes = _bounded("Triton's processes", TritonProcesses(port))
+        self._powercap = _bounded("powercap", powercap)
 
     async def read(self) -> HostReading:
         """Return what can be read now; what can't is absent with its reason."""
@@ -54,13 +62,9 @@ class GpuTelemetry:
     """Readings of a host whose Triton computes on a GPU, which is closed with this; its port as for CPUs."""
 
     def __init__(self, device: Device, port: int | None, *, timeout_s: float = READ_TIMEOUT_S) -> None:
-        self._processes = _bound_processes(port, timeout_s)
-        self._device: BoundedReader[HostReading] = BoundedReader(
-            "the GPU", device.read, HostReading.absent, timeout_s=timeout_s
-        )
-        self._closing: BoundedReader[str] = BoundedReader(
-            "closing NVML", partial(_close, device), str, timeout_s=timeout_s
-        )
+        self._processes = _bounded("Triton's processes", TritonProcesses(port), timeout_s)
+        self._device = _bounded("the GPU", device, timeout_s)
+        self._closing: BoundedReader[str | None] = BoundedReader("closing NVML", device.close, str, timeout_s=timeout_s)
 
     async def read(self) -> HostReading:
         """Return what can be read now; what can't is absent with its reason."""
@@ -79,20 +83,39 @@ def open_telemetry(
 ) -> CpuTelemetry | GpuTelemetry:
     """Return the telemetry of this host; nothing is read yet, and what is missing shows in the readings.
 
-    Args:
-        device: The kind of device that Triton computes on.
-        grpc_port: The port that Triton listens on; None when it isn't on this host.
-        gpu_index: The index of the GPU in NVML's order; unused for ``cpu``.
+    Triton computes on the device, a GPU by its index in NVML's order, and listens on the port; None: not on this host.
     """
     if device == "cpu":
-        return CpuTelemetry(grpc_port)
+        return CpuTelemetry(grpc_port, Powercap())
     return GpuTelemetry(NvmlDevice(gpu_index), grpc_port)
 
 
-def _close(device: Device) -> str:
-    device.close()
-    return ""
+def describe_cpu(cpuinfo: Path = CPUINFO) -> str:
+    """Return the model of this host's CPU and how many this process may use."""
+    model = platform.machine()
+    with contextlib.suppress(OSError):
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                model = value.strip()
+                break
+    return f"{model}, {len(os.sched_getaffinity(0))} CPUs"
 
 
-def _bound_processes(port: int | None, timeout_s: float) -> BoundedReader[HostReading]:
-    return BoundedReader("Triton's processes", TritonProcesses(port).read, HostReading.absent, timeout_s=timeout_s)
+def describe_gpu(index: int) -> str:
+    """Return the name of a GPU of this host, in NVML's order."""
+    try:
+        pynvml.nvmlInit()
+    except NVMLError as exc:
+        return f"unknown: {exc}"
+    try:
+        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index)))
+    except NVMLError as exc:
+        return f"unknown: {exc}"
+    finally:
+        with contextlib.suppress(NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _bounded(what: str, source: Source, timeout_s: float = READ_TIMEOUT_S) -> BoundedReader[HostReading]:
+    return BoundedReader(what, source.read, HostReading.absent, timeout_s=timeout_s)

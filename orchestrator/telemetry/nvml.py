@@ -63,7 +63,7 @@ class NvmlDevice:
         self._energy = _Energy()
 
     def read(self) -> HostReading:
-        """Return what the GPU tells; never raises."""
+        """Return what the GPU shows; never raises."""
         reason = self._connect()
         if reason:
             return HostReading.absent(reason)
@@ -114,7 +114,7 @@ class NvmlDevice:
         try:
             current, _pending = pynvml.nvmlDeviceGetMigMode(self._handle)
         except NVMLError:
-            return False  # a GPU that has no such mode; if it is worse than that, the calls to come will tell
+            return False  # a GPU that has no such mode; if it is worse than that, the calls to come will show it
         return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)
 
     def _read_memory(self) -> tuple[Reading, Reading]:
@@ -138,7 +138,7 @@ class NvmlDevice:
         return Reading(min(rates.gpu, PERCENT) / PERCENT, SOURCE)
 
     def _read_power(self) -> Reading:
-        """The first of instant, average and plain usage that tells more than 0: no GPU that answers draws nothing."""
+        """The first of instant, average and plain usage that is above 0: no GPU that answers draws nothing."""
         for power_mw, source in self._read_power_fields():
             if power_mw > 0:
                 return Reading(power_mw / MW_PER_W, source)
@@ -202,7 +202,7 @@ class _Energy:
 
 
 def _field_value(field: Any) -> float:
-    """Return the number of a field value, whose type NVML tells beside it."""
+    """Return the number of a field value, whose type stands beside it."""
     value = field.value
     members = {
         pynvml.NVML_VALUE_TYPE_DOUBLE: value.dVal,

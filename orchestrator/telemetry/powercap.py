@@ -17,8 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.telemetry.meter import RateMeter
-from orchestrator.telemetry.reading import HostReading, Reading
+from orchestrator.telemetry.reading import HostReading, RateMeter, Reading
 
 ROOT = Path("/sys/class/powercap")
 SOURCE = "rapl"

@@ -1,12 +1,17 @@
 """What was read of a host, each value with where it came from, and the reason where there is none.
 
-Unknown is None, never 0: a device without a power sensor does not draw 0 watts.
+Unknown is None, never 0: a device without a power sensor does not draw 0 watts. Rates (watts of joules, CPUs of CPU
+seconds) are made of totals by a ``RateMeter``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+# CPU time is counted in ticks of 10 ms and powercap counters move about once a millisecond: over less than this the
+# quotient is mostly noise.
+MIN_WINDOW_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class HostReading:
-    """A host at one moment, or what one source tells of it; what another source tells is absent there.
+    """A host at one moment, or what one source shows of it; what another one would is absent there.
 
     Attributes:
         memory_used_bytes: GPU: in use on the device, by whomever; CPU: private memory of Triton and its stubs.
@@ -63,3 +68,26 @@ class HostReading:
         """Return a reading without values."""
         nothing = Reading.absent(reason)
         return cls(nothing, nothing, nothing, nothing, nothing)
+
+
+class RateMeter:
+    """Differences of a growing total over the time between reads.
+
+    A read too soon after the last one keeps the window open and repeats the rate of the window before.
+    """
+
+    def __init__(self) -> None:
+        self._total: float | None = None
+        self._at_s = 0.0
+        self._rate: float | None = None
+
+    def update(self, total: float, now_s: float) -> float | None:
+        """Return the growth a second since the last read; None at the first, and when the total fell."""
+        if self._total is not None and now_s - self._at_s < MIN_WINDOW_S:
+            return self._rate
+        if self._total is None or total < self._total:
+            self._rate = None
+        else:
+            self._rate = (total - self._total) / (now_s - self._at_s)
+        self._total, self._at_s = total, now_s
+        return self._rate

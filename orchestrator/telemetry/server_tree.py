@@ -7,12 +7,12 @@ change either. That a process id comes round again between two reads is not guar
 
 Not every stub that lives serves. WORKAROUND(Triton 2.51): when one stub of a model died with a request in hand, the
 version it belonged to is never taken down: a reload brings new stubs, and the others of the old version stay for ever,
-children of the server, under the same names, in memory and of no use. Names alone don't tell them apart, because a
-count changed in place uses names again: after 1, 2, 1 and 2 instances both that serve are called ``_0_1``. What tells
-them apart is that every load and full reload starts an instance 0, and a change in place never does, for at least one
-instance stays. So the newest instance 0 ever seen begins the generation that serves, and who is older does not count.
-Its siblings are started side by side with it, some a moment earlier; of those a moment older, whoever has a namesake
-in the generation is none of them. Proven on the binary in tests/telemetry/test_real_triton.py.
+children of the server, under the same names, in memory and of no use. Names alone don't distinguish them, because a
+count changed in place uses names again: after 1, 2, 1 and 2 instances both that serve are called ``_0_1``. But every
+load and full reload starts an instance 0, and a change in place never does, for at least one instance stays. So the
+newest instance 0 ever seen begins the generation that serves, and who is older does not count. Its siblings are started
+side by side with it, some a moment earlier; of those a moment older, whoever has a namesake in the generation is none
+of them. Proven on the binary in tests/telemetry/test_real_triton.py.
 
 What is not seen: orphans from before the first look, once the instance 0 of the generation that serves is gone.
 
@@ -49,8 +49,8 @@ class TreeUsage:
             memory regions, mapped by every stub alike, don't count: they would count once a stub.
         cpu_s: Processor time since the server's start, of stubs that have ended included.
         cpus: The number of CPUs that the server may run on.
-        live_instances: Stubs alive that serve, by model name; a model without any is not in it. None when that can't
-            be told: this server has had no stub yet (Triton's own onnxruntime backend never has one), or one stub's
+        live_instances: Stubs alive that serve, by model name; a model without any is not in it. None when that is
+            unknown: this server has had no stub yet (Triton's own onnxruntime backend never has one), or one stub's
             arguments are not understood.
         instance_bytes: Private memory of the largest of these, by model name; empty where there is none.
         overhead_bytes: Private memory of all but these; None while this server has had no stub.
@@ -100,11 +100,7 @@ class ServerTree:
             return False
 
     def read(self) -> TreeUsage:
-        """Return what is used now.
-
-        Raises:
-            psutil.Error: the server has gone, or may not be looked at.
-        """
+        """Return what is used now; raises psutil.Error when the server has gone, or may not be looked at."""
         for _ in range(ATTEMPTS - 1):
             usage, is_settled = self._sample()
             if is_settled:
@@ -186,7 +182,7 @@ class ServerTree:
             self._generations_s[stub.group] = max(stub.started_s, self._generations_s.get(stub.group, 0.0))
 
     def _is_serving(self, stub: _Stub) -> bool:
-        """Return whether a stub belongs to the version that serves; True as well where that can't be told."""
+        """Return whether a stub belongs to the version that serves; True as well where that is unknown."""
         began_s = self._generations_s.get(stub.group) if stub.group is not None else None
         if began_s is None or stub.started_s >= began_s:
             return True

@@ -27,7 +27,7 @@ GOOD = Results(
 )
 
 
-def test_analyses_are_told_apart_and_ask_for_what_they_say() -> None:
+def test_analyses_are_distinguished_and_ask_for_what_they_say() -> None:
     found = {str(analysis): analysis.arguments("here:1") for analysis in analyses()}
     assert len(found) == len(analyses())
     for name, arguments in found.items():

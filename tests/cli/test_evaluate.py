@@ -90,7 +90,9 @@ def test_suite_paper_is_held_against_both_readings_of_random_on_test_scenarios_a
         (["--policy", "random", "--without", "random"], "standard", "leaves no policy"),
     ],
 )
-def test_what_can_not_be_used_is_told_in_one_line(tmp_path: Path, more: list[str], suite: str, problem: str) -> None:
+def test_what_can_not_be_used_is_reported_in_one_line(
+    tmp_path: Path, more: list[str], suite: str, problem: str
+) -> None:
     run = evaluate(write_suite(tmp_path / "scenarios"), tmp_path / "out", *more, suite=suite)
     assert run.exit_code != 0
     assert problem in run.output

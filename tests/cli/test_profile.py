@@ -73,7 +73,7 @@ def test_a_server_on_another_host_can_not_be_controlled_from_here(tmp_path: Path
 
 @pytest.fixture
 def controller() -> Iterator[str]:
-    """The address of a controller of server ``a``, which tells no more than that."""
+    """The address of a controller of server ``a``, which says no more than that."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

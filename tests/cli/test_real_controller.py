@@ -175,7 +175,7 @@ def test_a_daemon_is_let_in_again_beside_its_minimum_set_whatever_the_budget(hos
             assert ready(host.status()) == ["fashion_w025"]
 
 
-def test_the_daemon_tells_what_it_does_and_takes_demands(host: Host) -> None:
+def test_the_daemon_shows_what_it_does_and_takes_demands(host: Host) -> None:
     host.write(minimum_widths=[25], wanted_widths=[25])
     with host.triton() as server, host.daemon() as process:
         wait(lambda: ready(host.status()) == ["fashion_w025"], host.status)
@@ -331,7 +331,7 @@ def test_a_load_that_hangs_is_reported_as_stuck_until_it_ends(host: Host) -> Non
         while not (new := set(server.stub_pids()) - known):
             assert time.monotonic() < deadline_s, host.status()
             time.sleep(0.005)
-        for pid in new:  # a stub that is told nothing more, as one whose model file lies on a dead disk
+        for pid in new:  # a stub that hears nothing more, as one whose model file lies on a dead disk
             os.kill(pid, signal.SIGSTOP)
         try:
             wait(lambda: bool(host.status()["notices"]), host.status)
@@ -350,7 +350,7 @@ def test_a_load_that_hangs_is_reported_as_stuck_until_it_ends(host: Host) -> Non
         wait(lambda: host.status()["notices"] == [], host.status)
 
 
-def test_what_fails_is_told_left_alone_for_longer_each_time_and_tried_at_once_when_it_changes(
+def test_what_fails_is_reported_left_alone_for_longer_each_time_and_tried_at_once_when_it_changes(
     host: Host, tmp_path: Path
 ) -> None:
     repository = tmp_path / "repository"

@@ -140,9 +140,9 @@ def test_an_interrupted_run_is_taken_up_again(fleet_path: Path, tmp_path: Path) 
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=START_S)
+    output, _ = process.communicate(timeout=START_S)
     assert process.returncode == 1
-    assert "goes on from" in told.decode().replace("\n", " ")
+    assert "goes on from" in output.decode().replace("\n", " ")
     assert not out.exists()
     kept = partial.read_text().count("\n") - 1
     assert kept >= 5

@@ -110,7 +110,7 @@ def answer_over_grpc(address: str) -> Any:
         return client.infer("fashion", [pixels]).get_response().parameters
 
 
-def test_it_answers_mends_what_dies_and_ends_without_a_trace(tmp_path: Path) -> None:
+def test_it_answers_restarts_what_dies_and_ends_without_a_trace(tmp_path: Path) -> None:
     up = Up(tmp_path)
     with up.running() as process:
         (pasted,) = (line for line in up.said().splitlines() if line.strip().startswith("curl "))

@@ -32,7 +32,7 @@ def test_policies_are_compared_in_a_table_a_file_and_a_picture(tmp_path: Path) -
     assert plot.read_bytes()[1:4] == b"PNG"
 
 
-def test_what_can_not_be_used_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_can_not_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
     for more, problem in (
         (["--policy", "best"], "unknown policy 'best'"),
         (["--requests", "10", "--out", f"{SCENARIO}/x.json"], "can't write"),

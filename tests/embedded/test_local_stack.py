@@ -38,7 +38,7 @@ class FakeProcesses:
 
         def make() -> FakeRun:
             run = runs()
-            run.tell = lambda what: self.events.append(f"{name} {what}")
+            run.report = lambda what: self.events.append(f"{name} {what}")
             return run
 
         return ManagedProcess(name, make)
@@ -93,7 +93,7 @@ async def test_processes_start_in_stages_and_end_the_other_way_round(tmp_path: P
     assert processes.take() == ["gateway ended", "controller a ended", "controller b ended", "a ended", "b ended"]
 
 
-async def test_settings_alone_start_nothing_and_are_told(tmp_path: Path) -> None:
+async def test_settings_alone_start_nothing_and_are_announced(tmp_path: Path) -> None:
     processes = FakeProcesses()
     stack, path = await begun(tmp_path, processes, A)
     await stack.take(fleet(A, deadline_ms=50.0))

@@ -6,7 +6,7 @@ from orchestrator.config import parse_fleet
 from orchestrator.embedded import local_state
 from orchestrator.embedded.local_fleet import read_status, stop_fleet
 from orchestrator.embedded.local_state import LocalServer
-from orchestrator.embedded.local_supervisor import FleetRequest, decode_request, render_settings
+from orchestrator.embedded.local_supervisor import REQUEST, FleetRequest, render_settings
 from orchestrator.errors import ConfigError
 from orchestrator.processes.process_table import ProcessIdentity
 
@@ -68,7 +68,7 @@ def test_the_fleet_file_labels_what_is_emulated() -> None:
     ]
 
 
-def test_the_fleet_file_tells_a_controller_where_it_belongs() -> None:
+def test_the_fleet_file_shows_a_controller_where_it_belongs() -> None:
     fleet = parse_fleet(render_settings((build_server(), build_server("local-1", 3.0, 11))))
     assert [server.controller for server in fleet.servers] == ["127.0.0.1:4", "127.0.0.1:14"]
     assert {server.repository for server in fleet.servers} == {Path("/models")}
@@ -78,7 +78,7 @@ def test_a_request_survives_the_pipe() -> None:
     request = FleetRequest(
         repository=Path("/r"), slowdowns=(1.0, 2.5), cpu_sets=(None, frozenset({0, 3})), start_timeout_s=9.5
     )
-    assert decode_request(request.encode()) == request
+    assert REQUEST.validate_json(REQUEST.dump_json(request)) == request
 
 
 def test_a_fleet_that_is_gone_is_stale_and_is_cleaned_up(tmp_path: Path) -> None:

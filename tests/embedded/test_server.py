@@ -79,6 +79,6 @@ async def test_bad_options_are_refused_before_anything_starts(tmp_path: Path, op
 
 def test_addresses_need_a_started_server(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path)
-    for name in ("grpc_address", "http_address", "metrics_url", "pid", "guardian_pid", "log_path"):
+    for name in ("grpc_address", "http_address", "metrics_url", "pid", "log_path"):
         with pytest.raises(EmbeddedServerError, match="has not been started"):
             getattr(server, name)

@@ -11,13 +11,13 @@ import sys
 import uuid
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.embedded import triton_leftovers
 from orchestrator.embedded.triton_leftovers import Leftovers, list_stubs
-from orchestrator.processes.guarded import GuardedProcess
+from orchestrator.processes.guarded import GuardedProcess, create_private_directory
 from orchestrator.processes.guardian import Task, load_leftovers
-from orchestrator.processes.private_directory import create_private_directory
 from orchestrator.processes.process_table import list_session
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -76,7 +76,7 @@ async def test_a_guarded_program_leaves_no_region_whoever_is_killed(victim: str)
         async with asyncio.timeout(20):
             while len(list_session(process.pid)) < 2:
                 await asyncio.sleep(0.01)
-        pid = {"nobody": None, "program": process.pid, "guardian": process.guardian_pid}[victim]
+        pid = {"nobody": None, "program": process.pid, "guardian": psutil.Process(process.pid).ppid()}[victim]
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
             await process.wait_exited()

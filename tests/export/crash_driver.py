@@ -11,11 +11,16 @@ import os
 import sys
 from pathlib import Path
 
-from export.repository import exchange, leftovers, read_model, swap_by_renames, write_model
+from export.repository import Files, Swap, exchange, leftovers, read_model, swap_by_renames, write_models
 
 OLD = {"config.pbtxt": b"old", "labels.txt": b"old", "1/model.onnx": b"old" * 1000}
 NEW = {"config.pbtxt": b"new", "labels.txt": b"new", "1/model.onnx": b"new" * 1000}
 _STEPS = frozenset({"open", "os.mkdir", "os.rename", "os.rmdir", "os.remove", "os.scandir", "ctypes.dlsym"})
+
+
+def write_model(repository: Path, name: str, files: Files, *, swap: Swap | None = None) -> bool:
+    """Write one model; return whether anything had to be written."""
+    return write_models(repository, {name: files}, swap=swap)[name]
 
 
 def crash_at(step: int, repository: Path, how: str) -> bool:

@@ -10,7 +10,6 @@ from export.datasets import InMemoryImages
 from export.errors import CheckpointError, ExportError, RepositoryError
 from export.family import (
     ProvenModel,
-    WrittenModel,
     default_family,
     prove_family,
     render_labels,
@@ -18,7 +17,7 @@ from export.family import (
     write_family,
 )
 from export.model_config import Tuning, parse_config, read_identity
-from export.repository import CONFIG_FILE, MODEL_FILE, write_model
+from export.repository import CONFIG_FILE, MODEL_FILE, write_models
 from export.verification import verify_repository
 from export.width import Width
 from tests.export.toys import LABELS, SIDE, lively_network, toy_checkpoint, toy_images, toy_spec
@@ -34,7 +33,7 @@ def export_family(
     *,
     family: str = "toys",
     tuning: Tuning | None = None,
-) -> list[WrittenModel]:
+) -> dict[str, bool]:
     """Prove all widths, then write them, as the command does."""
     proven = list(prove_family(checkpoint, widths, images, family=family, tuning=tuning or Tuning()))
     return write_family(proven, repository)
@@ -54,7 +53,7 @@ def test_every_width_describes_itself(proven: list[ProvenModel]) -> None:
 def test_exporting_twice_changes_nothing(checkpoint: Checkpoint, test_images: InMemoryImages, repository: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*")}
     written = export_family(checkpoint, repository, (NARROW, FULL), test_images)
-    assert [(entry.path.name, entry.changed) for entry in written] == [("toys_w025", False), ("toys_w100", False)]
+    assert written == {"toys_w025": False, "toys_w100": False}
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
 
 
@@ -97,7 +96,7 @@ def test_a_checkpoint_without_the_width_is_refused_before_any_work(
 def test_an_occupied_place_stops_the_export(proven: list[ProvenModel], checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     with pytest.raises(RepositoryError, match="can't write"):
-        write_model(tmp_path / "models", "toys_w025", proven[0].files)
+        write_models(tmp_path / "models", {"toys_w025": proven[0].files})
 
 
 def test_families_are_named_for_their_data() -> None:

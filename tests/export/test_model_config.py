@@ -143,7 +143,7 @@ def test_a_description_that_is_damaged_is_refused(old: str, new: str, message: s
         read_identity(parse_config(text.replace(old, new)))
 
 
-def test_a_lost_header_is_told_apart() -> None:
+def test_a_lost_header_is_recognised() -> None:
     text = render_config(FASHION, Tuning())
     assert read_header("\n".join(text.splitlines()[3:])) is None
     assert read_header(text.replace("--instances 1", "--instances many")) is None

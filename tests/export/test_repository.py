@@ -18,10 +18,9 @@ from export.repository import (
     read_model,
     require_writable,
     swap_by_renames,
-    write_model,
     write_models,
 )
-from tests.export.crash_driver import NEW, OLD
+from tests.export.crash_driver import NEW, OLD, write_model
 
 NAME = "toys_w025"
 
@@ -119,8 +118,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from export.errors import RepositoryError
-from export.repository import write_model
-from tests.export.crash_driver import NEW, OLD
+from tests.export.crash_driver import NEW, OLD, write_model
 repository = Path(sys.argv[1])
 write_model(repository, "toys_w025", OLD)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -134,8 +132,8 @@ NOBODY = """
 import os, sys
 from pathlib import Path
 from export.errors import RepositoryError
-from export.repository import read_model, write_model
-from tests.export.crash_driver import NEW
+from export.repository import read_model
+from tests.export.crash_driver import NEW, write_model
 parent = Path(sys.argv[1])
 if os.getuid() == 0:
     os.setgid(65534)

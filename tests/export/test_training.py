@@ -15,7 +15,6 @@ from export.errors import CheckpointError, ExportError
 from export.training import (
     EpochDone,
     StepDone,
-    TrainingDone,
     TrainSettings,
     accuracy_of,
     augment,
@@ -34,8 +33,8 @@ CPU = torch.device("cpu")
 
 def run(out: Path, settings: TrainSettings = SETTINGS, *, resume: bool = False) -> Checkpoint:
     *_, last = train(settings, TRAIN, TEST, out, device="cpu", resume=resume)
-    assert isinstance(last, TrainingDone)
-    return last.checkpoint
+    assert isinstance(last, Checkpoint)
+    return last
 
 
 def without_seconds(history: tuple[Mapping[str, Any], ...]) -> list[dict[str, Any]]:
@@ -84,7 +83,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
 def test_events_metrics_and_files_agree(tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1)
     events = list(train(settings, TRAIN, TEST, tmp_path, device="cpu", resume=False))
-    assert [type(event) for event in events] == [StepDone] * 6 + [EpochDone, TrainingDone]
+    assert [type(event) for event in events] == [StepDone] * 6 + [EpochDone, Checkpoint]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 1
     assert set(rows[0]["accuracy"]) == {"25", "50", "75", "100"}

@@ -1,4 +1,4 @@
-"""One run of a program of ours: how it starts, ends, and what it tells."""
+"""One run of a program of ours: how it starts, ends, and what it leaves in its log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def wait_for_log(path: Path) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_it_is_told_to_end_and_only_once(tmp_path: Path) -> None:
+async def test_it_gets_the_signal_to_end_and_only_once(tmp_path: Path) -> None:
     process = child(WAITS, tmp_path / "log")
     assert (process.pid, process.is_running) == (None, False)
     await process.stop()
@@ -58,7 +58,7 @@ async def test_who_ignores_sigterm_is_killed(tmp_path: Path, caplog: pytest.LogC
     assert "it did not end within 0.1 s and is killed" in caplog.messages
 
 
-async def test_an_exit_is_told_with_the_last_line_of_this_run(tmp_path: Path) -> None:
+async def test_an_exit_is_reported_with_the_last_line_of_this_run(tmp_path: Path) -> None:
     log_path = tmp_path / "log"
     log_path.write_text("of an earlier run\n")
     process = child("import sys; print('first', flush=True); sys.exit('Error: no such model')", log_path)

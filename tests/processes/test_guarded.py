@@ -10,16 +10,17 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from orchestrator.processes.guarded import GuardedProcess
-from orchestrator.processes.guardian import Leftovers, Task, decode_task, kill_session
-from orchestrator.processes.private_directory import (
+from orchestrator.processes.guarded import (
     PREFIX,
+    GuardedProcess,
     PrivateDirectory,
     create_private_directory,
     remove_abandoned,
 )
+from orchestrator.processes.guardian import Leftovers, Task, decode_task, kill_session
 from orchestrator.processes.process_table import list_session, read_command_line
 
 
@@ -102,7 +103,7 @@ async def test_stop_is_orderly_and_idempotent(directory: PrivateDirectory) -> No
 
 @pytest.mark.parametrize("turns", [0, 1, 3, 10, 100])
 async def test_a_stop_right_behind_the_task_is_heard(directory: PrivateDirectory, turns: int) -> None:
-    """At any turn of the event loop, from before the guardian runs until it has been told its task."""
+    """At any turn of the event loop, from before the guardian runs until it has read its task."""
     process = GuardedProcess(build_task(directory, FOREVER, grace_s=60.0), directory)
     starting = asyncio.create_task(process.start())
     for _ in range(turns + 1):
@@ -134,7 +135,7 @@ async def test_orphans_of_a_crashed_program_are_killed(directory: PrivateDirecto
 async def test_a_killed_guardian_is_noticed_at_once_and_replaced_by_stop(directory: PrivateDirectory) -> None:
     async with running(build_task(directory, STUBBORN), directory) as process:
         await wait_for_log(directory, 2)
-        os.kill(process.guardian_pid, signal.SIGKILL)
+        os.kill(psutil.Process(process.pid).ppid(), signal.SIGKILL)
         async with asyncio.timeout(10):
             await process.wait_exited()
         assert process.exit_code is None
@@ -146,7 +147,7 @@ async def test_a_killed_guardian_is_noticed_at_once_and_replaced_by_stop(directo
 async def test_the_program_is_in_a_session_of_its_own_on_its_cpus(directory: PrivateDirectory) -> None:
     cpu = min(os.sched_getaffinity(0))
     async with running(replace(build_task(directory, FOREVER), cpus=(cpu,)), directory) as process:
-        assert len({os.getsid(0), os.getsid(process.guardian_pid), os.getsid(process.pid)}) == 3
+        assert len({os.getsid(0), os.getsid(psutil.Process(process.pid).ppid()), os.getsid(process.pid)}) == 3
         assert os.sched_getaffinity(process.pid) == {cpu}
 
 

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.virtual_time
 
 
 class FakeRun:
-    """Starts, unless it is told why not, and goes on until it is ended."""
+    """Starts, unless there is a reason why not, and goes on until it is ended."""
 
     def __init__(self, number: int, trouble: str | OSError | None) -> None:
         self.pid: int | None = 100 + number
         self.stops = 0
-        self.tell: Callable[[str], object] = str
+        self.report: Callable[[str], object] = str
         self._trouble = trouble
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -28,17 +28,17 @@ class FakeRun:
         await asyncio.sleep(1.0)
         if self._trouble is not None:
             raise self._trouble if isinstance(self._trouble, OSError) else ServerUnavailableError(self._trouble)
-        self.tell("started")
+        self.report("started")
 
     async def wait_exited(self) -> str:
         return await self._end
 
     async def stop(self) -> None:
         self.stops += 1
-        self.tell("ended")
+        self.report("ended")
 
     def signal(self, number: signal.Signals) -> None:
-        self.tell(f"had {number.name}")
+        self.report(f"had {number.name}")
 
     def end(self) -> None:
         self._end.set_result("was killed by SIGKILL")

@@ -24,6 +24,6 @@ def test_a_claim_is_met_only_when_all_of_it_is(claim: Claim, met: bool) -> None:
     assert claim.is_met is met
 
 
-def test_a_claim_is_told_in_a_line() -> None:
+def test_a_claim_is_shown_in_a_line() -> None:
     claims = [Claim("rate", 1234.5, "1/s", 1000, is_floor=True), Claim("lost", None, "", 0)]
     assert list(map(str, claims)) == ["met      rate: 1234.50 >= 1000.00 1/s", "NOT MET  lost: none <= 0.00"]

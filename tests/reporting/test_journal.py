@@ -37,7 +37,7 @@ def test_a_damaged_line_is_named_with_what_to_do(tmp_path: Path) -> None:
             read(path)
 
 
-def test_differences_are_told_by_the_path_of_their_leaf() -> None:
+def test_differences_are_named_by_the_path_of_their_leaf() -> None:
     found, wanted = {"a": {"b": [1, 2]}, "c": 3}, {"a": {"b": [1, 4]}, "d": 5}
     assert list(differences(found, wanted)) == [("a.b[1]", 2, 4), ("c", 3, None), ("d", None, 5)]
     assert not list(differences(wanted, wanted))

@@ -17,7 +17,7 @@ from orchestrator.telemetry.nvml import NvmlDevice
 
 
 class Clock:
-    """Goes on when told."""
+    """Stands still until it is set."""
 
     now_s = 100.0
 

@@ -1,6 +1,6 @@
 """Processes that look like Triton and its stubs to the operating system: Python under their names, as links.
 
-The server is told what to do by lines; whoever loses its parent reads the end of its input and goes.
+The server takes what to do by lines; whoever loses its parent reads the end of its input and goes.
 """
 
 import subprocess

@@ -1,6 +1,7 @@
 """The telemetry of a host: what is put together, and that nothing hangs or raises."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from orchestrator.controller.ports import Telemetry
 from orchestrator.telemetry import HostReading, Reading, open_telemetry
 from orchestrator.telemetry.bounded import BoundedReader
-from orchestrator.telemetry.host import CpuTelemetry, GpuTelemetry
+from orchestrator.telemetry.host import CpuTelemetry, GpuTelemetry, describe_cpu, describe_gpu
+from orchestrator.telemetry.powercap import Powercap
 from tests.telemetry.processes import FakeTriton
 
 ELSEWHERE = "Triton isn't on this host"
@@ -44,7 +46,7 @@ async def test_a_cpu_host(start_triton: Callable[..., FakeTriton], tmp_path: Pat
     zone.mkdir()
     for name, text in {"name": "package-0", "energy_uj": "7", "max_energy_range_uj": "1000"}.items():
         (zone / name).write_text(text)
-    telemetry: Telemetry = CpuTelemetry(triton.port, powercap_root=tmp_path)
+    telemetry: Telemetry = CpuTelemetry(triton.port, Powercap(tmp_path))
     await telemetry.read()
     await asyncio.sleep(0.06)
     reading = await telemetry.read()
@@ -155,3 +157,15 @@ async def test_opened_for_a_gpu_that_is_not_there() -> None:
     assert reading.power_w.value is None
     assert reading.power_w.reason
     await gpu.close()
+
+
+def test_a_cpu_is_described_by_its_model_and_how_many_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nmodel name\t: Fast 9000\nmodel name\t: Fast 9000\n")
+    cpus = len(os.sched_getaffinity(0))
+    assert describe_cpu(path) == f"Fast 9000, {cpus} CPUs"
+    assert describe_cpu(tmp_path / "absent").endswith(f", {cpus} CPUs")
+
+
+def test_a_gpu_that_is_not_there_is_unknown() -> None:
+    assert describe_gpu(4711).startswith("unknown: ")

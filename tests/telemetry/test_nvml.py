@@ -98,7 +98,7 @@ def test_under_mig_what_belongs_to_the_whole_board_is_absent(gpu: FakeGpu) -> No
     assert value(gpu.read(), "utilisation_ratio") == (0.05, "nvml"), "pending is not enabled"
 
 
-def test_utilisation_of_a_gpu_that_does_not_tell(gpu: FakeGpu) -> None:
+def test_utilisation_of_a_gpu_that_does_not_show_it(gpu: FakeGpu) -> None:
     gpu.answer(nvmlDeviceGetUtilizationRates="3")
     reading = gpu.read()
     assert reason(reading, "utilisation_ratio") == "GPU 0: Not Supported (nvmlDeviceGetUtilizationRates)"
@@ -137,7 +137,7 @@ def test_a_gpu_that_may_not_be_opened(gpu: FakeGpu) -> None:
     assert value(gpu.read(), "power_w")
 
 
-def test_an_error_newer_than_pynvml_is_told_in_the_librarys_words(gpu: FakeGpu) -> None:
+def test_an_error_newer_than_pynvml_is_reported_in_the_librarys_words(gpu: FakeGpu) -> None:
     gpu.answer(nvmlDeviceGetUtilizationRates="21")
     assert "No data" in reason(gpu.read(), "utilisation_ratio")
 

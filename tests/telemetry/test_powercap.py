@@ -95,7 +95,7 @@ def test_a_counter_that_may_not_be_read(tree: Tree) -> None:
     assert reading.power_w.value is None
 
 
-def test_no_permission_is_told_with_its_remedy() -> None:
+def test_no_permission_is_reported_with_its_remedy() -> None:
     with tempfile.TemporaryDirectory() as directory:  # tmp_path is closed to others altogether
         Path(directory).chmod(0o755)
         tree = Tree(Path(directory) / "powercap")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from orchestrator.telemetry import HostReading, TritonProcesses
-from orchestrator.telemetry.memory_limit import read_memory_total
+from orchestrator.telemetry.processes import read_memory_total
 from tests.telemetry.privileges import without_privileges
 from tests.telemetry.processes import FakeTriton
 

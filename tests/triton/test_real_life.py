@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import tritonclient.grpc as grpcclient
 import yaml
@@ -26,7 +27,7 @@ from orchestrator.embedded.wheel import (
     locate_wheel,
 )
 from orchestrator.errors import EmbeddedServerError
-from orchestrator.processes.private_directory import PREFIX, create_private_directory
+from orchestrator.processes.guarded import PREFIX, create_private_directory
 from orchestrator.processes.process_table import list_session, read_identity
 from tests.triton import onnx_models
 from tests.triton.calls import index
@@ -68,13 +69,17 @@ def regions_of(pids: Iterable[int]) -> set[Path]:
     return regions
 
 
+def guardian_of(server: EmbeddedServer) -> int:
+    return psutil.Process(server.pid).ppid()
+
+
 def existing(regions: Iterable[Path]) -> list[Path]:
     return [region for region in regions if region.exists()]
 
 
 async def test_nothing_is_left_after_an_ordinary_end(repository: Path, options: EmbeddedOptions) -> None:
     async with EmbeddedServer(repository, options) as server:
-        pids = (server.pid, server.guardian_pid, *server.stub_pids())
+        pids = (server.pid, guardian_of(server), *server.stub_pids())
         regions = regions_of(pids)
         assert len(existing(regions)) == 2
         directory = server.log_path.parent
@@ -86,12 +91,12 @@ async def test_nothing_is_left_after_an_ordinary_end(repository: Path, options: 
 @pytest.mark.parametrize("victim", ["server", "guardian", "stub and server"])
 async def test_nothing_is_left_when_one_is_killed(repository: Path, options: EmbeddedOptions, victim: str) -> None:
     async with EmbeddedServer(repository, options) as server:
-        pids = (server.pid, server.guardian_pid, *server.stub_pids())
+        pids = (server.pid, guardian_of(server), *server.stub_pids())
         regions = regions_of(pids)
         directory = server.log_path.parent
         if victim == "stub and server":
             os.kill(server.stub_pids()[0], signal.SIGKILL)
-        os.kill(server.guardian_pid if victim == "guardian" else server.pid, signal.SIGKILL)
+        os.kill(guardian_of(server) if victim == "guardian" else server.pid, signal.SIGKILL)
         async with asyncio.timeout(GONE_S):
             ending = await server.wait_exited()
         assert ("lost its guardian" if victim == "guardian" else "killed by SIGKILL") in ending
@@ -109,11 +114,12 @@ async def test_nothing_is_left_when_one_is_killed(repository: Path, options: Emb
 HOLD = """
 import asyncio, sys
 from pathlib import Path
+import psutil
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 
 async def main():
     async with EmbeddedServer(Path(sys.argv[1]), EmbeddedOptions(exit_timeout_s=3)) as server:
-        print(server.pid, server.guardian_pid, *server.stub_pids(), flush=True)
+        print(server.pid, psutil.Process(server.pid).ppid(), *server.stub_pids(), flush=True)
         print(server.log_path.parent, flush=True)
         await asyncio.Event().wait()
 

@@ -1,6 +1,6 @@
 """Machines, by the nominal figures that their vendors publish, rounded.
 
-FP32 without tensor cores, because ONNX Runtime computes so unless it is told otherwise. Of CPUs it is cores × base
+FP32 without tensor cores, because ONNX Runtime computes so unless it is set otherwise. Of CPUs it is cores × base
 clock × FP32 operations a cycle (32 with AVX2's two fused multiply-adds). Power is the board's or package's limit. What
 machines idle at is not published and is assumed, see ``generator``.
 

@@ -13,6 +13,8 @@ from enum import StrEnum
 
 from orchestrator.planner import Batching
 
+MAX_INSTANCES = 3
+"""Of a steady model."""
 PLAIN = Batching()
 ALTERNATIVES = (Batching((4,), 500), Batching((8,), 1000), Batching((16,), 2000))
 
@@ -58,19 +60,11 @@ def draw_changes(
     counts: Mapping[ChangeKind, int],
     *,
     seed: int,
-    max_instances: int = 3,
 ) -> tuple[Change, ...]:
     """Return so many changes of each kind, in an order drawn with ``seed``.
 
-    Args:
-        steady: Models that are loaded with one instance all along; they are scaled and reloaded.
-        loose: Models that are absent at the start and at the end; they are loaded and unloaded.
-        counts: Changes of each kind; opposites must be equal.
-        seed: The seed of the order.
-        max_instances: Instances of a steady model at the most.
-
-    Raises:
-        ValueError: when opposites are not equal.
+    Steady models are loaded with one instance all along, and are scaled and reloaded; loose ones are absent at start
+    and end, and are loaded and unloaded. Raises ValueError when opposites are not equal.
     """
     for one, other in OPPOSITES:
         if counts.get(one, 0) != counts.get(other, 0):
@@ -82,7 +76,7 @@ def draw_changes(
     batching = dict.fromkeys(instances, PLAIN)
     changes: list[Change] = []
     while any(left.values()):
-        candidates = _candidates(instances, steady, loose, max_instances)
+        candidates = _candidates(instances, steady, loose)
         possible = [kind for kind in ChangeKind if left.get(kind, 0) and candidates[kind]]
         kind = rng.choices(possible, weights=[left[k] for k in possible])[0]
         left[kind] -= 1
@@ -106,10 +100,10 @@ _STEP: Mapping[ChangeKind, int] = {
 
 
 def _candidates(
-    instances: Mapping[str, int], steady: Sequence[str], loose: Sequence[str], max_instances: int
+    instances: Mapping[str, int], steady: Sequence[str], loose: Sequence[str]
 ) -> Mapping[ChangeKind, list[str]]:
     return {
-        ChangeKind.SCALE_UP: [m for m in steady if instances[m] < max_instances],
+        ChangeKind.SCALE_UP: [m for m in steady if instances[m] < MAX_INSTANCES],
         ChangeKind.SCALE_DOWN: [m for m in steady if instances[m] > 1],
         ChangeKind.BATCHING: list(steady),
         ChangeKind.NONCE: list(steady),

@@ -20,9 +20,9 @@ from benchmarks.controller.load import Answers, Stream, closed_loops
 from benchmarks.controller.results import Kill, Kills
 from benchmarks.controller.testbed import Testbed, open_testbed
 from benchmarks.harness.command import Say
-from benchmarks.harness.processes import command_line
 from orchestrator.config import ControllerSettings
 from orchestrator.errors import PermanentError, SlimError
+from orchestrator.processes.process_table import read_command_line
 from orchestrator.snapshot import ModelName
 
 TIMES = 3
@@ -79,7 +79,7 @@ class _Killer:
     async def kill_stub(self) -> Kill:
         widest = self.testbed.models[-1]
         # The newest: an older one may be Triton's leftover of a version that serves no more.
-        victim = max(pid for pid in self.testbed.server.stub_pids() if f"{widest}_" in command_line(pid))
+        victim = max(pid for pid in self.testbed.server.stub_pids() if f"{widest}_" in " ".join(read_command_line(pid)))
         killed_s = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         return await self._wait("a stub", f"one of two of {widest}", from_s=killed_s, killed_s=killed_s)

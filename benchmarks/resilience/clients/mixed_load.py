@@ -2,7 +2,7 @@
 
 Each kind arrives by a Poisson process of its own, whether or not its earlier ones have ended, but never with more than
 ``MOST_AT_ONCE`` under way, so that a gateway that stands still does not make this process grow. What a kind may end
-with is part of its definition in `mixed_kinds` and `leaving`; anything else is *unexpected* and told with an example.
+with is part of its definition in `mixed_kinds` and `leaving`; anything else is *unexpected* and shown with an example.
 Prints one line of JSON when it ends, and one a minute to stderr.
 """
 
@@ -103,7 +103,7 @@ async def _arrive(
 async def _once(world: World, name: str, kind: Kind, counts: Counts) -> None:
     try:
         outcome = await kind.ask(world)
-    except Exception as exc:  # whatever a client raises is an outcome, and told
+    except Exception as exc:  # whatever a client raises is an outcome, and counted
         outcome = f"{type(exc).__name__}: {exc}"
     counts.note(name, kind, outcome)
 

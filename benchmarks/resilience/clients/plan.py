@@ -106,6 +106,17 @@ class Replies:
         ended_s = self.ended_s[number]
         return None if ended_s is None else ended_s - self.due_s[number]
 
+    def known_end_s(self, number: int) -> float:
+        """Return when the first answer or error of a request came, of which it is known that one did."""
+        ended_s = self.ended_s[number]
+        assert ended_s is not None
+        return ended_s
+
+    @property
+    def sender_late_s(self) -> float:
+        """The most by which a request was sent after it was due."""
+        return max(sent_s - due_s for sent_s, due_s in zip(self.sent_s, self.due_s, strict=True))
+
     def is_in_time(self, number: int, deadline_s: float) -> bool:
         """Return whether a request was answered, rightly formed, within its deadline."""
         latency_s = self.latency_s(number)
@@ -116,25 +127,5 @@ class Replies:
         return [number for number, due_s in enumerate(self.due_s) if from_s <= due_s < until_s]
 
 
-_PLAN = TypeAdapter(Plan)
-_REPLIES = TypeAdapter(Replies)
-
-
-def render_plan(plan: Plan) -> str:
-    """Return a plan as JSON."""
-    return _PLAN.dump_json(plan).decode()
-
-
-def parse_plan(text: str) -> Plan:
-    """Return the plan that ``render_plan`` wrote."""
-    return _PLAN.validate_json(text)
-
-
-def render_replies(replies: Replies) -> str:
-    """Return replies as JSON."""
-    return _REPLIES.dump_json(replies).decode()
-
-
-def parse_replies(text: str) -> Replies:
-    """Return the replies that ``render_replies`` wrote."""
-    return _REPLIES.validate_json(text)
+PLAN = TypeAdapter(Plan)
+REPLIES = TypeAdapter(Replies)

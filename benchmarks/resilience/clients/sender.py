@@ -21,14 +21,13 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.resilience.clients.plan import Plan, Replies, parse_plan, render_replies
+from benchmarks.resilience.clients.plan import PLAN, REPLIES, Plan, Replies
 
 FAMILY, INPUT, OUTPUT = "fashion", "pixels", "logits"
 NEVER_S = 15.0
 """After the last request; what has not been answered by then never is."""
 LEAD_S = 0.5
 """From the connections' being there to the first request."""
-NEVER = "never answered"
 TOLERANCE = 0.02
 """Of the largest score, as for the router's own probes."""
 _CHANNEL = [("grpc.enable_retries", 0)]
@@ -171,12 +170,12 @@ class _Answer:
 
 def main(address: str, plan_path: str, replies_path: str) -> None:
     """Send a plan and write what became of it."""
-    plan = parse_plan(Path(plan_path).read_text())
+    plan = PLAN.validate_json(Path(plan_path).read_bytes())
     with np.load(plan.images) as arrays:
         expected = {int(name.removeprefix("w")): arrays[name] for name in arrays.files if name.startswith("w")}
         sender = Sender(plan, expected, arrays["images"], Replies.of(plan))
     asyncio.run(sender.run(address))
-    Path(replies_path).write_text(render_replies(sender.replies))
+    Path(replies_path).write_bytes(REPLIES.dump_json(sender.replies))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def say_figure(value: float | None, form: str) -> str:
 
 @contextmanager
 def counted_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr; yields a function that is told how many are done, of how many."""
+    """Show a bar on stderr; yields a function that takes how many are done, and of how many."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=None)
@@ -45,11 +45,7 @@ def counted_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def save(path: Path, content: str | bytes, what: str = "") -> None:
-    """Write a file, its folder included.
-
-    Raises:
-        ConfigError: when it can't be written; ``what`` ends in a space and says what it is.
-    """
+    """Write a file and its folder; raises ConfigError, in which ``what`` stands before the path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)

@@ -139,12 +139,12 @@ def _take(console: Console, request: ProfileRequest) -> Profile:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
-        def tell(now: CampaignProgress) -> None:
+        def report(now: CampaignProgress) -> None:
             what = f"round {now.round_number}: {now.now}" if now.round_number else now.now
             bar.update(task, total=now.cells, completed=now.settled, description=what)
 
         try:
-            return asyncio.run(take_profile(request, tell=tell, has_controller=has_controller))
+            return asyncio.run(take_profile(request, tell=report, has_controller=has_controller))
         except KeyboardInterrupt:
             console.print(f"interrupted; the same command goes on from {request.partial}", soft_wrap=True)
             raise

@@ -86,10 +86,10 @@ def train_router(
     ) as progress:  # fmt: skip
         bar = progress.add_task(kind, total=max(1, settings.steps))
 
-        def report(steps: int, told: str) -> None:
+        def report(steps: int, line: str) -> None:
             progress.update(bar, completed=steps)
-            if told:
-                progress.console.print(told, highlight=False)
+            if line:
+                progress.console.print(line, highlight=False)
 
         validations = choose_validations(paths, scenario, traces=traces, base=settings.base, requests=length)
         run = RunFolder(folder)

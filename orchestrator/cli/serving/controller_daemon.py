@@ -31,8 +31,7 @@ async def serve(
 ) -> None:
     """Look after a server until SIGTERM or SIGINT, or the end of standard input; read the file again after a SIGHUP.
 
-    Raises:
-        SlimError: when the server's settings can't be kept to.
+    Raises SlimError when the server's settings can't be kept to.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -52,11 +51,7 @@ async def serve(
 
 
 async def show_plan(fleet: FleetSettings, server: ServerSettings) -> None:
-    """Say what would be done now.
-
-    Raises:
-        SlimError: when the settings can't be kept to, or Triton can't be observed.
-    """
+    """Say what would be done now; raises SlimError when settings can't be kept to, or Triton can't be observed."""
     async with open_daemon(fleet, server, is_dry=True) as daemon:
         report = await daemon.look_twice()
     if report.snapshot is None:
@@ -66,11 +61,9 @@ async def show_plan(fleet: FleetSettings, server: ServerSettings) -> None:
 
 
 async def act_once(fleet: FleetSettings, server: ServerSettings) -> None:
-    """Do what is to be done now, and say what was done.
+    """Do what is to be done now, and say what was done; ends with status 1 when something failed.
 
-    Raises:
-        SlimError: when the settings can't be kept to, or Triton can't be observed.
-        click.exceptions.Exit: when something failed.
+    Raises SlimError when the settings can't be kept to, or Triton can't be observed.
     """
     async with open_daemon(fleet, server) as daemon:
         with daemon.endpoint():

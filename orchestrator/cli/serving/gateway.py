@@ -1,4 +1,4 @@
-"""``slimsched gateway``: Triton's protocol in front of the fleet, until told to stop."""
+"""``slimsched gateway``: Triton's protocol in front of the fleet, until it is stopped."""
 
 from __future__ import annotations
 

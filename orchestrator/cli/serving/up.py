@@ -124,10 +124,10 @@ async def _run(
     stack = LocalStack(fleet, state_dir / "fleet.yaml", _StackProcesses(state_dir))
     task = asyncio.current_task()
     assert task is not None
-    is_told = asyncio.Event()
+    is_stopping = asyncio.Event()
 
     def stop() -> None:
-        is_told.set()
+        is_stopping.set()
         task.cancel()
 
     watch_for_stop(stop)
@@ -143,7 +143,7 @@ async def _run(
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             await _show(stack, console)
         except asyncio.CancelledError:
-            if not is_told.is_set():
+            if not is_stopping.is_set():
                 raise
             task.uncancel()
             log.info("stopping: the gateway answers what is in, then all is taken down")

@@ -45,7 +45,7 @@ Feed = dict[str, Array]
 Result = TypeVar("Result")
 
 TIMED_RUNS = 5
-"""Back to back, of which the quickest tells what a slow device takes."""
+"""Back to back, of which the quickest is what a slow device takes times its factor."""
 MAX_KINDS = 1024
 """Of work that a slow device knows the time of; inputs without fixed shapes bring ever new ones."""
 
@@ -150,9 +150,7 @@ class SlowDevice:
     def run(self, kind: Hashable, work: Callable[[], Result]) -> Result:
         """Return what the work returns; work that fails takes no longer than it takes.
 
-        Args:
-            kind: Equal for work that takes equally long.
-            work: Does nothing but return something, so that it may be done more than once.
+        Work of an equal ``kind`` takes equally long. It does nothing but return something, so that it may be repeated.
         """
         if self._slowdown <= 1.0:
             return work()
@@ -185,13 +183,7 @@ class SlowDevice:
 
 
 class OnnxModel:
-    """One instance: an ONNX Runtime session that answers several requests at a time.
-
-    Args:
-        session: A session whose signature the config has been validated against.
-        config: The model configuration.
-        device: What it runs on.
-    """
+    """One instance: an ONNX Runtime session, proven to fit its config, that answers several requests at a time."""
 
     def __init__(self, session: ort.InferenceSession, config: Mapping[str, Any], device: SlowDevice) -> None:
         self.input_names: tuple[str, ...] = tuple(io["name"] for io in config["input"])
@@ -206,10 +198,10 @@ class OnnxModel:
         signatures = [batch_signature(feed) if self._is_batching else index for index, feed in enumerate(feeds)]
         answers: dict[int, Feed | RequestError] = {}
         for members in group_by_signature(signatures):
-            answers.update(zip(members, self._answer_group([feeds[i] for i in members]), strict=True))
+            answers.update(zip(members, self._answer_batch([feeds[i] for i in members]), strict=True))
         return [answers[index] for index in range(len(feeds))]
 
-    def _answer_group(self, feeds: Sequence[Feed]) -> Sequence[Feed | RequestError]:
+    def _answer_batch(self, feeds: Sequence[Feed]) -> Sequence[Feed | RequestError]:
         try:
             sizes = [batch_size(feed) for feed in feeds] if self._is_batching else [1]
             return split_outputs(self._run(concatenate_feeds(feeds)), sizes)
@@ -217,7 +209,7 @@ class OnnxModel:
             if len(feeds) == 1:
                 return [exc]
         # Someone in the batch is at fault: run each alone, so that only the guilty one hears of it.
-        return [answer for feed in feeds for answer in self._answer_group([feed])]
+        return [answer for feed in feeds for answer in self._answer_batch([feed])]
 
     def _run(self, feed: Feed) -> Feed:
         strings = {name: decode_strings(name, feed[name]) for name in self._string_inputs & feed.keys()}
@@ -261,15 +253,13 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of one batch, in order."""
-        answers = self._model.answer([self._read_feed(request) for request in requests])
+        feeds = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
+        answers = self._model.answer(feeds)
         return [self._respond(request, answer) for request, answer in zip(requests, answers, strict=True)]
 
     def finalize(self) -> None:
         """Free the session before the stub leaves."""
         del self._model
-
-    def _read_feed(self, request: Any) -> Feed:
-        return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
     def _respond(self, request: Any, answer: Feed | RequestError) -> Any:
         pb = self._pb

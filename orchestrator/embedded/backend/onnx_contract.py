@@ -76,8 +76,7 @@ def validate_config(
 ) -> None:
     """Check a model configuration against the signature of its ONNX file, as the C++ backend does.
 
-    Raises:
-        LoadError: The two differ; the message names the tensor and both sides.
+    Raises LoadError when the two differ; the message names the tensor and both sides.
     """
     for field in UNSUPPORTED_FIELDS:
         if config.get(field):
@@ -192,10 +191,7 @@ def build_session_options(config: Mapping[str, Any], cpu_count: int) -> ort.Sess
 
     Without `intra_op_thread_count` the session gets one thread per CPU that this process may use: ONNX
     Runtime's own default would count the machine's cores and pin threads to them, out of the CPU set of an
-    emulated machine.
-
-    Raises:
-        LoadError: A parameter is malformed or out of range.
+    emulated machine. Raises LoadError when a parameter is malformed or out of range.
     """
     options = ort.SessionOptions()
     level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
@@ -230,11 +226,7 @@ def choose_providers(kind: str, device_id: str, available: Sequence[str]) -> lis
 def open_session(
     config: Mapping[str, Any], version_directory: Path, *, kind: str, device_id: str
 ) -> ort.InferenceSession:
-    """Open a version's ONNX file for one instance and check it against its config.
-
-    Raises:
-        LoadError: See `validate_config` and the parsers above.
-    """
+    """Open a version's ONNX file for one instance and check it against its config; raises LoadError."""
     path = find_model_file(version_directory, config.get("default_model_filename", ""))
     options = build_session_options(config, len(os.sched_getaffinity(0)))
     providers = choose_providers(kind, device_id, ort.get_available_providers())

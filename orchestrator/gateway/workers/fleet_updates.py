@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.config import FleetSettings, RouterSettings, find_changes, load_fleet
-from orchestrator.config.changes import ServerChanges
+from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.ports import Server, Team

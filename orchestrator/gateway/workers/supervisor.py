@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.background import BackgroundTasks
-from orchestrator.config.changes import ServerChanges
+from orchestrator.config.names import ServerChanges
 from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, TASK_FAILURES, WORKER_RESTARTS, WORKERS

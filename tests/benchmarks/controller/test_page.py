@@ -32,7 +32,7 @@ def test_json_gives_the_run_back() -> None:
     assert parse_run(Results, values["raw"], WHAT) == runs.full()
 
 
-def test_json_tells_each_claim_and_whether_it_is_met() -> None:
+def test_json_holds_each_claim_and_whether_it_is_met() -> None:
     values = json.loads(render_json(runs.results(kills=runs.kills(None))))
     assert values["claims"] == [
         {
@@ -63,7 +63,7 @@ def test_something_else_is_no_run() -> None:
         parse_run(Results, {"taken_at": 1}, WHAT)
 
 
-def test_the_page_tells_claims_numbers_and_machine() -> None:
+def test_the_page_shows_claims_numbers_and_machine() -> None:
     page = render_page(runs.full(), picture="controller.png")
     assert "## Claims: 14 of 14 met" in page
     assert "](controller.png)" in page

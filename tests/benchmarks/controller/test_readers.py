@@ -88,7 +88,7 @@ def test_instances_that_were_there_to_the_end_are_not_back() -> None:
     assert back_at(runs.trace()[:-1], 3.0) is None
 
 
-def test_a_trace_is_told_from_the_beginning_of_its_load() -> None:
+def test_a_trace_is_timed_from_the_beginning_of_its_load() -> None:
     late = tuple(replace(p, at_s=p.at_s + 100, requests=p.requests + 5, queue_s=p.queue_s + 1) for p in runs.trace())
     assert shift(late, 100.0) == runs.trace()
 

@@ -84,7 +84,7 @@ def test_intervals_come_from_the_rounds() -> None:
     assert (unsure.low, unsure.high) == pytest.approx((0.0, 0.2))
 
 
-def test_pairs_that_the_real_side_does_not_tell_apart_are_not_ranked() -> None:
+def test_pairs_that_the_real_side_does_not_distinguish_are_not_ranked() -> None:
     quick = pair("quick", [1.0, 1.1, 0.9], [1.0, 1.0, 1.0])
     alike = pair("alike", [1.1, 1.0, 1.0], [2.0, 2.1, 2.2])  # from quick: +0.1, -0.1, +0.1
     slow = pair("slow", [2.0, 2.2, 2.1], [3.0, 3.1, 3.2])

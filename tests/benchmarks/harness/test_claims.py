@@ -5,7 +5,7 @@ from orchestrator.reporting.blocks import render_markdown
 from orchestrator.reporting.claim import Claim, Interval
 
 
-def test_a_claim_is_told_in_json_and_in_a_row() -> None:
+def test_a_claim_is_shown_in_json_and_in_a_row() -> None:
     claims = [Claim("rate", 1234.5, "1/s", 1000, is_floor=True), Claim("lost", None, "", 0)]
     assert encode_claim(claims[0]) == {
         "name": "rate",

@@ -58,9 +58,9 @@ def test_a_run_ends_in_page_json_and_picture_and_can_be_written_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     BENCHMARK.run(numbers(first=1, second=3), out=tmp_path, only=(), source=None)
-    told = capsys.readouterr().out
-    assert "s  it is 3" in told
-    assert "met      second: 3.00 <= 3.00" in told
+    output = capsys.readouterr().out
+    assert "s  it is 3" in output
+    assert "met      second: 3.00 <= 3.00" in output
     page, document = (tmp_path / "numbers.md").read_text(), json.loads((tmp_path / "numbers.json").read_text())
     assert "## Claims: 2 of 2 met" in page
     assert "![one](numbers.png)" in page
@@ -72,7 +72,7 @@ def test_a_run_ends_in_page_json_and_picture_and_can_be_written_anew(
     assert json.loads((tmp_path / "again" / "numbers.json").read_text()) == document
 
 
-def test_a_scenario_that_fails_is_told_and_the_others_run_and_it_can_be_taken_again(
+def test_a_scenario_that_fails_is_reported_and_the_others_run_and_it_can_be_taken_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -93,7 +93,7 @@ def test_some_scenarios_alone_write_nothing_and_a_bar_that_is_missed_is_a_status
     with pytest.raises(SystemExit) as ended:
         BENCHMARK.run(numbers(first=1, second=4), out=tmp_path, only=["second"], source=None)
     assert ended.value.code == 1
-    told = capsys.readouterr().out
-    assert "NOT MET  second: 4.00 <= 3.00" in told
-    assert "it is 1" not in told
+    output = capsys.readouterr().out
+    assert "NOT MET  second: 4.00 <= 3.00" in output
+    assert "it is 1" not in output
     assert list(tmp_path.iterdir()) == []

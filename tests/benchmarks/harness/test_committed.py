@@ -1,4 +1,4 @@
-"""The runs that are committed can be read, hold what they claim, and their pages tell no figure less when made anew."""
+"""The runs that are committed can be read, hold what they claim, and their pages show no figure less when made anew."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_run_comes_back_from_its_json() -> None:
         parse_run(Results, {**found.encode(), "samples": [{}]}, WHAT)
 
 
-def test_page_and_report_tell_what_is_met(tmp_path: Path) -> None:
+def test_page_and_report_show_what_is_met(tmp_path: Path) -> None:
     page = render_markdown(make_page(run()))
     assert "Claims: 4 of 5 met" in page
     assert "| gateway over Envoy, p50, concurrency 1, width 25 % | 1.20 | ≤ 1.15 | ratio | **not met** |" in page

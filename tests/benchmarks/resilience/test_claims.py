@@ -43,7 +43,7 @@ def test_wrong_answers_are_allowed_until_probes_have_come() -> None:
     ]
 
 
-def test_a_refusal_after_the_deadline_and_a_drop_while_narrower_could_are_told() -> None:
+def test_a_refusal_after_the_deadline_and_a_drop_while_narrower_could_are_reported() -> None:
     burst = runs.burst()
     phases = [replace(p, worst_refusal_s=1.01) if p.name == "second burst" else p for p in burst.phases]
     phases = [replace(p, refused=1, worst_refusal_s=0.1) if p.name == "pressed" else p for p in phases]
@@ -54,7 +54,7 @@ def test_a_refusal_after_the_deadline_and_a_drop_while_narrower_could_are_told()
 
 
 @pytest.mark.parametrize("end", ["late", "overdue"])
-def test_what_was_sent_in_vain_is_told_however_its_caller_learnt_of_it(end: str) -> None:
+def test_what_was_sent_in_vain_is_reported_however_its_caller_learnt_of_it(end: str) -> None:
     burst = runs.burst()
     phases = [replace(p, **{end: 1}) if p.name == "burst" else p for p in burst.phases]
     assert missed(runs.results(burst=replace(burst, phases=tuple(phases)))) == [
@@ -62,13 +62,13 @@ def test_what_was_sent_in_vain_is_told_however_its_caller_learnt_of_it(end: str)
     ]
 
 
-def test_memory_that_a_second_burst_takes_on_top_is_told() -> None:
+def test_memory_that_a_second_burst_takes_on_top_is_reported() -> None:
     mib = 2**20
     burst = runs.burst(rss_bytes=(100 * mib, 180 * mib, 260 * mib, 260 * mib))
     assert missed(runs.results(burst=burst)) == ["burst: memory that a second one takes beyond the first"]
 
 
-def test_a_leak_of_one_small_object_a_request_is_told() -> None:
+def test_a_leak_of_one_small_object_a_request_is_reported() -> None:
     leaking = (runs.process("supervisor"), runs.process("worker 1", growth_kib_per_s=LEAK_KIB_PER_S))
     assert missed(runs.results(soak=runs.soak(processes=leaking))) == [
         "soak: worker 1, memory grown a request of its own, upper end of the 95 % interval"
@@ -84,9 +84,9 @@ def test_a_leak_of_one_small_object_a_request_is_told() -> None:
         ({"in_flight": 1}, "requests in flight at rest"),
     ],
 )
-def test_one_thing_left_behind_is_told(after: dict[str, object], name: str) -> None:
-    (told,) = missed(runs.results(soak=runs.soak(after=runs.rest(**{"requests": 145_000, "tasks": 22, **after}))))
-    assert name in told
+def test_one_thing_left_behind_is_reported(after: dict[str, object], name: str) -> None:
+    (claim,) = missed(runs.results(soak=runs.soak(after=runs.rest(**{"requests": 145_000, "tasks": 22, **after}))))
+    assert name in claim
 
 
 def test_a_short_soak_does_not_pass_for_a_long_one() -> None:

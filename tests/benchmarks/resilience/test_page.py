@@ -21,7 +21,7 @@ def render_page(run: Results, *, picture: str | None) -> str:
     return render_markdown(make_page(run, picture))
 
 
-def test_json_gives_the_run_back_and_tells_each_claim() -> None:
+def test_json_gives_the_run_back_and_holds_each_claim() -> None:
     values = json.loads(json.dumps(runs.results().encode_with(draw_claims(runs.results()))))
     assert parse_run(Results, values["raw"], WHAT) == runs.results()
     assert values["claims"][0] == {
@@ -47,7 +47,7 @@ def test_a_scenario_that_was_taken_again_takes_the_place_of_the_old_one() -> Non
     assert "`death` was taken again, alone, at later" in render_page(run, picture=None)
 
 
-def test_the_page_tells_what_was_lost_and_what_has_no_numbers() -> None:
+def test_the_page_shows_what_was_lost_and_what_has_no_numbers() -> None:
     worse = runs.outage(lost={"answered late": 2}, examples=("ok: too late",))
     page = render_page(runs.results(outages={"death": worse}, failures={"hang": "TimeoutError"}), picture="r.png")
     assert "| death | 5,200 | 2 answered late | 0 | 0 | 5 |" in page

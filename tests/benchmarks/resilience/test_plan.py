@@ -2,23 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.resilience.clients.plan import (
-    Plan,
-    Replies,
-    Stretch,
-    parse_plan,
-    parse_replies,
-    render_plan,
-    render_replies,
-)
+from benchmarks.resilience.clients.plan import PLAN, REPLIES, Plan, Replies, Stretch
 from benchmarks.resilience.time_bins import sum_time_bins
 
-PLAN = Plan((Stretch(1.0, 4.0), Stretch(0.5, 10.0)), 1, {"slim_deadline_ms": 1000}, "images.npz")
+SENT = Plan((Stretch(1.0, 4.0), Stretch(0.5, 10.0)), 1, {"slim_deadline_ms": 1000}, "images.npz")
 
 
 def answered() -> Replies:
     """Return replies of which one is late, one refused, one missing and the others are good."""
-    replies = Replies.of(PLAN)
+    replies = Replies.of(SENT)
     for number, due_s in enumerate(replies.due_s):
         replies.ended_s[number], replies.status[number] = due_s + 0.01, "ok"
         replies.width[number], replies.server[number], replies.answers[number] = 25, "a", 1
@@ -29,12 +21,12 @@ def answered() -> Replies:
 
 
 def test_requests_are_due_at_even_distances_stretch_after_stretch() -> None:
-    assert PLAN.due_s() == pytest.approx([0, 0.25, 0.5, 0.75, 1.0, 1.1, 1.2, 1.3, 1.4])
+    assert SENT.due_s() == pytest.approx([0, 0.25, 0.5, 0.75, 1.0, 1.1, 1.2, 1.3, 1.4])
 
 
 def test_files_give_back_what_was_written() -> None:
-    assert parse_plan(render_plan(PLAN)) == PLAN
-    assert parse_replies(render_replies(answered())) == answered()
+    assert PLAN.validate_json(PLAN.dump_json(SENT)) == SENT
+    assert REPLIES.validate_json(REPLIES.dump_json(answered())) == answered()
 
 
 def test_in_time_means_answered_well_within_the_deadline_from_when_it_was_due() -> None:

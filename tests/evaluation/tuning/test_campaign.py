@@ -122,7 +122,7 @@ def test_what_was_begun_about_something_else_is_not_gone_on_with(scenarios: list
     assert tune(tmp_path, "--restart", policies=("lert:slack",)).exit_code == 0
 
 
-def test_what_can_not_be_used_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_can_not_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
     empty = tune(tmp_path)
     assert "holds no .yaml file" in empty.output
     write_scenario(tmp_path, "one")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, find_changes, render_fleet
-from orchestrator.config.changes import ServerChanges
+from orchestrator.config.names import ServerChanges
 from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import ConfigError, ModelNotFoundError
 from orchestrator.gateway import FollowedFleet, Gateway, follow_fleet
