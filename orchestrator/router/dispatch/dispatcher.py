@@ -55,7 +55,7 @@ class Dispatcher:
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
         self._decision_numbers = itertools.count(1)
-        self._run_id = secrets.token_hex(3)  # tells the decisions of one router's life from another's
+        self._run_id = secrets.token_hex(3)  # in the ids of all decisions of one router's life
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
         self.sender = Sender(fleet, queues, observer, self.wake, self._learn, self._log)

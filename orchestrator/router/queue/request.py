@@ -252,7 +252,7 @@ def golden_batch(spec: TensorSpec, items: int) -> Array | None:
     """Return the item of golden probes ``items`` times; None as ``blank_batch``.
 
     Its values are spread over 0..1 without order, so that every weight has its part in the answer; an item of zeros
-    would not tell one first layer from another.
+    would not show one first layer from another.
     """
     blank = blank_batch(spec, items)
     if blank is not None:
