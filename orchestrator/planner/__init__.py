@@ -12,8 +12,15 @@ from orchestrator.planner.actions import (
     RefusalReason,
 )
 from orchestrator.planner.estimates.rates import Counters, Rates, measure_rates
-from orchestrator.planner.host import Batching, HostSnapshot, LoadedModel, ModelSnapshot, ModelStatus, RepositoryModel
-from orchestrator.planner.limits import Limits
+from orchestrator.planner.host import (
+    Batching,
+    HostSnapshot,
+    Limits,
+    LoadedModel,
+    ModelSnapshot,
+    ModelStatus,
+    RepositoryModel,
+)
 from orchestrator.planner.plan import plan
 from orchestrator.planner.plan_builder import still_fits
 from orchestrator.planner.state import SchedulerState

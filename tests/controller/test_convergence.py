@@ -73,7 +73,7 @@ async def test_a_restarted_triton_is_loaded_again() -> None:
     before = await loaded(server)
     server.kill()
     await asyncio.sleep(7)
-    assert control.last_report is not None and control.last_report.trouble is not None
+    assert control.last_report is not None and control.last_report.seen.trouble is not None
     server.restart()
     await asyncio.sleep(30)
     assert await loaded(server) == before

@@ -1,4 +1,4 @@
-"""A host in virtual time with its controller, and planners that do as they are told."""
+"""A host in virtual time with its controller, and planners that follow a script."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.config import ControllerSettings
 from orchestrator.planner import (
@@ -199,7 +199,7 @@ class FluidHost:
             if still_fits(action, self.used_bytes, limits):
                 before = self.models[action.model].instances
                 outcome = self.perform(action)
-                state = state.record(outcome, instances_before=before, limits=limits)
+                state = state.record(replace(outcome, instances_before=before), limits)
         return state
 
     def perform(self, action: Action) -> Outcome:

@@ -103,10 +103,10 @@ def test_a_reload_under_way_is_reserved_with_all_its_instances() -> None:
 
 def test_taking_an_instance_away_pardons_nothing() -> None:
     def done(kind: ActionKind, instances: int, error: str | None = None) -> Outcome:
-        return Outcome(Action(kind, NAME, ActionReason.QUEUEING, instances), 0.0, 1.0, error)
+        return Outcome(Action(kind, NAME, ActionReason.QUEUEING, instances), 0.0, 1.0, error, instances_before=2)
 
-    failed = SchedulerState().record(done(ActionKind.SCALE_UP, 3, "oom"), instances_before=2, limits=LIMITS)
-    smaller = failed.record(done(ActionKind.SCALE_DOWN, 1), instances_before=2, limits=LIMITS)
+    failed = SchedulerState().record(done(ActionKind.SCALE_UP, 3, "oom"), LIMITS)
+    smaller = failed.record(done(ActionKind.SCALE_DOWN, 1), LIMITS)
     assert smaller.quarantine == failed.quarantine
 
 
@@ -125,6 +125,6 @@ def test_a_failed_unload_is_not_tried_again_at_every_step() -> None:
         made, state = plan(over, state, limits, now_s=float(now_s))
         for action in made.actions:
             tries += 1
-            failed = Outcome(action, float(now_s), now_s + 0.5, "still in use")
-            state = state.record(failed, instances_before=1, limits=limits)
+            failed = Outcome(action, float(now_s), now_s + 0.5, "still in use", instances_before=1)
+            state = state.record(failed, limits)
     assert tries <= 4

@@ -26,8 +26,7 @@ from orchestrator.planner import (
 )
 from orchestrator.planner.estimates.memory_ledger import MemoryLedger
 from orchestrator.planner.plan_builder import PlanBuilder
-from orchestrator.planner.quarantine import Quarantine
-from orchestrator.planner.state import ModelMemory
+from orchestrator.planner.state import ModelMemory, Quarantine
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.settings import with_settings
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planner import Batching
-from orchestrator.planner.quarantine import ConfigKey, Quarantine
+from orchestrator.planner.state import ConfigKey, Quarantine
 from orchestrator.snapshot import ModelName
 
 A, B = ModelName("a"), ModelName("b")

@@ -33,7 +33,7 @@ def done(
 
 
 def record(state: SchedulerState, outcome: Outcome, before: int = 1) -> SchedulerState:
-    return state.record(outcome, instances_before=before, limits=LIMITS)
+    return state.record(replace(outcome, instances_before=before), LIMITS)
 
 
 def test_a_model_never_seen_is_blank() -> None:

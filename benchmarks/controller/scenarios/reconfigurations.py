@@ -151,8 +151,8 @@ class _Changer:
             batching=change.batching,
             is_forced=change.kind is ChangeKind.NONCE,
         )
-        outcome = Outcome(action, began_s, ended_s, error, before, after)
-        self.state = self.state.record(outcome, instances_before=change.instances_before, limits=self.limits)
+        outcome = Outcome(action, began_s, ended_s, error, before, after, change.instances_before)
+        self.state = self.state.record(outcome, self.limits)
         self.note_overhead()
         if change.is_home:
             self.memory.append(MemoryAt(self.made + 1, after))

@@ -1,7 +1,7 @@
 """How long a batch takes by its size, remembered size by size.
 
 A plain fit with forgetting would lose what it rests on: once batching works, every batch has the same size, small
-ones are forgotten, and the fixed part b, the very reason for batching, can no longer be told from a. So each size
+ones are forgotten, and the fixed part b, the very reason for batching, can no longer be kept apart from a. So each size
 class (a power of two) has a mean of its own, kept for as long as it may still be true, and the line is fitted through
 the classes. With one class only the curve is unknown, and says so.
 """
@@ -54,7 +54,7 @@ class BatchCurve:
         return BatchCurve({**recent, key: SizeClass(items, run_s, now_s)})
 
     def line(self) -> tuple[float, float] | None:
-        """Return (a seconds an item, b seconds a batch), neither below 0; None when sizes differ too little to tell."""
+        """Return (a seconds an item, b seconds a batch), neither below 0; None when sizes differ too little."""
         sizes = [c.items for c in self.classes.values()]
         if not sizes or max(sizes) < MIN_SPREAD * min(sizes):
             return None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
-from orchestrator.controller.reload import SettingsFile
+from orchestrator.controller.resolve import SettingsFile
 from orchestrator.errors import ConfigError
 from orchestrator.planner import Limits
 
