@@ -11,7 +11,6 @@ from orchestrator.planner.actions import (
     Refusal,
     RefusalReason,
 )
-from orchestrator.planner.estimates.rates import Counters, Rates, measure_rates
 from orchestrator.planner.host import (
     Batching,
     HostSnapshot,
@@ -23,6 +22,7 @@ from orchestrator.planner.host import (
 )
 from orchestrator.planner.plan import plan
 from orchestrator.planner.plan_builder import still_fits
+from orchestrator.planner.rates import Counters, Rates, measure_rates
 from orchestrator.planner.state import SchedulerState
 
 __all__ = [

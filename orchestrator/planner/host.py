@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.config import ControllerSettings
-from orchestrator.planner.estimates.rates import Rates
+from orchestrator.planner.rates import Rates
 from orchestrator.snapshot import Family, ModelName, Width
 
 

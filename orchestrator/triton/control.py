@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError, DeadlineError, ModelNotFoundError, PermanentError, TransientError
-from orchestrator.planner.estimates.rates import Counters
 from orchestrator.planner.host import Batching, LoadedModel, ModelStatus, RepositoryModel
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName
 from orchestrator.triton.client import IndexEntry, TritonClient
 from orchestrator.triton.counters import read_counters

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.errors import ServerUnavailableError, TransientError
-from orchestrator.planner.estimates.rates import Counters
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName
 
 PREFIX = "nv_inference_"

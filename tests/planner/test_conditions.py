@@ -19,7 +19,7 @@ from orchestrator.planner import (
     SchedulerState,
 )
 from orchestrator.planner.conditions import HEALTHY_S, track
-from orchestrator.planner.estimates.memory_ledger import MemoryLedger
+from orchestrator.planner.memory_ledger import MemoryLedger
 from orchestrator.planner.state import ModelMemory
 from orchestrator.snapshot import Family, ModelName, Width
 

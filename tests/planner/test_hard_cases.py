@@ -23,9 +23,9 @@ from orchestrator.planner import (
     plan,
 )
 from orchestrator.planner.batching import NO_DELAY, Demand, choose_batching, plan_batching
-from orchestrator.planner.estimates.batch_curve import BatchCurve
-from orchestrator.planner.estimates.memory_ledger import MemoryLedger
+from orchestrator.planner.memory_ledger import MemoryLedger
 from orchestrator.planner.plan_builder import PlanBuilder
+from orchestrator.planner.state import BatchCurve
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.settings import with_settings
 

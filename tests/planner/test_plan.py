@@ -28,7 +28,7 @@ from orchestrator.planner import (
     SchedulerState,
     plan,
 )
-from orchestrator.planner.estimates.memory_ledger import MemoryLedger
+from orchestrator.planner.memory_ledger import MemoryLedger
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.fluid_host import MIB, name_of
 from tests.planner.settings import with_settings

@@ -24,7 +24,7 @@ from orchestrator.planner import (
     changes,
     still_fits,
 )
-from orchestrator.planner.estimates.memory_ledger import MemoryLedger
+from orchestrator.planner.memory_ledger import MemoryLedger
 from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.planner.state import ModelMemory, Quarantine
 from orchestrator.snapshot import Family, ModelName, Width

@@ -26,7 +26,7 @@ from orchestrator.planner import (
     RepositoryModel,
     SchedulerState,
 )
-from orchestrator.planner.estimates.memory_ledger import LedgerEntry, MemoryLedger
+from orchestrator.planner.memory_ledger import LedgerEntry, MemoryLedger
 from orchestrator.planner.state import Prices, Quarantine, QuarantineEntry
 from orchestrator.snapshot import Family, ModelName, ServerName, Width
 from orchestrator.telemetry.reading import HostReading, Reading

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planner import Action, ActionKind, ActionReason, Outcome
-from orchestrator.planner.estimates.memory_ledger import LEDGER_ENTRIES, REMEMBERED_READINGS, MemoryLedger
+from orchestrator.planner.memory_ledger import LEDGER_ENTRIES, REMEMBERED_READINGS, MemoryLedger
 from orchestrator.snapshot import ModelName
 
 A, B = ModelName("a"), ModelName("b")
