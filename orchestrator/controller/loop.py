@@ -232,14 +232,11 @@ class Controller:
         self._failures_in_a_row += 1
         self.failed_steps += 1
         log.error("server %s: a step failed, the next follows in %g s", self._server, back_off_s, exc_info=exc)
-        self._publish_failure(exc)
-        return back_off_s
-
-    def _publish_failure(self, exc: BaseException) -> None:
-        """Let the status page say that the daemon no longer knows its host."""
+        # The status page is to say that the daemon no longer knows its host.
         trouble = f"a step failed unexpectedly: {type(exc).__name__}: {one_line(exc)}"
         seen = Observation(self._clock(), None, trouble, None)
         self.last_report = self._report_of(seen, None, plan_s=0.0, step_s=0.0)
+        return back_off_s
 
     def _next_due_s(self, due_s: float) -> float:
         """Return when the next step is due: on the schedule, past those that were missed."""

@@ -48,11 +48,7 @@ PROBE = "slimsched-preflight-no-such-model"  # unloading a name that Triton does
 UNLOADED = "unloaded"
 PYTHON_RUNTIME = "model.py"
 # One answering version is enough, and a version that comes or goes is more than one that failed.
-_PRECEDENCE = (
-    ("READY", ModelStatus.READY),
-    ("LOADING", ModelStatus.LOADING),
-    ("UNLOADING", ModelStatus.UNLOADING),
-)
+_PRECEDENCE = (ModelStatus.READY, ModelStatus.LOADING, ModelStatus.UNLOADING)
 
 
 class TritonControl:
@@ -227,8 +223,8 @@ def group_versions(index: Iterable[IndexEntry]) -> dict[str, tuple[IndexEntry, .
 def judge_versions(versions: Sequence[IndexEntry]) -> tuple[ModelStatus, str]:
     """Return where a model stands by what the index says of its versions, and why when it failed."""
     states = {version.state for version in versions}
-    for state, status in _PRECEDENCE:
-        if state in states:
+    for status in _PRECEDENCE:
+        if status.name in states:
             return status, ""
     failed = [v.reason for v in versions if v.state == "UNAVAILABLE" and v.reason not in ("", UNLOADED)]
     return (ModelStatus.FAILED, " ".join("; ".join(failed).split())) if failed else (ModelStatus.ABSENT, "")

@@ -103,7 +103,7 @@ async def test_memory_that_is_never_given_back_is_waited_for_only_so_long() -> N
     assert now_s() - began_s <= server.unload_s + SETTLE_S + 0.2
 
 
-async def test_unreadable_memory_teaches_nothing_and_stops_only_what_needs_it() -> None:
+async def test_unreadable_memory_shows_no_size_and_stops_only_what_needs_it() -> None:
     server = triton()
     hands = Hands(server)
     server.telemetry.is_memory_readable = False
@@ -158,7 +158,7 @@ async def test_a_late_end_disturbs_no_reading_of_the_next_action() -> None:
     assert hands.changes_mib[-1] == 64, "the old version of the reload went before, not during"
 
 
-async def test_a_failure_is_told_in_one_line_and_ends_the_plan() -> None:
+async def test_a_failure_is_reported_in_one_line_and_ends_the_plan() -> None:
     server = triton()
     hands = Hands(server)
     server.fail_next(W025, "out of\n  memory")

@@ -133,7 +133,7 @@ async def test_an_outage_of_the_metrics_neither_grows_nor_shrinks_anything() -> 
 def interrupted(
     work: Coroutine[Any, Any, Any], at: int, *, reached: asyncio.Event, resumed: asyncio.Event | None
 ) -> Generator[Any, Any, Any]:
-    """Await ``work`` up to its ``at``-th suspension, counted from 1, and tell that it is ``reached``.
+    """Await ``work`` up to its ``at``-th suspension, counted from 1, and note that it is ``reached``.
 
     There the task is cancelled; or, as kill -9 does, ``work`` gets no turn any more, not even to clean up, until it
     is ``resumed``.

@@ -411,7 +411,7 @@ async def test_the_last_actions_are_kept_and_no_more() -> None:
     assert report.recent[-1].action.kind is ActionKind.UNLOAD
 
 
-async def test_metrics_alone_missing_is_told_and_the_minimum_set_is_loaded_all_the_same() -> None:
+async def test_metrics_alone_missing_is_reported_and_the_minimum_set_is_loaded_all_the_same() -> None:
     server = triton()
     server.metrics_error = ServerUnavailableError("refused")
     report = await controller(server).step()

@@ -160,7 +160,7 @@ async def test_counters_that_hang_don_t_keep_the_check_from_passing() -> None:
     assert "metrics can't be read: no answer within 5 s" in str(report.seen.trouble)
 
 
-async def test_a_daemon_that_was_killed_is_let_in_again_and_a_single_run_is_told() -> None:
+async def test_a_daemon_that_was_killed_is_let_in_again_and_a_single_run_is_refused() -> None:
     world = World()
     world.triton.preload(ModelName("fashion_w025"))
     world.limits = replace(LIMITS, memory_budget_bytes=150 * MIB)
@@ -172,7 +172,7 @@ async def test_a_daemon_that_was_killed_is_let_in_again_and_a_single_run_is_told
     await daemons()
 
 
-async def test_everything_else_is_passed_on() -> None:
+async def test_everything_else_is_forwarded() -> None:
     world = World()
     assert world.control.repository_models() == world.triton.repository_models()
     await world.controller.step()

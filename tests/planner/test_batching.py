@@ -126,7 +126,7 @@ def test_what_is_chosen_keeps_every_promise(demand: Demand, limits: Limits) -> N
     if chosen == NO_DELAY:
         return
     size = chosen.preferred_sizes[0] if chosen.preferred_sizes else demand.max_batch_size
-    assert chosen.preferred_sizes != (demand.max_batch_size,)  # which Triton can't tell from no preference
+    assert chosen.preferred_sizes != (demand.max_batch_size,)  # which is no preference to Triton
     assert demand.request_items < size <= demand.max_batch_size
     assert size & (size - 1) == 0 or size == demand.max_batch_size
     # The delay is what the missing items take to come, rounded to two digits of microseconds.

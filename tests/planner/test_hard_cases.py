@@ -73,7 +73,7 @@ def test_any_counter_that_went_down_is_a_reset(before: Counters, after: Counters
 
 
 @pytest.mark.parametrize("items", [0.0, -6.0])
-def test_a_window_without_items_teaches_the_curve_nothing(items: float) -> None:
+def test_a_window_without_items_leaves_the_curve_as_it_is(items: float) -> None:
     assert BatchCurve().observe(items, 0.01, now_s=0.0).line() is None
 
 

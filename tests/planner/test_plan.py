@@ -1,4 +1,4 @@
-"""What the plan does in single situations, told by snapshots written down by hand."""
+"""What the plan does in single situations, shown by snapshots written down by hand."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_kinds_do_not_mix(measured: list[tuple[ActionKind, float]]) -> None:
         assert prices.price_s(kind) == alone.price_s(kind)
 
 
-def test_a_failure_teaches_nothing_and_nothing_is_changed_in_place() -> None:
+def test_a_failure_has_no_price_and_nothing_is_changed_in_place() -> None:
     before = recorded(ActionKind.LOAD, [2.0])
     assert before.record(outcome(ActionKind.LOAD, 60.0, error="timeout")) == before
     before.record(outcome(ActionKind.LOAD, 60.0))

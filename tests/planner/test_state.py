@@ -127,7 +127,7 @@ def test_prices_and_sizes_are_learned_from_success_and_not_from_failure() -> Non
     assert failed.memory.loads_bytes == {}
 
 
-def test_how_many_there_were_before_tells_what_each_of_several_instances_took() -> None:
+def test_how_many_there_were_before_shows_what_each_of_several_instances_took() -> None:
     state = record(SchedulerState(), done(ActionKind.SCALE_UP, instances=3), 1)
     assert state.memory.instances_bytes == {A: (250,)}
 

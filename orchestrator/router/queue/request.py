@@ -27,7 +27,6 @@ class Answer:
     Attributes:
         output: The scores of the classes, [classes] for a single item and [n, classes] for a batch of n.
         labels: The labels of the classes; empty when the exporter did not say.
-        server: The server that ran it.
         width: The width that ran it, in percent.
         batch: The number of items in the batch that it ran in, its own included.
         queue_s: Seconds from the call to the sending of the batch.
@@ -35,7 +34,6 @@ class Answer:
         deadline_met: Whether the answer came in time.
         expected_accuracy: The top-1 accuracy of that width on the family's test split, 0..1.
         decision_id: The decision's name in logs, unique within this router.
-        policy: The policy that decided.
         energy_j: The expected joules of its part of the batch, above what the server draws anyway; None when unknown.
     """
 

@@ -48,7 +48,7 @@ def test_the_host_is_shown_with_sources_and_reasons() -> None:
     ]
 
 
-def test_models_are_told_by_width() -> None:
+def test_models_are_shown_by_width() -> None:
     models = encode_status(full_report())["models"]
     assert [model["label"] for model in models] == ["w025", "w050", "w075", "w100"]
     narrow, half, failed, absent = models
@@ -81,7 +81,7 @@ def test_rates_that_are_unknown_are_null_with_a_reason_never_zero() -> None:
     assert half["rates"]["reason"] == "metrics can't be read: refused"
 
 
-def test_only_quarantine_entries_that_still_hold_are_told() -> None:
+def test_only_quarantine_entries_that_still_hold_are_shown() -> None:
     failed = encode_status(full_report())["models"][2]
     assert failed["quarantine"] == [
         {
@@ -91,7 +91,7 @@ def test_only_quarantine_entries_that_still_hold_are_told() -> None:
     ]  # fmt: skip
 
 
-def test_the_plan_and_the_last_actions_are_told_with_reasons_and_numbers() -> None:
+def test_the_plan_and_the_last_actions_are_shown_with_reasons_and_numbers() -> None:
     page = encode_status(full_report())
     scale_up = {
         "kind": "scale-up", "model": "fashion_w025", "reason": "queueing", "instances": 2, "batching": NO_WAIT,

@@ -218,7 +218,7 @@ def test_an_unknown_width_is_404_with_those_there_are(controller: Controller) ->
         find_model([], width=25, name=None)
 
 
-def test_what_the_controller_says_against_a_demand_is_told(controller: Controller) -> None:
+def test_what_the_controller_says_against_a_demand_is_returned(controller: Controller) -> None:
     controller.fault = ConfigError("repository gone")
     assert controller.ask("POST", "/demand", {"width": 25}) == (400, {"error": "repository gone"})
     controller.fault = CapacityError("too many")
@@ -356,7 +356,7 @@ def refusal(call: Callable[[], object]) -> SlimError:
     return caught.value
 
 
-def test_the_client_tells_why_there_is_no_answer(controller: Controller) -> None:
+def test_the_client_says_why_there_is_no_answer(controller: Controller) -> None:
     gone = ServerSettings(name="gpu-1", grpc="127.0.0.1:9", controller=f"127.0.0.1:{choose_free_ports(1)[0]}")
     error = refusal(lambda: fetch_status(gone, timeout_s=5))
     assert isinstance(error, ServerUnavailableError)
