@@ -24,7 +24,7 @@ from orchestrator.controller.resolve import SettingsFile, check_budget, resolve_
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError, TransientError
-from orchestrator.planner import Limits
+from orchestrator.planner.host import Limits
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import HostReading, open_telemetry
 from orchestrator.triton.control import TritonControl, check_control

@@ -19,7 +19,10 @@ from orchestrator.controller.observer import Observation, Observer, one_line
 from orchestrator.controller.ports import REAL_CLOCKS, Clocks, ModelControl, Telemetry
 from orchestrator.controller.report import StepLog, StepReport
 from orchestrator.errors import ModelNotFoundError
-from orchestrator.planner import Action, Limits, Outcome, Plan, SchedulerState, plan
+from orchestrator.planner.actions import Action, Outcome, Plan
+from orchestrator.planner.host import Limits
+from orchestrator.planner.plan import plan
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ModelName, ServerName
 
 log = logging.getLogger(__name__)
@@ -40,7 +43,7 @@ class Controller:
         control: The control of its Triton; closed at the end of ``run``.
         limits: The limits to keep to, with the timings of the loop itself.
         dry_run: Whether to observe, plan and report, and change nothing.
-        planner: What decides; ``orchestrator.planner.plan`` but in tests.
+        planner: What decides; ``plan`` but in tests.
         on_step: A function that is called with the report of each step that was taken; not for one that failed
             unexpectedly.
         on_action: A function that is called when an action has ended or is left to itself; a step may hold several slow

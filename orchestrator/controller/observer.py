@@ -22,16 +22,8 @@ from dataclasses import dataclass
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.errors import SlimError
-from orchestrator.planner import (
-    Counters,
-    HostSnapshot,
-    LoadedModel,
-    ModelSnapshot,
-    ModelStatus,
-    Rates,
-    RepositoryModel,
-    measure_rates,
-)
+from orchestrator.planner.host import HostSnapshot, LoadedModel, ModelSnapshot, ModelStatus, RepositoryModel
+from orchestrator.planner.rates import Counters, Rates, measure_rates
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry.reading import HostReading
 

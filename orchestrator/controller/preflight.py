@@ -14,7 +14,7 @@ from orchestrator.controller.observer import Observer
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.controller.resolve import check_budget
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.planner import Limits, LoadedModel
+from orchestrator.planner.host import Limits, LoadedModel
 from orchestrator.snapshot import ServerName
 
 Check = Callable[[], Awaitable[None]]

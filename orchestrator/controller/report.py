@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.controller.observer import Observation
-from orchestrator.planner import Action, Limits, Notice, Outcome, Plan, Refusal, SchedulerState
-from orchestrator.planner.actions import Numbers
+from orchestrator.planner.actions import Action, Notice, Numbers, Outcome, Plan, Refusal
+from orchestrator.planner.host import Limits
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ServerName
 
 log = logging.getLogger(__name__)

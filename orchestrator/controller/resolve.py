@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
 from orchestrator.errors import ConfigError
-from orchestrator.planner import HostSnapshot, Limits, RepositoryModel
+from orchestrator.planner.host import HostSnapshot, Limits, RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ import pytest
 from orchestrator.controller.actuator import SETTLE_S, STUB_END_S, Actuator
 from orchestrator.controller.ports import Clocks
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.planner import Action, Batching, LoadedModel, ModelStatus, Outcome
+from orchestrator.planner.actions import Action, Outcome
+from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from orchestrator.snapshot import ModelName
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, load, now_s, reload, scale, triton, unload
 from tests.fakes.control import FakeTriton

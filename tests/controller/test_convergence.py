@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.planner import ActionReason, Batching, LoadedModel, ModelStatus
+from orchestrator.planner.actions import ActionReason
+from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, W100, controller, running, triton
 from tests.fakes.control import FakeTriton
 from tests.fakes.traffic import Traffic

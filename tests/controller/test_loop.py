@@ -13,18 +13,9 @@ from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import BACK_OFFS_S, STOP_WAIT_S
 from orchestrator.controller.status.endpoint import Heartbeat
 from orchestrator.errors import CapacityError, ConfigError, ModelNotFoundError, ServerUnavailableError
-from orchestrator.planner import (
-    ActionKind,
-    HostSnapshot,
-    Limits,
-    ModelStatus,
-    Notice,
-    NoticeKind,
-    Plan,
-    Refusal,
-    RefusalReason,
-    SchedulerState,
-)
+from orchestrator.planner.actions import ActionKind, Notice, NoticeKind, Plan, Refusal, RefusalReason
+from orchestrator.planner.host import HostSnapshot, Limits, ModelStatus
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import ModelName
 from tests.controller.worlds import (
     LIMITS,

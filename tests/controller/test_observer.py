@@ -12,7 +12,8 @@ import pytest
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observation, Observer
 from orchestrator.errors import ConfigError, ServerUnavailableError
-from orchestrator.planner import Batching, Counters, ModelSnapshot, ModelStatus, Rates
+from orchestrator.planner.host import Batching, ModelSnapshot, ModelStatus
+from orchestrator.planner.rates import Counters, Rates
 from orchestrator.snapshot import ModelName
 from tests.controller.worlds import MIB, W025, W050, W100, now_s, triton
 from tests.fakes.control import FakeTriton

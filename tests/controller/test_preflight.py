@@ -12,7 +12,8 @@ from orchestrator.controller.loop import Controller
 from orchestrator.controller.ports import Clocks
 from orchestrator.controller.preflight import BudgetCheck, CheckedControl
 from orchestrator.errors import ConfigError, ServerUnavailableError
-from orchestrator.planner import Counters, Limits
+from orchestrator.planner.host import Limits
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName, ServerName
 from tests.fakes.control import FakeTriton
 

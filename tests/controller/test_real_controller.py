@@ -18,7 +18,7 @@ from orchestrator.controller.loop import Controller
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.resolve import resolve_limits
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
-from orchestrator.planner import ActionReason
+from orchestrator.planner.actions import ActionReason
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import open_telemetry
 from orchestrator.triton.client import TritonClient

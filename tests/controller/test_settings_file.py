@@ -11,7 +11,7 @@ import pytest
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
 from orchestrator.controller.resolve import SettingsFile
 from orchestrator.errors import ConfigError
-from orchestrator.planner import Limits
+from orchestrator.planner.host import Limits
 
 SERVER = {
     "name": "a",

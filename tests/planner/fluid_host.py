@@ -12,23 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.config import ControllerSettings
-from orchestrator.planner import (
-    Action,
-    ActionKind,
+from orchestrator.planner.actions import Action, ActionKind, Outcome, Plan
+from orchestrator.planner.host import (
     Batching,
     HostSnapshot,
     Limits,
     LoadedModel,
     ModelSnapshot,
     ModelStatus,
-    Outcome,
-    Plan,
-    Rates,
     RepositoryModel,
-    SchedulerState,
-    plan,
-    still_fits,
 )
+from orchestrator.planner.plan import plan
+from orchestrator.planner.plan_builder import still_fits
+from orchestrator.planner.rates import Rates
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.settings import with_settings
 

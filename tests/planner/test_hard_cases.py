@@ -4,28 +4,22 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planner import (
-    Action,
-    ActionKind,
-    ActionReason,
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.batching import NO_DELAY, Demand, choose_batching, plan_batching
+from orchestrator.planner.host import (
     Batching,
-    Counters,
     HostSnapshot,
     Limits,
     LoadedModel,
     ModelSnapshot,
     ModelStatus,
-    Outcome,
-    Rates,
     RepositoryModel,
-    SchedulerState,
-    measure_rates,
-    plan,
 )
-from orchestrator.planner.batching import NO_DELAY, Demand, choose_batching, plan_batching
 from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.plan import plan
 from orchestrator.planner.plan_builder import PlanBuilder
-from orchestrator.planner.state import BatchCurve
+from orchestrator.planner.rates import Counters, Rates, measure_rates
+from orchestrator.planner.state import BatchCurve, SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.settings import with_settings
 

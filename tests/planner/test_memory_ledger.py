@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
 from orchestrator.planner.memory_ledger import LEDGER_ENTRIES, REMEMBERED_READINGS, MemoryLedger
 from orchestrator.snapshot import ModelName
 

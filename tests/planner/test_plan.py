@@ -9,26 +9,20 @@ from typing import Any
 import pytest
 
 from orchestrator.config import ControllerSettings
-from orchestrator.planner import (
-    Action,
-    ActionKind,
-    ActionReason,
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, NoticeKind, Outcome, Plan, RefusalReason
+from orchestrator.planner.host import (
     Batching,
     HostSnapshot,
     Limits,
     LoadedModel,
     ModelSnapshot,
     ModelStatus,
-    NoticeKind,
-    Outcome,
-    Plan,
-    Rates,
-    RefusalReason,
     RepositoryModel,
-    SchedulerState,
-    plan,
 )
 from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.plan import plan
+from orchestrator.planner.rates import Rates
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.fluid_host import MIB, name_of
 from tests.planner.settings import with_settings

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
 from orchestrator.planner.state import KEPT_PRICE_RATIO, Prices
 from orchestrator.snapshot import ModelName
 

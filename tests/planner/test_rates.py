@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner import Counters, Rates, measure_rates
+from orchestrator.planner.rates import Counters, Rates, measure_rates
 
 counts = st.integers(0, 10_000)
 seconds = st.floats(0, 1e5)

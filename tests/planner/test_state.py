@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config import ControllerSettings
-from orchestrator.planner import Action, ActionKind, ActionReason, Batching, Limits, Outcome, SchedulerState
-from orchestrator.planner.state import ModelMemory, Trial
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.host import Batching, Limits
+from orchestrator.planner.state import ModelMemory, SchedulerState, Trial
 from orchestrator.snapshot import ModelName
 
 A, B = ModelName("a"), ModelName("b")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.planner import Batching
+from orchestrator.planner.host import Batching
 
 PLAIN = Batching()
 ALTERNATIVES = (Batching((4,), 500), Batching((8,), 1000), Batching((16,), 2000))

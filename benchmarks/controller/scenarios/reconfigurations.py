@@ -22,7 +22,9 @@ from benchmarks.controller.scenarios.changes import Change, ChangeKind, draw_cha
 from benchmarks.controller.testbed import Testbed, open_testbed
 from benchmarks.harness.command import Say
 from orchestrator.errors import PermanentError, SlimError
-from orchestrator.planner import Action, ActionKind, ActionReason, Limits, Outcome, SchedulerState
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.host import Limits
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import ModelName
 
 EACH, WARM_UP_EACH = 50, 10

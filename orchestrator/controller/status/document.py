@@ -19,7 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.controller.report import StepReport
 from orchestrator.errors import PermanentError
-from orchestrator.planner import Batching, ModelSnapshot, Rates
+from orchestrator.planner.host import Batching, ModelSnapshot
+from orchestrator.planner.rates import Rates
 from orchestrator.telemetry.reading import HostReading, Reading
 
 Numbers = Mapping[str, float | None]

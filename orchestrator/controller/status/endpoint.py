@@ -33,7 +33,7 @@ from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.status.document import encode_status
 from orchestrator.errors import ConfigError, ModelNotFoundError, SlimError
-from orchestrator.planner import RepositoryModel
+from orchestrator.planner.host import RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 
 log = logging.getLogger(__name__)

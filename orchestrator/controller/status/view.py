@@ -25,7 +25,8 @@ from orchestrator.controller.status.document import (
     RefusalStatus,
     short_name,
 )
-from orchestrator.planner import ActionKind, Batching
+from orchestrator.planner.actions import ActionKind
+from orchestrator.planner.host import Batching
 
 SHOWN_ACTIONS = 5
 UNKNOWN = "–"

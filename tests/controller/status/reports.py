@@ -7,27 +7,28 @@ from typing import Any
 
 from orchestrator.controller.observer import Observation
 from orchestrator.controller.report import ActionRecord, StepReport
-from orchestrator.planner import (
+from orchestrator.planner.actions import (
     Action,
     ActionKind,
     ActionReason,
+    Notice,
+    NoticeKind,
+    Plan,
+    Refusal,
+    RefusalReason,
+)
+from orchestrator.planner.host import (
     Batching,
     HostSnapshot,
     Limits,
     LoadedModel,
     ModelSnapshot,
     ModelStatus,
-    Notice,
-    NoticeKind,
-    Plan,
-    Rates,
-    Refusal,
-    RefusalReason,
     RepositoryModel,
-    SchedulerState,
 )
 from orchestrator.planner.memory_ledger import LedgerEntry, MemoryLedger
-from orchestrator.planner.state import Prices, Quarantine, QuarantineEntry
+from orchestrator.planner.rates import Rates
+from orchestrator.planner.state import Prices, Quarantine, QuarantineEntry, SchedulerState
 from orchestrator.snapshot import Family, ModelName, ServerName, Width
 from orchestrator.telemetry.reading import HostReading, Reading
 

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.controller.status.document import describe_status, encode_status, parse_page
 from orchestrator.errors import PermanentError
-from orchestrator.planner import Plan, Rates
+from orchestrator.planner.actions import Plan
+from orchestrator.planner.rates import Rates
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,

@@ -29,7 +29,7 @@ from orchestrator.errors import (
     ServerUnavailableError,
     SlimError,
 )
-from orchestrator.planner import RepositoryModel
+from orchestrator.planner.host import RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 from tests.controller.status.reports import full_report, name, repository_model
 

@@ -19,7 +19,8 @@ from orchestrator.controller.status.view import (
     say_duration,
     say_number,
 )
-from orchestrator.planner import ActionKind, ActionReason, Batching, Plan
+from orchestrator.planner.actions import ActionKind, ActionReason, Plan
+from orchestrator.planner.host import Batching
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,
