@@ -19,7 +19,7 @@ from orchestrator.config import ControllerSettings, FleetSettings, LimitSettings
 from orchestrator.embedded.flags import LOOPBACK
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
 from orchestrator.errors import SlimError, TransientError
-from orchestrator.planner import ModelStatus
+from orchestrator.planner.host import ModelStatus
 from orchestrator.processes.process_table import read_identity
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import TritonProcesses

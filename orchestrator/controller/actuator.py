@@ -6,7 +6,7 @@ load whose caller is gone, so cancelling would only lose sight of it. Until it h
 
 - its model is busy, and no other action of it is begun;
 - nothing is begun that needs memory, because the reading can't be trusted and its rise would belong to nobody;
-- what gives memory back may run, and teaches nothing of sizes.
+- what gives memory back may run, and says nothing of sizes.
 
 An action stays in the books until its outcome has been handed over, so a cancelled step loses none.
 """
@@ -16,13 +16,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orchestrator.controller.observer import OBSERVE_TIMEOUT_S, one_line, read_host, used_bytes
 from orchestrator.controller.ports import Clocks, ModelControl, Telemetry
 from orchestrator.errors import SlimError, TransientError
-from orchestrator.planner import Action, ActionKind, Limits, LoadedModel, ModelStatus, Outcome, still_fits
+from orchestrator.planner.actions import Action, ActionKind, Outcome
+from orchestrator.planner.host import Limits, LoadedModel, ModelStatus
+from orchestrator.planner.plan_builder import still_fits
 from orchestrator.snapshot import ModelName
 
 log = logging.getLogger(__name__)
@@ -44,26 +46,10 @@ CANCEL_S = 1.0
 _NEEDS_MEMORY = frozenset({ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELOAD})
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """An action that ended, and how.
-
-    Attributes:
-        instances_before: The instances that the model ran with when it began.
-        is_executed: False when Triton certainly never saw it, so that it says nothing of the config.
-        is_late: Whether it took longer than its step waited.
-    """
-
-    outcome: Outcome
-    instances_before: int
-    is_executed: bool = True
-    is_late: bool = False
-
-
 class ActionListener(Protocol):
-    """Is told what comes of actions, each time at once."""
+    """Takes what comes of actions, each time at once."""
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, outcome: Outcome) -> None:
         """Take note of an action that ended."""
         ...
 
@@ -76,20 +62,11 @@ class ActionListener(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    ended_s: float
-    error: str | None = None
-    is_executed: bool = True
-
-
 @dataclass(slots=True)
 class _UnderWay:
-    action: Action
-    instances_before: int
-    began_s: float
+    begun: Outcome
     settle_s: float
-    task: asyncio.Task[_Ending]
+    task: asyncio.Task[Outcome]
     is_late: bool = False
 
 
@@ -112,11 +89,11 @@ class Actuator:
         """Models whose action has not ended, or whose outcome was not collected."""
         return frozenset(self._under_way)
 
-    def collect(self) -> tuple[Ended, ...]:
+    def collect(self) -> tuple[Outcome, ...]:
         """Return the outcomes of actions that ended since they were left to themselves, in the order of their ends."""
         done = [entry for entry in self._under_way.values() if entry.task.done()]
-        ended = [self._hand_over(entry, None, None) for entry in done]
-        return tuple(sorted(ended, key=lambda e: (e.outcome.ended_s, e.outcome.action.model)))
+        outcomes = [self._hand_over(entry, None, None) for entry in done]
+        return tuple(sorted(outcomes, key=lambda outcome: (outcome.ended_s, outcome.action.model)))
 
     async def act(
         self,
@@ -128,11 +105,8 @@ class Actuator:
     ) -> None:
         """Perform actions in order; the first that fails or no longer fits ends it, the rest was planned on it.
 
-        Args:
-            actions: The actions of the plan, in their order.
-            loaded: The models as they were when the plan was made.
-            limits: The limits of the plan, which say too for how long each action is waited for.
-            listener: Who is told what comes of each action.
+        ``loaded`` are the models as they were when the plan was made. Its ``limits`` say too for how long each action
+        is waited for.
         """
         settled_bytes: int | None = None
         for action in actions:
@@ -151,14 +125,14 @@ class Actuator:
             await asyncio.wait({entry.task}, timeout=limits.settings.action_timeout_s)
             if not entry.task.done():
                 entry.is_late = True
-                listener.left(action, took_s=self._clock() - entry.began_s)
+                listener.left(action, took_s=self._clock() - entry.begun.began_s)
                 continue
             is_done = not entry.task.cancelled() and entry.task.result().error is None
             # The reading after one action is the reading before the next, which spares a look at every stub.
             settled_bytes = await self._settle(entry, before) if is_done and before is not None else None
-            ended = self._hand_over(entry, before, settled_bytes)
-            listener.ended(ended)
-            if ended.outcome.error is not None:
+            outcome = self._hand_over(entry, before, settled_bytes)
+            listener.ended(outcome)
+            if outcome.error is not None:
                 return
 
     def begin_no_more(self) -> None:
@@ -183,9 +157,14 @@ class Actuator:
     def _begin(self, action: Action, loaded: LoadedModel | None) -> _UnderWay:
         loaded = loaded or LoadedModel(action.model, ModelStatus.ABSENT)
         nonce = self._fresh_nonce(loaded.nonce) if action.is_forced else loaded.nonce
-        task = asyncio.create_task(self._execute(action, nonce), name=f"{action.kind} {action.model}")
-        entry = _UnderWay(action, loaded.instances, self._clock(), _longest_settle_s(action, loaded), task)
-        self._under_way[action.model] = entry
+        now_s = self._clock()
+        begun = Outcome(action, now_s, now_s, instances_before=loaded.instances)
+        task = asyncio.create_task(self._execute(begun, nonce), name=f"{action.kind} {action.model}")
+        # The stubs of an old version end behind Triton's answer; those to an unload and to a smaller count come when
+        # theirs have.
+        stubs = loaded.instances if action.kind is ActionKind.RELOAD and loaded.is_python_based else 0
+        settle_s = min(LONGEST_SETTLE_S, SETTLE_S + stubs * STUB_END_S)
+        entry = self._under_way[action.model] = _UnderWay(begun, settle_s, task)
         return entry
 
     def _fresh_nonce(self, current: str) -> str:
@@ -196,7 +175,8 @@ class Actuator:
             if nonce != current:
                 return nonce
 
-    async def _execute(self, action: Action, nonce: str) -> _Ending:
+    async def _execute(self, begun: Outcome, nonce: str) -> Outcome:
+        action = begun.action
         try:
             if action.kind is ActionKind.UNLOAD:
                 await self._control.unload(action.model)
@@ -204,13 +184,13 @@ class Actuator:
                 await self._control.apply(
                     action.model, instances=action.instances, batching=action.batching, nonce=nonce
                 )
-            return _Ending(self._clock(), await self._verify(action))
+            return replace(begun, ended_s=self._clock(), error=await self._verify(action))
         except (SlimError, TimeoutError) as exc:
             is_executed = not isinstance(exc, TransientError) or exc.executed
-            return _Ending(self._clock(), one_line(exc), is_executed)
+            return replace(begun, ended_s=self._clock(), error=one_line(exc), is_executed=is_executed)
         except Exception as exc:
             log.exception("%s of %s failed unexpectedly", action.kind, action.model)
-            return _Ending(self._clock(), f"{type(exc).__name__}: {one_line(exc)}")
+            return replace(begun, ended_s=self._clock(), error=f"{type(exc).__name__}: {one_line(exc)}")
 
     async def _verify(self, action: Action) -> str | None:
         """Return in what Triton contradicts an action that it called done, None when it agrees.
@@ -231,15 +211,14 @@ class Actuator:
             return f"Triton runs {found.instances} instances of it where {action.instances} were asked for"
         return None
 
-    def _hand_over(self, entry: _UnderWay, before: int | None, after: int | None) -> Ended:
+    def _hand_over(self, entry: _UnderWay, before: int | None, after: int | None) -> Outcome:
         """Take an ended action out of the books and return what came of it."""
-        task, action = entry.task, entry.action
-        ending = _Ending(self._clock(), "given up") if task.cancelled() else task.result()
-        del self._under_way[action.model]
+        is_given_up = entry.task.cancelled()
+        outcome = replace(entry.begun, ended_s=self._clock(), error="given up") if is_given_up else entry.task.result()
+        del self._under_way[outcome.action.model]
         if after is None:  # nobody has waited for its memory to settle
-            self._settled_from_s = max(self._settled_from_s, ending.ended_s + entry.settle_s)
-        outcome = Outcome(action, entry.began_s, ending.ended_s, ending.error, before, after)
-        return Ended(outcome, entry.instances_before, ending.is_executed, entry.is_late)
+            self._settled_from_s = max(self._settled_from_s, outcome.ended_s + entry.settle_s)
+        return replace(outcome, memory_before_bytes=before, memory_after_bytes=after, is_late=entry.is_late)
 
     async def _read_before(self) -> int | None:
         """Return the memory in use; at once, unless an action ended just now whose memory nobody has seen settle."""
@@ -254,7 +233,7 @@ class Actuator:
         What an unload gives back comes after Triton's answer, and so does the end of a reload's old version with its
         stubs; two readings that agree before anything has come mean nothing.
         """
-        kind, ends_s = entry.action.kind, self._clock() + entry.settle_s
+        kind, ends_s = entry.begun.action.kind, self._clock() + entry.settle_s
         last = await self._read()
         while last is not None and self._clock() < ends_s:
             await self._sleep(SETTLE_INTERVAL_S)
@@ -268,15 +247,6 @@ class Actuator:
 
     async def _read(self) -> int | None:
         return used_bytes(await read_host(self._telemetry))
-
-
-def _longest_settle_s(action: Action, loaded: LoadedModel) -> float:
-    """Return how long memory may take to settle: the stubs of an old version end behind Triton's answer.
-
-    The answers to an unload and to a smaller count come when theirs have.
-    """
-    stubs = loaded.instances if action.kind is ActionKind.RELOAD and loaded.is_python_based else 0
-    return min(LONGEST_SETTLE_S, SETTLE_S + stubs * STUB_END_S)
 
 
 def _has_come(kind: ActionKind, now: int, before: int) -> bool:

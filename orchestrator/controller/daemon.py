@@ -19,13 +19,12 @@ from orchestrator.controller.actuator import LONGEST_SETTLE_S
 from orchestrator.controller.loop import Controller
 from orchestrator.controller.ports import Telemetry
 from orchestrator.controller.preflight import BudgetCheck, CheckedControl
-from orchestrator.controller.reload import SettingsFile
 from orchestrator.controller.report import StepReport
-from orchestrator.controller.resolve import check_budget, resolve_limits
+from orchestrator.controller.resolve import SettingsFile, check_budget, resolve_limits
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError, TransientError
-from orchestrator.planner import Limits
+from orchestrator.planner.host import Limits
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import HostReading, open_telemetry
 from orchestrator.triton.control import TritonControl, check_control
@@ -44,10 +43,8 @@ class ControllerDaemon:
     """A controller and what it is made of; only its limits change, when the fleet file is read again.
 
     Args:
-        triton: The connections to its Triton; closed by whoever opened them.
-        telemetry: The readings of its host, closed likewise.
+        triton: The connections to its Triton; closed by whoever opened them, as the telemetry is.
         first_reading: The host as it was before the first step.
-        is_dry: Whether nothing is changed.
         is_daemon: Whether it may have been killed and started again, and may wait for what can't be read yet.
 
     Raises:
@@ -125,7 +122,7 @@ class ControllerDaemon:
         """Return where the running controller answers, to be entered; nothing where the fleet file names no address."""
         if self._server.controller is None:
             log.warning(
-                "servers[%s].controller is not set: nothing tells this controller's status, and nothing keeps a second "
+                "servers[%s].controller is not set: nothing shows this controller's status, and nothing keeps a second "
                 "one away",
                 self._server.name,
             )
@@ -164,10 +161,10 @@ class ControllerDaemon:
     def _resolve_again(self, server: ServerSettings, fleet: FleetSettings) -> Limits:
         """Return the limits that settings lead to on this host, held against what it runs now."""
         report = self.controller.last_report
-        reading = report.reading if report is not None and report.reading is not None else self._first_reading
-        limits = _resolve(self._control, server, fleet, reading)
-        if report is not None and report.snapshot is not None:
-            check_budget(limits, report.snapshot, server=ServerName(server.name))
+        seen = None if report is None else report.seen
+        limits = _resolve(self._control, server, fleet, (seen and seen.reading) or self._first_reading)
+        if seen is not None and seen.snapshot is not None:
+            check_budget(limits, seen.snapshot, server=ServerName(server.name))
         return limits
 
 

@@ -12,20 +12,22 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
-from orchestrator.controller.actuator import Actuator, Ended
+from orchestrator.controller.actuator import Actuator
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observation, Observer, one_line
 from orchestrator.controller.ports import REAL_CLOCKS, Clocks, ModelControl, Telemetry
-from orchestrator.controller.report import StepReport
-from orchestrator.controller.step_log import StepLog
+from orchestrator.controller.report import StepLog, StepReport
 from orchestrator.errors import ModelNotFoundError
-from orchestrator.planner import Action, HostSnapshot, Limits, Plan, SchedulerState, plan
+from orchestrator.planner.actions import Action, Outcome, Plan
+from orchestrator.planner.host import Limits
+from orchestrator.planner.plan import plan
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ModelName, ServerName
 
 log = logging.getLogger(__name__)
 
+Planner = Callable[..., tuple[Plan, SchedulerState]]
 BACK_OFFS_S = (1.0, 2.0, 5.0, 10.0)
 """Pauses after unexpected failures in a row; the last one is repeated."""
 STOP_WAIT_S = 10.0
@@ -34,33 +36,23 @@ CLOSE_WAIT_S = 2.0
 """Longest wait for the connections to close."""
 
 
-class Planner(Protocol):
-    """Decides; ``orchestrator.planner.plan`` is the real one."""
-
-    def __call__(
-        self, snapshot: HostSnapshot, state: SchedulerState, limits: Limits, /, *, now_s: float
-    ) -> tuple[Plan, SchedulerState]:
-        """Return what to do now, and the state to plan the next step with."""
-        ...
-
-
 class Controller:
     """Keeps one Triton loaded with the right instances.
 
-    Of its many arguments the first four are what it works on; the others are a world of their own for tests, the dry
-    run, and who is told.
-
     Args:
-        server: The server that it looks after.
         control: The control of its Triton; closed at the end of ``run``.
-        telemetry: The readings of its host.
         limits: The limits to keep to, with the timings of the loop itself.
-        clocks: Time, for the loop and for its timers.
         dry_run: Whether to observe, plan and report, and change nothing.
-        planner: The decision; ``orchestrator.planner.plan`` but in tests.
-        on_step: A function that is told of each step that was taken; not of one that failed unexpectedly.
+        planner: What decides; ``plan`` but in tests.
+        on_step: A function that is called with the report of each step that was taken; not for one that failed
+            unexpectedly.
         on_action: A function that is called when an action has ended or is left to itself; a step may hold several slow
             ones.
+
+    Attributes:
+        last_report: The report of the step under way with the actions that ended so far, or of the last one; None at
+            first.
+        failed_steps: The number of steps that failed unexpectedly; each is logged with its traceback.
     """
 
     def __init__(
@@ -93,26 +85,11 @@ class Controller:
         self._demands = Demands()
         self._replacement: Limits | None = None
         self._steps = 0
-        self._failed_steps = 0
         self._failures_in_a_row = 0
-        self._report: StepReport | None = None
+        self.failed_steps = 0
+        self.last_report: StepReport | None = None
         self._family: Family | None = None
         self._is_closed = False
-
-    @property
-    def last_report(self) -> StepReport | None:
-        """The report of the step under way with the actions that ended so far, or of the last one; None at first."""
-        return self._report
-
-    @property
-    def failed_steps(self) -> int:
-        """Steps that failed unexpectedly; each is logged with its traceback."""
-        return self._failed_steps
-
-    @property
-    def demands(self) -> Demands:
-        """Leases that have not ended."""
-        return self._demands.at(self._clock())
 
     def demand(self, model: ModelName, hold_s: float) -> None:
         """Keep a model loaded from the next step on, for ``hold_s`` seconds from now; a longer lease of it stands.
@@ -122,7 +99,7 @@ class Controller:
             ConfigError: when ``hold_s`` is no time that may be asked for.
             CapacityError: when too many models are asked for.
         """
-        snapshot = self._report.snapshot if self._report else None
+        snapshot = self.last_report.seen.snapshot if self.last_report else None
         if snapshot is not None and all(seen.name != model for seen in snapshot.models):
             names = ", ".join(seen.name for seen in snapshot.models) or "none"
             raise ModelNotFoundError(f"server {self._server} has no model {model!r}; its repository has {names}")
@@ -139,13 +116,13 @@ class Controller:
             self._limits, self._replacement = self._replacement, None
         self._steps += 1
         began_s = self._clock()
-        for ended in self._actuator.collect():
-            self.ended(ended)
+        for outcome in self._actuator.collect():
+            self.ended(outcome)
         self._demands = self._demands.at(began_s)
         seen = await self._observer.observe(busy_models=self._actuator.busy_models, demands=self._demands)
         self._log.note_trouble(seen.trouble)
         planned, plan_s = self._plan(seen)
-        self._report = self._report_of(seen, planned, plan_s=plan_s, step_s=self._clock() - began_s)
+        self.last_report = self._report_of(seen, planned, plan_s=plan_s, step_s=self._clock() - began_s)
         if seen.snapshot is not None and planned is not None and not self._dry_run:
             await self._actuator.act(
                 planned.actions,
@@ -154,8 +131,8 @@ class Controller:
                 listener=self,
             )
         if self._on_step is not None:
-            self._on_step(self._report)
-        return self._report
+            self._on_step(self.last_report)
+        return self.last_report
 
     async def run(self, stop: asyncio.Event) -> None:
         """Step every ``period_s`` until asked to stop, then let what is under way end, and close the connections.
@@ -184,13 +161,11 @@ class Controller:
             self._is_closed = True
             await self._close_control()
 
-    def ended(self, ended: Ended) -> None:
-        """Take what an action taught into the state; see ``ActionListener``."""
-        self._log.note_ended(ended)
-        if ended.is_executed:
-            self._state = self._state.record(
-                ended.outcome, instances_before=ended.instances_before, limits=self._limits
-            )
+    def ended(self, outcome: Outcome) -> None:
+        """Take what an action has shown into the state; see ``ActionListener``."""
+        self._log.note_ended(outcome)
+        if outcome.is_executed:
+            self._state = self._state.record(outcome, self._limits)
         self._publish_action()
 
     def left(self, action: Action, *, took_s: float) -> None:
@@ -203,8 +178,8 @@ class Controller:
         self._log.note_withheld(action, why)
 
     def _publish_action(self) -> None:
-        if self._report is not None:
-            self._report = replace(self._report, state=self._state, recent=self._log.recent)
+        if self.last_report is not None:
+            self.last_report = replace(self.last_report, state=self._state, recent=self._log.recent)
         if self._on_action is not None:
             self._on_action()
 
@@ -224,11 +199,8 @@ class Controller:
         return StepReport(
             server=self._server,
             unix_s=self._wall_clock(),
-            now_s=seen.at_s,
+            seen=seen,
             steps=self._steps,
-            snapshot=seen.snapshot,
-            trouble=seen.trouble,
-            reading=seen.reading,
             plan=planned,
             state=self._state,
             limits=self._limits,
@@ -261,16 +233,13 @@ class Controller:
             return None
         back_off_s = BACK_OFFS_S[min(self._failures_in_a_row, len(BACK_OFFS_S) - 1)]
         self._failures_in_a_row += 1
-        self._failed_steps += 1
+        self.failed_steps += 1
         log.error("server %s: a step failed, the next follows in %g s", self._server, back_off_s, exc_info=exc)
-        self._publish_failure(exc)
-        return back_off_s
-
-    def _publish_failure(self, exc: BaseException) -> None:
-        """Let the status page say that the daemon no longer knows its host."""
+        # The status page is to say that the daemon no longer knows its host.
         trouble = f"a step failed unexpectedly: {type(exc).__name__}: {one_line(exc)}"
         seen = Observation(self._clock(), None, trouble, None)
-        self._report = self._report_of(seen, None, plan_s=0.0, step_s=0.0)
+        self.last_report = self._report_of(seen, None, plan_s=0.0, step_s=0.0)
+        return back_off_s
 
     def _next_due_s(self, due_s: float) -> float:
         """Return when the next step is due: on the schedule, past those that were missed."""

@@ -9,7 +9,7 @@ What can't be read is absent, and absent data is never taken for load or calm:
 - Only the telemetry can't be read: memory and utilisation are None, and a plan grows nothing without them.
 
 The last good counters are kept through an outage. Counters are cumulative, so the first window after it spans the
-outage and tells truly whether a model was idle all along.
+outage and shows truly whether a model was idle all along.
 """
 
 from __future__ import annotations
@@ -22,16 +22,8 @@ from dataclasses import dataclass
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.errors import SlimError
-from orchestrator.planner import (
-    Counters,
-    HostSnapshot,
-    LoadedModel,
-    ModelSnapshot,
-    ModelStatus,
-    Rates,
-    RepositoryModel,
-    measure_rates,
-)
+from orchestrator.planner.host import HostSnapshot, LoadedModel, ModelSnapshot, ModelStatus, RepositoryModel
+from orchestrator.planner.rates import Counters, Rates, measure_rates
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry.reading import HostReading
 
@@ -49,7 +41,7 @@ class Observation:
         at_s: When the look was complete, seconds on the controller's clock.
         snapshot: The host; None when Triton could not be observed.
         trouble: What could not be read of Triton, in one line; None when all could.
-        reading: What telemetry told; None when it could not be read at all.
+        reading: What telemetry read; None when it could not be read at all.
     """
 
     at_s: float

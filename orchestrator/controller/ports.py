@@ -11,14 +11,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.planner.estimates.rates import Counters
 from orchestrator.planner.host import Batching, LoadedModel, RepositoryModel
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry.reading import HostReading
 
 
 class ModelControl(Protocol):
-    """One Triton in explicit mode, and the repository that it serves."""
+    """One Triton in explicit mode, and the repository that it serves.
+
+    Whatever is awaited raises SlimError, with Triton's reason, or when Triton or its metrics endpoint does not answer.
+    """
 
     def repository_models(self) -> tuple[RepositoryModel, ...]:
         """Return the widths of the family in question, ascending, as their files say now.
@@ -29,37 +32,22 @@ class ModelControl(Protocol):
         ...
 
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
-        """Return where each model of ``repository_models`` stands, in the same order.
-
-        Raises:
-            SlimError: when the server does not answer.
-        """
+        """Return where each model of ``repository_models`` stands, in the same order."""
         ...
 
     async def counters(self) -> Mapping[ModelName, Counters]:
-        """Return the counters of every model that has any.
-
-        Raises:
-            SlimError: when the metrics endpoint does not answer.
-        """
+        """Return the counters of every model that has any."""
         ...
 
     async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
         """Load or change a model to its canonical full config with these three in it; return once it serves.
 
         Triton itself decides by the difference whether that is an in-place change or a full reload.
-
-        Raises:
-            SlimError: with Triton's reason.
         """
         ...
 
     async def unload(self, model: ModelName) -> None:
-        """Unload a model and return once Triton says that it is gone.
-
-        Raises:
-            SlimError: with Triton's reason.
-        """
+        """Unload a model and return once Triton says that it is gone."""
         ...
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from orchestrator.controller.observer import Observer
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.controller.resolve import check_budget
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.planner import Limits, LoadedModel
+from orchestrator.planner.host import Limits, LoadedModel
 from orchestrator.snapshot import ServerName
 
 Check = Callable[[], Awaitable[None]]
@@ -23,9 +23,8 @@ Check = Callable[[], Awaitable[None]]
 class CheckedControl:
     """A ``ModelControl`` that answers only once its checks have passed.
 
-    Args:
-        check: A check of the Triton's mode and protocols; repeated after each failure to answer.
-        first_check: A check that is passed once in a life, after ``check``.
+    ``check`` is of the Triton's mode and protocols, and repeated after each failure to answer; ``first_check`` is
+    passed once in a life, after ``check``.
     """
 
     def __init__(self, control: ModelControl, *, check: Check, first_check: Check) -> None:
@@ -34,7 +33,7 @@ class CheckedControl:
         self._first_check = first_check
         self._is_checked = False
         self._was_checked = False
-        # Passed on as they are; without ``loaded_models`` nothing is planned.
+        # Forwarded as they are; without ``loaded_models`` nothing is planned.
         self.repository_models = control.repository_models
         self.counters = control.counters
         self.apply = control.apply
@@ -64,7 +63,7 @@ class CheckedControl:
         try:
             await self.check()
             return await self._control.loaded_models()
-        except BaseException:  # an observation that was given up tells as little of what answers next
+        except BaseException:  # an observation that was given up says as little of what answers next
             self._is_checked = False
             raise
 
@@ -77,11 +76,8 @@ class BudgetCheck:
     look instead. The counters are not read: a metrics port that answers nothing would use up the time in which the
     whole look must be done, and the check would never pass.
 
-    Args:
-        control: The control of the server's Triton, unchecked.
-        limits: A function that returns the limits to keep to now.
-        patience_s: The time from the first look on, in which unknown memory calls for another one.
-        may_be_resuming: Whether a controller may have been killed here; see ``check_budget``.
+    ``control`` is unchecked, ``limits`` returns the limits to keep to now, and ``may_be_resuming`` is that of
+    ``check_budget``.
     """
 
     def __init__(

@@ -2,15 +2,22 @@
 
 Everything that depends on the host (its memory, its CPUs) or on the repository (its widths) is settled here, once, so
 that a plan has nothing left to assume. What can't be settled is refused with the key that settles it.
+
+When the file is read again, limits and timings take effect with the next step and nothing that was learned is lost.
+What the connections were opened with does not: an address that moved under a running controller would leave two of them
+on one Triton.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from orchestrator.config import ControllerSettings, ServerSettings
+from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
 from orchestrator.errors import ConfigError
-from orchestrator.planner import HostSnapshot, Limits, RepositoryModel
+from orchestrator.planner.host import HostSnapshot, Limits, RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 
 log = logging.getLogger(__name__)
@@ -22,6 +29,9 @@ UNMEASURED_INSTANCE_MIB = {"gpu": 1024.0, "cpu": 128.0}
 GPU_MAX_INSTANCES = 4
 UNKNOWN_CPUS = 2
 BUDGET_OF_DEADLINE_RATIO = 0.5
+_FIXED_CONTROLLER_KEYS = ("controller.family",)
+
+Resolve = Callable[[ServerSettings, FleetSettings], Limits]
 
 
 def resolve_limits(
@@ -35,17 +45,12 @@ def resolve_limits(
 ) -> Limits:
     """Return the limits of a server's plans.
 
-    Args:
-        server: The server that is to be controlled.
-        settings: The settings of all controllers.
-        models: The models of the server's repository, in any order.
-        memory_total_bytes: The memory of the device on GPU, of the host on CPU; None: unknown.
-        cpus: The number of CPUs that Triton may use; None: unknown.
-        deadline_ms: The deadline of requests that bring none.
+    The repository's models come in any order. ``memory_total_bytes`` is of the device on GPU and of the host on CPU,
+    ``cpus`` are those that Triton may use, both None while unknown; ``deadline_ms`` is of requests that bring none.
 
     Raises:
-        ConfigError: when a width is not in the repository, when there is no telling how much memory may be used, or
-            when more may be used than there is.
+        ConfigError: when a width is not in the repository, when nothing says how much memory may be used, or when
+            more may be used than there is.
     """
     by_width = {int(model.width): model.name for model in sorted(models, key=lambda m: m.width)}
     if not by_width:
@@ -118,6 +123,39 @@ def check_budget(limits: Limits, snapshot: HostSnapshot, *, server: ServerName, 
     raise ConfigError(problem)
 
 
+class SettingsFile:
+    """The fleet file of a controller that was started with ``fleet`` for one server of it.
+
+    The function ``resolve`` settles the limits, and raises ConfigError for settings that can't be kept to.
+    """
+
+    def __init__(self, path: Path, server: ServerSettings, fleet: FleetSettings, *, resolve: Resolve) -> None:
+        self._path = path
+        self._server = server
+        self._fleet = fleet
+        self._resolve = resolve
+
+    def reload(self) -> tuple[Limits, tuple[str, ...]]:
+        """Return the limits by what the file says now, and its changes in words; when refused the old settings stay.
+
+        Raises:
+            ConfigError: when the file can't be used, or asks for what only a restart can give.
+        """
+        fleet = load_fleet(self._path)
+        server = fleet.server(self._server.name)
+        before, after = _keys(self._server, self._fleet), _keys(server, fleet)
+        changed = [key for key in before if before[key] != after[key]]
+        for key in changed:
+            # Before anything is resolved: a moved address is refused whatever else the file says.
+            if _needs_restart(key, self._server.name):
+                raise ConfigError(
+                    f"{key} changed from {before[key]} to {after[key]}; that needs a restart of the controller"
+                )
+        limits = self._resolve(server, fleet)
+        self._server, self._fleet = server, fleet
+        return limits, tuple(f"{key} {before[key]} → {after[key]}" for key in changed)
+
+
 def _surplus_bytes(limits: Limits, snapshot: HostSnapshot) -> int | None:
     """Return what all but one instance of each model of the minimum set take; None where that can't be seen."""
     surplus_bytes = 0
@@ -161,3 +199,27 @@ def _budget_bytes(server: ServerSettings, memory_total_bytes: float | None) -> i
 
 def _mib(amount_bytes: float) -> str:
     return f"{amount_bytes / MIB:,.0f} MiB"
+
+
+def _needs_restart(key: str, server: str) -> bool:
+    limits = f"servers[{server}].limits."
+    if key.startswith(limits):
+        return key == f"{limits}gpu_index"
+    return key.startswith("servers[") or key in _FIXED_CONTROLLER_KEYS
+
+
+def _keys(server: ServerSettings, fleet: FleetSettings) -> dict[str, Any]:
+    """Return every setting of a server's controller by its key path."""
+    return {
+        **dict(_flatten(f"servers[{server.name}]", server.model_dump(mode="json"))),
+        **dict(_flatten("controller", fleet.controller.model_dump(mode="json"))),
+        "router.deadline_ms": fleet.router.deadline_ms,
+    }
+
+
+def _flatten(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(f"{prefix}.{key}", value)
+        else:
+            yield f"{prefix}.{key}", value

@@ -162,6 +162,9 @@ class Outcome:
         error: The reason why it failed; None when it did not.
         memory_before_bytes: The memory in use before; None: unreadable, or other actions overlapped.
         memory_after_bytes: The memory in use once it had settled; None as above.
+        instances_before: The instances that the model ran with when it began; 0 when it was not loaded.
+        is_executed: False when Triton certainly never saw it, so that it says nothing of the config.
+        is_late: Whether it took longer than its step waited.
     """
 
     action: Action
@@ -170,3 +173,6 @@ class Outcome:
     error: str | None = None
     memory_before_bytes: int | None = None
     memory_after_bytes: int | None = None
+    instances_before: int = 0
+    is_executed: bool = True
+    is_late: bool = False

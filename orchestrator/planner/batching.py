@@ -16,8 +16,7 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.planner.actions import ActionReason, Numbers
-from orchestrator.planner.host import Batching
-from orchestrator.planner.limits import Limits
+from orchestrator.planner.host import Batching, Limits
 
 NO_DELAY = Batching()
 HEADROOM_RATIO = 0.9
@@ -138,7 +137,7 @@ def _candidates(demand: Demand, limits: Limits) -> list[Batching]:
     sizes = sorted({size for size in (*powers, largest) if size > demand.request_items})
     delays_s = ((size, (size - demand.request_items) / demand.items_per_s) for size in sizes)
     return [
-        # The largest size needs no preference, and Triton does not tell the two apart.
+        # The largest size needs no preference, and to Triton the two are the same.
         Batching(() if size == demand.max_batch_size else (size,), _round_us(delay_s))
         for size, delay_s in delays_s
         if delay_s <= limits.deadline_budget_s

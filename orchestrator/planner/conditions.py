@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from orchestrator.planner.host import HostSnapshot, ModelSnapshot, ModelStatus
-from orchestrator.planner.limits import Limits
+from orchestrator.planner.host import HostSnapshot, Limits, ModelSnapshot, ModelStatus
 from orchestrator.planner.state import ModelMemory, SchedulerState
 
 LOAD_TIME_CONSTANT_S = 1.0
@@ -83,7 +82,8 @@ def _track_model(
         )
     elif not is_busy and (old.changed_s is None or old.changed_s <= now_s - seen.rates.window_s):
         memory = _track_load(seen, memory, limits, now_s)
-    if memory.repairs and memory.repaired_s is not None and _is_well(memory) and now_s - memory.repaired_s >= HEALTHY_S:
+    is_well = memory.dead_since_s is None and memory.failing_since_s is None
+    if memory.repairs and memory.repaired_s is not None and is_well and now_s - memory.repaired_s >= HEALTHY_S:
         memory = replace(memory, repairs=0)
     return memory
 
@@ -94,10 +94,6 @@ def _dead_since_s(seen: ModelSnapshot, old: ModelMemory, is_busy: bool, now_s: f
     if seen.live_instances is None:  # not seen this time, which says nothing
         return old.dead_since_s
     return _since(old.dead_since_s, seen.live_instances < seen.loaded.instances, now_s)
-
-
-def _is_well(memory: ModelMemory) -> bool:
-    return memory.dead_since_s is None and memory.failing_since_s is None
 
 
 def _track_load(seen: ModelSnapshot, old: ModelMemory, limits: Limits, now_s: float) -> ModelMemory:

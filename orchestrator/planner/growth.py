@@ -8,7 +8,6 @@ from orchestrator.planner import changes
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, RefusalReason
 from orchestrator.planner.host import ModelSnapshot
 from orchestrator.planner.plan_builder import PlanBuilder
-from orchestrator.planner.room import add_making_room, choose_victims
 
 STARVED_S = 10.0
 """Price of an in-place change that has to wait for a gap between full batches; 10 to 50 s were measured."""
@@ -92,7 +91,7 @@ def _add_if_worth_its_room(builder: PlanBuilder, growth: _Growth) -> bool:
     idle for so long is taken to stay so for as long again, and for that long the growth relieves its queue. So a slow
     load only makes the queue wait longer for the room; it never denies it for good.
     """
-    prices, victims = builder.state.prices, choose_victims(builder, growth.action)
+    prices, victims = builder.state.prices, changes.choose_victims(builder, growth.action)
     price_s = len(victims) * (prices.price_s(ActionKind.UNLOAD) + prices.price_s(ActionKind.LOAD))
     idle_s = min((builder.elapsed_s(builder.memory(seen).idle_since_s) for seen in victims), default=0.0)
     saved_s = growth.relieved_requests * idle_s
@@ -100,7 +99,7 @@ def _add_if_worth_its_room(builder: PlanBuilder, growth: _Growth) -> bool:
         numbers = (("saved_wait_s", saved_s), ("price_s", price_s), *builder.memory_numbers(growth.action.needed_bytes))
         builder.refuse(growth.action, RefusalReason.PRICE, numbers, "room for it costs more than it saves")
         return False
-    return add_making_room(builder, growth.action)
+    return changes.add_making_room(builder, growth.action)
 
 
 def _is_starved(seen: ModelSnapshot, waiting_requests: float) -> bool:

@@ -17,11 +17,9 @@ from orchestrator.planner import changes
 from orchestrator.planner.actions import ActionReason, NoticeKind, Numbers, Plan
 from orchestrator.planner.conditions import track
 from orchestrator.planner.growth import grow
-from orchestrator.planner.host import HostSnapshot, ModelStatus
-from orchestrator.planner.limits import Limits
+from orchestrator.planner.host import HostSnapshot, Limits, ModelStatus
 from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.planner.reloads import follow_files, size_batches
-from orchestrator.planner.room import add_making_room, reload_or_unload, widest_first
 from orchestrator.planner.state import SchedulerState
 
 
@@ -61,7 +59,7 @@ def _shed(builder: PlanBuilder) -> bool:
 
     In this order: an instance that would not be missed, a width that is not kept and longest idle, an instance of the
     width with the most, a width that is not kept and waited for least. One at a time, because each gives back what
-    only a reading can tell.
+    only a reading can show.
     """
     used, budget = builder.snapshot.memory_used_bytes, builder.limits.memory_budget_bytes
     if used is None or used <= budget:
@@ -72,20 +70,20 @@ def _shed(builder: PlanBuilder) -> bool:
     idle = [(since_s, seen) for seen in loose if (since_s := builder.memory(seen).idle_since_s) is not None]
     crowded = [seen for seen in ready if seen.loaded.instances > 1 and seen.loaded.is_canonical]
     reason = ActionReason.OVER_BUDGET
-    spare = [seen for seen in crowded if builder.memory(seen).slack_since_s is not None]
+    one_fewer = [
+        (seen, changes.scale(builder, seen, reason, seen.loaded.instances - 1, numbers))
+        for seen in sorted(crowded, key=lambda s: (-s.loaded.instances, *changes.widest_first(s)))
+    ]
     actions = [
-        *(
-            changes.scale(builder, seen, reason, seen.loaded.instances - 1, numbers)
-            for seen in sorted(spare, key=lambda s: (-s.loaded.instances, *widest_first(s)))
-        ),
-        *(changes.unload(seen, reason, numbers) for _, seen in sorted(idle, key=lambda p: (p[0], *widest_first(p[1])))),
-        *(
-            changes.scale(builder, seen, reason, seen.loaded.instances - 1, numbers)
-            for seen in sorted(crowded, key=lambda s: (-s.loaded.instances, *widest_first(s)))
-        ),
+        *(action for seen, action in one_fewer if builder.memory(seen).slack_since_s is not None),
         *(
             changes.unload(seen, reason, numbers)
-            for seen in sorted(loose, key=lambda s: (builder.memory(s).waiting_requests, *widest_first(s)))
+            for _, seen in sorted(idle, key=lambda p: (p[0], *changes.widest_first(p[1])))
+        ),
+        *(action for _, action in one_fewer),
+        *(
+            changes.unload(seen, reason, numbers)
+            for seen in sorted(loose, key=lambda s: (builder.memory(s).waiting_requests, *changes.widest_first(s)))
         ),
     ]
     if any(builder.add(action) for action in actions):  # the first that is not in quarantine
@@ -118,7 +116,7 @@ def _repair(builder: PlanBuilder) -> None:
             continue
         action = changes.reload(builder, seen, reason, seen.loaded.batching, numbers, is_forced=True)
         answers_nothing = seen.live_instances == 0 or (is_failing and seen.rates.requests_per_s == 0)
-        reload_or_unload(builder, seen, action, may_unload=answers_nothing)
+        changes.reload_or_unload(builder, seen, action, may_unload=answers_nothing)
 
 
 def _load_needed(builder: PlanBuilder) -> None:
@@ -130,7 +128,7 @@ def _load_needed(builder: PlanBuilder) -> None:
         for seen in sorted(models, key=lambda s: (builder.sizes.load_bytes(s, 1), s.model.width, s.name)):
             builder.want(seen, 1)
             if builder.may_touch(seen):
-                add_making_room(builder, changes.load(builder, seen, reason))
+                changes.add_making_room(builder, changes.load(builder, seen, reason))
 
 
 def _shrink(builder: PlanBuilder) -> None:

@@ -17,9 +17,8 @@ from orchestrator.planner.actions import (
     Refusal,
     RefusalReason,
 )
-from orchestrator.planner.estimates.sizes import SizeEstimates
-from orchestrator.planner.host import HostSnapshot, ModelSnapshot, ModelStatus
-from orchestrator.planner.limits import Limits
+from orchestrator.planner.host import HostSnapshot, Limits, ModelSnapshot, ModelStatus
+from orchestrator.planner.memory_ledger import SizeEstimates
 from orchestrator.planner.state import ModelMemory, SchedulerState
 from orchestrator.snapshot import ModelName
 

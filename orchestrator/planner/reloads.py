@@ -7,7 +7,6 @@ from orchestrator.planner.actions import ActionKind, ActionReason, Numbers, Refu
 from orchestrator.planner.batching import Demand, plan_batching
 from orchestrator.planner.host import ModelSnapshot
 from orchestrator.planner.plan_builder import PlanBuilder
-from orchestrator.planner.room import reload_or_unload
 from orchestrator.planner.state import ModelMemory, Trial
 
 MAX_DRIFT_FAILURES = 3
@@ -46,7 +45,7 @@ def follow_files(builder: PlanBuilder) -> None:
             )
             continue
         is_idle = not builder.is_kept(seen) and builder.has_held(memory.idle_since_s, builder.settings.idle_s)
-        reload_or_unload(builder, seen, action, may_unload=is_idle)
+        changes.reload_or_unload(builder, seen, action, may_unload=is_idle)
 
 
 def size_batches(builder: PlanBuilder) -> None:

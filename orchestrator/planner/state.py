@@ -1,20 +1,33 @@
 """What a plan carries from step to step, all of it rebuilt by running: lose it and the same plan is reached later.
 
 Timers are times on the controller's clock at which a condition began to hold without a break, never counts of steps.
+
+Configs that failed to load are quarantined: left alone for a growing time, with Triton's reason. Each failed reload of
+a loaded model costs Triton 2.51 something that only a restart gives back (its shutdown waits for an entry that nothing
+erases, and a failed session may leak), so trying again at once is worse than waiting. What is quarantined is a model
+with one exact config: another batching may load at once.
+
+What each kind of change takes on this host is measured. Until a kind has been seen its price is what it took on
+NVIDIA's image and the embedded server at the slow end (docs/architecture.md); from then on a decaying mean of what it
+took here, per kind, because widths differ far less than kinds do.
+
+How long a batch takes by its size is remembered size by size. A plain fit with forgetting would lose what it rests on:
+once batching works, every batch has the same size, small ones are forgotten, and the fixed part b, the very reason for
+batching, can no longer be kept apart from a. So each size class (a power of two) has a mean of its own, kept for as
+long as it may still be true, and the line is fitted through the classes. With one class only the curve is unknown, and
+says so.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
-from orchestrator.planner.estimates.batch_curve import BatchCurve
-from orchestrator.planner.estimates.memory_ledger import MemoryLedger
-from orchestrator.planner.estimates.prices import Prices
-from orchestrator.planner.host import Batching
-from orchestrator.planner.limits import Limits
-from orchestrator.planner.quarantine import Quarantine
+from orchestrator.planner.host import Batching, Limits
+from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.profile import LatencyFit
 from orchestrator.snapshot import ModelName
 
 _BUILDS = (ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELOAD)
@@ -23,6 +36,67 @@ _SIZES = (ActionReason.BATCHING_GAIN, ActionReason.BATCHING_TOO_LONG, ActionReas
 BAR_S = 3600.0
 """The time for which no batching is tried after one that did harm; doubles with each in a row, up to a day."""
 _REPAIRS = (ActionReason.DEAD_INSTANCE, ActionReason.FAILING)
+UNMEASURED_S: Mapping[ActionKind, float] = {
+    ActionKind.LOAD: 1.5,
+    ActionKind.SCALE_UP: 0.3,
+    ActionKind.SCALE_DOWN: 1.2,
+    ActionKind.RELOAD: 1.5,
+    ActionKind.UNLOAD: 0.5,
+}
+KEPT_PRICE_RATIO = 0.7
+"""Weight of the old mean of a price when a new measurement comes."""
+KEPT_CLASS_RATIO = 0.8
+"""Weight of a class's old mean when a window comes in."""
+CLASS_MEMORY_S = 900.0
+"""Age at which a class that was not seen again is forgotten; machines change."""
+MIN_SPREAD = 1.5
+"""Largest over smallest mean size below which two classes are one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeClass:
+    """Batches of about one size, their means, and when a window of them was last seen on the controller's clock."""
+
+    items: float
+    run_s: float
+    seen_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCurve:
+    """Mean duration by size class; immutable."""
+
+    classes: Mapping[int, SizeClass] = field(default_factory=dict)
+
+    def observe(self, items: float, run_s: float, *, now_s: float) -> BatchCurve:
+        """Return the curve after a window in which batches of ``items`` on average took ``run_s`` on average.
+
+        Where batches of one window differed in size, ``run_s`` leans to the larger ones (see ``Rates.service_s``). That
+        takes from b and adds to a, so batching is thought to gain less than it does.
+        """
+        if items < 1:
+            return self
+        key = round(math.log2(items))
+        old = self.classes.get(key)
+        if old is not None:
+            items = KEPT_CLASS_RATIO * old.items + (1 - KEPT_CLASS_RATIO) * items
+            run_s = KEPT_CLASS_RATIO * old.run_s + (1 - KEPT_CLASS_RATIO) * run_s
+        recent = {k: c for k, c in self.classes.items() if now_s - c.seen_s <= CLASS_MEMORY_S}
+        return BatchCurve({**recent, key: SizeClass(items, run_s, now_s)})
+
+    def line(self) -> tuple[float, float] | None:
+        """Return (a seconds an item, b seconds a batch), neither below 0; None when sizes differ too little."""
+        sizes = [c.items for c in self.classes.values()]
+        if not sizes or max(sizes) < MIN_SPREAD * min(sizes):
+            return None
+        classes = list(self.classes.values())
+        return LatencyFit(
+            weight=float(len(classes)),
+            sum_n=sum(c.items for c in classes),
+            sum_nn=sum(c.items * c.items for c in classes),
+            sum_t_s=sum(c.run_s for c in classes),
+            sum_nt_s=sum(c.items * c.run_s for c in classes),
+        ).line()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +168,73 @@ _BLANK = ModelMemory()  # made once: a plan asks for a model's memory some thirt
 
 
 @dataclass(frozen=True, slots=True)
+class QuarantineEntry:
+    """After how many failures in a row, and until when on the controller's clock, one config is left alone.
+
+    The reason is Triton's, for the last failure.
+    """
+
+    failures: int
+    until_s: float
+    reason: str
+
+
+ConfigKey = tuple[ModelName, int, Batching]
+"""Model, instances and batching: what a load can fail for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """The configs that failed, by what they were; immutable."""
+
+    entries: Mapping[ConfigKey, QuarantineEntry] = field(default_factory=dict)
+
+    def entry(self, key: ConfigKey, *, now_s: float) -> QuarantineEntry | None:
+        """Return why a config must not be tried now, None when it may."""
+        found = self.entries.get(key)
+        return found if found is not None and now_s < found.until_s else None
+
+    def at(self, now_s: float) -> Mapping[ConfigKey, QuarantineEntry]:
+        """Return the entries that still hold."""
+        return {key: entry for key, entry in self.entries.items() if now_s < entry.until_s}
+
+    def fail(self, key: ConfigKey, reason: str, *, now_s: float, first_s: float, max_s: float) -> Quarantine:
+        """Return the quarantine after one more failure."""
+        old = self.entries.get(key)
+        if old is not None and now_s - old.until_s >= max_s:
+            old = None
+        failures = 1 if old is None else old.failures + 1
+        delay_s = min(max_s, first_s * 2.0 ** min(failures - 1, 30))
+        # What was over so long ago that it would begin anew is forgotten.
+        kept = {k: entry for k, entry in self.entries.items() if now_s - entry.until_s < max_s}
+        return replace(self, entries={**kept, key: QuarantineEntry(failures, now_s + delay_s, reason)})
+
+    def pardon(self, model: ModelName) -> Quarantine:
+        """Return the quarantine after any load of the model succeeded: what was wrong with it is over."""
+        return replace(self, entries={k: entry for k, entry in self.entries.items() if k[0] != model})
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Mean duration of each kind of action that has been seen; immutable."""
+
+    measured_s: Mapping[ActionKind, float] = field(default_factory=dict)
+
+    def price_s(self, kind: ActionKind) -> float:
+        """Return what an action of this kind is expected to take."""
+        return self.measured_s.get(kind, UNMEASURED_S[kind])
+
+    def record(self, outcome: Outcome) -> Prices:
+        """Return the prices after an action; failed ones end early or late and say nothing."""
+        if outcome.error is not None:
+            return self
+        kind, took_s = outcome.action.kind, outcome.ended_s - outcome.began_s
+        old_s = self.measured_s.get(kind)
+        mean_s = took_s if old_s is None else KEPT_PRICE_RATIO * old_s + (1 - KEPT_PRICE_RATIO) * took_s
+        return replace(self, measured_s={**self.measured_s, kind: mean_s})
+
+
+@dataclass(frozen=True, slots=True)
 class SchedulerState:
     """Everything a plan remembers; immutable."""
 
@@ -106,11 +247,8 @@ class SchedulerState:
         """Return what is remembered of a model; blank of one never seen."""
         return self.models.get(name, _BLANK)
 
-    def record(self, outcome: Outcome, *, instances_before: int, limits: Limits) -> SchedulerState:
-        """Return the state after an action ended.
-
-        The model ran with ``instances_before`` when it began, 0 when it was not loaded.
-        """
+    def record(self, outcome: Outcome, limits: Limits) -> SchedulerState:
+        """Return the state after an action ended that Triton has seen."""
         action, ended_s = outcome.action, outcome.ended_s
         memory = replace(self.model(action.model), changed_s=ended_s)
         quarantine = self.quarantine
@@ -134,9 +272,7 @@ class SchedulerState:
         return replace(
             self,
             models={**self.models, action.model: memory},
-            memory=self.memory.record(
-                outcome, instances_before=instances_before, has_shared_runtime=limits.has_shared_runtime
-            ),
+            memory=self.memory.record(outcome, has_shared_runtime=limits.has_shared_runtime),
             prices=self.prices.record(outcome),
             quarantine=quarantine,
         )

@@ -32,13 +32,12 @@ from orchestrator.router.queue.request import Answer, Array, CallbackSink, Pendi
 from orchestrator.router.queue.request_queue import Backlog, RequestQueues
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
-from orchestrator.router.servers.membership import Connect, Membership, Resolve
+from orchestrator.router.servers.membership import Connect, Membership, Resolve, resolve_host
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.snapshot import Preference, ServedModel, ServerName, Width
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.protocol_key import read_protocol_key
-from orchestrator.triton.resolution import resolve_host
 
 log = logging.getLogger(__name__)
 
@@ -220,19 +219,13 @@ class Router:
     ) -> Answer:
         """Return the answer for one item or one batch of items, with what was decided for it.
 
-        Args:
-            array: An array of the family's input type: one item, or a batch with the items first, which is never split.
-                It is not copied, so leave it unchanged until the answer is there.
-            deadline_ms: Milliseconds from now; they decide the order and the width. A request that waits is refused
-                when its deadline can't be kept any more, and one that was sent and is not answered by then fails;
-                unless ``overload.shed_late`` is off. None: the router's default, for which neither happens. One not
-                below the router's request timeout is as good as none.
-            min_accuracy: The least accuracy, 0..1, of the widths that may run it.
-            width: The only width, in percent, that may run it.
-            family: The family; may be left out when the fleet serves one only.
-            priority: The priority level: 1 is served first; 0, or a level that there is not, is the default.
-            max_joules: The most joules that an item may cost when the request is sent alone.
-            preference: What counts among what is in time; None for what the router's policy goes by.
+        The array is of the family's input type: one item, or a batch with the items first, which is never split. It is
+        not copied, so leave it unchanged until the answer is there. The options are those of ``RequestOptions``; a
+        priority level that there is not is the default one.
+
+        The deadline decides the order and the width. A request that waits is refused when its deadline can't be kept
+        any more, and one that was sent and is not answered by then fails; unless ``overload.shed_late`` is off. Neither
+        happens for the router's default deadline, or for one not below its request timeout.
 
         Raises:
             ConfigError: Array, family, width, accuracy or joules can't be served.

@@ -1,6 +1,6 @@
 """The one adapter over a Triton's gRPC endpoint: typed results, our errors, units converted once.
 
-All calls to a Triton, those that are passed on as bytes included, go over one connection of ours
+All calls to a Triton, those that are passed through as bytes included, go over one connection of ours
 (orchestrator.http2.grpc.channel), which clients that were given the same pool share.
 
 Two rules of Triton 2.51 shape it. A cancelled or timed-out call can crash the server (server#7368), so a caller who
@@ -8,7 +8,7 @@ gives up leaves the call to finish by itself, no deadline is ever sent along, a 
 its end, and ``close`` waits for calls under way. And loading over HTTP blocks one of Triton's HTTP workers
 (server#8958), so control goes over gRPC.
 
-What is passed on is neither parsed nor rewritten, so whatever a client and its model agree on arrives unchanged:
+What is passed through is neither parsed nor rewritten, so whatever a client and its model agree on arrives unchanged:
 datatypes and parameters that this code has never heard of included.
 """
 
@@ -19,7 +19,6 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Self
 
 from numpy.typing import NDArray
@@ -31,15 +30,14 @@ from orchestrator.http2.grpc.wire import Metadata, RpcError
 from orchestrator.snapshot import ServedModel
 from orchestrator.triton.errors import RefusedCallError, describe_refusal, translate_status
 from orchestrator.triton.infer_wire import InferAnswers, InferRequests, decode_outputs
-from orchestrator.triton.messages import SERVICE, Message, ModelConfig, parse_answer, pb
+from orchestrator.triton.messages import SERVICE, Message, ModelConfig, parse_answer, parse_served_model, pb
 from orchestrator.triton.protocol_key import HEADER_PREFIX, render_headers
-from orchestrator.triton.served_model import parse_served_model
 
 Array = NDArray[Any]
 
 READY: Final = "READY"
 _INFER: Final = f"/{SERVICE}/ModelInfer"
-# What belongs to the connection with our client, or could open what is closed, is not passed on.
+# What belongs to the connection with our client, or could open what is closed, is not forwarded.
 _OWN_PREFIXES: Final = ("grpc-", ":", HEADER_PREFIX)
 _OWN_KEYS: Final = frozenset({"user-agent", "content-type", "te", "authorization"})
 
@@ -49,10 +47,9 @@ class IndexEntry:
     """One version of one model in a server's repository.
 
     Attributes:
-        name: of the model.
-        version: empty when none is loaded.
-        state: READY, LOADING, UNLOADING, UNAVAILABLE, or empty when it was never loaded.
-        reason: why it is unavailable; empty otherwise.
+        version: The version; empty when none is loaded.
+        state: One of READY, LOADING, UNLOADING and UNAVAILABLE; empty when it was never loaded.
+        reason: The reason why it is unavailable; empty otherwise.
     """
 
     name: str
@@ -67,11 +64,11 @@ class TritonClient:
     Calls raise SlimError, as mapped from the gRPC status.
 
     Args:
-        address: ``host:port`` of the gRPC endpoint.
-        timeout_s: how long any call may take but inferences, loads and what is passed on.
-        protocol_key: of restricted protocols, see read_protocol_key; None: they are not restricted.
-        pool: whose connection it shares with others; None: it has one of its own.
-        discover: says what the server serves, where a discovery asks that for a whole process; None: it is asked here.
+        address: The ``host:port`` of the gRPC endpoint.
+        timeout_s: How long any call may take but inferences, loads and what is passed through.
+        protocol_key: The key of restricted protocols, see read_protocol_key; None: they are not restricted.
+        pool: The pool whose connection it shares with others; None: it has one of its own.
+        discover: What returns the served models, where a discovery asks for a whole process; None: it is asked here.
     """
 
     def __init__(
@@ -94,9 +91,7 @@ class TritonClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self, *, drain_s: float = 10.0) -> None:
@@ -194,10 +189,10 @@ class TritonClient:
         outputs = await self.infer(model.name, {model.input.name: batch}, [model.output.name])
         return outputs[model.output.name]
 
-    # --- passing on ---
+    # --- pass-through ---
 
     async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
-        """Return the answer to one serialised call of the service that is passed on as it is.
+        """Return the answer to one serialised call of the service that is forwarded as it is.
 
         Raises:
             RefusedCallError: with the server's status; ``executed`` says whether it is safe to ask another server.

@@ -3,6 +3,11 @@
 Truth is read from Triton, nothing is remembered of what was done. Loads are always the canonical full config of
 the files (see ``repository``), never a plain load, which after an override does nothing and says that it did.
 
+``judge_versions`` reads the repository index; ``describe_running`` reads the config that a model runs with. Triton
+fills defaults into that (names, version policy, preferred batch, pinned memory, ``runtime``), so a model counts as
+canonical when all that its file sets is found again, not when the two are equal. Two lists must be of one length,
+though, and ``parameters`` have the same keys: more than the file has came from elsewhere.
+
 Facts of Triton 2.51 that shape it, proven in tests/triton/test_real_control.py: a load returns when the new version
 serves, and answers a failed reload with the reason while the old one goes on; a load whose caller has gone goes on in
 the server; an unload returns at once, and the index says UNLOADING until the last stub is gone, a second or so.
@@ -13,36 +18,48 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import ConfigError, DeadlineError, ModelNotFoundError, PermanentError, TransientError
-from orchestrator.planner.estimates.rates import Counters
 from orchestrator.planner.host import Batching, LoadedModel, ModelStatus, RepositoryModel
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName
 from orchestrator.triton.client import IndexEntry, TritonClient
 from orchestrator.triton.counters import read_counters
 from orchestrator.triton.errors import NOT_EXPLICIT, RESTRICTED
+from orchestrator.triton.messages import ModelConfig
 from orchestrator.triton.protocol_key import HEADER_PREFIX
-from orchestrator.triton.repository import Repository, RepositoryEntry, build_override, normalise_batching
-from orchestrator.triton.running import describe_running, group_versions, judge_versions
+from orchestrator.triton.repository import (
+    NONCE,
+    Repository,
+    RepositoryEntry,
+    build_override,
+    encode_config,
+    normalise_batching,
+    parse_batching,
+)
 
 POLL_FAILURE = "failed to poll from model repository"
 INDEX_PERIOD_S = 0.05
 PROBE = "slimsched-preflight-no-such-model"  # unloading a name that Triton doesn't know does nothing
+UNLOADED = "unloaded"
+PYTHON_RUNTIME = "model.py"
+# One answering version is enough, and a version that comes or goes is more than one that failed.
+_PRECEDENCE = (ModelStatus.READY, ModelStatus.LOADING, ModelStatus.UNLOADING)
 
 
 class TritonControl:
     """One Triton in explicit mode, and its repository; to be used from one event loop.
 
     Args:
-        address: ``host:port`` of the gRPC endpoint.
-        metrics_url: of the Prometheus endpoint.
-        repository: that the Triton serves, as seen from here.
-        family: to look after; None: the only one in the repository.
-        protocol_key: of restricted protocols, see read_protocol_key; None: they are not restricted.
-        timeout_s: of every call but loads, which take as long as they take.
-        unload_timeout_s: from the answer to an unload until the model is gone; requests in flight end first.
+        repository: The folder that the Triton serves, as seen from here.
+        family: The family to look after; None: the only one in the repository.
+        protocol_key: As for TritonClient.
+        timeout_s: The time limit of every call but loads, which take as long as they take.
+        unload_timeout_s: The time from the answer to an unload until the model is gone; requests in flight end first.
     """
 
     def __init__(
@@ -64,22 +81,22 @@ class TritonControl:
         self._unload_timeout_s = unload_timeout_s
 
     def repository_models(self) -> tuple[RepositoryModel, ...]:
-        """See ModelControl."""
+        """Return the family's widths, as ``ModelControl`` says."""
         return tuple(entry.model for entry in self.repository.entries())
 
     async def loaded_models(self) -> tuple[LoadedModel, ...]:
-        """See ModelControl."""
+        """Return where each of them stands, as ``ModelControl`` says."""
         entries = self.repository.entries()
         versions = group_versions(await self.client.index())
         reads = (self._read(entry, versions.get(entry.model.name, ())) for entry in entries)
         return tuple(await asyncio.gather(*reads))
 
     async def counters(self) -> Mapping[ModelName, Counters]:
-        """See ModelControl."""
+        """Return their counters, as ``ModelControl`` says."""
         return await read_counters(self._metrics_url, timeout_s=self._timeout_s)
 
     async def apply(self, model: ModelName, *, instances: int, batching: Batching, nonce: str) -> None:
-        """See ModelControl.
+        """Load or change a model, as ``ModelControl`` says.
 
         Raises:
             ConfigError: Triton would refuse the config; nothing was sent.
@@ -106,7 +123,7 @@ class TritonControl:
                 )
 
     async def unload(self, model: ModelName) -> None:
-        """See ModelControl.
+        """Unload a model, as ``ModelControl`` says.
 
         Raises:
             ModelNotFoundError: The repository has no such model.
@@ -125,7 +142,7 @@ class TritonControl:
             await asyncio.sleep(INDEX_PERIOD_S)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection to the Triton."""
         await self.client.close()
 
     async def _read(self, entry: RepositoryEntry, versions: Sequence[IndexEntry]) -> LoadedModel:
@@ -196,3 +213,55 @@ def _explain(error: PermanentError, control: TritonControl) -> ConfigError:
         f"Triton at {address} restricts its control protocols to the key {wanted!r}, and {problem}; set the server's "
         f"protocol_key_file to a file with '{wanted}=VALUE' as in Triton's --grpc-restricted-protocol"
     )
+
+
+def group_versions(index: Iterable[IndexEntry]) -> dict[str, tuple[IndexEntry, ...]]:
+    """Return the versions of each model of a repository index that is ordered by name."""
+    return {name: tuple(versions) for name, versions in groupby(index, key=lambda entry: entry.name)}
+
+
+def judge_versions(versions: Sequence[IndexEntry]) -> tuple[ModelStatus, str]:
+    """Return where a model stands by what the index says of its versions, and why when it failed."""
+    states = {version.state for version in versions}
+    for status in _PRECEDENCE:
+        if status.name in states:
+            return status, ""
+    failed = [v.reason for v in versions if v.state == "UNAVAILABLE" and v.reason not in ("", UNLOADED)]
+    return (ModelStatus.FAILED, " ".join("; ".join(failed).split())) if failed else (ModelStatus.ABSENT, "")
+
+
+def describe_running(entry: RepositoryEntry, running: ModelConfig) -> LoadedModel:
+    """Return a READY model by the config it runs with."""
+    found = encode_config(running)
+    return LoadedModel(
+        name=entry.model.name,
+        status=ModelStatus.READY,
+        instances=sum(group.count for group in running.instance_group),
+        batching=parse_batching(found.get("dynamic_batching", {}), running.max_batch_size),
+        nonce=running.parameters[NONCE].string_value if NONCE in running.parameters else "",
+        is_canonical=is_canonical(found, entry.config),
+        is_python_based=running.runtime == PYTHON_RUNTIME,
+    )
+
+
+def is_canonical(running: Mapping[str, Any], canonical: Mapping[str, Any]) -> bool:
+    """Return whether a running config has all that the canonical one sets; both as JSON.
+
+    The canonical one has no instance count, no batching parameters and no nonce, see RepositoryEntry.
+    """
+    keys = running.get("parameters", {}).keys() - {NONCE}
+    return keys == canonical.get("parameters", {}).keys() and _contains(running, canonical)
+
+
+def _contains(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, Mapping):
+        return isinstance(found, Mapping) and all(
+            key in found and _contains(found[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(found, list)
+            and len(found) == len(wanted)
+            and all(_contains(*pair) for pair in zip(found, wanted, strict=True))
+        )
+    return bool(found == wanted)

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.errors import ServerUnavailableError, TransientError
-from orchestrator.planner.estimates.rates import Counters
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName
 
 PREFIX = "nv_inference_"
@@ -64,7 +64,7 @@ def parse_counters(text: str) -> dict[ModelName, Counters]:
     Raises:
         ValueError: The text is no such page.
     """
-    if "# TYPE nv_" not in text:  # a Triton that has loaded nothing still tells of its memory pools
+    if "# TYPE nv_" not in text:  # a Triton that has loaded nothing still shows its memory pools
         raise ValueError("there is no series nv_* in it")
     sums: defaultdict[ModelName, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(text):

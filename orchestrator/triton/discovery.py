@@ -19,8 +19,7 @@ from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.client import READY, IndexEntry, read_index
 from orchestrator.triton.errors import RefusedCallError
-from orchestrator.triton.messages import parse_answer, pb
-from orchestrator.triton.served_model import parse_served_model
+from orchestrator.triton.messages import parse_answer, parse_served_model, pb
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +56,12 @@ class ServerModels(Generic[S]):
     """What one server was last seen to have.
 
     Attributes:
-        name: of the server.
-        server: the connection to it.
-        entries: its repository index.
-        widths: models of families by name, those that are listed and not ready now included.
-        served: the widths that it was ready to run, ordered by name; the same tuple for as long as they are the same.
-        problem: why it can't be asked; None when it answered last time.
-        asked_s: when it was last asked, seconds on the event loop's clock; before all time when it never was.
+        server: The connection to it.
+        entries: Its repository index.
+        widths: Models of families by name, those that are listed and not ready now included.
+        served: The widths that it was ready to run, ordered by name; the same tuple for as long as they are the same.
+        problem: Why it can't be asked; None when it answered last time.
+        asked_s: When it was last asked, seconds on the event loop's clock; before all time when it never was.
     """
 
     def __init__(self, name: ServerName, server: S) -> None:
@@ -148,13 +146,11 @@ class ServerModels(Generic[S]):
 class ModelDiscovery(Generic[S]):
     """Asks all servers what they have, until it is closed; a context manager that closes it.
 
-    Args:
-        servers: connections by name; closed by ``close``, or when they leave.
-        timeout_s: how long a server may take to say what it has.
+    The connections are closed by ``close``, or when they leave.
 
     Attributes:
-        servers: what each has, ordered by name.
-        timeout_s: see above; may be changed.
+        servers: What each has, ordered by name.
+        timeout_s: How long a server may take to say what it has; may be changed.
     """
 
     def __init__(self, servers: Mapping[ServerName, S], *, timeout_s: float) -> None:

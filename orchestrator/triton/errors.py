@@ -1,4 +1,4 @@
-"""What Triton and gRPC say when a call fails, as errors of ours; a table, because the status alone tells too little.
+"""What Triton and gRPC say when a call fails, as errors of ours; a table, because the status alone says too little.
 
 UNAVAILABLE stands for at least seven things: nobody listens, the connection broke, the server is stopping, a queue is
 full, a request waited too long in Triton, the model is not there, a protocol is restricted. They differ in what may be
@@ -47,7 +47,7 @@ _BY_WORDS: tuple[tuple[str, _Make], ...] = (
     ("Request for unknown model", ModelNotFoundError),
     (RESTRICTED, PermanentError),
     (NOT_EXPLICIT, PermanentError),
-    # Before the connection's own words, because gRPC tells of the connection that it tried within.
+    # Before the connection's own words, because gRPC names the connection that it tried within.
     ("failed to connect", _NOT_REACHED),
     ("Failed to connect", _NOT_REACHED),
     ("Connection refused", _NOT_REACHED),
@@ -57,7 +57,7 @@ _BY_WORDS: tuple[tuple[str, _Make], ...] = (
     (_DIED, _NOT_RUN),
 )
 
-# Told by gRPC when the transport ends under a call. Only with the statuses that gRPC gives by itself: a model may well
+# Said by gRPC when the transport ends under a call. Only with the statuses that gRPC gives by itself: a model may well
 # fail with such words about a connection of its own.
 _LOST = (
     "Socket closed",
@@ -90,14 +90,14 @@ _BY_STATUS: dict[str, _Make] = {
 
 
 class RefusedCallError(SlimError):
-    """A server answered a call that was passed on with a status; both are to reach the client as they are.
+    """A server answered a call that was passed through with a status; both are to reach the client as they are.
 
     Attributes:
-        status: gRPC's name of it, such as ``INVALID_ARGUMENT``.
-        detail: the server's message, nothing added.
+        status: The gRPC name of it, such as ``INVALID_ARGUMENT``.
+        detail: The server's message, nothing added.
         executed: False when the server certainly did not run the call; True when the model may have died by it.
-        is_gone: whether the server as a whole could not be asked, and not this call alone.
-        has_died: whether the model has died, before this call or by it.
+        is_gone: Whether the server as a whole could not be asked, and not this call alone.
+        has_died: Whether the model has died, before this call or by it.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class RefusedCallError(SlimError):
 
 
 def describe_refusal(status: str, detail: str, address: str) -> RefusedCallError:
-    """Return the refusal of a call that was passed on to the server at ``address``."""
+    """Return the refusal of a call that was passed through to the server at ``address``."""
     translated = translate_status(status, detail or "no reason given", address)
     refused, has_died = isinstance(translated, ModelNotFoundError), _DIED in detail
     executed = has_died or not (refused or (isinstance(translated, TransientError) and not translated.executed))
@@ -132,7 +132,7 @@ def translate_status(status: str | None, detail: str, address: str) -> SlimError
     message = f"Triton at {address}: {words}"
     for mark, make in _BY_WORDS:
         if mark in words:
-            # A server that is stopping can say so in any status; only UNAVAILABLE tells of the whole server.
+            # A server that is stopping can say so in any status; only UNAVAILABLE is about the whole server.
             return _NOT_RUN(message) if make is _NOT_REACHED and name != "UNAVAILABLE" else make(message)
     if name in _TRANSPORT_STATUSES and any(mark in words for mark in _LOST):
         return ConnectionLostError(message)

@@ -36,8 +36,7 @@ class RepositoryEntry:
     """One width: what a plan knows of it, and the config that Triton gets.
 
     Attributes:
-        model: see RepositoryModel.
-        config: of the file as JSON with protobuf's own field names, without what ``build_override`` sets.
+        config: The config of the file as JSON with protobuf's own field names, without what ``build_override`` sets.
     """
 
     model: RepositoryModel
@@ -252,7 +251,7 @@ def _require_instances(name: str, config: ModelConfig) -> int:
 
 
 def _stat_weights(folder: Path, model_file: str) -> os.stat_result:
-    """Return the status of the newest version's model file; Triton serves that one unless told otherwise."""
+    """Return the status of the newest version's model file; Triton serves that one by default."""
     try:
         with os.scandir(folder) as found:
             versions = sorted(int(entry.name) for entry in found if entry.name.isascii() and entry.name.isdigit())

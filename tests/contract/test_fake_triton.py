@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.controller.ports import ModelControl, Telemetry
 from orchestrator.errors import PermanentError, ServerUnavailableError
-from orchestrator.planner import Batching, ModelStatus, measure_rates
+from orchestrator.planner.host import Batching, ModelStatus
+from orchestrator.planner.rates import measure_rates
 from orchestrator.snapshot import ModelName
 from tests.fakes.control import MIB, FakeTriton
 from tests.fakes.traffic import Traffic

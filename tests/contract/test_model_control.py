@@ -17,8 +17,8 @@ import pytest_asyncio
 from orchestrator.controller.ports import ModelControl
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import ModelNotFoundError, ServerUnavailableError, SlimError
-from orchestrator.planner.estimates.rates import Counters
 from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl

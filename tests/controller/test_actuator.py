@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.controller.actuator import SETTLE_S, STUB_END_S, Actuator, Ended
+from orchestrator.controller.actuator import SETTLE_S, STUB_END_S, Actuator
 from orchestrator.controller.ports import Clocks
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.planner import Action, Batching, LoadedModel, ModelStatus, Outcome
+from orchestrator.planner.actions import Action, Outcome
+from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from orchestrator.snapshot import ModelName
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, load, now_s, reload, scale, triton, unload
 from tests.fakes.control import FakeTriton
@@ -29,12 +30,12 @@ class Hands:
         self.actuator = Actuator(
             server, server.telemetry, clocks=clocks or Clocks(loop.time, lambda: 1.7e9 + loop.time())
         )
-        self.endings: list[Ended] = []
+        self.outcomes: list[Outcome] = []
         self.left_actions: list[tuple[Action, float]] = []
         self.withheld_actions: list[tuple[Action, str]] = []
 
-    def ended(self, ended: Ended) -> None:
-        self.endings.append(ended)
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
 
     def left(self, action: Action, *, took_s: float) -> None:
         self.left_actions.append((action, took_s))
@@ -45,10 +46,6 @@ class Hands:
     async def act(self, *actions: Action, limits: Any = LIMITS) -> None:
         loaded = {model.name: model for model in await self.server.loaded_models()}
         await self.actuator.act(actions, loaded, limits=limits, listener=self)
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        return [ended.outcome for ended in self.endings]
 
     @property
     def changes_mib(self) -> list[float | None]:
@@ -65,7 +62,7 @@ async def test_each_action_is_charged_with_what_it_took() -> None:
     await hands.act(load(W025), load(W075))
     await hands.act(scale(W025, 3), unload(W075))
     assert hands.changes_mib == [10, 30, 20, -30]
-    assert [ended.instances_before for ended in hands.endings] == [0, 0, 1, 1]
+    assert [outcome.instances_before for outcome in hands.outcomes] == [0, 0, 1, 1]
     assert all(outcome.error is None for outcome in hands.outcomes)
     took_s = [outcome.ended_s - outcome.began_s for outcome in hands.outcomes]
     assert took_s == pytest.approx([1.4, 1.4, 0.2, 0.3]), "what settling takes is no part of the price"
@@ -107,7 +104,7 @@ async def test_memory_that_is_never_given_back_is_waited_for_only_so_long() -> N
     assert now_s() - began_s <= server.unload_s + SETTLE_S + 0.2
 
 
-async def test_unreadable_memory_teaches_nothing_and_stops_only_what_needs_it() -> None:
+async def test_unreadable_memory_shows_no_size_and_stops_only_what_needs_it() -> None:
     server = triton()
     hands = Hands(server)
     server.telemetry.is_memory_readable = False
@@ -143,9 +140,9 @@ async def test_a_hanging_load_is_left_to_itself_and_what_needs_memory_waits_for_
     assert hands.actuator.collect() == ()
     await asyncio.sleep(30)
     (late,) = hands.actuator.collect()
-    assert late.is_late and late.outcome.error is None
-    assert (late.outcome.memory_before_bytes, late.outcome.memory_after_bytes) == (None, None)
-    assert late.outcome.ended_s - late.outcome.began_s == pytest.approx(30)
+    assert late.is_late and late.error is None
+    assert (late.memory_before_bytes, late.memory_after_bytes) == (None, None)
+    assert late.ended_s - late.began_s == pytest.approx(30)
     assert hands.actuator.busy_models == frozenset()
 
 
@@ -162,13 +159,13 @@ async def test_a_late_end_disturbs_no_reading_of_the_next_action() -> None:
     assert hands.changes_mib[-1] == 64, "the old version of the reload went before, not during"
 
 
-async def test_a_failure_is_told_in_one_line_and_ends_the_plan() -> None:
+async def test_a_failure_is_reported_in_one_line_and_ends_the_plan() -> None:
     server = triton()
     hands = Hands(server)
     server.fail_next(W025, "out of\n  memory")
     await hands.act(load(W025), load(W050))
     assert [o.error for o in hands.outcomes] == ["Triton at fake: load failed for model 'fashion_w025': out of memory"]
-    assert hands.endings[0].is_executed and hands.changes_mib == [None]
+    assert hands.outcomes[0].is_executed and hands.changes_mib == [None]
     assert len(server.calls) == 1
     await hands.act(load(W050))
     assert hands.changes_mib[-1] == 64
@@ -181,7 +178,7 @@ async def test_a_server_that_went_away_before_says_nothing_of_the_config() -> No
     loaded = {model.name: model for model in await server.loaded_models()}
     server.kill()
     await hands.actuator.act((unload(W025), load(W050)), loaded, limits=LIMITS, listener=hands)
-    assert [ended.is_executed for ended in hands.endings] == [True, False]
+    assert [outcome.is_executed for outcome in hands.outcomes] == [True, False]
 
 
 async def test_a_server_that_dies_during_an_action_may_have_died_of_it() -> None:
@@ -189,8 +186,8 @@ async def test_a_server_that_dies_during_an_action_may_have_died_of_it() -> None
     hands = Hands(server)
     asyncio.get_running_loop().call_later(1, server.kill)
     await hands.act(load(W025), load(W050))
-    (ended,) = hands.endings
-    assert ended.is_executed and ended.outcome.error == "Triton at fake: Socket closed"
+    (outcome,) = hands.outcomes
+    assert outcome.is_executed and outcome.error == "Triton at fake: Socket closed"
 
 
 class Liar(FakeTriton):
@@ -302,8 +299,8 @@ async def test_a_cancelled_step_loses_no_outcome() -> None:
         await asyncio.wait({step})
         await asyncio.sleep(5)
         late = hands.actuator.collect()
-        assert [ended.outcome.error for ended in late] == [None]
-        assert late[0].outcome.memory_after_bytes is None
+        assert [outcome.error for outcome in late] == [None]
+        assert late[0].memory_after_bytes is None
         assert hands.actuator.busy_models == frozenset()
         await server.unload(W025)
     assert moment_s > server.load_s
@@ -313,7 +310,7 @@ async def test_a_model_that_nobody_has_seen_counts_as_absent() -> None:
     server = triton()
     hands = Hands(server)
     await hands.actuator.act((load(W025),), {}, limits=LIMITS, listener=hands)
-    assert hands.endings[0].instances_before == 0
+    assert hands.outcomes[0].instances_before == 0
     assert (await server.loaded_models())[0] == LoadedModel(W025, ModelStatus.READY, instances=1, is_python_based=True)
 
 

@@ -94,8 +94,8 @@ async def test_chaos(seed: int) -> None:
     await chaos.calm()
     assert await ready(chaos.server) == dict.fromkeys(MODELS, 1)
     report = chaos.control.last_report
-    assert report is not None and report.trouble is None
-    assert report.snapshot is not None and report.snapshot.busy_models == frozenset()
+    assert report is not None and report.seen.trouble is None
+    assert report.seen.snapshot is not None and report.seen.snapshot.busy_models == frozenset()
     assert sum(control.failed_steps for control in chaos.controllers) == 0
     chaos.stop.set()
     await chaos.task

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ServerUnavailableError
-from orchestrator.planner import ActionReason, Batching, LoadedModel, ModelStatus
+from orchestrator.planner.actions import ActionReason
+from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, W100, controller, running, triton
 from tests.fakes.control import FakeTriton
 from tests.fakes.traffic import Traffic
@@ -73,7 +74,7 @@ async def test_a_restarted_triton_is_loaded_again() -> None:
     before = await loaded(server)
     server.kill()
     await asyncio.sleep(7)
-    assert control.last_report is not None and control.last_report.trouble is not None
+    assert control.last_report is not None and control.last_report.seen.trouble is not None
     server.restart()
     await asyncio.sleep(30)
     assert await loaded(server) == before
@@ -133,7 +134,7 @@ async def test_an_outage_of_the_metrics_neither_grows_nor_shrinks_anything() -> 
 def interrupted(
     work: Coroutine[Any, Any, Any], at: int, *, reached: asyncio.Event, resumed: asyncio.Event | None
 ) -> Generator[Any, Any, Any]:
-    """Await ``work`` up to its ``at``-th suspension, counted from 1, and tell that it is ``reached``.
+    """Await ``work`` up to its ``at``-th suspension, counted from 1, and note that it is ``reached``.
 
     There the task is cancelled; or, as kill -9 does, ``work`` gets no turn any more, not even to clean up, until it
     is ``resumed``.

@@ -13,18 +13,9 @@ from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import BACK_OFFS_S, STOP_WAIT_S
 from orchestrator.controller.status.endpoint import Heartbeat
 from orchestrator.errors import CapacityError, ConfigError, ModelNotFoundError, ServerUnavailableError
-from orchestrator.planner import (
-    ActionKind,
-    HostSnapshot,
-    Limits,
-    ModelStatus,
-    Notice,
-    NoticeKind,
-    Plan,
-    Refusal,
-    RefusalReason,
-    SchedulerState,
-)
+from orchestrator.planner.actions import ActionKind, Notice, NoticeKind, Plan, Refusal, RefusalReason
+from orchestrator.planner.host import HostSnapshot, Limits, ModelStatus
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import ModelName
 from tests.controller.worlds import (
     LIMITS,
@@ -54,7 +45,13 @@ async def test_a_step_observes_plans_acts_and_reports() -> None:
     assert control.last_report is None
     report = await control.step()
     assert report is control.last_report
-    assert (report.server, report.steps, report.now_s, report.unix_s, report.trouble) == ("a", 1, 0, 1.7e9, None)
+    assert (report.server, report.steps, report.seen.at_s, report.unix_s, report.seen.trouble) == (
+        "a",
+        1,
+        0,
+        1.7e9,
+        None,
+    )
     assert report.plan is not None and [a.model for a in report.plan.actions] == [W025, W050]
     assert report.limits is LIMITS and report.step_s == report.plan_s == 0
     assert [(r.action.model, round(r.took_s, 3), r.error, r.is_under_way) for r in report.recent] == [
@@ -64,8 +61,8 @@ async def test_a_step_observes_plans_acts_and_reports() -> None:
     assert report.state.memory.loads_bytes == {W025: (64 * MIB,), W050: (64 * MIB,)}
     assert report.state.prices.price_s(ActionKind.LOAD) == pytest.approx(1.4)
     again = await control.step()
-    assert again.snapshot is not None
-    assert [seen.is_ready for seen in again.snapshot.models] == [True, True, False, False]
+    assert again.seen.snapshot is not None
+    assert [seen.is_ready for seen in again.seen.snapshot.models] == [True, True, False, False]
 
 
 async def test_the_pulse_beats_and_the_report_grows_with_each_action_of_a_long_step() -> None:
@@ -104,7 +101,7 @@ async def test_the_family_stays_known_while_triton_is_down() -> None:
     assert (await control.step()).family == "fashion"
     server.kill()
     report = await control.step()
-    assert (report.snapshot, report.family) == (None, "fashion")
+    assert (report.seen.snapshot, report.family) == (None, "fashion")
 
 
 async def test_a_failure_is_remembered_and_the_rest_of_the_plan_dropped() -> None:
@@ -184,11 +181,11 @@ async def test_the_end_of_triton_is_trouble_until_it_answers_again(caplog: pytes
         assert report.recent[-1].error == "Triton at fake: Socket closed"
         for _ in range(3):
             report = await control.step()
-            assert (report.snapshot, report.plan) == (None, None)
-            assert report.trouble == "Triton can't be observed: Triton at fake: failed to connect"
+            assert (report.seen.snapshot, report.plan) == (None, None)
+            assert report.seen.trouble == "Triton can't be observed: Triton at fake: failed to connect"
         server.restart()
         report = await control.step()
-    assert report.trouble is None and report.plan is not None
+    assert report.seen.trouble is None and report.plan is not None
     assert report.state.memory.loads_bytes, "what was learned stays"
     assert [r.message for r in caplog.records if "observed" in r.message] == [
         "server a: Triton can't be observed: Triton at fake: failed to connect",
@@ -218,7 +215,7 @@ async def test_steps_that_fail_unexpectedly_are_logged_counted_and_backed_off(
 
     def look() -> None:
         report = control.last_report
-        troubles.append(report.trouble if report else "")
+        troubles.append(report.seen.trouble if report else "")
 
     asyncio.get_running_loop().call_later(0.5, look)
     await running(control, for_s=40)
@@ -228,7 +225,7 @@ async def test_steps_that_fail_unexpectedly_are_logged_counted_and_backed_off(
     assert control.failed_steps == 6
     assert caplog.text.count("Traceback") == 6
     assert troubles == ["a step failed unexpectedly: ZeroDivisionError: bug"]
-    assert control.last_report is not None and control.last_report.trouble is None
+    assert control.last_report is not None and control.last_report.seen.trouble is None
 
 
 async def test_a_success_forgets_earlier_failures() -> None:
@@ -351,7 +348,7 @@ async def test_demands_reach_the_plan_and_end() -> None:
     await control.step()
     demanded = [{s.name: s.demanded_until_s for s in seen.models if s.demanded_until_s} for seen in script.seen]
     assert demanded == [{W100: 10}, {W100: 10, W050: 19.9}, {W050: 19.9}]
-    assert control.demands.until_s == {W050: 19.9}
+    assert set(control._demands.at(now_s()).until_s) == {W050}
     with pytest.raises(ModelNotFoundError, match="server a has no model 'cat'; its repository has fashion_w025, "):
         control.demand(ModelName("cat"), 10)
     with pytest.raises(ConfigError):
@@ -405,10 +402,10 @@ async def test_the_last_actions_are_kept_and_no_more() -> None:
     assert report.recent[-1].action.kind is ActionKind.UNLOAD
 
 
-async def test_metrics_alone_missing_is_told_and_the_minimum_set_is_loaded_all_the_same() -> None:
+async def test_metrics_alone_missing_is_reported_and_the_minimum_set_is_loaded_all_the_same() -> None:
     server = triton()
     server.metrics_error = ServerUnavailableError("refused")
     report = await controller(server).step()
-    assert report.trouble is not None and "metrics can't be read: refused" in report.trouble
-    assert report.snapshot is not None and report.recent[0].action.model == W025
+    assert report.seen.trouble is not None and "metrics can't be read: refused" in report.seen.trouble
+    assert report.seen.snapshot is not None and report.recent[0].action.model == W025
     assert (await server.loaded_models())[0].status is ModelStatus.READY

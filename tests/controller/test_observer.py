@@ -12,7 +12,8 @@ import pytest
 from orchestrator.controller.demands import Demands
 from orchestrator.controller.observer import Observation, Observer
 from orchestrator.errors import ConfigError, ServerUnavailableError
-from orchestrator.planner import Batching, Counters, ModelSnapshot, ModelStatus, Rates
+from orchestrator.planner.host import Batching, ModelSnapshot, ModelStatus
+from orchestrator.planner.rates import Counters, Rates
 from orchestrator.snapshot import ModelName
 from tests.controller.worlds import MIB, W025, W050, W100, now_s, triton
 from tests.fakes.control import FakeTriton
@@ -77,7 +78,7 @@ async def test_counters_that_began_again_are_what_came_since() -> None:
     watched = Watched(server)
     await watched.look()
     server.restart(W025)
-    server.telemetry.is_process_visible = False  # so that only the counters tell
+    server.telemetry.is_process_visible = False  # so that only the counters show it
     server.serve(W025, 30)
     await asyncio.sleep(1)
     assert (await watched.rates(W025)).requests_per_s == 30
@@ -148,7 +149,7 @@ async def test_without_triton_or_repository_there_is_no_snapshot(name: str, erro
     assert seen.reading is not None, "the host can still be read"
 
 
-async def test_live_instances_are_told_of_python_backends_only() -> None:
+async def test_live_instances_are_known_of_python_backends_only() -> None:
     server = triton()
     server.preload(W025)
     watched = Watched(server)

@@ -12,7 +12,8 @@ from orchestrator.controller.loop import Controller
 from orchestrator.controller.ports import Clocks
 from orchestrator.controller.preflight import BudgetCheck, CheckedControl
 from orchestrator.errors import ConfigError, ServerUnavailableError
-from orchestrator.planner import Counters, Limits
+from orchestrator.planner.host import Limits
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName, ServerName
 from tests.fakes.control import FakeTriton
 
@@ -53,7 +54,7 @@ async def test_checks_pass_once_and_then_cost_nothing() -> None:
     world = World()
     await world.control.check()
     for _ in range(3):
-        assert (await world.controller.step()).trouble is None
+        assert (await world.controller.step()).seen.trouble is None
     assert world.checks == ["mode", "budget"]
     assert [call.kind for call in world.triton.calls] == ["load"]
 
@@ -65,11 +66,11 @@ async def test_nothing_is_done_on_a_triton_that_fails_them() -> None:
         await world.control.check()
     for _ in range(3):
         report = await world.controller.step()
-        assert report.snapshot is None
-        assert report.trouble == "Triton can't be observed: start it with --model-control-mode=explicit"
+        assert report.seen.snapshot is None
+        assert report.seen.trouble == "Triton can't be observed: start it with --model-control-mode=explicit"
     assert world.triton.calls == []
     world.is_explicit = True  # someone restarted it
-    assert (await world.controller.step()).trouble is None
+    assert (await world.controller.step()).seen.trouble is None
     assert [call.kind for call in world.triton.calls] == ["load"]
 
 
@@ -78,22 +79,22 @@ async def test_a_triton_that_starts_later_is_checked_when_it_answers() -> None:
     world.triton.is_up = False
     with pytest.raises(ServerUnavailableError):
         await world.control.check()
-    assert (await world.controller.step()).snapshot is None
+    assert (await world.controller.step()).seen.snapshot is None
     world.triton.is_up = True
-    assert (await world.controller.step()).trouble is None
+    assert (await world.controller.step()).seen.trouble is None
     assert world.checks == ["mode", "mode", "mode", "budget"]
 
 
 async def test_after_an_outage_the_mode_is_checked_again_and_the_budget_is_not() -> None:
     world = World()
-    assert (await world.controller.step()).trouble is None
+    assert (await world.controller.step()).seen.trouble is None
     world.triton.is_up = False
-    assert (await world.controller.step()).snapshot is None
+    assert (await world.controller.step()).seen.snapshot is None
     world.triton.is_up, world.is_explicit = True, False
-    assert "explicit" in str((await world.controller.step()).trouble)
+    assert "explicit" in str((await world.controller.step()).seen.trouble)
     # Memory that others took meanwhile is the plan's business; it may take widths away.
     world.is_explicit, world.limits = True, replace(LIMITS, memory_budget_bytes=MIB)
-    assert (await world.controller.step()).trouble is None
+    assert (await world.controller.step()).seen.trouble is None
     assert world.checks.count("budget") == 1
 
 
@@ -120,21 +121,23 @@ async def test_memory_that_is_read_a_moment_later_is_waited_for() -> None:
     world.limits = replace(LIMITS, memory_budget_bytes=150 * MIB)
     world.triton.telemetry.is_memory_readable = False
     report = await world.controller.step()
-    assert report.trouble == "Triton can't be observed: the memory in use can't be read yet (no tritonserver found)"
+    assert (
+        report.seen.trouble == "Triton can't be observed: the memory in use can't be read yet (no tritonserver found)"
+    )
     await asyncio.sleep(2)
     world.triton.telemetry.is_memory_readable = True
-    assert "a budget of 150 MiB can't hold the minimum set" in str((await world.controller.step()).trouble)
+    assert "a budget of 150 MiB can't hold the minimum set" in str((await world.controller.step()).seen.trouble)
     assert world.triton.calls == []
     world.limits = LIMITS  # the fleet file was read again
-    assert (await world.controller.step()).trouble is None
+    assert (await world.controller.step()).seen.trouble is None
 
 
 async def test_memory_that_stays_unreadable_is_not_waited_for_longer() -> None:
     world = World()
     world.triton.telemetry.is_memory_readable = False
-    assert (await world.controller.step()).snapshot is None
+    assert (await world.controller.step()).seen.snapshot is None
     await asyncio.sleep(5)
-    assert (await world.controller.step()).trouble is None
+    assert (await world.controller.step()).seen.trouble is None
 
 
 async def test_counters_that_hang_don_t_keep_the_check_from_passing() -> None:
@@ -153,12 +156,12 @@ async def test_counters_that_hang_don_t_keep_the_check_from_passing() -> None:
     control = CheckedControl(triton, check=mode, first_check=check)
     controller = Controller(HERE, control, triton.telemetry, LIMITS, clocks=Clocks(clock))
     report = await controller.step()
-    assert report.snapshot is not None, report.trouble
+    assert report.seen.snapshot is not None, report.seen.trouble
     assert [call.kind for call in triton.calls] == ["load"], "the minimum set needs no rates"
-    assert "metrics can't be read: no answer within 5 s" in str(report.trouble)
+    assert "metrics can't be read: no answer within 5 s" in str(report.seen.trouble)
 
 
-async def test_a_daemon_that_was_killed_is_let_in_again_and_a_single_run_is_told() -> None:
+async def test_a_daemon_that_was_killed_is_let_in_again_and_a_single_run_is_refused() -> None:
     world = World()
     world.triton.preload(ModelName("fashion_w025"))
     world.limits = replace(LIMITS, memory_budget_bytes=150 * MIB)
@@ -170,7 +173,7 @@ async def test_a_daemon_that_was_killed_is_let_in_again_and_a_single_run_is_told
     await daemons()
 
 
-async def test_everything_else_is_passed_on() -> None:
+async def test_everything_else_is_forwarded() -> None:
     world = World()
     assert world.control.repository_models() == world.triton.repository_models()
     await world.controller.step()

@@ -18,7 +18,7 @@ from orchestrator.controller.loop import Controller
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.resolve import resolve_limits
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
-from orchestrator.planner import ActionReason
+from orchestrator.planner.actions import ActionReason
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import open_telemetry
 from orchestrator.triton.client import TritonClient
@@ -67,12 +67,12 @@ async def until(controller: Controller, holds: Callable[[StepReport], bool]) -> 
 
 
 def is_full(report: StepReport) -> bool:
-    models = report.snapshot.models if report.snapshot else ()
+    models = report.seen.snapshot.models if report.seen.snapshot else ()
     return len(models) == 4 and all(seen.is_ready for seen in models)
 
 
 def is_well(report: StepReport) -> bool:
-    models = report.snapshot.models if report.snapshot else ()
+    models = report.seen.snapshot.models if report.seen.snapshot else ()
     return is_full(report) and all(seen.live_instances == seen.loaded.instances for seen in models)
 
 
@@ -106,5 +106,5 @@ async def test_a_controller_killed_during_a_load_is_followed_by_one_that_finishe
         await asyncio.wait({task})
     async with controlled(server) as (controller, _):
         report = await until(controller, is_full)
-        assert report.snapshot is not None
-        assert [seen.loaded.instances for seen in report.snapshot.models] == [1, 1, 1, 1]
+        assert report.seen.snapshot is not None
+        assert [seen.loaded.instances for seen in report.seen.snapshot.models] == [1, 1, 1, 1]

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.config import ControllerSettings, LimitSettings, ServerSettings
 from orchestrator.controller.resolve import check_budget, resolve_limits
 from orchestrator.errors import ConfigError
-from orchestrator.planner import HostSnapshot, Limits, LoadedModel, ModelSnapshot, ModelStatus
+from orchestrator.planner.host import HostSnapshot, Limits, LoadedModel, ModelSnapshot, ModelStatus
 from orchestrator.snapshot import ServerName
 from tests.controller.worlds import LIMITS, MIB, W025, W050, W075, W100
 from tests.fakes.control import repository_model

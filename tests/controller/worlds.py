@@ -1,4 +1,4 @@
-"""A host in virtual time with its controller, and planners that do as they are told."""
+"""A host in virtual time with its controller, and planners that follow a script."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 from orchestrator.config import ControllerSettings
 from orchestrator.controller.loop import Controller
 from orchestrator.controller.ports import Clocks
-from orchestrator.planner import Action, ActionKind, ActionReason, Batching, HostSnapshot, Limits, Plan, SchedulerState
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Plan
+from orchestrator.planner.host import Batching, HostSnapshot, Limits
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import ModelName, ServerName
 from tests.fakes.control import FakeTriton
 from tests.planner.settings import with_settings

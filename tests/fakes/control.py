@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import ModelNotFoundError, PermanentError, ServerUnavailableError, SlimError
-from orchestrator.planner.estimates.rates import Counters
 from orchestrator.planner.host import Batching, LoadedModel, ModelStatus, RepositoryModel
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.fakes.host import FakeTelemetry
 from tests.fakes.model_state import ModelState

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from orchestrator.planner.estimates.rates import Counters
+from orchestrator.planner.rates import Counters
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,26 +9,23 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.config import ControllerSettings
-from orchestrator.planner import (
-    Action,
-    ActionKind,
+from orchestrator.planner.actions import Action, ActionKind, Outcome, Plan
+from orchestrator.planner.host import (
     Batching,
     HostSnapshot,
     Limits,
     LoadedModel,
     ModelSnapshot,
     ModelStatus,
-    Outcome,
-    Plan,
-    Rates,
     RepositoryModel,
-    SchedulerState,
-    plan,
-    still_fits,
 )
+from orchestrator.planner.plan import plan
+from orchestrator.planner.plan_builder import still_fits
+from orchestrator.planner.rates import Rates
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.settings import with_settings
 
@@ -199,7 +196,7 @@ class FluidHost:
             if still_fits(action, self.used_bytes, limits):
                 before = self.models[action.model].instances
                 outcome = self.perform(action)
-                state = state.record(outcome, instances_before=before, limits=limits)
+                state = state.record(replace(outcome, instances_before=before), limits)
         return state
 
     def perform(self, action: Action) -> Outcome:

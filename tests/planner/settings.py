@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.planner import Limits
+from orchestrator.planner.host import Limits
 
 
 def with_settings(limits: Limits, **changes: Any) -> Limits:

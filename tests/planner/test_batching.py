@@ -7,8 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner import ActionReason, Batching, Limits
+from orchestrator.planner.actions import ActionReason
 from orchestrator.planner.batching import HEADROOM_RATIO, NO_DELAY, Demand, choose_batching, forecast, plan_batching
+from orchestrator.planner.host import Batching, Limits
 
 LIMITS = Limits(memory_budget_bytes=1 << 30, minimum=())
 DEMAND = Demand(per_item_s=0.001, batch_s=0.004, items_per_s=200.0, request_items=1.0, instances=1, max_batch_size=32)
@@ -126,7 +127,7 @@ def test_what_is_chosen_keeps_every_promise(demand: Demand, limits: Limits) -> N
     if chosen == NO_DELAY:
         return
     size = chosen.preferred_sizes[0] if chosen.preferred_sizes else demand.max_batch_size
-    assert chosen.preferred_sizes != (demand.max_batch_size,)  # which Triton can't tell from no preference
+    assert chosen.preferred_sizes != (demand.max_batch_size,)  # which is no preference to Triton
     assert demand.request_items < size <= demand.max_batch_size
     assert size & (size - 1) == 0 or size == demand.max_batch_size
     # The delay is what the missing items take to come, rounded to two digits of microseconds.

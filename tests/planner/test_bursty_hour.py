@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from orchestrator.planner import ActionKind, SchedulerState
+from orchestrator.planner.actions import ActionKind
+from orchestrator.planner.state import SchedulerState
 from tests.planner.fluid_host import MIB, FluidHost, fluid_models, limits_for, name_of
 
 HOUR_S = 3600

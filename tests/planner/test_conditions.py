@@ -8,19 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config import ControllerSettings
-from orchestrator.planner import (
-    HostSnapshot,
-    Limits,
-    LoadedModel,
-    ModelSnapshot,
-    ModelStatus,
-    Rates,
-    RepositoryModel,
-    SchedulerState,
-)
 from orchestrator.planner.conditions import HEALTHY_S, track
-from orchestrator.planner.estimates.memory_ledger import MemoryLedger
-from orchestrator.planner.state import ModelMemory
+from orchestrator.planner.host import HostSnapshot, Limits, LoadedModel, ModelSnapshot, ModelStatus, RepositoryModel
+from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.rates import Rates
+from orchestrator.planner.state import ModelMemory, SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 
 NAME = ModelName("m")

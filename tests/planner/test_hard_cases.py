@@ -4,28 +4,22 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.planner import (
-    Action,
-    ActionKind,
-    ActionReason,
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.batching import NO_DELAY, Demand, choose_batching, plan_batching
+from orchestrator.planner.host import (
     Batching,
-    Counters,
     HostSnapshot,
     Limits,
     LoadedModel,
     ModelSnapshot,
     ModelStatus,
-    Outcome,
-    Rates,
     RepositoryModel,
-    SchedulerState,
-    measure_rates,
-    plan,
 )
-from orchestrator.planner.batching import NO_DELAY, Demand, choose_batching, plan_batching
-from orchestrator.planner.estimates.batch_curve import BatchCurve
-from orchestrator.planner.estimates.memory_ledger import MemoryLedger
+from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.plan import plan
 from orchestrator.planner.plan_builder import PlanBuilder
+from orchestrator.planner.rates import Counters, Rates, measure_rates
+from orchestrator.planner.state import BatchCurve, SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.settings import with_settings
 
@@ -73,7 +67,7 @@ def test_any_counter_that_went_down_is_a_reset(before: Counters, after: Counters
 
 
 @pytest.mark.parametrize("items", [0.0, -6.0])
-def test_a_window_without_items_teaches_the_curve_nothing(items: float) -> None:
+def test_a_window_without_items_leaves_the_curve_as_it_is(items: float) -> None:
     assert BatchCurve().observe(items, 0.01, now_s=0.0).line() is None
 
 
@@ -103,10 +97,10 @@ def test_a_reload_under_way_is_reserved_with_all_its_instances() -> None:
 
 def test_taking_an_instance_away_pardons_nothing() -> None:
     def done(kind: ActionKind, instances: int, error: str | None = None) -> Outcome:
-        return Outcome(Action(kind, NAME, ActionReason.QUEUEING, instances), 0.0, 1.0, error)
+        return Outcome(Action(kind, NAME, ActionReason.QUEUEING, instances), 0.0, 1.0, error, instances_before=2)
 
-    failed = SchedulerState().record(done(ActionKind.SCALE_UP, 3, "oom"), instances_before=2, limits=LIMITS)
-    smaller = failed.record(done(ActionKind.SCALE_DOWN, 1), instances_before=2, limits=LIMITS)
+    failed = SchedulerState().record(done(ActionKind.SCALE_UP, 3, "oom"), LIMITS)
+    smaller = failed.record(done(ActionKind.SCALE_DOWN, 1), LIMITS)
     assert smaller.quarantine == failed.quarantine
 
 
@@ -125,6 +119,6 @@ def test_a_failed_unload_is_not_tried_again_at_every_step() -> None:
         made, state = plan(over, state, limits, now_s=float(now_s))
         for action in made.actions:
             tries += 1
-            failed = Outcome(action, float(now_s), now_s + 0.5, "still in use")
-            state = state.record(failed, instances_before=1, limits=limits)
+            failed = Outcome(action, float(now_s), now_s + 0.5, "still in use", instances_before=1)
+            state = state.record(failed, limits)
     assert tries <= 4

@@ -1,4 +1,4 @@
-"""What the plan does in single situations, told by snapshots written down by hand."""
+"""What the plan does in single situations, shown by snapshots written down by hand."""
 
 from __future__ import annotations
 
@@ -9,26 +9,20 @@ from typing import Any
 import pytest
 
 from orchestrator.config import ControllerSettings
-from orchestrator.planner import (
-    Action,
-    ActionKind,
-    ActionReason,
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, NoticeKind, Outcome, Plan, RefusalReason
+from orchestrator.planner.host import (
     Batching,
     HostSnapshot,
     Limits,
     LoadedModel,
     ModelSnapshot,
     ModelStatus,
-    NoticeKind,
-    Outcome,
-    Plan,
-    Rates,
-    RefusalReason,
     RepositoryModel,
-    SchedulerState,
-    plan,
 )
-from orchestrator.planner.estimates.memory_ledger import MemoryLedger
+from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.plan import plan
+from orchestrator.planner.rates import Rates
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.fluid_host import MIB, name_of
 from tests.planner.settings import with_settings
@@ -160,7 +154,7 @@ def test_a_failed_load_is_left_alone_with_its_reason_and_tried_again_later() -> 
     snapshot = host(absent(25), used_mib=100)
     made, state = plan(snapshot, SchedulerState(), LIMITS, now_s=0.0)
     outcome = Outcome(made.actions[0], 0.0, 1.0, error="no such file")
-    state = state.record(outcome, instances_before=0, limits=LIMITS)
+    state = state.record(outcome, LIMITS)
     made, state = plan(snapshot, state, LIMITS, now_s=2.0)
     (refusal,) = made.refusals
     assert made.actions == ()
@@ -263,7 +257,7 @@ def test_the_dearer_way_to_grow_is_not_taken() -> None:
     up = Action(ActionKind.SCALE_UP, W50, ActionReason.QUEUEING, 2)
     again = Action(ActionKind.RELOAD, W50, ActionReason.DRIFTED, 1)
     for action, took_s in ((up, 3.0), (again, 0.4)):
-        slow = slow.record(Outcome(action, 0.0, took_s), instances_before=1, limits=LIMITS)
+        slow = slow.record(Outcome(action, 0.0, took_s, instances_before=1), LIMITS)
     assert brief(run(host(model(25, 1, BUSY)), seconds=5, state=slow)) == [("reload", W25, "queueing", 2)]
 
 
@@ -297,7 +291,7 @@ def test_room_that_costs_more_than_the_queue_is_made_later() -> None:
     slow = learned(w025=50, w050=60, w075=70, w100=80)
     for kind, took_s in ((ActionKind.UNLOAD, 20.0), (ActionKind.LOAD, 70.0)):
         slow = slow.record(
-            Outcome(Action(kind, W50, ActionReason.DEMANDED, 1), 0.0, took_s), instances_before=1, limits=LIMITS
+            Outcome(Action(kind, W50, ActionReason.DEMANDED, 1), 0.0, took_s, instances_before=1), LIMITS
         )
     some = dataclasses.replace(BUSY, waiting_requests=4.0)  # of which another instance relieves two
     snapshot = host(model(25), model(75, 1, some), model(100), used_mib=990)
@@ -422,7 +416,7 @@ def test_a_width_that_only_fails_is_reloaded_and_each_repair_in_vain_waits_longe
         for action in made.actions:
             assert action.reason is ActionReason.FAILING
             repaired_s.append(second)
-            state = state.record(Outcome(action, second, second + 0.5), instances_before=1, limits=LIMITS)
+            state = state.record(Outcome(action, second, second + 0.5, instances_before=1), LIMITS)
     pauses = [later - earlier for earlier, later in itertools.pairwise(repaired_s)]
     assert repaired_s[0] == 2
     assert pauses == [6, 11, 21, 41]
@@ -458,7 +452,7 @@ def test_a_width_that_runs_with_something_else_than_its_files_is_reloaded_once_i
     assert brief(made) == [("reload", W25, "drifted", 3)]
     assert not made.actions[0].is_forced
     _, state = plan(snapshot, SchedulerState(), LIMITS, now_s=0.0)
-    state = state.record(Outcome(made.actions[0], 0.0, 1.0), instances_before=3, limits=LIMITS)
+    state = state.record(Outcome(made.actions[0], 0.0, 1.0, instances_before=3), LIMITS)
     assert plan(snapshot, state, LIMITS, now_s=30.0)[0].actions == ()
     assert brief(plan(snapshot, state, LIMITS, now_s=61.0)[0]) == [("reload", W25, "drifted", 3)]
 
@@ -482,7 +476,8 @@ def test_files_that_do_not_load_are_left_alone_until_they_change() -> None:
         made, state = plan(seen("old"), state, LIMITS, now_s=float(now_s))
         for action in made.actions:
             tries += 1
-            state = state.record(Outcome(action, now_s, now_s + 0.5, "bad graph"), instances_before=1, limits=LIMITS)
+            failed = Outcome(action, now_s, now_s + 0.5, "bad graph", instances_before=1)
+            state = state.record(failed, LIMITS)
     assert tries == 3
     assert [(r.reason, r.detail) for r in made.refusals] == [
         (RefusalReason.QUARANTINED, "its files have failed to load; export them again")
@@ -503,7 +498,7 @@ def test_a_batching_that_nobody_sized_is_brought_back_when_it_can_not_be_judged(
 
 def test_what_made_room_rests_before_it_is_wanted_again() -> None:
     unload = Action(ActionKind.UNLOAD, W50, ActionReason.MAKE_ROOM, 0)
-    state = SchedulerState().record(Outcome(unload, 0.0, 1.0), instances_before=1, limits=LIMITS)
+    state = SchedulerState().record(Outcome(unload, 0.0, 1.0, instances_before=1), LIMITS)
     snapshot = host(model(25), absent(50))
     made, state = plan(snapshot, state, LIMITS, now_s=30.0)
     assert made.actions == ()
@@ -569,6 +564,6 @@ def test_a_leak_beyond_the_limit_advises_a_restart() -> None:
 def test_learning_goes_by_what_was_read_around_an_action() -> None:
     action = Action(ActionKind.LOAD, W25, ActionReason.MINIMUM_SET, instances=1)
     outcome = Outcome(action, 0.0, 2.0, memory_before_bytes=100, memory_after_bytes=142)
-    state = SchedulerState().record(outcome, instances_before=0, limits=LIMITS)
+    state = SchedulerState().record(outcome, LIMITS)
     assert state.memory.load_bytes(W25, 1, unmeasured_bytes=7) == 42
     assert state.prices.price_s(ActionKind.LOAD) == 2.0

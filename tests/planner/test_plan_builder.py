@@ -7,27 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config import ControllerSettings
-from orchestrator.planner import (
-    Action,
-    ActionKind,
-    ActionReason,
+from orchestrator.planner import changes
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, NoticeKind, RefusalReason
+from orchestrator.planner.host import (
     Batching,
     HostSnapshot,
     Limits,
     LoadedModel,
     ModelSnapshot,
     ModelStatus,
-    NoticeKind,
-    RefusalReason,
     RepositoryModel,
-    SchedulerState,
-    changes,
-    still_fits,
 )
-from orchestrator.planner.estimates.memory_ledger import MemoryLedger
-from orchestrator.planner.plan_builder import PlanBuilder
-from orchestrator.planner.quarantine import Quarantine
-from orchestrator.planner.state import ModelMemory
+from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.plan_builder import PlanBuilder, still_fits
+from orchestrator.planner.state import ModelMemory, Quarantine, SchedulerState
 from orchestrator.snapshot import Family, ModelName, Width
 from tests.planner.settings import with_settings
 

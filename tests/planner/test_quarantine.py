@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner import Batching
-from orchestrator.planner.quarantine import ConfigKey, Quarantine
+from orchestrator.planner.host import Batching
+from orchestrator.planner.state import ConfigKey, Quarantine
 from orchestrator.snapshot import ModelName
 
 A, B = ModelName("a"), ModelName("b")

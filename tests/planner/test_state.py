@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config import ControllerSettings
-from orchestrator.planner import Action, ActionKind, ActionReason, Batching, Limits, Outcome, SchedulerState
-from orchestrator.planner.state import ModelMemory, Trial
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.host import Batching, Limits
+from orchestrator.planner.state import ModelMemory, SchedulerState, Trial
 from orchestrator.snapshot import ModelName
 
 A, B = ModelName("a"), ModelName("b")
@@ -33,7 +34,7 @@ def done(
 
 
 def record(state: SchedulerState, outcome: Outcome, before: int = 1) -> SchedulerState:
-    return state.record(outcome, instances_before=before, limits=LIMITS)
+    return state.record(replace(outcome, instances_before=before), LIMITS)
 
 
 def test_a_model_never_seen_is_blank() -> None:
@@ -127,7 +128,7 @@ def test_prices_and_sizes_are_learned_from_success_and_not_from_failure() -> Non
     assert failed.memory.loads_bytes == {}
 
 
-def test_how_many_there_were_before_tells_what_each_of_several_instances_took() -> None:
+def test_how_many_there_were_before_shows_what_each_of_several_instances_took() -> None:
     state = record(SchedulerState(), done(ActionKind.SCALE_UP, instances=3), 1)
     assert state.memory.instances_bytes == {A: (250,)}
 

@@ -149,7 +149,7 @@ async def test_a_server_that_hangs_costs_nothing_and_is_back_when_it_goes_on(tri
         assert servers_of(await load(router, tritons, 1)) == {A, B}
 
 
-async def test_a_hang_beyond_the_group_timeout_costs_nothing_either(tritons: Tritons) -> None:
+async def test_a_hang_beyond_the_batch_timeout_costs_nothing_either(tritons: Tritons) -> None:
     settings = tritons.fleet(group_timeout_s=1.5, connect_timeout_s=1.0)
     async with Router.from_fleet(settings) as router:
         answers = await load(router, tritons, 5, at={0.5: lambda: tritons.b.signal(signal.SIGSTOP)})
@@ -250,7 +250,7 @@ def tamper(path: Path) -> None:
 async def test_a_server_that_turns_wrong_is_found_out_by_a_probe_and_taken_back_when_right(tritons: Tritons) -> None:
     observer, path = RecordingObserver(), tritons.b.repository / MODEL / "1" / "model.onnx"
     original = path.read_bytes()
-    settings = tritons.fleet(probes={"period_s": 0.5}, discovery_period_s=5)  # so that a probe is first to tell
+    settings = tritons.fleet(probes={"period_s": 0.5}, discovery_period_s=5)  # so that a probe is first to show it
     async with (
         Router.from_fleet(settings, observer=observer) as router,
         TritonClient(tritons.b.server.grpc_address) as client,

@@ -50,7 +50,7 @@ async def test_each_caller_gets_the_answer_to_its_own_item() -> None:
     assert all(right(answer, n) for n, answer in enumerate(answers))
 
 
-async def test_callers_that_arrive_together_share_a_group() -> None:
+async def test_callers_that_arrive_together_share_a_batch() -> None:
     server = FakeServer()
     async with routed({"a": server}, policy="lert", deadline_ms=10_000) as router:
         answers = await asyncio.gather(*(router.infer(item(n)) for n in range(20)))
@@ -59,7 +59,7 @@ async def test_callers_that_arrive_together_share_a_group() -> None:
     assert len({answer.decision_id for answer in answers}) == 1
 
 
-async def test_a_group_never_exceeds_the_models_batch_and_a_batch_is_never_split() -> None:
+async def test_a_batch_never_exceeds_the_models_largest_and_what_comes_as_one_is_never_split() -> None:
     server = FakeServer(max_batch_size=8)
     async with routed({"a": server}, policy="lert:25", deadline_ms=10_000) as router:
         batches = [np.concatenate([item(n)[None]] * 3) for n in range(10)]
@@ -75,7 +75,7 @@ async def test_a_single_item_gives_scores_without_a_batch_dimension() -> None:
         assert (await router.infer(item(3)[None])).output.shape == (1, CLASSES)
 
 
-async def test_the_answer_tells_what_was_decided() -> None:
+async def test_the_answer_says_what_was_decided() -> None:
     async with routed({"a": FakeServer()}, policy="lert:50") as router:
         answer = await router.infer(item(7), deadline_ms=50)
     assert (answer.server, answer.width, answer.batch, answer.policy) == ("a", 50, 1, "lert:50")
@@ -374,7 +374,7 @@ async def test_several_families_need_a_name() -> None:
         assert (await router.infer(item(0), family="other")).server == "b"
 
 
-async def test_starting_without_any_server_tells_why() -> None:
+async def test_starting_without_any_server_says_why() -> None:
     server = FakeServer()
     server.is_up = False
     with pytest.raises(ServerUnavailableError, match="a: connection refused"):

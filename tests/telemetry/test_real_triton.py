@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import SlimError
-from orchestrator.planner import Batching
+from orchestrator.planner.host import Batching
 from orchestrator.processes.process_table import read_command_line
 from orchestrator.snapshot import ModelName
 from orchestrator.telemetry import HostReading, TritonProcesses, open_telemetry

@@ -58,7 +58,7 @@ def test_what_triton_says_becomes_an_error_of_ours(
 
 
 class SlowServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers an infer when told to, and notes whether its caller cancelled it."""
+    """Answers an infer when allowed to, and notes whether its caller cancelled it."""
 
     def __init__(self) -> None:
         self.began = asyncio.Event()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from orchestrator.errors import ServerUnavailableError, TransientError
-from orchestrator.planner.estimates.rates import Counters
+from orchestrator.planner.rates import Counters
 from orchestrator.snapshot import ModelName
 from orchestrator.triton.counters import parse_counters, read_counters
 

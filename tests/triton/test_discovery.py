@@ -85,7 +85,7 @@ async def test_configs_of_widths_are_read_each_time_and_those_of_other_models_on
         assert [model.instances for model in await discovery.served_models(A)] == [1, 3]
 
 
-async def test_a_server_that_hangs_holds_up_no_other_and_is_told_and_found_again() -> None:
+async def test_a_server_that_hangs_holds_up_no_other_and_is_reported_and_found_again() -> None:
     a, b = Triton(WIDTHS, delay_s=1000.0), Triton(WIDTHS)
     async with watched(a=a, b=b) as discovery:
         await asyncio.sleep(1)

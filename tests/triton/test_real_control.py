@@ -176,7 +176,7 @@ async def test_a_load_whose_caller_has_gone_goes_on(server: EmbeddedServer, cont
     assert await send(control) == []
 
 
-async def test_an_unload_that_takes_too_long_is_told_and_ends_by_itself(server: EmbeddedServer) -> None:
+async def test_an_unload_that_takes_too_long_is_reported_and_ends_by_itself(server: EmbeddedServer) -> None:
     control = TritonControl(server.grpc_address, server.metrics_url, server.repository, unload_timeout_s=0)
     with pytest.raises(DeadlineError, match="is still UNLOADING 0 s after its unload"):
         await control.unload(W025)

@@ -59,7 +59,7 @@ def test_the_shipped_repository_is_read_ascending() -> None:
     }
 
 
-def test_a_config_tells_what_a_load_starts_with(tmp_path: Path) -> None:
+def test_a_config_says_what_a_load_starts_with(tmp_path: Path) -> None:
     write(tmp_path, "toy_w050", versions={"1": b"1", "3": b"123", "10": b"1234567890", "x": b""})
     model = only(tmp_path).model
     assert (model.name, model.family, model.width, model.accuracy) == ("toy_w050", "toy", 50, 0.5)
@@ -75,7 +75,7 @@ def test_others_models_are_passed_over_unread(tmp_path: Path) -> None:
     assert only(tmp_path).model.name == "toy_w050"
 
 
-def test_the_family_must_be_told_apart(tmp_path: Path) -> None:
+def test_the_family_must_be_named(tmp_path: Path) -> None:
     write(tmp_path, "toy_w050")
     write(tmp_path, "car_w050", CONFIG.replace("toy", "car"))
     assert "holds the families car, toy; set controller.family to one" in refuse(tmp_path)

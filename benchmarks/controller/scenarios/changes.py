@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.planner import Batching
+from orchestrator.planner.host import Batching
 
 MAX_INSTANCES = 3
 """Of a steady model."""

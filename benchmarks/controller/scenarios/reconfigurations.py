@@ -22,7 +22,9 @@ from benchmarks.controller.scenarios.changes import Change, ChangeKind, draw_cha
 from benchmarks.controller.testbed import Testbed, open_testbed
 from benchmarks.harness.command import Say
 from orchestrator.errors import PermanentError, SlimError
-from orchestrator.planner import Action, ActionKind, ActionReason, Limits, Outcome, SchedulerState
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.host import Limits
+from orchestrator.planner.state import SchedulerState
 from orchestrator.snapshot import ModelName
 
 EACH, WARM_UP_EACH = 50, 10
@@ -151,8 +153,8 @@ class _Changer:
             batching=change.batching,
             is_forced=change.kind is ChangeKind.NONCE,
         )
-        outcome = Outcome(action, began_s, ended_s, error, before, after)
-        self.state = self.state.record(outcome, instances_before=change.instances_before, limits=self.limits)
+        outcome = Outcome(action, began_s, ended_s, error, before, after, change.instances_before)
+        self.state = self.state.record(outcome, self.limits)
         self.note_overhead()
         if change.is_home:
             self.memory.append(MemoryAt(self.made + 1, after))

@@ -22,7 +22,7 @@ from benchmarks.harness.command import Say
 from benchmarks.harness.perf_analyzer import Latency, measure_latency, press
 from orchestrator.config import ControllerSettings
 from orchestrator.errors import PermanentError, SlimError
-from orchestrator.planner import Counters
+from orchestrator.planner.rates import Counters
 
 WIDTH_INDEX = -1
 """The widest: the more a request computes, the less the client's own work on the same cores blurs."""

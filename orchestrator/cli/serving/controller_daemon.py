@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator.cli.signals import SighupHandler, watch_stdin
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.controller.daemon import open_daemon
-from orchestrator.controller.status.render import describe_status
+from orchestrator.controller.status.document import describe_status
 from orchestrator.controller.status.view import render_done, render_plan
 from orchestrator.errors import ServerUnavailableError
 
@@ -54,8 +54,8 @@ async def show_plan(fleet: FleetSettings, server: ServerSettings) -> None:
     """Say what would be done now; raises SlimError when settings can't be kept to, or Triton can't be observed."""
     async with open_daemon(fleet, server, is_dry=True) as daemon:
         report = await daemon.look_twice()
-    if report.snapshot is None:
-        raise ServerUnavailableError(report.trouble or "Triton can't be observed")
+    if report.seen.snapshot is None:
+        raise ServerUnavailableError(report.seen.trouble or "Triton can't be observed")
     click.echo(f"{server.name}, seen for {fleet.controller.period_s:g} s; nothing is changed")
     Console().print(render_plan(describe_status(report)))
 

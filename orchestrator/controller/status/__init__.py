@@ -1,1 +1,1 @@
-"""What a controller tells of itself: its status document, its metrics, and where both are read."""
+"""What a controller shows of itself: its status document, its metrics, and where both are read."""

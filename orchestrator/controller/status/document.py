@@ -1,26 +1,31 @@
-"""The status page of a controller as plain values: what its JSON says and the terminal shows.
+"""The status page of a controller as plain values: what its JSON says and the terminal shows of a step's report.
 
 The fields below are the keys of the JSON, and they stay: a field may be added, none changes its meaning. Units end
 the names. What is unknown is null with its reason beside it, never 0. Times that a controller keeps on its own clock
-are told as wall-clock times or as seconds that are left, because no other process has that clock. Kinds and reasons
+are shown as wall-clock times or as seconds that are left, because no other process has that clock. Kinds and reasons
 are plain words here, where the planner has enums, so that those of a newer controller can be read and shown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from orchestrator.controller.report import StepReport
 from orchestrator.errors import PermanentError
-from orchestrator.planner import Batching
-from orchestrator.telemetry.reading import Reading
+from orchestrator.planner.host import Batching, ModelSnapshot
+from orchestrator.planner.rates import Rates
+from orchestrator.telemetry.reading import HostReading, Reading
 
 Numbers = Mapping[str, float | None]
 """The numbers behind a decision by their names, which end in units; None stands for infinity and for no number."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +206,7 @@ class ControllerStatus:
         utilisation_ceiling_ratio: The utilisation above which nothing grows.
         energy_j: Energy drawn since some fixed moment; only differences mean something.
         prices_s: The measured mean duration of each kind of action that has been seen.
-        planned: The actions of this step's plan.
-        refusals: What this step's plan would do and may not.
-        notices: What this step's plan has to tell.
+        planned: The actions of this step's plan, as its refusals and notices are.
         actions: The last actions that were done, oldest first.
         step_s: The time that the step took without its actions.
     """
@@ -229,10 +232,43 @@ class ControllerStatus:
     step_s: float
 
 
-def encode_page(status: ControllerStatus) -> dict[str, Any]:
-    """Return the page ready for JSON."""
-    encoded: dict[str, Any] = _adapter().dump_python(status, mode="json")
+def describe_status(report: StepReport) -> ControllerStatus:
+    """Return what a report says, as the status page shows it."""
+    snapshot, plan = report.seen.snapshot, report.plan
+    seen = sorted(snapshot.models, key=lambda model: (model.model.width, model.name)) if snapshot else ()
+    reading = report.seen.reading or HostReading.absent("the host has not been read yet")
+    return ControllerStatus(
+        server=report.server,
+        family=report.family,
+        unix_s=report.unix_s,
+        steps=report.steps,
+        trouble=report.seen.trouble,
+        server_id=snapshot.server_id if snapshot else reading.server_id,
+        models=tuple(_model(report, model) for model in seen),
+        memory=_memory(report, reading),
+        utilisation_ratio=reading.utilisation_ratio,
+        utilisation_ceiling_ratio=report.limits.utilisation_ceiling_ratio,
+        power_w=reading.power_w,
+        energy_j=reading.energy_j,
+        prices_s={kind.value: price_s for kind, price_s in sorted(report.state.prices.measured_s.items())},
+        planned=tuple(_copy(PlannedAction, action) for action in plan.actions) if plan else (),
+        refusals=tuple(_copy(RefusalStatus, refusal) for refusal in plan.refusals) if plan else (),
+        notices=tuple(_copy(NoticeStatus, notice) for notice in plan.notices) if plan else (),
+        actions=tuple(_copy(DoneAction, done, action=_copy(PlannedAction, done.action)) for done in report.recent),
+        plan_s=report.plan_s,
+        step_s=report.step_s,
+    )
+
+
+def encode_status(report: StepReport) -> dict[str, Any]:
+    """Return the status page of a report, ready for JSON; its keys are the fields of ControllerStatus."""
+    encoded: dict[str, Any] = _adapter().dump_python(describe_status(report), mode="json")
     return encoded
+
+
+def short_name(model: str, family: str | None) -> str:
+    """Return a model's name without its family's: ``w025`` for ``fashion_w025``."""
+    return model.removeprefix(f"{family}_") if family else model
 
 
 def parse_page(values: object) -> ControllerStatus:
@@ -252,3 +288,88 @@ def parse_page(values: object) -> ControllerStatus:
 @cache
 def _adapter() -> TypeAdapter[ControllerStatus]:
     return TypeAdapter(ControllerStatus)
+
+
+def _model(report: StepReport, seen: ModelSnapshot) -> ModelState:
+    assert report.seen.snapshot is not None
+    desired = dict(report.plan.desired_instances) if report.plan else {}
+    until_s, now_s = seen.demanded_until_s, report.seen.at_s
+    return ModelState(
+        model=seen.name,
+        label=short_name(seen.name, seen.model.family),
+        width=seen.model.width,
+        accuracy=seen.model.accuracy,
+        status=seen.loaded.status.value,
+        status_reason=seen.loaded.reason,
+        instances=seen.loaded.instances,
+        desired_instances=desired.get(seen.name),
+        live_instances=seen.live_instances,
+        batching=seen.loaded.batching if seen.is_ready else None,
+        is_canonical=seen.loaded.is_canonical if seen.is_ready else None,
+        rates=_rates(seen.rates, is_ready=seen.is_ready, trouble=report.seen.trouble),
+        waiting_requests=seen.rates.waiting_requests if seen.is_ready else None,
+        is_changing=seen.name in report.seen.snapshot.busy_models,
+        demanded_for_s=until_s - now_s if until_s is not None and until_s > now_s else None,
+        quarantine=_quarantine(report, seen.name),
+    )
+
+
+def _rates(rates: Rates, *, is_ready: bool, trouble: str | None) -> RatesStatus:
+    if not is_ready:
+        return RatesStatus(reason="not ready")
+    if rates.window_s <= 0:
+        return RatesStatus(reason=trouble or "no earlier reading")
+    return _copy(RatesStatus, rates, reason="")
+
+
+def _quarantine(report: StepReport, model: str) -> tuple[QuarantineStatus, ...]:
+    return tuple(
+        _copy(
+            QuarantineStatus,
+            entry,
+            until_unix_s=_unix_s(report, entry.until_s),
+            for_s=entry.until_s - report.seen.at_s,
+            instances=instances,
+            batching=batching,
+        )
+        for (name, instances, batching), entry in report.state.quarantine.at(report.seen.at_s).items()
+        if name == model
+    )
+
+
+def _memory(report: StepReport, reading: HostReading) -> MemoryStatus:
+    ledger = report.state.memory
+    loads, further, sizes = ledger.loads_bytes, ledger.instances_bytes, ledger.seen_bytes
+    # The largest of the last readings, as the plan takes it.
+    learned = {
+        str(model): LearnedMemory(
+            max(loads.get(model, ()), default=None), max(further.get(model, ()), default=None), sizes.get(model)
+        )
+        for model in sorted({*loads, *further, *sizes})
+    }
+    return MemoryStatus(
+        used_bytes=reading.memory_used_bytes,
+        total_bytes=reading.memory_total_bytes,
+        budget_bytes=report.limits.memory_budget_bytes,
+        residue_bytes=ledger.residue_bytes,
+        residue_limit_bytes=report.limits.leak_limit_bytes,
+        residues=tuple(_copy(ResidueStatus, entry, at_unix_s=_unix_s(report, entry.at_s)) for entry in ledger.entries),
+        learned=learned,
+    )
+
+
+def _copy(kind: type[T], source: object, **others: Any) -> T:
+    """Return a part of the page with the fields of the same names of what it shows, and with others as given."""
+    names = [each.name for each in fields(kind) if each.name not in others]  # type: ignore[arg-type]
+    return kind(**{name: _plain(name, getattr(source, name)) for name in names}, **others)
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "numbers":  # JSON has no infinity and no NaN, they are null
+        return {key: number if math.isfinite(number) else None for key, number in value}
+    return value.value if isinstance(value, Enum) else value
+
+
+def _unix_s(report: StepReport, at_s: float) -> float:
+    """Return the wall-clock time of a moment on the controller's clock."""
+    return report.unix_s + (at_s - report.seen.at_s)

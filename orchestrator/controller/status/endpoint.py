@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
-from types import TracebackType
 from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -32,9 +31,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.controller.demands import MAX_HOLD_S
 from orchestrator.controller.report import StepReport
-from orchestrator.controller.status.render import encode_status
+from orchestrator.controller.status.document import encode_status
 from orchestrator.errors import ConfigError, ModelNotFoundError, SlimError
-from orchestrator.planner import RepositoryModel
+from orchestrator.planner.host import RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ ROUTES = "GET /status, GET /metrics, GET /healthz, POST /demand"
 
 
 class Heartbeat:
-    """Tells whether steps still happen: those of a healthy controller are at most ``limit_s`` apart."""
+    """Knows whether steps still happen: those of a healthy controller are at most ``limit_s`` apart."""
 
     def __init__(self, limit_s: float, clock: Callable[[], float]) -> None:
         self.limit_s = limit_s
@@ -71,8 +70,6 @@ class ControllerEndpoint:
     It is given single functions of the controller, each with the thread that it is called in, and never the whole.
 
     Args:
-        address: The ``host:port`` to listen on.
-        registry: The registry of the controller's metrics.
         report: A function that returns its last report; called from another thread.
         models: A function that returns the widths that may be demanded; called in the loop.
         demand: A function that keeps a model loaded for so many seconds; called in the loop.
@@ -116,9 +113,7 @@ class ControllerEndpoint:
         ).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._http is not None
         self._http.shutdown()
         self._http.server_close()
@@ -141,7 +136,7 @@ class ControllerEndpoint:
                     status, values = _error(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} {path}: there is {ROUTES}")
                 case _:
                     status, values = _error(HTTPStatus.NOT_FOUND, f"no {path} here; there is {ROUTES}")
-        except Exception:  # the thread must live on, and the client be told
+        except Exception:  # the thread must live on, and the client get an answer
             log.exception("the endpoint failed to answer %s %s", method, path)
             status, values = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "the endpoint failed; its log says why")
         return _send(start_response, status, values)

@@ -7,7 +7,7 @@ and a host that draws nothing must not look alike. Everything lives in a registr
 
 from __future__ import annotations
 
-from collections import Counter as Tally
+import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from orchestrator.controller.report import ActionRecord, StepReport
-from orchestrator.controller.status.document import ControllerStatus
-from orchestrator.controller.status.render import describe_status
+from orchestrator.controller.status.document import ControllerStatus, describe_status
 from orchestrator.snapshot import ServerName
 
 # A plan is to take well below a millisecond, a step some milliseconds; beyond a second both are broken.
@@ -67,7 +66,7 @@ class ControllerMetrics(Collector):
             action = record.action
             self._actions.labels(self._server, action.kind.value, action.reason.value, outcome).inc()
         self._counted = ended
-        if report.trouble is not None:
+        if report.seen.trouble is not None:
             self._failures.inc()
         if report.plan is not None:
             self._plan.observe(report.plan_s)
@@ -86,7 +85,7 @@ class ControllerMetrics(Collector):
         if report is None:
             return
         yield self._filled(CounterMetricFamily, "slim_controller_steps", "Steps so far.", {(): report.steps})
-        energy = report.reading.energy_j if report.reading is not None else None
+        energy = report.seen.reading.energy_j if report.seen.reading is not None else None
         if energy is not None and energy.value is not None:
             text = "Energy drawn since a fixed moment; only differences mean something."
             drawn_j = {(energy.source,): energy.value}
@@ -115,13 +114,14 @@ def _gauges(report: StepReport, page: ControllerStatus) -> Iterator[tuple[str, s
     """Yield (name, help text, labels besides the server, samples) of each gauge."""
     by_model = ("model",)
     yield "slim_controller_last_step_timestamp_seconds", "When the last step began.", (), {(): report.unix_s}
-    is_up = float(report.snapshot is not None)
+    is_up = float(report.seen.snapshot is not None)
     yield "slim_controller_triton_up", "Whether Triton could be observed in the last step.", (), {(): is_up}
     instances = {(model.model,): model.instances for model in page.models}
     yield "slim_controller_instances", "Instances that a model runs with.", by_model, instances
     delays_s = {(m.model,): m.batching.delay_us / 1e6 for m in page.models if m.batching is not None}
     yield "slim_controller_batching_delay_seconds", "How long a model's batches may wait.", by_model, delays_s
-    quarantined = Tally((model,) for model in sorted(key[0] for key in report.state.quarantine.at(report.now_s)))
+    held = sorted(key[0] for key in report.state.quarantine.at(report.seen.at_s))
+    quarantined = collections.Counter((model,) for model in held)
     yield "slim_controller_quarantined_configs", "Configs of a model that are left alone.", by_model, quarantined
     plan = report.plan
     if plan is not None:

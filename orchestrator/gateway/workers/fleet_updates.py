@@ -28,7 +28,6 @@ from orchestrator.gateway.workers.file_watch import WatchedFiles
 from orchestrator.http2.grpc.channel import ConnectionPool
 from orchestrator.router import ResolvedNames, Router, connect_triton
 from orchestrator.triton.discovery import ModelDiscovery
-from orchestrator.triton.resolution import resolve_host
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ class FollowedFleet:
         self.settings = settings
         self.path = path
         self.servers = settings.servers[:0]
-        self._names = ResolvedNames(resolve_host)
+        self._names = ResolvedNames()
 
     async def resolve(self) -> None:
         """Look the names up for the first time."""

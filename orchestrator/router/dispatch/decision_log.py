@@ -6,7 +6,7 @@ when its batch has ended, with the outcome.
 
 Bounded: a file is begun anew at its size limit, and one older file a router is kept; at the start the oldest files of
 former routers go. Each router, and so each worker process, has files of its own, named by the part of a decision's id
-that tells routers apart: so an id leads to its file. A log that can't be written is given up with a warning, for it
+that differs between routers: so an id leads to its file. A log that can't be written is given up with a warning, for it
 must not cost an answer. The rotation is the standard library's.
 """
 
@@ -126,7 +126,7 @@ class DecisionLog:
         }
 
     def close(self) -> None:
-        """Write no more."""
+        """Write no more, and close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -3,6 +3,11 @@
 Whenever something changes (a request, an answer, a server's health) ``wake`` schedules one pass for the next turn of
 the event loop; so callers that arrive together are seen together and can share a batch. A pass asks the policy about
 the most urgent head until it holds. What it decides goes out by ``sender``.
+
+The tables of each family are kept from one decision to the next and updated before each by what has changed. What a
+server holds changes with every batch and costs little to write; what it serves, and what is known of its times and
+joules, changes rarely or on one server at a time. Servers and their fits are values, so a change is seen by comparing,
+and nobody who changes something has to think of the tables.
 """
 
 from __future__ import annotations
@@ -12,16 +17,18 @@ import itertools
 import math
 import random
 import secrets
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
-from orchestrator.policies import Binding, CandidateSet, Outcome, Situation
+from orchestrator.policies import Binding, CandidateSet, FleetTables, Outcome, Situation
+from orchestrator.profile import EnergyTable, LatencyFit, LatencyTable
 from orchestrator.router.dispatch.batch import Batch, part_of
 from orchestrator.router.dispatch.deciders import Decided, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog
-from orchestrator.router.dispatch.kept_tables import KeptTables
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.overload import Shed, Shedder, estimate, take_late
@@ -29,9 +36,63 @@ from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 from orchestrator.router.servers.connection import ServerConnection
 from orchestrator.router.servers.fleet import Fleet
-from orchestrator.snapshot import BatchInFlight, ModelName, Width
+from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServerName, ServerState, Width
 
 _EARLY_S = 1e-5  # timers may fire a little early, and a policy asked too early would hold again
+
+_Fits = tuple[LatencyFit | None, ...]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The tables of one family, and what they were written from."""
+
+    tables: FleetTables = field(default_factory=FleetTables)
+    states: dict[ServerName, ServerState] = field(default_factory=dict)
+    fits: dict[ServerName, _Fits] = field(default_factory=dict)
+    latency: LatencyTable = field(default_factory=LatencyTable)
+    energy: EnergyTable = field(default_factory=EnergyTable)
+
+
+class KeptTables:
+    """The ``FleetTables`` of each family."""
+
+    def __init__(self) -> None:
+        self._by_family: defaultdict[Family, _Kept] = defaultdict(_Kept)
+
+    def of(self, family: Family) -> FleetTables:
+        """Return the tables of a family as they were at the last decision."""
+        return self._by_family[family].tables
+
+    def update(
+        self, family: Family, states: Sequence[ServerState], latency: LatencyTable, energy: EnergyTable
+    ) -> FleetTables:
+        """Return the tables of a family as they are right now, by the states of all servers."""
+        kept = self._by_family[family]
+        has_learned, is_new_energy = latency is not kept.latency, energy is not kept.energy
+        for state in states:
+            name, known = state.name, kept.states.get(state.name)
+            is_same = known is not None and (
+                state.models is known.models and state.other_models is known.other_models and not is_new_energy
+            )
+            before = fits = kept.fits.get(name, ())
+            if has_learned or not is_same:
+                fits = tuple([latency.fits.get((name, m.name)) for m in (*state.models, *state.other_models)])
+            if not is_same or (fits != before and None in fits):  # what has no fit is guessed from its siblings
+                kept.tables.put(state, latency, energy)
+            else:
+                if fits is not before:
+                    models = (*state.models, *state.other_models)
+                    learned = [m for m, new, old in zip(models, fits, before, strict=True) if new is not old]
+                    kept.tables.put_lines(state, latency, learned)
+                if state.in_flight or state != known:  # equal batches may have begun at other times
+                    kept.tables.put_load(state)
+            kept.states[name], kept.fits[name] = state, fits
+        for name in kept.states.keys() - {state.name for state in states} if len(kept.states) > len(states) else ():
+            kept.tables.remove(name)
+            del kept.states[name], kept.fits[name]
+        kept.latency, kept.energy = latency, energy
+        return kept.tables
 
 
 class Dispatcher:
@@ -55,7 +116,7 @@ class Dispatcher:
         self._random = random.Random(settings.seed)
         self._turns = itertools.count()
         self._decision_numbers = itertools.count(1)
-        self._run_id = secrets.token_hex(3)  # tells the decisions of one router's life from another's
+        self._run_id = secrets.token_hex(3)  # in the ids of all decisions of one router's life
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
         self.sender = Sender(fleet, queues, observer, self.wake, self._learn, self._log)

@@ -75,14 +75,9 @@ def judge_retry(
     A failed one may wait for the server it failed on, which may be the only one there is. A copy beside an attempt that
     is under way goes to another server, or nowhere.
 
-    Args:
-        cause: Why it might be sent again.
-        repeatable: Whether a failed attempt may be repeated; not looked at for other causes.
-        attempts: The attempts that were made.
-        max_attempts: The most that there may be.
-        others: The attempts under way, or queued, beside the one in question.
-        slack_s: The time until its deadline; None when its caller gave none.
-        elsewhere_s: The expected time until another server would have answered it; None when there is no other.
+    Whether it is ``repeatable`` counts for failures alone. ``others`` are the attempts under way, or queued, beside the
+    one in question; ``slack_s`` is the time until its deadline, None when its caller gave none; ``elsewhere_s`` is the
+    expected time until another server would have answered it, None when there is no other.
     """
     if others > 0:
         return Verdict.ELSEWHERE_ALREADY

@@ -1,7 +1,7 @@
 """Batches on their way: sent, watched, given up for their callers' sake when they take too long, and answered.
 
 No batch has a task of its own: a client that can answer without one returns a future, and what is to be done with its
-answer is the future's callback. Callers come first; what the answer teaches (how long the server took, what policies
+answer is the future's callback. Callers come first; what the answer shows (how long the server took, what policies
 want to know, the decision log) is noted right after, while the answers travel, but always before anything is decided
 again.
 
@@ -99,7 +99,7 @@ class Sender:
         batch.output.add_done_callback(partial(self._end, batch))
 
     def settle(self) -> None:
-        """Note what the batches teach whose callers have their answers."""
+        """Note what the batches show whose callers have their answers."""
         ended = self._ended
         while ended:
             batch, now_s, error = ended.pop(0)
@@ -143,8 +143,8 @@ class Sender:
         if overdue_s is not None and overdue_s < settings.group_timeout_s:
             stages.append((overdue_s, self._on_overdue))
         if settings.hedge is not None and expected_s > 0:
-            states = (server.health.ejection for server in self._fleet.servers.values())
-            factor = latency_quantile(states, settings.hedge.quantile)
+            fleet = (server.health for server in self._fleet.servers.values())
+            factor = latency_quantile(fleet, settings.hedge.quantile)
             hedge_s = max(settings.hedge.floor_ms / 1e3, _HEDGE_MARGIN * expected_s * (factor or 1.0))
             if hedge_s < stages[-1][0]:
                 stages.append((hedge_s, partial(self._copy, cause=Cause.HEDGE)))

@@ -42,7 +42,7 @@ class Deadlines(Generic[T]):
         self._on_due = on_due
         self._heap: list[tuple[float, int, T]] = []
         self._order = itertools.count()
-        # With its time beside: uvloop's handle of a timer that is due at once can't tell it.
+        # With its time beside: uvloop's handle of a timer that is due at once does not know it.
         self._timer: asyncio.TimerHandle | None = None
         self._armed_s = math.inf
         self._live = 0
@@ -72,7 +72,7 @@ class Deadlines(Generic[T]):
             self._arm()
 
     def close(self) -> None:
-        """Call back no more."""
+        """Call nobody back any more."""
         self._heap.clear()
         self._arm()
 

@@ -4,7 +4,7 @@ Widths give way first: a policy that looks at slack narrows them, down to what `
 what even the quickest allowed candidate can't answer in time is given up. Only a caller's own deadline is a reason to
 be given up; the router's default one orders and sizes, but nobody asked for it, so the answer is wanted late too.
 
-A request that waits is *shed*, told at once, when
+A request that waits is *shed*, refused at once, when
 
 - *late*: the head of a queue can't be answered in time by the quickest candidate, its waiting and the slack margin
   counted, and no server that could take it is idle. An idle one is tried whatever is expected of it: that costs nobody
@@ -17,7 +17,7 @@ A request that waits is *shed*, told at once, when
   answers, and it is what keeps a server that stalls from making a whole batch late.
 - *late*, as soon as it comes: when more goes before it than all servers together could answer within its deadline, in
   full batches at their quickest widths, without any margin and as if they had nothing to do. So under a burst most
-  callers are told at once, when they still have time to ask elsewhere, and no more waits than could be answered; the
+  callers are refused at once, when they still have time to ask elsewhere, and no more waits than could be answered; the
   rules above then choose among these.
 - *expired*: wherever it waits, when less of its deadline is left than the quickest candidate takes alone, by the slack
   margin. So a refusal comes before the deadline, never after it.
@@ -26,10 +26,10 @@ A request that waits is *shed*, told at once, when
 
 and a request that comes is refused when the queue is *full* of what is more important.
 
-All are told when to come again: after the time in which what waits is expected to be answered.
+All learn when to come again: after the time in which what waits is expected to be answered.
 
 A request that was sent is not shed. When its own deadline passes all the same, because a server took longer than it
-ever did, its caller is told so then (DeadlineError) and waits no longer; what comes afterwards only teaches the
+ever did, its caller gets a DeadlineError then and waits no longer; what comes afterwards is only observed by the
 profile.
 
 The rules are functions of numbers in ``orchestrator.policies.queue_rules``, and the simulator follows them too; here
@@ -80,7 +80,7 @@ class Shed(StrEnum):
 
 
 def estimate(candidate_set: CandidateSet) -> QueueEstimate:
-    """Return what candidates, at least one, tell of their queue.
+    """Return what candidates, at least one, say of their queue.
 
     One that stalls for a moment soon answers again, and is no reason to refuse what comes; so suspect servers count
     but for how long the queue takes.
@@ -143,12 +143,12 @@ def retry_after_s(queues: RequestQueues) -> float:
 
 
 class Shedder:
-    """Keeps the queue bounded, and tells those whose time has come: who is let in, and who has to leave unserved.
+    """Keeps the queue bounded, and refuses those whose time has come: who is let in, and who has to leave unserved.
 
     ``describe`` returns in a line how each server is, and whether any of them answers.
 
     Attributes:
-        settings: The settings of the router now; what waits keeps the time by which it is told.
+        settings: The settings of the router now; what waits keeps the time by which it is refused.
     """
 
     def __init__(
@@ -213,13 +213,13 @@ class Shedder:
         self._deadlines.close()
 
     def shed(self, request: PendingRequest, reason: Shed, text: str) -> None:
-        """Take a request out of the queue and tell its caller when to come again, unless it has been sent as well."""
+        """Take a request out of the queue and say to its caller when to come again, unless it has been sent as well."""
         error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
         if request.give_up(error):
             self._observer.on_shed(reason, request.items)
 
     def _watch(self, queue: RequestQueue, request: PendingRequest) -> None:
-        """See to it that a request in the queue is told in time, or at once when its time can't come."""
+        """See to it that a request in the queue is refused in time, or at once when its time can't come."""
         if comes_too_late(queue, request):
             self.shed(request, Shed.LATE, "what waits before it takes longer than its deadline leaves")
             return
@@ -232,19 +232,19 @@ class Shedder:
 
     def _on_due(self, request: PendingRequest) -> None:
         now_s = asyncio.get_running_loop().time()
-        # When it is told that there is no answer, wherever it is then.
+        # When its caller is refused, wherever it is then.
         end_s = request.deadline_s if request.has_own_deadline else request.arrived_s + self.settings.request_timeout_s
         if request.has_own_deadline and request.is_queued and not request.under_way:
             self._expire(request)
         elif now_s >= end_s - _SAME_TIME_S:
             request.withdraw()
-            request.fail(DeadlineError(self._tell_end(request)))
+            request.fail(DeadlineError(self._describe_end(request)))
         elif request.is_queued and request.under_way:  # it waits for a second attempt, and may be answered by the first
             self._deadlines.watch(request, min(now_s + _LOOK_AGAIN_S, end_s))
         else:
             self._deadlines.watch(request, end_s)
 
-    def _tell_end(self, request: PendingRequest) -> str:
+    def _describe_end(self, request: PendingRequest) -> str:
         if request.has_own_deadline:
             return f"no answer within its deadline of {_given_ms(request):g} ms; it was sent, and what comes is dropped"
         timeout_s = self.settings.request_timeout_s

@@ -27,7 +27,6 @@ class Answer:
     Attributes:
         output: The scores of the classes, [classes] for a single item and [n, classes] for a batch of n.
         labels: The labels of the classes; empty when the exporter did not say.
-        server: The server that ran it.
         width: The width that ran it, in percent.
         batch: The number of items in the batch that it ran in, its own included.
         queue_s: Seconds from the call to the sending of the batch.
@@ -35,7 +34,6 @@ class Answer:
         deadline_met: Whether the answer came in time.
         expected_accuracy: The top-1 accuracy of that width on the family's test split, 0..1.
         decision_id: The decision's name in logs, unique within this router.
-        policy: The policy that decided.
         energy_j: The expected joules of its part of the batch, above what the server draws anyway; None when unknown.
     """
 
@@ -252,7 +250,7 @@ def golden_batch(spec: TensorSpec, items: int) -> Array | None:
     """Return the item of golden probes ``items`` times; None as ``blank_batch``.
 
     Its values are spread over 0..1 without order, so that every weight has its part in the answer; an item of zeros
-    would not tell one first layer from another.
+    would not show one first layer from another.
     """
     blank = blank_batch(spec, items)
     if blank is not None:

@@ -40,7 +40,7 @@ class Backlog:
 class RequestQueue:
     """Requests of one key, highest priority first, then earliest deadline first.
 
-    ``backlog`` counts what waits in all queues; ``estimate`` is what is known before a decision has told more.
+    ``backlog`` counts what waits in all queues; ``estimate`` is what is known before a decision has shown more.
     """
 
     def __init__(self, key: BatchKey, backlog: Backlog | None = None, estimate: QueueEstimate = UNKNOWN) -> None:
@@ -62,7 +62,7 @@ class RequestQueue:
         return len(self._heap)
 
     def push(self, request: PendingRequest) -> None:
-        """Add a request."""
+        """Add a request, behind those that are as urgent."""
         key = order_key(request.priority, request.deadline_s)
         heapq.heappush(self._heap, (key, next(self._order), request))
         self._count(request, 1)
@@ -232,7 +232,7 @@ class RequestQueues:
         return [entry[3] for entry in victims]
 
     def note_estimate(self, queue: RequestQueue, estimate: QueueEstimate) -> None:
-        """Remember what a decision told of a queue."""
+        """Remember what a decision showed of a queue."""
         queue.estimate = self._estimates[queue.key.family, queue.key.widths] = estimate
 
     def drain_s(self) -> float | None:

@@ -66,15 +66,10 @@ class StalledServerError(ServerUnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class _ModelIndex:
-    """What a server serves and may be sent, worked out once for as long as neither changes.
+    """What a server serves and may be sent, worked out once for as long as ``served`` and ``suspended`` stay.
 
     Attributes:
-        served: What the server served when this was worked out.
-        suspended: The models that were out then.
-        allowed: The models that may be sent.
         by_name: All models that are served.
-        instances: The instances of each of them.
-        most_instances: The most of any of them, at least 1.
         by_family: The widths of a family that may be sent, ascending, and what is served of others, to which the
             server's load may belong; filled as they are asked for.
     """
@@ -192,9 +187,8 @@ class ServerConnection:
         server. All together as many as of its best-staffed width alone. Less of both just after it came back.
         """
         waiting, instances = self.settings.in_flight_groups - 1, self._index().most_instances
-        if self.health.ejection.returned_s is not None:
-            now_s = asyncio.get_running_loop().time()
-            share = self.health.ejection.share(self.settings.ejection, now_s=now_s)
+        if self.health.returned_s is not None:
+            share = self.health.share(self.settings.ejection, now_s=asyncio.get_running_loop().time())
             waiting, instances = int(waiting * share), max(1, int(instances * share))
         if waiting > 1 and len(self.in_flight) > 1 and self.work_s(self) > SHORT_S:
             waiting = 1

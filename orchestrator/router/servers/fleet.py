@@ -20,7 +20,8 @@ from orchestrator.profile import EnergyTable, LatencyTable
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import BatchKey
 from orchestrator.router.servers.connection import ServerClient, ServerConnection
-from orchestrator.router.servers.ejection import Member, TimedRun, plan_ejections
+from orchestrator.router.servers.ejection import plan_ejections
+from orchestrator.router.servers.health import TimedRun
 from orchestrator.router.servers.probing import Prober
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.router.servers.watch import ServerWatch
@@ -204,7 +205,7 @@ class Fleet:
         expected_s, settings = self._line_s(server, model, items), self.settings.ejection
         if expected_s > 0:
             run = TimedRun(asyncio.get_running_loop().time(), service_s, expected_s)
-            server.health.ejection = server.health.ejection.after_run(run, settings)
+            server.health.note_run(run, settings)
             if service_s > settings.latency_factor * max(expected_s, settings.latency_floor_ms / 1e3):
                 self._eject_outliers()  # below that it can't have become one
         self.latency = self.latency.observe(server.name, model, items, service_s)
@@ -270,20 +271,21 @@ class Fleet:
         # Such errors blame the server, not its load.
         if isinstance(error, TransientError) and not isinstance(error, CapacityError | DeadlineError):
             now_s = asyncio.get_running_loop().time()
-            state = server.health.ejection = server.health.ejection.after_failure(sent_s=sent_s, now_s=now_s)
-            if state.failures_in_row >= self.settings.ejection.failures_in_row:
+            server.health.note_failure(sent_s=sent_s, now_s=now_s)
+            if server.health.failures_in_row >= self.settings.ejection.failures_in_row:
                 self._eject_outliers()
         server.note_failure(model, error)
 
     def _eject_outliers(self) -> None:
-        loop = asyncio.get_running_loop()
-        for ejection in plan_ejections(self._members(), self.settings.ejection, now_s=loop.time()):
-            server = self.servers[ejection.server]
-            models = [model.name for model in server.served]
-            until_s = server.health.eject(models, self.settings.ejection, now_s=loop.time())
-            log.warning("server %s is out for %.1f s: %s", server.name, until_s - loop.time(), ejection.reason)
-            self._observer.on_ejection(server.name, ejection.reason)
-            self._readmissions[server.name] = loop.call_at(until_s, self._readmit, server)
+        loop, settings = asyncio.get_running_loop(), self.settings.ejection
+        fleet = {name: server.health for name, server in self.servers.items()}
+        planned = plan_ejections(fleet, self._capacities_rps(), settings, now_s=loop.time())
+        for name, reason in planned.items():
+            server = self.servers[name]
+            until_s = server.health.eject([model.name for model in server.served], settings, now_s=loop.time())
+            log.warning("server %s is out for %.1f s: %s", name, until_s - loop.time(), reason)
+            self._observer.on_ejection(name, reason)
+            self._readmissions[name] = loop.call_at(until_s, self._readmit, server)
         self._changed()
 
     def _readmit(self, server: ServerConnection) -> None:
@@ -292,15 +294,12 @@ class Fleet:
         server.check_soon.set()
         self._changed()
 
-    def _members(self) -> dict[ServerName, Member]:
-        """Return the servers as ejections are decided; one whose capacity is unknown counts as their mean."""
+    def _capacities_rps(self) -> dict[ServerName, float]:
+        """Return the items a second of each server; one whose capacity is unknown counts as their mean."""
         rates_rps = {name: self._capacity_rps(server) for name, server in self.servers.items()}
         known = [rate_rps for rate_rps in rates_rps.values() if rate_rps > 0]
         mean_rps = sum(known) / len(known) if known else 1.0
-        return {
-            name: Member(server.health.ejection, rates_rps[name] or mean_rps, server.health.is_healthy)
-            for name, server in self.servers.items()
-        }
+        return {name: rate_rps or mean_rps for name, rate_rps in rates_rps.items()}
 
     def _capacity_rps(self, server: ServerConnection) -> float:
         """Return the items a second of full batches at the quickest width; 0 when nothing is known of it."""

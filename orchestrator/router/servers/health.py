@@ -4,15 +4,14 @@ Several things can be wrong, and each takes out as little as it must:
 
 - A server that can't be reached, or leaves a batch unanswered, is out as a whole. After a stall it returns only when
   its models have answered blank items again: one that hangs may well go on saying that it is ready.
-- A server that does harm is ejected for a time; see orchestrator.router.servers.ejection.
+- A server that does harm is ejected for a time.
 - A model that fails (a Python stub that died keeps its model "ready") is out alone, and returns when it has answered
   blank items; it is tried again after 1, 2, 4, … seconds.
 - A model that answers the golden probe wrong is out alone too, until it answers it right.
 - A model that is new, and in no profile, is tried on blank items before it is used; so the first decisions rest on
   measured times.
 
-Times are seconds on the event loop's clock. What depends on them is decided by values that return their successors
-(``BackOff``, ``EjectionState``); ``ServerHealth`` holds the current ones.
+Times are seconds on the event loop's clock. Who is ejected is decided in orchestrator.router.servers.ejection.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from orchestrator.config import EjectionSettings
-from orchestrator.router.servers.ejection import EjectionState
 from orchestrator.snapshot import ModelName
 
 _RECHECK_S = 0.25  # so that a server that returns is used again within a second
@@ -30,23 +29,28 @@ _SHORTEST_PAUSE_S = 0.05
 _BLIP_S = 1.0  # a server that was away for less comes back with its full in-flight budget
 _FIRST_BACK_OFF_S = 1.0
 _LONGEST_BACK_OFF_S = 30.0
-_MOST_DOUBLINGS = 32  # far beyond the longest back-off, far below what a float holds
+_MOST_DOUBLINGS = 32  # far beyond the longest back-off or ejection, far below what a float holds
+_FIRST_SHARE = 0.1
+"""Of the in-flight budget that a returning server gets at once; less would leave no batch to learn from."""
 
 
 @dataclass(frozen=True, slots=True)
-class BackOff:
+class TimedRun:
+    """How long a server took for what ended at ``at_s``, and how long its profile had given it, which is above 0."""
+
+    at_s: float
+    observed_s: float
+    expected_s: float
+
+
+class BackOff(NamedTuple):
     """A model that is out is not tried again before ``until_s``, after so many failures in a row."""
 
     failures: int = 0
     until_s: float = -math.inf
 
-    def after_failure(self, *, now_s: float) -> BackOff:
-        """Return the next, longer back-off."""
-        pause_s = min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** min(self.failures, _MOST_DOUBLINGS))
-        return BackOff(self.failures + 1, now_s + pause_s)
 
-
-TRY_NOW = BackOff()
+_TRY_NOW = BackOff()
 
 
 @dataclass(slots=True)
@@ -58,25 +62,46 @@ class ServerHealth:
         is_suspect: Whether it has an overdue batch and has answered nothing since that was sent.
         heard_s: When it last answered anything.
         suspended: Models that may not be sent anything, each with its back-off; replaced when it changes.
-        ejection: The state of its ejection.
+        failures_in_row: Attempts that failed since the last that did not. Those that were under way together count as
+            one, because they failed of the same thing.
+        failed_s: When the last attempt failed; None when none has.
+        runs: The last runs, oldest first.
+        ejections: How many ejections count for the length of the next one.
+        ejected_until_s: When the ejection ends; None while the server is not ejected.
+        returned_s: When the server last came back; None when it was never away.
     """
 
     problem: str | None = "not asked yet"
     is_suspect: bool = False
     heard_s: float = -math.inf
     suspended: Mapping[ModelName, BackOff] = field(default_factory=dict)
-    ejection: EjectionState = field(default_factory=EjectionState)
+    failures_in_row: int = 0
+    failed_s: float | None = None
+    runs: tuple[TimedRun, ...] = ()
+    ejections: int = 0
+    ejected_until_s: float | None = None
+    returned_s: float | None = None
     _away_since_s: float | None = None
 
     @property
     def is_healthy(self) -> bool:
         """Whether the server answered when it was last asked, and is not ejected."""
-        return self.problem is None and self.ejection.ejected_until_s is None
+        return self.problem is None and self.ejected_until_s is None
 
     def note_answer(self, *, now_s: float) -> None:
         """Note that the server has answered a batch."""
         self.heard_s = now_s
-        self.ejection = self.ejection.after_success()
+        self.failures_in_row = 0
+
+    def note_failure(self, *, sent_s: float, now_s: float) -> None:
+        """Note that an attempt that was sent at ``sent_s`` failed."""
+        if self.failed_s is None or sent_s >= self.failed_s:
+            self.failures_in_row += 1
+            self.failed_s = now_s
+
+    def note_run(self, run: TimedRun, settings: EjectionSettings) -> None:
+        """Note how long the server took for a run."""
+        self.runs = (*self.runs, run)[-settings.latency_runs :]
 
     def note_unreachable(self, problem: str, *, now_s: float) -> bool:
         """Take the server out as a whole; return whether it was not out before."""
@@ -90,28 +115,44 @@ class ServerHealth:
         """Note that the server says what it serves; return whether it was out before."""
         if self.problem is None:
             return False
-        if self._away_since_s is not None and now_s - self._away_since_s >= _BLIP_S and not self.ejection.is_ejected:
-            self.ejection = self.ejection.after_return(now_s=now_s)
+        if self._away_since_s is not None and now_s - self._away_since_s >= _BLIP_S and self.ejected_until_s is None:
+            self.readmit(now_s=now_s)
         self.problem, self.is_suspect = None, False
         return True
 
     def eject(self, models: Iterable[ModelName], settings: EjectionSettings, *, now_s: float) -> float:
-        """Leave the server out for a time, then until its models have answered blank items; return when that ends."""
-        self.ejection, until_s = self.ejection.after_ejection(settings, now_s=now_s)
+        """Leave the server out for a time, then until its models have answered blank items; return when that ends.
+
+        The time is twice as long for each ejection that still counts. Each ``ejection_s`` of good behaviour since the
+        return takes one off.
+        """
+        good_s = now_s - self.returned_s if self.returned_s is not None else 0.0
+        counted = max(0, self.ejections - math.floor(good_s / settings.ejection_s))
+        length_s = min(settings.ejection_max_s, settings.ejection_s * 2.0 ** min(counted, _MOST_DOUBLINGS))
+        self.ejections, self.ejected_until_s = counted + 1, now_s + length_s
         self.suspend(models)
-        return until_s
+        return self.ejected_until_s
 
     def readmit(self, *, now_s: float) -> None:
-        """End the server's ejection."""
-        self.ejection = self.ejection.after_return(now_s=now_s)
+        """Take the server as one that has come back, with nothing held against it but how often it was ejected."""
+        self.failures_in_row, self.failed_s, self.runs = 0, None, ()
+        self.ejected_until_s, self.returned_s = None, now_s
 
-    def suspend(self, models: Iterable[ModelName], back_off: BackOff = TRY_NOW) -> None:
+    def share(self, settings: EjectionSettings, *, now_s: float) -> float:
+        """Return which part of its in-flight budget the server is given, in (0, 1]."""
+        if self.returned_s is None or settings.slow_start_s == 0:
+            return 1.0
+        return min(1.0, max(_FIRST_SHARE, (now_s - self.returned_s) / settings.slow_start_s))
+
+    def suspend(self, models: Iterable[ModelName], back_off: BackOff = _TRY_NOW) -> None:
         """Take models out until they have answered; those that are out already keep their back-off."""
         self.suspended = {**dict.fromkeys(models, back_off), **self.suspended}
 
     def back_off(self, model: ModelName, *, now_s: float) -> None:
         """Take a model out that has failed, until it has answered; it is tried after a while, longer each time."""
-        self.suspended = {**self.suspended, model: self.suspended.get(model, TRY_NOW).after_failure(now_s=now_s)}
+        failures = self.suspended.get(model, _TRY_NOW).failures
+        pause_s = min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** min(failures, _MOST_DOUBLINGS))
+        self.suspended = {**self.suspended, model: BackOff(failures + 1, now_s + pause_s)}
 
     def restore(self, model: ModelName) -> None:
         """Let a model be used again that has answered."""
@@ -126,7 +167,7 @@ class ServerHealth:
     def is_trial_due(self, model: ModelName, *, now_s: float) -> bool:
         """Return whether a model is out and may be tried now."""
         back_off = self.suspended.get(model)
-        return back_off is not None and not self.ejection.is_ejected and now_s >= back_off.until_s
+        return back_off is not None and self.ejected_until_s is None and now_s >= back_off.until_s
 
     def pause_s(self, period_s: float, *, now_s: float) -> float:
         """Return how long to wait before the server is asked again: a period, or until a model may be tried."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings, find_changes
@@ -26,10 +27,24 @@ Resolve = Callable[[str], Awaitable[tuple[str, ...]]]
 Listener = Callable[[tuple[ServerSettings, ...]], None]
 
 
+async def resolve_host(host: str) -> tuple[str, ...]:
+    """Return the addresses of a host name, ascending; none when it can't be resolved now.
+
+    Those of IPv4 only, where there are any: the two families of one host would look like two servers.
+    """
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        log.debug("resolving %s: %s", host, exc)
+        return ()
+    by_family = {family: {str(entry[4][0]) for entry in found if entry[0] is family} for family, *_ in found}
+    return tuple(sorted(by_family.get(socket.AF_INET) or by_family.get(socket.AF_INET6) or ()))
+
+
 class ResolvedNames:
     """What the host names of servers stand for, as last looked up; ``resolve`` returns the addresses of one."""
 
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: Resolve = resolve_host) -> None:
         self._resolve = resolve
         self._resolved: dict[str, tuple[str, ...]] = {}
         self._assigned: Assigned = {}
@@ -95,7 +110,7 @@ class Membership:
             self._take(self._settings, self.starts, fleet)
 
     async def watch(self, fleet: Fleet) -> None:
-        """Resolve for ever."""
+        """Resolve names for ever: once a period, and when the fleet has changed."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.router.resolve_period_s):

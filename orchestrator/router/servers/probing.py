@@ -2,7 +2,20 @@
 
 One item a width and period, a width at a time on each server, at a moment when the server has nothing to do if one
 comes within half of its turn, and else all the same: that a width was answered recently says nothing, because wrong
-answers look fine. What is wrong is decided by orchestrator.router.servers.reference_consensus.
+answers look fine.
+
+A server can say that it is ready, answer in time, and answer wrong: a file that was damaged or mixed up, a device that
+computes nonsense. Nothing that is measured shows it, so its answer is held against those of the other servers that
+serve the same file (``slim.sha256``):
+
+- What more than half of them answer, and at least two, is the reference.
+- Without such a majority an older reference stands: one that a majority gave, or that a server alone gave twice.
+- A server alone gives the reference by its first answer after the load.
+- Where two that were never asked before contradict each other nobody can say who is wrong; that is logged, and both
+  stay.
+
+An answer of the wrong shape, or one that is not finite, is wrong whatever the others say. Models without a hash are
+only held against that, because two of them need not be the same network.
 """
 
 from __future__ import annotations
@@ -10,21 +23,94 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from orchestrator.config import ProbeSettings
 from orchestrator.errors import SlimError, WrongAnswerError
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import Array, golden_batch
 from orchestrator.router.servers.connection import ServerConnection
-from orchestrator.router.servers.reference_consensus import ReferenceConsensus, read_scores
 from orchestrator.router.servers.watch import trial_sizes
-from orchestrator.snapshot import ServedModel
+from orchestrator.snapshot import ServedModel, ServerName
 
 log = logging.getLogger(__name__)
 
+Scores = tuple[float, ...]
+
 _LOOK_S = 0.005  # between two looks for a quiet moment
 _SWITCHED_OFF_S = 1.0  # between two looks whether probing has been switched on
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceConsensus:
+    """The answers of servers that serve one file; each method returns the next state.
+
+    Attributes:
+        answers: The last answer of each server; None for one that no network gives.
+        reference: The right answer, as far as it is known.
+        is_settled: Whether the reference outlives a contradiction.
+    """
+
+    answers: Mapping[ServerName, Scores | None] = field(default_factory=dict)
+    reference: Scores | None = None
+    is_settled: bool = False
+
+    def after_answer(self, server: ServerName, scores: Scores | None, tolerance: float) -> ReferenceConsensus:
+        """Return the consensus after a server's answer, with the reference that follows."""
+        is_repeated = self.answers.get(server) is not None
+        after = replace(self, answers={**self.answers, server: scores})
+        return after._settle(tolerance, is_repeated=is_repeated)
+
+    def without(self, servers: Iterable[ServerName]) -> ReferenceConsensus:
+        """Return the consensus without servers that no longer serve the file; the reference stays."""
+        gone = set(servers)
+        return replace(self, answers={name: scores for name, scores in self.answers.items() if name not in gone})
+
+    def wrong(self, tolerance: float) -> frozenset[ServerName]:
+        """Return the servers whose last answer is wrong."""
+        return frozenset(
+            name
+            for name, scores in self.answers.items()
+            if scores is None or (self.reference is not None and not agree(scores, self.reference, tolerance))
+        )
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether servers contradict each other and nobody can say who is wrong."""
+        return self.reference is None and sum(scores is not None for scores in self.answers.values()) > 1
+
+    def _settle(self, tolerance: float, *, is_repeated: bool) -> ReferenceConsensus:
+        answers = [scores for _, scores in sorted(self.answers.items()) if scores is not None]
+        if not answers:
+            return self
+        agreeing = [sum(agree(scores, other, tolerance) for other in answers) for scores in answers]
+        most = max(agreeing)
+        if most >= 2 and most > len(answers) / 2:
+            if self.reference is not None and sum(agree(s, self.reference, tolerance) for s in answers) == most:
+                return replace(self, is_settled=True)
+            return replace(self, reference=answers[agreeing.index(most)], is_settled=True)
+        if self.is_settled:
+            return self
+        if len(answers) > 1:
+            return replace(self, reference=None)
+        if self.reference is None or not agree(answers[0], self.reference, tolerance):
+            return replace(self, reference=answers[0])
+        return replace(self, is_settled=is_repeated)
+
+
+def agree(scores: Scores, reference: Scores, tolerance: float) -> bool:
+    """Return whether no score is off by more than ``tolerance`` times the largest score of the two."""
+    if len(scores) != len(reference):
+        return False
+    largest = max((abs(score) for score in (*scores, *reference)), default=0.0)
+    return all(abs(one - other) <= tolerance * largest for one, other in zip(scores, reference, strict=True))
+
+
+def read_scores(values: Iterable[float], expected: int) -> Scores | None:
+    """Return the scores of one item; None when they are not ``expected`` finite numbers."""
+    scores = tuple(float(value) for value in values)
+    return scores if len(scores) == expected and all(map(math.isfinite, scores)) else None
 
 
 class Prober:
@@ -37,7 +123,7 @@ class Prober:
         self._logged_disputes: set[str] = set()
 
     async def run(self, settings: Callable[[], ProbeSettings | None]) -> None:
-        """Probe for ever."""
+        """Probe all servers for ever, while the settings ask for it."""
         while True:
             now = settings()
             if now is None:
@@ -129,12 +215,12 @@ class Prober:
             self._logged_disputes.add(key)
             log.warning(
                 "servers %s answer the golden probe of %s differently though they name the same file; a third would "
-                "tell who is wrong",
+                "show who is wrong",
                 ", ".join(sorted(consensus.answers)),
                 model.name,
             )
 
 
 def _weights_of(server: ServerConnection, model: ServedModel) -> str:
-    """Return what tells weights apart: their hash, or the server and model where there is none."""
+    """Return what identifies weights: their hash, or the server and model where there is none."""
     return model.sha256 or f"{server.name}/{model.name}"

@@ -70,5 +70,5 @@ class ProfileStarts:
             return found
         if found not in self._logged:
             self._logged.add(found)
-            log.warning("the profile tells nothing of model %s on server %s: %s", model.name, server, found)
+            log.warning("the profile says nothing of model %s on server %s: %s", model.name, server, found)
         return None

@@ -19,7 +19,7 @@ from orchestrator.snapshot import ModelName, ServedModel
 
 log = logging.getLogger(__name__)
 
-_TRIAL_ITEMS = 8  # far enough from 1 to tell the cost of an item from the cost of a batch
+_TRIAL_ITEMS = 8  # far enough from 1 to separate the cost of an item from that of a batch
 
 
 def trial_sizes(model: ServedModel) -> list[int]:

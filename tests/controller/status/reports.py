@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.controller.observer import Observation
 from orchestrator.controller.report import ActionRecord, StepReport
-from orchestrator.planner import (
+from orchestrator.planner.actions import (
     Action,
     ActionKind,
     ActionReason,
+    Notice,
+    NoticeKind,
+    Plan,
+    Refusal,
+    RefusalReason,
+)
+from orchestrator.planner.host import (
     Batching,
     HostSnapshot,
     Limits,
     LoadedModel,
     ModelSnapshot,
     ModelStatus,
-    Notice,
-    NoticeKind,
-    Plan,
-    Rates,
-    Refusal,
-    RefusalReason,
     RepositoryModel,
-    SchedulerState,
 )
-from orchestrator.planner.estimates.memory_ledger import LedgerEntry, MemoryLedger
-from orchestrator.planner.estimates.prices import Prices
-from orchestrator.planner.quarantine import Quarantine, QuarantineEntry
+from orchestrator.planner.memory_ledger import LedgerEntry, MemoryLedger
+from orchestrator.planner.rates import Rates
+from orchestrator.planner.state import Prices, Quarantine, QuarantineEntry, SchedulerState
 from orchestrator.snapshot import Family, ModelName, ServerName, Width
 from orchestrator.telemetry.reading import HostReading, Reading
 
@@ -144,11 +148,8 @@ def full_report() -> StepReport:
     return StepReport(
         server=ServerName("gpu-0"),
         unix_s=UNIX_S,
-        now_s=NOW_S,
+        seen=Observation(NOW_S, HostSnapshot(models, 250 * MIB, 0.35, "123-456", frozenset({name(50)})), None, READING),
         steps=312,
-        snapshot=HostSnapshot(models, 250 * MIB, 0.35, "123-456", frozenset({name(50)})),
-        trouble=None,
-        reading=READING,
         plan=Plan((SCALE_UP,), (REFUSAL,), (RESTART,), desired),
         state=STATE,
         limits=LIMITS,
@@ -164,14 +165,16 @@ def blind_report() -> StepReport:
     return StepReport(
         server=ServerName("gpu-1"),
         unix_s=UNIX_S,
-        now_s=NOW_S,
+        seen=Observation(NOW_S, None, "waiting for Triton at 127.0.0.1:8001: connection refused", None),
         steps=1,
-        snapshot=None,
-        trouble="waiting for Triton at 127.0.0.1:8001: connection refused",
-        reading=None,
         plan=None,
         state=SchedulerState(),
         limits=LIMITS,
         plan_s=0.0,
         step_s=0.002,
     )
+
+
+def seeing(report: StepReport, **changes: Any) -> StepReport:
+    """Return a report whose observation differs."""
+    return replace(report, seen=replace(report.seen, **changes))

@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from orchestrator.config import ServerSettings
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.status.client import fetch_status, send_demand
-from orchestrator.controller.status.document import parse_page
+from orchestrator.controller.status.document import describe_status, encode_status, parse_page
 from orchestrator.controller.status.endpoint import BODY_LIMIT_BYTES, ControllerEndpoint, Heartbeat, find_model
 from orchestrator.controller.status.metrics import ControllerMetrics
-from orchestrator.controller.status.render import describe_status, encode_status
+from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import (
     CapacityError,
     ConfigError,
@@ -29,19 +29,12 @@ from orchestrator.errors import (
     ServerUnavailableError,
     SlimError,
 )
-from orchestrator.planner import RepositoryModel
+from orchestrator.planner.host import RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 from tests.controller.status.reports import full_report, name, repository_model
 
 GPU_0 = ServerName("gpu-0")
 JSON = {"Content-Type": "application/json"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -57,7 +50,7 @@ class Controller:
     """All that an endpoint needs of one, on an event loop that runs in a thread."""
 
     loop: asyncio.AbstractEventLoop
-    address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+    address: str = field(default_factory=lambda: f"127.0.0.1:{choose_free_ports(1)[0]}")
     report: StepReport | None = None
     clock: Clock = field(default_factory=Clock)
     metrics: ControllerMetrics = field(default_factory=lambda: ControllerMetrics(GPU_0))
@@ -225,7 +218,7 @@ def test_an_unknown_width_is_404_with_those_there_are(controller: Controller) ->
         find_model([], width=25, name=None)
 
 
-def test_what_the_controller_says_against_a_demand_is_told(controller: Controller) -> None:
+def test_what_the_controller_says_against_a_demand_is_returned(controller: Controller) -> None:
     controller.fault = ConfigError("repository gone")
     assert controller.ask("POST", "/demand", {"width": 25}) == (400, {"error": "repository gone"})
     controller.fault = CapacityError("too many")
@@ -264,7 +257,7 @@ def own_address() -> str | None:
 
 
 def test_from_elsewhere_one_may_read_and_not_demand(loop: asyncio.AbstractEventLoop) -> None:
-    controller = Controller(loop, address=f"0.0.0.0:{free_port()}", report=full_report())
+    controller = Controller(loop, address=f"0.0.0.0:{choose_free_ports(1)[0]}", report=full_report())
     with controller.endpoint() as endpoint:
         assert controller.ask("POST", "/demand", {"width": 25}, host="127.0.0.1")[0] == 202
         elsewhere = own_address()
@@ -363,8 +356,8 @@ def refusal(call: Callable[[], object]) -> SlimError:
     return caught.value
 
 
-def test_the_client_tells_why_there_is_no_answer(controller: Controller) -> None:
-    gone = ServerSettings(name="gpu-1", grpc="127.0.0.1:9", controller=f"127.0.0.1:{free_port()}")
+def test_the_client_says_why_there_is_no_answer(controller: Controller) -> None:
+    gone = ServerSettings(name="gpu-1", grpc="127.0.0.1:9", controller=f"127.0.0.1:{choose_free_ports(1)[0]}")
     error = refusal(lambda: fetch_status(gone, timeout_s=5))
     assert isinstance(error, ServerUnavailableError)
     assert "Connection refused" in str(error)

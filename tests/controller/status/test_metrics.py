@@ -11,7 +11,7 @@ from orchestrator.controller.report import ActionRecord, StepReport
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry.reading import Reading
-from tests.controller.status.reports import MIB, RECENT, REFUSAL, SCALE_UP, UNIX_S, blind_report, full_report
+from tests.controller.status.reports import MIB, RECENT, REFUSAL, SCALE_UP, UNIX_S, blind_report, full_report, seeing
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -82,9 +82,10 @@ def test_what_is_unknown_is_left_out() -> None:
 
 def test_power_and_energy_carry_their_source() -> None:
     report = full_report()
-    assert report.reading is not None
-    reading = replace(report.reading, power_w=Reading(71.5, "nvml-power"), energy_j=Reading(9e3, "nvml-energy-counter"))
-    found = observed(replace(report, reading=reading))
+    assert report.seen.reading is not None
+    energy_j = Reading(9e3, "nvml-energy-counter")
+    reading = replace(report.seen.reading, power_w=Reading(71.5, "nvml-power"), energy_j=energy_j)
+    found = observed(seeing(report, reading=reading))
     assert of("power_watts", found) == {("nvml-power",): 71.5}
     assert of("energy_joules_total", found) == {("nvml-energy-counter",): 9e3}
 

@@ -8,10 +8,19 @@ import pytest
 from rich.console import Console, RenderableType
 
 from orchestrator.controller.report import StepReport
-from orchestrator.controller.status.render import describe_status
-from orchestrator.controller.status.view import render_done, render_plan, render_status, render_unreachable
-from orchestrator.controller.status.wording import say_age, say_bytes, say_duration, say_number
-from orchestrator.planner import ActionKind, ActionReason, Batching, Plan
+from orchestrator.controller.status.document import describe_status
+from orchestrator.controller.status.view import (
+    render_done,
+    render_plan,
+    render_status,
+    render_unreachable,
+    say_age,
+    say_bytes,
+    say_duration,
+    say_number,
+)
+from orchestrator.planner.actions import ActionKind, ActionReason, Plan
+from orchestrator.planner.host import Batching
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,
@@ -22,6 +31,7 @@ from tests.controller.status.reports import (
     blind_report,
     full_report,
     ready,
+    seeing,
 )
 
 
@@ -91,11 +101,10 @@ def test_a_controller_that_does_not_answer_is_shown_as_such() -> None:
 
 def test_power_and_energy_are_shown_with_their_source() -> None:
     report = full_report()
-    assert report.reading is not None
-    reading = replace(
-        report.reading, power_w=Reading(71.52, "nvml-power-average"), energy_j=Reading(12345.6, "nvml-energy-counter")
-    )
-    lines = show_report(replace(report, reading=reading))
+    assert report.seen.reading is not None
+    energy_j = Reading(12345.6, "nvml-energy-counter")
+    reading = replace(report.seen.reading, power_w=Reading(71.52, "nvml-power-average"), energy_j=energy_j)
+    lines = show_report(seeing(report, reading=reading))
     assert "power 71.5 W (nvml-power-average) · energy 12,346 J (nvml-energy-counter)" in " ".join(
         " ".join(lines).split()
     )
@@ -111,20 +120,20 @@ def test_only_the_last_actions_are_shown_latest_first() -> None:
 
 def test_a_width_that_differs_from_its_files_is_marked() -> None:
     report = full_report()
-    assert report.snapshot is not None
-    snapshot = replace(report.snapshot, models=(ready(25, is_canonical=False), ready(50)))
-    lines = show_report(replace(report, snapshot=snapshot), 120)
+    assert report.seen.snapshot is not None
+    snapshot = replace(report.seen.snapshot, models=(ready(25, is_canonical=False), ready(50)))
+    lines = show_report(seeing(report, snapshot=snapshot), 120)
     (drifted,) = [line for line in lines if "differs from its files" in line]
     assert drifted.startswith(" w025")
 
 
 def test_actions_keep_their_short_names_while_triton_is_down() -> None:
-    report = replace(full_report(), snapshot=None, plan=None, trouble="Triton can't be observed: refused")
+    report = replace(seeing(full_report(), snapshot=None, trouble="Triton can't be observed: refused"), plan=None)
     assert "12 s ago w025: scale-up to 2 instances" in " ".join(" ".join(show_report(report)).split())
 
 
 def test_markup_in_reasons_is_text() -> None:
-    report = replace(blind_report(), trouble="[bold]no[/bold] [/]")
+    report = seeing(blind_report(), trouble="[bold]no[/bold] [/]")
     assert "trouble  [bold]no[/bold] [/]" in show_report(report)
 
 
@@ -139,7 +148,7 @@ def test_a_dry_run_says_what_would_be_done() -> None:
 
 
 def test_a_single_run_says_what_was_done() -> None:
-    report = replace(full_report(), trouble="metrics can't be read: refused", recent=full_report().recent[1:2])
+    report = replace(seeing(full_report(), trouble="metrics can't be read: refused"), recent=full_report().recent[1:2])
     assert show(render_done(describe_status(report)))[:2] == [
         "did      w025: scale-up to 2 instances, queueing: waiting requests 3.25, busy 95%; took 250 ms",
         "trouble  metrics can't be read: refused",

@@ -43,7 +43,7 @@ def test_parts_fill_the_room_there_is_and_hold_something(
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(("per_item_s", "batches"), [(0.0002, [8, 8, 8, 8]), (0.01, [32])])
-async def test_callers_that_come_together_are_spread_where_groups_are_short(
+async def test_callers_that_come_together_are_spread_where_batches_are_short(
     per_item_s: float, batches: list[int]
 ) -> None:
     server = FakeServer((100,), per_item_s=per_item_s, fixed_s=0.0001)

@@ -51,7 +51,7 @@ async def test_where_another_process_can_not_compile_this_one_does(
     assert "No such file or directory" in caplog.text
 
 
-async def test_who_is_told_to_stop_does_not_wait_for_the_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_is_to_stop_does_not_wait_for_the_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = fresh / "pid"
     monkeypatch.setattr(
         compilation,
@@ -74,7 +74,7 @@ def test_the_compiler_does_not_outlive_whom_it_works_for() -> None:
     assert process.wait(60) == 1
 
 
-async def test_without_a_place_to_keep_it_the_remedy_is_told(
+async def test_without_a_place_to_keep_it_the_remedy_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (preparation, compilation):

@@ -28,7 +28,7 @@ def deciders(**settings: Any) -> Deciders:
         ("lert", "lert:slack", []),
     ],
 )
-def test_a_group_is_observed_once_by_each_policy(policy: str, fallback: str, observing: list[str]) -> None:
+def test_a_batch_is_observed_once_by_each_policy(policy: str, fallback: str, observing: list[str]) -> None:
     """Also by a fallback, which stands in for two: what it remembers is one."""
     found = deciders(policy=policy, guard=GuardSettings(fallback=fallback)).observing
     assert sorted(p.name for p in found) == observing

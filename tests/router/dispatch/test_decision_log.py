@@ -26,7 +26,7 @@ def written(directory: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("binding", ["late", "early"])
-async def test_a_decision_is_found_by_the_id_that_the_answer_tells(tmp_path: Path, binding: str) -> None:
+async def test_a_decision_is_found_by_the_id_in_the_answer(tmp_path: Path, binding: str) -> None:
     settings = {"directory": tmp_path, "sample_ratio": 1.0}
     servers = {"a": FakeServer(), "b": FakeServer(per_item_s=0.1)}
     async with routed(servers, policy="lert:slack", binding=binding, decision_log=settings) as router:

@@ -92,7 +92,7 @@ async def test_a_burst_narrows_widths_before_anything_is_shed_and_nobody_waits_p
     assert (backlog.requests, backlog.items, backlog.size_bytes) == (0, 0, 0)
 
 
-async def test_who_comes_too_late_is_told_by_what_goes_before_and_what_can_be_answered_at_most() -> None:
+async def test_who_comes_too_late_is_judged_by_what_goes_before_and_what_can_be_answered_at_most() -> None:
     loop = asyncio.get_running_loop()
     queue = RequestQueue(BatchKey(Family("f"), (10,), (Width(25),), 0.0))
 
@@ -241,7 +241,7 @@ async def test_what_was_refused_is_forgotten_at_once_with_its_tensor() -> None:
     assert held <= refusals[DeadlineError], "those of the groups that are still with the server"
 
 
-async def test_who_waits_for_a_server_that_hangs_is_told_at_the_deadline() -> None:
+async def test_who_waits_for_a_server_that_hangs_is_refused_at_the_deadline() -> None:
     server = FakeServer()
     async with routed({"a": server}, policy="lert") as router:
         async with server.busy():
@@ -255,7 +255,7 @@ async def test_who_waits_for_a_server_that_hangs_is_told_at_the_deadline() -> No
         assert wait_s == pytest.approx(0.3)
 
 
-async def test_who_waits_behind_a_server_that_hangs_is_told_before_the_deadline() -> None:
+async def test_who_waits_behind_a_server_that_hangs_is_refused_before_the_deadline() -> None:
     server = FakeServer()
     observer = Sheds()
     patience = {"overdue_floor_ms": 5000}
@@ -273,7 +273,7 @@ async def test_who_waits_behind_a_server_that_hangs_is_told_before_the_deadline(
         await asyncio.gather(first, second)
 
 
-async def test_a_deadline_that_a_hanging_server_can_not_keep_is_told_at_once_though_it_has_room() -> None:
+async def test_a_deadline_that_a_hanging_server_can_not_keep_is_refused_at_once_though_it_has_room() -> None:
     server, observer = FakeServer(), Sheds()
     async with routed({"a": server}, policy="lert", observer=observer) as router:
         server.fixed_s = 2.0
@@ -286,7 +286,7 @@ async def test_a_deadline_that_a_hanging_server_can_not_keep_is_told_at_once_tho
         await first
 
 
-async def test_who_waits_for_a_fleet_that_is_gone_is_told_so() -> None:
+async def test_who_waits_for_a_fleet_that_is_gone_learns_so() -> None:
     server = FakeServer()
     async with routed({"a": server}, policy="lert") as router:
         server.is_up = False

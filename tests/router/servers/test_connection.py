@@ -72,7 +72,7 @@ def test_a_batch_on_an_instance_of_its_own_is_not_cut_short_by_the_answers_besid
     assert observed == [*[("fashion_w100", 1, 0.1)] * 5, ("fashion_w100", 32, 0.55)]
 
 
-def test_equal_batches_are_told_apart_by_nothing_and_none_is_lost(server: ServerConnection) -> None:
+def test_equal_batches_differ_in_nothing_and_none_is_lost(server: ServerConnection) -> None:
     serve(server, w100=2)
     batches = [batch(server, 4, 1.0) for _ in range(3)]
     times_s = zip(batches, (1.4, 1.4, 1.8), strict=True)

@@ -22,7 +22,10 @@ def answering() -> ServerHealth:
 
 @given(st.integers(0, 5000))
 def test_a_back_off_doubles_up_to_half_a_minute_however_often_a_model_fails(failures: int) -> None:
-    back_off = BackOff(failures).after_failure(now_s=100.0)
+    health = answering()
+    health.suspend([A], BackOff(failures))
+    health.back_off(A, now_s=100.0)
+    back_off = health.suspended[A]
     assert back_off.failures == failures + 1
     assert back_off.until_s - 100.0 == min(30.0, 2.0 ** min(failures, 32))
 
@@ -63,7 +66,7 @@ def test_only_who_was_away_for_a_second_comes_back_slowly(away_s: float, returne
     assert not health.note_unreachable("still refused", now_s=10.1)
     assert (health.is_healthy, health.problem) == (False, "still refused")
     assert health.note_reachable(now_s=10.0 + away_s)
-    assert (health.is_healthy, health.ejection.returned_s) == (True, returned_s)
+    assert (health.is_healthy, health.returned_s) == (True, returned_s)
 
 
 def test_a_server_is_asked_again_soon_while_it_is_out_and_when_a_model_may_be_tried() -> None:
@@ -78,6 +81,38 @@ def test_a_server_is_asked_again_soon_while_it_is_out_and_when_a_model_may_be_tr
 def test_an_answer_ends_a_row_of_failures_and_is_a_sign_of_life() -> None:
     health = answering()
     assert health.heard_s == -math.inf
-    health.ejection = health.ejection.after_failure(sent_s=1.0, now_s=2.0)
+    health.note_failure(sent_s=1.0, now_s=2.0)
     health.note_answer(now_s=3.0)
-    assert (health.heard_s, health.ejection.failures_in_row) == (3.0, 0)
+    assert (health.heard_s, health.failures_in_row) == (3.0, 0)
+
+
+def test_failures_of_attempts_that_were_under_way_together_count_once() -> None:
+    health = answering()
+    for _ in range(5):
+        health.note_failure(sent_s=1.0, now_s=2.0)
+    assert health.failures_in_row == 1
+    health.note_failure(sent_s=3.0, now_s=4.0)
+    assert health.failures_in_row == 2
+
+
+def test_ejections_grow_when_they_follow_each_other_and_are_forgiven_in_time() -> None:
+    settings = EjectionSettings(ejection_s=5, ejection_max_s=30)
+    health, now_s, lengths_s = answering(), 0.0, []
+    for _ in range(5):
+        until_s = health.eject([A], settings, now_s=now_s)
+        assert health.ejected_until_s == until_s
+        lengths_s.append(until_s - now_s)
+        now_s = until_s
+        health.readmit(now_s=now_s)
+    assert lengths_s == [5, 10, 20, 30, 30]
+    assert health.eject([A], settings, now_s=now_s + 1000) == now_s + 1000 + 5
+
+
+@given(gone_s=st.floats(0, 100), more_s=st.floats(0, 100))
+def test_what_returns_gets_a_share_that_grows_to_the_whole(gone_s: float, more_s: float) -> None:
+    health = answering()
+    health.readmit(now_s=50)
+    early, late = (health.share(SETTINGS, now_s=50 + s) for s in (gone_s, gone_s + more_s))
+    assert 0 < early <= late <= 1
+    assert health.share(SETTINGS, now_s=50 + SETTINGS.slow_start_s) == 1
+    assert answering().share(SETTINGS, now_s=0) == 1

@@ -99,7 +99,7 @@ async def test_two_that_contradict_each_other_from_the_beginning_both_stay_and_i
         await asyncio.sleep(60)
         assert all(router.served_by().values())
     assert observer.events == []
-    assert caplog.text.count("a third would tell who is wrong") == 4
+    assert caplog.text.count("a third would show who is wrong") == 4
 
 
 async def test_probes_cost_one_item_a_width_and_period_and_wait_for_a_quiet_moment() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.router.servers.reference_consensus import ReferenceConsensus, Scores, agree, read_scores
+from orchestrator.router.servers.probing import ReferenceConsensus, Scores, agree, read_scores
 from orchestrator.snapshot import ServerName
 
 A, B, C, D = (ServerName(name) for name in "abcd")

@@ -7,7 +7,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from orchestrator.snapshot import TensorSpec
-from orchestrator.triton.served_model import parse_served_model
+from orchestrator.triton.messages import parse_served_model
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 

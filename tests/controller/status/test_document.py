@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.controller.status.document import parse_page
-from orchestrator.controller.status.render import describe_status, encode_status
+from orchestrator.controller.status.document import describe_status, encode_status, parse_page
 from orchestrator.errors import PermanentError
-from orchestrator.planner import Plan, Rates
+from orchestrator.planner.actions import Plan
+from orchestrator.planner.rates import Rates
 from orchestrator.telemetry.reading import Reading
 from tests.controller.status.reports import (
     MIB,
@@ -22,12 +22,13 @@ from tests.controller.status.reports import (
     full_report,
     name,
     ready,
+    seeing,
 )
 
 NO_WAIT = {"preferred_sizes": [], "delay_us": 0}
 
 
-def test_the_host_is_told_with_sources_and_reasons() -> None:
+def test_the_host_is_shown_with_sources_and_reasons() -> None:
     page = encode_status(full_report())
     assert (page["server"], page["family"], page["steps"], page["trouble"]) == ("gpu-0", "fashion", 312, None)
     assert (page["unix_s"], page["plan_s"], page["step_s"]) == (UNIX_S, 0.0004, 0.012)
@@ -48,7 +49,7 @@ def test_the_host_is_told_with_sources_and_reasons() -> None:
     ]
 
 
-def test_models_are_told_by_width() -> None:
+def test_models_are_shown_by_width() -> None:
     models = encode_status(full_report())["models"]
     assert [model["label"] for model in models] == ["w025", "w050", "w075", "w100"]
     narrow, half, failed, absent = models
@@ -76,12 +77,12 @@ def test_rates_that_are_unknown_are_null_with_a_reason_never_zero() -> None:
     assert models["w050"]["waiting_requests"] == 2.0, "what waits now needs no window"
     assert models["w100"]["rates"]["reason"] == "not ready"
     assert models["w100"]["waiting_requests"] is None
-    report = replace(full_report(), trouble="metrics can't be read: refused")
+    report = seeing(full_report(), trouble="metrics can't be read: refused")
     half = encode_status(report)["models"][1]
     assert half["rates"]["reason"] == "metrics can't be read: refused"
 
 
-def test_only_quarantine_entries_that_still_hold_are_told() -> None:
+def test_only_quarantine_entries_that_still_hold_are_shown() -> None:
     failed = encode_status(full_report())["models"][2]
     assert failed["quarantine"] == [
         {
@@ -91,7 +92,7 @@ def test_only_quarantine_entries_that_still_hold_are_told() -> None:
     ]  # fmt: skip
 
 
-def test_the_plan_and_the_last_actions_are_told_with_reasons_and_numbers() -> None:
+def test_the_plan_and_the_last_actions_are_shown_with_reasons_and_numbers() -> None:
     page = encode_status(full_report())
     scale_up = {
         "kind": "scale-up", "model": "fashion_w025", "reason": "queueing", "instances": 2, "batching": NO_WAIT,
@@ -129,7 +130,7 @@ def test_without_triton_the_page_says_why_and_invents_nothing() -> None:
 
 
 def test_names_stay_short_while_triton_is_down() -> None:
-    report = replace(full_report(), snapshot=None, plan=None, trouble="Triton can't be observed: refused")
+    report = replace(seeing(full_report(), snapshot=None, trouble="Triton can't be observed: refused"), plan=None)
     page = describe_status(report)
     assert (page.family, page.models) == ("fashion", ())
 
@@ -157,15 +158,15 @@ def test_a_newer_page_is_read_and_something_else_is_not() -> None:
 
 def test_a_model_that_the_plan_does_not_name_has_no_desired_instances() -> None:
     report = full_report()
-    assert report.snapshot is not None
-    snapshot = replace(report.snapshot, models=(ready(10, rates=Rates()),))
-    (model,) = describe_status(replace(report, snapshot=snapshot)).models
+    assert report.seen.snapshot is not None
+    snapshot = replace(report.seen.snapshot, models=(ready(10, rates=Rates()),))
+    (model,) = describe_status(seeing(report, snapshot=snapshot)).models
     assert (model.model, model.desired_instances) == (name(10), None)
 
 
 def test_readings_keep_their_source() -> None:
     report = full_report()
-    assert report.reading is not None
-    reading = replace(report.reading, power_w=Reading(71.5, "nvml-power-average"))
-    page = encode_status(replace(report, reading=reading))
+    assert report.seen.reading is not None
+    reading = replace(report.seen.reading, power_w=Reading(71.5, "nvml-power-average"))
+    page = encode_status(seeing(report, reading=reading))
     assert page["power_w"] == {"value": 71.5, "source": "nvml-power-average", "reason": ""}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner.estimates.batch_curve import CLASS_MEMORY_S, BatchCurve
+from orchestrator.planner.state import CLASS_MEMORY_S, BatchCurve
 
 durations = st.floats(1e-4, 0.1)
 observations = st.lists(st.tuples(st.floats(1, 128), durations), min_size=1, max_size=30)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner import Counters, Rates, measure_rates
+from orchestrator.planner.rates import Counters, Rates, measure_rates
 
 counts = st.integers(0, 10_000)
 seconds = st.floats(0, 1e5)
@@ -49,7 +49,7 @@ def test_each_rate_is_what_was_added_a_second() -> None:
 
 @pytest.mark.parametrize("before", [None, Counters()])
 @pytest.mark.parametrize("window_s", [0.0, -1.0])
-def test_without_a_window_there_are_no_rates_but_who_waits_now_is_told(
+def test_without_a_window_there_are_no_rates_but_who_waits_now_is_counted(
     before: Counters | None, window_s: float
 ) -> None:
     after = Counters(requests=10, failures=1, items=10, executions=10, queue_s=1, service_s=1, pending_requests=3)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings, load_fleet
-from orchestrator.controller.reload import SettingsFile
+from orchestrator.controller.resolve import SettingsFile
 from orchestrator.errors import ConfigError
-from orchestrator.planner import Limits
+from orchestrator.planner.host import Limits
 
 SERVER = {
     "name": "a",
@@ -66,7 +66,7 @@ def test_limits_and_timings_are_taken_and_named(file: File) -> None:
             "controller.idle_s 30.0 → 60.0",
         ),
     )
-    assert file.settings.reload()[1] == (), "changes are told once"
+    assert file.settings.reload()[1] == (), "changes are named once"
 
 
 def test_the_deadline_of_requests_concerns_a_controller_too(file: File) -> None:
@@ -103,7 +103,7 @@ def test_a_refused_file_leaves_the_old_settings(file: File) -> None:
     assert "no fleet file at" in file.refusal()
     file.write(name="c")
     assert file.refusal() == "no server 'a' in the fleet; it has c, b"
-    # What is told next is still told against what runs.
+    # What is named next is still compared with what runs.
     file.write(limits={"memory_budget_mib": 200})
     assert file.settings.reload()[1] == ("servers[a].limits.memory_budget_mib 300.0 → 200.0",)
     assert file.resolved == [200.0]

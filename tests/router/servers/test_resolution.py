@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.triton.resolution import resolve_host
+from orchestrator.router.servers.membership import resolve_host
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOSTS = """127.0.0.1 localhost
 127.0.0.3 fleet.test
 127.0.0.2 fleet.test
@@ -23,7 +23,7 @@ SCRIPT = """
 import asyncio
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.router import Router
-from orchestrator.triton.resolution import resolve_host
+from orchestrator.router.servers.membership import resolve_host
 from tests.fakes.servers import FakeServer
 
 for host in ("fleet.test", "six.test", "localhost", "nobody.invalid"):

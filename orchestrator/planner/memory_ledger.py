@@ -8,14 +8,19 @@ per instance; estimates are the largest of the last readings, because a budget i
 breaks it. An unload that gives back less than was learned leaves a residue in the ledger; one that gives back more
 repays it, so noise cancels and a leak adds up. Where instances are processes no sum is needed: what the server holds
 beside them, less what it held when it was first seen, is the residue, whenever it came about.
+
+``SizeEstimates`` says what loads and instances will take: as learned, or as assumed from their siblings. Estimates that
+are held against the budget have the settings' margin; what an unload is credited with has none, because it is only
+hoped for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.planner.actions import ActionKind, Outcome
+from orchestrator.planner.host import Limits, ModelSnapshot
 from orchestrator.snapshot import ModelName
 
 REMEMBERED_READINGS = 5
@@ -79,15 +84,7 @@ class MemoryLedger:
             return self
         if self.server_id is None:  # the same process as far as anyone knows, seen for the first time
             return replace(self, server_id=server_id)
-        return replace(
-            self,
-            balance_bytes=0,
-            entries=(),
-            server_id=server_id,
-            has_loaded=False,
-            first_overhead_bytes=None,
-            overhead_bytes=None,
-        )
+        return MemoryLedger(self.loads_bytes, self.instances_bytes, server_id=server_id, seen_bytes=self.seen_bytes)
 
     def observe(self, seen_bytes: Mapping[ModelName, int], overhead_bytes: int | None = None) -> MemoryLedger:
         """Return the ledger with these models' instances, and what the server holds beside all, as they are now."""
@@ -124,18 +121,18 @@ class MemoryLedger:
         learned = (max(sizes) for sizes in self.loads_bytes.values())
         return max([unmeasured_bytes, *learned, *self.seen_bytes.values()])
 
-    def record(self, outcome: Outcome, *, instances_before: int, has_shared_runtime: bool = False) -> MemoryLedger:
-        """Return the ledger after an action that changed a model from so many instances.
+    def record(self, outcome: Outcome, *, has_shared_runtime: bool = False) -> MemoryLedger:
+        """Return the ledger after an action.
 
-        Failed actions and those without both readings teach nothing. A reload teaches no size; with as many instances
-        as before it should leave memory as it was, and what it leaves beyond is residue: Triton 2.51 keeps the living
+        Failed actions and those without both readings show nothing. A reload shows no size; with as many instances as
+        before it should leave memory as it was, and what it leaves beyond is residue: Triton 2.51 keeps the living
         stubs of a version of which one has died.
         """
         before, after = outcome.memory_before_bytes, outcome.memory_after_bytes
         if outcome.error is not None or before is None or after is None:
             return self
         action = outcome.action
-        change = action.instances - instances_before
+        change = action.instances - outcome.instances_before
         match action.kind:
             # The first load also brings in the runtime's libraries, which would be taken for the model's size.
             case ActionKind.LOAD if has_shared_runtime and not self.has_loaded:
@@ -147,7 +144,7 @@ class MemoryLedger:
                 each = (after - before) // change
                 return replace(self, instances_bytes=_remember(self.instances_bytes, action.model, each))
             case ActionKind.SCALE_DOWN | ActionKind.UNLOAD:
-                expected = self._learned_bytes(action.model, instances_before, action.instances)
+                expected = self._learned_bytes(action.model, outcome.instances_before, action.instances)
                 return self if expected is None else self._book(outcome, expected, before - after)
             case ActionKind.RELOAD if change == 0:
                 return self._book(outcome, 0, before - after)
@@ -177,3 +174,46 @@ def _remember(
 ) -> Mapping[ModelName, tuple[int, ...]]:
     kept = (*readings.get(model, ()), max(0, rise_bytes))[-REMEMBERED_READINGS:]
     return {**readings, model: kept}
+
+
+class SizeEstimates:
+    """Sizes of the models of one repository: the ledger's, or what the limits assume of those never measured."""
+
+    def __init__(self, models: Iterable[ModelSnapshot], ledger: MemoryLedger, limits: Limits) -> None:
+        self._models = tuple(models)
+        self._ledger = ledger
+        self._limits = limits
+
+    def load_bytes(self, seen: ModelSnapshot, instances: int) -> int:
+        """Return what a load with so many instances takes, margin included."""
+        return self._with_margin(
+            self._ledger.load_bytes(seen.name, instances, unmeasured_bytes=self._assumed_bytes(seen))
+        )
+
+    def instance_bytes(self, seen: ModelSnapshot) -> int:
+        """Return what one further instance takes, margin included."""
+        return self._with_margin(self._ledger.instance_bytes(seen.name, unmeasured_bytes=self._assumed_bytes(seen)))
+
+    def learned_bytes(self, seen: ModelSnapshot) -> int:
+        """Return what unloading a model should give back, without margin; 0 while nothing is known of it."""
+        if not self._ledger.is_measured(seen.name):
+            return 0
+        return self._ledger.load_bytes(seen.name, max(1, seen.loaded.instances), unmeasured_bytes=0)
+
+    def _assumed_bytes(self, seen: ModelSnapshot) -> int:
+        """Return what an instance is taken for before one has been measured: the settings' figure, or less by siblings.
+
+        What an instance computes with grows with the width, what it holds by its weights, of which a runtime keeps up
+        to three copies while it loads.
+        """
+        guesses = [self._limits.unmeasured_instance_bytes]
+        for other in self._models:
+            if other.name != seen.name and self._ledger.is_measured(other.name):
+                size = self._ledger.load_bytes(other.name, 1, unmeasured_bytes=0)
+                wider_ratio = max(1.0, seen.model.width / other.model.width)
+                heavier_bytes = max(0, seen.model.weights_bytes - other.model.weights_bytes)
+                guesses.append(int(size * wider_ratio) + 3 * heavier_bytes)
+        return min(guesses)
+
+    def _with_margin(self, learned_bytes: int) -> int:
+        return int(learned_bytes * (1 + self._limits.settings.memory_margin))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner import Action, ActionKind, ActionReason, Outcome
-from orchestrator.planner.estimates.memory_ledger import LEDGER_ENTRIES, REMEMBERED_READINGS, MemoryLedger
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.memory_ledger import LEDGER_ENTRIES, REMEMBERED_READINGS, MemoryLedger
 from orchestrator.snapshot import ModelName
 
 A, B = ModelName("a"), ModelName("b")
@@ -24,26 +24,26 @@ def outcome(
     model: ModelName = A,
     error: str | None = None,
     at_s: float = 1.0,
+    before: int = 1,
 ) -> Outcome:
     action = Action(kind, model, ActionReason.WANTED, instances=instances)
-    return Outcome(action, 0.0, at_s, error, BASE, BASE + change_bytes)
+    return Outcome(action, 0.0, at_s, error, BASE, BASE + change_bytes, before)
 
 
 def loaded(ledger: MemoryLedger, rise_bytes: int, model: ModelName = A) -> MemoryLedger:
-    return ledger.record(outcome(ActionKind.LOAD, rise_bytes, model=model), instances_before=0)
+    return ledger.record(outcome(ActionKind.LOAD, rise_bytes, model=model, before=0))
 
 
 def scaled_up(ledger: MemoryLedger, rise_bytes: int, before: int, after: int) -> MemoryLedger:
-    return ledger.record(outcome(ActionKind.SCALE_UP, rise_bytes, instances=after), instances_before=before)
+    return ledger.record(outcome(ActionKind.SCALE_UP, rise_bytes, instances=after, before=before))
 
 
 def unloaded(ledger: MemoryLedger, returned_bytes: int, before: int = 1, model: ModelName = A) -> MemoryLedger:
-    down = outcome(ActionKind.UNLOAD, -returned_bytes, instances=0, model=model)
-    return ledger.record(down, instances_before=before)
+    return ledger.record(outcome(ActionKind.UNLOAD, -returned_bytes, instances=0, model=model, before=before))
 
 
 def scaled_down(ledger: MemoryLedger, returned_bytes: int, before: int, after: int) -> MemoryLedger:
-    return ledger.record(outcome(ActionKind.SCALE_DOWN, -returned_bytes, instances=after), instances_before=before)
+    return ledger.record(outcome(ActionKind.SCALE_DOWN, -returned_bytes, instances=after, before=before))
 
 
 @settings(deadline=None, max_examples=50)
@@ -124,9 +124,9 @@ def test_more_instances_never_take_less(loads: list[int], rises: list[int], unme
     ],
     ids=lambda o: f"{o.action.kind}-{o.error}-{o.memory_before_bytes}-{o.memory_after_bytes}",
 )
-def test_what_cannot_be_told_apart_teaches_nothing(disturbed: Outcome) -> None:
+def test_what_cannot_be_kept_apart_shows_nothing(disturbed: Outcome) -> None:
     ledger = scaled_up(loaded(MemoryLedger(), 100), 60, 1, 2)
-    assert ledger.record(disturbed, instances_before=1) == ledger
+    assert ledger.record(disturbed) == ledger
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_going_down_should_give_back_what_was_learned_going_up(before: int, afte
     ledger = scaled_up(loaded(MemoryLedger(), 100), 60, 1, 2)
     down = ActionKind.SCALE_DOWN if after else ActionKind.UNLOAD
     for returned in (expected, expected - 25):
-        booked = ledger.record(outcome(down, -returned, instances=after, at_s=9.0), instances_before=before)
+        booked = ledger.record(outcome(down, -returned, instances=after, at_s=9.0, before=before))
         assert booked.residue_bytes == expected - returned
         (entry,) = booked.entries
         assert (entry.at_s, entry.model) == (9.0, A)
@@ -188,9 +188,9 @@ def test_the_residue_is_the_sum_of_all_differences_and_never_below_zero(missing:
 def test_the_first_load_of_a_process_with_a_shared_runtime_is_no_size_of_its_model() -> None:
     ledger = MemoryLedger(server_id="1")
     for rise in (900, 100):
-        ledger = ledger.record(outcome(ActionKind.LOAD, rise), instances_before=0, has_shared_runtime=True)
+        ledger = ledger.record(outcome(ActionKind.LOAD, rise, before=0), has_shared_runtime=True)
     assert ledger.load_bytes(A, 1, unmeasured_bytes=1) == 100
-    ledger = ledger.follow("2").record(outcome(ActionKind.LOAD, 900), instances_before=0, has_shared_runtime=True)
+    ledger = ledger.follow("2").record(outcome(ActionKind.LOAD, 900, before=0), has_shared_runtime=True)
     assert ledger.load_bytes(A, 1, unmeasured_bytes=1) == 100
 
 
@@ -231,10 +231,11 @@ def test_whatever_happens_sizes_and_residue_stay_sane_and_models_apart(
     for kind, change, before, model in happenings:
         after = {ActionKind.UNLOAD: 0, ActionKind.SCALE_DOWN: max(1, before - 1), ActionKind.SCALE_UP: before + 1}
         before = max(2, before) if kind is ActionKind.SCALE_DOWN else max(1, before)
-        happened = outcome(kind, change, instances=after.get(kind, 1), model=model)
-        ledger = ledger.record(happened, instances_before=0 if kind is ActionKind.LOAD else before)
+        before = 0 if kind is ActionKind.LOAD else before
+        happened = outcome(kind, change, instances=after.get(kind, 1), model=model, before=before)
+        ledger = ledger.record(happened)
         if model == A:
-            alone = alone.record(happened, instances_before=0 if kind is ActionKind.LOAD else before)
+            alone = alone.record(happened)
         assert ledger.residue_bytes >= 0
         assert len(ledger.entries) <= LEDGER_ENTRIES
     for readings in (*ledger.loads_bytes.values(), *ledger.instances_bytes.values()):
@@ -267,10 +268,10 @@ def test_instances_that_can_be_seen_need_no_change_to_be_known_and_growth_is_not
 
 def test_what_a_reload_leaves_beyond_what_was_there_is_residue() -> None:
     ledger = loaded(MemoryLedger(), 100)
-    leaky = ledger.record(outcome(ActionKind.RELOAD, 40), instances_before=1)
+    leaky = ledger.record(outcome(ActionKind.RELOAD, 40))
     assert leaky.residue_bytes == 40
     assert leaky.load_bytes(A, 1, unmeasured_bytes=1) == 100
-    assert leaky.record(outcome(ActionKind.RELOAD, -40), instances_before=1).residue_bytes == 0
+    assert leaky.record(outcome(ActionKind.RELOAD, -40)).residue_bytes == 0
 
 
 def test_what_a_server_holds_beside_its_instances_is_the_residue_where_it_can_be_seen() -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.planner import Action, ActionKind, ActionReason, Outcome
-from orchestrator.planner.estimates.prices import KEPT_RATIO, Prices
+from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
+from orchestrator.planner.state import KEPT_PRICE_RATIO, Prices
 from orchestrator.snapshot import ModelName
 
 kinds = st.sampled_from(list(ActionKind))
@@ -44,7 +44,9 @@ def test_the_first_measurement_replaces_the_assumption_and_later_ones_move_it() 
 @given(kinds, st.lists(durations, min_size=1, max_size=20))
 def test_a_price_is_the_weighted_mean_of_what_was_measured(kind: ActionKind, took_s: list[float]) -> None:
     last = len(took_s) - 1
-    weights = [KEPT_RATIO**last] + [(1 - KEPT_RATIO) * KEPT_RATIO ** (last - i) for i in range(1, last + 1)]
+    weights = [KEPT_PRICE_RATIO**last] + [
+        (1 - KEPT_PRICE_RATIO) * KEPT_PRICE_RATIO ** (last - i) for i in range(1, last + 1)
+    ]
     assert sum(weights) == pytest.approx(1)
     expected_s = sum(w * s for w, s in zip(weights, took_s, strict=True))
     price_s = recorded(kind, took_s).price_s(kind)
@@ -70,7 +72,7 @@ def test_kinds_do_not_mix(measured: list[tuple[ActionKind, float]]) -> None:
         assert prices.price_s(kind) == alone.price_s(kind)
 
 
-def test_a_failure_teaches_nothing_and_nothing_is_changed_in_place() -> None:
+def test_a_failure_has_no_price_and_nothing_is_changed_in_place() -> None:
     before = recorded(ActionKind.LOAD, [2.0])
     assert before.record(outcome(ActionKind.LOAD, 60.0, error="timeout")) == before
     before.record(outcome(ActionKind.LOAD, 60.0))

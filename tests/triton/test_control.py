@@ -9,8 +9,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from orchestrator.planner.host import Batching, LoadedModel, ModelStatus
 from orchestrator.triton.client import IndexEntry
+from orchestrator.triton.control import describe_running, group_versions, judge_versions
 from orchestrator.triton.repository import Repository, RepositoryEntry, build_override
-from orchestrator.triton.running import describe_running, group_versions, judge_versions
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
 

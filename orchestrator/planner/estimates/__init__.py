@@ -1,1 +1,0 @@
-"""What a controller learns of its host by running: rates, batch latencies, memory, and what changes cost."""
