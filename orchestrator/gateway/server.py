@@ -85,7 +85,7 @@ class Gateway:
         self._model_index = ModelIndex(discovery)
         self._files: list[WatchedFiles] = []
         self._servers: tuple[ServerSettings, ...] = ()
-        self.background = BackgroundTasks(self._metrics.count_failure)
+        self.background = BackgroundTasks(self._metrics.router.on_background_failure)
         self._data_plane = DataPlane(
             router,
             self._model_index,

@@ -14,6 +14,9 @@ from orchestrator.snapshot import ServerName, Width
 class RouterObserver:
     """Callbacks that do nothing; to be derived from."""
 
+    def on_background_failure(self, task: str) -> None:
+        """Note that work in the background failed unexpectedly and begins again."""
+
     def on_decision(self, policy_s: float) -> None:
         """Note that a policy was asked, and how long it took."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
+from orchestrator.background import BackgroundTasks
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.http2.grpc.channel import ConnectionPool
@@ -118,7 +119,7 @@ class Router:
         observer: RouterObserver = _SILENT,
     ) -> None:
         self.membership: Membership | None = None
-        self._resolving: asyncio.Task[None] | None = None
+        self._background = BackgroundTasks(observer.on_background_failure)
         self._settings = settings
         self._observer = observer
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
@@ -183,7 +184,7 @@ class Router:
             await self._fleet.close(drain_s=0.0)
             raise
         if self.membership is not None:
-            self._resolving = asyncio.create_task(self.membership.watch(self._fleet))
+            self._background.start("resolving names", partial(self.membership.watch, self._fleet))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -195,9 +196,7 @@ class Router:
         try:
             await self._dispatcher.close(until_s=until_s)
         finally:
-            if self._resolving is not None:
-                self._resolving.cancel()
-                await asyncio.gather(self._resolving, return_exceptions=True)
+            await self._background.stop()
             self._shedder.close()
             await self._fleet.close(drain_s=max(0.0, until_s - clock()))
 

@@ -19,7 +19,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from numpy.typing import NDArray
 
@@ -34,6 +34,7 @@ from orchestrator.triton.messages import SERVICE, Message, ModelConfig, parse_an
 from orchestrator.triton.protocol_key import HEADER_PREFIX, render_headers
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 READY: Final = "READY"
 _INFER: Final = f"/{SERVICE}/ModelInfer"
@@ -159,13 +160,10 @@ class TritonClient:
 
         Raises:
             SlimError: as translate_status says; whether the batch may have run is among it.
+            WrongAnswerError: What the server answers can't be what was asked for.
         """
         message = self._requests.encode(model, inputs, outputs)
-        try:
-            answer = await self._channel.call(_INFER, message, self._metadata)
-        except RpcError as exc:
-            raise self._translate(exc) from exc
-        return decode_outputs(answer, model, outputs)
+        return await self._infer(message, lambda answer: decode_outputs(answer, model, outputs))
 
     def infer_batch(self, model: ServedModel, batch: Array) -> Awaitable[Array]:
         """Return the model's output for a batch, items first in both; sent at once where there is a connection.
@@ -175,19 +173,16 @@ class TritonClient:
         Raises:
             SlimError: as ``infer``.
         """
-        name, output = model.name, model.output.name
-        begun = self._channel.begin(
-            _INFER,
-            self._requests.encode(name, {model.input.name: batch}, (output,)),
-            self._metadata,
-            read=partial(self._answers.decode, name, output),
-            explain=self._translate,
-        )
-        return self._infer_batch(model, batch) if begun is None else begun
+        message = self._requests.encode(model.name, {model.input.name: batch}, (model.output.name,))
+        read = partial(self._answers.decode, model.name, model.output)
+        begun = self._channel.begin(_INFER, message, self._metadata, read=read, explain=self._translate)
+        return self._infer(message, read) if begun is None else begun
 
-    async def _infer_batch(self, model: ServedModel, batch: Array) -> Array:
-        outputs = await self.infer(model.name, {model.input.name: batch}, [model.output.name])
-        return outputs[model.output.name]
+    async def _infer(self, message: bytes, read: Callable[[bytes], T]) -> T:
+        try:
+            return read(await self._channel.call(_INFER, message, self._metadata))
+        except RpcError as exc:
+            raise self._translate(exc) from exc
 
     # --- pass-through ---
 

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from orchestrator.errors import PermanentError
+from orchestrator.errors import WrongAnswerError
+from orchestrator.snapshot import TensorSpec
 from orchestrator.triton.messages import Message, pb
 
 Array = NDArray[Any]
@@ -76,20 +78,33 @@ def decode_outputs(message: bytes, model: str, outputs: Sequence[str]) -> dict[s
     """Return the wanted outputs of a serialised ModelInferResponse; they may not be written to.
 
     Raises:
-        PermanentError: when one is missing.
+        WrongAnswerError: One is missing, or its bytes are not what its datatype and shape say.
     """
-    answer = pb.ModelInferResponse.FromString(message)
+    try:
+        answer = pb.ModelInferResponse.FromString(message)
+    except DecodeError as exc:
+        raise WrongAnswerError(f"model {model} answered {len(message)} bytes that are no ModelInferResponse") from exc
     pairs = zip(answer.outputs, answer.raw_output_contents, strict=False)
     raw_by_name = {tensor.name: (tensor, raw) for tensor, raw in pairs}
     found: dict[str, Array] = {}
     for name in outputs:
         if name not in raw_by_name:
-            raise PermanentError(f"model {model} answered without its output {name!r}; run 'slimsched verify' on it")
-        found[name] = _decode_tensor(*raw_by_name[name])
+            raise WrongAnswerError(f"model {model} answered without its output {name!r}; run 'slimsched verify' on it")
+        tensor, raw = raw_by_name[name]
+        try:
+            found[name] = _decode_tensor(tensor, raw)
+        except (KeyError, ValueError) as exc:
+            raise WrongAnswerError(
+                f"model {model} answered its output {name!r} as {len(raw)} bytes, which are no {tensor.datatype} of "
+                f"shape {list(tensor.shape)}"
+            ) from exc
     return found
 
 
 def _decode_tensor(tensor: Message, raw: bytes) -> Array:
+    """Return a tensor; raises KeyError or ValueError when its bytes are not what its datatype and shape say."""
+    if any(side < 0 for side in tensor.shape):
+        raise ValueError("numpy would work it out")
     if tensor.datatype == "BYTES":
         flat: Array = np.array(_decode_elements(raw), dtype=object)
     elif tensor.datatype == "BF16":  # the upper half of an FP32
@@ -110,6 +125,8 @@ def _decode_elements(raw: bytes) -> list[bytes]:
     while position < len(raw):
         begin = position + 4
         position = begin + int.from_bytes(raw[position:begin], "little")
+        if position > len(raw):
+            raise ValueError("the last element is cut off")
         elements.append(raw[begin:position])
     return elements
 
@@ -118,22 +135,27 @@ class InferAnswers:
     """Reads the one output of answers, without parsing those that begin as one before did."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, int], tuple[bytes, np.dtype[Any], tuple[int, ...]]] = {}
+        self._known: dict[tuple[str, TensorSpec, int], tuple[bytes, np.dtype[Any], tuple[int, ...]]] = {}
 
-    def decode(self, model: str, output: str, message: bytes) -> Array:
-        """Return an output of a serialised ModelInferResponse; it may not be written to.
+    def decode(self, model: str, output: TensorSpec, message: bytes) -> Array:
+        """Return an output of a serialised ModelInferResponse, items first; it may not be written to.
 
         Where all before the data is what it was in an answer of the same length, the data is where it was, because its
         place and length are written before it.
 
         Raises:
-            PermanentError: when it is missing.
+            WrongAnswerError: It is missing, damaged, or of another datatype or shape than the model says.
         """
         key = (model, output, len(message))
         known = self._known.get(key)
         if known is not None and message.startswith(known[0]):
             return np.frombuffer(message, known[1], offset=len(known[0])).reshape(known[2])
-        found = decode_outputs(message, model, [output])[output]
+        found = decode_outputs(message, model, [output.name])[output.name]
+        if not _is_of(found, output):
+            raise WrongAnswerError(
+                f"model {model} answered {found.dtype} of shape {list(found.shape)}; its output {output.name!r} is "
+                f"{output.datatype} of shape {[-1, *output.shape]}"
+            )
         raw_bytes = found.nbytes
         if (
             found.dtype.kind in "biuf"
@@ -144,6 +166,16 @@ class InferAnswers:
                 self._known.clear()
             self._known[key] = (message[:-raw_bytes], found.dtype, found.shape)
         return found
+
+
+def _is_of(array: Array, spec: TensorSpec) -> bool:
+    """Return whether an array, items first, is what a model says of its output; -1 there stands for any side."""
+    wanted = np.dtype("O") if spec.datatype == "BYTES" else np.dtype(_NUMPY_TYPES.get(spec.datatype, "<f4"))
+    return (
+        array.dtype == wanted
+        and array.ndim == 1 + len(spec.shape)
+        and all(side in (-1, found) for side, found in zip(spec.shape, array.shape[1:], strict=True))
+    )
 
 
 def encode_varint(number: int) -> bytes:

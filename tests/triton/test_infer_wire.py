@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype
 
-from orchestrator.errors import PermanentError
+from orchestrator.errors import WrongAnswerError
+from orchestrator.snapshot import TensorSpec
 from orchestrator.triton.infer_wire import InferAnswers, InferRequests, decode_outputs
+
+SPEC = TensorSpec("logits", "FP32", (3,))
 
 
 @pytest.mark.parametrize("items", [1, 3, 200])
@@ -42,8 +48,46 @@ def test_outputs_come_as_arrays_and_a_missing_one_is_named() -> None:
     answer.raw_output_contents.append(np.arange(4, dtype=np.float32).tobytes())
     message = answer.SerializeToString()
     assert decode_outputs(message, "m", ["logits"])["logits"].tolist() == [[0, 1], [2, 3]]
-    with pytest.raises(PermanentError, match="without its output 'probabilities'"):
+    with pytest.raises(WrongAnswerError, match="without its output 'probabilities'"):
         decode_outputs(message, "m", ["probabilities"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ({"shape": [2, 3]}, r"16 bytes, which are no FP32 of shape \[2, 3\]"),
+        ({"shape": [-1, 2]}, r"no FP32 of shape \[-1, 2\]"),
+        ({"datatype": "FP64"}, r"no FP64 of shape \[2, 2\]"),
+        ({"datatype": "FLOAT"}, r"no FLOAT of shape \[2, 2\]"),
+        ({"datatype": "BYTES", "shape": [1]}, r"no BYTES of shape \[1\]"),
+        ({"raw": b"odd"}, r"3 bytes, which are no FP32"),
+        ({"raw": b""}, r"0 bytes, which are no FP32"),
+        ({"name": "logit"}, "without its output 'logits'"),
+    ],
+)
+def test_bytes_against_their_shape_and_type_are_a_wrong_answer(damage: dict[str, Any], problem: str) -> None:
+    tensor = {"name": "logits", "datatype": "FP32", "shape": [2, 2], "raw": np.ones(4, np.float32).tobytes()} | damage
+    answer = service_pb2.ModelInferResponse(raw_output_contents=[tensor.pop("raw")])
+    answer.outputs.add(**tensor)
+    with pytest.raises(WrongAnswerError, match=problem):
+        decode_outputs(answer.SerializeToString(), "m", ["logits"])
+
+
+@given(st.binary(max_size=80), st.integers(0, 100))
+def test_whatever_comes_is_an_answer_or_a_wrong_answer(noise: bytes, place: int) -> None:
+    good = answer_of(np.ones((1, 3), np.float32))
+    for message in (noise, good[:place] + noise + good[place:], good[:place]):
+        with contextlib.suppress(WrongAnswerError):
+            assert InferAnswers().decode("m", SPEC, message).shape[1:] == (3,)
+
+
+def test_an_answer_of_another_type_or_shape_than_the_model_says_is_wrong() -> None:
+    answers = InferAnswers()
+    right = np.zeros((2, 3), np.float32)
+    for wrong in (np.zeros((2, 3), np.int32), np.zeros((3, 2), np.float32), np.zeros(6, np.float32)):
+        with pytest.raises(WrongAnswerError, match=r"its output 'logits' is FP32 of shape \[-1, 3\]"):
+            answers.decode("m", SPEC, answer_of(wrong))
+        assert answers.decode("m", SPEC, answer_of(right)).shape == (2, 3)
 
 
 def answer_of(scores: np.ndarray, **more: Any) -> bytes:
@@ -60,10 +104,11 @@ def test_answers_that_begin_alike_are_read_alike_and_others_anew() -> None:
     ints = np.arange(6, dtype=np.int32).reshape(2, 3)  # as many bytes, another type
     flat = some[0].reshape(3, 2)  # as many bytes, another shape
     for scores in (*some, ints, flat, some[1], some[0, :1], *some):
-        found = answers.decode("m", "logits", answer_of(scores))
+        spec = TensorSpec("logits", np_to_triton_dtype(scores.dtype), (-1,))
+        found = answers.decode("m", spec, answer_of(scores))
         assert found.dtype == scores.dtype
         assert np.array_equal(found, scores)
-    assert np.array_equal(answers.decode("m", "logits", answer_of(some[2], id="17")), some[2])
+    assert np.array_equal(answers.decode("m", SPEC, answer_of(some[2], id="17")), some[2])
 
 
 def test_an_answer_without_data_or_with_two_outputs_is_read_as_the_generated_code_reads_it() -> None:
@@ -72,8 +117,9 @@ def test_an_answer_without_data_or_with_two_outputs_is_read_as_the_generated_cod
     message.outputs.add(name="more", datatype="FP32", shape=(1, 2))
     message.raw_output_contents.append(np.full((1, 2), 2, np.float32).tobytes())
     for _ in range(2):
-        assert answers.decode("m", "logits", message.SerializeToString()).tolist() == [[1, 1]]
-        assert answers.decode("m", "more", message.SerializeToString()).tolist() == [[2, 2]]
+        for name, scores in (("logits", [[1, 1]]), ("more", [[2, 2]])):
+            spec = TensorSpec(name, "FP32", (2,))
+            assert answers.decode("m", spec, message.SerializeToString()).tolist() == scores
     del message.outputs[:]
-    with pytest.raises(PermanentError, match="without its output"):
-        answers.decode("m", "logits", message.SerializeToString())
+    with pytest.raises(WrongAnswerError, match="without its output"):
+        answers.decode("m", SPEC, message.SerializeToString())

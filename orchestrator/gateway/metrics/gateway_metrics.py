@@ -124,10 +124,6 @@ class GatewayMetrics:
         """Note a call without a token that is known."""
         self._unauthenticated[0] += 1
 
-    def count_failure(self, task: str) -> None:
-        """Note that work in the background failed unexpectedly."""
-        self._live.numbers(TASK_FAILURES, (task,))[0] += 1
-
     def time(
         self,
         model: str,
@@ -177,6 +173,10 @@ class RouterMetrics(RouterObserver):
     def __init__(self, live: MetricSnapshot) -> None:
         self._live = live
         self._policy = live.numbers(_POLICY)
+
+    def on_background_failure(self, task: str) -> None:
+        """Count work in the background that failed unexpectedly, of the router or of its gateway."""
+        self._count(TASK_FAILURES, task)
 
     def on_decision(self, policy_s: float) -> None:
         """Add a decision to the histogram of what the policy takes."""

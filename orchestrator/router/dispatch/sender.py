@@ -22,6 +22,8 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+
 from orchestrator.errors import ServerUnavailableError, SlimError, TransientError, WrongAnswerError
 from orchestrator.router.dispatch.batch import Batch
 from orchestrator.router.dispatch.decision_log import DecisionLog, outcome_of
@@ -206,12 +208,16 @@ class Sender:
             raise WrongAnswerError(f"{batch.server.name} answered {len(output)} items of {batch.sent.items}")
         if batch.is_given_up:
             return
+        looks_wrong = not (self._fleet.settings.probes is None or _is_finite(output))
+        if looks_wrong:
+            self._fleet.doubt(batch.server, batch.model)
         start = 0
         for request in batch.requests:
             part = output[start : start + request.items]
             start += request.items
-            if not request.is_over:
-                request.answer(batch.answer(request, part, now_s=now_s))
+            if request.is_over or (looks_wrong and not _is_finite(part) and self._ask_another(batch, request)):
+                continue
+            request.answer(batch.answer(request, part, now_s=now_s))
         self._budget = self._budget.answered(len(batch.requests), self._fleet.settings.retries)
 
     def _fail(self, batch: Batch, exc: BaseException) -> str:
@@ -249,6 +255,21 @@ class Sender:
                 log.debug("a request is not sent again, %s: %s", verdict, error)
                 request.fail(error)
 
+    def _ask_another(self, batch: Batch, request: PendingRequest) -> bool:
+        """Send a request whose answer is not finite again, once; return whether it is.
+
+        A network that answers its golden probe gives such answers to inputs of a client that asked for it. So its
+        server is not blamed for it, and what another one answers is taken as it is.
+        """
+        if request.attempts > 1 or not _is_finite(request.batch):
+            return False
+        key = batch.key.elsewhere(batch.server.name)
+        if self._judge(request, key, Cause.FAILED, repeatable=True) is not Verdict.SEND_AGAIN:
+            return False
+        self._observer.on_retry(batch.server.name)
+        self._queues.push(key, request)
+        return True
+
     def _copy(self, batch: Batch, cause: Cause) -> None:
         """Queue the requests of a batch that is under way for another server, where that helps."""
         if self._is_closing:
@@ -281,3 +302,7 @@ class Sender:
             return Verdict.NO_BUDGET
         self._budget = spent
         return verdict
+
+
+def _is_finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 
+from orchestrator.background import BackgroundTasks
 from orchestrator.config import RouterSettings
 from orchestrator.errors import (
     CapacityError,
@@ -29,6 +31,7 @@ from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServedModel,
 
 log = logging.getLogger(__name__)
 
+_DOUBT_PAUSE_S = 1.0  # between two probes of a model that is doubted: clients can make it look wrong
 _LEAVING_LOOK_S = 0.1  # between two looks whether a server that leaves has finished
 
 
@@ -56,7 +59,8 @@ class Fleet:
         self._changed: Callable[[], None] = lambda: None
         self.servers = {name: self._connect(name, client) for name, client in sorted(clients.items())}
         self._prober = Prober(lambda: self.servers.values(), observer)
-        self._probing: asyncio.Task[None] | None = None
+        self._background = BackgroundTasks(observer.on_background_failure)
+        self._doubted_s: dict[tuple[ServerName, ModelName], float] = {}
         self._watches: dict[ServerName, asyncio.Task[None]] = {}
         self._leaving: dict[asyncio.Task[None], ServerConnection] = {}
         self._is_open = False
@@ -79,7 +83,7 @@ class Fleet:
                 executed=False,
             )
         self._is_open = True
-        self._probing = asyncio.create_task(self._prober.run(lambda: self.settings.probes))
+        self._background.start("probing", lambda: self._prober.run(lambda: self.settings.probes))
         for server in self.servers.values():
             self._watch(server)
 
@@ -91,11 +95,8 @@ class Fleet:
         for timer in self._readmissions.values():
             timer.cancel()
         self._is_open = False
-        tasks = [*self._watches.values(), *self._leaving, *([self._probing] if self._probing else [])]
-        for task in tasks:
-            task.cancel()
         servers = [*self.servers.values(), *self._leaving.values()]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._background.stop()
         await asyncio.gather(*(server.client.close(drain_s=drain_s) for server in servers), return_exceptions=True)
 
     def _connect(self, name: ServerName, client: ServerClient) -> ServerConnection:
@@ -105,8 +106,10 @@ class Fleet:
         return ServerWatch(server, self._begin_model, self._observe, self._prober.verify)
 
     def _watch(self, server: ServerConnection) -> None:
-        watching = self._watch_of(server).run(self._changed, lambda: self._observer.on_readmission(server.name))
-        self._watches[server.name] = asyncio.create_task(watching)
+        watch, returned = self._watch_of(server), lambda: self._observer.on_readmission(server.name)
+        self._watches[server.name] = self._background.start(
+            "watching servers", lambda: watch.run(self._changed, returned)
+        )
 
     # --- who belongs to it ---
 
@@ -149,7 +152,7 @@ class Fleet:
         if watching is not None:
             watching.cancel()
         log.info("server %s leaves; %d batches are still to be answered", name, server.calls)
-        task = asyncio.create_task(self._see_off(server, watching))
+        task = self._background.start("seeing servers off", lambda: self._see_off(server, watching))
         self._leaving[task] = server
         task.add_done_callback(lambda done: self._leaving.pop(done, None))
 
@@ -275,6 +278,13 @@ class Fleet:
             if server.health.failures_in_row >= self.settings.ejection.failures_in_row:
                 self._eject_outliers()
         server.note_failure(model, error)
+
+    def doubt(self, server: ServerConnection, model: ServedModel) -> None:
+        """Have a model asked the golden probe soon, because what it answered looks wrong and may not be its fault."""
+        key, now_s = (server.name, model.name), asyncio.get_running_loop().time()
+        if now_s >= self._doubted_s.get(key, -math.inf) + _DOUBT_PAUSE_S:
+            self._doubted_s[key] = now_s
+            self._background.start("probing", lambda: self._prober.ask(server, model))
 
     def _eject_outliers(self) -> None:
         loop, settings = asyncio.get_running_loop(), self.settings.ejection

@@ -116,10 +116,7 @@ class Membership:
                 async with asyncio.timeout(self._settings.router.resolve_period_s):
                     await self._has_changed.wait()
             self._has_changed.clear()
-            try:
-                await self.resolve(fleet)
-            except Exception:
-                log.exception("looking up the fleet's names failed unexpectedly")
+            await self.resolve(fleet)
 
     def _take(self, settings: FleetSettings, starts: ProfileStarts, fleet: Fleet) -> None:
         servers = self._names.expand(settings.servers)

@@ -26,6 +26,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from orchestrator.config import ProbeSettings
 from orchestrator.errors import SlimError, WrongAnswerError
 from orchestrator.router.observer import RouterObserver
@@ -35,6 +37,9 @@ from orchestrator.router.servers.watch import trial_sizes
 from orchestrator.snapshot import ServedModel, ServerName
 
 log = logging.getLogger(__name__)
+
+_UNREADABLE: Array = np.empty((0, 0), np.float32)
+"""What stands for an answer that can't be read; it has no row with scores."""
 
 Scores = tuple[float, ...]
 
@@ -143,15 +148,24 @@ class Prober:
             ends_s = loop.time() + turn_s
             while server.in_flight and loop.time() < ends_s - turn_s / 2:
                 await asyncio.sleep(_LOOK_S)
-            golden = golden_batch(model.input, 1)
-            if golden is not None and server.is_usable and not server.health.is_suspect and model in server.models:
-                try:
-                    answer = await server.infer(model, golden)
-                except (SlimError, TimeoutError) as exc:
-                    log.debug("probe of %s on %s: %s", model.name, server.name, exc)
-                else:
-                    self._check(server, model, answer, settings)
+            if server.is_usable and not server.health.is_suspect and model in server.models:
+                await self.ask(server, model)
             await asyncio.sleep(max(0.0, ends_s - loop.time()))
+
+    async def ask(self, server: ServerConnection, model: ServedModel) -> None:
+        """Ask one model the golden probe now, and take out whoever turns out to be wrong; never raises."""
+        golden, settings = golden_batch(model.input, 1), server.settings.probes
+        if golden is None or settings is None:
+            return
+        try:
+            answer = await server.infer(model, golden)
+        except WrongAnswerError as exc:
+            log.warning("%s: %s", server.name, exc)
+            answer = _UNREADABLE
+        except (SlimError, TimeoutError) as exc:
+            log.debug("probe of %s on %s: %s", model.name, server.name, exc)
+            return
+        self._check(server, model, answer, settings)
 
     async def verify(self, server: ServerConnection, model: ServedModel) -> None:
         """Ask a model that is tried the golden probe, alone and in a batch.

@@ -31,7 +31,7 @@ async def test_what_nobody_expected_of_one_file_ends_the_watching_of_none(
     for path in (tokens, fleet):
         path.write_text("1")
     metrics = GatewayMetrics()
-    background = BackgroundTasks(metrics.count_failure)
+    background = BackgroundTasks(metrics.router.on_background_failure)
     files = [WatchedFiles(path.name, [path], partial(take, path)) for path in (tokens, fleet)]
     background.start("watching files", partial(watch, files))
     tokens.write_text("0")

@@ -41,6 +41,9 @@ class RecordingObserver(RouterObserver):
     def on_wrong_answer(self, server: ServerName, width: Width) -> None:
         self.events.append(("wrong", server, str(width)))
 
+    def on_background_failure(self, task: str) -> None:
+        self.events.append(("background", task))
+
     def count(self, event: str) -> int:
         return sum(found[0] == event for found in self.events)
 

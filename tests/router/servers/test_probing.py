@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from orchestrator.errors import WrongAnswerError
 from orchestrator.router import Answer
 from orchestrator.snapshot import ServedModel, ServerName
 from tests.fakes.servers import FakeServer, item
@@ -111,3 +112,87 @@ async def test_probes_cost_one_item_a_width_and_period_and_wait_for_a_quiet_mome
         assert {items for _, items in server.batches} == {1}
         outcomes = [await router.infer(item(n % 10)) for n in range(500)]
         assert all(isinstance(o, Answer) and right(o, n % 10) for n, o in enumerate(outcomes))
+
+
+class Unreadable(TroubledServer):
+    """Answers what is no answer, as the client finds when it reads it."""
+
+    async def _run(self, model: ServedModel, batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        output = await super()._run(model, batch)
+        if self.is_wrong:
+            raise WrongAnswerError(f"model {model.name} answered 3 bytes that are no ModelInferResponse")
+        return output
+
+
+@pytest.mark.parametrize("kind", [Unreadable, OneWidthWrong])
+async def test_no_caller_gets_what_no_network_gives_and_its_server_is_out_at_once(kind: type[TroubledServer]) -> None:
+    observer, wrong = RecordingObserver(), kind([100], per_item_s=0.001)
+    servers = {"a": wrong, "b": FakeServer([100], per_item_s=0.01)}
+    async with router_over(observer, servers, probes={"period_s": 600}) as router:
+        await asyncio.sleep(1)
+        wrong.is_wrong = True
+        answers = await asyncio.gather(*(router.infer(item(n % 10)) for n in range(100)))
+        assert all(right(answer, n % 10) for n, answer in enumerate(answers))
+        assert {answer.server for answer in answers} == {"b"}
+        await asyncio.sleep(1)
+        answered = wrong.answered
+        assert right(await router.infer(item(3)), 3)
+        assert wrong.answered == answered, "it is out long before the next probe is due"
+        wrong.is_wrong = False
+        await asyncio.sleep(40)
+        assert (await router.infer(item(3))).server == "a"
+
+
+async def test_unreadable_answers_do_not_end_the_probing() -> None:
+    observer, wrong, later = RecordingObserver(), Unreadable(), TroubledServer()
+    async with router_over(observer, {"a": wrong, "b": later, "c": FakeServer()}, probes=PROBES) as router:
+        wrong.is_wrong = True
+        await asyncio.sleep(30)
+        later.is_wrong = True
+        await asyncio.sleep(30)
+        served = router.served_by()
+        assert not served[ServerName("a")]
+        assert not served[ServerName("b")]
+        assert served[ServerName("c")]
+    assert not [event for event in observer.events if event[0] == "background"]
+
+
+class Overflowing(FakeServer):
+    """Overflows for items of sevens, as any server of the network does."""
+
+    async def infer_batch(self, model: ServedModel, batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        output = await super().infer_batch(model, batch)
+        output[batch[:, 0, 0, 0] == 7] = np.inf
+        output[np.isnan(batch[:, 0, 1, 1])] = np.nan
+        return output
+
+
+async def test_a_client_that_asks_for_infinity_gets_it_and_takes_no_server_out() -> None:
+    observer = RecordingObserver()
+    servers = {"a": Overflowing([100]), "b": Overflowing([100])}
+    async with router_over(observer, servers, probes=PROBES) as router:
+        for _ in range(20):
+            odd, even = await asyncio.gather(router.infer(item(7)), router.infer(item(2)))
+            assert np.isinf(odd.output).all()
+            assert right(even, 2)
+        assert all(router.served_by().values())
+        nan = item(1).copy()
+        nan[0, 1, 1] = np.nan
+        sent = sum(len(server.batches) for server in servers.values())
+        await router.infer(nan)
+        assert sum(len(server.batches) for server in servers.values()) == sent + 1, "its answer is what it asked for"
+    assert {event[0] for event in observer.events} <= {"retry"}
+
+
+async def test_work_in_the_background_that_fails_is_noted_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    observer, wrong = RecordingObserver(), TroubledServer(per_item_s=0.001)
+    servers = {"a": wrong, "b": FakeServer(), "c": FakeServer()}
+    async with router_over(observer, servers, probes=PROBES) as router:
+        wrong.infer_batch = lambda model, batch: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+        await asyncio.sleep(30)
+        del wrong.infer_batch
+        wrong.is_wrong = True
+        await asyncio.sleep(30)
+        assert not router.served_by()[ServerName("a")]
+    assert ("background", "probing") in observer.events
+    assert "probing failed unexpectedly and begins again" in caplog.text
