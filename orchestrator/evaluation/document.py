@@ -19,7 +19,7 @@ from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.scores import UTILITY, ScenarioScores, Score
 from orchestrator.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate, estimate_iqm, hypervolume
 from orchestrator.evaluation.suite import Suite
-from orchestrator.reporting.claim import Claim
+from orchestrator.reporting.claim import Claim, Interval
 
 _DIGITS: Final = 6
 """Significant ones."""
@@ -31,7 +31,6 @@ class Measured:
     """What differs from machine to machine.
 
     Attributes:
-        machine: The machine in words.
         versions: Of what took part, by name.
         took_s: How long the start took that ended the campaign.
         taken_at: When it ended, ISO 8601.
@@ -87,9 +86,7 @@ def _claim(claim: Claim) -> dict[str, Any]:
         "bar_is": "at least" if claim.is_floor else "at most",
         "unit": claim.unit,
         "met": claim.is_met,
-        "interval": None
-        if claim.interval is None
-        else [round_value(claim.interval.low), round_value(claim.interval.high)],
+        "interval": _interval(claim.interval),
         "is_equal_elsewhere": claim.holds,
         "note": claim.note,
     }
@@ -99,13 +96,13 @@ def _scenario(scenario: ScenarioScores, *, is_brief: bool = False) -> dict[str, 
     return {
         "scenario": scenario.case.stem,
         "digest": scenario.case.digest,
-        "servers": scenario.servers,
-        "arrivals": scenario.kind,
+        "servers": len(scenario.fleet),
+        "arrivals": scenario.settings.workload.kind,
         "cv2": round_value(scenario.cv2),
         "load": scenario.load,
         "rate_rps": round_value(scenario.rate_rps),
         "deadline_s": scenario.deadline_s,
-        "requests": scenario.requests,
+        "requests": scenario.settings.workload.requests,
         "traces": len(scenario.case.traces),
         "most_accuracy_by_fluid_bound": round_value(scenario.most_accuracy),
         "most_utility_by_fluid_bound": round_value(scenario.most_utility),
@@ -149,9 +146,11 @@ def encode_estimate(found: Estimate | None) -> dict[str, Any] | None:
     """Return an estimate as JSON values; None for what is none."""
     if found is None or math.isnan(found.value):
         return None
-    ends = found.interval
-    interval = None if ends is None else [round_value(ends.low), round_value(ends.high)]
-    return {"value": round_value(found.value), "interval": interval}
+    return {"value": round_value(found.value), "interval": _interval(found.interval)}
+
+
+def _interval(found: Interval | None) -> list[float | None] | None:
+    return None if found is None else [round_value(found.low), round_value(found.high)]
 
 
 def round_value(value: float | None) -> float | None:

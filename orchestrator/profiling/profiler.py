@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile import Conditions, Profile, batch_ladder, read_profile
+from orchestrator.profile.document import Conditions, Profile, batch_ladder, read_profile
 from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding
 from orchestrator.profiling.campaign import Progress, Subject, measure_batches, measure_changes, restore_left
 from orchestrator.profiling.changes import Control
@@ -53,7 +53,7 @@ class ProfileRequest:
 
 
 async def take_profile(
-    request: ProfileRequest, *, tell: Callable[[Progress], None], has_controller: HasController
+    request: ProfileRequest, *, report: Callable[[Progress], None], has_controller: HasController
 ) -> Profile:
     """Measure what is missing and return the profile; ``has_controller`` says which servers may not be changed.
 
@@ -68,8 +68,8 @@ async def take_profile(
             facts, subjects = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             records.bind(_binding(facts, request.sampling))
             if request.control:
-                await measure_changes(subjects, records, request.sampling, tell=tell, clock=time.perf_counter)
-            await measure_batches(subjects, records, request.sampling, tell=tell, clock=time.perf_counter)
+                await measure_changes(subjects, records, request.sampling, report=report, clock=time.perf_counter)
+            await measure_batches(subjects, records, request.sampling, report=report, clock=time.perf_counter)
     return assemble_profile(
         facts, _conditions(request.sampling, facts), visits=records.visits, idles=records.idles, cycles=records.cycles
     )

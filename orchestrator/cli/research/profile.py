@@ -13,7 +13,7 @@ from orchestrator.cli.options import PATH, fleet_option
 from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.controller.status.client import has_controller
 from orchestrator.errors import ConfigError
-from orchestrator.profile import Profile, read_profile, write_profile
+from orchestrator.profile.document import Profile, read_profile, write_profile
 from orchestrator.profiling.campaign import Progress as CampaignProgress
 from orchestrator.profiling.profiler import ProfileRequest, check_profile, take_profile
 from orchestrator.profiling.sampling import Sampling, choose_sampling
@@ -139,12 +139,12 @@ def _take(console: Console, request: ProfileRequest) -> Profile:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
-        def tell(now: CampaignProgress) -> None:
+        def report(now: CampaignProgress) -> None:
             what = f"round {now.round_number}: {now.now}" if now.round_number else now.now
             bar.update(task, total=now.cells, completed=now.settled, description=what)
 
         try:
-            return asyncio.run(take_profile(request, tell=tell, has_controller=has_controller))
+            return asyncio.run(take_profile(request, report=report, has_controller=has_controller))
         except KeyboardInterrupt:
             console.print(f"interrupted; the same command goes on from {request.partial}", soft_wrap=True)
             raise

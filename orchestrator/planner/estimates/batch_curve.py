@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.profile import LatencyFit
+from orchestrator.profile.fit import LatencyFit
 
 KEPT_RATIO = 0.8
 """Weight of a class's old mean when a window comes in."""

@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 
-from orchestrator.policies import is_prepared, prepare
+from orchestrator.policies.preparation import is_prepared, prepare
 from orchestrator.policies.tables.compiled import CACHE_DIR
 
 log = logging.getLogger(__name__)

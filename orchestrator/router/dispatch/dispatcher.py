@@ -17,7 +17,8 @@ from dataclasses import replace
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
-from orchestrator.policies import Binding, CandidateSet, Outcome, Situation
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.protocol import Binding, Outcome, Situation
 from orchestrator.router.dispatch.batch import Batch, part_of
 from orchestrator.router.dispatch.deciders import Decided, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.policies import FleetTables
-from orchestrator.profile import EnergyTable, LatencyFit, LatencyTable
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.profile.fit import EnergyTable, LatencyFit, LatencyTable
 from orchestrator.snapshot import Family, ServerName, ServerState
 
 _Fits = tuple[LatencyFit | None, ...]

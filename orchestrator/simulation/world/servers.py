@@ -19,9 +19,8 @@ from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile.fit import fitted_line, observed_sums
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.heaps import push_event
 from orchestrator.simulation.world.layout import World
-from orchestrator.simulation.world.queue import give_up
+from orchestrator.simulation.world.queues import give_up, push_event
 from orchestrator.simulation.world.shedding import enqueue
 
 _fitted_line = compiled(fitted_line)
@@ -196,7 +195,7 @@ def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> N
 
 @compiled
 def observe(world: World, model: int, items: float, took_s: float) -> None:
-    """Fit a width's expected times to one more group, as orchestrator.profile.LatencyFit does."""
+    """Fit a width's expected times to one more batch, as orchestrator.profile.fit.LatencyFit does."""
     fits, models = world.models, world.fleet.models
     weight, sum_n, sum_nn = fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model]
     sums = (weight, sum_n, sum_nn, fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model])
