@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -26,24 +26,8 @@ _DIGITS: Final = 6
 _PACKAGES: Final = ("slim-scheduler", "numpy", "scipy", "numba", "moocore")
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What differs from machine to machine.
-
-    Attributes:
-        versions: Of what took part, by name.
-        took_s: How long the start took that ended the campaign.
-        taken_at: When it ended, ISO 8601.
-    """
-
-    machine: str
-    versions: dict[str, str]
-    took_s: float
-    taken_at: str
-
-
-def describe_machine(took_s: float) -> Measured:
-    """Return what this machine is, for a campaign that took so long and ends now."""
+def describe_machine(took_s: float) -> dict[str, Any]:
+    """Return what differs from machine to machine, as JSON values, for a campaign that took so long and ends now."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -51,11 +35,12 @@ def describe_machine(took_s: float) -> Measured:
         except PackageNotFoundError:
             continue
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}"
-    return Measured(machine, versions, round(took_s, 1), datetime.now(UTC).isoformat(timespec="seconds"))
+    taken_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"machine": machine, "versions": versions, "took_s": round(took_s, 1), "taken_at": taken_at}
 
 
 def make_document(
-    suite: Suite, extent: Extent, scenarios: Sequence[ScenarioScores], measured: Measured
+    suite: Suite, extent: Extent, scenarios: Sequence[ScenarioScores], measured: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the document, as JSON values."""
     tests = [scenario for scenario in scenarios if not scenario.case.is_validation]
@@ -74,7 +59,7 @@ def make_document(
         **suite.make_sections(scenarios),
         "scenarios": [_scenario(scenario) for scenario in tests],
         "validation": [_scenario(scenario, is_brief=True) for scenario in scenarios if scenario.case.is_validation],
-        "measured": asdict(measured) | {"decision_us": timed},
+        "measured": {**measured, "decision_us": timed},
     }
 
 

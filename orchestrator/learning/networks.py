@@ -101,7 +101,7 @@ class ScoringNet(nn.Module):
 
 
 class ValueNet(nn.Module):
-    """Observations to the value of each objective, float32 [n, 3]."""
+    """Observations to the value of each objective, float32 [n, objectives]."""
 
     def __init__(self) -> None:
         super().__init__()

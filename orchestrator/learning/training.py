@@ -36,7 +36,7 @@ from orchestrator.learning.cloning import (
     write_demonstrations,
 )
 from orchestrator.learning.curriculum import Curriculum
-from orchestrator.learning.networks import CandidatePolicy, ScoringNet, export_paper, paper_fleet
+from orchestrator.learning.networks import CandidatePolicy, export_paper, paper_fleet
 from orchestrator.learning.validation import Validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
 from orchestrator.policies.learned import features as feat
@@ -236,9 +236,6 @@ class _Run:
         assert isinstance(self.model.policy, CandidatePolicy)
         return self.model.policy
 
-    def _scoring(self) -> ScoringNet:
-        return self._policy().scoring
-
     def _new_model(self) -> Any:
         s = self._settings
         common: dict[str, Any] = {
@@ -286,12 +283,12 @@ class _Run:
         for turn in range(self.state.cloned, s.clone_rounds):
             wanted = s.demonstrations * (turn + 1) // s.clone_rounds - sum(len(part.actions) for part in parts)
             if wanted > 0:
-                net = self._scoring() if turn else None
+                net = self._policy().scoring if turn else None
                 parts.append(collect_demonstrations(env, wanted, seed=s.seed + turn, net=net))
                 write_demonstrations(self._folder.demonstrations(turn), parts[-1])
             demonstrations = joined(parts)
             self._report(0, f"round {turn + 1}: {len(demonstrations.actions)} lessons from the best heuristics")
-            clone(self._scoring(), demonstrations, epochs=epochs, seed=s.seed + turn, report=report_epoch)
+            clone(self._policy().scoring, demonstrations, epochs=epochs, seed=s.seed + turn, report=report_epoch)
             self._policy().average(0.0)
             self.state.cloned = turn + 1
             self._judge(f"the policy cloned in {turn + 1} rounds")
@@ -332,7 +329,7 @@ class _Watch(BaseCallback):
         self._rollouts += 1
         if settings.kind == SLIM:
             taken = self._run.model.num_timesteps / (settings.rollout * settings.worlds)
-            run._scoring().requires_grad_(taken > settings.warm_up)
+            run._policy().scoring.requires_grad_(taken > settings.warm_up)
             run._policy().average(settings.averaged)
         part = run.model.num_timesteps / max(1.0, _STAGE_GROWS * settings.steps)
         run.env.curriculum.stage = 1.0 if settings.demonstrations else min(1.0, part)

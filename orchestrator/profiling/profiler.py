@@ -37,12 +37,10 @@ HasController = Callable[[ServerSettings], bool]
 
 @dataclass(frozen=True, slots=True)
 class ProfileRequest:
-    """What to profile.
+    """What to profile, with the file that keeps what was measured so far.
 
-    Attributes:
-        partial: The file that keeps what was measured so far.
-        control: Whether loads, reloads and memory are measured, which changes the servers.
-        force: Whether to do that beside a running controller.
+    With ``control`` loads, reloads and memory are measured, which changes the servers; with ``force`` also beside a
+    running controller.
     """
 
     fleet: FleetSettings
