@@ -20,7 +20,8 @@ from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.layout import REJECT
 from orchestrator.policies.tables.occupancy import has_room
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world import queues, servers, shedding
+from orchestrator.simulation.world import queue, servers, shedding
+from orchestrator.simulation.world.heaps import drop_event, goes_first, tail_deadline_s
 from orchestrator.simulation.world.layout import World
 
 NO_EVENT = 0
@@ -53,7 +54,7 @@ def advance(world: World, until_s: float) -> bool:
         if source == FROM_HEAP:
             kind, server = world.events[sim.KIND][0], int(world.events[sim.EVENT_SERVER][0])
             detail, value = world.events[sim.DETAIL][0], world.events[sim.VALUE][0]
-            queues.drop_event(world)
+            drop_event(world)
             _happen(world, kind, server, detail, value)
         elif source == FROM_SCHEDULE:
             schedule, entry = world.schedule, int(state[sim.NEXT_ENTRY])
@@ -89,7 +90,7 @@ def _next_event(world: World) -> tuple[int, float]:
             source, at_s = ARRIVAL, arrival_s
     if state[sim.HOLD_UNTIL_S] < at_s:
         source, at_s = HOLD_ENDS, max(state[sim.NOW_S], state[sim.HOLD_UNTIL_S])
-    if source == NO_EVENT and queues.has_head(world):  # nothing is to come that it could wait for
+    if source == NO_EVENT and queue.has_head(world):  # nothing is to come that it could wait for
         given_up_s = world.requests[sim.ARRIVED_S][int(world.heap[0])] + state[sim.TIMEOUT_S]
         if given_up_s < math.inf:
             source, at_s = HOLD_ENDS, max(state[sim.NOW_S], given_up_s + _ROUNDING * (1 + given_up_s))
@@ -143,7 +144,7 @@ def _advance_batch(world: World, kind: float, server: int, batch: float, part: f
 def _decide(world: World) -> bool:
     """Ask the policy until it holds or nothing waits; return whether it has to be asked outside."""
     state = world.state
-    while queues.has_head(world):
+    while queue.has_head(world):
         if shedding.shed_overdue_head(world):
             continue
         if state[sim.SHEDS_LATE] != 0 and state[sim.HELD_HEAD] == world.heap[0] and not _has_any_room(world):
@@ -170,7 +171,7 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
     state[sim.TURN] += 1
     state[sim.IS_PENDING] = 0
     if row == REJECT:
-        queues.give_up(world, queues.take_head(world), sim.REJECTED)
+        queue.give_up(world, queue.take_head(world), sim.REJECTED)
         return True
     if row < 0:
         state[sim.HOLD_UNTIL_S] = until_s
@@ -179,10 +180,10 @@ def apply(world: World, row: int, items: float, until_s: float) -> bool:
         return False
     server, column = int(rows[col.ROW_SERVER][row]), int(rows[col.ROW_COLUMN][row])
     if state[sim.BINDS_EARLY] != 0:
-        queues.bind(world, server, column)
+        queue.bind(world, server, column)
         _serve_bound(world, server)
     else:
-        first, taken = queues.take_batch(world, items)
+        first, taken = queue.take_batch(world, items)
         servers.send(world, server, column, first, taken)
     return True
 
@@ -196,7 +197,7 @@ def _write_query(world: World) -> None:
     query[col.QUEUE_ITEMS] = state[sim.QUEUE_ITEMS]
     query[col.HEAD_ITEMS] = requests[sim.REQUEST_ITEMS][head]
     query[col.HEAD_DEADLINE_S] = requests[sim.DEADLINE_S][head]
-    query[col.TAIL_DEADLINE_S] = queues.tail_deadline_s(world.heap, queued, requests, world.sample)
+    query[col.TAIL_DEADLINE_S] = tail_deadline_s(world.heap, queued, requests, world.sample)
     query[col.MIN_ACCURACY] = state[sim.MIN_ACCURACY]
     query[col.PRIORITY] = requests[sim.PRIORITY][head]
     query[col.TURN] = state[sim.TURN]
@@ -217,13 +218,11 @@ def _serve_bound(world: World, server: int) -> None:
                 continue
             if shedding.shed_overdue_bound(world, cell) < 0 or not _has_room(world, server, column):
                 continue
-            if chosen < 0 or queues.goes_first(
-                requests, world.roots[cell], world.roots[server * fleet.columns + chosen]
-            ):
+            if chosen < 0 or goes_first(requests, world.roots[cell], world.roots[server * fleet.columns + chosen]):
                 chosen = column
         if chosen < 0:
             return
-        first, taken = queues.take_bound_batch(world, server * fleet.columns + chosen)
+        first, taken = queue.take_bound_batch(world, server * fleet.columns + chosen)
         servers.send(world, server, chosen, first, taken)
 
 
@@ -256,5 +255,5 @@ def _has_room(world: World, server: int, column: int) -> bool:
 def _unbind(world: World, server: int, column: int) -> None:
     """Take what was bound to a width that is gone back into the queue."""
     cell = server * world.fleet.columns + column
-    while queues.bound_head(world, cell) >= 0:
-        shedding.enqueue(world, queues.take_bound_head(world, cell))
+    while queue.bound_head(world, cell) >= 0:
+        shedding.enqueue(world, queue.take_bound_head(world, cell))

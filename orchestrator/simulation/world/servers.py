@@ -19,8 +19,9 @@ from orchestrator.policies.tables.compiled import compiled
 from orchestrator.policies.tables.occupancy import WHOLE
 from orchestrator.profile.fit import fitted_line, observed_sums
 from orchestrator.simulation.world import columns as sim
+from orchestrator.simulation.world.heaps import push_event
 from orchestrator.simulation.world.layout import World
-from orchestrator.simulation.world.queues import give_up, push_event
+from orchestrator.simulation.world.queue import give_up
 from orchestrator.simulation.world.shedding import enqueue
 
 _fitted_line = compiled(fitted_line)

@@ -13,8 +13,9 @@ from orchestrator.policies import queue_rules
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world import queues
+from orchestrator.simulation.world.heaps import goes_first, key_of, push_event, ratio_before
 from orchestrator.simulation.world.layout import World
+from orchestrator.simulation.world.queue import bound_head, give_up, has_head, push, shed, take_bound_head, take_head
 
 _comes_too_late = compiled(queue_rules.comes_too_late)
 _expires_s = compiled(queue_rules.expires_s)
@@ -30,22 +31,22 @@ def arrive(world: World, request: int) -> None:
     if _make_room(world, request):
         enqueue(world, request)
     else:
-        queues.give_up(world, request, sim.SHED)
+        give_up(world, request, sim.SHED)
 
 
 @compiled
 def enqueue(world: World, request: int) -> None:
     """Let a request wait for a decision, and see to it that it is given up in time."""
     requests, state = world.requests, world.state
-    queues.push(world, request)
+    push(world, request)
     if state[sim.SHEDS_LATE] == 0:
         return
     if requests[sim.ATTEMPTS][request] == 0 and _has_come_too_late(world, request):
-        queues.shed(world, request)
+        shed(world, request)
     elif requests[sim.IS_WATCHED][request] == 0:
         requests[sim.IS_WATCHED][request] = 1
         at_s = _expires_s(requests[sim.DEADLINE_S][request], state[sim.FASTEST_S], state[sim.SLACK_MARGIN])
-        queues.push_event(world, max(at_s, state[sim.NOW_S]), sim.EXPIRES, -1.0, float(request), 0.0)
+        push_event(world, max(at_s, state[sim.NOW_S]), sim.EXPIRES, -1.0, float(request), 0.0)
 
 
 @compiled
@@ -53,7 +54,7 @@ def expire(world: World, request: int) -> None:
     """Give a request up whose deadline can't be kept any more, if it still waits."""
     world.requests[sim.IS_WATCHED][request] = 0
     if world.requests[sim.STATUS][request] == sim.WAITING:
-        queues.shed(world, request)
+        shed(world, request)
 
 
 @compiled
@@ -62,17 +63,17 @@ def shed_overdue_head(world: World) -> bool:
     state = world.state
     if state[sim.NOW_S] - world.requests[sim.ARRIVED_S][int(world.heap[0])] < state[sim.TIMEOUT_S]:
         return False
-    queues.give_up(world, queues.take_head(world), sim.SHED)
+    give_up(world, take_head(world), sim.SHED)
     return True
 
 
 @compiled
 def shed_overdue_bound(world: World, queue: int) -> int:
     """Give up the heads of the queue of a server and width likewise; return its head then, -1 when it has none."""
-    oldest_s, head = world.state[sim.NOW_S] - world.state[sim.TIMEOUT_S], queues.bound_head(world, queue)
+    oldest_s, head = world.state[sim.NOW_S] - world.state[sim.TIMEOUT_S], bound_head(world, queue)
     while head >= 0 and world.requests[sim.ARRIVED_S][head] <= oldest_s:
-        queues.give_up(world, queues.take_bound_head(world, queue), sim.SHED)
-        head = queues.bound_head(world, queue)
+        give_up(world, take_bound_head(world, queue), sim.SHED)
+        head = bound_head(world, queue)
     return head
 
 
@@ -93,12 +94,12 @@ def shed_late_heads(world: World, count: int) -> bool:
     tail_slack_s = query[col.TAIL_DEADLINE_S] - state[sim.NOW_S]
     is_overloaded, margin = _head_margin(drain_s, tail_slack_s, state[sim.SLACK_MARGIN])
     has_shed = False
-    while queues.has_head(world):
+    while has_head(world):
         head = int(world.heap[0])
         needs_s = _least_answer_s(world, count, head, is_overloaded) * margin
         if state[sim.NOW_S] + needs_s <= world.requests[sim.DEADLINE_S][head]:
             break
-        queues.give_up(world, queues.take_head(world), sim.SHED)
+        give_up(world, take_head(world), sim.SHED)
         has_shed = True
     return has_shed
 
@@ -126,7 +127,7 @@ def _has_come_too_late(world: World, request: int) -> bool:
     allowed_s, most_rps = requests[sim.DEADLINE_S][request] - requests[sim.ARRIVED_S][request], state[sim.MOST_RPS]
     if not _comes_too_late(state[sim.QUEUE_ITEMS], most_rps, allowed_s):
         return False  # no more goes before it than waits
-    items_before = state[sim.QUEUE_ITEMS] * queues.ratio_before(world.heap, int(state[sim.QUEUED]), requests, request)
+    items_before = state[sim.QUEUE_ITEMS] * ratio_before(world.heap, int(state[sim.QUEUED]), requests, request)
     return _comes_too_late(items_before, most_rps, allowed_s)
 
 
@@ -160,7 +161,7 @@ def _make_room(world: World, request: int) -> bool:
         requests[sim.NEXT][victim] = -1
         requests[sim.STATUS][victim] = sim.WAITING
         if fits:
-            queues.shed(world, victim)
+            shed(world, victim)
         victim = following
     return fits
 
@@ -171,6 +172,6 @@ def _least_important(world: World, request: int) -> int:
     requests, state = world.requests, world.state
     last = -1
     for other in range(int(state[sim.OLDEST_OPEN]), request):
-        if requests[sim.STATUS][other] == sim.WAITING and (last < 0 or queues.goes_first(requests, last, other)):
+        if requests[sim.STATUS][other] == sim.WAITING and (last < 0 or goes_first(requests, last, other)):
             last = other
-    return last if last >= 0 and queues.key_of(requests, request) < queues.key_of(requests, last) else -1
+    return last if last >= 0 and key_of(requests, request) < key_of(requests, last) else -1
