@@ -19,8 +19,10 @@ import click
 from benchmarks.harness.command import out_option, publish
 from benchmarks.harness.machine import describe_machine
 from benchmarks.learned_decision import DECISION_BARS_US, NETWORK_BARS_US, NetworkTiming, drawn_policy, measure_network
-from orchestrator.policies import FleetTables, RowPolicy, Situation, parse_policy
-from orchestrator.profile import LatencyFit, LatencyTable
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import RowPolicy, Situation
+from orchestrator.profile.fit import LatencyFit, LatencyTable
 from orchestrator.reporting.blocks import Block, Heading, Table, Text, render_markdown
 from orchestrator.snapshot import (
     BatchInFlight,

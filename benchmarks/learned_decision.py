@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.policies.learned import LearnedPolicy, PolicyFile
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS
 from orchestrator.policies.learned.network import new_hidden, pack, score, untrained
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.learned.policy_file import PolicyFile
 from orchestrator.policies.tables.compiled import new_column, new_table
 
 NETWORK_BARS_US = {4: 25.0, 64: 100.0}

@@ -21,7 +21,7 @@ import click
 from benchmarks.harness.claims import claims_table, encode_claim
 from benchmarks.harness.command import out_option, publish
 from benchmarks.harness.machine import describe_machine
-from orchestrator.policies import parse_policy
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.blocks import Block, Heading, Table, Text, render_markdown
 from orchestrator.reporting.claim import Claim
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model

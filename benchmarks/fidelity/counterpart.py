@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.fidelity.testbed import FidelitySettings
-from orchestrator.policies import parse_policy
-from orchestrator.profile import Profile
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.profile.document import Profile
 from orchestrator.simulation.results import Result, summarise
 from orchestrator.simulation.scenario.fleet import SimulatedServer, server_from_profile
 from orchestrator.simulation.scenario.settings import ScenarioSettings

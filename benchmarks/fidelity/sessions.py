@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from benchmarks.fidelity.compare import Round
-from orchestrator.profile import Profile
+from orchestrator.profile.document import Profile
 from orchestrator.reporting.journal import Journal
 
 

@@ -23,7 +23,8 @@ from benchmarks.suites.sections import (
 )
 from benchmarks.suites.standard import standard_claims
 from orchestrator.evaluation.scores import ScenarioScores
-from orchestrator.policies.learned import PAPER, has_shipped
+from orchestrator.policies.learned.policy import has_shipped
+from orchestrator.policies.learned.policy_file import PAPER
 from orchestrator.reporting.blocks import Block
 from orchestrator.reporting.claim import Claim
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from benchmarks.suites.policies import FALLBACK, OWN_HEURISTICS
-from orchestrator.evaluation.policy_entries import LEARNED, UNTUNED, head_of, is_learned
+from orchestrator.evaluation.cases import LEARNED, UNTUNED, head_of, is_learned
 from orchestrator.evaluation.scores import UTILITY, ScenarioScores, Score
 from orchestrator.evaluation.statistics import Estimate, estimate_iqm
 

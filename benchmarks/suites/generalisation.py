@@ -15,7 +15,7 @@ from typing import Final
 
 from benchmarks.suites.policies import FALLBACK
 from benchmarks.suites.statistics import claim_ratio, estimate_ratio, less
-from orchestrator.evaluation.policy_entries import LEARNED
+from orchestrator.evaluation.cases import LEARNED
 from orchestrator.evaluation.scores import UTILITY, ScenarioScores
 from orchestrator.evaluation.statistics import Estimate
 from orchestrator.reporting.claim import Claim
@@ -56,7 +56,7 @@ def generalisation_claims(scenarios: Sequence[ScenarioScores]) -> Iterator[Claim
     transfers = draw_transfers(scenarios)
     worst = max(transfers, key=lambda t: t.loss.value, default=None)
     shares = [t.fallback_ratio for t in transfers if t.fallback_ratio is not None]
-    sizes = [t.scenario.servers for t in transfers]
+    sizes = [len(t.scenario.fleet) for t in transfers]
     yield claim_ratio(
         f"utility lost at the most: {LEARNED} against {FALLBACK} in any held-out scenario",
         None if worst is None else worst.loss,

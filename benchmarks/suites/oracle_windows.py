@@ -14,8 +14,7 @@ from typing import Final
 
 from benchmarks.suites.standard import Comparison
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.cases import load_case
-from orchestrator.evaluation.policy_entries import open_policy
+from orchestrator.evaluation.cases import load_case, open_policy
 from orchestrator.simulation.bounds.overview import Window, measure_window
 
 REQUESTS: Final = 24

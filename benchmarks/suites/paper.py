@@ -27,10 +27,11 @@ from typing import Final
 
 from benchmarks.suites.policies import RANDOM, RANDOM_BATCH
 from benchmarks.suites.statistics import claim_ratio, estimate_difference, estimate_ratio, less
-from orchestrator.evaluation.policy_entries import LEARNED, head_of, is_learned
+from orchestrator.evaluation.cases import LEARNED, head_of, is_learned
 from orchestrator.evaluation.scores import ScenarioScores
 from orchestrator.evaluation.statistics import Estimate
-from orchestrator.policies.learned import PAPER, has_shipped
+from orchestrator.policies.learned.policy import has_shipped
+from orchestrator.policies.learned.policy_file import PAPER
 from orchestrator.reporting.claim import Claim
 
 LATENCY_BAR: Final = 0.9645
@@ -75,7 +76,7 @@ def paper_claims(scenarios: Sequence[ScenarioScores]) -> Iterator[Claim]:
 
 def _claims_against(baseline: str, scenarios: Sequence[ScenarioScores]) -> Iterator[Claim]:
     validation = {scenario.case.stem: scenario for scenario in scenarios if scenario.case.is_validation}
-    tests = sorted((f for f in scenarios if not f.case.is_validation), key=lambda f: f.load_ratio)
+    tests = sorted((f for f in scenarios if not f.case.is_validation), key=lambda f: f.settings.workload.load_ratio)
     for who, defaults in _WHO.items():
         for draw, choose, default in (
             (_slimmest_point, _choose_slimmest, defaults[0]),
@@ -117,7 +118,7 @@ def _stated(held: Sequence[_Held]) -> Iterator[Claim]:
         return
     holds = [each for each in held if each.is_met]
     stated = holds[0] if holds else held[-1]
-    loads = ", ".join(f"{each.scenario.load_ratio:.0%}" for each in holds) or "none"
+    loads = ", ".join(f"{each.scenario.settings.workload.load_ratio:.0%}" for each in holds) or "none"
     note = f"`{stated.label}` at {stated.scenario.load}; the whole point holds at loads: {loads}"
     for label in (stated.label, stated.baseline):
         if label not in stated.scenario.scores:

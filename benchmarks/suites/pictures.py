@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.suites.choices import best_heuristic, best_point
 from benchmarks.suites.policies import FALLBACK, RANDOM
+from orchestrator.evaluation.cases import LEARNED, is_learned
 from orchestrator.evaluation.figures import LATENCY_EDGES_S
-from orchestrator.evaluation.policy_entries import LEARNED, is_learned
 from orchestrator.evaluation.scores import ScenarioScores, Score
 from orchestrator.evaluation.statistics import estimate_iqm
 from orchestrator.reporting.pictures import draw_svg, hide_frame
@@ -120,13 +120,13 @@ def _shares(axes: Any, scenario: ScenarioScores, colours: dict[str, str]) -> Non
     labels = list(colours)[::-1]
     left = np.zeros(len(labels))
     own: list[Score] = [scenario.scores[label] for label in labels]
-    shown = range(len(scenario.server_names))
+    shown = range(len(scenario.fleet))
     for server in shown:
         share = np.array([s.server_shares[server] if server < len(s.server_shares) else 0.0 for s in own])
         shade = f"C{server % 10}"
         bars = axes.barh(range(len(labels)), share, left=left, color=shade, alpha=0.75, edgecolor="white", lw=0.5)
         if len(shown) <= _MOST_SERVERS:
-            wide = [scenario.server_names[server] if s > 0.1 else "" for s in share]
+            wide = [str(scenario.fleet[server].name) if s > 0.1 else "" for s in share]
             axes.bar_label(bars, wide, label_type="center", fontsize=7)
         left = left + share
     axes.set_yticks(range(len(labels)), labels)

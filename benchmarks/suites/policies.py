@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.config import GuardSettings
-from orchestrator.evaluation.policy_entries import LEARNED
+from orchestrator.evaluation.cases import LEARNED
 
 OWN_HEURISTICS: Final = frozenset({"thrift"})
 """Heuristics that this project has made, by ``head_of``; the others are of the literature, or nearly so."""

@@ -42,7 +42,7 @@ def generalisation_sections(scenarios: Sequence[ScenarioScores]) -> dict[str, An
         "against_fallback": [
             {
                 "scenario": transfer.scenario.case.stem,
-                "servers": transfer.scenario.servers,
+                "servers": len(transfer.scenario.fleet),
                 "utility_lost": encode_estimate(transfer.loss),
                 "fallback_ratio": round_value(transfer.fallback_ratio),
             }

@@ -38,7 +38,7 @@ from benchmarks.suites.choices import (
 )
 from benchmarks.suites.policies import OWN_HEURISTICS
 from benchmarks.suites.statistics import claim_ratio, estimate_closed, probability_of_improvement
-from orchestrator.evaluation.policy_entries import LEARNED, head_of, is_learned
+from orchestrator.evaluation.cases import LEARNED, head_of, is_learned
 from orchestrator.evaluation.scores import UTILITY, Floats, ScenarioScores
 from orchestrator.evaluation.statistics import Estimate, estimate_iqm, hypervolume
 from orchestrator.reporting.claim import Claim

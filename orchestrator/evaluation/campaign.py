@@ -1,11 +1,11 @@
 """Runs every cell of a suite over some processes, and keeps each as it comes, over interruptions.
 
-First traces come first, because they tell which policies draw random numbers; the others of such a policy are run with
+First traces come first, because they show which policies draw random numbers; the others of such a policy are run with
 all seeds. Cells go out in a fixed order and are independent, so how many processes there are changes nothing but the
 time.
 
 A cell is known by the digest of its scenario, what its policy is and its trace. So the records serve whoever comes with
-more policies or traces, and never hand out what was run on anything else. The first line tells what all of the cells
+more policies or traces, and never hand out what was run on anything else. The first line says what all of the cells
 have in common, the code that decides and simulates among it.
 """
 
@@ -33,14 +33,8 @@ _RESULT: Final = TypeAdapter(CellResult)
 class Records(Journal):
     """Results in memory and on disk; a context manager that holds the file open.
 
-    Args:
-        path: The file.
-        seeds: How many seeds a policy that draws random numbers is run with.
-        resume: Whether to go on from what the file holds; else there must be none.
-
-    Attributes:
-        path: The file.
-        results: By cell.
+    A policy that draws random numbers is run with so many ``seeds``. Unless what the file holds is resumed, there must
+    be none.
 
     Raises:
         ConfigError: when the file can't be used, or has cells of other seeds or of other code.
@@ -93,12 +87,8 @@ def run_campaign(
 ) -> None:
     """Run every cell that the records do not hold yet.
 
-    Args:
-        cases: What the suite runs.
-        records: They keep the results; entered.
-        seeds: How many seeds a policy that draws random numbers is run with.
-        jobs: How many processes; with 1 everything runs in this one.
-        progress: Told after each cell, and before the first.
+    ``records`` are entered. A policy that draws random numbers is run with so many seeds. With one of ``jobs``, which
+    are processes, everything runs in this one. ``progress`` is called before the first cell and after each.
     """
     firsts, others = list_cells(cases, seeds)
     total = len(firsts) + len(others)

@@ -1,4 +1,4 @@
-"""What a suite runs: its test scenarios, their validation files, and the policies that meet on them.
+"""What a suite runs: its test scenarios, their validation files, and the policies that meet on them by their specs.
 
 Test scenarios lie in ``scenarios/test/SUITE``. A file of the same name in ``scenarios/validation/SUITE`` or, for all
 suites, in ``scenarios/validation`` is the one on which knobs were tuned (``scenarios/tuned.json``) and on which the
@@ -7,23 +7,82 @@ traces have seeds of their own besides.
 
 Every scenario has a digest of all that it says and of the profiles that it names, so that runs of different things are
 never mixed.
+
+One learned policy stands at several points of its frontier, by the weights in its spec
+(``ppo-slim,accuracy=0,latency=0,energy=1``). A heuristic that was tuned keeps its name and has another spec in each
+scenario.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.policy_entries import UNTUNED, PolicyEntry, head_of, make_entry
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.learned.policy_file import LEARNED_NAMES, SLIM, PolicyFile
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import RowPolicy
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario, load_scenario
 
 VALIDATION_SEEDS: Final = 1_000_000
 """Seeds of validation traces begin here."""
+LEARNED: Final = SLIM
+UNTUNED: Final = " untuned"
+"""Ends the label of a policy with its own defaults beside the tuned one, on validation scenarios."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """One policy in one scenario.
+
+    Attributes:
+        label: What tables call it, the same in all scenarios.
+        identity: The spec, and of a learned policy what its file holds; equal only for what decides alike.
+        is_tuned: Whether the spec was tuned on the scenario's validation file.
+    """
+
+    label: str
+    spec: str
+    identity: str
+    is_tuned: bool = False
+
+
+def make_entry(label: str, spec: str, *, is_tuned: bool = False) -> PolicyEntry:
+    """Return a policy in a scenario.
+
+    Raises:
+        ConfigError: when there is no such policy, or a learned policy's file can't be used.
+    """
+    policy = open_policy(spec)
+    identity = f"{spec} {_digest(policy.file)}" if isinstance(policy, LearnedPolicy) else spec
+    return PolicyEntry(label, spec, identity, is_tuned)
+
+
+@lru_cache(maxsize=64)
+def open_policy(spec: str) -> RowPolicy:
+    """Return the policy of a spec; all that it remembers is kept by the world that it decides in.
+
+    Raises:
+        ConfigError: when there is no such policy, or a learned policy's file can't be used.
+    """
+    return parse_policy(spec)
+
+
+def head_of(label: str) -> str:
+    """Return which policy it is, without width rule, file or knobs."""
+    return label.partition(",")[0].partition(":")[0].removesuffix(UNTUNED)
+
+
+def is_learned(label: str) -> bool:
+    """Return whether a label is of a learned policy."""
+    return head_of(label) in LEARNED_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +92,7 @@ class Case:
     Attributes:
         stem: The name of its file; a validation case has that of its test case.
         is_validation: Whether choices are made by it.
-        requests: How many requests a run has at most; None: as many as the file says.
-        traces: The seeds of its traces.
+        requests, traces: As of the ``Extent``; the seeds of its traces.
         entries: The policies, in the order of tables.
         digest: Of all that the scenario says.
     """
@@ -58,8 +116,7 @@ class Extent:
     """How much of a suite is run.
 
     Attributes:
-        traces: How many traces each test scenario has.
-        validation_traces: How many traces each validation scenario has.
+        traces, validation_traces: How many each test scenario and each validation scenario has.
         seeds: How many seeds a policy that draws random numbers is run with on each trace.
         requests: How many requests a run has at most; None: as many as the files say.
     """
@@ -87,12 +144,8 @@ def plan_cases(
 ) -> tuple[Case, ...]:
     """Return all that a suite runs, test cases first, by name.
 
-    Args:
-        suite: The suite's name.
-        policies: The specs of the policies that meet.
-        root: The folder that holds ``test``, ``validation`` and ``tuned.json``.
-        extent: How much of the suite is run.
-        without: Names that are left out; one without knobs leaves out all of its kind.
+    The folder ``root`` holds ``test``, ``validation`` and ``tuned.json``. Policies are specs; of those named in
+    ``without``, one without knobs leaves out all of its kind.
 
     Raises:
         ConfigError: when the suite has no scenarios, or a file or a policy can't be used.
@@ -154,3 +207,12 @@ def _validation_file(root: Path, suite: str, name: str) -> Path | None:
 def _tuned(entry: PolicyEntry, specs: Mapping[str, str]) -> PolicyEntry:
     spec = specs.get(entry.label)
     return entry if spec is None else make_entry(entry.label, spec, is_tuned=True)
+
+
+def _digest(file: PolicyFile) -> str:
+    """Return a digest of all of a learned policy's file that decides."""
+    found = hashlib.sha256(repr((file.kind, file.base, file.preference, file.strength, file.fleet)).encode())
+    for name in sorted(file.weights):
+        found.update(name.encode() + file.weights[name].tobytes())
+    found.update(file.low.tobytes() + file.high.tobytes())
+    return found.hexdigest()[:12]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -19,32 +19,15 @@ from orchestrator.evaluation.figures import FIGURES
 from orchestrator.evaluation.scores import UTILITY, ScenarioScores, Score
 from orchestrator.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate, estimate_iqm, hypervolume
 from orchestrator.evaluation.suite import Suite
-from orchestrator.reporting.claim import Claim
+from orchestrator.reporting.claim import Claim, Interval
 
 _DIGITS: Final = 6
 """Significant ones."""
 _PACKAGES: Final = ("slim-scheduler", "numpy", "scipy", "numba", "moocore")
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What differs from machine to machine.
-
-    Attributes:
-        machine: The machine in words.
-        versions: Of what took part, by name.
-        took_s: How long the start took that ended the campaign.
-        taken_at: When it ended, ISO 8601.
-    """
-
-    machine: str
-    versions: dict[str, str]
-    took_s: float
-    taken_at: str
-
-
-def describe_machine(took_s: float) -> Measured:
-    """Return what this machine is, for a campaign that took so long and ends now."""
+def describe_machine(took_s: float) -> dict[str, Any]:
+    """Return what differs from machine to machine, as JSON values, for a campaign that took so long and ends now."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -52,11 +35,12 @@ def describe_machine(took_s: float) -> Measured:
         except PackageNotFoundError:
             continue
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}"
-    return Measured(machine, versions, round(took_s, 1), datetime.now(UTC).isoformat(timespec="seconds"))
+    taken_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"machine": machine, "versions": versions, "took_s": round(took_s, 1), "taken_at": taken_at}
 
 
 def make_document(
-    suite: Suite, extent: Extent, scenarios: Sequence[ScenarioScores], measured: Measured
+    suite: Suite, extent: Extent, scenarios: Sequence[ScenarioScores], measured: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the document, as JSON values."""
     tests = [scenario for scenario in scenarios if not scenario.case.is_validation]
@@ -75,7 +59,7 @@ def make_document(
         **suite.make_sections(scenarios),
         "scenarios": [_scenario(scenario) for scenario in tests],
         "validation": [_scenario(scenario, is_brief=True) for scenario in scenarios if scenario.case.is_validation],
-        "measured": asdict(measured) | {"decision_us": timed},
+        "measured": {**measured, "decision_us": timed},
     }
 
 
@@ -87,9 +71,7 @@ def _claim(claim: Claim) -> dict[str, Any]:
         "bar_is": "at least" if claim.is_floor else "at most",
         "unit": claim.unit,
         "met": claim.is_met,
-        "interval": None
-        if claim.interval is None
-        else [round_value(claim.interval.low), round_value(claim.interval.high)],
+        "interval": _interval(claim.interval),
         "is_equal_elsewhere": claim.holds,
         "note": claim.note,
     }
@@ -99,13 +81,13 @@ def _scenario(scenario: ScenarioScores, *, is_brief: bool = False) -> dict[str, 
     return {
         "scenario": scenario.case.stem,
         "digest": scenario.case.digest,
-        "servers": scenario.servers,
-        "arrivals": scenario.kind,
+        "servers": len(scenario.fleet),
+        "arrivals": scenario.settings.workload.kind,
         "cv2": round_value(scenario.cv2),
         "load": scenario.load,
         "rate_rps": round_value(scenario.rate_rps),
         "deadline_s": scenario.deadline_s,
-        "requests": scenario.requests,
+        "requests": scenario.settings.workload.requests,
         "traces": len(scenario.case.traces),
         "most_accuracy_by_fluid_bound": round_value(scenario.most_accuracy),
         "most_utility_by_fluid_bound": round_value(scenario.most_utility),
@@ -149,9 +131,11 @@ def encode_estimate(found: Estimate | None) -> dict[str, Any] | None:
     """Return an estimate as JSON values; None for what is none."""
     if found is None or math.isnan(found.value):
         return None
-    ends = found.interval
-    interval = None if ends is None else [round_value(ends.low), round_value(ends.high)]
-    return {"value": round_value(found.value), "interval": interval}
+    return {"value": round_value(found.value), "interval": _interval(found.interval)}
+
+
+def _interval(found: Interval | None) -> list[float | None] | None:
+    return None if found is None else [round_value(found.low), round_value(found.high)]
 
 
 def round_value(value: float | None) -> float | None:

@@ -17,12 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.simulation.results import Result, summarise
+from orchestrator.simulation.results import WARM_UP_RATIO, Result, summarise
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
 
-WARM_UP_RATIO: Final = 0.05
-"""The share of the requests, the first ones, that latencies, accuracy and attainment leave out."""
 LATENCY_EDGES_S: Final = np.logspace(-5, 2, 71)
 """The edges of the bins of latency: ten a decade from 10 µs to 100 s; what lies beyond is counted in the outermost."""
 TIMELINE_BINS: Final = 80
@@ -52,7 +50,6 @@ class RunFigures:
     """One policy on one trace.
 
     Attributes:
-        seed: The seed of the policy's random numbers.
         figures: By name, see FIGURES; None where there is none, as the latency of no answer.
         latency_counts: Answers by LATENCY_EDGES_S.
         width_shares: Shares of the answers, by width in percent.
@@ -89,7 +86,8 @@ def take_figures(simulation: Simulation, *, seed: int, fallback_ratio: float | N
     ``fallback_ratio`` is the share of the decisions that the guard's fallback made; None: the policy needs no guard.
     """
     result = summarise(simulation, seed=seed, warm_up_ratio=WARM_UP_RATIO)
-    table = _counted(simulation)
+    count = len(simulation.trace.arrived_s)
+    table = simulation.world.requests[:, int(WARM_UP_RATIO * count) : count]
     is_answered = table[sim.STATUS] == sim.ANSWERED
     latency_s = (table[sim.ANSWERED_S] - table[sim.ARRIVED_S])[is_answered]
     widths, counts = np.unique(table[sim.WIDTH][is_answered], return_counts=True)
@@ -135,16 +133,8 @@ def take_timeline(simulation: Simulation) -> Timeline:
     )
 
 
-def _counted(simulation: Simulation) -> dict[int, Floats]:
-    """Return the columns of the requests that count, after the warm-up."""
-    count = len(simulation.trace.arrived_s)
-    counted = slice(int(WARM_UP_RATIO * count), count)
-    fields = (sim.STATUS, sim.ARRIVED_S, sim.ANSWERED_S, sim.DEADLINE_S, sim.ACCURACY, sim.WIDTH, sim.SERVER)
-    return {field: np.asarray(simulation.world.requests[field])[counted] for field in fields}
-
-
 def _attributed_j(
-    result: Result, simulation: Simulation, table: dict[int, Floats], latency_s: Floats, is_answered: Any
+    result: Result, simulation: Simulation, table: Floats, latency_s: Floats, is_answered: Any
 ) -> float | None:
     """Return the joules of an answer as its latency times the mean power of its server."""
     up_s = np.asarray(simulation.world.truth[sim.UP_S])[: len(result.servers)]

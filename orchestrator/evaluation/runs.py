@@ -17,18 +17,16 @@ from typing import Final
 import numpy as np
 
 from orchestrator.errors import UntrustedError
-from orchestrator.evaluation.cases import load_case
+from orchestrator.evaluation.cases import PolicyEntry, load_case, open_policy
 from orchestrator.evaluation.figures import RunFigures, Timeline, take_figures, take_timeline
-from orchestrator.evaluation.policy_entries import PolicyEntry, open_policy
-from orchestrator.policies import RowPolicy
-from orchestrator.policies.learned import LearnedPolicy
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.protocol import RowPolicy
 from orchestrator.policies.tables.candidates import build_rows
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
-from orchestrator.simulation.simulation import Simulation
+from orchestrator.simulation.simulation import DECIDED, DISTRUSTED, Simulation
 from orchestrator.simulation.world.layout import World
-from orchestrator.simulation.world.learned_run import DECIDED, DISTRUSTED
 
 CellKey = tuple[str, str, int]
 """Digest of the scenario, identity of the policy, seed of the trace."""
@@ -42,11 +40,10 @@ class Cell:
 
     Attributes:
         digest: Of the scenario, the number of requests included.
-        requests: How many requests a run has at most; None: as many as the file says.
         trace: The seed of the trace.
         seeds: How many seeds of random numbers there are, ascending from 0.
         is_first: Whether it is the first trace of its case: then the timeline is kept and decisions are timed, and
-            a second seed tells whether the policy draws random numbers at all.
+            a second seed shows whether the policy draws random numbers at all.
     """
 
     digest: str

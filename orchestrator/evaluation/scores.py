@@ -13,13 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.evaluation.cases import Case, load_case
+from orchestrator.evaluation.cases import Case, PolicyEntry, load_case
 from orchestrator.evaluation.figures import FIGURES, RunFigures, Timeline
-from orchestrator.evaluation.policy_entries import PolicyEntry
 from orchestrator.evaluation.runs import CellKey, CellResult
 from orchestrator.evaluation.statistics import interquartile_mean
 from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy, most_utility
 from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.utility import Utility, make_utility
 
@@ -40,8 +40,7 @@ class Score:
         seeds: How many seeds of random numbers each trace was run with; 1 for a policy that draws none.
         seed_spread: Standard deviation of the utility over seeds, mean of the traces; None with one seed.
         latency_counts: Answers of all traces and seeds, by LATENCY_EDGES_S.
-        width_shares: Mean share of the answers, by width.
-        server_shares: Mean share of the items, by server.
+        width_shares, server_shares: Mean shares of the answers by width, and of the items by server.
         timeline: How the first trace went over time.
         decision_s: Median and p99 of a decision from Python; None when none was timed.
         event_s: Time of one core for a decision with its share of all events, in the compiled loop where the policy is
@@ -70,43 +69,37 @@ class ScenarioScores:
     """A scenario, what it is like, and how every policy did in it.
 
     Attributes:
-        servers: How many servers its fleet has.
+        settings: The scenario, with as many requests as a run has.
+        fleet: Its servers by name, as in shares.
         rate_rps: Items a second.
-        load_ratio: The load, over the capacity at ``load_of_width``.
-        load_of_width: The width of that capacity; None for the quickest widths.
-        kind: The kind of its arrivals.
-        cv2: Squared coefficient of variation of the gaps; as told for gamma, else as found on the first trace.
-        requests: How many requests a run has.
-        items: How many items a request has.
+        cv2: Squared coefficient of variation of the gaps; as given for gamma, else as found on the first trace.
         utility_scale: What utility and hypervolume are made with.
         most_accuracy: The fluid bound on accuracy at its rate; None when the fleet can't serve it for good.
         most_utility: The fluid bound on utility, likewise.
-        server_names: The servers, in the order of shares.
         scores: How each policy did, by its label.
     """
 
     case: Case
-    servers: int
+    settings: ScenarioSettings
+    fleet: tuple[SimulatedServer, ...]
     rate_rps: float
-    load_ratio: float
-    load_of_width: int | None
-    kind: str
     cv2: float
-    deadline_s: float
-    requests: int
-    items: int
     utility_scale: Utility
     most_accuracy: float | None
     most_utility: float | None
-    server_names: tuple[str, ...]
     scores: Mapping[str, Score]
-    fleet: tuple[SimulatedServer, ...]
 
     @property
     def load(self) -> str:
         """The load in words."""
-        width = "the quickest widths" if self.load_of_width is None else f"width {self.load_of_width}"
-        return f"{self.load_ratio:.0%} of the capacity at {width}"
+        workload = self.settings.workload
+        width = "the quickest widths" if workload.load_of_width is None else f"width {workload.load_of_width}"
+        return f"{workload.load_ratio:.0%} of the capacity at {width}"
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds from a request's arrival to its deadline."""
+        return self.settings.objectives.deadline_ms / 1e3
 
     def bound_j(self, accuracy: float) -> float | None:
         """Return the least joules a request for such a mean accuracy, by the fluid bound; None when there is none.
@@ -117,7 +110,7 @@ class ScenarioScores:
         if self.most_accuracy is None:
             return None
         bound_j = least_joules(self.fleet, self.rate_rps, min(accuracy, self.most_accuracy) - _ROUNDING)
-        return None if bound_j is None else bound_j * self.items
+        return None if bound_j is None else bound_j * self.settings.workload.items
 
 
 def score_cases(cases: Sequence[Case], results: Mapping[CellKey, CellResult]) -> tuple[ScenarioScores, ...]:
@@ -139,23 +132,16 @@ def _scenario(case: Case, results: Mapping[CellKey, CellResult]) -> ScenarioScor
         scores[entry.label] = _score(entry, cells, utility_scale)
     return ScenarioScores(
         case=case,
-        servers=len(fleet),
+        settings=settings,
+        fleet=fleet,
         rate_rps=trace.rate_rps,
-        load_ratio=workload.load_ratio,
-        load_of_width=workload.load_of_width,
-        kind=workload.kind,
         cv2=workload.cv2 if workload.kind == "gamma" else found_cv2,
-        deadline_s=settings.objectives.deadline_ms / 1e3,
-        requests=workload.requests,
-        items=workload.items,
         utility_scale=utility_scale,
         most_accuracy=most_accuracy(fleet, trace.rate_rps, min_accuracy=min_accuracy),
         most_utility=most_utility(
             fleet, trace.rate_rps, price=utility_scale.joule_price * workload.items, min_accuracy=min_accuracy
         ),
-        server_names=tuple(str(s.name) for s in fleet),
         scores=scores,
-        fleet=fleet,
     )
 
 
@@ -177,7 +163,7 @@ def _score(entry: PolicyEntry, cells: Sequence[CellResult], utility_scale: Utili
         seeds=seeds,
         seed_spread=float(np.mean([np.std(v, ddof=1) for v in utilities if len(v) > 1])) if seeds > 1 else None,
         latency_counts=np.sum([run.latency_counts for run in runs], axis=0),
-        width_shares={w: _mean([run.width_shares.get(w, 0.0) for run in runs]) for w in widths},
+        width_shares={w: float(np.mean([run.width_shares.get(w, 0.0) for run in runs])) for w in widths},
         server_shares=tuple(float(s) for s in np.mean([run.server_shares for run in runs], axis=0)),
         timeline=cells[0].timeline,
         decision_s=cells[0].decision_s,
@@ -197,7 +183,3 @@ def _middle_event_s(cells: Sequence[CellResult]) -> float:
     """Return the processor time of a decision of the middle cell; the first ones may have compiled."""
     shares = [cell.cpu_s / max(1.0, sum(run.figures["decisions"] or 0.0 for run in cell.runs)) for cell in cells]
     return float(np.median(shares))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))

@@ -14,18 +14,15 @@ from typing import Final, TypeVar
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
-"""Is told how many of how many jobs are done."""
+"""Called with how many of how many jobs are done."""
 _AHEAD: Final = 2
 """Jobs that wait for each process."""
 
 
 def run_jobs(run: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[tuple[Job, Result]]:
-    """Yield each job with its result as they come.
+    """Yield each job with its result as they come; with one process everything runs in this one.
 
-    Args:
-        run: A function of a module, which spawned processes can import.
-        jobs: What it is called with.
-        processes: How many; with 1 everything runs in this one.
+    ``run`` is a function of a module, which spawned processes can import.
     """
     left = iter(jobs)
     if processes == 1:

@@ -31,12 +31,7 @@ NEEDS: Final = "evaluation needs scipy and moocore; install them with pip instal
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and how sure it is.
-
-    Attributes:
-        value: The number, over all traces.
-        interval: Its 95 % interval; None when there are too few traces for one.
-    """
+    """A number over all traces with its 95 % interval, which is None when there are too few traces for one."""
 
     value: float
     interval: Interval | None = None
@@ -55,11 +50,8 @@ def estimate(
 ) -> Estimate:
     """Return a statistic of the traces, with its interval by a stratified bootstrap.
 
-    Args:
-        statistic: A function of the indices of the traces of each stratum, int64 [..., traces]; returns [...].
-        strata: How many traces each has.
-        seed: The seed of the resampling.
-        resamples: How often the traces are drawn.
+    The statistic is a function of the indices of the traces of each stratum, int64 [..., traces], and returns [...].
+    ``strata`` are their numbers of traces.
     """
     from scipy.stats import bootstrap
 

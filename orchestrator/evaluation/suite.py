@@ -58,9 +58,7 @@ class Suite(Protocol):
 def load_suite(name: str, root: Path) -> Suite:
     """Return one of the project's own suites.
 
-    Args:
-        name: The suite's name.
-        root: The folder of scenarios; the checkout that holds it has the suites too, else the working directory has.
+    The checkout that holds ``root``, the folder of scenarios, has the suites too, else the working directory has.
 
     Raises:
         ConfigError: when there are none, or none of that name.

@@ -74,10 +74,8 @@ def estimate_advantages(
 def weigh_advantages(advantages: Floats, preferences: Floats, *, replicas: int) -> Floats:
     """Return one advantage a step, float32 [steps, worlds].
 
-    Args:
-        advantages: [steps, worlds, objectives].
-        preferences: likewise, what each objective weighs.
-        replicas: worlds next to each other that share a trace.
+    Advantages and preferences, what each objective weighs, are [steps, worlds, objectives]; ``replicas`` worlds next to
+    each other share a trace.
     """
     steps, worlds, objectives = advantages.shape
     grouped = advantages.reshape(steps, worlds // replicas, replicas, objectives)
@@ -92,10 +90,7 @@ def weigh_advantages(advantages: Floats, preferences: Floats, *, replicas: int) 
 class ObjectivesBuffer(MaskableRolloutBuffer):
     """A rollout whose rewards, values and returns have a number for each objective.
 
-    Args:
-        replicas: worlds next to each other that share a trace.
-        horizon: T of the module, in deadlines.
-        trace: L of the module, likewise.
+    ``replicas`` worlds next to each other share a trace; horizon and trace are T and L of the module, in deadlines.
     """
 
     def __init__(self, *args: Any, replicas: int = 1, horizon: float = 5.0, trace: float = 1.0, **kwargs: Any) -> None:

@@ -60,11 +60,6 @@ class RunFolder:
         """The file of the policy that validated best."""
         return self.path / "best.npz"
 
-    @property
-    def log(self) -> Path:
-        """The folder of TensorBoard's log."""
-        return self.path / "log"
-
     def model(self, slot: int) -> Path:
         """The file with the model of a checkpoint."""
         return self.path / f"model-{slot}.zip"

@@ -75,7 +75,7 @@ def collect_demonstrations(
 
 
 def write_demonstrations(path: Path, demonstrations: Demonstrations) -> None:
-    """Write lessons to a file, as a whole or not at all."""
+    """Write demonstrations to a file, as a whole or not at all."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{name: getattr(demonstrations, name) for name in Demonstrations.__dataclass_fields__})
     write_atomically(path, buffer.getvalue())
@@ -112,7 +112,7 @@ def clone(
     """Train a network to do as the experts did; return the share of held-out demonstrations that it then repeats.
 
     The network is changed in place, by Adam. Demonstrations of a tenth of the worlds are held out; an epoch is a pass
-    over all others, in an order by the seed, and then ``report`` hears it with its loss and the agreement.
+    over all others, in an order by the seed, and after it ``report`` is called with its number, loss and agreement.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC10E]))
     is_held = held_out(demonstrations.episodes, rng)

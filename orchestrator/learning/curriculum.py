@@ -71,13 +71,9 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A world to be played, and what is known of it.
+    """A world to be played, the seed of its draw and its trace, and the best heuristic there with what that earned.
 
-    Attributes:
-        seed: the seed of its draw and of its trace.
-        expert: the best heuristic there.
-        best: what it earned.
-        entry: its place in the pool; None for a new draw.
+    ``entry`` is its place in the pool; None for a new draw.
     """
 
     task: Task
@@ -88,13 +84,10 @@ class Episode:
 
 
 class Curriculum:
-    """Says which episode comes next, by a generator of its own; its state can be kept and restored.
+    """Says which episode, of so many requests, comes next, by a generator of its own; its state can be restored.
 
-    Args:
-        requests: how many requests an episode has.
-        only: the one task to play instead of draws, for a world that is known.
-        varies_load: whether that task is played at other loads too.
-        scenarios: tasks that take turns with draws, varied.
+    ``only`` is the one task to play instead of draws, for a world that is known, with ``varies_load`` at other loads
+    too. ``scenarios`` are tasks that take turns with draws, varied.
 
     Attributes:
         stage: how wide draws are, 0 to 1.

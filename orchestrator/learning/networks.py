@@ -50,11 +50,7 @@ class Encoder(nn.Module):
 
 
 class ScoringNet(nn.Module):
-    """Observations to a score for each action.
-
-    Args:
-        strength: what the base policy's choice adds to its score.
-    """
+    """Observations to a score for each action, to which ``strength`` is added where it is the base policy's choice."""
 
     def __init__(self, strength: float) -> None:
         super().__init__()
@@ -105,7 +101,7 @@ class ScoringNet(nn.Module):
 
 
 class ValueNet(nn.Module):
-    """Observations to the value of each objective, float32 [n, 3]."""
+    """Observations to the value of each objective, float32 [n, objectives]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,9 +132,6 @@ class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc, unused-i
 
     Beside the actor that explores there is one of its averaged weights, which is validated and exported: updates that
     rest on noise cancel in it, those in one direction add up (iterate averaging, Polyak and Juditsky 1992).
-
-    Args:
-        strength: what the base policy's choice adds to its score.
     """
 
     def __init__(self, *args: Any, strength: float = 5.0, **kwargs: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from orchestrator.policies.learned.decide import WORTH, priced
 from orchestrator.policies.tables import columns as col
-from orchestrator.simulation.rewards import LATE_PRICE, LATENCY_SHARE, Task, weights_of
+from orchestrator.simulation.rewards import LATE_PRICE, LATENCY_SHARE, Task, per_item_joules, reward_scales, weights_of
 from orchestrator.simulation.scenario.capacity import capacity_rps
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import FaultSettings, ScenarioSettings
@@ -193,15 +193,12 @@ def requests_per_deadline(task: Task) -> float:
 
 def utility(task: Task, totals: Mapping[str, float]) -> float:
     """Return what an episode of so much (``WorldBatch.totals``) earned a request, as the rewards of its task add up."""
-    accuracies = [m.accuracy for s in task.servers for m in s.models]
-    spread = max(accuracies) - min(accuracies)
-    position = (totals["accuracy"] - min(accuracies)) / spread if spread > 0 else 1.0
-    deadline_s = task.settings.objectives.deadline_ms / 1e3
+    least, spread, deadline_s, _ = reward_scales(task)
+    position = (totals["accuracy"] - least) / spread if spread > 0 else 1.0
     late = totals["answered"] - totals["in_time"] + totals["lost"]
     latency = -LATENCY_SHARE * totals["answered"] * totals["latency_s"] / deadline_s
-    widest = [max(s.models, key=lambda m: m.width) for s in task.servers]
-    known = [m.energy_j[-1] / m.max_batch_size for m in widest if m.energy_j is not None]
-    energy = -totals["busy_j"] / float(np.mean(known)) if len(known) == len(widest) else 0.0
+    per_item_j = per_item_joules(task)
+    energy = 0.0 if math.isnan(per_item_j) else -totals["busy_j"] / per_item_j
     earned = np.array([position * totals["answered"], latency, energy, -LATE_PRICE * late])
     return float(earned @ np.array(weights_of(task.preference))) / totals["requests"]
 

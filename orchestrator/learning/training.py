@@ -36,7 +36,7 @@ from orchestrator.learning.cloning import (
     write_demonstrations,
 )
 from orchestrator.learning.curriculum import Curriculum
-from orchestrator.learning.networks import CandidatePolicy, ScoringNet, export_paper, paper_fleet
+from orchestrator.learning.networks import CandidatePolicy, export_paper, paper_fleet
 from orchestrator.learning.validation import Validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv
 from orchestrator.policies.learned import features as feat
@@ -48,7 +48,7 @@ _CLONED_WORLDS: Final = 128  # at once; to find the expert of one takes longer t
 _STAGE_GROWS: Final = 0.6  # of all steps, without demonstrations; then draws are as wide as they get
 
 Report = Callable[[int, str], None]
-"""Is told how many steps were taken, and what happened."""
+"""Called with how many steps were taken, and what happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,10 @@ class TrainingSettings:
         kind: ``ppo-slim`` or ``ppo-paper``.
         base: the policy that ppo-slim rests on and that says what is masked.
         steps: choices, over all worlds.
-        worlds: how many worlds are stepped at once.
-        replicas: how many of them play the same episode.
+        worlds: how many are stepped at once, of which ``replicas`` play the same episode.
         rollout: choices a world before each update.
         batch: choices of each step of the optimiser; smaller ones are more steps.
-        requests: how many requests an episode has.
+        requests: of an episode.
         demonstrations: choices to clone from; 0 for none.
         clone_rounds: rounds in which these are collected, see orchestrator.learning.cloning.
         clone_epochs: passes over all demonstrations so far, in each round.
@@ -109,18 +108,13 @@ def train(
     task: Task | None = None,
     scenarios: Sequence[Task] = (),
     resume: bool = False,
-    report: Report = lambda steps, told: None,
+    report: Report = lambda steps, text: None,
 ) -> PolicyFile:
     """Return the policy that validated best, which is in the folder as well.
 
-    Args:
-        settings: what the run is made of.
-        folder: where the run is kept.
-        validations: scenarios that judge policies and end a run early.
-        task: the only world; None: worlds are drawn. ppo-paper needs it, for its fleet, at loads around its own.
-        scenarios: tasks that are varied and played beside drawn ones.
-        resume: whether to go on where the folder's run was interrupted.
-        report: hears what happens.
+    Validations judge policies and end a run early. ``task`` is the only world; without it worlds are drawn, and
+    ``scenarios`` are varied and played beside them. ppo-paper needs a task, for its fleet, at loads around its own.
+    ``resume`` goes on where the folder's run was interrupted.
 
     Raises:
         ConfigError: when settings don't fit each other, or the folder's run.
@@ -183,7 +177,7 @@ class _Run:
             ranges.low, ranges.high = np.array(state.low, np.float32), np.array(state.high, np.float32)
             kind: Any = PPO if is_paper else MaskablePPO
             self.model = kind.load(folder.model(state.slot), env=self.env, device="cpu")
-        self.model.set_logger(configure(str(folder.log), ["tensorboard", "csv"]))
+        self.model.set_logger(configure(str(folder.path / "log"), ["tensorboard", "csv"]))
 
     def learn(self) -> None:
         """Run training to its end."""
@@ -211,16 +205,6 @@ class _Run:
         self.state.curriculum = self.env.curriculum.state()
         self._folder.keep(self.model, self.state, self.env.ranges)
         self._kept_s = time.monotonic()
-
-    def judge_and_go_on(self) -> bool:
-        """Validate; return False when it has not become better for too long."""
-        self._judge(f"after {self.model.num_timesteps} steps")
-        return self.state.since_best < self._settings.patience
-
-    def widen(self) -> None:
-        """Draw more widely as the run goes on."""
-        part = self.model.num_timesteps / max(1.0, _STAGE_GROWS * self._settings.steps)
-        self.env.curriculum.stage = 1.0 if self._settings.demonstrations else min(1.0, part)
 
     def export(self) -> PolicyFile:
         """Return the policy as it is now."""
@@ -252,9 +236,6 @@ class _Run:
         assert isinstance(self.model.policy, CandidatePolicy)
         return self.model.policy
 
-    def _scoring(self) -> ScoringNet:
-        return self._policy().scoring
-
     def _new_model(self) -> Any:
         s = self._settings
         common: dict[str, Any] = {
@@ -284,7 +265,7 @@ class _Run:
     def _clone(self) -> None:
         s, epochs = self._settings, self._settings.clone_epochs
 
-        def told(epoch: int, loss: float, agreement: float) -> None:
+        def report_epoch(epoch: int, loss: float, agreement: float) -> None:
             self._report(0, f"cloning, epoch {epoch + 1}: loss {loss:.3f}, {agreement:.1%} as the teacher")
 
         curriculum = self.env.curriculum
@@ -302,12 +283,12 @@ class _Run:
         for turn in range(self.state.cloned, s.clone_rounds):
             wanted = s.demonstrations * (turn + 1) // s.clone_rounds - sum(len(part.actions) for part in parts)
             if wanted > 0:
-                net = self._scoring() if turn else None
+                net = self._policy().scoring if turn else None
                 parts.append(collect_demonstrations(env, wanted, seed=s.seed + turn, net=net))
                 write_demonstrations(self._folder.demonstrations(turn), parts[-1])
             demonstrations = joined(parts)
             self._report(0, f"round {turn + 1}: {len(demonstrations.actions)} lessons from the best heuristics")
-            clone(self._scoring(), demonstrations, epochs=epochs, seed=s.seed + turn, report=told)
+            clone(self._policy().scoring, demonstrations, epochs=epochs, seed=s.seed + turn, report=report_epoch)
             self._policy().average(0.0)
             self.state.cloned = turn + 1
             self._judge(f"the policy cloned in {turn + 1} rounds")
@@ -325,11 +306,10 @@ class _Run:
         if is_best:
             self.state.best = score.earned
             write_policy_file(self._folder.best, replace(policy, validation={"of": which, **asdict(score)}))
-        told = (
-            f"{which}: {score.over_base:+.4f} a request against {self._settings.base}, {score.over_best:+.4f} against"
-        )
+        over_base = f"{which}: {score.over_base:+.4f} a request against {self._settings.base}"
+        over_best = f"{score.over_best:+.4f} against the best heuristics, at worst {score.worst:+.4f}"
         mark = ", the best so far" if is_best else ""
-        self._report(int(self.model.num_timesteps), f"{told} the best heuristics, at worst {score.worst:+.4f}{mark}")
+        self._report(int(self.model.num_timesteps), f"{over_base}, {over_best}{mark}")
 
 
 class _Watch(BaseCallback):
@@ -349,16 +329,18 @@ class _Watch(BaseCallback):
         self._rollouts += 1
         if settings.kind == SLIM:
             taken = self._run.model.num_timesteps / (settings.rollout * settings.worlds)
-            run._scoring().requires_grad_(taken > settings.warm_up)
+            run._policy().scoring.requires_grad_(taken > settings.warm_up)
             run._policy().average(settings.averaged)
-        run.widen()
+        part = run.model.num_timesteps / max(1.0, _STAGE_GROWS * settings.steps)
+        run.env.curriculum.stage = 1.0 if settings.demonstrations else min(1.0, part)
         finished, run.env.finished = run.env.finished, []
         if finished:
             gap = float(np.mean([episode.best - earned for episode, earned in finished]))
             self.logger.record("curriculum/gap", gap)
             self.logger.record("curriculum/stage", run.env.curriculum.stage)
         if self._rollouts % settings.validate_every == 0:
-            self._goes_on = run.judge_and_go_on()
+            run._judge(f"after {run.model.num_timesteps} steps")
+            self._goes_on = run.state.since_best < settings.patience
         if time.monotonic() - run._kept_s > _KEEP_EVERY_S:
             run.keep()
         run._report(int(self.model.num_timesteps), "")

@@ -12,7 +12,8 @@ import numpy as np
 from orchestrator.errors import ConfigError
 from orchestrator.learning.curriculum import EXPERTS
 from orchestrator.learning.tasks import draw_task, simulate_totals, usual_preference, utility
-from orchestrator.policies.learned import LearnedPolicy, PolicyFile
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.learned.policy_file import PolicyFile
 from orchestrator.policies.registry import parse_policy
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.settings import load_scenario
@@ -29,13 +30,10 @@ _DRAWN, _DRAWN_REQUESTS = 12, 600
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """A validation scenario with what the heuristics earn on its traces.
+    """A validation scenario and the seeds of its traces.
 
-    Attributes:
-        seeds: the seeds of its traces.
-        best: what the best of the heuristics earned a request, over all traces.
-        expert: the name of that heuristic.
-        base: what the base policy earned.
+    ``best`` is what the best heuristic, of the name ``expert``, earned a request over all traces, ``base`` what the
+    base policy did.
     """
 
     task: Task
@@ -47,13 +45,9 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a policy earned on the validation scenarios, a request.
+    """What a policy earned a request, mean of the validation scenarios.
 
-    Attributes:
-        earned: the mean over the scenarios.
-        over_base: the mean difference to what the base policy earned.
-        over_best: the mean difference to the best heuristic of each scenario.
-        worst: the least difference to the best heuristic.
+    Likewise the differences to what the base policy and the best heuristic of each earned, and the least of the latter.
     """
 
     earned: float

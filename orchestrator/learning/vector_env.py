@@ -34,7 +34,7 @@ def base_actions(observations: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 class Ranges:
-    """The least and the most of every feature that was seen; what a policy file tells of its training."""
+    """The least and the most of every feature that was seen; what a policy file says of its training."""
 
     def __init__(self) -> None:
         self.low = np.full(feat.FEATURES + feat.CONTEXT, np.inf, np.float32)
@@ -53,14 +53,10 @@ class Ranges:
 
 
 class FleetVecEnv(VecEnv):
-    """Worlds that play episodes of a curriculum, for ever.
+    """Worlds that play episodes of a curriculum, for ever; ``replicas``, which divide them, play the same episode.
 
-    Args:
-        worlds: how many at once; a multiple of ``replicas``.
-        replicas: how many of them play the same episode.
-        base: see WorldBatch.
-        fleet: servers, widths and batch choices of ppo-paper, whose actions are three numbers and rewards one; None:
-            one action of ppo-slim, and four rewards.
+    ``fleet`` has the servers, widths and batch choices of ppo-paper, whose actions are three numbers and rewards one.
+    Without it there are one action, of ppo-slim, and four rewards. The base is that of WorldBatch.
     """
 
     def __init__(

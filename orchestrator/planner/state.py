@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
 from orchestrator.planner.host import Batching, Limits
 from orchestrator.planner.memory_ledger import MemoryLedger
-from orchestrator.profile import LatencyFit
+from orchestrator.profile.fit import LatencyFit
 from orchestrator.snapshot import ModelName
 
 _BUILDS = (ActionKind.LOAD, ActionKind.SCALE_UP, ActionKind.RELOAD)

@@ -3,8 +3,8 @@
 Numba compiles a function at its first call, some thirty seconds for all that decides, and a tenth as long is already
 too long for a request to wait. So decisions about a made-up fleet are made first. They are made by a rule, which is
 one compiled function for all rules, and by both learned policies with weights that mean nothing, because what is
-compiled does not depend on a policy's file. So nothing is left to be compiled whatever policy a router is told to go
-by, at its start or later.
+compiled does not depend on a policy's file. So nothing is left to be compiled whatever policy a router goes by, at its
+start or later.
 
 One process at a time does that and says when all of it is kept on disk; the others wait and then load it, in a third of
 a second.

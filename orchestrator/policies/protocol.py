@@ -1,13 +1,13 @@
-"""The protocol of every routing policy."""
+"""The protocol of every routing policy, and the binding that one may be given in place of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from orchestrator.decision import Candidate, Decision
+from orchestrator.decision import Candidate, Decision, Hold, Reason
 from orchestrator.policies.tables.compiled import Column, Table
 from orchestrator.policies.tables.layout import Choice
 from orchestrator.policies.tables.memory import Memory
@@ -136,3 +136,47 @@ class RowPolicy(ObservingPolicy, Protocol):
         its own. Infinite is until something changes. Of the rows the first ``count`` are candidates, perhaps none.
         """
         ...
+
+
+def rebind(policy: Policy, binding: Binding) -> Policy:
+    """Return any policy bound early or late, whichever it was written for, so that both kinds can be compared.
+
+    - A late rule bound early is asked when a request arrives and sees every server as if it had room: it takes the
+      best, its waiting counted, where it would have held for it. That is what a load balancer in front of many queues
+      does.
+    - An early rule bound late is asked when a server has room and sees only those that have: round-robin takes turns
+      among the free ones, join-the-shortest-queue is then the server with most room.
+    """
+    return policy if policy.binding is binding else _Rebound(policy, binding)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rebound:
+    """A policy that is bound otherwise than it was written for."""
+
+    policy: Policy
+    binding: Binding
+
+    @property
+    def name(self) -> str:
+        """The name of the policy that is bound otherwise."""
+        return self.policy.name
+
+    def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
+        """Decide, see ``Policy``."""
+        if self.binding is Binding.EARLY:
+            return self.policy.choose([c if c.has_room else replace(c, has_room=True) for c in candidates], situation)
+        ready = [c for c in candidates if c.has_room]
+        if candidates and not ready:
+            return Hold(Reason.BETTER_SERVER_BUSY)
+        return self.policy.choose(ready, situation)
+
+    @property
+    def is_observing(self) -> bool:
+        """Whether the policy wants to know of answered batches."""
+        return isinstance(self.policy, ObservingPolicy) and self.policy.is_observing
+
+    def observe(self, memory: Memory, outcome: Outcome) -> None:
+        """Remember what counts of an answered batch."""
+        if isinstance(self.policy, ObservingPolicy):
+            self.policy.observe(memory, outcome)

@@ -2,7 +2,7 @@
 
 They are functions of numbers, so a live router and the compiled loop of the simulator call the very same ones. Each
 keeps its requests in its own way (objects and ``heapq`` there, tables here); what those do with a rule's answer is in
-``orchestrator.router.queue`` and in ``orchestrator.simulation.world``. Why the rules are what they are is told in
+``orchestrator.router.queue`` and in ``orchestrator.simulation.world``. Why the rules are what they are is said in
 ``orchestrator.router.queue.overload``.
 
 Rules of single numbers are plain Python, which a live router calls quicker than compiled code; the simulator compiles
@@ -28,7 +28,7 @@ _TAIL_RATIO: Final = 0.9
 
 
 class QueueEstimate(NamedTuple):
-    """What the last decision about a queue told of it.
+    """What the last decision about a queue showed of it.
 
     Attributes:
         fastest_s: the least expected time of one item alone on an idle server, seconds.
@@ -116,7 +116,7 @@ def head_batch(head_items: float, most_items: float, longest_s: float, per_item_
 
 @compiled
 def least_times(rows: Table, count: int, queue_items: float) -> tuple[float, float, float, float]:
-    """Return what candidates, on rows, tell of their queue; zeros and infinity when there are none.
+    """Return what candidates, on rows, show of their queue; zeros and infinity when there are none.
 
     These are the least expected times of one item alone on an idle server, until the queue is drained at one width, and
     until the head is answered, in seconds; and the items a second that all servers answer in full batches, each at its

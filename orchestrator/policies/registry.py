@@ -96,12 +96,7 @@ _MOST_BUCKETS = 1024
 
 @dataclass(frozen=True, slots=True)
 class RulePolicy:
-    """A policy that is a rule of numbers, see orchestrator.policies.rule.
-
-    Attributes:
-        numbers: the rule as a column.
-        slack_margin: the policy's own margin; None: as the router's.
-    """
+    """A policy that is a rule in a column of numbers (orchestrator.policies.rule); None: the router's margin."""
 
     name: str
     binding: Binding

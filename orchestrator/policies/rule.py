@@ -36,13 +36,13 @@ RULE_FIELDS: Final = FIRST_KNOB + KNOB_COUNT
 
 DRAWN: Final = 0
 IN_TURN: Final = 1
-FEWEST_ITEMS: Final = 2
+FEWEST_ITEMS: Final = 2  # join the shortest queue (JSQ), also called least connections
 LEAST_COMPLETION: Final = 3
-SOONER_OF_TWO: Final = 4
-EMPTIER_OF_TWO: Final = 5
+SOONER_OF_TWO: Final = 4  # of a pair of servers the one that answers the head first
+EMPTIER_OF_TWO: Final = 5  # the one with fewer items: as first published
 SHORTEST_DELAY: Final = 6
 DRAWN_BY_CAPACITY: Final = 7
-LEAST_WORK: Final = 8
+LEAST_WORK: Final = 8  # the least seconds of work, whatever the head would add: least work left (LWL)
 IN_WEIGHTED_TURN: Final = 9
 DRAWN_WITH_BATCH: Final = 10  # says how many as well
 CENTRAL: Final = 11
@@ -148,17 +148,17 @@ def _server_of(
     if server_rule == IN_TURN:
         return server_rules.in_turn(width, timely, rows, count, query)
     if server_rule == FEWEST_ITEMS:
-        return server_rules.fewest_items(width, timely, rows, count, query)
+        return server_rules.least(col.ROW_SERVER_ITEMS, width, timely, -1.0, -1.0, rows, count, query)
     if server_rule == LEAST_COMPLETION:
         return server_rules.least_completion(width, timely, rows, count, query)
     if server_rule == SOONER_OF_TWO:
-        return server_rules.sooner_of_two(width, timely, rows, count, query)
+        return server_rules.better_of_two(col.ROW_HEAD_COMPLETION_S, width, timely, rows, count, query)
     if server_rule == EMPTIER_OF_TWO:
-        return server_rules.emptier_of_two(width, timely, rows, count, query)
+        return server_rules.better_of_two(col.ROW_SERVER_ITEMS, width, timely, rows, count, query)
     if server_rule == SHORTEST_DELAY:
         return server_rules.shortest_delay(width, timely, rows, count, query)
     if server_rule == LEAST_WORK:
-        return server_rules.least_work(width, timely, rows, count, query)
+        return server_rules.least(col.ROW_BACKLOG_S, width, timely, -1.0, -1.0, rows, count, query)
     if server_rule == IN_WEIGHTED_TURN:
         return server_rules.in_weighted_turn(width, timely, memory, rows, count, query)
     return server_rules.drawn_by_capacity(width, timely, rows, count, query)

@@ -1,4 +1,4 @@
-"""How long a batch takes: a·n + b, fitted to what is observed of one server and model.
+"""How long a batch takes and what it costs in joules: a·n + b for one server and model, and the tables of all.
 
 The straight line is what batching looks like on CPUs and on GPUs beyond the launch-bound range. It is fitted by
 least squares over observations whose weight decays, so a machine that throttles is noticed after some tens of
@@ -7,6 +7,11 @@ is not chosen and so would never be seen to be fast again.
 
 Lines through measured batches weigh errors by what was measured, so a line is about as many percent wrong at batch 1 as
 at the largest; unweighted, the largest batches would decide alone, and most batches are small.
+
+Joules are those above what the server draws anyway: the marginal energy of the batch. Idle power belongs to the server
+and not to a request, so it is kept apart (``document.IdlePower``); a policy that weighs candidates must not think that
+a request costs less where the machine idles more. Unknown is None, never 0: a server that can't be measured is not
+free.
 """
 
 from __future__ import annotations
@@ -14,8 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.profile.document import BatchProfile, FittedLine
-from orchestrator.profile.energy import EnergyLine
+from orchestrator.profile.document import BatchProfile, EnergySource, FittedLine
 from orchestrator.snapshot import ModelName, ServedModel, ServerName
 
 Point = tuple[int, float]
@@ -27,6 +31,8 @@ DECAY = 0.95
 OUTLIER_RATIO = 3.0
 """An observation counts as at most this many times what was expected; a machine that is slower for good is believed
 after a few batches all the same, because what is expected grows with each."""
+TOGETHER_RATIO = 0.05
+"""Two answers closer than this part of the first one's time came from one execution; so is a millisecond."""
 
 
 def fitted_line(weight: float, sum_n: float, sum_nn: float, sum_t_s: float, sum_nt_s: float) -> tuple[float, float]:
@@ -136,6 +142,63 @@ def _work_ratio(model: ServedModel, reference: ServedModel) -> float:
     if model.flops and reference.flops:
         return model.flops / reference.flops
     return (model.width / reference.width) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyLine:
+    """Energy of batches of one (server, model)."""
+
+    per_item_j: float
+    fixed_j: float
+    source: EnergySource
+
+    def of_batch(self, items: int) -> float:
+        """Return the joules of a batch of ``items``."""
+        return self.per_item_j * items + self.fixed_j
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyTable:
+    """The energy of batches on all servers and models of which it is known."""
+
+    lines: Mapping[tuple[ServerName, ModelName], EnergyLine] = field(default_factory=dict)
+
+    def start(self, server: ServerName, model: ModelName, line: EnergyLine | None) -> EnergyTable:
+        """Return the table with ``line``, or nothing, as what is known of one model."""
+        others = {key: known for key, known in self.lines.items() if key != (server, model)}
+        return EnergyTable(others if line is None else {**others, (server, model): line})
+
+    def line(self, server: ServerName, model: ModelName) -> EnergyLine | None:
+        """Return what batches cost there, None when that is unknown; never guessed from a sibling."""
+        return self.lines.get((server, model))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a server did between two answers.
+
+    Attributes:
+        began_s: When the batch reached the head of the server's queue: when it was sent, or at the answer before it.
+        ended_s: When the answer came, on the same clock.
+    """
+
+    model: ModelName
+    items: int
+    began_s: float
+    ended_s: float
+
+
+def merge_runs(earlier: Run, later: Run, *, later_sent_s: float) -> Run | None:
+    """Return both as one run when the server ran them together, None when it ran them one after the other.
+
+    Triton's dynamic batcher joins batches of one model that wait at the same time. Their answers come at once, so the
+    first seems to have taken all the time and the second none; as one run of all items both are right.
+    """
+    apart_s = later.ended_s - earlier.ended_s
+    together_s = max(1e-3, TOGETHER_RATIO * (earlier.ended_s - earlier.began_s))
+    if earlier.model != later.model or later_sent_s > earlier.ended_s or apart_s > together_s:
+        return None
+    return replace(earlier, items=earlier.items + later.items, ended_s=later.ended_s)
 
 
 def weighted_fit(points: Sequence[tuple[float, int, float]]) -> LatencyFit:

@@ -4,7 +4,7 @@ The start weighs as much as PRIOR_BATCHES observed batches. Observations weigh u
 profile decides at first and is outweighed after a dozen batches: a machine that has become slower than its profile is
 noticed nearly as soon as one that never had any.
 
-An entry for other weights is no worse guess but about something else, so it is ignored and the reason is told.
+An entry for other weights is no worse guess but about something else, so it is ignored and the reason is returned.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
-from orchestrator.profile.codec import TAKE_AGAIN
-from orchestrator.profile.document import ModelProfile, Origin, Profile
-from orchestrator.profile.energy import EnergyLine
-from orchestrator.profile.fit import LatencyFit, fit_energy, weighted_fit
+from orchestrator.profile.document import TAKE_AGAIN, ModelProfile, Origin, Profile
+from orchestrator.profile.fit import EnergyLine, LatencyFit, fit_energy, weighted_fit
 from orchestrator.snapshot import ServedModel, ServerName
 
 PRIOR_BATCHES = 10.0
@@ -29,19 +27,14 @@ long as it does after 16 batches; with 8 it is 19 % less."""
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a (server, model) starts with.
-
-    Attributes:
-        latency: As if PRIOR_BATCHES batches had been observed.
-        energy: None when the profile does not know it.
-    """
+    """What a (server, model) starts with, as if PRIOR_BATCHES had been observed; energy is None while unknown."""
 
     latency: LatencyFit
     energy: EnergyLine | None
 
 
 def find_start(profile: Profile, server: ServerName, model: ServedModel, *, slowdown: float | None) -> Start | str:
-    """Return where ``model`` on ``server`` starts, or in a sentence with the remedy why the profile does not tell.
+    """Return where ``model`` on ``server`` starts, or in a sentence with the remedy why the profile does not say.
 
     ``slowdown`` is the emulated factor of the server as fleet.yaml has it; None when there is none.
     """

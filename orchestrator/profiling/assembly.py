@@ -16,7 +16,8 @@ from typing import Literal
 
 from orchestrator.config import PowerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile import (
+from orchestrator.profile.document import (
+    TAKE_AGAIN,
     BatchProfile,
     Conditions,
     EnergySource,
@@ -28,10 +29,9 @@ from orchestrator.profile import (
     ServerProfile,
     Timing,
     batch_ladder,
-    find_start,
-    fit_latency,
 )
-from orchestrator.profile.codec import TAKE_AGAIN
+from orchestrator.profile.fit import fit_latency
+from orchestrator.profile.start import find_start
 from orchestrator.profiling.records import Cycle, ModelKey
 from orchestrator.profiling.sampling import Cell, Visit, Window, quantile
 from orchestrator.snapshot import ServedModel, ServerName
@@ -49,7 +49,6 @@ class ServerFacts:
     """What is known of a server besides measurements.
 
     Attributes:
-        description: The device in words.
         slowdown: The emulated factor; None when it is as fast as its machine.
         memory_bytes: Memory of the device or host; None when unreadable.
         power: The model of its power to use without a counter; None when fleet.yaml states none.
@@ -204,7 +203,7 @@ def _batch_energy(
 def attribute_energy(
     energy_j: float, *, duration_s: float, idle_w: float, busy_s: Sequence[float]
 ) -> tuple[float, tuple[float, ...]]:
-    """Share the joules that a server's counter tells of a window over the batches that ran in it.
+    """Share the joules that a server's counter shows for a window over the batches that ran in it.
 
     Return the idle energy, which is nobody's, and the share of each batch; together they are ``energy_j``: energy is
     handed on, never made or lost. What was drawn above idle is shared in proportion to how long each batch was busy
@@ -230,8 +229,8 @@ def _pool(windows: Sequence[Window]) -> tuple[float | None, float, EnergySource 
 
 
 def _reason(server: ServerFacts, windows: Sequence[Window]) -> str:
-    told = server.no_counter or next((window.reason for window in windows if window.reason), "")
-    return f"{told or 'no counter was read over a whole window'}; fleet.yaml states no 'power' for the server"
+    reason = server.no_counter or next((window.reason for window in windows if window.reason), "")
+    return f"{reason or 'no counter was read over a whole window'}; fleet.yaml states no 'power' for the server"
 
 
 def _changes(cycles: Sequence[Cycle]) -> ModelChanges | None:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.profile import batch_ladder
+from orchestrator.profile.document import batch_ladder
 from orchestrator.profiling.changes import Control, describe_before, measure_cycle, restore
 from orchestrator.profiling.probe import Clock, ProfiledServer, Telemetry, idle_window, visit_cell
 from orchestrator.profiling.records import ModelKey, Records
@@ -20,13 +20,9 @@ from orchestrator.snapshot import ServedModel, ServerName
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a campaign is.
+    """How far a campaign is: cells that are settled, and all, the round, and what is measured now, in words.
 
-    Attributes:
-        settled: Cells with enough measurements.
-        cells: All cells.
-        round_number: The round under way; 0 while changes are measured.
-        now: The cell or the model that is measured, in words.
+    The round is 0 while changes are measured.
     """
 
     settled: int
@@ -43,7 +39,7 @@ class Subject:
         client: What batches go through.
         telemetry: Readings of its host; None where it can't be read.
         control: What loads and unloads; None where nothing may be changed.
-        has_counter: Whether telemetry tells of energy.
+        has_counter: Whether telemetry reads energy.
     """
 
     name: ServerName
@@ -76,7 +72,7 @@ async def measure_changes(
     records: Records,
     sampling: Sampling,
     *,
-    tell: Callable[[Progress], None],
+    report: Callable[[Progress], None],
     clock: Clock,
 ) -> None:
     """Measure what changes of every model cost, some cycles of each in turn.
@@ -94,7 +90,7 @@ async def measure_changes(
                 continue
             assert subject.control is not None
             assert subject.telemetry is not None
-            tell(Progress(0, len(list_cells(subjects)), 0, f"changes of {model} on {server}"))
+            report(Progress(0, len(list_cells(subjects)), 0, f"changes of {model} on {server}"))
             loaded = {each.name: each for each in await subject.control.loaded_models()}
             before = describe_before(loaded[model], server=server)
             records.add_before((server, model), before)
@@ -109,7 +105,7 @@ async def measure_batches(
     records: Records,
     sampling: Sampling,
     *,
-    tell: Callable[[Progress], None],
+    report: Callable[[Progress], None],
     clock: Clock,
 ) -> None:
     """Visit all cells in rounds until each is settled.
@@ -130,7 +126,7 @@ async def measure_batches(
                 records.add_idle(subject.name, window)
         for cell in order:
             settled = sum(is_settled(records.visits.get(each, ()), sampling) for each in cells)
-            tell(Progress(settled, len(cells), number, f"{cell.model} × {cell.items} on {cell.server}"))
+            report(Progress(settled, len(cells), number, f"{cell.model} × {cell.items} on {cell.server}"))
             subject = by_name[cell.server]
             visit = await visit_cell(
                 subject.client,

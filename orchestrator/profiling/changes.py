@@ -81,7 +81,7 @@ async def restore(control: Control, name: ModelName, before: Before) -> None:
     """Let a model run as it did before.
 
     Raises:
-        SlimError: when Triton does not; tells how it ran.
+        SlimError: when Triton does not; it says how the model ran.
     """
     batching = Batching(before.preferred_sizes, before.delay_us)
     try:

@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.config import FleetSettings, ServerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile import Conditions, Profile, batch_ladder, read_profile
+from orchestrator.profile.document import Conditions, Profile, batch_ladder, read_profile
 from orchestrator.profiling.assembly import ServerFacts, assemble_profile, check_binding
 from orchestrator.profiling.campaign import Progress, Subject, measure_batches, measure_changes, restore_left
 from orchestrator.profiling.changes import Control
@@ -37,12 +37,10 @@ HasController = Callable[[ServerSettings], bool]
 
 @dataclass(frozen=True, slots=True)
 class ProfileRequest:
-    """What to profile.
+    """What to profile, with the file that keeps what was measured so far.
 
-    Attributes:
-        partial: The file that keeps what was measured so far.
-        control: Whether loads, reloads and memory are measured, which changes the servers.
-        force: Whether to do that beside a running controller.
+    With ``control`` loads, reloads and memory are measured, which changes the servers; with ``force`` also beside a
+    running controller.
     """
 
     fleet: FleetSettings
@@ -53,7 +51,7 @@ class ProfileRequest:
 
 
 async def take_profile(
-    request: ProfileRequest, *, tell: Callable[[Progress], None], has_controller: HasController
+    request: ProfileRequest, *, report: Callable[[Progress], None], has_controller: HasController
 ) -> Profile:
     """Measure what is missing and return the profile; ``has_controller`` says which servers may not be changed.
 
@@ -68,8 +66,8 @@ async def take_profile(
             facts, subjects = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             records.bind(_binding(facts, request.sampling))
             if request.control:
-                await measure_changes(subjects, records, request.sampling, tell=tell, clock=time.perf_counter)
-            await measure_batches(subjects, records, request.sampling, tell=tell, clock=time.perf_counter)
+                await measure_changes(subjects, records, request.sampling, report=report, clock=time.perf_counter)
+            await measure_batches(subjects, records, request.sampling, report=report, clock=time.perf_counter)
     return assemble_profile(
         facts, _conditions(request.sampling, facts), visits=records.visits, idles=records.idles, cycles=records.cycles
     )

@@ -33,11 +33,9 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Energy between two readings of a counter.
+    """Energy between two readings of a counter, from a source as telemetry names it.
 
-    Attributes:
-        energy_j: Joules; None when they can't be read.
-        source: Where the joules come from, as telemetry names it; ``none`` without energy, with a ``reason``.
+    Where it can't be read the joules are None and the source is ``none``, with a reason.
     """
 
     energy_j: float | None

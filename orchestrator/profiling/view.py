@@ -15,7 +15,7 @@ from rich.table import Table
 
 from orchestrator.errors import ConfigError
 from orchestrator.files import write_atomically
-from orchestrator.profile import ModelProfile, Origin, Profile, ServerProfile
+from orchestrator.profile.document import ModelProfile, Origin, Profile, ServerProfile
 from orchestrator.reporting.pictures import check_matplotlib, draw_image, tone
 
 _PANELS = 3

@@ -21,7 +21,7 @@ from orchestrator.background import BackgroundTasks
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError, DeadlineError, ServerUnavailableError
 from orchestrator.http2.grpc.channel import ConnectionPool
-from orchestrator.profile import EnergyTable, LatencyTable
+from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.dispatch.compilation import prepare_decisions
 from orchestrator.router.dispatch.deciders import make_deciders

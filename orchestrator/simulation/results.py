@@ -1,15 +1,28 @@
-"""What came out of a run: the figures that policies are compared by, all of them together."""
+"""What came out of a run: all figures together; and policies compared on the same arrivals, noise and faults."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
+from orchestrator.policies.protocol import Policy
+from orchestrator.simulation.scenario.capacity import most_accuracy
+from orchestrator.simulation.scenario.fleet import SimulatedServer
+from orchestrator.simulation.scenario.settings import ScenarioSettings
+from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
 from orchestrator.simulation.world import columns as sim
+
+WARM_UP_RATIO: Final = 0.05
+"""The share of the requests, the first ones, that latencies, accuracy and attainment leave out in comparisons."""
+_AVERAGED: Final = (
+    *("attainment_ratio", "accuracy", "mean_s", "p99_s", "goodput_rps", "joules_per_answer", "mean_batch"),
+    "decisions",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +30,6 @@ class ServerResult:
     """What one server did.
 
     Attributes:
-        items: The items that it ran.
         groups: The batches that it ran; a file of results calls them so.
         utilisation_ratio: How much of it was busy while it was up.
         energy_j: Joules of idling and of batches; None while unknown.
@@ -37,8 +49,7 @@ class Result:
     """What one policy did with one trace.
 
     Attributes:
-        requests: that arrived.
-        answered: of them; ``shed`` by the router, ``rejected`` by the policy, ``failed`` with a server: the others.
+        answered: of ``requests``; the others were ``shed`` by the router, ``rejected`` by the policy or ``failed``.
         attainment_ratio: answered within the deadline, of all that arrived.
         accuracy: mean of the widths that answered; None when nothing was.
         effective_accuracy: mean over all that arrived: of an answer in time its accuracy, else 0.
@@ -137,3 +148,62 @@ def _quantile(ascending: np.ndarray[tuple[int], np.dtype[np.float64]], ratio: fl
     if not len(ascending):
         return None
     return float(ascending[max(0, math.ceil(ratio * len(ascending)) - 1)])
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The results of each policy on each trace, in the order of traces.
+
+    ``rate_rps`` are items a second of the last trace, ``most_accuracy`` is the fluid bound at that rate; None when the
+    fleet can't serve it for good.
+    """
+
+    rate_rps: float
+    most_accuracy: float | None
+    results: tuple[Result, ...]
+
+    def by_policy(self) -> dict[str, list[Result]]:
+        """Return each policy's results, in the order the policies were given."""
+        found: dict[str, list[Result]] = {}
+        for result in self.results:
+            found.setdefault(result.policy, []).append(result)
+        return found
+
+    def averages(self) -> dict[str, Mapping[str, float | None]]:
+        """Return the means of each policy's figures over traces, requests without an answer as ``lost`` among them.
+
+        A figure that is unknown on one trace is None.
+        """
+        found: dict[str, Mapping[str, float | None]] = {}
+        for policy, results in self.by_policy().items():
+            means = {name: mean_of_known([getattr(result, name) for result in results]) for name in _AVERAGED}
+            found[policy] = {**means, "lost": mean_of_known([float(r.shed + r.rejected + r.failed) for r in results])}
+        return found
+
+
+def change_workload(settings: ScenarioSettings, *, load_ratio: float | None, requests: int | None) -> ScenarioSettings:
+    """Return a scenario with another load or number of requests, where they are given."""
+    given = {"load_ratio": load_ratio, "requests": requests}
+    changed = {key: value for key, value in given.items() if value is not None}
+    return settings.with_workload(**changed)
+
+
+def compare_policies(
+    settings: ScenarioSettings, servers: Sequence[SimulatedServer], policies: Sequence[Policy], *, seeds: int
+) -> Comparison:
+    """Run every policy on the traces of so many seeds, from 0 on."""
+    results: list[Result] = []
+    for seed in range(seeds):
+        trace = draw_trace(settings, servers, seed)
+        for policy in policies:
+            simulation = Simulation(settings, servers, policy, trace=trace)
+            simulation.run()
+            results.append(summarise(simulation, seed=seed, warm_up_ratio=WARM_UP_RATIO))
+    bound = most_accuracy(servers, trace.rate_rps, min_accuracy=settings.objectives.min_accuracy)
+    return Comparison(trace.rate_rps, bound, tuple(results))
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Return the mean of values; None where one is unknown, or there are none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

@@ -66,12 +66,17 @@ def weights_of(preference: Sequence[float]) -> tuple[float, float, float, float]
 
 
 def reward_scales(task: Task) -> tuple[float, float, float, float]:
-    """Return the least accuracy, its spread, the deadline in seconds, and the joules of an item, NaN while unknown."""
+    """Return the least accuracy, its spread, the deadline in seconds, and joules of a request, NaN while unknown."""
     accuracies = [m.accuracy for s in task.servers for m in s.models]
+    request_j = per_item_joules(task) * task.settings.workload.items
+    return min(accuracies), max(accuracies) - min(accuracies), task.settings.objectives.deadline_ms / 1e3, request_j
+
+
+def per_item_joules(task: Task) -> float:
+    """Return the joules of an item at the widest width in full batches, mean of the servers; NaN while unknown."""
     widest = [max(s.models, key=lambda m: m.width) for s in task.servers]
     known = [m.energy_j[-1] / m.max_batch_size for m in widest if m.energy_j is not None]
-    per_item_j = float(np.mean(known)) * task.settings.workload.items if len(known) == len(widest) else math.nan
-    return min(accuracies), max(accuracies) - min(accuracies), task.settings.objectives.deadline_ms / 1e3, per_item_j
+    return float(np.mean(known)) if len(known) == len(widest) else math.nan
 
 
 @compiled

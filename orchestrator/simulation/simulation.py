@@ -5,45 +5,53 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from orchestrator.decision import Dispatch, Hold, Reject
-from orchestrator.policies import Binding, FleetTables, Policy, Situation
+from orchestrator.errors import UntrustedError
+from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.fleet.row_values import read_candidate
-from orchestrator.policies.learned import LearnedPolicy
+from orchestrator.policies.learned.decide import BASE_ROW, Scorer, decide_by_scores
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.protocol import Binding, Policy, Situation
 from orchestrator.policies.queue_rules import MOST_SAMPLED, UNKNOWN
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
+from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT, QueueHead
 from orchestrator.policies.tables.memory import new_memory
-from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
+from orchestrator.profile.document import EnergySource
+from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyTable
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.world import columns as sim
 from orchestrator.simulation.world.layout import World
-from orchestrator.simulation.world.learned_run import run_learned
 from orchestrator.simulation.world.loop import advance, apply
 from orchestrator.simulation.world.servers import account
 from orchestrator.snapshot import Family, ModelName, QueueState, ServedModel, ServerState, TensorSpec, Width
 
+DECIDED: Final = 0
+"""Place in ``Simulation.learned_counts`` of a learned policy's decisions."""
+DISTRUSTED: Final = 1
+"""Of those of them in which its base stood in."""
 _FAMILY = Family("simulated")
 _SPEC = TensorSpec("pixels", "FP32", (1,))
 _SPARE_BATCHES = 6  # room in the tables for batches done whose report has not come
 
 
 class Simulation:
-    """A world and its policy; time moves when it is told to.
+    """A world and its policy; time moves in ``run`` and ``run_until`` alone.
 
-    A policy that is a rule or learned runs inside the compiled loop. A trace may be drawn before, so that several
+    A policy that is a rule or learned runs inside the compiled loop. Where a learned one would not trust itself live,
+    its base decides, as a guard whose fallback is the base would have it. A trace may be drawn before, so that several
     policies meet the same; else that of the seed is drawn.
 
     Attributes:
-        learned_counts: decisions of a learned policy, and those in which its base stood in, see
-            orchestrator.simulation.world.learned_run.
+        learned_counts: How many decisions a learned policy made, by DECIDED and DISTRUSTED.
     """
 
     def __init__(
@@ -69,7 +77,7 @@ class Simulation:
     def run_until(self, until_s: float) -> None:
         """Run up to a time; the policy decides wherever it is asked."""
         if isinstance(self.policy, LearnedPolicy):
-            run_learned(self.world, self.policy, until_s, self.learned_counts)
+            self._run_learned(self.policy, until_s)
             return
         while advance(self.world, until_s):
             self._decide()
@@ -98,6 +106,22 @@ class Simulation:
     def now_s(self) -> float:
         """Virtual time: once a run is over, when its last request was answered or given up."""
         return self.world.state[sim.NOW_S]
+
+    def _run_learned(self, policy: LearnedPolicy, until_s: float) -> None:
+        world, counts = self.world, self.learned_counts
+        scorer = policy.scorer(world.fleet.server_count * world.fleet.widths)
+        if scorer is not None:
+            _run_scored(world, scorer, until_s, counts)
+            return
+        while advance(world, until_s):
+            asked = world.memory, world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
+            counts[DECIDED] += 1
+            try:
+                row, items, _, hold_until_s = policy.choose_row(*asked)
+            except UntrustedError:
+                counts[DISTRUSTED] += 1
+                row, items, _, hold_until_s = policy.base.choose_row(*asked)
+            apply(world, row, items, hold_until_s)
 
     def _decide(self) -> None:
         world = self.world
@@ -134,6 +158,21 @@ class Simulation:
         uniforms = query[col.FIRST_UNIFORM], query[col.SECOND_UNIFORM]
         turn, margin = int(query[col.TURN]), query[col.SLACK_MARGIN]
         return Situation(queue, query[col.NOW_S], turn, uniforms, margin, self._tables.memory)
+
+
+@compiled
+def _run_scored(world: World, scorer: Scorer, until_s: float, counts: Column) -> None:
+    while advance(world, until_s):
+        numbers, params, room, hidden = scorer
+        memory, rows, count, query = world.memory, world.rows, int(world.state[sim.ROW_COUNT]), world.head.query
+        decided = decide_by_scores(numbers, params, room, hidden, memory, rows, count, query)
+        row, items, hold_until_s, unseen = decided
+        counts[DECIDED] += 1
+        if unseen >= 0:
+            counts[DISTRUSTED] += 1
+            base = scorer.room[BASE_ROW:]
+            row, items, hold_until_s = int(base[0]), base[1], base[2]
+        apply(world, row, items, hold_until_s if row < 0 else math.inf)
 
 
 def _served(model: SimulatedModel) -> ServedModel:

@@ -35,12 +35,7 @@ _SPARE: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Utility:
-    """What runs of a scenario are measured by.
-
-    Attributes:
-        least_accuracy, most_accuracy: of all widths.
-        most_j: joules a request at the very most; None where joules are unknown.
-    """
+    """What runs of a scenario are measured by; ``most_j`` is joules a request, None where joules are unknown."""
 
     least_accuracy: float
     most_accuracy: float

@@ -1,6 +1,6 @@
 """Many worlds that are stepped from choice to choice in one compiled call: what learning is fed with.
 
-The tables of all worlds lie in arrays with the world as their first axis (orchestrator.simulation.stacked), so a
+The tables of all worlds lie in arrays with the world as their first axis (orchestrator.simulation.world.layout), so a
 step costs no more Python for a hundred worlds than for one, and each world in it is the very World that a Simulation
 runs, by the same functions. Worlds may differ in everything (fleet, workload, objectives).
 
@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_action
-from orchestrator.policies.learned.arrivals import note_leaving
 from orchestrator.policies.learned.decide import choose_base, first_allowed, look, parse_base
 from orchestrator.policies.learned.encoding import EXTREMES, View
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, OBSERVATION, ROWS
-from orchestrator.policies.learned.holds import note_decision, standing_hold
+from orchestrator.policies.learned.memory import note_decision, note_leaving, standing_hold
 from orchestrator.policies.learned.paper import row_of_choices
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS, choose_row
@@ -36,11 +35,11 @@ from orchestrator.simulation import rewards
 from orchestrator.simulation.rewards import OBJECTIVES, Task
 from orchestrator.simulation.scenario.trace import draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.stacked import Floats, StackedWorlds, stack, world_of
 from orchestrator.simulation.world import columns as sim
-from orchestrator.simulation.world.layout import World
+from orchestrator.simulation.world.layout import StackedWorlds, World, stack, world_of
 from orchestrator.simulation.world.loop import advance, apply
 
+Floats = NDArray[np.float64]
 NO_ADVICE: Final = -1
 """In place of the expert's action: it would do what is none of the actions."""
 _MOST_WIDTHS: Final = 32
@@ -95,7 +94,7 @@ class WorldBatch:
     """Worlds of one batch; each is loaded with a task, then all are stepped together.
 
     The base policy says what is masked, and a learned one rests on it. Where ``holds_on``, a hold stands as it does
-    where a learned policy serves (orchestrator.policies.learned.holds); else every decision is asked about.
+    where a learned policy serves (orchestrator.policies.learned.memory); else every decision is asked about.
 
     Raises:
         ConfigError: when the base can't be one.

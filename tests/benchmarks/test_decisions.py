@@ -8,7 +8,9 @@ import pytest
 from benchmarks.decisions import Timing, make_fleet, make_page, measure
 from benchmarks.learned_decision import NetworkTiming, drawn_policy, measure_network
 from orchestrator.decision import Candidate
-from orchestrator.policies import FleetTables, RowPolicy, Situation, parse_policy
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table
 from orchestrator.policies.tables.layout import Choice

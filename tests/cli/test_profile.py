@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli import main
-from orchestrator.profile import write_profile
+from orchestrator.profile.document import write_profile
 from tests.profile.profiles import profile_of
 
 FLEET = "servers: [{name: a, grpc: '127.0.0.1:1'}]\nrouter: {connect_timeout_s: 1}\n"

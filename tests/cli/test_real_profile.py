@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from orchestrator.cli import main
 from orchestrator.config import FleetSettings, PowerSettings, RouterSettings, ServerSettings, load_fleet, render_fleet
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
-from orchestrator.profile import EnergySource, Origin, batch_ladder, read_profile, write_profile
+from orchestrator.profile.document import EnergySource, Origin, batch_ladder, read_profile, write_profile
 from orchestrator.router import Router
 from tests.profile.profiles import profile_of
 

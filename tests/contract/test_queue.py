@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import CapacityError, DeadlineError
-from orchestrator.policies import parse_policy
-from orchestrator.profile import LatencyTable
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.profile.fit import LatencyTable
 from orchestrator.router import Router
 from orchestrator.router.observer import RouterObserver
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer

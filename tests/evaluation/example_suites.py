@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.evaluation.cases import Case
+from orchestrator.evaluation.cases import Case, PolicyEntry
 from orchestrator.evaluation.figures import FIGURES
-from orchestrator.evaluation.policy_entries import PolicyEntry
 from orchestrator.evaluation.scores import UTILITY, ScenarioScores, Score
 from orchestrator.simulation.scenario.fleet import linear_model
+from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.utility import Utility
 from tests.simulation.worlds import servers
 
@@ -57,14 +57,19 @@ def score(label: str, *, traces: int = 8, is_tuned: bool = False, **figures: flo
     )
 
 
-def scenario_scores(stem: str, scores: Sequence[Score], *, is_validation: bool = False, **more: Any) -> ScenarioScores:
+def scenario_scores(
+    stem: str, scores: Sequence[Score], *, is_validation: bool = False, load_ratio: float = 0.6, **more: Any
+) -> ScenarioScores:
     """Return a scenario with scores."""
     own: Mapping[str, Score] = {s.entry.label: s for s in scores}
     fleet = tuple(servers(2, linear_model(25, per_item_s=0.001), linear_model(100, per_item_s=0.004)))
     case = Case(stem, is_validation, Path("nowhere"), None, tuple(range(8)), tuple(s.entry for s in scores), "x")
+    workload = {"kind": "gamma", "cv2": 4.0, "load_ratio": load_ratio, "load_of_width": 100, "requests": 1000}
+    settings = ScenarioSettings.model_validate(
+        {"name": stem, "servers": [{"name": "s", "widths": {100: {"item_ms": 1}}}], "workload": workload}
+    )
     values: dict[str, Any] = {
-        "servers": 2, "rate_rps": 100.0, "load_ratio": 0.6, "load_of_width": 100, "kind": "gamma", "cv2": 4.0,
-        "deadline_s": 0.1, "requests": 1000, "items": 1, "utility_scale": Utility(0.0, 1.0, 1.0), "most_accuracy": 1.0,
-        "most_utility": 0.8, "server_names": ("s0", "s1"), "fleet": fleet,
+        "settings": settings, "fleet": fleet, "rate_rps": 100.0, "cv2": 4.0, "utility_scale": Utility(0.0, 1.0, 1.0),
+        "most_accuracy": 1.0, "most_utility": 0.8,
     }  # fmt: skip
     return ScenarioScores(case=case, scores=own, **(values | more))

@@ -21,8 +21,9 @@ from orchestrator.learning.tasks import draw_task, requests_per_deadline, simula
 from orchestrator.learning.training import TrainingSettings, train
 from orchestrator.learning.validation import drawn_tasks, file_tasks, prepare_validation, validate
 from orchestrator.learning.vector_env import FleetVecEnv, base_actions
-from orchestrator.policies import parse_policy
-from orchestrator.policies.learned import LearnedPolicy, read_policy_file
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.learned.policy_file import read_policy_file
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model
 from orchestrator.snapshot import ServerName
@@ -104,13 +105,13 @@ def test_the_same_seed_is_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("orchestrator.learning.training._KEEP_EVERY_S", float("inf"))
     validations = prepare_validation(drawn_tasks(1, requests=60), traces=1, base="lert:slack")
     settings = replace(TINY, steps=1024)
-    told: list[list[str]] = [[], []]
+    texts: list[list[str]] = [[], []]
     for run in (0, 1):
         folder = RunFolder(tmp_path / str(run))
-        train(settings, folder, validations, report=lambda steps, text, run=run: told[run].append(text))  # type: ignore[misc]
+        train(settings, folder, validations, report=lambda steps, text, run=run: texts[run].append(text))  # type: ignore[misc]
         assert (folder.path / "state.json").exists()
-        assert list(folder.log.glob("events*"))
-    assert told[0] == told[1]
+        assert list((folder.path / "log").glob("events*"))
+    assert texts[0] == texts[1]
     models = [RunFolder(tmp_path / str(run)) for run in (0, 1)]
     states = [(folder.path / "state.json").read_text() for folder in models]
     assert states[0] == states[1]
@@ -142,8 +143,8 @@ def test_cloning_that_was_interrupted_goes_on_with_the_demonstrations_there_are(
     folder = RunFolder(tmp_path / "run")
     settings = replace(TINY, steps=0, demonstrations=600, clone_rounds=3)
 
-    def interrupt(steps: int, told: str) -> None:
-        if told.startswith("round 2"):
+    def interrupt(steps: int, text: str) -> None:
+        if text.startswith("round 2"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -155,15 +156,15 @@ def test_cloning_that_was_interrupted_goes_on_with_the_demonstrations_there_are(
         return collect_demonstrations(env, count, **more)
 
     monkeypatch.setattr("orchestrator.learning.training.collect_demonstrations", counted)
-    told: list[str] = []
-    train(settings, folder, validations, resume=True, report=lambda steps, text: told.append(text))
+    texts: list[str] = []
+    train(settings, folder, validations, resume=True, report=lambda steps, text: texts.append(text))
     assert len(asked) == 1  # for the third round; those of the first two were kept
     assert 0 < asked[0] <= 200
-    rounds = [text.split()[:3] for text in told if text.startswith("round")]
+    rounds = [text.split()[:3] for text in texts if text.startswith("round")]
     assert [number for _, number, _ in rounds] == ["2:", "3:"]
     assert [int(demonstrations) >= 400 for _, _, demonstrations in rounds] == [True, True]
     assert not list(folder.path.glob("*lessons*"))
-    assert not any("untrained" in text for text in told)
+    assert not any("untrained" in text for text in texts)
 
 
 def test_a_run_that_does_not_become_better_ends_early(tmp_path: Path) -> None:

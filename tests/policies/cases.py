@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.decision import Candidate, Decision, Dispatch
-from orchestrator.policies import Memory, Outcome, Situation, parse_policy
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Outcome, Situation
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.snapshot import QueueState, ServerName, Width
 
 WIDTHS = tuple(Width(w) for w in (25, 50, 75, 100))
@@ -80,7 +82,7 @@ class Asker:
         assert isinstance(decision, Dispatch), decision
         return decision.candidate.server, decision.candidate.width, decision.candidate.items
 
-    def tell(
+    def observe(
         self,
         server: str = "a",
         width: int = 100,
@@ -90,6 +92,6 @@ class Asker:
         took_s: float = 0.01,
         is_in_time: bool = True,
     ) -> None:
-        """Tell it of an answered batch."""
+        """Let the policy observe an answered batch."""
         outcome = Outcome(ServerName(server), Width(width), items, expected_s, took_s, is_in_time, 0.0)
         self.policy.observe(self.memory, outcome)

@@ -8,10 +8,12 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision
-from orchestrator.policies import CandidateSet, FleetTables, Policy, Situation
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.protocol import Policy, Situation
 from orchestrator.policies.tables.compiled import new_table
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS, bound_work_s, free_s, seat_batches
-from orchestrator.profile import EnergyTable, LatencyFit, LatencyTable
+from orchestrator.profile.fit import EnergyTable, LatencyFit, LatencyTable
 from orchestrator.snapshot import (
     BatchInFlight,
     ModelName,

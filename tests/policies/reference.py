@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.decision import Candidate
-from orchestrator.profile import EnergyLine, EnergyTable, LatencyTable
+from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyTable
 from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServedModel, ServerState, Width
 from tests.policies.fleets import has_room_for
 

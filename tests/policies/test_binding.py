@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.decision import Dispatch, Hold, Reason
-from orchestrator.policies import Binding, Memory, ObservingPolicy, Outcome, parse_policy, policy_names, rebind
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Binding, ObservingPolicy, Outcome, rebind
+from orchestrator.policies.registry import policy_names
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.snapshot import ServerName, Width
 from tests.policies.test_policies import candidate, situation
 

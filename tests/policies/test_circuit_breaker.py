@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.decision import Dispatch, Hold, Reason, Reject
-from orchestrator.policies import Binding, Breaker, Fault, find_fault
+from orchestrator.policies.circuit_breaker import Breaker, Fault, find_fault
+from orchestrator.policies.protocol import Binding
 from tests.policies.test_policies import candidate, situation
 
 FREE, FULL = candidate("a", items=4), candidate("b", has_room=False)

@@ -9,15 +9,10 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason, Reject
-from orchestrator.policies import (
-    Binding,
-    Situation,
-    has_width_rule,
-    parse_policy,
-    policy_names,
-)
-from orchestrator.policies.protocol import is_sendable
-from orchestrator.profile import LatencyTable
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Binding, Situation, is_sendable
+from orchestrator.policies.registry import has_width_rule, policy_names
+from orchestrator.profile.fit import LatencyTable
 from orchestrator.snapshot import QueueState, ServerState
 from tests.policies.fleets import build_candidates, fleets, queues
 

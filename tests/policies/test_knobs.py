@@ -4,8 +4,11 @@ import pytest
 
 from orchestrator.decision import Dispatch
 from orchestrator.errors import ConfigError
-from orchestrator.policies import FleetTables, Situation, knobs_of, parse_policy, policy_names
+from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.knobs import FIRST_KNOB, OF_SERVERS
+from orchestrator.policies.parsing import knobs_of, parse_policy
+from orchestrator.policies.protocol import Situation
+from orchestrator.policies.registry import policy_names
 from orchestrator.snapshot import QueueState, Width
 from tests.policies.fleets import decide, fleet_server, latencies
 

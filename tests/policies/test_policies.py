@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError
-from orchestrator.policies import Binding, Situation, parse_policy
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Binding, Situation
 from orchestrator.snapshot import QueueState, Width
 from tests.policies.cases import candidate
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from orchestrator.decision import Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError
-from orchestrator.policies import Binding, PreferredPolicy, Situation, parse_preference
-from orchestrator.profile import EnergyLine, EnergySource, EnergyTable
+from orchestrator.policies.preference import PreferredPolicy, parse_preference
+from orchestrator.policies.protocol import Binding, Situation
+from orchestrator.profile.document import EnergySource
+from orchestrator.profile.fit import EnergyLine, EnergyTable
 from orchestrator.snapshot import Preference, QueueState, ServerName, Width
 from tests.policies.fleets import build_candidates, fleet_server, latencies, model_name
 from tests.policies.test_policies import WIDTHS, candidate

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from orchestrator import policies
-from orchestrator.policies import is_prepared, policy_names, preparation
-from orchestrator.policies.learned import write_policy_file
+from orchestrator.policies import preparation
+from orchestrator.policies.learned.policy_file import write_policy_file
+from orchestrator.policies.preparation import is_prepared
+from orchestrator.policies.registry import policy_names
 from orchestrator.snapshot import Preference
 from tests.fakes.servers import FakeServer, item
 from tests.policies.learned.test_policy import paper, slim, trained

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.profile import (
+from orchestrator.profile.document import (
     BatchProfile,
     Conditions,
     EnergySource,
@@ -15,8 +15,8 @@ from orchestrator.profile import (
     Profile,
     ServerProfile,
     batch_ladder,
-    fit_latency,
 )
+from orchestrator.profile.fit import fit_latency
 from orchestrator.snapshot import ServedModel
 from tests.fakes.servers import served_model
 

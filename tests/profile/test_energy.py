@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.profile import EnergyLine, EnergySource, EnergyTable
+from orchestrator.profile.document import EnergySource
+from orchestrator.profile.fit import EnergyLine, EnergyTable
 from orchestrator.snapshot import ModelName, ServerName
 
 A, B = ServerName("a"), ServerName("b")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.profile import LatencyFit, LatencyTable, Run, merge_runs
+from orchestrator.profile.fit import LatencyFit, LatencyTable, Run, merge_runs
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import served_model
 

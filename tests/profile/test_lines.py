@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.profile import EnergySource, fit_energy, fit_latency
-from orchestrator.profile.fit import fit_line
+from orchestrator.profile.document import EnergySource
+from orchestrator.profile.fit import fit_energy, fit_latency, fit_line
 from tests.profile.profiles import model_profile
 
 LADDER = (1, 2, 4, 8, 16, 32)

@@ -5,15 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
-from orchestrator.profile import (
-    EnergyTable,
-    LatencyTable,
-    Origin,
-    Start,
-    check_live,
-    find_start,
-)
-from orchestrator.profile.start import PRIOR_BATCHES, prior_fit
+from orchestrator.profile.document import Origin
+from orchestrator.profile.fit import EnergyTable, LatencyTable
+from orchestrator.profile.start import PRIOR_BATCHES, Start, check_live, find_start, prior_fit
 from orchestrator.snapshot import ServerName
 from tests.profile.profiles import model_profile, profile_of, served, server_profile
 

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.config import PowerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile import EnergySource
+from orchestrator.profile.document import EnergySource
 from orchestrator.profiling.assembly import ServerFacts, check_binding, find_idle
 from orchestrator.profiling.sampling import Window
 from orchestrator.snapshot import ServerName

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from orchestrator.config import PowerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile import Conditions, EnergySource, Origin, Profile, batch_ladder, parse_profile, render_profile
+from orchestrator.profile.document import (
+    Conditions,
+    EnergySource,
+    Origin,
+    Profile,
+    batch_ladder,
+    parse_profile,
+    render_profile,
+)
 from orchestrator.profiling.assembly import ServerFacts, assemble_profile
 from orchestrator.profiling.campaign import (
     Progress,
@@ -48,7 +56,7 @@ def facts(name: ServerName, server: ProfiledFake, *, power: PowerSettings | None
 async def campaign(path: Path, *subjects: Subject) -> Records:
     with Records(path) as records:
         records.bind({"servers": {}})
-        await measure_batches(subjects, records, QUICK, tell=silent, clock=asyncio.get_running_loop().time)
+        await measure_batches(subjects, records, QUICK, report=silent, clock=asyncio.get_running_loop().time)
     return records
 
 
@@ -106,17 +114,17 @@ async def test_an_interruption_loses_at_most_the_visit_under_way(tmp_path: Path)
 
 async def test_cells_take_turns_so_that_drift_hits_all_alike(tmp_path: Path) -> None:
     server = ProfiledFake((25, 100))
-    told: list[Progress] = []
+    reported: list[Progress] = []
     with Records(tmp_path / "p") as records:
         records.bind({})
         subjects = [subject(A, server)]
-        await measure_batches(subjects, records, QUICK, tell=told.append, clock=asyncio.get_running_loop().time)
+        await measure_batches(subjects, records, QUICK, report=reported.append, clock=asyncio.get_running_loop().time)
     cells = len(list_cells(subjects))
     seen = [batch for batch, before in zip(server.batches, [None, *server.batches], strict=False) if batch != before]
     assert len(set(seen[:cells])) == cells  # all once before any twice
     assert seen[:cells] != seen[cells:]
-    assert [progress.round_number for progress in told] == [1] * cells + [2] * cells
-    assert told[-1].settled == cells - 1
+    assert [progress.round_number for progress in reported] == [1] * cells + [2] * cells
+    assert reported[-1].settled == cells - 1
 
 
 @pytest.mark.parametrize(
@@ -154,8 +162,8 @@ async def test_changes_are_measured_and_undone(tmp_path: Path) -> None:
     measured = subject(A, server, control=triton, telemetry=triton.telemetry)
     with Records(tmp_path / "p") as records:
         records.bind({})
-        await measure_changes([measured], records, QUICK, tell=silent, clock=loop.time)
-        await measure_batches([measured], records, QUICK, tell=silent, clock=loop.time)
+        await measure_changes([measured], records, QUICK, report=silent, clock=loop.time)
+        await measure_batches([measured], records, QUICK, report=silent, clock=loop.time)
     assert {model.name: (model.instances, model.nonce) for model in await triton.loaded_models()} == {
         model.name: (2, "") for model in server.models
     }
@@ -177,7 +185,7 @@ async def test_what_a_killed_campaign_left_is_brought_back(tmp_path: Path) -> No
         records.bind({})
         server = ProfiledFake((25,))
         measured = subject(A, server, control=triton, telemetry=triton.telemetry)
-        task = asyncio.ensure_future(measure_changes([measured], records, QUICK, tell=silent, clock=loop.time))
+        task = asyncio.ensure_future(measure_changes([measured], records, QUICK, report=silent, clock=loop.time))
         while not records.unrestored:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.01)
@@ -221,7 +229,7 @@ async def test_under_load_a_batch_takes_of_its_server_what_it_runs_and_not_what_
         records.bind({"servers": {}})
         sampling = replace(QUICK, bursts_s=0.1)
         clock = asyncio.get_running_loop().time
-        await measure_batches([subject(A, server)], records, sampling, tell=silent, clock=clock)
+        await measure_batches([subject(A, server)], records, sampling, report=silent, clock=clock)
     (entry,) = assembled(records, facts(A, server)).servers
     for model in entry.models:
         for batch in model.batches:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.errors import ConfigError
-from orchestrator.profile import Origin
+from orchestrator.profile.document import Origin
 from orchestrator.profiling.view import check_picture, draw_picture, render_profile_table, write_picture
 from tests.profile.profiles import model_profile, profile_of, server_profile
 
@@ -37,7 +37,7 @@ def test_places_are_checked_before_the_work_and_when_writing(tmp_path: Path) -> 
         write_picture(PROFILE, tmp_path)
 
 
-def test_the_table_fits_a_terminal_and_tells_what_is_emulated_and_unknown() -> None:
+def test_the_table_fits_a_terminal_and_says_what_is_emulated_and_unknown() -> None:
     console = Console(width=80, record=True, force_terminal=False)
     console.print(render_profile_table(PROFILE))
     lines = console.export_text().splitlines()

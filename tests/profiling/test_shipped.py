@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from orchestrator.profile import EnergySource, Origin, read_profile
+from orchestrator.profile.document import EnergySource, Origin, read_profile
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,7 +22,7 @@ QUICK = Sampling(
 
 
 class ProfiledFake(FakeServer):
-    """A fake server that tells a version, draws power, and can be pulled the plug after some requests."""
+    """A fake server that has a version, draws power, and can be pulled the plug after some requests."""
 
     def __init__(self, *args: Any, requests_left: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

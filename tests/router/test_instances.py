@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import RouterSettings
-from orchestrator.policies import policy_names
+from orchestrator.policies.registry import policy_names
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item, served_model

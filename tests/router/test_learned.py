@@ -15,9 +15,11 @@ import pytest
 from orchestrator.config import GuardSettings
 from orchestrator.decision import Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError, UntrustedError
-from orchestrator.policies import Binding, Fault, parse_policy
-from orchestrator.policies.learned import PolicyFile, write_policy_file
+from orchestrator.policies.circuit_breaker import Fault
 from orchestrator.policies.learned.features import CONTEXT_NAMES, FEATURES
+from orchestrator.policies.learned.policy_file import PolicyFile, write_policy_file
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Binding
 from orchestrator.router.dispatch.decision_log import find_decision
 from orchestrator.router.dispatch.guarded_policy import Shadow
 from orchestrator.router.observer import RouterObserver

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from orchestrator.decision import Hold, Reject
-from orchestrator.policies import Binding, Memory, ObservingPolicy, Policy, Situation
-from orchestrator.policies import Outcome as Answered
+from orchestrator.policies.protocol import Binding, ObservingPolicy, Policy, Situation
+from orchestrator.policies.protocol import Outcome as Answered
+from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import WHOLE
-from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyFit, LatencyTable
+from orchestrator.profile.document import EnergySource
+from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyFit, LatencyTable
 from orchestrator.router.queue.request_queue import RequestQueue
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings

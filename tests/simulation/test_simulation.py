@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
-from orchestrator.policies import Binding, Situation, parse_policy
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Binding, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.layout import HOLD, REJECT
 from orchestrator.simulation.results import summarise
@@ -161,7 +162,7 @@ def test_requests_and_joules_are_conserved_whatever_happens(
     assert requests[sim.ATTEMPTS].max() <= given.objectives.max_attempts
     for server in simulation.world.fleet.servers, world.truth:
         assert not np.isnan(np.asarray(server)[[0, 1]]).any()
-    # What requests were told adds up to what servers spent on groups that ended.
+    # What requests were charged adds up to what servers spent on batches that ended.
     busy_j = np.asarray(world.truth[sim.BUSY_J]).sum()
     told_j = np.nansum(requests[sim.ENERGY_J])
     if wrong["fail_every_s"] is None:

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
-from orchestrator.policies import parse_policy
-from orchestrator.policies.learned import LearnedPolicy
 from orchestrator.policies.learned.actions import HOLD_ACTION
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, PRESENT
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.tables import columns as col
 from orchestrator.simulation.rewards import Task
 from orchestrator.simulation.scenario.fleet import SimulatedServer, linear_model

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.policies import parse_policy
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.scenario.fleet import SimulatedModel, SimulatedServer, linear_model
 from orchestrator.simulation.scenario.settings import ScenarioSettings
 from orchestrator.simulation.scenario.trace import draw_trace

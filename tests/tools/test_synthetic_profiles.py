@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.profile import Origin, check_live, fit_energy, read_profile
+from orchestrator.profile.document import Origin, read_profile
+from orchestrator.profile.fit import fit_energy
+from orchestrator.profile.start import check_live
 from tools.synthetic_profiles import DEVICES, DeviceClass, render_files, synthetic_profile
 
 FOLDER = Path(__file__).parents[2] / "profiles" / "synthetic"

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from orchestrator.profile import (
+from orchestrator.profile.document import (
     BatchProfile,
     Conditions,
     EnergySource,
@@ -34,9 +34,9 @@ from orchestrator.profile import (
     ServerProfile,
     Timing,
     batch_ladder,
-    fit_latency,
     render_profile,
 )
+from orchestrator.profile.fit import fit_latency
 from tools.synthetic_profiles.devices import DEVICES, DeviceClass
 
 FAMILY = "resnet50"

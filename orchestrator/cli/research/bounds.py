@@ -14,14 +14,14 @@ from rich.console import Console
 from orchestrator.cli.options import FILE
 from orchestrator.cli.research.output import figures_table, save, say_figure, wide_console
 from orchestrator.errors import ConfigError
-from orchestrator.policies import parse_policy
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.bounds.overview import (
     FluidBounds,
     Window,
     earned_a_request,
     find_control_limits,
     find_fluid_bounds,
-    measure_windows,
+    measure_window,
 )
 from orchestrator.simulation.scenario.settings import load_scenario
 
@@ -59,7 +59,7 @@ def bounds(
     _print_limits(console, limits, watt_ms)
     found: list[Window] = []
     try:
-        found = measure_windows(settings, servers, parsed, requests=requests, windows=windows)
+        found = [measure_window(settings, servers, parsed, requests=requests, seed=seed) for seed in range(windows)]
     except ConfigError as exc:
         console.print(f"no clairvoyant: {exc}")
     _print_windows(console, names, found)

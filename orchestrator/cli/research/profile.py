@@ -13,7 +13,7 @@ from orchestrator.cli.options import PATH, fleet_option
 from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.controller.status.client import has_controller
 from orchestrator.errors import ConfigError
-from orchestrator.profile import Profile, read_profile, write_profile
+from orchestrator.profile.document import Profile, read_profile, write_profile
 from orchestrator.profiling.campaign import Progress as CampaignProgress
 from orchestrator.profiling.profiler import ProfileRequest, check_profile, take_profile
 from orchestrator.profiling.sampling import Sampling, choose_sampling
@@ -144,7 +144,7 @@ def _take(console: Console, request: ProfileRequest) -> Profile:
             bar.update(task, total=now.cells, completed=now.settled, description=what)
 
         try:
-            return asyncio.run(take_profile(request, tell=report, has_controller=has_controller))
+            return asyncio.run(take_profile(request, report=report, has_controller=has_controller))
         except KeyboardInterrupt:
             console.print(f"interrupted; the same command goes on from {request.partial}", soft_wrap=True)
             raise

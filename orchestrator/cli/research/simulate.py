@@ -13,9 +13,9 @@ import click
 from orchestrator.cli.options import FILE
 from orchestrator.cli.research.output import figures_table, save, say_figure, wide_console
 from orchestrator.errors import ConfigError
-from orchestrator.policies import parse_policy
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.pictures import check_matplotlib, draw_image
-from orchestrator.simulation.comparison import Comparison, change_workload, compare_policies
+from orchestrator.simulation.results import Comparison, change_workload, compare_policies
 from orchestrator.simulation.scenario.settings import load_scenario
 
 _DEFAULT_POLICIES = ("random", "jsq", "lert", "lert:slack", "slackfit")

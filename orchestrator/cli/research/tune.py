@@ -10,8 +10,15 @@ from rich.table import Column
 
 from orchestrator.cli.options import FILE, PATH
 from orchestrator.cli.research.output import counted_progress, figures_table, say_figure, wide_console
-from orchestrator.evaluation.tuning.campaign import Extent, Trials, best_of, find_scenarios, run_campaign
-from orchestrator.evaluation.tuning.document import describe_tuning, write_tuned
+from orchestrator.evaluation.tuning.campaign import (
+    Extent,
+    Trials,
+    best_of,
+    describe_tuning,
+    find_scenarios,
+    run_campaign,
+    write_tuned,
+)
 from orchestrator.evaluation.tuning.space import check_tuned, tuned_policies
 
 _DEFAULTS = Extent()

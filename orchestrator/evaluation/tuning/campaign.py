@@ -6,6 +6,10 @@ that whoever compares can ask for the best at equal attainment and accuracy inst
 A job is one policy on one scenario: seconds. What is done lies in OUT.partial, a JSON line a job, so an interruption
 loses at most the jobs under way; the first line says what it is all about, and a campaign about anything else refuses
 to go on.
+
+Two files are left. OUT maps the stem of a scenario to policies to ``{"spec": …}`` with the best one's figures: what
+``slimsched evaluate`` reads. OUT's ``.trials.json`` holds ``provenance`` and of every trial its spec, its utility and
+its figures, in the order that ``columns`` says.
 """
 
 from __future__ import annotations
@@ -19,31 +23,29 @@ from typing import Any, Final
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.cases import load_case
-from orchestrator.evaluation.figures import WARM_UP_RATIO
 from orchestrator.evaluation.side_by_side import Progress, run_jobs
-from orchestrator.evaluation.tuning.space import configurations
-from orchestrator.policies import parse_policy
+from orchestrator.evaluation.tuning.space import BUCKETS, RANKS, SEARCHED, configurations
+from orchestrator.files import write_atomically
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.reporting.journal import Journal, differences
-from orchestrator.simulation.results import Result, summarise
+from orchestrator.simulation.results import WARM_UP_RATIO, Result, mean_of_known, summarise
 from orchestrator.simulation.scenario.fleet import SimulatedServer
 from orchestrator.simulation.scenario.settings import ScenarioSettings, digest_scenario, load_scenario
 from orchestrator.simulation.scenario.trace import Trace, draw_trace
 from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.utility import Utility, make_utility
+from orchestrator.simulation.utility import EXCHANGE, Utility, make_utility
 
 FIRST_SEED: Final = 2_000_000
 """Of the traces; those that anything is reported or validated on have lower ones."""
 FIGURES: Final = ("attainment_ratio", "accuracy", "effective_accuracy", "joules_per_answer", "mean_s", "p99_s")
+_DIGITS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is tried.
+    """How many configurations of each policy are tried on how many traces each, and the requests of a run at most.
 
-    Attributes:
-        budget: How many configurations each policy gets.
-        traces: How many traces each configuration is run on.
-        requests: How many requests a run has at most; None: as many as the scenario says.
+    Without a number of requests it has as many as the scenario says.
     """
 
     budget: int = 32
@@ -63,12 +65,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of one configuration.
-
-    Attributes:
-        utility: The mean over traces.
-        figures: FIGURES in their order, means over traces; None where a trace has none.
-    """
+    """What came of one configuration: means over traces, FIGURES in their order, None where a trace has none."""
 
     spec: str
     utility: float
@@ -112,12 +109,7 @@ def _try(scenario: _TracedScenario, spec: str) -> Trial:
         results.append(summarise(simulation, seed=FIRST_SEED + at, warm_up_ratio=WARM_UP_RATIO))
     rows = [{name: getattr(result, name) for name in FIGURES} for result in results]
     utility = sum(utility_scale.utility(row) for row in rows) / len(rows)
-    return Trial(spec, utility, tuple(_mean([row[name] for row in rows]) for name in FIGURES))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+    return Trial(spec, utility, tuple(mean_of_known([row[name] for row in rows]) for name in FIGURES))
 
 
 Trials = dict[tuple[str, str], tuple[Trial, ...]]
@@ -128,7 +120,7 @@ def find_scenarios(given: Sequence[Path]) -> list[Path]:
     """Return the scenarios' files of files and folders.
 
     Raises:
-        ConfigError: when there is none, or two have one stem, which tells them apart in the result.
+        ConfigError: when there is none, or two have one stem, by which the result keeps them apart.
     """
     found = [path for entry in given for path in (sorted(entry.glob("*.yaml")) if entry.is_dir() else [entry])]
     if not found:
@@ -151,13 +143,8 @@ def run_campaign(
 ) -> Trials:
     """Return what came of all; what the partial file holds already is not run again.
 
-    Args:
-        paths: Files of scenarios, of different stems.
-        policies: Of ``tuned_policies``.
-        extent: How much of each.
-        partial: The file that keeps what is done; to be removed when the result is written.
-        processes: How many; with 1 everything runs in this one.
-        progress: Told before the first job and after each.
+    Files of scenarios are of different stems. The partial file is to be removed when the result is written. With one
+    process everything runs in this one. ``progress`` is called before the first job and after each.
 
     Raises:
         ConfigError: when a scenario or the partial file can't be used, or that is about something else.
@@ -168,7 +155,9 @@ def run_campaign(
 
     def replay(number: int, values: Mapping[str, Any]) -> None:
         if number > 1:
-            done[str(values["scenario"]), str(values["policy"])] = tuple(_trial(t) for t in values["trials"])
+            done[str(values["scenario"]), str(values["policy"])] = tuple(
+                Trial(str(t["spec"]), float(t["utility"]), tuple(t["figures"])) for t in values["trials"]
+            )
             return
         for section, wanted in binding.items():
             for key, found, now in differences(values[section], json.loads(json.dumps(wanted))):
@@ -191,5 +180,66 @@ def run_campaign(
     return {(job.path.stem, job.policy): done[job.path.stem, job.policy] for job in jobs}
 
 
-def _trial(values: Mapping[str, Any]) -> Trial:
-    return Trial(str(values["spec"]), float(values["utility"]), tuple(values["figures"]))
+def describe_tuning(
+    scenarios: Sequence[Path], policies: Sequence[str], extent: Extent, out: Path, *, duration_s: float, processes: int
+) -> dict[str, Any]:
+    """Return how a file of tuned policies came about, as JSON values: the command that makes it again, and what it did.
+
+    Scenarios (files and folders) and policies are those that were asked for; no policies: all.
+    """
+    parts = ["slimsched tune", *(f"--scenario {s}" for s in scenarios), *(f"--policy {p}" for p in policies)]
+    parts += [f"--{key} {value}" for key, value in asdict(extent).items() if value is not None]
+    return {
+        "command": " ".join([*parts, f"--out {out}"]),
+        **asdict(extent),
+        "trace_seeds": [FIRST_SEED + at for at in range(extent.traces)],
+        "utility": f"effective accuracy - {EXCHANGE:.4g} * joules an answer / most joules a request",
+        "searched": {**SEARCHED, "buckets": BUCKETS, "numbers of a knob of servers": RANKS},
+        "duration_s": round(duration_s),
+        "processes": processes,
+    }
+
+
+def write_tuned(path: Path, trials: Trials, provenance: Mapping[str, Any]) -> None:
+    """Write both files, each as a whole or not at all.
+
+    Raises:
+        ConfigError: when one can't be written.
+    """
+    best: dict[str, dict[str, Any]] = {}
+    every: dict[str, dict[str, Any]] = {}
+    for (stem, policy), own in trials.items():
+        chosen = best_of(own)
+        best.setdefault(stem, {})[policy] = {"spec": chosen.spec, **_figures(chosen)}
+        every.setdefault(stem, {})[policy] = [[trial.spec, *_figures(trial).values()] for trial in own]
+    _write(
+        path.with_suffix(".trials.json"),
+        {"provenance": provenance, "columns": ["spec", "utility", *FIGURES], "trials": every},
+        3,
+    )
+    _write(path, best, 2)
+
+
+def _figures(trial: Trial) -> dict[str, float | None]:
+    figures = dict(zip(("utility", *FIGURES), (trial.utility, *trial.figures), strict=True))
+    return {name: None if value is None else float(f"{value:.{_DIGITS}g}") for name, value in figures.items()}
+
+
+def _write(path: Path, values: Mapping[str, Any], depth: int) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _render(values, depth) + "\n")
+    except OSError as exc:
+        raise ConfigError(f"can't write {path} ({exc}); choose another place with --out") from exc
+
+
+def _render(values: Any, depth: int, indent: str = "") -> str:
+    """Return JSON that is spread over lines down to a depth and has one line for each value below it."""
+    if depth == 0 or not values or not isinstance(values, dict | list):
+        return json.dumps(values, ensure_ascii=False, allow_nan=False)
+    inner = indent + " "
+    if isinstance(values, list):
+        rows = [_render(value, depth - 1, inner) for value in values]
+        return "[\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}]"
+    rows = [f"{json.dumps(key)}: {_render(value, depth - 1, inner)}" for key, value in values.items()]
+    return "{\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}}}"

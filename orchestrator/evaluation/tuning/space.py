@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from orchestrator.errors import ConfigError
-from orchestrator.policies import knobs_of, policy_names
 from orchestrator.policies.knobs import Knob
-from orchestrator.policies.registry import has_width_rule, parse_policy
+from orchestrator.policies.parsing import knobs_of
+from orchestrator.policies.registry import has_width_rule, parse_policy, policy_names
 from orchestrator.policies.rule import WIDTH_RULE
 from orchestrator.policies.rules.width_rules import SLACK
 from orchestrator.snapshot import Width
@@ -74,13 +74,10 @@ def check_tuned(policies: Iterable[str]) -> None:
 
 
 def configurations(policy: str, widths: Sequence[Width], budget: int, seed: int) -> tuple[str, ...]:
-    """Return the specs that are tried of a policy; the first is the policy itself. The same arguments, the same specs.
+    """Return as many specs of a policy as the budget allows; the first is the policy itself.
 
-    Args:
-        policy: One of ``tuned_policies``.
-        widths: The widths that some server of the fleet has.
-        budget: How many specs.
-        seed: The seed of the scrambling.
+    ``widths`` are those that some server of the fleet has; the seed is that of the scrambling. The same arguments give
+    the same specs.
 
     Raises:
         ConfigError: when there is no such policy, or scipy is not installed.

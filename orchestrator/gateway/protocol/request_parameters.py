@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.protocol.messages import Value, read_value
-from orchestrator.policies import parse_preference
+from orchestrator.policies.preference import parse_preference
 from orchestrator.request_options import RequestOptions
 from orchestrator.snapshot import Preference, Width
 

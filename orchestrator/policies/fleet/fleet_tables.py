@@ -20,7 +20,7 @@ from orchestrator.policies.tables.compiled import Column, Table, compiled, new_c
 from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
 from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS
-from orchestrator.profile import EnergyTable, LatencyTable
+from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.snapshot import ModelName, QueueState, ServedModel, ServerName, ServerState, Width
 
 _SPARE_BATCHES = 2  # beyond a server's limit, for batches that were sent before the limit was lowered

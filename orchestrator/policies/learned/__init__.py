@@ -5,26 +5,3 @@ loops (``network``) over features (``features``) that the simulator and the live
 function. Both learned policies decide among the same actions (``actions``) and say themselves when a situation is
 unlike all that they were trained on.
 """
-
-from orchestrator.policies.learned.policy import LearnedPolicy, has_shipped, is_learned, parse_learned
-from orchestrator.policies.learned.policy_file import (
-    LEARNED_NAMES,
-    PAPER,
-    SLIM,
-    PolicyFile,
-    read_policy_file,
-    write_policy_file,
-)
-
-__all__ = [
-    "LEARNED_NAMES",
-    "PAPER",
-    "SLIM",
-    "LearnedPolicy",
-    "PolicyFile",
-    "has_shipped",
-    "is_learned",
-    "parse_learned",
-    "read_policy_file",
-    "write_policy_file",
-]

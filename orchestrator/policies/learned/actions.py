@@ -11,7 +11,7 @@ and no other such candidate may be as accurate, as soon and as frugal: of the hu
 ever right, and whoever explores should not have to find out which by doing them. Holding needs a reason, a better
 candidate that is busy or a batch that saves joules when it is fuller and is expected to become so, and time: half of
 what is left until the quickest candidate would be late is the longest that it lasts, so that a hold never makes the
-head late by itself; what ends it sooner says orchestrator.policies.learned.holds.
+head late by itself; what ends it sooner says orchestrator.policies.learned.memory.
 
 With more than ROWS candidates, the servers that would answer the head first are considered, the base policy's choice
 always among them; so the cost of scoring does not grow with the fleet.
@@ -23,7 +23,7 @@ import math
 from typing import Final
 
 from orchestrator.policies.learned import features as feat
-from orchestrator.policies.learned.holds import may_fill
+from orchestrator.policies.learned.memory import may_fill
 from orchestrator.policies.rules.width_rules import is_in_time, is_timely
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, compiled

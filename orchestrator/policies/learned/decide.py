@@ -13,9 +13,8 @@ import numpy as np
 from orchestrator.errors import ConfigError
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION, do_action, select_rows, write_mask
-from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving
 from orchestrator.policies.learned.encoding import EXTREMES, View, encode
-from orchestrator.policies.learned.holds import note_decision, standing_hold
+from orchestrator.policies.learned.memory import follow_arrivals, note_decision, note_leaving, standing_hold
 from orchestrator.policies.learned.network import Floats32, best_action, new_hidden, pack, score
 from orchestrator.policies.learned.policy_file import PAPER, PolicyFile
 from orchestrator.policies.protocol import Binding

@@ -6,8 +6,9 @@ import math
 from typing import Final, NamedTuple
 
 from orchestrator.policies.learned import features as feat
-from orchestrator.policies.learned.arrivals import quick_rps, slow_rps, swing
+from orchestrator.policies.learned.memory import quick_rps, slow_rps, swing
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 
 _LEAST_SERVICE: Final = 0  # places in ``extremes``
@@ -111,9 +112,7 @@ def _encode_arrivals(
 ) -> None:
     widest_rps, narrowest_rps, slowest_rps, quickest_rps = 0.0, 0.0, 0.0, 0.0
     for row in range(count):
-        most = rows[col.ROW_MAX_BATCH][row]
-        took_s = rows[col.ROW_PER_ITEM_S][row] * most + rows[col.ROW_FIXED_S][row]
-        rate_rps = rows[col.ROW_INSTANCES][row] * most / took_s if took_s > 0 else math.inf
+        rate_rps = capacity_rps(row, rows)
         if row == 0 or rows[col.ROW_SERVER][row] != rows[col.ROW_SERVER][row - 1]:
             widest_rps, narrowest_rps = widest_rps + slowest_rps, narrowest_rps + quickest_rps
             slowest_rps = quickest_rps = rate_rps

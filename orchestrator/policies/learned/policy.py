@@ -1,6 +1,6 @@
 """A learned policy behind the same protocol as every other: ``ppo-slim``, or ``ppo-paper``.
 
-It decides on the rows that every policy decides on, so live and simulated decisions are the same. It tells by itself
+It decides on the rows that every policy decides on, so live and simulated decisions are the same. It notices by itself
 when it is shown what it was not trained on: then it raises, and the guard lets the fallback decide (detect and switch,
 as in Rotman et al., arXiv 2010.03625, by ranges, which are cheap enough to be looked at in every decision).
 """
@@ -23,9 +23,9 @@ from orchestrator.policies.knobs import Knob, parse_knobs
 from orchestrator.policies.learned import decide
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION, do_action
-from orchestrator.policies.learned.arrivals import note_leaving
 from orchestrator.policies.learned.decide import Scorer
 from orchestrator.policies.learned.encoding import View
+from orchestrator.policies.learned.memory import note_leaving
 from orchestrator.policies.learned.paper import paper_choices, row_of_choices
 from orchestrator.policies.learned.policy_file import LEARNED_NAMES, PAPER, PolicyFile, read_policy_file
 from orchestrator.policies.protocol import Binding, Outcome, Situation
@@ -102,7 +102,7 @@ class LearnedPolicy:
             self._scorer = self._scorer._replace(room=decide.new_room(self._room))
 
     def _choose_apart(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
-        """Decide as ppo-paper does."""
+        """Decide as ppo-paper does, by three choices taken apart."""
         numbers, view, fleet = self._scorer.numbers, decide.view_of(self._scorer.room), self.file.fleet
         considered, _ = decide.observe(numbers, memory, rows, count, query, view)
         servers = len(set(rows[col.ROW_SERVER, :count]))

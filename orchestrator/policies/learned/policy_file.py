@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
 from orchestrator.files import write_atomically
 from orchestrator.policies.learned import features as feat
-from orchestrator.policies.learned.network import SHAPES
+from orchestrator.policies.learned.network import SHAPES, Floats32
 from orchestrator.policies.learned.paper import paper_shapes
 
 FORMAT: Final = "slim-policy"
@@ -38,8 +37,6 @@ LEARNED_NAMES: Final = (SLIM, PAPER)
 
 _RANGES: Final = "range.low", "range.high"
 _MOST_BYTES: Final = 64 * 2**20
-
-Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

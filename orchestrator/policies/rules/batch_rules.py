@@ -70,7 +70,7 @@ _CANT_BE_IN_TIME: Final = REASONS.index(Reason.CANT_BE_IN_TIME)
 
 @compiled
 def objective_s(query: Column) -> float:
-    """Return how long the head's caller gives it from its arrival; where that is unknown, what the queue tells."""
+    """Return how long the head's caller gives it from its arrival; where that is unknown, what the queue shows."""
     if math.isnan(query[col.HEAD_ARRIVED_S]):
         return max(0.0, max(query[col.TAIL_DEADLINE_S], query[col.HEAD_DEADLINE_S]) - query[col.NOW_S])
     return query[col.HEAD_DEADLINE_S] - query[col.HEAD_ARRIVED_S]

@@ -1,4 +1,4 @@
-"""How many items a second arrive, as a policy can tell from what it is asked.
+"""How many items a second arrive, as a policy can infer from what it is asked.
 
 Over a window what arrived is what was sent plus what the queue has grown by; the rate is a mean of windows in which
 each counts half as much as the next (an EWMA, as Proteus keeps of its demand). The first windows are short and double

@@ -1,7 +1,7 @@
 """Rules that pick a server among the rows that a width rule has left.
 
 Each takes the rows (ordered by server), which of them count, and returns one. Ties go to the wider width, then to the
-first server by name. ``first`` and ``second`` are servers that alone are looked at, where a rule is told so; else -1.
+first server by name. ``first`` and ``second`` are servers that alone are looked at, where a rule asks for it; else -1.
 
 Some know how fast each server is. The capacity of a server at a width is max over b of b/τ(b), with τ(b) = a·b + c
 fitted to what is observed: it is reached by full batches on all its instances. A server that was never seen is guessed
@@ -83,21 +83,9 @@ def in_turn(width: float, timely: float, rows: Table, count: int, query: Column)
 
 
 @compiled
-def fewest_items(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
-    """The server that has the fewest items: join the shortest queue (JSQ), also called least connections."""
-    return least(col.ROW_SERVER_ITEMS, width, timely, -1.0, -1.0, rows, count, query)
-
-
-@compiled
 def least_completion(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """The server from which the head's answer is expected first: least expected response time (LERT)."""
     return least(col.ROW_HEAD_COMPLETION_S, width, timely, -1.0, -1.0, rows, count, query)
-
-
-@compiled
-def least_work(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
-    """The server with the least seconds of work, whatever the head would add: least work left (LWL)."""
-    return least(col.ROW_BACKLOG_S, width, timely, -1.0, -1.0, rows, count, query)
 
 
 @compiled
@@ -121,19 +109,7 @@ def least(
 
 
 @compiled
-def sooner_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
-    """Take two distinct servers, each pair equally likely, and the one of them that answers the head first."""
-    return _better_of_two(col.ROW_HEAD_COMPLETION_S, width, timely, rows, count, query)
-
-
-@compiled
-def emptier_of_two(width: float, timely: float, rows: Table, count: int, query: Column) -> int:
-    """Take two distinct servers, each pair equally likely, and the one with fewer items: as first published."""
-    return _better_of_two(col.ROW_SERVER_ITEMS, width, timely, rows, count, query)
-
-
-@compiled
-def _better_of_two(field: int, width: float, timely: float, rows: Table, count: int, query: Column) -> int:
+def better_of_two(field: int, width: float, timely: float, rows: Table, count: int, query: Column) -> int:
     """Return the row with the least in a field on two servers; one number draws a pair of n·(n − 1).
 
     Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (IEEE TPDS 12(10), 2001). The herd of many

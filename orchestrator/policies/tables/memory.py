@@ -3,7 +3,7 @@
 Most policies remember nothing; one that takes turns by weight, follows a rate or learns how slow its fleet is does.
 What it remembers is not in the policy, which stays a value, but in a ``Memory`` that whoever decides keeps: a router
 puts it into each Situation, a simulated world has one of its own, and so two of them never mix. A decision reads and
-writes it, ``observe`` writes it when a batch has been answered, and both are told the time.
+writes it, ``observe`` writes it when a batch has been answered, and both get the time.
 
 The table is float64 [MEMORY_FIELDS, at least SLOTS]. Row WHOLE has a slot for each number that belongs to the whole
 fleet; the other rows have a place for each server, at server · stride, or for each model, at server · stride + column.

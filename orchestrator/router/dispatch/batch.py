@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.profile import EnergyLine
+from orchestrator.profile.fit import EnergyLine
 from orchestrator.router.queue.request import Answer, Array, BatchKey, PendingRequest
 from orchestrator.router.servers.connection import SHORT_S, ServerConnection
 from orchestrator.snapshot import BatchInFlight, ServedModel

@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 
-from orchestrator.policies import is_prepared, prepare
+from orchestrator.policies.preparation import is_prepared, prepare
 from orchestrator.policies.tables.compiled import CACHE_DIR
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _WATCH = (
     "import os, sys, threading; threading.Thread(target=lambda: sys.stdin.read() or os._exit(1), daemon=True).start()"
 )
 """It must not outlive who waits for it: the kernel closes the pipe, whatever has killed that."""
-_SCRIPT = "from orchestrator.policies import prepare; prepare()"
+_SCRIPT = "from orchestrator.policies.preparation import prepare; prepare()"
 
 
 async def prepare_decisions() -> None:

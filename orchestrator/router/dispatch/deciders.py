@@ -14,8 +14,12 @@ from typing import NamedTuple
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Decision, Hold
 from orchestrator.errors import ConfigError, PermanentError
-from orchestrator.policies import Binding, CandidateSet, ObservingPolicy, Policy, PreferredPolicy, parse_policy, rebind
-from orchestrator.policies.learned import SLIM, LearnedPolicy, is_learned, parse_learned
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.learned.policy import LearnedPolicy, is_learned, parse_learned
+from orchestrator.policies.learned.policy_file import SLIM
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.preference import PreferredPolicy
+from orchestrator.policies.protocol import Binding, ObservingPolicy, Policy, rebind
 from orchestrator.router.dispatch.decision_log import DecisionLog, Record
 from orchestrator.router.dispatch.guarded_policy import GuardedPolicy, Shadow
 from orchestrator.router.observer import RouterObserver

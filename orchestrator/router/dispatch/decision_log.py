@@ -27,7 +27,8 @@ import numpy as np
 from orchestrator.config import DecisionLogSettings
 from orchestrator.decision import Candidate, Decision, Dispatch
 from orchestrator.errors import ConfigError
-from orchestrator.policies import Fault, Situation
+from orchestrator.policies.circuit_breaker import Fault
+from orchestrator.policies.protocol import Situation
 from orchestrator.router.dispatch.batch import Batch
 from orchestrator.snapshot import QueueState
 

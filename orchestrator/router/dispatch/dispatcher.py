@@ -24,8 +24,10 @@ from dataclasses import dataclass, field, replace
 from orchestrator.config import RouterSettings
 from orchestrator.decision import Dispatch, Hold, Reject
 from orchestrator.errors import PermanentError
-from orchestrator.policies import Binding, CandidateSet, FleetTables, Outcome, Situation
-from orchestrator.profile import EnergyTable, LatencyFit, LatencyTable
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.protocol import Binding, Outcome, Situation
+from orchestrator.profile.fit import EnergyTable, LatencyFit, LatencyTable
 from orchestrator.router.dispatch.batch import Batch, part_of
 from orchestrator.router.dispatch.deciders import Decided, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog

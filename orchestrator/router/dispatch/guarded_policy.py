@@ -24,7 +24,9 @@ from typing import Any
 from orchestrator.config import GuardSettings
 from orchestrator.decision import Candidate, Decision, Dispatch
 from orchestrator.errors import UntrustedError
-from orchestrator.policies import Binding, Breaker, CandidateSet, Fault, Policy, Situation, find_fault
+from orchestrator.policies.circuit_breaker import Breaker, Fault, find_fault
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.protocol import Binding, Policy, Situation
 from orchestrator.router.observer import RouterObserver
 
 log = logging.getLogger(__name__)

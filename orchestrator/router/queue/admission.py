@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.profile import EnergyTable
+from orchestrator.profile.fit import EnergyTable
 from orchestrator.request_options import RequestOptions
 from orchestrator.router.queue.request import Array, BatchKey, as_batch
 from orchestrator.snapshot import ServedModel, ServerName

@@ -45,7 +45,7 @@ from enum import StrEnum
 
 from orchestrator.config import RouterSettings
 from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ServerUnavailableError
-from orchestrator.policies import CandidateSet
+from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.queue_rules import (
     QueueEstimate,
     expires_s,

@@ -20,8 +20,8 @@ from orchestrator.errors import (
     TransientError,
     WrongAnswerError,
 )
-from orchestrator.policies import mark_begun
-from orchestrator.profile import Run, merge_runs
+from orchestrator.policies.tables.occupancy import mark_begun
+from orchestrator.profile.fit import Run, merge_runs
 from orchestrator.router.queue.request import Array
 from orchestrator.router.servers.health import BackOff, ServerHealth
 from orchestrator.snapshot import (

@@ -17,8 +17,8 @@ from orchestrator.errors import (
     SlimError,
     TransientError,
 )
-from orchestrator.policies import CandidateSet
-from orchestrator.profile import EnergyTable, LatencyTable
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.request import BatchKey
 from orchestrator.router.servers.connection import ServerClient, ServerConnection

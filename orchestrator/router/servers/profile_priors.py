@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Self
 
 from orchestrator.config import FleetSettings
-from orchestrator.profile import EnergyTable, LatencyTable, Profile, Start, check_live, find_start, read_profile
+from orchestrator.profile.document import Profile, read_profile
+from orchestrator.profile.fit import EnergyTable, LatencyTable
+from orchestrator.profile.start import Start, check_live, find_start
 from orchestrator.snapshot import ModelName, ServedModel, ServerName
 
 log = logging.getLogger(__name__)

@@ -32,12 +32,9 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class BatchControl:
-    """A rule for one server, with what it costs.
+    """A rule for one server, with its mean response and power above idle, and the cost, response_s + worth · power_w.
 
-    Attributes:
-        batch: how many are started with so many waiting, by queue length from 0; 0: it waits.
-        response_s, power_w: means; power above idle.
-        cost: response_s + worth · power_w.
+    ``batch`` says how many are started with so many waiting, by queue length from 0; 0: it waits.
     """
 
     batch: tuple[int, ...]
@@ -54,7 +51,7 @@ class BatchControl:
 class BatchServer:
     """One server of one width at a rate of Poisson arrivals.
 
-    Times and joules, above idle, are of a batch of 1, 2, … items; ``most`` is the longest queue that is told apart.
+    Times and joules, above idle, are of a batch of 1, 2, … items; ``most`` is the longest queue that has its own state.
 
     Raises:
         ConfigError: when the server can't serve the rate.

@@ -50,12 +50,9 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Clairvoyant:
-    """The bound, and the plan that comes nearest to it.
+    """The most that any policy can earn, and the plan, by start, that comes nearest to it.
 
-    Attributes:
-        most: what any policy can earn at the most.
-        earned: what the plan earns; below ``most`` when the search was cut short.
-        plan: by start.
+    What the plan earns is below the most when the search was cut short.
     """
 
     most: float

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from orchestrator.policies import Policy
+from orchestrator.policies.protocol import Policy
 from orchestrator.simulation.bounds.batch_control import BatchServer
 from orchestrator.simulation.bounds.clairvoyant import Clairvoyant, plan_window
 from orchestrator.simulation.scenario.capacity import least_joules, most_accuracy
@@ -103,12 +103,11 @@ def measure_window(
     """Return what a clairvoyant and each policy earn of a trace's first requests.
 
     Raises:
-        ConfigError: as ``plan_window``.
+        ConfigError: as ``plan_window``, when a clairvoyant can't plan for this fleet.
     """
     quiet = [replace(s, models=tuple(replace(m, sigma=0.0) for m in s.models)) for s in servers]
-    workload = settings.workload.model_copy(update={"requests": requests, "items": 1})
-    changed = {"workload": workload, "faults": FaultSettings(), "telemetry": TelemetrySettings()}
-    settings = settings.model_copy(update=changed)
+    changed = {"faults": FaultSettings(), "telemetry": TelemetrySettings()}
+    settings = settings.with_workload(requests=requests, items=1).model_copy(update=changed)
     trace = draw_trace(settings, quiet, seed)
     # A burst before the first arrival is no one's time.
     arrived_s = trace.arrived_s - trace.arrived_s[0]
@@ -131,22 +130,6 @@ def _earned(simulation: Simulation, exchange: float) -> float:
     is_timely = (requests[sim.STATUS] == sim.ANSWERED) & (requests[sim.ANSWERED_S] <= requests[sim.DEADLINE_S])
     joules = sum(busy_j[: len(simulation.servers)].tolist())
     return float(requests[sim.ACCURACY][is_timely].sum()) - (exchange * joules if exchange else 0.0)
-
-
-def measure_windows(
-    settings: ScenarioSettings,
-    servers: Sequence[SimulatedServer],
-    policies: Sequence[Policy],
-    *,
-    requests: int,
-    windows: int,
-) -> list[Window]:
-    """Return what a clairvoyant and each policy earn of the first requests of so many traces.
-
-    Raises:
-        ConfigError: when a clairvoyant can't plan for this fleet.
-    """
-    return [measure_window(settings, servers, policies, requests=requests, seed=seed) for seed in range(windows)]
 
 
 def earned_a_request(windows: Sequence[Window]) -> tuple[float, list[float]]:

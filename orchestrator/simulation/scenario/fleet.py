@@ -4,7 +4,7 @@ Service times are the measured means of each batch size, with straight lines bet
 misses is in them, and the router, which learns such a fit, meets what it would meet. Their spread comes from the
 measured 99th percentiles, as a lognormal factor of mean 1.
 
-Where a profile tells what a batch takes of a server that is kept busy, that is its service time, and what its call
+Where a profile says what a batch takes of a server that is kept busy, that is its service time, and what its call
 takes beyond that is a delay of its answer. Else all of the call's latency is service time, and no answer travels.
 """
 
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.profile import LatencyFit, ModelProfile, ServerProfile
+from orchestrator.profile.document import ModelProfile, ServerProfile
+from orchestrator.profile.fit import LatencyFit
 from orchestrator.profile.start import PRIOR_ITEMS, prior_fit, weigh_batches
 from orchestrator.snapshot import ServerName, Width
 
@@ -36,7 +37,6 @@ class SimulatedModel:
         start: what the router knows of it at the beginning.
         load_s, load_w: Seconds and watts of a load. No run depends on them; a scenario's digest does
             (``digest_scenario``).
-        instance_bytes: Memory of one instance.
         delay_s: from the end of a batch until the router has its answer, while the next one runs.
     """
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.config.section import Section, parse_settings
 from orchestrator.errors import ConfigError
-from orchestrator.profile.codec import read_profile
+from orchestrator.profile.document import read_profile
 from orchestrator.simulation.scenario import workloads
 from orchestrator.simulation.scenario.fleet import SimulatedServer, check_fleet, linear_model, server_from_profile
 from orchestrator.snapshot import ServerName
@@ -179,7 +179,7 @@ class TelemetrySettings(Section):
     lost_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Of reports that never arrive."""
     noise: float = Field(default=0.0, ge=0, le=2)
-    """σ of a lognormal factor on the speeds that the router is told at the beginning."""
+    """σ of a lognormal factor on the speeds that the router assumes at the beginning."""
 
 
 class ScenarioSettings(Section):
@@ -210,15 +210,14 @@ def load_scenario(path: Path) -> tuple[ScenarioSettings, tuple[SimulatedServer, 
         raise ConfigError(f"can't read the scenario in {path} ({exc})") from exc
     settings = parse_settings(ScenarioSettings, text, source=str(path), start="name")
     if settings.workload.file is not None:
-        workload = settings.workload.model_copy(update={"file": path.parent / settings.workload.file})
-        settings = settings.model_copy(update={"workload": workload})
+        settings = settings.with_workload(file=path.parent / settings.workload.file)
     fleet = tuple(server for entry in settings.servers for server in _servers(entry, path.parent))
     check_fleet(fleet)
     return settings, fleet
 
 
 def digest_scenario(settings: ScenarioSettings, servers: Sequence[SimulatedServer]) -> str:
-    """Return what tells a scenario from another: of all that it says, of its fleet and of the times that it replays.
+    """Return the identity of a scenario, a digest of all that it says, of its fleet and of the times that it replays.
 
     Raises:
         ConfigError: when the file of times is missing or out of order.

@@ -34,7 +34,7 @@ class Trace:
     noise: Floats  # standard normal
     uniforms: Floats  # [2, requests], in [0, 1)
     schedule: Floats  # [EVENT_FIELDS, entries], by time
-    believed_speed: Floats  # [servers], factors on the service times that the router is told at the beginning
+    believed_speed: Floats  # [servers], factors on the service times that the router assumes at the beginning
     rate_rps: float  # mean items a second that the arrivals were scaled to
 
 

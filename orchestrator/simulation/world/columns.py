@@ -57,7 +57,7 @@ BATCHES_RUN: Final = 8
 ITEMS_RUN: Final = 9
 TRUTH_FIELDS: Final = 10
 
-FIT_WEIGHT: Final = 0  # the sums of an orchestrator.profile.LatencyFit
+FIT_WEIGHT: Final = 0  # the sums of an orchestrator.profile.fit.LatencyFit
 FIT_N: Final = 1
 FIT_NN: Final = 2
 FIT_T_S: Final = 3
@@ -70,7 +70,7 @@ BATCH_ID: Final = 0
 STARTED_S: Final = 1  # NaN while it waits for an instance
 TAKES_S: Final = 2
 FIRST: Final = 3  # its first request; the others follow by NEXT
-DONE_S: Final = 4  # NaN while it is not; then it is held only because no report has told so
+DONE_S: Final = 4  # NaN while it is not; then it is held only because no report has said so
 HAS_RUN: Final = 5  # 1 while its answer is on its way
 HELD_FIELDS: Final = 6
 

@@ -20,7 +20,7 @@ _tail_index = compiled(tail_index)
 
 @compiled
 def push_event(world: World, at_s: float, kind: float, server: float, detail: float, value: float) -> None:
-    """Arrange an event."""
+    """Add an event, which happens after those at the same time that were added before."""
     events, state = world.events, world.state
     entry = int(state[sim.EVENTS])
     state[sim.EVENTS] += 1
@@ -43,7 +43,7 @@ def push_event(world: World, at_s: float, kind: float, server: float, detail: fl
 
 @compiled
 def drop_event(world: World) -> None:
-    """Remove the first event."""
+    """Remove the event that happens first."""
     events = world.events
     world.state[sim.EVENTS] -= 1
     last = int(world.state[sim.EVENTS])

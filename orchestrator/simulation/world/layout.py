@@ -1,13 +1,18 @@
-"""The tables of a simulated world, put together.
+"""The tables of a simulated world, put together; and those of many, with the world as their first axis.
 
-What stands in which column is in ``orchestrator.simulation.world.columns``.
+What stands in which column is in ``orchestrator.simulation.world.columns``. Worlds may differ in everything, so each
+table of many is as large as the largest world needs, and those of smaller ones are padded. ``world_of`` gives compiled
+code one of them as the very World that a Simulation runs.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from orchestrator.policies.tables.compiled import Column, Table
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
 
 
@@ -46,3 +51,66 @@ class World(NamedTuple):
     heap: Column
     roots: Column
     sample: Column
+
+
+class StackedWorlds(NamedTuple):
+    """Worlds in one.
+
+    Attributes:
+        tables: a world whose arrays have one more axis in front; the numbers of its fleet say nothing.
+        counts: int64 [worlds, 4], the numbers of each world's Fleet.
+    """
+
+    tables: World
+    counts: NDArray[np.int64]
+
+
+def stack(stacked: StackedWorlds | None, at: int, own: World, worlds: int) -> StackedWorlds:
+    """Return ``worlds`` worlds with those so far and one written ``at`` its index; arrays are reused where they fit."""
+    known, counts = (own, np.zeros((worlds, 4), np.int64)) if stacked is None else stacked
+    counts[at] = own.fleet[3:]
+    return StackedWorlds(_written(known, own, at, worlds), counts)
+
+
+def _written(many: Any, one: Any, at: int, worlds: int) -> Any:
+    """Return the arrays of ``many``, part by part, with those of ``one`` in them."""
+    if isinstance(one, tuple):
+        return type(one)(*(_written(known, part, at, worlds) for known, part in zip(many, one, strict=True)))
+    if isinstance(one, int):
+        return one
+    if many is one:  # there is nothing yet
+        many = np.zeros((worlds, *one.shape))
+    elif not all(length <= most for length, most in zip(one.shape, many.shape[1:], strict=True)):
+        larger = np.zeros((worlds, *np.maximum(many.shape[1:], one.shape)))
+        larger[tuple(map(slice, many.shape))] = many
+        many = larger
+    many[at] = 0
+    many[(at, *map(slice, one.shape))] = one
+    return many
+
+
+@compiled
+def world_of(stacked: StackedWorlds, at: int) -> World:
+    """Return one of the worlds, by index; what is written into it is written into the tables."""
+    tables, counts = stacked.tables, stacked.counts[at]
+    fleet, head, scratch = tables.fleet, tables.head, tables.scratch
+    return World(
+        Fleet(fleet.servers[at], fleet.models[at], fleet.batches[at], counts[0], counts[1], counts[2], counts[3]),
+        QueueHead(head.query[at], head.allowed[at], head.avoided[at]),
+        tables.rows[at],
+        Scratch(scratch.order[at], scratch.busy[at], scratch.row_of[at], scratch.hull[at]),
+        tables.rule[at],
+        tables.memory[at],
+        tables.requests[at],
+        tables.truth[at],
+        tables.models[at],
+        tables.service_s[at],
+        tables.energy_j[at],
+        tables.held[at],
+        tables.events[at],
+        tables.schedule[at],
+        tables.state[at],
+        tables.heap[at],
+        tables.roots[at],
+        tables.sample[at],
+    )

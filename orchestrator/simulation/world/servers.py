@@ -196,7 +196,7 @@ def _answer(world: World, request: int, accuracy: float, per_item_j: float) -> N
 
 @compiled
 def observe(world: World, model: int, items: float, took_s: float) -> None:
-    """Fit a width's expected times to one more group, as orchestrator.profile.LatencyFit does."""
+    """Fit a width's expected times to one more batch, as orchestrator.profile.fit.LatencyFit does."""
     fits, models = world.models, world.fleet.models
     weight, sum_n, sum_nn = fits[sim.FIT_WEIGHT][model], fits[sim.FIT_N][model], fits[sim.FIT_NN][model]
     sums = (weight, sum_n, sum_nn, fits[sim.FIT_T_S][model], fits[sim.FIT_NT_S][model])

@@ -81,7 +81,7 @@ def shed_overdue_bound(world: World, queue: int) -> int:
 def shed_late_heads(world: World, count: int) -> bool:
     """Give up the heads that can't be answered in time; return whether there were any.
 
-    What the candidates, of which there are ``count``, tell of the queue is remembered for those that come.
+    What the candidates, of which there are ``count``, show of the queue is remembered for those that come.
     """
     fleet, state, query = world.fleet, world.state, world.head.query
     if count == 0:

@@ -25,7 +25,7 @@ from benchmarks.fidelity.testbed import FidelitySettings
 from benchmarks.harness.machine import Machine
 from orchestrator.demo.open_loop import Outcome
 from orchestrator.errors import ConfigError
-from orchestrator.profile import read_profile
+from orchestrator.profile.document import read_profile
 from orchestrator.reporting.blocks import render_markdown
 from orchestrator.snapshot import ServerName, Width
 

@@ -15,9 +15,10 @@ from benchmarks.suites.generalisation import generalisation_claims
 from benchmarks.suites.paper import left_out, paper_claims
 from benchmarks.suites.policies import FALLBACK
 from benchmarks.suites.standard import draw_comparisons, improvement, standard_claims, utility_closed
-from orchestrator.evaluation.policy_entries import LEARNED
+from orchestrator.evaluation.cases import LEARNED
 from orchestrator.evaluation.scores import ScenarioScores, Score
-from orchestrator.policies.learned import PAPER, has_shipped
+from orchestrator.policies.learned.policy import has_shipped
+from orchestrator.policies.learned.policy_file import PAPER
 from orchestrator.simulation.scenario.fleet import linear_model
 from tests.evaluation.example_suites import scenario_scores, score
 from tests.simulation.worlds import servers

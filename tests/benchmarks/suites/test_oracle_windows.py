@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.suites.oracle_windows import REQUESTS, draw_oracle_windows
 from benchmarks.suites.standard import Comparison, draw_comparisons
-from orchestrator.evaluation.policy_entries import LEARNED
+from orchestrator.evaluation.cases import LEARNED
 from tests.evaluation.example_suites import scenario_scores, score, write_suite
 
 

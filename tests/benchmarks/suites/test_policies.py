@@ -5,8 +5,9 @@ import pytest
 from benchmarks.suites import SUITES
 from benchmarks.suites.policies import FALLBACK, LEARNED_POINTS
 from orchestrator.config import RouterSettings
-from orchestrator.evaluation.policy_entries import LEARNED, make_entry
-from orchestrator.policies.learned import PAPER, SLIM, has_shipped
+from orchestrator.evaluation.cases import LEARNED, make_entry
+from orchestrator.policies.learned.policy import has_shipped
+from orchestrator.policies.learned.policy_file import PAPER, SLIM
 
 POLICIES = {name: suite.policies for name, suite in SUITES.items()}
 

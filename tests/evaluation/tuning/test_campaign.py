@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from orchestrator.cli import main
 from orchestrator.evaluation.tuning import campaign
 from orchestrator.evaluation.tuning.campaign import FIRST_SEED, Extent, Job, Trial, best_of, run_job
-from orchestrator.policies import parse_policy
+from orchestrator.policies.parsing import parse_policy
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.settings import load_scenario
 from orchestrator.simulation.simulation import Simulation
@@ -93,10 +93,10 @@ def test_an_interrupted_run_goes_on_where_it_was(
     with partial.open("a") as file:
         file.write('{"scenario": "two", "pol')  # what a crash leaves
     monkeypatch.setattr(campaign, "run_job", lambda job: ran.append(job) or run_job(job))
-    told: list[tuple[int, int]] = []
-    again = campaign.run_campaign(scenarios, POLICIES, extent, partial, progress=lambda *at: told.append(at))
+    reported: list[tuple[int, int]] = []
+    again = campaign.run_campaign(scenarios, POLICIES, extent, partial, progress=lambda *at: reported.append(at))
     assert len(ran) == 4
-    assert told == [(2, 4), (3, 4), (4, 4)]
+    assert reported == [(2, 4), (3, 4), (4, 4)]
     assert again == whole
     # Nothing is left to do, and every line is whole.
     assert campaign.run_campaign(scenarios, POLICIES, extent, partial) == whole

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from orchestrator.evaluation.tuning.space import tuned_policies
-from orchestrator.policies import parse_policy
+from orchestrator.policies.parsing import parse_policy
 
 SCENARIOS = Path(__file__).parents[3] / "scenarios"
 TUNED = json.loads((SCENARIOS / "tuned.json").read_text())

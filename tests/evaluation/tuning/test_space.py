@@ -7,7 +7,8 @@ import pytest
 
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation.tuning.space import SEARCHED, configurations, tuned_policies
-from orchestrator.policies import knobs_of, parse_policy, policy_names
+from orchestrator.policies.parsing import knobs_of, parse_policy
+from orchestrator.policies.registry import policy_names
 from orchestrator.snapshot import Width
 
 WIDTHS = [Width(w) for w in (25, 50, 100)]

@@ -25,7 +25,8 @@ from orchestrator.gateway.protocol.messages import pb, read_value
 from orchestrator.gateway.protocol.tensors import decode_bytes
 from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.gateway.statuses import status_of
-from orchestrator.profile import EnergyLine, EnergySource, EnergyTable
+from orchestrator.profile.document import EnergySource
+from orchestrator.profile.fit import EnergyLine, EnergyTable
 from orchestrator.triton.errors import RefusedCallError
 from tests.gateway.calls import RawCalls, echo_request, item_request
 from tests.gateway.fakes import World, open_world

@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
-from orchestrator.policies import Binding, FleetTables, Situation, parse_policy
-from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Binding, Situation
+from orchestrator.profile.document import EnergySource
+from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyTable
 from orchestrator.snapshot import BatchInFlight, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
 from tests.policies.fleets import WIDTHS, build_candidates, decide, fleet_server, fleets, latencies, model_name, queues

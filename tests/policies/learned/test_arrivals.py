@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving, quick_rps, slow_rps, swing
+from orchestrator.policies.learned.memory import follow_arrivals, note_leaving, quick_rps, slow_rps, swing
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Table, new_column
 from orchestrator.policies.tables.memory import new_memory
@@ -19,7 +19,7 @@ DEADLINE_S = 0.1
 
 
 class Stream:
-    """Requests of one item that come at given times and wait until told otherwise."""
+    """Requests of one item that come at given times and wait until they are sent."""
 
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self.memory: Table = new_memory(1, 1)

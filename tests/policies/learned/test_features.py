@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 
 from orchestrator.decision import Candidate
-from orchestrator.policies import Situation
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import HOLD_ACTION
 from orchestrator.policies.learned.encoding import contrast
+from orchestrator.policies.protocol import Situation
 from orchestrator.snapshot import Preference, QueueState, Width
 from tests.policies.fleets import fleets
 from tests.policies.learned.views import seen

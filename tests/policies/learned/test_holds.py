@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestrator.policies.learned.arrivals import follow_arrivals, note_leaving
-from orchestrator.policies.learned.holds import may_fill, note_decision, standing_hold
+from orchestrator.policies.learned.memory import follow_arrivals, may_fill, note_decision, note_leaving, standing_hold
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import Column, Table, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT

@@ -10,8 +10,6 @@ from hypothesis import given, settings
 
 from orchestrator.decision import Decision, Dispatch, Hold, Reason
 from orchestrator.errors import ConfigError, UntrustedError
-from orchestrator.policies import Situation, parse_policy
-from orchestrator.policies.learned import LearnedPolicy, PolicyFile
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
 from orchestrator.policies.learned.features import CONTEXT, FEATURES, ROWS
 from orchestrator.policies.learned.network import (
@@ -23,6 +21,10 @@ from orchestrator.policies.learned.network import (
     untrained,
 )
 from orchestrator.policies.learned.paper import paper_shapes
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.learned.policy_file import PolicyFile
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Situation
 from orchestrator.policies.tables.compiled import new_column, new_table
 from orchestrator.snapshot import QueueState, Width
 from tests.policies.fleets import fleets

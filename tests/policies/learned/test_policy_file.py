@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.policies import knobs_of, parse_policy
-from orchestrator.policies.learned import parse_learned, read_policy_file, write_policy_file
+from orchestrator.policies.learned.policy import parse_learned
+from orchestrator.policies.learned.policy_file import read_policy_file, write_policy_file
+from orchestrator.policies.parsing import knobs_of, parse_policy
 from tests.policies.learned.test_policy import slim, trained
 
 
@@ -60,7 +61,7 @@ def test_a_file_that_is_cut_off_or_damaged_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "problem"),
     [
         (lambda h, a: h.update(format_version=2), "format_version is 2, this version reads 1"),
         (lambda h, a: h.update(features_version=1), "features_version is 1, this router shows 3"),
@@ -77,13 +78,13 @@ def test_a_file_that_is_cut_off_or_damaged_is_refused(tmp_path: Path) -> None:
         (lambda h, a: a["out.weight"].fill(7), "not those that it was written with"),
     ],
 )
-def test_a_file_of_something_else_is_refused(tmp_path: Path, change: Any, told: str) -> None:
+def test_a_file_of_something_else_is_refused(tmp_path: Path, change: Any, problem: str) -> None:
     path = rewritten(written(tmp_path / "policy.npz"), lambda h, a: None)
     read_policy_file(path)  # so it is the change that is refused
     rewritten(path, change)
     with pytest.raises(ConfigError) as raised:
         read_policy_file(path)
-    assert told in str(raised.value)
+    assert problem in str(raised.value)
 
 
 def test_a_pickle_is_not_executed(tmp_path: Path) -> None:

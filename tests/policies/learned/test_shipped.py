@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.policies import parse_policy
-from orchestrator.policies.learned import LearnedPolicy
-from orchestrator.policies.learned.policy import SHIPPED
+from orchestrator.policies.learned.policy import SHIPPED, LearnedPolicy
+from orchestrator.policies.parsing import parse_policy
 
 
 @pytest.mark.parametrize("kind", ["ppo-slim", "ppo-paper"])

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.decision import Candidate
-from orchestrator.policies import Situation
 from orchestrator.policies.fleet.row_values import write_candidate, write_query
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.actions import ACTIONS, HOLD_ACTION
 from orchestrator.policies.learned.decide import new_room, observe, parse_base, view_of
 from orchestrator.policies.learned.network import HIDDEN
+from orchestrator.policies.protocol import Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import new_column, new_table
 from orchestrator.policies.tables.memory import new_memory

@@ -24,21 +24,21 @@ def test_the_limit_grows_by_steps_and_falls_by_a_factor() -> None:
     for is_in_time in (True, True, True, False, False, False, True):
         items = asker.choice(candidates, items=32)[2]
         sent.append(items)
-        asker.tell(items=items, is_in_time=is_in_time)
+        asker.observe(items=items, is_in_time=is_in_time)
     assert sent == [1, 4, 7, 10, 5, 2, 1]
     assert asker.choice(candidates, items=32)[2] == 4
 
 
 def test_a_batch_smaller_than_the_limit_says_nothing_of_larger_ones() -> None:
     asker, candidates = Asker("clipper-aimd"), [line_candidate(per_item_s=0.001, items=32)]
-    asker.tell(items=1)
-    asker.tell(items=1)
+    asker.observe(items=1)
+    asker.observe(items=1)
     assert asker.choice(candidates, items=32)[2] == 2
 
 
 def test_each_server_and_width_has_its_own_limit() -> None:
     asker = Asker("clipper-aimd")
     asker.query([line_candidate("a", per_item_s=0.001), line_candidate("b", per_item_s=0.001)])
-    asker.tell("b")
+    asker.observe("b")
     assert asker.choice([line_candidate("a", per_item_s=0.001, items=9)], items=9)[2] == 1
     assert asker.choice([line_candidate("b", per_item_s=0.001, items=9)], items=9)[2] == 2

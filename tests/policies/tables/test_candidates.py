@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate
-from orchestrator.profile import LatencyFit, LatencyTable
+from orchestrator.profile.fit import LatencyFit, LatencyTable
 from orchestrator.snapshot import BatchInFlight, ModelName, QueueState, ServerName, ServerState, Width
 from tests.fakes.servers import served_model
 from tests.policies.fleets import Occupancy, build_candidates

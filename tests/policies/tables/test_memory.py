@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from orchestrator.policies import FleetTables, Memory, Situation, parse_policy
-from orchestrator.policies.tables.memory import OF_MODEL, OF_SERVER, WHOLE
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Situation
+from orchestrator.policies.tables.memory import OF_MODEL, OF_SERVER, WHOLE, Memory
 from orchestrator.snapshot import QueueState, ServerName, Width
 from tests.policies.cases import Asker, candidate
 from tests.policies.fleets import decide, fleet_server, latencies

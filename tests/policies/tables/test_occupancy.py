@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from orchestrator.policies import mark_begun
-from orchestrator.profile import LatencyTable
+from orchestrator.policies.tables.occupancy import mark_begun
+from orchestrator.profile.fit import LatencyTable
 from orchestrator.snapshot import BatchInFlight, QueueState, ServerState
 from tests.fakes.servers import served_model
 from tests.policies.fleets import (

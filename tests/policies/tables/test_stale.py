@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.decision import Candidate, Dispatch
-from orchestrator.policies import Situation, parse_policy
 from orchestrator.policies.fleet.row_values import read_candidate, write_candidate
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import stretch_overdue
 from orchestrator.policies.tables.compiled import new_table

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import GuardSettings, RouterSettings
-from orchestrator.policies.learned import write_policy_file
+from orchestrator.policies.learned.policy_file import write_policy_file
 from orchestrator.router.dispatch.deciders import Deciders, make_deciders
 from orchestrator.router.observer import RouterObserver
 from tests.policies.learned.test_policy import slim

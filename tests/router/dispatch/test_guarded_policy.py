@@ -13,7 +13,12 @@ import pytest
 from orchestrator.config import GuardSettings
 from orchestrator.decision import Dispatch, Hold, Reason, Reject
 from orchestrator.errors import CapacityError, PermanentError
-from orchestrator.policies import Binding, CandidateSet, Fault, FleetTables, parse_policy, policy_names
+from orchestrator.policies.circuit_breaker import Fault
+from orchestrator.policies.fleet.candidate_set import CandidateSet
+from orchestrator.policies.fleet.fleet_tables import FleetTables
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Binding
+from orchestrator.policies.registry import policy_names
 from orchestrator.router import Answer, Router
 from orchestrator.router.dispatch.guarded_policy import GuardedPolicy
 from orchestrator.router.observer import RouterObserver

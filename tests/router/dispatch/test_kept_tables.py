@@ -5,8 +5,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.policies import Situation
-from orchestrator.profile import EnergyLine, EnergySource, EnergyTable, LatencyTable
+from orchestrator.policies.protocol import Situation
+from orchestrator.profile.document import EnergySource
+from orchestrator.profile.fit import EnergyLine, EnergyTable, LatencyTable
 from orchestrator.router.dispatch.dispatcher import KeptTables
 from orchestrator.snapshot import BatchInFlight, Family, QueueState, ServerState
 from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, fleets, latencies, model_name, queues

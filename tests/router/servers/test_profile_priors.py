@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError
-from orchestrator.profile import EnergySource, ModelProfile, Origin, write_profile
+from orchestrator.profile.document import EnergySource, ModelProfile, Origin, write_profile
 from orchestrator.router import Router
 from orchestrator.router.servers.profile_priors import ProfileStarts
 from orchestrator.snapshot import ServerName

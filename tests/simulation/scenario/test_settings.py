@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from orchestrator.errors import ConfigError
-from orchestrator.profile.codec import read_profile
+from orchestrator.profile.document import read_profile
 from orchestrator.simulation.results import summarise
 from orchestrator.simulation.scenario.capacity import capacity_rps, least_joules, most_accuracy
 from orchestrator.simulation.scenario.fleet import (

@@ -89,9 +89,9 @@ def _send_wait_or_drain(row: int, is_any_in_time: bool, reason: int, rows: Table
 def _fill_slack(code: int, rule: Column, rows: Table, count: int, query: Column) -> Choice:
     """Return what SuperServe's SlackFit, or one of those that it is compared with, decides."""
     if code == MAX_ACCURACY:
-        row, reason = slackfit.most_accurate(rows, count, query), _MOST_ACCURATE
+        row, reason = slackfit.row_with_most(col.ROW_WIDTH, col.ROW_ITEMS, rows, count, query), _MOST_ACCURATE
     elif code == MAX_BATCH:
-        row, reason = slackfit.largest_batch(rows, count, query), _LARGEST_BATCH
+        row, reason = slackfit.row_with_most(col.ROW_ITEMS, col.ROW_WIDTH, rows, count, query), _LARGEST_BATCH
     else:
         row, items = slackfit.fill_slack(rule[PARAMETER], code == SLACKFIT, rows, count, query)
         if row >= 0:

@@ -135,19 +135,7 @@ def _is_preferred(prefers_batch: bool, row: int, batch: float, best: int, best_b
 
 
 @compiled
-def most_accurate(rows: Table, count: int, query: Column) -> int:
-    """The widest that is in time and has room, then the largest batch."""
-    return _most(col.ROW_WIDTH, col.ROW_ITEMS, rows, count, query)
-
-
-@compiled
-def largest_batch(rows: Table, count: int, query: Column) -> int:
-    """The largest batch that is in time and has room, then the widest that runs as many."""
-    return _most(col.ROW_ITEMS, col.ROW_WIDTH, rows, count, query)
-
-
-@compiled
-def _most(field: int, then: int, rows: Table, count: int, query: Column) -> int:
+def row_with_most(field: int, then: int, rows: Table, count: int, query: Column) -> int:
     """Return the row that is in time, has room and has the most in a field, then in another; -1 for none."""
     best = -1
     for row in range(count):

@@ -15,19 +15,19 @@ WIDE = line_candidate("a", 100, per_item_s=0.04)
 def test_one_measurement_corrects_every_width() -> None:
     asker = Asker("alert,sigmas=0")
     assert asker.choice([NARROW, WIDE], slack_s=0.05)[1] == 100
-    asker.tell(width=50, expected_s=0.02, took_s=0.04)
+    asker.observe(width=50, expected_s=0.02, took_s=0.04)
     assert asker.choice([NARROW, WIDE], slack_s=0.05)[1] == 50
 
 
 def test_the_filter_is_as_worked_by_hand() -> None:
     asker = Asker("alert")
-    asker.tell(expected_s=0.1, took_s=0.2)
+    asker.observe(expected_s=0.1, took_s=0.2)
     gain = 0.2 / 0.21  # (P + Q)/(P + Q + R) of 0.1, 0.1 and 0.01
     mean, variance = slow_down(asker.memory.table("alert"))
     assert mean == pytest.approx(1 + gain)
     assert variance == pytest.approx((1 - gain) * 0.2)
     process = 0.7 * 0.1 + 0.3 * gain**2
-    asker.tell(expected_s=0.1, took_s=0.2)
+    asker.observe(expected_s=0.1, took_s=0.2)
     following = (variance + process) / (variance + process + 0.01)
     assert slow_down(asker.memory.table("alert"))[0] == pytest.approx(mean + following * (2 - mean))
 
@@ -35,7 +35,7 @@ def test_the_filter_is_as_worked_by_hand() -> None:
 def test_the_filter_finds_a_slow_down_that_stays() -> None:
     asker = Asker("alert")
     for _ in range(200):
-        asker.tell(expected_s=0.1, took_s=0.15)
+        asker.observe(expected_s=0.1, took_s=0.15)
     mean, variance = slow_down(asker.memory.table("alert"))
     assert mean == pytest.approx(1.5, abs=1e-3)
     assert variance < 0.01

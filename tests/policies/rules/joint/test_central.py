@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.decision import Decision, Dispatch, Hold, Reason
-from orchestrator.policies import Binding, Situation, parse_policy
-from orchestrator.profile import LatencyTable
+from orchestrator.policies.parsing import parse_policy
+from orchestrator.policies.protocol import Binding, Situation
+from orchestrator.profile.fit import LatencyTable
 from orchestrator.snapshot import QueueState, ServerState
 from tests.policies.fleets import WIDTHS, build_candidates, fleet_server, latencies
 

@@ -17,17 +17,17 @@ def test_the_widest_that_fits_is_run_with_the_largest_batch_that_fits() -> None:
 def test_the_worst_of_the_last_ten_is_what_is_believed() -> None:
     asker = Asker("clockwork,ahead_s=0")
     asker.query([NARROW, WIDE])
-    asker.tell(expected_s=0.01, took_s=0.02)
+    asker.observe(expected_s=0.01, took_s=0.02)
     for _ in range(9):
-        asker.tell(expected_s=0.01, took_s=0.01)
+        asker.observe(expected_s=0.01, took_s=0.01)
     assert asker.choice([WIDE], items=8, slack_s=0.1)[2] == 4  # twice as slow: 2 · (40 + 10) ms
-    asker.tell(expected_s=0.01, took_s=0.01)
+    asker.observe(expected_s=0.01, took_s=0.01)
     assert asker.choice([WIDE], items=8, slack_s=0.1)[2] == 8
 
 
 def test_the_estimate_is_of_one_model_and_not_of_its_neighbours() -> None:
     asker = Asker("clockwork,ahead_s=0")
-    asker.tell(width=100, expected_s=0.01, took_s=0.1)
+    asker.observe(width=100, expected_s=0.01, took_s=0.1)
     assert asker.choice([NARROW, WIDE], items=1, slack_s=0.05)[1] == 50
 
 
@@ -39,7 +39,7 @@ def test_a_head_that_can_not_be_in_time_is_dropped_while_an_answer_will_come() -
 def test_an_idle_fleet_is_tried_or_it_would_never_be_measured_again() -> None:
     asker = Asker("clockwork")
     for width in (50, 100):
-        asker.tell(width=width, expected_s=0.01, took_s=10.0)
+        asker.observe(width=width, expected_s=0.01, took_s=10.0)
     decision = asker.query([NARROW, WIDE], slack_s=0.1)
     assert isinstance(decision, Dispatch)
     assert (decision.candidate.width, decision.reason) == (50, Reason.CANT_BE_IN_TIME)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.decision import Candidate, Dispatch, Hold, Reason
-from orchestrator.policies import Situation
+from orchestrator.policies.protocol import Situation
 from orchestrator.snapshot import Preference, QueueState
 from tests.policies.cases import WIDTHS, Asker, line_candidate
 

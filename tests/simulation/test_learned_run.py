@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from orchestrator.policies import Outcome
-from orchestrator.policies.learned import LearnedPolicy, PolicyFile
 from orchestrator.policies.learned.paper import paper_shapes
+from orchestrator.policies.learned.policy import LearnedPolicy
+from orchestrator.policies.learned.policy_file import PolicyFile
+from orchestrator.policies.protocol import Outcome
 from orchestrator.simulation.results import summarise
-from orchestrator.simulation.simulation import Simulation
-from orchestrator.simulation.world.learned_run import DECIDED, DISTRUSTED
+from orchestrator.simulation.simulation import DECIDED, DISTRUSTED, Simulation
 from tests.policies.learned.test_policy import slim, trained
 from tests.simulation.test_world_batch import simulated, task
 

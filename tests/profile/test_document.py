@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
-from orchestrator.profile import batch_ladder, parse_profile, read_profile, render_profile, write_profile
+from orchestrator.profile.document import batch_ladder, parse_profile, read_profile, render_profile, write_profile
 from tests.profile.profiles import model_profile, profile_of, server_profile
 
 TEXT = render_profile(profile_of())

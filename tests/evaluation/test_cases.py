@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation.policy_entries import head_of, is_learned, make_entry, open_policy
+from orchestrator.evaluation.cases import head_of, is_learned, make_entry, open_policy
 from orchestrator.evaluation.runs import Cell, run_cell
-from orchestrator.policies.learned import PolicyFile, write_policy_file
+from orchestrator.policies.learned.policy_file import PolicyFile, write_policy_file
 from tests.evaluation.example_suites import write_suite
 from tests.policies.learned.test_policy import slim, trained
 

@@ -1,0 +1,163 @@
+"""What a learned policy remembers: what has arrived of late, and the hold that stands; in slots of row WHOLE.
+
+**Arrivals** tell apart what the queue alone does not: a quiet hour and a busy one, a steady stream and bursts. What is
+right depends on both: whether a batch will fill while the head waits, and how much of the fleet must be kept for what
+is to come. Two rates are followed, one that forgets with each deadline and one with each eight; for T either time, at
+each decision,
+
+    N ← N·exp(−Δ/T) + arrived,    D ← T − (T − D)·exp(−Δ/T),    rate = N/D,
+
+so a rate needs no window and is nearly right from its first deadline on; D begins at a fifth of T, or two requests that
+happen to come together would begin it as a crowd. Times are in deadlines of the head, so on machines of any speed the
+numbers mean the same.
+
+What arrived is what the queue has grown by since the last decision, beyond what that one left, so rates are right where
+one queue is decided about and what is decided is done. Too high, by half or so, they are where several queues of a
+family share a memory (floors of accuracy and pinned widths keep requests apart), where a burst is sent in parts to
+several servers at once, and in the shadow of another policy; too low for some deadlines after the guard's fallback has
+decided.
+
+**A hold stands**: a learned policy does not decide again at every arrival what it has just decided. While the head is
+the same, nothing has gained or lost room, the base policy has not changed its mind between sending and holding, and
+the queue has not grown by half, what a hold was decided about is as it was, so it goes on until its time. That saves
+scoring at every arrival; and it is what makes holds learnable: with one draw an arrival no long hold would survive an
+exploring policy, so what it brings would never be seen.
+
+Whether a hold brings anybody is remembered as well. To wait for a batch to fill needs somebody to be expected before
+the hold is over, by the rate of late and by what part of this policy's own holds was in vain, whatever they waited
+for: a caller who waits for each answer before he asks again fills no batch however long he is made to wait, and a rate
+alone would say otherwise of him.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from orchestrator.policies.rules.batch_rules import objective_s
+from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.layout import HOLD
+from orchestrator.policies.tables.memory import WHOLE
+
+_HOLD_UNTIL_S: Final = 12  # slots of row WHOLE; 0: no hold stands
+_HEAD_DEADLINE_S: Final = 13
+_MOST_ITEMS: Final = 14
+_ROOM: Final = 15
+_SEEN_S: Final = 16
+_LEFT_ITEMS: Final = 17
+_QUICK_ITEMS: Final = 18
+_QUICK_S: Final = 19  # 0: nothing was seen yet
+_SLOW_ITEMS: Final = 20
+_SLOW_S: Final = 21
+_SWING: Final = 22
+_HELD_ITEMS: Final = 23  # that waited when the hold began; 0: nothing is held
+_VAIN: Final = 24
+_SLOWER: Final = 8.0
+_BEGUN: Final = 0.2
+_LEAST_S: Final = 1e-9
+_GROWTH: Final = 1.5
+_LATEST: Final = 0.25  # what the latest hold counts for
+_FORGOTTEN: Final = 1 / 8192  # of it, with each decision to send at once
+
+
+@compiled
+def follow_arrivals(memory: Table, query: Column) -> None:
+    """Bring the rates up to date; to be called first in each decision."""
+    whole, now_s, queued = memory[WHOLE], query[col.NOW_S], query[col.QUEUE_ITEMS]
+    quick_s = max(_LEAST_S, objective_s(query))
+    if whole[_QUICK_S] == 0:
+        whole[_QUICK_S], whole[_SLOW_S] = _BEGUN * quick_s, _BEGUN * _SLOWER * quick_s
+    else:
+        passed_s, arrived = max(0.0, now_s - whole[_SEEN_S]), max(0.0, queued - whole[_LEFT_ITEMS])
+        quick, slow = math.exp(-passed_s / quick_s), math.exp(-passed_s / (_SLOWER * quick_s))
+        whole[_QUICK_ITEMS] = whole[_QUICK_ITEMS] * quick + arrived
+        whole[_QUICK_S] = quick_s - (quick_s - whole[_QUICK_S]) * quick
+        whole[_SLOW_ITEMS] = whole[_SLOW_ITEMS] * slow + arrived
+        whole[_SLOW_S] = _SLOWER * quick_s - (_SLOWER * quick_s - whole[_SLOW_S]) * slow
+        slow_of_late_rps = slow_rps(memory)
+        departure = quick_rps(memory) / slow_of_late_rps - 1 if slow_of_late_rps > 0 else 0.0
+        whole[_SWING] += (1 - slow) * (departure * departure - whole[_SWING])
+    whole[_SEEN_S], whole[_LEFT_ITEMS] = now_s, queued
+
+
+@compiled
+def note_leaving(row: int, items: float, memory: Table) -> None:
+    """Take into account what a decision sends, if it does; to be called last in each."""
+    if row >= 0:
+        memory[WHOLE][_LEFT_ITEMS] = max(0.0, memory[WHOLE][_LEFT_ITEMS] - items)
+
+
+@compiled
+def quick_rps(memory: Table) -> float:
+    """Return how many items a second arrived in the last deadline or so."""
+    held_s = memory[WHOLE][_QUICK_S]
+    return memory[WHOLE][_QUICK_ITEMS] / held_s if held_s > 0 else 0.0
+
+
+@compiled
+def slow_rps(memory: Table) -> float:
+    """Return how many items a second arrived in the last eight deadlines or so."""
+    held_s = memory[WHOLE][_SLOW_S]
+    return memory[WHOLE][_SLOW_ITEMS] / held_s if held_s > 0 else 0.0
+
+
+@compiled
+def swing(memory: Table) -> float:
+    """Return the mean square by which the quick rate departs from the slow one, relative to that."""
+    return max(0.0, memory[WHOLE][_SWING])
+
+
+@compiled
+def standing_hold(memory: Table, rows: Table, count: int, query: Column, base: Column) -> tuple[int, float, float]:
+    """Return HOLD, no items and until when, where the last hold goes on; 0 in place of HOLD where none does.
+
+    Where the base holds as well, its own time counts.
+    """
+    whole = memory[WHOLE]
+    if query[col.NOW_S] >= whole[_HOLD_UNTIL_S] or query[col.HEAD_DEADLINE_S] != whole[_HEAD_DEADLINE_S]:
+        return 0, 0.0, 0.0
+    if query[col.QUEUE_ITEMS] >= whole[_MOST_ITEMS] or _room(rows, count, base) != whole[_ROOM]:
+        return 0, 0.0, 0.0
+    return HOLD, 0.0, base[2] if base[0] == HOLD else whole[_HOLD_UNTIL_S]
+
+
+@compiled
+def may_fill(lasts_s: float, memory: Table, query: Column) -> bool:
+    """Return whether somebody is expected to join within so long; not when a hold has just brought the head nobody."""
+    whole = memory[WHOLE]
+    is_same = whole[_HEAD_DEADLINE_S] == query[col.HEAD_DEADLINE_S]
+    if whole[_HELD_ITEMS] > 0 and is_same and query[col.QUEUE_ITEMS] <= whole[_HELD_ITEMS]:
+        return False
+    return quick_rps(memory) * lasts_s * (1 - whole[_VAIN]) >= 1
+
+
+@compiled
+def note_decision(
+    row: int, until_s: float, memory: Table, rows: Table, count: int, query: Column, base: Column
+) -> None:
+    """Remember a hold that was decided, or that nothing is held."""
+    whole = memory[WHOLE]
+    is_same = whole[_HEAD_DEADLINE_S] == query[col.HEAD_DEADLINE_S]
+    if row != HOLD:
+        if whole[_HELD_ITEMS] == 0:
+            whole[_VAIN] *= 1 - _FORGOTTEN
+        elif is_same:
+            is_vain = 1.0 if query[col.QUEUE_ITEMS] <= whole[_HELD_ITEMS] else 0.0
+            whole[_VAIN] += _LATEST * (is_vain - whole[_VAIN])
+        whole[_HOLD_UNTIL_S] = whole[_HELD_ITEMS] = 0.0
+        return
+    if base[0] != HOLD and (whole[_HELD_ITEMS] == 0 or not is_same):  # what the base waits for it knows itself
+        whole[_HELD_ITEMS] = query[col.QUEUE_ITEMS]
+    whole[_HOLD_UNTIL_S], whole[_HEAD_DEADLINE_S] = until_s, query[col.HEAD_DEADLINE_S]
+    whole[_MOST_ITEMS] = 1 + _GROWTH * query[col.QUEUE_ITEMS]
+    whole[_ROOM] = _room(rows, count, base)
+
+
+@compiled
+def _room(rows: Table, count: int, base: Column) -> float:
+    """Return how many rows have room, and a half where the base holds."""
+    found = 0.5 if base[0] < 0 else 0.0
+    for row in range(count):
+        found += rows[col.ROW_HAS_ROOM][row]
+    return found
