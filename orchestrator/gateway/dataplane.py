@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.config import RetrySettings
-from orchestrator.errors import ModelNotFoundError
+from orchestrator.errors import ConfigError, ModelNotFoundError
 from orchestrator.gateway.auth.callers import Caller, ForbiddenError, Guard, UnauthenticatedError
 from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.health import GatewayHealth
@@ -35,6 +35,8 @@ from orchestrator.gateway.protocol.wire import read_address
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import Router
 
+_QUERY_BYTES = 2**16
+"""Most bytes of a request that is no inference; it holds little more than a name."""
 _OF_A_MODEL = frozenset({"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
 _LISTS = {"RepositoryIndex": "models", "ModelStatistics": "model_stats"}
 """Methods whose answers list models, and in which field."""
@@ -102,6 +104,8 @@ class DataPlane:
 
     async def call(self, method: str, message: bytes, caller: Caller) -> bytes:
         """Return the serialised answer to a serialised unary call; raises SlimError, for the transport's status."""
+        if len(message) > _QUERY_BYTES and method != "ModelInfer":
+            raise ConfigError(f"the request has {len(message)} bytes; {method} takes at most {_QUERY_BYTES}")
         sees_all = self.guard.sees_all(caller)
         if not sees_all and method in _OF_A_MODEL:
             model = read_address(message).model

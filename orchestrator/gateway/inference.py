@@ -26,13 +26,13 @@ from orchestrator.gateway.protocol.family import (
     require_version,
 )
 from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
-from orchestrator.gateway.protocol.wire import MalformedMessageError, check_inference, read_address
+from orchestrator.gateway.protocol.wire import MalformedMessageError, check_inference, check_parts, read_address
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.router import Answer, CallbackSink, Router
 
-_QUICK_BYTES: Final = 2**18
-"""Size up to which a message is parsed to learn its model, because that costs less than reading its fields here."""
+_QUICK_BYTES: Final = 2**16
+"""Size up to which a message is parsed unseen: that costs less than reading its fields here, whatever they are."""
 
 
 class Inference:
@@ -104,7 +104,7 @@ class Inference:
             family = self._model_index.families.get(model)
             if family is None:
                 return await self._pass_through(model, message, caller)
-            return serialise(await self._infer(family, parse(pb.ModelInferRequest, message), caller))
+            return serialise(await self._infer(family, _parse(message), caller))
 
     async def infer(self, request: Message, caller: Caller) -> Message:
         """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
@@ -119,14 +119,14 @@ class Inference:
         response = pb.ModelStreamInferResponse()
         try:
             with self.admit(caller, family.name):
-                request = parse(pb.ModelInferRequest, message)
+                request = _parse(message)
                 response.infer_response.CopyFrom(await self._infer(family, request, caller))
                 response.infer_response.parameters["triton_final_response"].bool_param = True
         except MalformedMessageError:
             raise
         except SlimError as exc:
             response.error_message = str(exc)
-            response.infer_response.id = parse(pb.ModelInferRequest, message).id
+            response.infer_response.id = read_address(message).request_id
         return serialise(response)
 
     async def _infer(self, family: FamilyModel, request: Message, caller: Caller) -> Message:
@@ -175,7 +175,7 @@ class Inference:
         sink = CallbackSink(finish)
         try:
             self._health.require_open()
-            parsed = parse(pb.ModelInferRequest, request) if isinstance(request, bytes) else request
+            parsed = _parse(request) if isinstance(request, bytes) else request
             require_version(family, parsed.model_version)
             wanted = read_request(parsed, family)
             self._guard.require_priority(caller, wanted.options.priority)
@@ -238,6 +238,13 @@ class Inference:
     def _label(self, model: str) -> str:
         """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
         return model if self._model_index.is_known(model) else ""
+
+
+def _parse(message: bytes) -> Message:
+    """Return a ModelInferRequest for a family; raises ConfigError or MalformedMessageError."""
+    if len(message) > _QUICK_BYTES:
+        check_parts(message)
+    return parse(pb.ModelInferRequest, message)
 
 
 def _resolve(future: asyncio.Future[Message], response: Message | Exception) -> None:

@@ -17,7 +17,7 @@ from orchestrator.gateway.auth.callers import Caller, Ticket
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.ports import ServerStream
 from orchestrator.gateway.protocol.family import FamilyModel
-from orchestrator.gateway.protocol.messages import parse, pb, serialise
+from orchestrator.gateway.protocol.messages import pb, serialise
 from orchestrator.gateway.protocol.wire import check_inference, read_address
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.snapshot import ServerName
@@ -114,7 +114,7 @@ class StreamSession:
 
     async def _fail(self, message: bytes, error: SlimError) -> None:
         response = pb.ModelStreamInferResponse(error_message=str(error))
-        response.infer_response.id = parse(pb.ModelInferRequest, message).id
+        response.infer_response.id = read_address(message).request_id
         await self._forward(serialise(response))
 
     async def _forward(self, answer: bytes) -> None:

@@ -34,6 +34,7 @@ _BATCH_NOTE = (
     "input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting "
     "max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
 )
+_MOST_NAMED, _MOST_SIDES = 16, 64  # in a refusal, and of a shape
 _PER_WIDTH = ("slim.width", "slim.accuracy", "slim.flops", "slim.sha256")
 
 
@@ -94,8 +95,8 @@ def read_request(request: Message, family: FamilyModel) -> FamilyRequest:
 def _read_batch(request: Message, family: FamilyModel) -> Array:
     spec, model, inputs = family.input, family.name, request.inputs
     if len(inputs) != 1:
-        names = ",".join(f"'{tensor.name}'" for tensor in inputs)
-        missing = "" if any(tensor.name == spec.name for tensor in inputs) else f"'{spec.name}'"
+        names = ",".join(f"'{tensor.name}'" for tensor in inputs[:_MOST_NAMED]) + ",..." * (len(inputs) > _MOST_NAMED)
+        missing = "" if any(tensor.name == spec.name for tensor in inputs[:_MOST_NAMED]) else f"'{spec.name}'"
         raise ConfigError(
             f"{_who(request)}expected 1 inputs but got {len(inputs)} inputs for model '{model}'. Got input(s) "
             f"[{names}], but missing required input(s) [{missing}]. Please provide all required input(s)."
@@ -109,6 +110,11 @@ def _read_batch(request: Message, family: FamilyModel) -> Array:
         raise ConfigError(
             f"{_who(request)}inference input '{tensor.name}' data-type is '{got}', but model '{model}' expects "
             f"'{spec.datatype}'"
+        )
+    if len(tensor.shape) > _MOST_SIDES:
+        raise ConfigError(
+            f"{_who(request)}unexpected shape for input '{tensor.name}' for model '{model}': it has "
+            f"{len(tensor.shape)} sides, at most {_MOST_SIDES} are taken"
         )
     shape = tuple(tensor.shape)
     if shape[1:] != spec.shape and not _fits(shape, spec.shape):
@@ -146,6 +152,10 @@ def _fits(shape: tuple[int, ...], item: tuple[int, ...]) -> bool:
 
 def _raw_data(request: Message, tensor: Message, model: str) -> bytes:
     contents = request.raw_input_contents
+    if len(contents) > 1:
+        raise ConfigError(
+            f"{_who(request)}got {len(contents)} raw_input_contents for the one input of model '{model}'; send one"
+        )
     if contents:
         if tensor.HasField("contents"):
             raise ConfigError(

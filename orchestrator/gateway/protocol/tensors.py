@@ -55,6 +55,12 @@ DATATYPES: dict[str, Datatype] = {
 }
 
 
+_PACKED_AS_RAW = frozenset({"BOOL", "FP32", "FP64"})
+"""Types that protobuf packs as raw data has them."""
+_MOST_INTEGERS = 2**18
+"""Turning more typed integers into raw data takes longer than an event loop can spare."""
+
+
 def count_elements(shape: Iterable[int]) -> int:
     """Return how many elements a tensor of this shape has.
 
@@ -158,7 +164,19 @@ def from_contents(name: str, datatype: str, contents: Any) -> bytes:
     values = getattr(contents, kind.contents_field) if kind.contents_field else ()
     if datatype == "BYTES":
         return encode_bytes(values)
-    return _pack(name, datatype, values) if values else b""
+    if not values:
+        return b""
+    if datatype in _PACKED_AS_RAW:
+        alone = type(contents)()
+        getattr(alone, str(kind.contents_field)).MergeFrom(values)
+        packed: bytes = alone.SerializeToString()  # the field's key and length, then what raw data would be
+        return packed[-len(values) * kind.size_bytes :]
+    if len(values) > _MOST_INTEGERS:
+        raise ConfigError(
+            f"input {name} has {len(values)} typed integers, at most {_MOST_INTEGERS} are taken; "
+            "send raw_input_contents"
+        )
+    return _pack(name, datatype, values)
 
 
 def topk_strings(scores: Array, count: int, labels: Sequence[str]) -> list[bytes]:

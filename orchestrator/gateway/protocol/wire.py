@@ -8,7 +8,7 @@ as that library reads them, or refused: it drops the bits of a field's key beyon
 packed and single numbers alike, and skips a known field of another wire type. Refused are keys and lengths beyond their
 range, groups, and numbers of more than 64 bits, none of which any serialiser writes.
 
-Each field costs the same time however short it is, so their number is bounded too.
+Each field costs the same time however short it is, here and in protobuf's own parser, so their number is bounded too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from orchestrator.triton.messages import pb
 MAX_FIELDS: Final = 16_384
 """Most fields, sides of shapes included, of a message; some 5 ms of reading."""
 
+MAX_PACKED_BYTES: Final = 2**21
+"""Most bytes of packed integers in a message that is parsed, which makes eight bytes of each of them."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _MALFORMED: Final = "Unable to parse request"
 
@@ -42,17 +45,27 @@ class Address:
         model: The model's name.
         version: The model's version; empty when any will do.
         sequence: The serialised ``sequence_id``; empty when the request is of none.
+        request_id: The request's id, of a ModelInferRequest.
     """
 
     model: str
     version: str = ""
     sequence: bytes = b""
+    request_id: str = ""
 
 
-_MODEL, _VERSION, _PARAMETERS, _INPUTS, _OUTPUTS = (number << 3 | _BYTES for number in (1, 2, 4, 5, 6))
+_MODEL, _VERSION, _ID, _PARAMETERS, _INPUTS, _OUTPUTS = (number << 3 | _BYTES for number in (1, 2, 3, 4, 5, 6))
 _INPUT_SHAPE, _INPUT_SIDE, _INPUT_PARAMETERS = 3 << 3 | _BYTES, 3 << 3 | _VARINT, 4 << 3 | _BYTES
 _OUTPUT_PARAMETERS = 2 << 3 | _BYTES
 _ENTRY_KEY, _ENTRY_VALUE = 1 << 3 | _BYTES, 2 << 3 | _BYTES
+_CONTENTS = 5 << 3 | _BYTES
+_PACKED_INTEGERS = frozenset(number << 3 | _BYTES for number in (2, 3, 4, 5))  # of contents
+
+_Parts = dict[int, "_Parts"]  # the messages inside of a message, by the key of their field
+_ENTRY: _Parts = {_ENTRY_VALUE: {}}
+_IN_CONTENTS: _Parts = {}
+_IN_INPUT: _Parts = {_INPUT_PARAMETERS: _ENTRY, _CONTENTS: _IN_CONTENTS}
+_IN_REQUEST: _Parts = {_PARAMETERS: _ENTRY, _INPUTS: _IN_INPUT, _OUTPUTS: {_OUTPUT_PARAMETERS: _ENTRY}}
 
 
 def read_address(message: bytes) -> Address:
@@ -64,19 +77,21 @@ def read_address(message: bytes) -> Address:
         MalformedMessageError: This is no protocol buffer, or a name is no UTF-8.
         ConfigError: It has more than ``MAX_FIELDS`` fields.
     """
-    model = version = sequence = b""
+    model = version = sequence = request_id = b""
     reader = _Reader(message)
     for key, begin, end in reader.fields(0, len(message)):
         if key == _MODEL:
             model = message[begin:end]
         elif key == _VERSION:
             version = message[begin:end]
+        elif key == _ID:
+            request_id = message[begin:end]
         elif key == _PARAMETERS and message.find(b"sequence_id", begin, end) >= 0:
             name, value = reader.entry(begin, end)
             if name == b"sequence_id":
                 sequence = _read_parameter(value)
     try:
-        return Address(model.decode(), version.decode(), sequence)
+        return Address(model.decode(), version.decode(), sequence, request_id.decode())
     except UnicodeDecodeError as exc:
         raise MalformedMessageError(_MALFORMED) from exc
 
@@ -103,12 +118,24 @@ def check_inference(message: bytes) -> None:
                     reader.refuse_shared_memory(start, stop, "output")
 
 
+def check_parts(message: bytes) -> None:
+    """Refuse a ModelInferRequest that protobuf would take long, or much memory, to parse.
+
+    Raises:
+        ConfigError: It has more than ``MAX_FIELDS`` fields over all levels, or more than ``MAX_PACKED_BYTES`` of
+            packed integers.
+        MalformedMessageError: This is no protocol buffer.
+    """
+    _Reader(message).check_parts(0, len(message), _IN_REQUEST)
+
+
 class _Reader:
     """Reads the fields of one message, no more than ``MAX_FIELDS`` over all levels."""
 
     def __init__(self, message: bytes) -> None:
         self._message = message
         self._left = MAX_FIELDS
+        self._packed_left = MAX_PACKED_BYTES
 
     def fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yield the key of each field in a part of the message, and where its value begins and ends."""
@@ -170,6 +197,18 @@ class _Reader:
             elif key == _INPUT_PARAMETERS:
                 self.refuse_shared_memory(start, stop, "input")
         count_elements(sides)
+
+    def check_parts(self, begin: int, end: int, parts: _Parts) -> None:
+        """Count the fields of a message and of those inside of it; raises as the function does."""
+        for key, start, stop in self.fields(begin, end):
+            if (inner := parts.get(key)) is not None:
+                self.check_parts(start, stop, inner)
+            elif (parts is _IN_CONTENTS and key in _PACKED_INTEGERS) or (parts is _IN_INPUT and key == _INPUT_SHAPE):
+                self._packed_left -= stop - start
+                if self._packed_left < 0:
+                    raise ConfigError(
+                        f"the message has more than {MAX_PACKED_BYTES} bytes of integers; send raw_input_contents"
+                    )
 
     def refuse_shared_memory(self, begin: int, end: int, what: str) -> None:
         """Raise ConfigError when an entry of a tensor's parameters names a region of shared memory."""

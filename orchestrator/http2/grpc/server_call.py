@@ -3,9 +3,10 @@
 A call whose client resets it, or whose time is up, has its task cancelled, and counts for its connection until that has
 ended.
 
-What has come of requests that are not whole is counted over all connections of a server. When that is too much, it is
-the connection that holds the most which loses its largest request, and not whoever sends the next piece: so a client
-that begins much and finishes nothing takes nothing from the others.
+What has come of requests that are not whole is counted over all connections of a server, and what large compressed
+ones grow to, until they are answered. When that is too much, it is the connection that holds the most which loses its
+largest request, and not whoever sends the next piece: so a client that begins much and finishes nothing takes nothing
+from the others.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from orchestrator.http2.frames import ErrorCode
-from orchestrator.http2.grpc.wire import TRAILERS, RequestHead, RpcError, trailers, unpack_message
+from orchestrator.http2.grpc.wire import TRAILERS, RequestHead, RpcError, Unpacker, trailers, unpack_message
 from orchestrator.http2.stream import Flow, Limits, Stream
 
 _THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
+_STEP_BYTES = 2**20  # after which what a message has grown to is counted
 
 
 CallerT = TypeVar("CallerT")
@@ -80,7 +82,10 @@ class CallRules:
 class ServerCall(ABC, Generic[CallerT]):
     """One call: its task, its time limit, and what is held of its request."""
 
-    __slots__ = ("_caller", "_has_headers", "_head", "_held", "_left_bytes", "_rules", "_stream", "_task", "_timer")
+    __slots__ = (
+        "_caller", "_has_headers", "_head", "_held", "_is_lost", "_left_bytes", "_rules", "_stream", "_task", "_timer",
+        "_unpacked_bytes",
+    )  # fmt: skip
 
     def __init__(self, rules: CallRules, stream: Stream, head: RequestHead, caller: CallerT) -> None:
         self._rules = rules
@@ -90,6 +95,8 @@ class ServerCall(ABC, Generic[CallerT]):
         self._has_headers = False
         self._left_bytes = head.content_bytes
         self._held = bytearray()  # not a list: pieces may be of one byte each
+        self._unpacked_bytes = 0
+        self._is_lost = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         if head.timeout_s is not None:
@@ -133,6 +140,7 @@ class ServerCall(ABC, Generic[CallerT]):
 
     def lose(self) -> None:
         """Give back what is held of it, and refuse it to its client, because too much is held of all."""
+        self._is_lost = True
         self._release()
         error = RpcError("RESOURCE_EXHAUSTED", "too many large requests are coming in at a time; send it again")
         self._refuse(error)
@@ -153,9 +161,10 @@ class ServerCall(ABC, Generic[CallerT]):
         self._rules.receive_budget.take(self, len(data))
 
     def _release(self) -> None:
-        """Forget what has come of a request that is not whole."""
+        """Forget what has come of a request that is not whole, and count nothing of the call any more."""
         self._rules.receive_budget.give(self, len(self._held))
         self._held = bytearray()
+        self._give_unpacked()
 
     def _unpack_small(self, flag: int, payload: bytes) -> bytes | None:
         """Return a message, None when unpacking it takes longer than the event loop can spare; raises RpcError."""
@@ -170,11 +179,26 @@ class ServerCall(ABC, Generic[CallerT]):
                 raise
             return None  # it grows
 
-    async def _unpack_large(self, flag: int, payload: bytes) -> bytes:
-        """Return a message, unpacked beside the event loop; raises RpcError."""
-        return await asyncio.to_thread(
-            unpack_message, flag, payload, self._head.encoding, self._rules.max_message_bytes
-        )
+    async def _unpack_large(self, flag: int, payload: bytes) -> bytes | None:
+        """Return a message, unpacked beside the event loop and counted as it grows; raises RpcError.
+
+        It counts until the call has ended or ``_give_unpacked`` is called. None: the call was lost meanwhile.
+        """
+        unpacker = Unpacker(flag, payload, self._head.encoding, self._rules.max_message_bytes)
+        pieces = []
+        while not unpacker.is_done:
+            piece = await asyncio.to_thread(unpacker.read, _STEP_BYTES)
+            pieces.append(piece)
+            self._unpacked_bytes += len(piece)
+            self._rules.receive_budget.take(self, len(piece))
+            if self._is_lost:
+                return None
+        return b"".join(pieces)
+
+    def _give_unpacked(self) -> None:
+        """Count what was unpacked no more."""
+        self._rules.receive_budget.give(self, self._unpacked_bytes)
+        self._unpacked_bytes = 0
 
     def _start(self, work: Any) -> None:
         self._stream.connection.running += 1

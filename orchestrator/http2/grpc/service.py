@@ -136,6 +136,8 @@ class UnaryCall(ServerCall[CallerT]):
 
     def _refuse(self, error: RpcError) -> None:
         self._fail(error)
+        if self._task is not None:
+            self._task.cancel()
 
     def _begin(self, body: bytes | bytearray) -> None:
         size = len(body) - PREFIX_BYTES
@@ -194,7 +196,8 @@ class UnaryCall(ServerCall[CallerT]):
         except RpcError as exc:
             self._fail(exc)
         else:
-            await self._run(message)
+            if message is not None:
+                await self._run(message)
 
     async def _run(self, message: bytes) -> None:
         try:
@@ -265,7 +268,11 @@ class StreamingCall(ServerCall[CallerT]):
             if size is not None:
                 flag, payload = self._split_off(size)
                 message = self._unpack_small(flag, payload)
-                yield await self._unpack_large(flag, payload) if message is None else message
+                if message is None:
+                    message = await self._unpack_large(flag, payload)
+                if message is not None:
+                    yield message
+                    self._give_unpacked()
             elif self._has_ended:
                 if self._held:
                     raise RpcError("INTERNAL", "the stream ends in the middle of a message")

@@ -261,24 +261,51 @@ def split_message(buffer: bytearray, size: int) -> tuple[int, bytes]:
     return flag, payload
 
 
+class Unpacker:
+    """Unpacks a compressed message piece by piece, because it may be a thousand times as large as it came.
+
+    Args:
+        flag: What its prefix began with.
+        payload: The message as it came.
+        encoding: How it is compressed, as ``grpc-encoding`` says.
+        max_bytes: The largest message.
+
+    Attributes:
+        is_done: Whether all has been read.
+
+    Raises:
+        RpcError: It is not compressed, or in a way that is not understood.
+    """
+
+    def __init__(self, flag: int, payload: bytes, encoding: str, max_bytes: int) -> None:
+        if flag != 1 or encoding == "identity":
+            raise RpcError("INTERNAL", f"a message has the compression flag {flag}, with encoding '{encoding}'")
+        if encoding not in ENCODINGS:
+            known = ", ".join(ENCODINGS)
+            raise RpcError("UNIMPLEMENTED", f"compression '{encoding}' is not understood; take one of {known}")
+        self._encoding = encoding
+        self._unpacker = zlib.decompressobj(ENCODINGS[encoding])
+        self._rest = payload
+        self._max_bytes = self._left_bytes = max_bytes
+        self.is_done = False
+
+    def read(self, most_bytes: int) -> bytes:
+        """Return so many bytes more of the message, fewer at its end; raises RpcError when there is no such message."""
+        try:
+            piece = self._unpacker.decompress(self._rest, most_bytes)
+        except zlib.error as exc:
+            raise RpcError("INTERNAL", f"a message is no {self._encoding} data ({exc})") from exc
+        self._rest, self.is_done = self._unpacker.unconsumed_tail, self._unpacker.eof
+        self._left_bytes -= len(piece)
+        if self._left_bytes < 0:
+            raise RpcError("RESOURCE_EXHAUSTED", f"the message holds more than {self._max_bytes} bytes")
+        if not self.is_done and len(piece) < most_bytes:
+            raise RpcError("INTERNAL", f"a message's {self._encoding} data breaks off")
+        return piece
+
+
 def unpack_message(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes:
     """Return a message whose prefix began with ``flag``; raises RpcError when it can't be unpacked or is too large."""
     if flag == 0:
         return payload
-    if flag != 1 or encoding == "identity":
-        raise RpcError("INTERNAL", f"a message has the compression flag {flag}, with encoding '{encoding}'")
-    bits = ENCODINGS.get(encoding)
-    if bits is None:
-        raise RpcError(
-            "UNIMPLEMENTED", f"compression '{encoding}' is not understood; take one of {', '.join(ENCODINGS)}"
-        )
-    unpacker = zlib.decompressobj(bits)
-    try:
-        message = unpacker.decompress(payload, max_bytes + 1)
-    except zlib.error as exc:
-        raise RpcError("INTERNAL", f"a message is no {encoding} data ({exc})") from exc
-    if len(message) > max_bytes:
-        raise RpcError("RESOURCE_EXHAUSTED", f"the message holds more than {max_bytes} bytes")
-    if not unpacker.eof:
-        raise RpcError("INTERNAL", f"a message's {encoding} data breaks off")
-    return message
+    return Unpacker(flag, payload, encoding, max_bytes).read(max_bytes + 1)
