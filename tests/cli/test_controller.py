@@ -24,6 +24,7 @@ from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbea
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.snapshot import ServerName
 from tests.controller.status.reports import full_report, repository_model
+from tests.ports import choose_free_port
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
@@ -41,13 +42,6 @@ def fail(*arguments: object) -> str:
     return result.output.removeprefix("Error: ").rstrip()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def write_fleet(path: Path, settings: dict[str, Any] | None = None, **server: Any) -> Path:
     """Write a fleet of one server 'a' that is complete, but for what is given; None leaves a key out."""
     complete = {
@@ -55,7 +49,7 @@ def write_fleet(path: Path, settings: dict[str, Any] | None = None, **server: An
         "grpc": "127.0.0.1:9",
         "metrics": "http://127.0.0.1:9/metrics",
         "repository": str(REPOSITORY),
-        "controller": f"127.0.0.1:{free_port()}",
+        "controller": f"127.0.0.1:{choose_free_port()}",
     }
     values = {key: value for key, value in {**complete, **server}.items() if value is not None}
     file = path / "fleet.yaml"
@@ -174,7 +168,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{choose_free_port()}"
     server = ServerName("gpu-0")
     endpoint = ControllerEndpoint(
         address,
@@ -189,7 +183,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
     fleet = tmp_path / "fleet.yaml"
     servers = [
         {"name": "gpu-0", "grpc": "127.0.0.1:1", "controller": address},
-        {"name": "gpu-1", "grpc": "127.0.0.1:2", "controller": f"127.0.0.1:{free_port()}"},
+        {"name": "gpu-1", "grpc": "127.0.0.1:2", "controller": f"127.0.0.1:{choose_free_port()}"},
         {"name": "gpu-2", "grpc": "127.0.0.1:3"},
     ]
     fleet.write_text(json.dumps({"servers": servers}))

@@ -32,16 +32,10 @@ from orchestrator.errors import (
 from orchestrator.planner import RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 from tests.controller.status.reports import full_report, name, repository_model
+from tests.ports import choose_free_port
 
 GPU_0 = ServerName("gpu-0")
 JSON = {"Content-Type": "application/json"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -57,7 +51,7 @@ class Controller:
     """All that an endpoint needs of one, on an event loop that runs in a thread."""
 
     loop: asyncio.AbstractEventLoop
-    address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+    address: str = field(default_factory=lambda: f"127.0.0.1:{choose_free_port()}")
     report: StepReport | None = None
     clock: Clock = field(default_factory=Clock)
     metrics: ControllerMetrics = field(default_factory=lambda: ControllerMetrics(GPU_0))
@@ -264,7 +258,7 @@ def own_address() -> str | None:
 
 
 def test_from_elsewhere_one_may_read_and_not_demand(loop: asyncio.AbstractEventLoop) -> None:
-    controller = Controller(loop, address=f"0.0.0.0:{free_port()}", report=full_report())
+    controller = Controller(loop, address=f"0.0.0.0:{choose_free_port()}", report=full_report())
     with controller.endpoint() as endpoint:
         assert controller.ask("POST", "/demand", {"width": 25}, host="127.0.0.1")[0] == 202
         elsewhere = own_address()
@@ -322,10 +316,9 @@ def test_ipv6_is_spoken(loop: asyncio.AbstractEventLoop) -> None:
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
-            port = probe.getsockname()[1]
     except OSError:
         pytest.skip("this machine has no IPv6 loopback")
-    controller = Controller(loop, address=f"[::1]:{port}")
+    controller = Controller(loop, address=f"[::1]:{choose_free_port()}")
     with controller.endpoint():
         assert controller.ask("POST", "/demand", {"width": 25}, host="::1")[0] == 202
 
@@ -364,7 +357,7 @@ def refusal(call: Callable[[], object]) -> SlimError:
 
 
 def test_the_client_tells_why_there_is_no_answer(controller: Controller) -> None:
-    gone = ServerSettings(name="gpu-1", grpc="127.0.0.1:9", controller=f"127.0.0.1:{free_port()}")
+    gone = ServerSettings(name="gpu-1", grpc="127.0.0.1:9", controller=f"127.0.0.1:{choose_free_port()}")
     error = refusal(lambda: fetch_status(gone, timeout_s=5))
     assert isinstance(error, ServerUnavailableError)
     assert "Connection refused" in str(error)

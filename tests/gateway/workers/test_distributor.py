@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.workers.distributor import ConnectionDistributor
 from orchestrator.gateway.workers.socket_handoff import Receiver, SocketHandoff
+from tests.ports import choose_free_ports
 
 
 class Worker:
