@@ -4,9 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Processes that tests run in, a module in one of them and in order, because modules of a package share fixtures.
+WORKERS ?= 2
+TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples
 
-.PHONY: help demo test check integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity format clean
+.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -27,15 +30,22 @@ demo: $(VENV)/.serving
 
 test: check integration
 
+# What Numba compiles for the tests is compiled while mypy leaves a processor idle.
 check: $(VENV)/.everything
+	@$(MAKE) --no-print-directory --jobs=2 lint compiled
+	$(TESTS) -m "not integration and not gpu"
+
+lint: $(VENV)/.everything
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m "not integration and not gpu"
+
+compiled: $(VENV)/.everything
+	@$(BIN)/python -m tests.compile_ahead
 
 integration: $(VENV)/.everything
-	$(BIN)/pytest -q -m "integration or gpu" --integration
+	$(TESTS) -m "integration or gpu" --integration
 
 # Alone on the machine: its figures are times and processor shares.
 bench-controller: $(VENV)/.bench

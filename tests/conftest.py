@@ -34,7 +34,7 @@ def pytest_collection() -> Generator[None, object, object]:
     WORKAROUND(CPython before 3.11.8): all syntax trees under construction share one depth counter (gh-106905). Garbage
     collected in the midst of one may run a finalizer, or let another thread run; when that formats a traceback, which
     parses the line it shows, the import fails with "AST constructor recursion depth mismatch". For the same reason
-    test modules import at their top what pytest rewrites.
+    test modules import at their top what pytest rewrites. Each process of pytest-xdist comes here for itself.
     """
     gc.disable()
     try:
@@ -54,7 +54,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def decisions_are_compiled() -> None:
-    """Half a minute once for a version of the sources, and not in the first test that decides in virtual time."""
+    """Half a minute once for a version of the sources, and not in the first test that decides in virtual time.
+
+    Of several processes that run tests, one compiles and the others wait for it.
+    """
     asyncio.run(compile_ahead())
 
 

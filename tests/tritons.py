@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from tests.ports import with_ports
+
+T = TypeVar("T")
 
 
 class Tritons:
@@ -43,14 +46,21 @@ class Tritons:
     @contextmanager
     def running(self, repository: Path, options: EmbeddedOptions) -> Iterator[EmbeddedServer]:
         """Run a Triton; it begins to end with the block, and has ended after ``wait_ended``."""
-        server = EmbeddedServer(repository, options)
-        asyncio.run_coroutine_threadsafe(server.__aenter__(), self._loop).result()
+        server = EmbeddedServer(repository, with_ports(options))
+        self._run(server.start())
         try:
             yield server
         finally:
             self._ending.append(asyncio.run_coroutine_threadsafe(server.stop(), self._loop))
 
+    def wait_exited(self, server: EmbeddedServer) -> str:
+        """Wait until one that was killed is gone, and return how it ended."""
+        return self._run(server.wait_exited())
+
     def wait_ended(self) -> None:
         """Wait until all that are ending are gone, and their ports are free."""
         while self._ending:
             self._ending.pop().result()
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()

@@ -22,9 +22,9 @@ from click.testing import CliRunner, Result
 from orchestrator.cli import main
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
 from orchestrator.controller.status.metrics import ControllerMetrics
-from orchestrator.embedded.server import choose_free_ports
 from orchestrator.snapshot import ServerName
 from tests.controller.status.reports import full_report, repository_model
+from tests.ports import choose_free_port
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
@@ -49,7 +49,7 @@ def write_fleet(path: Path, settings: dict[str, Any] | None = None, **server: An
         "grpc": "127.0.0.1:9",
         "metrics": "http://127.0.0.1:9/metrics",
         "repository": str(REPOSITORY),
-        "controller": f"127.0.0.1:{choose_free_ports(1)[0]}",
+        "controller": f"127.0.0.1:{choose_free_port()}",
     }
     values = {key: value for key, value in {**complete, **server}.items() if value is not None}
     file = path / "fleet.yaml"
@@ -168,7 +168,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    address = f"127.0.0.1:{choose_free_ports(1)[0]}"
+    address = f"127.0.0.1:{choose_free_port()}"
     server = ServerName("gpu-0")
     endpoint = ControllerEndpoint(
         address,
@@ -183,7 +183,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
     fleet = tmp_path / "fleet.yaml"
     servers = [
         {"name": "gpu-0", "grpc": "127.0.0.1:1", "controller": address},
-        {"name": "gpu-1", "grpc": "127.0.0.1:2", "controller": f"127.0.0.1:{choose_free_ports(1)[0]}"},
+        {"name": "gpu-1", "grpc": "127.0.0.1:2", "controller": f"127.0.0.1:{choose_free_port()}"},
         {"name": "gpu-2", "grpc": "127.0.0.1:3"},
     ]
     fleet.write_text(json.dumps({"servers": servers}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -19,7 +18,8 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import FleetSettings, ServerSettings, render_fleet
-from orchestrator.embedded.server import EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 
@@ -30,16 +30,12 @@ GONE_S = 30.0
 
 
 @pytest.fixture(scope="module")
-def fleet_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def fleet_path(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("fleet") / "fleet.yaml"
-    runner = asyncio.Runner()
-    server = EmbeddedServer(ROOT / "model_repository")
-    with runner:
-        runner.run(server.__aenter__())
+    with tritons.running(ROOT / "model_repository", EmbeddedOptions()) as server:
         settings = FleetSettings(servers=(ServerSettings(name="here", grpc=server.grpc_address),))
         path.write_text(render_fleet(settings))
         yield path
-        runner.run(server.stop())
 
 
 def infer(fleet_path: Path, *arguments: object) -> tuple[int, str]:

@@ -24,7 +24,8 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.cli import main
-from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from tests.ports import choose_free_ports
 from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration

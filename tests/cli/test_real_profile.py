@@ -16,10 +16,11 @@ from click.testing import CliRunner
 
 from orchestrator.cli import main
 from orchestrator.config import FleetSettings, PowerSettings, RouterSettings, ServerSettings, load_fleet, render_fleet
-from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions
 from orchestrator.profile.document import EnergySource, Origin, batch_ladder, read_profile, write_profile
 from orchestrator.router import Router
 from tests.profile.profiles import profile_of
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 
@@ -30,11 +31,9 @@ START_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def fleet_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def fleet_path(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("fleet") / "fleet.yaml"
-    server = EmbeddedServer(ROOT / "model_repository", EmbeddedOptions(models=MODELS, slowdown=2.0))
-    with asyncio.Runner() as runner:
-        runner.run(server.__aenter__())
+    with tritons.running(ROOT / "model_repository", EmbeddedOptions(models=MODELS, slowdown=2.0)) as server:
         settings = ServerSettings(
             name="here",
             grpc=server.grpc_address,
@@ -45,7 +44,6 @@ def fleet_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         path.write_text(render_fleet(FleetSettings(servers=(settings,))))
         yield path
-        runner.run(server.stop())
 
 
 def profile(fleet_path: Path, *arguments: object) -> tuple[int, str]:

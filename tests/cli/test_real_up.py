@@ -26,8 +26,8 @@ from orchestrator.config import (
     load_fleet,
     render_fleet,
 )
-from orchestrator.embedded.server import choose_free_ports
 from tests.cli.test_real_commands import MARK, marked_processes
+from tests.ports import choose_free_ports
 
 pytestmark = pytest.mark.integration
 

@@ -23,6 +23,7 @@ from orchestrator.snapshot import ModelName
 from orchestrator.triton.client import TritonClient
 from orchestrator.triton.control import TritonControl
 from tests.fakes.control import FakeTriton, repository_model
+from tests.tritons import Tritons
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 W025, W050, W100 = (ModelName(f"fashion_w{width:03d}") for width in (25, 50, 100))
@@ -81,8 +82,8 @@ class Fake:
 class Real:
     """tritonserver on a copy of the shipped repository."""
 
-    def __init__(self, server: EmbeddedServer) -> None:
-        self._server = server
+    def __init__(self, server: EmbeddedServer, tritons: Tritons) -> None:
+        self._server, self._tritons = server, tritons
         self.client = TritonClient(server.grpc_address)
         self.control = TritonControl(server.grpc_address, server.metrics_url, server.repository)
 
@@ -102,26 +103,27 @@ class Real:
 
     async def kill(self) -> None:
         os.kill(self._server.pid, signal.SIGKILL)
-        await self._server.wait_exited()
+        self._tritons.wait_exited(self._server)
 
 
-async def fake(_: Path) -> AsyncIterator[Subject]:
+async def fake(_: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     yield Fake()
 
 
-async def real(folder: Path) -> AsyncIterator[Subject]:
-    shutil.copytree(REPOSITORY, folder / "repository")
-    options = EmbeddedOptions(models=(), exit_timeout_s=3)
-    async with EmbeddedServer(folder / "repository", options) as server:
-        subject = Real(server)
+async def real(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    repository = request.getfixturevalue("tmp_path") / "repository"
+    shutil.copytree(REPOSITORY, repository)
+    tritons: Tritons = request.getfixturevalue("tritons")
+    with tritons.running(repository, EmbeddedOptions(models=(), exit_timeout_s=3)) as server:
+        subject = Real(server, tritons)
         yield subject
         await subject.control.close()
         await subject.client.close()
 
 
 @pytest_asyncio.fixture(params=[fake, pytest.param(real, marks=pytest.mark.integration)])
-async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
-    async for given in request.param(tmp_path):
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    async for given in request.param(request):
         yield given
 
 

@@ -14,18 +14,19 @@ import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
 
-from orchestrator.embedded.server import EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions
 from orchestrator.errors import PermanentError, ServerUnavailableError, SlimError
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.snapshot import ServedModel
 from orchestrator.triton.client import TritonClient
 from tests.fakes.servers import FakeServer
+from tests.tritons import Tritons
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 Subject = tuple[ServerClient, Callable[[], Awaitable[None]]]
 
 
-async def fake() -> AsyncIterator[Subject]:
+async def fake(_: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     server = FakeServer(shape=(1, 28, 28), max_batch_size=64, per_item_s=1e-6, fixed_s=0)
 
     async def kill() -> None:
@@ -34,14 +35,14 @@ async def fake() -> AsyncIterator[Subject]:
     yield server, kill
 
 
-async def real() -> AsyncIterator[Subject]:
-    async with EmbeddedServer(REPOSITORY) as running:
+async def real(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    tritons: Tritons = request.getfixturevalue("tritons")
+    with tritons.running(REPOSITORY, EmbeddedOptions()) as running:
         client = TritonClient(running.grpc_address, timeout_s=5)
 
         async def kill() -> None:
-
             os.kill(running.pid, signal.SIGKILL)
-            await running.wait_exited()
+            tritons.wait_exited(running)
 
         yield client, kill
         await client.close()
@@ -49,7 +50,7 @@ async def real() -> AsyncIterator[Subject]:
 
 @pytest_asyncio.fixture(params=[fake, pytest.param(real, marks=pytest.mark.integration)])
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    async for pair in request.param():
+    async for pair in request.param(request):
         yield pair
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from tests.gateway.calls import RawCalls
 from tests.gateway.fakes import World, open_world
 from tests.gateway.running import Place, start_gateway, stop_gateway, write_repository
+from tests.tritons import Tritons
 
 
 @pytest_asyncio.fixture
@@ -39,18 +39,12 @@ async def http(world: World) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.fixture(scope="package")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[EmbeddedServer]]:
+def servers(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[list[EmbeddedServer]]:
     repository = tmp_path_factory.mktemp("repository")
     write_repository(repository)
-    with asyncio.Runner() as runner:
-        started = [EmbeddedServer(repository, EmbeddedOptions(exit_timeout_s=2)) for _ in range(2)]
-        try:
-            for server in started:
-                runner.run(server.__aenter__())
-            yield started
-        finally:
-            for server in started:
-                runner.run(server.stop())
+    options = EmbeddedOptions(exit_timeout_s=2)
+    with tritons.running(repository, options) as first, tritons.running(repository, options) as second:
+        yield [first, second]
 
 
 @pytest.fixture(scope="package")

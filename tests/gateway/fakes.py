@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from orchestrator.config import GatewaySettings, RouterSettings
-from orchestrator.embedded.server import choose_free_ports
 from orchestrator.gateway import Gateway
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.protocol.messages import pb
@@ -18,6 +17,7 @@ from orchestrator.snapshot import ServedModel, ServerName
 from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.errors import RefusedCallError
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer
+from tests.ports import choose_free_ports
 
 
 class FakeTriton:

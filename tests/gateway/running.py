@@ -18,9 +18,10 @@ import numpy as np
 from tritonclient.utils import np_to_triton_dtype
 
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, render_fleet
-from orchestrator.embedded.server import EmbeddedServer, choose_free_ports
+from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.gateway.protocol.messages import pb, set_value
 from orchestrator.triton.messages import SERVICE
+from tests.ports import choose_free_ports
 from tests.triton import onnx_models
 
 ROOT = Path(__file__).parents[2]

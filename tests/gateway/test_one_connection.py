@@ -14,7 +14,6 @@ import grpc
 import numpy as np
 
 from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
-from orchestrator.embedded.server import choose_free_ports
 from orchestrator.gateway import Gateway, open_gateway
 from orchestrator.http2.grpc.channel import ConnectionPool, GrpcChannel
 from orchestrator.router import Router, connect_triton
@@ -22,6 +21,7 @@ from orchestrator.triton.discovery import ModelDiscovery
 from orchestrator.triton.messages import SERVICE, pb
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.gateway.fakes import FakeTriton, echo
+from tests.ports import choose_free_ports
 
 
 class Handler(grpc.GenericRpcHandler):

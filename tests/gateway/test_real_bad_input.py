@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.embedded.server import EmbeddedOptions
 from orchestrator.gateway.protocol.messages import pb
 from tests.gateway.http.bad_http import PATHS, deep, get, infer_cases, post, speak, tensor
 from tests.gateway.running import Place, call, raw_request, start_gateway, stop_gateway, write_repository
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 INFER = "/v2/models/plus/infer"
@@ -27,21 +28,16 @@ REQUEST: bytes = raw_request("plus", name="x", shape=(1, 4), raw=bytes(16)).Seri
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Place]]:
+def places(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[tuple[Place, Place]]:
     """Return where a gateway and the Triton behind it listen."""
     repository = tmp_path_factory.mktemp("repository")
     write_repository(repository)
     options = EmbeddedOptions(models=("plus", "fashion_w025"), exit_timeout_s=2)
-    with asyncio.Runner() as runner:
-        server = EmbeddedServer(repository, options)
-        runner.run(server.__aenter__())
-        try:
-            process = start_gateway(tmp_path_factory.mktemp("fleet"), [server])
-            yield process.place, Place(server.grpc_address, server.http_address)
-            assert stop_gateway(process) == 0, process.lines
-            assert not [line for line in process.lines if "ERROR" in line or "Traceback" in line]
-        finally:
-            runner.run(server.stop())
+    with tritons.running(repository, options) as server:
+        process = start_gateway(tmp_path_factory.mktemp("fleet"), [server])
+        yield process.place, Place(server.grpc_address, server.http_address)
+        assert stop_gateway(process) == 0, process.lines
+        assert not [line for line in process.lines if "ERROR" in line or "Traceback" in line]
 
 
 def statuses(places: tuple[Place, Place], request: bytes) -> tuple[int | None, int | None]:

@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.triton.messages import SERVICE
 from tests.gateway.running import Place, images, raw_request, start_gateway, stop_gateway, tensors, write_repository
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 
@@ -84,28 +85,21 @@ def test_a_terminated_gateway_answers_what_is_in_and_ends_well(servers: list[Emb
     assert set(outcomes) <= {"ok", "StatusCode.UNAVAILABLE"}, "refused, never broken off with anything else"
 
 
-def test_a_killed_server_costs_other_models_no_new_request(tmp_path: Path) -> None:
+def test_a_killed_server_costs_other_models_no_new_request(tmp_path: Path, tritons: Tritons) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()
     write_repository(repository)
     models = ("plus", "fashion_w025")
     options = EmbeddedOptions(models=models, exit_timeout_s=2)
-    with asyncio.Runner() as runner:
-        pair = [EmbeddedServer(repository, options) for _ in range(2)]
-        try:
-            for server in pair:
-                runner.run(server.__aenter__())
-            process = start_gateway(tmp_path, pair)
-            with grpcclient.InferenceServerClient(process.place.grpc) as client:
-                inputs = tensors(grpcclient, x=np.zeros((1, 4), np.float32))
-                for _ in range(10):
-                    client.infer("plus", inputs)
-                os.kill(pair[0].pid, signal.SIGKILL)
-                time.sleep(0.2)  # a request under way may be lost with it; later ones may not
-                for _ in range(40):
-                    assert client.infer("plus", inputs).as_numpy("y")[0, 0] == 1
-                assert client.is_server_ready()
-            assert stop_gateway(process) == 0
-        finally:
-            for server in pair:
-                runner.run(server.stop())
+    with tritons.running(repository, options) as killed, tritons.running(repository, options) as other:
+        process = start_gateway(tmp_path, [killed, other])
+        with grpcclient.InferenceServerClient(process.place.grpc) as client:
+            inputs = tensors(grpcclient, x=np.zeros((1, 4), np.float32))
+            for _ in range(10):
+                client.infer("plus", inputs)
+            os.kill(killed.pid, signal.SIGKILL)
+            time.sleep(0.2)  # a request under way may be lost with it; later ones may not
+            for _ in range(40):
+                assert client.infer("plus", inputs).as_numpy("y")[0, 0] == 1
+            assert client.is_server_ready()
+        assert stop_gateway(process) == 0

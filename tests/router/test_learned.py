@@ -206,7 +206,22 @@ def two(**values: Any) -> dict[str, FakeServer]:
         (two(max_batch_size=1), 0.003, {}),
         (two(max_batch_size=128), 0.003, {}),
     ],
-    ids=str,
+    ids=[
+        "steady",
+        "crowd",
+        "lull",
+        "short deadline",
+        "long deadline",
+        "accuracy floor",
+        "width",
+        "prefers accuracy",
+        "prefers latency",
+        "prefers energy",
+        "many instances",
+        "one width",
+        "no batches",
+        "large batches",
+    ],
 )
 async def test_the_policy_that_ships_decides_by_itself_what_routers_see_every_day(
     servers: dict[str, FakeServer], gap_s: float, options: dict[str, Any]

@@ -25,10 +25,11 @@ from onnx import numpy_helper
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.demo.open_loop import load_sample
-from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
+from tests.ports import choose_free_ports, with_ports
 from tests.router.dispatch.test_sender import RecordingObserver
 from tests.triton.calls import read_statistics
 
@@ -85,7 +86,7 @@ def tritons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritons]:
             for name in ("a", "b"):
                 repository = tmp_path_factory.mktemp(name)
                 shutil.copytree(ROOT / "model_repository" / MODEL, repository / MODEL)
-                server = EmbeddedServer(repository, options)
+                server = EmbeddedServer(repository, with_ports(options))
                 runner.run(server.__aenter__())
                 places.append(Place(repository, server))
             tritons = Tritons(runner, *places)
@@ -297,7 +298,7 @@ async def test_a_full_accept_queue_holds_nobody_up(tritons: Tritons) -> None:
             for connection in (*waiting, full):
                 connection.close()
             options = EmbeddedOptions(models=(MODEL,), grpc_port=port, exit_timeout_s=2)
-            async with EmbeddedServer(tritons.b.repository, options):
+            async with EmbeddedServer(tritons.b.repository, with_ports(options)):
                 back_s = await until(lambda: bool(router.served_by().get(B)))
                 print(f"joined {back_s:.2f} s after it was ready")
                 assert servers_of(await load(router, tritons, 1)) == {A, B}
@@ -311,7 +312,7 @@ async def test_the_death_of_a_server_costs_nothing_and_its_return_is_noticed(tri
         assert servers_of(answers[-RPS:]) == {A}
         assert {answer.width for answer in answers} == {Width(25)}
         options = EmbeddedOptions(models=(MODEL,), grpc_port=port, exit_timeout_s=2)
-        async with EmbeddedServer(tritons.b.repository, options):
+        async with EmbeddedServer(tritons.b.repository, with_ports(options)):
             back_s = await until(lambda: bool(router.served_by().get(B)))
             print(f"back {back_s:.2f} s after it was ready")
             assert servers_of(await load(router, tritons, 1)) == {A, B}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.demo.open_loop import LabelledSample, load_sample
@@ -21,6 +20,7 @@ from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
 from tests.triton.calls import read_statistics
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 
@@ -33,15 +33,12 @@ def sample() -> LabelledSample:
     return load_sample(ROOT / "examples" / "fashion-mnist" / "test_1000.npz")
 
 
-@pytest_asyncio.fixture
-async def servers() -> AsyncIterator[list[EmbeddedServer]]:
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(
-                EmbeddedServer(ROOT / "model_repository", EmbeddedOptions(exit_timeout_s=2))
-            )
-            for _ in range(2)
-        ]
+@pytest.fixture(scope="module")
+def servers(tritons: Tritons) -> Iterator[list[EmbeddedServer]]:
+    """Two Tritons; a test that unloads a width loads it again."""
+    options = EmbeddedOptions(exit_timeout_s=2)
+    with ExitStack() as stack:
+        yield [stack.enter_context(tritons.running(ROOT / "model_repository", options)) for _ in range(2)]
 
 
 def fleet(servers: list[EmbeddedServer], **router: object) -> FleetSettings:

@@ -1,14 +1,14 @@
 """Fixtures of the tests on the real tritonserver: one server for many tests, and clients that are closed."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 import tritonclient.grpc as grpcclient
 
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from tests.triton import onnx_models
+from tests.tritons import Tritons
 
 # Long enough that requests sent at the same moment from several threads meet in one batch.
 BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }"
@@ -25,12 +25,12 @@ def write_good_models(repository: Path) -> None:
         onnx_models.write_model(repository, name, lookup, onnx_models.render_config(lookup, batching=BATCHING))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServer]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[EmbeddedServer]:
     """A server with the good models loaded, shared by the tests of a module."""
     repository = tmp_path_factory.mktemp("repository")
     write_good_models(repository)
-    async with EmbeddedServer(repository) as running:
+    with tritons.running(repository, EmbeddedOptions()) as running:
         yield running
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from orchestrator.triton.protocol_key import read_protocol_key
 from orchestrator.triton.repository import build_override
 from tests.triton import onnx_models
 from tests.triton.calls import read_statistics
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 SHIPPED = Path(__file__).parents[2] / "model_repository"
@@ -44,10 +45,10 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path / "repository"
 
 
-@pytest_asyncio.fixture
-async def server(repository: Path, options: EmbeddedOptions) -> AsyncIterator[EmbeddedServer]:
+@pytest.fixture
+def server(repository: Path, options: EmbeddedOptions, tritons: Tritons) -> Iterator[EmbeddedServer]:
     """A server that has loaded one model from its file, by itself."""
-    async with EmbeddedServer(repository, replace(options, models=(W025,))) as running:
+    with tritons.running(repository, replace(options, models=(W025,))) as running:
         yield running
 
 
@@ -221,10 +222,10 @@ async def test_another_repository_than_triton_serves_is_found_out(server: Embedd
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
 async def test_a_server_that_is_not_in_explicit_mode_is_named(
-    repository: Path, options: EmbeddedOptions, mode: str
+    repository: Path, options: EmbeddedOptions, tritons: Tritons, mode: str
 ) -> None:
     options = replace(options, models=(), extra_flags=(f"--model-control-mode={mode}",))
-    async with EmbeddedServer(repository, options) as server:
+    with tritons.running(repository, options) as server:
         control = TritonControl(server.grpc_address, server.metrics_url, repository)
         with pytest.raises(ConfigError, match=r"start it with --model-control-mode=explicit$"):
             await check_control(control)
@@ -234,10 +235,10 @@ async def test_a_server_that_is_not_in_explicit_mode_is_named(
 
 
 async def test_restricted_protocols_open_with_the_right_key_only(
-    repository: Path, options: EmbeddedOptions, tmp_path: Path
+    repository: Path, options: EmbeddedOptions, tritons: Tritons, tmp_path: Path
 ) -> None:
     options = replace(options, models=(W025,), extra_flags=(RESTRICTED,))
-    async with EmbeddedServer(repository, options) as server:
+    with tritons.running(repository, options) as server:
         for key, problem in (
             (None, "no key was given"),
             (("slam", "secret"), "the key given is 'slam'"),

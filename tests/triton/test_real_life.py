@@ -29,6 +29,7 @@ from orchestrator.embedded.wheel import (
 from orchestrator.errors import EmbeddedServerError
 from orchestrator.processes.guarded import PREFIX, create_private_directory
 from orchestrator.processes.process_table import list_session, read_identity
+from tests.ports import with_ports
 from tests.triton import onnx_models
 from tests.triton.calls import index
 
@@ -253,7 +254,7 @@ def wheel_environment() -> dict[str, str]:
 
 async def test_tritonserver_takes_the_command_line_of_compose_yaml(repository: Path, tmp_path: Path) -> None:
     """Every flag of the file, with only what a container brings along put in its place."""
-    ports = choose_ports(EmbeddedOptions())
+    ports = choose_ports(with_ports(EmbeddedOptions()))
     command = yaml.safe_load(COMPOSE.read_text())["services"]["triton"]["command"]
     here = {
         "tritonserver": str(locate_wheel().server),

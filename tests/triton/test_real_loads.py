@@ -2,13 +2,12 @@
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import pytest
-import pytest_asyncio
 import tritonclient.grpc as grpcclient
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
@@ -17,6 +16,7 @@ from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from tests.triton import onnx_models
 from tests.triton.calls import index, infer, process_status, statistics
 from tests.triton.onnx_models import render_config
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 MODEL = onnx_models.plus_one()
@@ -51,8 +51,8 @@ REFUSED: dict[str, tuple[str, str]] = {
 HONOURED = {"one_thread": "1", "four_threads": "4"}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServer]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tritons: Tritons) -> Iterator[EmbeddedServer]:
     """A server that has loaded nothing yet."""
     repository = tmp_path_factory.mktemp("repository")
     for name, (config, _) in REFUSED.items():
@@ -67,7 +67,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Embe
     vector = onnx_models.identity(onnx_models.TensorProto.FLOAT, ("batch",))
     reshaped = render_config(vector).replace("dims: [] ", "dims: [1] reshape { shape: [] }")
     onnx_models.write_model(repository, "reshaped", vector, reshaped)
-    async with EmbeddedServer(repository, EmbeddedOptions(models=())) as running:
+    with tritons.running(repository, EmbeddedOptions(models=())) as running:
         yield running
 
 
@@ -115,14 +115,13 @@ def test_intra_op_thread_count_is_honoured(server: EmbeddedServer, client: grpcc
     assert threads["four_threads"] - threads["one_thread"] == 3
 
 
-async def test_cpus_and_slowdown_make_an_unlike_machine(tmp_path: Path) -> None:
+def test_cpus_and_slowdown_make_an_unlike_machine(tmp_path: Path, tritons: Tritons) -> None:
     heavy = onnx_models.heavy()
     # Long runs and a large factor, so that the fixed cost of a call, which is not slowed down, can't hide it.
     onnx_models.write_model(tmp_path, "heavy", heavy, render_config(heavy, max_batch_size=64))
     cpu = max(os.sched_getaffinity(0))
-    plain = EmbeddedServer(tmp_path)
-    slow = EmbeddedServer(tmp_path, EmbeddedOptions(cpus=frozenset({cpu}), slowdown=20.0))
-    async with plain, slow:
+    slower = EmbeddedOptions(cpus=frozenset({cpu}), slowdown=20.0)
+    with tritons.running(tmp_path, EmbeddedOptions()) as plain, tritons.running(tmp_path, slower) as slow:
         for pid in (slow.pid, *slow.stub_pids()):
             assert process_status(pid)["Cpus_allowed_list"] == str(cpu)
         assert process_status(plain.pid)["Cpus_allowed_list"] == process_status(os.getpid())["Cpus_allowed_list"]

@@ -20,7 +20,6 @@ from orchestrator.controller.status.client import fetch_status, send_demand
 from orchestrator.controller.status.document import describe_status, encode_status, parse_page
 from orchestrator.controller.status.endpoint import BODY_LIMIT_BYTES, ControllerEndpoint, Heartbeat, find_model
 from orchestrator.controller.status.metrics import ControllerMetrics
-from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import (
     CapacityError,
     ConfigError,
@@ -32,6 +31,7 @@ from orchestrator.errors import (
 from orchestrator.planner.host import RepositoryModel
 from orchestrator.snapshot import ModelName, ServerName
 from tests.controller.status.reports import full_report, name, repository_model
+from tests.ports import choose_free_port
 
 GPU_0 = ServerName("gpu-0")
 JSON = {"Content-Type": "application/json"}
@@ -50,7 +50,7 @@ class Controller:
     """All that an endpoint needs of one, on an event loop that runs in a thread."""
 
     loop: asyncio.AbstractEventLoop
-    address: str = field(default_factory=lambda: f"127.0.0.1:{choose_free_ports(1)[0]}")
+    address: str = field(default_factory=lambda: f"127.0.0.1:{choose_free_port()}")
     report: StepReport | None = None
     clock: Clock = field(default_factory=Clock)
     metrics: ControllerMetrics = field(default_factory=lambda: ControllerMetrics(GPU_0))
@@ -257,7 +257,7 @@ def own_address() -> str | None:
 
 
 def test_from_elsewhere_one_may_read_and_not_demand(loop: asyncio.AbstractEventLoop) -> None:
-    controller = Controller(loop, address=f"0.0.0.0:{choose_free_ports(1)[0]}", report=full_report())
+    controller = Controller(loop, address=f"0.0.0.0:{choose_free_port()}", report=full_report())
     with controller.endpoint() as endpoint:
         assert controller.ask("POST", "/demand", {"width": 25}, host="127.0.0.1")[0] == 202
         elsewhere = own_address()
@@ -315,10 +315,9 @@ def test_ipv6_is_spoken(loop: asyncio.AbstractEventLoop) -> None:
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
-            port = probe.getsockname()[1]
     except OSError:
         pytest.skip("this machine has no IPv6 loopback")
-    controller = Controller(loop, address=f"[::1]:{port}")
+    controller = Controller(loop, address=f"[::1]:{choose_free_port()}")
     with controller.endpoint():
         assert controller.ask("POST", "/demand", {"width": 25}, host="::1")[0] == 202
 
@@ -357,7 +356,7 @@ def refusal(call: Callable[[], object]) -> SlimError:
 
 
 def test_the_client_says_why_there_is_no_answer(controller: Controller) -> None:
-    gone = ServerSettings(name="gpu-1", grpc="127.0.0.1:9", controller=f"127.0.0.1:{choose_free_ports(1)[0]}")
+    gone = ServerSettings(name="gpu-1", grpc="127.0.0.1:9", controller=f"127.0.0.1:{choose_free_port()}")
     error = refusal(lambda: fetch_status(gone, timeout_s=5))
     assert isinstance(error, ServerUnavailableError)
     assert "Connection refused" in str(error)

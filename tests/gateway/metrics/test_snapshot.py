@@ -90,7 +90,7 @@ async def test_the_page_has_all_that_the_table_promises(world: World) -> None:
 async def test_prometheus_own_linter_finds_nothing(world: World, http: aiohttp.ClientSession) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("no promtool on PATH; Debian and Ubuntu have it in the package prometheus")
+        pytest.skip("no promtool on PATH; Debian and Ubuntu have it in the package promtool or prometheus")
     async with http.post("/v2/models/fashion/infer", json={"inputs": []}):
         pass
     page = await read_page(world)

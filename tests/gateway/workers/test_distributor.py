@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import ConfigError
 from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor, Receiver, SocketHandoff
+from tests.ports import choose_free_ports
 
 
 class Worker:

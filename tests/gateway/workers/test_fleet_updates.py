@@ -9,7 +9,6 @@ import pytest
 
 from orchestrator.config import FleetSettings, GatewaySettings, ServerSettings, find_changes, render_fleet
 from orchestrator.config.names import ServerChanges
-from orchestrator.embedded.server import choose_free_ports
 from orchestrator.errors import ConfigError, ModelNotFoundError
 from orchestrator.gateway import FollowedFleet, Gateway, follow_fleet
 from orchestrator.gateway.fleet_statistics import FleetStatistics
@@ -21,6 +20,7 @@ from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
 from tests.fakes.servers import FakeServer
 from tests.gateway.fakes import FakeTriton
+from tests.ports import choose_free_ports
 
 A, B = ServerName("a"), ServerName("b")
 

@@ -25,7 +25,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from orchestrator.config import FleetSettings, GatewaySettings, RouterSettings, ServerSettings, render_fleet
-from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer, choose_free_ports
+from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from tests.ports import choose_free_ports
+from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
 
@@ -36,17 +38,13 @@ BODY = json.dumps(
     {"inputs": [{"name": "pixels", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": [0.0] * 784}]}
 ).encode()
 DRAIN_S = 10.0
+OPTIONS = EmbeddedOptions(models=("fashion_w025", "fashion_w100"))
 
 
 @pytest.fixture(scope="module")
-def triton() -> Iterator[EmbeddedServer]:
-    options = EmbeddedOptions(models=("fashion_w025", "fashion_w100"))
-    with asyncio.Runner() as runner:
-        server = runner.run(EmbeddedServer(ROOT / "model_repository", options).__aenter__())
-        try:
-            yield server
-        finally:
-            runner.run(server.stop())
+def triton(tritons: Tritons) -> Iterator[EmbeddedServer]:
+    with tritons.running(ROOT / "model_repository", OPTIONS) as server:
+        yield server
 
 
 class Team:
@@ -228,30 +226,25 @@ def test_a_hangup_reaches_every_worker(team: Team) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_servers_are_exchanged_by_the_fleet_file_without_losing_a_request(
-    tmp_path: Path, triton: EmbeddedServer, workers: int
+    tmp_path: Path, triton: EmbeddedServer, tritons: Tritons, workers: int
 ) -> None:
     team = Team(tmp_path, triton, workers=workers)
-    options = EmbeddedOptions(models=("fashion_w025", "fashion_w100"))
 
     def answered(by: str) -> float:
         return team.sample("slim_gateway_requests_total", server=by, outcome="ok")
 
-    with asyncio.Runner() as runner, team.running():
-        other = runner.run(EmbeddedServer(ROOT / "model_repository", options).__aenter__())
-        try:
-            with HttpLoad(team, clients=4) as load:
-                wait(lambda: answered("here") > 50, lambda: load.total)
-                team.write(here=triton.grpc_address.replace("127.0.0.1", "localhost"), there=other.grpc_address)
-                wait(lambda: answered("there") > 50, team.log.read_text)  # nobody said anything: it is looked at
-                team.write(there=other.grpc_address)
-                team.process.send_signal(signal.SIGHUP)
-                wait(lambda: team.log.read_text().count("server here has left") == workers, team.log.read_text)
-                before = answered("here"), answered("there")
-                wait(lambda: answered("there") > before[1] + 50, team.log.read_text)
-                assert answered("here") == before[0]
-            assert set(load.total) == {"200"}
-        finally:
-            runner.run(other.stop())
+    with tritons.running(ROOT / "model_repository", OPTIONS) as other, team.running():
+        with HttpLoad(team, clients=4) as load:
+            wait(lambda: answered("here") > 50, lambda: load.total)
+            team.write(here=triton.grpc_address.replace("127.0.0.1", "localhost"), there=other.grpc_address)
+            wait(lambda: answered("there") > 50, team.log.read_text)  # nobody said anything: it is looked at
+            team.write(there=other.grpc_address)
+            team.process.send_signal(signal.SIGHUP)
+            wait(lambda: team.log.read_text().count("server here has left") == workers, team.log.read_text)
+            before = answered("here"), answered("there")
+            wait(lambda: answered("there") > before[1] + 50, team.log.read_text)
+            assert answered("here") == before[0]
+        assert set(load.total) == {"200"}
 
 
 def test_a_triton_that_hangs_holds_up_the_end_no_longer_than_drain_s(tmp_path: Path, triton: EmbeddedServer) -> None:

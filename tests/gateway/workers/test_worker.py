@@ -12,7 +12,7 @@ from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
 from orchestrator.gateway.workers.worker import WorkerLaunch, WorkerRun
 
 PROGRAM = """
-import json, signal, socket, sys
+import json, signal, socket, sys, time
 
 channel = socket.socket(fileno=int(sys.argv[1]))
 lines = channel.makefile("r")
@@ -31,8 +31,10 @@ COMES_UP = """
 notify("served", [init["family"]])
 notify("up")
 lines.readline()
-signal.pause()
+while True:
+    time.sleep(0.01)
 """
+"""Not ``signal.pause``: it sleeps over a signal that comes between Python's last look at signals and the call."""
 
 
 class Runs:
