@@ -1,9 +1,26 @@
-"""Files that are replaced as a whole: a reader, or whoever comes after a crash, finds the old one or the new one."""
+"""Files that are read within bounds, and replaced as a whole: a reader finds the old one or the new one."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
+
+
+def read_file(path: Path, *, most_bytes: int) -> bytes:
+    """Return what a file holds.
+
+    Raises OSError when it can't be read, holds more, or is no file: a pipe would be waited for, and a device may never
+    end.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_bytes // 2**20} MiB")
+    return data
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

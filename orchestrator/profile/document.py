@@ -27,13 +27,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
 from pydantic import Field, TypeAdapter, ValidationError
 
 from orchestrator.errors import ConfigError
-from orchestrator.files import write_atomically
+from orchestrator.files import read_file, write_atomically
 from orchestrator.validation import describe_problem
 
 TAKE_AGAIN = "take it again with 'slimsched profile'"
@@ -285,6 +285,10 @@ def _by_json_names(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {_JSON_NAMES.get(name, name): value for name, value in fields}
 
 
+_MOST_BYTES: Final = 64 * 2**20
+"""A profile has a line a batch size, width and server."""
+
+
 def read_profile(path: Path) -> Profile:
     """Return the profile in a file.
 
@@ -292,7 +296,7 @@ def read_profile(path: Path) -> Profile:
         ConfigError: when it can't be read, and as ``parse_profile``.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path, most_bytes=_MOST_BYTES)
     except FileNotFoundError:
         raise ConfigError(
             f"no profile at {path}; 'slimsched profile --fleet fleet.yaml --out {path}' takes one"

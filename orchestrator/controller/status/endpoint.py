@@ -5,8 +5,9 @@ dependency of every GPU host, and prometheus_client brings the route for metrics
 which is frozen, and whatever touches the controller goes through its event loop.
 
 Anyone who reaches the address may read, because Prometheus does so from another machine. Demands change what is
-loaded, so they are taken from this machine alone, and only as JSON, which no web page can send here unasked. The
-bound address also guards against a second controller of the same server.
+loaded, so they are taken from this machine alone, only as JSON, and not from a web page: browsers name its origin, and
+one that looked up another name for this machine still sends that name. The bound address also guards against a second
+controller of the same server.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from concurrent.futures import Future
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
 from typing import Any, Self
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -156,6 +158,8 @@ class ControllerEndpoint:
     def _answer_demand(self, environ: WSGIEnvironment) -> _Reply:
         if not _is_loopback(environ.get("REMOTE_ADDR", "")):
             return _error(HTTPStatus.FORBIDDEN, "demands are taken from this machine only; send it over loopback")
+        if "HTTP_ORIGIN" in environ or not _is_own_host(environ.get("HTTP_HOST", "localhost")):
+            return _error(HTTPStatus.FORBIDDEN, "demands are not taken from web pages; send them to an IP address")
         try:
             demand = _read_demand(environ)
             model = self._in_loop(lambda: self._take(demand))
@@ -234,6 +238,15 @@ def _read_demand(environ: WSGIEnvironment) -> _DemandBody:
     if (demand.width is None) == (demand.model is None):
         raise ConfigError('name one width or one model, as in {"width": 50, "hold_s": 60}')
     return demand
+
+
+def _is_own_host(header: str) -> bool:
+    """Return whether a Host header is an address or this machine's own name, and not one that anybody may give it."""
+    try:
+        host = urlsplit(f"//{header}").hostname or ""
+        return host in ("localhost", socket.gethostname().lower()) or ipaddress.ip_address(host) is not None
+    except ValueError:
+        return False
 
 
 def _is_loopback(peer: str) -> bool:

@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.errors import ConfigError
-from orchestrator.files import write_atomically
+from orchestrator.files import read_file, write_atomically
 from orchestrator.policies.learned import features as feat
 from orchestrator.policies.learned.network import SHAPES, Floats32
 from orchestrator.policies.learned.paper import paper_shapes
@@ -136,9 +136,7 @@ def _refused(path: Path, why: str) -> ConfigError:
 
 def _read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Floats32]]:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise _refused(path, f"it is larger than {_MOST_BYTES // 2**20} MiB")
-        data = path.read_bytes()
+        data = read_file(path, most_bytes=_MOST_BYTES)
     except OSError as exc:
         raise ConfigError(f"can't read the policy {path} ({exc.strerror}); check router.policy_file") from exc
     try:

@@ -256,6 +256,25 @@ def own_address() -> str | None:
         return None if address.startswith("127.") else address
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 202),
+        ({"Host": "localhost:8100"}, 202),
+        ({"Host": "[::1]:8100"}, 202),
+        ({"Host": "evil.example:8100"}, 403),
+        ({"Host": "localhost.evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Origin": "http://127.0.0.1:8100"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_a_web_page_may_not_demand(controller: Controller, headers: dict[str, str], status: int) -> None:
+    assert controller.ask("POST", "/demand", {"width": 25}, headers=JSON | headers)[0] == status
+    assert len(controller.demands) == (status == 202)
+
+
 def test_from_elsewhere_one_may_read_and_not_demand(loop: asyncio.AbstractEventLoop) -> None:
     controller = Controller(loop, address=f"0.0.0.0:{choose_free_port()}", report=full_report())
     with controller.endpoint() as endpoint:

@@ -132,6 +132,15 @@ async def test_old_versions_are_refused(authority: Authority) -> None:
         assert await ask_http(world, old) == "200"
 
 
+async def test_suites_without_authenticated_encryption_or_forward_secrecy_are_not_spoken(authority: Authority) -> None:
+    async with open_world(tls=authority.write()) as world:
+        for suites, is_spoken in (("ECDHE+AESGCM", True), ("ECDHE+SHA1:ECDHE+SHA256:AES128-GCM-SHA256", False)):
+            client = context_of(authority)
+            client.maximum_version = ssl.TLSVersion.TLSv1_2
+            client.set_ciphers(suites)
+            assert (await ask_http(world, client) == "200") is is_spoken
+
+
 async def test_a_client_must_show_a_certificate_of_the_right_authority(authority: Authority, tmp_path: Path) -> None:
     clients, stranger = Authority(tmp_path / "clients"), Authority(tmp_path / "stranger")
     async with open_world(tls=authority.write() | {"client_ca": clients.path}) as world:
