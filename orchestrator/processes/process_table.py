@@ -61,6 +61,12 @@ def list_processes() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a process is stopped by a signal, and does nothing until another one lets it go on."""
+    stat = _read_stat(str(pid))
+    return stat is not None and stat[0] == "T"
+
+
 def read_command_line(pid: int) -> list[str]:
     """Return the arguments of a process; empty when it is gone."""
     try:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from orchestrator.background import BackgroundTasks
 from orchestrator.cli.logs import logging_through
 from orchestrator.cli.options import FOLDER, PATH
 from orchestrator.cli.signals import watch_for_stop
@@ -131,13 +132,13 @@ async def _run(
         task.cancel()
 
     watch_for_stop(stop)
-    following: asyncio.Task[None] | None = None
+    background = BackgroundTasks()
     try:
         try:
             await compile_ahead()  # the gateway would, but where nobody reads what it says
             await stack.start()
             if fleet_path is not None:
-                following = asyncio.create_task(_follow(fleet_path, repository, stack))
+                background.start("following the fleet file", lambda: _follow(fleet_path, repository, stack))
             first = await _describe_first_request(fleet.gateway)
             for line in (*_addresses(fleet), f"logs and fleet file in {state_dir}", *first, "Ctrl-C ends all of it"):
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -149,9 +150,7 @@ async def _run(
             log.info("stopping: the gateway answers what is in, then all is taken down")
     finally:
         watch_for_stop(stack.kill)
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        await background.stop()
         await stack.stop()
     log.info("all is down")
 

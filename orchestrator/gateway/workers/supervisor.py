@@ -12,6 +12,7 @@ wait in the queue of a worker that ends, and lets a second gateway take part of 
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from base64 import b64decode, b64encode
 from contextlib import AsyncExitStack
@@ -30,12 +31,17 @@ from orchestrator.gateway.server import open_servers
 from orchestrator.gateway.workers.file_watch import watch
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet
 from orchestrator.gateway.workers.socket_handoff import ConnectionDistributor
-from orchestrator.gateway.workers.worker import WorkerLaunch, WorkerRun
+from orchestrator.gateway.workers.worker import BEAT_S, WorkerLaunch, WorkerRun
 from orchestrator.processes.managed import ManagedProcess
+from orchestrator.processes.process_table import is_stopped
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
 
+log = logging.getLogger(__name__)
+
 _STOP_MARGIN_S = 5.0  # beyond drain_s, before a worker that does not end is killed
+_SILENT_S = 0.6  # three beats, after which a worker that is stopped is killed
+_HUNG_S = 10.0  # after which any is; a busy machine, or a large answer, holds up an event loop for less
 _LAST_READING_S = 1.0  # for what a Triton was asked last, which would be left otherwise
 
 
@@ -66,6 +72,7 @@ class Supervisor:
         self._runs: dict[int, WorkerRun] = {}  # those that take requests
         self._ended = MetricSnapshot()  # what workers have counted that have ended
         self._background = BackgroundTasks()
+        self._is_ending = False
         self._ending: AsyncExitStack
         self.metrics = None if settings.metrics is None else MetricsEndpoint(settings.metrics, self.read_metrics)
 
@@ -91,6 +98,7 @@ class Supervisor:
         start("discovery", lambda: self._discovery.watch(self._discovery_period_s))
         start("asking for statistics", lambda: self._fleet_statistics.watch(period_s))
         start("watching files", lambda: watch([self._file]))
+        start("watching workers", self._watch_workers)
         start("resolving names", lambda: self._fleet.watch_names(self._take))
         return self
 
@@ -130,7 +138,22 @@ class Supervisor:
             raise failed.exceptions[0] from None
 
     async def _stop_workers(self) -> None:
+        self._is_ending = True
         await asyncio.gather(*(worker.stop() for worker in self._workers))
+
+    async def _watch_workers(self) -> None:
+        """Kill workers that do nothing any more: they are started again, and others get what they did not begin."""
+        clock = asyncio.get_running_loop().time
+        while not self._is_ending:  # workers that drain show nothing
+            looked_s = clock()
+            await asyncio.sleep(BEAT_S)
+            if clock() - looked_s > _SILENT_S / 2:  # this process stood still, and has not heard them yet
+                continue
+            for run in list(self._runs.values()):
+                silent_s = clock() - run.heard_s
+                if run.pid is not None and (silent_s > _HUNG_S or (silent_s > _SILENT_S and is_stopped(run.pid))):
+                    log.error("worker %d (process %d) has done nothing for %.1f s", run.number, run.pid, silent_s)
+                    run.signal(signal.SIGKILL)
 
     def _make_run(self, number: int, launch: WorkerLaunch) -> WorkerRun:
         return WorkerRun(

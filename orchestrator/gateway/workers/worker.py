@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import socket
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _METRICS_S = 1.0
 _LAST_WORDS_S = 1.0
+BEAT_S = 0.2
+"""How often a worker shows that its event loop turns."""
 _SERVED_PERIOD_S = 0.05
 """How late the others learn at the most of families that have come or gone here."""
 _QUERY_S = 10.0
@@ -66,6 +69,7 @@ class WorkerRun(ChildProcess):
         is_up: Whether it takes requests.
         served: Families it can answer.
         metrics: What it has counted, as far as it has reported.
+        heard_s: When its event loop last showed that it turns, on the clock of this process's.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class WorkerRun(ChildProcess):
         self.is_up = False
         self.served: frozenset[str] = frozenset()
         self.metrics = MetricSnapshot()
+        self.heard_s = math.inf
         self._init_message = dict(launch.init_message(number))
         self._distributor = distributor
         self._on_change = on_change
@@ -90,6 +95,7 @@ class WorkerRun(ChildProcess):
             "up": self._hear_up,
             "served": self._hear_served,
             "metrics": self._hear_metrics,
+            "beat": self._hear_beat,
             "failed": self._hear_failure,
         }
         self._channel_end, self._their_channel_end = socket.socketpair()
@@ -152,6 +158,7 @@ class WorkerRun(ChildProcess):
     async def _hear_up(self, body: None) -> None:
         log.info("worker %d (process %d) takes requests", self.number, self.pid)
         self.is_up = True
+        await self._hear_beat(None)
         self._on_change(self)
         self._distributor.add(self.number, self._handoff)
 
@@ -161,6 +168,9 @@ class WorkerRun(ChildProcess):
 
     async def _hear_metrics(self, body: Any) -> None:
         self.metrics = MetricSnapshot.decode(body)
+
+    async def _hear_beat(self, body: None) -> None:
+        self.heard_s = asyncio.get_running_loop().time()
 
     async def _hear_failure(self, body: str) -> None:
         self._failure = body
@@ -236,9 +246,12 @@ class WorkerTeam:
 
     async def _report(self, gateway: Gateway) -> None:
         loop = asyncio.get_running_loop()
-        served, metrics_at_s = gateway.served, loop.time()
+        served, metrics_at_s, beat_at_s = gateway.served, loop.time(), loop.time()
         while True:
             await asyncio.sleep(_SERVED_PERIOD_S)
+            if loop.time() >= beat_at_s:
+                beat_at_s = loop.time() + BEAT_S
+                self._channel.notify("beat")
             if served != gateway.served:
                 served = gateway.served
                 self._channel.notify("served", sorted(served))

@@ -187,6 +187,22 @@ def test_a_killed_worker_takes_its_own_connections_only_and_comes_back(team: Tea
     assert team.sample("slim_gateway_requests_total", outcome="ok") >= before - 1000
 
 
+def test_a_worker_that_is_stopped_is_replaced_and_the_others_get_its_share(team: Team) -> None:
+    first = team.workers()
+    with HttpLoad(team) as load:
+        wait(lambda: min(ends["200"] for ends in load.ends) > 20, lambda: load.ends)
+        os.kill(first[0], signal.SIGSTOP)
+        wait(lambda: "has done nothing for" in team.log.read_text(), team.log.read_text)
+        wait(lambda: team.log.read_text().count("takes requests") == 3, team.log.read_text)
+        before = [ends["200"] for ends in load.ends]
+        wait(
+            lambda: all(ends["200"] > old + 10 for ends, old in zip(load.ends, before, strict=True)), lambda: load.ends
+        )
+    assert sum(sum(n for end, n in ends.items() if end != "200") for ends in load.ends) <= 4, load.ends
+    assert first[0] not in team.workers()
+    assert team.sample("slim_gateway_worker_restarts_total") == 1
+
+
 def test_statistics_index_and_readiness_are_one_truth_over_all_workers(team: Team) -> None:
     """Every call on a connection of its own, so that it reaches both workers in turn."""
     counts: list[int] = []
