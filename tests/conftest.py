@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 
 import pytest
@@ -21,6 +22,13 @@ from tests.tritons import Tritons
 settings.register_profile("explore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("repeat", settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile("repeat")
+
+
+def pytest_configure() -> None:
+    """Let children be interrupted where this process can't be: a shell's background job, or one under nohup."""
+    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

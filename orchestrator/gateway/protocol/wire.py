@@ -91,7 +91,7 @@ def read_address(message: bytes) -> Address:
             if name == b"sequence_id":
                 sequence = _read_parameter(value)
     try:
-        return Address(model.decode(), version.decode(), sequence, request_id.decode())
+        return Address(model.decode(), version.decode(), sequence, request_id.decode(errors="replace"))
     except UnicodeDecodeError as exc:
         raise MalformedMessageError(_MALFORMED) from exc
 
