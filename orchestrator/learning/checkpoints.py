@@ -42,11 +42,7 @@ class RunState:
 
 
 class RunFolder:
-    """The folder of a run, made when it is not there.
-
-    Raises:
-        ConfigError: when it can't be made.
-    """
+    """The folder of a run, made when it is not there; raises ConfigError when it can't be made."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

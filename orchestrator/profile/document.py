@@ -290,11 +290,7 @@ _MOST_BYTES: Final = 64 * 2**20
 
 
 def read_profile(path: Path) -> Profile:
-    """Return the profile in a file.
-
-    Raises:
-        ConfigError: when it can't be read, and as ``parse_profile``.
-    """
+    """Return the profile in a file; raises ConfigError when it can't be read, and as ``parse_profile``."""
     try:
         data = read_file(path, most_bytes=_MOST_BYTES)
     except FileNotFoundError:

@@ -56,11 +56,7 @@ def find_start(profile: Profile, server: ServerName, model: ServedModel, *, slow
 
 
 def check_live(profile: Profile, *, source: str) -> None:
-    """Check that a profile may steer real servers.
-
-    Raises:
-        ConfigError: when it is synthetic.
-    """
+    """Check that a profile may steer real servers; raises ConfigError when it is synthetic."""
     for server in profile.servers:
         if server.origin is Origin.SYNTHETIC:
             raise ConfigError(f"{source}: server {server.name} is synthetic, which is for simulation; {TAKE_AGAIN}")

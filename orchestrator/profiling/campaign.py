@@ -56,11 +56,7 @@ class Subject:
 
 
 async def restore_left(controls: Mapping[ServerName, Control], records: Records) -> None:
-    """Bring back what a killed campaign has left changed.
-
-    Raises:
-        SlimError: when Triton does not.
-    """
+    """Bring back what a killed campaign has left changed; raises SlimError when Triton does not."""
     for (server, model), before in list(records.unrestored.items()):
         if server in controls:
             await restore(controls[server], model, before)

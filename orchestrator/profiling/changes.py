@@ -38,11 +38,7 @@ class Control(Protocol):
 
 
 def describe_before(model: LoadedModel, *, server: str) -> Before:
-    """Return how a model runs.
-
-    Raises:
-        ConfigError: when it does not run.
-    """
+    """Return how a model runs; raises ConfigError when it does not run."""
     if model.instances < 1:
         raise ConfigError(f"model {model.name} on {server} is {model.status.value}; load it, or leave out --control")
     return Before(model.instances, model.batching.preferred_sizes, model.batching.delay_us, model.nonce)
@@ -78,11 +74,7 @@ async def measure_cycle(
 
 
 async def restore(control: Control, name: ModelName, before: Before) -> None:
-    """Let a model run as it did before.
-
-    Raises:
-        SlimError: when Triton does not; it says how the model ran.
-    """
+    """Let a model run as it did before; raises SlimError when Triton does not; it says how the model ran."""
     batching = Batching(before.preferred_sizes, before.delay_us)
     try:
         await control.apply(name, instances=before.instances, batching=batching, nonce=before.nonce)

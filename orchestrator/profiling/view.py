@@ -55,11 +55,7 @@ def check_picture(path: Path) -> None:
 
 
 def write_picture(profile: Profile, path: Path) -> None:
-    """Write the curves of a profile as PNG.
-
-    Raises:
-        ConfigError: when the file can't be written.
-    """
+    """Write the curves of a profile as PNG; raises ConfigError when the file can't be written."""
     try:
         write_atomically(path, draw_picture(profile))
     except OSError as exc:

@@ -131,11 +131,7 @@ def build_override(entry: RepositoryEntry, *, instances: int, batching: Batching
 
 
 def check_change(model: RepositoryModel, *, instances: int, batching: Batching) -> None:
-    """Check what a model is to run with.
-
-    Raises:
-        ConfigError: Names the value and what is allowed.
-    """
+    """Check what a model is to run with; raises ConfigError when names the value and what is allowed."""
     sizes = batching.preferred_sizes
     if instances < 1:
         raise ConfigError(f"model {model.name} can't run with {instances} instances; give 1 or more, or unload it")

@@ -201,11 +201,7 @@ def describe_tuning(
 
 
 def write_tuned(path: Path, trials: Trials, provenance: Mapping[str, Any]) -> None:
-    """Write both files, each as a whole or not at all.
-
-    Raises:
-        ConfigError: when one can't be written.
-    """
+    """Write both files, each as a whole or not at all; raises ConfigError when one can't be written."""
     best: dict[str, dict[str, Any]] = {}
     every: dict[str, dict[str, Any]] = {}
     for (stem, policy), own in trials.items():

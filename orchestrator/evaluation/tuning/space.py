@@ -63,11 +63,7 @@ def tuned_policies() -> tuple[str, ...]:
 
 
 def check_tuned(policies: Iterable[str]) -> None:
-    """Check that policies are among those that are tuned.
-
-    Raises:
-        ConfigError: when one is not.
-    """
+    """Check that policies are among those that are tuned; raises ConfigError when one is not."""
     for policy in policies:
         if policy not in tuned_policies():
             raise ConfigError(f"policy {policy!r} is none that is tuned; known: {', '.join(tuned_policies())}")

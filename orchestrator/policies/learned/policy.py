@@ -66,11 +66,7 @@ class LearnedPolicy:
         self._room = 0
 
     def choose(self, candidates: Sequence[Candidate], situation: Situation) -> Decision:
-        """Decide, see ``Policy``.
-
-        Raises:
-            UntrustedError: when it is shown what it was not trained on.
-        """
+        """Decide, see ``Policy``; raises UntrustedError when it is shown what it was not trained on."""
         return choose_among(self, candidates, situation)
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
@@ -83,11 +79,7 @@ class LearnedPolicy:
         return None if self.file.kind == PAPER else self._scorer
 
     def choose_row(self, memory: Table, rows: Table, count: int, query: Column) -> Choice:
-        """Decide on rows, see ``RowPolicy``.
-
-        Raises:
-            UntrustedError: when it is shown what it was not trained on.
-        """
+        """Decide on rows, see ``RowPolicy``; raises UntrustedError when it is shown what it was not trained on."""
         self._make_room(count)
         if self.file.kind == PAPER:
             return self._choose_apart(memory, rows, count, query)

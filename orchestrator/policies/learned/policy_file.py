@@ -69,11 +69,7 @@ class PolicyFile:
 
 
 def write_policy_file(path: Path, policy: PolicyFile) -> None:
-    """Write a policy; the file is there whole or not at all.
-
-    Raises:
-        ConfigError: when it can't be written.
-    """
+    """Write a policy; the file is there whole or not at all; raises ConfigError when it can't be written."""
     arrays = {name: np.ascontiguousarray(a, dtype=np.float32) for name, a in policy.weights.items()}
     arrays |= dict(zip(_RANGES, (policy.low, policy.high), strict=True))
     header = {

@@ -177,11 +177,7 @@ def outcome_of(batch: Batch, *, now_s: float, error: str | None) -> Record:
 
 
 def find_decision(directory: Path, decision_id: str) -> Record:
-    """Return what was written of a decision.
-
-    Raises:
-        ConfigError: when nothing was.
-    """
+    """Return what was written of a decision; raises ConfigError when nothing was."""
     run_id = decision_id.rpartition("-")[0]
     if not run_id or not run_id.isalnum():
         raise ConfigError(f"{decision_id!r} is no decision's id; answers tell it, such as a93a3a-17")
