@@ -209,13 +209,11 @@ class Sender:
         if batch.is_given_up:
             return
         looks_wrong = not (self._fleet.settings.probes is None or _is_finite(output))
-        if looks_wrong:
-            self._fleet.doubt(batch.server, batch.model)
         start = 0
         for request in batch.requests:
             part = output[start : start + request.items]
             start += request.items
-            if request.is_over or (looks_wrong and not _is_finite(part) and self._ask_another(batch, request)):
+            if request.is_over or (looks_wrong and self._ask_another(batch, request, part)):
                 continue
             request.answer(batch.answer(request, part, now_s=now_s))
         self._budget = self._budget.answered(len(batch.requests), self._fleet.settings.retries)
@@ -255,14 +253,15 @@ class Sender:
                 log.debug("a request is not sent again, %s: %s", verdict, error)
                 request.fail(error)
 
-    def _ask_another(self, batch: Batch, request: PendingRequest) -> bool:
-        """Send a request whose answer is not finite again, once; return whether it is.
+    def _ask_another(self, batch: Batch, request: PendingRequest, output: Array) -> bool:
+        """Send a request again, once, whose answer is not finite though its input is; return whether it is sent.
 
-        A network that answers its golden probe gives such answers to inputs of a client that asked for it. So its
-        server is not blamed for it, and what another one answers is taken as it is.
+        A sound network gives such answers to inputs that overflow it. So its server is not blamed but probed, and what
+        another one answers is taken as it is.
         """
-        if request.attempts > 1 or not _is_finite(request.batch):
+        if request.attempts > 1 or not _is_finite(request.batch) or _is_finite(output):
             return False
+        self._fleet.doubt(batch.server, batch.model)
         key = batch.key.elsewhere(batch.server.name)
         if self._judge(request, key, Cause.FAILED, repeatable=True) is not Verdict.SEND_AGAIN:
             return False
