@@ -19,11 +19,7 @@ PAUSE_S: Final = 1.0
 
 
 class BackgroundTasks:
-    """The tasks of one owner; to be stopped by it.
-
-    Args:
-        on_failure: Called with a task's name each time that it has failed.
-    """
+    """The tasks of one owner; to be stopped by it. ``on_failure`` is called with the name of one that has failed."""
 
     def __init__(self, on_failure: Callable[[str], None] | None = None) -> None:
         self._tasks: dict[asyncio.Task[None], str] = {}

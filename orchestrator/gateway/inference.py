@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
@@ -19,6 +19,7 @@ from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import Passthrough
 from orchestrator.gateway.protocol.family import (
+    FamilyMessages,
     FamilyModel,
     FamilyRequest,
     build_response,
@@ -30,6 +31,8 @@ from orchestrator.gateway.protocol.wire import MalformedMessageError, check_infe
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.router import Answer, CallbackSink, Router
+
+ResponseT = TypeVar("ResponseT")
 
 _QUICK_BYTES: Final = 2**16
 """Size up to which a message is parsed unseen: that costs less than reading its fields here, whatever they are."""
@@ -53,6 +56,7 @@ class Inference:
         self._guard = guard
         self._passthrough = passthrough
         self._health = health
+        self._messages = FamilyMessages()
 
     def admit(self, caller: Caller, model: str) -> Ticket:
         """Return what holds an inference's place among those under way; to be closed when it is answered.
@@ -77,20 +81,21 @@ class Inference:
             return False
         ticket = self.admit(caller, family.name)
 
-        def respond(response: Message | Exception) -> None:
+        def respond(response: bytes | Exception) -> None:
             responder.on_abort = None  # else call and callback would keep each other alive
             ticket.close()
             if isinstance(response, Exception):
                 responder.refuse(response)
             else:
-                responder.answer(serialise(response))
+                responder.answer(response)
 
         def abort() -> None:
             ticket.close()
             cancel()
 
         try:
-            cancel = self._begin(family, message if request is None else request, caller, respond)
+            request = _parse(message) if request is None else request
+            cancel = self._begin(family, request, caller, respond, self._messages.read, self._messages.write)
         except BaseException:
             ticket.close()
             raise
@@ -131,7 +136,7 @@ class Inference:
 
     async def _infer(self, family: FamilyModel, request: Message, caller: Caller) -> Message:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        cancel = self._begin(family, request, caller, partial(_resolve, future))
+        cancel = self._begin(family, request, caller, partial(_resolve, future), read_request, build_response)
         try:
             return await future
         except asyncio.CancelledError:
@@ -143,14 +148,16 @@ class Inference:
     def _begin(
         self,
         family: FamilyModel,
-        request: Message | bytes,
+        request: Message,
         caller: Caller,
-        callback: Callable[[Message | Exception], None],
+        callback: Callable[[ResponseT | Exception], None],
+        read: Callable[[Message, FamilyModel], FamilyRequest],
+        write: Callable[[str, FamilyModel, Answer, int | None], ResponseT],
     ) -> Callable[[], None]:
         """Take a ModelInferRequest and return at once what withdraws it.
 
-        ``callback`` is called once with the ModelInferResponse or the error, unless this raises or the request is
-        withdrawn; it may be called before this returns.
+        ``callback`` is called once with what ``write`` makes of the answer, or with the error, unless this raises or
+        the request is withdrawn; it may be called before this returns.
         """
         self._metrics.begin()
         note = partial(self._note, family, caller, time.perf_counter())
@@ -161,7 +168,7 @@ class Inference:
                 callback(outcome)
                 return
             try:
-                callback(build_response(wanted.id, family, outcome, wanted.classes))
+                callback(write(wanted.id, family, outcome, wanted.classes))
                 note("ok", outcome)
             except Exception as exc:  # a bug of ours, and the client learns that it is one
                 note(outcome_of(exc))
@@ -175,9 +182,8 @@ class Inference:
         sink = CallbackSink(finish)
         try:
             self._health.require_open()
-            parsed = _parse(request) if isinstance(request, bytes) else request
-            require_version(family, parsed.model_version)
-            wanted = read_request(parsed, family)
+            require_version(family, request.model_version)
+            wanted = read(request, family)
             self._guard.require_priority(caller, wanted.options.priority)
             self._guard.charge_items(caller, len(wanted.batch))
             self._submit(wanted, family, sink)

@@ -37,11 +37,7 @@ _DEAD_S: Final = 2.0
 
 
 class Passthrough:
-    """Asks servers for models of no family; an answer may take ``timeout_s``, None for any time.
-
-    Attributes:
-        retries: How often calls may be repeated; it may be replaced.
-    """
+    """Asks servers for models of no family; ``timeout_s`` for an answer, None for any time. ``retries`` may change."""
 
     def __init__(
         self, model_index: ModelIndex, metrics: GatewayMetrics, retries: RetrySettings, *, timeout_s: float | None

@@ -264,17 +264,8 @@ def split_message(buffer: bytearray, size: int) -> tuple[int, bytes]:
 class Unpacker:
     """Unpacks a compressed message piece by piece, because it may be a thousand times as large as it came.
 
-    Args:
-        flag: What its prefix began with.
-        payload: The message as it came.
-        encoding: How it is compressed, as ``grpc-encoding`` says.
-        max_bytes: The largest message.
-
-    Attributes:
-        is_done: Whether all has been read.
-
-    Raises:
-        RpcError: It is not compressed, or in a way that is not understood.
+    ``flag`` is what its prefix began with, ``encoding`` what ``grpc-encoding`` says; ``is_done`` is true once all is
+    read. Raises RpcError when it is not compressed, or in a way that is not understood.
     """
 
     def __init__(self, flag: int, payload: bytes, encoding: str, max_bytes: int) -> None:

@@ -18,11 +18,7 @@ _FEW = 64
 
 
 class Watched(Protocol):
-    """What may come to its time: a request, or a batch.
-
-    Attributes:
-        due_s: When it is looked at next, seconds on the event loop's clock; infinite while nobody watches it.
-    """
+    """A request or a batch that may come to its time, at ``due_s`` on the event loop's clock, infinite for never."""
 
     due_s: float
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError, ModelNotFoundError
-from orchestrator.gateway.protocol.family import build_response, merge_widths, read_request, require_version
+from orchestrator.gateway.protocol.family import (
+    FamilyMessages,
+    build_response,
+    merge_widths,
+    read_request,
+    require_version,
+)
 from orchestrator.gateway.protocol.messages import parse, pb, read_value, serialise
 from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.router import Answer
-from orchestrator.snapshot import ServerName, Width
+from orchestrator.snapshot import ServerName, TensorSpec, Width
 from tests.fakes.servers import served_model
 from tests.gateway.calls import item_request
 
@@ -116,3 +123,71 @@ def test_a_response_holds_the_scores_and_what_was_decided(
         "slim_decision_id": "f00-1",
         "slim_policy": "lert:slack",
     }
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 9), st.integers(1, 3), st.booleans()), max_size=8
+    )
+)
+def test_what_is_kept_of_requests_changes_nothing_about_them(asked: list[tuple[str, int, int, bool]]) -> None:
+    messages = FamilyMessages()
+    for name, mark, items, has_more in asked:
+        request = item_request(mark, items=items, id=name, parameters={"slim_width": 25} if has_more else {})
+        if has_more:
+            request.outputs.add(name="logits").parameters["classification"].int64_param = 2
+        message = serialise(request)
+        found = messages.read(parse(pb.ModelInferRequest, message), FAMILY)
+        wanted = read_request(parse(pb.ModelInferRequest, message), FAMILY)
+        assert (found.id, found.options, found.classes) == (wanted.id, wanted.options, wanted.classes)
+        assert found.batch.tolist() == wanted.batch.tolist()
+
+
+@pytest.mark.parametrize("damage", ["short", "twice", "none", "typed", "width", "shape"])
+def test_what_is_kept_lets_nothing_wrong_through(damage: str) -> None:
+    messages, request = FamilyMessages(), item_request(1)
+    messages.read(parse(pb.ModelInferRequest, serialise(request)), FAMILY)
+    if damage == "short":
+        request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
+    elif damage == "twice":
+        request.raw_input_contents.append(request.raw_input_contents[0])
+    elif damage == "none":
+        del request.raw_input_contents[:]
+    elif damage == "typed":
+        request.inputs[0].contents.fp32_contents.append(1.0)
+    elif damage == "width":
+        request.parameters["slim_width"].int64_param = 1000
+    else:
+        request.inputs[0].shape[0] = 2
+    for _ in range(2):
+        with pytest.raises(ConfigError):
+            messages.read(parse(pb.ModelInferRequest, serialise(request)), FAMILY)
+
+
+def test_another_family_by_the_name_is_read_anew() -> None:
+    messages, message = FamilyMessages(), serialise(item_request(1))
+    messages.read(parse(pb.ModelInferRequest, message), FAMILY)
+    other = replace(FAMILY, input=TensorSpec("pixels", "FP32", (4,)))
+    with pytest.raises(ConfigError, match="unexpected shape"):
+        messages.read(parse(pb.ModelInferRequest, message), other)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 3), st.integers(1, 100), st.sampled_from(["a", "b"]), st.one_of(st.none(), st.floats(0, 9))
+        ),
+        max_size=6,
+    ),
+    st.sampled_from(["", "a", "ä" * 40]),
+    st.sampled_from([None, 2]),
+)
+def test_a_response_written_in_two_parts_is_the_same_message(
+    answered: list[tuple[int, int, str, float | None]], request_id: str, classes: int | None
+) -> None:
+    messages = FamilyMessages()
+    for items, width, server, energy_j in answered:
+        scores = np.arange(items * 10, dtype=np.float32).reshape(items, 10) * width
+        answer = answer_of(scores, width=Width(width), server=ServerName(server), energy_j=energy_j)
+        written = pb.ModelInferResponse.FromString(messages.write(request_id, FAMILY, answer, classes))
+        assert written == build_response(request_id, FAMILY, answer, classes)
