@@ -124,7 +124,8 @@ class FamilyMessages:
         if len(self._read) >= _MOST_KEPT:
             self._read.clear()
         if len(key) <= _LONGEST_KEPT:
-            self._read[key] = family, replace(read, batch=np.empty_like(read.batch))
+            blank = np.broadcast_to(read.batch.dtype.type(), read.batch.shape)  # no memory but one item's
+            self._read[key] = family, replace(read, batch=blank)
         return read
 
     def write(self, request_id: str, family: FamilyModel, answer: Answer, classes: int | None) -> bytes:
@@ -150,7 +151,7 @@ def _read_batch(request: Message, family: FamilyModel) -> Array:
     spec, model, inputs = family.input, family.name, request.inputs
     if len(inputs) != 1:
         names = ",".join(f"'{tensor.name}'" for tensor in inputs[:_MOST_NAMED]) + ",..." * (len(inputs) > _MOST_NAMED)
-        missing = "" if any(tensor.name == spec.name for tensor in inputs[:_MOST_NAMED]) else f"'{spec.name}'"
+        missing = "" if any(tensor.name == spec.name for tensor in inputs) else f"'{spec.name}'"
         raise ConfigError(
             f"{_who(request)}expected 1 inputs but got {len(inputs)} inputs for model '{model}'. Got input(s) "
             f"[{names}], but missing required input(s) [{missing}]. Please provide all required input(s)."

@@ -25,7 +25,6 @@ from orchestrator.triton.messages import pb
 
 MAX_FIELDS: Final = 16_384
 """Most fields, sides of shapes included, of a message; some 5 ms of reading."""
-
 MAX_PACKED_BYTES: Final = 2**21
 """Most bytes of packed integers in a message that is parsed, which makes eight bytes of each of them."""
 

@@ -261,9 +261,9 @@ class Sender:
         """
         if request.attempts > 1 or not _is_finite(request.batch) or _is_finite(output):
             return False
-        self._fleet.doubt(batch.server, batch.model)
         key = batch.key.elsewhere(batch.server.name)
-        if self._judge(request, key, Cause.FAILED, repeatable=True) is not Verdict.SEND_AGAIN:
+        is_doubted = self._fleet.doubt(batch.server, batch.model)  # or one client could use up the budget of retries
+        if not is_doubted or self._judge(request, key, Cause.FAILED, repeatable=True) is not Verdict.SEND_AGAIN:
             return False
         self._observer.on_retry(batch.server.name)
         self._queues.push(key, request)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 
 from orchestrator.background import BackgroundTasks
@@ -60,7 +59,7 @@ class Fleet:
         self.servers = {name: self._connect(name, client) for name, client in sorted(clients.items())}
         self._prober = Prober(lambda: self.servers.values(), observer)
         self._background = BackgroundTasks(observer.on_background_failure)
-        self._doubted_s: dict[tuple[ServerName, ModelName], float] = {}
+        self._doubts: dict[tuple[ServerName, ModelName], tuple[float, asyncio.Task[None]]] = {}
         self._watches: dict[ServerName, asyncio.Task[None]] = {}
         self._leaving: dict[asyncio.Task[None], ServerConnection] = {}
         self._is_open = False
@@ -279,12 +278,12 @@ class Fleet:
                 self._eject_outliers()
         server.note_failure(model, error)
 
-    def doubt(self, server: ServerConnection, model: ServedModel) -> None:
-        """Have a model asked the golden probe soon, because what it answered looks wrong and may not be its fault."""
+    def doubt(self, server: ServerConnection, model: ServedModel) -> bool:
+        """Have a model probed whose answer looks wrong; return whether it may be its fault, as far as is known yet."""
         key, now_s = (server.name, model.name), asyncio.get_running_loop().time()
-        if now_s >= self._doubted_s.get(key, -math.inf) + _DOUBT_PAUSE_S:
-            self._doubted_s[key] = now_s
-            self._background.start("probing", lambda: self._prober.ask(server, model))
+        if key not in self._doubts or now_s >= self._doubts[key][0] + _DOUBT_PAUSE_S:
+            self._doubts[key] = now_s, self._background.start("probing", lambda: self._prober.ask(server, model))
+        return not self._doubts[key][1].done() or model.name in server.health.suspended
 
     def _eject_outliers(self) -> None:
         loop, settings = asyncio.get_running_loop(), self.settings.ejection

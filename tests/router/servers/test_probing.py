@@ -182,6 +182,7 @@ async def test_a_client_that_asks_for_infinity_gets_it_and_takes_no_server_out()
         await router.infer(nan)
         assert sum(len(server.batches) for server in servers.values()) == sent + 1, "its answer is what it asked for"
     assert {event[0] for event in observer.events} <= {"retry"}
+    assert observer.count("retry") <= 4, "a model that has just answered its probe is believed, and the budget kept"
 
 
 async def test_work_in_the_background_that_fails_is_noted_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
