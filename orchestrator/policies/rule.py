@@ -18,7 +18,7 @@ from orchestrator.policies.rules.joint.central import choose_centrally
 from orchestrator.policies.rules.width_rules import narrow
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import stretch_overdue
-from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.compiled import Column, Table, compiled, compiled_apart
 from orchestrator.policies.tables.layout import HOLD, REASONS, Choice
 from orchestrator.policies.tables.memory import STRIDE, WHOLE
 
@@ -78,7 +78,7 @@ _NO_CANDIDATE: Final = REASONS.index(Reason.NO_CANDIDATE)
 _BETTER_SERVER_BUSY: Final = REASONS.index(Reason.BETTER_SERVER_BUSY)
 
 
-@compiled
+@compiled_apart
 def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Column) -> Choice:
     """Return the row to dispatch, or HOLD or REJECT, the items to send, the code of the reason, and until when to hold.
 

@@ -16,7 +16,7 @@ from orchestrator.policies.fleet.row_values import read_candidate, read_decision
 from orchestrator.policies.protocol import RowPolicy, Situation
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import build_rows
-from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
+from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_spread_table, new_table
 from orchestrator.policies.tables.layout import Fleet, QueueHead, Scratch
 from orchestrator.policies.tables.memory import Memory
 from orchestrator.policies.tables.occupancy import BUSY_FIELDS
@@ -143,15 +143,15 @@ class FleetTables:
         depth = _SPARE_BATCHES + max((max(len(s.in_flight), s.batch_limit) for s in states), default=0)
         self._column_of: list[dict[ModelName, int]] = [{} for _ in states]
         self.fleet = Fleet(
-            new_table(col.SERVER_FIELDS, count),
-            new_table(col.MODEL_FIELDS, count * columns),
-            new_table(col.BATCH_FIELDS, count * depth),
+            new_spread_table(col.SERVER_FIELDS, count),
+            new_spread_table(col.MODEL_FIELDS, count * columns),
+            new_spread_table(col.BATCH_FIELDS, count * depth),
             count,
             columns,
             widths,
             depth,
         )
-        self.rows = new_table(col.ROW_FIELDS, count * widths)
+        self.rows = new_spread_table(col.ROW_FIELDS, count * widths)
         order = new_table(max(1, widths), count)
         order[:, :count] = np.arange(count)
         self.scratch = Scratch(order, new_table(BUSY_FIELDS, depth), new_column(count * widths), new_column(count))

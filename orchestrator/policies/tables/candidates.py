@@ -68,6 +68,7 @@ def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratc
     last_start_s, stretch_ratio, backlog_s = 0.0, 0.0, 0.0
     if held > 0:
         last_start_s, stretch_ratio, backlog_s = seat_batches(fleet, server, scratch.busy, query[col.NOW_S])
+    overdue_ratio = max(1.0, stretch_ratio / query[col.SLACK_MARGIN])
     bound_s = bound_work_s(fleet, server)
     wait_s, waits_for = 0.0, 0.0  # most widths of a server have as many instances
     for width in range(fleet.widths):
@@ -88,7 +89,7 @@ def _server_rows(fleet: Fleet, server: int, head: QueueHead, rows: Table, scratc
         rows[col.ROW_FIXED_S][count] = models[col.FIXED_S][model]
         rows[col.ROW_MAX_BATCH][count] = models[col.MAX_BATCH][model]
         rows[col.ROW_INSTANCES][count] = instances
-        rows[col.ROW_OVERDUE_RATIO][count] = max(1.0, stretch_ratio / query[col.SLACK_MARGIN])
+        rows[col.ROW_OVERDUE_RATIO][count] = overdue_ratio
         rows[col.ROW_PER_ITEM_J][count] = models[col.PER_ITEM_J][model]
         rows[col.ROW_FIXED_J][count] = models[col.FIXED_J][model]
         rows[col.ROW_BACKLOG_S][count] = backlog_s + bound_s
@@ -116,14 +117,18 @@ def _is_eligible(models: Table, model: int, query: Column) -> bool:
 def _has_room(fleet: Fleet, server: int, column: int, instances: float) -> float:
     """Return 1 when a server may be sent a batch of a width, else 0."""
     servers = fleet.servers
-    held, waiting = servers[col.BATCH_COUNT][server], servers[col.WAITING_LIMIT][server]
-    of_width = held  # at the most, which mostly is few enough
-    if held >= instances + waiting:
-        of_width = 0.0
-        for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
-            if fleet.batches[col.COLUMN][batch] == column:
-                of_width += 1
-    return 1.0 if has_room(held, of_width, instances, servers[col.BATCH_LIMIT][server], waiting) else 0.0
+    held, limit = servers[col.BATCH_COUNT][server], servers[col.BATCH_LIMIT][server]
+    waiting = servers[col.WAITING_LIMIT][server]
+    # Mostly the answer is the same whether none or all of what it holds are of this width, and need not be counted.
+    if not has_room(held, 0.0, instances, limit, waiting):
+        return 0.0
+    if has_room(held, held, instances, limit, waiting):
+        return 1.0
+    of_width = 0.0
+    for batch in range(server * fleet.depth, server * fleet.depth + int(held)):
+        if fleet.batches[col.COLUMN][batch] == column:
+            of_width += 1
+    return 1.0 if has_room(held, of_width, instances, limit, waiting) else 0.0
 
 
 @compiled

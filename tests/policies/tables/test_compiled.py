@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.policies.tables import compiled as module
-from orchestrator.policies.tables.compiled import cache_places, choose_cache, compiled
+from orchestrator.policies.tables.compiled import cache_places, choose_cache, compiled, compiled_apart, new_spread_table
 
 PACKAGE = Path(module.__file__).parents[2]
 
@@ -41,6 +41,20 @@ def test_the_first_place_that_can_be_written_is_taken(tmp_path: Path) -> None:
     assert found.is_dir()
     assert not (tmp_path / "c").exists()
     assert choose_cache([tmp_path / "file"], "compiled-1") is None
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 9, 256, 512, 4000])
+def test_fields_of_an_entry_lie_in_different_sets_of_the_cache(length: int) -> None:
+    table, cache_lines, sets = new_spread_table(16, length), 64, 64
+    assert max(1, length) <= table.shape[1] <= length + 16
+    used = {at * table.strides[0] // cache_lines % sets for at in range(16)}
+    assert len(used) == 16
+
+
+def test_a_function_is_compiled_into_its_callers_unless_it_is_compiled_apart() -> None:
+    into, apart = compiled(doubled), compiled_apart(doubled)
+    assert into(2.0) == apart(2.0) == 4.0
+    assert (into.targetoptions["forceinline"], apart.targetoptions["forceinline"]) == (True, False)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
