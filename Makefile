@@ -9,7 +9,7 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples
 
-.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity format clean
+.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity fuzz format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 10 minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
+	@echo "make fuzz              bytes that break a parser, FUZZ_SECONDS=20 for each of fifteen"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
 
@@ -75,6 +76,11 @@ bench-simulator: $(VENV)/.everything
 bench-clients: $(VENV)/.bench $(VENV)/kserve
 	$(BIN)/python -m benchmarks.clients --out docs/benchmarks --kserve $(VENV)/kserve/bin/python
 
+# One that is found is printed; see CONTRIBUTING.md for what then.
+FUZZ_SECONDS ?= 20
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzzing.run --seconds $(FUZZ_SECONDS) $(FUZZ_OPTIONS)
+
 format: $(VENV)/.everything
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -101,6 +107,11 @@ $(VENV)/.everything: pyproject.toml | $(BIN)/pip
 $(VENV)/.bench: $(VENV)/.serving
 	@echo "installing the load generator into $(VENV)"
 	$(PIP) --editable '.[local,plot,bench]'
+	@touch $@
+
+# Coverage-guided fuzzing beside what the tests need.
+$(VENV)/.fuzz: $(VENV)/.everything
+	$(PIP) --editable '.[all,fuzz]'
 	@touch $@
 
 # kserve asks for numpy 2, which the embedded Triton refuses.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, WrongAnswerError
 
 Array = NDArray[Any]
 
@@ -141,7 +141,12 @@ def _require_types(name: str, datatype: str, flat: list[object], types: tuple[ty
 
 
 def to_json(name: str, datatype: str, raw: bytes) -> list[Any]:
-    """Return raw data as a flat list of JSON values; raises ConfigError when it has no form in JSON."""
+    """Return the raw data of an answer as a flat list of JSON values.
+
+    Raises:
+        ConfigError: when it has no form in JSON.
+        WrongAnswerError: when it holds no whole number of elements.
+    """
     kind = _require_datatype(name, datatype)
     if not kind.has_json:
         raise ConfigError(
@@ -154,6 +159,8 @@ def to_json(name: str, datatype: str, raw: bytes) -> list[Any]:
             raise ConfigError(
                 f"output {name} holds bytes that are no UTF-8 text; ask for it with binary_data true"
             ) from exc
+    if len(raw) % kind.size_bytes:
+        raise WrongAnswerError(f"output {name} holds {len(raw)} bytes, which are no whole {datatype} elements")
     values: list[Any] = np.frombuffer(raw, dtype=kind.numpy).tolist()
     return values
 

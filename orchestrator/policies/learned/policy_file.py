@@ -142,7 +142,9 @@ def _read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Floats32]]:
         with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
         header = json.loads(bytes(arrays.pop("header")))
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, TypeError) as exc:
+    except ConfigError:
+        raise
+    except Exception as exc:  # zipfile, zlib and numpy raise a dozen kinds for a damaged file, and document few
         raise _refused(path, f"it is damaged or no policy ({type(exc).__name__})") from exc
     if not isinstance(header, dict):
         raise _refused(path, "its header is no mapping")

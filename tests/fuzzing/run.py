@@ -1,0 +1,123 @@
+"""``make fuzz``: coverage-guided search, target after target, from what is kept; the exit status is 1 for a finding.
+
+A finding is printed with its input in base64. Once mended, that line belongs into the target's corpus, which every
+run of the tests tries.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+
+from tests.fuzzing.corpus import read_corpus, unpack, write_corpus
+from tests.fuzzing.targets import TARGETS
+
+_SLOW_S = 5
+"""One input may take so long, where a parse takes milliseconds and instrumented code some ten times as much."""
+_MEMORY_MIB = 2048
+_LARGEST_BYTES = 8192
+_LARGEST_CORPUS_BYTES = 12_000
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How one search ended.
+
+    Attributes:
+        target: The target's name.
+        seconds: How long it ran.
+        inputs: How many inputs were tried.
+        edges: Branches of code that they reached together.
+        findings: Inputs that failed, in base64, with the last line of what was printed.
+    """
+
+    target: str
+    seconds: float
+    inputs: int
+    edges: int
+    findings: tuple[tuple[str, str], ...]
+
+
+def search(name: str, seconds: int, *, keep: bool) -> Search:
+    """Search for so many seconds; with ``keep`` the smallest inputs that it found become the corpus."""
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        found, failed = Path(folder) / "found", Path(folder) / "failed"
+        found.mkdir()
+        failed.mkdir()
+        unpack(read_corpus(name), found)
+        options = (f"-max_total_time={seconds}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MIB}")
+        printed = _start(name, found, *options, f"-max_len={_LARGEST_BYTES}", f"-artifact_prefix={failed}/")
+        if keep:  # libFuzzer adds what reaches new code, and replaces it where less does
+            write_corpus(name, choose_kept([path.read_bytes() for path in found.iterdir()]))
+        reasons = re.findall(r"^(?: === Uncaught.*\n(.*)|==\d+== ERROR: (.*))$", printed, re.MULTILINE)
+        why = " ".join(reasons[0]).strip() if reasons else ""
+        findings = tuple((base64.b64encode(path.read_bytes()).decode(), why) for path in sorted(failed.iterdir()))
+        if not findings and "DONE" not in printed and "Done" not in printed:
+            raise click.ClickException(f"the search of {name} did not end well:\n{printed[-2000:]}")
+    return Search(
+        name, time.monotonic() - began_s, _last(r"#(\d+)\s", printed), _last(r"cov: (\d+)", printed), findings
+    )
+
+
+def choose_kept(inputs: Iterable[bytes]) -> list[bytes]:
+    """Return the smallest inputs, as many as a corpus may hold."""
+    kept, room_bytes = [], _LARGEST_CORPUS_BYTES
+    for data in sorted(inputs, key=len):
+        room_bytes -= len(data)
+        if room_bytes < 0:
+            break
+        kept.append(data)
+    return kept
+
+
+def _start(name: str, *arguments: str | Path) -> str:
+    command = [sys.executable, "-m", "tests.fuzzing.search", name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    return done.stdout + done.stderr
+
+
+def _last(pattern: str, text: str) -> int:
+    found = re.findall(pattern, text)
+    return int(found[-1]) if found else 0
+
+
+def _show(done: Search) -> None:
+    end = f" {len(done.findings)} findings" if done.findings else ""
+    click.echo(f"{done.target:20} {done.seconds:6.0f} s {done.inputs:12,} inputs {done.edges:7,} branches{end}")
+    for line, why in done.findings:
+        click.echo(f"  {why}\n  {line}")
+
+
+@click.command(help=__doc__)
+@click.option("--seconds", type=click.IntRange(min=1), default=20, show_default=True, help="For each target.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Searches at a time.")
+@click.option("--keep", is_flag=True, help="Write back the smallest inputs that reached new code.")
+@click.option("--results", type=click.Path(path_type=Path), help="Where the figures go, as JSON.")
+@click.argument("names", nargs=-1, type=click.Choice(list(TARGETS)))
+def main(names: tuple[str, ...], seconds: int, jobs: int, keep: bool, results: Path | None) -> None:
+    """Search, one line a target."""
+    searches = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in pool.map(partial(search, seconds=seconds, keep=keep), names or TARGETS):
+            searches.append(done)
+            _show(done)
+    if results is not None:
+        results.write_text(json.dumps([asdict(done) for done in searches], indent=1) + "\n")
+    sys.exit(any(done.findings for done in searches))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""One search for bytes that a target does not take, by Atheris, in the process that it may end.
+
+``python -m tests.fuzzing.search TARGET FOLDER... [libFuzzer's options]``; ``tests.fuzzing.run`` starts it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["orchestrator", "hpack"]):
+    from tests.fuzzing.targets import TARGETS
+
+
+def main() -> None:
+    """Search until libFuzzer's options say that it is enough; a finding ends the process."""
+    atheris.Setup([sys.argv[0], *sys.argv[2:]], TARGETS[sys.argv[1]])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
