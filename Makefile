@@ -9,7 +9,7 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples
 
-.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity fuzz format clean
+.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity fuzz attack format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 10 minutes"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
 	@echo "make fuzz              bytes that break a parser, FUZZ_SECONDS=20 for each of fifteen"
+	@echo "make attack            what one client can do to the others: docs/benchmarks/attack.md, some 6 minutes"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"
 
@@ -80,6 +81,10 @@ bench-clients: $(VENV)/.bench $(VENV)/kserve
 FUZZ_SECONDS ?= 20
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzzing.run --seconds $(FUZZ_SECONDS) $(FUZZ_OPTIONS)
+
+# Alone on the machine. ATTACK_OPTIONS='--grpc host:port --http host:port' attacks a gateway of yours that runs.
+attack: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.attack $(ATTACK_OPTIONS)
 
 format: $(VENV)/.everything
 	$(BIN)/ruff format $(SOURCES)

@@ -1,0 +1,195 @@
+"""``make attack``: every attack on a gateway, and the answers of a client who did nothing wrong.
+
+Without addresses it runs a gateway in front of two real Tritons; with ``--grpc`` and ``--http`` it attacks the one
+there, which must be yours. The exit status is 1 when a victim's request failed, or was answered later than is
+promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import click
+
+from benchmarks.attack.attacks import ATTACKS
+from benchmarks.attack.victim import Met
+from benchmarks.harness.command import conclude, out_option, publish, repository_option, run_to_end, start_clock
+from benchmarks.harness.processes import list_children, read_held
+from benchmarks.harness.programs import run_python
+from benchmarks.harness.run import Run, page_head
+from benchmarks.resilience.testbed import open_testbed
+from orchestrator.reporting.blocks import Heading, Table
+from orchestrator.reporting.claim import Claim
+
+ANSWER_BAR_S, PROBE_BAR_S = 0.150, 0.100
+QUIET = "nothing"
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attack did.
+
+    Attributes:
+        attack: Its name.
+        inferences: What became of the victim's inferences.
+        probes: What became of its health probes.
+        most_bytes: The most that the gateway's processes held in memory, together; None where they are not ours.
+        before_bytes: What they held before; None likewise.
+    """
+
+    attack: str
+    inferences: Met
+    probes: Met
+    most_bytes: int | None
+    before_bytes: int | None
+
+    @property
+    def failed(self) -> int:
+        """Requests of the victim that were not answered."""
+        return sum(sum(met.errors.values()) for met in (self.inferences, self.probes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(Run):
+    """All attacks, the quiet before them first.
+
+    Attributes:
+        outcomes: In the order they were made.
+    """
+
+    outcomes: tuple[Outcome, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The gateway that is attacked; ``pid`` is None when it is not ours."""
+
+    grpc: str
+    http: str
+    pid: int | None
+
+
+@asynccontextmanager
+async def _target(repository: Path, grpc: str | None, http: str | None) -> AsyncIterator[Target]:
+    if grpc and http:
+        yield Target(grpc, http, None)
+        return
+    with tempfile.TemporaryDirectory(prefix="attack-") as folder:
+        async with open_testbed(repository, Path(folder), slowdown=1.0, extra_model="alone") as bed:
+            yield Target(bed.grpc, bed.http, bed.gateway_pid)
+
+
+def _held_bytes(pid: int) -> int:
+    return sum(read_held(each).rss_bytes for each in (pid, *list_children(pid)))
+
+
+async def _most_bytes(pid: int | None) -> int | None:
+    """Return the most memory that was held until cancelled."""
+    most = None if pid is None else _held_bytes(pid)
+    try:
+        while True:
+            await asyncio.sleep(0.05)
+            if pid is not None and most is not None:
+                most = max(most, _held_bytes(pid))
+    except asyncio.CancelledError:
+        return most
+
+
+async def measure(name: str, target: Target, seconds: float, log: Path) -> Outcome:
+    """Attack for so many seconds, and see what becomes of the victim meanwhile."""
+    before = None if target.pid is None else _held_bytes(target.pid)
+    watching = asyncio.create_task(_most_bytes(target.pid))
+    where = (target.grpc, target.http, str(seconds))
+    async with run_python("benchmarks.attack.victim", *where, log=log) as victim:
+        if name == QUIET:
+            printed, _ = await victim.communicate()
+        else:
+            async with run_python("benchmarks.attack.attacks", name, *where, log=log) as attacker:
+                printed, _ = await victim.communicate()
+                await attacker.wait()
+    watching.cancel()
+    found = {kind: Met(**met) for kind, met in json.loads(printed).items()}
+    return Outcome(name, found["inferences"], found["probes"], await watching, before)
+
+
+async def _run(repository: Path, grpc: str | None, http: str | None, names: Sequence[str], seconds: float) -> Results:
+    say, results = start_clock(), Results.begin()
+    with tempfile.TemporaryDirectory(prefix="attack-log-") as folder:
+        async with _target(repository, grpc, http) as target:
+            for name in (QUIET, *names):
+                outcome = await measure(name, target, seconds, Path(folder) / "log")
+                say(" ".join(_row(outcome)))
+                for reason, count in (outcome.inferences.errors | outcome.probes.errors).items():
+                    say(f"    {count} of {reason}")
+                results = replace(results, outcomes=(*results.outcomes, outcome))
+                await asyncio.sleep(1.0)
+    return results
+
+
+def draw_claims(results: Results) -> tuple[Claim, ...]:
+    """Return the bars of every attack together, held against the worst."""
+    outcomes = [outcome for outcome in results.outcomes if outcome.attack != QUIET]
+
+    def longest(kind: str) -> float:
+        return max(max(getattr(outcome, kind).latencies_s, default=0.0) for outcome in outcomes)
+
+    return (
+        Claim("victims' requests not answered, over all attacks", float(sum(o.failed for o in outcomes)), "", 0.0),
+        Claim("longest inference of a victim", 1e3 * longest("inferences"), "ms", 1e3 * ANSWER_BAR_S),
+        Claim("longest health probe of a victim", 1e3 * longest("probes"), "ms", 1e3 * PROBE_BAR_S),
+    )
+
+
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    def times(met: Met) -> tuple[str, str, str]:
+        latencies_s = sorted(met.latencies_s)
+        sent = len(latencies_s) + sum(met.errors.values())
+        if not latencies_s:
+            return f"0 of {sent}", "", ""
+        p99_s = latencies_s[int(0.99 * (len(latencies_s) - 1))]
+        return f"{len(latencies_s)} of {sent}", f"{1e3 * p99_s:.0f}", f"{1e3 * latencies_s[-1]:.0f}"
+
+    grown = "" if outcome.most_bytes is None else f"{(outcome.most_bytes - (outcome.before_bytes or 0)) / _MIB:.0f}"
+    return (f"`{outcome.attack}`", *times(outcome.inferences), *times(outcome.probes), grown)
+
+
+@click.command(help=__doc__)
+@repository_option
+@out_option
+@click.option("--grpc", help="host:port of a gateway that runs already.")
+@click.option("--http", help="Its host:port of HTTP.")
+@click.option("--seconds", type=click.FloatRange(min=1), default=8.0, show_default=True, help="Of each attack.")
+@click.option("--only", multiple=True, type=click.Choice(list(ATTACKS)), help="These alone; nothing is written then.")
+def main(
+    repository: Path, out: Path, grpc: str | None, http: str | None, seconds: float, only: tuple[str, ...]
+) -> None:
+    """Attack, print and write."""
+    if (grpc is None) != (http is None):
+        raise click.UsageError("give both --grpc and --http, or neither")
+    results = run_to_end(_run(repository, grpc, http, only or tuple(ATTACKS), seconds))
+    claims = draw_claims(results)
+    if not only:
+        head = "What one client can do to the others"
+        prose = (
+            "This page is written by `make attack`. A gateway with its default settings stands before two real "
+            "Tritons. A victim sends 50 inferences a second over gRPC, with a deadline of 1 s. It also sends 10 health "
+            "probes a second over HTTP, each on a new connection. Meanwhile one attacker, who knows no token, does for "
+            f"{seconds:g} s what a row says; `benchmarks/attack/attacks.py` says how. Attacker, victim, gateway and "
+            "Tritons share the processors."
+        )
+        columns = ("attack", "inferences answered", "p99 ms", "longest ms", "probes answered", "p99 ms", "longest ms")
+        table = Table((*columns, "memory grew by MiB"), list(map(_row, results.outcomes)))
+        page = [*page_head(head, prose, results, claims), Heading(2, "Measured"), table]
+        publish("attack", out, results.encode_with(claims), page)
+    conclude(claims)
+
+
+if __name__ == "__main__":
+    main()

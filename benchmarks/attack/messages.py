@@ -1,0 +1,64 @@
+"""Requests that are small and much to read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Mapping
+
+from orchestrator.triton.messages import pb
+
+_FAMILY = pb.ModelInferRequest(model_name="fashion").SerializeToString()
+
+
+def _inside(key: int, content: bytes) -> bytes:
+    """Return a field that holds a message."""
+    size, value = b"", len(content)
+    while value >= 0x80:
+        size, value = size + bytes([value & 0x7F | 0x80]), value >> 7
+    return bytes([key]) + size + bytes([value]) + content
+
+
+GRPC_BOMBS: Mapping[str, Callable[[], bytes]] = {
+    "unknown-fields": lambda: _FAMILY + b"\x78\x00" * 31_000_000,
+    "empty-inputs": lambda: _FAMILY + b"\x2a\x00" * 31_000_000,
+    "packed-sides": lambda: _FAMILY + _inside(0x2A, _inside(0x1A, b"\x01" * 60_000_000)),
+    "empty-strings": lambda: _FAMILY + _inside(0x2A, _inside(0x2A, b"\x42\x00" * 31_000_000)),
+}
+"""ModelInferRequests of some 60 MB, which gzip packs into some 60 kB."""
+
+
+def _tensor(**content: object) -> dict[str, object]:
+    return {"name": "pixels", "datatype": "FP32", "shape": [1, 1, 28, 28], **content}
+
+
+def _json(body: str, filling: str, times: int) -> bytes:
+    """Return JSON in which a filling stands for ``@``, as often as wanted."""
+    return body.replace('"@"', filling.join([""] * times) + filling.rstrip(",")).encode()
+
+
+_ZEROS = json.dumps({"inputs": [_tensor(data=["@"])]})
+HTTP_BOMBS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
+    "zeros": ("/v2/models/fashion/infer", lambda: _json(_ZEROS, "0,", 31_000_000)),
+    "empty-inputs": ("/v2/models/fashion/infer", lambda: _json('{"inputs": ["@"]}', "{},", 20_000_000)),
+    "index-of-inputs": ("/v2/repository/index", lambda: _json('{"inputs": ["@"]}', "{},", 20_000_000)),
+    "sides": (
+        "/v2/models/fashion/infer",
+        lambda: _json(json.dumps({"inputs": [_tensor(data=[0], shape=["@"])]}), "1,", 31_000_000),
+    ),
+    "strings": (
+        "/v2/models/fashion/infer",
+        lambda: _json(json.dumps({"inputs": [_tensor(data=["@"], datatype="BYTES")]}), '"",', 12_000_000),
+    ),
+    "parameters": (
+        "/v2/models/fashion/infer",
+        lambda: ('{"inputs": [], "parameters": {' + ",".join(f'"p{n}":0' for n in range(700_000)) + "}}").encode(),
+    ),
+    "nested": ("/v2/models/fashion/infer", lambda: b'{"inputs": [{"data": ' + b"[" * 30_000_000),
+}
+"""By name: where it is posted, and JSON of some 60 MB."""
+
+
+def pack(body: bytes) -> bytes:
+    """Return a body in gzip, as small as it gets quickly."""
+    return gzip.compress(body, 6)
