@@ -31,6 +31,11 @@ LARGEST_SENT: Final = 65536
 _NO_TABLE: Final = b"\x20"
 """First byte of a header block that says: the sender's table has no bytes from now on."""
 _LAST_HEADERS: Final = END_HEADERS | END_STREAM
+SPARED_UPDATES: Final = 4
+"""How often a peer widens windows for a call, or for a piece of an answer, at most; most do so once in many."""
+_PIECE_BYTES: Final = 1024
+_LEAST_PIECE_BYTES: Final = 32
+"""A smaller piece of an answer, or than half of the peer's own small window, spares it no update of the window."""
 _MIB: Final = 2**20
 
 
@@ -47,7 +52,8 @@ class Limits:
         stall_s: how long a peer may take to accept or send the next piece of what it has begun.
         quiet_s: silence after which the peer is pinged.
         ping_s: how long the answer to a ping may take.
-        idle_faults: pings, resets and empty frames at once; a peer beyond is sent away.
+        idle_faults: charges at once for what brings nobody an answer (pings, resets of either side, empty frames,
+            refused calls, windows that grow without need); a peer beyond is sent away.
         idle_faults_per_s: likewise in the long run.
     """
 
@@ -69,6 +75,8 @@ class Flow:
     Attributes:
         now_s: when something last came, seconds on ``clock``.
         running: calls that have not ended, those whose streams are gone included; counted by the user.
+        charges: what the peer did that brings nobody an answer, and what we had to do for it, not settled yet.
+        spared_updates: how often the peer may still widen a window without a charge, because calls or data went to it.
         is_over: whether the connection is gone.
         is_paused: whether the transport takes no more; the owner sets it, and calls ``resume``.
         flush: lets out at once what would go out at the end of the loop's turn, for a caller who knows that nothing
@@ -90,6 +98,8 @@ class Flow:
         self._wake = wake
         self.now_s = clock()
         self.running = 0
+        self.charges = 0
+        self.spared_updates = SPARED_UPDATES
         self.is_over = False
         self.is_paused = False
         self.flush: Callable[[], None] = _do_nothing
@@ -305,6 +315,10 @@ class Stream:
             if is_last:
                 self._close_local()
         if self.pending_bytes < before:
+            sent_bytes = before - self.pending_bytes
+            least_bytes = min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, connection.initial_window // 2))
+            if sent_bytes >= least_bytes or not pending:
+                connection.spared_updates += SPARED_UPDATES + sent_bytes // _PIECE_BYTES
             self.progress_s = connection.clock()
         if pending and self.send_window > 0:
             connection.blocked[self.id] = self
@@ -360,9 +374,11 @@ class Stream:
     # --- the end ---
 
     def reset(self, code: ErrorCode) -> None:
-        """End the stream at once, both ways; the receiver is not notified."""
-        if self.connection.streams.get(self.id) is self:
-            self.connection.write(rst_stream_frame(self.id, code))
+        """End the stream at once, both ways; the receiver is not notified. A client is charged, whoever is at fault."""
+        connection = self.connection
+        if connection.streams.get(self.id) is self:
+            connection.charges += connection.is_server
+            connection.write(rst_stream_frame(self.id, code))
             self.forget()
 
     def end(self, code: ErrorCode) -> None:

@@ -98,7 +98,7 @@ class Joined(OurEnd):
         while True:
             there = self.client.data_to_send()
             if there:
-                self.connection.receive(there)
+                self.send(there)
             back = self.connection.take_out()
             if back:
                 self.events += self.client.receive_data(back)
@@ -106,8 +106,10 @@ class Joined(OurEnd):
                 return
 
     def send(self, raw: bytes) -> None:
-        """Send bytes that the library would not."""
-        self.connection.receive(raw)
+        """Send bytes, also those that the library would not; they are taken in as many turns as it needs."""
+        has_more = self.connection.receive(raw)
+        while has_more:
+            has_more = self.connection.receive(b"")
 
     def request(self, body: bytes | None = None, **more: Any) -> int:
         number = self.client.get_next_available_stream_id()

@@ -55,7 +55,13 @@ class Service(CallRules, Generic[CallerT]):
     quick: Mapping[str, QuickHandler[CallerT]] = field(default_factory=dict)
 
     def accept(self, stream: Stream, head: RequestHead) -> Receiver | None:
-        """Begin a call, or answer at once what is none."""
+        """Begin a call, or answer at once what is none, for a charge."""
+        receiver = self._accept(stream, head)
+        if receiver is None:
+            stream.connection.charges += 1
+        return receiver
+
+    def _accept(self, stream: Stream, head: RequestHead) -> Receiver | None:
         if head.is_malformed:
             stream.reset(ErrorCode.PROTOCOL_ERROR)
         elif head.problem:
