@@ -65,7 +65,7 @@ _TURN_S: Final = 0.002
 """Seconds after which no further frame is taken in a turn."""
 _UNTIMED_FRAMES: Final = 2
 """Frames before the clock is looked at: a call has no more."""
-_CHARGED_BLOCK_BYTES: Final = 4096
+_CHARGED_BLOCK_BYTES: Final = 2048
 """Decoding so much of a header block takes as much as some other frames that are charged for."""
 _SMALL_BYTES: Final = 1024
 _WINDOWS_A_CHARGE: Final = 16
