@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from orchestrator.http2.frames import (
@@ -71,6 +72,7 @@ _SMALL_BYTES: Final = 1024
 _WINDOWS_A_CHARGE: Final = 16
 _MOST_SKIPPED: Final = 128
 _MOST_SPARED: Final = 4096
+_MOST_LOOKED_AT: Final = 8
 _EVERY_STREAM: Final = 2**31 - 1
 _DRAIN_PROBE: Final = b"draining"
 _LIFE_PROBE: Final = b"anybody?"
@@ -226,9 +228,17 @@ class Connection(Flow, Generic[T]):
                 stream.end(ErrorCode.CANCEL)
 
     @property
-    def was_used(self) -> bool:
-        """Whether the peer has ever opened a stream."""
-        return self._last_stream > 0
+    def is_answering(self) -> bool:
+        """Whether a call waits for us: one that has come whole, or a stream of messages that got on just now.
+
+        Of very many calls only the latest are looked at.
+        """
+        since_s = self.clock() - self.limits.handshake_s
+        return any(
+            not stream.pending_bytes
+            and (stream.is_remote_closed or (not stream.is_fed and stream.progress_s >= since_s))
+            for stream in islice(reversed(self.streams.values()), _MOST_LOOKED_AT)
+        )
 
     @property
     def is_usable(self) -> bool:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.http2.connection import TURN_FRAMES, Connection
-from orchestrator.http2.frames import ErrorCode
+from orchestrator.http2.frames import ErrorCode, ViolationError
 from orchestrator.http2.listener import Listener, Waiting
 from orchestrator.http2.stream import Limits
 
@@ -28,6 +28,7 @@ _WRITE_BUFFER_BYTES = 2**20
 _IDLE_LOOK_S = 0.5
 _DRAIN_LOOK_S = 0.02
 _LEAST_FRAMES = 8
+_EVICTION_S = 1.0
 
 Make = Callable[[Callable[[], None]], Connection[Any]]
 """Returns the logic of a new connection, given what to call when it has something to say."""
@@ -142,10 +143,13 @@ class Http2Protocol(asyncio.Protocol):
 
     @property
     def waiting(self) -> Waiting | None:
-        """Since when it waits for its client; None while a stream is open."""
-        if not self.is_idle:
+        """Since when it waits for its client; None while a call is being answered."""
+        connection = self.connection
+        if connection is None:
+            return Waiting(self.peer, self._heard_s)
+        if self.paused_since_s is None and (self._is_behind or connection.is_answering):
             return None
-        return Waiting(self.peer, self._heard_s, self.connection is not None and self.connection.was_used)
+        return Waiting(self.peer, self._heard_s, connection.was_answered, connection.is_idle)
 
     def pause_writing(self) -> None:
         """Send and read no more: the transport's buffer is full."""
@@ -202,6 +206,13 @@ class Http2Protocol(asyncio.Protocol):
             self._flush()
             self._transport.close()
 
+    def evict(self) -> None:
+        """Close for the sake of another connection, and say so where the peer takes it."""
+        if self.connection is not None:
+            self.connection.fail(ViolationError(ErrorCode.NO_ERROR, "another connection needs the place of this one"))
+        self.close()
+        self._loop.call_later(_EVICTION_S, self._transport.abort)
+
     def abort(self) -> None:
         """Close at once; what was written and not taken is lost."""
         self._closing_since_s = self._loop.time()
@@ -223,6 +234,9 @@ class Http2Listener(Listener[Http2Protocol]):
     def __init__(self, make: Make, limits: Limits, *, max_connections: int = 4096) -> None:
         connect = partial(Http2Protocol, make, backlog=Backlog())
         super().__init__(connect, max_connections=max_connections, handshake_s=limits.handshake_s)
+
+    def _evict(self, connection: Http2Protocol) -> None:
+        connection.evict()
 
     async def _drain(self, grace_s: float) -> None:
         for protocol in list(self._connections):

@@ -33,6 +33,8 @@ _NO_TABLE: Final = b"\x20"
 _LAST_HEADERS: Final = END_HEADERS | END_STREAM
 SPARED_UPDATES: Final = 4
 """How often a peer widens windows for a call, or for a piece of an answer, at most; most do so once in many."""
+_LEAST_BYTES_PER_S: Final = 1024
+"""Who sends a request or takes an answer more slowly has stalled."""
 _PIECE_BYTES: Final = 1024
 _LEAST_PIECE_BYTES: Final = 32
 """A smaller piece of an answer, or than half of the peer's own small window, spares it no update of the window."""
@@ -49,7 +51,8 @@ class Limits:
         connection_window_bytes: likewise on all streams of a connection together.
         header_list_bytes: size of a header list, by HPACK's count.
         handshake_s: how long the first SETTINGS may take, and a header block to come whole.
-        stall_s: how long a peer may take to accept or send the next piece of what it has begun.
+        stall_s: how long a peer may take to accept or send the next piece of what it has begun, besides a second for
+            each KiB.
         quiet_s: silence after which the peer is pinged.
         ping_s: how long the answer to a ping may take.
         idle_faults: charges at once for what brings nobody an answer (pings, resets of either side, empty frames,
@@ -77,6 +80,7 @@ class Flow:
         running: calls that have not ended, those whose streams are gone included; counted by the user.
         charges: what the peer did that brings nobody an answer, and what we had to do for it, not settled yet.
         spared_updates: how often the peer may still widen a window without a charge, because calls or data went to it.
+        was_answered: whether the peer ever got more than a refusal.
         is_over: whether the connection is gone.
         is_paused: whether the transport takes no more; the owner sets it, and calls ``resume``.
         flush: lets out at once what would go out at the end of the loop's turn, for a caller who knows that nothing
@@ -100,6 +104,7 @@ class Flow:
         self.running = 0
         self.charges = 0
         self.spared_updates = SPARED_UPDATES
+        self.was_answered = False
         self.is_over = False
         self.is_paused = False
         self.flush: Callable[[], None] = _do_nothing
@@ -237,6 +242,7 @@ class Stream:
         connection, size = self.connection, len(body)
         if self.is_local_closed:
             return
+        connection.was_answered = True
         if (
             size > self.send_window
             or size > connection.send_window
@@ -319,7 +325,8 @@ class Stream:
             least_bytes = min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, connection.initial_window // 2))
             if sent_bytes >= least_bytes or not pending:
                 connection.spared_updates += SPARED_UPDATES + sent_bytes // _PIECE_BYTES
-            self.progress_s = connection.clock()
+            connection.was_answered = True
+            self._note_progress(connection.clock(), sent_bytes, is_whole=not pending)
         if pending and self.send_window > 0:
             connection.blocked[self.id] = self
         else:
@@ -331,6 +338,10 @@ class Stream:
         if before and (on_writable := self.on_writable) is not None:
             self.on_writable = None
             on_writable()
+
+    def _note_progress(self, now_s: float, size: int, *, is_whole: bool = False) -> None:
+        """Note that so many bytes got on, which give a peer time only at a least rate: no trickle renews it."""
+        self.progress_s = now_s if is_whole else min(now_s, self.progress_s + size / _LEAST_BYTES_PER_S)
 
     def _end_sending(self, trailers: bytes) -> None:
         kind, flags = (HEADERS, _LAST_HEADERS) if trailers else (DATA, END_STREAM)
@@ -350,10 +361,11 @@ class Stream:
 
     def credit(self) -> None:
         """Let the peer send as much again as came, because it was taken; a frame says so once it is worth one."""
+        size = self.owed
         self.credit_connection()
         if self.is_remote_closed:
             return
-        self.progress_s = self.connection.now_s
+        self._note_progress(self.connection.now_s, size)
         window = self.connection.limits.stream_window_bytes
         lacking = window - self.receive_window
         if lacking * 2 >= window:

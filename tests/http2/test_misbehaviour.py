@@ -196,6 +196,48 @@ async def test_a_stream_may_be_silent_between_messages_but_not_within_one() -> N
     await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("path", [BLOCK, STREAM])
+async def test_a_message_in_drops_does_not_buy_time(path: bytes) -> None:
+    ends = Joined(accept=World().service.accept)
+    ends.send(raw_request(1, path, flags=4) + frame(DATA, 0, 1, pack_message(bytes(1000))[:9]))
+    ended_s = 0.0
+    while not ended_s:
+        ends.now_s += 1.0
+        ends.send(frame(DATA, 0, 1, b"x"))
+        ends.connection.check()
+        if rst_stream_frame(1, ErrorCode.CANCEL) in ends.connection.take_out():
+            ended_s = ends.now_s
+    assert ended_s == 31.0
+    await asyncio.sleep(0)
+
+
+def test_a_window_that_opens_in_drops_does_not_buy_time() -> None:
+    ends = Joined(settings={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    ends.send(raw_request(1, BLOCK))
+    ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
+    ended_s = 0.0
+    while not ended_s:
+        ends.now_s += 1.0
+        ends.send(frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\x10"))
+        ends.connection.check()
+        if rst_stream_frame(1, ErrorCode.CANCEL) in ends.connection.take_out():
+            ended_s = ends.now_s
+    assert ended_s == 31.0
+
+
+def test_who_takes_an_answer_slowly_has_the_time_that_it_needs() -> None:
+    ends = Joined(settings={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    ends.send(raw_request(1, BLOCK))
+    ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(200_000), OK_TRAILERS)
+    while not ends.connection.is_idle:
+        ends.now_s += 20.0
+        ends.connection.check()
+        ends.send(frame(WINDOW_UPDATE, 0, 1, (40_000).to_bytes(4, "big")))
+        ends.send(frame(WINDOW_UPDATE, 0, 0, (40_000).to_bytes(4, "big")))
+    assert ends.now_s == 100.0
+    assert ends.calls[0].aborted is None
+
+
 async def test_a_call_that_was_refused_is_forgotten_before_its_time_is_up() -> None:
     ends = Joined(accept=World().service.accept)
     patient = block("/s/Echo", ("grpc-timeout", "1H"))

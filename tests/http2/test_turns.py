@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h2.settings
 import pytest
 
 from orchestrator.http2.connection import TURN_FRAMES, Connection
@@ -15,6 +16,7 @@ from orchestrator.http2.frames import (
     PREFACE,
     ErrorCode,
     frame,
+    goaway_frame,
     rst_stream_frame,
     settings_frame,
     window_update_frame,
@@ -93,6 +95,9 @@ class Wire:
         self.is_reading = True
 
     def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
         self.is_closed = True
 
 
@@ -239,6 +244,37 @@ def test_trailers_that_meet_our_reset_are_ignored() -> None:
     ends.calls[0].stream.reset(ErrorCode.CANCEL)
     ends.send(frame(HEADERS, 5, 5, block("/s/Echo")))
     assert ends.connection.violation is None
+
+
+def test_a_call_is_being_answered_only_while_it_waits_for_us() -> None:
+    ends = Joined(settings={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    ends.send(raw_request(1, BLOCK, flags=4))
+    assert not ends.connection.is_answering, "its request has not come whole"
+    ends.send(frame(DATA, 1, 1, b"x"))
+    assert ends.connection.is_answering
+    assert not ends.connection.was_answered
+    ends.calls[0].stream.respond(b"\x88", bytes(100), b"\x88")
+    assert not ends.connection.is_answering, "the peer does not take it"
+    assert ends.connection.was_answered
+
+
+async def test_a_stream_is_being_answered_while_messages_come() -> None:
+    ends = Joined(accept=World().service.accept)
+    ends.send(raw_request(1, block("/s/Stream"), flags=4) + frame(DATA, 0, 1, pack_message(b"x")))
+    await asyncio.sleep(0)
+    assert ends.connection.is_answering
+    ends.now_s = 11.0
+    assert not ends.connection.is_answering
+    ends.connection.abort(ErrorCode.CANCEL)
+    await asyncio.sleep(0)
+
+
+async def test_who_is_evicted_is_told() -> None:
+    protocol, wire = open_protocol(Backlog())
+    protocol.data_received(raw_request(1, BLOCK, flags=4))
+    protocol.evict()
+    assert wire.is_closed
+    assert wire.written.endswith(goaway_frame(1, ErrorCode.NO_ERROR, "another connection needs the place of this one"))
 
 
 async def test_the_more_wait_the_less_another_may_take_at_once() -> None:

@@ -71,6 +71,7 @@ class GrpcServer(Endpoint):
             receive_budget=ReceiveBudget(int(clients.max_held_mib * _MIB)),
             identify=self._identify,
             quick={f"/{SERVICE}/ModelInfer": data_plane.inference.begin},
+            limit_s=self._limit_stranger_s if data_plane.guard.is_on else None,
         )
         listener = Http2Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
         super().__init__("gateway.grpc", settings.grpc or "", listener, ssl=ssl, listens=listens)
@@ -82,6 +83,10 @@ class GrpcServer(Endpoint):
 
     def _identify(self, path: str, metadata: Metadata) -> Caller:
         return self._data_plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
+
+    def _limit_stranger_s(self, caller: Caller) -> float | None:
+        """Return how long a call may take that nobody answers for, a probe of health; None for a tenant's."""
+        return self._limits.handshake_s if caller.tenant is None else None
 
     async def _stream(self, requests: AsyncIterator[bytes], send: Send, caller: Caller) -> None:
         await StreamSession(self._data_plane, send, window=self._window, caller=caller).run(requests)
