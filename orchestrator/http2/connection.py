@@ -19,6 +19,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final, Generic, TypeVar
 
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.frames import (
     ACK,
     DATA,
@@ -87,6 +88,7 @@ class Connection(Flow, Generic[T]):
         limits: what the peer may take.
         clock: seconds, monotonic.
         wake: called when there is something to write after there was nothing.
+        send_budget: what is held of answers that peers do not take, over all connections; None bounds nothing.
 
     Attributes:
         violation: why the connection has ended; None while it lives.
@@ -102,8 +104,9 @@ class Connection(Flow, Generic[T]):
         *,
         clock: Callable[[], float],
         wake: Callable[[], None],
+        send_budget: HeldBudget | None = None,
     ) -> None:
-        super().__init__(limits, is_server=accept is not None, clock=clock, wake=wake)
+        super().__init__(limits, is_server=accept is not None, clock=clock, wake=wake, send_budget=send_budget)
         self._decoder = decoder
         self._accept = accept
         self._born_s = self.now_s
@@ -197,7 +200,7 @@ class Connection(Flow, Generic[T]):
         self.streams.clear()
         self.blocked.clear()
         for stream in streams:
-            stream.is_local_closed = stream.is_remote_closed = True
+            stream.discard()
             stream.notify_abort(code)
 
     def drain(self) -> None:

@@ -7,11 +7,13 @@ not hold up the others. An answer that fits is one write.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.frames import (
     DATA,
     DEFAULT_WINDOW,
@@ -77,6 +79,7 @@ class Flow:
 
     Attributes:
         now_s: when something last came, seconds on ``clock``.
+        send_budget: what is held of answers that peers do not take, over all connections of a server.
         running: calls that have not ended, those whose streams are gone included; counted by the user.
         charges: what the peer did that brings nobody an answer, and what we had to do for it, not settled yet.
         spared_updates: how often the peer may still widen a window without a charge, because calls or data went to it.
@@ -94,9 +97,16 @@ class Flow:
     """
 
     def __init__(
-        self, limits: Limits, *, is_server: bool, clock: Callable[[], float], wake: Callable[[], None]
+        self,
+        limits: Limits,
+        *,
+        is_server: bool,
+        clock: Callable[[], float],
+        wake: Callable[[], None],
+        send_budget: HeldBudget | None = None,
     ) -> None:
         self.limits = limits
+        self.send_budget = send_budget or HeldBudget(math.inf)
         self.is_server = is_server
         self.clock = clock
         self._wake = wake
@@ -203,6 +213,7 @@ class Stream:
         is_local_closed: whether we have.
         pending: what the peer does not take yet.
         pending_bytes: how much that is.
+        counted_bytes: how much of it the budget knows of.
         trailers: what follows ``pending``; empty: an empty DATA frame ends the stream; None: it is not to end yet.
         on_writable: called once when less is pending, then forgotten.
         progress_s: when it last got on, seconds on the connection's clock.
@@ -220,6 +231,7 @@ class Stream:
     is_local_closed: bool = False
     pending: deque[memoryview] = field(default_factory=deque)
     pending_bytes: int = 0
+    counted_bytes: int = 0
     trailers: bytes | None = None
     on_writable: Callable[[], None] | None = None
     progress_s: float = field(init=False)
@@ -327,6 +339,8 @@ class Stream:
                 connection.spared_updates += SPARED_UPDATES + sent_bytes // _PIECE_BYTES
             connection.was_answered = True
             self._note_progress(connection.clock(), sent_bytes, is_whole=not pending)
+        if self.pending_bytes != self.counted_bytes:
+            self._count_pending()
         if pending and self.send_window > 0:
             connection.blocked[self.id] = self
         else:
@@ -398,11 +412,28 @@ class Stream:
         self.reset(code)
         self.notify_abort(code)
 
-    def forget(self) -> None:
-        """Let go of all that a stream holds which is closed both ways from now on."""
+    def lose(self) -> None:
+        """End it, because too much is held of answers that peers do not take."""
+        self.end(ErrorCode.ENHANCE_YOUR_CALM)
+
+    def discard(self) -> None:
+        """Close it both ways and let go of what is pending."""
         self.is_local_closed = self.is_remote_closed = True
         self.pending.clear()
         self.pending_bytes = 0
+        if self.counted_bytes:
+            self._count_pending()
+
+    def _count_pending(self) -> None:
+        change, self.counted_bytes = self.pending_bytes - self.counted_bytes, self.pending_bytes
+        if change > 0:
+            self.connection.send_budget.take(self, change)
+        else:
+            self.connection.send_budget.give(self, -change)
+
+    def forget(self) -> None:
+        """Let go of all that a stream holds which is closed both ways from now on."""
+        self.discard()
         self.connection.streams.pop(self.id, None)
         self.connection.blocked.pop(self.id, None)
         self.credit_connection()

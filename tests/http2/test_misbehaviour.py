@@ -15,6 +15,7 @@ import hpack
 import pytest
 import uvloop
 
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.frames import (
     ACK,
     DATA,
@@ -26,6 +27,7 @@ from orchestrator.http2.frames import (
     frame,
     rst_stream_frame,
     settings_frame,
+    window_update_frame,
 )
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.http2.grpc.wire import OK_TRAILERS, RESPONSE_HEADERS, pack_message
@@ -235,6 +237,36 @@ def test_who_takes_an_answer_slowly_has_the_time_that_it_needs() -> None:
         ends.send(frame(WINDOW_UPDATE, 0, 1, (40_000).to_bytes(4, "big")))
         ends.send(frame(WINDOW_UPDATE, 0, 0, (40_000).to_bytes(4, "big")))
     assert ends.now_s == 100.0
+    assert ends.calls[0].aborted is None
+
+
+def test_answers_that_nobody_takes_are_held_up_to_a_bound_over_all_connections() -> None:
+    budget = HeldBudget(1_000_000)
+    closed = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
+    greedy, modest = (Joined(settings=closed, send_budget=budget) for _ in range(2))
+    modest.send(raw_request(1, BLOCK))
+    modest.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
+    for number in range(1, 201, 2):
+        greedy.send(raw_request(number, BLOCK))
+        greedy.calls[-1].stream.respond(RESPONSE_HEADERS, bytes(200_000), OK_TRAILERS)
+        assert budget.total_bytes <= 1_000_000
+    assert [call.aborted for call in greedy.calls].count(ErrorCode.ENHANCE_YOUR_CALM) == 96
+    assert greedy.connection.take_out().count(ErrorCode.ENHANCE_YOUR_CALM.to_bytes(4, "big")) >= 96
+    assert modest.calls[0].aborted is None
+    modest.send(window_update_frame(0, 100_000) + window_update_frame(1, 100_000))
+    assert modest.connection.is_idle
+    assert budget.total_bytes == 4 * 200_000
+    greedy.connection.abort(ErrorCode.CANCEL)
+    assert budget.total_bytes == 0
+
+
+def test_an_answer_that_is_larger_than_all_that_may_be_held_is_taken_alone() -> None:
+    ends = Joined(send_budget=HeldBudget(1000))
+    number = ends.request(b"q")
+    ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
+    ends.exchange()
+    ends.send(window_update_frame(0, 100_000) + window_update_frame(number, 100_000))
+    assert ends.connection.is_idle
     assert ends.calls[0].aborted is None
 
 
