@@ -182,6 +182,40 @@ async def test_what_grows_when_it_is_unpacked_does_so_beside_the_event_loop(path
     assert any(thread.name.startswith("asyncio_") for thread in threading.enumerate())
 
 
+async def test_what_small_messages_grow_to_counts_until_they_are_answered() -> None:
+    world = World(held_bytes=2**20)
+    ends = Joined(accept=world.service.accept)
+    packer = zlib.compressobj(wbits=31)
+    packed = packer.compress(bytes(200_000)) + packer.flush()
+    body = b"\1" + len(packed).to_bytes(4, "big") + packed
+    assert len(body) < 300
+    for number in range(1, 41, 2):
+        ends.send(
+            raw_request(number, block("/s/Wait", ("grpc-encoding", "gzip")), flags=4) + frame(DATA, 1, number, body)
+        )
+        assert world.service.receive_budget.total_bytes <= 2**20
+    assert ends.connection.take_out().count(b"grpc-status\x018") == 15
+    world.release.set()
+    await until(lambda: ends.connection.running == 0)
+    assert world.service.receive_budget.total_bytes == 0
+
+
+async def test_a_small_message_that_a_quick_handler_takes_counts_no_longer_than_the_call() -> None:
+    world = World()
+    ends = Joined(accept=world.service.accept)
+    for number, message in enumerate((b"now", b"later", b"fail", b"else", b"later")):
+        packed = zlib.compress(message)
+        body = b"\1" + len(packed).to_bytes(4, "big") + packed
+        head = block("/s/Quick", ("grpc-encoding", "deflate"))
+        ends.send(raw_request(2 * number + 1, head, flags=4) + frame(DATA, 1, 2 * number + 1, body))
+    await until(lambda: world.taken)
+    await asyncio.sleep(0)
+    assert world.service.receive_budget.total_bytes == 2 * len(b"later")
+    world.held[0].answer(b"answer")
+    ends.send(frame(RST_STREAM, 0, 9, ErrorCode.CANCEL.to_bytes(4, "big")))
+    assert world.service.receive_budget.total_bytes == 0
+
+
 async def test_a_stream_may_be_silent_between_messages_but_not_within_one() -> None:
     ends = Joined(accept=World().service.accept)
     whole = pack_message(b"whole")

@@ -135,17 +135,24 @@ class ServerCall(ABC, Generic[CallerT]):
         self._give_unpacked()
 
     def _unpack_small(self, flag: int, payload: bytes) -> bytes | None:
-        """Return a message, None when unpacking it takes longer than the event loop can spare; raises RpcError."""
-        if flag and len(payload) >= _THREAD_FROM_BYTES:
+        """Return a message, None when unpacking it takes longer than the event loop can spare; raises RpcError.
+
+        What was unpacked counts as by ``_unpack_large``; afterwards the call may be lost.
+        """
+        if flag == 0:
+            return payload
+        if len(payload) >= _THREAD_FROM_BYTES:
             return None
         most_bytes = self._rules.max_message_bytes
         least_bytes = min(_THREAD_FROM_BYTES, most_bytes)
         try:
-            return unpack_message(flag, payload, self._head.encoding, least_bytes)
+            message = unpack_message(flag, payload, self._head.encoding, least_bytes)
         except RpcError as exc:
             if exc.status != "RESOURCE_EXHAUSTED" or least_bytes == most_bytes:
                 raise
             return None  # it grows
+        self._count_unpacked(len(message))
+        return message
 
     async def _unpack_large(self, flag: int, payload: bytes) -> bytes | None:
         """Return a message, unpacked beside the event loop and counted as it grows; raises RpcError.
@@ -157,11 +164,14 @@ class ServerCall(ABC, Generic[CallerT]):
         while not unpacker.is_done:
             piece = await asyncio.to_thread(unpacker.read, _STEP_BYTES)
             pieces.append(piece)
-            self._unpacked_bytes += len(piece)
-            self._rules.receive_budget.take(self, len(piece))
+            self._count_unpacked(len(piece))
             if self._is_lost:
                 return None
         return b"".join(pieces)
+
+    def _count_unpacked(self, size: int) -> None:
+        self._unpacked_bytes += size
+        self._rules.receive_budget.take(self, size)
 
     def _give_unpacked(self) -> None:
         """Count what was unpacked no more."""

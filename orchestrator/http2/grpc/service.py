@@ -159,6 +159,8 @@ class UnaryCall(ServerCall[CallerT]):
         if message is None:
             self._start(self._run_large(flag, payload))
             return
+        if self._is_lost:
+            return
         if self._quick is None or not self._offer(self._quick, message):
             self._start(self._run(message))
 
@@ -178,6 +180,8 @@ class UnaryCall(ServerCall[CallerT]):
     def answer(self, message: bytes) -> None:
         """Answer the call; to be done once, or ``refuse``, by a quick handler that has taken it."""
         if self._give_back():
+            if self._unpacked_bytes:
+                self._give_unpacked()
             self._stop_timer()
             self._stream.respond(RESPONSE_HEADERS, pack_message(message), OK_TRAILERS)
             if self.connection.running == 0:  # no other answer could leave with it
@@ -186,6 +190,7 @@ class UnaryCall(ServerCall[CallerT]):
     def refuse(self, error: Exception) -> None:
         """Refuse the call with what stands for an error; see ``answer``."""
         if self._give_back():
+            self._give_unpacked()
             self._fail(error)
 
     def _give_back(self) -> bool:
