@@ -180,7 +180,8 @@ class Http2Protocol(asyncio.Protocol):
         """End the connection, or streams of it, that make no progress."""
         if self.connection is None:
             return
-        self.connection.check()
+        if not self._is_behind:  # what it is to get on with may have come
+            self.connection.check()
         since_s = self.paused_since_s if self._closing_since_s is None else self._closing_since_s
         if since_s is not None and self._loop.time() - since_s > self.connection.limits.stall_s:
             self.abort()

@@ -155,6 +155,21 @@ async def test_who_takes_nothing_is_not_read_on_and_goes_on_afterwards() -> None
     assert wire.is_reading
 
 
+async def test_who_waits_for_its_turn_is_not_held_to_have_stalled() -> None:
+    backlog = Backlog()
+    protocol, _ = open_protocol(backlog)
+    protocol.data_received(raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, b"x") * 2 * TURN_FRAMES)
+    assert isinstance(protocol.connection, Connection)
+    protocol.connection.streams[1].progress_s = -1000.0
+    protocol.check(late_s=0.0)
+    assert not protocol.connection.is_idle
+    for _ in range(5):
+        await asyncio.sleep(0)
+    protocol.connection.streams[1].progress_s = -1000.0
+    protocol.check(late_s=0.0)
+    assert protocol.connection.is_idle
+
+
 async def test_a_flood_that_is_charged_for_ends_the_connection_from_the_backlog() -> None:
     protocol, wire = open_protocol(Backlog())
     protocol.data_received(frame(PING, 0, 0, bytes(8)) * 3000)
