@@ -27,6 +27,8 @@ from orchestrator.http2.stream import Limits
 _WRITE_BUFFER_BYTES = 2**20
 _IDLE_LOOK_S = 0.5
 _DRAIN_LOOK_S = 0.02
+LATER_FRAMES = 64
+"""Frames of each further share: about thirty calls, whose answers take their time too."""
 _LEAST_FRAMES = 8
 _EVICTION_S = 1.0
 
@@ -127,7 +129,11 @@ class Http2Protocol(asyncio.Protocol):
         """Take a further share of what came; return whether there is more that can be taken now."""
         if self.paused_since_s is not None:  # it goes on with ``resume_writing``
             return False
-        if self.connection is not None and self._closing_since_s is None and self.connection.receive(b""):
+        if (
+            self.connection is not None
+            and self._closing_since_s is None
+            and self.connection.receive(b"", most_frames=LATER_FRAMES)
+        ):
             return True
         self._is_behind = False
         if self.connection is not None and self.connection.violation is not None:

@@ -22,7 +22,7 @@ from orchestrator.http2.frames import (
     window_update_frame,
 )
 from orchestrator.http2.grpc.wire import RequestHead, pack_message
-from orchestrator.http2.protocol import Backlog, Http2Protocol
+from orchestrator.http2.protocol import LATER_FRAMES, Backlog, Http2Protocol
 from orchestrator.http2.stream import Stream
 from tests.http2.peer import Joined, OurEnd, Recorder, raw_request
 from tests.http2.test_misbehaviour import block
@@ -134,7 +134,7 @@ async def test_who_floods_is_not_read_until_all_is_taken_and_takes_turns_with_th
         now = taken()
         shares.append([n - b for n, b in zip(now, before, strict=True)])
         before = now
-    assert [sum(share) for share in shares[:-3]] == [TURN_FRAMES] * (len(shares) - 3), "one share a turn"
+    assert max(map(sum, shares)) == LATER_FRAMES, "one share a turn"
     assert [share.index(max(share)) for share in shares[:6]] == [0, 1, 2, 0, 1, 2]
     assert before == [size] * 3
 
@@ -149,7 +149,7 @@ async def test_who_takes_nothing_is_not_read_on_and_goes_on_afterwards() -> None
     assert protocol.connection.receive_window == 16 * 2**20 - TURN_FRAMES + 1
     protocol.resume_writing()
     assert not wire.is_reading
-    for _ in range(5):
+    for _ in range(15):
         await asyncio.sleep(0)
     assert protocol.connection.receive_window == 16 * 2**20 - 3 * TURN_FRAMES
     assert wire.is_reading
@@ -163,7 +163,7 @@ async def test_who_waits_for_its_turn_is_not_held_to_have_stalled() -> None:
     protocol.connection.streams[1].progress_s = -1000.0
     protocol.check(late_s=0.0)
     assert not protocol.connection.is_idle
-    for _ in range(5):
+    for _ in range(15):
         await asyncio.sleep(0)
     protocol.connection.streams[1].progress_s = -1000.0
     protocol.check(late_s=0.0)
@@ -173,7 +173,7 @@ async def test_who_waits_for_its_turn_is_not_held_to_have_stalled() -> None:
 async def test_a_flood_that_is_charged_for_ends_the_connection_from_the_backlog() -> None:
     protocol, wire = open_protocol(Backlog())
     protocol.data_received(frame(PING, 0, 0, bytes(8)) * 3000)
-    for _ in range(20):
+    for _ in range(50):
         await asyncio.sleep(0)
     assert wire.is_closed
     assert wire.written.endswith(b"too many resets, pings, empty frames or refused calls")
