@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import multiprocessing
 import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -99,6 +100,14 @@ CALLS: dict[str, tuple[bytes, int, tuple[Callable[[int], bytes], ...]]] = {
 }  # fmt: skip
 
 
+def _flood_all(connections: int, *attack: Any) -> None:
+    threads = [threading.Thread(target=_flood, args=attack) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def _flood(address: str, what: str, stops: Any, closed: Any) -> None:
     host, _, port = address.rpartition(":")
     begin = PREFACE + settings_frame([]) + frame(HEADERS, _WHOLE, 1, _LIVE)
@@ -182,8 +191,8 @@ def main() -> None:
         watchers = [spawn.Process(target=_watch, args=(found.grpc, None, found.seconds, into))]
         if found.http:
             watchers.append(spawn.Process(target=_watch, args=(found.grpc, found.http, found.seconds, into)))
-        count, attack = found.connections if what != "nothing" else 0, (found.grpc, what, stops, closed)
-        floods = [spawn.Process(target=_flood, args=attack, daemon=True) for _ in range(count)]
+        attack = found.connections, found.grpc, what, stops, closed
+        floods = [spawn.Process(target=_flood_all, args=attack, daemon=True)] if what != "nothing" else []
         for process in (*floods, *watchers):
             process.start()
         figures = sorted(into.get(timeout=found.seconds + 120) for _ in watchers)
