@@ -205,7 +205,7 @@ class Stream:
     Attributes:
         connection: the flow of the connection that it belongs to.
         id: its number.
-        receiver: takes what comes.
+        receiver: takes what comes; None once the stream is closed, so that both go without the garbage collector.
         send_window: bytes the peer takes; negative after it has shrunk its window.
         receive_window: bytes the peer may send.
         owed: bytes that came and are not credited yet.
@@ -366,10 +366,12 @@ class Stream:
         self.is_local_closed = True
         if self.is_remote_closed:
             self.connection.streams.pop(self.id, None)
+            self.receiver = None
             if self.owed:
                 self.forget()
         elif self.connection.is_server:  # an answer before the request has come whole: the rest is not wanted
             self.reset(ErrorCode.NO_ERROR)
+            self.receiver = None
 
     # --- receiving ---
 
@@ -396,6 +398,7 @@ class Stream:
         self.is_remote_closed = True
         if self.is_local_closed:
             self.connection.streams.pop(self.id, None)
+            self.receiver = None
 
     # --- the end ---
 
@@ -441,8 +444,9 @@ class Stream:
     def notify_abort(self, code: ErrorCode) -> None:
         """Let the receiver know that the stream is gone."""
         self.on_writable = None
-        if self.receiver is not None:
-            self.receiver.abort(code)
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            receiver.abort(code)
 
 
 def _do_nothing() -> None:

@@ -315,6 +315,32 @@ async def test_a_call_that_was_refused_is_forgotten_before_its_time_is_up() -> N
     assert not [found for found in gc.get_objects() if type(found) is UnaryCall]
 
 
+ENDS = {
+    "answered": raw_request(1, BLOCK, flags=4) + frame(DATA, 1, 1, pack_message(b"x")),
+    "refused": raw_request(1, BLOCK, flags=4) + frame(DATA, 1, 1, b"no message"),
+    "reset": raw_request(1, BLOCK, flags=4) + rst_stream_frame(1, ErrorCode.CANCEL),
+    "a lie": raw_request(1, block("/s/Echo", ("content-length", "9")), flags=4) + frame(DATA, 1, 1, b"x"),
+    "too much": raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, pack_message(b"x") + b"more"),
+    "lost": raw_request(1, BLOCK, flags=4) + frame(2, 0, 0, b"lost!"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_a_call_that_has_ended_is_gone_without_the_garbage_collector(name: str) -> None:
+    """Which stops everything for as long as it takes to look at all calls there are."""
+    ends = Joined(accept=World().service.accept)
+    gc.collect()
+    gc.disable()
+    try:
+        ends.send(ENDS[name])
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert ends.connection.is_idle
+        assert not [found for found in gc.get_objects() if type(found) is UnaryCall]
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_the_longest_time_limit_there_is(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def call() -> bytes:

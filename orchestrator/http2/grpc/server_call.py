@@ -92,6 +92,7 @@ class ServerCall(ABC, Generic[CallerT]):
 
     def _break(self, code: ErrorCode) -> None:
         self._stream.reset(code)
+        self._stream.receiver = None
         self.abort(code)
 
     def abort(self, code: ErrorCode) -> None:
