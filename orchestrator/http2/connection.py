@@ -175,7 +175,7 @@ class Connection(Flow, Generic[T]):
                 if self.violation is not None:  # a receiver gave up on the whole connection
                     return False
                 count += 1
-                if count > _UNTIMED_FRAMES and (count >= most_frames or self.clock() - self.now_s > _TURN_S):
+                if count >= most_frames or (count > _UNTIMED_FRAMES and self.clock() - self.now_s > _TURN_S):
                     frames.close()
                     if self.charges:
                         self._settle()

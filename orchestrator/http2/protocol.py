@@ -30,6 +30,7 @@ _DRAIN_LOOK_S = 0.02
 LATER_FRAMES = 64
 """Frames of each further share: about thirty calls, whose answers take their time too."""
 _LEAST_FRAMES = 8
+_LARGE_BYTES = 2**16
 _EVICTION_S = 1.0
 
 Make = Callable[[Callable[[], None]], Connection[Any]]
@@ -43,8 +44,10 @@ class Backlog:
         self._waiting: deque[Http2Protocol] = deque()
         self._is_due = False
 
-    def share(self) -> int:
-        """Return how many frames a connection may take that comes now: few when many wait already."""
+    def share(self, size: int) -> int:
+        """Return how many frames a connection may take of ``size`` bytes that come now: few when many wait already."""
+        if self._waiting and size > _LARGE_BYTES:
+            return 1
         return max(_LEAST_FRAMES, TURN_FRAMES >> len(self._waiting))
 
     def add(self, protocol: Http2Protocol) -> None:
@@ -118,7 +121,7 @@ class Http2Protocol(asyncio.Protocol):
         self._heard_s = self._loop.time()
         connection = self.connection
         if connection is not None:
-            if connection.receive(data, most_frames=self._backlog.share()) and not self._is_behind:
+            if connection.receive(data, most_frames=self._backlog.share(len(data))) and not self._is_behind:
                 self._is_behind = True
                 self._transport.pause_reading()
                 self._backlog.add(self)

@@ -302,5 +302,9 @@ async def test_the_more_wait_the_less_another_may_take_at_once() -> None:
         assert protocol.connection is not None
         taken += 16 * 2**20 - protocol.connection.receive_window + 1
     assert taken < 2 * TURN_FRAMES + 20 * 8
+    protocol, _ = open_protocol(backlog)
+    protocol.data_received(raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, bytes(9000)) * 8)
+    assert protocol.connection is not None
+    assert protocol.connection.receive_window == 16 * 2**20, "of much that comes at once only one frame is taken"
     for _ in range(2000):
         await asyncio.sleep(0)
