@@ -7,7 +7,7 @@ one gateway: a ``Supervisor`` with workers, each of them a ``Gateway`` with a ``
 """
 
 from orchestrator.gateway.server import Gateway
-from orchestrator.gateway.workers.event_loop import new_event_loop
+from orchestrator.gateway.workers.event_loop import freeze_heap, new_event_loop
 from orchestrator.gateway.workers.fleet_updates import FollowedFleet, follow_fleet, open_gateway
 from orchestrator.gateway.workers.supervisor import Supervisor
 from orchestrator.gateway.workers.worker import WorkerLaunch, WorkerTeam, read_init_message
@@ -19,6 +19,7 @@ __all__ = [
     "WorkerLaunch",
     "WorkerTeam",
     "follow_fleet",
+    "freeze_heap",
     "new_event_loop",
     "open_gateway",
     "read_init_message",

@@ -15,6 +15,8 @@ that first and last.
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,6 +40,10 @@ from orchestrator.router import Router
 _QUERY_BYTES = 2**16
 """Most bytes of a request that is no inference; it holds little more than a name."""
 _OF_A_MODEL = frozenset({"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
+_QUERIES = frozenset({"ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"})
+"""Methods that count as requests of a tenant, because they cost servers and this process about as much."""
+_QUERIES_AT_A_TIME = 8
+"""Of each tenant; the others wait, so that thousands that come at once hold up no inference."""
 _LISTS = {"RepositoryIndex": "models", "ModelStatistics": "model_stats"}
 """Methods whose answers list models, and in which field."""
 
@@ -74,6 +80,9 @@ class DataPlane:
         self.model_index = model_index
         self.metrics = metrics
         self.guard = guard or Guard()
+        self._query_turns: defaultdict[str | None, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(_QUERIES_AT_A_TIME)
+        )
         self.health = GatewayHealth(router, model_index, None if team is None else team.is_served)
         self.passthrough = Passthrough(model_index, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
         self.inference = Inference(router, model_index, metrics, self.guard, self.passthrough, self.health)
@@ -111,7 +120,12 @@ class DataPlane:
             model = read_address(message).model
             if model or method not in _LISTS:
                 self.guard.require_model(caller, model)
-        answer = await self.methods[method](message, caller)
+        if method in _QUERIES:
+            with self.guard.admit(caller, None):
+                async with self._query_turns[caller.tenant]:
+                    answer = await self.methods[method](message, caller)
+        else:
+            answer = await self.methods[method](message, caller)
         if not sees_all and method in _LISTS:
             return _keep(method, answer, lambda model: self.guard.may_use(caller, model))
         return answer

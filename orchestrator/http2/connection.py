@@ -5,16 +5,21 @@ gRPC uses of HTTP/2 and no more: priorities are ignored, nothing is pushed, head
 What comes on a stream that is closed is ignored, as by gRPC's own core: the RFC would have STREAM_CLOSED where the peer
 had ended it, and silence where we had, for which ended streams would have to be remembered.
 
-What a peer does that brings nobody an answer (pings, resets, empty frames) comes out of a token bucket, so a flood ends
-the connection. All that is held for it is bounded: what it sends by windows, what it does not take by holding our own
-answers back and reading no further. ``check``, called now and then, ends what makes no progress.
+What a peer does that brings nobody an answer (pings, resets of either side, empty frames, refused calls, windows that
+grow without need) comes out of a token bucket, so a flood ends the connection. What it is not charged for does not hold
+up others either: ``receive`` takes a bounded share of what came, and the owner calls it again for the rest after
+everybody else's turn. All that is held for it is bounded: what it sends by windows, what it does not take by holding
+our own answers back and reading no further. ``check``, called now and then, ends what makes no progress.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.frames import (
     ACK,
     DATA,
@@ -49,13 +54,26 @@ from orchestrator.http2.frames import (
     window_update_frame,
 )
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.stream import LARGEST_SENT, Flow, Limits, Receiver, Stream
+from orchestrator.http2.stream import LARGEST_SENT, SPARED_UPDATES, Flow, Limits, Receiver, Stream
 from orchestrator.token_bucket import Rate, TokenBucket
 
 T = TypeVar("T")
 
 _BLOCK_LIMIT: Final = 4
 """How many times larger than the limit of a decoded header list its encoded form may be."""
+TURN_FRAMES: Final = 256
+"""Frames of one connection that are taken in one turn of the event loop, about a hundred calls."""
+_TURN_S: Final = 0.002
+"""Seconds after which no further frame is taken in a turn."""
+_UNTIMED_FRAMES: Final = 2
+"""Frames before the clock is looked at: a call has no more."""
+_CHARGED_BLOCK_BYTES: Final = 2048
+"""Decoding so much of a header block takes as much as some other frames that are charged for."""
+_SMALL_BYTES: Final = 1024
+_WINDOWS_A_CHARGE: Final = 16
+_MOST_SKIPPED: Final = 128
+_MOST_SPARED: Final = 4096
+_MOST_LOOKED_AT: Final = 8
 _EVERY_STREAM: Final = 2**31 - 1
 _DRAIN_PROBE: Final = b"draining"
 _LIFE_PROBE: Final = b"anybody?"
@@ -70,6 +88,7 @@ class Connection(Flow, Generic[T]):
         limits: what the peer may take.
         clock: seconds, monotonic.
         wake: called when there is something to write after there was nothing.
+        send_budget: what is held of answers that peers do not take, over all connections; None bounds nothing.
 
     Attributes:
         violation: why the connection has ended; None while it lives.
@@ -85,8 +104,9 @@ class Connection(Flow, Generic[T]):
         *,
         clock: Callable[[], float],
         wake: Callable[[], None],
+        send_budget: HeldBudget | None = None,
     ) -> None:
-        super().__init__(limits, is_server=accept is not None, clock=clock, wake=wake)
+        super().__init__(limits, is_server=accept is not None, clock=clock, wake=wake, send_budget=send_budget)
         self._decoder = decoder
         self._accept = accept
         self._born_s = self.now_s
@@ -97,6 +117,7 @@ class Connection(Flow, Generic[T]):
             PREFACE if self.is_server else b"", most_block_bytes=_BLOCK_LIMIT * limits.header_list_bytes
         )
         self._last_stream = 0
+        self._skipped: deque[range] = deque(maxlen=_MOST_SKIPPED)  # numbers of streams that were never opened
         self._next_stream = 1
         self._drain: str = ""
         self._pinged_s: float | None = None
@@ -131,24 +152,39 @@ class Connection(Flow, Generic[T]):
         self.write(settings_frame(settings))
         self.write(window_update_frame(0, self.limits.connection_window_bytes - DEFAULT_WINDOW))
 
-    def receive(self, data: bytes) -> None:
-        """Take what came; a violation ends the connection, and its reason is among what is to be written."""
+    def receive(self, data: bytes, *, most_frames: int = TURN_FRAMES) -> bool:
+        """Take what came, as much of it as one turn of the loop may take; return whether something is left.
+
+        It is kept, and taken by further calls, with nothing or with what came meanwhile. A violation ends the
+        connection, and its reason is among what is to be written.
+        """
         if self.violation is not None:
-            return
+            return False
         self.now_s = self.clock()
         self._pinged_s = None
         handlers = self._handlers
+        frames = self._reader.read(data, now_s=self.now_s)
+        count = 0
         try:
-            for kind, flags, number, payload in self._reader.read(data, now_s=self.now_s):
+            for kind, flags, number, payload in frames:
                 handler = handlers.get(kind)
                 if handler is not None:
                     handler(payload, flags, number)
                 else:
-                    self._spend()
+                    self.charges += 1
                 if self.violation is not None:  # a receiver gave up on the whole connection
-                    return
+                    return False
+                count += 1
+                if count >= most_frames or (count > _UNTIMED_FRAMES and self.clock() - self.now_s > _TURN_S):
+                    frames.close()
+                    if self.charges:
+                        self._settle()
+                    return True
+            if self.charges:
+                self._settle()
         except ViolationError as exc:
             self.fail(exc)
+        return False
 
     def fail(self, error: ViolationError) -> None:
         """End the connection with a reason for the peer; what is under way is aborted."""
@@ -164,7 +200,7 @@ class Connection(Flow, Generic[T]):
         self.streams.clear()
         self.blocked.clear()
         for stream in streams:
-            stream.is_local_closed = stream.is_remote_closed = True
+            stream.discard()
             stream.notify_abort(code)
 
     def drain(self) -> None:
@@ -195,9 +231,17 @@ class Connection(Flow, Generic[T]):
                 stream.end(ErrorCode.CANCEL)
 
     @property
-    def was_used(self) -> bool:
-        """Whether the peer has ever opened a stream."""
-        return self._last_stream > 0
+    def is_answering(self) -> bool:
+        """Whether a call waits for us: one that has come whole, or a stream of messages that got on just now.
+
+        Of very many calls only the latest are looked at.
+        """
+        since_s = self.clock() - self.limits.handshake_s
+        return any(
+            not stream.pending_bytes
+            and (stream.is_remote_closed or (not stream.is_fed and stream.progress_s >= since_s))
+            for stream in islice(reversed(self.streams.values()), _MOST_LOOKED_AT)
+        )
 
     @property
     def is_usable(self) -> bool:
@@ -216,16 +260,12 @@ class Connection(Flow, Generic[T]):
 
     # --- receiving ---
 
-    def _spend(self) -> None:
-        bucket = self._fault_bucket.refilled_by(self._fault_rate, now_s=self.now_s).spent()
+    def _settle(self) -> None:
+        charges, self.charges = self.charges, 0
+        bucket = self._fault_bucket.refilled_by(self._fault_rate, now_s=self.now_s).spent(charges)
         if bucket is None:
-            raise ViolationError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets, pings or empty frames")
+            raise ViolationError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets, pings, empty frames or refused calls")
         self._fault_bucket = bucket
-
-    def _blame(self, stream: Stream, code: ErrorCode) -> None:
-        """End a stream for what the peer did on it, which is as much work to us as a reset of its own."""
-        self._spend()
-        stream.end(code)
 
     def _stream(self, number: int) -> Stream | None:
         """Return an open stream, None for one that is closed; one that never was is a violation."""
@@ -246,19 +286,20 @@ class Connection(Flow, Generic[T]):
             payload = strip_padding(payload, flags)
         is_last = bool(flags & END_STREAM)
         if not payload and not is_last:
-            self._spend()
+            self.charges += 1
         stream = self._stream(number)
         if stream is None:  # reset by us while this was on its way
+            self.charges += size < _SMALL_BYTES  # larger ones are the rest of a body, and cost us little
             self.credit_connection(size)
             return
         if stream.is_remote_closed:
             self.credit_connection(size)
-            self._blame(stream, ErrorCode.STREAM_CLOSED)
+            stream.end(ErrorCode.STREAM_CLOSED)
             return
         stream.receive_window -= size
         stream.owed += size
         if stream.receive_window < 0:
-            self._blame(stream, ErrorCode.FLOW_CONTROL_ERROR)
+            stream.end(ErrorCode.FLOW_CONTROL_ERROR)
             return
         receiver = stream.receiver
         if is_last:
@@ -269,6 +310,8 @@ class Connection(Flow, Generic[T]):
             stream.credit()
 
     def _take_headers(self, block: bytes, flags: int, number: int) -> None:
+        if len(block) >= _CHARGED_BLOCK_BYTES:
+            self.charges += len(block) // _CHARGED_BLOCK_BYTES
         # Decoded whatever becomes of the stream: later blocks build on the table.
         meaning = self._decoder.decode(block)
         is_last = bool(flags & END_STREAM)
@@ -276,11 +319,13 @@ class Connection(Flow, Generic[T]):
         if stream is None:
             if self._is_unused(number):
                 self._take_opening(number, meaning, is_last)
+            elif any(number in skipped for skipped in self._skipped):
+                raise ViolationError(ErrorCode.PROTOCOL_ERROR, f"stream {number} is opened after {self._last_stream}")
             else:
-                self._spend()  # reset by us while this was on its way
+                self.charges += 1  # reset by us while this was on its way
             return
         if stream.is_remote_closed:
-            self._blame(stream, ErrorCode.STREAM_CLOSED)
+            stream.end(ErrorCode.STREAM_CLOSED)
             return
         receiver = stream.receiver
         if is_last:
@@ -291,11 +336,14 @@ class Connection(Flow, Generic[T]):
     def _take_opening(self, number: int, meaning: T, is_last: bool) -> None:
         if self._accept is None or number % 2 == 0:
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, f"the peer may not open stream {number}")
+        if number > self._last_stream + 2:
+            self._skipped.append(range(self._last_stream + 1, number))
         self._last_stream = number
+        self.spared_updates += SPARED_UPDATES
         if self._drain == "draining":
             return
         if max(len(self.streams), self.running) >= self.limits.max_streams:
-            self._spend()
+            self.charges += 1
             self.write(rst_stream_frame(number, ErrorCode.REFUSED_STREAM))
             return
         stream = Stream(self, number, is_remote_closed=is_last)
@@ -304,12 +352,12 @@ class Connection(Flow, Generic[T]):
             receiver.receive_data(b"", True)
 
     def _take_priority(self, payload: bytes, flags: int, number: int) -> None:
-        self._spend()
+        self.charges += 1
         if number == 0:
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
 
     def _take_rst_stream(self, payload: bytes, flags: int, number: int) -> None:
-        self._spend()
+        self.charges += 1
         stream = self._stream(number)
         if stream is not None:
             stream.forget()
@@ -319,7 +367,7 @@ class Connection(Flow, Generic[T]):
     def _take_settings(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
-        self._spend()
+        self.charges += 1
         if flags & ACK:
             if payload:
                 raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS with content")
@@ -338,6 +386,7 @@ class Connection(Flow, Generic[T]):
     def _change_windows(self, change: int) -> None:
         """Apply the peer's new initial window to the streams that are open."""
         self.initial_window += change
+        self.charges += len(self.streams) // _WINDOWS_A_CHARGE
         for stream in list(self.streams.values()):
             stream.send_window += change
             if stream.send_window > MAX_WINDOW:
@@ -351,7 +400,7 @@ class Connection(Flow, Generic[T]):
     def _take_ping(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0:
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
-        self._spend()
+        self.charges += 1
         if not flags & ACK:
             self.write(frame(PING, ACK, 0, payload))
         elif payload == _DRAIN_PROBE and self._drain == "probing":
@@ -361,7 +410,7 @@ class Connection(Flow, Generic[T]):
     def _take_goaway(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0 or len(payload) < 8:
             raise ViolationError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream, or too short")
-        self._spend()
+        self.charges += 1
         self.goaway = int.from_bytes(payload[:4], "big") & MAX_WINDOW
         if not self.is_server:
             for stream in [stream for stream in self.streams.values() if stream.id > self.goaway]:
@@ -370,6 +419,10 @@ class Connection(Flow, Generic[T]):
 
     def _take_window_update(self, payload: bytes, flags: int, number: int) -> None:
         increment = int.from_bytes(payload, "big") & MAX_WINDOW
+        if self.spared_updates > 0:
+            self.spared_updates = min(self.spared_updates, _MOST_SPARED) - 1
+        else:
+            self.charges += 1
         if number == 0:
             self.send_window += increment
             if not increment:
@@ -383,6 +436,6 @@ class Connection(Flow, Generic[T]):
             return
         stream.send_window += increment
         if not increment or stream.send_window > MAX_WINDOW:
-            self._blame(stream, ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR)
+            stream.end(ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR)
         elif stream.pending:
             stream.pump()

@@ -7,7 +7,7 @@ as the whole header. What a peer may get wrong raises ``ViolationError``, which 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from enum import IntEnum
 from typing import Final
 
@@ -154,38 +154,41 @@ class FrameReader:
         self.is_open = False
         self.block_since_s: float | None = None
 
-    def read(self, data: bytes, *, now_s: float) -> Iterator[tuple[int, int, int, bytes]]:
+    def read(self, data: bytes, *, now_s: float) -> Generator[tuple[int, int, int, bytes], None, None]:
         """Yield type, flags, stream and payload of each frame that has come whole.
 
-        A header block comes as one HEADERS frame, without padding and priority, whatever it was sent in.
+        A header block comes as one HEADERS frame, without padding and priority, whatever it was sent in. A reader that
+        stops early closes this, and what it left comes first the next time.
 
         Raises:
             ViolationError: when no more can be read from this peer.
         """
         data, self._rest = self._rest + data if self._rest else data, b""
         position, end = self._skip_preface(data) if self._preface else 0, len(data)
-        while end - position >= HEADER_BYTES:
-            high, low, kind, flags, stream = FRAME_HEADER.unpack_from(data, position)
-            size = high << 8 | low
-            if size > MAX_FRAME_BYTES:
-                raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
-            begin = position + HEADER_BYTES
-            after = begin + size
-            if after > end:
-                break
-            payload, position = data[begin:after], after
-            if kind > HEADERS or self._block is not None or not self.is_open:  # DATA and HEADERS come most
-                self._check(kind, flags, size)
-            number = stream & 0x7FFFFFFF
-            # The usual block comes in one frame with nothing but the block in it.
-            if kind == CONTINUATION or (kind == HEADERS and (flags & _BLOCK_FLAGS != END_HEADERS or number == 0)):
-                take = self._begin_block if kind == HEADERS else self._continue_block
-                whole = take(payload, flags, number, now_s)
-                if whole is None:
-                    continue
-                kind, (flags, payload) = HEADERS, whole
-            yield kind, flags, number, payload
-        self._rest = data[position:]
+        try:
+            while end - position >= HEADER_BYTES:
+                high, low, kind, flags, stream = FRAME_HEADER.unpack_from(data, position)
+                size = high << 8 | low
+                if size > MAX_FRAME_BYTES:
+                    raise ViolationError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+                begin = position + HEADER_BYTES
+                after = begin + size
+                if after > end:
+                    break
+                payload, position = data[begin:after], after
+                if kind > HEADERS or self._block is not None or not self.is_open:  # DATA and HEADERS come most
+                    self._check(kind, flags, size)
+                number = stream & 0x7FFFFFFF
+                # The usual block comes in one frame with nothing but the block in it.
+                if kind == CONTINUATION or (kind == HEADERS and (flags & _BLOCK_FLAGS != END_HEADERS or number == 0)):
+                    take = self._begin_block if kind == HEADERS else self._continue_block
+                    whole = take(payload, flags, number, now_s)
+                    if whole is None:
+                        continue
+                    kind, (flags, payload) = HEADERS, whole
+                yield kind, flags, number, payload
+        finally:
+            self._rest = data[position:]
 
     def _skip_preface(self, data: bytes) -> int:
         """Return where the first frame begins."""

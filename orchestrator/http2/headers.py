@@ -18,9 +18,11 @@ import hpack
 from hpack.table import HeaderTable
 
 from orchestrator.http2.frames import ErrorCode, ViolationError
+from orchestrator.http2.huffman import speed_up_hpack
 
 # At level debug it logs every field that it decodes: clients' tokens among them.
 logging.getLogger("hpack").setLevel(logging.INFO)
+speed_up_hpack()
 
 T = TypeVar("T")
 Field = tuple[bytes, bytes]

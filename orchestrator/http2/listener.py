@@ -17,6 +17,8 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 BACKLOG: Final = 1024
 _CHECK_S: Final = 1.0
+_EVICTION_S: Final = 10e-6
+"""Seconds for each connection between two evictions for one address; choosing takes less."""
 
 
 class Waiting(NamedTuple):
@@ -26,28 +28,57 @@ class Waiting(NamedTuple):
         peer: The client's address.
         since_s: When it was last heard of, seconds on any one clock.
         was_answered: Whether anything was ever answered on it.
+        is_idle: Whether its client has nothing begun that it doesn't go on with.
     """
 
     peer: str
     since_s: float
     was_answered: bool = False
+    is_idle: bool = True
 
 
-def choose_evicted(waiting: Sequence[Waiting | None]) -> int | None:
-    """Return the index of the connection to close for another one's sake, None when none waits for its client.
+def choose_evicted(peers: Sequence[str], find: Callable[[int], Waiting | None], newcomer: str) -> int | None:
+    """Return the index of the connection to close for the sake of a new one, None when the new one is not to be served.
 
-    It is one of the address that has most of them, so a client that opens a thousand connections closes its own: one on
-    which nothing was ever answered before the others, which spares a good client behind the same proxy, and then the
-    one that has waited longest, which is not the oldest; the first of equals.
+    Each address may have its share of the places, so a client that opens a thousand connections closes its own. The
+    first to go is one that waits for its client, of the address that has most: one on which nothing was ever answered
+    before the others, which spares a good client behind the same proxy, then one with a call that its client does not
+    go on with, and then the one that has waited longest, which is not the oldest; the first of equals. One that is
+    being answered goes only when its address has more than its share and the new one's has less. Then come connections
+    that wait, of addresses within their share.
+
+    Args:
+        peers: The address of each connection.
+        find: Returns since when one waits for its client, None when it is being answered.
+        newcomer: The address of the new connection.
     """
-    counts = Counter(one.peer for one in waiting if one is not None)
-    most = max(counts.values(), default=0)
-    candidates = [(w.was_answered, w.since_s, i) for i, w in enumerate(waiting) if w and counts[w.peer] == most]
-    return min(candidates)[2] if candidates else None
+    counts = Counter(peers)
+    own = counts[newcomer]
+    share = len(peers) / len(counts.keys() | {newcomer})
+    excessive = {peer for peer, count in counts.items() if count >= share}
+    waiting, answered, modest = [], [], []
+    for i, peer in enumerate(peers):
+        count = counts[peer]
+        if peer in excessive or peer == newcomer:
+            found = find(i)
+            if found is not None:
+                waiting.append((-count, found.was_answered, found.is_idle, found.since_s, i))
+            elif count > own + 1:
+                answered.append((-count, i))
+        elif count >= own:
+            modest.append(i)
+    if waiting:
+        return min(waiting)[-1]
+    if answered:
+        return min(answered)[-1]
+    others = [(-counts[peers[i]], *found[2:], found.since_s, i) for i in modest if (found := find(i)) is not None]
+    return min(others)[-1] if others else None
 
 
 class ServedConnection(Protocol):
-    """The protocol of one connection, as far as its listener has to know it."""
+    """The protocol of one connection, as far as its listener has to know it; ``peer`` is its client's address."""
+
+    peer: str
 
     @property
     def waiting(self) -> Waiting | None:
@@ -92,6 +123,7 @@ class Listener(ABC, Generic[C]):
         self._connections: dict[C, None] = {}  # in the order they came
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._not_before_s = 0.0  # an address that has connections gets no other one's place
 
     @property
     def connections(self) -> int:
@@ -138,16 +170,24 @@ class Listener(ABC, Generic[C]):
         return self._make(self._add, self._remove)
 
     def _add(self, connection: C) -> bool:
-        """Note a new connection; False when there is no room, because none of the others waits for its client."""
+        """Note a new connection; False when there is no room, because no other has to go."""
         if len(self._connections) >= self._max_connections:
+            now_s = asyncio.get_running_loop().time()
+            if now_s < self._not_before_s and any(other.peer == connection.peer for other in self._connections):
+                return False
+            self._not_before_s = now_s + len(self._connections) * _EVICTION_S
             others = list(self._connections)
-            index = choose_evicted([other.waiting for other in others])
+            index = choose_evicted([other.peer for other in others], lambda i: others[i].waiting, connection.peer)
             if index is None:
                 return False
             del self._connections[others[index]]
-            others[index].abort()
+            self._evict(others[index])
         self._connections[connection] = None
         return True
+
+    def _evict(self, connection: C) -> None:
+        """Close a connection for another one's sake."""
+        connection.abort()
 
     def _remove(self, connection: C) -> None:
         self._connections.pop(connection, None)

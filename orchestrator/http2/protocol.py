@@ -4,30 +4,77 @@ All answers that are given in one turn leave in one write: the requests of one b
 call costs as much as all the rest of an answer. What nothing can join, because nothing else is under way, may leave at
 once (``Flow.flush``). A transport that takes no more stops the reading too, so a client that does not read its answers
 is not read either, and holds what its window allows and no more.
+
+Of what comes, too, a turn of the loop takes only so much. A socket is read by pieces of up to 256 KiB, which may hold
+twenty thousand frames. What a connection's share of the turn leaves waits in a ``Backlog``, of which each turn takes
+one more share, and the connection is not read before all of it is taken. So who floods, over however many connections,
+holds up those who flood, and a connection with a call or two is answered as if they were not there.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from orchestrator.http2.connection import Connection
-from orchestrator.http2.frames import ErrorCode
+from orchestrator.http2.connection import TURN_FRAMES, Connection
+from orchestrator.http2.frames import ErrorCode, ViolationError
 from orchestrator.http2.listener import Listener, Waiting
 from orchestrator.http2.stream import Limits
 
 _WRITE_BUFFER_BYTES = 2**20
 _IDLE_LOOK_S = 0.5
 _DRAIN_LOOK_S = 0.02
+LATER_FRAMES = 64
+"""Frames of each further share: about thirty calls, whose answers take their time too."""
+_LEAST_FRAMES = 8
+_LARGE_BYTES = 2**16
+_EVICTION_S = 1.0
 
 Make = Callable[[Callable[[], None]], Connection[Any]]
 """Returns the logic of a new connection, given what to call when it has something to say."""
 
 
+class Backlog:
+    """Connections of which more came than their share of a turn; each further turn takes a share of one of them."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Http2Protocol] = deque()
+        self._is_due = False
+
+    def share(self, size: int) -> int:
+        """Return how many frames a connection may take of ``size`` bytes that come now: few when many wait already."""
+        if self._waiting and size > _LARGE_BYTES:
+            return 1
+        return max(_LEAST_FRAMES, TURN_FRAMES >> len(self._waiting))
+
+    def add(self, protocol: Http2Protocol) -> None:
+        """Let a connection wait for its turn, unless it does."""
+        if protocol not in self._waiting:
+            self._waiting.append(protocol)
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self._waiting and not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._is_due = False
+        protocol = self._waiting.popleft()
+        try:
+            if protocol.go_on():
+                self._waiting.append(protocol)
+        finally:
+            self._schedule()
+
+
 class Http2Protocol(asyncio.Protocol):
     """One connection; made by ``asyncio``'s servers and clients. ``on_made`` says whether there is room for it.
+
+    What it leaves of a turn waits in ``backlog``, in one of its own when none is given.
 
     Attributes:
         connection: its logic; None before it stands.
@@ -36,12 +83,19 @@ class Http2Protocol(asyncio.Protocol):
     """
 
     def __init__(
-        self, make: Make, on_made: Callable[[Http2Protocol], bool], on_lost: Callable[[Http2Protocol], None]
+        self,
+        make: Make,
+        on_made: Callable[[Http2Protocol], bool],
+        on_lost: Callable[[Http2Protocol], None],
+        *,
+        backlog: Backlog | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._make = make
         self._on_made = on_made
         self._on_lost = on_lost
+        self._backlog = backlog or Backlog()
+        self._is_behind = False  # with what came, and so in the backlog unless the peer takes nothing either
         self._transport: Any = None
         self.peer = ""
         self._heard_s = self._loop.time()
@@ -67,21 +121,44 @@ class Http2Protocol(asyncio.Protocol):
         self._heard_s = self._loop.time()
         connection = self.connection
         if connection is not None:
-            connection.receive(data)
+            if connection.receive(data, most_frames=self._backlog.share(len(data))) and not self._is_behind:
+                self._is_behind = True
+                self._transport.pause_reading()
+                self._backlog.add(self)
             if connection.violation is not None:
                 self.close()
 
+    def go_on(self) -> bool:
+        """Take a further share of what came; return whether there is more that can be taken now."""
+        if self.paused_since_s is not None:  # it goes on with ``resume_writing``
+            return False
+        if (
+            self.connection is not None
+            and self._closing_since_s is None
+            and self.connection.receive(b"", most_frames=LATER_FRAMES)
+        ):
+            return True
+        self._is_behind = False
+        if self.connection is not None and self.connection.violation is not None:
+            self.close()
+        elif self._closing_since_s is None:
+            self._transport.resume_reading()
+        return False
+
     @property
     def is_idle(self) -> bool:
-        """Whether no stream is open."""
-        return self.connection is None or self.connection.is_idle
+        """Whether no stream is open, and nothing waits that could open one."""
+        return self.connection is None or (self.connection.is_idle and not self._is_behind)
 
     @property
     def waiting(self) -> Waiting | None:
-        """Since when it waits for its client; None while a stream is open."""
-        if not self.is_idle:
+        """Since when it waits for its client; None while a call is being answered."""
+        connection = self.connection
+        if connection is None:
+            return Waiting(self.peer, self._heard_s)
+        if self.paused_since_s is None and (self._is_behind or connection.is_answering):
             return None
-        return Waiting(self.peer, self._heard_s, self.connection is not None and self.connection.was_used)
+        return Waiting(self.peer, self._heard_s, connection.was_answered, connection.is_idle)
 
     def pause_writing(self) -> None:
         """Send and read no more: the transport's buffer is full."""
@@ -96,7 +173,9 @@ class Http2Protocol(asyncio.Protocol):
         self.paused_since_s = None
         if self.connection is not None:
             self.connection.resume()
-        if self._closing_since_s is None:
+        if self._is_behind:
+            self._backlog.add(self)
+        elif self._closing_since_s is None:
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,7 +189,8 @@ class Http2Protocol(asyncio.Protocol):
         """End the connection, or streams of it, that make no progress."""
         if self.connection is None:
             return
-        self.connection.check()
+        if not self._is_behind:  # what it is to get on with may have come
+            self.connection.check()
         since_s = self.paused_since_s if self._closing_since_s is None else self._closing_since_s
         if since_s is not None and self._loop.time() - since_s > self.connection.limits.stall_s:
             self.abort()
@@ -136,6 +216,13 @@ class Http2Protocol(asyncio.Protocol):
             self._flush()
             self._transport.close()
 
+    def evict(self) -> None:
+        """Close for the sake of another connection, and say so where the peer takes it."""
+        if self.connection is not None:
+            self.connection.fail(ViolationError(ErrorCode.NO_ERROR, "another connection needs the place of this one"))
+        self.close()
+        self._loop.call_later(_EVICTION_S, self._transport.abort)
+
     def abort(self) -> None:
         """Close at once; what was written and not taken is lost."""
         self._closing_since_s = self._loop.time()
@@ -155,8 +242,11 @@ class Http2Listener(Listener[Http2Protocol]):
     """A listener whose connections speak HTTP/2, as ``make`` has them do, within ``limits`` each."""
 
     def __init__(self, make: Make, limits: Limits, *, max_connections: int = 4096) -> None:
-        connect = partial(Http2Protocol, make)
+        connect = partial(Http2Protocol, make, backlog=Backlog())
         super().__init__(connect, max_connections=max_connections, handshake_s=limits.handshake_s)
+
+    def _evict(self, connection: Http2Protocol) -> None:
+        connection.evict()
 
     async def _drain(self, grace_s: float) -> None:
         for protocol in list(self._connections):

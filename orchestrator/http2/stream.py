@@ -7,11 +7,13 @@ not hold up the others. An answer that fits is one write.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.frames import (
     DATA,
     DEFAULT_WINDOW,
@@ -31,6 +33,13 @@ LARGEST_SENT: Final = 65536
 _NO_TABLE: Final = b"\x20"
 """First byte of a header block that says: the sender's table has no bytes from now on."""
 _LAST_HEADERS: Final = END_HEADERS | END_STREAM
+SPARED_UPDATES: Final = 4
+"""How often a peer widens windows for a call, or for a piece of an answer, at most; most do so once in many."""
+_LEAST_BYTES_PER_S: Final = 1024
+"""Who sends a request or takes an answer more slowly has stalled."""
+_PIECE_BYTES: Final = 1024
+_LEAST_PIECE_BYTES: Final = 32
+"""A smaller piece of an answer, or than half of the peer's own small window, spares it no update of the window."""
 _MIB: Final = 2**20
 
 
@@ -44,10 +53,12 @@ class Limits:
         connection_window_bytes: likewise on all streams of a connection together.
         header_list_bytes: size of a header list, by HPACK's count.
         handshake_s: how long the first SETTINGS may take, and a header block to come whole.
-        stall_s: how long a peer may take to accept or send the next piece of what it has begun.
+        stall_s: how long a peer may take to accept or send the next piece of what it has begun, besides a second for
+            each KiB.
         quiet_s: silence after which the peer is pinged.
         ping_s: how long the answer to a ping may take.
-        idle_faults: pings, resets and empty frames at once; a peer beyond is sent away.
+        idle_faults: charges at once for what brings nobody an answer (pings, resets of either side, empty frames,
+            refused calls, windows that grow without need); a peer beyond is sent away.
         idle_faults_per_s: likewise in the long run.
     """
 
@@ -68,7 +79,11 @@ class Flow:
 
     Attributes:
         now_s: when something last came, seconds on ``clock``.
+        send_budget: what is held of answers that peers do not take, over all connections of a server.
         running: calls that have not ended, those whose streams are gone included; counted by the user.
+        charges: what the peer did that brings nobody an answer, and what we had to do for it, not settled yet.
+        spared_updates: how often the peer may still widen a window without a charge, because calls or data went to it.
+        was_answered: whether the peer ever got more than a refusal.
         is_over: whether the connection is gone.
         is_paused: whether the transport takes no more; the owner sets it, and calls ``resume``.
         flush: lets out at once what would go out at the end of the loop's turn, for a caller who knows that nothing
@@ -82,14 +97,24 @@ class Flow:
     """
 
     def __init__(
-        self, limits: Limits, *, is_server: bool, clock: Callable[[], float], wake: Callable[[], None]
+        self,
+        limits: Limits,
+        *,
+        is_server: bool,
+        clock: Callable[[], float],
+        wake: Callable[[], None],
+        send_budget: HeldBudget | None = None,
     ) -> None:
         self.limits = limits
+        self.send_budget = send_budget or HeldBudget(math.inf)
         self.is_server = is_server
         self.clock = clock
         self._wake = wake
         self.now_s = clock()
         self.running = 0
+        self.charges = 0
+        self.spared_updates = SPARED_UPDATES
+        self.was_answered = False
         self.is_over = False
         self.is_paused = False
         self.flush: Callable[[], None] = _do_nothing
@@ -180,7 +205,7 @@ class Stream:
     Attributes:
         connection: the flow of the connection that it belongs to.
         id: its number.
-        receiver: takes what comes.
+        receiver: takes what comes; None once the stream is closed, so that both go without the garbage collector.
         send_window: bytes the peer takes; negative after it has shrunk its window.
         receive_window: bytes the peer may send.
         owed: bytes that came and are not credited yet.
@@ -188,6 +213,7 @@ class Stream:
         is_local_closed: whether we have.
         pending: what the peer does not take yet.
         pending_bytes: how much that is.
+        counted_bytes: how much of it the budget knows of.
         trailers: what follows ``pending``; empty: an empty DATA frame ends the stream; None: it is not to end yet.
         on_writable: called once when less is pending, then forgotten.
         progress_s: when it last got on, seconds on the connection's clock.
@@ -205,6 +231,7 @@ class Stream:
     is_local_closed: bool = False
     pending: deque[memoryview] = field(default_factory=deque)
     pending_bytes: int = 0
+    counted_bytes: int = 0
     trailers: bytes | None = None
     on_writable: Callable[[], None] | None = None
     progress_s: float = field(init=False)
@@ -227,6 +254,7 @@ class Stream:
         connection, size = self.connection, len(body)
         if self.is_local_closed:
             return
+        connection.was_answered = True
         if (
             size > self.send_window
             or size > connection.send_window
@@ -305,7 +333,14 @@ class Stream:
             if is_last:
                 self._close_local()
         if self.pending_bytes < before:
-            self.progress_s = connection.clock()
+            sent_bytes = before - self.pending_bytes
+            least_bytes = min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, connection.initial_window // 2))
+            if sent_bytes >= least_bytes or not pending:
+                connection.spared_updates += SPARED_UPDATES + sent_bytes // _PIECE_BYTES
+            connection.was_answered = True
+            self._note_progress(connection.clock(), sent_bytes, is_whole=not pending)
+        if self.pending_bytes != self.counted_bytes:
+            self._count_pending()
         if pending and self.send_window > 0:
             connection.blocked[self.id] = self
         else:
@@ -318,6 +353,10 @@ class Stream:
             self.on_writable = None
             on_writable()
 
+    def _note_progress(self, now_s: float, size: int, *, is_whole: bool = False) -> None:
+        """Note that so many bytes got on, which give a peer time only at a least rate: no trickle renews it."""
+        self.progress_s = now_s if is_whole else min(now_s, self.progress_s + size / _LEAST_BYTES_PER_S)
+
     def _end_sending(self, trailers: bytes) -> None:
         kind, flags = (HEADERS, _LAST_HEADERS) if trailers else (DATA, END_STREAM)
         self.connection.write(frame(kind, flags, self.id, trailers))
@@ -327,19 +366,22 @@ class Stream:
         self.is_local_closed = True
         if self.is_remote_closed:
             self.connection.streams.pop(self.id, None)
+            self.receiver = None
             if self.owed:
                 self.forget()
         elif self.connection.is_server:  # an answer before the request has come whole: the rest is not wanted
             self.reset(ErrorCode.NO_ERROR)
+            self.receiver = None
 
     # --- receiving ---
 
     def credit(self) -> None:
         """Let the peer send as much again as came, because it was taken; a frame says so once it is worth one."""
+        size = self.owed
         self.credit_connection()
         if self.is_remote_closed:
             return
-        self.progress_s = self.connection.now_s
+        self._note_progress(self.connection.now_s, size)
         window = self.connection.limits.stream_window_bytes
         lacking = window - self.receive_window
         if lacking * 2 >= window:
@@ -356,13 +398,16 @@ class Stream:
         self.is_remote_closed = True
         if self.is_local_closed:
             self.connection.streams.pop(self.id, None)
+            self.receiver = None
 
     # --- the end ---
 
     def reset(self, code: ErrorCode) -> None:
-        """End the stream at once, both ways; the receiver is not notified."""
-        if self.connection.streams.get(self.id) is self:
-            self.connection.write(rst_stream_frame(self.id, code))
+        """End the stream at once, both ways; the receiver is not notified. A client is charged, whoever is at fault."""
+        connection = self.connection
+        if connection.streams.get(self.id) is self:
+            connection.charges += connection.is_server
+            connection.write(rst_stream_frame(self.id, code))
             self.forget()
 
     def end(self, code: ErrorCode) -> None:
@@ -370,11 +415,28 @@ class Stream:
         self.reset(code)
         self.notify_abort(code)
 
-    def forget(self) -> None:
-        """Let go of all that a stream holds which is closed both ways from now on."""
+    def lose(self) -> None:
+        """End it, because too much is held of answers that peers do not take."""
+        self.end(ErrorCode.ENHANCE_YOUR_CALM)
+
+    def discard(self) -> None:
+        """Close it both ways and let go of what is pending."""
         self.is_local_closed = self.is_remote_closed = True
         self.pending.clear()
         self.pending_bytes = 0
+        if self.counted_bytes:
+            self._count_pending()
+
+    def _count_pending(self) -> None:
+        change, self.counted_bytes = self.pending_bytes - self.counted_bytes, self.pending_bytes
+        if change > 0:
+            self.connection.send_budget.take(self, change)
+        else:
+            self.connection.send_budget.give(self, -change)
+
+    def forget(self) -> None:
+        """Let go of all that a stream holds which is closed both ways from now on."""
+        self.discard()
         self.connection.streams.pop(self.id, None)
         self.connection.blocked.pop(self.id, None)
         self.credit_connection()
@@ -382,8 +444,9 @@ class Stream:
     def notify_abort(self, code: ErrorCode) -> None:
         """Let the receiver know that the stream is gone."""
         self.on_writable = None
-        if self.receiver is not None:
-            self.receiver.abort(code)
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            receiver.abort(code)
 
 
 def _do_nothing() -> None:

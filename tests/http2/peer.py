@@ -12,6 +12,7 @@ import h2.events
 import h2.settings
 from h2.settings import SettingCodes
 
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection
 from orchestrator.http2.frames import ErrorCode, frame
 from orchestrator.http2.grpc.wire import RequestHead, read_request_head
@@ -58,7 +59,14 @@ class Recorder:
 class OurEnd:
     """A server's connection alone."""
 
-    def __init__(self, *, credits: bool = True, accept: Accept | None = None, **limits: Any) -> None:
+    def __init__(
+        self,
+        *,
+        credits: bool = True,
+        accept: Accept | None = None,
+        send_budget: HeldBudget | None = None,
+        **limits: Any,
+    ) -> None:
         self.limits = Limits(**limits)
         self.now_s = 0.0
         self.calls: list[Recorder] = []
@@ -71,6 +79,7 @@ class OurEnd:
             self.limits,
             clock=lambda: self.now_s,
             wake=self._wake,
+            send_budget=send_budget,
         )
         self.connection.start()
 
@@ -98,7 +107,7 @@ class Joined(OurEnd):
         while True:
             there = self.client.data_to_send()
             if there:
-                self.connection.receive(there)
+                self.send(there)
             back = self.connection.take_out()
             if back:
                 self.events += self.client.receive_data(back)
@@ -106,8 +115,10 @@ class Joined(OurEnd):
                 return
 
     def send(self, raw: bytes) -> None:
-        """Send bytes that the library would not."""
-        self.connection.receive(raw)
+        """Send bytes, also those that the library would not; they are taken in as many turns as it needs."""
+        has_more = self.connection.receive(raw)
+        while has_more:
+            has_more = self.connection.receive(b"")
 
     def request(self, body: bytes | None = None, **more: Any) -> int:
         number = self.client.get_next_available_stream_id()

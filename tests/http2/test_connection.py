@@ -333,7 +333,7 @@ def test_no_progress_ends_streams_and_connections() -> None:
     answering = ends.request(b"q")
     ends.now_s = 29.0
     ends.connection.check()
-    ends.client.send_data(half, b"more")
+    ends.client.send_data(half, bytes(4096))
     ends.exchange()
     ends.now_s = 31.0
     ends.connection.check()

@@ -15,6 +15,7 @@ import hpack
 import pytest
 import uvloop
 
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.frames import (
     ACK,
     DATA,
@@ -26,6 +27,7 @@ from orchestrator.http2.frames import (
     frame,
     rst_stream_frame,
     settings_frame,
+    window_update_frame,
 )
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.http2.grpc.wire import OK_TRAILERS, RESPONSE_HEADERS, pack_message
@@ -180,6 +182,40 @@ async def test_what_grows_when_it_is_unpacked_does_so_beside_the_event_loop(path
     assert any(thread.name.startswith("asyncio_") for thread in threading.enumerate())
 
 
+async def test_what_small_messages_grow_to_counts_until_they_are_answered() -> None:
+    world = World(held_bytes=2**20)
+    ends = Joined(accept=world.service.accept)
+    packer = zlib.compressobj(wbits=31)
+    packed = packer.compress(bytes(200_000)) + packer.flush()
+    body = b"\1" + len(packed).to_bytes(4, "big") + packed
+    assert len(body) < 300
+    for number in range(1, 41, 2):
+        ends.send(
+            raw_request(number, block("/s/Wait", ("grpc-encoding", "gzip")), flags=4) + frame(DATA, 1, number, body)
+        )
+        assert world.service.receive_budget.total_bytes <= 2**20
+    assert ends.connection.take_out().count(b"grpc-status\x018") == 15
+    world.release.set()
+    await until(lambda: ends.connection.running == 0)
+    assert world.service.receive_budget.total_bytes == 0
+
+
+async def test_a_small_message_that_a_quick_handler_takes_counts_no_longer_than_the_call() -> None:
+    world = World()
+    ends = Joined(accept=world.service.accept)
+    for number, message in enumerate((b"now", b"later", b"fail", b"else", b"later")):
+        packed = zlib.compress(message)
+        body = b"\1" + len(packed).to_bytes(4, "big") + packed
+        head = block("/s/Quick", ("grpc-encoding", "deflate"))
+        ends.send(raw_request(2 * number + 1, head, flags=4) + frame(DATA, 1, 2 * number + 1, body))
+    await until(lambda: world.taken)
+    await asyncio.sleep(0)
+    assert world.service.receive_budget.total_bytes == 2 * len(b"later")
+    world.held[0].answer(b"answer")
+    ends.send(frame(RST_STREAM, 0, 9, ErrorCode.CANCEL.to_bytes(4, "big")))
+    assert world.service.receive_budget.total_bytes == 0
+
+
 async def test_a_stream_may_be_silent_between_messages_but_not_within_one() -> None:
     ends = Joined(accept=World().service.accept)
     whole = pack_message(b"whole")
@@ -196,6 +232,78 @@ async def test_a_stream_may_be_silent_between_messages_but_not_within_one() -> N
     await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("path", [BLOCK, STREAM])
+async def test_a_message_in_drops_does_not_buy_time(path: bytes) -> None:
+    ends = Joined(accept=World().service.accept)
+    ends.send(raw_request(1, path, flags=4) + frame(DATA, 0, 1, pack_message(bytes(1000))[:9]))
+    ended_s = 0.0
+    while not ended_s:
+        ends.now_s += 1.0
+        ends.send(frame(DATA, 0, 1, b"x"))
+        ends.connection.check()
+        if rst_stream_frame(1, ErrorCode.CANCEL) in ends.connection.take_out():
+            ended_s = ends.now_s
+    assert ended_s == 31.0
+    await asyncio.sleep(0)
+
+
+def test_a_window_that_opens_in_drops_does_not_buy_time() -> None:
+    ends = Joined(settings={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    ends.send(raw_request(1, BLOCK))
+    ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
+    ended_s = 0.0
+    while not ended_s:
+        ends.now_s += 1.0
+        ends.send(frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\x10"))
+        ends.connection.check()
+        if rst_stream_frame(1, ErrorCode.CANCEL) in ends.connection.take_out():
+            ended_s = ends.now_s
+    assert ended_s == 31.0
+
+
+def test_who_takes_an_answer_slowly_has_the_time_that_it_needs() -> None:
+    ends = Joined(settings={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    ends.send(raw_request(1, BLOCK))
+    ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(200_000), OK_TRAILERS)
+    while not ends.connection.is_idle:
+        ends.now_s += 20.0
+        ends.connection.check()
+        ends.send(frame(WINDOW_UPDATE, 0, 1, (40_000).to_bytes(4, "big")))
+        ends.send(frame(WINDOW_UPDATE, 0, 0, (40_000).to_bytes(4, "big")))
+    assert ends.now_s == 100.0
+    assert ends.calls[0].aborted is None
+
+
+def test_answers_that_nobody_takes_are_held_up_to_a_bound_over_all_connections() -> None:
+    budget = HeldBudget(1_000_000)
+    closed = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
+    greedy, modest = (Joined(settings=closed, send_budget=budget) for _ in range(2))
+    modest.send(raw_request(1, BLOCK))
+    modest.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
+    for number in range(1, 201, 2):
+        greedy.send(raw_request(number, BLOCK))
+        greedy.calls[-1].stream.respond(RESPONSE_HEADERS, bytes(200_000), OK_TRAILERS)
+        assert budget.total_bytes <= 1_000_000
+    assert [call.aborted for call in greedy.calls].count(ErrorCode.ENHANCE_YOUR_CALM) == 96
+    assert greedy.connection.take_out().count(ErrorCode.ENHANCE_YOUR_CALM.to_bytes(4, "big")) >= 96
+    assert modest.calls[0].aborted is None
+    modest.send(window_update_frame(0, 100_000) + window_update_frame(1, 100_000))
+    assert modest.connection.is_idle
+    assert budget.total_bytes == 4 * 200_000
+    greedy.connection.abort(ErrorCode.CANCEL)
+    assert budget.total_bytes == 0
+
+
+def test_an_answer_that_is_larger_than_all_that_may_be_held_is_taken_alone() -> None:
+    ends = Joined(send_budget=HeldBudget(1000))
+    number = ends.request(b"q")
+    ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
+    ends.exchange()
+    ends.send(window_update_frame(0, 100_000) + window_update_frame(number, 100_000))
+    assert ends.connection.is_idle
+    assert ends.calls[0].aborted is None
+
+
 async def test_a_call_that_was_refused_is_forgotten_before_its_time_is_up() -> None:
     ends = Joined(accept=World().service.accept)
     patient = block("/s/Echo", ("grpc-timeout", "1H"))
@@ -205,6 +313,32 @@ async def test_a_call_that_was_refused_is_forgotten_before_its_time_is_up() -> N
     gc.collect()
     # By type: to ask an object for its class wakes the lazy ones of other libraries.
     assert not [found for found in gc.get_objects() if type(found) is UnaryCall]
+
+
+ENDS = {
+    "answered": raw_request(1, BLOCK, flags=4) + frame(DATA, 1, 1, pack_message(b"x")),
+    "refused": raw_request(1, BLOCK, flags=4) + frame(DATA, 1, 1, b"no message"),
+    "reset": raw_request(1, BLOCK, flags=4) + rst_stream_frame(1, ErrorCode.CANCEL),
+    "a lie": raw_request(1, block("/s/Echo", ("content-length", "9")), flags=4) + frame(DATA, 1, 1, b"x"),
+    "too much": raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, pack_message(b"x") + b"more"),
+    "lost": raw_request(1, BLOCK, flags=4) + frame(2, 0, 0, b"lost!"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_a_call_that_has_ended_is_gone_without_the_garbage_collector(name: str) -> None:
+    """Which stops everything for as long as it takes to look at all calls there are."""
+    ends = Joined(accept=World().service.accept)
+    gc.collect()
+    gc.disable()
+    try:
+        ends.send(ENDS[name])
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert ends.connection.is_idle
+        assert not [found for found in gc.get_objects() if type(found) is UnaryCall]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])

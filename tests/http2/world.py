@@ -14,8 +14,8 @@ import grpc
 import hpack
 import pytest
 
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc.server_call import ReceiveBudget
 from orchestrator.http2.grpc.service import Send, Service, UnaryCall
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
@@ -51,7 +51,7 @@ class World:
             explain=lambda error: RpcError("DATA_LOSS", f"{error} – 100 %"),
             max_message_bytes=max_message_bytes,
             limits=self.limits,
-            receive_budget=ReceiveBudget(held_bytes),
+            receive_budget=HeldBudget(held_bytes),
             identify=self.identify,
             quick={"/s/Quick": self.take},
         )

@@ -17,7 +17,15 @@ from orchestrator.cli.options import LOG_LEVEL, PATH, until_stdin_ends_option
 from orchestrator.cli.serving import gateway_worker
 from orchestrator.cli.signals import watch_for_stop
 from orchestrator.config import FleetSettings, load_fleet
-from orchestrator.gateway import FollowedFleet, Gateway, Supervisor, WorkerLaunch, new_event_loop, open_gateway
+from orchestrator.gateway import (
+    FollowedFleet,
+    Gateway,
+    Supervisor,
+    WorkerLaunch,
+    freeze_heap,
+    new_event_loop,
+    open_gateway,
+)
 from orchestrator.router import compile_ahead
 
 log = logging.getLogger(__name__)
@@ -70,6 +78,7 @@ async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) ->
     if not await _is_compiled(stop):
         return
     async with open_gateway(fleet, path) as opened:
+        freeze_heap()
         _log_addresses(opened)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
         await stop.wait()

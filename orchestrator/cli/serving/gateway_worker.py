@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
-from orchestrator.gateway import WorkerTeam, new_event_loop, open_gateway, read_init_message
+from orchestrator.gateway import WorkerTeam, freeze_heap, new_event_loop, open_gateway, read_init_message
 
 
 def main(channel_descriptor: int, handoff_descriptor: int) -> int:
@@ -39,6 +39,7 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, ha
     try:
         async with open_gateway(fleet, path, team) as gateway:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload)
+            freeze_heap()
             team.serve(gateway)
             await stop.wait()
     except SlimError as exc:

@@ -210,15 +210,16 @@ class Guard:
         if not self.may_use(caller, model):
             raise ForbiddenError(f"tenant '{caller.tenant}' may not use model '{model}'")
 
-    def admit(self, caller: Caller, model: str) -> Ticket:
-        """Return what counts an inference as under way until it is closed, as a context or by hand.
+    def admit(self, caller: Caller, model: str | None) -> Ticket:
+        """Return what counts a request as under way until it is closed, as a context or by hand; None is no model's.
 
         Raises ForbiddenError when the tenant may not use the model, and QuotaError, which says when to come again, when
         too many are under way, or have come.
         """
         if caller.tenant is None:
             return Ticket(None)
-        self.require_model(caller, model)
+        if model is not None:
+            self.require_model(caller, model)
         account = self._account(caller.tenant)
         if account.running >= account.concurrent:
             raise QuotaError(
@@ -229,7 +230,7 @@ class Guard:
         return Ticket(account)
 
     def charge_request(self, caller: Caller) -> None:
-        """Count one inference against its rate; raises QuotaError."""
+        """Count one request against its rate; raises QuotaError."""
         if caller.tenant is None:
             return
         self._account(caller.tenant).requests.charge(caller.tenant, 1, now_s=self._clock())

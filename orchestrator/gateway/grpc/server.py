@@ -23,8 +23,8 @@ from orchestrator.gateway.listening import Endpoint
 from orchestrator.gateway.statuses import status_of
 from orchestrator.gateway.streaming import METHOD as STREAM_METHOD
 from orchestrator.gateway.streaming import StreamSession
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc.server_call import ReceiveBudget
 from orchestrator.http2.grpc.service import Send, Service, UnaryHandler
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
@@ -59,6 +59,7 @@ class GrpcServer(Endpoint):
             handshake_s=clients.header_timeout_s,
             stall_s=clients.stall_timeout_s,
         )
+        self._send_budget = HeldBudget(int(clients.max_held_mib * _MIB))
         unary: dict[str, UnaryHandler[Caller]] = {
             f"/{SERVICE}/{name}": partial(data_plane.call, name) for name in data_plane.methods
         }
@@ -68,9 +69,10 @@ class GrpcServer(Endpoint):
             explain=explain,
             max_message_bytes=int(settings.max_message_mib * _MIB),
             limits=self._limits,
-            receive_budget=ReceiveBudget(int(clients.max_held_mib * _MIB)),
+            receive_budget=HeldBudget(int(clients.max_held_mib * _MIB)),
             identify=self._identify,
             quick={f"/{SERVICE}/ModelInfer": data_plane.inference.begin},
+            limit_s=self._limit_stranger_s if data_plane.guard.is_on else None,
         )
         listener = Http2Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
         super().__init__("gateway.grpc", settings.grpc or "", listener, ssl=ssl, listens=listens)
@@ -78,10 +80,21 @@ class GrpcServer(Endpoint):
     def _make_connection(self, wake: Callable[[], None]) -> Connection[RequestHead]:
         most_bytes = self._limits.header_list_bytes
         decoder = HeaderDecoder(partial(read_request_head, max_list_bytes=most_bytes), max_list_bytes=most_bytes)
-        return Connection(decoder, self._service.accept, self._limits, clock=time.monotonic, wake=wake)
+        return Connection(
+            decoder,
+            self._service.accept,
+            self._limits,
+            clock=time.monotonic,
+            wake=wake,
+            send_budget=self._send_budget,
+        )
 
     def _identify(self, path: str, metadata: Metadata) -> Caller:
         return self._data_plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
+
+    def _limit_stranger_s(self, caller: Caller) -> float | None:
+        """Return how long a call may take that nobody answers for, a probe of health; None for a tenant's."""
+        return self._limits.handshake_s if caller.tenant is None else None
 
     async def _stream(self, requests: AsyncIterator[bytes], send: Send, caller: Caller) -> None:
         await StreamSession(self._data_plane, send, window=self._window, caller=caller).run(requests)

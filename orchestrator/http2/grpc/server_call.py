@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.wire import TRAILERS, RequestHead, RpcError, Unpacker, trailers, unpack_message
 from orchestrator.http2.stream import Flow, Limits, Stream
@@ -28,38 +28,6 @@ _STEP_BYTES = 2**20  # after which what a message has grown to is counted
 
 CallerT = TypeVar("CallerT")
 """Who makes a call, as its service identifies them."""
-
-
-class ReceiveBudget:
-    """Counts bytes by the call they came for, ``total_bytes`` in all; ``most_bytes`` must hold the largest message."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self.total_bytes = 0
-        self._most_bytes = most_bytes
-        self._held: dict[ServerCall[Any], int] = {}
-
-    def take(self, call: ServerCall[Any], size: int) -> None:
-        """Count a piece; afterwards the call, or another one, may have lost all of its pieces."""
-        if size:
-            self.total_bytes += size
-            self._held[call] = self._held.get(call, 0) + size
-        while self.total_bytes > self._most_bytes:
-            self._choose_lost().lose()
-
-    def give(self, call: ServerCall[Any], size: int) -> None:
-        """Count so much of a call no more."""
-        if size:
-            self.total_bytes -= size
-            self._held[call] -= size
-            if not self._held[call]:
-                del self._held[call]
-
-    def _choose_lost(self) -> ServerCall[Any]:
-        by_connection: Counter[Flow] = Counter()
-        for call, size in self._held.items():
-            by_connection[call.connection] += size
-        worst, _ = by_connection.most_common(1)[0]
-        return max((call for call in self._held if call.connection is worst), key=self._held.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +44,7 @@ class CallRules:
     explain: Callable[[Exception], RpcError]
     max_message_bytes: int
     limits: Limits
-    receive_budget: ReceiveBudget
+    receive_budget: HeldBudget
 
 
 class ServerCall(ABC, Generic[CallerT]):
@@ -124,6 +92,7 @@ class ServerCall(ABC, Generic[CallerT]):
 
     def _break(self, code: ErrorCode) -> None:
         self._stream.reset(code)
+        self._stream.receiver = None
         self.abort(code)
 
     def abort(self, code: ErrorCode) -> None:
@@ -167,17 +136,24 @@ class ServerCall(ABC, Generic[CallerT]):
         self._give_unpacked()
 
     def _unpack_small(self, flag: int, payload: bytes) -> bytes | None:
-        """Return a message, None when unpacking it takes longer than the event loop can spare; raises RpcError."""
-        if flag and len(payload) >= _THREAD_FROM_BYTES:
+        """Return a message, None when unpacking it takes longer than the event loop can spare; raises RpcError.
+
+        What was unpacked counts as by ``_unpack_large``; afterwards the call may be lost.
+        """
+        if flag == 0:
+            return payload
+        if len(payload) >= _THREAD_FROM_BYTES:
             return None
         most_bytes = self._rules.max_message_bytes
         least_bytes = min(_THREAD_FROM_BYTES, most_bytes)
         try:
-            return unpack_message(flag, payload, self._head.encoding, least_bytes)
+            message = unpack_message(flag, payload, self._head.encoding, least_bytes)
         except RpcError as exc:
             if exc.status != "RESOURCE_EXHAUSTED" or least_bytes == most_bytes:
                 raise
             return None  # it grows
+        self._count_unpacked(len(message))
+        return message
 
     async def _unpack_large(self, flag: int, payload: bytes) -> bytes | None:
         """Return a message, unpacked beside the event loop and counted as it grows; raises RpcError.
@@ -189,11 +165,14 @@ class ServerCall(ABC, Generic[CallerT]):
         while not unpacker.is_done:
             piece = await asyncio.to_thread(unpacker.read, _STEP_BYTES)
             pieces.append(piece)
-            self._unpacked_bytes += len(piece)
-            self._rules.receive_budget.take(self, len(piece))
+            self._count_unpacked(len(piece))
             if self._is_lost:
                 return None
         return b"".join(pieces)
+
+    def _count_unpacked(self, size: int) -> None:
+        self._unpacked_bytes += size
+        self._rules.receive_budget.take(self, size)
 
     def _give_unpacked(self) -> None:
         """Count what was unpacked no more."""

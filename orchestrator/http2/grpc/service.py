@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from orchestrator.http2.frames import ErrorCode
@@ -47,15 +47,23 @@ class Service(CallRules, Generic[CallerT]):
         identify: Returns who makes a call of a path with this metadata, for its handler; called once a call, before its
             message has come. Raises what the call is refused with.
         quick: Handlers that are asked first, for the paths of some unary ones.
+        limit_s: Returns how long a caller's calls may take, whatever their clients say; None for any time.
     """
 
     unary: Mapping[str, UnaryHandler[CallerT]]
     streaming: Mapping[str, StreamHandler[CallerT]]
     identify: Callable[[str, Metadata], CallerT]
     quick: Mapping[str, QuickHandler[CallerT]] = field(default_factory=dict)
+    limit_s: Callable[[CallerT], float | None] | None = None
 
     def accept(self, stream: Stream, head: RequestHead) -> Receiver | None:
-        """Begin a call, or answer at once what is none."""
+        """Begin a call, or answer at once what is none, for a charge."""
+        receiver = self._accept(stream, head)
+        if receiver is None:
+            stream.connection.charges += 1
+        return receiver
+
+    def _accept(self, stream: Stream, head: RequestHead) -> Receiver | None:
         if head.is_malformed:
             stream.reset(ErrorCode.PROTOCOL_ERROR)
         elif head.problem:
@@ -73,6 +81,8 @@ class Service(CallRules, Generic[CallerT]):
             refusal = self.explain(exc)
             _refuse(stream, refusal.status, refusal.detail)
             return None
+        if self.limit_s is not None and (most_s := self.limit_s(caller)) is not None:
+            head = replace(head, timeout_s=most_s if head.timeout_s is None else min(most_s, head.timeout_s))
         if (unary := self.unary.get(head.path)) is not None:
             return UnaryCall(self, stream, head, caller, unary, self.quick.get(head.path))
         if (streaming := self.streaming.get(head.path)) is not None:
@@ -149,6 +159,8 @@ class UnaryCall(ServerCall[CallerT]):
         if message is None:
             self._start(self._run_large(flag, payload))
             return
+        if self._is_lost:
+            return
         if self._quick is None or not self._offer(self._quick, message):
             self._start(self._run(message))
 
@@ -168,6 +180,8 @@ class UnaryCall(ServerCall[CallerT]):
     def answer(self, message: bytes) -> None:
         """Answer the call; to be done once, or ``refuse``, by a quick handler that has taken it."""
         if self._give_back():
+            if self._unpacked_bytes:
+                self._give_unpacked()
             self._stop_timer()
             self._stream.respond(RESPONSE_HEADERS, pack_message(message), OK_TRAILERS)
             if self.connection.running == 0:  # no other answer could leave with it
@@ -176,6 +190,7 @@ class UnaryCall(ServerCall[CallerT]):
     def refuse(self, error: Exception) -> None:
         """Refuse the call with what stands for an error; see ``answer``."""
         if self._give_back():
+            self._give_unpacked()
             self._fail(error)
 
     def _give_back(self) -> bool:
@@ -256,9 +271,11 @@ class StreamingCall(ServerCall[CallerT]):
             return True
 
     def _ask_for_more(self) -> None:
-        self._stream.is_fed = bool(self._held)  # the rest of a message that is under way must come
-        self._stream.credit()
-        self._stream.progress_s = self._stream.connection.clock()
+        stream, is_under_way = self._stream, bool(self._held)
+        if not is_under_way or not stream.is_fed:  # a message begins, or may
+            stream.progress_s = stream.connection.clock()
+        stream.is_fed = is_under_way  # the rest of a message that is under way must come
+        stream.credit()
 
     async def _read(self) -> AsyncIterator[bytes]:
         while True:

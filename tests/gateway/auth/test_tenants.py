@@ -223,6 +223,30 @@ async def test_streams_that_are_passed_on_count_too(tmp_path: Path) -> None:
             await channel.unary_unary(f"/{SERVICE}/ModelInfer")(echo_request().SerializeToString(), metadata=metadata)
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("ServerMetadata", "/v2"),
+        ("ModelMetadata", "/v2/models/fashion"),
+        ("ModelConfig", "/v2/models/fashion/config"),
+        ("ModelStatistics", "/v2/models/fashion/stats"),
+        ("RepositoryIndex", "/v2/repository/index"),
+    ],
+)
+async def test_queries_come_under_a_tenants_quota_and_health_does_not(
+    client: MakeClient, method: str, path: str
+) -> None:
+    small = client(SMALL)
+    request = getattr(pb, f"{method}Request")(**({"name": "fashion"} if method.startswith("Model") else {}))
+    body = {} if method == "RepositoryIndex" else None
+    assert [(await small.grpc(method, request))[0] for _ in range(2)] == ["OK"] * 2
+    assert (await small.http(path, body))[0] == 200
+    assert (await small.grpc(method, request))[0] == "RESOURCE_EXHAUSTED"
+    assert (await small.http(path, body))[0] == 429
+    assert (await small.grpc("ModelReady", pb.ModelReadyRequest(name="fashion")))[0] == "OK"
+    assert (await client(TOKEN).grpc(method, request))[0] == "OK"
+
+
 async def test_places_of_clients_that_leave_come_back(tmp_path: Path) -> None:
     write(tmp_path / "t.yaml", VISION | {"concurrent_requests": 2})
     async with (

@@ -314,3 +314,15 @@ async def test_what_is_sent_for_a_stream_holds_no_reset_and_one_end() -> None:
     await server.wait_closed()
     assert RST_STREAM not in {kind for kind, _ in seen}
     assert [pair for pair in seen if pair[1] & END_STREAM] == [(DATA, END_STREAM)]
+
+
+@pytest.mark.parametrize("value", ["a\tb", "café", "\x7f", b"\x00\xff"])
+async def test_metadata_of_any_kind_goes_along(value: str | bytes) -> None:
+    """gRPC's own client refuses to send some of it, with INTERNAL."""
+    async with open_channel() as (_, channel):
+        key = "x-note" if isinstance(value, str) else "x-note-bin"
+        stream = channel.open_stream("/s/Echo", ((key, value),), explain=lambda error: error)
+        await stream.send(b"message")
+        await stream.finish()
+        assert [message async for message in stream.answers()] == [b"message"]
+        assert await channel.call("/s/Unary", b"message", ((key, value),)) == b"message"
