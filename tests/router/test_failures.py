@@ -119,6 +119,31 @@ async def test_a_server_that_hangs_is_taken_out_and_returns_when_it_answers_agai
         assert {answer.server for answer in await ask(router, 3)} == {"fast"}
 
 
+@pytest.mark.parametrize("names", ["a", "ab"])
+async def test_a_width_that_hangs_takes_out_only_itself_and_returns_when_it_answers_again(names: str) -> None:
+    class HangingWidth(Hanging):
+        async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
+            return await (super() if model.width == 100 else super(Hanging, self)).infer_batch(model, batch)
+
+    servers = {name: HangingWidth(per_item_s=0.001) for name in names}
+    async with routed(servers, policy="lert", group_timeout_s=2) as router:
+        for server in servers.values():
+            server.hangs = True
+        first = asyncio.gather(*(router.infer(item(0), deadline_ms=100) for _ in range(3)), return_exceptions=True)
+        await asyncio.sleep(0.5)
+        for n in range(200):
+            assert (await router.infer(item(n), deadline_ms=100)).width == 75
+            if n in (50, 150):
+                await asyncio.sleep(7.3)  # it is tried once more meanwhile, by a server that is asked nothing else
+        with pytest.raises(ServerUnavailableError, match="fashion_w100 on a is out"):
+            await router.infer(item(0), width=Width(100), deadline_ms=100)
+        for server in servers.values():
+            server.hangs = False
+        await asyncio.sleep(35)
+        assert (await router.infer(item(0), deadline_ms=100)).width == 100
+        await first
+
+
 async def test_a_fleet_that_hangs_is_told_at_once_to_who_comes() -> None:
     servers = {"a": Hanging(), "b": Hanging()}
     async with routed(servers, policy="lert", group_timeout_s=20) as router:

@@ -169,9 +169,13 @@ class Sender:
         self._given_up.add(batch.output)
         batch.output.add_done_callback(self._given_up.discard)
         self._release(batch)
+        is_model_alone = batch.server.health.is_alone(batch.model.name)
         batch.server.release(batch.sent)
         limit = f"group_timeout_s = {self._fleet.settings.group_timeout_s}"
-        self._retry(batch, StalledServerError(f"{batch.server.name} left a batch unanswered, {limit}"))
+        error: SlimError = StalledServerError(f"{batch.server.name} left a batch unanswered, {limit}")
+        if is_model_alone:
+            error = TransientError(f"{batch.model.name} on {batch.server.name} left a batch unanswered, {limit}")
+        self._retry(batch, error)
         self._wake()
 
     # --- it has ended ---

@@ -2,13 +2,13 @@
 
 Several things can be wrong, and each takes out as little as it must:
 
-- A server that can't be reached, or leaves a batch unanswered, is out as a whole. After a stall it returns only when
+- A server that can't be reached, or answers nothing any more, is out as a whole. After a stall it returns only when
   its models have answered blank items again: one that hangs may well go on saying that it is ready.
 - A server that does harm is ejected for a time.
 - A model that has left a batch overdue is suspect, and its server as a whole where it has answered nothing else since:
   others are taken while there are any.
-- A model that fails (a Python stub that died keeps its model "ready") is out alone, and returns when it has answered
-  blank items; it is tried again after 1, 2, 4, … seconds.
+- A model that fails (a Python stub that died keeps its model "ready"), or leaves a batch unanswered while others
+  answer, is out alone, and returns when it has answered blank items; it is tried again after 1, 2, 4, … seconds.
 - A model that answers the golden probe wrong is out alone too, until it answers it right.
 - A model that is new, and in no profile, is tried on blank items before it is used; so the first decisions rest on
   measured times.
@@ -180,6 +180,10 @@ class ServerHealth:
         if model in self.suspended:
             times_s.append(max(now_s, self.suspended[model].until_s))
         return max(times_s, default=None)
+
+    def is_alone(self, model: ModelName) -> bool:
+        """Return whether a model is suspect and its server is not, because something else has answered."""
+        return model in self.suspects and not self.is_suspect
 
     def silent_since_s(self, model: ModelName) -> float | None:
         """Return since when a model that is suspect, or whose server is, has answered nothing; None when it is not."""
