@@ -168,6 +168,11 @@ class Fleet:
         await server.client.close()
         log.info("server %s has left", server.name)
 
+    def answers(self, name: str) -> bool:
+        """Return whether a server answered when it was last asked."""
+        server = self.servers.get(ServerName(name))
+        return server is not None and server.health.problem is None and not server.health.is_suspect
+
     # --- what they serve ---
 
     def models(self, family: str | None) -> tuple[ServedModel, ...]:
