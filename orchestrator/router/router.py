@@ -124,7 +124,7 @@ class Router:
         self._observer = observer
         self._fleet = Fleet(settings, servers, observer, starts or ProfileStarts())
         self._queues = RequestQueues()
-        self._shedder = Shedder(settings, self._queues, observer, self._fleet.describe)
+        self._shedder = Shedder(settings, self._queues, observer, self._fleet.describe, self._fleet.outage)
         self._dispatcher = Dispatcher(settings, self._queues, self._fleet, self._shedder, observer)
         self._admissions = Admissions()
         self._closing = False

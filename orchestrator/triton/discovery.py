@@ -167,6 +167,10 @@ class ModelDiscovery(Generic[S]):
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
+    def answers(self, name: str) -> bool:
+        """Return whether a server answered when it was last asked."""
+        return any(server.name == name and server.problem is None for server in self.servers)
+
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` whenever a server was asked, or servers have come or gone."""
         self._listeners.append(listener)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from orchestrator.config import RouterSettings
-from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ModelNotFoundError
+from orchestrator.errors import CapacityError, ConfigError, DeadlineError, ModelNotFoundError, ServerUnavailableError
 from orchestrator.errors import TransientError as Transient
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServedModel, ServerName, Width
@@ -77,6 +77,32 @@ async def test_a_broken_width_takes_out_only_itself() -> None:
         assert (await router.infer(item(0))).width == 100
 
 
+@pytest.mark.parametrize(("policy", "broken"), [("lert", 100), ("thrift", 100), ("lert:narrowest", 25), ("jsq", 25)])
+async def test_a_width_that_dies_on_all_servers_costs_the_others_nothing(policy: str, broken: int) -> None:
+    servers = {"a": BrokenModel(per_item_s=0.005), "b": BrokenModel(per_item_s=0.006)}
+    outcomes: list[Any] = []
+    pinned: list[Any] = []
+
+    async def call(router: Router, into: list[Any], n: int, **arguments: Any) -> None:
+        into += await asyncio.gather(router.infer(item(n), deadline_ms=100, **arguments), return_exceptions=True)
+
+    async with routed(servers, policy=policy) as router, asyncio.TaskGroup() as group:
+        for n in range(600):
+            if n == 150:
+                for server in servers.values():
+                    server.broken = frozenset({broken})
+            group.create_task(call(router, outcomes, n))
+            if n % 10 == 0 and n >= 150:
+                group.create_task(call(router, pinned, n, width=Width(broken)))
+            await asyncio.sleep(1 / 150)
+    assert len(outcomes) == 600
+    assert sum(not isinstance(outcome, Answer) for outcome in outcomes) <= 3, "only what met it first"
+    assert not any(isinstance(outcome, Answer) for outcome in pinned)
+    known = [str(outcome) for outcome in pinned if isinstance(outcome, ServerUnavailableError)]
+    assert len(known) >= len(pinned) - 5, "the first were sent to it"
+    assert all(f"fashion_w{broken:03d} on a" in text and f"fashion_w{broken:03d} on b" in text for text in known)
+
+
 @pytest.mark.parametrize("others", [{}, {"slow": 0.05}])
 async def test_a_server_that_hangs_is_taken_out_and_returns_when_it_answers_again(others: Mapping[str, float]) -> None:
     hanging = Hanging(per_item_s=0.001)
@@ -91,6 +117,52 @@ async def test_a_server_that_hangs_is_taken_out_and_returns_when_it_answers_agai
         hanging.hangs = False
         await asyncio.sleep(5)
         assert {answer.server for answer in await ask(router, 3)} == {"fast"}
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+async def test_a_width_that_hangs_takes_out_only_itself_and_returns_when_it_answers_again(names: str) -> None:
+    class HangingWidth(Hanging):
+        async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
+            return await (super() if model.width == 100 else super(Hanging, self)).infer_batch(model, batch)
+
+    servers = {name: HangingWidth(per_item_s=0.001) for name in names}
+    async with routed(servers, policy="lert", group_timeout_s=2) as router:
+        for server in servers.values():
+            server.hangs = True
+        first = asyncio.gather(*(router.infer(item(0), deadline_ms=100) for _ in range(3)), return_exceptions=True)
+        await asyncio.sleep(0.5)
+        for n in range(200):
+            assert (await router.infer(item(n), deadline_ms=100)).width == 75
+            if n in (50, 150):
+                await asyncio.sleep(7.3)  # it is tried once more meanwhile, by a server that is asked nothing else
+        with pytest.raises(ServerUnavailableError, match="fashion_w100 on a is out"):
+            await router.infer(item(0), width=Width(100), deadline_ms=100)
+        for server in servers.values():
+            server.hangs = False
+        await asyncio.sleep(35)
+        assert (await router.infer(item(0), deadline_ms=100)).width == 100
+        await first
+
+
+async def test_a_fleet_that_hangs_is_told_at_once_to_who_comes() -> None:
+    servers = {"a": Hanging(), "b": Hanging()}
+    async with routed(servers, policy="lert", group_timeout_s=20) as router:
+        for server in servers.values():
+            server.hangs = True
+        clock = asyncio.get_running_loop().time
+        first = asyncio.gather(*(router.infer(item(n), deadline_ms=500) for n in range(10)), return_exceptions=True)
+        await asyncio.sleep(1)
+        for n in range(20):
+            began_s = clock()
+            with pytest.raises(ServerUnavailableError, match=r"in time: a has answered nothing for .* s, b has"):
+                await router.infer(item(n), deadline_ms=500)
+            assert clock() == began_s, "it is not kept waiting for its deadline"
+            await asyncio.sleep(0.1)
+        for server in servers.values():
+            server.hangs = False
+        await asyncio.sleep(1.1)
+        assert all(isinstance(outcome, Answer) for outcome in await ask(router, 20, deadline_ms=500))
+        await first
 
 
 async def test_a_hanging_server_holds_up_nobody_before_it_is_found_out() -> None:

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.errors import ConfigError
 from orchestrator.router import Answer, Router
+from orchestrator.router.servers.membership import addresses_to_use
 from orchestrator.snapshot import ServerName
 from tests.fakes.servers import NO_TIME_BUDGET, FakeServer, item
 from tests.fakes.troubled import TroubledServer
@@ -177,6 +178,49 @@ async def test_a_name_with_several_addresses_is_several_servers_that_come_and_go
         assert [server.grpc for server in router.membership.servers] == ["10.0.0.3:8001"]
         assert [fakes[f"10.0.0.{n}:8001"].closed for n in (1, 2, 3)] == [True, True, False]
     assert names.asked <= 8
+
+
+async def test_a_name_that_moves_to_a_dead_address_keeps_the_server_that_answers_until_the_new_one_does() -> None:
+    fakes = {f"10.0.0.{n}:8001": FakeServer(per_item_s=0.004) for n in (1, 2)}
+    names, dead = Names("10.0.0.1"), fakes["10.0.0.2:8001"]
+    dead.is_up = False
+    fleet = fleet_of({"t": "tritons.svc:8001"}, policy="lert", resolve_period_s=1)
+
+    async def ask(seconds: float) -> list[Any]:
+        calls = []
+        for n in range(round(seconds * 100)):
+            calls.append(asyncio.create_task(router.infer(item(n % 10), deadline_ms=500)))
+            await asyncio.sleep(0.01)
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    async with resolved(fleet, fakes, names) as router:
+        names.addresses = ("10.0.0.2",)
+        assert {o.server for o in await ask(4)} == {"t"}
+        dead.is_up = True
+        assert all(isinstance(o, Answer) for o in await ask(4))
+        assert set(router.served_by()) == {"t-2"}
+        names.addresses = ("10.0.0.1",)
+        fakes["10.0.0.1:8001"].is_up = dead.is_up = False
+        await asyncio.sleep(3)
+        assert router.membership is not None
+        assert [server.grpc for server in router.membership.servers] == ["10.0.0.1:8001"], "neither answers"
+
+
+@pytest.mark.parametrize(
+    ("found", "before", "answering", "expected"),
+    [
+        ("b", "a", "a", "ab"),
+        ("b", "ab", "ab", "b"),
+        ("b", "a", "", "b"),
+        ("bc", "abd", "ab", "bc"),
+        ("c", "abd", "ab", "abc"),
+        ("", "ab", "", "ab"),
+    ],
+)
+def test_addresses_that_answer_are_used_until_one_of_those_that_were_found_does(
+    found: str, before: str, answering: str, expected: str
+) -> None:
+    assert addresses_to_use(tuple(found), tuple(before), answering.__contains__) == tuple(expected)
 
 
 async def test_a_fleet_with_a_new_name_is_taken_once_the_name_is_known() -> None:

@@ -105,7 +105,7 @@ class FollowedFleet:
 
     async def resolve(self) -> None:
         """Look the names up for the first time."""
-        await self._names.look_up(self.settings.servers)
+        await self._names.look_up(self.settings.servers, lambda name: False)
         self.servers = self._names.expand(self.settings.servers)
 
     def watch_file(self, take: Callable[[ServerChanges], None]) -> WatchedFiles:
@@ -118,11 +118,11 @@ class FollowedFleet:
 
         return WatchedFiles("the fleet's servers", [self.path], read)
 
-    async def watch_names(self, take: Callable[[ServerChanges], None]) -> None:
-        """Look the names up for ever, and have changes taken."""
+    async def watch_names(self, take: Callable[[ServerChanges], None], answers: Callable[[str], bool]) -> None:
+        """Look the names up for ever, and have changes taken; ``answers`` returns whether a server answers now."""
         while True:
             await asyncio.sleep(self.settings.router.resolve_period_s)
-            await self._names.look_up(self.settings.servers)
+            await self._names.look_up(self.settings.servers, answers)
             try:
                 self._take(self.settings, take)
             except ConfigError as exc:

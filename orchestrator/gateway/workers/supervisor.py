@@ -99,7 +99,7 @@ class Supervisor:
         start("asking for statistics", lambda: self._fleet_statistics.watch(period_s))
         start("watching files", lambda: watch([self._file]))
         start("watching workers", self._watch_workers)
-        start("resolving names", lambda: self._fleet.watch_names(self._take))
+        start("resolving names", lambda: self._fleet.watch_names(self._take, self._discovery.answers))
         return self
 
     async def __aexit__(

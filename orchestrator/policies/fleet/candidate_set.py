@@ -15,7 +15,7 @@ from orchestrator.policies.circuit_breaker import Fault, find_fault, is_bounded
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.protocol import Binding, Policy, RowPolicy, Situation
 from orchestrator.policies.queue_rules import least_times
-from orchestrator.snapshot import ServerName
+from orchestrator.snapshot import ModelName, ServerName
 
 
 class CandidateSet:
@@ -59,12 +59,22 @@ class CandidateSet:
         """The candidates and those that were excluded."""
         return self.candidates if self._reachable is None else self._reachable
 
-    def exclude(self, servers: frozenset[ServerName]) -> None:
-        """Leave out the candidates of some servers, if there are others."""
-        reachable = self.candidates
-        trusted = self._tables.candidates(self.situation, avoided=servers)
-        self._reachable = reachable
-        if any(c.server not in servers for c in trusted):
+    @property
+    def is_whole(self) -> bool:
+        """Whether none was excluded."""
+        return self._reachable is None
+
+    def exclude(self, servers: Collection[ServerName], models: Collection[tuple[ServerName, ModelName]]) -> None:
+        """Leave out the candidates of some servers and models, as far as there are others.
+
+        Servers to avoid are left out likewise.
+        """
+        self._reachable = self.candidates
+        for avoided in ({*self._avoided, *servers}, self._avoided):
+            trusted = self._tables.candidates(self.situation, avoided=avoided, without=models)
+            if any(c.server not in avoided for c in trusted):
+                break
+        if trusted:
             self._values = trusted
             self.drain_s = min(c.drain_s for c in trusted)
 

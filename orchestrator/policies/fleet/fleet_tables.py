@@ -87,12 +87,32 @@ class FleetTables:
         del self._states[name]
         self._layout()
 
-    def candidates(self, situation: Situation, *, avoided: Collection[ServerName] = ()) -> tuple[Candidate, ...]:
+    def candidates(
+        self,
+        situation: Situation,
+        *,
+        avoided: Collection[ServerName] = (),
+        without: Collection[tuple[ServerName, ModelName]] = (),
+    ) -> tuple[Candidate, ...]:
         """Return a candidate for each healthy server and allowed width, ordered by server name, then width.
 
-        Servers to avoid are used only where there are no others.
+        Servers to avoid are used only where there are no others; models of ``without`` are taken as not served.
         """
-        return self.read_candidates(self.fill(situation, avoided))
+        served = self.fleet.models[col.SERVED]
+        places = [place for name, model in without if (place := self._served_at(name, model)) is not None]
+        served[places] = 0
+        try:
+            return self.read_candidates(self.fill(situation, avoided))
+        finally:
+            served[places] = 1
+
+    def _served_at(self, name: ServerName, model: ModelName) -> int | None:
+        """Return where a width of a server stands in the table of models; None when it may not be sent anything."""
+        server = self._index.get(name)
+        if server is None:
+            return None
+        column = self._column_of[server].get(model, self.fleet.widths)
+        return server * self.fleet.columns + column if column < self.fleet.widths else None
 
     def read_candidates(self, count: int) -> tuple[Candidate, ...]:
         """Return the first ``count`` rows as values."""

@@ -174,9 +174,13 @@ class Dispatcher:
         if head.held_at == self._changes and not any([server.has_room for server in servers.values()]):
             return False  # it held, nothing but requests has come, and nothing could be sent
         candidate_set = self._candidate_set(queue, head)
+        if not (candidate_set and candidate_set.is_whole) and self._shedder.refuse_in_outage(queue.key, head):
+            return True
         if candidate_set:
             self._queues.note_estimate(queue, estimate(candidate_set))
-            late = take_late(queue, head, candidate_set, lambda name: not servers[name].in_flight)
+            late = take_late(
+                queue, head, candidate_set, lambda name: not servers[name].held() or self._fleet.is_tried(name)
+            )
             for request in late:
                 self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
             if late:
@@ -197,9 +201,8 @@ class Dispatcher:
             tables.memory,
         )
         candidate_set = CandidateSet(tables, situation, key.avoid)
-        suspects = self._fleet.suspects
-        if candidate_set and suspects:
-            candidate_set.exclude(key.avoid | suspects)
+        if candidate_set and any([server.health.suspects for server in servers.values()]):
+            candidate_set.exclude(self._fleet.suspects, self._fleet.suspect_models)
         return candidate_set
 
     def _bound_items(self, server: ServerConnection) -> tuple[tuple[ModelName, int], ...]:

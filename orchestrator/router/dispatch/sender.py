@@ -11,8 +11,9 @@ each by a timer: after a quantile of what is expected its requests are *hedged*,
 is expected they are *overdue*. Both put the request into the queue again while its first attempt goes on. The first
 answer is given to the caller; any later one is dropped, and only shows that the server is alive.
 
-A server that has an overdue batch and has answered nothing since it was sent is *suspect*: nothing more goes there, as
-long as there is another, until it answers something. So a server that hangs costs nobody more than the overdue time.
+A model that has an overdue batch and has answered nothing since it was sent is *suspect*, and so is its server when
+that has answered nothing else either: nothing more goes there, as long as there is another, until it answers something.
+So a server that hangs, or a model that is dead on all servers, costs nobody more than the overdue time.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Sender:
                     if error is None:
                         self._learn(batch, now_s)
                 finally:
-                    server.in_flight.remove(batch.sent)
+                    server.release(batch.sent)
             if self._decisions is not None and batch.record is not None:
                 outcome = outcome_of(batch, now_s=now_s, error=error)
                 self._decisions.write(batch.record, batch.decision_id, outcome)
@@ -140,7 +141,7 @@ class Sender:
         """Return what happens to a batch that is not answered, and when; the first of it last."""
         settings = self._fleet.settings
         stages: list[tuple[float, Callable[[Batch], None]]] = [(settings.group_timeout_s, self._on_stalled)]
-        expected_s = self._fleet.work_s(batch.server)
+        expected_s = self._fleet.work_s(batch.server, batch.model.name)
         overdue_s = overdue_after_s(expected_s, settings.retries)
         if overdue_s is not None and overdue_s < settings.group_timeout_s:
             stages.append((overdue_s, self._on_overdue))
@@ -160,9 +161,7 @@ class Sender:
         act(batch)
 
     def _on_overdue(self, batch: Batch) -> None:
-        server = batch.server
-        if server.last_answer_s is None or server.last_answer_s <= batch.sent.sent_s:
-            server.health.is_suspect = True
+        self._fleet.note_overdue(batch.server, batch.model.name, batch.sent.sent_s)
         self._copy(batch, Cause.OVERDUE)
 
     def _on_stalled(self, batch: Batch) -> None:
@@ -170,9 +169,13 @@ class Sender:
         self._given_up.add(batch.output)
         batch.output.add_done_callback(self._given_up.discard)
         self._release(batch)
-        batch.server.in_flight.remove(batch.sent)
+        is_model_alone = batch.server.health.is_alone(batch.model.name)
+        batch.server.release(batch.sent)
         limit = f"group_timeout_s = {self._fleet.settings.group_timeout_s}"
-        self._retry(batch, StalledServerError(f"{batch.server.name} left a batch unanswered, {limit}"))
+        error: SlimError = StalledServerError(f"{batch.server.name} left a batch unanswered, {limit}")
+        if is_model_alone:
+            error = TransientError(f"{batch.model.name} on {batch.server.name} left a batch unanswered, {limit}")
+        self._retry(batch, error)
         self._wake()
 
     # --- it has ended ---

@@ -57,7 +57,7 @@ from orchestrator.policies.queue_rules import (
 from orchestrator.policies.queue_rules import comes_too_late as _comes_too_late
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.deadline_timers import Deadlines
-from orchestrator.router.queue.request import PendingRequest
+from orchestrator.router.queue.request import BatchKey, PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 from orchestrator.snapshot import ServerName
 
@@ -94,7 +94,8 @@ def take_late(
 ) -> Sequence[PendingRequest]:
     """Remove and return the heads of a queue, ``first`` and those behind it, that are to be shed as late.
 
-    ``is_idle`` returns whether a server has nothing to do. Suspect ones count too, see ``estimate``.
+    ``is_idle`` returns whether a server has nothing to do, as far as is known. Suspect ones count too, see
+    ``estimate``.
     """
     if not first.has_own_deadline or first.under_way:
         return ()
@@ -145,7 +146,8 @@ def retry_after_s(queues: RequestQueues) -> float:
 class Shedder:
     """Keeps the queue bounded, and refuses those whose time has come: who is let in, and who has to leave unserved.
 
-    ``describe`` returns in a line how each server is, and whether any of them answers.
+    ``describe`` returns in a line how each server is, and whether any of them answers; ``outage`` why nobody is
+    expected to answer requests of a key by some time, None when somebody is.
 
     Attributes:
         settings: The settings of the router now; what waits keeps the time by which it is refused.
@@ -157,10 +159,12 @@ class Shedder:
         queues: RequestQueues,
         observer: RouterObserver,
         describe: Callable[[], tuple[str, bool]],
+        outage: Callable[[BatchKey, float], str | None],
     ) -> None:
         self.settings = settings
         self._queues = queues
         self._describe = describe
+        self._outage = outage
         self._observer = observer
         self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
         queues.on_queued = self._watch
@@ -218,6 +222,18 @@ class Shedder:
         if request.give_up(error):
             self._observer.on_shed(reason, request.items)
 
+    def refuse_in_outage(self, key: BatchKey, head: PendingRequest) -> bool:
+        """Refuse the head of a queue at once that nobody is expected to answer in time; return whether it was."""
+        if not head.has_own_deadline or head.under_way or (outage := self._outage(key, head.deadline_s)) is None:
+            return False
+        self._refuse(head, Shed.LATE, f"nobody is expected to answer in time: {outage}; retry later")
+        return True
+
+    def _refuse(self, request: PendingRequest, reason: Shed, text: str) -> None:
+        """Give up a request, which is not under way, because of how the servers are."""
+        request.give_up(ServerUnavailableError(text, executed=False))
+        self._observer.on_shed(reason, request.items)
+
     def _watch(self, queue: RequestQueue, request: PendingRequest) -> None:
         """See to it that a request in the queue is refused in time, or at once when its time can't come."""
         if comes_too_late(queue, request):
@@ -253,13 +269,15 @@ class Shedder:
     def _expire(self, request: PendingRequest) -> None:
         """Give up a request that waits, because its own deadline can't be kept any more."""
         servers, has_healthy = self._describe()
-        if has_healthy:
+        assert request.queue is not None
+        outage = self._outage(request.queue.key, -math.inf)
+        if not has_healthy:
+            self._refuse(request, Shed.EXPIRED, f"no server answers ({servers}); retry later")
+        elif outage is not None:
+            self._refuse(request, Shed.EXPIRED, f"it waited in vain: {outage}; retry later")
+        else:
             text = f"it waited in vain and its deadline of {_given_ms(request):g} ms can't be kept"
             self.shed(request, Shed.EXPIRED, text)
-        else:
-            request.withdraw()
-            self._observer.on_shed(Shed.EXPIRED, request.items)
-            request.fail(ServerUnavailableError(f"no server answers ({servers}); retry later", executed=False))
 
 
 def _given_ms(request: PendingRequest) -> float:

@@ -112,6 +112,11 @@ class CallbackSink:
 class WaitingPlace(Protocol):
     """Where a request waits, as the request knows it: a request queue."""
 
+    @property
+    def key(self) -> BatchKey:
+        """What all requests that wait there have in common."""
+        ...
+
     def drop(self, request: PendingRequest, /) -> None:
         """Count a request no more, because it waits here no longer."""
         ...

@@ -169,7 +169,7 @@ class ServerConnection:
             name=self.name,
             models=models,
             other_models=other_models,
-            in_flight=tuple(self.in_flight),
+            in_flight=tuple(self.held()),
             bound_items=bound_items,
             batch_limit=batch_limit,
             waiting_limit=waiting_limit,
@@ -178,6 +178,16 @@ class ServerConnection:
         )
 
     # --- how much it may get ---
+
+    def held(self, model: ModelName | None = None) -> list[BatchInFlight]:
+        """Return the batches in flight that a batch of a model, or of any that is not suspect, has to reckon with.
+
+        Where a server is not suspect as a whole, those of suspect models are in nobody's way but their own.
+        """
+        suspects = self.health.suspects
+        if not suspects or self.health.is_suspect or model in suspects:
+            return self.in_flight
+        return [batch for batch in self.in_flight if batch.model not in suspects]
 
     def limits(self) -> tuple[int, int]:
         """Return how many batches of all widths the server may hold, and how many of one may wait there.
@@ -197,14 +207,15 @@ class ServerConnection:
     @property
     def has_room(self) -> bool:
         """Whether the server may be sent a batch of some width now, as far as the bound on all widths says."""
-        return self.health.is_healthy and len(self.in_flight) < self.limits()[0]
+        return self.health.is_healthy and len(self.held()) < self.limits()[0]
 
     def free_batches(self, model: ServedModel) -> int:
         """Return how many batches of a model the server may be sent now."""
         if not self.health.is_healthy:
             return 0
-        of_model = sum([batch.model == model.name for batch in self.in_flight])
-        held, limits = len(self.in_flight), (model.instances, *self.limits())
+        batches = self.held(model.name)
+        of_model = sum([batch.model == model.name for batch in batches])
+        held, limits = len(batches), (model.instances, *self.limits())
         free = 0
         while is_within_limits(held + free, of_model + free, *limits):
             free += 1
@@ -227,7 +238,7 @@ class ServerConnection:
     def finish(self, batch: BatchInFlight, *, now_s: float) -> tuple[float, list[Run]]:
         """Note that a batch was answered; return how long the server took for it, and the runs that are over by now.
 
-        Batches that Triton ran together are one run. The caller removes the batch from ``in_flight``; equal ones are
+        Batches that Triton ran together are one run. The caller releases the batch; equal ones are
         interchangeable, so the first that equals it will do.
         """
         instances = self._index().instances
@@ -242,12 +253,19 @@ class ServerConnection:
         if self._last_run and not merged:
             ended.append(self._last_run)
         self._last_run, self.last_answer_s = merged or run, now_s
-        self.health.note_answer(now_s=now_s)
+        self.health.note_answer(batch.model, now_s=now_s)
         self.in_flight[:] = [batch, *mark_begun(held, instances, since_s=now_s)]
         if not held:  # nothing is left that could have run with it
             ended.append(self._last_run)
             self._last_run = None
         return now_s - began_s, ended
+
+    def release(self, batch: BatchInFlight) -> None:
+        """Count a batch in the server's load no more."""
+        self.in_flight.remove(batch)
+        if self.health.suspects:
+            held = {other.model for other in self.in_flight}
+            self.health.suspects = {model: at_s for model, at_s in self.health.suspects.items() if model in held}
 
     def note_failure(self, model: ServedModel, error: SlimError) -> None:
         """Take out what a failed batch shows to be broken, and have the server asked at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from orchestrator.background import BackgroundTasks
 from orchestrator.config import RouterSettings
@@ -19,7 +20,7 @@ from orchestrator.errors import (
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.profile.fit import EnergyTable, LatencyTable
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import BatchKey
+from orchestrator.router.queue.request import Array, BatchKey, blank_batch
 from orchestrator.router.servers.connection import ServerClient, ServerConnection
 from orchestrator.router.servers.ejection import plan_ejections
 from orchestrator.router.servers.health import TimedRun
@@ -31,6 +32,8 @@ from orchestrator.snapshot import BatchInFlight, Family, ModelName, ServedModel,
 log = logging.getLogger(__name__)
 
 _DOUBT_PAUSE_S = 1.0  # between two probes of a model that is doubted: clients can make it look wrong
+_MOST_REASONS = 4  # that a caller is told
+_LIFE_S = 0.05  # between two models that are tried on a suspect server, unless one has answered
 _LEAVING_LOOK_S = 0.1  # between two looks whether a server that leaves has finished
 
 
@@ -60,6 +63,7 @@ class Fleet:
         self._prober = Prober(lambda: self.servers.values(), observer)
         self._background = BackgroundTasks(observer.on_background_failure)
         self._doubts: dict[tuple[ServerName, ModelName], tuple[float, asyncio.Task[None]]] = {}
+        self._trials: dict[ServerName, asyncio.Task[None]] = {}
         self._watches: dict[ServerName, asyncio.Task[None]] = {}
         self._leaving: dict[asyncio.Task[None], ServerConnection] = {}
         self._is_open = False
@@ -164,6 +168,11 @@ class Fleet:
         await server.client.close()
         log.info("server %s has left", server.name)
 
+    def answers(self, name: str) -> bool:
+        """Return whether a server answered when it was last asked."""
+        server = self.servers.get(ServerName(name))
+        return server is not None and server.health.problem is None and not server.health.is_suspect
+
     # --- what they serve ---
 
     def models(self, family: str | None) -> tuple[ServedModel, ...]:
@@ -224,14 +233,17 @@ class Fleet:
         per_item_s, fixed_s = self.latency.line(server.name, model, server.served)
         return per_item_s * items + fixed_s
 
-    def work_s(self, server: ServerConnection) -> float:
-        """Return how long a server takes for all that it has, one batch after another; 0 when unknown."""
-        return sum(self._line_s(server, batch.model, batch.items) for batch in server.in_flight)
+    def work_s(self, server: ServerConnection, model: ModelName | None = None) -> float:
+        """Return how long a server takes for all that it has, one batch after another; 0 when unknown.
+
+        See ``ServerConnection.held`` for ``model``.
+        """
+        return sum(self._line_s(server, batch.model, batch.items) for batch in server.held(model))
 
     def elsewhere_s(self, key: BatchKey, items: int) -> float | None:
         """Return when a server that ``key`` does not avoid would have answered; None when there is none.
 
-        It is the quickest one, at the width that it is quickest at.
+        It is the quickest one, at the width that it is quickest at; no suspect one, and no suspect width.
         """
         best_s: float | None = None
         for server in self.servers.values():
@@ -239,6 +251,8 @@ class Fleet:
                 continue
             held_s = self.work_s(server)
             for model in server.models_of(key.family):
+                if model.name in server.health.suspects:
+                    continue
                 if model.width in key.widths and model.accuracy >= key.min_accuracy and items <= model.max_batch_size:
                     takes_s = held_s + self._line_s(server, model.name, items)
                     best_s = takes_s if best_s is None else min(best_s, takes_s)
@@ -251,14 +265,45 @@ class Fleet:
         assert key.bound_to is not None  # or there is nothing to ask
         name, width = key.bound_to
         server = self.servers.get(name)
-        if server is None or not server.health.is_healthy or server.model(key.family, width) is None:
+        if server is None or not server.health.is_healthy or (model := server.model(key.family, width)) is None:
             return True
-        return server.health.is_suspect and self.elsewhere_s(key.elsewhere(name), 1) is not None
+        health = server.health
+        if health.is_suspect and self.elsewhere_s(key.elsewhere(name), 1) is not None:
+            return True
+        return model.name in health.suspects and self.elsewhere_s(key, 1) is not None
 
     @property
     def suspects(self) -> frozenset[ServerName]:
         """Servers that have an overdue batch and have answered nothing since it was sent."""
         return frozenset(name for name, server in self.servers.items() if server.health.is_suspect)
+
+    @property
+    def suspect_models(self) -> frozenset[tuple[ServerName, ModelName]]:
+        """Models that have an overdue batch and have answered nothing since, on servers that have."""
+        servers = [server for server in self.servers.values() if not server.health.is_suspect]
+        return frozenset([(server.name, model) for server in servers for model in server.health.suspects])
+
+    def outage(self, key: BatchKey, by_s: float) -> str | None:
+        """Return in words why nobody is expected to answer by then what a key asks for; None when somebody is."""
+        now_s = asyncio.get_running_loop().time()
+        reasons: dict[str, None] = {}
+        for server in self.servers.values():
+            health = server.health
+            for model in server.served:
+                if model.family != key.family or model.width not in key.widths or model.accuracy < key.min_accuracy:
+                    continue
+                back_s = health.back_s(model.name, now_s=now_s)
+                if back_s is None or back_s <= by_s:
+                    return None
+                what = server.name if health.is_suspect or not health.is_healthy else f"{model.name} on {server.name}"
+                state = "is out" if health.is_healthy else "can't be reached"
+                if (since_s := health.silent_since_s(model.name)) is not None:
+                    state = f"has answered nothing for {now_s - since_s:.1f} s"
+                reasons[f"{what} {state}"] = None
+        told = list(reasons)[:_MOST_REASONS]
+        if len(reasons) > len(told):
+            told.append(f"and {len(reasons) - len(told)} more")
+        return ", ".join(told) or None
 
     def stale(self, candidate_set: CandidateSet, *, now_s: float) -> str | None:
         """Return what is known too little of to be chosen by just any policy, None when there is nothing such."""
@@ -267,6 +312,43 @@ class Fleet:
         if not old or not (old := old & {candidate.server for candidate in candidate_set.candidates}):
             return None
         return f"nothing heard of {', '.join(sorted(old))} for more than {self.settings.stale_after_s:g} s"
+
+    def note_overdue(self, server: ServerConnection, model: ModelName, sent_s: float) -> None:
+        """Note that a batch that was sent at ``sent_s`` is overdue.
+
+        Where its server has answered nothing since, the other models are tried, for it may be this one alone.
+        """
+        server.health.note_overdue(model, sent_s=sent_s)
+        if server.health.is_suspect and server.name not in self._trials:
+            self._trials[server.name] = self._background.start("looking for life", lambda: self._look_for_life(server))
+            self._trials[server.name].add_done_callback(lambda _: self._trials.pop(server.name, None))
+
+    def is_tried(self, name: ServerName) -> bool:
+        """Return whether a server that is suspect is just being tried; if it lives, that is soon known."""
+        return name in self._trials
+
+    async def _look_for_life(self, server: ServerConnection) -> None:
+        """Try the models of a server that are not suspect, the narrowest first, until any has answered something."""
+        tried: list[asyncio.Task[None]] = []
+        for model in sorted(server.models, key=lambda model: model.width):
+            blank = blank_batch(model.input, 1)
+            if blank is None or model.name in server.health.suspects:
+                continue
+            trial = partial(self._try_for_life, server, model, blank)
+            tried.append(self._background.start("looking for life", trial))
+            await asyncio.wait(tried, timeout=_LIFE_S, return_when=asyncio.FIRST_COMPLETED)
+            if not server.health.is_suspect:
+                return
+
+    async def _try_for_life(self, server: ServerConnection, model: ServedModel, blank: Array) -> None:
+        try:
+            await server.infer(model, blank)
+        except (ServerUnavailableError, TimeoutError):
+            return
+        except SlimError as exc:
+            log.debug("trying %s on %s: %s", model.name, server.name, exc)
+        server.health.is_suspect = False
+        self._changed()
 
     def note_failure(self, server: ServerConnection, model: ServedModel, sent_s: float, error: SlimError) -> None:
         """Note what a batch that was sent at ``sent_s`` and failed says of its server."""

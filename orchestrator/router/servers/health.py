@@ -2,11 +2,13 @@
 
 Several things can be wrong, and each takes out as little as it must:
 
-- A server that can't be reached, or leaves a batch unanswered, is out as a whole. After a stall it returns only when
+- A server that can't be reached, or answers nothing any more, is out as a whole. After a stall it returns only when
   its models have answered blank items again: one that hangs may well go on saying that it is ready.
 - A server that does harm is ejected for a time.
-- A model that fails (a Python stub that died keeps its model "ready") is out alone, and returns when it has answered
-  blank items; it is tried again after 1, 2, 4, … seconds.
+- A model that has left a batch overdue is suspect, and its server as a whole where it has answered nothing else since:
+  others are taken while there are any.
+- A model that fails (a Python stub that died keeps its model "ready"), or leaves a batch unanswered while others
+  answer, is out alone, and returns when it has answered blank items; it is tried again after 1, 2, 4, … seconds.
 - A model that answers the golden probe wrong is out alone too, until it answers it right.
 - A model that is new, and in no profile, is tried on blank items before it is used; so the first decisions rest on
   measured times.
@@ -60,6 +62,9 @@ class ServerHealth:
     Attributes:
         problem: Why the server is out as a whole, in words; None while it answers.
         is_suspect: Whether it has an overdue batch and has answered nothing since that was sent.
+        suspects: Models that have an overdue batch and have answered nothing since that was sent, each with when it
+            was; replaced when it changes.
+        answered_s: When each model last answered a batch.
         heard_s: When it last answered anything.
         suspended: Models that may not be sent anything, each with its back-off; replaced when it changes.
         failures_in_row: Attempts that failed since the last that did not. Those that were under way together count as
@@ -73,6 +78,8 @@ class ServerHealth:
 
     problem: str | None = "not asked yet"
     is_suspect: bool = False
+    suspects: Mapping[ModelName, float] = field(default_factory=dict)
+    answered_s: dict[ModelName, float] = field(default_factory=dict)
     heard_s: float = -math.inf
     suspended: Mapping[ModelName, BackOff] = field(default_factory=dict)
     failures_in_row: int = 0
@@ -88,10 +95,18 @@ class ServerHealth:
         """Whether the server answered when it was last asked, and is not ejected."""
         return self.problem is None and self.ejected_until_s is None
 
-    def note_answer(self, *, now_s: float) -> None:
-        """Note that the server has answered a batch."""
-        self.heard_s = now_s
+    def note_answer(self, model: ModelName, *, now_s: float) -> None:
+        """Note that a model has answered a batch."""
+        self.heard_s = self.answered_s[model] = now_s
         self.failures_in_row = 0
+        if self.suspects:
+            self.suspects = {name: sent_s for name, sent_s in self.suspects.items() if name != model}
+
+    def note_overdue(self, model: ModelName, *, sent_s: float) -> None:
+        """Note that a model should have answered a batch by now that was sent at ``sent_s``."""
+        if self.answered_s.get(model, -math.inf) <= sent_s:
+            self.suspects = {model: sent_s, **self.suspects}
+            self.is_suspect = max(self.answered_s.values(), default=-math.inf) <= sent_s
 
     def note_failure(self, *, sent_s: float, now_s: float) -> None:
         """Note that an attempt that was sent at ``sent_s`` failed."""
@@ -153,6 +168,28 @@ class ServerHealth:
         failures = self.suspended.get(model, _TRY_NOW).failures
         pause_s = min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** min(failures, _MOST_DOUBLINGS))
         self.suspended = {**self.suspended, model: BackOff(failures + 1, now_s + pause_s)}
+
+    def back_s(self, model: ModelName, *, now_s: float) -> float | None:
+        """Return when a model may be expected to answer again; None when nothing is known against it.
+
+        What has been silent for some time is expected to be so for as long again.
+        """
+        times_s = [] if self.is_healthy else [now_s]
+        if (since_s := self.silent_since_s(model)) is not None:
+            times_s.append(2 * now_s - since_s)
+        if model in self.suspended:
+            times_s.append(max(now_s, self.suspended[model].until_s))
+        return max(times_s, default=None)
+
+    def is_alone(self, model: ModelName) -> bool:
+        """Return whether a model is suspect and its server is not, because something else has answered."""
+        return model in self.suspects and not self.is_suspect
+
+    def silent_since_s(self, model: ModelName) -> float | None:
+        """Return since when a model that is suspect, or whose server is, has answered nothing; None when it is not."""
+        if self.is_suspect:
+            return min(self.suspects.values(), default=None)
+        return self.suspects.get(model)
 
     def restore(self, model: ModelName) -> None:
         """Let a model be used again that has answered."""

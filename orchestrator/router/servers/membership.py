@@ -1,8 +1,9 @@
 """Which servers a router has: those of its fleet file, with names resolved now and again.
 
 A name that can't be resolved keeps the addresses that it had; one that never could be is left to the connection, whose
-error says why. A fleet with names that nobody has resolved yet is taken once they are, so that no server leaves before
-those that take its place are known.
+error says why. Nor does one that now stands for nothing that answers lose an address that does: a record may be wrong,
+or ahead of the server it names. A fleet with names that nobody has resolved yet is taken once they are, so that no
+server leaves before those that take its place are known.
 """
 
 from __future__ import annotations
@@ -41,6 +42,17 @@ async def resolve_host(host: str) -> tuple[str, ...]:
     return tuple(sorted(by_family.get(socket.AF_INET) or by_family.get(socket.AF_INET6) or ()))
 
 
+def addresses_to_use(found: Sequence[str], before: Sequence[str], answers: Callable[[str], bool]) -> tuple[str, ...]:
+    """Return the addresses to use of a host name that was just looked up, ascending.
+
+    They are those found, and those used before that still answer, until one of the found ones has answered.
+    """
+    if not found:
+        return tuple(before)
+    kept = () if any(map(answers, found)) else filter(answers, before)
+    return tuple(sorted({*found, *kept}))
+
+
 class ResolvedNames:
     """What the host names of servers stand for, as last looked up; ``resolve`` returns the addresses of one."""
 
@@ -49,11 +61,14 @@ class ResolvedNames:
         self._resolved: dict[str, tuple[str, ...]] = {}
         self._assigned: Assigned = {}
 
-    async def look_up(self, servers: Iterable[ServerSettings]) -> None:
-        """Resolve the names of servers; one that can't be resolved now keeps what it had."""
+    async def look_up(self, servers: Sequence[ServerSettings], answers: Callable[[str], bool]) -> None:
+        """Resolve the names of servers, of which ``answers`` returns whether one as expanded answers now."""
         hosts = _names(servers)
-        for host, found in zip(hosts, await asyncio.gather(*map(self._resolve, hosts)), strict=True):
-            self._resolved[host] = found or self._resolved.get(host, ())
+        found = await asyncio.gather(*map(self._resolve, hosts))
+        for host, addresses in zip(hosts, found, strict=True):
+            own = {server.name for server in servers if host_of(server.grpc) == host}
+            answering = {ip for (name, ip), expanded in self._assigned.items() if name in own and answers(expanded)}
+            self._resolved[host] = addresses_to_use(addresses, self._resolved.get(host, ()), answering.__contains__)
 
     def knows(self, servers: Iterable[ServerSettings]) -> bool:
         """Return whether all names of servers were looked up."""
@@ -105,7 +120,7 @@ class Membership:
 
     async def resolve(self, fleet: Fleet) -> None:
         """Look all names up, and take what has changed; never raises."""
-        await self._names.look_up(self._settings.servers)
+        await self._names.look_up(self._settings.servers, fleet.answers)
         if self._names.knows(self._settings.servers):  # else they have changed meanwhile
             self._take(self._settings, self.starts, fleet)
 

@@ -79,8 +79,13 @@ class ServerWatch:
                 log.info("server %s serves %d models", server.name, len(served))
 
     async def _try_models(self, served: tuple[ServedModel, ...]) -> None:
-        """Try the models that are new or were out; those that answer may be used from then on."""
+        """Try the models that are new or were out; those that answer may be used from then on.
+
+        Raises:
+            SlimError, TimeoutError: The server answers nothing; where it does, a silent model stays out alone.
+        """
         server, health, clock = self.server, self.server.health, asyncio.get_running_loop().time
+        began_s = clock()
         health.keep(model.name for model in served)
         # Another number of instances makes no new model.
         known = set() if server.is_assumed else {(model.name, model.sha256) for model in server.served}
@@ -95,6 +100,15 @@ class ServerWatch:
                 await self.verify(server, model)
             except ServerUnavailableError:
                 raise
+            except TimeoutError:
+                others = [other for other in served if other is not model]
+                if health.heard_s <= began_s:  # nobody has asked the others meanwhile
+                    if not others:
+                        raise
+                    async with asyncio.timeout(server.settings.connect_timeout_s):
+                        await self._warm_up(min(others, key=lambda other: other.name in health.suspended))
+                health.back_off(model.name, now_s=clock())
+                log.warning("model %s on %s leaves blank items unanswered", model.name, server.name)
             except SlimError as exc:
                 health.back_off(model.name, now_s=clock())
                 log.warning("model %s on %s does not answer blank items: %s", model.name, server.name, exc)

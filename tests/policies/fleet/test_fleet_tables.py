@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decision import Candidate, Decision, Dispatch, Hold, Reason
+from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.parsing import parse_policy
 from orchestrator.policies.protocol import Binding, Situation
@@ -143,6 +144,35 @@ def test_servers_to_avoid_are_left_out_unless_there_are_no_others() -> None:
     assert chosen(a, gone) == "b"
     assert [c.server for c in tables.candidates(situation(), avoided=[b])] == ["a"]
     assert chosen(a, b) == "a"
+
+
+def test_a_model_of_a_server_can_be_left_out_and_is_there_the_next_time() -> None:
+    tables = FleetTables([fleet_server("a", widths=(25, 100)), fleet_server("b", widths=(25, 100))], NOTHING_KNOWN)
+    a, b, dead = ServerName("a"), ServerName("b"), model_name(100)
+    everything = tables.candidates(situation())
+    assert [(c.server, c.width) for c in everything] == [("a", 25), ("a", 100), ("b", 25), ("b", 100)]
+    found = tables.candidates(situation(), avoided=[b], without=[(a, dead), (b, dead), (ServerName("gone"), dead)])
+    assert [(c.server, c.width) for c in found] == [("a", 25)]
+    assert tables.candidates(situation()) == everything
+
+
+def test_what_is_excluded_is_still_reachable_and_is_taken_where_there_is_nothing_else() -> None:
+    tables = FleetTables([fleet_server("a", widths=(25, 100)), fleet_server("b", widths=(25, 100))], NOTHING_KNOWN)
+    a, b, dead = ServerName("a"), ServerName("b"), model_name(100)
+
+    def left(*servers: ServerName, widths: tuple[int, ...] = WIDTHS) -> list[tuple[str, int]]:
+        queue = replace(QUEUE, allowed_widths=tuple(map(Width, widths)))
+        found = CandidateSet(tables, situation(queue))
+        assert found.is_whole
+        found.exclude(servers, [(a, dead), (b, dead)])
+        assert not found.is_whole
+        assert len(found.reachable) == 2 * len({25, 100} & set(widths))
+        return [(c.server, c.width) for c in found.candidates]
+
+    assert left() == [("a", 25), ("b", 25)]
+    assert left(a) == [("b", 25)]
+    assert left(a, b) == [("a", 25), ("b", 25)]
+    assert left(widths=(100,)) == [("a", 100), ("b", 100)]
 
 
 def test_what_servers_to_avoid_hold_keeps_nobody_waiting() -> None:

@@ -82,8 +82,36 @@ def test_an_answer_ends_a_row_of_failures_and_is_a_sign_of_life() -> None:
     health = answering()
     assert health.heard_s == -math.inf
     health.note_failure(sent_s=1.0, now_s=2.0)
-    health.note_answer(now_s=3.0)
+    health.note_answer(A, now_s=3.0)
     assert (health.heard_s, health.failures_in_row) == (3.0, 0)
+
+
+def test_a_model_alone_is_suspect_where_another_has_answered_since() -> None:
+    health = answering()
+    health.note_answer(B, now_s=1.0)
+    health.note_overdue(A, sent_s=2.0)
+    assert (health.is_suspect, dict(health.suspects)) == (True, {A: 2.0})
+    assert [health.silent_since_s(model) for model in (A, B)] == [2.0, 2.0]
+    health.note_answer(B, now_s=3.0)
+    health.is_suspect = False
+    health.note_overdue(A, sent_s=2.5)
+    assert (health.is_suspect, dict(health.suspects)) == (False, {A: 2.0})
+    assert [health.silent_since_s(model) for model in (A, B)] == [2.0, None]
+    health.note_answer(A, now_s=4.0)
+    health.note_overdue(A, sent_s=3.5)
+    assert (health.is_suspect, dict(health.suspects)) == (False, {})
+
+
+def test_what_is_silent_is_expected_back_after_as_long_again_and_what_is_out_when_it_is_tried() -> None:
+    health = answering()
+    assert health.back_s(A, now_s=5.0) is None
+    health.note_overdue(A, sent_s=2.0)
+    assert health.back_s(A, now_s=5.0) == 8.0
+    health.suspend([B])
+    health.is_suspect = False
+    assert health.back_s(B, now_s=5.0) == 5.0
+    health.back_off(B, now_s=5.0)
+    assert health.back_s(B, now_s=5.0) == 6.0
 
 
 def test_failures_of_attempts_that_were_under_way_together_count_once() -> None:
