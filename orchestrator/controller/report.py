@@ -101,7 +101,7 @@ class StepLog:
         for refusal in plan.refusals:
             texts[("refusal", refusal.kind, refusal.model, refusal.reason, refusal.detail)] = _refusal_text(refusal)
         for notice in plan.notices:
-            texts[("notice", notice.kind, notice.model)] = _notice_text(notice)
+            texts[("notice", notice.kind, notice.model, notice.detail)] = _notice_text(notice)
         for action in plan.actions if is_dry else ():
             texts[("action", action.kind, action.model, action.reason, action.instances, action.batching)] = (
                 f"would {_action_text(action)}"
@@ -163,7 +163,8 @@ def _refusal_text(refusal: Refusal) -> str:
 
 def _notice_text(notice: Notice) -> str:
     about = f" {notice.model}" if notice.model is not None else ""
-    return " ".join([f"notice {notice.kind}{about}", *_number_texts(notice.numbers)])
+    parts = [f"notice {notice.kind}{about}", *_number_texts(notice.numbers)]
+    return " ".join(parts) + (f": {notice.detail}" if notice.detail else "")
 
 
 def _number_texts(numbers: Numbers) -> list[str]:

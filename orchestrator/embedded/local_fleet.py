@@ -37,6 +37,7 @@ class FleetStatus:
 
 def read_status(directory: Path) -> FleetStatus | None:
     """Return what is known of the fleet, None when there is none; raises ConfigError when that is damaged."""
+    local_state.check_directory(directory)
     supervisor = local_state.read_supervisor(directory)
     if supervisor is None:
         return None

@@ -5,6 +5,7 @@ Files are replaced atomically; a reader sees the old or the new state.
 
 import errno
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ LOCK_FILE = "lock"
 SUPERVISOR_LOG = "supervisor.log"
 FLEET_FILE = "fleet.yaml"
 FLEET_MARK = "# written by 'slimsched local up'"
+
+_MOST_LINKS = 8
 
 State = TypeVar("State")
 
@@ -66,21 +69,60 @@ def choose_state_directory(environment: Mapping[str, str], temporary_directory: 
 
 
 def prepare_directory(directory: Path) -> None:
-    """Create the state directory, for its owner only.
-
-    Raises ConfigError when it can't be used, or is someone else's, who could then steer what we signal.
-    """
+    """Create the state directory, for its owner only; raises ConfigError when it can't be used, as check_directory."""
+    check_directory(directory)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = directory.stat().st_uid
-        if owner == os.getuid() and not os.access(directory, os.W_OK | os.X_OK):
+        for path in (*reversed(directory.absolute().parents), directory):
+            if not path.exists():
+                path.mkdir(mode=0o700, exist_ok=True)
+        check_directory(directory)  # somebody may have been quicker
+        if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it is not writable")
     except OSError as exc:
         raise ConfigError(
             f"can't use state directory {directory}: {exc.strerror}; give another with --state-dir"
         ) from exc
-    if owner != os.getuid():
-        raise ConfigError(f"state directory {directory} belongs to user {owner}; give another with --state-dir")
+
+
+def check_directory(directory: Path) -> None:
+    """Check that nobody else can put anything into a state directory, as far as it exists, or in its place.
+
+    Whoever could would choose what we write to and whom we signal. So it must be a directory of this user that only
+    this user may write to. On the way there nothing, links included, may belong to anybody but this user and root, and
+    where everybody may write, as in /tmp, only a sticky directory keeps others from replacing what is ours.
+
+    Raises:
+        ConfigError: Says what somebody else could do.
+    """
+    problem = _find_problem(directory.absolute(), is_last=True)
+    if problem is not None:
+        raise ConfigError(
+            f"can't use state directory {directory}: {problem}, so others may steer what is written and ended by it; "
+            "give another with --state-dir"
+        )
+
+
+def _find_problem(directory: Path, *, is_last: bool, links: int = 0) -> str | None:
+    trusted = {0, os.getuid(), os.stat("/").st_uid}  # in a container root may have another number
+    for path in (*reversed(directory.parents), directory):
+        is_last_part = is_last and path == directory
+        try:
+            status = path.lstat()
+        except OSError:
+            return None  # there is nothing yet; what else is wrong shows when it is made
+        if status.st_uid != os.getuid() if is_last_part else status.st_uid not in trusted:
+            return f"{path} belongs to user {status.st_uid}"
+        if stat.S_ISLNK(status.st_mode):
+            if is_last_part or links == _MOST_LINKS:
+                return f"{path} is a symbolic link"
+            problem = _find_problem(path.parent / path.readlink(), is_last=False, links=links + 1)
+            if problem is not None:
+                return problem
+            continue
+        others_may = stat.S_IMODE(status.st_mode) & (0o022 if is_last_part else 0o002)
+        if others_may and (is_last_part or not status.st_mode & stat.S_ISVTX):
+            return f"others may write to {path} (mode {stat.S_IMODE(status.st_mode):o})"
+    return None
 
 
 def write_supervisor(directory: Path, identity: ProcessIdentity) -> None:

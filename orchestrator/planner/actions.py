@@ -71,6 +71,8 @@ class RefusalReason(StrEnum):
     QUARANTINED = "quarantined"
     PRICE = "price"
     """The room for it, made by an unload and paid back with a load, costs more than it saves."""
+    WEIGHTS_DIFFER = "weights-differ"
+    """Its weights are not those that config.pbtxt names, and whatever is done to it but an unload may load them."""
 
 
 class NoticeKind(StrEnum):
@@ -82,6 +84,8 @@ class NoticeKind(StrEnum):
     """Unloads have not given back so much memory that Triton should be drained and restarted."""
     OVER_BUDGET = "over-budget"
     """Memory is over the budget and nothing can be taken away."""
+    WEIGHTS_DIFFER = "weights-differ"
+    """A model's weights are not those that config.pbtxt names; what was loaded before goes on."""
 
 
 Numbers = tuple[tuple[str, float], ...]
@@ -129,11 +133,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something an operator should know of a model, or with None of the whole host."""
+    """Something an operator should know of a model, or with None of the whole host.
+
+    Attributes:
+        detail: What numbers can't say; often empty.
+    """
 
     kind: NoticeKind
     model: ModelName | None
     numbers: Numbers = ()
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

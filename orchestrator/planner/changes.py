@@ -76,9 +76,7 @@ def add_making_room(builder: PlanBuilder, action: Action) -> bool:
     victims = choose_victims(builder, action)
     if not victims:
         return builder.add_if_fits(action)
-    key = (action.model, action.instances, action.batching)
-    if builder.state.quarantine.entry(key, now_s=builder.now_s) is not None:
-        builder.add(action)  # which says that it is quarantined; nobody is unloaded for it
+    if builder.refuse_barred(action):  # nobody is unloaded for it
         return False
     for seen in victims:
         idle_s = builder.elapsed_s(builder.memory(seen).idle_since_s)
@@ -92,6 +90,7 @@ def reload_or_unload(builder: PlanBuilder, seen: ModelSnapshot, action: Action, 
 
     What was unloaded is loaded again by a later step, as it should be.
     """
+    may_unload = may_unload and not seen.model.damage
     if builder.lacking_bytes(action.needed_bytes) and not choose_victims(builder, action) and may_unload:
         return builder.add(unload(seen, action.reason, action.numbers))
     return add_making_room(builder, action)

@@ -68,6 +68,8 @@ def _growths(builder: PlanBuilder) -> list[_Growth]:
                 action, RefusalReason.MAX_INSTANCES, (("max_instances", float(builder.limits.max_instances)),)
             )
             continue
+        if builder.refuse_barred(action):
+            continue
         prices = builder.state.prices
         in_place_s = STARVED_S if _is_starved(seen, memory.waiting_requests) else prices.price_s(ActionKind.SCALE_UP)
         needs_reload = in_place_s > prices.price_s(ActionKind.RELOAD)

@@ -51,6 +51,7 @@ class RepositoryModel:
         instances: The instances that config.pbtxt asks for; a controller starts with one and adds what is needed.
         batching: The batching that config.pbtxt asks for.
         files_stamp: A stamp that changes whenever its files do.
+        damage: In what its weights differ from the digest in config.pbtxt; empty: in nothing, as far as can be told.
     """
 
     name: ModelName
@@ -62,6 +63,7 @@ class RepositoryModel:
     instances: int = 1
     batching: Batching = Batching()
     files_stamp: str = ""
+    damage: str = ""
 
 
 @dataclass(frozen=True, slots=True)

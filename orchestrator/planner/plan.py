@@ -49,6 +49,8 @@ def _notify(builder: PlanBuilder) -> None:
         since_s = builder.memory(seen).moving_since_s
         if since_s is not None and builder.has_held(since_s, builder.settings.stuck_after_s):
             builder.notify(NoticeKind.STUCK, seen.name, (("for_s", builder.now_s - since_s),))
+        if seen.model.damage:
+            builder.notify(NoticeKind.WEIGHTS_DIFFER, seen.name, detail=seen.model.damage)
     residue, limit = builder.state.memory.residue_bytes, builder.limits.leak_limit_bytes
     if residue > limit:
         builder.notify(NoticeKind.RESTART_ADVISED, None, (("residue_bytes", residue), ("limit_bytes", limit)))

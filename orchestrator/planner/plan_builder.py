@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from orchestrator.planner.actions import (
     Action,
+    ActionKind,
     ActionReason,
     Notice,
     NoticeKind,
@@ -119,15 +120,11 @@ class PlanBuilder:
         self._desired[seen.name] = instances
 
     def add(self, action: Action, *, freed_bytes: int = 0) -> bool:
-        """Add an action that has been found to fit, unless its config is quarantined; return whether it was added.
+        """Add an action that has been found to fit, unless it is barred; return whether it was added.
 
         Of its memory, earlier actions of the plan give ``freed_bytes`` back for it.
         """
-        key = (action.model, action.instances, action.batching)
-        entry = self.state.quarantine.entry(key, now_s=self.now_s)
-        if entry is not None:
-            numbers: Numbers = (("failures", entry.failures), ("retry_in_s", entry.until_s - self.now_s))
-            self.refuse(action, RefusalReason.QUARANTINED, numbers, entry.reason)
+        if self.refuse_barred(action):
             return False
         self._actions.append(action)
         self._reserved_bytes += max(0, action.needed_bytes - freed_bytes)
@@ -147,13 +144,30 @@ class PlanBuilder:
             return False
         return self.add(action)
 
+    def refuse_barred(self, action: Action) -> bool:
+        """Refuse an action whose config is quarantined, or that may load other weights; return whether it was.
+
+        Triton reads the weights again for a further instance that is a stub, and with any change once the file is
+        newer than what it has loaded.
+        """
+        seen = self.models.get(action.model)
+        if seen is not None and seen.model.damage and action.kind is not ActionKind.UNLOAD:
+            self.refuse(action, RefusalReason.WEIGHTS_DIFFER, (), seen.model.damage)
+            return True
+        key = (action.model, action.instances, action.batching)
+        entry = self.state.quarantine.entry(key, now_s=self.now_s)
+        if entry is not None:
+            numbers: Numbers = (("failures", entry.failures), ("retry_in_s", entry.until_s - self.now_s))
+            self.refuse(action, RefusalReason.QUARANTINED, numbers, entry.reason)
+        return entry is not None
+
     def refuse(self, action: Action, reason: RefusalReason, numbers: Numbers, detail: str = "") -> None:
         """Note that an action would be taken and may not."""
         self._refusals.append(Refusal(action.kind, action.model, reason, numbers, detail))
 
-    def notify(self, kind: NoticeKind, model: ModelName | None, numbers: Numbers) -> None:
+    def notify(self, kind: NoticeKind, model: ModelName | None, numbers: Numbers = (), detail: str = "") -> None:
         """Note what an operator should know."""
-        self._notices.append(Notice(kind, model, numbers))
+        self._notices.append(Notice(kind, model, numbers, detail))
 
     def _is_moving(self, seen: ModelSnapshot) -> bool:
         is_changing = seen.loaded.status in (ModelStatus.LOADING, ModelStatus.UNLOADING)

@@ -82,6 +82,9 @@ class Leftovers:
     def note(self, pid: int) -> None:
         """Look at a process of the program that is about to go."""
 
+    def sweep(self, pid: int) -> None:
+        """Remove what children of the running program have left; once a second."""
+
     def remove(self) -> None:
         """Remove what the noted processes have left, once they are gone."""
 
@@ -153,6 +156,8 @@ def watch(pid: int, wake: socket.socket, grace_s: float, leftovers: Leftovers) -
             leftovers.note(pid)
             if time.monotonic() > kill_at_s:
                 kill_session(pid, leftovers, wait_s=0.0)
+        else:
+            leftovers.sweep(pid)
         readable, _, _ = select.select(sources, [], [], PARENT_CHECK_S if kill_at_s is None else STOP_CHECK_S)
         signals = wake.recv(64) if wake in readable else b""
         # Cases: the end of the input; a signal to end; a parent that died while some other process still holds a copy

@@ -99,12 +99,15 @@ class TritonControl:
         """Load or change a model, as ``ModelControl`` says.
 
         Raises:
-            ConfigError: Triton would refuse the config; nothing was sent.
+            ConfigError: Triton would refuse the config, or the weights are not those that it names; nothing was sent.
             ModelNotFoundError: The repository has no such model.
-            PermanentError: The load failed, with Triton's reason; what served before still does.
+            PermanentError: The load failed, with Triton's reason; what served before still does. Or other weights came
+                in while it was loaded; then it was unloaded again.
             TransientError: Triton could not read the config, or runs something else than was asked for.
         """
         entry = self._find(model)
+        if entry.model.damage:
+            raise ConfigError(f"model {model} is not loaded: {entry.model.damage}")
         config = build_override(entry, instances=instances, batching=batching, nonce=nonce)
         try:
             await self.client.load_model(model, config=config)
@@ -112,6 +115,9 @@ class TritonControl:
             if POLL_FAILURE not in str(exc):
                 raise
             raise TransientError(f"{exc}; the reason is in Triton's log, in the line with 'Poll failed'") from exc
+        if damage := self._find(model).model.damage:
+            await self.unload(model)
+            raise PermanentError(f"model {model} is unloaded, its weights changed while it was loaded: {damage}")
         running = describe_running(entry, await self.client.model_config(model))
         asked = (instances, normalise_batching(batching, entry.model.max_batch_size), nonce)
         found = (running.instances, running.batching, running.nonce)

@@ -4,6 +4,12 @@ A server's repository index is read each time, and the config of each model when
 a family does not change while it serves. Configs of families' widths are read each time, because a controller changes
 their instance counts in place. Servers come and go; each is asked by itself, so that one that is slow holds up no other
 one, and one that does not answer is asked again soon.
+
+A width is one network on every server: what most servers name as its digest (``slim.sha256``), and among equals what
+was used before. A server that names another, or none, is not used for that width until it names the same, because a
+caller would get answers of another network under one name. So a new version of the weights is used from the moment at
+which more than half of the servers have it. What a server has been seen to serve counts while it does not answer, so
+that an outage makes no majority of what is left.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Generic, Protocol, Self, TypeVar
 
@@ -58,7 +65,8 @@ class ServerModels(Generic[S]):
     Attributes:
         server: The connection to it.
         entries: Its repository index.
-        widths: Models of families by name, those that are listed and not ready now included.
+        found: Models of families by name, those that are listed and not ready now included.
+        widths: Those of them that have the family's weights.
         served: The widths that it was ready to run, ordered by name; the same tuple for as long as they are the same.
         problem: Why it can't be asked; None when it answered last time.
         asked_s: When it was last asked, seconds on the event loop's clock; before all time when it never was.
@@ -68,11 +76,14 @@ class ServerModels(Generic[S]):
         self.name = name
         self.server = server
         self.entries: tuple[IndexEntry, ...] = ()
+        self.found: dict[str, ServedModel] = {}
         self.widths: dict[str, ServedModel] = {}
         self.served: tuple[ServedModel, ...] = ()
         self.problem: str | None = "not asked yet"
         self.asked_s = -math.inf
         self._known: set[str] = set()  # ready models whose config was read
+        self._ready: frozenset[str] = frozenset()  # widths among them
+        self._foreign: frozenset[str] = frozenset()  # widths of other weights than the family's
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -82,7 +93,23 @@ class ServerModels(Generic[S]):
 
     def has_ready(self, model: str, version: str = "") -> bool:
         """Return whether it has a model, or one version of it, ready."""
-        return any(e.name == model and e.state == READY and version in ("", e.version) for e in self.entries)
+        return model not in self._foreign and any(
+            e.name == model and e.state == READY and version in ("", e.version) for e in self.entries
+        )
+
+    def keep_to(self, digests: Mapping[str, str | None]) -> None:
+        """Use only widths of these digests, by model; one that has another is logged when that is new."""
+        foreign = frozenset(name for name, model in self.found.items() if model.sha256 != digests.get(name))
+        for name in sorted(foreign - self._foreign):
+            log.warning(
+                "model %s on %s is not used: its slim.sha256 is %s, and that of the family's on most servers is %s",
+                name,
+                self.name,
+                self.found[name].sha256,
+                digests.get(name),
+            )
+        self._foreign = foreign
+        self._select()
 
     def note_problem(self, problem: str) -> None:
         """Take it for gone until it has answered again."""
@@ -120,16 +147,21 @@ class ServerModels(Generic[S]):
         answer = await self.server.call("RepositoryIndex", request)
         entries = read_index(parse_answer(pb.RepositoryIndexResponse, answer))
         ready = {entry.name for entry in entries if entry.state == READY}
-        asked = sorted((ready - self._known) | (ready & self.widths.keys()))
+        asked = sorted((ready - self._known) | (ready & self.found.keys()))
         models = dict(zip(asked, await asyncio.gather(*map(self._read_config, asked)), strict=True))
         found = {name: model for name, model in models.items() if model is not False}
         listed = {entry.name for entry in entries}
-        widths = {name: model for name, model in self.widths.items() if name in listed and name not in found}
+        widths = {name: model for name, model in self.found.items() if name in listed and name not in found}
         widths |= {name: model for name, model in found.items() if isinstance(model, ServedModel)}
-        served = tuple(widths[name] for name in sorted(widths.keys() & ready & found.keys()))
-        self.entries, self.widths = entries, widths
-        self.served = self.served if served == self.served else served
+        self.entries, self.found = entries, widths
+        self._ready = frozenset(widths.keys() & ready & found.keys())
         self._known = (self._known & ready) | set(found)
+        self._select()
+
+    def _select(self) -> None:
+        self.widths = {name: model for name, model in self.found.items() if name not in self._foreign}
+        served = tuple(self.widths[name] for name in sorted(self._ready - self._foreign))
+        self.served = self.served if served == self.served else served
 
     async def _read_config(self, name: str) -> ServedModel | bool | None:
         """Return the width that a model is, None when it is none, False when it can't be known now."""
@@ -160,6 +192,8 @@ class ModelDiscovery(Generic[S]):
         self._listeners: list[Listener] = []
         self._leaving: dict[asyncio.Task[None], S] = {}
         self._has_changed = asyncio.Event()
+        self._digests: dict[str, str | None] = {}
+        self._named: dict[ServerName, dict[str, str | None]] = {}  # the digests that each server named
 
     async def __aenter__(self) -> Self:
         return self
@@ -197,7 +231,25 @@ class ModelDiscovery(Generic[S]):
     async def _refresh(self, server: ServerModels[S]) -> None:
         if not self._is_closed:
             await server.refresh(self.timeout_s)
+            self._compare_digests()
             self._notify(server.name)
+
+    def _compare_digests(self) -> None:
+        """Hold what servers serve against what most of them do, when that has changed."""
+        named = {server.name: {name: m.sha256 for name, m in server.found.items()} for server in self.servers}
+        if named == self._named:
+            return
+        counts: dict[str, Counter[str | None]] = {}
+        for digests in named.values():
+            for name, digest in digests.items():
+                counts.setdefault(name, Counter())[digest] += 1
+        chosen = {
+            name: max(count, key=lambda digest: (count[digest], digest == self._digests.get(name, "")))
+            for name, count in counts.items()
+        }
+        self._named, self._digests = named, chosen
+        for server in self.servers:
+            server.keep_to(chosen)
 
     async def watch(self, period_s: float) -> None:
         """Ask each server once a period, for ever; not one that somebody else has asked within the period."""
@@ -243,6 +295,7 @@ class ModelDiscovery(Generic[S]):
         servers |= {name: ServerModels(name, server) for name, server in opened.items()}
         self.servers = tuple(servers[name] for name in sorted(servers))
         self._has_changed.set()
+        self._compare_digests()
         self._notify(None)
 
     async def close(self, *, drain_s: float = 0.0) -> None:

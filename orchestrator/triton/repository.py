@@ -5,13 +5,16 @@ nonce. Triton compares what was sent with what was sent before, so anything else
 count into a full reload; in particular ``runtime``, which ModelConfig reports and no file has. What is not valid is
 refused here, because Triton says no more than "failed to poll".
 
-Files are read again only when they have changed: a call costs a few ``stat`` a model.
+Files are read again only when they have changed: a call costs a few ``stat`` a model. So are the weights, which are
+held against the digest that ``slimsched export`` wrote into the config.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +28,7 @@ from orchestrator.snapshot import Family, ModelName, Width
 from orchestrator.triton.messages import ModelConfig
 
 NONCE = "slim.nonce"
+DIGEST = "slim.sha256"
 CONFIG_FILE = "config.pbtxt"
 DEFAULT_MODEL_FILE = "model.onnx"
 EXPORT_AGAIN = "run 'slimsched export' again"
@@ -48,6 +52,7 @@ class _Parsed:
     stamp: tuple[int, int]
     entry: RepositoryEntry | None  # None: no model of a slimmable family
     model_file: str
+    sha256: str  # that its weights should have; empty: the config does not say
 
 
 class Repository:
@@ -57,6 +62,7 @@ class Repository:
         self.path = path
         self._family = family
         self._parsed: dict[str, _Parsed] = {}
+        self._digests: dict[str, tuple[tuple[Path, int, int, int, int, int], str]] = {}
 
     def entries(self) -> tuple[RepositoryEntry, ...]:
         """Return the family's widths as the files are now, ascending.
@@ -106,10 +112,26 @@ class Repository:
             raise ConfigError(f"can't read {path} ({exc}); {EXPORT_AGAIN}") from exc
         if parsed.entry is None:
             return None
-        weights = _stat_weights(self.path / name, parsed.model_file)
+        path, weights = _stat_weights(self.path / name, parsed.model_file)
+        damage = self._judge_weights(name, path, weights, parsed.sha256) if parsed.sha256 else ""
         files_stamp = f"{stamp[0]}-{stamp[1]}-{weights.st_mtime_ns}-{weights.st_size}"
-        model = replace(parsed.entry.model, weights_bytes=weights.st_size, files_stamp=files_stamp)
+        model = replace(parsed.entry.model, weights_bytes=weights.st_size, files_stamp=files_stamp, damage=damage)
         return replace(parsed.entry, model=model)
+
+    def _judge_weights(self, name: str, path: Path, status: os.stat_result, wanted: str) -> str:
+        """Return in what a file differs from its digest, empty when in nothing; it is read when it has changed."""
+        key = (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known, found = self._digests.get(name, (None, ""))
+        if known != key:
+            try:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as exc:
+                raise ConfigError(f"can't read {path} ({exc}); {EXPORT_AGAIN}") from exc
+            self._digests[name] = (key, found)
+        if found == wanted:
+            return ""
+        return f"{path} has sha256 {found[:12]}…, its {CONFIG_FILE} says {wanted[:12]}…; {EXPORT_AGAIN}"
 
 
 def build_override(entry: RepositoryEntry, *, instances: int, batching: Batching, nonce: str) -> dict[str, Any]:
@@ -170,7 +192,7 @@ def encode_config(config: ModelConfig) -> dict[str, Any]:
 
 def _parse(name: str, text: str, stamp: tuple[int, int]) -> _Parsed:
     if '"slim.family"' not in text:  # someone else's, which may have fields that we do not know
-        return _Parsed(stamp, None, "")
+        return _Parsed(stamp, None, "", "")
     try:
         config = text_format.Parse(text, ModelConfig())
     except text_format.ParseError as exc:
@@ -193,7 +215,9 @@ def _parse(name: str, text: str, stamp: tuple[int, int]) -> _Parsed:
     for field in _BATCHING_FIELDS:
         batching.pop(field, None)
     del encoded["instance_group"][0]["count"]
-    return _Parsed(stamp, RepositoryEntry(model, encoded), config.default_model_filename or DEFAULT_MODEL_FILE)
+    sha256 = config.parameters[DIGEST].string_value if DIGEST in config.parameters else ""
+    model_file = config.default_model_filename or DEFAULT_MODEL_FILE
+    return _Parsed(stamp, RepositoryEntry(model, encoded), model_file, sha256)
 
 
 def _require(name: str, config: ModelConfig, key: str) -> str:
@@ -246,13 +270,16 @@ def _require_instances(name: str, config: ModelConfig) -> int:
     return int(groups[0].count)
 
 
-def _stat_weights(folder: Path, model_file: str) -> os.stat_result:
-    """Return the status of the newest version's model file; Triton serves that one by default."""
+def _stat_weights(folder: Path, model_file: str) -> tuple[Path, os.stat_result]:
+    """Return the newest version's model file, which Triton serves by default, and its status."""
     try:
         with os.scandir(folder) as found:
             versions = sorted(int(entry.name) for entry in found if entry.name.isascii() and entry.name.isdigit())
         if versions:
-            return (folder / str(versions[-1]) / model_file).stat()
+            path = folder / str(versions[-1]) / model_file
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                return path, status
     except OSError:
         pass
     raise ConfigError(f"model {folder.name} has no <version>/{model_file} in {folder}; {EXPORT_AGAIN}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -358,7 +359,10 @@ def test_what_fails_is_reported_left_alone_for_longer_each_time_and_tried_at_onc
     repository.mkdir()
     for name in WIDTHS[:2]:
         os.symlink(REPOSITORY / name, repository / name)
-    network = shutil.copytree(REPOSITORY / "fashion_w100", repository / "fashion_w100") / "1" / "model.onnx"
+    folder = shutil.copytree(REPOSITORY / "fashion_w100", repository / "fashion_w100")
+    network, config = folder / "1" / "model.onnx", folder / "config.pbtxt"
+    right, bad = hashlib.sha256(network.read_bytes()).hexdigest(), hashlib.sha256(b"no network").hexdigest()
+    config.write_text(config.read_text().replace(right, bad))
     network.write_bytes(b"no network")
     host.write(repository=repository, quarantine_s=0.5)
     with host.triton(repository=repository):
@@ -377,6 +381,12 @@ def test_what_fails_is_reported_left_alone_for_longer_each_time_and_tried_at_onc
             pauses_s = [later - earlier for earlier, later in itertools.pairwise(at_s[:4])]
             assert all(pause_s >= least_s for pause_s, least_s in zip(pauses_s, (0.5, 1.0, 2.0), strict=True)), pauses_s
 
+            shutil.copy(REPOSITORY / "fashion_w100" / "config.pbtxt", config)
+            wait(lambda: any(n["kind"] == "weights-differ" for n in host.status()["notices"]), host.status)
+            text = " ".join(host.call("status")[1].split())
+            assert re.search(r"notice w100: weights-differ: .*model\.onnx has sha256 \w+…, its config", text), text
+            with urllib.request.urlopen(f"http://127.0.0.1:{host.port}/metrics") as answer:
+                assert 'kind="weights-differ",model="fashion_w100"' in answer.read().decode()
             shutil.copy(REPOSITORY / "fashion_w100" / "1" / "model.onnx", network)
             wait(lambda: ready(host.status()) == [*WIDTHS[:2], "fashion_w100"], host.status)
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,52 @@ def test_state_directories(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"can't use state directory .*; give another with --state-dir"):
         local_state.prepare_directory(tmp_path / "file" / "below")
+
+
+def test_a_state_directory_that_others_can_steer_is_refused(tmp_path: Path) -> None:
+    def refused(directory: Path) -> str:
+        for use in (local_state.prepare_directory, read_status, stop_fleet):
+            with pytest.raises(ConfigError, match=r"can't use state directory .*; give another with --state-dir") as e:
+                use(directory)
+        return str(e.value)
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(elsewhere)
+    assert f"{tmp_path}/link is a symbolic link" in refused(tmp_path / "link")
+    (tmp_path / "loop").symlink_to("loop")
+    assert "is a symbolic link" in refused(tmp_path / "loop" / "below")
+    assert list(elsewhere.iterdir()) == []
+    for mode in (0o777, 0o770, 0o1777, 0o702):
+        elsewhere.chmod(mode)
+        assert f"others may write to {elsewhere} (mode {mode:o})" in refused(elsewhere)
+    elsewhere.chmod(0o777)
+    assert f"others may write to {elsewhere} (mode 777)" in refused(elsewhere / "below" / "up")
+    assert list(elsewhere.iterdir()) == []
+    elsewhere.chmod(0o1777)
+    local_state.prepare_directory(elsewhere / "below" / "up")
+    assert [(elsewhere / name).stat().st_mode & 0o777 for name in ("below", "below/up")] == [0o700, 0o700]
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("elsewhere")
+    local_state.prepare_directory(tmp_path / "link" / "through")
+    assert (elsewhere / "through").is_dir(), "a link of one's own on the way is followed"
+    elsewhere.chmod(0o777)
+    assert f"others may write to {elsewhere} (mode 777)" in refused(tmp_path / "link" / "through")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory to somebody else")
+def test_a_state_directory_of_somebody_else_or_within_one_is_refused(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o700)
+    os.chown(theirs, 12345, 12345)
+    for directory in (theirs, theirs / "up"):
+        with pytest.raises(ConfigError, match=f"{theirs} belongs to user 12345"):
+            local_state.prepare_directory(directory)
+    (tmp_path / "link").symlink_to(tmp_path)
+    os.lchown(tmp_path / "link", 12345, 12345)
+    with pytest.raises(ConfigError, match=f"{tmp_path}/link belongs to user 12345"):
+        local_state.prepare_directory(tmp_path / "link" / "up")
+    assert list(theirs.iterdir()) == []
 
 
 def test_the_fleet_file_labels_what_is_emulated() -> None:

@@ -57,6 +57,50 @@ sys.stdin.read()
             region.unlink(missing_ok=True)
 
 
+def test_regions_that_a_server_lets_go_of_are_removed_while_it_runs_unless_a_child_has_them() -> None:
+    released, kept, of_child, foreign = regions = [new_region() for _ in range(4)]
+    script = f"""
+import mmap, os, sys, time
+files = [open(path, "r+b") for path in {list(map(str, regions[:3]))!r}]
+held = [mmap.mmap(file.fileno(), 0) for file in files]
+child = os.fork()
+if child == 0:
+    held[0].close(), held[1].close()
+    print("up", flush=True)
+    time.sleep(600)
+sys.stdin.readline()
+held[0].close(), held[2].close()
+print("let go", flush=True)
+sys.stdin.read()
+os.kill(child, 9)
+os.wait()
+"""
+    leftovers = Leftovers()
+    try:
+        for region in regions:
+            region.write_bytes(bytes(mmap.PAGESIZE))
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+            leftovers.sweep(process.pid)
+            assert all(region.exists() for region in regions)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            leftovers.sweep(process.pid)
+            assert [region.exists() for region in regions] == [False, True, True, True]
+            process.stdin.close()
+            process.wait()
+        leftovers.remove()
+        assert [region.exists() for region in regions] == [False, False, False, True]
+    finally:
+        for region in (released, kept, of_child, foreign):
+            region.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("victim", ["nobody", "program", "guardian"])
 async def test_a_guarded_program_leaves_no_region_whoever_is_killed(victim: str) -> None:
     region, directory = new_region(), create_private_directory()

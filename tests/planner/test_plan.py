@@ -406,6 +406,34 @@ def test_a_wholly_dead_width_without_room_for_a_reload_is_unloaded_first() -> No
     assert run(host(model(25, 2, live=1), used_mib=950), seconds=2).actions == ()
 
 
+def test_nothing_is_done_that_may_load_weights_which_differ_from_their_digest_and_that_is_told() -> None:
+    def damaged(seen: ModelSnapshot) -> ModelSnapshot:
+        return dataclasses.replace(seen, model=dataclasses.replace(seen.model, damage="other weights"))
+
+    cases = {
+        "reload": host(damaged(model(25, 1, live=0))),
+        "load": host(damaged(absent(25)), model(50, rates=QUIET), used_mib=990),
+        "scale-up": host(damaged(model(25, 1, BUSY))),
+        "scale-down": host(damaged(model(25, 2))),
+    }
+    for kind, snapshot in cases.items():
+        made = run(snapshot, seconds=40)
+        assert made.actions == (), "and nobody is unloaded for it"
+        assert [(r.kind, r.reason, r.detail) for r in made.refusals] == [
+            (kind, RefusalReason.WEIGHTS_DIFFER, "other weights")
+        ]
+        assert [(n.kind, n.model, n.detail) for n in made.notices] == [
+            (NoticeKind.WEIGHTS_DIFFER, W25, "other weights")
+        ]
+    assert run(host(damaged(model(25, 1, live=0)), used_mib=950), seconds=40).actions == ()
+    drifted = damaged(model(75, is_canonical=False))
+    assert run(host(model(25), drifted, used_mib=990), seconds=40).actions == (), "what it has goes on"
+    over = run(host(model(25), damaged(model(50)), used_mib=1010), LIMITS, seconds=0)
+    assert brief(over) == [("unload", W50, "over-budget", 0)]
+    grown = run(host(model(25, 1, BUSY), damaged(model(50, 1, BUSY))), seconds=10)
+    assert ("scale-up", W25, "queueing", 2) in brief(grown), "the others go on"
+
+
 def test_a_width_that_only_fails_is_reloaded_and_each_repair_in_vain_waits_longer() -> None:
     failing = Rates(window_s=1.0, failures_per_s=5.0)
     snapshot = host(model(25, 1, failing))

@@ -41,6 +41,8 @@ class Triton(FakeTriton):
         model = self.widths.get(answer.config.name)
         if model is not None:
             answer.config.instance_group.add(count=model.instances)
+            if model.sha256 is not None:
+                answer.config.parameters["slim.sha256"].string_value = model.sha256
         return answer
 
     @property
@@ -118,6 +120,56 @@ async def test_a_width_that_is_not_ready_is_expected_and_not_served() -> None:
         a.unready.clear()
         await discovery.refresh()
         assert sorted(server.widths) == ["fashion_w025"]
+
+
+async def test_a_width_of_other_weights_than_the_familys_is_not_used_and_that_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = [replace(WIDTHS[0], sha256="other"), WIDTHS[1]]
+    tritons = {"a": Triton(WIDTHS), "b": Triton(other), "c": Triton(WIDTHS)}
+
+    def used() -> dict[str, list[int]]:
+        return {server.name: [model.width for model in server.served] for server in discovery.servers}
+
+    async with watched(**tritons) as discovery:
+        await discovery.refresh()
+        assert used() == {"a": [25, 100], "b": [100], "c": [25, 100]}
+        assert [m.width for m in await discovery.served_models(B)] == [100]
+        b = discovery.servers[1]
+        assert (b.has_ready("fashion_w025"), b.has_ready("fashion_w100"), list(b.widths)) == (
+            *(False, True),
+            ["fashion_w100"],
+        )
+        assert [r.getMessage() for r in caplog.records] == [
+            "model fashion_w025 on b is not used: its slim.sha256 is other, and that of the family's on most servers "
+            "is sha-25"
+        ]
+        tritons["a"].is_up = tritons["c"].is_up = False
+        await discovery.refresh()
+        assert used()["b"] == [100], "an outage makes no majority of what is left"
+        tritons["a"].is_up = tritons["c"].is_up = True
+        tritons["a"].widths["fashion_w025"] = other[0]
+        await discovery.refresh()
+        assert used() == {"a": [25, 100], "b": [25, 100], "c": [100]}, "most have the new weights"
+        tritons["c"].widths["fashion_w025"] = replace(WIDTHS[0], sha256=None)
+        await discovery.refresh()
+        assert used()["c"] == [100], "none is another one"
+        tritons["c"].widths["fashion_w025"] = other[0]
+        served = await discovery.served_models(ServerName("c"))
+        assert [model.width for model in served] == [25, 100]
+
+
+async def test_of_as_many_servers_each_those_with_the_weights_that_were_used_before_go_on() -> None:
+    tritons = {"a": Triton(WIDTHS), "b": Triton(WIDTHS)}
+    async with watched(**tritons) as discovery:
+        await discovery.refresh()
+        tritons["a"].widths["fashion_w025"] = replace(WIDTHS[0], sha256="new")
+        await discovery.refresh()
+        a, b = discovery.servers
+        assert [model.width for model in a.served] == [100]
+        assert [model.width for model in b.served] == [25, 100]
+        discovery.reconfigure({}, [B])
+        assert [model.width for model in a.served] == [25, 100]
 
 
 async def test_a_model_that_goes_between_index_and_config_is_passed_over() -> None:

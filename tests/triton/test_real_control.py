@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,9 @@ async def test_a_dead_stub_is_kept_in_place_and_repaired_by_a_nonce(
     loaded = await apply(control, 2, nonce="repair")
     assert (loaded.nonce, loaded.is_canonical) == ("repair", True)
     assert await send(control, 10) == []
-    region.unlink(missing_ok=True)  # a stub that is killed leaves it, and its server may not know
+    async with asyncio.timeout(10):  # Triton leaves it, and the guardian removes it
+        while region.exists():
+            await asyncio.sleep(0.1)
 
 
 async def test_a_file_that_has_changed_is_drift_until_it_is_applied(
@@ -139,6 +142,35 @@ async def test_a_file_that_has_changed_is_drift_until_it_is_applied(
     assert (await look(control)).is_canonical is False
     assert (await apply(control, 1)).is_canonical is True
     assert not set(server.stub_pids()) <= before, "a full reload"
+
+
+async def test_a_repair_loads_no_other_weights_than_the_digest_names(
+    server: EmbeddedServer, control: TritonControl, repository: Path
+) -> None:
+    shutil.copy(repository / "fashion_w050/1/model.onnx", repository / "fashion_w025/1/model.onnx")
+    for instances in (1, 2):
+        with pytest.raises(ConfigError, match=r"fashion_w025 is not loaded: .*model\.onnx has sha256"):
+            await control.apply(W025, instances=instances, batching=Batching(), nonce="repair")
+    found = (await control.loaded_models())[0]
+    assert (found.status, found.nonce, found.instances) == (ModelStatus.READY, "", 1), "what it has goes on"
+    shutil.copy(SHIPPED / "fashion_w025/1/model.onnx", repository / "fashion_w025/1/model.onnx")
+    await control.apply(W025, instances=1, batching=Batching(), nonce="repair")
+    assert (await control.loaded_models())[0].nonce == "repair"
+
+
+async def test_weights_that_change_while_they_are_loaded_are_unloaded_again(
+    control: TritonControl, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = control.client.load_model
+
+    async def swap_and_load(name: str, *, config: dict[str, Any]) -> None:
+        shutil.copy(repository / "fashion_w050/1/model.onnx", repository / "fashion_w025/1/model.onnx")
+        await load(name, config=config)
+
+    monkeypatch.setattr(control.client, "load_model", swap_and_load)
+    with pytest.raises(PermanentError, match="is unloaded, its weights changed while it was loaded"):
+        await control.apply(W025, instances=1, batching=Batching(), nonce="repair")
+    assert (await control.loaded_models())[0].status is ModelStatus.ABSENT
 
 
 @pytest.mark.parametrize("change", ["parameter", "no batching"])

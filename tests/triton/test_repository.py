@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
@@ -65,6 +67,44 @@ def test_a_config_says_what_a_load_starts_with(tmp_path: Path) -> None:
     assert (model.name, model.family, model.width, model.accuracy) == ("toy_w050", "toy", 50, 0.5)
     assert (model.instances, model.batching, model.max_batch_size) == (2, Batching((2, 4), 700), 8)
     assert model.weights_bytes == 10, "the newest version is served"
+
+
+def test_weights_are_held_against_their_digest_and_read_only_when_they_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = b"12345", b"1234x"
+    digest = hashlib.sha256(good).hexdigest()
+    config = CONFIG + f'parameters {{ key: "slim.sha256" value {{ string_value: "{digest}" }} }}'
+    weights = write(tmp_path, "toy_w050", config) / "1" / "model.onnx"
+    reads: list[Any] = []
+    hashed = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: reads.append(args) or hashed(*args))
+    repository = Repository(tmp_path)
+
+    def damage() -> str:
+        (entry,) = repository.entries()
+        return entry.model.damage
+
+    assert [damage(), damage()] == ["", ""]
+    assert len(reads) == 1
+    before = weights.stat()
+    weights.write_bytes(bad)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert damage() == damage() != "", "of the same size and time, and found all the same"
+    assert all(part in damage() for part in ("model.onnx", hashlib.sha256(bad).hexdigest()[:12], digest[:12]))
+    assert len(reads) == 2
+    (tmp_path / "new").write_bytes(good)
+    (tmp_path / "new").rename(weights)
+    assert damage() == ""
+    write(tmp_path, "toy_w051", CONFIG.replace("50", "51"))
+    assert [entry.model.damage for entry in repository.entries()] == ["", ""], "without a digest nobody knows"
+
+
+def test_weights_that_are_no_file_are_not_read(tmp_path: Path) -> None:
+    weights = write(tmp_path, "toy_w050") / "1" / "model.onnx"
+    weights.unlink()
+    os.mkfifo(weights)
+    assert "has no <version>/model.onnx" in refuse(tmp_path)
 
 
 def test_others_models_are_passed_over_unread(tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ class NoticeStatus:
     kind: str
     model: str | None
     numbers: Numbers
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,8 +262,8 @@ def say_refusal(refusal: RefusalStatus, family: str | None) -> str:
 def say_notice(notice: NoticeStatus, family: str | None) -> str:
     """Return what an operator should know."""
     about = f"{short_name(notice.model, family)}: " if notice.model else ""
-    numbers = f": {say_numbers(notice.numbers)}" if notice.numbers else ""
-    return f"{about}{notice.kind}{numbers}"
+    why = "; ".join(part for part in (say_numbers(notice.numbers), notice.detail) if part)
+    return f"{about}{notice.kind}{f': {why}' if why else ''}"
 
 
 def say_memory(status: ControllerStatus) -> str:

@@ -108,7 +108,7 @@ def test_the_plan_and_the_last_actions_are_shown_with_reasons_and_numbers() -> N
     assert page["notices"] == [
         {
             "kind": "restart-advised", "model": None,
-            "numbers": {"residue_bytes": 600 * MIB, "limit_bytes": 512 * MIB},
+            "numbers": {"residue_bytes": 600 * MIB, "limit_bytes": 512 * MIB}, "detail": "",
         }
     ]  # fmt: skip
     failed, grown, late = page["actions"]
