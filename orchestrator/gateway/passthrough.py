@@ -8,6 +8,8 @@ itself goes on, because a cancel can crash Triton 2.51.
 A model's process may die by a request. What was under way then is not sent again, or one request could kill the model
 on every server; the model is asked elsewhere for some seconds, and what meets it dead after that was surely not run.
 
+Servers that are as busy take turns, or a client that asks one thing after another would always meet the same.
+
 What is asked again draws on a budget as the router's retries do, by the same settings, so that servers that refuse all
 are not asked twice as much as servers that don't.
 """
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _DEAD_S: Final = 2.0
 """For somebody to load a model that has died again."""
+_TURN: Final = (5**0.5 - 1) / 2
+"""Steps of the golden ratio, modulo 1, spread evenly; so do those of every second call, or every third."""
 
 
 class Passthrough:
@@ -48,6 +52,7 @@ class Passthrough:
         self._timeout_s = timeout_s
         self._budget = RetryBudget(float(retries.minimum), 0.0)
         self._died_s: dict[tuple[ServerName, str], float] = {}
+        self._turn = 0.0
 
     async def ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         """Return what a server answers to a serialised call, and which.
@@ -70,6 +75,11 @@ class Passthrough:
         check_version(address.version)
         now_s = asyncio.get_running_loop().time
         servers = self._model_index.find(address)
+        if len(servers) > 1 and not address.sequence:
+            first = int(self._turn * len(servers))
+            self._turn = (self._turn + _TURN) % 1
+            servers = servers[first:] + servers[:first]
+            servers.sort(key=lambda server: server.server.in_flight)
         servers.sort(key=lambda server: now_s() < self._died_s.get((server.name, address.model), -math.inf) + _DEAD_S)
         for server in servers:
             at = server.name, address.model

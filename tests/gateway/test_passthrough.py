@@ -76,6 +76,13 @@ async def test_what_was_not_run_is_asked_again_as_long_as_there_is_a_budget() ->
         await passing.ask("ModelInfer", MESSAGE, ())
 
 
+@pytest.mark.parametrize("every", [1, 2, 3])
+async def test_who_asks_one_thing_after_another_meets_all_servers(every: int) -> None:
+    passing, _ = await open_passthrough(FakeTriton(others=["echo"]), FakeTriton(others=["echo"]))
+    met = [(await passing.ask("ModelInfer", MESSAGE, ()))[1] for _ in range(60)][::every]
+    assert 0.4 <= met.count(ServerName("a")) / len(met) <= 0.6
+
+
 async def test_answers_earn_retries() -> None:
     a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
     b.in_flight = 1
