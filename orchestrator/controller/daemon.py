@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 from orchestrator.config import ControllerSettings, FleetSettings, ServerSettings
@@ -118,12 +119,21 @@ class ControllerDaemon:
         await asyncio.sleep(self._fleet.controller.period_s)
         return await self.controller.step()
 
-    def endpoint(self) -> ControllerEndpoint | nullcontext[None]:
-        """Return where the running controller answers, to be entered; nothing where the fleet file names no address."""
+    @contextmanager
+    def endpoint(self) -> Iterator[None]:
+        """Answer at the controller's address where the fleet file names one, and keep its Triton to itself.
+
+        Raises:
+            ConfigError: when the address can't be had, or another controller of this host has the Triton.
+        """
+        with self._endpoint(), hold_lease(self._server):
+            yield
+
+    def _endpoint(self) -> ControllerEndpoint | nullcontext[None]:
         if self._server.controller is None:
             log.warning(
-                "servers[%s].controller is not set: nothing shows this controller's status, and nothing keeps a second "
-                "one away",
+                "servers[%s].controller is not set: nothing shows this controller's status, and nothing keeps one on "
+                "another host away",
                 self._server.name,
             )
             return nullcontext()
@@ -166,6 +176,33 @@ class ControllerDaemon:
         if seen is not None and seen.snapshot is not None:
             check_budget(limits, seen.snapshot, server=ServerName(server.name))
         return limits
+
+
+@contextmanager
+def hold_lease(server: ServerSettings) -> Iterator[None]:
+    """Keep every other controller of this host from a server's Triton, whatever it calls it and wherever it answers.
+
+    Two of them would undo each other's changes for ever. The lease is a socket whose name is the Triton's address. The
+    kernel keeps it, in the network namespace, and drops it with this process, so it needs no file and is never stale.
+
+    Raises:
+        ConfigError: when another controller has the Triton.
+    """
+    host, _, port = server.grpc.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        host = sorted((family, str(target[0])) for family, _, _, _, target in found)[0][1]
+    except OSError:
+        pass  # a name that can't be resolved now is as good a key
+    with socket.socket(socket.AF_UNIX) as lease:
+        try:
+            lease.bind(f"\0slimsched-controller-{host}-{port}")
+        except OSError as exc:
+            raise ConfigError(
+                f"another controller of this host acts on the Triton of server {server.name!r} at {server.grpc}; end "
+                "it, or give the server the address of its own Triton in 'grpc'"
+            ) from exc
+        yield
 
 
 @asynccontextmanager

@@ -20,6 +20,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
+from orchestrator.config import ServerSettings
+from orchestrator.controller.daemon import hold_lease
 from orchestrator.controller.status.endpoint import ControllerEndpoint, Heartbeat
 from orchestrator.controller.status.metrics import ControllerMetrics
 from orchestrator.snapshot import ServerName
@@ -154,6 +156,26 @@ def test_an_address_in_use_means_another_controller(tmp_path: Path, mode: list[s
         fleet = write_fleet(tmp_path, {}, controller=address)
         line = fail("controller", "--config", fleet, "--server", "a", *mode)
     assert line.startswith(f"the controller address {address} of server 'a' is in use; does another controller run")
+
+
+@pytest.mark.parametrize("mode", [[], ["--once"]], ids=["daemon", "once"])
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_second_controller_of_one_triton_is_refused_whatever_its_own_address(
+    tmp_path: Path, mode: list[str], name: str
+) -> None:
+    port = choose_free_port()
+    first = ServerSettings(name="b", grpc=f"127.0.0.1:{port}")
+    fleet = write_fleet(tmp_path, {}, grpc=f"{name}:{port}")
+    with hold_lease(first):
+        line = fail("controller", "--config", fleet, "--server", "a", *mode)
+        with hold_lease(ServerSettings(name="c", grpc=f"127.0.0.1:{choose_free_port()}")):
+            pass  # another Triton is another lease
+    assert line == (
+        f"another controller of this host acts on the Triton of server 'a' at {name}:{port}; end it, or give the "
+        "server the address of its own Triton in 'grpc'"
+    )
+    with hold_lease(first):
+        pass  # it went with its holder
 
 
 def test_dry_run_and_once_exclude_each_other(tmp_path: Path) -> None:
