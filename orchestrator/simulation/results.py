@@ -133,8 +133,7 @@ def summarise(simulation: Simulation, *, seed: int, warm_up_ratio: float = 0.0) 
 
 def _server_results(simulation: Simulation) -> Sequence[ServerResult]:
     found = []
-    truth = simulation.world.truth[:, : len(simulation.servers)]
-    for server, of_server in zip(simulation.servers, truth.T.tolist(), strict=True):
+    for server, of_server in zip(simulation.servers, simulation.world.truth.T.tolist(), strict=True):
         items, batches, up_s = int(of_server[sim.ITEMS_RUN]), int(of_server[sim.BATCHES_RUN]), of_server[sim.UP_S]
         utilisation_ratio = of_server[sim.BUSY_S] / up_s if up_s > 0 else 0.0
         energy_j = of_server[sim.IDLE_W] * up_s + of_server[sim.BUSY_J]

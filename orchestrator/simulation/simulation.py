@@ -20,7 +20,7 @@ from orchestrator.policies.queue_rules import MOST_SAMPLED, UNKNOWN
 from orchestrator.policies.registry import RulePolicy
 from orchestrator.policies.rule import RULE_FIELDS
 from orchestrator.policies.tables import columns as col
-from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_spread_table, new_table
+from orchestrator.policies.tables.compiled import Column, Table, compiled, new_column, new_table
 from orchestrator.policies.tables.layout import HOLD, REJECT, QueueHead
 from orchestrator.policies.tables.memory import new_memory
 from orchestrator.profile.document import EnergySource
@@ -231,11 +231,11 @@ def _make_world(
         rule=_rule_of(policy),
         memory=new_memory(len(servers), fleet.columns),
         requests=_requests(trace),
-        truth=new_spread_table(sim.TRUTH_FIELDS, len(servers)),
-        models=new_spread_table(sim.TRUE_FIELDS, cells),
+        truth=new_table(sim.TRUTH_FIELDS, len(servers)),
+        models=new_table(sim.TRUE_FIELDS, cells),
         service_s=new_table(cells, most),
         energy_j=new_table(cells, most),
-        held=new_spread_table(sim.HELD_FIELDS, len(servers) * fleet.depth),
+        held=new_table(sim.HELD_FIELDS, len(servers) * fleet.depth),
         events=events,
         schedule=schedule,
         state=_state(settings, trace, policy),

@@ -103,7 +103,7 @@ class ServerWatch:
             except TimeoutError:
                 others = [other for other in served if other is not model]
                 if health.heard_s <= began_s:  # nobody has asked the others meanwhile
-                    if not others:
+                    if not others or not health.answered_s:  # a router that starts waits for one trial alone
                         raise
                     async with asyncio.timeout(server.settings.connect_timeout_s):
                         await self._warm_up(min(others, key=lambda other: other.name in health.suspended))
