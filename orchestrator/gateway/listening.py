@@ -22,12 +22,14 @@ class Endpoint:
 
     Attributes:
         address: Where it listens, once started.
+        is_draining: Whether clients are sent elsewhere.
     """
 
     def __init__(
         self, key: str, address: str, listener: Listener[Any], *, ssl: tls.SSLContext | None, listens: bool
     ) -> None:
         self.address = address
+        self.is_draining = False
         self._key = key
         self._listener = listener
         self._ssl = ssl
@@ -54,9 +56,14 @@ class Endpoint:
         """The number of connections that are open now."""
         return self._listener.connections
 
-    async def stop(self, grace_s: float) -> None:
-        """Take no more connections and calls, wait for those under way for so long, and end the rest."""
-        await self._listener.stop(grace_s)
+    async def drain(self) -> None:
+        """Take no more connections, send clients elsewhere, and return when all connections have ended."""
+        self.is_draining = True
+        await self._listener.drain()
+
+    def stop(self) -> None:
+        """Take no more connections, and end all at once."""
+        self._listener.stop()
 
 
 def refused_address(address: str, key: str, error: OSError) -> ConfigError:

@@ -116,20 +116,24 @@ class Listener(ABC, Generic[C]):
         """Serve a connection that another process has accepted; raises OSError when it is lost at once."""
         await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, sock=connection, **self._tls(ssl))
 
-    async def stop(self, grace_s: float) -> None:
-        """Accept no more, let calls under way end for so long, and close everything."""
-        if self._timer is None:
-            return
+    async def drain(self) -> None:
+        """Accept no more, and return when all connections have ended: their clients are sent elsewhere."""
         if self._server is not None:
             self._server.close()
-        await self._drain(grace_s)
+        await self._drain()
+
+    def stop(self) -> None:
+        """Accept no more, and close everything at once."""
+        if self._server is not None:
+            self._server.close()
         for connection in list(self._connections):
             connection.abort()
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     @abstractmethod
-    async def _drain(self, grace_s: float) -> None:
-        """Let calls under way end for so long, and take no more of them."""
+    async def _drain(self) -> None:
+        """Send the clients of all connections elsewhere, and return when the connections have ended."""
 
     def _tls(self, ssl: tls.SSLContext | None) -> dict[str, Any]:
         return {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": self._handshake_s}

@@ -38,9 +38,9 @@ def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
     """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
 
     The family is one model; other models are passed on to a server that has them. Runs until SIGTERM or SIGINT, then
-    takes no more, answers what is in, and ends with status 0; a second signal ends it at once. SIGHUP reads the fleet
-    file, tokens and certificates again, as happens anyway within a second of a change. Servers come and go so without a
-    request being lost; the `gateway` section, with addresses and limits, needs a new start.
+    sends clients elsewhere, answers what they have asked, and ends with status 0; a second signal ends it at once.
+    SIGHUP reads the fleet file, tokens and certificates again, as happens anyway within a second of a change. Servers
+    come and go so without a request being lost; the `gateway` section, with addresses and limits, needs a new start.
 
     \b
     Example:
@@ -138,4 +138,5 @@ def _log_addresses(opened: Gateway | Supervisor) -> None:
 
 
 def _log_stopping(fleet: FleetSettings) -> None:
-    log.info("stopping: no more is taken, what is in is answered within %g s", fleet.gateway.drain_s)
+    most_s = fleet.gateway.lame_duck_s + fleet.gateway.drain_s
+    log.info("stopping: clients are sent elsewhere, what they have asked is answered within %g s", most_s)

@@ -186,7 +186,7 @@ class _StackProcesses:
 
     def gateway(self, fleet: FleetSettings) -> ManagedProcess:
         address = fleet.gateway.grpc or fleet.gateway.http
-        stop_s = fleet.gateway.drain_s + _GATEWAY_STOP_MARGIN_S
+        stop_s = fleet.gateway.lame_duck_s + fleet.gateway.drain_s + _GATEWAY_STOP_MARGIN_S
         return self._command("gateway", ("gateway",), self._open_log("gateway"), address, stop_s)
 
     def _command(

@@ -33,7 +33,6 @@ class HttpServer(Endpoint):
         listens: bool = True,
     ) -> None:
         self._limits = settings.limits
-        self._data_plane = data_plane
         bodies = BodyReader(settings.limits, max_bytes=int(settings.max_message_mib * _MIB))
         self._routes = HttpRoutes(data_plane, bodies)
         # A client that leaves withdraws its request from the router's queue.
@@ -50,6 +49,6 @@ class HttpServer(Endpoint):
                 response: web.StreamResponse = error_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
             else:
                 response = await self._routes.answer(request)
-        if self._data_plane.health.is_draining and not response.prepared:
+        if self.is_draining and not response.prepared:
             response.force_close()  # the next request is to find another gateway
         return response

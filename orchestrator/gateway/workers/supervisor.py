@@ -105,7 +105,10 @@ class Supervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Hand out what waits to be accepted, listen no more, and let every worker drain."""
+        """Say "not ready" for ``lame_duck_s``; hand out what waits, listen no more, and let every worker drain."""
+        for run in self._runs.values():
+            run.say_unready()
+        await asyncio.sleep(self._settings.lame_duck_s)
         await self._ending.aclose()
 
     @property
