@@ -23,6 +23,7 @@ from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
+from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import QUEUED, TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
@@ -54,6 +55,7 @@ class Gateway:
         team: The other processes, when this is one of several.
         metrics: Where to count, which the router's observer counts in too; None for its own.
         pool: The connections that the router uses; None for the gateway's own.
+        sockets: Those to listen on that are there already; others are taken.
 
     Raises:
         ConfigError: A file of keys, tokens or TLS can't be used.
@@ -75,7 +77,9 @@ class Gateway:
         team: Team | None = None,
         metrics: GatewayMetrics | None = None,
         pool: ConnectionPool | None = None,
+        sockets: Sockets | None = None,
     ) -> None:
+        given = sockets or {}
         self._settings = settings
         self._router = router
         self._is_alone = team is None
@@ -101,12 +105,12 @@ class Gateway:
         self.metrics: MetricsEndpoint | None = None
         if settings.grpc is not None:
             ssl = None if tls is None else tls.context(HTTP2)
-            self.grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone)
+            self.grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
         if settings.http is not None:
             ssl = None if tls is None else tls.context(HTTP1)
-            self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone)
+            self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
         if settings.metrics is not None and self._is_alone:
-            self.metrics = MetricsEndpoint(settings.metrics, self._read_metrics)
+            self.metrics = MetricsEndpoint(settings.metrics, self._read_metrics, given.get("metrics"))
         if router.membership is not None:
             self._take(router.membership.servers)
             router.membership.listen(self._take)
@@ -162,6 +166,12 @@ class Gateway:
         return [(what, endpoint.address) for what, endpoint in endpoints if endpoint is not None]
 
     @property
+    def sockets(self) -> Sockets:
+        """What it listens on, once open."""
+        endpoints = (("grpc", self.grpc), ("http", self.http), ("metrics", self.metrics))
+        return {kind: endpoint.sockets for kind, endpoint in endpoints if endpoint is not None}
+
+    @property
     def served(self) -> frozenset[str]:
         """The families of which some server answers a width, as this process sees it."""
         return frozenset(filter(self._data_plane.health.serves, self._model_index.families))
@@ -209,11 +219,11 @@ class Gateway:
         The router is to be closed by the same time. No call is refused meanwhile: a client may only repeat it where it
         has a policy to do so, and most have none.
         """
-        self.say_unready()
         loop = asyncio.get_running_loop()
         until_s = loop.time()
         try:
-            if self._is_alone:  # else whoever keeps the connections coming has waited
+            if self._is_alone and not self._data_plane.health.is_ending:  # else somebody has waited, or is to take over
+                self.say_unready()
                 await asyncio.sleep(self._settings.lame_duck_s)
             until_s = loop.time() + self._settings.drain_s
             self._router.close_by(until_s)

@@ -88,6 +88,10 @@ def launch_gateway(place: Place, path: Path, *more: str) -> Process:
 
 def stop_gateway(process: Process) -> int:
     process.popen.send_signal(signal.SIGTERM)
+    return wait_ended(process)
+
+
+def wait_ended(process: Process) -> int:
     code = process.popen.wait(40)
     assert process.popen.stderr is not None
     process.popen.stderr.close()

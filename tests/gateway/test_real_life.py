@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -22,11 +26,13 @@ from orchestrator.triton.messages import SERVICE
 from tests.gateway.running import (
     Place,
     Process,
+    fetch,
     launch_gateway,
     raw_request,
     start_gateway,
     stop_gateway,
     tensors,
+    wait_ended,
     write_repository,
 )
 from tests.tritons import Tritons
@@ -63,12 +69,14 @@ async def test_clients_that_leave_are_never_felt_by_triton(gateway: Place, direc
 
 
 class Load:
-    """Eight threads that ask over one channel of grpcio, which repeats nothing, until told to end; counts the ends."""
+    """Eight threads that ask over one channel of grpcio until told to end; counts the ends.
+
+    Like every channel without a retry policy, it repeats only what it has not written, or GOAWAY says was not served.
+    """
 
     def __init__(self, target: str) -> None:
         options = [
             ("grpc.lb_policy_name", "round_robin"),
-            ("grpc.enable_retries", 0),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 200),
         ]
@@ -132,6 +140,51 @@ def test_gateways_that_are_restarted_in_turn_lose_no_request(
         assert stop_gateway(process) == 0, process.lines
     assert len(load.ends) > 1200
     assert set(load.ends) == {"ok"}
+
+
+class NewConnections(Load):
+    """The same over HTTP, with a connection for each request."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__("ipv4:" + place.grpc)
+        self._place = place
+
+    def _ask(self) -> None:
+        tensor = {"name": "pixels", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": [0.0] * 784}
+        body = json.dumps({"inputs": [tensor]}).encode()
+        while not self._is_over.is_set():
+            try:
+                status, _, _ = fetch(self._place, "/v2/models/fashion/infer", body)
+                self.ends.append("ok" if status == 200 else str(status))
+            except OSError as exc:
+                self.ends.append(repr(exc))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_gateway_that_is_replaced_loses_no_request(
+    servers: list[EmbeddedServer], tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # a short name: that of a Unix socket is bounded
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        process = start_gateway(tmp_path, servers, workers=workers)
+        second = subprocess.run(
+            [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", process.path],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert "can't listen on" in second.stderr, "without --replace the address is in use"
+        with Load("ipv4:" + process.place.grpc) as load, NewConnections(process.place) as connecting:
+            for _ in range(2):
+                load.wait_for(300)
+                connecting.wait_for(100)
+                old, process = process, launch_gateway(process.place, process.path, "--replace")
+                assert wait_ended(old) == 0, old.lines
+                assert any("another gateway has taken over" in line for line in old.lines), old.lines
+            load.wait_for(300)
+            connecting.wait_for(100)
+        assert stop_gateway(process) == 0, process.lines
+        assert not list(Path(directory).rglob("*.sock*")), "nothing is left behind"
+    assert set(load.ends) == {"ok"}
+    assert set(connecting.ends) == {"ok"}
 
 
 def test_a_killed_server_costs_other_models_no_new_request(tmp_path: Path, tritons: Tritons) -> None:

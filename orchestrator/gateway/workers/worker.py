@@ -199,7 +199,7 @@ class WorkerTeam:
     The channel is used from after the init message; ``on_alone`` is called when the supervisor is gone.
     """
 
-    def __init__(self, channel_end: socket.socket, handoff_end: socket.socket, on_alone: Callable[[], None]) -> None:
+    def __init__(self, channel_end: socket.socket, handoff_end: socket.socket, on_alone: Callable[[], object]) -> None:
         self._channel_end = channel_end
         self._handoff_end = handoff_end
         self._on_alone = on_alone
