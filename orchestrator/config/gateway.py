@@ -95,6 +95,9 @@ class GatewaySettings(Section):
     """Requests of one stream under way at a time; the stream is read no further until one of them is answered."""
     statistics_period_s: float = Field(default=10.0, gt=0)
     """Between two readings of the servers' statistics, so that little is lost to a reload that sets them back."""
+    lame_duck_s: float = Field(default=0.0, ge=0)
+    """How long a stopping gateway says that it is not ready and serves on as before, ahead of ``drain_s``: for load
+    balancers that probe, and send new connections until then. 0 where clients are told by HTTP/2 itself."""
     drain_s: float = Field(default=20.0, ge=0)
     """How long a stopping gateway waits for what it has accepted, and for what it has sent; it ends within a second of
     that."""

@@ -85,7 +85,7 @@ class DataPlane:
         )
         self.health = GatewayHealth(router, model_index, None if team is None else team.is_served)
         self.passthrough = Passthrough(model_index, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
-        self.inference = Inference(router, model_index, metrics, self.guard, self.passthrough, self.health)
+        self.inference = Inference(router, model_index, metrics, self.guard, self.passthrough)
         self.metadata = MetadataAnswers(model_index, self.passthrough)
         statistics = FleetStatistics(model_index, self.health.serves)
         self.fleet_statistics = statistics if team is None else None

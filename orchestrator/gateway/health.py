@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
+from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.family import VERSION, check_version
@@ -14,7 +14,7 @@ from orchestrator.router import Router
 
 
 class GatewayHealth:
-    """Health as load balancers and clients ask for it; ``is_draining`` is set when no more requests are taken."""
+    """Health as load balancers and clients ask for it; ``is_ending`` is set when they are to go elsewhere."""
 
     def __init__(
         self,
@@ -22,19 +22,14 @@ class GatewayHealth:
         model_index: ModelIndex,
         is_served_elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
-        self.is_draining = False
+        self.is_ending = False
         self._router = router
         self._model_index = model_index
         self._is_served_elsewhere = is_served_elsewhere
 
     def is_ready(self) -> bool:
-        """Return whether each expected family is answered by some server, and the gateway takes requests."""
-        return not self.is_draining and all(self.is_family_ready(name) for name in self._model_index.families)
-
-    def require_open(self) -> None:
-        """Raise ServerUnavailableError when no more requests are taken."""
-        if self.is_draining:
-            raise ServerUnavailableError("the gateway is stopping; send it to another", executed=False)
+        """Return whether each expected family is answered by some server, and the gateway is not about to end."""
+        return not self.is_ending and all(self.is_family_ready(name) for name in self._model_index.families)
 
     def is_family_ready(self, family: str) -> bool:
         """Return whether every process of the gateway can answer a family: a client may reach any of them."""

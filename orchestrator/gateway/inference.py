@@ -14,7 +14,6 @@ from typing import Final, TypeVar
 
 from orchestrator.errors import ConfigError, ServerUnavailableError, SlimError
 from orchestrator.gateway.auth.callers import Caller, Guard, Ticket
-from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import Passthrough
@@ -48,14 +47,12 @@ class Inference:
         metrics: GatewayMetrics,
         guard: Guard,
         passthrough: Passthrough,
-        health: GatewayHealth,
     ) -> None:
         self._router = router
         self._model_index = model_index
         self._metrics = metrics
         self._guard = guard
         self._passthrough = passthrough
-        self._health = health
         self._messages = FamilyMessages()
 
     def admit(self, caller: Caller, model: str) -> Ticket:
@@ -181,7 +178,6 @@ class Inference:
 
         sink = CallbackSink(finish)
         try:
-            self._health.require_open()
             require_version(family, request.model_version)
             wanted = read(request, family)
             self._guard.require_priority(caller, wanted.options.priority)
@@ -222,7 +218,6 @@ class Inference:
         began_s = time.perf_counter()
         outcome, server = "ok", ""
         try:
-            self._health.require_open()
             self._guard.charge_items(caller, 1)
             check_inference(message)
             answer, server = await self._passthrough.ask("ModelInfer", message, caller.metadata)

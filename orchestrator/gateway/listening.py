@@ -1,13 +1,21 @@
-"""Where the gateway's transports listen, and one line when an address can't be had."""
+"""Where the gateway listens: on sockets of its own, or on those that somebody keeps for it, or has handed over.
+
+Sockets that somebody else holds too, such as systemd, ``slimsched up`` or the gateway that this one replaces, listen
+for as long as any of them does: connections that come while nobody accepts wait.
+"""
 
 from __future__ import annotations
 
 import socket
 import ssl as tls
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.http2.listener import Listener
+from orchestrator.http2.listener import Listener, bind
+
+Sockets = Mapping[str, Sequence[socket.socket]]
+"""Bound sockets by what is to be offered on them: ``grpc``, ``http``, ``metrics``."""
 
 
 class Endpoint:
@@ -16,18 +24,30 @@ class Endpoint:
     Args:
         key: The address' key in fleet.yaml.
         address: ``host:port``; port 0 takes a free one.
+        given: The sockets of that address; None: it takes its own.
         listener: What accepts or adopts the connections.
         ssl: What to speak TLS with; None for plain connections.
         listens: Whether it listens itself; else another process does, and its connections are adopted.
 
     Attributes:
         address: Where it listens, once started.
+        sockets: Those that it listens on, once started.
+        is_draining: Whether clients are sent elsewhere.
     """
 
     def __init__(
-        self, key: str, address: str, listener: Listener[Any], *, ssl: tls.SSLContext | None, listens: bool
+        self,
+        key: str,
+        address: str,
+        listener: Listener[Any],
+        *,
+        ssl: tls.SSLContext | None,
+        listens: bool,
+        given: Sequence[socket.socket] | None = None,
     ) -> None:
         self.address = address
+        self.sockets: Sequence[socket.socket] = given or ()
+        self.is_draining = False
         self._key = key
         self._listener = listener
         self._ssl = ssl
@@ -38,12 +58,12 @@ class Endpoint:
         if not self._listens:
             self._listener.open()
             return
-        host, _, port = self.address.rpartition(":")
+        self.sockets = self.sockets or bind_address(self._key, self.address)
         try:
-            found = await self._listener.start(host.strip("[]"), int(port), ssl=self._ssl)
+            await self._listener.listen(self.sockets, ssl=self._ssl)
         except OSError as exc:
             raise refused_address(self.address, self._key, exc) from exc
-        self.address = f"{host}:{found}"
+        self.address = address_of(self.address, self.sockets)
 
     async def adopt(self, connection: socket.socket) -> None:
         """Serve a connection that another process has accepted; raises OSError when it is lost at once."""
@@ -54,9 +74,28 @@ class Endpoint:
         """The number of connections that are open now."""
         return self._listener.connections
 
-    async def stop(self, grace_s: float) -> None:
-        """Take no more connections and calls, wait for those under way for so long, and end the rest."""
-        await self._listener.stop(grace_s)
+    async def drain(self) -> None:
+        """Take no more connections, send clients elsewhere, and return when all connections have ended."""
+        self.is_draining = True
+        await self._listener.drain()
+
+    def stop(self) -> None:
+        """Take no more connections, and end all at once."""
+        self._listener.stop()
+
+
+def bind_address(key: str, address: str) -> list[socket.socket]:
+    """Return sockets of ``host:port``, as ``bind`` does; raises ConfigError when it can't be had."""
+    host, _, port = address.rpartition(":")
+    try:
+        return bind(host.strip("[]"), int(port))
+    except OSError as exc:
+        raise refused_address(address, key, exc) from exc
+
+
+def address_of(address: str, sockets: Sequence[socket.socket]) -> str:
+    """Return an address with the port that its sockets have."""
+    return f"{address.rpartition(':')[0]}:{sockets[0].getsockname()[1]}"
 
 
 def refused_address(address: str, key: str, error: OSError) -> ConfigError:

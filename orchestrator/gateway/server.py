@@ -23,6 +23,7 @@ from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
+from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import QUEUED, TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
@@ -38,8 +39,8 @@ from orchestrator.triton.protocol_key import read_protocol_key
 
 log = logging.getLogger(__name__)
 
-_DRAIN_LOOK_S = 0.1  # also for how long, at the least, clients are sent elsewhere
-_LAST_CALLS_S = 0.5  # for calls that are no inferences, and streams that wait for nothing
+_DRAIN_LOOK_S = 0.1
+_QUIET_S = 2.0  # without an inference, after which streams that wait for nothing end; the transports take leave in less
 
 
 class Gateway:
@@ -54,6 +55,7 @@ class Gateway:
         team: The other processes, when this is one of several.
         metrics: Where to count, which the router's observer counts in too; None for its own.
         pool: The connections that the router uses; None for the gateway's own.
+        sockets: Those to listen on that are there already; others are taken.
 
     Raises:
         ConfigError: A file of keys, tokens or TLS can't be used.
@@ -75,7 +77,9 @@ class Gateway:
         team: Team | None = None,
         metrics: GatewayMetrics | None = None,
         pool: ConnectionPool | None = None,
+        sockets: Sockets | None = None,
     ) -> None:
+        given = sockets or {}
         self._settings = settings
         self._router = router
         self._is_alone = team is None
@@ -101,12 +105,12 @@ class Gateway:
         self.metrics: MetricsEndpoint | None = None
         if settings.grpc is not None:
             ssl = None if tls is None else tls.context(HTTP2)
-            self.grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone)
+            self.grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
         if settings.http is not None:
             ssl = None if tls is None else tls.context(HTTP1)
-            self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone)
+            self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
         if settings.metrics is not None and self._is_alone:
-            self.metrics = MetricsEndpoint(settings.metrics, self._read_metrics)
+            self.metrics = MetricsEndpoint(settings.metrics, self._read_metrics, given.get("metrics"))
         if router.membership is not None:
             self._take(router.membership.servers)
             router.membership.listen(self._take)
@@ -162,6 +166,12 @@ class Gateway:
         return [(what, endpoint.address) for what, endpoint in endpoints if endpoint is not None]
 
     @property
+    def sockets(self) -> Sockets:
+        """What it listens on, once open."""
+        endpoints = (("grpc", self.grpc), ("http", self.http), ("metrics", self.metrics))
+        return {kind: endpoint.sockets for kind, endpoint in endpoints if endpoint is not None}
+
+    @property
     def served(self) -> frozenset[str]:
         """The families of which some server answers a width, as this process sees it."""
         return frozenset(filter(self._data_plane.health.serves, self._model_index.families))
@@ -192,7 +202,7 @@ class Gateway:
             for endpoint in (*self._transports, *([self.metrics] if self.metrics else [])):
                 await endpoint.start()
         except BaseException:
-            await self._close(grace_s=0.0, until_s=0.0)
+            await self._close(until_s=0.0)
             raise
         self.background.start("watching files", partial(watch, self._files))
         statistics = self._data_plane.fleet_statistics
@@ -204,35 +214,50 @@ class Gateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Say "not ready", take no more, answer what is in, then close; the router is to be closed by the same time.
+        """Say "not ready", send clients elsewhere, answer what comes until they have gone, then close.
 
-        gRPC's own graceful stop ends calls that arrive meanwhile with CANCELLED, which no client takes for "send it
-        elsewhere". So calls are refused as unavailable first, and the transports stopped when nothing is in.
+        The router is to be closed by the same time. No call is refused meanwhile: a client may only repeat it where it
+        has a policy to do so, and most have none.
         """
-        until_s = asyncio.get_running_loop().time() + self._settings.drain_s
-        self._router.close_by(until_s)
-        self._data_plane.health.is_draining = True
+        loop = asyncio.get_running_loop()
+        until_s = loop.time()
         try:
+            if self._is_alone and not self._data_plane.health.is_ending:  # else somebody has waited, or is to take over
+                self.say_unready()
+                await asyncio.sleep(self._settings.lame_duck_s)
+            until_s = loop.time() + self._settings.drain_s
+            self._router.close_by(until_s)
             await self._drain(until_s)
         finally:
-            await self._close(grace_s=_LAST_CALLS_S, until_s=until_s)
+            await self._close(until_s=until_s)
 
-    async def _close(self, *, grace_s: float, until_s: float) -> None:
-        try:
-            await asyncio.gather(*(transport.stop(grace_s) for transport in self._transports))
-        finally:
-            await self.background.stop()
-            if self.metrics is not None:
-                await self.metrics.stop()
-            await self._discovery.close(drain_s=max(0.0, until_s - asyncio.get_running_loop().time()))
+    def say_unready(self) -> None:
+        """Let load balancers send requests elsewhere from now on; those that come are answered."""
+        self._data_plane.health.is_ending = True
+
+    async def _close(self, *, until_s: float) -> None:
+        for transport in self._transports:
+            transport.stop()
+        await self.background.stop()
+        if self.metrics is not None:
+            await self.metrics.stop()
+        await self._discovery.close(drain_s=max(0.0, until_s - asyncio.get_running_loop().time()))
 
     async def _drain(self, until_s: float) -> None:
+        """Let the transports take leave of their clients; those that only keep streams open are not waited for."""
         loop = asyncio.get_running_loop()
-        while loop.time() < until_s:
-            await asyncio.sleep(_DRAIN_LOOK_S)
-            if self._metrics.in_flight == 0:
-                return
-        log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
+        leaving = asyncio.gather(*(transport.drain() for transport in self._transports))
+        busy_s = loop.time()
+        try:
+            while not leaving.done() and loop.time() < min(until_s, busy_s + _QUIET_S):
+                await asyncio.wait({leaving}, timeout=min(_DRAIN_LOOK_S, max(0.0, until_s - loop.time())))
+                if self._metrics.in_flight:
+                    busy_s = loop.time()
+        finally:
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+        if self._metrics.in_flight:
+            log.warning("%d requests are not answered after drain_s and end here", self._metrics.in_flight)
 
 
 def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None = None) -> dict[ServerName, Server]:

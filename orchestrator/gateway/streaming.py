@@ -71,7 +71,6 @@ class StreamSession:
             tasks.create_task(self._answer(family, message))
             return
         try:
-            self._data_plane.health.require_open()
             self._charge(address.model)
             check_inference(message)
             stream = self._pinned.get(address.model) or self._open(message, tasks)

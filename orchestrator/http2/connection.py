@@ -210,6 +210,17 @@ class Connection(Flow, Generic[T]):
             self.write(goaway_frame(_EVERY_STREAM, ErrorCode.NO_ERROR))
             self.write(frame(PING, 0, 0, _DRAIN_PROBE))
 
+    def end_probe(self) -> None:
+        """Wait no longer for the answer to the ping of ``drain``, and say which stream is the last."""
+        if self._drain == "probing":
+            self._drain = "draining"
+            self.write(goaway_frame(self._last_stream, ErrorCode.NO_ERROR))
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the peer knows which stream is the last, and none is open any more."""
+        return self._drain == "draining" and not self.streams
+
     def check(self) -> None:
         """End what makes no progress; to be called every second or so."""
         now_s = self.clock()
@@ -403,9 +414,8 @@ class Connection(Flow, Generic[T]):
         self.charges += 1
         if not flags & ACK:
             self.write(frame(PING, ACK, 0, payload))
-        elif payload == _DRAIN_PROBE and self._drain == "probing":
-            self._drain = "draining"
-            self.write(goaway_frame(self._last_stream, ErrorCode.NO_ERROR))
+        elif payload == _DRAIN_PROBE:
+            self.end_probe()
 
     def _take_goaway(self, payload: bytes, flags: int, number: int) -> None:
         if number != 0 or len(payload) < 8:

@@ -8,17 +8,40 @@ how much too late a look comes is handed to the connections, which hold it again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl as tls
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 BACKLOG: Final = 1024
 _CHECK_S: Final = 1.0
 _EVICTION_S: Final = 10e-6
 """Seconds for each connection between two evictions for one address; choosing takes less."""
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Return non-blocking sockets, one for each address of a host, which nobody else has; they do not listen yet.
+
+    Port 0 is a free one. Raises OSError when one of the addresses can't be had.
+    """
+    found = dict.fromkeys(socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
+    bound: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, place in found:
+            bound.append(one := socket.socket(family, kind, protocol))
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # IPv4 has a socket of its own
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.setblocking(False)
+            one.bind(place)
+    except BaseException:
+        for one in bound:
+            one.close()
+        raise
+    return bound
 
 
 class Waiting(NamedTuple):
@@ -121,7 +144,9 @@ class Listener(ABC, Generic[C]):
         self._handshake_s = handshake_s
         self._check_s = check_s
         self._connections: dict[C, None] = {}  # in the order they came
-        self._server: asyncio.Server | None = None
+        self._ssl: tls.SSLContext | None = None
+        self._sockets: Sequence[socket.socket] = ()
+        self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
         self._not_before_s = 0.0  # an address that has connections gets no other one's place
 
@@ -132,11 +157,18 @@ class Listener(ABC, Generic[C]):
 
     async def start(self, host: str, port: int, *, ssl: tls.SSLContext | None = None) -> int:
         """Listen, and return the port; raises OSError when it can't."""
-        create = asyncio.get_running_loop().create_server
-        self._server = await create(self._new_protocol, host, port, backlog=BACKLOG, **self._tls(ssl))
-        self.open()
-        found: int = self._server.sockets[0].getsockname()[1]
+        sockets = bind(host, port)
+        await self.listen(sockets, ssl=ssl)
+        found: int = sockets[0].getsockname()[1]
         return found
+
+    async def listen(self, sockets: Sequence[socket.socket], *, ssl: tls.SSLContext | None = None) -> None:
+        """Accept connections on bound sockets, which are closed in the end; raises OSError when it can't."""
+        self._sockets, self._ssl = sockets, ssl
+        create = asyncio.get_running_loop().create_server
+        for one in sockets:  # what is accepted on is a copy: the original outlives it, for what is not accepted yet
+            self._servers.append(await create(self._new_protocol, sock=one.dup(), backlog=BACKLOG, **self._tls(ssl)))
+        self.open()
 
     def open(self) -> None:
         """Begin to look after connections, without listening: they are adopted."""
@@ -148,20 +180,33 @@ class Listener(ABC, Generic[C]):
         """Serve a connection that another process has accepted; raises OSError when it is lost at once."""
         await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, sock=connection, **self._tls(ssl))
 
-    async def stop(self, grace_s: float) -> None:
-        """Accept no more, let calls under way end for so long, and close everything."""
-        if self._timer is None:
-            return
-        if self._server is not None:
-            self._server.close()
-        await self._drain(grace_s)
+    async def drain(self) -> None:
+        """Accept what waits and no more; return when all connections have ended, whose clients are sent elsewhere."""
+        for server in self._servers:
+            server.close()
+        waiting = [connection for one in self._sockets for connection in _accept_all(one)]
+        self._close_sockets()
+        adopting = (self.adopt(connection, ssl=self._ssl) for connection in waiting)
+        await asyncio.gather(asyncio.gather(*adopting, return_exceptions=True), self._drain())
+
+    def _close_sockets(self) -> None:
+        for server in self._servers:
+            server.close()
+        for one in self._sockets:
+            one.close()
+        self._servers, self._sockets = [], ()
+
+    def stop(self) -> None:
+        """Accept no more, and close everything at once."""
+        self._close_sockets()
         for connection in list(self._connections):
             connection.abort()
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     @abstractmethod
-    async def _drain(self, grace_s: float) -> None:
-        """Let calls under way end for so long, and take no more of them."""
+    async def _drain(self) -> None:
+        """Send the clients of all connections elsewhere, and return when the connections have ended."""
 
     def _tls(self, ssl: tls.SSLContext | None) -> dict[str, Any]:
         return {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": self._handshake_s}
@@ -197,3 +242,12 @@ class Listener(ABC, Generic[C]):
         for connection in list(self._connections):
             connection.check(late_s=late_s)
         self.open()
+
+
+def _accept_all(listening: socket.socket) -> Iterator[socket.socket]:
+    """Accept the connections that wait."""
+    with contextlib.suppress(OSError):  # nothing waits any more
+        while True:
+            connection, _ = listening.accept()
+            connection.setblocking(False)
+            yield connection

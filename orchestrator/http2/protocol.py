@@ -32,6 +32,8 @@ LATER_FRAMES = 64
 _LEAST_FRAMES = 8
 _LARGE_BYTES = 2**16
 _EVICTION_S = 1.0
+_PROBE_S = 1.0  # several round trips to the other side of the world
+_LINGER_S = 0.5  # for the peer to close too: what it sends to a closed socket would reset what it has not read yet
 
 Make = Callable[[Callable[[], None]], Connection[Any]]
 """Returns the logic of a new connection, given what to call when it has something to say."""
@@ -102,6 +104,8 @@ class Http2Protocol(asyncio.Protocol):
         self.connection: Connection[Any] | None = None
         self.paused_since_s: float | None = None
         self._closing_since_s: float | None = None
+        self._draining_since_s: float | None = None
+        self._drained_since_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the connection, or close when there is no room."""
@@ -198,9 +202,29 @@ class Http2Protocol(asyncio.Protocol):
             self.close()
 
     def drain(self) -> None:
-        """Take no more calls, and close when none is left."""
-        if self.connection is not None and self._closing_since_s is None:
+        """Take leave of the peer, and close when no call is left; to be called until the connection is lost.
+
+        The peer is to open no more streams, and those that it has opened before it read so are served: it answers a
+        ping after them. Then it is told which was the last. With the last answer our side of the connection ends, and
+        the peer is read until it ends its own.
+        """
+        if self.connection is None or self._closing_since_s is not None:
+            return
+        now_s = self._loop.time()
+        if self._draining_since_s is None:
+            self._draining_since_s = now_s
             self.connection.drain()
+        elif now_s - self._draining_since_s >= _PROBE_S:
+            self.connection.end_probe()
+        if not self.connection.is_drained:
+            return
+        if self._drained_since_s is None:
+            self._flush()
+            self._drained_since_s = now_s
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+        elif now_s - self._drained_since_s >= _LINGER_S:
+            self.close()
 
     def close_when_idle(self) -> None:
         """Close when no stream is open any more."""
@@ -234,7 +258,7 @@ class Http2Protocol(asyncio.Protocol):
     def _flush(self) -> None:
         assert self.connection is not None
         data = self.connection.take_out()
-        if data and not self._transport.is_closing():
+        if data and self._drained_since_s is None and not self._transport.is_closing():
             self._transport.write(data)
 
 
@@ -248,14 +272,10 @@ class Http2Listener(Listener[Http2Protocol]):
     def _evict(self, connection: Http2Protocol) -> None:
         connection.evict()
 
-    async def _drain(self, grace_s: float) -> None:
-        for protocol in list(self._connections):
-            protocol.drain()
-        until_s = asyncio.get_running_loop().time() + grace_s
+    async def _drain(self) -> None:
         while True:
-            for protocol in [protocol for protocol in self._connections if protocol.is_idle]:
-                protocol.close()
-            left_s = until_s - asyncio.get_running_loop().time()
-            if not self._connections or left_s <= 0:
+            for protocol in list(self._connections):
+                protocol.drain()
+            await asyncio.sleep(_DRAIN_LOOK_S)  # at least once, for connections that are about to begin
+            if not self._connections:
                 return
-            await asyncio.sleep(min(left_s, _DRAIN_LOOK_S))

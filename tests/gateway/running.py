@@ -43,6 +43,7 @@ class Process:
     """A gateway that runs as a process of its own."""
 
     place: Place
+    path: Path
     popen: subprocess.Popen[str]
     lines: list[str]
 
@@ -57,8 +58,13 @@ def start_gateway(directory: Path, servers: list[EmbeddedServer], **more: Any) -
     )
     path = directory / f"fleet-{ports[0]}.yaml"
     path.write_text(render_fleet(settings))
+    return launch_gateway(Place(*addresses), path)
+
+
+def launch_gateway(place: Place, path: Path, *more: str) -> Process:
+    """Start a gateway by its fleet file, with more arguments."""
     popen = subprocess.Popen(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", str(path)],
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", str(path), *more],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -77,11 +83,15 @@ def start_gateway(directory: Path, servers: list[EmbeddedServer], **more: Any) -
     threading.Thread(target=read, daemon=True).start()
     assert is_up.wait(STARTED_S), lines
     assert popen.poll() is None, lines
-    return Process(Place(*addresses), popen, lines)
+    return Process(place, path, popen, lines)
 
 
 def stop_gateway(process: Process) -> int:
     process.popen.send_signal(signal.SIGTERM)
+    return wait_ended(process)
+
+
+def wait_ended(process: Process) -> int:
     code = process.popen.wait(40)
     assert process.popen.stderr is not None
     process.popen.stderr.close()

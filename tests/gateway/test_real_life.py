@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +20,21 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.grpc.aio as grpcaio
-from tritonclient.utils import InferenceServerException
 
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.triton.messages import SERVICE
-from tests.gateway.running import Place, images, raw_request, start_gateway, stop_gateway, tensors, write_repository
+from tests.gateway.running import (
+    Place,
+    Process,
+    fetch,
+    launch_gateway,
+    raw_request,
+    start_gateway,
+    stop_gateway,
+    tensors,
+    wait_ended,
+    write_repository,
+)
 from tests.tritons import Tritons
 
 pytestmark = pytest.mark.integration
@@ -53,36 +68,123 @@ async def test_clients_that_leave_are_never_felt_by_triton(gateway: Place, direc
     assert await failures() == before, "Triton counts a cancelled request as failed"
 
 
-def test_a_terminated_gateway_answers_what_is_in_and_ends_well(servers: list[EmbeddedServer], tmp_path: Path) -> None:
-    process = start_gateway(tmp_path, servers)
-    outcomes: list[str] = []
-    is_over = threading.Event()
+class Load:
+    """Eight threads that ask over one channel of grpcio until told to end; counts the ends.
 
-    def load() -> None:
-        with grpcclient.InferenceServerClient(process.place.grpc) as client:
-            inputs = tensors(grpcclient, pixels=images(1))
-            while not is_over.is_set():
-                try:
-                    client.infer("fashion", inputs)
-                    outcomes.append("ok")
-                except InferenceServerException as exc:
-                    outcomes.append(str(exc.status()))
-                    return
+    Like every channel without a retry policy, it repeats only what it has not written, or GOAWAY says was not served.
+    """
 
-    threads = [threading.Thread(target=load) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    time.sleep(1.0)
-    code = stop_gateway(process)
-    is_over.set()
-    for thread in threads:
-        thread.join()
-    assert code == 0, process.lines
-    # It ended because all was answered, not because ``drain_s`` was over.
-    assert any("the gateway has ended" in line for line in process.lines), process.lines
-    assert not any("not answered after drain_s" in line for line in process.lines), process.lines
-    assert outcomes.count("ok") > 20
-    assert set(outcomes) <= {"ok", "StatusCode.UNAVAILABLE"}, "refused, never broken off with anything else"
+    def __init__(self, target: str) -> None:
+        options = [
+            ("grpc.lb_policy_name", "round_robin"),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 200),
+        ]
+        self.ends: list[str] = []
+        self._channel: Any = grpc.insecure_channel(target, options)
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(8)]
+
+    def _ask(self) -> None:
+        message = raw_request("fashion").SerializeToString()
+        infer = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        while not self._is_over.is_set():
+            try:
+                infer(message, timeout=20)
+                self.ends.append("ok")
+            except grpc.RpcError as exc:
+                error: Any = exc
+                self.ends.append(f"{error.code().name}: {error.details()}")
+
+    def wait_for(self, more: int) -> None:
+        until = len(self.ends) + more
+        while len(self.ends) < until:
+            time.sleep(0.01)
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+        self._channel.close()
+
+
+def answered(process: Process) -> bool:
+    """Return whether a gateway has answered a request."""
+    with urllib.request.urlopen(f"http://{process.place.metrics}/metrics", timeout=20) as page:
+        return 'slim_gateway_requests_total{model="fashion",outcome="ok"' in page.read().decode()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_gateways_that_are_restarted_in_turn_lose_no_request(
+    servers: list[EmbeddedServer], tmp_path: Path, workers: int
+) -> None:
+    running = [start_gateway(tmp_path, servers, workers=workers) for _ in range(2)]
+    with Load("ipv4:" + ",".join(process.place.grpc for process in running)) as load:
+        for turn in (0, 1, 0):
+            load.wait_for(300)
+            old = running[turn]
+            assert stop_gateway(old) == 0, old.lines
+            # It ended because all was answered, not because ``drain_s`` was over.
+            assert any("the gateway has ended" in line for line in old.lines), old.lines
+            assert not any("not answered after drain_s" in line for line in old.lines), old.lines
+            running[turn] = launch_gateway(old.place, old.path)
+            while not answered(running[turn]):
+                time.sleep(0.05)
+        load.wait_for(300)
+    for process in running:
+        assert stop_gateway(process) == 0, process.lines
+    assert len(load.ends) > 1200
+    assert set(load.ends) == {"ok"}
+
+
+class NewConnections(Load):
+    """The same over HTTP, with a connection for each request."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__("ipv4:" + place.grpc)
+        self._place = place
+
+    def _ask(self) -> None:
+        tensor = {"name": "pixels", "shape": [1, 1, 28, 28], "datatype": "FP32", "data": [0.0] * 784}
+        body = json.dumps({"inputs": [tensor]}).encode()
+        while not self._is_over.is_set():
+            try:
+                status, _, _ = fetch(self._place, "/v2/models/fashion/infer", body)
+                self.ends.append("ok" if status == 200 else str(status))
+            except OSError as exc:
+                self.ends.append(repr(exc))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_gateway_that_is_replaced_loses_no_request(
+    servers: list[EmbeddedServer], tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # a short name: that of a Unix socket is bounded
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        process = start_gateway(tmp_path, servers, workers=workers)
+        second = subprocess.run(
+            [sys.executable, "-c", "from orchestrator.cli import main; main()", "gateway", "--fleet", process.path],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert "can't listen on" in second.stderr, "without --replace the address is in use"
+        with Load("ipv4:" + process.place.grpc) as load, NewConnections(process.place) as connecting:
+            for _ in range(2):
+                load.wait_for(300)
+                connecting.wait_for(100)
+                old, process = process, launch_gateway(process.place, process.path, "--replace")
+                assert wait_ended(old) == 0, old.lines
+                assert any("another gateway has taken over" in line for line in old.lines), old.lines
+            load.wait_for(300)
+            connecting.wait_for(100)
+        assert stop_gateway(process) == 0, process.lines
+        assert not list(Path(directory).rglob("*.sock*")), "nothing is left behind"
+    assert set(load.ends) == {"ok"}
+    assert set(connecting.ends) == {"ok"}
 
 
 def test_a_killed_server_costs_other_models_no_new_request(tmp_path: Path, tritons: Tritons) -> None:

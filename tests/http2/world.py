@@ -131,7 +131,7 @@ async def open_world(tls: ssl.SSLContext | None = None, **limits: Any) -> AsyncI
     try:
         yield world
     finally:
-        await world.listener.stop(0.0)
+        world.listener.stop()
 
 
 async def until(is_so: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -20,9 +21,11 @@ from orchestrator.config import FleetSettings, load_fleet
 from orchestrator.gateway import (
     FollowedFleet,
     Gateway,
+    Succession,
     Supervisor,
     WorkerLaunch,
     freeze_heap,
+    inherited_sockets,
     new_event_loop,
     open_gateway,
 )
@@ -41,29 +44,39 @@ log = logging.getLogger(__name__)
     help="Which servers there are, and where to listen: fleet.yaml.",
 )
 @click.option("--log-level", type=LOG_LEVEL, default="info", help="Of the lines on stderr.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Take over the addresses of the gateway that answers there, when there is one, and let it end.",
+)
+@click.option("--sockets", "descriptors", multiple=True, type=(str, int), hidden=True)
 @until_stdin_ends_option
-def gateway(fleet_path: Path, log_level: str, until_stdin_ends: bool) -> None:
+def gateway(
+    fleet_path: Path, log_level: str, replace: bool, descriptors: Sequence[tuple[str, int]], until_stdin_ends: bool
+) -> None:
     """Answer Triton clients over gRPC and HTTP, every request routed over the fleet.
 
     The family is one model; other models are passed on to a server that has them. Runs until SIGTERM or SIGINT, then
-    takes no more, answers what is in, and ends with status 0; a second signal ends it at once. SIGHUP reads the fleet
-    file, tokens and certificates again, as happens anyway within a second of a change. Servers come and go so without a
-    request being lost; the `gateway` section, with addresses and limits, needs a new start.
+    sends clients elsewhere, answers what they have asked, and ends with status 0; a second signal ends it at once.
+    SIGHUP reads the fleet file, tokens and certificates again, as happens anyway within a second of a change. Servers
+    come and go so without a request being lost; the `gateway` section, with addresses and limits, needs a new start.
 
     \b
     Example:
       slimsched local up --servers 2 --fleet fleet.yaml
       slimsched gateway --fleet fleet.yaml
+      slimsched gateway --fleet fleet.yaml --replace
       curl -s localhost:8080/v2/health/ready -o /dev/null -w '%{http_code}\\n'
     """
     fleet = load_fleet(fleet_path)
     _raise_descriptor_limit()
+    succession = Succession(fleet.gateway, inherited_sockets(descriptors, os.environ), replaces=replace)
     with logging_to_stderr(log_level):
         if fleet.gateway.workers == 1:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
-                runner.run(_serve(fleet, fleet_path, until_stdin_ends=until_stdin_ends))
+                runner.run(_serve(fleet, fleet_path, succession, until_stdin_ends=until_stdin_ends))
         else:
-            asyncio.run(_supervise(fleet, fleet_path, log_level, until_stdin_ends=until_stdin_ends))
+            asyncio.run(_supervise(fleet, fleet_path, log_level, succession, until_stdin_ends=until_stdin_ends))
 
 
 def _raise_descriptor_limit() -> None:
@@ -72,21 +85,24 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(fleet: FleetSettings, path: Path, *, until_stdin_ends: bool) -> None:
+async def _serve(fleet: FleetSettings, path: Path, succession: Succession, *, until_stdin_ends: bool) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     if not await _is_compiled(stop):
         return
-    async with open_gateway(fleet, path) as opened:
+    async with open_gateway(fleet, path, sockets=succession.take()) as opened:
         freeze_heap()
         _log_addresses(opened)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
-        await stop.wait()
+        async with succession.offering(opened, stop):
+            await stop.wait()
         _log_stopping(fleet)
     log.info("the gateway has ended")
 
 
-async def _supervise(settings: FleetSettings, path: Path, log_level: str, *, until_stdin_ends: bool) -> None:
+async def _supervise(
+    settings: FleetSettings, path: Path, log_level: str, succession: Succession, *, until_stdin_ends: bool
+) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     if not await _is_compiled(stop):  # here once, and not in each worker
@@ -103,10 +119,11 @@ async def _supervise(settings: FleetSettings, path: Path, log_level: str, *, unt
             "fleet_path": str(fleet.path),
         },
     )
-    async with Supervisor(fleet, launch) as supervisor:
+    async with Supervisor(fleet, launch, succession.take()) as supervisor:
         _log_addresses(supervisor)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
-        await stop.wait()
+        async with succession.offering(supervisor, stop):
+            await stop.wait()
         _log_stopping(settings)
         _end_at_once_on_signal(supervisor)
     log.info("the gateway has ended")
@@ -147,4 +164,5 @@ def _log_addresses(opened: Gateway | Supervisor) -> None:
 
 
 def _log_stopping(fleet: FleetSettings) -> None:
-    log.info("stopping: no more is taken, what is in is answered within %g s", fleet.gateway.drain_s)
+    most_s = fleet.gateway.lame_duck_s + fleet.gateway.drain_s
+    log.info("stopping: clients are sent elsewhere, what they have asked is answered within %g s", most_s)

@@ -7,11 +7,14 @@ import logging
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
 from orchestrator.gateway import WorkerTeam, freeze_heap, new_event_loop, open_gateway, read_init_message
+
+_ALONE_S = 5.0  # served without the supervisor, until whoever has started that may have started it again
 
 
 def main(channel_descriptor: int, handoff_descriptor: int) -> int:
@@ -32,8 +35,9 @@ def main(channel_descriptor: int, handoff_descriptor: int) -> int:
 
 async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, handoff_end: socket.socket) -> int:
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    team = WorkerTeam(channel_end, handoff_end, on_alone=stop.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    team = WorkerTeam(channel_end, handoff_end, on_alone=partial(loop.call_later, _ALONE_S, stop.set))
     await team.join()
     failure: str | None = None
     try:

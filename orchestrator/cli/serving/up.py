@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from orchestrator.embedded.local_stack import LocalStack, complete_fleet, defaul
 from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
 from orchestrator.embedded.server import EmbeddedServer
 from orchestrator.errors import ConfigError
+from orchestrator.gateway.listening import bind_address
 from orchestrator.gateway.workers.file_watch import PERIOD_S, WatchedFiles
 from orchestrator.processes.child import ChildProcess, is_listening
 from orchestrator.processes.managed import ManagedProcess, State
@@ -172,6 +174,7 @@ class _StackProcesses:
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
+        self._sockets: list[socket.socket] = []
 
     def triton(self, server: ServerSettings) -> ManagedProcess:
         assert server.repository is not None, "the fleet is complete"
@@ -185,12 +188,27 @@ class _StackProcesses:
         return self._command(f"controller {server.name}", arguments, log_path, server.controller, _CONTROLLER_STOP_S)
 
     def gateway(self, fleet: FleetSettings) -> ManagedProcess:
-        address = fleet.gateway.grpc or fleet.gateway.http
-        stop_s = fleet.gateway.drain_s + _GATEWAY_STOP_MARGIN_S
-        return self._command("gateway", ("gateway",), self._open_log("gateway"), address, stop_s)
+        settings = fleet.gateway
+        address = settings.grpc or settings.http
+        arguments = ["gateway"]
+        descriptors = []
+        # Kept here: while a gateway that was killed is started again, its clients wait instead of being refused.
+        for kind, place in (("grpc", settings.grpc), ("http", settings.http), ("metrics", settings.metrics)):
+            for one in () if place is None else bind_address(f"gateway.{kind}", place):
+                self._sockets.append(one)
+                descriptors.append(one.fileno())
+                arguments += ("--sockets", kind, str(one.fileno()))
+        stop_s = fleet.gateway.lame_duck_s + fleet.gateway.drain_s + _GATEWAY_STOP_MARGIN_S
+        return self._command("gateway", tuple(arguments), self._open_log("gateway"), address, stop_s, descriptors)
 
     def _command(
-        self, name: str, arguments: tuple[str, ...], log_path: Path, address: str | None, stop_s: float
+        self,
+        name: str,
+        arguments: tuple[str, ...],
+        log_path: Path,
+        address: str | None,
+        stop_s: float,
+        pass_fds: Sequence[int] = (),
     ) -> ManagedProcess:
         """Return a ``slimsched`` command, which has started once it listens."""
         fleet = ("--fleet", str(self._state_dir / "fleet.yaml"))
@@ -201,6 +219,7 @@ class _StackProcesses:
             stop_s=stop_s,
             environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             log_path=log_path,
+            pass_fds=pass_fds,
             has_lifeline=True,
             is_ready=None if address is None else partial(is_listening, address),
         )

@@ -10,9 +10,10 @@ The transport is ``orchestrator.http2``, because gRPC's own server costs more CP
 from __future__ import annotations
 
 import logging
+import socket
 import ssl as tls
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 from orchestrator.config import GatewaySettings
@@ -40,7 +41,7 @@ _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
 
 class GrpcServer(Endpoint):
-    """The gRPC endpoint of a gateway, answered by a data plane; ``ssl`` and ``listens`` as in Endpoint."""
+    """The gRPC endpoint of a gateway, answered by a data plane; ``ssl``, ``listens`` and ``given`` as in Endpoint."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class GrpcServer(Endpoint):
         *,
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
+        given: Sequence[socket.socket] | None = None,
     ) -> None:
         self._data_plane = data_plane
         self._window = settings.stream_window
@@ -75,7 +77,7 @@ class GrpcServer(Endpoint):
             limit_s=self._limit_stranger_s if data_plane.guard.is_on else None,
         )
         listener = Http2Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
-        super().__init__("gateway.grpc", settings.grpc or "", listener, ssl=ssl, listens=listens)
+        super().__init__("gateway.grpc", settings.grpc or "", listener, ssl=ssl, listens=listens, given=given)
 
     def _make_connection(self, wake: Callable[[], None]) -> Connection[RequestHead]:
         most_bytes = self._limits.header_list_bytes

@@ -24,6 +24,8 @@ from orchestrator.http2.listener import Listener, Waiting
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
+_DRAIN_LOOK_S = 0.05
+_LINGER_S = 1.0  # for a next request, which may be on its way and gets "Connection: close"; nothing else tells a client
 _KEEP_ALIVE_S = 86_400.0  # aiohttp's own limit is out of the way: a day, while idleness is looked at with all else
 
 
@@ -129,6 +131,12 @@ class HttpConnection(web.RequestHandler):
         if is_late or now_s - self._unsent_since_s > limits.stall_timeout_s:
             self.abort()
 
+    def close_if_silent(self, since_s: float) -> None:
+        """Close when no request has begun for a while, ``since_s`` on the loop's clock at the earliest."""
+        is_silent = self._phase in (Phase.HEADER, Phase.IDLE)
+        if is_silent and self._now() - max(self._since_s, since_s) >= _LINGER_S:
+            self.force_close()
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
@@ -160,8 +168,12 @@ class HttpListener(Listener[HttpConnection]):
             handshake_s=limits.header_timeout_s,
             check_s=min(_LOOK_S, limits.header_timeout_s / 4, limits.stall_timeout_s / 4),
         )
-        self._web_server = server
 
-    async def _drain(self, grace_s: float) -> None:
-        self._web_server.pre_shutdown()  # ends connections that wait for a next request
-        await self._web_server.shutdown(grace_s)
+    async def _drain(self) -> None:
+        began_s = asyncio.get_running_loop().time()
+        while True:
+            for connection in list(self._connections):
+                connection.close_if_silent(began_s)
+            await asyncio.sleep(_DRAIN_LOOK_S)  # at least once, for connections that are about to begin
+            if not self._connections:
+                return

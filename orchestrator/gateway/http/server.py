@@ -5,7 +5,9 @@ What is answered is up to ``routes``, and how long a client is waited for to ``c
 
 from __future__ import annotations
 
+import socket
 import ssl as tls
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from aiohttp import web
@@ -22,7 +24,7 @@ _MIB = 2**20
 
 
 class HttpServer(Endpoint):
-    """The HTTP endpoint of a gateway, answered by a data plane; ``ssl`` and ``listens`` as in Endpoint."""
+    """The HTTP endpoint of a gateway, answered by a data plane; ``ssl``, ``listens`` and ``given`` as in Endpoint."""
 
     def __init__(
         self,
@@ -31,14 +33,14 @@ class HttpServer(Endpoint):
         *,
         ssl: tls.SSLContext | None = None,
         listens: bool = True,
+        given: Sequence[socket.socket] | None = None,
     ) -> None:
         self._limits = settings.limits
-        self._data_plane = data_plane
         bodies = BodyReader(settings.limits, max_bytes=int(settings.max_message_mib * _MIB))
         self._routes = HttpRoutes(data_plane, bodies)
         # A client that leaves withdraws its request from the router's queue.
         listener = HttpListener(web.Server(self._answer, handler_cancellation=True), settings.limits)
-        super().__init__("gateway.http", settings.http or "", listener, ssl=ssl, listens=listens)
+        super().__init__("gateway.http", settings.http or "", listener, ssl=ssl, listens=listens, given=given)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
@@ -50,6 +52,6 @@ class HttpServer(Endpoint):
                 response: web.StreamResponse = error_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)
             else:
                 response = await self._routes.answer(request)
-        if self._data_plane.health.is_draining and not response.prepared:
+        if self.is_draining and not response.prepared:
             response.force_close()  # the next request is to find another gateway
         return response

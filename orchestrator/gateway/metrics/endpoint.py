@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from orchestrator.gateway.listening import refused_address
+from orchestrator.gateway.listening import address_of, bind_address, refused_address
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 
 
 class MetricsEndpoint:
-    """Answers GET /metrics with what all processes have counted, as ``read`` says."""
+    """Answers GET /metrics with what all processes have counted, as ``read`` says; ``given`` as in Endpoint."""
 
-    def __init__(self, address: str, read: Callable[[], Awaitable[MetricSnapshot]]) -> None:
+    def __init__(
+        self,
+        address: str,
+        read: Callable[[], Awaitable[MetricSnapshot]],
+        given: Sequence[socket.socket] | None = None,
+    ) -> None:
         self.address = address
+        self.sockets: Sequence[socket.socket] = given or ()
         self._read = read
         self._runner: web.ServerRunner | None = None
 
     async def start(self) -> None:
         """Listen; raises ConfigError when the address can't be listened on."""
-        host, _, port = self.address.rpartition(":")
+        self.sockets = self.sockets or bind_address("gateway.metrics", self.address)
         self._runner = runner = web.ServerRunner(web.Server(self._answer, access_log=None))
         await runner.setup()
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+            for one in self.sockets:
+                await web.SockSite(runner, one).start()
         except OSError as exc:
             await runner.cleanup()
             raise refused_address(self.address, "gateway.metrics", exc) from exc
-        self.address = f"{host}:{runner.addresses[0][1]}"
+        self.address = address_of(self.address, self.sockets)
 
     async def stop(self) -> None:
         """Listen no more, and close what is open."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from orchestrator.config import FleetSettings, RouterSettings, find_changes, load_fleet
 from orchestrator.config.names import ServerChanges
 from orchestrator.errors import ConfigError
+from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.ports import Server, Team
 from orchestrator.gateway.server import Gateway
@@ -66,8 +67,10 @@ def follow_fleet(path: Path, router: Router, gateway: Gateway, *, workers: int =
 
 
 @asynccontextmanager
-async def open_gateway(fleet: FleetSettings, path: Path, team: Team | None = None) -> AsyncIterator[Gateway]:
-    """Answer with a gateway over a fleet, whose file is followed, until the context ends.
+async def open_gateway(
+    fleet: FleetSettings, path: Path, team: Team | None = None, *, sockets: Sockets | None = None
+) -> AsyncIterator[Gateway]:
+    """Answer with a gateway over a fleet, whose file is followed, on given sockets or its own, until the context ends.
 
     One discovery asks each Triton what it serves, for the router and the gateway, and all goes over one connection.
 
@@ -81,7 +84,16 @@ async def open_gateway(fleet: FleetSettings, path: Path, team: Team | None = Non
         connect = partial(connect_triton, pool=pool, discovery=discovery)
         router = Router.from_fleet(fleet, observer=metrics.router, connect=connect)
         retries = fleet.router.retries
-        gateway = Gateway(fleet.gateway, router, discovery, retries=retries, team=team, metrics=metrics, pool=pool)
+        gateway = Gateway(
+            fleet.gateway,
+            router,
+            discovery,
+            retries=retries,
+            team=team,
+            metrics=metrics,
+            pool=pool,
+            sockets=sockets,
+        )
         gateway.follow(follow_fleet(path, router, gateway, workers=workers))
         async with router, gateway:
             yield gateway

@@ -15,9 +15,9 @@ import contextlib
 import logging
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator.gateway.listening import Endpoint, refused_address
+from orchestrator.gateway.listening import Endpoint, bind_address
 from orchestrator.http2.listener import BACKLOG
 
 log = logging.getLogger(__name__)
@@ -91,34 +91,40 @@ class SocketHandoff:
 
 
 class ConnectionDistributor:
-    """Listens, and gives each connection to the worker that has the fewest of its kind."""
+    """Listens, and gives each connection to the worker that has the fewest of its kind.
+
+    Attributes:
+        sockets: Those that are bound, by kind.
+    """
 
     def __init__(self) -> None:
-        self._bound: dict[Kind, socket.socket] = {}
-        self._listeners: dict[Kind, socket.socket] = {}
+        self.sockets: dict[Kind, Sequence[socket.socket]] = {}
+        self._listeners: list[tuple[Kind, socket.socket]] = []
         self._handoffs: dict[int, SocketHandoff] = {}
         self._waiting: list[tuple[Kind, socket.socket]] = []
 
-    def bind(self, kind: Kind, address: str) -> None:
+    def bind(self, kind: Kind, address: str, given: Sequence[socket.socket] | None = None) -> None:
         """Take ``host:port`` for connections of a kind, without listening yet; raises ConfigError."""
-        self._bound[kind] = _bind(address, key=f"gateway.{kind}")
+        self.sockets[kind] = given or bind_address(f"gateway.{kind}", address)
 
     def listen(self) -> None:
         """Accept from now on; before that, a client is to find another gateway."""
-        for kind, bound in self._bound.items():
-            bound.listen(BACKLOG)
-            self._listeners[kind] = bound
+        for kind, sockets in self.sockets.items():
+            for one in sockets:
+                one.listen(BACKLOG)
+                self._listeners.append((kind, one))
         self.resume()
 
     def close(self) -> None:
         """Hand out what waits to be accepted, and listen no more."""
-        for kind, listener in self._listeners.items():
+        for kind, listener in self._listeners:
             while self._accept(kind, listener):
                 pass
         self._pause()
         self._listeners.clear()
-        for bound in self._bound.values():
-            bound.close()
+        for sockets in self.sockets.values():
+            for one in sockets:
+                one.close()
 
     def add(self, number: int, handoff: SocketHandoff) -> None:
         """Give connections to a worker from now on."""
@@ -138,11 +144,11 @@ class ConnectionDistributor:
                 return
             del self._waiting[0]
         if self._handoffs:
-            for kind, listener in self._listeners.items():
+            for kind, listener in self._listeners:
                 asyncio.get_running_loop().add_reader(listener, self._accept, kind, listener)
 
     def _pause(self) -> None:
-        for listener in self._listeners.values():
+        for _, listener in self._listeners:
             asyncio.get_running_loop().remove_reader(listener)
 
     def _accept(self, kind: Kind, listener: socket.socket) -> bool:
@@ -168,28 +174,6 @@ class ConnectionDistributor:
             return handoff.count(kind), handoff.total, number
 
         return any(self._handoffs[number].give(kind, connection) for number in sorted(self._handoffs, key=load))
-
-
-def _bind(address: str, *, key: str) -> socket.socket:
-    """Return a non-blocking socket on ``host:port``, which nobody else has; it does not listen yet.
-
-    Of a name that has several addresses it is the first.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, place = found[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(place)
-        except BaseException:
-            bound.close()
-            raise
-    except OSError as exc:
-        raise refused_address(address, key, exc) from exc
-    bound.setblocking(False)
-    return bound
 
 
 class Receiver:

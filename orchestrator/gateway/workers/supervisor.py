@@ -23,6 +23,7 @@ from typing import Self
 from orchestrator.background import BackgroundTasks
 from orchestrator.config.names import ServerChanges
 from orchestrator.gateway.fleet_statistics import FleetStatistics
+from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES, TASK_FAILURES, WORKER_RESTARTS, WORKERS
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
@@ -48,12 +49,14 @@ _LAST_READING_S = 1.0  # for what a Triton was asked last, which would be left o
 class Supervisor:
     """Listens, and keeps the workers, while the context is open; leaving it drains.
 
-    Call it with an event loop running, and the fleet's names resolved; the fleet's changes are followed.
+    Call it with an event loop running, and the fleet's names resolved; the fleet's changes are followed. It listens on
+    ``sockets`` where there are some already.
 
     Raises ConfigError when a protocol key file can't be used; ``metrics`` is None when that endpoint is not offered.
     """
 
-    def __init__(self, fleet: FollowedFleet, launch: WorkerLaunch) -> None:
+    def __init__(self, fleet: FollowedFleet, launch: WorkerLaunch, sockets: Sockets | None = None) -> None:
+        self._given = given = sockets or {}
         self._settings = settings = fleet.settings.gateway
         self._discovery_period_s = fleet.settings.router.discovery_period_s
         self._fleet = fleet
@@ -73,8 +76,11 @@ class Supervisor:
         self._ended = MetricSnapshot()  # what workers have counted that have ended
         self._background = BackgroundTasks()
         self._is_ending = False
+        self._is_unready = False
         self._ending: AsyncExitStack
-        self.metrics = None if settings.metrics is None else MetricsEndpoint(settings.metrics, self.read_metrics)
+        self.metrics: MetricsEndpoint | None = None
+        if settings.metrics is not None:
+            self.metrics = MetricsEndpoint(settings.metrics, self.read_metrics, given.get("metrics"))
 
     async def __aenter__(self) -> Self:
         """Listen, and wait until all workers take requests; raises SlimError, and leaves none, when that can't be."""
@@ -87,7 +93,7 @@ class Supervisor:
             stack.callback(self._distributor.close)
             for kind, address in (("grpc", self._settings.grpc), ("http", self._settings.http)):
                 if address is not None:
-                    self._distributor.bind(kind, address)
+                    self._distributor.bind(kind, address, self._given.get(kind))
             await self._discovery.refresh()
             if self.metrics is not None:
                 await self.metrics.start()
@@ -105,8 +111,22 @@ class Supervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Hand out what waits to be accepted, listen no more, and let every worker drain."""
+        """Say "not ready" for ``lame_duck_s``; hand out what waits, listen no more, and let every worker drain."""
+        if not self._is_unready:
+            self.say_unready()
+            await asyncio.sleep(self._settings.lame_duck_s)
         await self._ending.aclose()
+
+    def say_unready(self) -> None:
+        """Let load balancers send requests elsewhere from now on; those that come are answered."""
+        self._is_unready = True
+        for run in self._runs.values():
+            run.say_unready()
+
+    @property
+    def sockets(self) -> Sockets:
+        """What it listens on, once open."""
+        return {**self._distributor.sockets, **({} if self.metrics is None else {"metrics": self.metrics.sockets})}
 
     @property
     def addresses(self) -> list[tuple[str, str]]:

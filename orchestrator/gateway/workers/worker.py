@@ -146,6 +146,10 @@ class WorkerRun(ChildProcess):
         """Let the worker know which families all workers can answer."""
         self._channel.notify("served", families)
 
+    def say_unready(self) -> None:
+        """Let the worker say that it is not ready, and serve on."""
+        self._channel.notify("unready")
+
     async def read_metrics(self) -> MetricSnapshot:
         """Return what the worker has counted; what it last reported when it does not answer."""
         with contextlib.suppress(SlimError):
@@ -195,7 +199,7 @@ class WorkerTeam:
     The channel is used from after the init message; ``on_alone`` is called when the supervisor is gone.
     """
 
-    def __init__(self, channel_end: socket.socket, handoff_end: socket.socket, on_alone: Callable[[], None]) -> None:
+    def __init__(self, channel_end: socket.socket, handoff_end: socket.socket, on_alone: Callable[[], object]) -> None:
         self._channel_end = channel_end
         self._handoff_end = handoff_end
         self._on_alone = on_alone
@@ -207,7 +211,8 @@ class WorkerTeam:
     async def join(self) -> None:
         """Begin to listen to the supervisor."""
         self._channel = await Channel.over(
-            self._channel_end, {"served": self._hear_served, "metrics": self._read_metrics}
+            self._channel_end,
+            {"served": self._hear_served, "metrics": self._read_metrics, "unready": self._hear_unready},
         )
         self._listening = asyncio.create_task(self._listen())
 
@@ -261,6 +266,10 @@ class WorkerTeam:
 
     async def _hear_served(self, body: Any) -> None:
         self._served = frozenset(body)
+
+    async def _hear_unready(self, body: None) -> None:
+        if self._gateway is not None:
+            self._gateway.say_unready()
 
     async def _read_metrics(self, body: Any) -> Any:
         return [] if self._gateway is None else self._gateway.snapshot_metrics().encode()

@@ -28,6 +28,7 @@ from orchestrator.gateway.statuses import status_of
 from orchestrator.profile.document import EnergySource
 from orchestrator.profile.fit import EnergyLine, EnergyTable
 from orchestrator.triton.errors import RefusedCallError
+from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import RawCalls, echo_request, item_request
 from tests.gateway.fakes import World, open_world
 
@@ -401,27 +402,45 @@ async def test_a_message_beyond_the_limit_is_refused() -> None:
     assert status == "RESOURCE_EXHAUSTED"
 
 
-async def test_closing_answers_what_is_in_and_takes_no_more() -> None:
+async def test_closing_answers_what_comes_on_streams_that_are_open() -> None:
     async with open_world(drain_s=60) as world, grpc.aio.insecure_channel(world.grpc) as channel:
         calls = RawCalls(channel)
+        stream = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")()
         async with world.busy():
             under_way = asyncio.create_task(calls.infer(item_request(6)))
             await world.until_asked()
             closing = asyncio.create_task(world.gateway.__aexit__(None, None, None))
-            while (await calls.ask("ServerReady")).ready:
-                await asyncio.sleep(0.01)
-            for request in (item_request(), echo_request()):
-                assert await calls.refused("ModelInfer", request) == (
-                    "UNAVAILABLE", "the gateway is stopping; send it to another",
-                )  # fmt: skip
-                (answer,) = await calls.stream([request])
-                assert "is stopping" in answer.error_message
+            await asyncio.sleep(0.1)
+            await stream.write(echo_request().SerializeToString())
+            answer = pb.ModelStreamInferResponse.FromString(await stream.read())
+            assert not answer.error_message
+            await stream.done_writing()
             assert not under_way.done()
         assert scores(await under_way).argmax() == 6
         await closing
         with pytest.raises(grpc.aio.AioRpcError, match=r"UNAVAILABLE"):  # found closed or refused: by luck
             await calls.ask("ServerReady")
         assert all(triton.closed for triton in world.tritons.values())
+
+
+async def test_a_lame_duck_says_that_it_is_not_ready_and_serves_on() -> None:
+    opened: asyncio.Future[World] = asyncio.get_running_loop().create_future()
+
+    async def serve() -> None:
+        async with open_world(lame_duck_s=3600) as world:
+            opened.set_result(world)
+
+    serving = asyncio.create_task(serve())
+    world = await opened
+    async with grpc.aio.insecure_channel(world.grpc) as channel:
+        while (await RawCalls(channel).ask("ServerReady")).ready:
+            await asyncio.sleep(0.01)
+        assert await channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x02"
+        async with grpc.aio.insecure_channel(world.grpc, [("grpc.use_local_subchannel_pool", 1)]) as late:
+            assert scores(await RawCalls(late).infer(item_request(6))).argmax() == 6
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    assert all(triton.closed for triton in world.tritons.values())
 
 
 async def test_a_server_that_hangs_holds_up_the_end_no_longer_than_the_gateways_drain_s() -> None:

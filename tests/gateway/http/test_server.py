@@ -284,6 +284,19 @@ async def test_closing_answers_what_is_in() -> None:
             await post()
 
 
+async def test_connections_that_are_kept_alive_are_told_to_close_by_their_next_answer() -> None:
+    async with open_world() as world, aiohttp.ClientSession(world.http) as http:
+        async with http.get("/v2/health/ready") as response:  # leaves a connection
+            assert response.status == 200
+            assert "Connection" not in response.headers
+        closing = asyncio.create_task(world.gateway.__aexit__(None, None, None))
+        await asyncio.sleep(0.1)  # as when the next request was on its way
+        async with http.post(INFER, json=content(6)) as response:
+            assert response.status == 200
+            assert response.headers["Connection"] == "close"
+        await closing
+
+
 async def test_metrics_show_what_the_router_decides() -> None:
     # An attempt that a busy machine makes late is not repeated: its copy would still be in flight at the end.
     routing = {"queue_limit": 1, "in_flight_groups": 1, "max_attempts": 1}

@@ -202,11 +202,11 @@ async def test_too_much_that_is_not_whole_is_refused() -> None:
     assert world.service.receive_budget.total_bytes == 0
 
 
-async def test_stopping_lets_calls_end_and_turns_new_ones_away() -> None:
+async def test_draining_lets_calls_end_and_turns_new_ones_away() -> None:
     async with open_world() as world, grpc.aio.insecure_channel(world.address) as channel:
         call = unary(channel, "Wait")(b"answer")
         await until(lambda: world.waiting)
-        stopping = asyncio.create_task(world.listener.stop(10.0))
+        stopping = asyncio.create_task(world.listener.drain())
         await asyncio.sleep(0.05)
         assert (await failure(unary(channel, "Echo")(b"")))[0] == "UNAVAILABLE"
         assert not stopping.done()
@@ -220,7 +220,7 @@ async def test_stopping_does_not_wait_for_ever() -> None:
     async with open_world() as world, grpc.aio.insecure_channel(world.address) as channel:
         call = unary(channel, "Wait")(b"")
         await until(lambda: world.waiting)
-        await world.listener.stop(0.1)
+        world.listener.stop()
         assert (await failure(call))[0] == "UNAVAILABLE"
         await until(lambda: world.cancelled)
 

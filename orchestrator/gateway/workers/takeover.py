@@ -1,0 +1,259 @@
+"""Listening sockets that go from a running gateway to the one that replaces it: nobody finds the address closed.
+
+The running gateway offers them over a Unix socket, to processes of its own user alone. The other one takes copies when
+it is ready to listen, listens, and says so; only then does the first one send its clients elsewhere, which connect to
+the same address. A successor that fails before that changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol, Self
+
+from orchestrator.background import BackgroundTasks
+from orchestrator.config import GatewaySettings
+from orchestrator.embedded.local_state import choose_state_directory, prepare_directory
+from orchestrator.errors import ConfigError
+from orchestrator.gateway.listening import Sockets
+
+log = logging.getLogger(__name__)
+
+_DONE = b"+"
+_MESSAGE_BYTES = 2**16
+_MOST_DESCRIPTORS = 64
+_CREDENTIALS = struct.Struct("3i")
+_ANSWER_S = 5.0
+_FIRST_DESCRIPTOR = 3  # of those that systemd gives
+
+
+def offer_path(directory: Path, addresses: Mapping[str, str]) -> Path:
+    """Return where the gateway on some addresses offers its sockets; the first of gRPC and HTTP names it."""
+    first = addresses.get("grpc") or addresses["http"]
+    return directory / f"gateway-{first.replace(':', '_')}.sock"
+
+
+class Offer:
+    """Offers sockets while the context is open.
+
+    Args:
+        path: Of the Unix socket; one that is there already belongs to a gateway that has ended, or is being replaced.
+        addresses: Of the sockets, as they are configured, by kind.
+        on_replaced: Called when another process listens on the sockets.
+    """
+
+    def __init__(
+        self, path: Path, addresses: Mapping[str, str], sockets: Sockets, on_replaced: Callable[[], None]
+    ) -> None:
+        self._path = path
+        self._addresses = addresses
+        self._sockets = sockets
+        self._on_replaced = on_replaced
+        self._background = BackgroundTasks()
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._inode: int | None = None
+
+    async def __aenter__(self) -> Self:
+        bound = self._path.with_suffix(f".{os.getpid()}")
+        try:
+            self._listening.setblocking(False)
+            self._listening.bind(str(bound))
+            bound.chmod(0o600)
+            self._listening.listen()
+            self._inode = bound.stat().st_ino
+            bound.replace(self._path)
+        except OSError as exc:
+            log.warning("can't be replaced by another gateway: %s: %s", self._path, exc.strerror or exc)
+        else:
+            self._background.start("offering sockets", self._run)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._background.stop()
+        self._listening.close()
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:  # else it is the successor's
+                self._path.unlink()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            end, _ = await loop.sock_accept(self._listening)
+            with end, contextlib.suppress(OSError):
+                if await self._give(end):
+                    return
+
+    async def _give(self, end: socket.socket) -> bool:
+        """Give copies; return whether the other process listens on them."""
+        if _user_of(end) != os.getuid():
+            log.error("another user's process asked for the sockets, and got none")
+            return False
+        sockets = [(self._addresses[kind], kind, one) for kind, many in self._sockets.items() for one in many]
+        named = [[kind, address] for address, kind, _ in sockets]
+        socket.send_fds(end, [json.dumps(named).encode()], [one.fileno() for _, _, one in sockets])
+        end.setblocking(False)
+        if await asyncio.get_running_loop().sock_recv(end, len(_DONE)) != _DONE:
+            return False
+        log.info("another gateway has taken over")
+        self._on_replaced()
+        return True
+
+
+class Takeover:
+    """The sockets of a gateway that is to be replaced, by what is offered on them; ``complete`` lets it end."""
+
+    def __init__(self, end: socket.socket, sockets: Sockets) -> None:
+        self._end = end
+        self.sockets = sockets
+
+    def complete(self) -> None:
+        """Let the other gateway end: this process listens on its sockets."""
+        with self._end, contextlib.suppress(OSError):
+            self._end.send(_DONE)
+
+
+def take_over(path: Path, addresses: Mapping[str, str]) -> Takeover | None:
+    """Return what the gateway at a path has of some addresses, None when there is no gateway.
+
+    Raises ConfigError when it belongs to another user, or does not answer.
+    """
+    end = socket.socket(socket.AF_UNIX)
+    end.settimeout(_ANSWER_S)
+    try:
+        end.connect(str(path))
+        if _user_of(end) != os.getuid():
+            raise ConfigError(f"the gateway at {path} is another user's; stop it first")
+        message, descriptors, _, _ = socket.recv_fds(end, _MESSAGE_BYTES, _MOST_DESCRIPTORS)
+    except (FileNotFoundError, ConnectionRefusedError):
+        end.close()
+        return None
+    except OSError as exc:
+        end.close()
+        raise ConfigError(
+            f"can't take over from the gateway at {path} ({exc}); stop it, and start without --replace"
+        ) from exc
+    except BaseException:
+        end.close()
+        raise
+    sockets: dict[str, list[socket.socket]] = {}
+    for (kind, address), descriptor in zip(json.loads(message), descriptors, strict=True):
+        one = socket.socket(fileno=descriptor)
+        one.setblocking(False)
+        if addresses.get(kind) == address:
+            sockets.setdefault(kind, []).append(one)
+        else:
+            one.close()
+    return Takeover(end, sockets)
+
+
+def _user_of(end: socket.socket) -> int:
+    """Return the user of the process at the other end."""
+    _, user, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(user)
+
+
+class Replaceable(Protocol):
+    """A gateway that is open, of one process or of several."""
+
+    @property
+    def sockets(self) -> Sockets:
+        """What it listens on."""
+        ...
+
+    def say_unready(self) -> None:
+        """Let its end begin at once, without ``lame_duck_s``."""
+        ...
+
+
+class Succession:
+    """How a gateway comes by its sockets, and gives them to the one that replaces it.
+
+    Args:
+        settings: Where it listens.
+        inherited: From whoever has started this process, and keeps them for its next run: they go to nobody else.
+        replaces: Whether it takes over from a gateway that runs.
+    """
+
+    def __init__(self, settings: GatewaySettings, inherited: Sockets, *, replaces: bool) -> None:
+        given = (("grpc", settings.grpc), ("http", settings.http), ("metrics", settings.metrics))
+        self._addresses = {kind: address for kind, address in given if address is not None}
+        self._inherited = inherited
+        self._replaces = replaces
+        self._takeover: Takeover | None = None
+        self._path: Path | None = None
+
+    def take(self) -> Sockets:
+        """Return the sockets that are there already; raises ConfigError."""
+        if self._inherited or any(address.endswith(":0") for address in self._addresses.values()):
+            return self._inherited
+        directory = choose_state_directory(os.environ, tempfile.gettempdir(), os.getuid())
+        try:
+            prepare_directory(directory)
+        except ConfigError as exc:
+            if self._replaces:
+                raise
+            log.warning("can't be replaced by another gateway: %s", exc)
+            return {}
+        self._path = offer_path(directory, self._addresses)
+        if self._replaces:
+            self._takeover = take_over(self._path, self._addresses)
+            log.info("no gateway answers there yet" if self._takeover is None else "taking over from another gateway")
+        return {} if self._takeover is None else self._takeover.sockets
+
+    @asynccontextmanager
+    async def offering(self, opened: Replaceable, stop: asyncio.Event) -> AsyncIterator[None]:
+        """Let the gateway that was replaced end, and the next one replace this one."""
+
+        def leave() -> None:
+            opened.say_unready()
+            stop.set()
+
+        if self._takeover is not None:
+            self._takeover.complete()
+        if self._path is None:
+            yield
+            return
+        async with Offer(self._path, self._addresses, opened.sockets, leave):
+            yield
+
+
+def inherited_sockets(given: Sequence[tuple[str, int]], environment: Mapping[str, str]) -> Sockets:
+    """Return sockets that were open when this process began, by what is offered on each.
+
+    Args:
+        given: Names and descriptors; none: those of systemd's socket activation (``sd_listen_fds``), if any.
+        environment: Of this process.
+
+    Raises:
+        ConfigError: They are not what they should be.
+    """
+    found: dict[str, list[socket.socket]] = {}
+    for kind, descriptor in given or _activated(environment):
+        try:
+            one = socket.socket(fileno=descriptor)
+        except OSError as exc:
+            raise ConfigError(f"descriptor {descriptor}, given for {kind}, is no socket ({exc.strerror})") from exc
+        one.setblocking(False)
+        one.set_inheritable(False)
+        found.setdefault(kind, []).append(one)
+    return found
+
+
+def _activated(environment: Mapping[str, str]) -> list[tuple[str, int]]:
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    if len(names) != int(environment.get("LISTEN_FDS", "0")) or not set(names) <= {"grpc", "http", "metrics"}:
+        raise ConfigError(
+            f"systemd gives sockets named {':'.join(names)}; set FileDescriptorName to grpc, http or metrics in each"
+        )
+    return [(name, _FIRST_DESCRIPTOR + index) for index, name in enumerate(names)]
