@@ -50,8 +50,8 @@ class ClientLimitSettings(Section):
     idle_timeout_s: float = Field(default=300.0, gt=0)
     """Longest life of an HTTP connection without a request; gRPC clients are pinged instead."""
     max_held_mib: float = Field(default=512.0, gt=0)
-    """Most that is held of bodies that have not come whole, of all clients together, over each transport; more is
-    refused, over gRPC to the connection that holds the most."""
+    """Most that is held of bodies that have not come whole or are not parsed, decompressed if they are, of all clients
+    together, over each transport; more is refused, over gRPC to the connection that holds the most."""
 
     @model_validator(mode="after")
     def _do_not_contradict(self) -> ClientLimitSettings:
