@@ -3,7 +3,8 @@
 What clients can make of a few bytes is bounded at each step: what a body grows to by gzip or deflate is counted as it
 grows, how many values its JSON holds before any is built, and what takes longer than some milliseconds is done beside
 the event loop. JSON is parsed and written by one thread for all: that needs the lock of the interpreter, so several
-threads would only make the event loop wait for each in turn.
+threads would only make the event loop wait for each in turn. And so does copying: 64 MiB at once take 60 to 120 ms,
+most of it for new pages of memory. So binary data stays where it came, and is read and written in small steps.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import asyncio
 import gc
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 from aiohttp import web
@@ -24,13 +26,14 @@ from orchestrator.errors import CapacityError, ConfigError
 from orchestrator.gateway.http.connection import HttpConnection
 from orchestrator.gateway.http.errors import StalledError, TooLargeError, UnsupportedEncodingError
 from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values
+from orchestrator.gateway.protocol.wire import Buffer
 from orchestrator.http2.grpc.wire import ENCODINGS
 
 _MIB = 2**20
 # (De)compressing more takes milliseconds, which the event loop can't spare.
 _THREAD_FROM_BYTES = 256 * 1024
-_QUICK_BINARY_BYTES = 4 * _MIB
-"""Binary data up to which a message is built in the event loop: it is copied twice, at a millisecond for 4 MiB."""
+_PIECES_A_HOP = 4
+"""Pieces of such a size that a thread unpacks at a time, because the way there and back takes as long as one."""
 _PAUSE_S = 0.01
 """Between two large messages, in which the event loop gets done what has gathered while it waited for the first."""
 _MAX_GROWING = 4
@@ -80,9 +83,9 @@ class BodyReader:
         """Return the body of a request, to be read and parsed in a ``with`` block, at whose end it counts no more."""
         return Body(self, request)
 
-    async def build(self, build: Callable[[], T], *, json_bytes: int, binary_bytes: int = 0) -> T:
-        """Return what ``build`` returns; with much JSON or binary data to read or write it is called in the thread."""
-        if json_bytes <= QUICK_BYTES and binary_bytes <= _QUICK_BINARY_BYTES:
+    async def build(self, build: Callable[[], T], *, json_bytes: int) -> T:
+        """Return what ``build`` returns; with much JSON to read or write it is called in the thread."""
+        if json_bytes <= QUICK_BYTES:
             return build()
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._build, build)
 
@@ -135,8 +138,8 @@ class Body:
         self._hold(-raw_bytes)
         return data
 
-    async def parse(self, build: Callable[[], T], text: bytes | bytearray, *, binary_bytes: int = 0) -> T:
-        """Return what ``build`` makes of JSON and of the binary data after it, as the reader's ``build`` does.
+    async def parse(self, build: Callable[[], T], text: bytes | bytearray) -> T:
+        """Return what ``build`` makes of JSON, as the reader's ``build`` does.
 
         Raises TooLargeError when the JSON holds too many values, and what ``build`` raises.
         """
@@ -146,7 +149,7 @@ class Body:
                 raise TooLargeError(f"the request's JSON holds more than {MAX_VALUES} values; {JSON_LIMIT.remedy}")
             return build()
 
-        return await self._reader.build(build_bounded, json_bytes=len(text), binary_bytes=binary_bytes)
+        return await self._reader.build(build_bounded, json_bytes=len(text))
 
     async def _read_raw(self, limit: BodyLimit) -> bytes | bytearray:
         """Return the body as it came; what all clients send at a time is bounded, not only what each does."""
@@ -181,7 +184,7 @@ class Body:
         if not self._is_growing:
             await self._reader.growing.acquire()
             self._is_growing = True
-        return await asyncio.to_thread(next, pieces, b"")
+        return await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP)))
 
     def _hold(self, size_bytes: int) -> None:
         self._held_bytes += size_bytes
@@ -215,14 +218,23 @@ async def _next_chunk(request: web.BaseRequest, stall_s: float) -> bytes:
             raise StalledError(f"nothing of the body has come for {stall_s:g} s") from None
 
 
-async def encoded(request: web.BaseRequest, data: bytes, headers: dict[str, str]) -> web.Response:
-    """Return an answer, compressed when its client takes that."""
+async def encoded(request: web.BaseRequest, parts: Sequence[Buffer], headers: dict[str, str]) -> web.StreamResponse:
+    """Return an answer of these parts, compressed when its client takes that; a large one has been sent already."""
     encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
     if encoding is not None:
         headers["Content-Encoding"] = encoding
-        in_thread = len(data) >= _THREAD_FROM_BYTES
-        data = await asyncio.to_thread(compress, data, encoding) if in_thread else compress(data, encoding)
-    return web.Response(body=data, headers=headers)
+        in_thread = sum(map(len, parts)) >= _THREAD_FROM_BYTES
+        packed = compress(parts, encoding)
+        parts = await asyncio.to_thread(list, packed) if in_thread else list(packed)
+    size = sum(map(len, parts))
+    if size <= _THREAD_FROM_BYTES:
+        return web.Response(body=b"".join(parts), headers=headers)
+    response = web.StreamResponse(headers=headers | {"Content-Length": str(size)})
+    await response.prepare(request)
+    for step in _steps(parts):
+        await response.write(step)
+    await response.write_eof()
+    return response
 
 
 def decompress(data: bytes | bytearray, encoding: str) -> Iterator[bytes]:
@@ -248,10 +260,19 @@ def decompress(data: bytes | bytearray, encoding: str) -> Iterator[bytes]:
             raise ConfigError(f"the body's {encoding} data breaks off")
 
 
-def compress(data: bytes, encoding: str) -> bytes:
-    """Return a body in one of ENCODINGS."""
+def compress(parts: Iterable[Buffer], encoding: str) -> Iterator[bytes]:
+    """Yield a body of these parts in one of ENCODINGS, in pieces."""
     packer = zlib.compressobj(_LEVEL, wbits=ENCODINGS[encoding])
-    return packer.compress(data) + packer.flush()
+    yield from filter(None, map(packer.compress, _steps(parts)))
+    yield packer.flush()
+
+
+def _steps(parts: Iterable[Buffer]) -> Iterator[memoryview]:
+    return (
+        memoryview(part)[begin : begin + _THREAD_FROM_BYTES]
+        for part in parts
+        for begin in range(0, len(part), _THREAD_FROM_BYTES)
+    )
 
 
 def choose_encoding(accepted: str) -> str | None:

@@ -1,8 +1,9 @@
 """KServe's HTTP bodies as the messages of gRPC, and back; pure.
 
 A request is JSON, or JSON followed by binary tensors in the order of their inputs, or nothing but one raw tensor.
-Every tensor becomes raw data in the message, so what is passed through to a server is exact for every datatype. Where
-Triton answers malformed JSON with status 500 we say 400: it is the client's fault.
+Every tensor becomes raw data, so what is passed through to a server is exact for every datatype. It stays beside the
+message, where it came, because it may be large. Where Triton answers malformed JSON with status 500 we say 400: it is
+the client's fault.
 
 Triton's generate extension is for clients that know no KServe: a key that is an input's name is that input, a value or
 a flat list of values; its shape is the model's, for a batch of one, with at most one open side taken from the number of
@@ -24,11 +25,11 @@ from orchestrator.gateway.protocol.messages import Message, config_datatype, pb,
 from orchestrator.gateway.protocol.tensors import (
     DATATYPES,
     count_elements,
-    encode_bytes,
     from_contents,
     from_json,
     to_json,
 )
+from orchestrator.gateway.protocol.wire import Buffer, join
 
 MAX_OUTPUT_BYTES: Final = 16 * 2**20
 """Most bytes of output tensors that are written as JSON, which takes five times as many."""
@@ -51,10 +52,19 @@ class OutputForms:
 
 @dataclass(frozen=True, slots=True)
 class HttpBody:
-    """A body; ``json_bytes`` is the length of its JSON when binary data follows, None when none does."""
+    """A body in parts; ``json_bytes`` is the length of its JSON when binary data follows, None when none does."""
 
-    data: bytes
+    parts: Sequence[Buffer]
     json_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferBody:
+    """A ModelInferRequest without its raw data, which are ``raws``, and the forms its outputs are wanted in."""
+
+    request: Message
+    raws: list[Buffer]
+    forms: OutputForms = field(default_factory=OutputForms)
 
 
 def split_body(body: bytes | bytearray, json_bytes: int | None) -> tuple[bytes | bytearray, memoryview]:
@@ -67,12 +77,11 @@ def split_body(body: bytes | bytearray, json_bytes: int | None) -> tuple[bytes |
     return body[:json_bytes], binary[json_bytes:]
 
 
-def parse_infer(
-    model: str, version: str, text: bytes | bytearray, binary: bytes | memoryview
-) -> tuple[Message, OutputForms]:
-    """Return a ModelInferRequest of JSON and the binary data after it, and its outputs' forms; raises ConfigError."""
+def parse_infer(model: str, version: str, text: bytes | bytearray, binary: bytes | memoryview) -> InferBody:
+    """Return the request that JSON and the binary data after it hold; raises ConfigError."""
     content = load_json(text)
     request = pb.ModelInferRequest(model_name=model, model_version=version, id=_text(content, "id", ""))
+    raws: list[Buffer] = []
     forms = OutputForms()
     parameters = _mapping(content, "parameters")
     _require_few("parameters", len(parameters), _MAX_PARAMETERS)
@@ -85,15 +94,17 @@ def parse_infer(
             set_value(request.parameters, name, value)
     position = 0
     for tensor in _objects(content, "inputs", is_required=True):
-        position = _add_input(request, tensor, binary, position)
+        position = _add_input(request, raws, tensor, binary, position)
     if position != len(binary):
         raise ConfigError(f"unexpected additional input data for model '{model}'")
     for output in _objects(content, "outputs"):
         _add_output(request, output, forms)
-    return request, forms
+    return InferBody(request, raws, forms)
 
 
-def _add_input(request: Message, content: Mapping[str, Any], binary: bytes | memoryview, position: int) -> int:
+def _add_input(
+    request: Message, raws: list[Buffer], content: Mapping[str, Any], binary: bytes | memoryview, position: int
+) -> int:
     """Add one input and return how far the binary data is used up."""
     name, datatype = _text(content, "name"), _text(content, "datatype")
     if datatype not in DATATYPES:
@@ -115,10 +126,10 @@ def _add_input(request: Message, content: Mapping[str, Any], binary: bytes | mem
                 f"unexpected size for input '{name}', expecting {missing} additional bytes for model "
                 f"'{request.model_name}'"
             )
-        request.raw_input_contents.append(bytes(binary[position : position + size]))
+        raws.append(binary[position : position + size])
         return position + size
     if "data" in content:
-        request.raw_input_contents.append(from_json(name, datatype, shape, content["data"]))
+        raws.append(from_json(name, datatype, shape, content["data"]))
     elif "shared_memory_region" not in parameters:
         raise ConfigError(f"Unable to parse 'data': input '{name}' has none")
     return position
@@ -136,8 +147,8 @@ def _add_output(request: Message, content: Mapping[str, Any], forms: OutputForms
             set_value(output.parameters, key, value)
 
 
-def parse_raw(model: str, version: str, config: Message, binary: bytes | memoryview) -> Message:
-    """Return the ModelInferRequest of a body that is one raw tensor, of a batch of one; for BYTES its one element.
+def parse_raw(model: str, version: str, config: Message, binary: bytes | memoryview) -> InferBody:
+    """Return the request of a body that is one raw tensor, of a batch of one; for BYTES its one element.
 
     Raises ConfigError when the model has several inputs, or the shape can't be known from the size.
     """
@@ -146,26 +157,28 @@ def parse_raw(model: str, version: str, config: Message, binary: bytes | memoryv
     spec = config.input[0]
     datatype = config_datatype(spec.data_type)
     dims = list(spec.dims)
+    raw: Buffer = binary
     if datatype == "BYTES":
         if count_elements(dims) not in (1, -1):
             raise ConfigError(f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1]")
-        dims, binary = [1] * len(dims), encode_bytes([bytes(binary)])
+        dims, raw = [1] * len(dims), join((len(binary).to_bytes(4, "little"), binary))
     elif -1 in dims:
         item_bytes = DATATYPES[datatype].size_bytes * count_elements([d for d in dims if d != -1])
         if dims.count(-1) > 1 or len(binary) % item_bytes:
             raise ConfigError(f"the shape of raw input '{spec.name}' can't be deduced from {len(binary)} bytes")
         dims[dims.index(-1)] = len(binary) // item_bytes
-    request = pb.ModelInferRequest(model_name=model, model_version=version, raw_input_contents=[bytes(binary)])
+    request = pb.ModelInferRequest(model_name=model, model_version=version)
     request.inputs.add(name=spec.name, datatype=datatype, shape=[1, *dims] if config.max_batch_size > 0 else dims)
-    return request
+    return InferBody(request, [raw], OutputForms(by_default=True))
 
 
-def raw_outputs(response: Message) -> list[bytes]:
-    """Return the raw data of each output of a ModelInferResponse; raises ConfigError when one has none."""
-    return [_raw_output(response, index) for index in range(len(response.outputs))]
+def raw_outputs(response: Message, raws: Sequence[Buffer]) -> list[Buffer]:
+    """Return the data of each output, from ``raws`` or, as few servers send it, from the response; see ConfigError."""
+    typed = response.outputs[len(raws) :]
+    return [*raws, *(from_contents(tensor.name, tensor.datatype, tensor.contents) for tensor in typed)]
 
 
-def json_output_bytes(response: Message, raws: Sequence[bytes], forms: OutputForms) -> int:
+def json_output_bytes(response: Message, raws: Sequence[Buffer], forms: OutputForms) -> int:
     """Return how many bytes of output tensors go back as JSON; raises ConfigError when they are too many."""
     count = sum(
         len(raw) for tensor, raw in zip(response.outputs, raws, strict=True) if not forms.is_binary(tensor.name)
@@ -177,13 +190,14 @@ def json_output_bytes(response: Message, raws: Sequence[bytes], forms: OutputFor
     return count
 
 
-def render_infer(response: Message, raws: Sequence[bytes], forms: OutputForms) -> HttpBody:
+def render_infer(response: Message, raws: Sequence[Buffer], forms: OutputForms) -> HttpBody:
     """Return a ModelInferResponse as an HTTP body; raises ConfigError when what is to be JSON has no form in it."""
     content = _render_head(response)
     parameters = _render_parameters(response.parameters)
     if parameters:
         content["parameters"] = parameters
-    pieces, tail = [dump_json(content | {"outputs": []})[:-2]], []
+    pieces = [dump_json(content | {"outputs": []})[:-2]]
+    tail: list[Buffer] = []
     for index, (tensor, raw) in enumerate(zip(response.outputs, raws, strict=True)):
         output = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
         pieces += (b"," if index else b"", dump_json(output)[:-1])
@@ -197,22 +211,26 @@ def render_infer(response: Message, raws: Sequence[bytes], forms: OutputForms) -
             pieces += (b',"parameters":', dump_json(own))
         pieces.append(b"}")
     pieces.append(b"]}")
-    return HttpBody(b"".join([*pieces, *tail]), sum(map(len, pieces)) if tail else None)
+    text = b"".join(pieces)
+    return HttpBody([text, *tail], len(text) if tail else None)
 
 
-def _render_values(tensor: Message, raw: bytes) -> tuple[bytes, int]:
+def _render_values(tensor: Message, raw: Buffer) -> tuple[bytes, int]:
     """Return the values of an output with commas between them, and how many there are."""
     pieces, count = [], 0
     dump = dump_texts if tensor.datatype == "BYTES" else dump_json
-    for values in to_json(tensor.name, tensor.datatype, raw):
+    for values in to_json(tensor.name, tensor.datatype, bytes(raw)):
         pieces.append(dump(values)[1:-1])
         count += len(values)
     return b",".join(pieces), count
 
 
-def parse_generate(model: str, version: str, content: Mapping[str, Any], config: Message, metadata: Message) -> Message:
-    """Return the ModelInferRequest that plain JSON asks for; raises ConfigError when a value does not fit its input."""
+def parse_generate(
+    model: str, version: str, content: Mapping[str, Any], config: Message, metadata: Message
+) -> InferBody:
+    """Return the request that plain JSON stands for; raises ConfigError when a value does not fit its input."""
     request = pb.ModelInferRequest(model_name=model, model_version=version)
+    raws: list[Buffer] = []
     specs = {spec.name: spec for spec in metadata.inputs}
     parameters = content.get("parameters")
     nested = len(parameters) if isinstance(parameters, dict) else 0
@@ -226,7 +244,7 @@ def parse_generate(model: str, version: str, content: Mapping[str, Any], config:
                 dims[0] = 1
             shape = _fit(key, dims, len(values))
             request.inputs.add(name=key, datatype=spec.datatype, shape=shape)
-            request.raw_input_contents.append(from_json(key, spec.datatype, shape, values))
+            raws.append(from_json(key, spec.datatype, shape, values))
         elif key == "id":
             request.id = _text(content, "id")
         elif key == "parameters" and isinstance(value, dict):
@@ -234,7 +252,7 @@ def parse_generate(model: str, version: str, content: Mapping[str, Any], config:
                 set_value(request.parameters, name, parameter)
         else:
             set_value(request.parameters, key, value)
-    return request
+    return InferBody(request, raws)
 
 
 def _fit(name: str, dims: Sequence[int], count: int) -> list[int]:
@@ -250,7 +268,7 @@ def _fit(name: str, dims: Sequence[int], count: int) -> list[int]:
     return shape
 
 
-def render_generate(response: Message, raws: Sequence[bytes]) -> bytes:
+def render_generate(response: Message, raws: Sequence[Buffer]) -> bytes:
     """Return a ModelInferResponse as plain JSON, outputs of one element as values, else lists; raises ConfigError."""
     content = _render_head(response) | _render_parameters(response.parameters)
     for name in ("triton_final_response", *(tensor.name for tensor in response.outputs)):
@@ -267,15 +285,6 @@ def render_generate(response: Message, raws: Sequence[bytes]) -> bytes:
 def _render_head(response: Message) -> dict[str, Any]:
     content: dict[str, Any] = {"id": response.id} if response.id else {}
     return content | {"model_name": response.model_name, "model_version": response.model_version}
-
-
-def _raw_output(response: Message, index: int) -> bytes:
-    """Return the raw data of an output, from wherever the response has it."""
-    if index < len(response.raw_output_contents):
-        raw: bytes = response.raw_output_contents[index]
-        return raw
-    tensor = response.outputs[index]
-    return from_contents(tensor.name, tensor.datatype, tensor.contents)
 
 
 def _render_parameters(parameters: Any) -> dict[str, Any]:

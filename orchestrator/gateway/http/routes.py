@@ -7,7 +7,7 @@ matching a split path is quicker than a table of patterns.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -22,6 +22,7 @@ from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.http.body import JSON_LIMIT, SETTINGS_LIMIT, BodyReader, encoded
 from orchestrator.gateway.http.codec import (
     HttpBody,
+    InferBody,
     OutputForms,
     json_output_bytes,
     parse_generate,
@@ -34,7 +35,9 @@ from orchestrator.gateway.http.codec import (
 )
 from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, cut, error_response, refusal
 from orchestrator.gateway.http.json_text import dump_json, load_json
+from orchestrator.gateway.inference import call_beside
 from orchestrator.gateway.protocol.messages import Message, pb, to_json_value
+from orchestrator.gateway.protocol.wire import Buffer, build_request
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.grpc.wire import Metadata
 
@@ -139,23 +142,23 @@ class HttpRoutes:
         raise NoSuchRouteError("Not Found")
 
     async def _infer(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        message, forms = await self._read_infer(request, target)
-        response = await self._data_plane.inference.infer(message, target.caller)
-        del message  # it may be as large as its answer
-        reply = await self._render_infer(response, forms)
-        del response
+        asked = await self._read_infer(request, target)
+        forms = asked.forms
+        response, raws = await self._data_plane.inference.infer(asked.request, asked.raws, target.caller)
+        del asked  # it may be as large as its answer
+        reply = await self._render_infer(response, raws, forms)
         headers = {"Content-Type": "application/json"}
         if reply.json_bytes is not None:
             headers = {"Content-Type": "application/octet-stream", JSON_BYTES_HEADER: str(reply.json_bytes)}
-        return await encoded(request, reply.data, headers)
+        return await encoded(request, reply.parts, headers)
 
     async def _generate(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        message = await self._read_generate(request, target)
-        response = await self._data_plane.inference.infer(message, target.caller)
-        return _json_response(await self._render_generate(response))
+        asked = await self._read_generate(request, target)
+        response, raws = await self._data_plane.inference.infer(asked.request, asked.raws, target.caller)
+        return _json_response(await self._render_generate(response, raws))
 
     async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        message = await self._read_generate(request, target)
+        asked = await self._read_generate(request, target)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
 
         async def send(serialised: bytes) -> None:
@@ -167,12 +170,12 @@ class HttpRoutes:
             if answer.error_message:
                 event = dump_json({"error": answer.error_message})
             else:
-                event = await self._render_generate(answer.infer_response)
+                event = await self._render_generate(answer.infer_response, answer.infer_response.raw_output_contents)
             await response.write(b"data: " + event + b"\n\n")
 
         try:
             session = StreamSession(self._data_plane, send, window=1, caller=target.caller)
-            await session.run(_one(message.SerializeToString()))
+            await session.run(_one(build_request(asked.request, asked.raws)))
         except SlimError as exc:
             if not response.prepared:
                 raise
@@ -182,7 +185,7 @@ class HttpRoutes:
         await response.write_eof()
         return response
 
-    async def _read_infer(self, request: web.BaseRequest, target: _Target) -> tuple[Message, OutputForms]:
+    async def _read_infer(self, request: web.BaseRequest, target: _Target) -> InferBody:
         model, version = target.model, target.version
         with self._bodies.open(request) as body:
             data = await body.read(None if JSON_BYTES_HEADER in request.headers else JSON_LIMIT)
@@ -190,14 +193,13 @@ class HttpRoutes:
             if length == 0:
                 config, _ = await self._data_plane.metadata.describe(model, version)
                 build_raw = partial(parse_raw, model, version, config, memoryview(data))
-                message = await body.parse(build_raw, b"", binary_bytes=len(data))
-                return message, OutputForms(by_default=True)
+                return await call_beside(build_raw, copied_bytes=len(data))
             JSON_LIMIT.check(min(length or 0, len(data)), "JSON of the request")
             text, binary = split_body(data, length)
             build = partial(parse_infer, model, version, text, binary)
-            return await body.parse(build, text, binary_bytes=len(binary))
+            return await body.parse(build, text)
 
-    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> Message:
+    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> InferBody:
         with self._bodies.open(request) as body:
             data = await body.read(JSON_LIMIT)
             content = await body.parse(partial(load_json, data), data)
@@ -205,14 +207,13 @@ class HttpRoutes:
             build = partial(parse_generate, target.model, target.version, content, config, metadata)
             return await body.parse(build, data)
 
-    async def _render_infer(self, response: Message, forms: OutputForms) -> HttpBody:
-        raws = raw_outputs(response)
+    async def _render_infer(self, response: Message, raws: Sequence[Buffer], forms: OutputForms) -> HttpBody:
+        raws = raw_outputs(response, raws)
         json_bytes = json_output_bytes(response, raws, forms)
-        build = partial(render_infer, response, raws, forms)
-        return await self._bodies.build(build, json_bytes=json_bytes, binary_bytes=sum(map(len, raws)))
+        return await self._bodies.build(partial(render_infer, response, raws, forms), json_bytes=json_bytes)
 
-    async def _render_generate(self, response: Message) -> bytes:
-        raws = raw_outputs(response)
+    async def _render_generate(self, response: Message, raws: Sequence[Buffer]) -> bytes:
+        raws = raw_outputs(response, raws)
         json_bytes = json_output_bytes(response, raws, OutputForms())
         return await self._bodies.build(partial(render_generate, response, raws), json_bytes=json_bytes)
 

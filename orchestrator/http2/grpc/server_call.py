@@ -16,10 +16,18 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from orchestrator.http2.frames import ErrorCode
-from orchestrator.http2.grpc.wire import TRAILERS, RequestHead, RpcError, Unpacker, trailers, unpack_message
+from orchestrator.http2.grpc.wire import (
+    TRAILERS,
+    RequestHead,
+    RpcError,
+    Unpacker,
+    collect,
+    trailers,
+    unpack_message,
+)
 from orchestrator.http2.stream import Flow, Limits, Stream
 
 _THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
@@ -185,15 +193,15 @@ class ServerCall(ABC, Generic[CallerT]):
         It counts until the call has ended or ``_give_unpacked`` is called. None: the call was lost meanwhile.
         """
         unpacker = Unpacker(flag, payload, self._head.encoding, self._rules.max_message_bytes)
-        pieces = []
+        message: bytes | bytearray = b""
         while not unpacker.is_done:
             piece = await asyncio.to_thread(unpacker.read, _STEP_BYTES)
-            pieces.append(piece)
+            message = collect(message, piece)
             self._unpacked_bytes += len(piece)
             self._rules.receive_budget.take(self, len(piece))
             if self._is_lost:
                 return None
-        return b"".join(pieces)
+        return cast(bytes, message)
 
     def _give_unpacked(self) -> None:
         """Count what was unpacked no more."""

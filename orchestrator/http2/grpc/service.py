@@ -23,9 +23,11 @@ from orchestrator.http2.grpc.wire import (
     RpcError,
     http_refusal,
     message_bytes,
+    message_parts,
     next_message_bytes,
     pack_message,
     split_message,
+    strip_prefix,
     trailers,
 )
 from orchestrator.http2.stream import Receiver, Stream
@@ -144,7 +146,7 @@ class UnaryCall(ServerCall[CallerT]):
         if size < 0 or size != message_bytes(body, self._rules.max_message_bytes):
             raise RpcError("INTERNAL", "the request is not the one message of a unary call")
         self._has_begun = True
-        flag, payload = body[0], bytes(memoryview(body)[PREFIX_BYTES:])
+        flag, payload = body[0], strip_prefix(body)
         message = self._unpack_small(flag, payload)
         if message is None:
             self._start(self._run_large(flag, payload))
@@ -205,7 +207,14 @@ class UnaryCall(ServerCall[CallerT]):
         except Exception as exc:
             self._fail(exc)
         else:
-            self._stream.respond(RESPONSE_HEADERS, pack_message(answer), OK_TRAILERS)
+            first, *rest = message_parts(answer)
+            if not rest:
+                self._stream.respond(RESPONSE_HEADERS, first, OK_TRAILERS)
+                return
+            self._stream.send_headers(RESPONSE_HEADERS)
+            for part in (first, *rest):
+                self._stream.send_data(part)
+            self._stream.finish(OK_TRAILERS)
 
 
 class StreamingCall(ServerCall[CallerT]):
@@ -294,7 +303,8 @@ class StreamingCall(ServerCall[CallerT]):
         if not self._has_headers:
             self._has_headers = True
             stream.send_headers(RESPONSE_HEADERS)
-        stream.send_data(pack_message(message))
+        for part in message_parts(message):
+            stream.send_data(part)
         while stream.is_congested and not stream.is_local_closed:
             writable = asyncio.Event()
             stream.on_writable = writable.set
