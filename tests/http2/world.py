@@ -15,11 +15,11 @@ import hpack
 import pytest
 
 from orchestrator.http2.connection import Connection
-from orchestrator.http2.grpc.server_call import ReceiveBudget
 from orchestrator.http2.grpc.service import Send, Service, UnaryCall
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.protocol import Http2Listener
+from orchestrator.http2.receiving import ReceiveBudget
 from orchestrator.http2.stream import Limits
 from tests.http2.peer import HEADERS
 

@@ -13,7 +13,7 @@ import asyncio
 import gc
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -28,6 +28,7 @@ from orchestrator.gateway.http.errors import StalledError, TooLargeError, Unsupp
 from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values
 from orchestrator.gateway.protocol.wire import Buffer
 from orchestrator.http2.grpc.wire import ENCODINGS
+from orchestrator.http2.receiving import Growth, ReceiveBudget
 
 _MIB = 2**20
 # (De)compressing more takes milliseconds, which the event loop can't spare.
@@ -73,8 +74,8 @@ class BodyReader:
     def __init__(self, limits: ClientLimitSettings, *, max_bytes: int) -> None:
         self.limits = limits
         self.limit = BodyLimit(max_bytes, "see gateway.max_message_mib")
-        self.held_bytes = 0
-        """What is held of bodies that have not been parsed."""
+        self.budget = ReceiveBudget(int(limits.max_held_mib * _MIB))
+        """Counts what is held of bodies that have not been parsed."""
         self.growing = asyncio.Semaphore(_MAX_GROWING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="http-json")
         self._paused_at_s = 0.0
@@ -110,12 +111,16 @@ class Body:
         self._request = request
         self._held_bytes = 0
         self._is_growing = False
+        self._is_lost = False
+        self._growth = Growth()
+        self._due_s = 0.0  # when it must have grown
+        self._waiting: asyncio.Timeout | None = None
 
     def __enter__(self) -> Body:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._hold(-self._held_bytes)
+        self._give(self._held_bytes)
         if self._is_growing:
             self._reader.growing.release()
 
@@ -125,7 +130,7 @@ class Body:
         Raises:
             ConfigError: It is larger than allowed, or damaged.
             StalledError: It has stopped coming.
-            CapacityError: Too much of other bodies is held.
+            CapacityError: Too much of all bodies is held, and the most of this one, or of others of its client.
         """
         limit = min(limit or self._reader.limit, self._reader.limit, key=lambda each: each.max_bytes)
         limit.check(self._request.content_length or 0)
@@ -135,7 +140,7 @@ class Body:
             return data
         raw_bytes = len(data)
         data = await self._unpack(data, encoding, limit)
-        self._hold(-raw_bytes)
+        self._give(raw_bytes)
         return data
 
     async def parse(self, build: Callable[[], T], text: bytes | bytearray) -> T:
@@ -149,17 +154,19 @@ class Body:
                 raise TooLargeError(f"the request's JSON holds more than {MAX_VALUES} values; {JSON_LIMIT.remedy}")
             return build()
 
-        return await self._reader.build(build_bounded, json_bytes=len(text))
+        found = await self._reader.build(build_bounded, json_bytes=len(text))
+        self._require_kept()
+        return found
 
     async def _read_raw(self, limit: BodyLimit) -> bytes | bytearray:
         """Return the body as it came; what all clients send at a time is bounded, not only what each does."""
-        request, reader = self._request, self._reader
+        request = self._request
         found: bytes | bytearray = b""
         if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.is_eof():
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # the answer has not begun
         try:
-            while chunk := await _next_chunk(request, reader.limits.stall_timeout_s):
+            while chunk := await self._next_chunk(len(found)):
                 limit.check(len(found) + len(chunk))
                 self._hold(len(chunk))
                 found = _join(found, chunk)
@@ -186,11 +193,55 @@ class Body:
             self._is_growing = True
         return await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP)))
 
-    def _hold(self, size_bytes: int) -> None:
-        self._held_bytes += size_bytes
-        self._reader.held_bytes += size_bytes
-        if size_bytes > 0 and self._reader.held_bytes > self._reader.limits.max_held_mib * _MIB:
+    async def _next_chunk(self, size_bytes: int) -> bytes:
+        """Return what has come of the body next, nothing at its end; so much has come before."""
+        content = self._request.content
+        if content.is_eof():  # all has come, as of most bodies before they are read
+            return content.read_nowait()
+        connection = self._request.protocol
+        assert isinstance(connection, HttpConnection)
+        stall_s = self._reader.limits.stall_timeout_s
+        if not size_bytes or self._growth.is_progress(size_bytes):
+            self._due_s = asyncio.get_running_loop().time() + stall_s
+        with connection.receiving():
+            try:
+                async with asyncio.timeout_at(self._due_s) as self._waiting:
+                    return await content.readany()
+            except TimeoutError:
+                self._require_kept()
+                raise StalledError(f"nothing of the body has come for {stall_s:g} s, or hardly anything") from None
+            finally:
+                self._waiting = None
+
+    @property
+    def owner(self) -> Hashable:
+        """The address of its client, which may send bodies on many connections."""
+        connection = self._request.protocol
+        assert isinstance(connection, HttpConnection)
+        return connection.peer
+
+    def lose(self) -> None:
+        """Give back what is held of it, and refuse it to its client, because too much is held of all."""
+        self._give(self._held_bytes)
+        self._is_lost = True
+        if self._waiting is not None:
+            self._waiting.reschedule(0.0)
+
+    def _require_kept(self) -> None:
+        if self._is_lost:
             raise CapacityError("too many large requests are coming in at a time; send it again")
+
+    def _hold(self, size_bytes: int) -> None:
+        """Count a piece; raises CapacityError when the body is lost by that, or was before."""
+        self._require_kept()
+        self._held_bytes += size_bytes
+        self._reader.budget.take(self, size_bytes)
+        self._require_kept()
+
+    def _give(self, size_bytes: int) -> None:
+        if not self._is_lost:
+            self._held_bytes -= size_bytes
+            self._reader.budget.give(self, size_bytes)
 
 
 def _join(found: bytes | bytearray, piece: bytes) -> bytes | bytearray:
@@ -201,21 +252,6 @@ def _join(found: bytes | bytearray, piece: bytes) -> bytes | bytearray:
         found = bytearray(found)
     found += piece
     return found
-
-
-async def _next_chunk(request: web.BaseRequest, stall_s: float) -> bytes:
-    """Return what has come of a body next, nothing at its end."""
-    content = request.content
-    if content.is_eof():  # all has come, as of most bodies before they are read
-        return content.read_nowait()
-    connection = request.protocol
-    assert isinstance(connection, HttpConnection)
-    with connection.receiving():
-        try:
-            async with asyncio.timeout(stall_s):
-                return await content.readany()
-        except TimeoutError:
-            raise StalledError(f"nothing of the body has come for {stall_s:g} s") from None
 
 
 async def encoded(request: web.BaseRequest, parts: Sequence[Buffer], headers: dict[str, str]) -> web.StreamResponse:

@@ -4,16 +4,13 @@ A call whose client resets it, or whose time is up, has its task cancelled, and 
 ended.
 
 What has come of requests that are not whole is counted over all connections of a server, and what large compressed
-ones grow to, until they are answered. When that is too much, it is the connection that holds the most which loses its
-largest request, and not whoever sends the next piece: so a client that begins much and finishes nothing takes nothing
-from the others.
+ones grow to, until they are answered; see ``receiving``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
@@ -28,6 +25,7 @@ from orchestrator.http2.grpc.wire import (
     trailers,
     unpack_message,
 )
+from orchestrator.http2.receiving import Growth, ReceiveBudget
 from orchestrator.http2.stream import Flow, Limits, Stream
 
 _THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
@@ -36,38 +34,6 @@ _STEP_BYTES = 2**20  # after which what a message has grown to is counted
 
 CallerT = TypeVar("CallerT")
 """Who makes a call, as its service identifies them."""
-
-
-class ReceiveBudget:
-    """Counts bytes by the call they came for, ``total_bytes`` in all; ``most_bytes`` must hold the largest message."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self.total_bytes = 0
-        self._most_bytes = most_bytes
-        self._held: dict[ServerCall[Any], int] = {}
-
-    def take(self, call: ServerCall[Any], size: int) -> None:
-        """Count a piece; afterwards the call, or another one, may have lost all of its pieces."""
-        if size:
-            self.total_bytes += size
-            self._held[call] = self._held.get(call, 0) + size
-        while self.total_bytes > self._most_bytes:
-            self._choose_lost().lose()
-
-    def give(self, call: ServerCall[Any], size: int) -> None:
-        """Count so much of a call no more."""
-        if size:
-            self.total_bytes -= size
-            self._held[call] -= size
-            if not self._held[call]:
-                del self._held[call]
-
-    def _choose_lost(self) -> ServerCall[Any]:
-        by_connection: Counter[Flow] = Counter()
-        for call, size in self._held.items():
-            by_connection[call.connection] += size
-        worst, _ = by_connection.most_common(1)[0]
-        return max((call for call in self._held if call.connection is worst), key=self._held.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +57,8 @@ class ServerCall(ABC, Generic[CallerT]):
     """One call: its task, its time limit, and what is held of its request."""
 
     __slots__ = (
-        "_caller", "_has_headers", "_head", "_held", "_is_lost", "_left_bytes", "_rules", "_stream", "_task", "_timer",
-        "_unpacked_bytes",
+        "_caller", "_growth", "_has_headers", "_head", "_held", "_is_lost", "_left_bytes", "_rules", "_stream", "_task",
+        "_timer", "_unpacked_bytes",
     )  # fmt: skip
 
     def __init__(self, rules: CallRules, stream: Stream, head: RequestHead, caller: CallerT) -> None:
@@ -100,6 +66,7 @@ class ServerCall(ABC, Generic[CallerT]):
         self._stream = stream
         self._head = head
         self._caller = caller
+        self._growth = Growth()
         self._has_headers = False
         self._left_bytes = head.content_bytes
         self._held = bytearray()  # not a list: pieces may be of one byte each
@@ -146,6 +113,8 @@ class ServerCall(ABC, Generic[CallerT]):
         """The connection that it came on."""
         return self._stream.connection
 
+    owner = connection
+
     def lose(self) -> None:
         """Give back what is held of it, and refuse it to its client, because too much is held of all."""
         self._is_lost = True
@@ -167,6 +136,13 @@ class ServerCall(ABC, Generic[CallerT]):
         """Keep a piece of a request that is not whole; afterwards it may be lost."""
         self._held += data
         self._rules.receive_budget.take(self, len(data))
+
+    def _credit(self) -> None:
+        """Let the client send more, and give it time for that when its request has grown enough."""
+        stream, since_s = self._stream, self._stream.progress_s
+        stream.credit()
+        has_grown = not self._held or self._growth.is_progress(len(self._held))
+        stream.progress_s = stream.connection.clock() if has_grown else since_s
 
     def _release(self) -> None:
         """Forget what has come of a request that is not whole, and count nothing of the call any more."""

@@ -30,6 +30,7 @@ from orchestrator.http2.grpc.wire import (
     strip_prefix,
     trailers,
 )
+from orchestrator.http2.receiving import Growth
 from orchestrator.http2.stream import Receiver, Stream
 
 UnaryHandler = Callable[[bytes, CallerT], Awaitable[bytes]]
@@ -133,7 +134,7 @@ class UnaryCall(ServerCall[CallerT]):
         if len(held) > (self._whole_bytes or PREFIX_BYTES):
             raise RpcError("INTERNAL", "more than the one message of a unary call")
         if not stream.is_remote_closed:
-            stream.credit()
+            self._credit()
         return held
 
     def _refuse(self, error: RpcError) -> None:
@@ -266,8 +267,7 @@ class StreamingCall(ServerCall[CallerT]):
 
     def _ask_for_more(self) -> None:
         self._stream.is_fed = bool(self._held)  # the rest of a message that is under way must come
-        self._stream.credit()
-        self._stream.progress_s = self._stream.connection.clock()
+        self._credit()
 
     async def _read(self) -> AsyncIterator[bytes]:
         while True:
@@ -294,6 +294,7 @@ class StreamingCall(ServerCall[CallerT]):
         """Take off one message as it is read; kept as objects, small ones would take ten times more."""
         flag, payload = split_message(self._held, size)
         self._rules.receive_budget.give(self, size)
+        self._growth = Growth()
         if not self._is_readable():
             self._ask_for_more()
         return flag, payload
