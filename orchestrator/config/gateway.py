@@ -46,12 +46,12 @@ class ClientLimitSettings(Section):
     header_timeout_s: float = Field(default=10.0, gt=0)
     """Longest wait for a TLS handshake, and for a request's headers to come whole."""
     stall_timeout_s: float = Field(default=30.0, gt=0)
-    """Longest wait for the next piece of a body, and for a client to take the next piece of its answer."""
+    """Longest wait for a body to grow by a 64th, and for a client to take the next piece of its answer."""
     idle_timeout_s: float = Field(default=300.0, gt=0)
     """Longest life of an HTTP connection without a request; gRPC clients are pinged instead."""
     max_held_mib: float = Field(default=512.0, gt=0)
-    """Most that is held of bodies that have not come whole, of all clients together, over each transport; more is
-    refused, over gRPC to the connection that holds the most."""
+    """Most that is held of bodies that have not come whole or are not parsed, decompressed if they are, of all clients
+    together, over each transport; more is refused, to the connection, over HTTP the address, that holds the most."""
 
     @model_validator(mode="after")
     def _do_not_contradict(self) -> ClientLimitSettings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -26,11 +26,21 @@ from orchestrator.gateway.protocol.family import (
     require_version,
 )
 from orchestrator.gateway.protocol.messages import Message, parse, pb, serialise
-from orchestrator.gateway.protocol.wire import MalformedMessageError, check_inference, check_parts, read_address
+from orchestrator.gateway.protocol.wire import (
+    COPY_STEP_BYTES,
+    Buffer,
+    MalformedMessageError,
+    build_request,
+    check_inference,
+    check_parts,
+    read_address,
+    split_answer,
+)
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.router import Answer, CallbackSink, Router
 
+T = TypeVar("T")
 ResponseT = TypeVar("ResponseT")
 
 _QUICK_BYTES: Final = 2**16
@@ -108,13 +118,19 @@ class Inference:
                 return await self._pass_through(model, message, caller)
             return serialise(await self._infer(family, _parse(message), caller))
 
-    async def infer(self, request: Message, caller: Caller) -> Message:
-        """Return the ModelInferResponse to a ModelInferRequest that was admitted; raises as ``call``."""
+    async def infer(self, request: Message, raws: list[Buffer], caller: Caller) -> tuple[Message, Sequence[Buffer]]:
+        """Return the ModelInferResponse to a ModelInferRequest that was admitted, both with raw data beside them.
+
+        ``raws`` is emptied, so that nothing is held that nobody needs. Raises as ``call``.
+        """
         family = self._model_index.families.get(request.model_name)
         if family is None:
-            answer = await self._pass_through(request.model_name, serialise(request), caller)
-            return pb.ModelInferResponse.FromString(answer)
-        return await self._infer(family, request, caller)
+            build = partial(build_request, request, raws)
+            message = await call_beside(build, copied_bytes=sum(map(len, raws)))
+            raws.clear()
+            return split_answer(await self._pass_through(request.model_name, message, caller))
+        response = await self._infer(family, request, caller, raws)
+        return response, response.raw_output_contents
 
     async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
         """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""
@@ -131,9 +147,12 @@ class Inference:
             response.infer_response.id = read_address(message).request_id
         return serialise(response)
 
-    async def _infer(self, family: FamilyModel, request: Message, caller: Caller) -> Message:
+    async def _infer(
+        self, family: FamilyModel, request: Message, caller: Caller, raws: Sequence[Buffer] | None = None
+    ) -> Message:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        cancel = self._begin(family, request, caller, partial(_resolve, future), read_request, build_response)
+        read = partial(read_request, raws=raws)
+        cancel = self._begin(family, request, caller, partial(_resolve, future), read, build_response)
         try:
             return await future
         except asyncio.CancelledError:
@@ -239,6 +258,11 @@ class Inference:
     def _label(self, model: str) -> str:
         """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
         return model if self._model_index.is_known(model) else ""
+
+
+async def call_beside(function: Callable[[], T], *, copied_bytes: int) -> T:
+    """Return what a function returns, called beside the event loop when it copies much."""
+    return function() if copied_bytes <= COPY_STEP_BYTES else await asyncio.to_thread(function)
 
 
 def _parse(message: bytes) -> Message:

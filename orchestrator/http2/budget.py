@@ -1,18 +1,24 @@
-"""What is held for clients over all connections of a server: parts of requests, and answers that they don't take."""
+"""What is held for clients over all connections of a server: parts of requests, and answers that they don't take.
+
+HTTP/1.1 and gRPC count alike. A body that hardly grows is given up as one that has stopped: the more is held of it, the
+faster it has to come.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from typing import Protocol
+from typing import Final, Protocol
+
+_LEAST_GROWTH: Final = 64
 
 
 class Holder(Hashable, Protocol):
     """What bytes are held for."""
 
     @property
-    def connection(self) -> Hashable:
-        """The connection that it belongs to."""
+    def owner(self) -> Hashable:
+        """Whose it is: a connection, or a client."""
         ...
 
     def lose(self) -> None:
@@ -23,12 +29,15 @@ class Holder(Hashable, Protocol):
 class HeldBudget:
     """Counts bytes by what they are held for, ``total_bytes`` in all.
 
-    Above ``most_bytes`` the connection that holds the most loses its largest; what is held alone may be larger.
+    Above ``most_bytes`` it is the connection or client that holds the most which loses its largest, and not whoever
+    sends the next piece: who begins much and finishes nothing takes nothing from the others. With ``spares_one``
+    what is held alone may be larger.
     """
 
-    def __init__(self, most_bytes: float) -> None:
+    def __init__(self, most_bytes: float, *, spares_one: bool = False) -> None:
         self.total_bytes = 0
         self._most_bytes = most_bytes
+        self._spared = int(spares_one)
         self._held: dict[Holder, int] = {}
 
     def take(self, holder: Holder, size: int) -> None:
@@ -36,7 +45,7 @@ class HeldBudget:
         if size:
             self.total_bytes += size
             self._held[holder] = self._held.get(holder, 0) + size
-        while self.total_bytes > self._most_bytes and len(self._held) > 1:
+        while self.total_bytes > self._most_bytes and len(self._held) > self._spared:
             self._choose_lost().lose()
 
     def give(self, holder: Holder, size: int) -> None:
@@ -48,8 +57,24 @@ class HeldBudget:
                 del self._held[holder]
 
     def _choose_lost(self) -> Holder:
-        by_connection: Counter[Hashable] = Counter()
+        by_owner: Counter[Hashable] = Counter()
         for holder, size in self._held.items():
-            by_connection[holder.connection] += size
-        worst, _ = by_connection.most_common(1)[0]
-        return max((holder for holder in self._held if holder.connection is worst), key=self._held.__getitem__)
+            by_owner[holder.owner] += size
+        worst, _ = by_owner.most_common(1)[0]
+        return max((holder for holder in self._held if holder.owner == worst), key=self._held.__getitem__)
+
+
+class Growth:
+    """Tells a body that comes from one that hardly does: it has to grow by a 64th for its client to be given time."""
+
+    __slots__ = ("_due_bytes",)
+
+    def __init__(self) -> None:
+        self._due_bytes = 1
+
+    def is_progress(self, size_bytes: int) -> bool:
+        """Return whether a body, which has this size now, has grown enough since the last time that it had."""
+        if size_bytes < self._due_bytes:
+            return False
+        self._due_bytes = size_bytes + 1 + size_bytes // _LEAST_GROWTH
+        return True

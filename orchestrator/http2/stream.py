@@ -415,6 +415,11 @@ class Stream:
         self.reset(code)
         self.notify_abort(code)
 
+    @property
+    def owner(self) -> Flow:
+        """The connection that it is on."""
+        return self.connection
+
     def lose(self) -> None:
         """End it, because too much is held of answers that peers do not take."""
         self.end(ErrorCode.ENHANCE_YOUR_CALM)

@@ -164,7 +164,7 @@ class InferAnswers:
         ):
             if len(self._known) >= _MOST_KEPT:
                 self._known.clear()
-            self._known[key] = (message[:-raw_bytes], found.dtype, found.shape)
+            self._known[key] = (bytes(message[:-raw_bytes]), found.dtype, found.shape)
         return found
 
 

@@ -27,7 +27,7 @@ from tests.gateway.test_fuzz import damaged_requests
 
 ECHO = "/v2/models/echo/infer"
 TAKEN_BY_THE_FAKE = {
-    "shape of 1001 sides", "input unknown", "input without a name", "input too many", "input twice", "inputs none",
+    "input unknown", "input without a name", "input too many", "input twice", "inputs none",
     "outputs unknown", "outputs without a name", "priority negative", "priority text", "timeout text",
     "triton_ parameter", "classification negative", "classification text", "datatype wrong",
     "raw of a wrong size",

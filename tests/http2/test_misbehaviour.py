@@ -120,6 +120,27 @@ async def test_who_holds_the_most_loses_it_and_not_who_sends_next() -> None:
     assert world.service.receive_budget.total_bytes == 0
 
 
+@pytest.mark.parametrize("call", [BLOCK, STREAM], ids=["unary", "stream"])
+@pytest.mark.parametrize(("piece_bytes", "is_kept"), [(1, False), (200, False), (12_000, True)])
+async def test_the_more_is_held_of_a_message_the_faster_it_has_to_come(
+    call: bytes, piece_bytes: int, is_kept: bool
+) -> None:
+    ends = Joined(accept=World().service.accept, stall_s=30.0)
+    message = pack_message(bytes(LIMIT))
+    ends.send(raw_request(1, call, flags=4) + b"".join(frame(DATA, 0, 1, message[:16_000]) for _ in range(4)))
+    await asyncio.sleep(0)
+    for number in range(20):
+        ends.now_s += 10.0
+        ends.send(frame(DATA, 0, 1, bytes(piece_bytes)))
+        ends.connection.check()
+        if not ends.connection.streams:
+            assert number > 1, "its client has thirty seconds"
+            break
+    assert bool(ends.connection.streams) == is_kept
+    ends.connection.abort(ErrorCode.CANCEL)
+    await asyncio.sleep(0)
+
+
 def whole(length: str, body: bytes, *, pieces: int = 1) -> bytes:
     size = -(-len(body) // pieces)
     parts = [body[at : at + size] for at in range(0, len(body), size)]
@@ -275,7 +296,7 @@ def test_who_takes_an_answer_slowly_has_the_time_that_it_needs() -> None:
 
 
 def test_answers_that_nobody_takes_are_held_up_to_a_bound_over_all_connections() -> None:
-    budget = HeldBudget(1_000_000)
+    budget = HeldBudget(1_000_000, spares_one=True)
     closed = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
     greedy, modest = (Joined(settings=closed, send_budget=budget) for _ in range(2))
     modest.send(raw_request(1, BLOCK))
@@ -295,7 +316,7 @@ def test_answers_that_nobody_takes_are_held_up_to_a_bound_over_all_connections()
 
 
 def test_an_answer_that_is_larger_than_all_that_may_be_held_is_taken_alone() -> None:
-    ends = Joined(send_budget=HeldBudget(1000))
+    ends = Joined(send_budget=HeldBudget(1000, spares_one=True))
     number = ends.request(b"q")
     ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
     ends.exchange()

@@ -61,7 +61,7 @@ class GrpcServer(Endpoint):
             handshake_s=clients.header_timeout_s,
             stall_s=clients.stall_timeout_s,
         )
-        self._send_budget = HeldBudget(int(clients.max_held_mib * _MIB))
+        self._send_budget = HeldBudget(int(clients.max_held_mib * _MIB), spares_one=True)
         unary: dict[str, UnaryHandler[Caller]] = {
             f"/{SERVICE}/{name}": partial(data_plane.call, name) for name in data_plane.methods
         }

@@ -1,12 +1,23 @@
 """Bodies of HTTP requests and answers: read within bounds, and as the other side compresses them.
 
-What a small body may grow to by gzip or deflate is bounded too.
+What clients can make of a few bytes is bounded at each step: what a body grows to by gzip or deflate is counted as it
+grows, how many values its JSON holds before any is built, and what takes longer than some milliseconds is done beside
+the event loop. JSON is parsed and written by one thread for all: that needs the lock of the interpreter, so several
+threads would only make the event loop wait for each in turn. And so does copying: 64 MiB at once take 60 to 120 ms,
+most of it for new pages of memory. So binary data stays where it came, and is read and written in small steps.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
 import zlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -14,118 +25,290 @@ from orchestrator.config import ClientLimitSettings
 from orchestrator.errors import CapacityError, ConfigError
 from orchestrator.gateway.http.connection import HttpConnection
 from orchestrator.gateway.http.errors import StalledError, TooLargeError, UnsupportedEncodingError
+from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values
+from orchestrator.gateway.protocol.wire import Buffer
+from orchestrator.http2.budget import Growth, HeldBudget
 from orchestrator.http2.grpc.wire import ENCODINGS
 
 _MIB = 2**20
 # (De)compressing more takes milliseconds, which the event loop can't spare.
 _THREAD_FROM_BYTES = 256 * 1024
+_PIECES_A_HOP = 4
+"""Pieces of such a size that a thread unpacks at a time, because the way there and back takes as long as one."""
+_PAUSE_S = 0.01
+"""Between two large messages, in which the event loop gets done what has gathered while it waited for the first."""
+_MAX_GROWING = 4
+"""Most bodies that are unpacked to a large size, and then parsed, at a time; the others wait with their first piece."""
 _LEVEL = 1  # tensors hardly compress; more effort costs the event loop's time
+MAX_VALUES = 650_000
+"""Most values of a request's JSON, as ``count_values`` counts them; four images of ImageNet's size have fewer.
+
+Parsing so many takes some 50 ms, in which all of the process waits.
+"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """Most bytes of a body, before and after decompression, and what to do about a larger one."""
+
+    max_bytes: int
+    remedy: str
+
+    def check(self, size_bytes: int, what: str = "body") -> None:
+        """Raise TooLargeError when the body, or the part of it that is named, is larger."""
+        if size_bytes > self.max_bytes:
+            raise TooLargeError(f"the {what} is larger than {self.max_bytes} bytes; {self.remedy}")
+
+
+JSON_LIMIT = BodyLimit(16 * _MIB, "send tensors as binary data")
+"""Of an inference's JSON; the most values with seventeen digits each have less."""
+SETTINGS_LIMIT = BodyLimit(_MIB, "nothing that is said here needs more")
+"""Of what is no inference."""
 
 
 class BodyReader:
-    """Reads the bodies of all requests of a server.
-
-    None is larger than ``max_bytes``, before and after decompression, nor all together than allowed.
-    """
+    """Reads the bodies of all requests of a server: none larger than ``max_bytes``, nor all together than allowed."""
 
     def __init__(self, limits: ClientLimitSettings, *, max_bytes: int) -> None:
-        self._limits = limits
-        self._limit_bytes = max_bytes
-        self._held_bytes = 0  # of bodies that are coming
+        self.limits = limits
+        self.limit = BodyLimit(max_bytes, "see gateway.max_message_mib")
+        self.budget = HeldBudget(int(limits.max_held_mib * _MIB))
+        """Counts what is held of bodies that have not been parsed."""
+        self.growing = asyncio.Semaphore(_MAX_GROWING)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="http-json")
+        self._paused_at_s = 0.0
 
-    async def read(self, request: web.BaseRequest) -> bytes:
-        """Return the body, decompressed.
+    def open(self, request: web.BaseRequest) -> Body:
+        """Return the body of a request, to be read and parsed in a ``with`` block, at whose end it counts no more."""
+        return Body(self, request)
+
+    async def build(self, build: Callable[[], T], *, json_bytes: int) -> T:
+        """Return what ``build`` returns; with much JSON to read or write it is called in the thread."""
+        if json_bytes <= QUICK_BYTES:
+            return build()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._build, build)
+
+    def _build(self, build: Callable[[], T]) -> T:
+        time.sleep(max(0.0, self._paused_at_s + _PAUSE_S - time.monotonic()))
+        # What is parsed has no cycles, but the garbage collector would go through it again and again.
+        is_collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return build()
+        finally:
+            if is_collecting:
+                gc.enable()
+            self._paused_at_s = time.monotonic()
+
+
+class Body:
+    """The body of one request."""
+
+    def __init__(self, reader: BodyReader, request: web.BaseRequest) -> None:
+        self._reader = reader
+        self._request = request
+        self._held_bytes = 0
+        self._is_growing = False
+        self._is_lost = False
+        self._growth = Growth()
+        self._due_s = 0.0  # when it must have grown
+        self._waiting: asyncio.Timeout | None = None
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._give(self._held_bytes)
+        if self._is_growing:
+            self._reader.growing.release()
+
+    async def read(self, limit: BodyLimit | None = None) -> bytes | bytearray:
+        """Return the body, decompressed; ``limit`` None is the server's own.
 
         Raises:
             ConfigError: It is larger than allowed, or damaged.
             StalledError: It has stopped coming.
-            CapacityError: Too much of other bodies is coming.
+            CapacityError: Too much of all bodies is held, and the most of this one, or of others of its client.
         """
-        too_large = TooLargeError(f"the body is larger than {self._limit_bytes} bytes; see gateway.max_message_mib")
-        if (request.content_length or 0) > self._limit_bytes:
-            raise too_large
-        body = await self._read_raw(request, too_large)
-        encoding = request.headers.get("Content-Encoding", "").strip().lower()
-        if not encoding or not body:
-            return body
-        if len(body) < _THREAD_FROM_BYTES:
-            least_bytes = min(_THREAD_FROM_BYTES, self._limit_bytes)
-            try:
-                return decompress(body, encoding, limit_bytes=least_bytes)
-            except TooLargeError:  # a thousand times larger than it came, perhaps
-                if least_bytes == self._limit_bytes:
-                    raise
-        return await asyncio.to_thread(decompress, body, encoding, limit_bytes=self._limit_bytes)
+        limit = min(limit or self._reader.limit, self._reader.limit, key=lambda each: each.max_bytes)
+        limit.check(self._request.content_length or 0)
+        data = await self._read_raw(limit)
+        encoding = self._request.headers.get("Content-Encoding", "").strip().lower()
+        if encoding in ("", "identity") or not data:
+            return data
+        raw_bytes = len(data)
+        data = await self._unpack(data, encoding, limit)
+        self._give(raw_bytes)
+        return data
 
-    async def _read_raw(self, request: web.BaseRequest, too_large: TooLargeError) -> bytes:
+    async def parse(self, build: Callable[[], T], text: bytes | bytearray) -> T:
+        """Return what ``build`` makes of JSON, as the reader's ``build`` does.
+
+        Raises TooLargeError when the JSON holds too many values, and what ``build`` raises.
+        """
+
+        def build_bounded() -> T:
+            if len(text) > QUICK_BYTES and count_values(text, MAX_VALUES) > MAX_VALUES:
+                raise TooLargeError(f"the request's JSON holds more than {MAX_VALUES} values; {JSON_LIMIT.remedy}")
+            return build()
+
+        found = await self._reader.build(build_bounded, json_bytes=len(text))
+        self._require_kept()
+        return found
+
+    async def _read_raw(self, limit: BodyLimit) -> bytes | bytearray:
         """Return the body as it came; what all clients send at a time is bounded, not only what each does."""
-        chunks, size = [], 0
+        request = self._request
+        found: bytes | bytearray = b""
         if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.is_eof():
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # the answer has not begun
         try:
-            while chunk := await _next_chunk(request, self._limits.stall_timeout_s):
-                size += len(chunk)
-                self._held_bytes += len(chunk)
-                if size > self._limit_bytes:
-                    raise too_large
-                if self._held_bytes > self._limits.max_held_mib * _MIB:
-                    raise CapacityError("too many large requests are coming in at a time; send it again")
-                chunks.append(chunk)
+            while chunk := await self._next_chunk(len(found)):
+                limit.check(len(found) + len(chunk))
+                self._hold(len(chunk))
+                found = _join(found, chunk)
         except web.RequestPayloadError:
             raise ConfigError("the body's framing is broken") from None
-        finally:
-            self._held_bytes -= size
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return found
+
+    async def _unpack(self, data: bytes | bytearray, encoding: str, limit: BodyLimit) -> bytes | bytearray:
+        """Return what a compressed body holds, counted as it grows."""
+        found: bytes | bytearray = b""
+        pieces = decompress(data, encoding)
+        is_quick = len(data) < _THREAD_FROM_BYTES
+        while piece := next(pieces, b"") if is_quick else await self._grow(pieces):
+            limit.check(len(found) + len(piece))
+            self._hold(len(piece))
+            found = _join(found, piece)
+            is_quick = is_quick and len(piece) < _THREAD_FROM_BYTES  # else it is a thousand times larger, perhaps
+        return found
+
+    async def _grow(self, pieces: Iterator[bytes]) -> bytes:
+        """Return what a large body holds next, nothing at its end."""
+        if not self._is_growing:
+            await self._reader.growing.acquire()
+            self._is_growing = True
+        return await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP)))
+
+    async def _next_chunk(self, size_bytes: int) -> bytes:
+        """Return what has come of the body next, nothing at its end; so much has come before."""
+        content = self._request.content
+        if content.is_eof():  # all has come, as of most bodies before they are read
+            return content.read_nowait()
+        connection = self._request.protocol
+        assert isinstance(connection, HttpConnection)
+        stall_s = self._reader.limits.stall_timeout_s
+        if not size_bytes or self._growth.is_progress(size_bytes):
+            self._due_s = asyncio.get_running_loop().time() + stall_s
+        with connection.receiving():
+            try:
+                async with asyncio.timeout_at(self._due_s) as self._waiting:
+                    return await content.readany()
+            except TimeoutError:
+                self._require_kept()
+                raise StalledError(f"nothing of the body has come for {stall_s:g} s, or hardly anything") from None
+            finally:
+                self._waiting = None
+
+    @property
+    def owner(self) -> Hashable:
+        """The address of its client, which may send bodies on many connections."""
+        connection = self._request.protocol
+        assert isinstance(connection, HttpConnection)
+        return connection.peer
+
+    def lose(self) -> None:
+        """Give back what is held of it, and refuse it to its client, because too much is held of all."""
+        self._give(self._held_bytes)
+        self._is_lost = True
+        if self._waiting is not None:
+            self._waiting.reschedule(0.0)
+
+    def _require_kept(self) -> None:
+        if self._is_lost:
+            raise CapacityError("too many large requests are coming in at a time; send it again")
+
+    def _hold(self, size_bytes: int) -> None:
+        """Count a piece; raises CapacityError when the body is lost by that, or was before."""
+        self._require_kept()
+        self._held_bytes += size_bytes
+        self._reader.budget.take(self, size_bytes)
+        self._require_kept()
+
+    def _give(self, size_bytes: int) -> None:
+        if not self._is_lost:
+            self._held_bytes -= size_bytes
+            self._reader.budget.give(self, size_bytes)
 
 
-async def _next_chunk(request: web.BaseRequest, stall_s: float) -> bytes:
-    """Return what has come of a body next, nothing at its end."""
-    content = request.content
-    if content.is_eof():  # all has come, as of most bodies before they are read
-        return content.read_nowait()
-    connection = request.protocol
-    assert isinstance(connection, HttpConnection)
-    with connection.receiving():
-        try:
-            async with asyncio.timeout(stall_s):
-                return await content.readany()
-        except TimeoutError:
-            raise StalledError(f"nothing of the body has come for {stall_s:g} s") from None
-
-
-async def encoded(request: web.BaseRequest, data: bytes, headers: dict[str, str]) -> web.Response:
-    """Return an answer, compressed when its client takes that."""
-    encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
-    if encoding is not None:
-        headers["Content-Encoding"] = encoding
-        in_thread = len(data) >= _THREAD_FROM_BYTES
-        data = await asyncio.to_thread(compress, data, encoding) if in_thread else compress(data, encoding)
-    return web.Response(body=data, headers=headers)
-
-
-def decompress(data: bytes, encoding: str, *, limit_bytes: int) -> bytes:
-    """Return what a body holds; raises UnsupportedEncodingError, TooLargeError, or ConfigError when it is damaged."""
-    if encoding in ("", "identity"):
-        return data
-    if encoding not in ENCODINGS:
-        raise UnsupportedEncodingError("Unsupported compression type")
-    unpacker = zlib.decompressobj(ENCODINGS[encoding])
-    try:
-        found = unpacker.decompress(data, limit_bytes + 1)
-    except zlib.error as exc:
-        raise ConfigError(f"the body is no {encoding} data ({exc})") from exc
-    if len(found) > limit_bytes:
-        raise TooLargeError(f"the body holds more than {limit_bytes} bytes; see gateway.max_message_mib")
-    if not unpacker.eof:
-        raise ConfigError(f"the body's {encoding} data breaks off")
+def _join(found: bytes | bytearray, piece: bytes) -> bytes | bytearray:
+    """Return what was found with one more piece: one alone is taken as it is, more grow in place."""
+    if not found:
+        return piece
+    if isinstance(found, bytes):
+        found = bytearray(found)
+    found += piece
     return found
 
 
-def compress(data: bytes, encoding: str) -> bytes:
-    """Return a body in one of ENCODINGS."""
+async def encoded(request: web.BaseRequest, parts: Sequence[Buffer], headers: dict[str, str]) -> web.StreamResponse:
+    """Return an answer of these parts, compressed when its client takes that; a large one has been sent already."""
+    encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
+    if encoding is not None:
+        headers["Content-Encoding"] = encoding
+        in_thread = sum(map(len, parts)) >= _THREAD_FROM_BYTES
+        packed = compress(parts, encoding)
+        parts = await asyncio.to_thread(list, packed) if in_thread else list(packed)
+    size = sum(map(len, parts))
+    if size <= _THREAD_FROM_BYTES:
+        return web.Response(body=b"".join(parts), headers=headers)
+    response = web.StreamResponse(headers=headers | {"Content-Length": str(size)})
+    await response.prepare(request)
+    for step in _steps(parts):
+        await response.write(step)
+    await response.write_eof()
+    return response
+
+
+def decompress(data: bytes | bytearray, encoding: str) -> Iterator[bytes]:
+    """Yield what a body holds in pieces of some hundred kilobytes.
+
+    Raises UnsupportedEncodingError, or ConfigError when it is damaged.
+    """
+    if encoding not in ENCODINGS:
+        raise UnsupportedEncodingError("Unsupported compression type")
+    unpacker = zlib.decompressobj(ENCODINGS[encoding])
+    left = memoryview(data)
+    while not unpacker.eof:
+        feed: bytes | memoryview = unpacker.unconsumed_tail
+        if not feed:  # no more at a time, because what is left of it is copied each time
+            feed, left = left[:_THREAD_FROM_BYTES], left[_THREAD_FROM_BYTES:]
+        try:
+            piece = unpacker.decompress(feed, _THREAD_FROM_BYTES)
+        except zlib.error as exc:
+            raise ConfigError(f"the body is no {encoding} data ({exc})") from exc
+        if piece:
+            yield piece
+        elif not feed and not unpacker.eof:
+            raise ConfigError(f"the body's {encoding} data breaks off")
+
+
+def compress(parts: Iterable[Buffer], encoding: str) -> Iterator[bytes]:
+    """Yield a body of these parts in one of ENCODINGS, in pieces."""
     packer = zlib.compressobj(_LEVEL, wbits=ENCODINGS[encoding])
-    return packer.compress(data) + packer.flush()
+    yield from filter(None, map(packer.compress, _steps(parts)))
+    yield packer.flush()
+
+
+def _steps(parts: Iterable[Buffer]) -> Iterator[memoryview]:
+    return (
+        memoryview(part)[begin : begin + _THREAD_FROM_BYTES]
+        for part in parts
+        for begin in range(0, len(part), _THREAD_FROM_BYTES)
+    )
 
 
 def choose_encoding(accepted: str) -> str | None:

@@ -8,10 +8,11 @@ from http import HTTPStatus
 from aiohttp import web
 
 from orchestrator.errors import ConfigError, SlimError
-from orchestrator.gateway.http.codec import dump_json
+from orchestrator.gateway.http.json_text import dump_json
 from orchestrator.gateway.protocol.wire import MalformedMessageError
 from orchestrator.gateway.statuses import status_of
 
+_LONGEST_REASON = 4096
 _RETRY_AFTER_S = 1
 """Sent with 429: the queue is full, and no answer of it takes longer than some hundred milliseconds."""
 
@@ -71,6 +72,11 @@ def refusal(error: SlimError) -> web.Response:
     return response
 
 
+def cut(reason: str) -> str:
+    """Return what is told of an error, which may quote a name as long as the request."""
+    return reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + "..."
+
+
 def error_response(status: HTTPStatus, reason: str, *, retry_after_s: float | None = None) -> web.Response:
     """Return the answer of a status; 429 says when to come again, by a guess when ``retry_after_s`` is None."""
     headers = {"Content-Type": "application/json"}
@@ -80,4 +86,4 @@ def error_response(status: HTTPStatus, reason: str, *, retry_after_s: float | No
         headers["WWW-Authenticate"] = "Bearer"
     if status is HTTPStatus.NOT_IMPLEMENTED:
         headers["Accept-Encoding"] = "gzip, deflate"
-    return web.Response(status=status, body=dump_json({"error": reason}), headers=headers)
+    return web.Response(status=status, body=dump_json({"error": cut(reason)}), headers=headers)

@@ -7,9 +7,11 @@ matching a split path is quicker than a table of patterns.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -17,20 +19,25 @@ from aiohttp import web
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.http.body import BodyReader, encoded
+from orchestrator.gateway.http.body import JSON_LIMIT, SETTINGS_LIMIT, BodyReader, encoded
 from orchestrator.gateway.http.codec import (
+    HttpBody,
+    InferBody,
     OutputForms,
-    dump_json,
-    load_json,
+    json_output_bytes,
     parse_generate,
     parse_infer,
     parse_raw,
+    raw_outputs,
     render_generate,
     render_infer,
     split_body,
 )
-from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, error_response, refusal
+from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, cut, error_response, refusal
+from orchestrator.gateway.http.json_text import dump_json, load_json
+from orchestrator.gateway.inference import call_beside
 from orchestrator.gateway.protocol.messages import Message, pb, to_json_value
+from orchestrator.gateway.protocol.wire import Buffer, build_request
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.grpc.wire import Metadata
 
@@ -135,26 +142,23 @@ class HttpRoutes:
         raise NoSuchRouteError("Not Found")
 
     async def _infer(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        body = await self._bodies.read(request)
-        length = _json_bytes(request, body)
-        text, binary = split_body(body, length)
-        if length == 0:
-            config, _ = await self._data_plane.metadata.describe(target.model, target.version)
-            message, forms = parse_raw(target.model, target.version, config, binary), OutputForms(by_default=True)
-        else:
-            message, forms = parse_infer(target.model, target.version, text, binary)
-        reply = render_infer(await self._data_plane.inference.infer(message, target.caller), forms)
+        asked = await self._read_infer(request, target)
+        forms = asked.forms
+        response, raws = await self._data_plane.inference.infer(asked.request, asked.raws, target.caller)
+        del asked  # it may be as large as its answer
+        reply = await self._render_infer(response, raws, forms)
         headers = {"Content-Type": "application/json"}
         if reply.json_bytes is not None:
             headers = {"Content-Type": "application/octet-stream", JSON_BYTES_HEADER: str(reply.json_bytes)}
-        return await encoded(request, reply.data, headers)
+        return await encoded(request, reply.parts, headers)
 
     async def _generate(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        message = await self._read_generate(request, target)
-        return _json(render_generate(await self._data_plane.inference.infer(message, target.caller)))
+        asked = await self._read_generate(request, target)
+        response, raws = await self._data_plane.inference.infer(asked.request, asked.raws, target.caller)
+        return _json_response(await self._render_generate(response, raws))
 
     async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        message = await self._read_generate(request, target)
+        asked = await self._read_generate(request, target)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
 
         async def send(serialised: bytes) -> None:
@@ -163,25 +167,60 @@ class HttpRoutes:
                 raise ConfigError(answer.error_message)
             if not response.prepared:
                 await response.prepare(request)
-            event = {"error": answer.error_message} if answer.error_message else render_generate(answer.infer_response)
-            await response.write(b"data: " + dump_json(event) + b"\n\n")
+            if answer.error_message:
+                event = dump_json({"error": answer.error_message})
+            else:
+                event = await self._render_generate(answer.infer_response, answer.infer_response.raw_output_contents)
+            await response.write(b"data: " + event + b"\n\n")
 
         try:
             session = StreamSession(self._data_plane, send, window=1, caller=target.caller)
-            await session.run(_one(message.SerializeToString()))
+            await session.run(_one(build_request(asked.request, asked.raws)))
         except SlimError as exc:
             if not response.prepared:
                 raise
-            await response.write(b"data: " + dump_json({"error": str(exc)}) + b"\n\n")
+            await response.write(b"data: " + dump_json({"error": cut(str(exc))}) + b"\n\n")
         if not response.prepared:
             await response.prepare(request)
         await response.write_eof()
         return response
 
-    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> Message:
-        content = load_json(await self._bodies.read(request))
-        config, metadata = await self._data_plane.metadata.describe(target.model, target.version)
-        return parse_generate(target.model, target.version, content, config, metadata)
+    async def _read_infer(self, request: web.BaseRequest, target: _Target) -> InferBody:
+        model, version = target.model, target.version
+        with self._bodies.open(request) as body:
+            data = await body.read(None if JSON_BYTES_HEADER in request.headers else JSON_LIMIT)
+            length = _json_bytes(request, data)
+            if length == 0:
+                config, _ = await self._data_plane.metadata.describe(model, version)
+                build_raw = partial(parse_raw, model, version, config, memoryview(data))
+                return await call_beside(build_raw, copied_bytes=len(data))
+            JSON_LIMIT.check(min(length or 0, len(data)), "JSON of the request")
+            text, binary = split_body(data, length)
+            build = partial(parse_infer, model, version, text, binary)
+            return await body.parse(build, text)
+
+    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> InferBody:
+        with self._bodies.open(request) as body:
+            data = await body.read(JSON_LIMIT)
+            content = await body.parse(partial(load_json, data), data)
+            config, metadata = await self._data_plane.metadata.describe(target.model, target.version)
+            build = partial(parse_generate, target.model, target.version, content, config, metadata)
+            return await body.parse(build, data)
+
+    async def _render_infer(self, response: Message, raws: Sequence[Buffer], forms: OutputForms) -> HttpBody:
+        raws = raw_outputs(response, raws)
+        json_bytes = json_output_bytes(response, raws, forms)
+        return await self._bodies.build(partial(render_infer, response, raws, forms), json_bytes=json_bytes)
+
+    async def _render_generate(self, response: Message, raws: Sequence[Buffer]) -> bytes:
+        raws = raw_outputs(response, raws)
+        json_bytes = json_output_bytes(response, raws, OutputForms())
+        return await self._bodies.build(partial(render_generate, response, raws), json_bytes=json_bytes)
+
+    async def _read_settings(self, request: web.BaseRequest) -> dict[str, Any]:
+        with self._bodies.open(request) as body:
+            data = await body.read(SETTINGS_LIMIT)
+            return await body.parse(partial(load_json, data), data)
 
     # --- the rest ---
 
@@ -189,7 +228,7 @@ class HttpRoutes:
         match rest:
             case ["index"]:
                 _require(request, "POST")
-                content = load_json(await self._bodies.read(request))
+                content = await self._read_settings(request)
                 if not isinstance(content.get("ready", False), bool):
                     raise ConfigError("Unable to parse 'ready': give true or false")
                 index = await self._data_plane.query("RepositoryIndex", caller, ready=content.get("ready", False))
@@ -203,7 +242,7 @@ class HttpRoutes:
     async def _answer_settings(self, request: web.BaseRequest, method: str, caller: Caller) -> web.StreamResponse:
         settings: dict[str, dict[str, str]] = {}
         if request.method == "POST":
-            if load_json(await self._bodies.read(request)):
+            if await self._read_settings(request):
                 settings["changed"] = {}  # which one does not matter: all are closed
         else:
             _require(request, "GET")
@@ -256,7 +295,7 @@ async def _one(message: bytes) -> AsyncIterator[bytes]:
     yield message
 
 
-def _json_bytes(request: web.BaseRequest, body: bytes) -> int | None:
+def _json_bytes(request: web.BaseRequest, body: bytes | bytearray) -> int | None:
     text = request.headers.get(JSON_BYTES_HEADER)
     if text is None:
         return None
@@ -278,4 +317,8 @@ def _health(request: web.BaseRequest, is_good: bool) -> web.Response:
 
 
 def _json(value: object) -> web.Response:
-    return web.Response(body=dump_json(value), headers={"Content-Type": "application/json"})
+    return _json_response(dump_json(value))
+
+
+def _json_response(text: bytes) -> web.Response:
+    return web.Response(body=text, headers={"Content-Type": "application/json"})

@@ -22,6 +22,7 @@ from orchestrator.gateway.protocol.tensors import (
     from_contents,
     topk_strings,
 )
+from orchestrator.gateway.protocol.wire import Buffer
 from orchestrator.request_options import RequestOptions
 from orchestrator.router import Answer
 from orchestrator.snapshot import Family, ServedModel, TensorSpec
@@ -87,10 +88,14 @@ def merge_widths(models: Sequence[ServedModel]) -> FamilyModel:
     )
 
 
-def read_request(request: Message, family: FamilyModel) -> FamilyRequest:
-    """Return what a ModelInferRequest asks for; raises ConfigError, in Triton's words, when any of it is refused."""
+def read_request(request: Message, family: FamilyModel, raws: Sequence[Buffer] | None = None) -> FamilyRequest:
+    """Return what a ModelInferRequest asks for, with ``raws`` for its raw data unless that is in the request.
+
+    Raises ConfigError, in Triton's words, when any of it is refused.
+    """
     options = parse_options(request.parameters, family.name)
-    batch, classes = _read_batch(request, family), _read_classes(request.outputs, family)
+    contents = request.raw_input_contents if raws is None else raws
+    batch, classes = _read_batch(request, contents, family), _read_classes(request.outputs, family)
     return FamilyRequest(batch, options, classes, request.id)
 
 
@@ -147,7 +152,7 @@ class FamilyMessages:
         return head + serialise(rest)
 
 
-def _read_batch(request: Message, family: FamilyModel) -> Array:
+def _read_batch(request: Message, contents: Sequence[Buffer], family: FamilyModel) -> Array:
     spec, model, inputs = family.input, family.name, request.inputs
     if len(inputs) != 1:
         names = ",".join(f"'{tensor.name}'" for tensor in inputs[:_MOST_NAMED]) + ",..." * (len(inputs) > _MOST_NAMED)
@@ -186,7 +191,7 @@ def _read_batch(request: Message, family: FamilyModel) -> Array:
         raise ConfigError(
             f"{_who(request)}inference request batch-size must be <= {family.max_batch_size} for '{model}'"
         )
-    raw = _raw_data(request, tensor, model)
+    raw = _raw_data(request, contents, tensor, model)
     kind = DATATYPES[spec.datatype]
     expected_bytes = count_elements(shape) * kind.size_bytes
     if kind.numpy is None or len(raw) != expected_bytes:
@@ -205,8 +210,7 @@ def _fits(shape: tuple[int, ...], item: tuple[int, ...]) -> bool:
     return len(shape) == len(item) + 1 and all(w in (-1, n) for n, w in zip(shape[1:], item, strict=True))
 
 
-def _raw_data(request: Message, tensor: Message, model: str) -> bytes:
-    contents = request.raw_input_contents
+def _raw_data(request: Message, contents: Sequence[Buffer], tensor: Message, model: str) -> Buffer:
     if len(contents) > 1:
         raise ConfigError(
             f"{_who(request)}got {len(contents)} raw_input_contents for the one input of model '{model}'; send one"
@@ -217,8 +221,7 @@ def _raw_data(request: Message, tensor: Message, model: str) -> bytes:
                 f"contents field must not be specified when using raw_input_contents for '{tensor.name}' for model "
                 f"'{model}'"
             )
-        raw: bytes = contents[0]
-        return raw
+        return contents[0]
     if not tensor.HasField("contents"):
         raise ConfigError(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
     field = DATATYPES[tensor.datatype].contents_field

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import reprlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from orchestrator.errors import ConfigError, WrongAnswerError
 
 Array = NDArray[Any]
+T = TypeVar("T")
+
+_STEP = 2**14
+"""Values converted at a time: the whole process waits for each step of numpy's or of Python's parsers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +109,27 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> b
     _flatten(data, flat)
     if len(flat) != count_elements(shape):
         raise ConfigError(f"Unable to parse 'data': Shape does not match true shape of 'data' field of input {name}")
+    return b"".join(_convert(name, datatype, part) for part in _steps(flat))
+
+
+def _convert(name: str, datatype: str, values: Sequence[object]) -> bytes:
+    """Return values out of JSON as raw data; raises ConfigError when one is not of the type."""
     if datatype == "BYTES":
-        if not all(isinstance(value, str) for value in flat):
+        if not all(isinstance(value, str) for value in values):
             raise ConfigError(f"Unable to parse JSON bytes array: input {name} holds something else than strings")
         try:
-            return encode_bytes([str(value).encode() for value in flat])
+            return encode_bytes([str(value).encode() for value in values])
         except UnicodeEncodeError as exc:  # a lone surrogate escape
             raise ConfigError(f"input {name} holds a string that is no Unicode text") from exc
-    wanted: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int,) if kind.numpy and kind.numpy[1] in "iu" else ()
-    _require_types(name, datatype, flat, wanted or (int, float))
-    return _pack(name, datatype, flat)
+    numpy = DATATYPES[datatype].numpy
+    wanted: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int,) if numpy and numpy[1] in "iu" else (int, float)
+    _require_types(name, datatype, values, wanted)
+    return _pack(name, datatype, values)
+
+
+def _steps(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Return values in parts of some ten thousand."""
+    return (values[begin : begin + _STEP] for begin in range(0, len(values), _STEP))
 
 
 def _pack(name: str, datatype: str, values: Sequence[Any]) -> bytes:
@@ -133,15 +148,15 @@ def _pack(name: str, datatype: str, values: Sequence[Any]) -> bytes:
         raise ConfigError(f"Unable to parse 'data': input {name} holds a value that is no {datatype}") from exc
 
 
-def _require_types(name: str, datatype: str, flat: list[object], types: tuple[type, ...]) -> None:
+def _require_types(name: str, datatype: str, values: Sequence[object], types: tuple[type, ...]) -> None:
     # By exact types, which JSON has few of: in Python a bool is an int, in JSON it is not.
-    if not set(map(type, flat)).issubset(types):
-        value = next(value for value in flat if type(value) not in types)
+    if not set(map(type, values)).issubset(types):
+        value = next(value for value in values if type(value) not in types)
         raise ConfigError(f"Unable to parse 'data': input {name} holds {reprlib.repr(value)}, which is no {datatype}")
 
 
-def to_json(name: str, datatype: str, raw: bytes) -> list[Any]:
-    """Return the raw data of an answer as a flat list of JSON values.
+def to_json(name: str, datatype: str, raw: bytes) -> Iterator[list[Any]]:
+    """Yield the raw data of an answer as JSON values, some ten thousand at a time.
 
     Raises:
         ConfigError: when it has no form in JSON.
@@ -154,15 +169,18 @@ def to_json(name: str, datatype: str, raw: bytes) -> list[Any]:
         )
     if datatype == "BYTES":
         try:
-            return [element.decode() for element in decode_bytes(raw, name)]
+            for elements in _steps(decode_bytes(raw, name)):
+                yield [element.decode() for element in elements]
         except UnicodeDecodeError as exc:
             raise ConfigError(
                 f"output {name} holds bytes that are no UTF-8 text; ask for it with binary_data true"
             ) from exc
+        return
     if len(raw) % kind.size_bytes:
         raise WrongAnswerError(f"output {name} holds {len(raw)} bytes, which are no whole {datatype} elements")
-    values: list[Any] = np.frombuffer(raw, dtype=kind.numpy).tolist()
-    return values
+    array = np.frombuffer(raw, dtype=kind.numpy)
+    for begin in range(0, len(array), _STEP):
+        yield array[begin : begin + _STEP].tolist()
 
 
 def from_contents(name: str, datatype: str, contents: Any) -> bytes:
@@ -203,7 +221,7 @@ def _require_datatype(name: str, datatype: str) -> Datatype:
 
 def _flatten(data: object, flat: list[object]) -> None:
     """Append the leaves of nested lists, without recursion: JSON may be nested deeply."""
-    if isinstance(data, list) and list not in set(map(type, data)):
+    if isinstance(data, list) and not any(list in set(map(type, part)) for part in _steps(data)):
         flat.extend(data)  # the usual form, at the speed of C
         return
     stack = [iter(data if isinstance(data, list) else [data])]

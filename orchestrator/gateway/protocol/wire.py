@@ -13,21 +13,26 @@ Each field costs the same time however short it is, here and in protobuf's own p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Never
+from typing import Final, Never, cast
 
 from google.protobuf.message import DecodeError
 
 from orchestrator.errors import ConfigError, SlimError
 from orchestrator.gateway.protocol.tensors import count_elements
-from orchestrator.triton.messages import pb
+from orchestrator.triton.infer_wire import encode_varint
+from orchestrator.triton.messages import Message, parse_answer, pb
 
 MAX_FIELDS: Final = 16_384
 """Most fields, sides of shapes included, of a message; some 5 ms of reading."""
 MAX_PACKED_BYTES: Final = 2**21
 """Most bytes of packed integers in a message that is parsed, which makes eight bytes of each of them."""
 
+Buffer = bytes | bytearray | memoryview
+
+COPY_STEP_BYTES: Final = 2**20
+"""Bytes copied at a time. All of the process waits for each copy, for 64 MiB up to a tenth of a second."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _MALFORMED: Final = "Unable to parse request"
 
@@ -54,6 +59,7 @@ class Address:
 
 
 _MODEL, _VERSION, _ID, _PARAMETERS, _INPUTS, _OUTPUTS = (number << 3 | _BYTES for number in (1, 2, 3, 4, 5, 6))
+_RAW_INPUT, _RAW_OUTPUT = 7 << 3 | _BYTES, 6 << 3 | _BYTES
 _INPUT_SHAPE, _INPUT_SIDE, _INPUT_PARAMETERS = 3 << 3 | _BYTES, 3 << 3 | _VARINT, 4 << 3 | _BYTES
 _OUTPUT_PARAMETERS = 2 << 3 | _BYTES
 _ENTRY_KEY, _ENTRY_VALUE = 1 << 3 | _BYTES, 2 << 3 | _BYTES
@@ -126,6 +132,50 @@ def check_parts(message: bytes) -> None:
         MalformedMessageError: This is no protocol buffer.
     """
     _Reader(message).check_parts(0, len(message), _IN_REQUEST)
+
+
+def build_request(request: Message, raws: Sequence[Buffer]) -> bytes:
+    """Return a serialised ModelInferRequest with its raw data, as ``join`` does."""
+    parts: list[Buffer] = [request.SerializeToString()]
+    for raw in raws:
+        parts += (bytes((_RAW_INPUT,)) + encode_varint(len(raw)), raw)
+    return join(parts)
+
+
+def split_answer(answer: bytes) -> tuple[Message, list[Buffer]]:
+    """Return the ModelInferResponse that is serialised, and its raw data, which stays where it is when it is much.
+
+    Raises TransientError when this is none.
+    """
+    heads, raws, position = [], [], 0
+    if len(answer) > COPY_STEP_BYTES:
+        try:
+            for key, begin, end in _Reader(answer).fields(0, len(answer)):
+                if key == _RAW_OUTPUT:
+                    raws.append(memoryview(answer)[begin:end])
+                else:
+                    heads.append(answer[position:end])
+                position = end
+        except SlimError:  # protobuf says what it thinks of it
+            raws = []
+    if raws:
+        return parse_answer(pb.ModelInferResponse, b"".join(heads)), [*raws]
+    response = parse_answer(pb.ModelInferResponse, answer)
+    return response, list(response.raw_output_contents)
+
+
+def join(parts: Sequence[Buffer]) -> bytes:
+    """Return the parts as one, a large one copied in steps, between which other threads get their turn."""
+    size = sum(map(len, parts))
+    if size <= COPY_STEP_BYTES:
+        return b"".join(parts)
+    joined, position = bytearray(size), 0
+    for part in parts:
+        for begin in range(0, len(part), COPY_STEP_BYTES):
+            step = memoryview(part)[begin : begin + COPY_STEP_BYTES]
+            joined[position : position + len(step)] = step
+            position += len(step)
+    return cast(bytes, joined)  # as good as bytes to who does not change it
 
 
 class _Reader:

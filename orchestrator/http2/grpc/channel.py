@@ -26,13 +26,13 @@ from orchestrator.http2.grpc.wire import (
     Metadata,
     ResponseHead,
     RpcError,
-    pack_message,
+    message_parts,
     read_response_head,
     request_headers,
 )
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.protocol import Http2Protocol
-from orchestrator.http2.stream import Limits
+from orchestrator.http2.stream import Limits, Stream
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class GrpcChannel:
         for _ in range(2):
             connection = self._connector.current() or await self._connector.connect()
             exchange = UnaryExchange(self._under_way, _as_it_is, _as_it_is)
-            exchange.stream = connection.open(exchange, block, pack_message(message))
+            exchange.stream = _open(connection, exchange, block, message)
             try:
                 found: bytes = await exchange.answer
             except RefusedStreamError:
@@ -218,7 +218,7 @@ class GrpcChannel:
         if connection is None:
             return None
         exchange = UnaryExchange(self._under_way, read, explain)
-        exchange.stream = connection.open(exchange, self._block(path, metadata), pack_message(message))
+        exchange.stream = _open(connection, exchange, self._block(path, metadata), message)
         if connection.open_streams == 1:  # the server has nothing to do
             connection.flush()
         return exchange.answer
@@ -256,6 +256,18 @@ class GrpcChannel:
 def _make_connection(wake: Callable[[], None]) -> Connection[ResponseHead]:
     decoder = HeaderDecoder(read_response_head, max_list_bytes=_LIMITS.header_list_bytes)
     return Connection(decoder, None, _LIMITS, clock=time.monotonic, wake=wake)
+
+
+def _open(connection: Connection[ResponseHead], exchange: UnaryExchange, block: bytes, message: bytes) -> Stream:
+    """Return the stream of a call, with all that is sent on it."""
+    parts = message_parts(message)
+    if len(parts) == 1:
+        return connection.open(exchange, block, parts[0])
+    stream = connection.open(exchange, block)
+    for part in parts:
+        stream.send_data(part)
+    stream.finish()
+    return stream
 
 
 def _watch(found: socket.socket) -> None:

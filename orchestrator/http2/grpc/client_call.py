@@ -17,9 +17,11 @@ from orchestrator.http2.grpc.wire import (
     PREFIX_BYTES,
     ResponseHead,
     RpcError,
+    collect,
+    message_parts,
     next_message_bytes,
-    pack_message,
     split_message,
+    strip_prefix,
     unpack_message,
 )
 from orchestrator.http2.stream import Stream
@@ -104,22 +106,23 @@ class ClientCall(ABC):
 class UnaryExchange(ClientCall):
     """A call of one message and one ``answer``, which is what ``read`` makes of it, or why there is none."""
 
-    __slots__ = ("_parts", "_read", "answer")
+    __slots__ = ("_body", "_read", "answer")
 
     def __init__(self, under_way: set[ClientCall], read: Callable[[bytes], Any], explain: Explain) -> None:
         super().__init__(under_way, explain)
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._read = read
-        self._parts: list[bytes] = []
+        self._body: bytes | bytearray = b""
 
     def _take(self, data: bytes) -> None:
-        self._parts.append(data)
+        self._body = collect(self._body, data)
         if self.stream is not None:
             self.stream.credit()
 
     def _settle(self, error: RpcError | None) -> None:
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts = []
+        body, self._body = self._body, b""
+        if self.stream is not None:
+            self.stream.receiver = None  # or the two, and the answer, would be left to the collector
         if self.answer.done():
             return
         if error is None:
@@ -130,7 +133,7 @@ class UnaryExchange(ClientCall):
             self.answer.set_exception(self._explain(error))
             return
         try:
-            found = self._read(body[PREFIX_BYTES:])
+            found = self._read(strip_prefix(body))
         except Exception as exc:
             self.answer.set_exception(exc)
         else:
@@ -179,7 +182,8 @@ class ClientStream(ClientCall):
         stream = self.stream
         if self._has_ended or stream is None or stream.is_local_closed or stream.trailers is not None:
             raise self._explain(self._error or RpcError("UNAVAILABLE", f"the stream to {self._peer} has ended"))
-        stream.send_data(pack_message(message))
+        for part in message_parts(message):
+            stream.send_data(part)
         while stream.is_congested and not stream.is_local_closed:
             self._writable.clear()
             stream.on_writable = self._writable.set

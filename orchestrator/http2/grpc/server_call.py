@@ -4,9 +4,7 @@ A call whose client resets it, or whose time is up, has its task cancelled, and 
 ended.
 
 What has come of requests that are not whole is counted over all connections of a server, and what large compressed
-ones grow to, until they are answered. When that is too much, it is the connection that holds the most which loses its
-largest request, and not whoever sends the next piece: so a client that begins much and finishes nothing takes nothing
-from the others.
+ones grow to, until they are answered; see ``budget``.
 """
 
 from __future__ import annotations
@@ -15,11 +13,19 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
-from orchestrator.http2.budget import HeldBudget
+from orchestrator.http2.budget import Growth, HeldBudget
 from orchestrator.http2.frames import ErrorCode
-from orchestrator.http2.grpc.wire import TRAILERS, RequestHead, RpcError, Unpacker, trailers, unpack_message
+from orchestrator.http2.grpc.wire import (
+    TRAILERS,
+    RequestHead,
+    RpcError,
+    Unpacker,
+    collect,
+    trailers,
+    unpack_message,
+)
 from orchestrator.http2.stream import Flow, Limits, Stream
 
 _THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
@@ -51,8 +57,8 @@ class ServerCall(ABC, Generic[CallerT]):
     """One call: its task, its time limit, and what is held of its request."""
 
     __slots__ = (
-        "_caller", "_has_headers", "_head", "_held", "_is_lost", "_left_bytes", "_rules", "_stream", "_task", "_timer",
-        "_unpacked_bytes",
+        "_caller", "_growth", "_has_headers", "_head", "_held", "_is_lost", "_left_bytes", "_rules", "_stream", "_task",
+        "_timer", "_unpacked_bytes",
     )  # fmt: skip
 
     def __init__(self, rules: CallRules, stream: Stream, head: RequestHead, caller: CallerT) -> None:
@@ -60,6 +66,7 @@ class ServerCall(ABC, Generic[CallerT]):
         self._stream = stream
         self._head = head
         self._caller = caller
+        self._growth = Growth()
         self._has_headers = False
         self._left_bytes = head.content_bytes
         self._held = bytearray()  # not a list: pieces may be of one byte each
@@ -107,6 +114,8 @@ class ServerCall(ABC, Generic[CallerT]):
         """The connection that it came on."""
         return self._stream.connection
 
+    owner = connection
+
     def lose(self) -> None:
         """Give back what is held of it, and refuse it to its client, because too much is held of all."""
         self._is_lost = True
@@ -128,6 +137,13 @@ class ServerCall(ABC, Generic[CallerT]):
         """Keep a piece of a request that is not whole; afterwards it may be lost."""
         self._held += data
         self._rules.receive_budget.take(self, len(data))
+
+    def _credit(self) -> None:
+        """Let the client send more, which gives it time only when its request has grown enough."""
+        stream, since_s = self._stream, self._stream.progress_s
+        stream.credit()
+        if self._held and not self._growth.is_progress(len(self._held)):
+            stream.progress_s = since_s
 
     def _release(self) -> None:
         """Forget what has come of a request that is not whole, and count nothing of the call any more."""
@@ -161,14 +177,14 @@ class ServerCall(ABC, Generic[CallerT]):
         It counts until the call has ended or ``_give_unpacked`` is called. None: the call was lost meanwhile.
         """
         unpacker = Unpacker(flag, payload, self._head.encoding, self._rules.max_message_bytes)
-        pieces = []
+        message: bytes | bytearray = b""
         while not unpacker.is_done:
             piece = await asyncio.to_thread(unpacker.read, _STEP_BYTES)
-            pieces.append(piece)
+            message = collect(message, piece)
             self._count_unpacked(len(piece))
             if self._is_lost:
                 return None
-        return b"".join(pieces)
+        return cast(bytes, message)
 
     def _count_unpacked(self, size: int) -> None:
         self._unpacked_bytes += size

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
+from orchestrator.http2.budget import Growth
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.server_call import CallerT, CallRules, ServerCall
 from orchestrator.http2.grpc.wire import (
@@ -23,9 +24,11 @@ from orchestrator.http2.grpc.wire import (
     RpcError,
     http_refusal,
     message_bytes,
+    message_parts,
     next_message_bytes,
     pack_message,
     split_message,
+    strip_prefix,
     trailers,
 )
 from orchestrator.http2.stream import Receiver, Stream
@@ -141,7 +144,7 @@ class UnaryCall(ServerCall[CallerT]):
         if len(held) > (self._whole_bytes or PREFIX_BYTES):
             raise RpcError("INTERNAL", "more than the one message of a unary call")
         if not stream.is_remote_closed:
-            stream.credit()
+            self._credit()
         return held
 
     def _refuse(self, error: RpcError) -> None:
@@ -154,7 +157,7 @@ class UnaryCall(ServerCall[CallerT]):
         if size < 0 or size != message_bytes(body, self._rules.max_message_bytes):
             raise RpcError("INTERNAL", "the request is not the one message of a unary call")
         self._has_begun = True
-        flag, payload = body[0], bytes(memoryview(body)[PREFIX_BYTES:])
+        flag, payload = body[0], strip_prefix(body)
         message = self._unpack_small(flag, payload)
         if message is None:
             self._start(self._run_large(flag, payload))
@@ -220,7 +223,14 @@ class UnaryCall(ServerCall[CallerT]):
         except Exception as exc:
             self._fail(exc)
         else:
-            self._stream.respond(RESPONSE_HEADERS, pack_message(answer), OK_TRAILERS)
+            first, *rest = message_parts(answer)
+            if not rest:
+                self._stream.respond(RESPONSE_HEADERS, first, OK_TRAILERS)
+                return
+            self._stream.send_headers(RESPONSE_HEADERS)
+            for part in (first, *rest):
+                self._stream.send_data(part)
+            self._stream.finish(OK_TRAILERS)
 
 
 class StreamingCall(ServerCall[CallerT]):
@@ -275,7 +285,7 @@ class StreamingCall(ServerCall[CallerT]):
         if not is_under_way or not stream.is_fed:  # a message begins, or may
             stream.progress_s = stream.connection.clock()
         stream.is_fed = is_under_way  # the rest of a message that is under way must come
-        stream.credit()
+        self._credit()
 
     async def _read(self) -> AsyncIterator[bytes]:
         while True:
@@ -302,6 +312,7 @@ class StreamingCall(ServerCall[CallerT]):
         """Take off one message as it is read; kept as objects, small ones would take ten times more."""
         flag, payload = split_message(self._held, size)
         self._rules.receive_budget.give(self, size)
+        self._growth = Growth()
         if not self._is_readable():
             self._ask_for_more()
         return flag, payload
@@ -311,7 +322,8 @@ class StreamingCall(ServerCall[CallerT]):
         if not self._has_headers:
             self._has_headers = True
             stream.send_headers(RESPONSE_HEADERS)
-        stream.send_data(pack_message(message))
+        for part in message_parts(message):
+            stream.send_data(part)
         while stream.is_congested and not stream.is_local_closed:
             writable = asyncio.Event()
             stream.on_writable = writable.set

@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 from urllib.parse import quote, unquote_to_bytes
 
 from orchestrator.errors import SlimError
@@ -30,6 +30,8 @@ _STATUS_NUMBERS: Final = {name: str(number).encode() for number, name in enumera
 ENCODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """Compressions that are understood, with what zlib calls them."""
 
+_COPIED_BYTES: Final = 2**20
+"""A larger message takes longer to copy than an event loop can spare."""
 _STATUS_OF: Final = {number: name for name, number in _STATUS_NUMBERS.items()}
 
 RESPONSE_HEADERS: Final = b"\x88" + encode_literals(
@@ -236,6 +238,30 @@ def http_refusal(status: int) -> bytes:
 def pack_message(message: bytes) -> bytes:
     """Return a message with its prefix, not compressed."""
     return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def message_parts(message: bytes) -> tuple[bytes, ...]:
+    """Return what ``pack_message`` does; a large message stays where it is, because copying it takes too long."""
+    if len(message) <= _COPIED_BYTES:
+        return (pack_message(message),)
+    return b"\0" + len(message).to_bytes(4, "big"), message
+
+
+def collect(found: bytes | bytearray, piece: bytes) -> bytes | bytearray:
+    """Return what was found of a body with one more piece; from the second on it grows in place."""
+    if not found:
+        return piece
+    found = found if isinstance(found, bytearray) else bytearray(found)
+    found += piece
+    return found
+
+
+def strip_prefix(body: bytes | bytearray) -> bytes:
+    """Return the message of a body without its prefix; a large one stays where it is, and its owner must let go."""
+    if isinstance(body, bytearray) and len(body) > _COPIED_BYTES:
+        del body[:PREFIX_BYTES]  # moves nothing
+        return cast(bytes, body)
+    return bytes(memoryview(body)[PREFIX_BYTES:])
 
 
 def message_bytes(prefix: bytes | bytearray, max_bytes: int) -> int:

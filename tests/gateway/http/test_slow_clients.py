@@ -236,29 +236,42 @@ async def test_the_oldest_grpc_connection_stays_while_others_are_idle_for_longer
                 await connect()
 
 
-async def test_all_bodies_together_are_bounded() -> None:
+@pytest.mark.parametrize("piece_bytes", [1, 50])
+async def test_a_large_body_that_hardly_comes_is_given_up(world: World, piece_bytes: int) -> None:
+    async with good_client(world), Peer(world) as peer:
+        await peer.say(HEAD + f"Content-Length: {2**20}\r\n\r\n".ljust(20))
+        await peer.say(bytes(2**19))
+
+        async def drip() -> None:
+            while True:
+                await peer.say(bytes(piece_bytes))
+                await asyncio.sleep(0.02)  # a tenth of what is given for nothing, and for a 64th
+
+        dripping = asyncio.create_task(drip())
+        assert await peer.hear_status() == b"408"
+        dripping.cancel()
+
+
+async def test_slow_bodies_that_fill_what_may_be_held_lose_it_to_good_ones() -> None:
     async with (
         open_world(max_message_mib=0.5, limits={"max_held_mib": 1}) as world,
         contextlib.AsyncExitStack() as stack,
     ):
-        for _ in range(2):
-            peer = await stack.enter_async_context(Peer(world))
+        peers = [await stack.enter_async_context(Peer(world)) for _ in range(9)]
+        for peer in peers:
             await peer.say(HEAD + f"Content-Length: {2**19}\r\n\r\n".ljust(20))
             await peer.say(bytes(2**19 - 1))
-        codes = set()
+        large = content(items=4) + b" " * 200_000
         async with aiohttp.ClientSession(world.http) as session:
-            while 429 not in codes:
-                async with session.post(INFER, data=bytes(2**19)) as response:
-                    codes.add(response.status)
-            async with session.post(INFER, data=content()) as response:
-                assert response.status in (200, 429)
-        assert codes <= {400, 429}
-        await stack.aclose()
-        async with aiohttp.ClientSession(world.http) as session:
-            while True:
-                async with session.post(INFER, data=content()) as response:
-                    if response.status == 200:
-                        break
+            for _ in range(20):
+                async with session.post(INFER, data=large) as response:
+                    assert response.status == 200, await response.text()
+        hearing = [asyncio.create_task(peer.hear_status()) for peer in peers]
+        while len(done := [task for task in hearing if task.done()]) < 7:  # two of nine fit
+            await asyncio.sleep(0.02)
+        assert {task.result() for task in done} == {b"429"}
+        for task in hearing:
+            task.cancel()
 
 
 async def test_headers_are_bounded_one_by_one_and_all_together(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from orchestrator.http2.frames import (
     settings_frame,
 )
 from orchestrator.http2.grpc.channel import GrpcChannel
+from orchestrator.http2.grpc.client_call import UnaryExchange
 from orchestrator.http2.grpc.wire import RESPONSE_HEADERS, RpcError, pack_message, trailers
 
 
@@ -125,6 +127,19 @@ async def test_messages_of_any_size_come_and_go(size: int) -> None:
     async with open_theirs() as (_, channel):
         message = bytes(range(256)) * (size // 256) + bytes(size % 256)
         assert await channel.call("/s/Echo", message) == message
+
+
+async def test_what_was_answered_is_not_left_to_the_collector() -> None:
+    """An answer may have megabytes."""
+    async with open_theirs() as (_, channel):
+        gc.collect()
+        gc.disable()
+        try:
+            assert await channel.call("/s/Echo", b"message") == b"message"
+            await asyncio.sleep(0)
+            assert not [found for found in gc.get_objects() if type(found) is UnaryExchange]
+        finally:
+            gc.enable()
 
 
 async def test_many_calls_at_once_each_get_their_own_answer() -> None:
