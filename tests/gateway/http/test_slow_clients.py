@@ -253,10 +253,19 @@ async def test_a_large_body_that_hardly_comes_is_given_up(world: World, piece_by
 
 
 async def test_slow_bodies_that_fill_what_may_be_held_lose_it_to_good_ones() -> None:
-    async with (
-        open_world(max_message_mib=0.5, limits={"max_held_mib": 1}) as world,
-        contextlib.AsyncExitStack() as stack,
-    ):
+    async with open_world(max_message_mib=0.5, limits={"max_held_mib": 1}) as world:
+        await _fill_with_slow_bodies(world)
+        async with Peer(world) as one, Peer(world) as other:  # what the slow ones held is free again
+            for peer in (one, other):
+                await peer.say(HEAD + f"Content-Length: {2**19}\r\n\r\n")
+                await peer.say(bytes(2**19 - 1))
+            for peer in (one, other):
+                await peer.say(b"0")
+                assert await peer.hear_status() == b"400", "whole, and no JSON"
+
+
+async def _fill_with_slow_bodies(world: World) -> None:
+    async with contextlib.AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(Peer(world)) for _ in range(9)]
         for peer in peers:
             await peer.say(HEAD + f"Content-Length: {2**19}\r\n\r\n".ljust(20))
