@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.errors import ServerUnavailableError, TransientError
@@ -67,7 +68,7 @@ def parse_counters(text: str) -> dict[ModelName, Counters]:
     if "# TYPE nv_" not in text:  # a Triton that has loaded nothing still shows its memory pools
         raise ValueError("there is no series nv_* in it")
     sums: defaultdict[ModelName, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for family in text_string_to_metric_families(text):
+    for family in _parse_page(text):
         for sample in family.samples:
             # Triton names counters without the ending that the parser then adds.
             field = _FIELDS.get(sample.name.removesuffix("_total"))
@@ -81,6 +82,13 @@ def parse_counters(text: str) -> dict[ModelName, Counters]:
                 raise ValueError(f"{sample.name} of {sample.labels['model']} is {sample.value}")
             sums[ModelName(sample.labels["model"])][field] += sample.value
     return {name: _build(values) for name, values in sums.items() if "requests" in values}
+
+
+def _parse_page(text: str) -> list[Metric]:
+    try:
+        return list(text_string_to_metric_families(text))
+    except Exception as exc:  # at nonsense the parser fails by chance: IndexError for a bare "!", say
+        raise ValueError(f"it can't be parsed ({type(exc).__name__}: {exc})") from exc
 
 
 def _build(values: Mapping[str, float]) -> Counters:

@@ -50,15 +50,18 @@ class Search:
     findings: tuple[tuple[str, str], ...]
 
 
-def search(name: str, seconds: int, *, keep: bool) -> Search:
-    """Search for so many seconds; with ``keep`` the smallest inputs that it found become the corpus."""
+def search(name: str, seconds: int, *, seed: int, keep: bool) -> Search:
+    """Search for so many seconds; with ``keep`` the smallest inputs that it found become the corpus.
+
+    Searches of one seed try the same inputs, as far as they get; seed 0 stands for one that nobody chose.
+    """
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         found, failed = Path(folder) / "found", Path(folder) / "failed"
         found.mkdir()
         failed.mkdir()
         unpack(read_corpus(name), found)
-        options = (f"-max_total_time={seconds}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MIB}")
+        options = (f"-max_total_time={seconds}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MIB}", f"-seed={seed}")
         printed = _start(name, found, *options, f"-max_len={_LARGEST_BYTES}", f"-artifact_prefix={failed}/")
         if keep:  # libFuzzer adds what reaches new code, and replaces it where less does
             write_corpus(name, choose_kept([path.read_bytes() for path in found.iterdir()]))
@@ -104,14 +107,17 @@ def _show(done: Search) -> None:
 @click.command(help=__doc__)
 @click.option("--seconds", type=click.IntRange(min=1), default=20, show_default=True, help="For each target.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Searches at a time.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Try the same inputs again; 0 is another each time."
+)
 @click.option("--keep", is_flag=True, help="Write back the smallest inputs that reached new code.")
 @click.option("--results", type=click.Path(path_type=Path), help="Where the figures go, as JSON.")
 @click.argument("names", nargs=-1, type=click.Choice(list(TARGETS)))
-def main(names: tuple[str, ...], seconds: int, jobs: int, keep: bool, results: Path | None) -> None:
+def main(names: tuple[str, ...], seconds: int, jobs: int, seed: int, keep: bool, results: Path | None) -> None:
     """Search, one line a target."""
     searches = []
     with ThreadPoolExecutor(jobs) as pool:
-        for done in pool.map(partial(search, seconds=seconds, keep=keep), names or TARGETS):
+        for done in pool.map(partial(search, seconds=seconds, seed=seed, keep=keep), names or TARGETS):
             searches.append(done)
             _show(done)
     if results is not None:
