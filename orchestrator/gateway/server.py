@@ -238,6 +238,7 @@ class Gateway:
     async def _close(self, *, until_s: float) -> None:
         for transport in self._transports:
             transport.stop()
+        self._data_plane.inference.lag.stop()
         await self.background.stop()
         if self.metrics is not None:
             await self.metrics.stop()

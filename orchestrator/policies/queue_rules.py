@@ -114,6 +114,18 @@ def head_batch(head_items: float, most_items: float, longest_s: float, per_item_
     return max(head_items, min(math.floor((longest_s - fixed_s) / per_item_s), most_items))
 
 
+def slack_used(elapsed_s: float, allowed_s: float, service_s: float) -> float:
+    """Return how much of the time that it had to spare a request used from when it came to when it was answered.
+
+    ``allowed_s`` is all the time that it had, ``service_s`` what its batch is expected to take alone. 0: it was
+    answered as soon as could be; 1: at its deadline. Of who has next to nothing to spare it is 0 unless he is late.
+    """
+    spare_s = allowed_s - service_s
+    if spare_s <= 0.1 * allowed_s:
+        return 0.0 if elapsed_s <= allowed_s else 1.0
+    return max(0.0, elapsed_s - service_s) / spare_s
+
+
 @compiled
 def least_times(rows: Table, count: int, queue_items: float) -> tuple[float, float, float, float]:
     """Return what candidates, on rows, show of their queue; zeros and infinity when there are none.

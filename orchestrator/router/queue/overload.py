@@ -66,6 +66,8 @@ _UNKNOWN_S = 1.0
 _MIB = 2**20
 _SAME_TIME_S = 1e-6  # timers may fire this much early
 _LOOK_AGAIN_S = 0.05
+_LARGE_TRANSIT = 0.1
+"""Part of a deadline that passes outside the router from which on a refusal names it."""
 
 
 class Shed(StrEnum):
@@ -151,6 +153,7 @@ class Shedder:
 
     Attributes:
         settings: The settings of the router now; what waits keeps the time by which it is refused.
+        on_missed: Called for each request that is refused because of load, or not answered in time.
     """
 
     def __init__(
@@ -166,6 +169,7 @@ class Shedder:
         self._describe = describe
         self._outage = outage
         self._observer = observer
+        self.on_missed: Callable[[], None] = lambda: None
         self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
         queues.on_queued = self._watch
 
@@ -195,6 +199,7 @@ class Shedder:
         if displaced is None:
             backlog = self._queues.backlog
             self._observer.on_shed(Shed.FULL, request.items)
+            self.on_missed()
             raise CapacityError(
                 f"the queue is full: {backlog.items} items wait (queue_limit = {self.settings.queue_limit}), "
                 f"{backlog.size_bytes / _MIB:.1f} MiB (overload.queue_limit_mib = {limit_mib:g}); retry later",
@@ -219,6 +224,7 @@ class Shedder:
     def shed(self, request: PendingRequest, reason: Shed, text: str) -> None:
         """Take a request out of the queue and say to its caller when to come again, unless it has been sent as well."""
         error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
+        self.on_missed()
         if request.give_up(error):
             self._observer.on_shed(reason, request.items)
 
@@ -254,6 +260,7 @@ class Shedder:
             self._expire(request)
         elif now_s >= end_s - _SAME_TIME_S:
             request.withdraw()
+            self.on_missed()
             request.fail(DeadlineError(self._describe_end(request)))
         elif request.is_queued and request.under_way:  # it waits for a second attempt, and may be answered by the first
             self._deadlines.watch(request, min(now_s + _LOOK_AGAIN_S, end_s))
@@ -262,7 +269,8 @@ class Shedder:
 
     def _describe_end(self, request: PendingRequest) -> str:
         if request.has_own_deadline:
-            return f"no answer within its deadline of {_given_ms(request):g} ms; it was sent, and what comes is dropped"
+            given = describe_deadline(request)
+            return f"no answer within its deadline of {given}; it was sent, and what comes is dropped"
         timeout_s = self.settings.request_timeout_s
         return f"no answer within request_timeout_s = {timeout_s}; servers: {self._describe()[0]}"
 
@@ -276,9 +284,13 @@ class Shedder:
         elif outage is not None:
             self._refuse(request, Shed.EXPIRED, f"it waited in vain: {outage}; retry later")
         else:
-            text = f"it waited in vain and its deadline of {_given_ms(request):g} ms can't be kept"
+            text = f"it waited in vain and its deadline of {describe_deadline(request)} can't be kept"
             self.shed(request, Shed.EXPIRED, text)
 
 
-def _given_ms(request: PendingRequest) -> float:
-    return (request.deadline_s - request.arrived_s) * 1e3
+def describe_deadline(request: PendingRequest) -> str:
+    """Return a request's deadline, and what of it passed outside the router where that is a part worth naming."""
+    given_s, transit_s = request.given_s, request.transit_s
+    if transit_s < _LARGE_TRANSIT * given_s:
+        return f"{given_s * 1e3:g} ms"
+    return f"{given_s * 1e3:g} ms, of which {transit_s * 1e3:.0f} pass in front of the router because this host is busy"
