@@ -99,9 +99,13 @@ def head_margin(drain_s: float, tail_slack_s: float, slack_margin: float) -> tup
     return is_overloaded, slack_margin * slack_margin if drain_s > tail_slack_s else slack_margin
 
 
-def longest_service_s(allowed_s: float, slack_margin: float) -> float:
-    """Return how long a batch may run for two of them to fit into the time from arrival to deadline."""
-    return allowed_s / (2 * slack_margin)
+def longest_service_s(allowed_s: float, tail_slack_s: float, slack_margin: float) -> float:
+    """Return how long a batch may run for two of them to fit into the time from arrival to deadline.
+
+    Nor longer than for two to fit into what the tail has left: heads make room for fuller batches of those who come
+    after them, and in a burst nobody does who has more time than they.
+    """
+    return max(0.0, min(allowed_s, tail_slack_s)) / (2 * slack_margin)
 
 
 def head_batch(head_items: float, most_items: float, longest_s: float, per_item_s: float, fixed_s: float) -> float:

@@ -12,7 +12,9 @@ A request that waits is *shed*, refused at once, when
 - *late*, too, under *overload*: when the queue can't drain in time at any width, earliest-deadline-first alone would
   serve each head at the last moment, alone, and so lose the throughput of batches just when it is needed. Then a head
   needs time for the largest batch whose service fits twice into its own deadline (one that runs, one that waits): the
-  early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19). When it could not drain even without the slack
+  early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19). Of a burst, whose tail is due as soon as its
+  head, nobody has more time than the head, and giving it up would help nobody; so the batch must fit twice into what
+  the tail has left as well. When it could not drain even without the slack
   margin, heads need the margin twice: behind them there is always somebody who has more time, so caution costs no
   answers, and it is what keeps a server that stalls from making a whole batch late.
 - *late*, as soon as it comes: when more goes before it than all servers together could answer within its deadline, in
@@ -103,7 +105,8 @@ def take_late(
         return ()
     situation = candidate_set.situation
     state, now_s, slack_margin = situation.queue, situation.now_s, situation.slack_margin
-    is_overloaded, margin = head_margin(candidate_set.drain_s, state.tail_deadline_s - now_s, slack_margin)
+    tail_slack_s = state.tail_deadline_s - now_s
+    is_overloaded, margin = head_margin(candidate_set.drain_s, tail_slack_s, slack_margin)
     if not is_overloaded and situation.is_in_time(candidate_set.soonest_s):
         return ()  # as is seen without a look at all candidates
     candidates = candidate_set.reachable
@@ -111,7 +114,7 @@ def take_late(
         return ()
 
     def needs_s(request: PendingRequest) -> float:
-        longest_s = longest_service_s(request.deadline_s - request.arrived_s, slack_margin)
+        longest_s = longest_service_s(request.deadline_s - request.arrived_s, tail_slack_s, slack_margin)
         least_s = math.inf
         for c in candidates:
             items: float = request.items
