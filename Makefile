@@ -70,6 +70,10 @@ bench-fidelity: $(VENV)/.everything
 	for session in 1 2; do $(BIN)/python -m benchmarks.fidelity --more || exit 1; done
 	$(BIN)/python -m benchmarks.fidelity
 
+# Likewise, for an hour; it goes on where it was interrupted, with what build/real.jsonl has.
+bench-real: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.real --out docs/benchmarks
+
 bench-simulator: $(VENV)/.everything
 	$(BIN)/python -m benchmarks.simulator
 
