@@ -9,7 +9,7 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples
 
-.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity fuzz attack format clean
+.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity bench-real fuzz attack format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 10 minutes"
+	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, an hour"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
 	@echo "make fuzz              bytes that break a parser, FUZZ_SECONDS=20 for each of fifteen"
 	@echo "make attack            what one client can do to the others: docs/benchmarks/attack.md, some 6 minutes"
