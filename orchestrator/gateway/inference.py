@@ -238,8 +238,8 @@ class Inference:
         outcome, server = "ok", ""
         try:
             self._guard.charge_items(caller, 1)
-            check_inference(message)
-            answer, server = await self._passthrough.ask("ModelInfer", message, caller.metadata)
+            classified = check_inference(message)
+            answer, server = await self._passthrough.ask("ModelInfer", message, caller.metadata, classified=classified)
             return answer
         except BaseException as exc:
             outcome = outcome_of(exc)

@@ -38,9 +38,10 @@ T = TypeVar("T")
 
 READY: Final = "READY"
 _INFER: Final = f"/{SERVICE}/ModelInfer"
-# What belongs to the connection with our client, or could open what is closed, is not forwarded.
+# What belongs to the connection with our client, or could open what is closed, is not forwarded. Neither is what makes
+# Triton 2.51 end a stream with a model's first error: it dies of what a decoupled model sends after it.
 _OWN_PREFIXES: Final = ("grpc-", ":", HEADER_PREFIX)
-_OWN_KEYS: Final = frozenset({"user-agent", "content-type", "te", "authorization"})
+_OWN_KEYS: Final = frozenset({"user-agent", "content-type", "te", "authorization", "triton_grpc_error"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,14 @@ from tests.ports import choose_free_ports
 class FakeTriton:
     """Serves models by the passthrough's protocol; those that are no widths answer what they are given.
 
-    ``refusals`` are raised by the next inferences, one each. ``seen`` are the calls that came, as bytes.
+    ``refusals`` are raised by the next inferences, one each. ``seen`` are the calls that came, as bytes. ``datatypes``
+    are those that models declare of their output, FP32 where none is given.
     """
 
     def __init__(self, widths: Sequence[ServedModel] = (), others: Iterable[str] = ()) -> None:
         self.widths = {str(model.name): model for model in widths}
         self.others = set(others)
+        self.datatypes: dict[str, str] = {}
         self.unready: dict[str, str] = {}
         self.is_up = True
         self.in_flight = 0
@@ -97,6 +99,7 @@ class FakeTriton:
         model = self.widths.get(name)
         shape = [2] if model is None else [-1, *model.input.shape]
         answer.inputs.add(name="x" if model is None else model.input.name, datatype="FP32", shape=shape)
+        answer.outputs.add(name="x", datatype=self.datatypes.get(name, "FP32"), shape=shape)
         return answer
 
     def answer_statistics(self, message: bytes) -> Any:

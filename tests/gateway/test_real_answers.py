@@ -77,6 +77,24 @@ def test_bytes_that_are_no_message_get_the_status_that_triton_gives(
     assert call(gateway.grpc, "ModelInfer", message) == call(direct.grpc, "ModelInfer", message)
 
 
+def test_no_classes_of_words_are_asked_of_a_triton_which_would_end_by_it(gateway: Place, direct: Place) -> None:
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [1, 2], "data": ["a", "b"]}
+    content = {"inputs": [tensor], "outputs": [{"name": "y", "parameters": {"classification": 1}}]}
+    status, _, body = fetch(gateway, "/v2/models/text/infer", json.dumps(content).encode())
+    message = raw_request(
+        "text", name="x", datatype="BYTES", shape=(1, 2), raw=b"\1\0\0\0a\1\0\0\0b", outputs={"y": 1}
+    ).SerializeToString()
+    unsupported = b"class result not available for output due to unsupported type 'BYTES'"
+    assert (status, json.loads(body)["error"].encode()) == (400, unsupported)
+    assert call(gateway.grpc, "ModelInfer", message) == ("INVALID_ARGUMENT", unsupported)
+    streamed = pb.ModelStreamInferResponse.FromString(call(gateway.grpc, "ModelStreamInfer", message)[1])
+    assert streamed.error_message.encode() == unsupported
+    half = raw_request("half", name="x", datatype="FP16", shape=(1, 2), raw=bytes(4), outputs={"y": 1})
+    answers = [call(place.grpc, "ModelInfer", half.SerializeToString()) for place in (gateway, direct)]
+    assert answers[0] == answers[1] == ("INVALID_ARGUMENT", unsupported.replace(b"BYTES", b"FP16"))
+    assert call(direct.grpc, "ServerReady", b"")[0] == "OK"
+
+
 FOREIGN = {
     "plus": ("FP32", (2, 4), np.arange(8, dtype=np.float32).tobytes()),
     "half": ("FP16", (1, 2), b"\x00\x7e\x01\xfc"),  # a NaN and an infinity with their very bits

@@ -20,6 +20,7 @@ from orchestrator.gateway.protocol.tensors import (
     count_elements,
     encode_bytes,
     from_contents,
+    require_scores,
     topk_strings,
 )
 from orchestrator.gateway.protocol.wire import Buffer
@@ -246,6 +247,7 @@ def _read_classes(outputs: Any, family: FamilyModel) -> int | None:
                 raise ConfigError("invalid value type for 'classification' parameter, expected int64_param")
             if value < 1:
                 raise ConfigError(f"invalid value {value} for 'classification' parameter, expected > 0")
+            require_scores(family.output.datatype)
             classes = value
     return classes
 
