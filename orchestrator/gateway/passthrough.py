@@ -13,6 +13,9 @@ Servers that are as busy take turns, or a client that asks one thing after anoth
 ``classification`` of an output that holds no numbers divides by zero in Triton 2.51, which ends it and everything that
 it was answering. So a server is asked what it declares before it gets such a request, at most every few seconds.
 
+Decoupled models answer any number of times, so they are asked over a stream. Where one answer is wanted of them, it
+must be the only one.
+
 What is asked again draws on a budget as the router's retries do, by the same settings, so that servers that refuse all
 are not asked twice as much as servers that don't.
 """
@@ -22,8 +25,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from orchestrator.config import RetrySettings
@@ -32,7 +35,7 @@ from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import Server
 from orchestrator.gateway.protocol.family import check_version
-from orchestrator.gateway.protocol.messages import pb, serialise
+from orchestrator.gateway.protocol.messages import Message, pb, serialise
 from orchestrator.gateway.protocol.tensors import require_scores
 from orchestrator.gateway.protocol.wire import Address, read_address
 from orchestrator.http2.grpc.wire import Metadata
@@ -44,6 +47,11 @@ from orchestrator.triton.messages import parse_answer
 
 log = logging.getLogger(__name__)
 
+STREAM_METHOD: Final = "ModelStreamInfer"
+_NOT_ONE_ANSWER: Final = (
+    "generate expects model to produce exactly 1 response, use generate stream for model that generates various number "
+    "of responses"
+)
 _DEAD_S: Final = 2.0
 """For somebody to load a model that has died again."""
 _DECLARED_S: Final = 2.0
@@ -81,6 +89,52 @@ class Passthrough:
         address = read_address(message)
         async with self._limited(address):
             return await self._ask(method, message, metadata, address, classified)
+
+    async def ask_decoupled(self, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
+        """Return the one answer of a decoupled model to a serialised inference, and which server gave it.
+
+        Raises:
+            RefusedCallError: when there is an error or another number of answers instead.
+            DeadlineError, SlimError: as ``ask``.
+        """
+        address = read_address(message)
+        answers: list[Message] = []
+        async with self._limited(address):
+            server = self._find(address)
+            async with aclosing(self._stream(server, message, metadata)) as streamed:
+                async for answer in streamed:
+                    answers.append(answer)
+                    if len(answers) > 1:
+                        break
+        if len(answers) != 1:
+            raise RefusedCallError("INTERNAL", _NOT_ONE_ANSWER)
+        if answers[0].error_message:
+            # A stream tells no status, and Triton's own HTTP endpoint makes this of all.
+            raise RefusedCallError("INVALID_ARGUMENT", answers[0].error_message)
+        return serialise(answers[0].infer_response), server.name
+
+    def stream(self, message: bytes, metadata: Metadata) -> AsyncGenerator[Message]:
+        """Yield the ModelStreamInferResponses of a server to a serialised inference; errors of models are inside them.
+
+        Raises as ``ask``, but for the deadline.
+        """
+        return self._stream(self._find(read_address(message)), message, metadata)
+
+    async def _stream(
+        self, server: ServerModels[Server], message: bytes, metadata: Metadata
+    ) -> AsyncGenerator[Message]:
+        stream = server.server.open_stream(STREAM_METHOD, metadata)
+        try:
+            await stream.send(message)
+            await stream.finish()
+            async for answer in stream.answers():
+                yield parse_answer(pb.ModelStreamInferResponse, answer)
+        finally:
+            stream.abandon()
+
+    def _find(self, address: Address) -> ServerModels[Server]:
+        check_version(address.version)
+        return self._model_index.find(address)[0]
 
     async def require_scores(self, server: ServerModels[Server], address: Address, outputs: Collection[str]) -> None:
         """Refuse outputs to be wanted as classes of a server whose model declares that they hold no numbers.

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from orchestrator.errors import SlimError
 from orchestrator.gateway.auth.callers import Caller, Ticket
 from orchestrator.gateway.dataplane import DataPlane
+from orchestrator.gateway.passthrough import STREAM_METHOD
 from orchestrator.gateway.ports import Server, ServerStream
 from orchestrator.gateway.protocol.family import FamilyModel
 from orchestrator.gateway.protocol.messages import pb, serialise
@@ -22,8 +23,6 @@ from orchestrator.gateway.protocol.wire import check_inference, read_address
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ServerModels
-
-METHOD = "ModelStreamInfer"
 
 
 class StreamSession:
@@ -96,7 +95,7 @@ class StreamSession:
         guard.charge_items(self._caller, 1)
 
     def _open(self, server: ServerModels[Server], tasks: asyncio.TaskGroup) -> ServerStream:
-        stream = self._streams[server.name] = server.server.open_stream(METHOD, self._caller.metadata)
+        stream = self._streams[server.name] = server.server.open_stream(STREAM_METHOD, self._caller.metadata)
         self._data_plane.metrics.begin()
         tasks.create_task(self._pump(stream))
         return stream

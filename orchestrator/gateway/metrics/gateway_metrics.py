@@ -7,6 +7,9 @@ half a microsecond to count and time (thirteen in prometheus_client's multiproce
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from orchestrator.gateway.metrics.snapshot import Labels, Measure, MetricSnapshot, observe
 from orchestrator.router import RouterObserver
 from orchestrator.snapshot import ServerName, Width
@@ -114,6 +117,15 @@ class GatewayMetrics:
     def end(self) -> None:
         """Note that it was answered, one way or another."""
         self.in_flight -= 1
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Note that a request or stream is being answered as long as this lasts."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
 
     def count(self, model: str, outcome: str, *, tenant: str | None = None) -> None:
         """Note a request whose end is not timed."""

@@ -226,6 +226,49 @@ async def test_generate_stream_is_server_sent_events(http: aiohttp.ClientSession
         assert "slim_x" in await response.text()
 
 
+RESPONSE, FAILURE = '{"model_name":"talk","model_version":"1","x":[1.0,2.0]}', '{"error":"the model broke off"}'
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "expected"),
+    [
+        ("r", 200, RESPONSE),
+        ("e", 400, FAILURE),
+        *((script, 500, "generate expects model to produce exactly 1 response") for script in ("", "rr", "re", "er")),
+    ],
+)
+async def test_generate_gives_the_one_response_of_a_decoupled_model(script: str, status: int, expected: str) -> None:
+    async with open_world(others={"a": ("talk",)}) as world, aiohttp.ClientSession(world.http) as http:
+        world.tritons["a"].scripts["talk"] = script
+        async with http.post("/v2/models/talk/generate", json={"x": [1, 2]}) as response:
+            assert (response.status, response.content_type) == (status, "application/json")
+            assert expected in await response.text()
+        assert [stream.is_abandoned for stream in world.tritons["a"].streams] == [True]
+
+
+@pytest.mark.parametrize(("script", "status"), [("", 200), ("r", 200), ("rer", 200), ("e", 400), ("er", 400)])
+async def test_errors_of_generate_stream_are_events_too(script: str, status: int) -> None:
+    async with open_world(others={"a": ("talk",)}) as world, aiohttp.ClientSession(world.http) as http:
+        world.tritons["a"].scripts["talk"] = script
+        async with http.post("/v2/models/talk/generate_stream", json={"x": [1, 2]}) as response:
+            assert (response.status, response.content_type) == (status, "text/event-stream")
+            events = [f"data: {RESPONSE if step == 'r' else FAILURE}\n\n" for step in script]
+            assert await response.text() == "".join(events)
+
+
+async def test_generate_stream_of_a_family_that_has_no_room_is_429() -> None:
+    async with open_world(router={"queue_limit": 1}) as world, aiohttp.ClientSession(world.http) as http:
+        for server in world.servers.values():
+            server.per_item_s = 0.2
+
+        async def post() -> tuple[int, str | None, str]:
+            async with http.post("/v2/models/fashion/generate_stream", json={"pixels": [2] * 4}) as response:
+                return response.status, response.headers.get("Retry-After"), response.content_type
+
+        outcomes = set(await asyncio.gather(*(post() for _ in range(30))))
+    assert outcomes == {(200, None, "text/event-stream"), (429, "1", "application/json")}
+
+
 async def test_a_full_queue_is_429_with_retry_after() -> None:
     async with open_world(router={"queue_limit": 1}) as world, aiohttp.ClientSession(world.http) as http:
         for server in world.servers.values():
