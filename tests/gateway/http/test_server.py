@@ -143,6 +143,28 @@ async def test_every_route(http: aiohttp.ClientSession, method: str, path: str, 
     assert (response.status, expected in text) == (status, True), text
 
 
+async def test_no_answer_tells_what_it_is_served_by(world: World, http: aiohttp.ClientSession) -> None:
+    assert world.gateway.metrics is not None
+    metrics = f"http://{world.gateway.metrics.address}"
+    large = {"Cookie": "x" * 20_000}
+    for address, path, headers in (
+        (world.http, "/v2", {}),
+        (world.http, "/nope", {}),
+        (world.http, "/v2", large),
+        (metrics, "/metrics", {}),
+        (metrics, "/nope", {}),
+        (metrics, "/metrics", large),
+    ):
+        async with http.get(address + path, headers=headers) as response:
+            assert "Server" not in response.headers, (address, path)
+    async with http.post("/v2/models/echo/generate_stream", json={"x": [1, 2]}) as response:
+        assert "Server" not in response.headers
+    reader, writer = await asyncio.open_connection(*world.http.removeprefix("http://").split(":"))
+    writer.write(b"no HTTP\r\n\r\n")
+    assert b"server:" not in (await reader.read()).lower()
+    writer.close()
+
+
 async def test_writes_of_settings_are_closed(http: aiohttp.ClientSession) -> None:
     for path in ("/v2/trace/setting", "/v2/models/fashion/trace/setting", "/v2/logging"):
         async with http.post(path, json={"trace_rate": "1"}) as response:
