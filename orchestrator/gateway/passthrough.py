@@ -195,7 +195,8 @@ class Passthrough:
                 has_run = exc.executed and not (exc.has_died and was_dead)
                 if has_run or server is servers[-1] or not self._may_ask_again():
                     raise
-                log.info("%s of %s was not run by %s: %s", method, address.model, server.name, exc)
+                # Counted by metrics; whoever calls can bring it about each time, so it fills no log.
+                log.debug("%s of %s was not run by %s: %s", method, address.model, server.name, exc)
                 self._metrics.router.on_retry(server.name)
                 continue
             self._died_s.pop(at, None)

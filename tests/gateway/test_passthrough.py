@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -94,6 +95,17 @@ async def test_answers_earn_retries() -> None:
     with pytest.raises(RefusedCallError):
         await passing.ask("ModelInfer", MESSAGE, ())
     assert retried(metrics) == 1
+
+
+async def test_a_call_that_was_not_run_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
+    b.in_flight = 1
+    passing, metrics = await open_passthrough(a, b)
+    a.refusals = [RefusedCallError("NOT_FOUND", "Unable to find shared memory region: 'x'", executed=False)]
+    with caplog.at_level(logging.INFO):
+        await passing.ask("ModelInfer", MESSAGE, ())
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO]
+    assert retried(metrics) == 1, "that tells it"
 
 
 async def test_what_may_have_run_is_never_asked_again() -> None:
