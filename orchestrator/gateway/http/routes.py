@@ -101,7 +101,7 @@ class HttpRoutes:
                 return _health(request, self._data_plane.health.is_ready())
             case ["models", "stats"]:
                 return await self._show(request, "ModelStatistics", caller)
-            case ["models", model, "versions", version, *rest]:
+            case ["models", model, "versions", version, *rest] if version.isascii() and version.isdigit():
                 return await self._answer_model(request, _Target(model, version, "/".join(rest), caller))
             case ["models", model, *rest]:
                 return await self._answer_model(request, _Target(model, "", "/".join(rest), caller))
