@@ -271,6 +271,8 @@ def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None 
         ConfigError: A protocol key file can't be used.
     """
     return {
-        ServerName(s.name): TritonClient(s.grpc, protocol_key=read_protocol_key(s.protocol_key_file), pool=pool)
+        ServerName(s.name): TritonClient(
+            s.grpc, name=s.name, protocol_key=read_protocol_key(s.protocol_key_file), pool=pool
+        )
         for s in servers
     }

@@ -53,7 +53,7 @@ from orchestrator.triton.errors import translate_status
 def test_what_triton_says_becomes_an_error_of_ours(
     status: str, detail: str, kind: type[SlimError], executed: bool | None
 ) -> None:
-    error = translate_status(status, detail + "\n second line", "h:1")
+    error = translate_status(status, detail + "\n second line", "Triton at h:1")
     assert type(error) is kind
     assert str(error) == f"Triton at h:1: {detail} second line"
     assert getattr(error, "executed", None) is executed
