@@ -91,8 +91,8 @@ class FakeTriton:
         config.input.add(name=model.input.name, data_type="TYPE_FP32", dims=model.input.shape)
         config.output.add(name=model.output.name, data_type="TYPE_FP32", dims=model.output.shape)
         config.model_warmup.add(name="warm", batch_size=1)
-        for key, value in (("family", model.family), ("width", model.width), ("accuracy", model.accuracy)):
-            config.parameters[f"slim.{key}"].string_value = str(value)
+        for key in ("family", "width", "accuracy", "sha256"):
+            config.parameters[f"slim.{key}"].string_value = str(getattr(model, key))
         return answer
 
     def answer_metadata(self, message: bytes) -> Any:

@@ -40,6 +40,12 @@ _SERVICE = Measure(
 _IN_FLIGHT = Measure(
     "slim_gateway_in_flight", "Inference requests being answered, and streams passed on.", kind="gauge"
 )
+FOREIGN_MODELS = Measure(
+    "slim_gateway_foreign_models",
+    "Processes that refuse a model of a server because its weights are not those that most servers have.",
+    ("server", "model"),
+    kind="gauge",
+)
 TASKS = Measure("slim_gateway_tasks", "Tasks of asyncio in the processes that take requests.", kind="gauge")
 # A rule over a handful of candidates takes some ten microseconds, and what takes milliseconds delays everybody.
 _POLICY_BOUNDS_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1)
@@ -85,7 +91,7 @@ WORKER_RESTARTS = Measure("slim_gateway_worker_restarts", "Workers that died and
 MEASURES = {
     m.name: m
     for m in (
-        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT, TASKS),
+        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT, FOREIGN_MODELS, TASKS),
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
     )

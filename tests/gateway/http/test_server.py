@@ -7,6 +7,7 @@ import gzip
 import json
 import threading
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -387,6 +388,24 @@ async def test_metrics_show_what_the_router_decides() -> None:
     batches = {key: value for key, value in metrics.items() if key.startswith("slim_router_groups_in_flight{")}
     assert batches
     assert not any(batches.values())
+
+
+async def test_metrics_show_which_weights_are_not_the_familys(world: World) -> None:
+    triton = world.tritons["b"]
+    right = triton.widths["fashion_w025"]
+
+    async def foreign() -> dict[str, float]:
+        """Return the series once the server was asked again what it has."""
+        calls = len(triton.seen)
+        while [call[0] for call in triton.seen[calls:]].count("RepositoryIndex") < 2:
+            await asyncio.sleep(0.02)
+        return {k: v for k, v in (await read_metrics(world)).items() if k.startswith("slim_gateway_foreign_models")}
+
+    assert await foreign() == {}
+    triton.widths["fashion_w025"] = replace(right, sha256="others")
+    assert await foreign() == {'slim_gateway_foreign_models{model="fashion_w025",server="b"}': 1.0}
+    triton.widths["fashion_w025"] = right
+    assert await foreign() == {}
 
 
 async def test_metrics_show_what_waits() -> None:
