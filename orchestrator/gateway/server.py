@@ -25,7 +25,14 @@ from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
-from orchestrator.gateway.metrics.gateway_metrics import QUEUED, TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
+from orchestrator.gateway.metrics.gateway_metrics import (
+    FOREIGN_MODELS,
+    QUEUED,
+    TASKS,
+    WORKER_RESTARTS,
+    WORKERS,
+    GatewayMetrics,
+)
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import Server, Team
@@ -182,6 +189,9 @@ class Gateway:
         amounts = (backlog.requests, backlog.items, backlog.size_bytes)
         for measure, amount in zip(QUEUED, amounts, strict=True):
             snapshot.put(measure, amount)
+        for server in self._discovery.servers:
+            for model in server.foreign:
+                snapshot.numbers(FOREIGN_MODELS, (server.name, model))[0] = 1.0
         snapshot.put(TASKS, len(asyncio.all_tasks()))
         return snapshot
 
@@ -271,6 +281,8 @@ def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None 
         ConfigError: A protocol key file can't be used.
     """
     return {
-        ServerName(s.name): TritonClient(s.grpc, protocol_key=read_protocol_key(s.protocol_key_file), pool=pool)
+        ServerName(s.name): TritonClient(
+            s.grpc, name=s.name, protocol_key=read_protocol_key(s.protocol_key_file), pool=pool
+        )
         for s in servers
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
 from orchestrator.config import RetrySettings
-from orchestrator.errors import DeadlineError
+from orchestrator.errors import ConfigError, DeadlineError
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import Passthrough
@@ -96,6 +97,17 @@ async def test_answers_earn_retries() -> None:
     assert retried(metrics) == 1
 
 
+async def test_a_call_that_was_not_run_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
+    b.in_flight = 1
+    passing, metrics = await open_passthrough(a, b)
+    a.refusals = [RefusedCallError("NOT_FOUND", "Unable to find shared memory region: 'x'", executed=False)]
+    with caplog.at_level(logging.INFO):
+        await passing.ask("ModelInfer", MESSAGE, ())
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO]
+    assert retried(metrics) == 1, "that tells it"
+
+
 async def test_what_may_have_run_is_never_asked_again() -> None:
     a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
     b.in_flight = 1
@@ -136,3 +148,16 @@ async def test_nobody_waits_for_ever_and_the_call_goes_on() -> None:
     assert [call for call in other.seen if call[0] == "ModelInfer"] == [], "a silent server may have run it"
     patient, _ = await open_passthrough(hanging, other)
     assert (await patient.ask("ModelInfer", MESSAGE, ()))[1] == "a"
+
+
+async def test_a_model_that_was_loaded_anew_is_asked_again_what_its_outputs_are() -> None:
+    a, b = FakeTriton(others=["echo"]), FakeTriton(others=["echo"])
+    b.in_flight = 1
+    passing, _ = await open_passthrough(a, b)
+    assert (await passing.ask("ModelInfer", MESSAGE, (), classified={"x"}))[1] == "a"
+    a.datatypes["echo"] = "BYTES"
+    await asyncio.sleep(3)
+    with pytest.raises(ConfigError, match="unsupported type 'BYTES'"):
+        await passing.ask("ModelInfer", MESSAGE, (), classified={"x"})
+    a.in_flight = 2
+    assert (await passing.ask("ModelInfer", MESSAGE, (), classified={"x"}))[1] == "b", "what another has is another's"

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from orchestrator.gateway.listening import address_of, bind_address, refused_address
+from orchestrator.gateway.listening import address_of, bind_address, make_http_server, refused_address
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 
@@ -32,7 +32,7 @@ class MetricsEndpoint:
     async def start(self) -> None:
         """Listen; raises ConfigError when the address can't be listened on."""
         self.sockets = self.sockets or bind_address("gateway.metrics", self.address)
-        self._runner = runner = web.ServerRunner(web.Server(self._answer, access_log=None))
+        self._runner = runner = web.ServerRunner(make_http_server(self._answer, access_log=None))
         await runner.setup()
         try:
             for one in self.sockets:

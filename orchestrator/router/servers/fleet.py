@@ -198,8 +198,9 @@ class Fleet:
     def describe(self) -> tuple[str, bool]:
         """Return in a line how each server is, and whether any of them answers."""
         servers = self.servers.values()
-        states = "; ".join(f"{s.name}: {s.health.problem or f'{len(s.models)} models'}" for s in servers)
-        return states, any(server.health.is_healthy for server in servers)
+        states = ((s.name, s.health.problem or f"{len(s.models)} models") for s in servers)
+        told = "; ".join(f"{name}: {state.removeprefix(f'server {name}: ')}" for name, state in states)
+        return told, any(server.health.is_healthy for server in servers)
 
     # --- how long they take ---
 
