@@ -246,6 +246,9 @@ class ControllerSettings(Section):
     """How long a config that failed to load is left alone; doubles with each failure."""
     quarantine_max_s: float = Field(default=300.0, gt=0)
     """The longest quarantine."""
+    rival_quiet_s: float = Field(default=60.0, gt=0)
+    """Time without a change by somebody else before a controller whose changes were undone twice changes anything
+    again; doubles each time, up to quarantine_max_s."""
     stuck_after_s: float = Field(default=60.0, gt=0)
     """Time of loading after which it is reported as stuck."""
     action_timeout_s: float = Field(default=10.0, ge=0.5)
