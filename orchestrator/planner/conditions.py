@@ -39,7 +39,8 @@ def track(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_
     if not snapshot.busy_models:  # in the middle of a change the instances of both versions are there
         memory = memory.observe(sizes, snapshot.overhead_bytes)
     rivalry = state.rivalry.follow(snapshot, limits.settings, now_s=now_s)
-    return replace(state, models=models, quarantine=quarantine, memory=memory, rivalry=rivalry)
+    threads = state.threads.observe(snapshot, now_s=now_s)
+    return replace(state, models=models, quarantine=quarantine, memory=memory, rivalry=rivalry, threads=threads)
 
 
 def _track_model(

@@ -58,6 +58,18 @@ def _notify(builder: PlanBuilder) -> None:
     residue, limit = builder.state.memory.residue_bytes, builder.limits.leak_limit_bytes
     if residue > limit:
         builder.notify(NoticeKind.RESTART_ADVISED, None, (("residue_bytes", residue), ("limit_bytes", limit)))
+    threads, most = builder.state.threads.left_behind, builder.settings.leak_limit_threads
+    if threads > most:
+        counts: Numbers = (("left_threads", threads), ("limit_threads", most), ("idle_s", _idle_s(builder)))
+        builder.notify(
+            NoticeKind.RESTART_ADVISED, None, counts, "repairs left threads behind; restart Triton while it is idle"
+        )
+
+
+def _idle_s(builder: PlanBuilder) -> float:
+    """Return for how long no model has had anything to do."""
+    ready = [builder.memory(seen) for seen in builder.models.values() if seen.is_ready]
+    return min((builder.elapsed_s(memory.idle_since_s) for memory in ready), default=0.0)
 
 
 def _notify_of_rival(builder: PlanBuilder) -> None:

@@ -28,6 +28,7 @@ from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outco
 from orchestrator.planner.host import Batching, Limits
 from orchestrator.planner.memory_ledger import MemoryLedger
 from orchestrator.planner.rivalry import Rivalry
+from orchestrator.planner.thread_ledger import ThreadLedger
 from orchestrator.profile.fit import LatencyFit
 from orchestrator.snapshot import ModelName
 
@@ -244,6 +245,7 @@ class SchedulerState:
     prices: Prices = field(default_factory=Prices)
     quarantine: Quarantine = field(default_factory=Quarantine)
     rivalry: Rivalry = field(default_factory=Rivalry)
+    threads: ThreadLedger = field(default_factory=ThreadLedger)
 
     def model(self, name: ModelName) -> ModelMemory:
         """Return what is remembered of a model; blank of one never seen."""

@@ -20,6 +20,7 @@ from orchestrator.controller.report import StepReport
 from orchestrator.controller.resolve import resolve_limits
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.planner.actions import ActionReason, NoticeKind
+from orchestrator.processes.process_table import read_command_line
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import open_telemetry
 from orchestrator.triton.client import TritonClient
@@ -97,6 +98,24 @@ async def test_a_dead_stub_is_repaired_and_answers_again(server: EmbeddedServer)
         for model in (W025, W050, W075, W100):
             await client.infer(model, {"pixels": np.zeros((1, 1, 28, 28), np.float32)}, ["logits"])
         await client.close()
+
+
+async def test_threads_that_a_repair_leaves_behind_are_counted_and_told(server: EmbeddedServer) -> None:
+    async with (
+        controlled(server, leak_limit_threads=20) as (controller, _),
+        TritonClient(server.grpc_address) as client,
+    ):
+        await until(controller, lambda report: is_well(report) and bool(report.state.threads.fewest))
+        pixels = np.zeros((64, 1, 28, 28), np.float32)
+        asked = [asyncio.create_task(client.infer(W050, {"pixels": pixels}, ["logits"])) for _ in range(8)]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)  # so the next one is in hand
+        os.kill(next(pid for pid in server.stub_pids() if "fashion_w050_0_0" in read_command_line(pid)), signal.SIGKILL)
+        await asyncio.gather(*asked, return_exceptions=True)
+        report = await until(controller, lambda report: report.state.threads.left_behind > 0)
+        assert report.plan is not None
+        (notice,) = report.plan.notices
+        assert notice.kind is NoticeKind.RESTART_ADVISED
+        assert dict(notice.numbers)["left_threads"] > 20
 
 
 async def test_a_controller_killed_during_a_load_is_followed_by_one_that_finishes(server: EmbeddedServer) -> None:
