@@ -2,8 +2,8 @@
 
 A model of somebody else's may keep state, so a call goes to another server only when the first one certainly did not
 run it; one that may have run is never repeated, which leaves nothing to be done when a server is silent. So an attempt
-has no time of its own: the call has one, ``gateway.pass_on_timeout_s``, after which it fails for its caller. The call
-itself goes on, because a cancel can crash Triton 2.51.
+has no time of its own: the call has one, its model's, after which it fails for its caller. The call itself goes on,
+because a cancel can crash Triton 2.51, and keeps its place among those of its model (``call_budget``).
 
 A model's process may die by a request. What was under way then is not sent again, or one request could kill the model
 on every server; the model is asked elsewhere for some seconds, and what meets it dead after that was surely not run.
@@ -23,10 +23,12 @@ from typing import Final
 
 from orchestrator.config import RetrySettings
 from orchestrator.errors import DeadlineError
+from orchestrator.gateway.call_budget import CallBudget
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
+from orchestrator.gateway.ports import Server
 from orchestrator.gateway.protocol.family import check_version
-from orchestrator.gateway.protocol.wire import read_address
+from orchestrator.gateway.protocol.wire import Address, read_address
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import RetryBudget
 from orchestrator.snapshot import ServerName
@@ -41,15 +43,15 @@ _TURN: Final = (5**0.5 - 1) / 2
 
 
 class Passthrough:
-    """Asks servers for models of no family; ``timeout_s`` for an answer, None for any time. ``retries`` may change."""
+    """Asks servers for models of no family, inferences within the budget ``calls``. ``retries`` may change."""
 
     def __init__(
-        self, model_index: ModelIndex, metrics: GatewayMetrics, retries: RetrySettings, *, timeout_s: float | None
+        self, model_index: ModelIndex, metrics: GatewayMetrics, retries: RetrySettings, calls: CallBudget
     ) -> None:
         self._model_index = model_index
         self._metrics = metrics
         self.retries = retries
-        self._timeout_s = timeout_s
+        self.calls = calls
         self._budget = RetryBudget(float(retries.minimum), 0.0)
         self._died_s: dict[tuple[ServerName, str], float] = {}
         self._turn = 0.0
@@ -60,19 +62,19 @@ class Passthrough:
         Raises:
             RefusedCallError: with the server's status.
             DeadlineError: when there was no answer in time.
+            CapacityError: when too many calls of the model are under way.
             SlimError: when no server has the model.
         """
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._ask(method, message, metadata)
-        except TimeoutError:
-            limit = f"gateway.pass_on_timeout_s = {self._timeout_s:g}"
-            model = read_address(message).model
-            raise DeadlineError(f"no answer for model '{model}' within {limit}; it may still run") from None
-
-    async def _ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         address = read_address(message)
         check_version(address.version)
+        timeout_s, limit = self.calls.time_limit(address.model)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._ask(address, method, message, metadata)
+        except TimeoutError:
+            raise DeadlineError(f"no answer for model '{address.model}' within {limit}; it may still run") from None
+
+    async def _ask(self, address: Address, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         now_s = asyncio.get_running_loop().time
         servers = self._model_index.find(address)
         if len(servers) > 1 and not address.sequence:
@@ -85,7 +87,7 @@ class Passthrough:
             at = server.name, address.model
             was_dead = at in self._died_s
             try:
-                answer = await server.server.call(method, message, metadata)
+                answer = await self._call(server.server, address.model, method, message, metadata)
             except RefusedCallError as exc:
                 if exc.is_gone:
                     server.note_problem(str(exc))
@@ -101,6 +103,15 @@ class Passthrough:
             self._budget = self._budget.answered(1, self.retries)
             return answer, server.name
         raise AssertionError("find returns at least one server, and the last one's refusal is raised")
+
+    async def _call(self, server: Server, model: str, method: str, message: bytes, metadata: Metadata) -> bytes:
+        """Return a server's answer; an inference has its place until it is there, whoever still waits."""
+        if method != "ModelInfer":
+            return await server.call(method, message, metadata)
+        give_back = self.calls.take(model)
+        call = asyncio.ensure_future(server.call(method, message, metadata))
+        call.add_done_callback(lambda _: give_back())
+        return await asyncio.shield(call)
 
     def _may_ask_again(self) -> bool:
         now_s = asyncio.get_running_loop().time()

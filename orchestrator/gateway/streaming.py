@@ -38,6 +38,7 @@ class StreamSession:
         self._send = send
         self._caller = caller
         self._tickets: dict[str, Ticket] = {}
+        self._places: list[Callable[[], None]] = []
         self._window = asyncio.Semaphore(window)
         self._sending = asyncio.Lock()  # a stream takes one message at a time
         self._streams: dict[ServerName, ServerStream] = {}
@@ -62,6 +63,8 @@ class StreamSession:
                 stream.abandon()
             for ticket in self._tickets.values():
                 ticket.close()
+            for give_back in self._places:
+                give_back()
 
     async def _take(self, message: bytes, tasks: asyncio.TaskGroup) -> None:
         address = read_address(message)
@@ -93,7 +96,9 @@ class StreamSession:
         guard.charge_items(self._caller, 1)
 
     def _open(self, message: bytes, tasks: asyncio.TaskGroup) -> ServerStream:
-        found = self._data_plane.model_index.find(read_address(message))[0]
+        address = read_address(message)
+        found = self._data_plane.model_index.find(address)[0]
+        self._places.append(self._data_plane.passthrough.calls.take(address.model))
         stream = self._streams.get(found.name)
         if stream is None:
             stream = self._streams[found.name] = found.server.open_stream(METHOD, self._caller.metadata)
