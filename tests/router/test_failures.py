@@ -176,6 +176,19 @@ async def test_a_hanging_server_holds_up_nobody_before_it_is_found_out() -> None
         await first
 
 
+@pytest.mark.parametrize("policy", ["round-robin:25", "jsq:25", "random:25", "lert:25"])
+@pytest.mark.parametrize("asked_before", [0, 20])
+async def test_who_was_sent_to_a_hanging_server_is_soon_answered_by_another(policy: str, asked_before: int) -> None:
+    hanging, well = Hanging(per_item_s=0.005), FakeServer(per_item_s=0.005)
+    async with routed({"a": hanging, "b": well}, policy=policy, group_timeout_s=60) as router:
+        await ask(router, asked_before)
+        hanging.hangs = True
+        began_s = asyncio.get_running_loop().time()
+        assert {answer.server for answer in await ask(router, 100)} == {"b"}
+        assert asyncio.get_running_loop().time() - began_s < 1
+        hanging.hangs = False
+
+
 async def test_an_unloaded_width_costs_no_request_when_another_server_has_it() -> None:
     class Forgetful(FakeServer):
         async def served_models(self) -> tuple[ServedModel, ...]:
