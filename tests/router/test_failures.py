@@ -47,6 +47,13 @@ class Hanging(FakeServer):
         return await super().infer_batch(model, batch)
 
 
+class HangingWidth(Hanging):
+    """A server whose widest model answers nothing while it hangs, as one whose stub has died with a request in hand."""
+
+    async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
+        return await (super() if model.width == 100 else super(Hanging, self)).infer_batch(model, batch)
+
+
 async def ask(router: Router, count: int, **arguments: Any) -> list[Any]:
     return await asyncio.gather(*(router.infer(item(n), **arguments) for n in range(count)), return_exceptions=True)
 
@@ -121,10 +128,6 @@ async def test_a_server_that_hangs_is_taken_out_and_returns_when_it_answers_agai
 
 @pytest.mark.parametrize("names", ["a", "ab"])
 async def test_a_width_that_hangs_takes_out_only_itself_and_returns_when_it_answers_again(names: str) -> None:
-    class HangingWidth(Hanging):
-        async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
-            return await (super() if model.width == 100 else super(Hanging, self)).infer_batch(model, batch)
-
     servers = {name: HangingWidth(per_item_s=0.001) for name in names}
     async with routed(servers, policy="lert", group_timeout_s=2) as router:
         for server in servers.values():
@@ -142,6 +145,20 @@ async def test_a_width_that_hangs_takes_out_only_itself_and_returns_when_it_answ
         await asyncio.sleep(35)
         assert (await router.infer(item(0), deadline_ms=100)).width == 100
         await first
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+@pytest.mark.parametrize("policy", ["lert", "thrift"])
+async def test_whom_a_dead_width_has_met_on_all_servers_is_answered_at_another_width(names: str, policy: str) -> None:
+    servers = {name: HangingWidth(per_item_s=0.001) for name in names}
+    async with routed(servers, policy=policy, group_timeout_s=60) as router:
+        await ask(router, 20)
+        for server in servers.values():
+            server.hangs = True
+        outcomes = await ask(router, 30, deadline_ms=500)
+        assert all(isinstance(o, Answer) and o.width < 100 and right(o, n) for n, o in enumerate(outcomes)), outcomes
+        for server in servers.values():
+            server.hangs = False
 
 
 async def test_a_fleet_that_hangs_is_told_at_once_to_who_comes() -> None:
