@@ -2,8 +2,8 @@
 
 A model of somebody else's may keep state, so a call goes to another server only when the first one certainly did not
 run it; one that may have run is never repeated, which leaves nothing to be done when a server is silent. So an attempt
-has no time of its own: the call has one, ``gateway.pass_on_timeout_s``, after which it fails for its caller. The call
-itself goes on, because a cancel can crash Triton 2.51.
+has no time of its own: the call has one, its model's, after which it fails for its caller. The call itself goes on,
+because a cancel can crash Triton 2.51, and keeps its place among those of its model (``call_budget``).
 
 A model's process may die by a request. What was under way then is not sent again, or one request could kill the model
 on every server; the model is asked elsewhere for some seconds, and what meets it dead after that was surely not run.
@@ -31,6 +31,7 @@ from typing import Final
 
 from orchestrator.config import RetrySettings
 from orchestrator.errors import DeadlineError
+from orchestrator.gateway.call_budget import CallBudget
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import Server
@@ -61,15 +62,15 @@ _TURN: Final = (5**0.5 - 1) / 2
 
 
 class Passthrough:
-    """Asks servers for models of no family; ``timeout_s`` for an answer, None for any time. ``retries`` may change."""
+    """Asks servers for models of no family, inferences within the budget ``calls``. ``retries`` may change."""
 
     def __init__(
-        self, model_index: ModelIndex, metrics: GatewayMetrics, retries: RetrySettings, *, timeout_s: float | None
+        self, model_index: ModelIndex, metrics: GatewayMetrics, retries: RetrySettings, calls: CallBudget
     ) -> None:
         self._model_index = model_index
         self._metrics = metrics
         self.retries = retries
-        self._timeout_s = timeout_s
+        self.calls = calls
         self._budget = RetryBudget(float(retries.minimum), 0.0)
         self._died_s: dict[tuple[ServerName, str], float] = {}
         self._declared: dict[tuple[ServerName, str, str], tuple[float, Mapping[str, str]]] = {}
@@ -83,6 +84,7 @@ class Passthrough:
         Raises:
             RefusedCallError: with the server's status.
             DeadlineError: when there was no answer in time.
+            CapacityError: when too many calls of the model are under way.
             ConfigError: when an output that is wanted as classes holds no numbers.
             SlimError: when no server has the model.
         """
@@ -101,7 +103,7 @@ class Passthrough:
         answers: list[Message] = []
         async with self._limited(address):
             server = self._find(address)
-            async with aclosing(self._stream(server, message, metadata)) as streamed:
+            async with aclosing(self._stream(server, address.model, message, metadata)) as streamed:
                 async for answer in streamed:
                     answers.append(answer)
                     if len(answers) > 1:
@@ -118,11 +120,13 @@ class Passthrough:
 
         Raises as ``ask``, but for the deadline.
         """
-        return self._stream(self._find(read_address(message)), message, metadata)
+        address = read_address(message)
+        return self._stream(self._find(address), address.model, message, metadata)
 
     async def _stream(
-        self, server: ServerModels[Server], message: bytes, metadata: Metadata
+        self, server: ServerModels[Server], model: str, message: bytes, metadata: Metadata
     ) -> AsyncGenerator[Message]:
+        give_back = self.calls.take(model)
         stream = server.server.open_stream(STREAM_METHOD, metadata)
         try:
             await stream.send(message)
@@ -131,6 +135,7 @@ class Passthrough:
                 yield parse_answer(pb.ModelStreamInferResponse, answer)
         finally:
             stream.abandon()
+            give_back()
 
     def _find(self, address: Address) -> ServerModels[Server]:
         check_version(address.version)
@@ -146,11 +151,11 @@ class Passthrough:
 
     @asynccontextmanager
     async def _limited(self, address: Address) -> AsyncIterator[None]:
+        timeout_s, limit = self.calls.time_limit(address.model)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 yield
         except TimeoutError:
-            limit = f"gateway.pass_on_timeout_s = {self._timeout_s:g}"
             raise DeadlineError(f"no answer for model '{address.model}' within {limit}; it may still run") from None
 
     async def _require_scores(self, server: ServerModels[Server], address: Address, outputs: Collection[str]) -> None:
@@ -186,7 +191,7 @@ class Passthrough:
             was_dead = at in self._died_s
             try:
                 await self._require_scores(server, address, classified)
-                answer = await server.server.call(method, message, metadata)
+                answer = await self._call(server.server, address.model, method, message, metadata)
             except RefusedCallError as exc:
                 if exc.is_gone:
                     server.note_problem(str(exc))
@@ -203,6 +208,15 @@ class Passthrough:
             self._budget = self._budget.answered(1, self.retries)
             return answer, server.name
         raise AssertionError("find returns at least one server, and the last one's refusal is raised")
+
+    async def _call(self, server: Server, model: str, method: str, message: bytes, metadata: Metadata) -> bytes:
+        """Return a server's answer; an inference has its place until it is there, whoever still waits."""
+        if method != "ModelInfer":
+            return await server.call(method, message, metadata)
+        give_back = self.calls.take(model)
+        call = asyncio.ensure_future(server.call(method, message, metadata))
+        call.add_done_callback(lambda _: give_back())
+        return await asyncio.shield(call)
 
     def _may_ask_again(self) -> bool:
         now_s = asyncio.get_running_loop().time()

@@ -20,6 +20,7 @@ from orchestrator.config import (
 )
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
+from orchestrator.gateway.call_budget import CallBudget
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
@@ -104,7 +105,7 @@ class Gateway:
             team=team,
             guard=self._make_guard(),
             retries=retries,
-            pass_on_timeout_s=settings.pass_on_timeout_s,
+            calls=CallBudget(settings),
         )
         tls = self._open_tls()
         self.grpc: GrpcServer | None = None

@@ -38,6 +38,7 @@ class StreamSession:
         self._send = send
         self._caller = caller
         self._tickets: dict[str, Ticket] = {}
+        self._places: list[Callable[[], None]] = []
         self._window = asyncio.Semaphore(window)
         self._sending = asyncio.Lock()  # a stream takes one message at a time
         self._streams: dict[ServerName, ServerStream] = {}
@@ -62,6 +63,8 @@ class StreamSession:
                 stream.abandon()
             for ticket in self._tickets.values():
                 ticket.close()
+            for give_back in self._places:
+                give_back()
 
     async def _take(self, message: bytes, tasks: asyncio.TaskGroup) -> None:
         address = read_address(message)
@@ -75,6 +78,8 @@ class StreamSession:
             classified = check_inference(message)
             server = self._pinned.get(address.model) or self._data_plane.model_index.find(address)[0]
             await self._data_plane.passthrough.require_scores(server, address, classified)
+            if address.model not in self._pinned:
+                self._places.append(self._data_plane.passthrough.calls.take(address.model))
             stream = self._streams.get(server.name) or self._open(server, tasks)
         except SlimError as exc:
             self._data_plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)

@@ -23,9 +23,10 @@ from tests.ports import choose_free_ports
 class FakeTriton:
     """Serves models by the passthrough's protocol; those that are no widths answer what they are given.
 
-    ``refusals`` are raised by the next inferences, one each. ``seen`` are the calls that came, as bytes. ``datatypes``
-    are those that models declare of their output, FP32 where none is given. ``scripts`` says of decoupled models
-    what they answer to a request over a stream: r is a response, e an error.
+    ``refusals`` are raised by the next inferences, one each; while ``goes_on`` is cleared none is answered. ``seen``
+    are the calls that came, as bytes. ``datatypes`` are those that models declare of their output, FP32 where none is
+    given. ``scripts`` says of decoupled models what they answer to a request over a stream: r is a response, e an
+    error.
     """
 
     def __init__(self, widths: Sequence[ServedModel] = (), others: Iterable[str] = ()) -> None:
@@ -37,6 +38,8 @@ class FakeTriton:
         self.is_up = True
         self.in_flight = 0
         self.refusals: list[RefusedCallError] = []
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
         self.seen: list[tuple[str, bytes, Metadata]] = []
         self.counts: dict[str, int] = {}
         self.closed = False
@@ -53,6 +56,8 @@ class FakeTriton:
         self.require_up()
         self.seen.append((method, message, metadata))
         await asyncio.sleep(0)
+        if method == "ModelInfer":
+            await self.goes_on.wait()
         answer: bytes = self._methods[method](message).SerializeToString()
         return answer
 

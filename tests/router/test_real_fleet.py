@@ -16,6 +16,7 @@ from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.demo.open_loop import LabelledSample, load_sample
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.processes.process_table import read_command_line
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
@@ -113,6 +114,27 @@ async def test_a_dead_stub_costs_no_request_and_its_width_returns_after_a_reload
         async with asyncio.timeout(60):
             while {m.width for m in router.served_by()[ServerName("s0")]} != set(WIDTHS):
                 await asyncio.sleep(0.1)
+
+
+async def test_a_width_whose_stubs_die_on_all_servers_costs_no_request_and_no_other_width(
+    servers: list[EmbeddedServer], sample: LabelledSample
+) -> None:
+    stubs = [pid for server in servers for pid in server.stub_pids() if "fashion_w100_0_0" in read_command_line(pid)]
+    async with Router.from_fleet(fleet(servers, policy="lert")) as router, asyncio.TaskGroup() as group:
+        calls = []
+        for n in range(400):
+            if n == 150:
+                for stub in stubs:
+                    os.kill(stub, signal.SIGKILL)
+            calls.append(group.create_task(router.infer(sample.images[n], deadline_ms=3000)))
+            await asyncio.sleep(0.005)
+        answers = [await call for call in calls]
+        assert {answer.width for answer in answers[:100]} == {100}
+        assert {answer.width for answer in answers[200:]} <= {25, 50, 75}
+    for server in servers:
+        async with TritonClient(server.grpc_address) as client:
+            await client.unload_model("fashion_w100")
+            await client.load_model("fashion_w100")
 
 
 async def test_widths_loaded_and_unloaded_behind_the_routers_back_are_followed(

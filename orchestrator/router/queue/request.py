@@ -163,6 +163,7 @@ class PendingRequest:
         has_own_deadline: Whether its caller named the deadline; the router's own is no reason to give a request up.
         attempts: How often it was sent.
         under_way: How many attempts have not ended.
+        overdue: How many of these take far longer than was expected, so that little is hoped for.
         policy: The policy that decided on it last; empty before.
         record: That decision's record for the log, when it was bound early and is sampled.
         due_s: When its time is looked at next; infinite while nobody watches it.
@@ -180,6 +181,7 @@ class PendingRequest:
     has_own_deadline: bool = False
     attempts: int = 0
     under_way: int = 0
+    overdue: int = 0
     policy: str = ""
     record: dict[str, Any] | None = field(default=None, repr=False)
     due_s: float = math.inf
