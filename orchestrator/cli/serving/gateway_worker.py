@@ -14,7 +14,7 @@ from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
 from orchestrator.gateway import WorkerTeam, freeze_heap, new_event_loop, open_gateway, read_init_message
 
-_ALONE_S = 5.0  # served without the supervisor, until whoever has started that may have started it again
+_ALONE_S = 10.0  # served without the supervisor, until whoever has started that may have started it again
 
 
 def main(channel_descriptor: int, handoff_descriptor: int) -> int:
