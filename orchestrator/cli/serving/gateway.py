@@ -34,6 +34,14 @@ from orchestrator.router import compile_ahead
 
 log = logging.getLogger(__name__)
 
+_WORKER = f"""
+import gc, sys
+gc.disable()
+from {gateway_worker.__name__} import main
+sys.exit(main(*map(int, sys.argv[1:])))
+"""
+"""As with commands, nothing looks for garbage in what is imported; ``freeze_heap`` lets it begin."""
+
 
 @click.command()
 @click.option(
@@ -124,7 +132,7 @@ async def _supervise(
     fleet = FollowedFleet(settings, path.absolute())
     await fleet.resolve()
     launch = WorkerLaunch(
-        command=lambda channel, handoff: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(handoff)),
+        command=lambda channel, handoff: (sys.executable, "-c", _WORKER, str(channel), str(handoff)),
         environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         init_message=lambda number: {
             "number": number,

@@ -1,4 +1,4 @@
-"""One worker of ``slimsched gateway``, run as ``python -m`` by its supervisor with two inherited sockets."""
+"""One worker of ``slimsched gateway``, run by its supervisor in a process of its own with two inherited sockets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,3 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, ha
         failure = str(exc)
     await team.leave(failure)
     return 0 if failure is None else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
