@@ -15,9 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import GatewaySettings
+from orchestrator.config import GatewaySettings, RouterSettings
 from orchestrator.errors import ConfigError
+from orchestrator.gateway import Gateway
 from orchestrator.gateway.workers.takeover import Offer, Succession, inherited_sockets, take_over
+from orchestrator.router import Router
+from orchestrator.snapshot import ServerName
+from orchestrator.triton.discovery import ModelDiscovery
+from tests.fakes.servers import FakeServer
 from tests.gateway.activation import bind, start_with_sockets
 
 ROOT = Path(__file__).parents[3]
@@ -92,6 +97,20 @@ def test_a_socket_for_what_is_not_offered_is_refused() -> None:
         pytest.raises(ConfigError, match=r"a socket is given for gateway\.metrics, which is null"),
     ):
         Succession(GatewaySettings(metrics=None), {"metrics": [one]}, replaces=False)
+
+
+async def test_nothing_listens_before_all_addresses_can_be_had() -> None:
+    """Else a client might be accepted by a gateway that does not start."""
+    routing = RouterSettings.model_validate({"warm_up": False})
+    with socket.socket() as grpc, bind("127.0.0.1:0") as taken:
+        grpc.bind(("127.0.0.1", 0))
+        metrics = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = GatewaySettings(grpc=f"127.0.0.1:{grpc.getsockname()[1]}", http=None, metrics=metrics)
+        async with Router(routing, {ServerName("a"): FakeServer(per_item_s=0.001, fixed_s=0.0)}) as router:
+            gateway = Gateway(settings, router, ModelDiscovery({}, timeout_s=30.0), sockets={"grpc": [grpc.dup()]})
+            with pytest.raises(ConfigError, match=r"can't listen on gateway\.metrics"):
+                await gateway.__aenter__()
+        assert not grpc.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
 @pytest.fixture
