@@ -189,15 +189,13 @@ class Succession:
         inherited: From whoever has started this process, and keeps them for its next run: they go to nobody else.
         replaces: Whether it takes over from a gateway that runs.
 
-    Raises ConfigError when a socket is inherited for what is not offered.
+    Raises ConfigError when a socket is inherited for what is not offered, or is offered on another port.
     """
 
     def __init__(self, settings: GatewaySettings, inherited: Sockets, *, replaces: bool) -> None:
         given = (("grpc", settings.grpc), ("http", settings.http), ("metrics", settings.metrics))
         self._addresses = {kind: address for kind, address in given if address is not None}
-        if unused := inherited.keys() - self._addresses.keys():
-            kind = min(unused)
-            raise ConfigError(f"a socket is given for gateway.{kind}, which is null; give an address, or no socket")
+        _check_inherited(inherited, self._addresses)
         self._inherited = inherited
         self._replaces = replaces
         self._takeover: Takeover | None = None
@@ -236,6 +234,17 @@ class Succession:
             return
         async with Offer(self._path, self._addresses, opened.sockets, leave):
             yield
+
+
+def _check_inherited(inherited: Sockets, addresses: Mapping[str, str]) -> None:
+    for kind, sockets in inherited.items():
+        address = addresses.get(kind)
+        if address is None:
+            raise ConfigError(f"a socket is given for gateway.{kind}, which is null; give an address, or no socket")
+        for one in sockets:
+            name = one.getsockname()
+            if one.family not in (socket.AF_INET, socket.AF_INET6) or str(name[1]) != address.rpartition(":")[2]:
+                raise ConfigError(f"a socket on {name} is given for gateway.{kind} = {address}; make both the same")
 
 
 def inherited_sockets(given: Sequence[tuple[str, int]], environment: Mapping[str, str]) -> Sockets:

@@ -113,6 +113,14 @@ async def test_nothing_listens_before_all_addresses_can_be_had() -> None:
         assert not grpc.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
+def test_a_socket_on_another_port_than_the_fleet_file_says_is_refused() -> None:
+    with bind("127.0.0.1:0") as one:
+        port = one.getsockname()[1]
+        Succession(GatewaySettings(http=f"127.0.0.1:{port}"), {"http": [one]}, replaces=False)
+        with pytest.raises(ConfigError, match=rf"{port}\) is given for gateway\.http = 127\.0\.0\.1:8080; make both"):
+            Succession(GatewaySettings(), {"http": [one]}, replaces=False)
+
+
 @pytest.fixture
 def path() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:  # a short name: that of a Unix socket is bounded
