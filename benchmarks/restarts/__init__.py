@@ -2,6 +2,6 @@
 
 Each client repeats nothing by a policy of its own, so what a gateway breaks off or refuses is counted. `clients` are
 programs that take addresses, a rate and a message and print what they met when their input ends; `proxies` are the
-balancers between; `testbed` is what is restarted, `cells` who sends through what, `measure` does it and `page` writes
-it down.
+balancers between, and `installed` finds both; `testbed` is what is restarted, `cells` who sends through what, `measure`
+does it and `page` writes it down.
 """

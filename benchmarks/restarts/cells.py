@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 from benchmarks.harness.run import Run
-from benchmarks.restarts.proxies import PROBE_PERIOD_S, PROXIES, find_installed
-from orchestrator.errors import ConfigError
+from benchmarks.restarts.proxies import PROBE_PERIOD_S, PROXIES
 from orchestrator.reporting.claim import Claim
 
 RATE_PER_S = 200
@@ -26,8 +16,6 @@ HOWS = ("SIGTERM", "--replace")
 CLIENTS = ("grpcio", "grpc-js", "grpc-go")
 LAME_DUCK_S = 4 * PROBE_PERIOD_S
 _NEED_NOTICE = ("Envoy",)
-_SOURCES = Path(__file__).parent / "clients"
-_GO_PATH = "/usr/share/gocode"  # of Debian's packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,48 +92,6 @@ def list_cells() -> tuple[Cell, ...]:
         for name, how in product(PROXIES, HOWS)
     ]
     return (*direct, *several, *through, *UNPROMISED)
-
-
-def client_command(client: str, folder: Path, modules: Path | None) -> tuple[Sequence[str], Mapping[str, str]]:
-    """Return the command of a client and what its environment needs; what has to be built is built into a folder.
-
-    ``modules`` is a folder ``node_modules`` with @grpc/grpc-js. Raises ConfigError where something is missing.
-    """
-    if client == "grpcio":
-        return (sys.executable, "-m", "benchmarks.restarts.clients.grpcio_client"), {}
-    if client == "grpc-js":
-        if modules is None or not (modules / "@grpc" / "grpc-js").is_dir():
-            raise ConfigError("no @grpc/grpc-js; give a folder with it by --node-modules")
-        node = find_installed("node", "nodejs")
-        return (str(node), str(_SOURCES / "grpc_js_client.cjs")), {"NODE_PATH": str(modules)}
-    program = folder / "grpc_go_client"
-    if not program.exists():
-        go = find_installed("go", "golang-go")
-        build = [str(go), "build", "-o", str(program), str(_SOURCES / "grpc_go_client.go")]
-        own = {"GO111MODULE": "off", "GOPATH": _GO_PATH}
-        done = subprocess.run(build, env={**os.environ, **own}, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ConfigError(f"grpc-go can't be built; install golang-google-grpc-dev ({done.stderr.strip()[:200]})")
-    return (str(program),), {}
-
-
-async def read_version(client: str, modules: Path | None) -> str:
-    """Return the version of a client's library, of one that is installed."""
-    if client == "grpc-js":
-        assert modules is not None
-        package: dict[str, Any] = json.loads((modules / "@grpc" / "grpc-js" / "package.json").read_text())
-        return str(package["version"])
-    source = Path(_GO_PATH, "src/google.golang.org/grpc/version.go").read_text()
-    return source.partition('const Version = "')[2].partition('"')[0]
-
-
-async def read_proxy_version(name: str) -> str:
-    """Return the version that a balancer tells."""
-    proxy = PROXIES[name]
-    command = [str(proxy.find()), *proxy.version]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
-    found = re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)
-    return found[0] if found else "unknown"
 
 
 def draw_claims(results: Results) -> tuple[Claim, ...]:

@@ -21,11 +21,9 @@ from benchmarks.restarts.cells import (
     Cell,
     Outcome,
     Results,
-    client_command,
     list_cells,
-    read_proxy_version,
-    read_version,
 )
+from benchmarks.restarts.installed import client_command, read_printed_version, read_version
 from benchmarks.restarts.proxies import PROXIES
 from benchmarks.restarts.testbed import FAMILY, Addresses, GatewayFixture, open_testbed
 from orchestrator.embedded.flags import LOOPBACK
@@ -60,7 +58,7 @@ async def run(repository: Path, folder: Path, modules: Path | None, wanted: Sequ
                 for reason, count in outcome.errors.items():
                     say(f"    {count} of {reason}")
                 results = replace(results, cells=(*results.cells, (cell, outcome)))
-    return replace(results, versions=results.versions | await _list_versions(results, modules))
+    return replace(results, versions=results.versions | _list_versions(results, modules))
 
 
 async def measure(
@@ -128,12 +126,12 @@ def _write_message() -> bytes:
     return found
 
 
-async def _list_versions(results: Results, modules: Path | None) -> dict[str, str]:
+def _list_versions(results: Results, modules: Path | None) -> dict[str, str]:
     """Return the versions of what took part, beyond those of this environment."""
     tried = {name for cell, _ in results.cells for name in (cell.client, cell.proxy)}
     found = {}
     for name in sorted(tried & {"grpc-js", "grpc-go"}):
-        found[name] = await read_version(name, modules)
+        found[name] = read_version(name, modules)
     for name in sorted(tried & set(PROXIES)):
-        found[name] = await read_proxy_version(name)
+        found[name] = read_printed_version(PROXIES[name].find(), PROXIES[name].version)
     return found

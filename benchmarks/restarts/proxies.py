@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness.programs import find_program, render_envoy
+from benchmarks.restarts.installed import find_installed
 from benchmarks.restarts.testbed import Addresses
-from orchestrator.errors import ConfigError
 
 PROBE_PERIOD_S, PROBE_TIMEOUT_S = 0.25, 2.0
 
@@ -30,14 +29,6 @@ class Proxy:
     render: Callable[[int, Sequence[Addresses], Path], str]
     options: Callable[[Path], Sequence[str]]
     version: Sequence[str]
-
-
-def find_installed(name: str, package: str) -> Path:
-    """Return a program of the system; raises ConfigError, which names the package, where it is not installed."""
-    found = shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/bin")
-    if found is None:
-        raise ConfigError(f"no {name}; install the package {package}")
-    return Path(found)
 
 
 def _render_envoy(port: int, gateways: Sequence[Addresses], folder: Path) -> str:

@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 
-from benchmarks.restarts.cells import CLIENTS, HOWS, UNPROMISED, Cell, Outcome, Results, client_command, draw_claims
+from benchmarks.restarts.cells import CLIENTS, HOWS, UNPROMISED, Cell, Outcome, Results, draw_claims
 from benchmarks.restarts.cells import list_cells as cells
+from benchmarks.restarts.installed import client_command
 from benchmarks.restarts.page import make_page
 from benchmarks.restarts.proxies import PROXIES
 from benchmarks.restarts.testbed import Addresses
@@ -67,7 +69,9 @@ def test_who_was_not_tried_breaks_a_claim_and_is_named() -> None:
         ("nginx", lambda path: ("-t", "-c", path, "-e", "stderr")),
     ],
 )
-def test_a_balancer_finds_nothing_wrong_with_its_settings(name: str, check: object, tmp_path: Path) -> None:
+def test_a_balancer_finds_nothing_wrong_with_its_settings(
+    name: str, check: Callable[[str], Sequence[str]], tmp_path: Path
+) -> None:
     proxy = PROXIES[name]
     try:
         program = proxy.find()
@@ -75,7 +79,6 @@ def test_a_balancer_finds_nothing_wrong_with_its_settings(name: str, check: obje
         pytest.skip(str(exc))
     path = tmp_path / "settings.json"
     path.write_text(proxy.render(7, GATEWAYS, tmp_path))
-    assert callable(check)
     done = subprocess.run([program, *check(str(path))], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
