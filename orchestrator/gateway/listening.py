@@ -56,12 +56,17 @@ class Endpoint:
         self._ssl = ssl
         self._listens = listens
 
+    def bind(self) -> None:
+        """Take the address without listening yet; raises ConfigError when it can't be had."""
+        if self._listens and not self.sockets:
+            self.sockets = bind_address(self._key, self.address)
+
     async def start(self) -> None:
         """Listen; raises ConfigError when the address can't be listened on."""
         if not self._listens:
             self._listener.open()
             return
-        self.sockets = self.sockets or bind_address(self._key, self.address)
+        self.bind()
         try:
             await self._listener.listen(self.sockets, ssl=self._ssl)
         except OSError as exc:
@@ -85,6 +90,8 @@ class Endpoint:
     def stop(self) -> None:
         """Take no more connections, and end all at once."""
         self._listener.stop()
+        for one in self.sockets:
+            one.close()
 
 
 def make_http_server(answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **options: Any) -> web.Server:

@@ -210,7 +210,11 @@ class Gateway:
         try:
             new = [server.name for server in self._discovery.servers if server.is_new]
             await asyncio.gather(*map(self._discovery.refresh, new))
-            for endpoint in (*self._transports, *([self.metrics] if self.metrics else [])):
+            endpoints = (*self._transports, *([self.metrics] if self.metrics else []))
+            for endpoint in endpoints:
+                endpoint.bind()
+            # Not before all can be had: what comes in at one would be lost when another one fails.
+            for endpoint in endpoints:
                 await endpoint.start()
         except BaseException:
             await self._close(until_s=0.0)
