@@ -9,7 +9,7 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples
 
-.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-fidelity bench-real fuzz attack format clean
+.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real fuzz attack format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 10 minutes"
 	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, an hour"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
+	@echo "make bench-restarts    gateways restarted under grpcio, grpc-js, grpc-go and balancers: docs/benchmarks/restarts.md, 10 minutes"
 	@echo "make fuzz              bytes that break a parser, FUZZ_SECONDS=20 for each of fifteen"
 	@echo "make attack            what one client can do to the others: docs/benchmarks/attack.md, some 6 minutes"
 	@echo "make format  let ruff rewrite what it can"
@@ -82,6 +83,10 @@ bench-simulator: $(VENV)/.everything
 bench-clients: $(VENV)/.bench $(VENV)/kserve
 	$(BIN)/python -m benchmarks.clients --out docs/benchmarks --kserve $(VENV)/kserve/bin/python
 
+# Likewise. Debian and Ubuntu have what it needs beside: haproxy, nginx, nodejs, npm, golang-go, golang-google-grpc-dev.
+bench-restarts: $(VENV)/.bench $(VENV)/node_modules
+	$(BIN)/python -m benchmarks.restarts --out docs/benchmarks --node-modules $(VENV)/node_modules
+
 # One that is found is printed; see CONTRIBUTING.md for what then.
 FUZZ_SECONDS ?= 20
 fuzz: $(VENV)/.fuzz
@@ -129,6 +134,11 @@ $(VENV)/kserve: | $(BIN)/pip
 	@echo "installing kserve into $@"
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip --disable-pip-version-check install --quiet kserve || { rm -rf $@; exit 1; }
+
+# Where there is no npm, the benchmark says what it left out.
+$(VENV)/node_modules: | $(BIN)/pip
+	@echo "installing grpc-js into $@"
+	npm install --silent --no-save --prefix $(VENV) @grpc/grpc-js || rm -rf $@
 
 clean:
 	rm -rf $(VENV) reports build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

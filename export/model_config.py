@@ -11,6 +11,7 @@ know. What is left out is as deliberate as what is set (all of it was measured o
 - On CPU ``intra_op_thread_count`` is always set, because each instance would otherwise take all cores. On GPU the
   cuDNN algorithm is found by heuristic instead of a search for every new batch size, and the memory arena grows by
   what is asked for; both parameters are read by the C++ backend from ``parameters``.
+- The input's ``format`` changes nothing in Triton; clients for images, such as NVIDIA's, take no model without it.
 - Warm-up of the smallest and the largest batch: the first run of a size is slow on GPU, and everywhere an instance's
   memory grows to what its largest batch needs. Run at load it is there at load, where whoever keeps a memory budget
   can see it. Twice, because the second run still allocates. Measured on CPU with the demo family: without warm-up an
@@ -135,7 +136,12 @@ def to_protobuf(identity: Identity, tuning: Tuning) -> model_config_pb2.ModelCon
     config = model_config_pb2.ModelConfig(
         name=identity.name, backend="onnxruntime", max_batch_size=tuning.max_batch_size
     )
-    config.input.add(name=INPUT_NAME, data_type=model_config_pb2.TYPE_FP32, dims=identity.shape)
+    config.input.add(
+        name=INPUT_NAME,
+        data_type=model_config_pb2.TYPE_FP32,
+        format=model_config_pb2.ModelInput.FORMAT_NCHW,
+        dims=identity.shape,
+    )
     config.output.add(
         name=OUTPUT_NAME,
         data_type=model_config_pb2.TYPE_FP32,

@@ -54,6 +54,7 @@ _TUNING_FIELDS = (
 """An operator may change these; all other fields say what the model is."""
 _HARMFUL_FIELDS = ("dynamic_batching.default_queue_policy", "dynamic_batching.priority")
 """Tuning all the same, but each of them switches Triton's prefetching off and degrades throughput."""
+_FORMAT_FIELD = "input[0].format"
 
 
 class Severity(StrEnum):
@@ -169,7 +170,11 @@ def _compare_config(config: model_config_pb2.ModelConfig, identity: Identity, te
             f"{CONFIG_FILE} was edited by hand: {field} is {_show(found.get(field))}, "
             f"exported was {_show(wanted.get(field))}"
         )
-        if field.startswith(_HARMFUL_FIELDS):
+        if field == _FORMAT_FIELD and field not in found:
+            notes.append(
+                f"{CONFIG_FILE} lacks {field}, as exports once did; clients for images refuse it: export it anew"
+            )
+        elif field.startswith(_HARMFUL_FIELDS):
             notes.append(f"{message}; this switches Triton's prefetching off, leave deadlines to the router")
         elif field.startswith(_TUNING_FIELDS):
             notes.append(message)

@@ -14,6 +14,8 @@ def read_file(path: Path, *, most_bytes: int) -> bytes:
     Raises OSError when it can't be read, holds more, or is no file: a pipe would be waited for, and a device may never
     end.
     """
+    if "\0" in str(path):  # which Python refuses by a ValueError
+        raise OSError(errno.EINVAL, "its name holds a null byte")
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")

@@ -58,6 +58,7 @@ def test_rendering_and_reading_are_inverse() -> None:
             r"unknown key servers\[0\]\.gprc; allowed here: name, grpc, metrics",
         ),
         ("servers: [{name: a, grpc: 'h:1'}]\nruoter: {}", "unknown key ruoter; allowed here: servers, router"),
+        ('servers: [{name: a, grpc: "h:1"}]\nrouter: {profile: "a\\0"}', r"router\.profile.* it holds a null byte"),
         (
             "servers: [{name: a, grpc: 'h:1'}]\nrouter: {deadline_ms: 0}",
             r"router\.deadline_ms: .*greater than 0, got 0",

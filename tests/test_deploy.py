@@ -14,14 +14,20 @@ from orchestrator.cli import main
 from orchestrator.config import ControllerSettings, GatewaySettings
 from orchestrator.policies.tables.compiled import cache_places
 
-UNITS = sorted((Path(__file__).parents[1] / "deploy" / "systemd").glob("*.service"))
+FOLDER = Path(__file__).parents[1] / "deploy" / "systemd"
+UNITS = sorted(FOLDER.glob("*.service"))
+SOCKETS = sorted(FOLDER.glob("*.socket"))
 
 
 def read_service(name: str) -> configparser.SectionProxy:
+    return read_section(next(unit for unit in UNITS if unit.name.startswith(name)), "Service")
+
+
+def read_section(unit: Path, section: str) -> configparser.SectionProxy:
     parser = configparser.RawConfigParser()
     parser.optionxform = str  # type: ignore[assignment, method-assign]
-    parser.read(next(unit for unit in UNITS if unit.name.startswith(name)))
-    return parser["Service"]
+    parser.read(unit)
+    return parser[section]
 
 
 def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
@@ -29,10 +35,10 @@ def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
     if analyze is None:
         pytest.skip("no systemd-analyze on PATH; it comes with systemd")
     copies = []
-    for unit in UNITS:
+    for unit in (*UNITS, *SOCKETS):
         copies.append(tmp_path / unit.name.replace("@", "@a"))  # an instance of a template
         copies[-1].write_text(unit.read_text().replace("/opt/slimsched/bin/slimsched", "/bin/true"))
-    assert len(copies) == 2
+    assert len(copies) == 5
     done = subprocess.run([analyze, "verify", *copies], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -51,6 +57,17 @@ def test_systemd_waits_for_longer_than_a_drain_may_take() -> None:
     )
     assert gateway > GatewaySettings().drain_s
     assert controller > ControllerSettings().action_timeout_s
+
+
+def test_sockets_are_named_as_the_gateway_expects_and_at_its_default_addresses() -> None:
+    found = {}
+    for unit in SOCKETS:
+        section = read_section(unit, "Socket")
+        assert (FOLDER / section["Service"]).exists()
+        assert unit.stem == f"slimsched-gateway-{section['FileDescriptorName']}"
+        found[section["FileDescriptorName"]] = section["ListenStream"]
+    settings = GatewaySettings()
+    assert found == {"grpc": settings.grpc, "http": settings.http, "metrics": settings.metrics}
 
 
 def test_what_is_compiled_is_kept_where_the_gateway_may_write() -> None:

@@ -34,6 +34,6 @@ def test_what_is_no_file_or_too_large_is_refused_at_once(tmp_path: Path) -> None
     with pytest.raises(OSError, match="larger than 0 MiB"):
         read_file(path, most_bytes=2**20 - 1)
     os.mkfifo(tmp_path / "pipe")  # which nobody writes
-    for other in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-        with pytest.raises(OSError, match=r"no regular file|Is a directory"):
+    for other in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "\0"):
+        with pytest.raises(OSError, match=r"no regular file|Is a directory|null byte"):
             read_file(other, most_bytes=2**20)

@@ -20,7 +20,13 @@ from orchestrator.config.fleet import (
     parse_fleet,
     render_fleet,
 )
-from orchestrator.config.gateway import AuthSettings, ClientLimitSettings, GatewaySettings, TlsSettings
+from orchestrator.config.gateway import (
+    AuthSettings,
+    ClientLimitSettings,
+    GatewaySettings,
+    PassOnModelSettings,
+    TlsSettings,
+)
 from orchestrator.config.names import find_changes
 from orchestrator.config.tenants import TenantSettings, load_tenants, parse_tenants
 
@@ -35,6 +41,7 @@ __all__ = [
     "GuardSettings",
     "LimitSettings",
     "OverloadSettings",
+    "PassOnModelSettings",
     "PowerSettings",
     "ProbeSettings",
     "RetrySettings",

@@ -240,12 +240,18 @@ class ControllerSettings(Section):
     session brings its libraries along."""
     leak_limit_mib: float = Field(default=512.0, gt=0)
     """Memory not given back by unloads above which a restart of Triton is advised."""
+    leak_limit_threads: int = Field(default=512, ge=1)
+    """Threads of Triton beyond those that as many instances need, above which a restart is advised, because hosts and
+    containers bound their number; 14 repairs of a model that died with requests in hand leave as many."""
     repair_after_s: float = Field(default=2.0, ge=0)
     """Time for which an instance must be missing, or every answer an error, before a width is reloaded."""
     quarantine_s: float = Field(default=5.0, gt=0)
     """How long a config that failed to load is left alone; doubles with each failure."""
     quarantine_max_s: float = Field(default=300.0, gt=0)
     """The longest quarantine."""
+    rival_quiet_s: float = Field(default=60.0, gt=0)
+    """Time without a change by somebody else before a controller whose changes were undone twice changes anything
+    again; doubles each time, up to quarantine_max_s."""
     stuck_after_s: float = Field(default=60.0, gt=0)
     """Time of loading after which it is reported as stuck."""
     action_timeout_s: float = Field(default=10.0, ge=0.5)

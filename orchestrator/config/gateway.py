@@ -72,6 +72,17 @@ class AuthSettings(Section):
     """Whether health needs no token; load balancers rarely have one."""
 
 
+class PassOnModelSettings(Section):
+    """What a model that is passed through may take, where it is less than others may."""
+
+    name: str = Field(min_length=1)
+    """Its name in Triton."""
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Instead of ``pass_on_timeout_s``, which None leaves in force."""
+    max_calls: int | None = Field(default=None, ge=1)
+    """Most calls under way in each gateway process; None: its share of ``pass_on_calls``."""
+
+
 class GatewaySettings(Section):
     """The addresses of the gateway, and what it takes from a client."""
 
@@ -89,8 +100,13 @@ class GatewaySettings(Section):
     auth: AuthSettings | None = None
     """Tokens of callers; None: whoever reaches the gateway may use it."""
     pass_on_timeout_s: float | None = Field(default=300.0, gt=0)
-    """How long the caller of a model that is forwarded waits for its answer, whatever deadline its own call has: a
+    """How long the caller of a model that is forwarded waits for its answer, if its own deadline is not earlier: a
     server that hangs would keep it for ever. None: any time. Streams end with their clients."""
+    pass_on_calls: int = Field(default=2048, ge=2)
+    """Places for calls and streams of models that are forwarded, in each gateway process. A model may have as many as
+    are left free: one alone half, two a third each."""
+    pass_on_models: tuple[PassOnModelSettings, ...] = ()
+    """Models that may take less."""
     stream_window: int = Field(default=256, ge=1)
     """Requests of one stream under way at a time; the stream is read no further until one of them is answered."""
     statistics_period_s: float = Field(default=10.0, gt=0)
@@ -112,6 +128,19 @@ class GatewaySettings(Section):
                 f"limits.max_held_mib {self.limits.max_held_mib:g} is below max_message_mib {self.max_message_mib:g}, "
                 "so that the largest message could never come; raise it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _models_have_settings_once_that_can_matter(self) -> GatewaySettings:
+        names = [model.name for model in self.pass_on_models]
+        for model in self.pass_on_models:
+            if names.count(model.name) > 1:
+                raise ValueError(f"pass_on_models names {model.name!r} twice; name each once")
+            if model.max_calls is not None and model.max_calls > self.pass_on_calls // 2:
+                raise ValueError(
+                    f"pass_on_models[{model.name}].max_calls {model.max_calls} is above half of pass_on_calls "
+                    f"{self.pass_on_calls}, which is the most that one model can have; lower it or raise pass_on_calls"
+                )
         return self
 
     @model_validator(mode="after")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
 
 from orchestrator.errors import ConfigError
 from orchestrator.validation import describe_problem
@@ -16,6 +16,14 @@ class Section(BaseModel):
     """Refuses unknown keys and numbers that are none, and does not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _hold_no_null_byte(cls, value: Any) -> Any:
+        """Refuse what no path and no name may hold, and what opening a file answers with an error of another kind."""
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("it holds a null byte; remove that")
+        return value
 
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -87,6 +87,7 @@ class Observer:
             server_id=reading.server_id if reading else None,
             busy_models=busy_models,
             overhead_bytes=reading.overhead_bytes if reading else None,
+            server_threads=reading.server_threads if reading else None,
         )
         return Observation(now_s, snapshot, trouble, reading)
 

@@ -21,9 +21,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from orchestrator.config import RetrySettings
+from orchestrator.config import GatewaySettings, RetrySettings
 from orchestrator.errors import ConfigError, ModelNotFoundError
 from orchestrator.gateway.auth.callers import Caller, ForbiddenError, Guard, UnauthenticatedError
+from orchestrator.gateway.call_budget import CallBudget
 from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.inference import Inference
@@ -58,7 +59,7 @@ class DataPlane:
         team: The gateway's other processes; None when there are none.
         guard: What says who may call; None lets everybody do everything.
         retries: How often calls may be passed through again; None for the default.
-        pass_on_timeout_s: The seconds that a call that is passed through may take; None for any time.
+        calls: The bounds of calls that are passed through; None for the default.
 
     Attributes:
         health: Whether the gateway and its models can answer.
@@ -75,7 +76,7 @@ class DataPlane:
         team: Team | None = None,
         guard: Guard | None = None,
         retries: RetrySettings | None = None,
-        pass_on_timeout_s: float | None = None,
+        calls: CallBudget | None = None,
     ) -> None:
         self.model_index = model_index
         self.metrics = metrics
@@ -84,7 +85,8 @@ class DataPlane:
             lambda: asyncio.Semaphore(_QUERIES_AT_A_TIME)
         )
         self.health = GatewayHealth(router, model_index, None if team is None else team.is_served)
-        self.passthrough = Passthrough(model_index, metrics, retries or RetrySettings(), timeout_s=pass_on_timeout_s)
+        calls = calls or CallBudget(GatewaySettings())
+        self.passthrough = Passthrough(model_index, metrics, retries or RetrySettings(), calls)
         self.inference = Inference(router, model_index, metrics, self.guard, self.passthrough)
         self.metadata = MetadataAnswers(model_index, self.passthrough)
         statistics = FleetStatistics(model_index, self.health.serves)

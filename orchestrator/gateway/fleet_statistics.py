@@ -82,6 +82,8 @@ class FleetStatistics:
                 if is_wanted and request.version in ("", version):
                     answer.model_stats.append(self._statistics.total(model, version, {(model, version)}))
         if request.name and not answer.model_stats:
+            if request.name in families or any(model == request.name for model, _ in self._statistics.known()):
+                raise ConfigError(f"requested model version is not available for model '{request.name}'")
             raise ConfigError(f"requested model '{request.name}' is not available")
         return answer
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Final, TypeVar
 
@@ -125,19 +126,46 @@ class Inference:
                 return await self._pass_through(model, message, caller)
             return serialise(await self._infer(family, _parse(message), caller))
 
-    async def infer(self, request: Message, raws: list[Buffer], caller: Caller) -> tuple[Message, Sequence[Buffer]]:
+    async def infer(
+        self, request: Message, raws: list[Buffer], caller: Caller, *, is_decoupled: bool = False
+    ) -> tuple[Message, Sequence[Buffer]]:
         """Return the ModelInferResponse to a ModelInferRequest that was admitted, both with raw data beside them.
 
-        ``raws`` is emptied, so that nothing is held that nobody needs. Raises as ``call``.
+        ``raws`` is emptied, so that nothing is held that nobody needs. Of a model that ``is_decoupled`` it is its only
+        response. Raises as ``call``.
         """
         family = self._model_index.families.get(request.model_name)
         if family is None:
-            build = partial(build_request, request, raws)
-            message = await call_beside(build, copied_bytes=sum(map(len, raws)))
-            raws.clear()
-            return split_answer(await self._pass_through(request.model_name, message, caller))
+            message = await _join(request, raws)
+            answer = await self._pass_through(request.model_name, message, caller, is_decoupled=is_decoupled)
+            return split_answer(answer)
         response = await self._infer(family, request, caller, raws)
         return response, response.raw_output_contents
+
+    async def stream(self, request: Message, raws: list[Buffer], caller: Caller) -> AsyncGenerator[Message]:
+        """Yield the ModelStreamInferResponses to a ModelInferRequest that was admitted.
+
+        ``raws`` is emptied. What a model says of its failure is inside the responses; raises as ``call`` otherwise.
+        """
+        model = request.model_name
+        family = self._model_index.families.get(model)
+        if family is not None:
+            response = await self._infer(family, request, caller, raws)
+            yield pb.ModelStreamInferResponse(infer_response=response)
+            return
+        message = await _join(request, raws)
+        with self._metrics.answering():
+            try:
+                self._guard.charge_items(caller, 1)
+                check_inference(message)
+                answers = self._passthrough.stream(message, caller.metadata)
+            except SlimError as exc:
+                self._metrics.count(self._label(model), outcome_of(exc), tenant=caller.tenant)
+                raise
+            self._metrics.count(model, "streamed", tenant=caller.tenant)
+            async with aclosing(answers):
+                async for answer in answers:
+                    yield answer
 
     async def infer_streamed(self, family: FamilyModel, message: bytes, caller: Caller) -> bytes:
         """Return the ModelStreamInferResponse to one request of a stream; expected errors are inside it."""
@@ -242,15 +270,19 @@ class Inference:
             queue_s=None if answer is None else answer.queue_s,
         )
 
-    async def _pass_through(self, name: str, message: bytes, caller: Caller) -> bytes:
+    async def _pass_through(self, name: str, message: bytes, caller: Caller, *, is_decoupled: bool = False) -> bytes:
         """Return what a server answers to an inference of a model that is no family."""
         self._metrics.begin()
         began_s = time.perf_counter()
         outcome, server = "ok", ""
         try:
             self._guard.charge_items(caller, 1)
-            check_inference(message)
-            answer, server = await self._passthrough.ask("ModelInfer", message, caller.metadata)
+            classified = check_inference(message)
+            passing, metadata = self._passthrough, caller.metadata
+            if is_decoupled:
+                answer, server = await passing.ask_decoupled(message, metadata)
+            else:
+                answer, server = await passing.ask("ModelInfer", message, metadata, classified=classified)
             return answer
         except BaseException as exc:
             outcome = outcome_of(exc)
@@ -269,6 +301,13 @@ class Inference:
     def _label(self, model: str) -> str:
         """Return a model's name for metrics, empty when nobody has it: a client must not make up series."""
         return model if self._model_index.is_known(model) else ""
+
+
+async def _join(request: Message, raws: list[Buffer]) -> bytes:
+    """Return a ModelInferRequest with its raw data, which are taken out of their list, as one message."""
+    message = await call_beside(partial(build_request, request, raws), copied_bytes=sum(map(len, raws)))
+    raws.clear()
+    return message
 
 
 async def call_beside(function: Callable[[], T], *, copied_bytes: int) -> T:

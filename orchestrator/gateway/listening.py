@@ -6,10 +6,13 @@ for as long as any of them does: connections that come while nobody accepts wait
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl as tls
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+
+from aiohttp import web
 
 from orchestrator.errors import ConfigError
 from orchestrator.http2.listener import Listener, bind
@@ -53,12 +56,17 @@ class Endpoint:
         self._ssl = ssl
         self._listens = listens
 
+    def bind(self) -> None:
+        """Take the address without listening yet; raises ConfigError when it can't be had."""
+        if self._listens and not self.sockets:
+            self.sockets = bind_address(self._key, self.address)
+
     async def start(self) -> None:
         """Listen; raises ConfigError when the address can't be listened on."""
         if not self._listens:
             self._listener.open()
             return
-        self.sockets = self.sockets or bind_address(self._key, self.address)
+        self.bind()
         try:
             await self._listener.listen(self.sockets, ssl=self._ssl)
         except OSError as exc:
@@ -82,6 +90,28 @@ class Endpoint:
     def stop(self) -> None:
         """Take no more connections, and end all at once."""
         self._listener.stop()
+        for one in self.sockets:
+            one.close()
+
+
+def make_http_server(answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **options: Any) -> web.Server:
+    """Return a server of aiohttp, with options as it takes them, whose answers do not say what serves them."""
+    loop = asyncio.get_running_loop()
+
+    def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return _NamelessRequest(message, payload, protocol, writer, task, loop)
+
+    return web.Server(answer, request_factory=make_request, **options)
+
+
+class _NamelessRequest(web.BaseRequest):
+    """A request whose answer lacks aiohttp's header ``Server``: an attacker would read there which versions to attack.
+
+    The hook is aiohttp's last word before headers are written, also for answers that it makes by itself.
+    """
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers.pop("Server", None)
 
 
 def bind_address(key: str, address: str) -> list[socket.socket]:

@@ -20,12 +20,20 @@ from orchestrator.config import (
 )
 from orchestrator.gateway.auth.callers import Guard
 from orchestrator.gateway.auth.tls import HTTP1, HTTP2, TlsFiles
+from orchestrator.gateway.call_budget import CallBudget
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.grpc.server import GrpcServer
 from orchestrator.gateway.http.server import HttpServer
 from orchestrator.gateway.listening import Sockets
 from orchestrator.gateway.metrics.endpoint import MetricsEndpoint
-from orchestrator.gateway.metrics.gateway_metrics import QUEUED, TASKS, WORKER_RESTARTS, WORKERS, GatewayMetrics
+from orchestrator.gateway.metrics.gateway_metrics import (
+    FOREIGN_MODELS,
+    QUEUED,
+    TASKS,
+    WORKER_RESTARTS,
+    WORKERS,
+    GatewayMetrics,
+)
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.ports import Server, Team
@@ -97,7 +105,7 @@ class Gateway:
             team=team,
             guard=self._make_guard(),
             retries=retries,
-            pass_on_timeout_s=settings.pass_on_timeout_s,
+            calls=CallBudget(settings),
         )
         tls = self._open_tls()
         self.grpc: GrpcServer | None = None
@@ -182,6 +190,9 @@ class Gateway:
         amounts = (backlog.requests, backlog.items, backlog.size_bytes)
         for measure, amount in zip(QUEUED, amounts, strict=True):
             snapshot.put(measure, amount)
+        for server in self._discovery.servers:
+            for model in server.foreign:
+                snapshot.numbers(FOREIGN_MODELS, (server.name, model))[0] = 1.0
         snapshot.put(TASKS, len(asyncio.all_tasks()))
         return snapshot
 
@@ -199,7 +210,11 @@ class Gateway:
         try:
             new = [server.name for server in self._discovery.servers if server.is_new]
             await asyncio.gather(*map(self._discovery.refresh, new))
-            for endpoint in (*self._transports, *([self.metrics] if self.metrics else [])):
+            endpoints = (*self._transports, *([self.metrics] if self.metrics else []))
+            for endpoint in endpoints:
+                endpoint.bind()
+            # Not before all can be had: what comes in at one would be lost when another one fails.
+            for endpoint in endpoints:
                 await endpoint.start()
         except BaseException:
             await self._close(until_s=0.0)
@@ -272,6 +287,8 @@ def open_servers(servers: Iterable[ServerSettings], pool: ConnectionPool | None 
         ConfigError: A protocol key file can't be used.
     """
     return {
-        ServerName(s.name): TritonClient(s.grpc, protocol_key=read_protocol_key(s.protocol_key_file), pool=pool)
+        ServerName(s.name): TritonClient(
+            s.grpc, name=s.name, protocol_key=read_protocol_key(s.protocol_key_file), pool=pool
+        )
         for s in servers
     }

@@ -15,14 +15,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from orchestrator.errors import SlimError
 from orchestrator.gateway.auth.callers import Caller, Ticket
 from orchestrator.gateway.dataplane import DataPlane
-from orchestrator.gateway.ports import ServerStream
+from orchestrator.gateway.passthrough import STREAM_METHOD
+from orchestrator.gateway.ports import Server, ServerStream
 from orchestrator.gateway.protocol.family import FamilyModel
 from orchestrator.gateway.protocol.messages import pb, serialise
 from orchestrator.gateway.protocol.wire import check_inference, read_address
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.snapshot import ServerName
-
-METHOD = "ModelStreamInfer"
+from orchestrator.triton.discovery import ServerModels
 
 
 class StreamSession:
@@ -38,10 +38,11 @@ class StreamSession:
         self._send = send
         self._caller = caller
         self._tickets: dict[str, Ticket] = {}
+        self._places: list[Callable[[], None]] = []
         self._window = asyncio.Semaphore(window)
         self._sending = asyncio.Lock()  # a stream takes one message at a time
         self._streams: dict[ServerName, ServerStream] = {}
-        self._pinned: dict[str, ServerStream] = {}
+        self._pinned: dict[str, ServerModels[Server]] = {}
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Answer until the client sends no more and all is answered; raises SlimError, for a status, when it can't."""
@@ -62,6 +63,8 @@ class StreamSession:
                 stream.abandon()
             for ticket in self._tickets.values():
                 ticket.close()
+            for give_back in self._places:
+                give_back()
 
     async def _take(self, message: bytes, tasks: asyncio.TaskGroup) -> None:
         address = read_address(message)
@@ -72,13 +75,17 @@ class StreamSession:
             return
         try:
             self._charge(address.model)
-            check_inference(message)
-            stream = self._pinned.get(address.model) or self._open(message, tasks)
+            classified = check_inference(message)
+            server = self._pinned.get(address.model) or self._data_plane.model_index.find(address)[0]
+            await self._data_plane.passthrough.require_scores(server, address, classified)
+            if address.model not in self._pinned:
+                self._places.append(self._data_plane.passthrough.calls.take(address.model))
+            stream = self._streams.get(server.name) or self._open(server, tasks)
         except SlimError as exc:
             self._data_plane.metrics.count("", outcome_of(exc), tenant=self._caller.tenant)
             await self._fail(message, exc)
             return
-        self._pinned[address.model] = stream
+        self._pinned[address.model] = server
         self._data_plane.metrics.count(address.model, "streamed", tenant=self._caller.tenant)
         await stream.send(message)
 
@@ -92,13 +99,10 @@ class StreamSession:
             self._tickets[model] = guard.admit(self._caller, model)
         guard.charge_items(self._caller, 1)
 
-    def _open(self, message: bytes, tasks: asyncio.TaskGroup) -> ServerStream:
-        found = self._data_plane.model_index.find(read_address(message))[0]
-        stream = self._streams.get(found.name)
-        if stream is None:
-            stream = self._streams[found.name] = found.server.open_stream(METHOD, self._caller.metadata)
-            self._data_plane.metrics.begin()
-            tasks.create_task(self._pump(stream))
+    def _open(self, server: ServerModels[Server], tasks: asyncio.TaskGroup) -> ServerStream:
+        stream = self._streams[server.name] = server.server.open_stream(STREAM_METHOD, self._caller.metadata)
+        self._data_plane.metrics.begin()
+        tasks.create_task(self._pump(stream))
         return stream
 
     async def _pump(self, stream: ServerStream) -> None:

@@ -81,9 +81,12 @@ class NoticeKind(StrEnum):
     STUCK = "stuck"
     """A model has been loading for too long; only a restart of Triton helps."""
     RESTART_ADVISED = "restart-advised"
-    """Unloads have not given back so much memory that Triton should be drained and restarted."""
+    """Unloads have not given back so much memory, or repairs so many threads, that Triton should be drained and
+    restarted."""
     OVER_BUDGET = "over-budget"
     """Memory is over the budget and nothing can be taken away."""
+    RIVAL = "rival"
+    """Somebody else undoes what this controller does, so it changes nothing for a while."""
     WEIGHTS_DIFFER = "weights-differ"
     """A model's weights are not those that config.pbtxt names; what was loaded before goes on."""
 

@@ -38,7 +38,9 @@ def track(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_
     memory = state.memory.follow(snapshot.server_id)
     if not snapshot.busy_models:  # in the middle of a change the instances of both versions are there
         memory = memory.observe(sizes, snapshot.overhead_bytes)
-    return replace(state, models=models, quarantine=quarantine, memory=memory)
+    rivalry = state.rivalry.follow(snapshot, limits.settings, now_s=now_s)
+    threads = state.threads.observe(snapshot, now_s=now_s)
+    return replace(state, models=models, quarantine=quarantine, memory=memory, rivalry=rivalry, threads=threads)
 
 
 def _track_model(

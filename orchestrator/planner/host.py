@@ -131,6 +131,7 @@ class HostSnapshot:
         server_id: The running Triton process, another one after a restart; None: unknown.
         overhead_bytes: What no instance that serves holds of the memory in use: the server itself, and what was not
             given back; None where instances are no processes or can't be seen.
+        server_threads: The threads of the server process; None: can't be seen.
         busy_models: The models whose last action has not ended; they are left alone.
     """
 
@@ -140,6 +141,7 @@ class HostSnapshot:
     server_id: str | None = None
     busy_models: frozenset[ModelName] = frozenset()
     overhead_bytes: int | None = None
+    server_threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

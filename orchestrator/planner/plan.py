@@ -3,8 +3,8 @@
 In the order of what matters: back under the budget, repair what is broken, the minimum set, what was asked for, the
 width whose next instance relieves the most queueing per byte, then what costs nothing to give up, then the widths
 that there is room for, then batching. More budget never gives an earlier line of this list less; a later line may
-get less, because an earlier one took it. A solver over all of it at once would find fuller packings and could not
-say why; and a host has a handful of widths.
+get less, because an earlier one took it. Nothing of it is done while somebody else undoes it (``rivalry``). A solver
+over all of it at once would find fuller packings and could not say why; and a host has a handful of widths.
 
 What keeps a plan from swinging under constant load: conditions must hold for seconds without a break; an instance is
 added above one busy ratio and taken away only when the rest would stay below a smaller one; a width that made room
@@ -20,6 +20,7 @@ from orchestrator.planner.growth import grow
 from orchestrator.planner.host import HostSnapshot, Limits, ModelStatus
 from orchestrator.planner.plan_builder import PlanBuilder
 from orchestrator.planner.reloads import follow_files, size_batches
+from orchestrator.planner.rivalry import RIVAL_AFTER
 from orchestrator.planner.state import SchedulerState
 
 
@@ -33,6 +34,8 @@ def plan(snapshot: HostSnapshot, state: SchedulerState, limits: Limits, *, now_s
     state = track(snapshot, state, limits, now_s=now_s)
     builder = PlanBuilder(snapshot, state, limits, now_s)
     _notify(builder)
+    if state.rivalry.rival_of is not None:
+        return builder.finish(), state
     if not _shed(builder):
         _repair(builder)
         _load_needed(builder)
@@ -51,9 +54,37 @@ def _notify(builder: PlanBuilder) -> None:
             builder.notify(NoticeKind.STUCK, seen.name, (("for_s", builder.now_s - since_s),))
         if seen.model.damage:
             builder.notify(NoticeKind.WEIGHTS_DIFFER, seen.name, detail=seen.model.damage)
+    _notify_of_rival(builder)
     residue, limit = builder.state.memory.residue_bytes, builder.limits.leak_limit_bytes
     if residue > limit:
         builder.notify(NoticeKind.RESTART_ADVISED, None, (("residue_bytes", residue), ("limit_bytes", limit)))
+    threads, most = builder.state.threads.left_behind, builder.settings.leak_limit_threads
+    if threads > most:
+        counts: Numbers = (("left_threads", threads), ("limit_threads", most), ("idle_s", _idle_s(builder)))
+        builder.notify(
+            NoticeKind.RESTART_ADVISED, None, counts, "repairs left threads behind; restart Triton while it is idle"
+        )
+
+
+def _idle_s(builder: PlanBuilder) -> float:
+    """Return for how long no model has had anything to do."""
+    ready = [builder.memory(seen) for seen in builder.models.values() if seen.is_ready]
+    return min((builder.elapsed_s(memory.idle_since_s) for memory in ready), default=0.0)
+
+
+def _notify_of_rival(builder: PlanBuilder) -> None:
+    rivalry, settings = builder.state.rivalry, builder.settings
+    if rivalry.rival_of is None:
+        return
+    needed_s = rivalry.quiet_s(settings)
+    numbers: Numbers = (("quiet_s", builder.elapsed_s(rivalry.moved_s)), ("needed_quiet_s", needed_s))
+    builder.notify(
+        NoticeKind.RIVAL,
+        rivalry.rival_of,
+        numbers,
+        f"somebody else has undone {RIVAL_AFTER} changes of it, so nothing is changed until nobody else has for "
+        f"{needed_s:g} s (controller.rival_quiet_s = {settings.rival_quiet_s:g}); leave this Triton to one controller",
+    )
 
 
 def _shed(builder: PlanBuilder) -> bool:

@@ -27,6 +27,8 @@ from dataclasses import dataclass, field, replace
 from orchestrator.planner.actions import Action, ActionKind, ActionReason, Outcome
 from orchestrator.planner.host import Batching, Limits
 from orchestrator.planner.memory_ledger import MemoryLedger
+from orchestrator.planner.rivalry import Rivalry
+from orchestrator.planner.thread_ledger import ThreadLedger
 from orchestrator.profile.fit import LatencyFit
 from orchestrator.snapshot import ModelName
 
@@ -242,6 +244,8 @@ class SchedulerState:
     memory: MemoryLedger = field(default_factory=MemoryLedger)
     prices: Prices = field(default_factory=Prices)
     quarantine: Quarantine = field(default_factory=Quarantine)
+    rivalry: Rivalry = field(default_factory=Rivalry)
+    threads: ThreadLedger = field(default_factory=ThreadLedger)
 
     def model(self, name: ModelName) -> ModelMemory:
         """Return what is remembered of a model; blank of one never seen."""
@@ -275,6 +279,7 @@ class SchedulerState:
             memory=self.memory.record(outcome, has_shared_runtime=limits.has_shared_runtime),
             prices=self.prices.record(outcome),
             quarantine=quarantine,
+            rivalry=self.rivalry.record(outcome),
         )
 
 

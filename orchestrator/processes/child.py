@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.errors import ServerUnavailableError
+from orchestrator.processes.readiness import Hearing
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class ChildProcess:
         pass_fds: Descriptors that the program inherits.
         has_lifeline: Whether its standard input stays open for as long as this process lives; else it is empty.
         is_ready: Asked again and again until it says that the program has started; None: once it runs.
+        says_ready: Whether the program itself says so, see ``readiness``; ``is_ready`` is not asked then.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class ChildProcess:
         pass_fds: Sequence[int] = (),
         has_lifeline: bool = False,
         is_ready: Callable[[], Awaitable[bool]] | None = None,
+        says_ready: bool = False,
     ) -> None:
         self._name = name
         self._command = command
@@ -55,6 +59,7 @@ class ChildProcess:
         self._pass_fds = pass_fds
         self._has_lifeline = has_lifeline
         self._is_ready = is_ready
+        self._says_ready = says_ready
         self._process: Process | None = None
         self._log_offset = 0
 
@@ -75,7 +80,12 @@ class ChildProcess:
             ServerUnavailableError: It ended instead; with the last line of its log.
             OSError: It could not be started at all.
         """
+        environment, is_ready = self._environment, self._is_ready
         with contextlib.ExitStack() as stack:
+            if self._says_ready:
+                hearing = stack.enter_context(Hearing())
+                environment = {**(os.environ if environment is None else environment), **hearing.environment}
+                is_ready = hearing.is_heard
             output = None if self._log_path is None else stack.enter_context(self._log_path.open("ab"))
             self._log_offset = 0 if output is None else output.tell()
             self._process = await asyncio.create_subprocess_exec(
@@ -83,14 +93,14 @@ class ChildProcess:
                 stdin=PIPE if self._has_lifeline else DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env=environment,
                 pass_fds=self._pass_fds,
                 start_new_session=True,  # Ctrl-C is for this process, which then ends its children in order
             )
-        while self._is_ready is not None and not await self._is_ready():
-            if (exit_code := self._process.returncode) is not None:
-                raise ServerUnavailableError(self._read_last_line() or describe_exit_code(exit_code))
-            await asyncio.sleep(_POLL_S)
+            while is_ready is not None and not await is_ready():
+                if (exit_code := self._process.returncode) is not None:
+                    raise ServerUnavailableError(self._read_last_line() or describe_exit_code(exit_code))
+                await asyncio.sleep(_POLL_S)
 
     async def wait_exited(self) -> str:
         """Wait until the program has ended; return how, and its last line when that was by itself."""

@@ -61,6 +61,7 @@ def connect_triton(
     """
     return TritonClient(
         server.grpc,
+        name=server.name,
         timeout_s=settings.connect_timeout_s,
         protocol_key=read_protocol_key(server.protocol_key_file),
         pool=pool,

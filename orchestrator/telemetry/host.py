@@ -70,7 +70,13 @@ class GpuTelemetry:
         """Return what can be read now; what can't is absent with its reason."""
         triton, device = await asyncio.gather(self._processes.read(), self._device.read())
         # What stubs hold of the host's memory says nothing of the device's.
-        return replace(device, server_id=triton.server_id, live_instances=triton.live_instances, cpus=triton.cpus)
+        return replace(
+            device,
+            server_id=triton.server_id,
+            live_instances=triton.live_instances,
+            cpus=triton.cpus,
+            server_threads=triton.server_threads,
+        )
 
     async def close(self) -> None:
         """Let go of the GPU, unless a read of it hangs: then the end of the process does that."""

@@ -72,6 +72,7 @@ class TritonProcesses:
             cpus=usage.cpus,
             instance_bytes=usage.instance_bytes,
             overhead_bytes=usage.overhead_bytes,
+            server_threads=usage.server_threads,
         )
 
     def _utilisation(self, usage: TreeUsage) -> Reading:

@@ -49,6 +49,7 @@ class HostReading:
         live_instances: Stub processes alive, by model name; None when the process can't be seen.
         cpus: The number of CPUs that Triton may run on; None when the process can't be seen.
         instance_bytes: Private memory of the largest live stub, by model name; empty where there is none.
+        server_threads: Threads of the server process; None when it can't be seen.
         overhead_bytes: What no stub that serves holds of the memory used; None where stubs are not what uses it.
     """
 
@@ -62,6 +63,7 @@ class HostReading:
     cpus: int | None = None
     instance_bytes: Mapping[str, int] = field(default_factory=dict)
     overhead_bytes: int | None = None
+    server_threads: int | None = None
 
     @classmethod
     def absent(cls, reason: str) -> HostReading:

@@ -49,6 +49,7 @@ class TreeUsage:
             memory regions, mapped by every stub alike, don't count: they would count once a stub.
         cpu_s: Processor time since the server's start, of stubs that have ended included.
         cpus: The number of CPUs that the server may run on.
+        server_threads: The threads of the server itself.
         live_instances: Stubs alive that serve, by model name; a model without any is not in it. None when that is
             unknown: this server has had no stub yet (Triton's own onnxruntime backend never has one), or one stub's
             arguments are not understood.
@@ -59,6 +60,7 @@ class TreeUsage:
     private_bytes: int
     cpu_s: float
     cpus: int
+    server_threads: int
     live_instances: Mapping[str, int] | None
     instance_bytes: Mapping[str, int]
     overhead_bytes: int | None = None
@@ -139,7 +141,15 @@ class ServerTree:
         self._orphans |= {pid for pid in live if not self._is_serving(self._stubs[pid])}
         serving = {pid: own_bytes for pid, own_bytes in live.items() if pid not in self._orphans}
         overhead_bytes = private_bytes - sum(serving.values()) if self._has_had_stubs else None
-        usage = TreeUsage(private_bytes, cpu_s, cpus, self._count(serving), self._measure(serving), overhead_bytes)
+        usage = TreeUsage(
+            private_bytes,
+            cpu_s,
+            cpus,
+            self._server.num_threads(),
+            self._count(serving),
+            self._measure(serving),
+            overhead_bytes,
+        )
         return usage, is_settled
 
     def _list_children(self) -> dict[int, psutil.Process]:

@@ -38,9 +38,10 @@ T = TypeVar("T")
 
 READY: Final = "READY"
 _INFER: Final = f"/{SERVICE}/ModelInfer"
-# What belongs to the connection with our client, or could open what is closed, is not forwarded.
+# What belongs to the connection with our client, or could open what is closed, is not forwarded. Neither is what makes
+# Triton 2.51 end a stream with a model's first error: it dies of what a decoupled model sends after it.
 _OWN_PREFIXES: Final = ("grpc-", ":", HEADER_PREFIX)
-_OWN_KEYS: Final = frozenset({"user-agent", "content-type", "te", "authorization"})
+_OWN_KEYS: Final = frozenset({"user-agent", "content-type", "te", "authorization", "triton_grpc_error"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class TritonClient:
     Args:
         address: The ``host:port`` of the gRPC endpoint.
         timeout_s: How long any call may take but inferences, loads and what is passed through.
+        name: The server's name, by which errors tell of it; None: they tell its address. Whoever hands errors on to
+            others than the operator gives one.
         protocol_key: The key of restricted protocols, see read_protocol_key; None: they are not restricted.
         pool: The pool whose connection it shares with others; None: it has one of its own.
         discover: What returns the served models, where a discovery asks for a whole process; None: it is asked here.
@@ -76,12 +79,14 @@ class TritonClient:
         self,
         address: str,
         *,
+        name: str | None = None,
         timeout_s: float = 5.0,
         protocol_key: tuple[str, str] | None = None,
         pool: ConnectionPool | None = None,
         discover: Callable[[], Awaitable[tuple[ServedModel, ...]]] | None = None,
     ) -> None:
         self.address = address
+        self._told_as = f"Triton at {address}" if name is None else f"server {name}"
         self._discover = discover
         self._timeout_s = timeout_s
         self._metadata = tuple(render_headers(protocol_key).items())
@@ -202,8 +207,7 @@ class TritonClient:
 
         What the server refuses is raised by the stream as a RefusedCallError.
         """
-        path, peer = f"/{SERVICE}/{method}", f"Triton at {self.address}"
-        return self._channel.open_stream(path, self._pass_metadata(metadata), explain=self._refuse, peer=peer)
+        return self._channel.open_stream(f"/{SERVICE}/{method}", self._pass_metadata(metadata), explain=self._refuse)
 
     def _pass_metadata(self, metadata: Metadata) -> Metadata:
         own = ((k, v) for k, v in metadata if k not in _OWN_KEYS and not k.startswith(_OWN_PREFIXES))
@@ -214,16 +218,16 @@ class TritonClient:
             async with asyncio.timeout(self._timeout_s if is_timed else None):
                 answer = await self._channel.call(f"/{SERVICE}/{method}", request.SerializeToString(), self._metadata)
         except TimeoutError as exc:
-            raise translate_status("DEADLINE_EXCEEDED", "Deadline Exceeded", self.address) from exc
+            raise translate_status("DEADLINE_EXCEEDED", "Deadline Exceeded", self._told_as) from exc
         except RpcError as exc:
             raise self._translate(exc) from exc
         return parse_answer(kind, answer)
 
     def _translate(self, error: RpcError) -> SlimError:
-        return translate_status(error.status, error.detail or "no reason given", self.address)
+        return translate_status(error.status, error.detail or "no reason given", self._told_as)
 
     def _refuse(self, error: RpcError) -> RefusedCallError:
-        return describe_refusal(error.status, error.detail, self.address)
+        return describe_refusal(error.status, error.detail, self._told_as)
 
 
 def read_index(answer: Message) -> tuple[IndexEntry, ...]:

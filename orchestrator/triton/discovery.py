@@ -67,6 +67,7 @@ class ServerModels(Generic[S]):
         entries: Its repository index.
         found: Models of families by name, those that are listed and not ready now included.
         widths: Those of them that have the family's weights.
+        foreign: The names of those of other weights than the family's, which are not used.
         served: The widths that it was ready to run, ordered by name; the same tuple for as long as they are the same.
         problem: Why it can't be asked; None when it answered last time.
         asked_s: When it was last asked, seconds on the event loop's clock; before all time when it never was.
@@ -78,12 +79,12 @@ class ServerModels(Generic[S]):
         self.entries: tuple[IndexEntry, ...] = ()
         self.found: dict[str, ServedModel] = {}
         self.widths: dict[str, ServedModel] = {}
+        self.foreign: frozenset[str] = frozenset()
         self.served: tuple[ServedModel, ...] = ()
         self.problem: str | None = "not asked yet"
         self.asked_s = -math.inf
         self._known: set[str] = set()  # ready models whose config was read
         self._ready: frozenset[str] = frozenset()  # widths among them
-        self._foreign: frozenset[str] = frozenset()  # widths of other weights than the family's
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -93,14 +94,14 @@ class ServerModels(Generic[S]):
 
     def has_ready(self, model: str, version: str = "") -> bool:
         """Return whether it has a model, or one version of it, ready."""
-        return model not in self._foreign and any(
+        return model not in self.foreign and any(
             e.name == model and e.state == READY and version in ("", e.version) for e in self.entries
         )
 
     def keep_to(self, digests: Mapping[str, str | None]) -> None:
         """Use only widths of these digests, by model; one that has another is logged when that is new."""
         foreign = frozenset(name for name, model in self.found.items() if model.sha256 != digests.get(name))
-        for name in sorted(foreign - self._foreign):
+        for name in sorted(foreign - self.foreign):
             log.warning(
                 "model %s on %s is not used: its slim.sha256 is %s, and that of the family's on most servers is %s",
                 name,
@@ -108,7 +109,7 @@ class ServerModels(Generic[S]):
                 self.found[name].sha256,
                 digests.get(name),
             )
-        self._foreign = foreign
+        self.foreign = foreign
         self._select()
 
     def note_problem(self, problem: str) -> None:
@@ -159,8 +160,8 @@ class ServerModels(Generic[S]):
         self._select()
 
     def _select(self) -> None:
-        self.widths = {name: model for name, model in self.found.items() if name not in self._foreign}
-        served = tuple(self.widths[name] for name in sorted(self._ready - self._foreign))
+        self.widths = {name: model for name, model in self.found.items() if name not in self.foreign}
+        served = tuple(self.widths[name] for name in sorted(self._ready - self.foreign))
         self.served = self.served if served == self.served else served
 
     async def _read_config(self, name: str) -> ServedModel | bool | None:

@@ -111,25 +111,25 @@ class RefusedCallError(SlimError):
         self.executed = executed
 
 
-def describe_refusal(status: str, detail: str, address: str) -> RefusedCallError:
-    """Return the refusal of a call that was passed through to the server at ``address``."""
-    translated = translate_status(status, detail or "no reason given", address)
+def describe_refusal(status: str, detail: str, server: str) -> RefusedCallError:
+    """Return the refusal of a call that was passed through to a server, of which ``server`` says which."""
+    translated = translate_status(status, detail or "no reason given", server)
     refused, has_died = isinstance(translated, ModelNotFoundError), _DIED in detail
     executed = has_died or not (refused or (isinstance(translated, TransientError) and not translated.executed))
     is_gone = isinstance(translated, ServerUnavailableError) and not executed
     if is_gone:
-        detail = f"{detail} (Triton at {address})"  # gRPC's own words would name no server of ours
+        detail = f"{detail} ({server})"  # gRPC's own words would name no server of ours
     return RefusedCallError(status, detail, executed=executed, is_gone=is_gone, has_died=has_died)
 
 
-def translate_status(status: str | None, detail: str, address: str) -> SlimError:
-    """Return our error for a failed call, its message in one line and naming the server.
+def translate_status(status: str | None, detail: str, server: str) -> SlimError:
+    """Return our error for a failed call, its message in one line and beginning with which server it is of.
 
     The status is gRPC's name, with or without ``StatusCode.``; None when there was none.
     """
     name = (status or "").removeprefix("StatusCode.")
     words = " ".join(detail.split())
-    message = f"Triton at {address}: {words}"
+    message = f"{server}: {words}"
     for mark, make in _BY_WORDS:
         if mark in words:
             # A server that is stopping can say so in any status; only UNAVAILABLE is about the whole server.

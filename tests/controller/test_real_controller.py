@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from orchestrator.controller.loop import Controller
 from orchestrator.controller.report import StepReport
 from orchestrator.controller.resolve import resolve_limits
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
-from orchestrator.planner.actions import ActionReason
+from orchestrator.planner.actions import ActionReason, NoticeKind
+from orchestrator.processes.process_table import read_command_line
 from orchestrator.snapshot import ServerName
 from orchestrator.telemetry import open_telemetry
 from orchestrator.triton.client import TritonClient
@@ -39,11 +41,11 @@ def server(tmp_path: Path, tritons: Tritons) -> Iterator[EmbeddedServer]:
 
 
 @asynccontextmanager
-async def controlled(server: EmbeddedServer) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
+async def controlled(server: EmbeddedServer, **changes: Any) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
     """Run a controller beside the server, and stop it unless the test already has."""
     control = TritonControl(server.grpc_address, server.metrics_url, server.repository)
     telemetry = open_telemetry("cpu", grpc_port=int(server.grpc_address.rpartition(":")[2]))
-    settings = ControllerSettings(period_s=0.5, repair_after_s=0.5)
+    settings = ControllerSettings(period_s=0.5, repair_after_s=0.5, **changes)
     described = ServerSettings(name="a", grpc=server.grpc_address)
     total_bytes = (await telemetry.read()).memory_total_bytes.value
     models = control.repository_models()
@@ -98,6 +100,24 @@ async def test_a_dead_stub_is_repaired_and_answers_again(server: EmbeddedServer)
         await client.close()
 
 
+async def test_threads_that_a_repair_leaves_behind_are_counted_and_told(server: EmbeddedServer) -> None:
+    async with (
+        controlled(server, leak_limit_threads=20) as (controller, _),
+        TritonClient(server.grpc_address) as client,
+    ):
+        await until(controller, lambda report: is_well(report) and bool(report.state.threads.fewest))
+        pixels = np.zeros((64, 1, 28, 28), np.float32)
+        asked = [asyncio.create_task(client.infer(W050, {"pixels": pixels}, ["logits"])) for _ in range(8)]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)  # so the next one is in hand
+        os.kill(next(pid for pid in server.stub_pids() if "fashion_w050_0_0" in read_command_line(pid)), signal.SIGKILL)
+        await asyncio.gather(*asked, return_exceptions=True)
+        report = await until(controller, lambda report: report.state.threads.left_behind > 0)
+        assert report.plan is not None
+        (notice,) = report.plan.notices
+        assert notice.kind is NoticeKind.RESTART_ADVISED
+        assert dict(notice.numbers)["left_threads"] > 20
+
+
 async def test_a_controller_killed_during_a_load_is_followed_by_one_that_finishes(server: EmbeddedServer) -> None:
     async with controlled(server) as (controller, task):
         await until(controller, lambda report: bool(report.plan and report.plan.actions))
@@ -108,3 +128,19 @@ async def test_a_controller_killed_during_a_load_is_followed_by_one_that_finishe
         report = await until(controller, is_full)
         assert report.seen.snapshot is not None
         assert [seen.loaded.instances for seen in report.seen.snapshot.models] == [1, 1, 1, 1]
+
+
+def has_rival(report: StepReport) -> bool:
+    return report.plan is not None and any(notice.kind is NoticeKind.RIVAL for notice in report.plan.notices)
+
+
+async def test_of_two_controllers_that_undo_each_other_one_stands_back(server: EmbeddedServer) -> None:
+    sparing = {"wanted_widths": (25,), "idle_s": 0.5, "unload_after_s": 1.0}
+    async with controlled(server) as (greedy, _), controlled(server, **sparing) as (other, _):
+        report = await until(greedy, has_rival)
+        assert report.plan is not None and report.plan.actions == ()
+        done = len(report.recent)
+        steps = report.steps
+        report = await until(greedy, lambda report: report.steps >= steps + 10)
+        assert has_rival(report) and len(report.recent) == done
+        assert other.failed_steps == greedy.failed_steps == 0

@@ -70,6 +70,7 @@ def test_a_queue_policy_is_a_note_that_says_what_it_costs(repository: Path) -> N
         ("  dims: 12\n", "  dims: 13\n", "takes and gives"),
         ("data_type: TYPE_FP32", "data_type: TYPE_FP16", "input[0].data_type is 'TYPE_FP16'"),
         ('name: "logits"', 'name: "scores"', "output[0].name is 'scores'"),
+        ("FORMAT_NCHW", "FORMAT_NHWC", "input[0].format is 'FORMAT_NHWC'"),
         ("  dims: 3\n", "  dims: 4\n", "output[0].dims[0] is '4', exported was '3'"),
         ('label_filename: "labels.txt"', "", "label_filename is absent"),
         ('string_value: "0.', 'string_value: "0.9', "slim.* parameter"),
@@ -96,6 +97,13 @@ def test_an_edit_that_makes_it_another_model_is_an_error(old: str, new: str, mes
     edit_config(repository, old, new)
     errors = findings_of(repository, Severity.ERROR)
     assert any(message in error for error in errors), errors
+
+
+def test_an_export_from_before_formats_were_written_is_a_note(repository: Path) -> None:
+    edit_config(repository, "  format: FORMAT_NCHW\n", "")
+    (note,) = findings_of(repository, Severity.NOTE)
+    assert "lacks input[0].format" in note
+    assert findings_of(repository, Severity.ERROR) == []
 
 
 def test_a_lost_header_is_an_error_because_it_hides_what_was_changed(repository: Path) -> None:

@@ -23,16 +23,23 @@ from tests.ports import choose_free_ports
 class FakeTriton:
     """Serves models by the passthrough's protocol; those that are no widths answer what they are given.
 
-    ``refusals`` are raised by the next inferences, one each. ``seen`` are the calls that came, as bytes.
+    ``refusals`` are raised by the next inferences, one each; while ``goes_on`` is cleared none is answered. ``seen``
+    are the calls that came, as bytes. ``datatypes`` are those that models declare of their output, FP32 where none is
+    given. ``scripts`` says of decoupled models what they answer to a request over a stream: r is a response, e an
+    error.
     """
 
     def __init__(self, widths: Sequence[ServedModel] = (), others: Iterable[str] = ()) -> None:
         self.widths = {str(model.name): model for model in widths}
         self.others = set(others)
+        self.datatypes: dict[str, str] = {}
+        self.scripts: dict[str, str] = {}
         self.unready: dict[str, str] = {}
         self.is_up = True
         self.in_flight = 0
         self.refusals: list[RefusedCallError] = []
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
         self.seen: list[tuple[str, bytes, Metadata]] = []
         self.counts: dict[str, int] = {}
         self.closed = False
@@ -49,6 +56,8 @@ class FakeTriton:
         self.require_up()
         self.seen.append((method, message, metadata))
         await asyncio.sleep(0)
+        if method == "ModelInfer":
+            await self.goes_on.wait()
         answer: bytes = self._methods[method](message).SerializeToString()
         return answer
 
@@ -81,13 +90,14 @@ class FakeTriton:
         if model is None:
             config.input.add(name="x", data_type="TYPE_FP32", dims=[2])
             config.output.add(name="x", data_type="TYPE_FP32", dims=[2])
+            config.model_transaction_policy.decoupled = name in self.scripts
             return answer
         config.max_batch_size = model.max_batch_size
         config.input.add(name=model.input.name, data_type="TYPE_FP32", dims=model.input.shape)
         config.output.add(name=model.output.name, data_type="TYPE_FP32", dims=model.output.shape)
         config.model_warmup.add(name="warm", batch_size=1)
-        for key, value in (("family", model.family), ("width", model.width), ("accuracy", model.accuracy)):
-            config.parameters[f"slim.{key}"].string_value = str(value)
+        for key in ("family", "width", "accuracy", "sha256"):
+            config.parameters[f"slim.{key}"].string_value = str(getattr(model, key))
         return answer
 
     def answer_metadata(self, message: bytes) -> Any:
@@ -98,7 +108,8 @@ class FakeTriton:
         shape = [2] if model is None else [-1, *model.input.shape]
         answer.inputs.add(name="x" if model is None else model.input.name, datatype="FP32", shape=shape)
         scores = [2] if model is None else [-1, *model.output.shape]
-        answer.outputs.add(name="x" if model is None else model.output.name, datatype="FP32", shape=scores)
+        output = "x" if model is None else model.output.name
+        answer.outputs.add(name=output, datatype=self.datatypes.get(name, "FP32"), shape=scores)
         return answer
 
     def answer_statistics(self, message: bytes) -> Any:
@@ -112,6 +123,9 @@ class FakeTriton:
     def answer_infer(self, message: bytes) -> Any:
         request = pb.ModelInferRequest.FromString(message)
         self._require(request.model_name)
+        if request.model_name in self.scripts:
+            detail = "ModelInfer RPC doesn't support models with decoupled transaction policy"
+            raise RefusedCallError("UNIMPLEMENTED", detail)
         if self.refusals:
             raise self.refusals.pop(0)
         return echo(request)
@@ -131,7 +145,7 @@ def echo(request: Any) -> Any:
 
 
 class FakeStream:
-    """Answers each request twice, as a decoupled model may."""
+    """Answers each request twice, as a decoupled model may, or as the model's script says."""
 
     def __init__(self, server: FakeTriton) -> None:
         self._server = server
@@ -140,8 +154,10 @@ class FakeStream:
 
     async def send(self, message: bytes) -> None:
         self._server.seen.append(("ModelStreamInfer", message, ()))
-        response = pb.ModelStreamInferResponse(infer_response=echo(pb.ModelInferRequest.FromString(message)))
-        for _ in range(2):
+        request = pb.ModelInferRequest.FromString(message)
+        for step in self._server.scripts.get(request.model_name, "rr"):
+            error = "the model broke off" if step == "e" else None
+            response = pb.ModelStreamInferResponse(error_message=error, infer_response=echo(request))
             self._answers.put_nowait(response.SerializeToString())
 
     async def finish(self) -> None:

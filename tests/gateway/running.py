@@ -102,6 +102,7 @@ def write_repository(repository: Path) -> None:
     for model in sorted((ROOT / "model_repository").glob("fashion_*")):
         shutil.copytree(model, repository / model.name)
     types = onnx_models.TensorProto
+    onnx_models.write_model(repository, "words", onnx_models.identity(types.STRING, ("batch", "n")))
     onnx_models.write_model(repository, "plus", onnx_models.plus_one())
     onnx_models.write_model(repository, "two", onnx_models.add_and_subtract())
     for name, kind in (("text", types.STRING), ("half", types.FLOAT16), ("bool", types.BOOL), ("int64", types.INT64)):

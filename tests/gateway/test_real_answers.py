@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,17 @@ def test_a_pinned_width_answers_what_the_width_itself_does(gateway: Place, direc
         assert ours.parameters["slim_width"].int64_param == width
 
 
+def twice(request: Any) -> Any:
+    request.inputs.append(request.inputs[0])
+    return request
+
+
+def typed(request: Any) -> Any:
+    del request.raw_input_contents[:]
+    request.inputs[0].contents.int_contents.extend([1] * 784)
+    return request
+
+
 BAD = [
     raw_request("M", name="foo"),
     raw_request("M", shape=(1, 1, 28, 27)),
@@ -48,6 +60,9 @@ BAD = [
     raw_request("M", outputs={"logits": -1}),
     raw_request("M", version="9"),
     raw_request("M", version="x"),
+    raw_request("M", version="9" * 40),
+    twice(raw_request("M")),
+    typed(raw_request("M")),
     raw_request("nope"),
     raw_request(""),
     raw_request("M", triton_foo=1),
@@ -68,6 +83,8 @@ def test_bad_requests_get_the_status_that_triton_gives(gateway: Place, direct: P
         codes.append(call(place.grpc, "ModelInfer", request.SerializeToString()))
     (ours, our_detail), (theirs, their_detail) = codes
     assert ours == theirs != "OK", (our_detail, their_detail)
+    if min(BAD[number].inputs[0].shape) > 0 and BAD[number].inputs[0].shape[0] < 2**32:  # else Triton says nonsense
+        assert our_detail == their_detail.replace(b"fashion_w025", b"fashion")
 
 
 @pytest.mark.parametrize("message", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x07fashion\x2a\x01\xff"])
@@ -75,6 +92,24 @@ def test_bytes_that_are_no_message_get_the_status_that_triton_gives(
     gateway: Place, direct: Place, message: bytes
 ) -> None:
     assert call(gateway.grpc, "ModelInfer", message) == call(direct.grpc, "ModelInfer", message)
+
+
+def test_no_classes_of_words_are_asked_of_a_triton_which_would_end_by_it(gateway: Place, direct: Place) -> None:
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [1, 2], "data": ["a", "b"]}
+    content = {"inputs": [tensor], "outputs": [{"name": "y", "parameters": {"classification": 1}}]}
+    status, _, body = fetch(gateway, "/v2/models/text/infer", json.dumps(content).encode())
+    message = raw_request(
+        "text", name="x", datatype="BYTES", shape=(1, 2), raw=b"\1\0\0\0a\1\0\0\0b", outputs={"y": 1}
+    ).SerializeToString()
+    unsupported = b"class result not available for output due to unsupported type 'BYTES'"
+    assert (status, json.loads(body)["error"].encode()) == (400, unsupported)
+    assert call(gateway.grpc, "ModelInfer", message) == ("INVALID_ARGUMENT", unsupported)
+    streamed = pb.ModelStreamInferResponse.FromString(call(gateway.grpc, "ModelStreamInfer", message)[1])
+    assert streamed.error_message.encode() == unsupported
+    half = raw_request("half", name="x", datatype="FP16", shape=(1, 2), raw=bytes(4), outputs={"y": 1})
+    answers = [call(place.grpc, "ModelInfer", half.SerializeToString()) for place in (gateway, direct)]
+    assert answers[0] == answers[1] == ("INVALID_ARGUMENT", unsupported.replace(b"BYTES", b"FP16"))
+    assert call(direct.grpc, "ServerReady", b"")[0] == "OK"
 
 
 FOREIGN = {
@@ -122,6 +157,39 @@ def test_other_models_answer_byte_for_byte_over_http(
     else:
         assert (model, is_binary) == ("half", False), "only FP16 has no form in JSON"
         assert all(b"sending FP16 data via JSON is not supported" in answer[2] for answer in (ours, theirs))
+
+
+WORDED: list[tuple[str, bytes, dict[str, str]]] = [
+    *(
+        (f"/v2/models/{model}/infer", bytes(8), {"Inference_Header_Content_Length": "0"})
+        for model in ("words", "text", "two")
+    ),
+    ("/v2/models/plus/infer", json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32"}]}).encode(), {}),
+    *((f"/v2/models/plus/versions/{version}/infer", b'{"inputs":[]}', {}) for version in ("x", "9", "9" * 40)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WORDED)))
+def test_what_is_wrong_over_http_is_said_in_tritons_words(gateway: Place, direct: Place, number: int) -> None:
+    path, body, headers = WORDED[number]
+    ours, theirs = (fetch(place, path, body, **headers) for place in (gateway, direct))
+    assert (ours[0], ours[2]) == (theirs[0], theirs[2])
+    assert ours[0] in (400, 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        *((method, {"name": "plus", "version": "x"}) for method in ("ModelReady", "ModelConfig", "ModelStatistics")),
+        *(("ModelStatistics", {"name": "plus", "version": version}) for version in ("9", "9" * 40)),
+        ("ModelStatistics", {"name": "nope"}),
+    ],
+)
+def test_what_is_wrong_over_grpc_is_said_in_tritons_words(
+    gateway: Place, direct: Place, method: str, fields: dict[str, str]
+) -> None:
+    message = getattr(pb, f"{method}Request")(**fields).SerializeToString()
+    assert call(gateway.grpc, method, message) == call(direct.grpc, method, message)
 
 
 def test_json_is_what_triton_writes(gateway: Place, direct: Place) -> None:

@@ -12,6 +12,8 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from orchestrator.triton.messages import SERVICE
 from tests.gateway.running import (
     Place,
     Process,
+    call,
     fetch,
     launch_gateway,
     raw_request,
@@ -185,6 +188,60 @@ def test_a_gateway_that_is_replaced_loses_no_request(
         assert not list(Path(directory).rglob("*.sock*")), "nothing is left behind"
     assert set(load.ends) == {"ok"}
     assert set(connecting.ends) == {"ok"}
+
+
+HANGING_CONFIG = """
+backend: "python"
+max_batch_size: 0
+input { name: "x" data_type: TYPE_FP32 dims: [1, 4] }
+output { name: "x" data_type: TYPE_FP32 dims: [1, 4] }
+"""
+HANGING_MODEL = """
+import os, time
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def initialize(self, arguments):
+        self.mark = os.path.join(arguments["model_repository"], "hangs")
+
+    def execute(self, requests):
+        while os.path.exists(self.mark):
+            time.sleep(0.01)
+        return [pb.InferenceResponse([pb.get_input_tensor_by_name(each, "x")]) for each in requests]
+"""
+
+
+def test_a_model_that_hangs_is_refused_by_name_and_costs_others_nothing(tmp_path: Path, tritons: Tritons) -> None:
+    repository = tmp_path / "repository"
+    (repository / "hanging" / "1").mkdir(parents=True)
+    write_repository(repository)
+    (repository / "hanging" / "config.pbtxt").write_text(HANGING_CONFIG)
+    (repository / "hanging" / "1" / "model.py").write_text(HANGING_MODEL)
+    mark = repository / "hanging" / "hangs"
+    message = raw_request("hanging", name="x", shape=(1, 4)).SerializeToString()
+    other = raw_request("fashion_w025", shape=(1, 1, 28, 28)).SerializeToString()
+    options = EmbeddedOptions(models=("hanging", "fashion_w025"), exit_timeout_s=2)
+    with tritons.running(repository, options) as server:
+        models = [{"name": "hanging", "timeout_s": 1, "max_calls": 4}]
+        process = start_gateway(tmp_path, [server], pass_on_models=models)
+
+        def ask(message: bytes) -> tuple[str, bytes]:
+            return call(process.place.grpc, "ModelInfer", message)
+
+        assert ask(message)[0] == "OK"
+        mark.touch()
+        with ThreadPoolExecutor(8) as pool:
+            ends = Counter(status for status, _ in pool.map(ask, [message] * 8))
+        assert ends == {"DEADLINE_EXCEEDED": 4, "RESOURCE_EXHAUSTED": 4}
+        status, reason = ask(message)
+        assert status == "RESOURCE_EXHAUSTED"
+        assert reason.startswith(b"model 'hanging' has 4 calls under way, ")
+        assert {ask(other)[0] for _ in range(20)} == {"OK"}
+        mark.unlink()
+        while (end := ask(message))[0] == "RESOURCE_EXHAUSTED":
+            time.sleep(0.05)
+        assert end[0] == "OK"
+        assert stop_gateway(process) == 0
 
 
 def test_a_killed_server_costs_other_models_no_new_request(tmp_path: Path, tritons: Tritons) -> None:

@@ -236,6 +236,14 @@ async def test_what_is_asked_of_the_family_is_obeyed(gateway: Place, kind: str) 
             assert caught.value.status() in ("StatusCode.INVALID_ARGUMENT", "400")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", [FAMILY, WIDTH])
+async def test_clients_for_images_learn_how_pixels_are_ordered(gateway: Place, kind: str, model: str) -> None:
+    async with client_of(kind, gateway) as client:
+        config = await answer(client, Call("get_model_config", (model,)), is_json="grpc" in kind)
+    assert config.get("config", config)["input"][0]["format"] == "FORMAT_NCHW"
+
+
 def test_the_page_tells_what_differs() -> None:
     page = (ROOT / "docs" / "gateway.md").read_text()
     section = page[page.index("\n## Clients") :]

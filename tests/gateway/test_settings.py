@@ -35,6 +35,15 @@ def test_what_is_set_comes_back_from_its_yaml() -> None:
         ("{max_message_mib: 0}", "gateway.max_message_mib"),
         ("{max_message_mib: .nan}", "gateway.max_message_mib"),
         ("{drain_s: -1}", "gateway.drain_s"),
+        (
+            "{pass_on_models: [{name: m, time_s: 1}]}",
+            "unknown key gateway.pass_on_models[0].time_s; allowed here: name",
+        ),
+        ("{pass_on_models: [{name: m}, {name: m}]}", "pass_on_models names 'm' twice; name each once"),
+        (
+            "{pass_on_models: [{name: m, max_calls: 9}], pass_on_calls: 16}",
+            "max_calls 9 is above half of pass_on_calls",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_with_its_key(section: str, problem: str) -> None:

@@ -89,6 +89,7 @@ class FluidHost:
         self.base_bytes = base_bytes
         self.peak_bytes = base_bytes
         self.now_s = 0.0
+        self.starts = 1
         self.clients: dict[ModelName, int] = {}
         """Clients that send the next request when the last was answered; they take the place of arrivals."""
         self.demands: dict[ModelName, float] = {}
@@ -185,7 +186,7 @@ class FluidHost:
             models=tuple(model.snapshot(self.demands.get(name)) for name, model in self.models.items()),
             memory_used_bytes=self.used_bytes,
             utilisation_ratio=min(1.0, self.busy_total / self.cpus),
-            server_id="1",
+            server_id=str(self.starts),
         )
 
     def step(self, state: SchedulerState, limits: Limits) -> SchedulerState:

@@ -87,6 +87,7 @@ def restart(host: FluidHost) -> None:
     """Let Triton be started anew, with nothing loaded."""
     for model in host.models.values():
         model.instances, model.held_bytes, model.failing = 0, [], False
+    host.starts += 1
 
 
 @settings(max_examples=40, deadline=None)

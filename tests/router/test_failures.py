@@ -47,6 +47,13 @@ class Hanging(FakeServer):
         return await super().infer_batch(model, batch)
 
 
+class HangingWidth(Hanging):
+    """A server whose widest model answers nothing while it hangs, as one whose stub has died with a request in hand."""
+
+    async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
+        return await (super() if model.width == 100 else super(Hanging, self)).infer_batch(model, batch)
+
+
 async def ask(router: Router, count: int, **arguments: Any) -> list[Any]:
     return await asyncio.gather(*(router.infer(item(n), **arguments) for n in range(count)), return_exceptions=True)
 
@@ -121,10 +128,6 @@ async def test_a_server_that_hangs_is_taken_out_and_returns_when_it_answers_agai
 
 @pytest.mark.parametrize("names", ["a", "ab"])
 async def test_a_width_that_hangs_takes_out_only_itself_and_returns_when_it_answers_again(names: str) -> None:
-    class HangingWidth(Hanging):
-        async def infer_batch(self, model: ServedModel, batch: Any) -> Any:
-            return await (super() if model.width == 100 else super(Hanging, self)).infer_batch(model, batch)
-
     servers = {name: HangingWidth(per_item_s=0.001) for name in names}
     async with routed(servers, policy="lert", group_timeout_s=2) as router:
         for server in servers.values():
@@ -142,6 +145,20 @@ async def test_a_width_that_hangs_takes_out_only_itself_and_returns_when_it_answ
         await asyncio.sleep(35)
         assert (await router.infer(item(0), deadline_ms=100)).width == 100
         await first
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+@pytest.mark.parametrize("policy", ["lert", "thrift"])
+async def test_whom_a_dead_width_has_met_on_all_servers_is_answered_at_another_width(names: str, policy: str) -> None:
+    servers = {name: HangingWidth(per_item_s=0.001) for name in names}
+    async with routed(servers, policy=policy, group_timeout_s=60) as router:
+        await ask(router, 20)
+        for server in servers.values():
+            server.hangs = True
+        outcomes = await ask(router, 30, deadline_ms=500)
+        assert all(isinstance(o, Answer) and o.width < 100 and right(o, n) for n, o in enumerate(outcomes)), outcomes
+        for server in servers.values():
+            server.hangs = False
 
 
 async def test_a_fleet_that_hangs_is_told_at_once_to_who_comes() -> None:
@@ -174,6 +191,19 @@ async def test_a_hanging_server_holds_up_nobody_before_it_is_found_out() -> None
         assert (await router.infer(item(1))).server == "slow"
         hanging.hangs = False
         await first
+
+
+@pytest.mark.parametrize("policy", ["round-robin:25", "jsq:25", "random:25", "lert:25"])
+@pytest.mark.parametrize("asked_before", [0, 20])
+async def test_who_was_sent_to_a_hanging_server_is_soon_answered_by_another(policy: str, asked_before: int) -> None:
+    hanging, well = Hanging(per_item_s=0.005), FakeServer(per_item_s=0.005)
+    async with routed({"a": hanging, "b": well}, policy=policy, group_timeout_s=60) as router:
+        await ask(router, asked_before)
+        hanging.hangs = True
+        began_s = asyncio.get_running_loop().time()
+        assert {answer.server for answer in await ask(router, 100)} == {"b"}
+        assert asyncio.get_running_loop().time() - began_s < 1
+        hanging.hangs = False
 
 
 async def test_an_unloaded_width_costs_no_request_when_another_server_has_it() -> None:

@@ -16,6 +16,7 @@ from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import ConfigError, ServerUnavailableError
 from orchestrator.loadgen.sample import LabelledSample, load_sample
+from orchestrator.processes.process_table import read_command_line
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient
@@ -115,6 +116,27 @@ async def test_a_dead_stub_costs_no_request_and_its_width_returns_after_a_reload
                 await asyncio.sleep(0.1)
 
 
+async def test_a_width_whose_stubs_die_on_all_servers_costs_no_request_and_no_other_width(
+    servers: list[EmbeddedServer], sample: LabelledSample
+) -> None:
+    stubs = [pid for server in servers for pid in server.stub_pids() if "fashion_w100_0_0" in read_command_line(pid)]
+    async with Router.from_fleet(fleet(servers, policy="lert")) as router, asyncio.TaskGroup() as group:
+        calls = []
+        for n in range(400):
+            if n == 150:
+                for stub in stubs:
+                    os.kill(stub, signal.SIGKILL)
+            calls.append(group.create_task(router.infer(sample.images[n], deadline_ms=3000)))
+            await asyncio.sleep(0.005)
+        answers = [await call for call in calls]
+        assert {answer.width for answer in answers[:100]} == {100}
+        assert {answer.width for answer in answers[200:]} <= {25, 50, 75}
+    for server in servers:
+        async with TritonClient(server.grpc_address) as client:
+            await client.unload_model("fashion_w100")
+            await client.load_model("fashion_w100")
+
+
 async def test_widths_loaded_and_unloaded_behind_the_routers_back_are_followed(
     servers: list[EmbeddedServer], sample: LabelledSample
 ) -> None:
@@ -135,6 +157,6 @@ async def test_widths_loaded_and_unloaded_behind_the_routers_back_are_followed(
 
 async def test_a_fleet_that_does_not_answer_is_refused_with_each_servers_reason() -> None:
     nobody = FleetSettings(servers=(ServerSettings(name="a", grpc="127.0.0.1:9"),))
-    with pytest.raises(ServerUnavailableError, match=r"a: Triton at 127\.0\.0\.1:9: .*check the addresses"):
+    with pytest.raises(ServerUnavailableError, match=r"\(a: failed to connect: .*check the addresses"):
         async with Router.from_fleet(nobody):
             pass

@@ -51,6 +51,12 @@ def test_stubs_are_counted_by_model(start_triton: Start) -> None:
     assert reading.server_id == f"{triton.pid}:{psutil.Process(triton.pid).create_time():.2f}"
 
 
+def test_the_threads_of_the_server_are_counted_and_no_stubs(start_triton: Start) -> None:
+    triton = start_triton()
+    triton.spawn("m_0_0")
+    assert follow(triton.port).read().server_threads == psutil.Process(triton.pid).num_threads() == 1
+
+
 def test_stubs_that_come_later_are_seen(start_triton: Start) -> None:
     triton = start_triton()
     processes = follow(triton.port)

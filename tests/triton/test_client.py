@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -51,7 +53,7 @@ from orchestrator.triton.errors import translate_status
 def test_what_triton_says_becomes_an_error_of_ours(
     status: str, detail: str, kind: type[SlimError], executed: bool | None
 ) -> None:
-    error = translate_status(status, detail + "\n second line", "h:1")
+    error = translate_status(status, detail + "\n second line", "Triton at h:1")
     assert type(error) is kind
     assert str(error) == f"Triton at h:1: {detail} second line"
     assert getattr(error, "executed", None) is executed
@@ -97,6 +99,32 @@ async def test_neither_giving_up_nor_closing_cancels_what_a_server_runs() -> Non
     await closing
     assert servicer.cancelled == 0
     await server.stop(None)
+
+
+class Recording(service_pb2_grpc.GRPCInferenceServiceServicer):
+    def __init__(self) -> None:
+        self.metadata: dict[str, str] = {}
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        self.metadata = dict(context.invocation_metadata())
+        async for request in requests:
+            yield service_pb2.ModelStreamInferResponse(error_message=request.id)
+
+
+async def test_what_would_have_a_stream_kill_a_triton_is_not_forwarded() -> None:
+    servicer, server = Recording(), grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with TritonClient(f"127.0.0.1:{port}") as client:
+        stream = client.open_stream("ModelStreamInfer", (("triton_grpc_error", "true"), ("x-mine", "1")))
+        await stream.send(b"")
+        await stream.finish()
+        assert [answer async for answer in stream.answers()] == [b""]
+        stream.abandon()
+    await server.stop(None)
+    assert servicer.metadata["x-mine"] == "1"
+    assert "triton_grpc_error" not in servicer.metadata
 
 
 async def test_an_absent_server_is_unavailable() -> None:

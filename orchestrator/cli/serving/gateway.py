@@ -29,9 +29,18 @@ from orchestrator.gateway import (
     new_event_loop,
     open_gateway,
 )
+from orchestrator.processes.readiness import Announcement
 from orchestrator.router import compile_ahead
 
 log = logging.getLogger(__name__)
+
+_WORKER = f"""
+import gc, sys
+gc.disable()
+from {gateway_worker.__name__} import main
+sys.exit(main(*map(int, sys.argv[1:])))
+"""
+"""As with commands, nothing looks for garbage in what is imported; ``freeze_heap`` lets it begin."""
 
 
 @click.command()
@@ -70,13 +79,17 @@ def gateway(
     """
     fleet = load_fleet(fleet_path)
     _raise_descriptor_limit()
+    announcement = Announcement(os.environ)
     succession = Succession(fleet.gateway, inherited_sockets(descriptors, os.environ), replaces=replace)
     with logging_to_stderr(log_level):
         if fleet.gateway.workers == 1:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
-                runner.run(_serve(fleet, fleet_path, succession, until_stdin_ends=until_stdin_ends))
+                runner.run(_serve(fleet, fleet_path, succession, announcement, until_stdin_ends=until_stdin_ends))
         else:
-            asyncio.run(_supervise(fleet, fleet_path, log_level, succession, until_stdin_ends=until_stdin_ends))
+            supervising = _supervise(
+                fleet, fleet_path, log_level, succession, announcement, until_stdin_ends=until_stdin_ends
+            )
+            asyncio.run(supervising)
 
 
 def _raise_descriptor_limit() -> None:
@@ -85,7 +98,9 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(fleet: FleetSettings, path: Path, succession: Succession, *, until_stdin_ends: bool) -> None:
+async def _serve(
+    fleet: FleetSettings, path: Path, succession: Succession, announcement: Announcement, *, until_stdin_ends: bool
+) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
     if not await _is_compiled(stop):
@@ -94,6 +109,7 @@ async def _serve(fleet: FleetSettings, path: Path, succession: Succession, *, un
         freeze_heap()
         _log_addresses(opened)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, opened.reload)
+        announcement.say_ready()
         async with succession.offering(opened, stop):
             await stop.wait()
         _log_stopping(fleet)
@@ -101,7 +117,13 @@ async def _serve(fleet: FleetSettings, path: Path, succession: Succession, *, un
 
 
 async def _supervise(
-    settings: FleetSettings, path: Path, log_level: str, succession: Succession, *, until_stdin_ends: bool
+    settings: FleetSettings,
+    path: Path,
+    log_level: str,
+    succession: Succession,
+    announcement: Announcement,
+    *,
+    until_stdin_ends: bool,
 ) -> None:
     stop = asyncio.Event()
     watch_for_stop(stop.set, until_stdin_ends=until_stdin_ends)
@@ -110,7 +132,7 @@ async def _supervise(
     fleet = FollowedFleet(settings, path.absolute())
     await fleet.resolve()
     launch = WorkerLaunch(
-        command=lambda channel, handoff: (sys.executable, "-m", gateway_worker.__name__, str(channel), str(handoff)),
+        command=lambda channel, handoff: (sys.executable, "-c", _WORKER, str(channel), str(handoff)),
         environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         init_message=lambda number: {
             "number": number,
@@ -122,6 +144,7 @@ async def _supervise(
     async with Supervisor(fleet, launch, succession.take()) as supervisor:
         _log_addresses(supervisor)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
+        announcement.say_ready()
         async with succession.offering(supervisor, stop):
             await stop.wait()
         _log_stopping(settings)

@@ -1,4 +1,4 @@
-"""One worker of ``slimsched gateway``, run as ``python -m`` by its supervisor with two inherited sockets."""
+"""One worker of ``slimsched gateway``, run by its supervisor in a process of its own with two inherited sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.config import FleetSettings
 from orchestrator.errors import SlimError
 from orchestrator.gateway import WorkerTeam, freeze_heap, new_event_loop, open_gateway, read_init_message
 
-_ALONE_S = 5.0  # served without the supervisor, until whoever has started that may have started it again
+_ALONE_S = 10.0  # served without the supervisor, until whoever has started that may have started it again
 
 
 def main(channel_descriptor: int, handoff_descriptor: int) -> int:
@@ -50,7 +50,3 @@ async def _work(fleet: FleetSettings, path: Path, channel_end: socket.socket, ha
         failure = str(exc)
     await team.leave(failure)
     return 0 if failure is None else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -185,11 +185,12 @@ class _StackProcesses:
         assert server.controller is not None, "the fleet is complete"
         arguments = ("controller", "--server", server.name)
         log_path = self._open_log(f"controller-{server.name}")
-        return self._command(f"controller {server.name}", arguments, log_path, server.controller, _CONTROLLER_STOP_S)
+        address = server.controller
+        more = {"stop_s": _CONTROLLER_STOP_S, "is_ready": partial(is_listening, address)}
+        return self._command(f"controller {server.name}", arguments, log_path, address, **more)
 
     def gateway(self, fleet: FleetSettings) -> ManagedProcess:
         settings = fleet.gateway
-        address = settings.grpc or settings.http
         arguments = ["gateway"]
         descriptors = []
         # Kept here: while a gateway that was killed is started again, its clients wait instead of being refused.
@@ -199,29 +200,29 @@ class _StackProcesses:
                 descriptors.append(one.fileno())
                 arguments += ("--sockets", kind, str(one.fileno()))
         stop_s = fleet.gateway.lame_duck_s + fleet.gateway.drain_s + _GATEWAY_STOP_MARGIN_S
-        return self._command("gateway", tuple(arguments), self._open_log("gateway"), address, stop_s, descriptors)
+        # Something always listens on these, so it has to say itself that it serves.
+        more = {"pass_fds": descriptors, "says_ready": True}
+        address = settings.grpc or settings.http
+        return self._command("gateway", arguments, self._open_log("gateway"), address, stop_s=stop_s, **more)
 
     def _command(
         self,
         name: str,
-        arguments: tuple[str, ...],
+        arguments: Sequence[str],
         log_path: Path,
         address: str | None,
-        stop_s: float,
-        pass_fds: Sequence[int] = (),
+        **more: Any,
     ) -> ManagedProcess:
-        """Return a ``slimsched`` command, which has started once it listens."""
+        """Return a ``slimsched`` command, of which a ``ChildProcess`` has to know more."""
         fleet = ("--fleet", str(self._state_dir / "fleet.yaml"))
         make_run = partial(
             ChildProcess,
             arguments[0],
             (sys.executable, "-c", _SCRIPT, *arguments, *fleet, "--until-stdin-ends"),
-            stop_s=stop_s,
             environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             log_path=log_path,
-            pass_fds=pass_fds,
             has_lifeline=True,
-            is_ready=None if address is None else partial(is_listening, address),
+            **more,
         )
         return ManagedProcess(name, make_run, address=address or "")
 

@@ -206,6 +206,8 @@ class ControllerStatus:
         utilisation_ratio: How busy the device or Triton's CPUs are, 0..1.
         utilisation_ceiling_ratio: The utilisation above which nothing grows.
         energy_j: Energy drawn since some fixed moment; only differences mean something.
+        server_threads: Threads of Triton's process; None: can't be seen.
+        left_threads: Threads beyond those that as many instances had before.
         prices_s: The measured mean duration of each kind of action that has been seen.
         planned: The actions of this step's plan, as its refusals and notices are.
         actions: The last actions that were done, oldest first.
@@ -231,6 +233,8 @@ class ControllerStatus:
     actions: tuple[DoneAction, ...]
     plan_s: float
     step_s: float
+    server_threads: int | None = None
+    left_threads: int = 0
 
 
 def describe_status(report: StepReport) -> ControllerStatus:
@@ -258,6 +262,8 @@ def describe_status(report: StepReport) -> ControllerStatus:
         actions=tuple(_copy(DoneAction, done, action=_copy(PlannedAction, done.action)) for done in report.recent),
         plan_s=report.plan_s,
         step_s=report.step_s,
+        server_threads=reading.server_threads,
+        left_threads=report.state.threads.left_behind,
     )
 
 

@@ -133,6 +133,10 @@ def _gauges(report: StepReport, page: ControllerStatus) -> Iterator[tuple[str, s
         notices = {(n.model or "", n.kind.value): 1 for n in plan.notices}
         text = "What an operator should know; no model where it concerns the host."
         yield "slim_controller_notices", text, ("model", "kind"), notices
+    if page.server_threads is not None:
+        yield "slim_controller_triton_threads", "Threads of Triton's process.", (), {(): page.server_threads}
+        text = "Threads beyond those that as many instances had before."
+        yield "slim_controller_triton_left_threads", text, (), {(): page.left_threads}
     memory = page.memory
     text = "Memory that is never to be exceeded."
     yield "slim_controller_memory_budget_bytes", text, (), {(): memory.budget_bytes}

@@ -21,8 +21,8 @@ from orchestrator.errors import CapacityError, SlimError
 from orchestrator.gateway.auth.callers import Caller
 from orchestrator.gateway.dataplane import DataPlane
 from orchestrator.gateway.listening import Endpoint
+from orchestrator.gateway.passthrough import STREAM_METHOD
 from orchestrator.gateway.statuses import status_of
-from orchestrator.gateway.streaming import METHOD as STREAM_METHOD
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection

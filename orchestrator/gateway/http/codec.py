@@ -3,7 +3,7 @@
 A request is JSON, or JSON followed by binary tensors in the order of their inputs, or nothing but one raw tensor.
 Every tensor becomes raw data, so what is passed through to a server is exact for every datatype. It stays beside the
 message, where it came, because it may be large. Where Triton answers malformed JSON with status 500 we say 400: it is
-the client's fault.
+the client's fault, and balancers take a server out for its 5xx.
 
 Triton's generate extension is for clients that know no KServe: a key that is an input's name is that input, a value or
 a flat list of values; its shape is the model's, for a batch of one, with at most one open side taken from the number of
@@ -31,6 +31,10 @@ from orchestrator.gateway.protocol.tensors import (
 )
 from orchestrator.gateway.protocol.wire import Buffer, join
 
+_ONE_SOURCE: Final = (
+    "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
+    "'shared_memory_region' in 'parameters'."
+)
 MAX_OUTPUT_BYTES: Final = 16 * 2**20
 """Most bytes of output tensors that are written as JSON, which takes five times as many."""
 _MAX_TENSORS: Final = 1024  # inputs, and outputs
@@ -131,7 +135,7 @@ def _add_input(
     if "data" in content:
         raws.append(from_json(name, datatype, shape, content["data"]))
     elif "shared_memory_region" not in parameters:
-        raise ConfigError(f"Unable to parse 'data': input '{name}' has none")
+        raise ConfigError(f"{_ONE_SOURCE} But no field is set")
     return position
 
 
@@ -152,21 +156,34 @@ def parse_raw(model: str, version: str, config: Message, binary: bytes | memoryv
 
     Raises ConfigError when the model has several inputs, or the shape can't be known from the size.
     """
+    who = "[request id: <id_unknown>] "
     if len(config.input) != 1:
-        raise ConfigError(f"Raw request must only have 1 input (found {len(config.input)}) to be deduced")
+        raise ConfigError(
+            f"{who}Raw request must only have 1 input (found 1) to be deduced but got {len(config.input)} inputs in "
+            f"'{model}' model configuration"
+        )
     spec = config.input[0]
     datatype = config_datatype(spec.data_type)
     dims = list(spec.dims)
     raw: Buffer = binary
     if datatype == "BYTES":
-        if count_elements(dims) not in (1, -1):
-            raise ConfigError(f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1]")
-        dims, raw = [1] * len(dims), join((len(binary).to_bytes(4, "little"), binary))
+        if any(side != 1 for side in dims):
+            raise ConfigError(f"{who}For BYTE datatype raw input '{spec.name}', the model must have input shape [1]")
+        raw = join((len(binary).to_bytes(4, "little"), binary))
     elif -1 in dims:
+        if dims.count(-1) > 1:
+            raise ConfigError(
+                f"{who}The shape of the raw input '{spec.name}' can not be deduced because there are more than one "
+                "variable-sized dimension"
+            )
         item_bytes = DATATYPES[datatype].size_bytes * count_elements([d for d in dims if d != -1])
-        if dims.count(-1) > 1 or len(binary) % item_bytes:
-            raise ConfigError(f"the shape of raw input '{spec.name}' can't be deduced from {len(binary)} bytes")
-        dims[dims.index(-1)] = len(binary) // item_bytes
+        count, rest = divmod(len(binary), item_bytes)
+        if rest:
+            raise ConfigError(
+                f"{who}input byte size mismatch for input '{spec.name}' for model '{model}'. Expected "
+                f"{count * item_bytes}, got {len(binary)}"
+            )
+        dims[dims.index(-1)] = count
     request = pb.ModelInferRequest(model_name=model, model_version=version)
     request.inputs.add(name=spec.name, datatype=datatype, shape=[1, *dims] if config.max_batch_size > 0 else dims)
     return InferBody(request, [raw], OutputForms(by_default=True))

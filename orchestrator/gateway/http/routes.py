@@ -7,7 +7,8 @@ matching a split path is quicker than a table of patterns.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -36,14 +37,15 @@ from orchestrator.gateway.http.codec import (
 from orchestrator.gateway.http.errors import NoSuchRouteError, WrongMethodError, cut, error_response, refusal
 from orchestrator.gateway.http.json_text import dump_json, load_json
 from orchestrator.gateway.inference import call_beside
-from orchestrator.gateway.protocol.messages import Message, pb, to_json_value
-from orchestrator.gateway.protocol.wire import Buffer, build_request
-from orchestrator.gateway.streaming import StreamSession
+from orchestrator.gateway.protocol.messages import Message, to_json_value
+from orchestrator.gateway.protocol.wire import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 
 log = logging.getLogger(__name__)
 
 JSON_BYTES_HEADER = "Inference-Header-Content-Length"
+_NOT_RUN = "[request id: "
+"""How Triton begins to say what is wrong with a request that it gives to no model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class HttpRoutes:
                 return _health(request, self._data_plane.health.is_ready())
             case ["models", "stats"]:
                 return await self._show(request, "ModelStatistics", caller)
-            case ["models", model, "versions", version, *rest]:
+            case ["models", model, "versions", version, *rest] if version.isascii() and version.isdigit():
                 return await self._answer_model(request, _Target(model, version, "/".join(rest), caller))
             case ["models", model, *rest]:
                 return await self._answer_model(request, _Target(model, "", "/".join(rest), caller))
@@ -119,15 +121,13 @@ class HttpRoutes:
     async def _answer_model(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
         name, version, caller = target.model, target.version, target.caller
         named = {"name": name, "version": version}
-        if target.action in ("infer", "generate"):
+        inferences = {"infer": self._infer, "generate": self._generate, "generate_stream": self._generate_stream}
+        if target.action in inferences:
             _require(request, "POST")
             with self._data_plane.inference.admit(caller, name):
-                return await (self._infer if target.action == "infer" else self._generate)(request, target)
+                return await inferences[target.action](request, target)
         self._data_plane.guard.require_model(caller, name)
         match target.action:
-            case "generate_stream":  # the session admits, as for every stream
-                _require(request, "POST")
-                return await self._generate_stream(request, target)
             case "trace/setting":
                 return await self._answer_settings(request, "TraceSetting", caller)
             case "ready":
@@ -153,37 +153,37 @@ class HttpRoutes:
         return await encoded(request, reply.parts, headers)
 
     async def _generate(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        asked = await self._read_generate(request, target)
-        response, raws = await self._data_plane.inference.infer(asked.request, asked.raws, target.caller)
+        asked, is_decoupled = await self._read_generate(request, target)
+        infer = self._data_plane.inference.infer
+        response, raws = await infer(asked.request, asked.raws, target.caller, is_decoupled=is_decoupled)
         return _json_response(await self._render_generate(response, raws))
 
     async def _generate_stream(self, request: web.BaseRequest, target: _Target) -> web.StreamResponse:
-        asked = await self._read_generate(request, target)
+        asked, _ = await self._read_generate(request, target)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-
-        async def send(serialised: bytes) -> None:
-            answer = pb.ModelStreamInferResponse.FromString(serialised)
-            if answer.error_message and not response.prepared:
-                raise ConfigError(answer.error_message)
-            if not response.prepared:
-                await response.prepare(request)
-            if answer.error_message:
-                event = dump_json({"error": answer.error_message})
-            else:
-                event = await self._render_generate(answer.infer_response, answer.infer_response.raw_output_contents)
-            await response.write(b"data: " + event + b"\n\n")
-
+        answers = self._data_plane.inference.stream(asked.request, asked.raws, target.caller)
         try:
-            session = StreamSession(self._data_plane, send, window=1, caller=target.caller)
-            await session.run(_one(build_request(asked.request, asked.raws)))
+            async with aclosing(answers):
+                async for answer in answers:
+                    error = answer.error_message
+                    if error and not response.prepared:
+                        if error.startswith(_NOT_RUN):
+                            raise ConfigError(error)
+                        response.set_status(HTTPStatus.BAD_REQUEST)  # Triton's, whatever the error was
+                    await _send_event(request, response, await self._render_answer(answer))
         except SlimError as exc:
             if not response.prepared:
                 raise
-            await response.write(b"data: " + dump_json({"error": cut(str(exc))}) + b"\n\n")
+            await _send_event(request, response, _render_error(str(exc)))
         if not response.prepared:
             await response.prepare(request)
         await response.write_eof()
         return response
+
+    async def _render_answer(self, answer: Message) -> bytes:
+        if answer.error_message:
+            return _render_error(answer.error_message)
+        return await self._render_generate(answer.infer_response, answer.infer_response.raw_output_contents)
 
     async def _read_infer(self, request: web.BaseRequest, target: _Target) -> InferBody:
         model, version = target.model, target.version
@@ -199,13 +199,14 @@ class HttpRoutes:
             build = partial(parse_infer, model, version, text, binary)
             return await body.parse(build, text)
 
-    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> InferBody:
+    async def _read_generate(self, request: web.BaseRequest, target: _Target) -> tuple[InferBody, bool]:
+        """Return what is asked for, and whether the model is decoupled."""
         with self._bodies.open(request) as body:
             data = await body.read(JSON_LIMIT)
             content = await body.parse(partial(load_json, data), data)
             config, metadata = await self._data_plane.metadata.describe(target.model, target.version)
             build = partial(parse_generate, target.model, target.version, content, config, metadata)
-            return await body.parse(build, data)
+            return await body.parse(build, data), config.model_transaction_policy.decoupled
 
     async def _render_infer(self, response: Message, raws: Sequence[Buffer], forms: OutputForms) -> HttpBody:
         raws = raw_outputs(response, raws)
@@ -291,8 +292,14 @@ def _credentials(request: web.BaseRequest) -> Metadata:
     return tuple(("authorization", value) for value in request.headers.getall("Authorization", ()))
 
 
-async def _one(message: bytes) -> AsyncIterator[bytes]:
-    yield message
+async def _send_event(request: web.BaseRequest, response: web.StreamResponse, event: bytes) -> None:
+    if not response.prepared:
+        await response.prepare(request)
+    await response.write(b"data: " + event + b"\n\n")
+
+
+def _render_error(reason: str) -> bytes:
+    return dump_json({"error": cut(reason)})
 
 
 def _json_bytes(request: web.BaseRequest, body: bytes | bytearray) -> int | None:

@@ -18,7 +18,7 @@ from orchestrator.gateway.http.body import BodyReader
 from orchestrator.gateway.http.connection import HttpConnection, HttpListener
 from orchestrator.gateway.http.errors import error_response
 from orchestrator.gateway.http.routes import HttpRoutes
-from orchestrator.gateway.listening import Endpoint
+from orchestrator.gateway.listening import Endpoint, make_http_server
 
 _MIB = 2**20
 
@@ -39,7 +39,7 @@ class HttpServer(Endpoint):
         bodies = BodyReader(settings.limits, max_bytes=int(settings.max_message_mib * _MIB))
         self._routes = HttpRoutes(data_plane, bodies)
         # A client that leaves withdraws its request from the router's queue.
-        listener = HttpListener(web.Server(self._answer, handler_cancellation=True), settings.limits)
+        listener = HttpListener(make_http_server(self._answer, handler_cancellation=True), settings.limits)
         super().__init__("gateway.http", settings.http or "", listener, ssl=ssl, listens=listens, given=given)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from orchestrator.gateway.listening import address_of, bind_address, refused_address
+from orchestrator.gateway.listening import address_of, bind_address, make_http_server, refused_address
 from orchestrator.gateway.metrics.gateway_metrics import MEASURES
 from orchestrator.gateway.metrics.snapshot import MetricSnapshot
 
@@ -29,10 +29,14 @@ class MetricsEndpoint:
         self._read = read
         self._runner: web.ServerRunner | None = None
 
+    def bind(self) -> None:
+        """Take the address without listening yet; raises ConfigError when it can't be had."""
+        self.sockets = self.sockets or bind_address("gateway.metrics", self.address)
+
     async def start(self) -> None:
         """Listen; raises ConfigError when the address can't be listened on."""
-        self.sockets = self.sockets or bind_address("gateway.metrics", self.address)
-        self._runner = runner = web.ServerRunner(web.Server(self._answer, access_log=None))
+        self.bind()
+        self._runner = runner = web.ServerRunner(make_http_server(self._answer, access_log=None))
         await runner.setup()
         try:
             for one in self.sockets:
@@ -46,6 +50,8 @@ class MetricsEndpoint:
         """Listen no more, and close what is open."""
         if self._runner is not None:
             await self._runner.cleanup()
+        for one in self.sockets:
+            one.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         if request.path != "/metrics" or request.method not in ("GET", "HEAD"):

@@ -7,6 +7,9 @@ half a microsecond to count and time (thirteen in prometheus_client's multiproce
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from orchestrator.gateway.metrics.snapshot import Labels, Measure, MetricSnapshot, observe
 from orchestrator.router import RouterObserver
 from orchestrator.snapshot import ServerName, Width
@@ -41,6 +44,12 @@ _TRANSIT = Measure(
 )  # fmt: skip
 _IN_FLIGHT = Measure(
     "slim_gateway_in_flight", "Inference requests being answered, and streams passed on.", kind="gauge"
+)
+FOREIGN_MODELS = Measure(
+    "slim_gateway_foreign_models",
+    "Processes that refuse a model of a server because its weights are not those that most servers have.",
+    ("server", "model"),
+    kind="gauge",
 )
 TASKS = Measure("slim_gateway_tasks", "Tasks of asyncio in the processes that take requests.", kind="gauge")
 # A rule over a handful of candidates takes some ten microseconds, and what takes milliseconds delays everybody.
@@ -87,7 +96,7 @@ WORKER_RESTARTS = Measure("slim_gateway_worker_restarts", "Workers that died and
 MEASURES = {
     m.name: m
     for m in (
-        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _TRANSIT, _IN_FLIGHT, TASKS),
+        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _TRANSIT, _IN_FLIGHT, FOREIGN_MODELS, TASKS),
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
     )
@@ -120,6 +129,15 @@ class GatewayMetrics:
     def end(self) -> None:
         """Note that it was answered, one way or another."""
         self.in_flight -= 1
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Note that a request or stream is being answered as long as this lasts."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
 
     def count(self, model: str, outcome: str, *, tenant: str | None = None) -> None:
         """Note a request whose end is not timed."""

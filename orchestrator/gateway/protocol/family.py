@@ -20,6 +20,7 @@ from orchestrator.gateway.protocol.tensors import (
     count_elements,
     encode_bytes,
     from_contents,
+    require_scores,
     topk_strings,
 )
 from orchestrator.gateway.protocol.wire import Buffer
@@ -30,11 +31,13 @@ from orchestrator.snapshot import Family, ServedModel, TensorSpec
 VERSION = "1"
 """The only version that a family has."""
 
+_MOST_VERSION = 2**63 - 1
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each "
     "input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting "
     "max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
 )
+_DATATYPE_OF = {kind.contents_field: name for name, kind in DATATYPES.items()}  # the widest that a field is for
 _VARYING = ("slim_batch", "slim_queue_us", "slim_decision_id", "slim_energy_j")  # from answer to answer
 _MOST_KEPT, _LONGEST_KEPT = 256, 4096  # forms of requests and answers, and the bytes of one
 _MOST_NAMED, _MOST_SIDES = 16, 64  # in a refusal, and of a shape
@@ -65,11 +68,12 @@ class FamilyRequest:
 
 
 def check_version(wanted: str) -> None:
-    """Raise ConfigError, in Triton's words, when a version is no number."""
-    if wanted and not (wanted.isascii() and wanted.isdigit()):
+    """Raise ConfigError, in Triton's words, when a version is no number of 64 bits."""
+    is_number = wanted.isascii() and wanted.isdigit() and len(wanted) <= len(str(_MOST_VERSION))
+    if wanted and not (is_number and int(wanted) <= _MOST_VERSION):
         raise ConfigError(
-            f"failed to get model version from specified version string '{wanted}', version should be an integral "
-            "value > 0"
+            f"failed to get model version from specified version string '{wanted}' (details: stol), version should be "
+            "an integral value > 0"
         )
 
 
@@ -154,6 +158,8 @@ class FamilyMessages:
 
 def _read_batch(request: Message, contents: Sequence[Buffer], family: FamilyModel) -> Array:
     spec, model, inputs = family.input, family.name, request.inputs
+    if len(inputs) > 1 and inputs[0].name in (tensor.name for tensor in inputs[1:]):
+        raise ConfigError(f"{_who(request)}input '{inputs[0].name}' already exists in request")
     if len(inputs) != 1:
         names = ",".join(f"'{tensor.name}'" for tensor in inputs[:_MOST_NAMED]) + ",..." * (len(inputs) > _MOST_NAMED)
         missing = "" if any(tensor.name == spec.name for tensor in inputs) else f"'{spec.name}'"
@@ -228,8 +234,8 @@ def _raw_data(request: Message, contents: Sequence[Buffer], tensor: Message, mod
     for descriptor, _ in tensor.contents.ListFields():
         if descriptor.name != field:
             raise ConfigError(
-                f"unexpected explicit tensor data for input tensor '{tensor.name}' for model '{model}' in "
-                f"{descriptor.name}, expected datatype '{tensor.datatype}'"
+                f"unexpected explicit tensor data for input tensor '{tensor.name}' for model '{model}' of type "
+                f"'{_DATATYPE_OF[descriptor.name]}', expected datatype '{tensor.datatype}'"
             )
     return from_contents(tensor.name, tensor.datatype, tensor.contents)
 
@@ -245,7 +251,8 @@ def _read_classes(outputs: Any, family: FamilyModel) -> int | None:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError("invalid value type for 'classification' parameter, expected int64_param")
             if value < 1:
-                raise ConfigError(f"invalid value {value} for 'classification' parameter, expected > 0")
+                raise ConfigError("invalid value for 'classification' parameter, expected >= 0")
+            require_scores(family.output.datatype)
             classes = value
     return classes
 

@@ -61,6 +61,8 @@ DATATYPES: dict[str, Datatype] = {
 
 _PACKED_AS_RAW = frozenset({"BOOL", "FP32", "FP64"})
 """Types that protobuf packs as raw data has them."""
+_SCORES = DATATYPES.keys() - {"BOOL", "FP16", "BF16", "BYTES"}
+"""Types of which Triton ranks the elements."""
 _MOST_INTEGERS = 2**18
 """Turning more typed integers into raw data takes longer than an event loop can spare."""
 
@@ -210,6 +212,12 @@ def topk_strings(scores: Array, count: int, labels: Sequence[str]) -> list[bytes
     return [
         (f"{scores[i]:f}:{i}" + (f":{labels[i]}" if i < len(labels) else "")).encode() for i in (int(o) for o in order)
     ]
+
+
+def require_scores(datatype: str) -> None:
+    """Raise ConfigError, in Triton's words, when a tensor of a datatype can't be given as its best classes."""
+    if datatype not in _SCORES:
+        raise ConfigError(f"class result not available for output due to unsupported type '{datatype}'")
 
 
 def _require_datatype(name: str, datatype: str) -> Datatype:

@@ -61,7 +61,7 @@ class Address:
 _MODEL, _VERSION, _ID, _PARAMETERS, _INPUTS, _OUTPUTS = (number << 3 | _BYTES for number in (1, 2, 3, 4, 5, 6))
 _RAW_INPUT, _RAW_OUTPUT = 7 << 3 | _BYTES, 6 << 3 | _BYTES
 _INPUT_SHAPE, _INPUT_SIDE, _INPUT_PARAMETERS = 3 << 3 | _BYTES, 3 << 3 | _VARINT, 4 << 3 | _BYTES
-_OUTPUT_PARAMETERS = 2 << 3 | _BYTES
+_OUTPUT_NAME, _OUTPUT_PARAMETERS = 1 << 3 | _BYTES, 2 << 3 | _BYTES
 _ENTRY_KEY, _ENTRY_VALUE = 1 << 3 | _BYTES, 2 << 3 | _BYTES
 _CONTENTS = 5 << 3 | _BYTES
 _PACKED_INTEGERS = frozenset(number << 3 | _BYTES for number in (2, 3, 4, 5))  # of contents
@@ -101,8 +101,8 @@ def read_address(message: bytes) -> Address:
         raise MalformedMessageError(_MALFORMED) from exc
 
 
-def check_inference(message: bytes) -> None:
-    """Refuse a ModelInferRequest that harms the server that is given it.
+def check_inference(message: bytes) -> frozenset[str]:
+    """Refuse a ModelInferRequest that harms whichever server is given it; return the outputs it wants as classes.
 
     Triton 2.51 multiplies the sides of a shape without looking: four values with a shape of [2^62, 4] have the size
     that it expects, and reach a backend that believes the shape. And whoever names a region of shared memory reads and
@@ -114,13 +114,15 @@ def check_inference(message: bytes) -> None:
         MalformedMessageError: This is no protocol buffer.
     """
     reader = _Reader(message)
+    classified: set[str] = set()
     for key, begin, end in reader.fields(0, len(message)):
         if key == _INPUTS:
             reader.check_input(begin, end)
         elif key == _OUTPUTS:
-            for inner, start, stop in reader.fields(begin, end):
-                if inner == _OUTPUT_PARAMETERS:
-                    reader.refuse_shared_memory(start, stop, "output")
+            name = reader.check_output(begin, end)
+            if name is not None:
+                classified.add(name)
+    return frozenset(classified)
 
 
 def check_parts(message: bytes) -> None:
@@ -247,6 +249,17 @@ class _Reader:
                 self.refuse_shared_memory(start, stop, "input")
         count_elements(sides)
 
+    def check_output(self, begin: int, end: int) -> str | None:
+        """Return the name of an InferRequestedOutputTensor that is wanted as classes, else None; raises likewise."""
+        name, is_classified = b"", False
+        for key, start, stop in self.fields(begin, end):
+            if key == _OUTPUT_NAME:
+                name = self._message[start:stop]
+            elif key == _OUTPUT_PARAMETERS:
+                self.refuse_shared_memory(start, stop, "output")
+                is_classified |= self._is_entry(start, stop, _CLASSIFICATION)
+        return name.decode(errors="replace") if is_classified else None
+
     def check_parts(self, begin: int, end: int, parts: _Parts) -> None:
         """Count the fields of a message and of those inside of it; raises as the function does."""
         for key, start, stop in self.fields(begin, end):
@@ -261,8 +274,11 @@ class _Reader:
 
     def refuse_shared_memory(self, begin: int, end: int, what: str) -> None:
         """Raise ConfigError when an entry of a tensor's parameters names a region of shared memory."""
-        if self._message.find(_REGION, begin, end) >= 0 and self.entry(begin, end)[0] == _REGION:
+        if self._is_entry(begin, end, _REGION):
             raise ConfigError(f"{what} is said to be in shared memory, which the gateway does not take; send it along")
+
+    def _is_entry(self, begin: int, end: int, name: bytes) -> bool:
+        return self._message.find(name, begin, end) >= 0 and self.entry(begin, end)[0] == name
 
     def _refuse(self) -> Never:
         raise ConfigError(f"the message has more than {MAX_FIELDS} fields; send less at once")
@@ -285,6 +301,7 @@ class _Reader:
 
 
 _REGION: Final = b"shared_memory_region"
+_CLASSIFICATION: Final = b"classification"
 
 
 def _read_parameter(value: bytes) -> bytes:

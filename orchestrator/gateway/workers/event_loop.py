@@ -28,13 +28,14 @@ else:
 
 
 def freeze_heap() -> None:
-    """Let the garbage collector look no more at what is there now, as a gateway has started.
+    """Let the garbage collector look no more at what is there now, as a gateway has started, but at what comes.
 
     A look at all of it, compiled decisions and their libraries, takes a tenth of a second, in which nobody is answered.
     Who floods with calls brings it on, because every call leaves objects.
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 __all__ = ["freeze_heap", "new_event_loop"]

@@ -94,10 +94,12 @@ class Supervisor:
             for kind, address in (("grpc", self._settings.grpc), ("http", self._settings.http)):
                 if address is not None:
                     self._distributor.bind(kind, address, self._given.get(kind))
+            if self.metrics is not None:
+                self.metrics.bind()
             await self._discovery.refresh()
+            await self._start_workers()
             if self.metrics is not None:
                 await self.metrics.start()
-            await self._start_workers()
             self._distributor.listen()
             self._ending = stack.pop_all()
         start, period_s = self._background.start, self._settings.statistics_period_s
@@ -192,6 +194,8 @@ class Supervisor:
     def _note(self, run: WorkerRun) -> None:
         if run.is_up:
             self._runs[run.number] = run
+            if self._is_unready:
+                run.say_unready()
         elif self._runs.pop(run.number, None) is not None:
             self._ended.add(run.metrics, MEASURES, with_gauges=False)
         served = [name for name in self._model_index.families if self.is_served(name)]

@@ -101,7 +101,11 @@ class Offer:
         named = [[kind, address] for address, kind, _ in sockets]
         socket.send_fds(end, [json.dumps(named).encode()], [one.fileno() for _, _, one in sockets])
         end.setblocking(False)
-        if await asyncio.get_running_loop().sock_recv(end, len(_DONE)) != _DONE:
+        answer = b""
+        with contextlib.suppress(OSError):  # it was killed
+            answer = await asyncio.get_running_loop().sock_recv(end, len(_DONE))
+        if answer != _DONE:
+            log.warning("a gateway that was to take over ended before it served; this one goes on")
             return False
         log.info("another gateway has taken over")
         self._on_replaced()
@@ -144,6 +148,9 @@ def take_over(path: Path, addresses: Mapping[str, str]) -> Takeover | None:
     except BaseException:
         end.close()
         raise
+    if not message:
+        end.close()
+        raise ConfigError(f"the gateway at {path} ends, or another one has just replaced it; start this one again")
     sockets: dict[str, list[socket.socket]] = {}
     for (kind, address), descriptor in zip(json.loads(message), descriptors, strict=True):
         one = socket.socket(fileno=descriptor)
@@ -181,11 +188,14 @@ class Succession:
         settings: Where it listens.
         inherited: From whoever has started this process, and keeps them for its next run: they go to nobody else.
         replaces: Whether it takes over from a gateway that runs.
+
+    Raises ConfigError when a socket is inherited for what is not offered, or is offered on another port.
     """
 
     def __init__(self, settings: GatewaySettings, inherited: Sockets, *, replaces: bool) -> None:
         given = (("grpc", settings.grpc), ("http", settings.http), ("metrics", settings.metrics))
         self._addresses = {kind: address for kind, address in given if address is not None}
+        _check_inherited(inherited, self._addresses)
         self._inherited = inherited
         self._replaces = replaces
         self._takeover: Takeover | None = None
@@ -226,6 +236,17 @@ class Succession:
             yield
 
 
+def _check_inherited(inherited: Sockets, addresses: Mapping[str, str]) -> None:
+    for kind, sockets in inherited.items():
+        address = addresses.get(kind)
+        if address is None:
+            raise ConfigError(f"a socket is given for gateway.{kind}, which is null; give an address, or no socket")
+        for one in sockets:
+            name = one.getsockname()
+            if one.family not in (socket.AF_INET, socket.AF_INET6) or str(name[1]) != address.rpartition(":")[2]:
+                raise ConfigError(f"a socket on {name} is given for gateway.{kind} = {address}; make both the same")
+
+
 def inherited_sockets(given: Sequence[tuple[str, int]], environment: Mapping[str, str]) -> Sockets:
     """Return sockets that were open when this process began, by what is offered on each.
 
@@ -251,9 +272,12 @@ def inherited_sockets(given: Sequence[tuple[str, int]], environment: Mapping[str
 def _activated(environment: Mapping[str, str]) -> list[tuple[str, int]]:
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return []
-    names = environment.get("LISTEN_FDNAMES", "").split(":")
-    if len(names) != int(environment.get("LISTEN_FDS", "0")) or not set(names) <= {"grpc", "http", "metrics"}:
+    count, names = environment.get("LISTEN_FDS", "0"), environment.get("LISTEN_FDNAMES", "").split(":")
+    if count == "0":
+        return []
+    if str(len(names)) != count or not set(names) <= {"grpc", "http", "metrics"}:
         raise ConfigError(
-            f"systemd gives sockets named {':'.join(names)}; set FileDescriptorName to grpc, http or metrics in each"
+            f"LISTEN_FDS = {count} with LISTEN_FDNAMES = {':'.join(names)}; set FileDescriptorName to grpc, http or "
+            "metrics in each socket unit"
         )
     return [(name, _FIRST_DESCRIPTOR + index) for index, name in enumerate(names)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -96,7 +97,7 @@ class Connector:
         if connection is None or not connection.is_usable:
             connection = await self._make()
         if connection.open_streams >= connection.peer_max_streams:
-            raise RpcError("UNAVAILABLE", f"failed to connect: {self.address} takes no more calls at a time")
+            raise RpcError("UNAVAILABLE", "failed to connect: the server takes no more calls at a time")
         return connection
 
     async def _make(self) -> Connection[ResponseHead]:
@@ -121,7 +122,7 @@ class Connector:
             async with asyncio.timeout(_CONNECT_S):
                 transport, protocol = await loop.create_connection(self._make_protocol, host.strip("[]"), int(port))
         except (OSError, TimeoutError) as exc:
-            self._problem = f"failed to connect to {self.address}: {exc or 'no answer in time'}"
+            self._problem = f"failed to connect: {_reason_of(exc)}"
             self._not_before_s = time.monotonic() + self._pause_s
             self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
             raise RpcError("UNAVAILABLE", self._problem) from exc
@@ -199,7 +200,7 @@ class GrpcChannel:
                 continue
             else:
                 return found
-        raise RpcError("UNAVAILABLE", f"failed to connect to {self.address}: it refuses calls")
+        raise RpcError("UNAVAILABLE", "failed to connect: the server refuses calls")
 
     def begin(
         self,
@@ -223,13 +224,12 @@ class GrpcChannel:
             connection.flush()
         return exchange.answer
 
-    def open_stream(self, path: str, metadata: Metadata = (), *, explain: Explain, peer: str = "") -> ClientStream:
+    def open_stream(self, path: str, metadata: Metadata = (), *, explain: Explain) -> ClientStream:
         """Return a stream of messages both ways, opened with the first that is sent.
 
-        ``explain`` makes the exception that stands for a failure; ``peer`` names the server there, or its address does.
+        ``explain`` makes the exception that stands for a failure.
         """
-        block, connect = self._block(path, metadata), self._connector.connect
-        return ClientStream(self._under_way, connect, block, explain, peer or self.address)
+        return ClientStream(self._under_way, self._connector.connect, self._block(path, metadata), explain)
 
     async def close(self, *, drain_s: float) -> None:
         """Let go of the connection, after waiting so long for calls under way."""
@@ -268,6 +268,13 @@ def _open(connection: Connection[ResponseHead], exchange: UnaryExchange, block: 
         stream.send_data(part)
     stream.finish()
     return stream
+
+
+def _reason_of(error: OSError) -> str:
+    """Return why there is no connection, without the address that asyncio puts in its words: clients may read it."""
+    if isinstance(error, socket.gaierror):
+        return error.strerror or "the host has no address"
+    return os.strerror(error.errno) if error.errno else "no answer"
 
 
 def _watch(found: socket.socket) -> None:

@@ -152,12 +152,10 @@ class ClientStream(ClientCall):
         connect: Callable[[], Awaitable[Connection[ResponseHead]]],
         block: bytes,
         explain: Explain,
-        peer: str,
     ) -> None:
         super().__init__(under_way, explain)
         self._connect = connect
         self._block = block
-        self._peer = peer
         self._buffer = bytearray()
         self._error: RpcError | None = None
         self._has_ended = False
@@ -181,7 +179,7 @@ class ClientStream(ClientCall):
                     self.stream = connection.open(self, self._block)
         stream = self.stream
         if self._has_ended or stream is None or stream.is_local_closed or stream.trailers is not None:
-            raise self._explain(self._error or RpcError("UNAVAILABLE", f"the stream to {self._peer} has ended"))
+            raise self._explain(self._error or RpcError("UNAVAILABLE", "the stream has ended"))
         for part in message_parts(message):
             stream.send_data(part)
         while stream.is_congested and not stream.is_local_closed:

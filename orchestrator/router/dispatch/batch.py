@@ -31,6 +31,7 @@ class Batch:
         record: The decision for the log; None when it is not sampled.
         output: The server's answer, once it is sent.
         is_given_up: Whether its requests no longer wait for it.
+        is_overdue: Whether it has taken far longer than was expected.
         due_s: When it is looked at next; infinite while nobody watches it.
         stages: What happens to it while it is not answered, the next one last, and when.
     """
@@ -45,6 +46,7 @@ class Batch:
     record: dict[str, Any] | None = None
     output: asyncio.Future[Array] = field(init=False, repr=False)
     is_given_up: bool = False
+    is_overdue: bool = False
     due_s: float = math.inf
     stages: list[tuple[float, Callable[[Batch], None]]] = field(default_factory=list, repr=False)
 

@@ -39,6 +39,7 @@ from orchestrator.router.servers.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
+_LOOK_AGAIN_S = 0.1  # after a batch became overdue: by then it is known whether other widths of its server answer
 _HEDGE_MARGIN = 1.1  # over the quantile, so that what is only just over it is let through
 
 
@@ -144,7 +145,8 @@ class Sender:
         expected_s = self._fleet.work_s(batch.server, batch.model.name)
         overdue_s = overdue_after_s(expected_s, settings.retries)
         if overdue_s is not None and overdue_s < settings.group_timeout_s:
-            stages.append((overdue_s, self._on_overdue))
+            again_s = min(settings.group_timeout_s, overdue_s + _LOOK_AGAIN_S)
+            stages += [(again_s, partial(self._copy, cause=Cause.OVERDUE)), (overdue_s, self._on_overdue)]
         if settings.hedge is not None and expected_s > 0:
             fleet = (server.health for server in self._fleet.servers.values())
             factor = latency_quantile(fleet, settings.hedge.quantile)
@@ -162,6 +164,9 @@ class Sender:
 
     def _on_overdue(self, batch: Batch) -> None:
         self._fleet.note_overdue(batch.server, batch.model.name, batch.sent.sent_s)
+        batch.is_overdue = True
+        for request in batch.requests:
+            request.overdue += 1
         self._copy(batch, Cause.OVERDUE)
 
     def _on_stalled(self, batch: Batch) -> None:
@@ -204,6 +209,7 @@ class Sender:
     def _release(self, batch: Batch) -> None:
         for request in batch.requests:
             request.under_way -= 1
+            request.overdue -= batch.is_overdue
 
     def _answer(self, batch: Batch, output: Array, now_s: float) -> None:
         """Answer the requests of a batch; raises when the answer is not about them."""
@@ -287,7 +293,8 @@ class Sender:
     def _judge(self, request: PendingRequest, key: BatchKey, cause: Cause, *, repeatable: bool) -> Verdict:
         """Return whether a request is sent again; the budget is spent when it is."""
         now_s, settings = asyncio.get_running_loop().time(), self._fleet.settings
-        ended = 1 if cause is not Cause.FAILED else 0  # the attempt in question is still counted as under way
+        # The attempt in question is still counted as under way; beside an overdue one others may hang likewise.
+        ended = {Cause.FAILED: 0, Cause.HEDGE: 1, Cause.OVERDUE: request.overdue}[cause]
         verdict = judge_retry(
             cause,
             repeatable=repeatable and not self._is_closing,

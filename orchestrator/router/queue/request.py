@@ -175,6 +175,7 @@ class PendingRequest:
         has_own_deadline: Whether its caller named the deadline; the router's own is no reason to give a request up.
         attempts: How often it was sent.
         under_way: How many attempts have not ended.
+        overdue: How many of these take far longer than was expected, so that little is hoped for.
         given_s: The deadline as its caller gave it, from when it came; infinite when it is not known.
         transit_s: What of that passes outside the router: before it was read, and on the way back.
         policy: The policy that decided on it last; empty before.
@@ -194,6 +195,7 @@ class PendingRequest:
     has_own_deadline: bool = False
     attempts: int = 0
     under_way: int = 0
+    overdue: int = 0
     given_s: float = math.inf
     transit_s: float = 0.0
     policy: str = ""

@@ -198,8 +198,9 @@ class Fleet:
     def describe(self) -> tuple[str, bool]:
         """Return in a line how each server is, and whether any of them answers."""
         servers = self.servers.values()
-        states = "; ".join(f"{s.name}: {s.health.problem or f'{len(s.models)} models'}" for s in servers)
-        return states, any(server.health.is_healthy for server in servers)
+        states = ((s.name, s.health.problem or f"{len(s.models)} models") for s in servers)
+        told = "; ".join(f"{name}: {state.removeprefix(f'server {name}: ')}" for name, state in states)
+        return told, any(server.health.is_healthy for server in servers)
 
     # --- how long they take ---
 
@@ -243,15 +244,16 @@ class Fleet:
     def elsewhere_s(self, key: BatchKey, items: int) -> float | None:
         """Return when a server that ``key`` does not avoid would have answered; None when there is none.
 
-        It is the quickest one, at the width that it is quickest at; no suspect one, and no suspect width.
+        It is the quickest one, at its quickest width; none that is suspect, but the others of a width suspect alone.
         """
         best_s: float | None = None
         for server in self.servers.values():
-            if not server.health.is_healthy or server.health.is_suspect or server.name in key.avoid:
+            health = server.health
+            if not health.is_healthy or health.is_suspect or (server.name in key.avoid and not health.suspects):
                 continue
             held_s = self.work_s(server)
             for model in server.models_of(key.family):
-                if model.name in server.health.suspects:
+                if model.name in health.suspects:
                     continue
                 if model.width in key.widths and model.accuracy >= key.min_accuracy and items <= model.max_batch_size:
                     takes_s = held_s + self._line_s(server, model.name, items)

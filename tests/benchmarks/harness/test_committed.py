@@ -16,6 +16,9 @@ from benchmarks.overhead.cells import Results as Overhead
 from benchmarks.overhead.page import make_page
 from benchmarks.overhead.rows import draw_rows
 from benchmarks.resilience.__main__ import BENCHMARK as RESILIENCE
+from benchmarks.restarts.cells import Results as Restarts
+from benchmarks.restarts.cells import draw_claims as draw_restart_claims
+from benchmarks.restarts.page import make_page as make_restarts_page
 from orchestrator.reporting.blocks import Block, render_markdown
 from orchestrator.reporting.claim import Claim
 
@@ -30,7 +33,8 @@ Make = Callable[[Any], Iterable[Block]]
         (each.stem, each.results, "claims", each.draw_claims, lambda run, b=each: b.make_page(run, "picture.png"))
         for each in (CONTROLLER, RESILIENCE)
     ]
-    + [("overhead", Overhead, "rows", draw_rows, make_page)],
+    + [("overhead", Overhead, "rows", draw_rows, make_page)]
+    + [("restarts", Restarts, "claims", draw_restart_claims, make_restarts_page)],
 )
 def test_a_committed_run_is_whole(stem: str, kind: type[Run], key: str, draw: Draw, make: Make) -> None:
     document = json.loads((FOLDER / f"{stem}.json").read_text())

@@ -126,7 +126,8 @@ def changed(**changes: Any) -> Any:
         (changed(request={"parameters": {"slim_width": 33}}), "INVALID_ARGUMENT", "no width has width=33"),
         (changed(request={"model": "nope"}), "NOT_FOUND", "Request for unknown model: 'nope' is not found"),
         (changed(request={"model_version": "2"}), "NOT_FOUND", "'fashion' version 2 is not found"),
-        (changed(request={"model_version": "x"}), "INVALID_ARGUMENT", "version string 'x'"),
+        (changed(request={"model_version": "x"}), "INVALID_ARGUMENT", "version string 'x' (details: stol)"),
+        (changed(request={"model_version": "9" * 40}), "INVALID_ARGUMENT", "(details: stol)"),
         (b"\xff\xff\xff", "INTERNAL", "Unable to parse request"),
         (b"\x0a\x02\xff\xfe", "INTERNAL", "Unable to parse request"),
         (b"\x0a\x07fashion\x2a\x02\xff\xff", "INTERNAL", "Unable to parse request"),
@@ -348,6 +349,43 @@ async def test_a_stream_carries_families_and_other_models_at_once(world: World, 
     streams = [stream for triton in world.tritons.values() for stream in triton.streams]
     assert len(streams) == 1, "a model stays with its server"
     assert streams[0].is_abandoned, "and is left at the end"
+
+
+ONE_CALL = [{"name": "echo", "max_calls": 1}]
+
+
+async def test_a_call_that_is_passed_on_ends_at_its_clients_deadline_and_is_the_servers_until_answered() -> None:
+    async with open_world(others={"a": ("echo",)}, pass_on_models=ONE_CALL) as world:
+        world.tritons["a"].goes_on.clear()
+        async with grpc.aio.insecure_channel(world.grpc) as channel:
+            call: Any = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            with pytest.raises(grpc.aio.AioRpcError) as late:
+                await call(echo_request().SerializeToString(), timeout=0.2)
+            assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(echo_request().SerializeToString())
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            world.tritons["a"].goes_on.set()
+            await asyncio.sleep(0.05)
+            await call(echo_request().SerializeToString())
+
+
+async def test_a_stream_has_one_place_of_its_model_until_it_ends() -> None:
+    async with (
+        open_world(others={"a": ("echo",)}, pass_on_models=ONE_CALL) as world,
+        grpc.aio.insecure_channel(world.grpc) as channel,
+    ):
+        raw = RawCalls(channel)
+        first: Any = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")()
+        for _ in range(2):
+            await first.write(echo_request().SerializeToString())
+            assert await first.read()
+        (refused,) = await raw.stream([echo_request(id="late")])
+        assert refused.error_message.startswith("model 'echo' has 1 calls under way")
+        await first.done_writing()
+        while await first.read() is not grpc.aio.EOF:
+            pass
+        assert [answer.error_message for answer in await raw.stream([echo_request()])] == ["", ""]
 
 
 async def test_a_stream_that_a_server_breaks_off_ends_with_its_status(world: World, raw: RawCalls) -> None:

@@ -97,7 +97,7 @@ X = '{"name":"x","datatype":"FP32","shape":[1],'
         ('{"inputs":[{"name":"x","datatype":"FP32","shape":[-1],"data":[1]}]}', b"", "'shape'"),
         ('{"inputs":[{"name":"x","datatype":"FP32","shape":[true],"data":[1]}]}', b"", "'shape'"),
         ('{"inputs":[{"name":"x","datatype":"FP32","shape":[99999999999999999999],"data":[1]}]}', b"", "'shape'"),
-        ('{"inputs":[{"name":"x","datatype":"FP32","shape":[1]}]}', b"", "has none"),
+        ('{"inputs":[{"name":"x","datatype":"FP32","shape":[1]}]}', b"", "no field is set"),
         ('{"inputs":[' + X + '"parameters":{"binary_data_size":4}}]}', b"123", "expecting 1 additional bytes"),
         ('{"inputs":[' + X + '"parameters":{"binary_data_size":4}}]}', b"12345", "unexpected additional input data"),
         ('{"inputs":[' + X + '"parameters":{"binary_data_size":-4}}]}', b"", "binary_data_size"),
@@ -148,7 +148,7 @@ def raw_config(*dims: int, datatype: str = "TYPE_FP32", max_batch_size: int = 8,
         (raw_config(2, max_batch_size=0), b"12345678", [2], b"12345678"),
         (raw_config(-1, 2), b"1234567812345678", [1, 2, 2], b"1234567812345678"),
         (raw_config(1, datatype="TYPE_STRING"), b"abc", [1, 1], b"\x03\0\0\0abc"),
-        (raw_config(-1, datatype="TYPE_STRING"), b"abc", [1, 1], b"\x03\0\0\0abc"),
+        (raw_config(1, datatype="TYPE_STRING", max_batch_size=0), b"abc", [1], b"\x03\0\0\0abc"),
     ],
 )
 def test_a_raw_body_is_the_only_input(config: Any, body: bytes, shape: list[int], raw: bytes) -> None:
@@ -158,10 +158,19 @@ def test_a_raw_body_is_the_only_input(config: Any, body: bytes, shape: list[int]
 
 
 @pytest.mark.parametrize(
-    "config", [raw_config(2, inputs=2), raw_config(-1, -1), raw_config(-1, 3), raw_config(2, datatype="TYPE_STRING")]
+    ("config", "reason"),
+    [
+        (raw_config(2, inputs=2), r"must only have 1 input \(found 1\) to be deduced but got 2 inputs in 'm'"),
+        (raw_config(-1, -1), "more than one variable-sized dimension"),
+        (raw_config(-1, 3), "input byte size mismatch for input 'x0' for model 'm'. Expected 0, got 8"),
+        *(
+            (raw_config(*dims, datatype="TYPE_STRING"), r"must have input shape \[1\]")
+            for dims in ([2], [-1], [-1, -1])
+        ),
+    ],
 )
-def test_a_raw_body_that_leaves_its_shape_open_is_refused(config: Any) -> None:
-    with pytest.raises(ConfigError):
+def test_a_raw_body_that_leaves_its_shape_open_is_refused(config: Any, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
         parse_raw("m", "", config, b"12345678")
 
 

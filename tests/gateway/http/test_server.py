@@ -7,6 +7,7 @@ import gzip
 import json
 import threading
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -102,7 +103,11 @@ async def test_other_models_get_exactly_the_tensors(world: World, http: aiohttp.
         ("GET", "/v2/models/fashion", 200, '"shape":[-1,1,2,2]'),
         ("GET", "/v2/models/fashion/versions/1", 200, '"name":"fashion"'),
         ("GET", "/v2/models/fashion/versions/9", 404, "version 9 is not found"),
-        ("GET", "/v2/models/fashion/versions/x", 400, "version string"),
+        ("GET", "/v2/models/fashion/versions/x", 404, "Not Found"),
+        ("POST", "/v2/models/fashion/versions/-1/infer", 404, "Not Found"),
+        ("GET", f"/v2/models/fashion/versions/{2**63}", 400, "version string"),
+        ("GET", "/v2/models/fashion/versions/9/stats", 400, "model version is not available for model 'fashion'"),
+        ("GET", "/v2/models/nope/stats", 400, "requested model 'nope' is not available"),
         ("GET", "/v2/models/fashion/ready", 200, ""),
         ("GET", "/v2/models/fashion/versions/1/ready", 200, ""),
         ("GET", "/v2/models/nope/ready", 503, ""),
@@ -141,6 +146,28 @@ async def test_every_route(http: aiohttp.ClientSession, method: str, path: str, 
     async with http.request(method, URL(path, encoded=True)) as response:
         text = await response.text()
     assert (response.status, expected in text) == (status, True), text
+
+
+async def test_no_answer_tells_what_it_is_served_by(world: World, http: aiohttp.ClientSession) -> None:
+    assert world.gateway.metrics is not None
+    metrics = f"http://{world.gateway.metrics.address}"
+    large = {"Cookie": "x" * 20_000}
+    for address, path, headers in (
+        (world.http, "/v2", {}),
+        (world.http, "/nope", {}),
+        (world.http, "/v2", large),
+        (metrics, "/metrics", {}),
+        (metrics, "/nope", {}),
+        (metrics, "/metrics", large),
+    ):
+        async with http.get(address + path, headers=headers) as response:
+            assert "Server" not in response.headers, (address, path)
+    async with http.post("/v2/models/echo/generate_stream", json={"x": [1, 2]}) as response:
+        assert "Server" not in response.headers
+    reader, writer = await asyncio.open_connection(*world.http.removeprefix("http://").split(":"))
+    writer.write(b"no HTTP\r\n\r\n")
+    assert b"server:" not in (await reader.read()).lower()
+    writer.close()
 
 
 async def test_writes_of_settings_are_closed(http: aiohttp.ClientSession) -> None:
@@ -224,6 +251,49 @@ async def test_generate_stream_is_server_sent_events(http: aiohttp.ClientSession
     async with http.post("/v2/models/fashion/generate_stream", json={"pixels": [2] * 4, "slim_x": 1}) as response:
         assert response.status == 400
         assert "slim_x" in await response.text()
+
+
+RESPONSE, FAILURE = '{"model_name":"talk","model_version":"1","x":[1.0,2.0]}', '{"error":"the model broke off"}'
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "expected"),
+    [
+        ("r", 200, RESPONSE),
+        ("e", 400, FAILURE),
+        *((script, 500, "generate expects model to produce exactly 1 response") for script in ("", "rr", "re", "er")),
+    ],
+)
+async def test_generate_gives_the_one_response_of_a_decoupled_model(script: str, status: int, expected: str) -> None:
+    async with open_world(others={"a": ("talk",)}) as world, aiohttp.ClientSession(world.http) as http:
+        world.tritons["a"].scripts["talk"] = script
+        async with http.post("/v2/models/talk/generate", json={"x": [1, 2]}) as response:
+            assert (response.status, response.content_type) == (status, "application/json")
+            assert expected in await response.text()
+        assert [stream.is_abandoned for stream in world.tritons["a"].streams] == [True]
+
+
+@pytest.mark.parametrize(("script", "status"), [("", 200), ("r", 200), ("rer", 200), ("e", 400), ("er", 400)])
+async def test_errors_of_generate_stream_are_events_too(script: str, status: int) -> None:
+    async with open_world(others={"a": ("talk",)}) as world, aiohttp.ClientSession(world.http) as http:
+        world.tritons["a"].scripts["talk"] = script
+        async with http.post("/v2/models/talk/generate_stream", json={"x": [1, 2]}) as response:
+            assert (response.status, response.content_type) == (status, "text/event-stream")
+            events = [f"data: {RESPONSE if step == 'r' else FAILURE}\n\n" for step in script]
+            assert await response.text() == "".join(events)
+
+
+async def test_generate_stream_of_a_family_that_has_no_room_is_429() -> None:
+    async with open_world(router={"queue_limit": 1}) as world, aiohttp.ClientSession(world.http) as http:
+        for server in world.servers.values():
+            server.per_item_s = 0.2
+
+        async def post() -> tuple[int, str | None, str]:
+            async with http.post("/v2/models/fashion/generate_stream", json={"pixels": [2] * 4}) as response:
+                return response.status, response.headers.get("Retry-After"), response.content_type
+
+        outcomes = set(await asyncio.gather(*(post() for _ in range(30))))
+    assert outcomes == {(200, None, "text/event-stream"), (429, "1", "application/json")}
 
 
 async def test_a_full_queue_is_429_with_retry_after() -> None:
@@ -318,6 +388,24 @@ async def test_metrics_show_what_the_router_decides() -> None:
     batches = {key: value for key, value in metrics.items() if key.startswith("slim_router_groups_in_flight{")}
     assert batches
     assert not any(batches.values())
+
+
+async def test_metrics_show_which_weights_are_not_the_familys(world: World) -> None:
+    triton = world.tritons["b"]
+    right = triton.widths["fashion_w025"]
+
+    async def foreign() -> dict[str, float]:
+        """Return the series once the server was asked again what it has."""
+        calls = len(triton.seen)
+        while [call[0] for call in triton.seen[calls:]].count("RepositoryIndex") < 2:
+            await asyncio.sleep(0.02)
+        return {k: v for k, v in (await read_metrics(world)).items() if k.startswith("slim_gateway_foreign_models")}
+
+    assert await foreign() == {}
+    triton.widths["fashion_w025"] = replace(right, sha256="others")
+    assert await foreign() == {'slim_gateway_foreign_models{model="fashion_w025",server="b"}': 1.0}
+    triton.widths["fashion_w025"] = right
+    assert await foreign() == {}
 
 
 async def test_metrics_show_what_waits() -> None:

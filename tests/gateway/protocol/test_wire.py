@@ -93,6 +93,19 @@ def test_no_tensor_is_in_shared_memory() -> None:
             check_inference(request.SerializeToString())
 
 
+def test_outputs_that_are_wanted_as_classes_are_found_however_they_are_written() -> None:
+    request = pb.ModelInferRequest()
+    request.inputs.add(name="i").parameters["classification"].int64_param = 1
+    request.outputs.add(name="plain").parameters["binary_data"].bool_param = True
+    request.outputs.add(name="ranked").parameters["classification"].string_param = "3"
+    message = request.SerializeToString()
+    assert check_inference(message) == {"ranked"}
+    parameters = pb.ModelInferRequest.InferRequestedOutputTensor()
+    parameters.parameters["classification"].int64_param = 1
+    twice = b"\x0a\x01a" + parameters.SerializeToString() + b"\x0a\x01b"  # the last name counts
+    assert check_inference(message + b"\x32" + bytes([len(twice)]) + twice) == {"ranked", "b"}
+
+
 @pytest.mark.parametrize("fields", [b"\x78\x00", b"\x2a\x00", b"\x2a\x02\x18\x01"])
 def test_fields_without_number_are_refused_at_once(fields: bytes) -> None:
     read_count = 0

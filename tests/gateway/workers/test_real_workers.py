@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,12 +52,20 @@ class Team:
     """A gateway, of two workers by default."""
 
     def __init__(
-        self, directory: Path, triton: EmbeddedServer, *, workers: int = 2, drain_s: float = DRAIN_S, **router: float
+        self,
+        directory: Path,
+        triton: EmbeddedServer,
+        *,
+        workers: int = 2,
+        drain_s: float = DRAIN_S,
+        lame_duck_s: float = 0.0,
+        **router: float,
     ) -> None:
         self.grpc, self.http, self.metrics = (f"127.0.0.1:{port}" for port in choose_free_ports(3))
         self.path = directory / "fleet.yaml"
         self.log = directory / "gateway.log"
-        self._workers, self._drain_s = workers, drain_s
+        self._stop = {"drain_s": drain_s, "lame_duck_s": lame_duck_s}
+        self._workers = workers
         self._router = RouterSettings.model_validate({"discovery_period_s": 0.3, "request_timeout_s": 20.0, **router})
         self.write(here=triton.grpc_address.replace("127.0.0.1", "localhost"))
         self.process: subprocess.Popen[bytes]
@@ -67,7 +76,7 @@ class Team:
             servers=tuple(ServerSettings(name=name, grpc=address) for name, address in servers.items()),
             router=self._router,
             gateway=GatewaySettings(
-                grpc=self.grpc, http=self.http, metrics=self.metrics, workers=self._workers, drain_s=self._drain_s
+                grpc=self.grpc, http=self.http, metrics=self.metrics, workers=self._workers, **self._stop
             ),
         )
         written = self.path.with_suffix(".new")
@@ -99,6 +108,18 @@ class Team:
         with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
             text: str = answer.read().decode()
             return text
+
+    def ask(self, path: str, body: bytes | None = None) -> set[int]:
+        """Return the statuses of answers over some new connections, which go to all workers."""
+        statuses = set()
+        for _ in range(8):
+            try:
+                with urllib.request.urlopen(f"http://{self.http}{path}", body, timeout=20) as answer:
+                    statuses.add(answer.status)
+            except urllib.error.HTTPError as exc:
+                with exc:
+                    statuses.add(exc.code)
+        return statuses
 
     def sample(self, name: str, **labels: str) -> float:
         families = text_string_to_metric_families(self.get("/metrics", of="metrics"))
@@ -321,6 +342,33 @@ def test_under_load_it_drains_and_ends_well(team: Team) -> None:
     log = team.log.read_text()
     assert "not answered" not in log
     assert "killed" not in log
+
+
+def test_before_it_leaves_every_worker_says_unready_and_serves_on(tmp_path: Path, triton: EmbeddedServer) -> None:
+    team = Team(tmp_path, triton, lame_duck_s=3600.0)  # longer than any test
+    ready = "/v2/health/ready"
+    with team.running():
+        wait(lambda: team.ask(ready) == {200}, team.log.read_text)
+        team.process.send_signal(signal.SIGTERM)
+        wait(lambda: team.ask(ready) == {503}, team.log.read_text)
+        assert team.ask(INFER, BODY) == {200}
+        os.kill(team.workers()[0], signal.SIGKILL)
+        wait(lambda: team.log.read_text().count("takes requests") == 3, team.log.read_text)
+        assert team.ask(INFER, BODY) == {200}
+        assert team.ask(ready) == {503}, "the one that was started again as well"
+        assert team.process.poll() is None
+        team.process.send_signal(signal.SIGTERM)
+        assert team.process.wait(WAIT_S) == -signal.SIGTERM
+
+
+def test_it_leaves_after_lame_duck_s_and_nothing_fails(tmp_path: Path, triton: EmbeddedServer) -> None:
+    team = Team(tmp_path, triton, lame_duck_s=1.0)
+    with team.running(), HttpLoad(team) as load:
+        wait(lambda: min(ends["200"] for ends in load.ends) > 20, lambda: load.ends)
+        team.process.send_signal(signal.SIGTERM)
+        assert team.process.wait(WAIT_S) == 0, team.log.read_text()
+    assert set(load.total) <= {"200", "refused"}, load.total
+    assert "killed" not in team.log.read_text()
 
 
 def test_a_second_signal_ends_it_at_once(team: Team) -> None:
