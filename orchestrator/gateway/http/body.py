@@ -80,6 +80,10 @@ class BodyReader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="http-json")
         self._paused_at_s = 0.0
 
+    def close(self) -> None:
+        """End the thread, once what is parsed has been."""
+        self._thread.shutdown(wait=False)
+
     def open(self, request: web.BaseRequest) -> Body:
         """Return the body of a request, to be read and parsed in a ``with`` block, at whose end it counts no more."""
         return Body(self, request)

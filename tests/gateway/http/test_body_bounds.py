@@ -124,6 +124,19 @@ async def test_large_json_is_parsed_beside_the_event_loop(http: aiohttp.ClientSe
     assert any(thread.name.startswith("http-json") for thread in threading.enumerate())
 
 
+async def test_the_thread_that_parses_ends_with_its_server() -> None:
+    def parsing() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("http-json")}
+
+    before = parsing()
+    async with open_world() as world, aiohttp.ClientSession(world.http) as http:
+        async with http.post(GENERATE, data=b'{"x":[1,2]}' + PADDING) as response:
+            assert response.status == 200
+        (own,) = parsing() - before
+    own.join(10)
+    assert not own.is_alive()
+
+
 async def test_the_event_loop_runs_while_something_large_is_built() -> None:
     may_end = threading.Event()
     reader = BodyReader(ClientLimitSettings(), max_bytes=2**20)
