@@ -20,9 +20,9 @@ from functools import partial
 from typing import Any
 
 from orchestrator.http2.connection import TURN_FRAMES, Connection
+from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import ErrorCode, ViolationError
 from orchestrator.http2.listener import Listener, Waiting
-from orchestrator.http2.stream import Limits
 
 _WRITE_BUFFER_BYTES = 2**20
 _IDLE_LOOK_S = 0.5

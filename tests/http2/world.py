@@ -16,11 +16,11 @@ import pytest
 
 from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Limits
 from orchestrator.http2.grpc.service import Send, Service, UnaryCall
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.protocol import Http2Listener
-from orchestrator.http2.stream import Limits
 from tests.http2.peer import HEADERS
 
 BLOCK = hpack.Encoder().encode([*HEADERS[:2], (":path", "/s/Echo"), *HEADERS[3:]])

@@ -26,11 +26,11 @@ from orchestrator.gateway.streaming import METHOD as STREAM_METHOD
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Limits
 from orchestrator.http2.grpc.service import Send, Service, UnaryHandler
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.protocol import Http2Listener
-from orchestrator.http2.stream import Limits
 from orchestrator.triton.messages import SERVICE
 
 log = logging.getLogger(__name__)

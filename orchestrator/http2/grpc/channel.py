@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Limits
 from orchestrator.http2.grpc.client_call import ClientCall, ClientStream, Explain, RefusedStreamError, UnaryExchange
 from orchestrator.http2.grpc.wire import (
     Metadata,
@@ -32,7 +33,7 @@ from orchestrator.http2.grpc.wire import (
 )
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.protocol import Http2Protocol
-from orchestrator.http2.stream import Limits, Stream
+from orchestrator.http2.stream import Stream
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from orchestrator.http2.budget import Growth, HeldBudget
+from orchestrator.http2.flow import Flow, Limits
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.wire import (
     TRAILERS,
@@ -26,7 +27,7 @@ from orchestrator.http2.grpc.wire import (
     trailers,
     unpack_message,
 )
-from orchestrator.http2.stream import Flow, Limits, Stream
+from orchestrator.http2.stream import Stream
 
 _THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
 _STEP_BYTES = 2**20  # after which what a message has grown to is counted
@@ -110,7 +111,7 @@ class ServerCall(ABC, Generic[CallerT]):
             self._task.cancel()
 
     @property
-    def connection(self) -> Flow:
+    def connection(self) -> Flow[Stream]:
         """The connection that it came on."""
         return self._stream.connection
 
