@@ -15,7 +15,7 @@ from typing import Any
 
 import hpack
 
-from benchmarks.attack.messages import GRPC_BOMBS, HTTP_BOMBS, pack
+from benchmarks.attack.messages import GRPC_BOMBS, HTTP_BOMBS, LARGE_MESSAGES, pack
 from orchestrator.http2.frames import (
     CONTINUATION,
     DATA,
@@ -127,16 +127,21 @@ async def _http_bomb(grpc: str, http: str, *, name: str, packed: bool) -> None:
     await _again(post, pause_s=0.5)
 
 
-async def _grpc_bomb(grpc: str, http: str, *, name: str) -> None:
-    packed = await asyncio.to_thread(lambda: pack(GRPC_BOMBS[name]()))
-    message = b"\x01" + len(packed).to_bytes(4, "big") + packed
-    opening = _OPENING + frame(HEADERS, _END_HEADERS, 1, _head("ModelInfer", ("grpc-encoding", "gzip")))
+async def _send_message(
+    grpc: str, http: str, *, make: Callable[[], bytes], packed: bool = True, method: str = "ModelInfer"
+) -> None:
+    """Send one message again and again, as fast as it is taken, each over a connection of its own."""
+    content = await asyncio.to_thread(lambda: pack(make()) if packed else make())
+    message = bytes([packed]) + len(content).to_bytes(4, "big") + content
+    encoding = ("grpc-encoding", "gzip") if packed else ("grpc-encoding", "identity")
+    opening = _OPENING + frame(HEADERS, _END_HEADERS, 1, _head(method, encoding))
     body = b"".join(frame(DATA, 0, 1, message[at : at + 16384]) for at in range(0, len(message), 16384))
+    whole = opening + body + frame(DATA, _END_STREAM, 1, b"")
 
     async def call() -> None:
         reader, writer = await _connect(grpc)
         try:
-            writer.write(opening + body + frame(DATA, _END_STREAM, 1, b""))
+            writer.write(whole)
             with suppress(TimeoutError):
                 async with asyncio.timeout(2.0):
                     await _discard(reader)
@@ -245,7 +250,13 @@ ATTACKS: Mapping[str, Attack] = {
     "open-calls": _open_calls,
     "unread-answers": _unread_answers,
     "slow-bodies": _slow_bodies,
-    **{f"grpc-{name}": partial(_grpc_bomb, name=name) for name in GRPC_BOMBS},
+    **{f"grpc-{name}": partial(_send_message, make=make) for name, make in GRPC_BOMBS.items()},
+    **{
+        f"large-{form}{name}": partial(_send_message, make=make, packed=packed, method=method)
+        for name, make in LARGE_MESSAGES.items()
+        for method, form in (("ModelInfer", ""), ("ModelStreamInfer", "streamed-"))
+        for packed, form in ((False, form), (True, f"{form}gzip-"))
+    },
     **{f"gzip-{name}": partial(_http_bomb, name=name, packed=True) for name in HTTP_BOMBS},
     **{f"json-{name}": partial(_http_bomb, name=name, packed=False) for name in HTTP_BOMBS},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from collections.abc import Callable, Mapping
 
 from orchestrator.triton.messages import pb
@@ -57,6 +58,27 @@ HTTP_BOMBS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
     "nested": ("/v2/models/fashion/infer", lambda: b'{"inputs": [{"data": ' + b"[" * 30_000_000),
 }
 """By name: where it is posted, and JSON of some 60 MB."""
+
+
+_LARGE_BYTES = 63_000_000
+
+
+def _large(model: str) -> bytes:
+    """Return a ModelInferRequest of nearly as many bytes as are taken, which are hard to pack."""
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="pixels", datatype="FP32", shape=[_LARGE_BYTES // 3136, 1, 28, 28])
+    request.raw_input_contents.append(random.Random(0).randbytes(_LARGE_BYTES // 3136 * 3136))
+    message: bytes = request.SerializeToString()
+    return message
+
+
+LARGE_MESSAGES: Mapping[str, Callable[[], bytes]] = {
+    "family": lambda: _large("fashion"),
+    "passed-on": lambda: _large("alone"),
+    "model-name": lambda: pb.ModelInferRequest(model_name="m" * _LARGE_BYTES).SerializeToString(),
+    "parameter": lambda: _FAMILY + _inside(0x22, b"\x0a\x01p" + _inside(0x12, _inside(0x1A, bytes(_LARGE_BYTES)))),
+}
+"""ModelInferRequests that are honest but for their size."""
 
 
 def pack(body: bytes) -> bytes:
