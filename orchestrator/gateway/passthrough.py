@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from orchestrator.config import RetrySettings
@@ -26,7 +27,7 @@ from orchestrator.errors import DeadlineError
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.protocol.family import check_version
-from orchestrator.gateway.protocol.wire import read_address
+from orchestrator.gateway.protocol.wire import Buffer, read_address
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import RetryBudget
 from orchestrator.snapshot import ServerName
@@ -54,8 +55,10 @@ class Passthrough:
         self._died_s: dict[tuple[ServerName, str], float] = {}
         self._turn = 0.0
 
-    async def ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
-        """Return what a server answers to a serialised call, and which.
+    async def ask(
+        self, method: str, message: bytes, metadata: Metadata, *, rest: Sequence[Buffer] = ()
+    ) -> tuple[bytes, ServerName]:
+        """Return what a server answers to a serialised call, and which; ``rest`` are further parts of the message.
 
         Raises:
             RefusedCallError: with the server's status.
@@ -64,13 +67,15 @@ class Passthrough:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._ask(method, message, metadata)
+                return await self._ask(method, message, metadata, rest)
         except TimeoutError:
             limit = f"gateway.pass_on_timeout_s = {self._timeout_s:g}"
             model = read_address(message).model
             raise DeadlineError(f"no answer for model '{model}' within {limit}; it may still run") from None
 
-    async def _ask(self, method: str, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
+    async def _ask(
+        self, method: str, message: bytes, metadata: Metadata, rest: Sequence[Buffer]
+    ) -> tuple[bytes, ServerName]:
         address = read_address(message)
         check_version(address.version)
         now_s = asyncio.get_running_loop().time
@@ -85,7 +90,7 @@ class Passthrough:
             at = server.name, address.model
             was_dead = at in self._died_s
             try:
-                answer = await server.server.call(method, message, metadata)
+                answer = await server.server.call(method, message, metadata, rest=rest)
             except RefusedCallError as exc:
                 if exc.is_gone:
                     server.note_problem(str(exc))

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from orchestrator.http2.budget import HeldBudget
-from orchestrator.http2.flow import Limits
+from orchestrator.http2.flow import Buffer, Limits
 from orchestrator.http2.frames import (
     DEFAULT_WINDOW,
     ENABLE_PUSH,
@@ -215,7 +215,7 @@ class Connection(Incoming[T]):
         """Whether a stream may be opened to the peer."""
         return not self.is_over and self.goaway is None and self.next_stream < MAX_WINDOW
 
-    def open(self, receiver: Receiver, block: bytes, body: bytes | None = None) -> Stream:
+    def open(self, receiver: Receiver, block: bytes, body: Buffer | None = None) -> Stream:
         """Open a stream to the peer with a header block, and with all its body when it is given."""
         stream = Stream(self, self.next_stream, is_fed=False, receiver=receiver)
         self.next_stream += 2

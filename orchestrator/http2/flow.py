@@ -17,9 +17,14 @@ from orchestrator.http2.frames import DEFAULT_WINDOW, MAX_FRAME_BYTES, window_up
 
 SPARED_UPDATES: Final = 4
 """How often a peer widens windows for a call, or for a piece of an answer, at most; most do so once in many."""
+MOST_OUT_BYTES: Final = 2**20
+"""Bytes of bodies after which no more is written in a turn of the loop: they are copied to leave as one."""
 _NO_TABLE: Final = b"\x20"
 """First byte of a header block that says: the sender's table has no bytes from now on."""
 _MIB: Final = 2**20
+
+
+Buffer = bytes | bytearray | memoryview
 
 
 class Sender(Protocol):
@@ -79,7 +84,8 @@ class Flow(Generic[S]):
         flush: lets out at once what would go out at the end of the loop's turn, for a caller who knows that nothing
             will join it; the owner sets it.
         streams: those that are open, by number.
-        blocked: streams that the connection's window or the transport holds back, and not their own window.
+        blocked: streams that the connection's window, the transport or the turn holds back, and not their own window.
+        out_bytes: how much of bodies waits to be written.
         send_window: bytes that the peer takes on all streams together.
         initial_window: bytes that the peer takes on a new stream.
         max_frame: bytes of the largest DATA frame that may be sent.
@@ -115,7 +121,8 @@ class Flow(Generic[S]):
         self.max_frame = MAX_FRAME_BYTES
         self.receive_window = limits.connection_window_bytes
         self._owed_bytes = 0
-        self._out: list[bytes | memoryview] = []
+        self.out_bytes = 0
+        self._out: list[Buffer] = []
         self._block_prefix = _NO_TABLE
 
     @property
@@ -128,17 +135,22 @@ class Flow(Generic[S]):
         """How many streams are open."""
         return len(self.streams)
 
-    def write(self, *parts: bytes | memoryview) -> None:
+    def write(self, *parts: Buffer) -> None:
         """Add bytes to what goes out at the end of the loop's turn."""
         if not self._out:
             self._wake()
         self._out += parts
 
     def take_out(self) -> bytes:
-        """Return what is to be written, and forget it."""
+        """Return what is to be written in this turn of the loop, and forget it; there may be more in the next."""
         out = self._out
         data = b"".join(out)
         out.clear()
+        if self.out_bytes:
+            is_more = self.out_bytes >= MOST_OUT_BYTES
+            self.out_bytes = 0
+            if is_more:
+                self.pump_blocked()
         return data
 
     def begin_block(self, block: bytes) -> bytes:
@@ -157,7 +169,7 @@ class Flow(Generic[S]):
     def pump_blocked(self) -> None:
         """Go on with the streams that waited for the connection."""
         for number, stream in list(self.blocked.items()):
-            if self.send_window <= 0 or self.is_paused:
+            if self.send_window <= 0 or self.is_paused or self.out_bytes >= MOST_OUT_BYTES:
                 return
             # To the end of the row, so that one with much to send does not hold up the others.
             self.blocked.pop(number, None)

@@ -1,7 +1,7 @@
 """Huffman's code in header blocks (RFC 7541 section 5.2), decoded a byte at a step.
 
 The ``hpack`` library steps by half bytes, 5 MB a second: whoever sends such blocks fills a core before anybody has
-asked for a token. This takes a fifth of that, from a table that is made of the library's at the first block.
+asked for a token. This takes a fifth of that, from a table that is made of the library's before anybody calls.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ def decode_huffman(encoded: bytes | bytearray | memoryview | None) -> bytes:
     if not row[_ENDS]:
         raise HPACKDecodingError("Invalid Huffman string")
     return b"".join(parts)
+
+
+def prepare() -> None:
+    """Make the table, which takes some 50 ms: too long while somebody waits."""
+    _first_row()
 
 
 def speed_up_hpack() -> None:

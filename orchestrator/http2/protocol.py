@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from orchestrator.http2 import huffman
 from orchestrator.http2.connection import TURN_FRAMES, Connection
 from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import ErrorCode, ViolationError
@@ -266,6 +267,7 @@ class Http2Listener(Listener[Http2Protocol]):
     """A listener whose connections speak HTTP/2, as ``make`` has them do, within ``limits`` each."""
 
     def __init__(self, make: Make, limits: Limits, *, max_connections: int = 4096) -> None:
+        huffman.prepare()
         connect = partial(Http2Protocol, make, backlog=Backlog())
         super().__init__(connect, max_connections=max_connections, handshake_s=limits.handshake_s)
 

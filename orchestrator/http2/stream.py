@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from orchestrator.http2.flow import SPARED_UPDATES, Flow
+from orchestrator.http2.flow import MOST_OUT_BYTES, SPARED_UPDATES, Buffer, Flow
 from orchestrator.http2.frames import (
     DATA,
     END_HEADERS,
@@ -100,7 +100,7 @@ class Stream:
 
     # --- sending ---
 
-    def respond(self, headers: bytes, body: bytes, trailers: bytes) -> None:
+    def respond(self, headers: bytes, body: Buffer, trailers: bytes) -> None:
         """Send a whole answer (header block, one body, closing header block), in one piece when the peer takes it."""
         connection, size = self.connection, len(body)
         if self.is_local_closed:
@@ -139,7 +139,7 @@ class Stream:
             if is_last:
                 self._close_local()
 
-    def send_data(self, data: bytes) -> None:
+    def send_data(self, data: Buffer) -> None:
         """Send a piece of the body, as soon as the peer takes it."""
         if not self.is_local_closed and data:
             if not self.pending:
@@ -165,7 +165,7 @@ class Stream:
         """Send as much of what is pending as the peer takes."""
         connection, pending = self.connection, self.pending
         before = self.pending_bytes
-        while pending and not connection.is_paused:
+        while pending and not connection.is_paused and connection.out_bytes < MOST_OUT_BYTES:
             room = min(self.send_window, connection.send_window, connection.max_frame)
             if room <= 0:
                 break
@@ -177,6 +177,7 @@ class Stream:
             size = len(chunk)
             self.send_window -= size
             connection.send_window -= size
+            connection.out_bytes += size
             self.pending_bytes -= size
             is_last = not pending and self.trailers == b""
             flags = END_STREAM if is_last else 0

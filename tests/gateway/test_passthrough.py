@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -30,11 +31,11 @@ class Hanging(FakeTriton):
 
     answered = 0
 
-    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+    async def call(self, method: str, message: bytes, metadata: Metadata = (), **rest: Any) -> bytes:
         if method == "ModelInfer":
             await asyncio.sleep(60)
             self.answered += 1
-        return await super().call(method, message, metadata)
+        return await super().call(method, message, metadata, **rest)
 
 
 async def open_passthrough(

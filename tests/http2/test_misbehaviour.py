@@ -47,14 +47,24 @@ def block(path: str, *more: tuple[str, str]) -> bytes:
 STREAM, LATE = block("/s/Stream"), block("/s/Late")
 
 
+class Growth:
+    """What has been allocated since."""
+
+    def __call__(self) -> int:
+        """Return how many bytes are held now."""
+        return tracemalloc.get_traced_memory()[0]
+
+    def most(self) -> int:
+        """Return how many bytes were held at most."""
+        return tracemalloc.get_traced_memory()[1]
+
+
 @contextmanager
-def growth() -> Iterator[Callable[[], int]]:
-    """Give what returns how many bytes have been allocated since."""
+def growth() -> Iterator[Growth]:
     gc.collect()
     tracemalloc.start()
     try:
-        begin = tracemalloc.get_traced_memory()[0]
-        yield lambda: tracemalloc.get_traced_memory()[0] - begin
+        yield Growth()
     finally:
         tracemalloc.stop()
 
@@ -80,6 +90,23 @@ async def test_messages_that_are_not_read_take_no_more_than_their_bytes() -> Non
         for _ in range(20):
             ends.send(empty)
         assert grown() < 700_000
+    await asyncio.sleep(0)
+
+
+async def test_a_large_message_of_a_stream_is_held_once() -> None:
+    world = World(max_message_bytes=16 * LIMIT)
+    ends = Joined(accept=world.service.accept)
+    body = pack_message(bytes(16 * LIMIT))
+    with growth() as grown:
+        ends.send(raw_request(1, STREAM, flags=4))
+        for begin in range(0, len(body), 16_000):
+            ends.send(frame(DATA, 0, 1, body[begin : begin + 16_000]))
+            ends.connection.take_out()
+            await asyncio.sleep(0)
+        await until(lambda: world.taken)
+        assert len(world.taken[0]) == 16 * LIMIT
+        assert grown.most() < 20 * LIMIT
+    ends.connection.abort(ErrorCode.CANCEL)
     await asyncio.sleep(0)
 
 

@@ -13,25 +13,26 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
 from orchestrator.http2.budget import Growth, HeldBudget
 from orchestrator.http2.flow import Flow, Limits
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.wire import (
+    PIECE_BYTES,
     TRAILERS,
     RequestHead,
     RpcError,
-    Unpacker,
     collect,
     trailers,
+    unpack,
     unpack_message,
 )
 from orchestrator.http2.stream import Stream
 
-_THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
-_STEP_BYTES = 2**20  # after which what a message has grown to is counted
-
+_PIECES_A_HOP = 4
+"""Pieces that a thread unpacks before they are counted, because the way there and back takes as long as one."""
 
 CallerT = TypeVar("CallerT")
 """Who makes a call, as its service identifies them."""
@@ -159,10 +160,10 @@ class ServerCall(ABC, Generic[CallerT]):
         """
         if flag == 0:
             return payload
-        if len(payload) >= _THREAD_FROM_BYTES:
+        if len(payload) >= PIECE_BYTES:
             return None
         most_bytes = self._rules.max_message_bytes
-        least_bytes = min(_THREAD_FROM_BYTES, most_bytes)
+        least_bytes = min(PIECE_BYTES, most_bytes)
         try:
             message = unpack_message(flag, payload, self._head.encoding, least_bytes)
         except RpcError as exc:
@@ -177,10 +178,9 @@ class ServerCall(ABC, Generic[CallerT]):
 
         It counts until the call has ended or ``_give_unpacked`` is called. None: the call was lost meanwhile.
         """
-        unpacker = Unpacker(flag, payload, self._head.encoding, self._rules.max_message_bytes)
+        pieces = unpack(flag, payload, self._head.encoding, self._rules.max_message_bytes)
         message: bytes | bytearray = b""
-        while not unpacker.is_done:
-            piece = await asyncio.to_thread(unpacker.read, _STEP_BYTES)
+        while piece := await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP))):
             message = collect(message, piece)
             self._count_unpacked(len(piece))
             if self._is_lost:

@@ -310,7 +310,7 @@ class StreamingCall(ServerCall[CallerT]):
 
     def _split_off(self, size: int) -> tuple[int, bytes]:
         """Take off one message as it is read; kept as objects, small ones would take ten times more."""
-        flag, payload = split_message(self._held, size)
+        flag, payload, self._held = split_message(self._held, size)
         self._rules.receive_budget.give(self, size)
         self._growth = Growth()
         if not self._is_readable():
