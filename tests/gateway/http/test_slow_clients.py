@@ -139,6 +139,22 @@ async def test_time_in_which_the_gateway_stood_still_is_held_against_nobody(worl
         assert await peer.hear_status() == b"200"
 
 
+async def test_a_request_that_is_not_gone_on_with_makes_room_before_an_idle_connection_does() -> None:
+    live = b"GET /v2/health/live HTTP/1.1\r\nHost: g\r\n\r\n"
+    async with open_world(limits={"max_connections": 2}) as world, Peer(world) as idle, Peer(world) as begun:
+        for peer in (idle, begun):
+            await peer.say(live)
+            await peer.reader.readuntil(b"\r\n\r\n")
+        await begun.say(HEAD)
+        for _ in range(20):  # for the gateway, which runs in the same loop
+            await asyncio.sleep(0)
+        async with Peer(world) as new:
+            for peer in (new, idle):
+                await peer.say(live)
+                assert await peer.hear_status() == b"200"
+            assert await begun.hear_all() == b""
+
+
 async def test_an_idle_connection_is_closed(world: World) -> None:
     async with good_client(world), Peer(world) as peer:
         await peer.say("GET /v2/health/live HTTP/1.1\r\nHost: g\r\n\r\n")
