@@ -73,6 +73,7 @@ class Flow(Generic[S]):
     """The state of a connection that all of its streams read and change.
 
     Attributes:
+        peer: the address of the other side; the owner sets it.
         now_s: when something last came, seconds on ``clock``.
         send_budget: what is held of answers that peers do not take, over all connections of a server.
         running: calls that have not ended, those whose streams are gone included; counted by the user.
@@ -106,6 +107,7 @@ class Flow(Generic[S]):
         self.is_server = is_server
         self.clock = clock
         self._wake = wake
+        self.peer = ""
         self.now_s = clock()
         self.running = 0
         self.charges = 0

@@ -118,6 +118,7 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.abort()
             return
         self.connection = self._make(self._wake)
+        self.connection.peer = self.peer
         self.connection.flush = self._flush
         self.connection.start()
 

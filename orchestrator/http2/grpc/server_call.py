@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar, cast
 from orchestrator.http2.budget import Growth, HeldBudget
 from orchestrator.http2.flow import Flow, Limits
 from orchestrator.http2.frames import ErrorCode
+from orchestrator.http2.grpc.open_calls import OpenCalls
 from orchestrator.http2.grpc.wire import (
     PIECE_BYTES,
     TRAILERS,
@@ -47,12 +48,14 @@ class CallRules:
         max_message_bytes: the largest request message.
         limits: what one connection may take.
         receive_budget: what is held of requests that are not whole, on all connections.
+        open_calls: those that are not whole, on all connections.
     """
 
     explain: Callable[[Exception], RpcError]
     max_message_bytes: int
     limits: Limits
     receive_budget: HeldBudget
+    open_calls: OpenCalls
 
 
 class ServerCall(ABC, Generic[CallerT]):
@@ -107,7 +110,7 @@ class ServerCall(ABC, Generic[CallerT]):
     def abort(self, code: ErrorCode) -> None:
         """The client is gone, or has lost interest."""
         self._release()
-        self._stop_timer()
+        self._stop_waiting()
         if self._task is not None:
             self._task.cancel()
 
@@ -125,12 +128,23 @@ class ServerCall(ABC, Generic[CallerT]):
         error = RpcError("RESOURCE_EXHAUSTED", "too many large requests are coming in at a time; send it again")
         self._refuse(error)
 
+    def evict(self) -> None:
+        """Refuse it to its client, because too many calls do not come whole."""
+        self._refuse(RpcError("RESOURCE_EXHAUSTED", "too many calls have begun and do not come whole; send it again"))
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether anything of its answer was sent."""
+        return self._has_headers
+
     @abstractmethod
     def _refuse(self, error: RpcError) -> None:
         """Take no more of the request, and say why."""
 
-    def _stop_timer(self) -> None:
-        # As soon as the call has ended, or refused ones would be kept for as long as their clients would have waited.
+    def _stop_waiting(self) -> None:
+        """Wait for its client no more, as soon as the call has ended."""
+        self._rules.open_calls.discard(self)
+        # Or calls that were refused would be kept for as long as their clients would have waited.
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -205,7 +219,7 @@ class ServerCall(ABC, Generic[CallerT]):
         self._stream.connection.running -= 1
         self._task = None
         self._release()
-        self._stop_timer()
+        self._stop_waiting()
         if task.cancelled():  # by what it waited for; after ``abort`` there is nobody left to answer
             self._end("CANCELLED", "what the answer depended on was cancelled")
 
@@ -219,7 +233,7 @@ class ServerCall(ABC, Generic[CallerT]):
 
     def _end(self, status: str, detail: str, retry_after_s: float | None = None) -> None:
         stream = self._stream
-        self._stop_timer()
+        self._stop_waiting()
         if self._has_headers:
             stream.finish(trailers(status, detail, is_only=False, retry_after_s=retry_after_s))
         else:
