@@ -48,8 +48,8 @@ class Limits:
         connection_window_bytes: likewise on all streams of a connection together.
         header_list_bytes: size of a header list, by HPACK's count.
         handshake_s: how long the first SETTINGS may take, and a header block to come whole.
-        stall_s: how long a peer may take to accept or send the next piece of what it has begun, besides a second for
-            each KiB.
+        stall_s: how long a peer may take to accept or send the next piece of what it has begun, besides what pieces
+            buy; see ``budget``.
         quiet_s: silence after which the peer is pinged.
         ping_s: how long the answer to a ping may take.
         idle_faults: charges at once for what brings nobody an answer (pings, resets of either side, empty frames,

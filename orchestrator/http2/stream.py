@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from orchestrator.http2.budget import time_bought_s
 from orchestrator.http2.flow import MOST_OUT_BYTES, SPARED_UPDATES, Buffer, Flow
 from orchestrator.http2.frames import (
     DATA,
@@ -26,8 +27,6 @@ from orchestrator.http2.frames import (
 LARGEST_SENT: Final = 65536
 """Largest DATA frame that is sent, whatever the peer takes, so that large answers do not hold up small ones."""
 _LAST_HEADERS: Final = END_HEADERS | END_STREAM
-_LEAST_BYTES_PER_S: Final = 1024
-"""Who sends a request or takes an answer more slowly has stalled."""
 _PIECE_BYTES: Final = 1024
 _LEAST_PIECE_BYTES: Final = 32
 """A smaller piece of an answer, or than half of the peer's own small window, spares it no update of the window."""
@@ -190,7 +189,7 @@ class Stream:
             if sent_bytes >= least_bytes or not pending:
                 connection.spared_updates += SPARED_UPDATES + sent_bytes // _PIECE_BYTES
             connection.was_answered = True
-            self._note_progress(connection.clock(), sent_bytes, is_whole=not pending)
+            self._note_progress(connection.clock(), sent_bytes, before, is_whole=not pending)
         if self.pending_bytes != self.counted_bytes:
             self._count_pending()
         if pending and self.send_window > 0:
@@ -205,9 +204,10 @@ class Stream:
             self.on_writable = None
             on_writable()
 
-    def _note_progress(self, now_s: float, size: int, *, is_whole: bool = False) -> None:
-        """Note that so many bytes got on, which give a peer time only at a least rate: no trickle renews it."""
-        self.progress_s = now_s if is_whole else min(now_s, self.progress_s + size / _LEAST_BYTES_PER_S)
+    def _note_progress(self, now_s: float, size: int, held_bytes: int, *, is_whole: bool = False) -> None:
+        """Note that so many bytes got on of what is held, which buys the peer time."""
+        bought_s = time_bought_s(size, held_bytes, self.connection.limits.stall_s)
+        self.progress_s = now_s if is_whole else min(now_s, self.progress_s + bought_s)
 
     def _end_sending(self, trailers: bytes) -> None:
         kind, flags = (HEADERS, _LAST_HEADERS) if trailers else (DATA, END_STREAM)
@@ -227,13 +227,16 @@ class Stream:
 
     # --- receiving ---
 
-    def credit(self) -> None:
-        """Let the peer send as much again as came, because it was taken; a frame says so once it is worth one."""
+    def credit(self, held_bytes: int = 0) -> None:
+        """Let the peer send as much again as came, because it was taken; a frame says so once it is worth one.
+
+        So much is held of what has not come whole.
+        """
         size = self.owed
         self.credit_connection()
         if self.is_remote_closed:
             return
-        self._note_progress(self.connection.now_s, size)
+        self._note_progress(self.connection.now_s, size, held_bytes)
         window = self.connection.limits.stream_window_bytes
         lacking = window - self.receive_window
         if lacking * 2 >= window:

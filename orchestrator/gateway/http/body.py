@@ -27,7 +27,7 @@ from orchestrator.gateway.http.connection import HttpConnection
 from orchestrator.gateway.http.errors import StalledError, TooLargeError, UnsupportedEncodingError
 from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values
 from orchestrator.gateway.protocol.wire import Buffer
-from orchestrator.http2.budget import Growth, HeldBudget
+from orchestrator.http2.budget import HeldBudget, time_bought_s
 from orchestrator.http2.grpc.wire import ENCODINGS, PIECE_BYTES, inflate
 
 _MIB = 2**20
@@ -114,8 +114,7 @@ class Body:
         self._held_bytes = 0
         self._is_growing = False
         self._is_lost = False
-        self._growth = Growth()
-        self._due_s = 0.0  # when it must have grown
+        self._progress_s = 0.0  # when it last got on, seconds on the loop's clock
         self._waiting: asyncio.Timeout | None = None
 
     def __enter__(self) -> Body:
@@ -168,7 +167,8 @@ class Body:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # the answer has not begun
         try:
-            while chunk := await self._next_chunk(len(found)):
+            chunk: bytes = b""
+            while chunk := await self._next_chunk(len(chunk), len(found)):
                 limit.check(len(found) + len(chunk))
                 self._hold(len(chunk))
                 found = _join(found, chunk)
@@ -195,19 +195,19 @@ class Body:
             self._is_growing = True
         return await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP)))
 
-    async def _next_chunk(self, size_bytes: int) -> bytes:
-        """Return what has come of the body next, nothing at its end; so much has come before."""
+    async def _next_chunk(self, last_bytes: int, held_bytes: int) -> bytes:
+        """Return what has come of the body next, nothing at its end; so much came last, and in all."""
         content = self._request.content
         if content.is_eof():  # all has come, as of most bodies before they are read
             return content.read_nowait()
         connection = self._request.protocol
         assert isinstance(connection, HttpConnection)
-        stall_s = self._reader.limits.stall_timeout_s
-        if not size_bytes or self._growth.is_progress(size_bytes):
-            self._due_s = asyncio.get_running_loop().time() + stall_s
+        stall_s, now_s = self._reader.limits.stall_timeout_s, asyncio.get_running_loop().time()
+        bought_s = time_bought_s(last_bytes, held_bytes, stall_s)
+        self._progress_s = min(now_s, self._progress_s + bought_s) if held_bytes else now_s
         with connection.receiving():
             try:
-                async with asyncio.timeout_at(self._due_s) as self._waiting:
+                async with asyncio.timeout_at(self._progress_s + stall_s) as self._waiting:
                     return await content.readany()
             except TimeoutError:
                 self._require_kept()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from orchestrator.http2.budget import Growth, HeldBudget
+from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.flow import Flow, Limits
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.open_calls import OpenCalls
@@ -62,7 +62,7 @@ class ServerCall(ABC, Generic[CallerT]):
     """One call: its task, its time limit, and what is held of its request."""
 
     __slots__ = (
-        "_caller", "_growth", "_has_headers", "_head", "_held", "_is_lost", "_left_bytes", "_rules", "_stream", "_task",
+        "_caller", "_has_headers", "_head", "_held", "_is_lost", "_left_bytes", "_rules", "_stream", "_task",
         "_timer", "_unpacked_bytes",
     )  # fmt: skip
 
@@ -71,7 +71,6 @@ class ServerCall(ABC, Generic[CallerT]):
         self._stream = stream
         self._head = head
         self._caller = caller
-        self._growth = Growth()
         self._has_headers = False
         self._left_bytes = head.content_bytes
         self._held = bytearray()  # not a list: pieces may be of one byte each
@@ -153,13 +152,6 @@ class ServerCall(ABC, Generic[CallerT]):
         """Keep a piece of a request that is not whole; afterwards it may be lost."""
         self._held += data
         self._rules.receive_budget.take(self, len(data))
-
-    def _credit(self) -> None:
-        """Let the client send more, which gives it time only when its request has grown enough."""
-        stream, since_s = self._stream, self._stream.progress_s
-        stream.credit()
-        if self._held and not self._growth.is_progress(len(self._held)):
-            stream.progress_s = since_s
 
     def _release(self) -> None:
         """Forget what has come of a request that is not whole, and count nothing of the call any more."""

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mappin
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
-from orchestrator.http2.budget import Growth
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.server_call import CallerT, CallRules, ServerCall
 from orchestrator.http2.grpc.wire import (
@@ -150,7 +149,7 @@ class UnaryCall(ServerCall[CallerT]):
         if len(held) > (self._whole_bytes or PREFIX_BYTES):
             raise RpcError("INTERNAL", "more than the one message of a unary call")
         if not stream.is_remote_closed:
-            self._credit()
+            stream.credit(len(held))
         return held
 
     def _refuse(self, error: RpcError) -> None:
@@ -294,7 +293,7 @@ class StreamingCall(ServerCall[CallerT]):
         if not is_under_way or not stream.is_fed:  # a message begins, or may
             stream.progress_s = stream.connection.clock()
         stream.is_fed = is_under_way  # the rest of a message that is under way must come
-        self._credit()
+        stream.credit(len(self._held))
 
     async def _read(self) -> AsyncIterator[bytes]:
         while True:
@@ -321,7 +320,6 @@ class StreamingCall(ServerCall[CallerT]):
         """Take off one message as it is read; kept as objects, small ones would take ten times more."""
         flag, payload, self._held = split_message(self._held, size)
         self._rules.receive_budget.give(self, size)
-        self._growth = Growth()
         if not self._is_readable():
             self._ask_for_more()
         return flag, payload

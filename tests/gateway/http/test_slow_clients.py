@@ -171,11 +171,11 @@ async def test_half_a_body_is_told_of_and_closed(world: World, framing: str) -> 
 
 
 async def test_a_body_that_comes_slowly_but_comes_is_taken(world: World) -> None:
-    body = content()
+    body = content().ljust(2000)
     async with good_client(world), Peer(world) as peer:
         await peer.say(HEAD + f"Content-Length: {len(body)}\r\n\r\n")
-        for start in range(0, len(body), 10):
-            await peer.say(body[start : start + 10])
+        for start in range(0, len(body), 100):
+            await peer.say(body[start : start + 100])
             await asyncio.sleep(0.06)  # more in all than the limit, less for each piece
         assert await peer.hear_status() == b"200"
 
@@ -261,7 +261,21 @@ async def test_a_large_body_that_hardly_comes_is_given_up(world: World, piece_by
         async def drip() -> None:
             while True:
                 await peer.say(bytes(piece_bytes))
-                await asyncio.sleep(0.02)  # a tenth of what is given for nothing, and for a 64th
+                await asyncio.sleep(0.02)  # of which each piece buys less
+
+        dripping = asyncio.create_task(drip())
+        assert await peer.hear_status() == b"408"
+        dripping.cancel()
+
+
+async def test_a_small_body_in_drops_does_not_buy_time(world: World) -> None:
+    async with good_client(world), Peer(world) as peer:
+        await peer.say(HEAD + "Content-Length: 60\r\n\r\n")
+
+        async def drip() -> None:
+            while True:
+                await peer.say(b" ")
+                await asyncio.sleep(0.02)
 
         dripping = asyncio.create_task(drip())
         assert await peer.hear_status() == b"408"
