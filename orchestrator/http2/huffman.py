@@ -19,8 +19,11 @@ _ENDS: Final = 256
 
 
 @cache
-def _first_row() -> _Row:
-    """Return the row to begin with; the others hang on it."""
+def first_row() -> _Row:
+    """Return the row to begin with; the others hang on it.
+
+    The first call takes some 50 ms, so it is to be made before anybody waits.
+    """
     count = len(HUFFMAN_TABLE) // 16
     rows: list[_Row] = [[] for _ in range(count)]
     nowhere: _Row = []
@@ -48,7 +51,7 @@ def _first_row() -> _Row:
 
 def decode_huffman(encoded: bytes | bytearray | memoryview | None) -> bytes:
     """Return the text of a string in Huffman's code; raises HPACKDecodingError when it is none."""
-    row = _first_row()
+    row = first_row()
     parts = []
     for byte in encoded or b"":
         row, text = row[byte]
@@ -56,11 +59,6 @@ def decode_huffman(encoded: bytes | bytearray | memoryview | None) -> bytes:
     if not row[_ENDS]:
         raise HPACKDecodingError("Invalid Huffman string")
     return b"".join(parts)
-
-
-def prepare() -> None:
-    """Make the table, which takes some 50 ms: too long while somebody waits."""
-    _first_row()
 
 
 def speed_up_hpack() -> None:

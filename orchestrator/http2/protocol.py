@@ -19,10 +19,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from orchestrator.http2 import huffman
 from orchestrator.http2.connection import TURN_FRAMES, Connection
 from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import ErrorCode, ViolationError
+from orchestrator.http2.huffman import first_row
 from orchestrator.http2.listener import Listener, Waiting
 
 _WRITE_BUFFER_BYTES = 2**20
@@ -268,7 +268,7 @@ class Http2Listener(Listener[Http2Protocol]):
     """A listener whose connections speak HTTP/2, as ``make`` has them do, within ``limits`` each."""
 
     def __init__(self, make: Make, limits: Limits, *, max_connections: int = 4096) -> None:
-        huffman.prepare()
+        first_row()
         connect = partial(Http2Protocol, make, backlog=Backlog())
         super().__init__(connect, max_connections=max_connections, handshake_s=limits.handshake_s)
 
