@@ -1,4 +1,4 @@
-"""Calls whose clients have not sent all of them, over all connections of a server; pure.
+"""Calls whose clients have not sent all of them, over all connections of a server.
 
 Windows bound what one of them holds, and nothing how many there are: each connection may have a thousand. So there is a
 bound for all, and who has the most gives way: an address, or a tenant where callers say who they are. To count costs
