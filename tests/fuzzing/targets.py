@@ -102,7 +102,8 @@ def grpc_messages(data: bytes) -> None:
     buffer = bytearray(data[1:])
     with suppress(SlimError):
         while (size := next_message_bytes(buffer, _MOST_BYTES)) is not None:
-            assert len(unpack_message(*split_message(buffer, size), encoding, _MOST_BYTES)) <= _MOST_BYTES
+            flag, payload, buffer = split_message(buffer, size)
+            assert len(unpack_message(flag, payload, encoding, _MOST_BYTES)) <= _MOST_BYTES
 
 
 def inference_requests(data: bytes) -> None:
