@@ -18,17 +18,28 @@ from pathlib import Path
 import click
 
 from benchmarks.attack.attacks import ATTACKS
+from benchmarks.attack.intrusions import Intrusion, make_attempts, try_all, write_tokens
 from benchmarks.attack.victim import Met
 from benchmarks.harness.command import conclude, out_option, publish, repository_option, run_to_end, start_clock
 from benchmarks.harness.processes import list_children, read_held
-from benchmarks.harness.programs import run_python
+from benchmarks.harness.programs import run_gateway, run_python
 from benchmarks.harness.run import Run, page_head
-from benchmarks.resilience.testbed import open_testbed
-from orchestrator.reporting.blocks import Heading, Table
+from benchmarks.resilience.testbed import Testbed, open_testbed
+from orchestrator.config import AuthSettings, load_fleet, render_fleet
+from orchestrator.embedded.flags import LOOPBACK
+from orchestrator.embedded.server import choose_free_ports
+from orchestrator.reporting.blocks import Heading, Table, Text
 from orchestrator.reporting.claim import Claim
 
+_INTRUSIONS = (
+    "At a gateway with tokens, before the same Tritons, each call over gRPC or HTTP is one that its caller may not "
+    "make, or that would end a model; `benchmarks/attack/intrusions.py` has them all. Afterwards the processes of all "
+    "models must be those of before."
+)
 ANSWER_BAR_S, PROBE_BAR_S = 0.150, 0.100
-QUIET = "nothing"
+QUIET, REPLACED = "nothing", "replaced-meanwhile"
+_UNDER = "rapid-resets"  # what goes on while the gateway is replaced
+_RELOAD_S = 3.0  # after which a gateway uses a new tokens file, with some room
 _MIB = 2**20
 
 
@@ -62,28 +73,37 @@ class Results(Run):
 
     Attributes:
         outcomes: In the order they were made.
+        intrusions: What was tried at a gateway with tokens.
+        stubs_lost: Processes of models that ended over these; None where the Tritons are not ours.
     """
 
     outcomes: tuple[Outcome, ...] = field(default=())
+    intrusions: tuple[Intrusion, ...] = field(default=())
+    stubs_lost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The gateway that is attacked; ``pid`` is None when it is not ours."""
+    """The gateway that is attacked; ``bed`` is None when it is not ours."""
 
     grpc: str
     http: str
-    pid: int | None
+    bed: Testbed | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, or the supervisor of its processes."""
+        return None if self.bed is None else self.bed.gateway_pid
 
 
 @asynccontextmanager
 async def _target(repository: Path, grpc: str | None, http: str | None) -> AsyncIterator[Target]:
     if grpc and http:
-        yield Target(grpc, http, None)
+        yield Target(grpc, http)
         return
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         async with open_testbed(repository, Path(folder), slowdown=1.0, extra_model="alone") as bed:
-            yield Target(bed.grpc, bed.http, bed.gateway_pid)
+            yield Target(bed.grpc, bed.http, bed)
 
 
 def _held_bytes(pid: int) -> int:
@@ -119,6 +139,42 @@ async def measure(name: str, target: Target, seconds: float, log: Path) -> Outco
     return Outcome(name, found["inferences"], found["probes"], await watching, before)
 
 
+async def measure_replaced(bed: Testbed, seconds: float, log: Path) -> Outcome:
+    """Replace the gateway while it is attacked, and see what becomes of the victim meanwhile."""
+    replacing = asyncio.create_task(_replace(bed, seconds))
+    try:
+        outcome = await measure(_UNDER, Target(bed.grpc, bed.http), seconds, log)
+    finally:
+        replacing.cancel()
+        await asyncio.wait([replacing])
+    return replace(outcome, attack=REPLACED)
+
+
+async def _replace(bed: Testbed, seconds: float) -> None:
+    await asyncio.sleep(seconds / 4)  # when the victim has begun
+    async with run_gateway(bed.folder / "fleet.yaml", int(bed.grpc.rpartition(":")[2]), "--replace"):
+        await asyncio.Event().wait()
+
+
+async def intrude(bed: Testbed) -> tuple[tuple[Intrusion, ...], int]:
+    """Try what nobody may at a gateway with tokens before the same Tritons; also return how many stubs that ended."""
+    folder = bed.folder / "tokens"
+    folder.mkdir()
+    grpc, http = (f"{LOOPBACK}:{port}" for port in choose_free_ports(2))
+    write_tokens(folder / "tokens.yaml", with_revoked=True)
+    fleet = load_fleet(bed.folder / "fleet.yaml")
+    auth = AuthSettings(tokens_file=folder / "tokens.yaml")
+    gateway = fleet.gateway.model_copy(update={"grpc": grpc, "http": http, "metrics": None, "auth": auth})
+    (folder / "fleet.yaml").write_text(render_fleet(fleet.model_copy(update={"gateway": gateway})))
+    stubs = {pid for server in bed.servers.values() for pid in server.server.stub_pids()}
+    async with run_gateway(folder / "fleet.yaml", int(grpc.rpartition(":")[2])):
+        write_tokens(folder / "tokens.yaml", with_revoked=False)
+        await asyncio.sleep(_RELOAD_S)
+        found = await try_all(grpc, http, make_attempts())
+    left = {pid for server in bed.servers.values() for pid in server.server.stub_pids()}
+    return found, len(stubs - left)
+
+
 async def _run(repository: Path, grpc: str | None, http: str | None, names: Sequence[str], seconds: float) -> Results:
     say, results = start_clock(), Results.begin()
     with tempfile.TemporaryDirectory(prefix="attack-log-") as folder:
@@ -130,6 +186,14 @@ async def _run(repository: Path, grpc: str | None, http: str | None, names: Sequ
                     say(f"    {count} of {reason}")
                 results = replace(results, outcomes=(*results.outcomes, outcome))
                 await asyncio.sleep(1.0)
+            if target.bed is not None:
+                intrusions, lost = await intrude(target.bed)
+                for intrusion in intrusions:
+                    say(" ".join(_intrusion_row(intrusion)))
+                outcome = await measure_replaced(target.bed, seconds, Path(folder) / "log")
+                say(" ".join(_row(outcome)))
+                outcomes = (*results.outcomes, outcome)
+                results = replace(results, outcomes=outcomes, intrusions=intrusions, stubs_lost=lost)
     return results
 
 
@@ -137,13 +201,15 @@ def draw_claims(results: Results) -> tuple[Claim, ...]:
     """Return the bars of every attack together, held against the worst."""
     outcomes = [outcome for outcome in results.outcomes if outcome.attack != QUIET]
 
-    def longest(kind: str) -> float:
-        return max(max(getattr(outcome, kind).latencies_s, default=0.0) for outcome in outcomes)
+    def longest(kind: str) -> float:  # a second gateway that starts beside is no attack, and takes a processor
+        return max(max(getattr(o, kind).latencies_s, default=0.0) for o in outcomes if o.attack != REPLACED)
 
     return (
         Claim("victims' requests not answered, over all attacks", float(sum(o.failed for o in outcomes)), "", 0.0),
         Claim("longest inference of a victim", 1e3 * longest("inferences"), "ms", 1e3 * ANSWER_BAR_S),
         Claim("longest health probe of a victim", 1e3 * longest("probes"), "ms", 1e3 * PROBE_BAR_S),
+        Claim("intrusions that were answered", float(sum(i.answered for i in results.intrusions)), "", 0.0),
+        Claim("models' processes that ended over intrusions", float(results.stubs_lost or 0), "", 0.0),
     )
 
 
@@ -158,6 +224,11 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
 
     grown = "" if outcome.most_bytes is None else f"{(outcome.most_bytes - (outcome.before_bytes or 0)) / _MIB:.0f}"
     return (f"`{outcome.attack}`", *times(outcome.inferences), *times(outcome.probes), grown)
+
+
+def _intrusion_row(intrusion: Intrusion) -> tuple[str, ...]:
+    refused = ", ".join(f"{status} ({count})" for status, count in sorted(intrusion.statuses.items()))
+    return intrusion.name, str(intrusion.tries), str(intrusion.answered), refused
 
 
 @click.command(help=__doc__)
@@ -182,11 +253,17 @@ def main(
             "Tritons. A victim sends 50 inferences a second over gRPC, with a deadline of 1 s. It also sends 10 health "
             "probes a second over HTTP, each on a new connection. Meanwhile one attacker, who knows no token, does for "
             f"{seconds:g} s what a row says; `benchmarks/attack/attacks.py` says how. Attacker, victim, gateway and "
-            "Tritons share the processors."
+            f"Tritons share the processors. In the row `{REPLACED}` the attack is `{_UNDER}`, and another gateway "
+            "takes over from the first meanwhile; its start takes a processor, so that row counts for the first claim "
+            "alone."
         )
         columns = ("attack", "inferences answered", "p99 ms", "longest ms", "probes answered", "p99 ms", "longest ms")
         table = Table((*columns, "memory grew by MiB"), list(map(_row, results.outcomes)))
         page = [*page_head(head, prose, results, claims), Heading(2, "Measured"), table]
+        if results.intrusions:
+            rows = list(map(_intrusion_row, results.intrusions))
+            tried = Table(("what was tried", "calls", "answered", "refused as"), rows)
+            page += [Heading(2, "What nobody may"), Text(_INTRUSIONS), tried]
         publish("attack", out, results.encode_with(claims), page)
     conclude(claims)
 
