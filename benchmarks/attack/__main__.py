@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +21,16 @@ import click
 from benchmarks.attack.attacks import ATTACKS
 from benchmarks.attack.intrusions import Intrusion, make_attempts, try_all, write_tokens
 from benchmarks.attack.victim import Met
-from benchmarks.harness.command import conclude, out_option, publish, repository_option, run_to_end, start_clock
+from benchmarks.harness.command import (
+    conclude,
+    out_option,
+    publish,
+    read_run,
+    repository_option,
+    run_to_end,
+    source_option,
+    start_clock,
+)
 from benchmarks.harness.processes import list_children, read_held
 from benchmarks.harness.programs import run_gateway, run_python
 from benchmarks.harness.run import Run, page_head
@@ -37,7 +47,7 @@ _INTRUSIONS = (
     "models must be those of before."
 )
 ANSWER_BAR_S, PROBE_BAR_S = 0.150, 0.100
-QUIET, REPLACED = "nothing", "replaced-meanwhile"
+QUIET, REPLACED, INTRUSIONS = "nothing", "replaced-meanwhile", "intrusions"
 _UNDER = "rapid-resets"  # what goes on while the gateway is replaced
 _RELOAD_S = 3.0  # after which a gateway uses a new tokens file, with some room
 _MIB = 2**20
@@ -75,11 +85,18 @@ class Results(Run):
         outcomes: In the order they were made.
         intrusions: What was tried at a gateway with tokens.
         stubs_lost: Processes of models that ended over these; None where the Tritons are not ours.
+        taken_later: When what was made after the others was, and the load in the minute before, by its name.
     """
 
     outcomes: tuple[Outcome, ...] = field(default=())
     intrusions: tuple[Intrusion, ...] = field(default=())
     stubs_lost: int | None = None
+    taken_later: dict[str, str] = field(default_factory=dict)
+
+    def with_outcome(self, outcome: Outcome) -> Results:
+        """Return these with an outcome in place of that of the same attack, or behind the others."""
+        outcomes = {each.attack: each for each in self.outcomes} | {outcome.attack: outcome}
+        return replace(self, outcomes=tuple(outcomes.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,25 +192,32 @@ async def intrude(bed: Testbed) -> tuple[tuple[Intrusion, ...], int]:
     return found, len(stubs - left)
 
 
-async def _run(repository: Path, grpc: str | None, http: str | None, names: Sequence[str], seconds: float) -> Results:
-    say, results = start_clock(), Results.begin()
+async def _run(
+    results: Results, repository: Path, grpc: str | None, http: str | None, names: Sequence[str], seconds: float
+) -> Results:
+    """Return results with what came of attacks of these names."""
+    say = start_clock()
     with tempfile.TemporaryDirectory(prefix="attack-log-") as folder:
+        log = Path(folder) / "log"
         async with _target(repository, grpc, http) as target:
-            for name in (QUIET, *names):
-                outcome = await measure(name, target, seconds, Path(folder) / "log")
+            for name in names:
+                if name == INTRUSIONS:
+                    if target.bed is not None:
+                        intrusions, lost = await intrude(target.bed)
+                        results = replace(results, intrusions=intrusions, stubs_lost=lost)
+                        say("\n".join(" ".join(_intrusion_row(intrusion)) for intrusion in intrusions))
+                    continue
+                if name != REPLACED:
+                    outcome = await measure(name, target, seconds, log)
+                elif target.bed is not None:
+                    outcome = await measure_replaced(target.bed, seconds, log)
+                else:
+                    continue
+                results = results.with_outcome(outcome)
                 say(" ".join(_row(outcome)))
                 for reason, count in (outcome.inferences.errors | outcome.probes.errors).items():
                     say(f"    {count} of {reason}")
-                results = replace(results, outcomes=(*results.outcomes, outcome))
                 await asyncio.sleep(1.0)
-            if target.bed is not None:
-                intrusions, lost = await intrude(target.bed)
-                for intrusion in intrusions:
-                    say(" ".join(_intrusion_row(intrusion)))
-                outcome = await measure_replaced(target.bed, seconds, Path(folder) / "log")
-                say(" ".join(_row(outcome)))
-                outcomes = (*results.outcomes, outcome)
-                results = replace(results, outcomes=outcomes, intrusions=intrusions, stubs_lost=lost)
     return results
 
 
@@ -208,8 +232,17 @@ def draw_claims(results: Results) -> tuple[Claim, ...]:
         Claim("victims' requests not answered, over all attacks", float(sum(o.failed for o in outcomes)), "", 0.0),
         Claim("longest inference of a victim", 1e3 * longest("inferences"), "ms", 1e3 * ANSWER_BAR_S),
         Claim("longest health probe of a victim", 1e3 * longest("probes"), "ms", 1e3 * PROBE_BAR_S),
-        Claim("intrusions that were answered", float(sum(i.answered for i in results.intrusions)), "", 0.0),
-        Claim("models' processes that ended over intrusions", float(results.stubs_lost or 0), "", 0.0),
+        *_draw_intrusion_claims(results),
+    )
+
+
+def _draw_intrusion_claims(results: Results) -> tuple[Claim, ...]:
+    if results.stubs_lost is None:
+        return ()
+    answered = sum(intrusion.answered for intrusion in results.intrusions)
+    return (
+        Claim("intrusions that were answered", float(answered), "", 0.0),
+        Claim("models' processes that ended over intrusions", float(results.stubs_lost), "", 0.0),
     )
 
 
@@ -231,22 +264,40 @@ def _intrusion_row(intrusion: Intrusion) -> tuple[str, ...]:
     return intrusion.name, str(intrusion.tries), str(intrusion.answered), refused
 
 
+_ALL = (QUIET, *ATTACKS, INTRUSIONS, REPLACED)
+
+
 @click.command(help=__doc__)
 @repository_option
 @out_option
+@source_option
 @click.option("--grpc", help="host:port of a gateway that runs already.")
 @click.option("--http", help="Its host:port of HTTP.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=8.0, show_default=True, help="Of each attack.")
-@click.option("--only", multiple=True, type=click.Choice(list(ATTACKS)), help="These alone; nothing is written then.")
+@click.option("--only", multiple=True, type=click.Choice(_ALL), help="These alone; written with --from only.")
 def main(
-    repository: Path, out: Path, grpc: str | None, http: str | None, seconds: float, only: tuple[str, ...]
+    repository: Path,
+    out: Path,
+    source: Path | None,
+    grpc: str | None,
+    http: str | None,
+    seconds: float,
+    only: tuple[str, ...],
 ) -> None:
     """Attack, print and write."""
     if (grpc is None) != (http is None):
         raise click.UsageError("give both --grpc and --http, or neither")
-    results = run_to_end(_run(repository, grpc, http, only or tuple(ATTACKS), seconds))
+    results = Results.begin() if source is None else read_run(Results, source, "attacks")
+    wanted = only if source is not None else only or _ALL
+    names = [name for name in _ALL if name in wanted]  # the last one leaves another gateway behind
+    if names:
+        results = run_to_end(_run(results, repository, grpc, http, names, seconds))
+    if source is not None:
+        now = Results.begin()
+        later = dict.fromkeys(names, f"{now.taken_at}, with a load of {os.getloadavg()[0]:.2f} in the minute before")
+        results = replace(results, taken_later=results.taken_later | later)
     claims = draw_claims(results)
-    if not only:
+    if source is not None or not only:
         head = "What one client can do to the others"
         prose = (
             "This page is written by `make attack`. A gateway with its default settings stands before two real "
@@ -259,7 +310,8 @@ def main(
         )
         columns = ("attack", "inferences answered", "p99 ms", "longest ms", "probes answered", "p99 ms", "longest ms")
         table = Table((*columns, "memory grew by MiB"), list(map(_row, results.outcomes)))
-        page = [*page_head(head, prose, results, claims), Heading(2, "Measured"), table]
+        notes = [Text(f"`{name}` was taken later, at {when}.") for name, when in results.taken_later.items()]
+        page = [*page_head(head, prose, results, claims), Heading(2, "Measured"), *notes, table]
         if results.intrusions:
             rows = list(map(_intrusion_row, results.intrusions))
             tried = Table(("what was tried", "calls", "answered", "refused as"), rows)
