@@ -1,4 +1,4 @@
-"""The tests that docs/http2.md names are there."""
+"""The tests that docs/http2.md and docs/security.md name are there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def names_in(path: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-@pytest.mark.parametrize("page", ["http2.md"])
+@pytest.mark.parametrize("page", ["http2.md", "security.md"])
 def test_every_test_that_a_page_names_is_there(page: str) -> None:
     named = NAMED.findall((ROOT / "docs" / page).read_text())
     assert len(named) > 5
