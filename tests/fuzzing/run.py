@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
@@ -106,7 +106,7 @@ def search(name: str, seconds: int, *, seed: int, keep: bool) -> Search:
         options = (f"-max_total_time={seconds}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MIB}", f"-seed={seed}")
         printed = _start(name, found, *options, f"-max_len={_LARGEST_BYTES}", f"-artifact_prefix={failed}/")
         if keep:  # libFuzzer adds what reaches new code, and replaces it where less does
-            write_corpus(name, choose_kept([path.read_bytes() for path in found.iterdir()]))
+            write_corpus(name, choose_kept(read_corpus(name), [path.read_bytes() for path in found.iterdir()]))
         reasons = re.findall(r"^(?: === Uncaught.*\n(.*)|==\d+== ERROR: (.*))$", printed, re.MULTILINE)
         why = " ".join(reasons[0]).strip() if reasons else ""
         findings = tuple((base64.b64encode(path.read_bytes()).decode(), why) for path in sorted(failed.iterdir()))
@@ -117,10 +117,10 @@ def search(name: str, seconds: int, *, seed: int, keep: bool) -> Search:
     )
 
 
-def choose_kept(inputs: Iterable[bytes]) -> list[bytes]:
-    """Return the smallest inputs, as many as a corpus may hold."""
-    kept, room_bytes = [], _LARGEST_CORPUS_BYTES
-    for data in sorted(inputs, key=len):
+def choose_kept(old: Sequence[bytes], inputs: Iterable[bytes]) -> list[bytes]:
+    """Return the old inputs, some of which broke a parser once, and the smallest new ones as far as there is room."""
+    kept, room_bytes = list(old), _LARGEST_CORPUS_BYTES - sum(map(len, old))
+    for data in sorted(set(inputs) - set(old), key=len):
         room_bytes -= len(data)
         if room_bytes < 0:
             break
