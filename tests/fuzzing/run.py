@@ -76,8 +76,8 @@ class Results(Run):
             f"fuzz`. Each target was searched for {self.seconds} s by Atheris, {self.jobs} at a time, from the inputs "
             "that are kept in `tests/fuzzing/corpora`. A target is one parser that bytes from outside reach, with all "
             "that it must hold to; `tests/fuzzing/targets.py` lists them. Branches are those of instrumented Python "
-            "code, so parsers in C (protobuf, JSON, YAML, zlib, HTTP/1.1) count few; inputs depend on what else the "
-            "machine does."
+            "code, so parsers in C (protobuf, JSON, YAML, zlib, HTTP/1.1) count few. Seconds have the start in them; "
+            "inputs depend on what else the machine does."
         )
         rows = [
             (f"`{s.target}`", f"{s.seconds:.0f}", f"{s.inputs:,}", f"{s.edges:,}", str(len(s.findings)))
