@@ -20,6 +20,7 @@ from orchestrator.http2.flow import SPARED_UPDATES, Flow, Limits
 from orchestrator.http2.frames import (
     ACK,
     DATA,
+    ENABLE_PUSH,
     END_STREAM,
     GOAWAY,
     HEADERS,
@@ -219,6 +220,8 @@ class Incoming(Flow[Stream], ABC, Generic[T]):
                 self.max_frame = min(value, LARGEST_SENT)
             elif name == MAX_CONCURRENT_STREAMS:
                 self.peer_max_streams = value
+            elif name == ENABLE_PUSH and value and not self.is_server:
+                raise ViolationError(ErrorCode.PROTOCOL_ERROR, "a server that asks to be pushed to")
 
     def _change_windows(self, change: int) -> None:
         """Apply the peer's new initial window to the streams that are open."""

@@ -43,7 +43,6 @@ RESPONSE_HEADERS: Final = b"\x88" + encode_literals(
     ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip"))
 )
 OK_TRAILERS: Final = encode_literals(((b"grpc-status", b"0"),))
-_TRAILERS_ONLY: Final = b"\x88" + encode_literals(((b"content-type", b"application/grpc"),))
 _LONGEST_MESSAGE: Final = 1024
 _PLAIN: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
@@ -232,7 +231,7 @@ def trailers(status: str, detail: str, *, is_only: bool, retry_after_s: float | 
         fields.append((b"grpc-message", quote(text, safe=_PLAIN).encode()))
     if retry_after_s is not None:
         fields.append((b"grpc-retry-pushback-ms", b"%d" % math.ceil(retry_after_s * 1e3)))
-    return (_TRAILERS_ONLY if is_only else b"") + encode_literals(fields)
+    return (RESPONSE_HEADERS if is_only else b"") + encode_literals(fields)
 
 
 def http_refusal(status: int) -> bytes:

@@ -114,4 +114,4 @@ def test_claims_are_held_against_the_worst_attack_and_not_the_quiet(
     spoil(outcomes[1].inferences)
     spoil(outcomes[1].probes)
     results = Results.begin(outcomes=(quiet, *outcomes))
-    assert tuple(claim.is_met for claim in draw_claims(results)) == kept
+    assert tuple(claim.is_met for claim in draw_claims(results)[:3]) == kept
