@@ -184,7 +184,8 @@ async def call_over_grpc(channel: Any, attempt: Attempt) -> str:
             answer = await channel.unary_unary(path)(attempt.content, **more)
             model = pb.ModelInferResponse.FromString(answer).model_name if attempt.harmless else ""
         else:
-            async for answer in channel.stream_stream(path)(iter([attempt.content]), **more):
+            # One message at once: grpcio calls it an error of its own when a call ends while it still writes.
+            async for answer in channel.unary_stream(path)(attempt.content, **more):
                 found = pb.ModelStreamInferResponse.FromString(answer)
                 if found.error_message:
                     return "INVALID_ARGUMENT"

@@ -10,11 +10,11 @@ from orchestrator.errors import SlimError
 from orchestrator.gateway.protocol.family import merge_widths
 from orchestrator.gateway.protocol.messages import pb
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.client_call import ClientCall, ClientStream, UnaryExchange
 from orchestrator.http2.grpc.wire import ResponseHead, RpcError, read_response_head, request_headers
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.stream import Limits
 from orchestrator.snapshot import Family, ServedModel
 from orchestrator.triton.client import read_index
 from orchestrator.triton.infer_wire import InferAnswers, decode_outputs
@@ -41,7 +41,7 @@ async def _call(*pieces: bytes) -> None:
     under_way: set[ClientCall] = set()
     unary = UnaryExchange(under_way, bytes, lambda error: error)
     unary.stream = connection.open(unary, _BLOCK, b"question")
-    stream = ClientStream(under_way, connect, _BLOCK, lambda error: error, "here")
+    stream = ClientStream(under_way, connect, _BLOCK, lambda error: error)
     await stream.send(b"message")
     reading = asyncio.create_task(_read(stream))
     for piece in pieces:

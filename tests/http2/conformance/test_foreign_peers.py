@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.wire import TRAILERS, RequestHead, pack_message, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.protocol import Http2Listener
-from orchestrator.http2.stream import Limits, Stream
+from orchestrator.http2.stream import Stream
 from tests.http2.world import open_world
 
 GRPC = ("-H", "content-type: application/grpc", "-H", "te: trailers")

@@ -8,6 +8,7 @@ import pytest
 from h2.settings import SettingCodes
 
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import (
     ACK,
     DATA,
@@ -26,7 +27,6 @@ from orchestrator.http2.frames import (
 )
 from orchestrator.http2.grpc.wire import OK_TRAILERS, RESPONSE_HEADERS, ResponseHead, read_response_head
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.stream import Limits
 from tests.http2.peer import HEADERS as REQUEST
 from tests.http2.peer import Joined, raw_request
 from tests.http2.world import BLOCK, World
