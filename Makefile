@@ -24,7 +24,7 @@ help:
 	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, an hour"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
 	@echo "make bench-restarts    gateways restarted under grpcio, grpc-js, grpc-go and balancers: docs/benchmarks/restarts.md, 10 minutes"
-	@echo "make fuzz              bytes that break a parser, FUZZ_SECONDS=20 for each of fifteen"
+	@echo "make fuzz              bytes that break a parser, FUZZ_SECONDS=20 for each target"
 	@echo "make attack            what one client can do to the others: docs/benchmarks/attack.md, some 6 minutes"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make clean   remove what the other targets made, $(VENV) included"

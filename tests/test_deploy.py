@@ -75,3 +75,15 @@ def test_what_is_compiled_is_kept_where_the_gateway_may_write() -> None:
     name, _, value = unit["Environment"].partition("=")
     given = {name: value.replace("%C", "/var/cache")}
     assert Path("/var/cache", unit["CacheDirectory"]) in list(cache_places(Path("package"), given))[-1].parents
+
+
+def test_systemd_finds_nothing_to_say_against_hardening(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze on PATH; it comes with systemd")
+    unit = next(unit for unit in UNITS if unit.name.startswith("slimsched-gateway"))
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace("/opt/slimsched/bin/slimsched", "/bin/true"))
+    shutil.copytree(unit.with_name(f"{unit.name}.d"), tmp_path / f"{unit.name}.d")
+    done = subprocess.run([analyze, "verify", copy], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,17 +19,37 @@ from pathlib import Path
 import click
 
 from benchmarks.attack.attacks import ATTACKS
+from benchmarks.attack.intrusions import Intrusion, make_attempts, try_all, write_tokens
 from benchmarks.attack.victim import Met
-from benchmarks.harness.command import conclude, out_option, publish, repository_option, run_to_end, start_clock
+from benchmarks.harness.command import (
+    conclude,
+    out_option,
+    publish,
+    read_run,
+    repository_option,
+    run_to_end,
+    source_option,
+    start_clock,
+)
 from benchmarks.harness.processes import list_children, read_held
-from benchmarks.harness.programs import run_python
+from benchmarks.harness.programs import run_gateway, run_python
 from benchmarks.harness.run import Run, page_head
-from benchmarks.resilience.testbed import open_testbed
-from orchestrator.reporting.blocks import Heading, Table
+from benchmarks.resilience.testbed import Testbed, open_testbed
+from orchestrator.config import AuthSettings, load_fleet, render_fleet
+from orchestrator.embedded.flags import LOOPBACK
+from orchestrator.embedded.server import choose_free_ports
+from orchestrator.reporting.blocks import Heading, Table, Text
 from orchestrator.reporting.claim import Claim
 
+_INTRUSIONS = (
+    "At a gateway with tokens, before the same Tritons, each call over gRPC or HTTP is one that its caller may not "
+    "make, or that would end a model; `benchmarks/attack/intrusions.py` has them all. Afterwards the processes of all "
+    "models must be those of before."
+)
 ANSWER_BAR_S, PROBE_BAR_S = 0.150, 0.100
-QUIET = "nothing"
+QUIET, REPLACED, INTRUSIONS = "nothing", "replaced-meanwhile", "intrusions"
+_UNDER = "rapid-resets"  # what goes on while the gateway is replaced
+_RELOAD_S = 3.0  # after which a gateway uses a new tokens file, with some room
 _MIB = 2**20
 
 
@@ -62,28 +83,44 @@ class Results(Run):
 
     Attributes:
         outcomes: In the order they were made.
+        intrusions: What was tried at a gateway with tokens.
+        stubs_lost: Processes of models that ended over these; None where the Tritons are not ours.
+        taken_later: When what was made after the others was, and the load in the minute before, by its name.
     """
 
     outcomes: tuple[Outcome, ...] = field(default=())
+    intrusions: tuple[Intrusion, ...] = field(default=())
+    stubs_lost: int | None = None
+    taken_later: dict[str, str] = field(default_factory=dict)
+
+    def with_outcome(self, outcome: Outcome) -> Results:
+        """Return these with an outcome in place of that of the same attack, or behind the others."""
+        outcomes = {each.attack: each for each in self.outcomes} | {outcome.attack: outcome}
+        return replace(self, outcomes=tuple(outcomes.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The gateway that is attacked; ``pid`` is None when it is not ours."""
+    """The gateway that is attacked; ``bed`` is None when it is not ours."""
 
     grpc: str
     http: str
-    pid: int | None
+    bed: Testbed | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, or the supervisor of its processes."""
+        return None if self.bed is None else self.bed.gateway_pid
 
 
 @asynccontextmanager
 async def _target(repository: Path, grpc: str | None, http: str | None) -> AsyncIterator[Target]:
     if grpc and http:
-        yield Target(grpc, http, None)
+        yield Target(grpc, http)
         return
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         async with open_testbed(repository, Path(folder), slowdown=1.0, extra_model="alone") as bed:
-            yield Target(bed.grpc, bed.http, bed.gateway_pid)
+            yield Target(bed.grpc, bed.http, bed)
 
 
 def _held_bytes(pid: int) -> int:
@@ -119,16 +156,67 @@ async def measure(name: str, target: Target, seconds: float, log: Path) -> Outco
     return Outcome(name, found["inferences"], found["probes"], await watching, before)
 
 
-async def _run(repository: Path, grpc: str | None, http: str | None, names: Sequence[str], seconds: float) -> Results:
-    say, results = start_clock(), Results.begin()
+async def measure_replaced(bed: Testbed, seconds: float, log: Path) -> Outcome:
+    """Replace the gateway while it is attacked, and see what becomes of the victim meanwhile."""
+    replacing = asyncio.create_task(_replace(bed, seconds))
+    try:
+        outcome = await measure(_UNDER, Target(bed.grpc, bed.http), seconds, log)
+    finally:
+        replacing.cancel()
+        await asyncio.wait([replacing])
+    return replace(outcome, attack=REPLACED)
+
+
+async def _replace(bed: Testbed, seconds: float) -> None:
+    await asyncio.sleep(seconds / 4)  # when the victim has begun
+    async with run_gateway(bed.folder / "fleet.yaml", int(bed.grpc.rpartition(":")[2]), "--replace"):
+        await asyncio.Event().wait()
+
+
+async def intrude(bed: Testbed) -> tuple[tuple[Intrusion, ...], int]:
+    """Try what nobody may at a gateway with tokens before the same Tritons; also return how many stubs that ended."""
+    folder = bed.folder / "tokens"
+    folder.mkdir()
+    grpc, http = (f"{LOOPBACK}:{port}" for port in choose_free_ports(2))
+    write_tokens(folder / "tokens.yaml", with_revoked=True)
+    fleet = load_fleet(bed.folder / "fleet.yaml")
+    auth = AuthSettings(tokens_file=folder / "tokens.yaml")
+    gateway = fleet.gateway.model_copy(update={"grpc": grpc, "http": http, "metrics": None, "auth": auth})
+    (folder / "fleet.yaml").write_text(render_fleet(fleet.model_copy(update={"gateway": gateway})))
+    stubs = {pid for server in bed.servers.values() for pid in server.server.stub_pids()}
+    async with run_gateway(folder / "fleet.yaml", int(grpc.rpartition(":")[2])):
+        write_tokens(folder / "tokens.yaml", with_revoked=False)
+        await asyncio.sleep(_RELOAD_S)
+        found = await try_all(grpc, http, make_attempts())
+    left = {pid for server in bed.servers.values() for pid in server.server.stub_pids()}
+    return found, len(stubs - left)
+
+
+async def _run(
+    results: Results, repository: Path, grpc: str | None, http: str | None, names: Sequence[str], seconds: float
+) -> Results:
+    """Return results with what came of attacks of these names."""
+    say = start_clock()
     with tempfile.TemporaryDirectory(prefix="attack-log-") as folder:
+        log = Path(folder) / "log"
         async with _target(repository, grpc, http) as target:
-            for name in (QUIET, *names):
-                outcome = await measure(name, target, seconds, Path(folder) / "log")
+            for name in names:
+                if name == INTRUSIONS:
+                    if target.bed is not None:
+                        intrusions, lost = await intrude(target.bed)
+                        results = replace(results, intrusions=intrusions, stubs_lost=lost)
+                        say("\n".join(" ".join(_intrusion_row(intrusion)) for intrusion in intrusions))
+                    continue
+                if name != REPLACED:
+                    outcome = await measure(name, target, seconds, log)
+                elif target.bed is not None:
+                    outcome = await measure_replaced(target.bed, seconds, log)
+                else:
+                    continue
+                results = results.with_outcome(outcome)
                 say(" ".join(_row(outcome)))
                 for reason, count in (outcome.inferences.errors | outcome.probes.errors).items():
                     say(f"    {count} of {reason}")
-                results = replace(results, outcomes=(*results.outcomes, outcome))
                 await asyncio.sleep(1.0)
     return results
 
@@ -137,13 +225,24 @@ def draw_claims(results: Results) -> tuple[Claim, ...]:
     """Return the bars of every attack together, held against the worst."""
     outcomes = [outcome for outcome in results.outcomes if outcome.attack != QUIET]
 
-    def longest(kind: str) -> float:
-        return max(max(getattr(outcome, kind).latencies_s, default=0.0) for outcome in outcomes)
+    def longest(kind: str) -> float:  # a second gateway that starts beside is no attack, and takes a processor
+        return max(max(getattr(o, kind).latencies_s, default=0.0) for o in outcomes if o.attack != REPLACED)
 
     return (
         Claim("victims' requests not answered, over all attacks", float(sum(o.failed for o in outcomes)), "", 0.0),
         Claim("longest inference of a victim", 1e3 * longest("inferences"), "ms", 1e3 * ANSWER_BAR_S),
         Claim("longest health probe of a victim", 1e3 * longest("probes"), "ms", 1e3 * PROBE_BAR_S),
+        *_draw_intrusion_claims(results),
+    )
+
+
+def _draw_intrusion_claims(results: Results) -> tuple[Claim, ...]:
+    if results.stubs_lost is None:
+        return ()
+    answered = sum(intrusion.answered for intrusion in results.intrusions)
+    return (
+        Claim("intrusions that were answered", float(answered), "", 0.0),
+        Claim("models' processes that ended over intrusions", float(results.stubs_lost), "", 0.0),
     )
 
 
@@ -160,33 +259,63 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     return (f"`{outcome.attack}`", *times(outcome.inferences), *times(outcome.probes), grown)
 
 
+def _intrusion_row(intrusion: Intrusion) -> tuple[str, ...]:
+    refused = ", ".join(f"{status} ({count})" for status, count in sorted(intrusion.statuses.items()))
+    return intrusion.name, str(intrusion.tries), str(intrusion.answered), refused
+
+
+_ALL = (QUIET, *ATTACKS, INTRUSIONS, REPLACED)
+
+
 @click.command(help=__doc__)
 @repository_option
 @out_option
+@source_option
 @click.option("--grpc", help="host:port of a gateway that runs already.")
 @click.option("--http", help="Its host:port of HTTP.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=8.0, show_default=True, help="Of each attack.")
-@click.option("--only", multiple=True, type=click.Choice(list(ATTACKS)), help="These alone; nothing is written then.")
+@click.option("--only", multiple=True, type=click.Choice(_ALL), help="These alone; written with --from only.")
 def main(
-    repository: Path, out: Path, grpc: str | None, http: str | None, seconds: float, only: tuple[str, ...]
+    repository: Path,
+    out: Path,
+    source: Path | None,
+    grpc: str | None,
+    http: str | None,
+    seconds: float,
+    only: tuple[str, ...],
 ) -> None:
     """Attack, print and write."""
     if (grpc is None) != (http is None):
         raise click.UsageError("give both --grpc and --http, or neither")
-    results = run_to_end(_run(repository, grpc, http, only or tuple(ATTACKS), seconds))
+    results = Results.begin() if source is None else read_run(Results, source, "attacks")
+    wanted = only if source is not None else only or _ALL
+    names = [name for name in _ALL if name in wanted]  # the last one leaves another gateway behind
+    if names:
+        results = run_to_end(_run(results, repository, grpc, http, names, seconds))
+    if source is not None:
+        now = Results.begin()
+        later = dict.fromkeys(names, f"{now.taken_at}, with a load of {os.getloadavg()[0]:.2f} in the minute before")
+        results = replace(results, taken_later=results.taken_later | later)
     claims = draw_claims(results)
-    if not only:
+    if source is not None or not only:
         head = "What one client can do to the others"
         prose = (
             "This page is written by `make attack`. A gateway with its default settings stands before two real "
             "Tritons. A victim sends 50 inferences a second over gRPC, with a deadline of 1 s. It also sends 10 health "
             "probes a second over HTTP, each on a new connection. Meanwhile one attacker, who knows no token, does for "
             f"{seconds:g} s what a row says; `benchmarks/attack/attacks.py` says how. Attacker, victim, gateway and "
-            "Tritons share the processors."
+            f"Tritons share the processors. In the row `{REPLACED}` the attack is `{_UNDER}`, and another gateway "
+            "takes over from the first meanwhile; its start takes a processor, so that row counts for the first claim "
+            "alone."
         )
         columns = ("attack", "inferences answered", "p99 ms", "longest ms", "probes answered", "p99 ms", "longest ms")
         table = Table((*columns, "memory grew by MiB"), list(map(_row, results.outcomes)))
-        page = [*page_head(head, prose, results, claims), Heading(2, "Measured"), table]
+        notes = [Text(f"`{name}` was taken later, at {when}.") for name, when in results.taken_later.items()]
+        page = [*page_head(head, prose, results, claims), Heading(2, "Measured"), *notes, table]
+        if results.intrusions:
+            rows = list(map(_intrusion_row, results.intrusions))
+            tried = Table(("what was tried", "calls", "answered", "refused as"), rows)
+            page += [Heading(2, "What nobody may"), Text(_INTRUSIONS), tried]
         publish("attack", out, results.encode_with(claims), page)
     conclude(claims)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import hpack
 
-from benchmarks.attack.messages import GRPC_BOMBS, HTTP_BOMBS, pack
+from benchmarks.attack.messages import GRPC_BOMBS, HTTP_BOMBS, LARGE_BODIES, LARGE_MESSAGES, pack
 from orchestrator.http2.frames import (
     CONTINUATION,
     DATA,
@@ -110,11 +110,18 @@ async def _flood_of_streams(
     await _again(lambda: _send_on(grpc, _OPENING, chunk))
 
 
-async def _http_bomb(grpc: str, http: str, *, name: str, packed: bool) -> None:
-    path, make = HTTP_BOMBS[name]
-    body = await asyncio.to_thread(lambda: pack(make()) if packed else make())
-    encoding = "Content-Encoding: gzip\r\n" if packed else ""
-    head = f"POST {path} HTTP/1.1\r\nHost: attack\r\n{encoding}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+async def _post(
+    grpc: str, http: str, *, path: str, make: Callable[[], tuple[bytes, int | None]], packed: bool, count: int = 1
+) -> None:
+    """Post a body again and again, over so many connections at a time."""
+    body, json_bytes = await asyncio.to_thread(make)
+    fields = ["Host: attack", "Connection: close"]
+    if json_bytes is not None:
+        fields.append(f"Inference-Header-Content-Length: {json_bytes}")
+    if packed:
+        body = await asyncio.to_thread(pack, body)
+        fields.append("Content-Encoding: gzip")
+    head = "\r\n".join((f"POST {path} HTTP/1.1", *fields, f"Content-Length: {len(body)}", "", ""))
 
     async def post() -> None:
         reader, writer = await _connect(http)
@@ -124,19 +131,24 @@ async def _http_bomb(grpc: str, http: str, *, name: str, packed: bool) -> None:
         finally:
             writer.close()
 
-    await _again(post, pause_s=0.5)
+    await asyncio.gather(*(_again(post, pause_s=0.5) for _ in range(count)))
 
 
-async def _grpc_bomb(grpc: str, http: str, *, name: str) -> None:
-    packed = await asyncio.to_thread(lambda: pack(GRPC_BOMBS[name]()))
-    message = b"\x01" + len(packed).to_bytes(4, "big") + packed
-    opening = _OPENING + frame(HEADERS, _END_HEADERS, 1, _head("ModelInfer", ("grpc-encoding", "gzip")))
+async def _send_message(
+    grpc: str, http: str, *, make: Callable[[], bytes], packed: bool = True, method: str = "ModelInfer"
+) -> None:
+    """Send one message again and again, as fast as it is taken, each over a connection of its own."""
+    content = await asyncio.to_thread(lambda: pack(make()) if packed else make())
+    message = bytes([packed]) + len(content).to_bytes(4, "big") + content
+    encoding = ("grpc-encoding", "gzip") if packed else ("grpc-encoding", "identity")
+    opening = _OPENING + frame(HEADERS, _END_HEADERS, 1, _head(method, encoding))
     body = b"".join(frame(DATA, 0, 1, message[at : at + 16384]) for at in range(0, len(message), 16384))
+    whole = opening + body + frame(DATA, _END_STREAM, 1, b"")
 
     async def call() -> None:
         reader, writer = await _connect(grpc)
         try:
-            writer.write(opening + body + frame(DATA, _END_STREAM, 1, b""))
+            writer.write(whole)
             with suppress(TimeoutError):
                 async with asyncio.timeout(2.0):
                     await _discard(reader)
@@ -207,6 +219,10 @@ def _refused_head() -> bytes:
     return encoder.encode([(":method", "POST"), (":path", "/x"), ("connection", "close")])
 
 
+def _as_json(make: Callable[[], bytes]) -> tuple[bytes, None]:
+    return make(), None
+
+
 def _code(number: int) -> bytes:
     return number.to_bytes(4, "big")
 
@@ -245,9 +261,23 @@ ATTACKS: Mapping[str, Attack] = {
     "open-calls": _open_calls,
     "unread-answers": _unread_answers,
     "slow-bodies": _slow_bodies,
-    **{f"grpc-{name}": partial(_grpc_bomb, name=name) for name in GRPC_BOMBS},
-    **{f"gzip-{name}": partial(_http_bomb, name=name, packed=True) for name in HTTP_BOMBS},
-    **{f"json-{name}": partial(_http_bomb, name=name, packed=False) for name in HTTP_BOMBS},
+    **{f"grpc-{name}": partial(_send_message, make=make) for name, make in GRPC_BOMBS.items()},
+    **{
+        f"large-{form}{name}": partial(_send_message, make=make, packed=packed, method=method)
+        for name, make in LARGE_MESSAGES.items()
+        for method, form in (("ModelInfer", ""), ("ModelStreamInfer", "streamed-"))
+        for packed, form in ((False, form), (True, f"{form}gzip-"))
+    },
+    **{
+        f"{form}-{name}": partial(_post, path=path, make=partial(_as_json, make), packed=packed)
+        for form, packed in (("gzip", True), ("json", False))
+        for name, (path, make) in HTTP_BOMBS.items()
+    },
+    **{
+        f"large-{form}-{name}": partial(_post, path=path, make=make, packed=packed, count=3)
+        for form, packed in (("http", False), ("http-gzip", True))
+        for name, (path, make) in LARGE_BODIES.items()
+    },
 }
 
 

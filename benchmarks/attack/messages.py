@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count, islice
 
 from orchestrator.triton.messages import pb
 
@@ -57,6 +59,50 @@ HTTP_BOMBS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
     "nested": ("/v2/models/fashion/infer", lambda: b'{"inputs": [{"data": ' + b"[" * 30_000_000),
 }
 """By name: where it is posted, and JSON of some 60 MB."""
+
+
+_LARGE_BYTES = 63_000_000
+
+
+def _large(model: str) -> bytes:
+    """Return a ModelInferRequest of nearly as many bytes as are taken, which are hard to pack."""
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="pixels", datatype="FP32", shape=[_LARGE_BYTES // 3136, 1, 28, 28])
+    request.raw_input_contents.append(random.Random(0).randbytes(_LARGE_BYTES // 3136 * 3136))
+    message: bytes = request.SerializeToString()
+    return message
+
+
+LARGE_MESSAGES: Mapping[str, Callable[[], bytes]] = {
+    "family": lambda: _large("fashion"),
+    "passed-on": lambda: _large("alone"),
+    "model-name": lambda: pb.ModelInferRequest(model_name="m" * _LARGE_BYTES).SerializeToString(),
+    "parameter": lambda: _FAMILY + _inside(0x22, b"\x0a\x01p" + _inside(0x12, _inside(0x1A, bytes(_LARGE_BYTES)))),
+}
+"""ModelInferRequests that are honest but for their size."""
+
+
+def _large_body() -> tuple[bytes, int]:
+    """Return a body of binary data as large as is taken, and the length of its JSON."""
+    raw = random.Random(0).randbytes(_LARGE_BYTES // 3136 * 3136)
+    tensor = _tensor(shape=[_LARGE_BYTES // 3136, 1, 28, 28], parameters={"binary_data_size": len(raw)})
+    text = json.dumps({"inputs": [tensor]}).encode()
+    return text + raw, len(text)
+
+
+def _full_body(values: Iterator[object], datatype: str = "FP32") -> tuple[bytes, None]:
+    """Return JSON of nearly as many values as are taken, none of which a server wants."""
+    data = list(islice(values, 249_000))
+    return json.dumps({"inputs": [_tensor(data=data, shape=[len(data)], datatype=datatype)]}).encode(), None
+
+
+LARGE_BODIES: Mapping[str, tuple[str, Callable[[], tuple[bytes, int | None]]]] = {
+    "family": ("/v2/models/fashion/infer", _large_body),
+    "passed-on": ("/v2/models/alone/infer", _large_body),
+    "numbers": ("/v2/models/fashion/infer", lambda: _full_body(iter(random.Random(0).random, None))),
+    "strings": ("/v2/models/alone/infer", lambda: _full_body(map(str, count()), "BYTES")),
+}
+"""Bodies that are honest but for their size, and the length of their JSON where binary data follows it."""
 
 
 def pack(body: bytes) -> bytes:

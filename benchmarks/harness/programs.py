@@ -76,9 +76,9 @@ async def run_envoy(port: int, servers: Sequence[tuple[str, int]], folder: Path)
 
 
 @asynccontextmanager
-async def run_gateway(fleet: Path, port: int) -> AsyncIterator[int]:
+async def run_gateway(fleet: Path, port: int, *options: str) -> AsyncIterator[int]:
     """Run ``slimsched gateway`` and yield its process id; raises as ``run_envoy``."""
-    command = ["slimsched", "gateway", "--fleet", str(fleet)]
+    command = ["slimsched", "gateway", "--fleet", str(fleet), *options]
     async with _running(command, port, fleet.with_name("gateway.log")) as pid:
         yield pid
 

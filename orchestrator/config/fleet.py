@@ -12,6 +12,10 @@ from orchestrator.config.failures import EjectionSettings, HedgeSettings, ProbeS
 from orchestrator.config.gateway import GatewaySettings
 from orchestrator.config.section import Address, Section, Url, parse_settings
 from orchestrator.errors import ConfigError
+from orchestrator.files import read_file
+
+_MOST_BYTES = 2**24
+"""Largest fleet file; a thousand servers have a hundredth of it."""
 
 
 class LimitSettings(Section):
@@ -339,7 +343,7 @@ class FleetSettings(Section):
 def load_fleet(path: Path) -> FleetSettings:
     """Return the settings in a file; raises ConfigError when it can't be read, or says what is not allowed."""
     try:
-        text = path.read_text()
+        text = read_file(path, most_bytes=_MOST_BYTES).decode()
     except FileNotFoundError:
         raise ConfigError(f"no fleet file at {path}; 'slimsched local up' writes one") from None
     except (OSError, UnicodeDecodeError) as exc:

@@ -46,7 +46,7 @@ class ClientLimitSettings(Section):
     header_timeout_s: float = Field(default=10.0, gt=0)
     """Longest wait for a TLS handshake, and for a request's headers to come whole."""
     stall_timeout_s: float = Field(default=30.0, gt=0)
-    """Longest wait for a body to grow by a 64th, and for a client to take the next piece of its answer."""
+    """Longest wait for a body to grow, by a 64th where much is held, and for a client to take more of its answer."""
     idle_timeout_s: float = Field(default=300.0, gt=0)
     """Longest life of an HTTP connection without a request; gRPC clients are pinged instead."""
     max_held_mib: float = Field(default=512.0, gt=0)

@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.config.section import Section, parse_settings
 from orchestrator.errors import ConfigError
+from orchestrator.files import read_file
 
 DIGEST_PREFIX = "sha256:"
 _MOST_BYTES = 2**20
@@ -79,15 +80,11 @@ def parse_tenants(text: str, *, source: str = "tokens.yaml") -> tuple[TenantSett
 def load_tenants(path: Path) -> tuple[TenantSettings, ...]:
     """Return the tenants of a tokens file; raises ConfigError when it can't be read, is too large, or not allowed."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        text = data.decode()
+        text = read_file(path, most_bytes=_MOST_BYTES).decode()
     except FileNotFoundError:
         raise ConfigError(f"no tokens file at {path}; 'slimsched token new TENANT' prints what belongs there") from None
     except OSError as exc:
         raise ConfigError(f"can't read the tokens file {path} ({exc.strerror or exc})") from exc
     except UnicodeDecodeError:
         raise ConfigError(f"the tokens file {path} is no UTF-8 text") from None
-    if len(data) > _MOST_BYTES:
-        raise ConfigError(f"the tokens file {path} is larger than {_MOST_BYTES} bytes; it is no list of tenants")
     return parse_tenants(text, source=str(path))

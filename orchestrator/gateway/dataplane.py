@@ -15,7 +15,6 @@ that first and last.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +24,7 @@ from orchestrator.config import GatewaySettings, RetrySettings
 from orchestrator.errors import ConfigError, ModelNotFoundError
 from orchestrator.gateway.auth.callers import Caller, ForbiddenError, Guard, UnauthenticatedError
 from orchestrator.gateway.call_budget import CallBudget
+from orchestrator.gateway.fair_turns import FairTurns
 from orchestrator.gateway.fleet_statistics import FleetStatistics
 from orchestrator.gateway.health import GatewayHealth
 from orchestrator.gateway.inference import Inference
@@ -43,8 +43,6 @@ _QUERY_BYTES = 2**16
 _OF_A_MODEL = frozenset({"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
 _QUERIES = frozenset({"ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"})
 """Methods that count as requests of a tenant, because they cost servers and this process about as much."""
-_QUERIES_AT_A_TIME = 8
-"""Of each tenant; the others wait, so that thousands that come at once hold up no inference."""
 _LISTS = {"RepositoryIndex": "models", "ModelStatistics": "model_stats"}
 """Methods whose answers list models, and in which field."""
 
@@ -81,9 +79,7 @@ class DataPlane:
         self.model_index = model_index
         self.metrics = metrics
         self.guard = guard or Guard()
-        self._query_turns: defaultdict[str | None, asyncio.Semaphore] = defaultdict(
-            lambda: asyncio.Semaphore(_QUERIES_AT_A_TIME)
-        )
+        self._query_turns: defaultdict[str | None, FairTurns] = defaultdict(FairTurns)
         self.health = GatewayHealth(router, model_index, None if team is None else team.is_served)
         calls = calls or CallBudget(GatewaySettings())
         self.passthrough = Passthrough(model_index, metrics, retries or RetrySettings(), calls)
@@ -105,10 +101,10 @@ class DataPlane:
             **_ADMINISTRATION,
         }
 
-    def identify(self, method: str, metadata: Metadata) -> Caller:
+    def identify(self, method: str, metadata: Metadata, address: str) -> Caller:
         """Return who makes a call, for its transport once a call; raises UnauthenticatedError, which is counted."""
         try:
-            return self.guard.identify(method, metadata)
+            return self.guard.identify(method, metadata, address)
         except UnauthenticatedError:
             self.metrics.count_unauthenticated()
             raise
@@ -124,7 +120,7 @@ class DataPlane:
                 self.guard.require_model(caller, model)
         if method in _QUERIES:
             with self.guard.admit(caller, None):
-                async with self._query_turns[caller.tenant]:
+                async with self._query_turns[caller.tenant].turn(caller.address):
                     answer = await self.methods[method](message, caller)
         else:
             answer = await self.methods[method](message, caller)

@@ -33,9 +33,10 @@ from orchestrator.gateway.protocol.wire import (
     MalformedMessageError,
     build_request,
     check_inference,
-    check_parts,
     read_address,
+    request_parts,
     split_answer,
+    split_request,
 )
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.grpc.service import UnaryCall
@@ -108,9 +109,12 @@ class Inference:
             cancel()
 
         try:
-            request = _parse(message) if request is None else request
+            read: Callable[[Message, FamilyModel], FamilyRequest] = self._messages.read
+            if request is None:
+                request, raws = _parse(message)
+                read = partial(read_request, raws=raws)
             transit = Transit(responder.connection.arrived_s, self.lag.seconds)
-            cancel = self._begin(family, request, caller, respond, self._messages.read, self._messages.write, transit)
+            cancel = self._begin(family, request, caller, respond, read, self._messages.write, transit)
         except BaseException:
             ticket.close()
             raise
@@ -124,20 +128,20 @@ class Inference:
             family = self._model_index.families.get(model)
             if family is None:
                 return await self._pass_through(model, message, caller)
-            return serialise(await self._infer(family, _parse(message), caller))
+            request, raws = _parse(message)
+            return serialise(await self._infer(family, request, caller, raws))
 
     async def infer(
-        self, request: Message, raws: list[Buffer], caller: Caller, *, is_decoupled: bool = False
+        self, request: Message, raws: Sequence[Buffer], caller: Caller, *, is_decoupled: bool = False
     ) -> tuple[Message, Sequence[Buffer]]:
         """Return the ModelInferResponse to a ModelInferRequest that was admitted, both with raw data beside them.
 
-        ``raws`` is emptied, so that nothing is held that nobody needs. Of a model that ``is_decoupled`` it is its only
-        response. Raises as ``call``.
+        Of a model that ``is_decoupled`` it is its only response. Raises as ``call``.
         """
         family = self._model_index.families.get(request.model_name)
         if family is None:
-            message = await _join(request, raws)
-            answer = await self._pass_through(request.model_name, message, caller, is_decoupled=is_decoupled)
+            head, *rest = request_parts(request, raws)
+            answer = await self._pass_through(request.model_name, bytes(head), caller, rest, is_decoupled=is_decoupled)
             return split_answer(answer)
         response = await self._infer(family, request, caller, raws)
         return response, response.raw_output_contents
@@ -172,8 +176,8 @@ class Inference:
         response = pb.ModelStreamInferResponse()
         try:
             with self.admit(caller, family.name):
-                request = _parse(message)
-                response.infer_response.CopyFrom(await self._infer(family, request, caller))
+                request, raws = _parse(message)
+                response.infer_response.CopyFrom(await self._infer(family, request, caller, raws))
                 response.infer_response.parameters["triton_final_response"].bool_param = True
         except MalformedMessageError:
             raise
@@ -270,8 +274,10 @@ class Inference:
             queue_s=None if answer is None else answer.queue_s,
         )
 
-    async def _pass_through(self, name: str, message: bytes, caller: Caller, *, is_decoupled: bool = False) -> bytes:
-        """Return what a server answers to an inference of a model that is no family."""
+    async def _pass_through(
+        self, name: str, message: bytes, caller: Caller, rest: Sequence[Buffer] = (), *, is_decoupled: bool = False
+    ) -> bytes:
+        """Return what a server answers to an inference of a model that is no family; ``rest`` is our own raw data."""
         self._metrics.begin()
         began_s = time.perf_counter()
         outcome, server = "ok", ""
@@ -280,9 +286,9 @@ class Inference:
             classified = check_inference(message)
             passing, metadata = self._passthrough, caller.metadata
             if is_decoupled:
-                answer, server = await passing.ask_decoupled(message, metadata)
+                answer, server = await passing.ask_decoupled(b"".join((message, *rest)), metadata)
             else:
-                answer, server = await passing.ask("ModelInfer", message, metadata, classified=classified)
+                answer, server = await passing.ask("ModelInfer", message, metadata, rest=rest, classified=classified)
             return answer
         except BaseException as exc:
             outcome = outcome_of(exc)
@@ -315,11 +321,15 @@ async def call_beside(function: Callable[[], T], *, copied_bytes: int) -> T:
     return function() if copied_bytes <= COPY_STEP_BYTES else await asyncio.to_thread(function)
 
 
-def _parse(message: bytes) -> Message:
-    """Return a ModelInferRequest for a family; raises ConfigError or MalformedMessageError."""
-    if len(message) > _QUICK_BYTES:
-        check_parts(message)
-    return parse(pb.ModelInferRequest, message)
+def _parse(message: bytes) -> tuple[Message, Sequence[Buffer] | None]:
+    """Return a ModelInferRequest for a family, and its raw data when it is not in it.
+
+    Raises ConfigError or MalformedMessageError.
+    """
+    if len(message) <= _QUICK_BYTES:
+        return parse(pb.ModelInferRequest, message), None
+    head, raws = split_request(message)
+    return parse(pb.ModelInferRequest, head), raws
 
 
 def _resolve(future: asyncio.Future[Message], response: Message | Exception) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from orchestrator.errors import ServerUnavailableError, SlimError
@@ -90,6 +91,7 @@ class MetadataAnswers:
         raise ServerUnavailableError(f"no server that answers has a width of family '{family.name}'", executed=False)
 
 
+@cache  # reading it from the disk takes milliseconds, in which all else waits
 def _package_version() -> str:
     try:
         return version("slim-scheduler")

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
@@ -38,7 +38,7 @@ from orchestrator.gateway.ports import Server
 from orchestrator.gateway.protocol.family import check_version
 from orchestrator.gateway.protocol.messages import Message, pb, serialise
 from orchestrator.gateway.protocol.tensors import require_scores
-from orchestrator.gateway.protocol.wire import Address, read_address
+from orchestrator.gateway.protocol.wire import Address, Buffer, read_address
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import RetryBudget
 from orchestrator.snapshot import ServerName
@@ -77,9 +77,17 @@ class Passthrough:
         self._turn = 0.0
 
     async def ask(
-        self, method: str, message: bytes, metadata: Metadata, *, classified: Collection[str] = ()
+        self,
+        method: str,
+        message: bytes,
+        metadata: Metadata,
+        *,
+        rest: Sequence[Buffer] = (),
+        classified: Collection[str] = (),
     ) -> tuple[bytes, ServerName]:
-        """Return what a server answers to a serialised call, and which; ``classified`` outputs are wanted as classes.
+        """Return what a server answers to a serialised call, and which.
+
+        ``rest`` are further parts of the message, ``classified`` outputs that are wanted as classes.
 
         Raises:
             RefusedCallError: with the server's status.
@@ -90,7 +98,7 @@ class Passthrough:
         """
         address = read_address(message)
         async with self._limited(address):
-            return await self._ask(method, message, metadata, address, classified)
+            return await self._ask(address, classified, method, message, metadata, rest)
 
     async def ask_decoupled(self, message: bytes, metadata: Metadata) -> tuple[bytes, ServerName]:
         """Return the one answer of a decoupled model to a serialised inference, and which server gave it.
@@ -175,7 +183,13 @@ class Passthrough:
                 require_scores(declared[name])
 
     async def _ask(
-        self, method: str, message: bytes, metadata: Metadata, address: Address, classified: Collection[str]
+        self,
+        address: Address,
+        classified: Collection[str],
+        method: str,
+        message: bytes,
+        metadata: Metadata,
+        rest: Sequence[Buffer],
     ) -> tuple[bytes, ServerName]:
         check_version(address.version)
         now_s = asyncio.get_running_loop().time
@@ -191,7 +205,7 @@ class Passthrough:
             was_dead = at in self._died_s
             try:
                 await self._require_scores(server, address, classified)
-                answer = await self._call(server.server, address.model, method, message, metadata)
+                answer = await self._call(server.server, address.model, method, message, metadata, rest)
             except RefusedCallError as exc:
                 if exc.is_gone:
                     server.note_problem(str(exc))
@@ -209,12 +223,14 @@ class Passthrough:
             return answer, server.name
         raise AssertionError("find returns at least one server, and the last one's refusal is raised")
 
-    async def _call(self, server: Server, model: str, method: str, message: bytes, metadata: Metadata) -> bytes:
+    async def _call(
+        self, server: Server, model: str, method: str, message: bytes, metadata: Metadata, rest: Sequence[Buffer]
+    ) -> bytes:
         """Return a server's answer; an inference has its place until it is there, whoever still waits."""
         if method != "ModelInfer":
-            return await server.call(method, message, metadata)
+            return await server.call(method, message, metadata, rest=rest)
         give_back = self.calls.take(model)
-        call = asyncio.ensure_future(server.call(method, message, metadata))
+        call = asyncio.ensure_future(server.call(method, message, metadata, rest=rest))
         call.add_done_callback(lambda _: give_back())
         return await asyncio.shield(call)
 

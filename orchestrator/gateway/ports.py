@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from orchestrator.gateway.auth.callers import Caller
+from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.triton.discovery import DiscoveredServer
 
@@ -35,6 +36,10 @@ class ServerStream(Protocol):
 
 class Server(DiscoveredServer, Protocol):
     """A server that calls are passed through to; TritonClient is the real one."""
+
+    async def call(self, method: str, message: bytes, metadata: Metadata = (), *, rest: Sequence[Buffer] = ()) -> bytes:
+        """Return the answer to a unary call, given in parts where there are more; raises RefusedCallError."""
+        ...
 
     def open_stream(self, method: str, metadata: Metadata = ()) -> ServerStream:
         """Return a stream to the server that has begun."""

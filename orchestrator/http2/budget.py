@@ -1,7 +1,7 @@
 """What is held for clients over all connections of a server: parts of requests, and answers that they don't take.
 
-HTTP/1.1 and gRPC count alike. A body that hardly grows is given up as one that has stopped: the more is held of it, the
-faster it has to come.
+HTTP/1.1 and gRPC count alike. What hardly gets on is given up as what has stopped: the more is held of it, the faster
+it has to come, or to be taken.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Final, Protocol
 
-_LEAST_GROWTH: Final = 64
+_LEAST_BYTES_PER_S: Final = 1024
+_LEAST_PART: Final = 64
+"""A 64th of what is held has to come, or to be taken, in the time that is given for nothing."""
 
 
 class Holder(Hashable, Protocol):
@@ -64,17 +66,9 @@ class HeldBudget:
         return max((holder for holder in self._held if holder.owner == worst), key=self._held.__getitem__)
 
 
-class Growth:
-    """Tells a body that comes from one that hardly does: it has to grow by a 64th for its client to be given time."""
+def time_bought_s(size_bytes: int, held_bytes: int, stall_s: float) -> float:
+    """Return the time that a piece buys its client, of a request or an answer of which so much is held.
 
-    __slots__ = ("_due_bytes",)
-
-    def __init__(self) -> None:
-        self._due_bytes = 1
-
-    def is_progress(self, size_bytes: int) -> bool:
-        """Return whether a body, which has this size now, has grown enough since the last time that it had."""
-        if size_bytes < self._due_bytes:
-            return False
-        self._due_bytes = size_bytes + 1 + size_bytes // _LEAST_GROWTH
-        return True
+    No trickle renews the time: besides ``stall_s`` there is a second for each KiB, and less where much is held.
+    """
+    return size_bytes / max(_LEAST_BYTES_PER_S, held_bytes / (_LEAST_PART * stall_s))

@@ -1,7 +1,7 @@
 """Huffman's code in header blocks (RFC 7541 section 5.2), decoded a byte at a step.
 
 The ``hpack`` library steps by half bytes, 5 MB a second: whoever sends such blocks fills a core before anybody has
-asked for a token. This takes a fifth of that, from a table that is made of the library's at the first block.
+asked for a token. This takes a fifth of that, from a table that is made of the library's before anybody calls.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ _ENDS: Final = 256
 
 
 @cache
-def _first_row() -> _Row:
-    """Return the row to begin with; the others hang on it."""
+def first_row() -> _Row:
+    """Return the row to begin with; the others hang on it.
+
+    The first call takes some 50 ms, so it is to be made before anybody waits.
+    """
     count = len(HUFFMAN_TABLE) // 16
     rows: list[_Row] = [[] for _ in range(count)]
     nowhere: _Row = []
@@ -48,7 +51,7 @@ def _first_row() -> _Row:
 
 def decode_huffman(encoded: bytes | bytearray | memoryview | None) -> bytes:
     """Return the text of a string in Huffman's code; raises HPACKDecodingError when it is none."""
-    row = _first_row()
+    row = first_row()
     parts = []
     for byte in encoded or b"":
         row, text = row[byte]

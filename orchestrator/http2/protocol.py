@@ -20,10 +20,11 @@ from functools import partial
 from typing import Any
 
 from orchestrator.http2.connection import TURN_FRAMES, Connection
+from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import ErrorCode, ViolationError
+from orchestrator.http2.huffman import first_row
 from orchestrator.http2.listener import Listener, Waiting
 from orchestrator.http2.loop_lag import LoopLag
-from orchestrator.http2.stream import Limits
 
 _WRITE_BUFFER_BYTES = 2**20
 _FULL_READ_BYTES = 2**17
@@ -124,6 +125,7 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.abort()
             return
         self.connection = self._make(self._wake)
+        self.connection.peer = self.peer
         self.connection.flush = self._flush
         self.connection.start()
 
@@ -283,6 +285,7 @@ class Http2Listener(Listener[Http2Protocol]):
     """A listener whose connections speak HTTP/2, as ``make`` has them do, within ``limits`` each."""
 
     def __init__(self, make: Make, limits: Limits, *, max_connections: int = 4096, lag: LoopLag | None = None) -> None:
+        first_row()
         connect = partial(Http2Protocol, make, backlog=Backlog(), lag=lag)
         super().__init__(connect, max_connections=max_connections, handshake_s=limits.handshake_s)
 

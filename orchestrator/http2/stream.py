@@ -1,27 +1,23 @@
-"""The streams of one connection, what they share, and how much one peer may take of it.
+"""One stream of a connection: what is sent on it, what comes, and how it ends.
 
-They share its windows, the order in which they send, and the bytes to be written. What a window or the transport holds
-back waits with its stream. Streams that their own window would let go on take turns, so that one with much to send does
-not hold up the others. An answer that fits is one write.
+An answer that fits is one write; see ``flow`` for what waits.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from orchestrator.http2.budget import HeldBudget
+from orchestrator.http2.budget import time_bought_s
+from orchestrator.http2.flow import MOST_OUT_BYTES, SPARED_UPDATES, Buffer, Flow
 from orchestrator.http2.frames import (
     DATA,
-    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
     FRAME_HEADER,
     HEADERS,
-    MAX_FRAME_BYTES,
     ErrorCode,
     frame,
     rst_stream_frame,
@@ -30,158 +26,10 @@ from orchestrator.http2.frames import (
 
 LARGEST_SENT: Final = 65536
 """Largest DATA frame that is sent, whatever the peer takes, so that large answers do not hold up small ones."""
-_NO_TABLE: Final = b"\x20"
-"""First byte of a header block that says: the sender's table has no bytes from now on."""
 _LAST_HEADERS: Final = END_HEADERS | END_STREAM
-SPARED_UPDATES: Final = 4
-"""How often a peer widens windows for a call, or for a piece of an answer, at most; most do so once in many."""
-_LEAST_BYTES_PER_S: Final = 1024
-"""Who sends a request or takes an answer more slowly has stalled."""
 _PIECE_BYTES: Final = 1024
 _LEAST_PIECE_BYTES: Final = 32
 """A smaller piece of an answer, or than half of the peer's own small window, spares it no update of the window."""
-_MIB: Final = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of one connection.
-
-    Attributes:
-        max_streams: calls under way at a time; a call that was reset counts until it has really ended.
-        stream_window_bytes: bytes that may come on a stream before any are taken.
-        connection_window_bytes: likewise on all streams of a connection together.
-        header_list_bytes: size of a header list, by HPACK's count.
-        handshake_s: how long the first SETTINGS may take, and a header block to come whole.
-        stall_s: how long a peer may take to accept or send the next piece of what it has begun, besides a second for
-            each KiB.
-        quiet_s: silence after which the peer is pinged.
-        ping_s: how long the answer to a ping may take.
-        idle_faults: charges at once for what brings nobody an answer (pings, resets of either side, empty frames,
-            refused calls, windows that grow without need); a peer beyond is sent away.
-        idle_faults_per_s: likewise in the long run.
-    """
-
-    max_streams: int = 1024
-    stream_window_bytes: int = _MIB
-    connection_window_bytes: int = 16 * _MIB
-    header_list_bytes: int = 16 * 1024
-    handshake_s: float = 10.0
-    stall_s: float = 30.0
-    quiet_s: float = 60.0
-    ping_s: float = 20.0
-    idle_faults: int = 2000
-    idle_faults_per_s: float = 1000.0
-
-
-class Flow:
-    """The state of a connection that all of its streams read and change.
-
-    Attributes:
-        now_s: when something last came, seconds on ``clock``.
-        arrived_s: when what is being taken came to this machine, as far as is known; before ``now_s`` where it had to
-            wait to be read. The owner sets it.
-        send_budget: what is held of answers that peers do not take, over all connections of a server.
-        running: calls that have not ended, those whose streams are gone included; counted by the user.
-        charges: what the peer did that brings nobody an answer, and what we had to do for it, not settled yet.
-        spared_updates: how often the peer may still widen a window without a charge, because calls or data went to it.
-        was_answered: whether the peer ever got more than a refusal.
-        is_over: whether the connection is gone.
-        is_paused: whether the transport takes no more; the owner sets it, and calls ``resume``.
-        flush: lets out at once what would go out at the end of the loop's turn, for a caller who knows that nothing
-            will join it; the owner sets it.
-        streams: those that are open, by number.
-        blocked: streams that the connection's window or the transport holds back, and not their own window.
-        send_window: bytes that the peer takes on all streams together.
-        initial_window: bytes that the peer takes on a new stream.
-        max_frame: bytes of the largest DATA frame that may be sent.
-        receive_window: bytes that the peer may send on all streams together.
-    """
-
-    def __init__(
-        self,
-        limits: Limits,
-        *,
-        is_server: bool,
-        clock: Callable[[], float],
-        wake: Callable[[], None],
-        send_budget: HeldBudget | None = None,
-    ) -> None:
-        self.limits = limits
-        self.send_budget = send_budget or HeldBudget(math.inf)
-        self.is_server = is_server
-        self.clock = clock
-        self._wake = wake
-        self.now_s = self.arrived_s = clock()
-        self.running = 0
-        self.charges = 0
-        self.spared_updates = SPARED_UPDATES
-        self.was_answered = False
-        self.is_over = False
-        self.is_paused = False
-        self.flush: Callable[[], None] = _do_nothing
-        self.streams: dict[int, Stream] = {}
-        self.blocked: dict[int, Stream] = {}
-        self.send_window = DEFAULT_WINDOW
-        self.initial_window = DEFAULT_WINDOW
-        self.max_frame = MAX_FRAME_BYTES
-        self.receive_window = limits.connection_window_bytes
-        self._owed_bytes = 0
-        self._out: list[bytes | memoryview] = []
-        self._block_prefix = _NO_TABLE
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no stream is open."""
-        return not self.streams
-
-    @property
-    def open_streams(self) -> int:
-        """How many streams are open."""
-        return len(self.streams)
-
-    def write(self, *parts: bytes | memoryview) -> None:
-        """Add bytes to what goes out at the end of the loop's turn."""
-        if not self._out:
-            self._wake()
-        self._out += parts
-
-    def take_out(self) -> bytes:
-        """Return what is to be written, and forget it."""
-        out = self._out
-        data = b"".join(out)
-        out.clear()
-        return data
-
-    def begin_block(self, block: bytes) -> bytes:
-        """Return a header block as it is to be sent.
-
-        The first one gives the table up that it does not use, as a peer whose SETTINGS allow a smaller one insists on.
-        """
-        prefix, self._block_prefix = self._block_prefix, b""
-        return prefix + block if prefix else block
-
-    def resume(self) -> None:
-        """Go on sending: the transport takes more again."""
-        self.is_paused = False
-        self.pump_blocked()
-
-    def pump_blocked(self) -> None:
-        """Go on with the streams that waited for the connection."""
-        for number, stream in list(self.blocked.items()):
-            if self.send_window <= 0 or self.is_paused:
-                return
-            # To the end of the row, so that one with much to send does not hold up the others.
-            self.blocked.pop(number, None)
-            stream.pump()
-
-    def credit_connection(self, size: int) -> None:
-        """Let the peer send ``size`` bytes more, on any stream; a frame says so once it is worth one."""
-        self._owed_bytes += size
-        if self._owed_bytes * 2 >= self.limits.connection_window_bytes:
-            self.receive_window += self._owed_bytes
-            self.write(window_update_frame(0, self._owed_bytes))
-            self._owed_bytes = 0
 
 
 class Receiver(Protocol):
@@ -222,7 +70,7 @@ class Stream:
         is_fed: whether the peer is expected to go on sending, so that silence is a fault.
     """
 
-    connection: Flow
+    connection: Flow[Stream]
     id: int
     is_remote_closed: bool = False
     is_fed: bool = True
@@ -251,7 +99,7 @@ class Stream:
 
     # --- sending ---
 
-    def respond(self, headers: bytes, body: bytes, trailers: bytes) -> None:
+    def respond(self, headers: bytes, body: Buffer, trailers: bytes) -> None:
         """Send a whole answer (header block, one body, closing header block), in one piece when the peer takes it."""
         connection, size = self.connection, len(body)
         if self.is_local_closed:
@@ -290,7 +138,7 @@ class Stream:
             if is_last:
                 self._close_local()
 
-    def send_data(self, data: bytes) -> None:
+    def send_data(self, data: Buffer) -> None:
         """Send a piece of the body, as soon as the peer takes it."""
         if not self.is_local_closed and data:
             if not self.pending:
@@ -316,7 +164,7 @@ class Stream:
         """Send as much of what is pending as the peer takes."""
         connection, pending = self.connection, self.pending
         before = self.pending_bytes
-        while pending and not connection.is_paused:
+        while pending and not connection.is_paused and connection.out_bytes < MOST_OUT_BYTES:
             room = min(self.send_window, connection.send_window, connection.max_frame)
             if room <= 0:
                 break
@@ -328,6 +176,7 @@ class Stream:
             size = len(chunk)
             self.send_window -= size
             connection.send_window -= size
+            connection.out_bytes += size
             self.pending_bytes -= size
             is_last = not pending and self.trailers == b""
             flags = END_STREAM if is_last else 0
@@ -340,7 +189,7 @@ class Stream:
             if sent_bytes >= least_bytes or not pending:
                 connection.spared_updates += SPARED_UPDATES + sent_bytes // _PIECE_BYTES
             connection.was_answered = True
-            self._note_progress(connection.clock(), sent_bytes, is_whole=not pending)
+            self._note_progress(connection.clock(), sent_bytes, before, is_whole=not pending)
         if self.pending_bytes != self.counted_bytes:
             self._count_pending()
         if pending and self.send_window > 0:
@@ -355,9 +204,10 @@ class Stream:
             self.on_writable = None
             on_writable()
 
-    def _note_progress(self, now_s: float, size: int, *, is_whole: bool = False) -> None:
-        """Note that so many bytes got on, which give a peer time only at a least rate: no trickle renews it."""
-        self.progress_s = now_s if is_whole else min(now_s, self.progress_s + size / _LEAST_BYTES_PER_S)
+    def _note_progress(self, now_s: float, size: int, held_bytes: int, *, is_whole: bool = False) -> None:
+        """Note that so many bytes got on of what is held, which buys the peer time."""
+        bought_s = time_bought_s(size, held_bytes, self.connection.limits.stall_s)
+        self.progress_s = now_s if is_whole else min(now_s, self.progress_s + bought_s)
 
     def _end_sending(self, trailers: bytes) -> None:
         kind, flags = (HEADERS, _LAST_HEADERS) if trailers else (DATA, END_STREAM)
@@ -377,13 +227,16 @@ class Stream:
 
     # --- receiving ---
 
-    def credit(self) -> None:
-        """Let the peer send as much again as came, because it was taken; a frame says so once it is worth one."""
+    def credit(self, held_bytes: int = 0) -> None:
+        """Let the peer send as much again as came, because it was taken; a frame says so once it is worth one.
+
+        So much is held of what has not come whole.
+        """
         size = self.owed
         self.credit_connection()
         if self.is_remote_closed:
             return
-        self._note_progress(self.connection.now_s, size)
+        self._note_progress(self.connection.now_s, size, held_bytes)
         window = self.connection.limits.stream_window_bytes
         lacking = window - self.receive_window
         if lacking * 2 >= window:
@@ -418,7 +271,7 @@ class Stream:
         self.notify_abort(code)
 
     @property
-    def owner(self) -> Flow:
+    def owner(self) -> Flow[Stream]:
         """The connection that it is on."""
         return self.connection
 
@@ -454,7 +307,3 @@ class Stream:
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
             receiver.abort(code)
-
-
-def _do_nothing() -> None:
-    pass

@@ -24,6 +24,7 @@ from typing import Any, Final, Self, TypeVar
 from numpy.typing import NDArray
 
 from orchestrator.errors import ModelNotFoundError, SlimError
+from orchestrator.http2.flow import Buffer
 from orchestrator.http2.grpc.channel import ConnectionPool, GrpcChannel
 from orchestrator.http2.grpc.client_call import ClientStream
 from orchestrator.http2.grpc.wire import Metadata, RpcError
@@ -167,8 +168,8 @@ class TritonClient:
             SlimError: as translate_status says; whether the batch may have run is among it.
             WrongAnswerError: What the server answers can't be what was asked for.
         """
-        message = self._requests.encode(model, inputs, outputs)
-        return await self._infer(message, lambda answer: decode_outputs(answer, model, outputs))
+        parts = self._requests.encode(model, inputs, outputs)
+        return await self._infer(parts, lambda answer: decode_outputs(answer, model, outputs))
 
     def infer_batch(self, model: ServedModel, batch: Array) -> Awaitable[Array]:
         """Return the model's output for a batch, items first in both; sent at once where there is a connection.
@@ -178,27 +179,32 @@ class TritonClient:
         Raises:
             SlimError: as ``infer``.
         """
-        message = self._requests.encode(model.name, {model.input.name: batch}, (model.output.name,))
+        parts = self._requests.encode(model.name, {model.input.name: batch}, (model.output.name,))
         read = partial(self._answers.decode, model.name, model.output)
-        begun = self._channel.begin(_INFER, message, self._metadata, read=read, explain=self._translate)
-        return self._infer(message, read) if begun is None else begun
+        head, *rest = parts
+        begun = self._channel.begin(_INFER, head, self._metadata, rest=rest, read=read, explain=self._translate)
+        return self._infer(parts, read) if begun is None else begun
 
-    async def _infer(self, message: bytes, read: Callable[[bytes], T]) -> T:
+    async def _infer(self, parts: Sequence[Buffer], read: Callable[[bytes], T]) -> T:
+        head, *rest = parts
         try:
-            return read(await self._channel.call(_INFER, message, self._metadata))
+            return read(await self._channel.call(_INFER, head, self._metadata, rest=rest))
         except RpcError as exc:
             raise self._translate(exc) from exc
 
     # --- pass-through ---
 
-    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+    async def call(self, method: str, message: bytes, metadata: Metadata = (), *, rest: Sequence[Buffer] = ()) -> bytes:
         """Return the answer to one serialised call of the service that is forwarded as it is.
+
+        Of a message in parts ``rest`` are all but the first.
 
         Raises:
             RefusedCallError: with the server's status; ``executed`` says whether it is safe to ask another server.
         """
         try:
-            return await self._channel.call(f"/{SERVICE}/{method}", message, self._pass_metadata(metadata))
+            own = self._pass_metadata(metadata)
+            return await self._channel.call(f"/{SERVICE}/{method}", message, own, rest=rest)
         except RpcError as exc:
             raise self._refuse(exc) from exc
 

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from orchestrator.errors import WrongAnswerError
+from orchestrator.http2.flow import Buffer
 from orchestrator.snapshot import TensorSpec
 from orchestrator.triton.messages import Message, pb
 
@@ -25,6 +26,7 @@ _RAW_INPUT: Final = b"\x3a"
 _RAW_OUTPUT: Final = b"\x32"
 """The key of field 6 of an answer, raw_output_contents."""
 _MOST_KEPT: Final = 4096
+_COPIED_BYTES: Final = 2**16
 _NUMPY_TYPES: Final = {
     "BOOL": "?",
     "INT8": "<i1",
@@ -48,19 +50,27 @@ class InferRequests:
     def __init__(self) -> None:
         self._heads: dict[object, bytes] = {}
 
-    def encode(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
-        """Return a serialised ModelInferRequest."""
+    def encode(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> tuple[Buffer, ...]:
+        """Return a serialised ModelInferRequest in parts: a large array stays where it is."""
         key = (model, tuple((name, array.shape, array.dtype) for name, array in inputs.items()), tuple(outputs))
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= _MOST_KEPT:
                 self._heads.clear()
             head = self._heads[key] = _encode_head(model, inputs, outputs)
-        parts = [head]
+        parts: list[Buffer] = [head]
         for array in inputs.values():
-            raw = _encode_elements(array) if array.dtype.kind in "OSU" else array.tobytes()
+            raw = _encode_array(array)
             parts += (_RAW_INPUT, encode_varint(len(raw)), raw)
-        return b"".join(parts)
+        return tuple(parts)
+
+
+def _encode_array(array: Array) -> Buffer:
+    if array.dtype.kind in "OSU":
+        return _encode_elements(array)
+    if array.nbytes <= _COPIED_BYTES or not array.flags.c_contiguous:
+        return array.tobytes()
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _encode_head(model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:

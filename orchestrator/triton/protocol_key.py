@@ -11,9 +11,11 @@ import re
 from pathlib import Path
 
 from orchestrator.errors import ConfigError
+from orchestrator.files import read_file
 
 HEADER_PREFIX = "triton-grpc-protocol-"
 _KEY = re.compile(r"[0-9a-z_.-]+")  # what gRPC allows in a metadata key; capitals can't arrive at Triton
+_MOST_BYTES = 2**16
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 
@@ -26,7 +28,7 @@ def read_protocol_key(path: Path | None) -> tuple[str, str] | None:
     if path is None:
         return None
     try:
-        lines = path.read_text().split("\n")
+        lines = read_file(path, most_bytes=_MOST_BYTES).decode().split("\n")
     except FileNotFoundError:
         raise ConfigError(f"no protocol key file at {path}; write one line KEY=VALUE into it") from None
     except (OSError, UnicodeDecodeError) as exc:

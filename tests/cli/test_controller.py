@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import socket
@@ -121,24 +120,37 @@ def test_a_single_run_needs_its_triton(tmp_path: Path, mode: str) -> None:
                          "address")  # fmt: skip
 
 
+_WAITS_TO_READ = """
+import sys
+from orchestrator.config import fleet
+read_file = fleet.read_file
+
+def wait(path, **more):
+    fleet.read_file = read_file
+    print("reading", flush=True)
+    sys.stdin.readline()
+    return read_file(path, **more)
+
+fleet.read_file = wait
+from orchestrator.cli import main
+main()
+"""
+
+
 def test_a_sighup_during_the_start_is_kept_until_the_daemon_is_ready(tmp_path: Path) -> None:
-    """The fleet file is a pipe: whoever opens it to write knows that the command is just reading it."""
-    plain = write_fleet(tmp_path)
-    pipe, log = tmp_path / "fleet.pipe", tmp_path / "log"
-    os.mkfifo(pipe)
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
+    path, log = write_fleet(tmp_path), tmp_path / "log"
+    command = [sys.executable, "-c", _WAITS_TO_READ, "controller", "--config", str(path), "--server", "a"]
     with (
         log.open("wb") as errors,
-        subprocess.Popen(
-            [*command, "controller", "--config", str(pipe), "--server", "a"], cwd=ROOT, stderr=errors
-        ) as daemon,
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as daemon,
     ):
+        assert daemon.stdin is not None and daemon.stdout is not None
         try:
-            with pipe.open("w") as first:
-                daemon.send_signal(signal.SIGHUP)
-                daemon.send_signal(signal.SIGHUP)
-                first.write(plain.read_text())
-                os.replace(plain, pipe)  # for the second reading
+            assert daemon.stdout.readline() == b"reading\n"
+            daemon.send_signal(signal.SIGHUP)
+            daemon.send_signal(signal.SIGHUP)
+            daemon.stdin.write(b"\n")
+            daemon.stdin.flush()
             deadline_s = time.monotonic() + 20
             while "the fleet file was read again: nothing changed" not in log.read_text():
                 assert daemon.poll() is None and time.monotonic() < deadline_s, log.read_text()

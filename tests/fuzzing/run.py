@@ -13,14 +13,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 import click
 
+from benchmarks.harness.run import Run, page_head
+from orchestrator.reporting.blocks import Heading, Table, render_markdown
+from orchestrator.reporting.claim import Claim
+from orchestrator.reporting.outputs import write_report
 from tests.fuzzing.corpus import read_corpus, unpack, write_corpus
 from tests.fuzzing.targets import TARGETS
 
@@ -50,6 +54,44 @@ class Search:
     findings: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Results(Run):
+    """All searches.
+
+    Attributes:
+        seconds: Asked for each target.
+        jobs: Searches at a time.
+        searches: In the order they were begun.
+    """
+
+    seconds: int
+    jobs: int
+    searches: tuple[Search, ...]
+
+    def write(self, path: Path) -> None:
+        """Write the figures as JSON, and beside it as a page."""
+        claims = (Claim("inputs that broke a parser", float(sum(len(s.findings) for s in self.searches)), "", 0.0),)
+        prose = (
+            "This page is written by `python -m tests.fuzzing.run --results docs/benchmarks/fuzz.json`, see `make "
+            f"fuzz`. Each target was searched for {self.seconds} s by Atheris, {self.jobs} at a time, from the inputs "
+            "that are kept in `tests/fuzzing/corpora`. A target is one parser that bytes from outside reach, with all "
+            "that it must hold to; `tests/fuzzing/targets.py` lists them. Branches are those of instrumented Python "
+            "code, so parsers in C (protobuf, JSON, YAML, zlib, HTTP/1.1) count few. Seconds have the start in them; "
+            "inputs depend on what else the machine does."
+        )
+        rows = [
+            (f"`{s.target}`", f"{s.seconds:.0f}", f"{s.inputs:,}", f"{s.edges:,}", str(len(s.findings)))
+            for s in self.searches
+        ]
+        head = page_head("Bytes that break a parser", prose, self, claims)
+        table = Table(("target", "seconds", "inputs", "branches", "findings"), rows)
+        contents = {
+            path.name: json.dumps(self.encode_with(claims), indent=1) + "\n",
+            path.with_suffix(".md").name: render_markdown([*head, Heading(2, "Measured"), table]),
+        }
+        write_report(path.parent, contents, "name another with --results")
+
+
 def search(name: str, seconds: int, *, seed: int, keep: bool) -> Search:
     """Search for so many seconds; with ``keep`` the smallest inputs that it found become the corpus.
 
@@ -64,7 +106,7 @@ def search(name: str, seconds: int, *, seed: int, keep: bool) -> Search:
         options = (f"-max_total_time={seconds}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MIB}", f"-seed={seed}")
         printed = _start(name, found, *options, f"-max_len={_LARGEST_BYTES}", f"-artifact_prefix={failed}/")
         if keep:  # libFuzzer adds what reaches new code, and replaces it where less does
-            write_corpus(name, choose_kept([path.read_bytes() for path in found.iterdir()]))
+            write_corpus(name, choose_kept(read_corpus(name), [path.read_bytes() for path in found.iterdir()]))
         reasons = re.findall(r"^(?: === Uncaught.*\n(.*)|==\d+== ERROR: (.*))$", printed, re.MULTILINE)
         why = " ".join(reasons[0]).strip() if reasons else ""
         findings = tuple((base64.b64encode(path.read_bytes()).decode(), why) for path in sorted(failed.iterdir()))
@@ -75,10 +117,10 @@ def search(name: str, seconds: int, *, seed: int, keep: bool) -> Search:
     )
 
 
-def choose_kept(inputs: Iterable[bytes]) -> list[bytes]:
-    """Return the smallest inputs, as many as a corpus may hold."""
-    kept, room_bytes = [], _LARGEST_CORPUS_BYTES
-    for data in sorted(inputs, key=len):
+def choose_kept(old: Sequence[bytes], inputs: Iterable[bytes]) -> list[bytes]:
+    """Return the old inputs, some of which broke a parser once, and the smallest new ones as far as there is room."""
+    kept, room_bytes = list(old), _LARGEST_CORPUS_BYTES - sum(map(len, old))
+    for data in sorted(set(inputs) - set(old), key=len):
         room_bytes -= len(data)
         if room_bytes < 0:
             break
@@ -111,17 +153,18 @@ def _show(done: Search) -> None:
     "--seed", type=click.IntRange(min=0), default=0, help="Try the same inputs again; 0 is another each time."
 )
 @click.option("--keep", is_flag=True, help="Write back the smallest inputs that reached new code.")
-@click.option("--results", type=click.Path(path_type=Path), help="Where the figures go, as JSON.")
+@click.option("--results", type=click.Path(path_type=Path), help="Where the figures go, as JSON, and a page beside it.")
 @click.argument("names", nargs=-1, type=click.Choice(list(TARGETS)))
 def main(names: tuple[str, ...], seconds: int, jobs: int, seed: int, keep: bool, results: Path | None) -> None:
     """Search, one line a target."""
-    searches = []
+    began, searches = Run.begin(), []
     with ThreadPoolExecutor(jobs) as pool:
         for done in pool.map(partial(search, seconds=seconds, seed=seed, keep=keep), names or TARGETS):
             searches.append(done)
             _show(done)
     if results is not None:
-        results.write_text(json.dumps([asdict(done) for done in searches], indent=1) + "\n")
+        head = {each.name: getattr(began, each.name) for each in fields(Run)}
+        Results(**head, seconds=seconds, jobs=jobs, searches=tuple(searches)).write(results)
     sys.exit(any(done.findings for done in searches))
 
 

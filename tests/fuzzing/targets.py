@@ -7,6 +7,7 @@ such bytes; what it kept is tried in every run of the tests.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Callable
@@ -41,6 +42,9 @@ from orchestrator.policies.parsing import parse_policy
 from orchestrator.profile.document import parse_profile
 from orchestrator.triton.counters import parse_counters
 from tests.fakes.servers import served_model
+from tests.fuzzing.http_bytes import serve_bytes
+from tests.fuzzing.local_bytes import authorizations, demands, socket_activations, socket_offers
+from tests.fuzzing.server_bytes import served_models, server_answers, server_frames
 from tests.gateway.protocol.mutated_messages import compare
 from tests.http2.peer import OurEnd
 
@@ -102,7 +106,8 @@ def grpc_messages(data: bytes) -> None:
     buffer = bytearray(data[1:])
     with suppress(SlimError):
         while (size := next_message_bytes(buffer, _MOST_BYTES)) is not None:
-            assert len(unpack_message(*split_message(buffer, size), encoding, _MOST_BYTES)) <= _MOST_BYTES
+            flag, payload, buffer = split_message(buffer, size)
+            assert len(unpack_message(flag, payload, encoding, _MOST_BYTES)) <= _MOST_BYTES
 
 
 def inference_requests(data: bytes) -> None:
@@ -111,6 +116,12 @@ def inference_requests(data: bytes) -> None:
     with suppress(SlimError):
         found = read_request(parse(pb.ModelInferRequest, data), _FAMILY)
         assert found.batch.shape[1:] == _FAMILY.input.shape
+
+
+def http_requests(data: bytes) -> None:
+    """What a client sends over HTTP/1.1, headers and framing included; the first byte says where it is torn."""
+    at = 4 * data[0] if data else 0
+    asyncio.run(serve_bytes(data[1 : 1 + at], data[1 + at :]))
 
 
 def json_requests(data: bytes) -> None:
@@ -212,6 +223,8 @@ TARGETS: dict[str, Target] = {
         header_blocks,
         grpc_messages,
         inference_requests,
+        authorizations,
+        http_requests,
         json_requests,
         generate_requests,
         raw_requests,
@@ -223,5 +236,11 @@ TARGETS: dict[str, Target] = {
         policy_files,
         profile_files,
         metrics_pages,
+        server_frames,
+        server_answers,
+        served_models,
+        demands,
+        socket_offers,
+        socket_activations,
     )
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzzing.corpus import FOLDER, read_corpus, unpack, write_corpus
+from tests.fuzzing.run import choose_kept
 from tests.fuzzing.targets import TARGETS
 
 
@@ -30,3 +31,9 @@ def test_a_corpus_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     unpack(inputs, tmp_path / "files")
     assert sorted(path.read_bytes() for path in (tmp_path / "files").iterdir()) == sorted(set(inputs))
+
+
+def test_what_once_broke_a_parser_stays_whatever_a_search_finds() -> None:
+    old, new = [b"x" * 11_990], [b"y" * 12, b"z" * 6, b"w" * 3, b"x" * 11_990]
+    assert choose_kept(old, new) == [*old, b"w" * 3, b"z" * 6]
+    assert choose_kept([b"x" * 20_000], new[:1]) == [b"x" * 20_000]

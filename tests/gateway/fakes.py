@@ -11,6 +11,7 @@ from orchestrator.config import GatewaySettings, RouterSettings
 from orchestrator.gateway import Gateway
 from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.protocol.messages import pb
+from orchestrator.gateway.protocol.wire import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.router import Router
 from orchestrator.snapshot import ServedModel, ServerName
@@ -52,8 +53,9 @@ class FakeTriton:
             "ModelInfer": self.answer_infer,
         }
 
-    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+    async def call(self, method: str, message: bytes, metadata: Metadata = (), *, rest: Sequence[Buffer] = ()) -> bytes:
         self.require_up()
+        message = b"".join((message, *rest))
         self.seen.append((method, message, metadata))
         await asyncio.sleep(0)
         if method == "ModelInfer":

@@ -132,7 +132,7 @@ async def test_a_body_whose_framing_breaks_midway_is_the_clients_fault() -> None
 
 
 async def test_deep_json_is_refused_wherever_json_is_taken(world: World) -> None:
-    for levels in (500, 950, 1000, 100_000):
+    for levels in (500, 950, 1000, 80_000):
         for path in (ECHO, "/v2/models/echo/generate", "/v2/repository/index", "/v2/logging"):
             for body in (deep(levels), b'{"x":' + b'{"a":' * levels + b"1" + b"}" * levels + b"}"):
                 assert await speak(place(world), post(path, body)) in (200, 400, 403), (path, levels)

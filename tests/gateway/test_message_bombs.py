@@ -72,6 +72,30 @@ async def test_a_bomb_is_refused_and_harms_nobody(name: str, world: World) -> No
     assert "ModelInfer" not in seen
 
 
+LARGE = {
+    "name": (pb.ModelInferRequest(model_name="m" * 2**22).SerializeToString(), "the model has 4194304 bytes, at most"),
+    "version": (FAMILY + inside(0x12, b"1" * 2**22), "the version has 4194304 bytes, at most 4096"),
+    "sequence": (
+        FAMILY + inside(0x22, inside(0x0A, b"sequence_id") + inside(0x12, inside(0x1A, b"s" * 2**22))),
+        "the ",
+    ),
+    "id": (FAMILY + inside(0x1A, b"i" * 2**23), "besides its raw data, at most 8388608 are taken; send raw_input_co"),
+    "parameter": (FAMILY + inside(0x22, inside(0x0A, b"p" * 2**23)), "besides its raw data, at most 8388608 are"),
+    "contents": (FAMILY + inside(0x2A, inside(0x2A, inside(0x32, bytes(2**23)))), "besides its raw data, at most 8388"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+async def test_what_a_family_has_no_use_for_is_not_parsed(name: str, world: World) -> None:
+    channel: Any
+    message, reason = LARGE[name]
+    async with grpc.aio.insecure_channel(world.grpc) as channel:
+        calls = RawCalls(channel)
+        status, detail = await calls.refused("ModelInfer", message)
+        assert (status, reason in detail) == ("INVALID_ARGUMENT", True), detail
+        assert (await calls.infer(item_request())).outputs
+
+
 async def test_a_bomb_in_a_stream_ends_it_and_no_other(world: World) -> None:
     channel: Any
     async with grpc.aio.insecure_channel(world.grpc, compression=grpc.Compression.Gzip) as channel:

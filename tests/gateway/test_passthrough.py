@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from orchestrator.gateway.metrics.gateway_metrics import GatewayMetrics
 from orchestrator.gateway.model_index import ModelIndex
 from orchestrator.gateway.passthrough import Passthrough
 from orchestrator.gateway.protocol.messages import pb
+from orchestrator.gateway.protocol.wire import Buffer
 from orchestrator.http2.grpc.wire import Metadata
 from orchestrator.snapshot import ServerName
 from orchestrator.triton.discovery import ModelDiscovery
@@ -34,11 +36,11 @@ class Hanging(FakeTriton):
 
     answered = 0
 
-    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+    async def call(self, method: str, message: bytes, metadata: Metadata = (), **rest: Any) -> bytes:
         if method == "ModelInfer":
             await asyncio.sleep(60)
             self.answered += 1
-        return await super().call(method, message, metadata)
+        return await super().call(method, message, metadata, **rest)
 
 
 async def open_passthrough(
@@ -170,10 +172,10 @@ async def test_a_model_that_was_loaded_anew_is_asked_again_what_its_outputs_are(
 class HangingModel(FakeTriton):
     """Answers nothing of the model "echo" for a minute, and all else at once."""
 
-    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+    async def call(self, method: str, message: bytes, metadata: Metadata = (), *, rest: Sequence[Buffer] = ()) -> bytes:
         if method == "ModelInfer" and message == MESSAGE:
             await asyncio.sleep(60)
-        return await super().call(method, message, metadata)
+        return await super().call(method, message, metadata, rest=rest)
 
 
 def ask_all(passing: Passthrough, message: bytes, count: int) -> list[asyncio.Task[tuple[bytes, ServerName]]]:

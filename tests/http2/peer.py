@@ -14,10 +14,11 @@ from h2.settings import SettingCodes
 
 from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import ErrorCode, frame
 from orchestrator.http2.grpc.wire import RequestHead, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.stream import Limits, Receiver, Stream
+from orchestrator.http2.stream import Receiver, Stream
 
 HEADERS = [
     (":method", "POST"),

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.http2.headers import HeaderDecoder
-from orchestrator.http2.huffman import decode_huffman
+from orchestrator.http2.huffman import decode_huffman, first_row
+from tests.http2.world import World
 
 ENCODER = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
 
@@ -32,6 +33,13 @@ def test_whatever_comes_means_the_same_as_to_the_library(text: bytes, more: byte
                 decode_huffman(encoded)
         else:
             assert decode_huffman(encoded) == wanted
+
+
+async def test_the_table_is_made_before_anybody_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    first_row.cache_clear()
+    World()
+    monkeypatch.setattr("orchestrator.http2.huffman.HUFFMAN_TABLE", ())
+    assert decode_huffman(ENCODER.encode(b"text")) == b"text"
 
 
 def test_header_blocks_are_decoded_by_it() -> None:

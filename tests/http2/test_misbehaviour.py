@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
-import tracemalloc
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import h2.settings
 import hpack
 import pytest
 import uvloop
 
-from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.frames import (
     ACK,
     DATA,
     HEADERS,
-    RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
     ErrorCode,
@@ -33,7 +27,7 @@ from orchestrator.http2.grpc.service import UnaryCall
 from orchestrator.http2.grpc.wire import OK_TRAILERS, RESPONSE_HEADERS, pack_message
 from tests.http2.peer import HEADERS as REQUEST
 from tests.http2.peer import Joined, raw_request
-from tests.http2.world import BLOCK, LIMIT, World, until
+from tests.http2.world import BLOCK, World
 
 
 def block(path: str, *more: tuple[str, str]) -> bytes:
@@ -45,100 +39,6 @@ def block(path: str, *more: tuple[str, str]) -> bytes:
 
 
 STREAM, LATE = block("/s/Stream"), block("/s/Late")
-
-
-@contextmanager
-def growth() -> Iterator[Callable[[], int]]:
-    """Give what returns how many bytes have been allocated since."""
-    gc.collect()
-    tracemalloc.start()
-    try:
-        begin = tracemalloc.get_traced_memory()[0]
-        yield lambda: tracemalloc.get_traced_memory()[0] - begin
-    finally:
-        tracemalloc.stop()
-
-
-async def test_a_message_in_single_bytes_takes_no_more_than_its_bytes() -> None:
-    world = World()
-    ends = Joined(accept=world.service.accept)
-    ends.send(raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, pack_message(bytes(LIMIT))[:5]))
-    small_pieces = frame(DATA, 0, 1, b"ab") * 250
-    with growth() as grown:
-        for _ in range(100):
-            ends.send(small_pieces)
-            ends.connection.take_out()
-        assert world.service.receive_budget.total_bytes == 50_005
-        assert grown() < 150_000
-
-
-async def test_messages_that_are_not_read_take_no_more_than_their_bytes() -> None:
-    ends = Joined(accept=World().service.accept)
-    ends.send(raw_request(1, LATE, flags=4))
-    empty = frame(DATA, 0, 1, pack_message(b"") * 3000)
-    with growth() as grown:
-        for _ in range(20):
-            ends.send(empty)
-        assert grown() < 700_000
-    await asyncio.sleep(0)
-
-
-async def test_parts_of_streamed_messages_count_as_held() -> None:
-    world = World(held_bytes=100_000)
-    ends = Joined(accept=world.service.accept)
-    for number in range(1, 21, 2):
-        ends.send(raw_request(number, STREAM, flags=4) + frame(DATA, 0, number, pack_message(bytes(LIMIT))[:16_000]))
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert world.service.receive_budget.total_bytes <= 100_000
-    assert ends.connection.take_out().count(b"grpc-status\x018") == 4
-    for number in range(1, 21, 2):
-        ends.send(frame(RST_STREAM, 0, number, ErrorCode.CANCEL.to_bytes(4, "big")))
-    assert world.service.receive_budget.total_bytes == 0
-    await asyncio.sleep(0)
-
-
-async def test_who_holds_the_most_loses_it_and_not_who_sends_next() -> None:
-    world = World(held_bytes=100_000)
-    greedy, modest = (Joined(accept=world.service.accept) for _ in range(2))
-    part = pack_message(bytes(LIMIT))[:16_000]
-    for number in (1, 3, 5):
-        greedy.send(raw_request(number, BLOCK, flags=4) + frame(DATA, 0, number, part))
-    for _ in range(2):
-        greedy.send(frame(DATA, 0, 3, part))
-        modest.send(raw_request(1, BLOCK, flags=4) if modest.connection.is_idle else frame(DATA, 0, 1, part))
-    assert world.service.receive_budget.total_bytes == 96_000
-    message = pack_message(bytes(30_000))
-    modest.send(raw_request(3, BLOCK, flags=4) + frame(DATA, 0, 3, message[:15_000]))
-    assert greedy.connection.take_out().count(b"grpc-status\x018") == 1, "its largest, of 48,000 bytes"
-    assert world.service.receive_budget.total_bytes == 96_000 - 48_000 + 15_000
-    modest.send(frame(DATA, 1, 3, message[15_000:]))
-    await asyncio.sleep(0.01)
-    assert world.taken == [bytes(30_000)]
-    for ends in (greedy, modest):
-        ends.connection.abort(ErrorCode.CANCEL)
-    assert world.service.receive_budget.total_bytes == 0
-
-
-@pytest.mark.parametrize("call", [BLOCK, STREAM], ids=["unary", "stream"])
-@pytest.mark.parametrize(("piece_bytes", "is_kept"), [(1, False), (200, False), (12_000, True)])
-async def test_the_more_is_held_of_a_message_the_faster_it_has_to_come(
-    call: bytes, piece_bytes: int, is_kept: bool
-) -> None:
-    ends = Joined(accept=World().service.accept, stall_s=30.0)
-    message = pack_message(bytes(LIMIT))
-    ends.send(raw_request(1, call, flags=4) + b"".join(frame(DATA, 0, 1, message[:16_000]) for _ in range(4)))
-    await asyncio.sleep(0)
-    for number in range(20):
-        ends.now_s += 10.0
-        ends.send(frame(DATA, 0, 1, bytes(piece_bytes)))
-        ends.connection.check()
-        if not ends.connection.streams:
-            assert number > 1, "its client has thirty seconds"
-            break
-    assert bool(ends.connection.streams) == is_kept
-    ends.connection.abort(ErrorCode.CANCEL)
-    await asyncio.sleep(0)
 
 
 def whole(length: str, body: bytes, *, pieces: int = 1) -> bytes:
@@ -189,54 +89,6 @@ async def test_two_lengths_are_a_lie_and_a_length_of_a_stream_counts_all_of_it()
     assert ends.connection.is_idle
 
 
-@pytest.mark.parametrize("path", ["/s/Echo", "/s/Stream"])
-async def test_what_grows_when_it_is_unpacked_does_so_beside_the_event_loop(path: str) -> None:
-    world = World()
-    ends = Joined(accept=world.service.accept)
-    packer = zlib.compressobj(wbits=31)
-    packed = packer.compress(bytes(LIMIT)) + packer.flush()
-    assert len(packed) < 2000
-    body = b"\1" + len(packed).to_bytes(4, "big") + packed
-    ends.send(raw_request(1, block(path, ("grpc-encoding", "gzip")), flags=4) + frame(DATA, 1, 1, body))
-    await until(lambda: world.taken)
-    assert [len(message) for message in world.taken] == [LIMIT]
-    assert any(thread.name.startswith("asyncio_") for thread in threading.enumerate())
-
-
-async def test_what_small_messages_grow_to_counts_until_they_are_answered() -> None:
-    world = World(held_bytes=2**20)
-    ends = Joined(accept=world.service.accept)
-    packer = zlib.compressobj(wbits=31)
-    packed = packer.compress(bytes(200_000)) + packer.flush()
-    body = b"\1" + len(packed).to_bytes(4, "big") + packed
-    assert len(body) < 300
-    for number in range(1, 41, 2):
-        ends.send(
-            raw_request(number, block("/s/Wait", ("grpc-encoding", "gzip")), flags=4) + frame(DATA, 1, number, body)
-        )
-        assert world.service.receive_budget.total_bytes <= 2**20
-    assert ends.connection.take_out().count(b"grpc-status\x018") == 15
-    world.release.set()
-    await until(lambda: ends.connection.running == 0)
-    assert world.service.receive_budget.total_bytes == 0
-
-
-async def test_a_small_message_that_a_quick_handler_takes_counts_no_longer_than_the_call() -> None:
-    world = World()
-    ends = Joined(accept=world.service.accept)
-    for number, message in enumerate((b"now", b"later", b"fail", b"else", b"later")):
-        packed = zlib.compress(message)
-        body = b"\1" + len(packed).to_bytes(4, "big") + packed
-        head = block("/s/Quick", ("grpc-encoding", "deflate"))
-        ends.send(raw_request(2 * number + 1, head, flags=4) + frame(DATA, 1, 2 * number + 1, body))
-    await until(lambda: world.taken)
-    await asyncio.sleep(0)
-    assert world.service.receive_budget.total_bytes == 2 * len(b"later")
-    world.held[0].answer(b"answer")
-    ends.send(frame(RST_STREAM, 0, 9, ErrorCode.CANCEL.to_bytes(4, "big")))
-    assert world.service.receive_budget.total_bytes == 0
-
-
 async def test_a_stream_may_be_silent_between_messages_but_not_within_one() -> None:
     ends = Joined(accept=World().service.accept)
     whole = pack_message(b"whole")
@@ -253,18 +105,20 @@ async def test_a_stream_may_be_silent_between_messages_but_not_within_one() -> N
     await asyncio.sleep(0)
 
 
+def second_of_reset(ends: Joined, each_second: bytes) -> float:
+    """Return when stream 1 is reset of a client that sends so little each second."""
+    while rst_stream_frame(1, ErrorCode.CANCEL) not in ends.connection.take_out():
+        ends.now_s += 1.0
+        ends.send(each_second)
+        ends.connection.check()
+    return ends.now_s
+
+
 @pytest.mark.parametrize("path", [BLOCK, STREAM])
 async def test_a_message_in_drops_does_not_buy_time(path: bytes) -> None:
     ends = Joined(accept=World().service.accept)
     ends.send(raw_request(1, path, flags=4) + frame(DATA, 0, 1, pack_message(bytes(1000))[:9]))
-    ended_s = 0.0
-    while not ended_s:
-        ends.now_s += 1.0
-        ends.send(frame(DATA, 0, 1, b"x"))
-        ends.connection.check()
-        if rst_stream_frame(1, ErrorCode.CANCEL) in ends.connection.take_out():
-            ended_s = ends.now_s
-    assert ended_s == 31.0
+    assert second_of_reset(ends, frame(DATA, 0, 1, b"x")) == 31.0
     await asyncio.sleep(0)
 
 
@@ -272,14 +126,7 @@ def test_a_window_that_opens_in_drops_does_not_buy_time() -> None:
     ends = Joined(settings={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
     ends.send(raw_request(1, BLOCK))
     ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
-    ended_s = 0.0
-    while not ended_s:
-        ends.now_s += 1.0
-        ends.send(frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\x10"))
-        ends.connection.check()
-        if rst_stream_frame(1, ErrorCode.CANCEL) in ends.connection.take_out():
-            ended_s = ends.now_s
-    assert ended_s == 31.0
+    assert second_of_reset(ends, window_update_frame(1, 16)) == 31.0
 
 
 def test_who_takes_an_answer_slowly_has_the_time_that_it_needs() -> None:
@@ -292,36 +139,6 @@ def test_who_takes_an_answer_slowly_has_the_time_that_it_needs() -> None:
         ends.send(frame(WINDOW_UPDATE, 0, 1, (40_000).to_bytes(4, "big")))
         ends.send(frame(WINDOW_UPDATE, 0, 0, (40_000).to_bytes(4, "big")))
     assert ends.now_s == 100.0
-    assert ends.calls[0].aborted is None
-
-
-def test_answers_that_nobody_takes_are_held_up_to_a_bound_over_all_connections() -> None:
-    budget = HeldBudget(1_000_000, spares_one=True)
-    closed = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
-    greedy, modest = (Joined(settings=closed, send_budget=budget) for _ in range(2))
-    modest.send(raw_request(1, BLOCK))
-    modest.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
-    for number in range(1, 201, 2):
-        greedy.send(raw_request(number, BLOCK))
-        greedy.calls[-1].stream.respond(RESPONSE_HEADERS, bytes(200_000), OK_TRAILERS)
-        assert budget.total_bytes <= 1_000_000
-    assert [call.aborted for call in greedy.calls].count(ErrorCode.ENHANCE_YOUR_CALM) == 96
-    assert greedy.connection.take_out().count(ErrorCode.ENHANCE_YOUR_CALM.to_bytes(4, "big")) >= 96
-    assert modest.calls[0].aborted is None
-    modest.send(window_update_frame(0, 100_000) + window_update_frame(1, 100_000))
-    assert modest.connection.is_idle
-    assert budget.total_bytes == 4 * 200_000
-    greedy.connection.abort(ErrorCode.CANCEL)
-    assert budget.total_bytes == 0
-
-
-def test_an_answer_that_is_larger_than_all_that_may_be_held_is_taken_alone() -> None:
-    ends = Joined(send_budget=HeldBudget(1000, spares_one=True))
-    number = ends.request(b"q")
-    ends.calls[0].stream.respond(RESPONSE_HEADERS, bytes(100_000), OK_TRAILERS)
-    ends.exchange()
-    ends.send(window_update_frame(0, 100_000) + window_update_frame(number, 100_000))
-    assert ends.connection.is_idle
     assert ends.calls[0].aborted is None
 
 

@@ -9,6 +9,7 @@ import h2.settings
 import pytest
 
 from orchestrator.http2.connection import TURN_FRAMES, Connection
+from orchestrator.http2.flow import MOST_OUT_BYTES
 from orchestrator.http2.frames import (
     DATA,
     HEADERS,
@@ -21,7 +22,7 @@ from orchestrator.http2.frames import (
     settings_frame,
     window_update_frame,
 )
-from orchestrator.http2.grpc.wire import RequestHead, pack_message
+from orchestrator.http2.grpc.wire import OK_TRAILERS, RESPONSE_HEADERS, RequestHead, pack_message
 from orchestrator.http2.loop_lag import PERIOD_S, LoopLag
 from orchestrator.http2.protocol import LATER_FRAMES, Backlog, Http2Protocol
 from orchestrator.http2.stream import Stream
@@ -68,6 +69,22 @@ def test_a_turn_takes_no_further_frame_when_those_before_took_long() -> None:
     while ours.connection.receive(b""):
         assert len(found) % 3 == 0
     assert len(found) == 20
+
+
+def test_a_turn_writes_so_much_of_large_answers_and_later_turns_the_rest() -> None:
+    ours = OurEnd()
+    widest = 2**31 - 1
+    ours.connection.receive(PREFACE + settings_frame([(4, widest)]) + window_update_frame(0, widest - 65535))
+    ours.connection.take_out()
+    for number in (1, 3):
+        ours.connection.receive(raw_request(number, BLOCK))
+        ours.calls[-1].stream.respond(RESPONSE_HEADERS, bytes(4 * 2**20), OK_TRAILERS)
+    ours.wakes, turns = 1, 0
+    while data := ours.connection.take_out():
+        assert len(data) < MOST_OUT_BYTES + 2**16
+        turns += 1
+    assert ours.wakes == turns >= 8, "what is left asks for another turn"
+    assert ours.connection.is_idle
 
 
 class Wire:

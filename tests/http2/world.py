@@ -16,11 +16,12 @@ import pytest
 
 from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Limits
+from orchestrator.http2.grpc.open_calls import OpenCalls
 from orchestrator.http2.grpc.service import Send, Service, UnaryCall
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.protocol import Http2Listener
-from orchestrator.http2.stream import Limits
 from tests.http2.peer import HEADERS
 
 BLOCK = hpack.Encoder().encode([*HEADERS[:2], (":path", "/s/Echo"), *HEADERS[3:]])
@@ -30,7 +31,9 @@ LIMIT = 2**20
 class World:
     """A service of a few methods, listening; ``release`` lets go what waits."""
 
-    def __init__(self, *, max_message_bytes: int = LIMIT, held_bytes: int = 2**28, **limits: Any) -> None:
+    def __init__(
+        self, *, max_message_bytes: int = LIMIT, held_bytes: int = 2**28, most_open_calls: int = 8192, **limits: Any
+    ) -> None:
         self.limits = Limits(**limits)
         self.release = asyncio.Event()
         self.waiting = 0
@@ -52,7 +55,9 @@ class World:
             max_message_bytes=max_message_bytes,
             limits=self.limits,
             receive_budget=HeldBudget(held_bytes),
+            open_calls=OpenCalls(most_open_calls),
             identify=self.identify,
+            owner_of=lambda metadata: dict(metadata).get("x-owner"),
             quick={"/s/Quick": self.take},
         )
         self.held: list[UnaryCall[Metadata]] = []
@@ -66,7 +71,7 @@ class World:
         self.connections.append(connection)
         return connection
 
-    def identify(self, path: str, metadata: Metadata) -> Metadata:
+    def identify(self, path: str, metadata: Metadata, address: str) -> Metadata:
         """Take metadata for who calls; refuse who says so."""
         self.identified.append(path)
         if ("x-stranger", "yes") in metadata:

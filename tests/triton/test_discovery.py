@@ -31,10 +31,10 @@ class Triton(FakeTriton):
         super().__init__(widths, others)
         self.delay_s = delay_s
 
-    async def call(self, method: str, message: bytes, metadata: Metadata = ()) -> bytes:
+    async def call(self, method: str, message: bytes, metadata: Metadata = (), **rest: Any) -> bytes:
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
-        return await super().call(method, message, metadata)
+        return await super().call(method, message, metadata, **rest)
 
     def answer_config(self, message: bytes) -> Any:
         answer = super().answer_config(message)

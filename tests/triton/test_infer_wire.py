@@ -25,7 +25,7 @@ def test_a_request_is_read_as_it_was_meant(items: int) -> None:
     for seed in range(2):  # the second time from what was kept
         x = np.random.default_rng(seed).random((items, 1, 28, 28), np.float32)
         y = np.arange(items, dtype=np.int64)[::-1]  # not contiguous
-        found = service_pb2.ModelInferRequest.FromString(requests.encode("m", {"x": x, "y": y}, ["a", "b"]))
+        found = service_pb2.ModelInferRequest.FromString(b"".join(requests.encode("m", {"x": x, "y": y}, ["a", "b"])))
         assert found.model_name == "m"
         assert [(t.name, t.datatype, list(t.shape)) for t in found.inputs] == [
             ("x", "FP32", [items, 1, 28, 28]),
@@ -37,7 +37,7 @@ def test_a_request_is_read_as_it_was_meant(items: int) -> None:
 
 def test_text_is_sent_as_bytes_with_their_lengths() -> None:
     text = np.array([b"one", b"three"], dtype=object)
-    found = service_pb2.ModelInferRequest.FromString(InferRequests().encode("m", {"t": text}, []))
+    found = service_pb2.ModelInferRequest.FromString(b"".join(InferRequests().encode("m", {"t": text}, [])))
     assert found.inputs[0].datatype == "BYTES"
     assert list(found.raw_input_contents) == [b"\3\0\0\0one\5\0\0\0three"]
 

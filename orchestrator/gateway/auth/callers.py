@@ -46,10 +46,17 @@ class Caller:
     Attributes:
         metadata: The metadata to pass to servers, without credentials.
         tenant: The tenant's name; None when nobody has to say who they are, and for the gateway's own calls.
+        address: Where the call comes from; empty for the gateway's own calls.
     """
 
     metadata: Metadata = ()
     tenant: str | None = None
+    address: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Who shares fairly with others: the tenant, or who calls from an address."""
+        return self.address if self.tenant is None else self.tenant
 
 
 ANYONE = Caller()
@@ -167,20 +174,20 @@ class Guard:
             return None
         return Rate(per_s, max(1.0, per_s) if burst is None else burst).share(self._share)
 
-    def identify(self, method: str, metadata: Metadata) -> Caller:
-        """Return who makes a call of a method.
+    def identify(self, method: str, metadata: Metadata, address: str = "") -> Caller:
+        """Return who makes a call of a method, from an address.
 
         Raises:
             UnauthenticatedError: The metadata has no ``authorization``, several, or one that nobody has.
         """
         if not self.is_on or (self._is_health_open and method in OPEN_METHODS):
-            return Caller(metadata)
+            return Caller(metadata, address=address)
         given = [value for key, value in metadata if key == "authorization"]
         tenant = self._find(given[0]) if len(given) == 1 else None
         if tenant is None:
             what = "the token is not known" if given else "a token is missing"
             raise UnauthenticatedError(f"{what}; send the header 'authorization: Bearer TOKEN'")
-        return Caller(tuple(pair for pair in metadata if pair[0] != "authorization"), tenant)
+        return Caller(tuple(pair for pair in metadata if pair[0] != "authorization"), tenant, address)
 
     def _find(self, authorization: str | bytes) -> str | None:
         """Return the tenant of a header's value, in a time that does not depend on it."""

@@ -15,6 +15,7 @@ import ssl as tls
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from operator import attrgetter
 
 from orchestrator.config import GatewaySettings
 from orchestrator.errors import CapacityError, SlimError
@@ -26,16 +27,19 @@ from orchestrator.gateway.statuses import status_of
 from orchestrator.gateway.streaming import StreamSession
 from orchestrator.http2.budget import HeldBudget
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Limits
+from orchestrator.http2.grpc.open_calls import OpenCalls
 from orchestrator.http2.grpc.service import Send, Service, UnaryHandler
 from orchestrator.http2.grpc.wire import Metadata, RequestHead, RpcError, read_request_head
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.protocol import Http2Listener
-from orchestrator.http2.stream import Limits
 from orchestrator.triton.messages import SERVICE
 
 log = logging.getLogger(__name__)
 
 _MIB = 2**20
+_MOST_OPEN_CALLS = 8192
+"""Most calls that have not come whole, some 25 MB; idle streams are among them."""
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
@@ -72,7 +76,9 @@ class GrpcServer(Endpoint):
             max_message_bytes=int(settings.max_message_mib * _MIB),
             limits=self._limits,
             receive_budget=HeldBudget(int(clients.max_held_mib * _MIB)),
+            open_calls=OpenCalls(_MOST_OPEN_CALLS),
             identify=self._identify,
+            owner_of=attrgetter("owner"),
             quick={f"/{SERVICE}/ModelInfer": data_plane.inference.begin},
             limit_s=self._limit_stranger_s if data_plane.guard.is_on else None,
         )
@@ -93,8 +99,9 @@ class GrpcServer(Endpoint):
             send_budget=self._send_budget,
         )
 
-    def _identify(self, path: str, metadata: Metadata) -> Caller:
-        return self._data_plane.identify("ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2], metadata)
+    def _identify(self, path: str, metadata: Metadata, address: str) -> Caller:
+        method = "ServerReady" if path == HEALTH_METHOD else path.rpartition("/")[2]
+        return self._data_plane.identify(method, metadata, address)
 
     def _limit_stranger_s(self, caller: Caller) -> float | None:
         """Return how long a call may take that nobody answers for, a probe of health; None for a tenant's."""

@@ -27,12 +27,10 @@ from orchestrator.gateway.http.connection import HttpConnection
 from orchestrator.gateway.http.errors import StalledError, TooLargeError, UnsupportedEncodingError
 from orchestrator.gateway.http.json_text import QUICK_BYTES, count_values
 from orchestrator.gateway.protocol.wire import Buffer
-from orchestrator.http2.budget import Growth, HeldBudget
-from orchestrator.http2.grpc.wire import ENCODINGS
+from orchestrator.http2.budget import HeldBudget, time_bought_s
+from orchestrator.http2.grpc.wire import ENCODINGS, PIECE_BYTES, inflate
 
 _MIB = 2**20
-# (De)compressing more takes milliseconds, which the event loop can't spare.
-_THREAD_FROM_BYTES = 256 * 1024
 _PIECES_A_HOP = 4
 """Pieces of such a size that a thread unpacks at a time, because the way there and back takes as long as one."""
 _PAUSE_S = 0.01
@@ -40,10 +38,10 @@ _PAUSE_S = 0.01
 _MAX_GROWING = 4
 """Most bodies that are unpacked to a large size, and then parsed, at a time; the others wait with their first piece."""
 _LEVEL = 1  # tensors hardly compress; more effort costs the event loop's time
-MAX_VALUES = 650_000
-"""Most values of a request's JSON, as ``count_values`` counts them; four images of ImageNet's size have fewer.
+MAX_VALUES = 250_000
+"""Most values of a request's JSON, as ``count_values`` counts them; an image of ImageNet's size has 200,929 at most.
 
-Parsing so many takes some 50 ms, in which all of the process waits.
+Parsing so many takes some 20 ms, in which all of the process waits.
 """
 
 T = TypeVar("T")
@@ -80,6 +78,10 @@ class BodyReader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="http-json")
         self._paused_at_s = 0.0
 
+    def close(self) -> None:
+        """End the thread, once what is parsed has been."""
+        self._thread.shutdown(wait=False)
+
     def open(self, request: web.BaseRequest) -> Body:
         """Return the body of a request, to be read and parsed in a ``with`` block, at whose end it counts no more."""
         return Body(self, request)
@@ -112,8 +114,7 @@ class Body:
         self._held_bytes = 0
         self._is_growing = False
         self._is_lost = False
-        self._growth = Growth()
-        self._due_s = 0.0  # when it must have grown
+        self._progress_s = 0.0  # when it last got on, seconds on the loop's clock
         self._waiting: asyncio.Timeout | None = None
 
     def __enter__(self) -> Body:
@@ -166,7 +167,8 @@ class Body:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # the answer has not begun
         try:
-            while chunk := await self._next_chunk(len(found)):
+            chunk: bytes = b""
+            while chunk := await self._next_chunk(len(chunk), len(found)):
                 limit.check(len(found) + len(chunk))
                 self._hold(len(chunk))
                 found = _join(found, chunk)
@@ -178,12 +180,12 @@ class Body:
         """Return what a compressed body holds, counted as it grows."""
         found: bytes | bytearray = b""
         pieces = decompress(data, encoding)
-        is_quick = len(data) < _THREAD_FROM_BYTES
+        is_quick = len(data) < PIECE_BYTES
         while piece := next(pieces, b"") if is_quick else await self._grow(pieces):
             limit.check(len(found) + len(piece))
             self._hold(len(piece))
             found = _join(found, piece)
-            is_quick = is_quick and len(piece) < _THREAD_FROM_BYTES  # else it is a thousand times larger, perhaps
+            is_quick = is_quick and len(piece) < PIECE_BYTES  # else it is a thousand times larger, perhaps
         return found
 
     async def _grow(self, pieces: Iterator[bytes]) -> bytes:
@@ -193,19 +195,19 @@ class Body:
             self._is_growing = True
         return await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP)))
 
-    async def _next_chunk(self, size_bytes: int) -> bytes:
-        """Return what has come of the body next, nothing at its end; so much has come before."""
+    async def _next_chunk(self, last_bytes: int, held_bytes: int) -> bytes:
+        """Return what has come of the body next, nothing at its end; so much came last, and in all."""
         content = self._request.content
         if content.is_eof():  # all has come, as of most bodies before they are read
             return content.read_nowait()
         connection = self._request.protocol
         assert isinstance(connection, HttpConnection)
-        stall_s = self._reader.limits.stall_timeout_s
-        if not size_bytes or self._growth.is_progress(size_bytes):
-            self._due_s = asyncio.get_running_loop().time() + stall_s
+        stall_s, now_s = self._reader.limits.stall_timeout_s, asyncio.get_running_loop().time()
+        bought_s = time_bought_s(last_bytes, held_bytes, stall_s)
+        self._progress_s = min(now_s, self._progress_s + bought_s) if held_bytes else now_s
         with connection.receiving():
             try:
-                async with asyncio.timeout_at(self._due_s) as self._waiting:
+                async with asyncio.timeout_at(self._progress_s + stall_s) as self._waiting:
                     return await content.readany()
             except TimeoutError:
                 self._require_kept()
@@ -259,11 +261,11 @@ async def encoded(request: web.BaseRequest, parts: Sequence[Buffer], headers: di
     encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
     if encoding is not None:
         headers["Content-Encoding"] = encoding
-        in_thread = sum(map(len, parts)) >= _THREAD_FROM_BYTES
+        in_thread = sum(map(len, parts)) >= PIECE_BYTES
         packed = compress(parts, encoding)
         parts = await asyncio.to_thread(list, packed) if in_thread else list(packed)
     size = sum(map(len, parts))
-    if size <= _THREAD_FROM_BYTES:
+    if size <= PIECE_BYTES:
         return web.Response(body=b"".join(parts), headers=headers)
     response = web.StreamResponse(headers=headers | {"Content-Length": str(size)})
     await response.prepare(request)
@@ -280,20 +282,12 @@ def decompress(data: bytes | bytearray, encoding: str) -> Iterator[bytes]:
     """
     if encoding not in ENCODINGS:
         raise UnsupportedEncodingError("Unsupported compression type")
-    unpacker = zlib.decompressobj(ENCODINGS[encoding])
-    left = memoryview(data)
-    while not unpacker.eof:
-        feed: bytes | memoryview = unpacker.unconsumed_tail
-        if not feed:  # no more at a time, because what is left of it is copied each time
-            feed, left = left[:_THREAD_FROM_BYTES], left[_THREAD_FROM_BYTES:]
-        try:
-            piece = unpacker.decompress(feed, _THREAD_FROM_BYTES)
-        except zlib.error as exc:
-            raise ConfigError(f"the body is no {encoding} data ({exc})") from exc
-        if piece:
-            yield piece
-        elif not feed and not unpacker.eof:
-            raise ConfigError(f"the body's {encoding} data breaks off")
+    try:
+        yield from inflate(data, encoding)
+    except zlib.error as exc:
+        raise ConfigError(f"the body is no {encoding} data ({exc})") from exc
+    except EOFError:
+        raise ConfigError(f"the body's {encoding} data breaks off") from None
 
 
 def compress(parts: Iterable[Buffer], encoding: str) -> Iterator[bytes]:
@@ -305,9 +299,7 @@ def compress(parts: Iterable[Buffer], encoding: str) -> Iterator[bytes]:
 
 def _steps(parts: Iterable[Buffer]) -> Iterator[memoryview]:
     return (
-        memoryview(part)[begin : begin + _THREAD_FROM_BYTES]
-        for part in parts
-        for begin in range(0, len(part), _THREAD_FROM_BYTES)
+        memoryview(part)[begin : begin + PIECE_BYTES] for part in parts for begin in range(0, len(part), PIECE_BYTES)
     )
 
 

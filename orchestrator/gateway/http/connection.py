@@ -114,7 +114,9 @@ class HttpConnection(web.RequestHandler):
     @property
     def waiting(self) -> Waiting | None:
         """Since when it waits for its client, None when it is being answered."""
-        return None if self._phase is Phase.ANSWER else Waiting(self.peer, self._since_s, self._was_answered)
+        if self._phase is Phase.ANSWER:
+            return None
+        return Waiting(self.peer, self._since_s, self._was_answered, self._phase is Phase.IDLE)
 
     def check(self, *, late_s: float) -> None:
         """Close it when its client has kept it waiting for too long; see Listener."""

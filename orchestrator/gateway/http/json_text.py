@@ -63,7 +63,8 @@ def _parse_json(data: bytes | bytearray) -> Any:
 
 def dump_json(value: object) -> bytes:
     """Return JSON in as few bytes as Triton writes; NaN and Infinity are spelt out, as Triton does."""
-    return _ENCODER.encode(value).encode()
+    # A byte of a header that is no UTF-8 is half a pair here, for which JSON has this very escape.
+    return _ENCODER.encode(value).encode(errors="backslashreplace")
 
 
 def dump_texts(texts: list[str]) -> bytes:

@@ -88,7 +88,9 @@ class HttpRoutes:
         parts = _split_path(request)
         # Before anything of the body is read, and before anybody learns which paths there are.
         caller = self._data_plane.identify(
-            "ServerReady" if parts is not None and parts[:1] == ["health"] else "", _credentials(request)
+            "ServerReady" if parts is not None and parts[:1] == ["health"] else "",
+            _credentials(request),
+            request.remote or "",
         )
         match parts:
             case None:

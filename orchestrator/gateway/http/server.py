@@ -36,11 +36,16 @@ class HttpServer(Endpoint):
         given: Sequence[socket.socket] | None = None,
     ) -> None:
         self._limits = settings.limits
-        bodies = BodyReader(settings.limits, max_bytes=int(settings.max_message_mib * _MIB))
-        self._routes = HttpRoutes(data_plane, bodies)
+        self._bodies = BodyReader(settings.limits, max_bytes=int(settings.max_message_mib * _MIB))
+        self._routes = HttpRoutes(data_plane, self._bodies)
         # A client that leaves withdraws its request from the router's queue.
         listener = HttpListener(make_http_server(self._answer, handler_cancellation=True), settings.limits)
         super().__init__("gateway.http", settings.http or "", listener, ssl=ssl, listens=listens, given=given)
+
+    def stop(self) -> None:
+        """Take no more connections, and end all at once."""
+        super().stop()
+        self._bodies.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol

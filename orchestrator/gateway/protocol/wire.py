@@ -14,6 +14,7 @@ Each field costs the same time however short it is, here and in protobuf's own p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Never, cast
 
@@ -28,6 +29,11 @@ MAX_FIELDS: Final = 16_384
 """Most fields, sides of shapes included, of a message; some 5 ms of reading."""
 MAX_PACKED_BYTES: Final = 2**21
 """Most bytes of packed integers in a message that is parsed, which makes eight bytes of each of them."""
+
+MAX_HEAD_BYTES: Final = 8 * 2**20
+"""Most bytes of a message that is parsed, besides its raw data: protobuf copies them, and typed contents thrice."""
+_LONGEST_NAME: Final = 4096
+"""Most bytes of a name, or of a sequence's id; Triton takes more, and nobody has longer ones."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -49,7 +55,7 @@ class Address:
         model: The model's name.
         version: The model's version; empty when any will do.
         sequence: The serialised ``sequence_id``; empty when the request is of none.
-        request_id: The request's id, of a ModelInferRequest.
+        request_id: The request's id, of a ModelInferRequest; no more than the beginning of a very long one.
     """
 
     model: str
@@ -80,21 +86,19 @@ def read_address(message: bytes) -> Address:
 
     Raises:
         MalformedMessageError: This is no protocol buffer, or a name is no UTF-8.
-        ConfigError: It has more than ``MAX_FIELDS`` fields.
+        ConfigError: It has more than ``MAX_FIELDS`` fields, or a name is longer than any is.
     """
     model = version = sequence = request_id = b""
     reader = _Reader(message)
     for key, begin, end in reader.fields(0, len(message)):
         if key == _MODEL:
-            model = message[begin:end]
+            model = reader.short("model", [(begin, end)])
         elif key == _VERSION:
-            version = message[begin:end]
+            version = reader.short("version", [(begin, end)])
         elif key == _ID:
-            request_id = message[begin:end]
-        elif key == _PARAMETERS and message.find(b"sequence_id", begin, end) >= 0:
-            name, value = reader.entry(begin, end)
-            if name == b"sequence_id":
-                sequence = _read_parameter(value)
+            request_id = message[begin : min(end, begin + _LONGEST_NAME)]
+        elif key == _PARAMETERS and (values := reader.entry(begin, end, _SEQUENCE)) is not None:
+            sequence = _read_parameter(reader.short("sequence_id", values))
     try:
         return Address(model.decode(), version.decode(), sequence, request_id.decode(errors="replace"))
     except UnicodeDecodeError as exc:
@@ -136,12 +140,35 @@ def check_parts(message: bytes) -> None:
     _Reader(message).check_parts(0, len(message), _IN_REQUEST)
 
 
-def build_request(request: Message, raws: Sequence[Buffer]) -> bytes:
-    """Return a serialised ModelInferRequest with its raw data, as ``join`` does."""
+def split_request(message: bytes) -> tuple[bytes, list[Buffer]]:
+    """Return a ModelInferRequest that is to be parsed without its raw data, which stays where it is.
+
+    Raises:
+        ConfigError: As ``check_parts``, or it has more than ``MAX_HEAD_BYTES`` besides its raw data.
+        MalformedMessageError: This is no protocol buffer.
+    """
+    check_parts(message)
+    heads, raws = _set_apart(message, _RAW_INPUT)
+    size = sum(map(len, heads))
+    if size > MAX_HEAD_BYTES:
+        raise ConfigError(
+            f"the message has {size} bytes besides its raw data, at most {MAX_HEAD_BYTES} are taken; "
+            "send raw_input_contents"
+        )
+    return b"".join(heads), raws
+
+
+def request_parts(request: Message, raws: Sequence[Buffer]) -> list[Buffer]:
+    """Return a ModelInferRequest with its raw data, serialised: all but the raw data first, which stays where it is."""
     parts: list[Buffer] = [request.SerializeToString()]
     for raw in raws:
         parts += (bytes((_RAW_INPUT,)) + encode_varint(len(raw)), raw)
-    return join(parts)
+    return parts
+
+
+def build_request(request: Message, raws: Sequence[Buffer]) -> bytes:
+    """Return a serialised ModelInferRequest with its raw data, as ``join`` does."""
+    return join(request_parts(request, raws))
 
 
 def split_answer(answer: bytes) -> tuple[Message, list[Buffer]]:
@@ -149,21 +176,27 @@ def split_answer(answer: bytes) -> tuple[Message, list[Buffer]]:
 
     Raises TransientError when this is none.
     """
-    heads, raws, position = [], [], 0
     if len(answer) > COPY_STEP_BYTES:
-        try:
-            for key, begin, end in _Reader(answer).fields(0, len(answer)):
-                if key == _RAW_OUTPUT:
-                    raws.append(memoryview(answer)[begin:end])
-                else:
-                    heads.append(answer[position:end])
-                position = end
-        except SlimError:  # protobuf says what it thinks of it
-            raws = []
-    if raws:
-        return parse_answer(pb.ModelInferResponse, b"".join(heads)), [*raws]
+        with suppress(SlimError):  # protobuf says what it thinks of it
+            heads, raws = _set_apart(answer, _RAW_OUTPUT)
+            if raws:
+                return parse_answer(pb.ModelInferResponse, b"".join(heads)), raws
     response = parse_answer(pb.ModelInferResponse, answer)
     return response, list(response.raw_output_contents)
+
+
+def _set_apart(message: bytes, key: int) -> tuple[list[memoryview], list[Buffer]]:
+    """Return a message without a field, in parts, and the values of that field; raises SlimError."""
+    view, position = memoryview(message), 0
+    heads: list[memoryview] = []
+    values: list[Buffer] = []
+    for found, begin, end in _Reader(message).fields(0, len(message)):
+        if found == key:
+            values.append(view[begin:end])
+        else:
+            heads.append(view[position:end])
+        position = end
+    return heads, values
 
 
 def join(parts: Sequence[Buffer]) -> bytes:
@@ -219,20 +252,30 @@ class _Reader:
                 raise MalformedMessageError(_MALFORMED)
             yield key, start, position
 
-    def entry(self, begin: int, end: int) -> tuple[bytes, bytes]:
-        """Return key and value of a map's entry; values that are repeated merge, which is to stand side by side.
+    def entry(self, begin: int, end: int, name: bytes) -> list[tuple[int, int]] | None:
+        """Return where the values of a map's entry of this name are, None when it has another name.
 
-        Whether an entry with other fields counts is what protobuf's own libraries differ in, so it is refused.
+        Values that are repeated merge, which is to stand side by side. Whether an entry with other fields counts is
+        what protobuf's own libraries differ in, so one that may have the name is refused.
         """
-        name, values = b"", []
+        if end - begin <= _LONGEST_NAME and self._message.find(name, begin, end) < 0:  # quicker than to read it
+            return None
+        is_wanted, values = False, []
         for key, start, stop in self.fields(begin, end):
             if key == _ENTRY_KEY:
-                name = self._message[start:stop]
+                is_wanted = stop - start == len(name) and self._message[start:stop] == name
             elif key == _ENTRY_VALUE:
-                values.append(self._message[start:stop])
+                values.append((start, stop))
             else:
                 raise MalformedMessageError(_MALFORMED)
-        return name, b"".join(values)
+        return values if is_wanted else None
+
+    def short(self, what: str, places: Sequence[tuple[int, int]]) -> bytes:
+        """Return what is in some places, side by side; raises ConfigError when it is very long."""
+        size = sum(end - begin for begin, end in places)
+        if size > _LONGEST_NAME:
+            raise ConfigError(f"the {what} has {size} bytes, at most {_LONGEST_NAME} are taken; give a shorter one")
+        return b"".join(self._message[begin:end] for begin, end in places)
 
     def check_input(self, begin: int, end: int) -> None:
         """Check an InferInputTensor; raises as ``check_inference``."""
@@ -257,7 +300,7 @@ class _Reader:
                 name = self._message[start:stop]
             elif key == _OUTPUT_PARAMETERS:
                 self.refuse_shared_memory(start, stop, "output")
-                is_classified |= self._is_entry(start, stop, _CLASSIFICATION)
+                is_classified |= self.entry(start, stop, _CLASSIFICATION) is not None
         return name.decode(errors="replace") if is_classified else None
 
     def check_parts(self, begin: int, end: int, parts: _Parts) -> None:
@@ -274,11 +317,8 @@ class _Reader:
 
     def refuse_shared_memory(self, begin: int, end: int, what: str) -> None:
         """Raise ConfigError when an entry of a tensor's parameters names a region of shared memory."""
-        if self._is_entry(begin, end, _REGION):
+        if self.entry(begin, end, _REGION) is not None:
             raise ConfigError(f"{what} is said to be in shared memory, which the gateway does not take; send it along")
-
-    def _is_entry(self, begin: int, end: int, name: bytes) -> bool:
-        return self._message.find(name, begin, end) >= 0 and self.entry(begin, end)[0] == name
 
     def _refuse(self) -> Never:
         raise ConfigError(f"the message has more than {MAX_FIELDS} fields; send less at once")
@@ -302,6 +342,7 @@ class _Reader:
 
 _REGION: Final = b"shared_memory_region"
 _CLASSIFICATION: Final = b"classification"
+_SEQUENCE: Final = b"sequence_id"
 
 
 def _read_parameter(value: bytes) -> bytes:

@@ -151,15 +151,35 @@ def take_over(path: Path, addresses: Mapping[str, str]) -> Takeover | None:
     if not message:
         end.close()
         raise ConfigError(f"the gateway at {path} ends, or another one has just replaced it; start this one again")
+    offered = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    try:
+        named = read_offer(message, len(offered))
+    except ConfigError:
+        for one in (end, *offered):
+            one.close()
+        raise
     sockets: dict[str, list[socket.socket]] = {}
-    for (kind, address), descriptor in zip(json.loads(message), descriptors, strict=True):
-        one = socket.socket(fileno=descriptor)
+    for (kind, address), one in zip(named, offered, strict=True):
         one.setblocking(False)
         if addresses.get(kind) == address:
             sockets.setdefault(kind, []).append(one)
         else:
             one.close()
     return Takeover(end, sockets)
+
+
+def read_offer(message: bytes, count: int) -> list[tuple[str, str]]:
+    """Return what is offered on each of so many sockets, and its address; raises ConfigError when they do not fit."""
+    try:
+        named = [(str(kind), str(address)) for kind, address in json.loads(message)]
+    except (ValueError, TypeError, RecursionError):
+        named = []
+    if len(named) != count or not named:
+        raise ConfigError(
+            f"the running gateway offers {count} sockets in a way that this version does not know; stop it, and start "
+            "without --replace"
+        )
+    return named
 
 
 def _user_of(end: socket.socket) -> int:
@@ -258,7 +278,7 @@ def inherited_sockets(given: Sequence[tuple[str, int]], environment: Mapping[str
         ConfigError: They are not what they should be.
     """
     found: dict[str, list[socket.socket]] = {}
-    for kind, descriptor in given or _activated(environment):
+    for kind, descriptor in given or activated_sockets(environment, os.getpid()):
         try:
             one = socket.socket(fileno=descriptor)
         except OSError as exc:
@@ -269,8 +289,9 @@ def inherited_sockets(given: Sequence[tuple[str, int]], environment: Mapping[str
     return found
 
 
-def _activated(environment: Mapping[str, str]) -> list[tuple[str, int]]:
-    if environment.get("LISTEN_PID") != str(os.getpid()):
+def activated_sockets(environment: Mapping[str, str], pid: int) -> list[tuple[str, int]]:
+    """Return names and descriptors of the sockets that systemd gives a process; raises ConfigError for other names."""
+    if environment.get("LISTEN_PID") != str(pid):
         return []
     count, names = environment.get("LISTEN_FDS", "0"), environment.get("LISTEN_FDNAMES", "").split(":")
     if count == "0":

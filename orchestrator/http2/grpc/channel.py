@@ -17,11 +17,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from orchestrator.http2.connection import Connection
+from orchestrator.http2.flow import Buffer, Limits
 from orchestrator.http2.grpc.client_call import ClientCall, ClientStream, Explain, RefusedStreamError, UnaryExchange
 from orchestrator.http2.grpc.wire import (
     Metadata,
@@ -33,7 +34,7 @@ from orchestrator.http2.grpc.wire import (
 )
 from orchestrator.http2.headers import HeaderDecoder
 from orchestrator.http2.protocol import Http2Protocol
-from orchestrator.http2.stream import Limits, Stream
+from orchestrator.http2.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -181,10 +182,11 @@ class GrpcChannel:
         """Calls and streams of this channel under way, those that nobody waits for included."""
         return len(self._under_way)
 
-    async def call(self, path: str, message: bytes, metadata: Metadata = ()) -> bytes:
+    async def call(self, path: str, message: Buffer, metadata: Metadata = (), *, rest: Sequence[Buffer] = ()) -> bytes:
         """Return the answer to one serialised message, sent to ``/service/method``.
 
-        Metadata is kept when it is a tuple, so equal ones should be equal tuples.
+        Metadata is kept when it is a tuple, so equal ones should be equal tuples. A message may come in parts, of which
+        ``rest`` are all but the first; they must not change before the call has ended.
 
         Raises:
             RpcError: with the server's status, or UNAVAILABLE when there is no server.
@@ -193,7 +195,7 @@ class GrpcChannel:
         for _ in range(2):
             connection = self._connector.current() or await self._connector.connect()
             exchange = UnaryExchange(self._under_way, _as_it_is, _as_it_is)
-            exchange.stream = _open(connection, exchange, block, message)
+            exchange.stream = _open(connection, exchange, block, message_parts(message, *rest))
             try:
                 found: bytes = await exchange.answer
             except RefusedStreamError:
@@ -205,9 +207,10 @@ class GrpcChannel:
     def begin(
         self,
         path: str,
-        message: bytes,
+        message: Buffer,
         metadata: Metadata,
         *,
+        rest: Sequence[Buffer] = (),
         read: Callable[[bytes], T],
         explain: Explain,
     ) -> asyncio.Future[T] | None:
@@ -219,7 +222,7 @@ class GrpcChannel:
         if connection is None:
             return None
         exchange = UnaryExchange(self._under_way, read, explain)
-        exchange.stream = _open(connection, exchange, self._block(path, metadata), message)
+        exchange.stream = _open(connection, exchange, self._block(path, metadata), message_parts(message, *rest))
         if connection.open_streams == 1:  # the server has nothing to do
             connection.flush()
         return exchange.answer
@@ -258,9 +261,10 @@ def _make_connection(wake: Callable[[], None]) -> Connection[ResponseHead]:
     return Connection(decoder, None, _LIMITS, clock=time.monotonic, wake=wake)
 
 
-def _open(connection: Connection[ResponseHead], exchange: UnaryExchange, block: bytes, message: bytes) -> Stream:
+def _open(
+    connection: Connection[ResponseHead], exchange: UnaryExchange, block: bytes, parts: Sequence[Buffer]
+) -> Stream:
     """Return the stream of a call, with all that is sent on it."""
-    parts = message_parts(message)
     if len(parts) == 1:
         return connection.open(exchange, block, parts[0])
     stream = connection.open(exchange, block)

@@ -203,7 +203,7 @@ class ClientStream(ClientCall):
         while True:
             size = next_message_bytes(self._buffer, _ANY_BYTES)
             if size is not None:
-                flag, payload = split_message(self._buffer, size)
+                flag, payload, self._buffer = split_message(self._buffer, size)
                 self._ask_for_more()
                 try:
                     message = unpack_message(flag, payload, "identity", _ANY_BYTES)

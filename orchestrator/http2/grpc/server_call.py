@@ -13,24 +13,27 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from orchestrator.http2.budget import Growth, HeldBudget
+from orchestrator.http2.budget import HeldBudget
+from orchestrator.http2.flow import Flow, Limits
 from orchestrator.http2.frames import ErrorCode
+from orchestrator.http2.grpc.open_calls import OpenCalls
 from orchestrator.http2.grpc.wire import (
+    PIECE_BYTES,
     TRAILERS,
     RequestHead,
     RpcError,
-    Unpacker,
     collect,
     trailers,
+    unpack,
     unpack_message,
 )
-from orchestrator.http2.stream import Flow, Limits, Stream
+from orchestrator.http2.stream import Stream
 
-_THREAD_FROM_BYTES = 256 * 1024  # decompressing more takes milliseconds, which the event loop can't spare
-_STEP_BYTES = 2**20  # after which what a message has grown to is counted
-
+_PIECES_A_HOP = 4
+"""Pieces that a thread unpacks before they are counted, because the way there and back takes as long as one."""
 
 CallerT = TypeVar("CallerT")
 """Who makes a call, as its service identifies them."""
@@ -45,19 +48,21 @@ class CallRules:
         max_message_bytes: the largest request message.
         limits: what one connection may take.
         receive_budget: what is held of requests that are not whole, on all connections.
+        open_calls: those that are not whole, on all connections.
     """
 
     explain: Callable[[Exception], RpcError]
     max_message_bytes: int
     limits: Limits
     receive_budget: HeldBudget
+    open_calls: OpenCalls
 
 
 class ServerCall(ABC, Generic[CallerT]):
     """One call: its task, its time limit, and what is held of its request."""
 
     __slots__ = (
-        "_caller", "_growth", "_has_headers", "_head", "_held", "_is_lost", "_left_bytes", "_rules", "_stream", "_task",
+        "_caller", "_has_headers", "_head", "_held", "_is_lost", "_left_bytes", "_rules", "_stream", "_task",
         "_timer", "_unpacked_bytes",
     )  # fmt: skip
 
@@ -66,7 +71,6 @@ class ServerCall(ABC, Generic[CallerT]):
         self._stream = stream
         self._head = head
         self._caller = caller
-        self._growth = Growth()
         self._has_headers = False
         self._left_bytes = head.content_bytes
         self._held = bytearray()  # not a list: pieces may be of one byte each
@@ -105,12 +109,12 @@ class ServerCall(ABC, Generic[CallerT]):
     def abort(self, code: ErrorCode) -> None:
         """The client is gone, or has lost interest."""
         self._release()
-        self._stop_timer()
+        self._stop_waiting()
         if self._task is not None:
             self._task.cancel()
 
     @property
-    def connection(self) -> Flow:
+    def connection(self) -> Flow[Stream]:
         """The connection that it came on."""
         return self._stream.connection
 
@@ -123,12 +127,23 @@ class ServerCall(ABC, Generic[CallerT]):
         error = RpcError("RESOURCE_EXHAUSTED", "too many large requests are coming in at a time; send it again")
         self._refuse(error)
 
+    def evict(self) -> None:
+        """Refuse it to its client, because too many calls do not come whole."""
+        self._refuse(RpcError("RESOURCE_EXHAUSTED", "too many calls have begun and do not come whole; send it again"))
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether anything of its answer was sent."""
+        return self._has_headers
+
     @abstractmethod
     def _refuse(self, error: RpcError) -> None:
         """Take no more of the request, and say why."""
 
-    def _stop_timer(self) -> None:
-        # As soon as the call has ended, or refused ones would be kept for as long as their clients would have waited.
+    def _stop_waiting(self) -> None:
+        """Wait for its client no more, as soon as the call has ended."""
+        self._rules.open_calls.discard(self)
+        # Or calls that were refused would be kept for as long as their clients would have waited.
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -137,13 +152,6 @@ class ServerCall(ABC, Generic[CallerT]):
         """Keep a piece of a request that is not whole; afterwards it may be lost."""
         self._held += data
         self._rules.receive_budget.take(self, len(data))
-
-    def _credit(self) -> None:
-        """Let the client send more, which gives it time only when its request has grown enough."""
-        stream, since_s = self._stream, self._stream.progress_s
-        stream.credit()
-        if self._held and not self._growth.is_progress(len(self._held)):
-            stream.progress_s = since_s
 
     def _release(self) -> None:
         """Forget what has come of a request that is not whole, and count nothing of the call any more."""
@@ -158,10 +166,10 @@ class ServerCall(ABC, Generic[CallerT]):
         """
         if flag == 0:
             return payload
-        if len(payload) >= _THREAD_FROM_BYTES:
+        if len(payload) >= PIECE_BYTES:
             return None
         most_bytes = self._rules.max_message_bytes
-        least_bytes = min(_THREAD_FROM_BYTES, most_bytes)
+        least_bytes = min(PIECE_BYTES, most_bytes)
         try:
             message = unpack_message(flag, payload, self._head.encoding, least_bytes)
         except RpcError as exc:
@@ -176,10 +184,9 @@ class ServerCall(ABC, Generic[CallerT]):
 
         It counts until the call has ended or ``_give_unpacked`` is called. None: the call was lost meanwhile.
         """
-        unpacker = Unpacker(flag, payload, self._head.encoding, self._rules.max_message_bytes)
+        pieces = unpack(flag, payload, self._head.encoding, self._rules.max_message_bytes)
         message: bytes | bytearray = b""
-        while not unpacker.is_done:
-            piece = await asyncio.to_thread(unpacker.read, _STEP_BYTES)
+        while piece := await asyncio.to_thread(lambda: b"".join(islice(pieces, _PIECES_A_HOP))):
             message = collect(message, piece)
             self._count_unpacked(len(piece))
             if self._is_lost:
@@ -204,7 +211,7 @@ class ServerCall(ABC, Generic[CallerT]):
         self._stream.connection.running -= 1
         self._task = None
         self._release()
-        self._stop_timer()
+        self._stop_waiting()
         if task.cancelled():  # by what it waited for; after ``abort`` there is nobody left to answer
             self._end("CANCELLED", "what the answer depended on was cancelled")
 
@@ -218,7 +225,7 @@ class ServerCall(ABC, Generic[CallerT]):
 
     def _end(self, status: str, detail: str, retry_after_s: float | None = None) -> None:
         stream = self._stream
-        self._stop_timer()
+        self._stop_waiting()
         if self._has_headers:
             stream.finish(trailers(status, detail, is_only=False, retry_after_s=retry_after_s))
         else:

@@ -8,11 +8,10 @@ and reads messages as it takes them, so a client that sends faster is held up by
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
-from orchestrator.http2.budget import Growth
 from orchestrator.http2.frames import ErrorCode
 from orchestrator.http2.grpc.server_call import CallerT, CallRules, ServerCall
 from orchestrator.http2.grpc.wire import (
@@ -47,15 +46,17 @@ class Service(CallRules, Generic[CallerT]):
     Attributes:
         unary: Handlers of one message each, by path.
         streaming: Handlers of streams both ways, by path.
-        identify: Returns who makes a call of a path with this metadata, for its handler; called once a call, before its
-            message has come. Raises what the call is refused with.
+        identify: Returns who makes a call of a path with this metadata, from this address, for its handler; called once
+            a call, before its message has come. Raises what the call is refused with.
+        owner_of: Returns with whom a caller's calls count that have not come whole.
         quick: Handlers that are asked first, for the paths of some unary ones.
         limit_s: Returns how long a caller's calls may take, whatever their clients say; None for any time.
     """
 
     unary: Mapping[str, UnaryHandler[CallerT]]
     streaming: Mapping[str, StreamHandler[CallerT]]
-    identify: Callable[[str, Metadata], CallerT]
+    identify: Callable[[str, Metadata, str], CallerT]
+    owner_of: Callable[[CallerT], Hashable]
     quick: Mapping[str, QuickHandler[CallerT]] = field(default_factory=dict)
     limit_s: Callable[[CallerT], float | None] | None = None
 
@@ -79,19 +80,23 @@ class Service(CallRules, Generic[CallerT]):
 
     def _begin(self, stream: Stream, head: RequestHead) -> Receiver | None:
         try:
-            caller = self.identify(head.path, head.metadata)
+            caller = self.identify(head.path, head.metadata, stream.connection.peer)
         except Exception as exc:
             refusal = self.explain(exc)
             _refuse(stream, refusal.status, refusal.detail)
             return None
         if self.limit_s is not None and (most_s := self.limit_s(caller)) is not None:
             head = replace(head, timeout_s=most_s if head.timeout_s is None else min(most_s, head.timeout_s))
+        call: ServerCall[CallerT]
         if (unary := self.unary.get(head.path)) is not None:
-            return UnaryCall(self, stream, head, caller, unary, self.quick.get(head.path))
-        if (streaming := self.streaming.get(head.path)) is not None:
-            return StreamingCall(self, stream, head, caller, streaming)
-        _refuse(stream, "UNIMPLEMENTED", f"there is no method {head.path[:200]}")
-        return None
+            call = UnaryCall(self, stream, head, caller, unary, self.quick.get(head.path))
+        elif (streaming := self.streaming.get(head.path)) is not None:
+            call = StreamingCall(self, stream, head, caller, streaming)
+        else:
+            _refuse(stream, "UNIMPLEMENTED", f"there is no method {head.path[:200]}")
+            return None
+        self.open_calls.add(call, self.owner_of(caller))
+        return call
 
 
 class UnaryCall(ServerCall[CallerT]):
@@ -144,7 +149,7 @@ class UnaryCall(ServerCall[CallerT]):
         if len(held) > (self._whole_bytes or PREFIX_BYTES):
             raise RpcError("INTERNAL", "more than the one message of a unary call")
         if not stream.is_remote_closed:
-            self._credit()
+            stream.credit(len(held))
         return held
 
     def _refuse(self, error: RpcError) -> None:
@@ -157,6 +162,7 @@ class UnaryCall(ServerCall[CallerT]):
         if size < 0 or size != message_bytes(body, self._rules.max_message_bytes):
             raise RpcError("INTERNAL", "the request is not the one message of a unary call")
         self._has_begun = True
+        self._rules.open_calls.discard(self)
         flag, payload = body[0], strip_prefix(body)
         message = self._unpack_small(flag, payload)
         if message is None:
@@ -185,7 +191,7 @@ class UnaryCall(ServerCall[CallerT]):
         if self._give_back():
             if self._unpacked_bytes:
                 self._give_unpacked()
-            self._stop_timer()
+            self._stop_waiting()
             self._stream.respond(RESPONSE_HEADERS, pack_message(message), OK_TRAILERS)
             if self.connection.running == 0:  # no other answer could leave with it
                 self.connection.flush()
@@ -260,7 +266,9 @@ class StreamingCall(ServerCall[CallerT]):
         """Take a piece of the stream of messages."""
         if self._task is None or self._refusal is not None:
             return
-        self._has_ended = self._has_ended or is_last
+        if is_last:
+            self._has_ended = True
+            self._rules.open_calls.discard(self)
         self._hold(data)
         if not self._is_readable():
             self._ask_for_more()
@@ -285,7 +293,7 @@ class StreamingCall(ServerCall[CallerT]):
         if not is_under_way or not stream.is_fed:  # a message begins, or may
             stream.progress_s = stream.connection.clock()
         stream.is_fed = is_under_way  # the rest of a message that is under way must come
-        self._credit()
+        stream.credit(len(self._held))
 
     async def _read(self) -> AsyncIterator[bytes]:
         while True:
@@ -310,9 +318,8 @@ class StreamingCall(ServerCall[CallerT]):
 
     def _split_off(self, size: int) -> tuple[int, bytes]:
         """Take off one message as it is read; kept as objects, small ones would take ten times more."""
-        flag, payload = split_message(self._held, size)
+        flag, payload, self._held = split_message(self._held, size)
         self._rules.receive_budget.give(self, size)
-        self._growth = Growth()
         if not self._is_readable():
             self._ask_for_more()
         return flag, payload

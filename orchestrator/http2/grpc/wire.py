@@ -10,12 +10,13 @@ import binascii
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import quote, unquote_to_bytes
 
 from orchestrator.errors import SlimError
+from orchestrator.http2.flow import Buffer
 from orchestrator.http2.headers import Field, encode_literals, list_bytes
 
 PREFIX_BYTES: Final = 5
@@ -30,15 +31,18 @@ _STATUS_NUMBERS: Final = {name: str(number).encode() for number, name in enumera
 ENCODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """Compressions that are understood, with what zlib calls them."""
 
+PIECE_BYTES: Final = 2**18
+"""Most of a compressed body that is read, or unpacked, at a time: more takes longer than an event loop can spare."""
 _COPIED_BYTES: Final = 2**20
 """A larger message takes longer to copy than an event loop can spare."""
+_JOINED_BYTES: Final = 2**14
+"""Smaller parts of a message are joined, because each of those that are not is a frame of its own."""
 _STATUS_OF: Final = {number: name for name, number in _STATUS_NUMBERS.items()}
 
 RESPONSE_HEADERS: Final = b"\x88" + encode_literals(
     ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip"))
 )
 OK_TRAILERS: Final = encode_literals(((b"grpc-status", b"0"),))
-_TRAILERS_ONLY: Final = b"\x88" + encode_literals(((b"content-type", b"application/grpc"),))
 _LONGEST_MESSAGE: Final = 1024
 _PLAIN: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _TIMEOUT: Final = re.compile(rb"(\d{1,8})([HMSmun])")
@@ -227,7 +231,7 @@ def trailers(status: str, detail: str, *, is_only: bool, retry_after_s: float | 
         fields.append((b"grpc-message", quote(text, safe=_PLAIN).encode()))
     if retry_after_s is not None:
         fields.append((b"grpc-retry-pushback-ms", b"%d" % math.ceil(retry_after_s * 1e3)))
-    return (_TRAILERS_ONLY if is_only else b"") + encode_literals(fields)
+    return (RESPONSE_HEADERS if is_only else b"") + encode_literals(fields)
 
 
 def http_refusal(status: int) -> bytes:
@@ -240,11 +244,23 @@ def pack_message(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def message_parts(message: bytes) -> tuple[bytes, ...]:
-    """Return what ``pack_message`` does; a large message stays where it is, because copying it takes too long."""
-    if len(message) <= _COPIED_BYTES:
-        return (pack_message(message),)
-    return b"\0" + len(message).to_bytes(4, "big"), message
+def message_parts(message: Buffer, *more: Buffer) -> tuple[Buffer, ...]:
+    """Return a message, given whole or in parts, with its prefix; a large part stays where it is.
+
+    Copying it would take too long.
+    """
+    size = len(message) + sum(map(len, more))
+    small = b"\0" + size.to_bytes(4, "big")
+    if size <= _COPIED_BYTES:
+        return (b"".join((small, message, *more)),)
+    parts: list[Buffer] = []
+    for part in (message, *more):
+        if len(part) <= _JOINED_BYTES:
+            small += part
+        else:
+            parts += (small, part)
+            small = b""
+    return tuple(filter(None, (*parts, small)))
 
 
 def collect(found: bytes | bytearray, piece: bytes) -> bytes | bytearray:
@@ -280,49 +296,65 @@ def next_message_bytes(buffer: bytearray, max_bytes: int) -> int | None:
     return size if size <= len(buffer) else None
 
 
-def split_message(buffer: bytearray, size: int) -> tuple[int, bytes]:
-    """Take a message of ``size`` bytes with its prefix off a buffer; return its compression flag and its payload."""
-    flag, payload = buffer[0], bytes(memoryview(buffer)[PREFIX_BYTES:size])
-    del buffer[:size]
-    return flag, payload
+def split_message(buffer: bytearray, size: int) -> tuple[int, bytes, bytearray]:
+    """Return the compression flag and the payload of the first message in a buffer, and what is left after it.
 
-
-class Unpacker:
-    """Unpacks a compressed message piece by piece, because it may be a thousand times as large as it came.
-
-    ``flag`` is what its prefix began with, ``encoding`` what ``grpc-encoding`` says; ``is_done`` is true once all is
-    read. Raises RpcError when it is not compressed, or in a way that is not understood.
+    The message has ``size`` bytes with its prefix. A large one stays where it is, so its buffer is its own from now on.
     """
+    flag = buffer[0]
+    if size > _COPIED_BYTES:
+        rest = buffer[size:]
+        del buffer[size:]
+        return flag, strip_prefix(buffer), rest
+    payload = bytes(memoryview(buffer)[PREFIX_BYTES:size])
+    del buffer[:size]
+    return flag, payload, buffer
 
-    def __init__(self, flag: int, payload: bytes, encoding: str, max_bytes: int) -> None:
-        if flag != 1 or encoding == "identity":
-            raise RpcError("INTERNAL", f"a message has the compression flag {flag}, with encoding '{encoding}'")
-        if encoding not in ENCODINGS:
-            known = ", ".join(ENCODINGS)
-            raise RpcError("UNIMPLEMENTED", f"compression '{encoding}' is not understood; take one of {known}")
-        self._encoding = encoding
-        self._unpacker = zlib.decompressobj(ENCODINGS[encoding])
-        self._rest = payload
-        self._max_bytes = self._left_bytes = max_bytes
-        self.is_done = False
 
-    def read(self, most_bytes: int) -> bytes:
-        """Return so many bytes more of the message, fewer at its end; raises RpcError when there is no such message."""
-        try:
-            piece = self._unpacker.decompress(self._rest, most_bytes)
-        except zlib.error as exc:
-            raise RpcError("INTERNAL", f"a message is no {self._encoding} data ({exc})") from exc
-        self._rest, self.is_done = self._unpacker.unconsumed_tail, self._unpacker.eof
-        self._left_bytes -= len(piece)
-        if self._left_bytes < 0:
-            raise RpcError("RESOURCE_EXHAUSTED", f"the message holds more than {self._max_bytes} bytes")
-        if not self.is_done and len(piece) < most_bytes:
-            raise RpcError("INTERNAL", f"a message's {self._encoding} data breaks off")
-        return piece
+def inflate(data: Buffer, encoding: str) -> Iterator[bytes]:
+    """Yield what compressed data holds, which may be a thousand times as much, by pieces of at most ``PIECE_BYTES``.
+
+    Raises zlib.error when it is damaged, and EOFError when it breaks off.
+    """
+    unpacker = zlib.decompressobj(ENCODINGS[encoding])
+    left = memoryview(data)
+    while not unpacker.eof:
+        feed: Buffer = unpacker.unconsumed_tail
+        if not feed:  # no more at a time, because what is left of it is copied each time
+            feed, left = left[:PIECE_BYTES], left[PIECE_BYTES:]
+        piece = unpacker.decompress(feed, PIECE_BYTES)
+        if piece:
+            yield piece
+        elif not feed and not unpacker.eof:
+            raise EOFError
+
+
+def unpack(flag: int, payload: bytes, encoding: str, max_bytes: int) -> Iterator[bytes]:
+    """Yield a compressed message piece by piece, as ``inflate`` does.
+
+    ``flag`` is what its prefix began with, ``encoding`` what ``grpc-encoding`` says. Raises RpcError when it is not
+    compressed, in a way that is not understood, damaged, or larger than allowed.
+    """
+    if flag != 1 or encoding == "identity":
+        raise RpcError("INTERNAL", f"a message has the compression flag {flag}, with encoding '{encoding}'")
+    if encoding not in ENCODINGS:
+        known = ", ".join(ENCODINGS)
+        raise RpcError("UNIMPLEMENTED", f"compression '{encoding}' is not understood; take one of {known}")
+    left_bytes = max_bytes
+    try:
+        for piece in inflate(payload, encoding):
+            left_bytes -= len(piece)
+            if left_bytes < 0:
+                raise RpcError("RESOURCE_EXHAUSTED", f"the message holds more than {max_bytes} bytes")
+            yield piece
+    except zlib.error as exc:
+        raise RpcError("INTERNAL", f"a message is no {encoding} data ({exc})") from exc
+    except EOFError:
+        raise RpcError("INTERNAL", f"a message's {encoding} data breaks off") from None
 
 
 def unpack_message(flag: int, payload: bytes, encoding: str, max_bytes: int) -> bytes:
     """Return a message whose prefix began with ``flag``; raises RpcError when it can't be unpacked or is too large."""
     if flag == 0:
         return payload
-    return Unpacker(flag, payload, encoding, max_bytes).read(max_bytes + 1)
+    return b"".join(unpack(flag, payload, encoding, max_bytes))

@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import math
 from collections.abc import Callable
 
 import pytest
 
 from benchmarks.attack.__main__ import QUIET, Outcome, Results, draw_claims
 from benchmarks.attack.attacks import ATTACKS, attack
-from benchmarks.attack.messages import HTTP_BOMBS, _json, pack
+from benchmarks.attack.messages import HTTP_BOMBS, LARGE_BODIES, LARGE_MESSAGES, _json, pack
 from benchmarks.attack.victim import Met, meet
+from orchestrator.config import GatewaySettings
+from orchestrator.gateway.http.body import MAX_VALUES
+from orchestrator.gateway.http.json_text import count_values
+from orchestrator.triton.messages import pb
+
+MADE_LONG = ("grpc-", "gzip-", "json-", "large-")
+MOST_BYTES = int(GatewaySettings().max_message_mib * 2**20)
 
 
 async def listen(taken: list[bytes], answer: bytes = b"") -> tuple[asyncio.Server, str]:
@@ -27,7 +35,9 @@ async def listen(taken: list[bytes], answer: bytes = b"") -> tuple[asyncio.Serve
     return server, f"{host}:{port}"
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if not name.startswith(("grpc-", "gzip-", "json-"))])
+@pytest.mark.parametrize(
+    "name", [name for name in ATTACKS if not name.startswith(("grpc-", "gzip-", "json-", "large-"))]
+)
 async def test_an_attack_sends_something_and_begins_anew_when_it_is_cut_off(name: str) -> None:
     taken: list[bytes] = []
     server, address = await listen(taken)
@@ -49,6 +59,26 @@ def test_a_bomb_is_json_of_as_many_values_as_wanted(filling: str, want: list[obj
 def test_bombs_are_packed() -> None:
     assert gzip.decompress(pack(b"0," * 1000)) == b"0," * 1000
     assert {path for path, _ in HTTP_BOMBS.values()} == {"/v2/models/fashion/infer", "/v2/repository/index"}
+
+
+@pytest.mark.parametrize("name", LARGE_MESSAGES)
+def test_large_messages_are_requests_that_are_just_not_too_large(name: str) -> None:
+    message = LARGE_MESSAGES[name]()
+    assert 0.9 * MOST_BYTES < len(message) <= MOST_BYTES
+    assert pb.ModelInferRequest.FromString(message).model_name
+
+
+@pytest.mark.parametrize("name", LARGE_BODIES)
+def test_large_bodies_are_requests_that_are_just_not_too_large(name: str) -> None:
+    body, json_bytes = LARGE_BODIES[name][1]()
+    text = body[:json_bytes]
+    (tensor,) = json.loads(text)["inputs"]
+    if json_bytes is None:
+        assert 0.9 * MAX_VALUES < count_values(text, MAX_VALUES) <= MAX_VALUES
+        assert len(tensor["data"]) == tensor["shape"][0]
+    else:
+        assert 0.9 * MOST_BYTES < len(body) <= MOST_BYTES
+        assert tensor["parameters"]["binary_data_size"] == len(body) - json_bytes == math.prod(tensor["shape"]) * 4
 
 
 @pytest.mark.virtual_time
@@ -84,4 +114,4 @@ def test_claims_are_held_against_the_worst_attack_and_not_the_quiet(
     spoil(outcomes[1].inferences)
     spoil(outcomes[1].probes)
     results = Results.begin(outcomes=(quiet, *outcomes))
-    assert tuple(claim.is_met for claim in draw_claims(results)) == kept
+    assert tuple(claim.is_met for claim in draw_claims(results)[:3]) == kept

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.http2.frames import HEADERS, PREFACE, frame, settings_frame
+from orchestrator.http2.frames import DATA, HEADERS, PREFACE, frame, settings_frame
+from orchestrator.http2.grpc.wire import pack_message
 from orchestrator.triton.messages import SERVICE
 from tests.gateway.calls import RawCalls, item_request
 from tests.gateway.fakes import open_world
@@ -66,6 +67,22 @@ async def test_who_takes_all_places_with_open_calls_shuts_out_nobody_and_keeps_g
         assert channel.get_state() is grpc.ChannelConnectivity.READY
 
 
+async def test_who_opens_thousands_of_calls_loses_them_and_not_who_has_opened_one() -> None:
+    message = pack_message(item_request().SerializeToString())
+    async with open_world() as world, AsyncExitStack() as stack:
+        good = await stack.enter_async_context(Peer(world.grpc, "127.0.0.1"))
+        good.writer.write(PREFACE + settings_frame([]) + frame(HEADERS, 4, 1, block(f"/{SERVICE}/ModelInfer")))
+        good.writer.write(frame(DATA, 0, 1, message[:20]))
+        await good.reader.read(1)
+        calls = b"".join(frame(HEADERS, 4, number, LIVE) for number in range(1, 2001, 2))
+        bad = [await stack.enter_async_context(Peer(world.grpc, "127.0.0.9")) for _ in range(9)]
+        for peer in bad:
+            peer.writer.write(PREFACE + settings_frame([]) + calls)
+        assert await bad[0].reader.readuntil(b"have begun and do not come whole")
+        good.writer.write(frame(DATA, 1, 1, message[20:]))
+        assert await good.reader.readuntil(b"grpc-status\x010")
+
+
 async def test_a_call_that_nobody_answers_for_ends_in_time_whatever_its_client_says(tmp_path: Path) -> None:
     (tmp_path / "tokens.yaml").write_text(yaml.safe_dump({"tenants": [{"name": "one", "tokens": []}]}))
     async with (
@@ -77,29 +94,38 @@ async def test_a_call_that_nobody_answers_for_ends_in_time_whatever_its_client_s
         assert b"Deadline Exceeded" in await peer.reader.readuntil(b"Exceeded")
 
 
-async def test_queries_wait_for_each_other_and_inferences_do_not_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_queries_wait_for_their_client_s_own_and_neither_inferences_nor_other_clients_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     channel: Any
     async with open_world() as world, grpc.aio.insecure_channel(world.grpc) as channel:
         under_way, most, release = 0, 0, asyncio.Event()
         triton_of = type(world.tritons["a"]).call
 
-        async def slow(triton: Any, method: str, *more: Any) -> bytes:
+        query = pb.ModelConfigRequest(name="echo").SerializeToString()
+
+        async def slow(triton: Any, method: str, message: bytes, *more: Any, **rest: Any) -> bytes:
             nonlocal under_way, most
-            if method != "ModelConfig" or release.is_set():
-                return await triton_of(triton, method, *more)
+            if message != query or release.is_set():  # discovery asks too, for others
+                return await triton_of(triton, method, message, *more, **rest)
             under_way += 1
             most = max(most, under_way)
             await release.wait()
             under_way -= 1
-            return await triton_of(triton, method, *more)
+            return await triton_of(triton, method, message, *more, **rest)
 
         monkeypatch.setattr(type(world.tritons["a"]), "call", slow)
-        query = pb.ModelConfigRequest(name="echo").SerializeToString()
         config = channel.unary_unary(f"/{SERVICE}/ModelConfig")
         queries = [asyncio.ensure_future(config(query)) for _ in range(100)]
-        while under_way < 8:
+        while under_way < 4:
             await asyncio.sleep(0.01)
         assert (await RawCalls(channel).infer(item_request())).outputs
-        assert most == 8
-        release.set()
+        assert most == 4
+        async with Peer(world.grpc, "127.0.0.9") as other:
+            other.writer.write(PREFACE + settings_frame([]) + frame(HEADERS, 4, 1, block(f"/{SERVICE}/ModelConfig")))
+            other.writer.write(frame(DATA, 1, 1, pack_message(query)))
+            while under_way < 5:
+                await asyncio.sleep(0.01)
+            release.set()
+            assert b"grpc-status\x010" in await other.reader.readuntil(b"grpc-status\x010")
         assert len(await asyncio.gather(*queries)) == 100

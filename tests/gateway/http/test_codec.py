@@ -12,6 +12,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.gateway.http.body import choose_encoding, compress, decompress
 from orchestrator.gateway.http.codec import OutputForms, parse_infer, parse_raw, render_infer, split_body
 from orchestrator.gateway.http.errors import UnsupportedEncodingError
+from orchestrator.gateway.http.json_text import dump_json
 from orchestrator.gateway.protocol.messages import pb, read_value
 from orchestrator.gateway.protocol.wire import build_request
 from tests.gateway.protocol.strategies import Tensor, parameters, tensors
@@ -211,3 +212,8 @@ def test_damaged_bodies_are_refused(encoding: str) -> None:
 )
 def test_the_answers_encoding_is_one_the_client_takes(accepted: str, chosen: str | None) -> None:
     assert choose_encoding(accepted) == chosen
+
+
+def test_text_that_is_no_utf8_has_its_form_in_json() -> None:
+    text = "165\udcd0"  # as a header's byte beyond ASCII is read
+    assert json.loads(dump_json({"error": text})) == {"error": text}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
+from typing import cast
+
+import numpy as np
 
 from orchestrator.gateway.http.codec import parse_infer
 from orchestrator.gateway.protocol.messages import pb
-from orchestrator.gateway.protocol.wire import build_request, split_answer
+from orchestrator.gateway.protocol.wire import build_request, request_parts, split_answer, split_request
 from orchestrator.http2.grpc.wire import collect, message_parts, strip_prefix
+from orchestrator.triton.infer_wire import InferRequests
 from tests.gateway.fakes import open_world
 
 MIB = 2**20
@@ -46,6 +50,32 @@ def test_a_large_request_is_built_as_protobuf_would() -> None:
     built = build_request(request, raws)
     request.raw_input_contents.extend(raws)
     assert pb.ModelInferRequest.FromString(built) == request
+
+
+def test_a_large_request_is_passed_on_where_it_is() -> None:
+    raws = [memoryview(bytearray(3 * MIB)), b"ab"]
+    parts = message_parts(*request_parts(pb.ModelInferRequest(model_name="m"), raws))
+    assert any(part is raws[0] for part in parts)
+    assert len(parts) == 3, "what is small is joined"
+
+
+def test_the_raw_data_of_a_large_request_for_a_family_stays_where_it_is() -> None:
+    request = pb.ModelInferRequest(model_name="m", id="7", raw_input_contents=[bytes(3 * MIB), b"ab"])
+    request.inputs.add(name="x", datatype="UINT8", shape=[3 * MIB])
+    message = bytearray(request.SerializeToString())
+    text, raws = split_request(cast(bytes, message))
+    assert all(isinstance(raw, memoryview) and raw.obj is message for raw in raws)
+    found = pb.ModelInferRequest.FromString(text)
+    found.raw_input_contents.extend(map(bytes, raws))
+    assert found == request
+
+
+def test_a_large_batch_is_sent_to_its_server_where_it_is() -> None:
+    batch = np.zeros((2, MIB), np.float32)
+    parts = InferRequests().encode("m", {"x": batch, "text": np.array([b"ab"])}, ["y"])
+    found = pb.ModelInferRequest.FromString(b"".join(parts))
+    assert list(found.raw_input_contents) == [batch.tobytes(), b"\2\0\0\0ab"]
+    assert any(np.shares_memory(np.frombuffer(part, np.uint8), batch) for part in parts)
 
 
 def test_a_large_message_is_sent_and_received_without_a_copy() -> None:

@@ -139,6 +139,22 @@ async def test_time_in_which_the_gateway_stood_still_is_held_against_nobody(worl
         assert await peer.hear_status() == b"200"
 
 
+async def test_a_request_that_is_not_gone_on_with_makes_room_before_an_idle_connection_does() -> None:
+    live = b"GET /v2/health/live HTTP/1.1\r\nHost: g\r\n\r\n"
+    async with open_world(limits={"max_connections": 2}) as world, Peer(world) as idle, Peer(world) as begun:
+        for peer in (idle, begun):
+            await peer.say(live)
+            await peer.reader.readuntil(b"\r\n\r\n")
+        await begun.say(HEAD)
+        for _ in range(20):  # for the gateway, which runs in the same loop
+            await asyncio.sleep(0)
+        async with Peer(world) as new:
+            for peer in (new, idle):
+                await peer.say(live)
+                assert await peer.hear_status() == b"200"
+            assert await begun.hear_all() == b""
+
+
 async def test_an_idle_connection_is_closed(world: World) -> None:
     async with good_client(world), Peer(world) as peer:
         await peer.say("GET /v2/health/live HTTP/1.1\r\nHost: g\r\n\r\n")
@@ -155,11 +171,11 @@ async def test_half_a_body_is_told_of_and_closed(world: World, framing: str) -> 
 
 
 async def test_a_body_that_comes_slowly_but_comes_is_taken(world: World) -> None:
-    body = content()
+    body = content().ljust(2000)
     async with good_client(world), Peer(world) as peer:
         await peer.say(HEAD + f"Content-Length: {len(body)}\r\n\r\n")
-        for start in range(0, len(body), 10):
-            await peer.say(body[start : start + 10])
+        for start in range(0, len(body), 100):
+            await peer.say(body[start : start + 100])
             await asyncio.sleep(0.06)  # more in all than the limit, less for each piece
         assert await peer.hear_status() == b"200"
 
@@ -245,7 +261,21 @@ async def test_a_large_body_that_hardly_comes_is_given_up(world: World, piece_by
         async def drip() -> None:
             while True:
                 await peer.say(bytes(piece_bytes))
-                await asyncio.sleep(0.02)  # a tenth of what is given for nothing, and for a 64th
+                await asyncio.sleep(0.02)  # of which each piece buys less
+
+        dripping = asyncio.create_task(drip())
+        assert await peer.hear_status() == b"408"
+        dripping.cancel()
+
+
+async def test_a_small_body_in_drops_does_not_buy_time(world: World) -> None:
+    async with good_client(world), Peer(world) as peer:
+        await peer.say(HEAD + "Content-Length: 60\r\n\r\n")
+
+        async def drip() -> None:
+            while True:
+                await peer.say(b" ")
+                await asyncio.sleep(0.02)
 
         dripping = asyncio.create_task(drip())
         assert await peer.hear_status() == b"408"

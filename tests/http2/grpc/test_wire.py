@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import random
 import zlib
 from typing import Any
 from urllib.parse import unquote
@@ -13,17 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.http2.grpc.wire import (
+    PIECE_BYTES,
+    PREFIX_BYTES,
     RequestHead,
     RpcError,
     message_bytes,
+    message_parts,
     pack_message,
     read_request_head,
     read_timeout_s,
+    split_message,
     trailers,
+    unpack,
     unpack_message,
 )
 
 FIELDS = {b":method": b"POST", b":scheme": b"http", b":path": b"/s/m", b"content-type": b"application/grpc"}
+
+REAL_UNPACKER = zlib.decompressobj
 
 
 def head(*more: tuple[bytes, bytes], **changes: bytes | None) -> RequestHead:
@@ -107,6 +116,48 @@ def test_what_can_not_be_unpacked_is_refused(flag: int, encoding: str, status: s
     with pytest.raises(RpcError) as caught:
         unpack_message(flag, b"x", encoding, 100)
     assert caught.value.status == status
+
+
+def test_compressed_data_is_read_and_unpacked_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a piece is copied each time, so all of a message would be copied as often as it has pieces."""
+    fed: list[int] = []
+
+    class Counting:
+        def __init__(self, wbits: int) -> None:
+            self._real = REAL_UNPACKER(wbits)
+
+        def decompress(self, data: Any, most_bytes: int) -> bytes:
+            fed.append(len(data))
+            return self._real.decompress(data, most_bytes)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    data = random.Random(1).randbytes(4 * 2**20)
+    pieces = list(unpack(1, gzip.compress(data, 1), "gzip", len(data)))
+    assert b"".join(pieces) == data
+    assert max(*map(len, pieces), *fed) <= PIECE_BYTES
+    assert sum(fed) < 3 * len(data)
+
+
+@pytest.mark.parametrize("rest", [b"", pack_message(b"next")[:7], 2 * pack_message(b"next")])
+@pytest.mark.parametrize("size", [0, 1000, 2**21])
+def test_a_message_is_taken_off_what_came_and_a_large_one_stays_where_it_is(size: int, rest: bytes) -> None:
+    message = bytes(range(250)) * (size // 250)
+    buffer = bytearray(pack_message(message) + rest)
+    flag, payload, left = split_message(buffer, PREFIX_BYTES + len(message))
+    assert (flag, payload, left) == (0, message, rest)
+    assert (payload is buffer) == (size > 2**20)
+
+
+def test_large_parts_of_a_message_stay_where_they_are_and_small_ones_are_joined() -> None:
+    large = bytes(2**21)
+    parts = message_parts(b"head", b"key", large, b"key", b"ab")
+    assert b"".join(parts) == pack_message(b"headkey" + large + b"keyab")
+    assert len(parts) == 3
+    assert parts[1] is large
+    assert message_parts(b"head", b"rest") == (pack_message(b"headrest"),)
 
 
 def test_lengths() -> None:
