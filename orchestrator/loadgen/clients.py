@@ -80,8 +80,9 @@ class GrpcClient(Client):
     def __init__(self, address: str, asked: Asked, images: Images, parameters: Parameters) -> None:
         requests = InferRequests()
         self._asked = asked
+        outputs = [asked.output_name]
         self._bodies = [
-            requests.encode(asked.model, {asked.input_name: image[None]}, [asked.output_name]) for image in images
+            b"".join(requests.encode(asked.model, {asked.input_name: image[None]}, outputs)) for image in images
         ]
         self._fixed = _serialise_parameters(parameters)
         self._deadlines: dict[int, bytes] = {}
