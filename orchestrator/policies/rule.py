@@ -13,6 +13,7 @@ from typing import Final
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import FIRST_KNOB, KNOB_COUNT, PARAMETER
 from orchestrator.policies.rules import batch_rules, brownout, server_rules
+from orchestrator.policies.rules.demand import note_sent
 from orchestrator.policies.rules.joint import alert, clockwork
 from orchestrator.policies.rules.joint.central import choose_centrally
 from orchestrator.policies.rules.width_rules import BROWNOUT, narrow
@@ -101,6 +102,8 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Colu
     if rule[BINDS_LATE] != 0 and rows[col.ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     items = server_rules.drawn_items(row, rows, query) if server_rule == DRAWN_WITH_BATCH else rows[col.ROW_ITEMS][row]
+    if rule[WIDTH_RULE] == BROWNOUT:
+        note_sent(items, memory)
     return row, items, _REASON_CODES[server_rule], math.inf
 
 

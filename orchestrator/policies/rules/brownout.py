@@ -8,9 +8,11 @@ al., "Brownout: building more robust cloud applications", ICSE 2014), what becom
 
 - A request that was refused because of load, or was not answered in time, puts the ceiling to the narrowest width, for
   ``CALM_S`` after the last of them.
-- An answer that used more than ``HALF`` of the time that it had to spare puts it one width lower.
-- While neither happens, it rises by a width every ``STEP_S``. A width at which it had to fall is left out for a pause,
-  which doubles, up to ``LONGEST_PAUSE_S``, when it has to fall there again soon after.
+- An answer that used more than ``HALF`` of the time that it had to spare puts it one width lower; so does more than
+  all servers could answer at the width, whether or not anybody has waited for it yet.
+- While neither happens, it rises by a width every ``STEP_S``, as long as servers of the next width could answer what
+  arrives in ``LOAD`` of their time. A width at which it had to fall is left out for a pause, which doubles, up to
+  ``LONGEST_PAUSE_S``, when it has to fall there again soon after.
 
 Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``reserve``-th of its
 time (policies.rules.width_rules). Where a request allows no width below it, the narrowest that it allows is taken.
@@ -21,8 +23,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
 from orchestrator.policies.rules.width_rules import is_timely, nearest_width, next_width
 from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import capacity_rps
 from orchestrator.policies.tables.compiled import Column, Table, compiled
 from orchestrator.policies.tables.memory import WHOLE
 
@@ -30,20 +34,24 @@ CALM_S: Final = 1.0
 """From the last request that was missed to when the ceiling rises."""
 STEP_S: Final = 0.25
 """From one rise to the next, and from a step down to a rise."""
-HALF: Final = 0.5
+HALF: Final = 0.4
 """Part of the time that an answer had to spare above which it says that there is too much to do."""
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 16.0
 RESERVE: Final = 2.0
 """The queue must drain in a RESERVE-th of its time: the rest is for what comes meanwhile, and for stalls."""
 
-_CEILING: Final = 1  # slots of row WHOLE: the widest width that is allowed, in percent; 0 before the first decision
-_PRESSURE: Final = 2  # what has been noted since the last decision
-_CHANGED_S: Final = 3  # when the ceiling last changed
-_RISES_S: Final = 4  # when it may rise
-_FAILED: Final = 5  # the width at which it last had to fall; 0: none
-_PAUSE_S: Final = 6  # for how long that is left out
-_RETRY_S: Final = 7  # until when
+LOAD: Final = 0.8
+"""Part of the servers' time that what arrives may take at a width for the ceiling to rise to it."""
+_WINDOW_S: Final = 0.25  # over which arrivals are counted
+
+_CEILING: Final = FREE_SLOT  # of row WHOLE: the widest width that is allowed, in percent; 0 before the first decision
+_PRESSURE: Final = FREE_SLOT + 1  # what has been noted since the last decision
+_CHANGED_S: Final = FREE_SLOT + 2  # when the ceiling last changed
+_RISES_S: Final = FREE_SLOT + 3  # when it may rise
+_FAILED: Final = FREE_SLOT + 4  # the width at which it last had to fall; 0: none
+_PAUSE_S: Final = FREE_SLOT + 5  # for how long that is left out
+_RETRY_S: Final = FREE_SLOT + 6  # until when
 
 _NONE: Final = 0.0
 _HIGH: Final = 1.0
@@ -70,6 +78,7 @@ def note_miss(memory: Table) -> None:
 @compiled
 def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple[float, float]:
     """Return the width, and which of its rows count, as orchestrator.policies.rules.width_rules.narrow does."""
+    follow_demand(_WINDOW_S, memory, query)
     ceiling = _move_ceiling(memory, rows, count, query)
     reserve = max(RESERVE, query[col.SLACK_MARGIN])
     widest, soonest = 0.0, -1
@@ -108,12 +117,26 @@ def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> floa
         if lower < whole[_CEILING]:
             whole[_CEILING], whole[_CHANGED_S] = lower, now_s
         whole[_RISES_S] = now_s + (CALM_S if pressure == _MISSED else STEP_S)
+    elif current > narrowest and _capacity_rps(current, rows, count) < whole[RATE_RPS]:
+        whole[_CEILING], whole[_CHANGED_S] = _next_lower(current, rows, count), now_s
+        whole[_RISES_S] = now_s + STEP_S
     elif whole[_CEILING] < widest and now_s >= whole[_RISES_S]:
         higher = next_width(current, rows, count)
-        if higher < whole[_FAILED] or now_s >= whole[_RETRY_S]:
+        is_left_out = higher >= whole[_FAILED] and now_s < whole[_RETRY_S]
+        if not is_left_out and LOAD * _capacity_rps(higher, rows, count) >= whole[RATE_RPS]:
             whole[_CEILING] = math.inf if higher == widest else higher
             whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + STEP_S
     return max(narrowest, whole[_CEILING])
+
+
+@compiled
+def _capacity_rps(width: float, rows: Table, count: int) -> float:
+    """Return the items a second that all servers answer in full batches of one width."""
+    total_rps = 0.0
+    for row in range(count):
+        if rows[col.ROW_WIDTH][row] == width:
+            total_rps += capacity_rps(row, rows)
+    return total_rps
 
 
 @compiled
