@@ -50,6 +50,11 @@ class Backlog:
         self._waiting: deque[Http2Protocol] = deque()
         self._is_due = False
 
+    @property
+    def unread_bytes(self) -> int:
+        """About how many bytes have come and were not taken, those that are still in sockets included."""
+        return sum([protocol.unread_bytes for protocol in self._waiting])
+
     def share(self, size: int) -> int:
         """Return how many frames a connection may take of ``size`` bytes that come now: few when many wait already."""
         if self._waiting and size > _LARGE_BYTES:
@@ -150,6 +155,15 @@ class Http2Protocol(asyncio.Protocol):
             return before_s
         assert self._lag is not None
         return max(before_s, self._heard_s - self._lag.seconds)
+
+    @property
+    def unread_bytes(self) -> int:
+        """About how many bytes have come and were not taken.
+
+        What a socket still has that was not read to its end is unknown; it is taken for as much as it gave.
+        """
+        unread_bytes = 0 if self.connection is None else self.connection.unread_bytes
+        return unread_bytes if self._was_read_whole else unread_bytes + _FULL_READ_BYTES
 
     def go_on(self) -> bool:
         """Take a further share of what came; return whether there is more that can be taken now."""
@@ -286,7 +300,8 @@ class Http2Listener(Listener[Http2Protocol]):
 
     def __init__(self, make: Make, limits: Limits, *, max_connections: int = 4096, lag: LoopLag | None = None) -> None:
         first_row()
-        connect = partial(Http2Protocol, make, backlog=Backlog(), lag=lag)
+        self.backlog = Backlog()
+        connect = partial(Http2Protocol, make, backlog=self.backlog, lag=lag)
         super().__init__(connect, max_connections=max_connections, handshake_s=limits.handshake_s)
 
     def _evict(self, connection: Http2Protocol) -> None:

@@ -36,6 +36,7 @@ class Records:
         server: Who answered it; empty: nobody, or it isn't known; str [n].
         is_right: Whether the class with the highest score is the true one; bool [n].
         details: Why requests were refused, one text of each status.
+        cpu_s: Processor seconds that all of it took of the senders.
     """
 
     due_s: Floats
@@ -46,6 +47,7 @@ class Records:
     server: NDArray[np.str_]
     is_right: NDArray[np.bool_]
     details: Mapping[str, str]
+    cpu_s: float = 0.0
 
     @property
     def latency_s(self) -> Floats:
@@ -67,6 +69,7 @@ class Records:
             self.server[chosen],
             self.is_right[chosen],
             self.details,
+            self.cpu_s,
         )
 
     def is_in_time(self, deadline_s: float) -> NDArray[np.bool_]:
@@ -84,7 +87,7 @@ def save_records(records: Records, path: Path) -> None:
     statuses = np.array(list(records.details), dtype=np.str_)
     texts = np.array(list(records.details.values()), dtype=np.str_)
     with path.open("wb") as target:
-        np.savez(target, detail_statuses=statuses, detail_texts=texts, **arrays)
+        np.savez(target, detail_statuses=statuses, detail_texts=texts, cpu_s=records.cpu_s, **arrays)
 
 
 def load_records(path: Path) -> Records:
@@ -92,7 +95,8 @@ def load_records(path: Path) -> Records:
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as found:
             details = dict(zip(found["detail_statuses"].tolist(), found["detail_texts"].tolist(), strict=True))
-            return Records(**{name: found[name] for name in _ARRAYS}, details=details)
+            arrays = {name: found[name] for name in _ARRAYS}
+            return Records(**arrays, details=details, cpu_s=float(found["cpu_s"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
         raise ConfigError(f"{path} holds no records of a run ({type(exc).__name__}: {exc})") from exc
 
@@ -104,7 +108,7 @@ def join_records(parts: Sequence[Records]) -> Records:
     details: dict[str, str] = {}
     for part in parts:
         details.update(part.details)
-    return Records(**arrays, details=details)
+    return Records(**arrays, details=details, cpu_s=sum(part.cpu_s for part in parts))
 
 
 @dataclass(frozen=True, slots=True)

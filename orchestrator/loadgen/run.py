@@ -19,7 +19,6 @@ from orchestrator.loadgen.plan import Load, arrivals_s
 from orchestrator.loadgen.records import Records, join_records, load_records
 from orchestrator.loadgen.sender import RECORDS, SenderPlan, write_plan
 from orchestrator.loadgen.target import Target
-from orchestrator.processes.process_table import read_cpu_s
 
 _START_S, _READ_S, _ASK_S = 60.0, 120.0, 5.0
 _TRITON = "triton"
@@ -34,7 +33,7 @@ class Run:
 
     Attributes:
         records: Of all requests.
-        senders_cores: Processor time of the senders over the run's time: cores that they took from what is measured.
+        senders_cores: Processor time of the senders over the time of the load: what they took from what is measured.
         is_cut: Whether it was interrupted before all was sent.
     """
 
@@ -81,14 +80,15 @@ async def run_load(
             write_plan(folder, plan, due_s[number::senders], images, labels)
         processes = [await _start(folder) for folder in folders]
         try:
-            cpu_s, is_cut = await _run_senders(processes, load.seconds, progress)
+            is_cut = await _run_senders(processes, load.seconds, progress)
             parts = [load_records(folder / RECORDS) for folder in folders]
         finally:
             for process in processes:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-    return Run(join_records(parts), cpu_s / load.seconds, is_cut)
+    records = join_records(parts)
+    return Run(records, records.cpu_s / load.seconds, is_cut)
 
 
 async def _start(folder: Path) -> asyncio.subprocess.Process:
@@ -103,8 +103,8 @@ async def _start(folder: Path) -> asyncio.subprocess.Process:
 
 async def _run_senders(
     processes: Sequence[asyncio.subprocess.Process], seconds: float, progress: Callable[[float], None]
-) -> tuple[float, bool]:
-    """Let all begin together and wait for their end; return what sending took of processors, and whether it was cut."""
+) -> bool:
+    """Let all begin together and wait for their end; return whether they were interrupted."""
     for process in processes:
         assert process.stdout is not None
         async with asyncio.timeout(_START_S):
@@ -113,23 +113,20 @@ async def _run_senders(
             assert process.stderr is not None
             problem = (await process.stderr.read()).decode(errors="replace").strip().splitlines()
             raise ServerUnavailableError(f"a sender could not begin: {problem[-1] if problem else 'it said nothing'}")
-    before_s = [read_cpu_s(process.pid) for process in processes]
     begins_s = time.monotonic() + _LEAD_S
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(f"{begins_s}\n".encode())
-    cpu_s = 0.0
     ends = asyncio.gather(*(process.wait() for process in processes))
     try:
         while (passed_s := time.monotonic() - begins_s) < seconds and not ends.done():
             await asyncio.wait([ends], timeout=min(1.0, seconds - passed_s))
             progress(min(seconds, time.monotonic() - begins_s))
-        cpu_s = sum(read_cpu_s(process.pid) - before for process, before in zip(processes, before_s, strict=True))
         await asyncio.wait_for(asyncio.shield(ends), _READ_S)
     except asyncio.CancelledError:
         for process in processes:
             if process.returncode is None:
                 process.send_signal(signal.SIGINT)
         await asyncio.wait_for(asyncio.shield(ends), _READ_S)
-        return cpu_s, True
-    return cpu_s, False
+        return True
+    return False

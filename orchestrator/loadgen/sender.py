@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -177,8 +177,10 @@ async def _run(folder: Path) -> None:
     client = await open_client(plan.kind, plan.address, asked, images, plan.parameters)
     print(READY, flush=True)
     began_s = float(await asyncio.to_thread(sys.stdin.readline))
+    before_s = time.process_time()
     outcomes = await send_all(client, plan, due_s, order, began_s=began_s, stop=stop)
-    save_records(read_outcomes(client, due_s, outcomes, labels, order), folder / RECORDS)
+    cpu_s = time.process_time() - before_s
+    save_records(replace(read_outcomes(client, due_s, outcomes, labels, order), cpu_s=cpu_s), folder / RECORDS)
     await client.close()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POLL_S = 0.05
-_SESSION, _USER_TICKS, _SYSTEM_TICKS, _START_TICKS = 3, 11, 12, 19  # fields of /proc/PID/stat, counted from the state
+_SESSION, _START_TICKS = 3, 19  # fields of /proc/PID/stat, counted from the state
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,6 @@ def read_identity(pid: int) -> ProcessIdentity | None:
     """Return the identity of a running process; None when there is none of this id."""
     fields = _read_stat(str(pid))
     return None if fields is None else ProcessIdentity(pid, int(fields[_START_TICKS]))
-
-
-def read_cpu_s(pid: int) -> float:
-    """Return the processor seconds that a process has taken so far; 0 when there is none of this id."""
-    fields = _read_stat(str(pid))
-    ticks = 0 if fields is None else int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def list_session(session_id: int) -> list[int]:

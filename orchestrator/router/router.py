@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -200,6 +200,10 @@ class Router:
             await self._background.stop()
             self._shedder.close()
             await self._fleet.close(drain_s=max(0.0, until_s - clock()))
+
+    def watch_unread(self, unread_bytes: Callable[[], int]) -> None:
+        """Reckon with requests that have come in front of the router and were not read, of about so many bytes."""
+        self._dispatcher.unread_bytes = unread_bytes
 
     def close_by(self, until_s: float) -> None:
         """Let closing wait for answers no longer than until then on the event loop's clock, whatever ``drain_s``."""

@@ -18,7 +18,7 @@ import math
 import random
 import secrets
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.config import RouterSettings
@@ -109,6 +109,7 @@ class Dispatcher:
         settings: The settings of the router now.
         deciders: The policies that they name.
         sender: What is under way.
+        unread_bytes: Returns about how many bytes of requests have come in front of the router, but were not read yet.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Dispatcher:
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
         self.sender = Sender(fleet, queues, observer, self.wake, self._learn, self._log)
         shedder.on_missed = self._note_miss
+        self.unread_bytes: Callable[[], int] = lambda: 0
         self._changes = 0  # of anything but what waits
         self._is_scheduled = False
         self._is_closing = False
@@ -199,8 +201,11 @@ class Dispatcher:
         key, servers = queue.key, self._fleet.servers
         states = [server.state(key.family, self._bound_items(server)) for server in servers.values()]
         tables = self._tables.update(key.family, states, self._fleet.latency, self._fleet.energy)
+        state = queue.state(head)
+        if expected := self._expected_items():
+            state = replace(state, items=state.items + expected)
         situation = Situation(
-            queue.state(head),
+            state,
             asyncio.get_running_loop().time(),
             next(self._turns),
             (self._random.random(), self._random.random()),
@@ -211,6 +216,13 @@ class Dispatcher:
         if candidate_set and any([server.health.suspects for server in servers.values()]):
             candidate_set.exclude(self._fleet.suspects, self._fleet.suspect_models)
         return candidate_set
+
+    def _expected_items(self) -> int:
+        """Return about how many items are about to be queued; they are as large as those that wait."""
+        unread_bytes, backlog = self.unread_bytes(), self._queues.backlog
+        if not unread_bytes or not backlog.size_bytes:
+            return 0
+        return int(unread_bytes * backlog.items / backlog.size_bytes)
 
     def _bound_items(self, server: ServerConnection) -> tuple[tuple[ModelName, int], ...]:
         if not self._queues.has_bound:
