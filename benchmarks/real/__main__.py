@@ -31,8 +31,7 @@ from benchmarks.real.results import Line, decode_line
 from benchmarks.real.testbed import hogged, open_set_ups
 from orchestrator.loadgen.comparison import turns
 from orchestrator.loadgen.plan import Load
-from orchestrator.loadgen.records import summarize
-from orchestrator.loadgen.run import run_load
+from orchestrator.loadgen.run import measure, run_load
 from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.loadgen.target import SetUp
 from orchestrator.reporting.journal import Journal
@@ -107,10 +106,10 @@ async def _measure_cell(
     for number, own, set_up in turns(set_ups, [load], rounds):
         if (cell, number, set_up.name) in known:
             continue
-        run = await run_load(set_up.target, set_up.of(own), sample.images, sample.labels)
-        if run.is_cut:
+        found = await measure(set_up.target, set_up.of(own), sample, senders=1, progress=lambda seconds: None)
+        if found.is_cut:
             raise asyncio.CancelledError
-        summary = summarize(run.records.after(own.warm_up_s), own.deadline_s)
+        summary = found.summary
         line = Line(
             cell,
             number,

@@ -51,6 +51,12 @@ class Load:
         return self.workload.startswith("burst:")
 
 
+def check_load(load: Load) -> Load:
+    """Return a load that has arrivals; raises ConfigError as ``arrivals_s``."""
+    arrivals_s(load)
+    return load
+
+
 def arrivals_s(load: Load) -> Times:
     """Return the times at which requests are due, ascending, float64 [n], from the beginning on.
 

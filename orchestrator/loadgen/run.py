@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ServerUnavailableError
 from orchestrator.loadgen.plan import Load, arrivals_s
-from orchestrator.loadgen.records import Records, join_records, load_records
+from orchestrator.loadgen.records import Records, Summary, join_records, load_records, summarize
+from orchestrator.loadgen.sample import LabelledSample
 from orchestrator.loadgen.sender import RECORDS, SenderPlan, write_plan
 from orchestrator.loadgen.target import Target
 
@@ -89,6 +90,24 @@ async def run_load(
                     await process.wait()
     records = join_records(parts)
     return Run(records, records.cpu_s / load.seconds, is_cut)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The figures of one run; ``senders_cores`` and ``is_cut`` as of ``Run``."""
+
+    summary: Summary
+    senders_cores: float
+    is_cut: bool
+
+
+async def measure(
+    target: Target, load: Load, sample: LabelledSample, *, senders: int, progress: Callable[[float], None]
+) -> Measured:
+    """Send a load and return its figures, of what was due after the warm-up; raises as ``run_load``."""
+    run = await run_load(target, load, sample.images, sample.labels, senders=senders, progress=progress)
+    counted = run.records if load.is_burst else run.records.after(load.warm_up_s)
+    return Measured(summarize(counted, load.deadline_s), run.senders_cores, run.is_cut)
 
 
 async def _start(folder: Path) -> asyncio.subprocess.Process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,14 @@ async def find_target(kind: str, address: str, model: str) -> Target:
     return Target(kind, address, model, inputs[0]["name"], outputs[0]["name"], name != _TRITON)
 
 
+def only_place(places: Mapping[str, str | Path | None]) -> tuple[str, str]:
+    """Return the one kind of target for which a place is given, and that; raises ConfigError unless it is one."""
+    given = [(kind, str(place)) for kind, place in places.items() if place is not None]
+    if len(given) != 1:
+        raise ConfigError(f"{len(given)} targets are given; give one of --grpc, --http and --fleet")
+    return given[0]
+
+
 async def parse_set_up(text: str) -> SetUp:
     """Return what ``NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]`` names, after asking it; raises as ``find_target``."""
     name, is_named, rest = text.partition("=")
@@ -100,6 +109,11 @@ async def parse_set_up(text: str) -> SetUp:
         raise ConfigError(f"set-up {text!r} is no NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]")
     target = await find_target(kind, address, model)
     return SetUp(name, target, tuple((key, _number_or_text(value)) for key, _, value in pairs))
+
+
+async def parse_set_ups(texts: Sequence[str]) -> list[SetUp]:
+    """Return what several texts name; raises as ``parse_set_up``."""
+    return [await parse_set_up(text) for text in texts]
 
 
 def _number_or_text(value: str) -> str | int | float:

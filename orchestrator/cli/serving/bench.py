@@ -18,12 +18,12 @@ from rich.table import Table
 from orchestrator.cli.options import FILE, PATH
 from orchestrator.cli.research.output import save, say_figure, wide_console
 from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
-from orchestrator.loadgen.comparison import Result, compare, mean_of
-from orchestrator.loadgen.plan import KINDS, Load, arrivals_s
-from orchestrator.loadgen.records import Summary, summarize
-from orchestrator.loadgen.run import run_load
-from orchestrator.loadgen.sample import LabelledSample, load_sample
-from orchestrator.loadgen.target import SetUp, Target, find_target, parse_set_up
+from orchestrator.loadgen.comparison import Result, compare, standings
+from orchestrator.loadgen.plan import KINDS, Load, check_load
+from orchestrator.loadgen.records import Summary
+from orchestrator.loadgen.run import Measured, measure
+from orchestrator.loadgen.sample import load_sample
+from orchestrator.loadgen.target import SetUp, find_target, only_place, parse_set_ups
 
 _COLUMNS = (
     ("right in time", "right_in_time", 1.0, ".1%"),
@@ -34,7 +34,7 @@ _COLUMNS = (
     ("p50 ms", "p50_s", 1e3, ".1f"),
     ("p99 ms", "p99_s", 1e3, ".1f"),
 )
-_MEANS = (("in time", "in_time"), ("late", "late"), ("refused", "refused"), ("accuracy", "accuracy"))
+_MEANS = tuple(column for column in _COLUMNS if column[1] not in ("right_in_time", "p50_s"))
 
 
 def _load_options(command: Any) -> Any:
@@ -97,25 +97,21 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    places = ((GRPC, grpc_address), (HTTP, http_address), (ROUTER, fleet))
-    given = [(kind, str(place)) for kind, place in places if place is not None]
-    if len(given) != 1:
-        raise click.UsageError("give one of --grpc, --http and --fleet")
-    load = Load(workload, rate, seconds, deadline_ms / 1e3, warm_up_s=warm_up_s, seed=seed)
-    arrivals_s(load)
+    kind, place = only_place({GRPC: grpc_address, HTTP: http_address, ROUTER: fleet})
+    load = check_load(Load(workload, rate, seconds, deadline_ms / 1e3, warm_up_s=warm_up_s, seed=seed))
     sample = load_sample(sample_path)
     console = Console(stderr=True)
 
-    async def run() -> tuple[Summary, float, bool]:
-        target = await find_target(*given[0], model)
+    async def run() -> Measured:
+        target = await find_target(kind, place, model)
         with _progress(console, f"{rate:g}/s {workload}", seconds) as progress:
-            return await _measure(target, load, sample, senders, progress)
+            return await measure(target, load, sample, senders=senders, progress=progress)
 
-    summary, senders_cores, is_cut = asyncio.run(run())
-    if is_cut:
+    found = asyncio.run(run())
+    if found.is_cut:
         console.print("interrupted; these are the figures of what was sent")
-    _show(summary, senders_cores, as_json=as_json)
-    _save(out, {"load": asdict(load), "senders_cores": senders_cores, "summary": asdict(summary)})
+    _show(found.summary, found.senders_cores, as_json=as_json)
+    _save(out, {"load": asdict(load), **asdict(found)})
 
 
 @bench.command("compare")
@@ -151,24 +147,19 @@ def compare_command(
         --set-up default=grpc:127.0.0.1:9001:fashion \\
         --set-up narrowest=grpc:127.0.0.1:9001:fashion,slim_width=25
     """
-    loads = [Load(workload, rate, seconds, deadline_ms / 1e3, warm_up_s=warm_up_s, seed=seed) for rate in rates]
-    for load in loads:
-        arrivals_s(load)
+    loads = [
+        check_load(Load(workload, rate, seconds, deadline_ms / 1e3, warm_up_s=warm_up_s, seed=seed)) for rate in rates
+    ]
     sample = load_sample(sample_path)
     console = Console(stderr=True)
     results: list[Result] = []
 
+    async def measure_one(set_up: SetUp, load: Load) -> Measured:
+        with _progress(console, f"{set_up.name} {load.rate_rps:g}/s", load.seconds) as progress:
+            return await measure(set_up.target, load, sample, senders=senders, progress=progress)
+
     async def run() -> None:
-        set_ups = [await parse_set_up(text) for text in named]
-
-        async def measure(set_up: SetUp, load: Load) -> tuple[Summary, float]:
-            with _progress(console, f"{set_up.name} {load.rate_rps:g}/s", load.seconds) as progress:
-                summary, senders_cores, is_cut = await _measure(set_up.target, load, sample, senders, progress)
-            if is_cut:
-                raise asyncio.CancelledError
-            return summary, senders_cores
-
-        await compare(set_ups, loads, rounds, measure, results.append)
+        await compare(await parse_set_ups(named), loads, rounds, measure_one, results.append)
 
     try:
         asyncio.run(run())
@@ -176,14 +167,6 @@ def compare_command(
         console.print("interrupted; these are the figures so far")
     _show_results(results, as_json=as_json)
     _save(out, [asdict(result) for result in results])
-
-
-async def _measure(
-    target: Target, load: Load, sample: LabelledSample, senders: int, progress: Any
-) -> tuple[Summary, float, bool]:
-    done = await run_load(target, load, sample.images, sample.labels, senders=senders, progress=progress)
-    counted = done.records if load.is_burst else done.records.after(load.warm_up_s)
-    return summarize(counted, load.deadline_s), done.senders_cores, done.is_cut
 
 
 @contextmanager
@@ -195,9 +178,8 @@ def _progress(console: Console, what: str, seconds: float) -> Iterator[Callable[
         yield lambda passed_s: bar.update(task, completed=passed_s)
 
 
-def _cells(summary: Summary) -> list[str]:
-    values = [(getattr(summary, name), scale, form) for _, name, scale, form in _COLUMNS]
-    return [say_figure(None if value is None else scale * value, form) for value, scale, form in values]
+def _cell(value: float | None, scale: float, form: str) -> str:
+    return say_figure(None if value is None else scale * value, form)
 
 
 def _show(summary: Summary, senders_cores: float, *, as_json: bool) -> None:
@@ -206,7 +188,11 @@ def _show(summary: Summary, senders_cores: float, *, as_json: bool) -> None:
         return
     table = Table("requests", *(heading for heading, *_ in _COLUMNS), "widths")
     widths = ", ".join(f"{width} %: {part:.0%}" for width, part in summary.widths.items() if width)
-    table.add_row(f"{summary.requests:,}", *_cells(summary), widths or "-")
+    table.add_row(
+        f"{summary.requests:,}",
+        *(_cell(getattr(summary, name), scale, form) for _, name, scale, form in _COLUMNS),
+        widths or "-",
+    )
     console = wide_console()
     console.print(table)
     for status, count in summary.statuses.items():
@@ -223,28 +209,14 @@ def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results]))
         return
-    table = Table("rate", "set-up", "rounds", "right in time", "95 %", *(heading for heading, _ in _MEANS), "p99 ms")
-    for rate, name in dict.fromkeys((result.load.rate_rps, result.set_up) for result in results):
-        own = [r.summary for r in results if (r.load.rate_rps, r.set_up) == (rate, name)]
-        right = mean_of([summary.right_in_time for summary in own])
-        interval = f"{right.least:.1%} to {right.most:.1%}" if len(own) > 1 else "-"
-        means = [_mean([getattr(summary, key) for summary in own]) for _, key in _MEANS]
-        p99_s = _mean([summary.p99_s for summary in own])
-        table.add_row(
-            f"{rate:g}/s",
-            name,
-            str(len(own)),
-            f"{right.value:.1%}",
-            interval,
-            *(say_figure(mean, ".1%") for mean in means),
-            say_figure(None if p99_s is None else 1e3 * p99_s, ".1f"),
-        )
+    table = Table("rate", "set-up", "rounds", "right in time", "95 %", *(heading for heading, *_ in _MEANS))
+    for standing in standings(results, [name for _, name, *_ in _MEANS]):
+        right = standing.right_in_time
+        interval = f"{right.least:.1%} to {right.most:.1%}" if standing.rounds > 1 else "-"
+        cells = [_cell(standing.means[name], scale, form) for _, name, scale, form in _MEANS]
+        names = (f"{standing.rate_rps:g}/s", standing.set_up, str(standing.rounds))
+        table.add_row(*names, f"{right.value:.1%}", interval, *cells)
     wide_console().print(table)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _save(out: Path | None, content: Any) -> None:
