@@ -9,7 +9,7 @@ WORKERS ?= 2
 TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SOURCES := export orchestrator benchmarks tools tests examples
 
-.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity fuzz attack format clean
+.PHONY: help demo test check lint compiled integration bench-controller bench-overhead bench-resilience bench-decisions bench-simulator bench-clients bench-restarts bench-fidelity bench-real fuzz attack format clean
 
 help:
 	@echo "make demo    two real Tritons, four policies, a table and reports/demo.html (no GPU, no torch)"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-decisions   what one routing decision takes: docs/benchmarks/decisions.md, half a minute"
 	@echo "make bench-simulator   decisions a second in simulation: docs/benchmarks/simulator.md, two minutes"
 	@echo "make bench-fidelity    real Tritons against the simulator: docs/evaluation/evaluation-real.md, 10 minutes"
+	@echo "make bench-real        every policy on real servers, quiet and beside other work: docs/benchmarks/real.md, an hour"
 	@echo "make bench-clients     perf_analyzer and kserve at a gateway, all they can: docs/benchmarks/clients.md, some 3 minutes"
 	@echo "make bench-restarts    gateways restarted under grpcio, grpc-js, grpc-go and balancers: docs/benchmarks/restarts.md, 10 minutes"
 	@echo "make fuzz              bytes that break a parser, FUZZ_SECONDS=20 for each target"
@@ -70,6 +71,10 @@ bench-fidelity: $(VENV)/.everything
 	rm -rf build/fidelity
 	for session in 1 2; do $(BIN)/python -m benchmarks.fidelity --more || exit 1; done
 	$(BIN)/python -m benchmarks.fidelity
+
+# Likewise, for an hour; it goes on where it was interrupted, with what build/real.jsonl has.
+bench-real: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.real --out docs/benchmarks
 
 bench-simulator: $(VENV)/.everything
 	$(BIN)/python -m benchmarks.simulator

@@ -15,7 +15,7 @@ from benchmarks.fidelity.sessions import Session, add_session, next_round, profi
 from benchmarks.fidelity.testbed import FidelitySettings, profiled_fleet, run_policies
 from benchmarks.harness.command import Say, conclude, path_option, publish, repository_option, run_to_end, start_clock
 from benchmarks.harness.machine import describe_machine, list_versions
-from orchestrator.demo.open_loop import load_sample
+from orchestrator.loadgen.sample import load_sample
 from orchestrator.profile.document import read_profile
 
 POLICIES = ("random", "weighted-random", "jsq", "sed", "lert", "lert:slack", "slackfit", "alert")

@@ -23,8 +23,9 @@ from benchmarks.harness.command import Say
 from benchmarks.harness.programs import find_program
 from orchestrator.config import EjectionSettings, FleetSettings, OverloadSettings, RetrySettings, RouterSettings
 from orchestrator.demo.comparison import DemoSettings, embedded_fleet
-from orchestrator.demo.open_loop import LabelledSample, Outcome, run_open_loop
+from orchestrator.demo.open_loop import Outcome, run_open_loop
 from orchestrator.errors import SlimError
+from orchestrator.loadgen.sample import LabelledSample
 from orchestrator.router import Router
 
 _NEVER = 1e6

@@ -25,8 +25,8 @@ from benchmarks.resilience.results import Outage
 from benchmarks.resilience.testbed import FAMILY, Testbed, open_testbed
 from benchmarks.resilience.time_bins import sum_time_bins
 from benchmarks.resilience.watching import read_metrics
-from orchestrator.demo.open_loop import load_sample
 from orchestrator.errors import PermanentError
+from orchestrator.loadgen.sample import load_sample
 
 SAMPLE = Path("examples/fashion-mnist/test_1000.npz")
 IMAGES = 100

@@ -17,6 +17,7 @@ import click
 from orchestrator.errors import SlimError
 
 _COMMANDS = {
+    "bench": "orchestrator.cli.serving.bench:bench",
     "bounds": "orchestrator.cli.research.bounds:bounds",
     "controller": "orchestrator.cli.serving.controller:controller",
     "demand": "orchestrator.cli.serving.status:demand",

@@ -132,10 +132,10 @@ class DecisionLogSettings(Section):
 class RouterSettings(Section):
     """How the router queues, batches and sends."""
 
-    policy: str = "ppo-slim"
-    """Policy that decides. The default is the best on validation scenarios of all that could be one spec for everybody,
-    see docs/evaluation.md. Or ``ppo-paper``, or a rule, ``SERVER_RULE[:WIDTH_RULE]``, see
-    orchestrator.policies.registry; best: ``thrift``."""
+    policy: str = "lert:brownout"
+    """Policy that decides. The default is the one that was right and in time most often on real servers that are not
+    alone on their machine. Or ``ppo-slim`` and ``ppo-paper``, which are learned, or another rule,
+    ``SERVER_RULE[:WIDTH_RULE]``, see orchestrator.policies.registry; ``thrift`` and ``ppo-slim`` save joules."""
     policy_file: Path | None = None
     """File of a learned policy, see docs/learning.md; None: the one that ships with the project."""
     shadow_policy: str | None = None

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import FleetSettings, OverloadSettings, RouterSettings, ServerSettings
-from orchestrator.demo.open_loop import LabelledSample, PolicySummary, poisson_arrivals_s, run_open_loop, summarize
+from orchestrator.demo.open_loop import PolicySummary, poisson_arrivals_s, run_open_loop, summarize
 from orchestrator.demo.report import Comparison
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.loadgen.sample import LabelledSample
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width
 

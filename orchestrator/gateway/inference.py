@@ -40,7 +40,8 @@ from orchestrator.gateway.protocol.wire import (
 )
 from orchestrator.gateway.statuses import outcome_of
 from orchestrator.http2.grpc.service import UnaryCall
-from orchestrator.router import Answer, CallbackSink, Router
+from orchestrator.http2.loop_lag import LoopLag
+from orchestrator.router import Answer, CallbackSink, Router, Transit
 
 T = TypeVar("T")
 ResponseT = TypeVar("ResponseT")
@@ -50,7 +51,11 @@ _QUICK_BYTES: Final = 2**16
 
 
 class Inference:
-    """Answers inferences of every model, each after it was admitted."""
+    """Answers inferences of every model, each after it was admitted.
+
+    Attributes:
+        lag: How long what comes waits for this process, and answers wait to leave it.
+    """
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Inference:
         self._guard = guard
         self._passthrough = passthrough
         self._messages = FamilyMessages()
+        self.lag = LoopLag()
 
     def admit(self, caller: Caller, model: str) -> Ticket:
         """Return what holds an inference's place among those under way; to be closed when it is answered.
@@ -107,7 +113,8 @@ class Inference:
             if request is None:
                 request, raws = _parse(message)
                 read = partial(read_request, raws=raws)
-            cancel = self._begin(family, request, caller, respond, read, self._messages.write)
+            transit = Transit(responder.connection.arrived_s, self.lag.seconds)
+            cancel = self._begin(family, request, caller, respond, read, self._messages.write, transit)
         except BaseException:
             ticket.close()
             raise
@@ -184,7 +191,9 @@ class Inference:
     ) -> Message:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         read = partial(read_request, raws=raws)
-        cancel = self._begin(family, request, caller, partial(_resolve, future), read, build_response)
+        lag_s = self.lag.seconds
+        transit = Transit(asyncio.get_running_loop().time() - lag_s, lag_s)
+        cancel = self._begin(family, request, caller, partial(_resolve, future), read, build_response, transit)
         try:
             return await future
         except asyncio.CancelledError:
@@ -201,6 +210,7 @@ class Inference:
         callback: Callable[[ResponseT | Exception], None],
         read: Callable[[Message, FamilyModel], FamilyRequest],
         write: Callable[[str, FamilyModel, Answer, int | None], ResponseT],
+        transit: Transit,
     ) -> Callable[[], None]:
         """Take a ModelInferRequest and return at once what withdraws it.
 
@@ -233,15 +243,16 @@ class Inference:
             wanted = read(request, family)
             self._guard.require_priority(caller, wanted.options.priority)
             self._guard.charge_items(caller, len(wanted.batch))
-            self._submit(wanted, family, sink)
+            self._metrics.time_transit(transit.return_s + asyncio.get_running_loop().time() - transit.arrived_s)
+            self._submit(wanted, family, sink, transit)
         except BaseException as exc:
             note(outcome_of(exc))
             raise
         return cancel
 
-    def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink) -> None:
+    def _submit(self, wanted: FamilyRequest, family: FamilyModel, sink: CallbackSink, transit: Transit) -> None:
         try:
-            self._router.submit(wanted.batch, wanted.options, sink)
+            self._router.submit(wanted.batch, wanted.options, sink, transit)
         except ConfigError as exc:
             try:
                 self._router.models(family.name)

@@ -113,7 +113,9 @@ class Gateway:
         self.metrics: MetricsEndpoint | None = None
         if settings.grpc is not None:
             ssl = None if tls is None else tls.context(HTTP2)
-            self.grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
+            grpc = GrpcServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("grpc"))
+            router.watch_unread(lambda: grpc.unread_bytes)
+            self.grpc = grpc
         if settings.http is not None:
             ssl = None if tls is None else tls.context(HTTP1)
             self.http = HttpServer(self._data_plane, settings, ssl=ssl, listens=self._is_alone, given=given.get("http"))
@@ -253,6 +255,7 @@ class Gateway:
     async def _close(self, *, until_s: float) -> None:
         for transport in self._transports:
             transport.stop()
+        self._data_plane.inference.lag.stop()
         await self.background.stop()
         if self.metrics is not None:
             await self.metrics.stop()

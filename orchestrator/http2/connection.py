@@ -108,6 +108,11 @@ class Connection(Incoming[T]):
         self.write(settings_frame(settings))
         self.write(window_update_frame(0, self.limits.connection_window_bytes - DEFAULT_WINDOW))
 
+    @property
+    def unread_bytes(self) -> int:
+        """The bytes that have come and that no turn has taken yet."""
+        return self._reader.unread_bytes
+
     def receive(self, data: bytes, *, most_frames: int = TURN_FRAMES) -> bool:
         """Take what came, as much of it as one turn of the loop may take; return whether something is left.
 

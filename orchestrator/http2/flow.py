@@ -75,6 +75,8 @@ class Flow(Generic[S]):
     Attributes:
         peer: the address of the other side; the owner sets it.
         now_s: when something last came, seconds on ``clock``.
+        arrived_s: when what is being taken came to this machine, as far as is known; before ``now_s`` where it had to
+            wait to be read. The owner sets it.
         send_budget: what is held of answers that peers do not take, over all connections of a server.
         running: calls that have not ended, those whose streams are gone included; counted by the user.
         charges: what the peer did that brings nobody an answer, and what we had to do for it, not settled yet.
@@ -108,7 +110,7 @@ class Flow(Generic[S]):
         self.clock = clock
         self._wake = wake
         self.peer = ""
-        self.now_s = clock()
+        self.now_s = self.arrived_s = clock()
         self.running = 0
         self.charges = 0
         self.spared_updates = SPARED_UPDATES

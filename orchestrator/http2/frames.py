@@ -154,6 +154,11 @@ class FrameReader:
         self.is_open = False
         self.block_since_s: float | None = None
 
+    @property
+    def unread_bytes(self) -> int:
+        """The bytes that have come and were not taken."""
+        return len(self._rest)
+
     def read(self, data: bytes, *, now_s: float) -> Generator[tuple[int, int, int, bytes], None, None]:
         """Yield type, flags, stream and payload of each frame that has come whole.
 

@@ -24,8 +24,11 @@ from orchestrator.http2.flow import Limits
 from orchestrator.http2.frames import ErrorCode, ViolationError
 from orchestrator.http2.huffman import first_row
 from orchestrator.http2.listener import Listener, Waiting
+from orchestrator.http2.loop_lag import LoopLag
 
 _WRITE_BUFFER_BYTES = 2**20
+_FULL_READ_BYTES = 2**17
+"""Where a socket gave so much at once, more may wait in it that came as early."""
 _IDLE_LOOK_S = 0.5
 _DRAIN_LOOK_S = 0.02
 LATER_FRAMES = 64
@@ -46,6 +49,11 @@ class Backlog:
     def __init__(self) -> None:
         self._waiting: deque[Http2Protocol] = deque()
         self._is_due = False
+
+    @property
+    def unread_bytes(self) -> int:
+        """About how many bytes have come and were not taken, those that are still in sockets included."""
+        return sum([protocol.unread_bytes for protocol in self._waiting])
 
     def share(self, size: int) -> int:
         """Return how many frames a connection may take of ``size`` bytes that come now: few when many wait already."""
@@ -77,7 +85,8 @@ class Backlog:
 class Http2Protocol(asyncio.Protocol):
     """One connection; made by ``asyncio``'s servers and clients. ``on_made`` says whether there is room for it.
 
-    What it leaves of a turn waits in ``backlog``, in one of its own when none is given.
+    What it leaves of a turn waits in ``backlog``, in one of its own when none is given. ``lag`` says how long what
+    comes waits to be read.
 
     Attributes:
         connection: its logic; None before it stands.
@@ -92,12 +101,15 @@ class Http2Protocol(asyncio.Protocol):
         on_lost: Callable[[Http2Protocol], None],
         *,
         backlog: Backlog | None = None,
+        lag: LoopLag | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._make = make
         self._on_made = on_made
         self._on_lost = on_lost
         self._backlog = backlog or Backlog()
+        self._lag = lag
+        self._was_read_whole = True
         self._is_behind = False  # with what came, and so in the backlog unless the peer takes nothing either
         self._transport: Any = None
         self.peer = ""
@@ -124,15 +136,34 @@ class Http2Protocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand bytes that came on to the connection."""
-        self._heard_s = self._loop.time()
+        before_s, self._heard_s = self._heard_s, self._loop.time()
         connection = self.connection
         if connection is not None:
+            if self._lag is not None:
+                connection.arrived_s = self._estimate_arrival_s(before_s)
+                self._was_read_whole = len(data) < _FULL_READ_BYTES
             if connection.receive(data, most_frames=self._backlog.share(len(data))) and not self._is_behind:
                 self._is_behind = True
                 self._transport.pause_reading()
                 self._backlog.add(self)
             if connection.violation is not None:
                 self.close()
+
+    def _estimate_arrival_s(self, before_s: float) -> float:
+        """Return when the first of what was just read came; ``before_s`` is when the socket was read before."""
+        if not self._was_read_whole:
+            return before_s
+        assert self._lag is not None
+        return max(before_s, self._heard_s - self._lag.seconds)
+
+    @property
+    def unread_bytes(self) -> int:
+        """About how many bytes have come and were not taken.
+
+        What a socket still has that was not read to its end is unknown; it is taken for as much as it gave.
+        """
+        unread_bytes = 0 if self.connection is None else self.connection.unread_bytes
+        return unread_bytes if self._was_read_whole else unread_bytes + _FULL_READ_BYTES
 
     def go_on(self) -> bool:
         """Take a further share of what came; return whether there is more that can be taken now."""
@@ -267,9 +298,10 @@ class Http2Protocol(asyncio.Protocol):
 class Http2Listener(Listener[Http2Protocol]):
     """A listener whose connections speak HTTP/2, as ``make`` has them do, within ``limits`` each."""
 
-    def __init__(self, make: Make, limits: Limits, *, max_connections: int = 4096) -> None:
+    def __init__(self, make: Make, limits: Limits, *, max_connections: int = 4096, lag: LoopLag | None = None) -> None:
         first_row()
-        connect = partial(Http2Protocol, make, backlog=Backlog())
+        self.backlog = Backlog()
+        connect = partial(Http2Protocol, make, backlog=self.backlog, lag=lag)
         super().__init__(connect, max_connections=max_connections, handshake_s=limits.handshake_s)
 
     def _evict(self, connection: Http2Protocol) -> None:

@@ -84,7 +84,7 @@ def _decide() -> None:
     for policy in (rule, LearnedPolicy(_file(SLIM)), LearnedPolicy(_file(PAPER))):
         for tables in fleets:
             CandidateSet(tables, situation).decide(policy, is_idle=True, binding=Binding.LATE)
-    rule.observe(fleets[-1].memory, Outcome(_SERVERS[0], _WIDTHS[0], 1, 1.0, 1.0, True, 0.0))
+    rule.observe(fleets[-1].memory, Outcome(_SERVERS[0], _WIDTHS[0], 1, 1.0, 1.0, 0.0, True, 0.0))
 
 
 def _file(kind: str) -> PolicyFile:

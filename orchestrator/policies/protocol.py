@@ -59,6 +59,7 @@ class Outcome:
 
     Attributes:
         expected_s: seconds that it was expected to take alone, before this was known; 0 when nothing was.
+        slack_used: the most that a request of it used of the time that it had to spare, see ``slack_used``.
         is_in_time: whether all of it met its deadlines.
         now_s: when it was answered, on the router's clock.
     """
@@ -68,6 +69,7 @@ class Outcome:
     items: int
     expected_s: float
     took_s: float
+    slack_used: float
     is_in_time: bool
     now_s: float
 
@@ -122,6 +124,10 @@ class ObservingPolicy(Policy, Protocol):
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
         """Remember what counts of a batch that was answered."""
+        ...
+
+    def observe_miss(self, memory: Memory) -> None:
+        """Remember that a request was refused because of load, or was not answered in time."""
         ...
 
 
@@ -180,3 +186,8 @@ class _Rebound:
         """Remember what counts of an answered batch."""
         if isinstance(self.policy, ObservingPolicy):
             self.policy.observe(memory, outcome)
+
+    def observe_miss(self, memory: Memory) -> None:
+        """Remember that a request was refused because of load, or was not answered in time."""
+        if isinstance(self.policy, ObservingPolicy):
+            self.policy.observe_miss(memory)

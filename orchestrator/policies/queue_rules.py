@@ -99,9 +99,13 @@ def head_margin(drain_s: float, tail_slack_s: float, slack_margin: float) -> tup
     return is_overloaded, slack_margin * slack_margin if drain_s > tail_slack_s else slack_margin
 
 
-def longest_service_s(allowed_s: float, slack_margin: float) -> float:
-    """Return how long a batch may run for two of them to fit into the time from arrival to deadline."""
-    return allowed_s / (2 * slack_margin)
+def longest_service_s(allowed_s: float, tail_slack_s: float, slack_margin: float) -> float:
+    """Return how long a batch may run for two of them to fit into the time from arrival to deadline.
+
+    Nor longer than for two to fit into what the tail has left: heads make room for fuller batches of those who come
+    after them, and in a burst nobody does who has more time than they.
+    """
+    return max(0.0, min(allowed_s, tail_slack_s)) / (2 * slack_margin)
 
 
 def head_batch(head_items: float, most_items: float, longest_s: float, per_item_s: float, fixed_s: float) -> float:
@@ -112,6 +116,18 @@ def head_batch(head_items: float, most_items: float, longest_s: float, per_item_
     if per_item_s <= 0:
         return head_items
     return max(head_items, min(math.floor((longest_s - fixed_s) / per_item_s), most_items))
+
+
+def slack_used(elapsed_s: float, allowed_s: float, service_s: float) -> float:
+    """Return how much of the time that it had to spare a request used from when it came to when it was answered.
+
+    ``allowed_s`` is all the time that it had, ``service_s`` what its batch is expected to take alone. 0: it was
+    answered as soon as could be; 1: at its deadline. Of who has next to nothing to spare it is 0 unless he is late.
+    """
+    spare_s = allowed_s - service_s
+    if spare_s <= 0.1 * allowed_s:
+        return 0.0 if elapsed_s <= allowed_s else 1.0
+    return max(0.0, elapsed_s - service_s) / spare_s
 
 
 @compiled

@@ -89,6 +89,7 @@ _WIDTH_RULES: dict[str, int] = {
     "narrowest": width_rules.NARROWEST,
     "slack": width_rules.SLACK,
     "reserve": width_rules.RESERVE,
+    "brownout": width_rules.BROWNOUT,
 }
 _WITH_BUCKETS = ("slackfit", "slackfit-accuracy")
 _MOST_BUCKETS = 1024
@@ -116,7 +117,7 @@ class RulePolicy:
     @property
     def is_observing(self) -> bool:
         """Whether the policy wants to know of answered batches."""
-        return self.numbers[rule.REMEMBERS] != rule.NOTHING
+        return bool(self.numbers[rule.REMEMBERS] != rule.NOTHING or rule.is_browning_out(self.numbers))
 
     def observe(self, memory: Memory, outcome: Outcome) -> None:
         """Remember what counts of an answered batch."""
@@ -129,10 +130,18 @@ class RulePolicy:
             float(memory.servers.index(outcome.server)),
             float(memory.widths.index(outcome.width)),
             float(outcome.items),
+            float(outcome.width),
             float(outcome.expected_s),
             float(outcome.took_s),
+            float(outcome.slack_used),
             float(outcome.is_in_time),
+            float(outcome.now_s),
         )
+
+    def observe_miss(self, memory: Memory) -> None:
+        """Remember that a request was refused because of load, or was not answered in time."""
+        if self.is_observing:
+            rule.observe_miss(self.numbers, memory.table(self.name))
 
 
 def policy_names() -> tuple[str, ...]:

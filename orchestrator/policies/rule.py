@@ -12,10 +12,11 @@ from typing import Final
 
 from orchestrator.decision import Reason
 from orchestrator.policies.knobs import FIRST_KNOB, KNOB_COUNT, PARAMETER
-from orchestrator.policies.rules import batch_rules, server_rules
+from orchestrator.policies.rules import batch_rules, brownout, server_rules
+from orchestrator.policies.rules.demand import note_sent
 from orchestrator.policies.rules.joint import alert, clockwork
 from orchestrator.policies.rules.joint.central import choose_centrally
-from orchestrator.policies.rules.width_rules import narrow
+from orchestrator.policies.rules.width_rules import BROWNOUT, narrow
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.candidates import stretch_overdue
 from orchestrator.policies.tables.compiled import Column, Table, compiled, compiled_apart
@@ -91,13 +92,18 @@ def choose_row(rule: Column, memory: Table, rows: Table, count: int, query: Colu
     server_rule = int(rule[SERVER_RULE])
     if server_rule == CENTRAL:
         return choose_centrally(int(rule[WIDTH_RULE]), rule, memory, rows, count, query)
-    width, timely = narrow(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, query)
+    if rule[WIDTH_RULE] == BROWNOUT:
+        width, timely = brownout.narrow_below(memory, rows, count, query)
+    else:
+        width, timely = narrow(int(rule[WIDTH_RULE]), rule[PARAMETER], rows, count, query)
     if server_rule > CENTRAL:
         return _steered(server_rule, rule, width, timely, memory, rows, count, query)
     row = _server_of(server_rule, width, timely, memory, rows, count, query)
     if rule[BINDS_LATE] != 0 and rows[col.ROW_HAS_ROOM][row] == 0:
         return HOLD, 0.0, _BETTER_SERVER_BUSY, math.inf
     items = server_rules.drawn_items(row, rows, query) if server_rule == DRAWN_WITH_BATCH else rows[col.ROW_ITEMS][row]
+    if rule[WIDTH_RULE] == BROWNOUT:
+        note_sent(items, memory)
     return row, items, _REASON_CODES[server_rule], math.inf
 
 
@@ -108,11 +114,16 @@ def observe(
     server: float,
     column: float,
     items: float,
+    width: float,
     expected_s: float,
     took_s: float,
+    slack_used: float,
     is_in_time: float,
+    now_s: float,
 ) -> None:
     """Let a rule remember what became of a batch, see orchestrator.policies.protocol.Outcome."""
+    if is_browning_out(rule):
+        brownout.note_answer(memory, width, took_s, slack_used, is_in_time, now_s)
     place = int(server * memory[WHOLE][STRIDE] + column)
     if rule[REMEMBERS] == BATCH_LIMITS:
         batch_rules.adapt_limit(rule, memory, place, items, is_in_time)
@@ -120,6 +131,19 @@ def observe(
         clockwork.note_ratio(memory, place, expected_s, took_s)
     elif rule[REMEMBERS] == SLOW_DOWN:
         alert.follow_slow_down(memory, expected_s, took_s)
+
+
+@compiled
+def observe_miss(rule: Column, memory: Table) -> None:
+    """Let a rule remember that a request was refused because of load, or was not answered in time."""
+    if is_browning_out(rule):
+        brownout.note_miss(memory)
+
+
+@compiled
+def is_browning_out(rule: Column) -> bool:
+    """Return whether the width is chosen under a ceiling that what becomes of requests moves."""
+    return bool(rule[SERVER_RULE] != CENTRAL and rule[WIDTH_RULE] == BROWNOUT)
 
 
 @compiled

@@ -3,7 +3,7 @@
 from orchestrator.router.dispatch.compilation import compile_ahead
 from orchestrator.router.dispatch.retry import RetryBudget
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.request import Answer, CallbackSink
+from orchestrator.router.queue.request import Answer, CallbackSink, Transit
 from orchestrator.router.queue.request_queue import Backlog
 from orchestrator.router.router import Router, connect_triton
 from orchestrator.router.servers.membership import ResolvedNames
@@ -16,6 +16,7 @@ __all__ = [
     "RetryBudget",
     "Router",
     "RouterObserver",
+    "Transit",
     "compile_ahead",
     "connect_triton",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -29,7 +29,7 @@ from orchestrator.router.dispatch.dispatcher import Dispatcher
 from orchestrator.router.observer import RouterObserver
 from orchestrator.router.queue.admission import Admissions, Admitted
 from orchestrator.router.queue.overload import Shedder
-from orchestrator.router.queue.request import Answer, Array, CallbackSink, PendingRequest, ResponseSink
+from orchestrator.router.queue.request import Answer, Array, CallbackSink, PendingRequest, ResponseSink, Transit
 from orchestrator.router.queue.request_queue import Backlog, RequestQueues
 from orchestrator.router.servers.connection import ServerClient
 from orchestrator.router.servers.fleet import Fleet
@@ -201,6 +201,10 @@ class Router:
             self._shedder.close()
             await self._fleet.close(drain_s=max(0.0, until_s - clock()))
 
+    def watch_unread(self, unread_bytes: Callable[[], int]) -> None:
+        """Reckon with requests that have come in front of the router and were not read, of about so many bytes."""
+        self._dispatcher.unread_bytes = unread_bytes
+
     def close_by(self, until_s: float) -> None:
         """Let closing wait for answers no longer than until then on the event loop's clock, whatever ``drain_s``."""
         self._closed_by_s = until_s
@@ -242,24 +246,29 @@ class Router:
             self._shedder.end(request)
             del future, request  # an error holds this frame, and the future the error; it would take the collector
 
-    def submit(self, array: Array, options: RequestOptions, sink: CallbackSink) -> None:
+    def submit(self, array: Array, options: RequestOptions, sink: CallbackSink, transit: Transit | None = None) -> None:
         """Take a request as ``infer`` does and return at once.
 
-        ``sink`` takes what ``infer`` would return or raise later; once, unless it is cancelled or this raises.
+        ``sink`` takes what ``infer`` would return or raise later; once, unless it is cancelled or this raises. Of its
+        deadline what its ``transit`` takes is spent; without one it has come now.
 
         Raises:
             ConfigError: As for ``infer``.
             CapacityError: The queue is full.
             DeadlineError: The deadline has passed as the request comes.
         """
-        request = self._submit(array, options, sink)
+        request = self._submit(array, options, sink, transit)
         if sink.done():  # it comes too late
             self._shedder.end(request)
         else:
             sink.on_done = partial(self._shedder.end, request)
 
-    def _submit(self, array: Array, options: RequestOptions, sink: ResponseSink) -> PendingRequest:
+    def _submit(
+        self, array: Array, options: RequestOptions, sink: ResponseSink, transit: Transit | None = None
+    ) -> PendingRequest:
         now_s = asyncio.get_running_loop().time()
+        if transit is None:
+            transit = Transit(now_s)
         deadline_ms, priority = options.deadline_ms, options.priority
         timeout_s = self._settings.request_timeout_s
         has_own_deadline = deadline_ms is not None and deadline_ms / 1e3 < timeout_s
@@ -276,11 +285,13 @@ class Router:
         request = PendingRequest(
             batch,
             is_single,
-            now_s,
-            now_s + min(deadline_ms / 1e3, timeout_s),
+            transit.arrived_s,
+            transit.arrived_s + min(deadline_ms / 1e3, timeout_s) - transit.return_s,
             sink,
             priority=priority if 1 <= priority <= overload.priority_levels else overload.default_priority,
             has_own_deadline=has_own_deadline and overload.shed_late,
+            given_s=min(deadline_ms / 1e3, timeout_s),
+            transit_s=max(0.0, now_s - transit.arrived_s) + transit.return_s,
         )
         self._shedder.begin(request)
         try:

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from orchestrator.demo.open_loop import Outcome, load_sample, summarize
+from orchestrator.demo.open_loop import Outcome, summarize
 from orchestrator.demo.report import Comparison, check_report, comparison_tables, write_demo
 from orchestrator.errors import ConfigError
+from orchestrator.loadgen.sample import load_sample
 from orchestrator.snapshot import ServerName, Width
 
 A, B = ServerName("a<b>"), ServerName("b")

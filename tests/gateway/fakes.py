@@ -109,7 +109,9 @@ class FakeTriton:
         model = self.widths.get(name)
         shape = [2] if model is None else [-1, *model.input.shape]
         answer.inputs.add(name="x" if model is None else model.input.name, datatype="FP32", shape=shape)
-        answer.outputs.add(name="x", datatype=self.datatypes.get(name, "FP32"), shape=shape)
+        scores = [2] if model is None else [-1, *model.output.shape]
+        output = "x" if model is None else model.output.name
+        answer.outputs.add(name=output, datatype=self.datatypes.get(name, "FP32"), shape=scores)
         return answer
 
     def answer_statistics(self, message: bytes) -> Any:

@@ -23,9 +23,11 @@ from orchestrator.http2.frames import (
     window_update_frame,
 )
 from orchestrator.http2.grpc.wire import OK_TRAILERS, RESPONSE_HEADERS, RequestHead, pack_message
+from orchestrator.http2.loop_lag import PERIOD_S, LoopLag
 from orchestrator.http2.protocol import LATER_FRAMES, Backlog, Http2Protocol
 from orchestrator.http2.stream import Stream
 from tests.http2.peer import Joined, OurEnd, Recorder, raw_request
+from tests.http2.test_loop_lag import HandTurnedLoop
 from tests.http2.test_misbehaviour import block
 from tests.http2.world import BLOCK, World
 
@@ -118,13 +120,13 @@ class Wire:
         self.is_closed = True
 
 
-def open_protocol(backlog: Backlog) -> tuple[Http2Protocol, Wire]:
+def open_protocol(backlog: Backlog, lag: LoopLag | None = None) -> tuple[Http2Protocol, Wire]:
     ours = OurEnd()
 
     def make(wake: Any) -> Connection[RequestHead]:
         return ours.connection
 
-    protocol = Http2Protocol(make, lambda made: True, lambda lost: None, backlog=backlog)
+    protocol = Http2Protocol(make, lambda made: True, lambda lost: None, backlog=backlog, lag=lag)
     wire: Any = Wire()
     protocol.connection_made(wire)
     protocol.data_received(BEGIN)
@@ -325,3 +327,25 @@ async def test_the_more_wait_the_less_another_may_take_at_once() -> None:
     assert protocol.connection.receive_window == 16 * 2**20, "of much that comes at once only one frame is taken"
     for _ in range(2000):
         await asyncio.sleep(0)
+
+
+async def test_what_had_to_wait_to_be_read_came_as_much_earlier() -> None:
+    loop, ticks = asyncio.get_running_loop(), HandTurnedLoop()
+    lag = LoopLag(ticks)
+    protocol, _ = open_protocol(Backlog(), lag)
+    assert protocol.connection is not None
+    before_s = loop.time() - 60.0
+    protocol._heard_s = before_s
+    ticks.now_s += PERIOD_S + 0.041
+    protocol.data_received(UPDATE)
+    now_s = loop.time()
+    assert now_s - 0.05 < protocol.connection.arrived_s <= now_s - 0.04 + 1e-3
+    # A socket that was read to its end just now can't hold what came before that.
+    protocol.data_received(UPDATE)
+    assert protocol.connection.arrived_s >= now_s - 0.001
+    # One that gave all it could at once may, as early as when it was read.
+    read_s = loop.time()
+    protocol.data_received(frame(PING, 0, 0, b"x" * 8) * 10_000)
+    ticks.now_s = 0.0
+    protocol.data_received(UPDATE)
+    assert read_s - 0.1 < protocol.connection.arrived_s <= loop.time()

@@ -90,8 +90,10 @@ class Asker:
         items: int = 1,
         expected_s: float = 0.01,
         took_s: float = 0.01,
+        slack_used: float = 0.0,
         is_in_time: bool = True,
+        now_s: float = 0.0,
     ) -> None:
         """Let the policy observe an answered batch."""
-        outcome = Outcome(ServerName(server), Width(width), items, expected_s, took_s, is_in_time, 0.0)
+        outcome = Outcome(ServerName(server), Width(width), items, expected_s, took_s, slack_used, is_in_time, now_s)
         self.policy.observe(self.memory, outcome)

@@ -44,7 +44,7 @@ def test_what_a_policy_remembers_it_remembers_however_bound() -> None:
         decision = policy.choose([candidate("a", items=9)], replace(situation(), memory=memory))
         assert isinstance(decision, Dispatch)
         items = decision.candidate.items
-        policy.observe(memory, Outcome(ServerName("a"), Width(100), items, 0.01, 0.01, True, 0.0))
+        policy.observe(memory, Outcome(ServerName("a"), Width(100), items, 0.01, 0.01, 0.0, True, 0.0))
     assert items == 3
     assert not rebind(parse_policy("lert"), Binding.EARLY).is_observing  # type: ignore[attr-defined]
 

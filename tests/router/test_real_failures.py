@@ -24,8 +24,8 @@ import pytest
 from onnx import numpy_helper
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
-from orchestrator.demo.open_loop import load_sample
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
+from orchestrator.loadgen.sample import load_sample
 from orchestrator.router import Answer, Router
 from orchestrator.snapshot import ServerName, Width
 from orchestrator.triton.client import TritonClient

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from orchestrator.config import FleetSettings, RouterSettings, ServerSettings
-from orchestrator.demo.open_loop import LabelledSample, load_sample
 from orchestrator.embedded.server import EmbeddedOptions, EmbeddedServer
 from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.loadgen.sample import LabelledSample, load_sample
 from orchestrator.processes.process_table import read_command_line
 from orchestrator.router import Router
 from orchestrator.snapshot import ServerName, Width

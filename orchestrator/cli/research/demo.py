@@ -10,8 +10,8 @@ from rich.console import Console
 
 from orchestrator.cli.options import PATH
 from orchestrator.demo.comparison import POLICIES, DemoSettings, run_demo
-from orchestrator.demo.open_loop import load_sample
 from orchestrator.demo.report import check_report, comparison_tables, write_demo
+from orchestrator.loadgen.sample import load_sample
 from orchestrator.policies.parsing import parse_policy
 
 

@@ -82,8 +82,15 @@ class GrpcServer(Endpoint):
             quick={f"/{SERVICE}/ModelInfer": data_plane.inference.begin},
             limit_s=self._limit_stranger_s if data_plane.guard.is_on else None,
         )
-        listener = Http2Listener(self._make_connection, self._limits, max_connections=clients.max_connections)
+        self._http2 = listener = Http2Listener(
+            self._make_connection, self._limits, max_connections=clients.max_connections, lag=data_plane.inference.lag
+        )
         super().__init__("gateway.grpc", settings.grpc or "", listener, ssl=ssl, listens=listens, given=given)
+
+    @property
+    def unread_bytes(self) -> int:
+        """About how many bytes of requests have come that were not read yet."""
+        return self._http2.backlog.unread_bytes
 
     def _make_connection(self, wake: Callable[[], None]) -> Connection[RequestHead]:
         most_bytes = self._limits.header_list_bytes

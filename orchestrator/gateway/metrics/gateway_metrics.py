@@ -37,6 +37,11 @@ _SERVICE = Measure(
     "slim_gateway_service_seconds", "Of that, all but waiting in the router; of families only.", _ENDED,
     _LATENCY_BOUNDS_S, "histogram",
 )  # fmt: skip
+_TRANSIT = Measure(
+    "slim_gateway_transit_seconds",
+    "Before a request was read and until its answer has left, because this host is busy; of families only, estimated.",
+    bounds=_LATENCY_BOUNDS_S, kind="histogram",
+)  # fmt: skip
 _IN_FLIGHT = Measure(
     "slim_gateway_in_flight", "Inference requests being answered, and streams passed on.", kind="gauge"
 )
@@ -91,7 +96,7 @@ WORKER_RESTARTS = Measure("slim_gateway_worker_restarts", "Workers that died and
 MEASURES = {
     m.name: m
     for m in (
-        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _IN_FLIGHT, FOREIGN_MODELS, TASKS),
+        *(_REQUESTS, _LATENCY, _QUEUE, _SERVICE, _TRANSIT, _IN_FLIGHT, FOREIGN_MODELS, TASKS),
         *(_POLICY, _FALLBACKS, _SHADOW, _SHEDS, _RETRIES, _HEDGES, _EJECTIONS, _GROUPS, *QUEUED),
         *(_TENANTS, _UNAUTHENTICATED, TASK_FAILURES, WORKERS, WORKER_RESTARTS),
     )
@@ -112,6 +117,7 @@ class GatewayMetrics:
         self._live = MetricSnapshot({name: {} for name in MEASURES})
         self.router = RouterMetrics(self._live)
         self._unauthenticated = self._live.numbers(_UNAUTHENTICATED)
+        self._transit = self._live.numbers(_TRANSIT)
         # Of requests that ended alike; found once instead of by each metric.
         self._timed: dict[Labels, tuple[list[float], list[float]]] = {}
         self._queued: dict[Labels, tuple[list[float], list[float]]] = {}
@@ -167,6 +173,10 @@ class GatewayMetrics:
             observe(queue, _LATENCY_BOUNDS_S, queue_s)
             observe(service, _LATENCY_BOUNDS_S, latency_s - queue_s)
         self._count_tenant(tenant, model, outcome)
+
+    def time_transit(self, transit_s: float) -> None:
+        """Note how much of a request's time passes before it is read, and on its answer's way out."""
+        observe(self._transit, _LATENCY_BOUNDS_S, transit_s)
 
     def _pair(
         self, kept: dict[Labels, tuple[list[float], list[float]]], labels: Labels, first: Measure, second: Measure

@@ -73,6 +73,10 @@ class LearnedPolicy:
         """Remember what counts of an answered batch."""
         self.base.observe(memory, outcome)
 
+    def observe_miss(self, memory: Memory) -> None:
+        """Remember that a request was refused because of load, or was not answered in time."""
+        self.base.observe_miss(memory)
+
     def scorer(self, rows: int) -> Scorer | None:
         """Return what ``decide_by_scores`` takes, with room for so many candidates; None for ppo-paper."""
         self._make_room(rows)

@@ -18,6 +18,8 @@ NARROWEST: Final = 2
 FIXED: Final = 3
 SLACK: Final = 4
 RESERVE: Final = 5
+BROWNOUT: Final = 6
+"""See orchestrator.policies.rules.brownout; the only one that remembers anything."""
 
 _RESERVE_FACTOR: Final = 2.0
 """Half of the time that a backlog has is for what comes meanwhile, and for servers that stall."""

@@ -18,7 +18,7 @@ import math
 import random
 import secrets
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.config import RouterSettings
@@ -27,13 +27,14 @@ from orchestrator.errors import PermanentError
 from orchestrator.policies.fleet.candidate_set import CandidateSet
 from orchestrator.policies.fleet.fleet_tables import FleetTables
 from orchestrator.policies.protocol import Binding, Outcome, Situation
+from orchestrator.policies.queue_rules import slack_used
 from orchestrator.profile.fit import EnergyTable, LatencyFit, LatencyTable
 from orchestrator.router.dispatch.batch import Batch, part_of
 from orchestrator.router.dispatch.deciders import Decided, make_deciders
 from orchestrator.router.dispatch.decision_log import DecisionLog
 from orchestrator.router.dispatch.sender import Sender
 from orchestrator.router.observer import RouterObserver
-from orchestrator.router.queue.overload import Shed, Shedder, estimate, take_late
+from orchestrator.router.queue.overload import Shed, Shedder, describe_deadline, estimate, take_late
 from orchestrator.router.queue.request import PendingRequest
 from orchestrator.router.queue.request_queue import RequestQueue, RequestQueues
 from orchestrator.router.servers.connection import ServerConnection
@@ -65,6 +66,10 @@ class KeptTables:
     def of(self, family: Family) -> FleetTables:
         """Return the tables of a family as they were at the last decision."""
         return self._by_family[family].tables
+
+    def all(self) -> list[FleetTables]:
+        """Return the tables of all families about which anything was decided."""
+        return [kept.tables for kept in self._by_family.values()]
 
     def update(
         self, family: Family, states: Sequence[ServerState], latency: LatencyTable, energy: EnergyTable
@@ -104,6 +109,7 @@ class Dispatcher:
         settings: The settings of the router now.
         deciders: The policies that they name.
         sender: What is under way.
+        unread_bytes: Returns about how many bytes of requests have come in front of the router, but were not read yet.
     """
 
     def __init__(
@@ -122,6 +128,8 @@ class Dispatcher:
         sampled = settings.decision_log
         self._log = None if sampled is None else DecisionLog(sampled, self._run_id)
         self.sender = Sender(fleet, queues, observer, self.wake, self._learn, self._log)
+        shedder.on_missed = self._note_miss
+        self.unread_bytes: Callable[[], int] = lambda: 0
         self._changes = 0  # of anything but what waits
         self._is_scheduled = False
         self._is_closing = False
@@ -182,7 +190,8 @@ class Dispatcher:
                 queue, head, candidate_set, lambda name: not servers[name].held() or self._fleet.is_tried(name)
             )
             for request in late:
-                self._shedder.shed(request, Shed.LATE, "its deadline can't be kept at any width that it allows")
+                given = describe_deadline(request)
+                self._shedder.shed(request, Shed.LATE, f"its deadline of {given} can't be kept at any width it allows")
             if late:
                 return True
         return self._decide(queue, head, candidate_set)
@@ -192,8 +201,11 @@ class Dispatcher:
         key, servers = queue.key, self._fleet.servers
         states = [server.state(key.family, self._bound_items(server)) for server in servers.values()]
         tables = self._tables.update(key.family, states, self._fleet.latency, self._fleet.energy)
+        state = queue.state(head)
+        if expected := self._expected_items():
+            state = replace(state, items=state.items + expected)
         situation = Situation(
-            queue.state(head),
+            state,
             asyncio.get_running_loop().time(),
             next(self._turns),
             (self._random.random(), self._random.random()),
@@ -204,6 +216,13 @@ class Dispatcher:
         if candidate_set and any([server.health.suspects for server in servers.values()]):
             candidate_set.exclude(self._fleet.suspects, self._fleet.suspect_models)
         return candidate_set
+
+    def _expected_items(self) -> int:
+        """Return about how many items are about to be queued; they are as large as those that wait."""
+        unread_bytes, backlog = self.unread_bytes(), self._queues.backlog
+        if not unread_bytes or not backlog.size_bytes:
+            return 0
+        return int(unread_bytes * backlog.items / backlog.size_bytes)
 
     def _bound_items(self, server: ServerConnection) -> tuple[tuple[ModelName, int], ...]:
         if not self._queues.has_bound:
@@ -291,6 +310,12 @@ class Dispatcher:
         self.sender.send(Batch(self._new_id(), server, model, queue.key, requests, sent, energy, record))
         return True
 
+    def _note_miss(self) -> None:
+        """Tell policies of a request that was refused because of load or is late; families share the servers."""
+        for policy in self.deciders.observing:
+            for tables in self._tables.all():
+                policy.observe_miss(tables.memory)
+
     def _learn(self, batch: Batch, now_s: float) -> None:
         """Note that a batch was answered; the fleet learns how long it took, and policies what became of it."""
         observing = self.deciders.observing
@@ -300,12 +325,17 @@ class Dispatcher:
         tables = self._tables.of(batch.key.family)
         if not observing or batch.server.name not in tables.names or batch.model.width not in tables.widths:
             return  # nobody wants to know, or it is of a server that has left
+        expected_s = per_item_s * batch.sent.items + fixed_s
         outcome = Outcome(
             server=batch.server.name,
             width=batch.model.width,
             items=batch.sent.items,
-            expected_s=per_item_s * batch.sent.items + fixed_s,
+            expected_s=expected_s,
             took_s=took_s,
+            slack_used=max(
+                slack_used(now_s - request.arrived_s, request.deadline_s - request.arrived_s, expected_s)
+                for request in batch.requests
+            ),
             is_in_time=all(now_s <= request.deadline_s for request in batch.requests),
             now_s=now_s,
         )

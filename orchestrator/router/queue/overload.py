@@ -12,7 +12,9 @@ A request that waits is *shed*, refused at once, when
 - *late*, too, under *overload*: when the queue can't drain in time at any width, earliest-deadline-first alone would
   serve each head at the last moment, alone, and so lose the throughput of batches just when it is needed. Then a head
   needs time for the largest batch whose service fits twice into its own deadline (one that runs, one that waits): the
-  early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19). When it could not drain even without the slack
+  early drop and the rule 2·l(b) ≤ SLO of Nexus (Shen et al., SOSP'19). Of a burst, whose tail is due as soon as its
+  head, nobody has more time than the head, and giving it up would help nobody; so the batch must fit twice into what
+  the tail has left as well. When it could not drain even without the slack
   margin, heads need the margin twice: behind them there is always somebody who has more time, so caution costs no
   answers, and it is what keeps a server that stalls from making a whole batch late.
 - *late*, as soon as it comes: when more goes before it than all servers together could answer within its deadline, in
@@ -66,6 +68,8 @@ _UNKNOWN_S = 1.0
 _MIB = 2**20
 _SAME_TIME_S = 1e-6  # timers may fire this much early
 _LOOK_AGAIN_S = 0.05
+_LARGE_TRANSIT = 0.1
+"""Part of a deadline that passes outside the router from which on a refusal names it."""
 
 
 class Shed(StrEnum):
@@ -101,7 +105,8 @@ def take_late(
         return ()
     situation = candidate_set.situation
     state, now_s, slack_margin = situation.queue, situation.now_s, situation.slack_margin
-    is_overloaded, margin = head_margin(candidate_set.drain_s, state.tail_deadline_s - now_s, slack_margin)
+    tail_slack_s = state.tail_deadline_s - now_s
+    is_overloaded, margin = head_margin(candidate_set.drain_s, tail_slack_s, slack_margin)
     if not is_overloaded and situation.is_in_time(candidate_set.soonest_s):
         return ()  # as is seen without a look at all candidates
     candidates = candidate_set.reachable
@@ -109,7 +114,7 @@ def take_late(
         return ()
 
     def needs_s(request: PendingRequest) -> float:
-        longest_s = longest_service_s(request.deadline_s - request.arrived_s, slack_margin)
+        longest_s = longest_service_s(request.deadline_s - request.arrived_s, tail_slack_s, slack_margin)
         least_s = math.inf
         for c in candidates:
             items: float = request.items
@@ -151,6 +156,7 @@ class Shedder:
 
     Attributes:
         settings: The settings of the router now; what waits keeps the time by which it is refused.
+        on_missed: Called for each request that is refused because of load, or not answered in time.
     """
 
     def __init__(
@@ -166,6 +172,7 @@ class Shedder:
         self._describe = describe
         self._outage = outage
         self._observer = observer
+        self.on_missed: Callable[[], None] = lambda: None
         self._deadlines: Deadlines[PendingRequest] = Deadlines(self._on_due)
         queues.on_queued = self._watch
 
@@ -195,6 +202,7 @@ class Shedder:
         if displaced is None:
             backlog = self._queues.backlog
             self._observer.on_shed(Shed.FULL, request.items)
+            self.on_missed()
             raise CapacityError(
                 f"the queue is full: {backlog.items} items wait (queue_limit = {self.settings.queue_limit}), "
                 f"{backlog.size_bytes / _MIB:.1f} MiB (overload.queue_limit_mib = {limit_mib:g}); retry later",
@@ -219,6 +227,7 @@ class Shedder:
     def shed(self, request: PendingRequest, reason: Shed, text: str) -> None:
         """Take a request out of the queue and say to its caller when to come again, unless it has been sent as well."""
         error = CapacityError(f"{text}; retry later", retry_after_s=retry_after_s(self._queues))
+        self.on_missed()
         if request.give_up(error):
             self._observer.on_shed(reason, request.items)
 
@@ -254,6 +263,7 @@ class Shedder:
             self._expire(request)
         elif now_s >= end_s - _SAME_TIME_S:
             request.withdraw()
+            self.on_missed()
             request.fail(DeadlineError(self._describe_end(request)))
         elif request.is_queued and request.under_way:  # it waits for a second attempt, and may be answered by the first
             self._deadlines.watch(request, min(now_s + _LOOK_AGAIN_S, end_s))
@@ -262,7 +272,8 @@ class Shedder:
 
     def _describe_end(self, request: PendingRequest) -> str:
         if request.has_own_deadline:
-            return f"no answer within its deadline of {_given_ms(request):g} ms; it was sent, and what comes is dropped"
+            given = describe_deadline(request)
+            return f"no answer within its deadline of {given}; it was sent, and what comes is dropped"
         timeout_s = self.settings.request_timeout_s
         return f"no answer within request_timeout_s = {timeout_s}; servers: {self._describe()[0]}"
 
@@ -276,9 +287,13 @@ class Shedder:
         elif outage is not None:
             self._refuse(request, Shed.EXPIRED, f"it waited in vain: {outage}; retry later")
         else:
-            text = f"it waited in vain and its deadline of {_given_ms(request):g} ms can't be kept"
+            text = f"it waited in vain and its deadline of {describe_deadline(request)} can't be kept"
             self.shed(request, Shed.EXPIRED, text)
 
 
-def _given_ms(request: PendingRequest) -> float:
-    return (request.deadline_s - request.arrived_s) * 1e3
+def describe_deadline(request: PendingRequest) -> str:
+    """Return a request's deadline, and what of it passed outside the router where that is a part worth naming."""
+    given_s, transit_s = request.given_s, request.transit_s
+    if transit_s < _LARGE_TRANSIT * given_s:
+        return f"{given_s * 1e3:g} ms"
+    return f"{given_s * 1e3:g} ms, of which {transit_s * 1e3:.0f} pass in front of the router because this host is busy"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +149,18 @@ class BatchKey:
         return replace(self, bound_to=None, avoid=self.avoid | {server})
 
 
+class Transit(NamedTuple):
+    """What of a request's time passes outside the router.
+
+    Attributes:
+        arrived_s: When it came, on the event loop's clock; before now where it had to wait to be read.
+        return_s: How long its answer is expected to take until it has left.
+    """
+
+    arrived_s: float
+    return_s: float = 0.0
+
+
 @dataclass(slots=True)
 class PendingRequest:
     """A request whose caller waits.
@@ -164,6 +176,8 @@ class PendingRequest:
         attempts: How often it was sent.
         under_way: How many attempts have not ended.
         overdue: How many of these take far longer than was expected, so that little is hoped for.
+        given_s: The deadline as its caller gave it, from when it came; infinite when it is not known.
+        transit_s: What of that passes outside the router: before it was read, and on the way back.
         policy: The policy that decided on it last; empty before.
         record: That decision's record for the log, when it was bound early and is sampled.
         due_s: When its time is looked at next; infinite while nobody watches it.
@@ -182,6 +196,8 @@ class PendingRequest:
     attempts: int = 0
     under_way: int = 0
     overdue: int = 0
+    given_s: float = math.inf
+    transit_s: float = 0.0
     policy: str = ""
     record: dict[str, Any] | None = field(default=None, repr=False)
     due_s: float = math.inf

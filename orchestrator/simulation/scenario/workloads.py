@@ -66,6 +66,11 @@ def ramp(first: float, last: float) -> Shape:
     return _by_rate(lambda part: first + (last - first) * part)
 
 
+def rise_and_fall(low: float, high: float) -> Shape:
+    """A rate that rises evenly from ``low`` to ``high`` in the first half of the time, and falls in the second."""
+    return _by_rate(lambda part: low + (high - low) * (1 - np.abs(2 * part - 1)))
+
+
 def diurnal(amplitude: float, periods: float) -> Shape:
     """A rate of 1 + A·sin, so many periods over the whole time."""
     return _by_rate(lambda part: 1 + amplitude * np.sin(2 * np.pi * periods * part))

@@ -8,6 +8,7 @@ looks the same.
 from __future__ import annotations
 
 from orchestrator.policies.queue_rules import is_mostly_gone
+from orchestrator.policies.rule import observe_miss
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
 from orchestrator.simulation.world import columns as sim
@@ -36,6 +37,8 @@ def give_up(world: World, request: int, status: float) -> None:
     world.requests[sim.STATUS][request] = status
     world.requests[sim.ANSWERED_S][request] = world.state[sim.NOW_S]
     world.state[sim.LOST_COUNT] += 1
+    if status != sim.FAILED:  # that is because of load
+        observe_miss(world.rule, world.memory)
 
 
 @compiled

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+from orchestrator.policies.queue_rules import slack_used
 from orchestrator.policies.rule import observe as remember
 from orchestrator.policies.tables import columns as col
 from orchestrator.policies.tables.compiled import compiled
@@ -26,6 +27,7 @@ from orchestrator.simulation.world.shedding import enqueue
 
 _fitted_line = compiled(fitted_line)
 _observed_sums = compiled(observed_sums)
+_slack_used = compiled(slack_used)
 
 
 @compiled
@@ -149,14 +151,29 @@ def answer_batch(world: World, server: int, slot: int) -> None:
     truth[sim.BATCHES_RUN][server] += 1
     truth[sim.ITEMS_RUN][server] += items
     energy_j, took_s = _fixed_j(world, model, slot), _seen_s(world, server, slot)
-    request, is_in_time = int(held[sim.FIRST][slot]), 1.0
+    expected_s = fleet.models[col.PER_ITEM_S][model] * items + fleet.models[col.FIXED_S][model]
+    request, is_in_time, most_used = int(held[sim.FIRST][slot]), 1.0, 0.0
     while request >= 0:
         _answer(world, request, fleet.models[col.ACCURACY][model], energy_j / items)
-        if now_s > world.requests[sim.DEADLINE_S][request]:
+        arrived_s, deadline_s = world.requests[sim.ARRIVED_S][request], world.requests[sim.DEADLINE_S][request]
+        if now_s > deadline_s:
             is_in_time = 0.0
+        most_used = max(most_used, _slack_used(now_s - arrived_s, deadline_s - arrived_s, expected_s))
         request = int(world.requests[sim.NEXT][request])
-    expected_s = fleet.models[col.PER_ITEM_S][model] * items + fleet.models[col.FIXED_S][model]
-    remember(world.rule, world.memory, float(server), float(column), items, expected_s, took_s, is_in_time)
+    width = fleet.models[col.MODEL_WIDTH][model]
+    remember(
+        world.rule,
+        world.memory,
+        float(server),
+        float(column),
+        items,
+        width,
+        expected_s,
+        took_s,
+        most_used,
+        is_in_time,
+        now_s,
+    )
     if state[sim.LEARNS] != 0:
         observe(world, model, items, took_s)
     held[sim.DONE_S][slot] = now_s

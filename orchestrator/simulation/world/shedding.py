@@ -96,7 +96,7 @@ def shed_late_heads(world: World, count: int) -> bool:
     has_shed = False
     while has_head(world):
         head = int(world.heap[0])
-        needs_s = _least_answer_s(world, count, head, is_overloaded) * margin
+        needs_s = _least_answer_s(world, count, head, is_overloaded, tail_slack_s) * margin
         if state[sim.NOW_S] + needs_s <= world.requests[sim.DEADLINE_S][head]:
             break
         give_up(world, take_head(world), sim.SHED)
@@ -105,11 +105,11 @@ def shed_late_heads(world: World, count: int) -> bool:
 
 
 @compiled
-def _least_answer_s(world: World, count: int, head: int, is_overloaded: bool) -> float:
+def _least_answer_s(world: World, count: int, head: int, is_overloaded: bool, tail_slack_s: float) -> float:
     """Return the least expected time until the head is answered, in the batch that its queue needs it to go in."""
     rows, requests = world.rows, world.requests
     allowed_s = requests[sim.DEADLINE_S][head] - requests[sim.ARRIVED_S][head]
-    longest_s = _longest_service_s(allowed_s, world.state[sim.SLACK_MARGIN])
+    longest_s = _longest_service_s(allowed_s, tail_slack_s, world.state[sim.SLACK_MARGIN])
     least_s = math.inf
     for row in range(count):
         per_item_s, fixed_s = rows[col.ROW_PER_ITEM_S][row], rows[col.ROW_FIXED_S][row]

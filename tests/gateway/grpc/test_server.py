@@ -71,7 +71,7 @@ async def test_a_family_answers_with_what_was_decided(raw: RawCalls) -> None:
         "slim_width": 50,
         "slim_batch": 2,
         "slim_expected_accuracy": 0.917,
-        "slim_policy": "ppo-slim",
+        "slim_policy": "lert:brownout",
     }
 
 
@@ -414,7 +414,7 @@ async def test_a_full_queue_is_resource_exhausted() -> None:
 async def test_priorities_and_preferences_are_taken_and_joules_that_nobody_knows_are_not(raw: RawCalls) -> None:
     parameters = {"priority": 1, "slim_preference": "latency", "slim_deadline_ms": 5000}
     response = await raw.infer(item_request(parameters=parameters))
-    assert response.parameters["slim_policy"].string_param == "ppo-slim"
+    assert response.parameters["slim_policy"].string_param == "preferred"
     assert "slim_energy_j" not in response.parameters
     status, detail = await raw.refused("ModelInfer", item_request(parameters={"slim_max_joules": 1.0}))
     assert status == "INVALID_ARGUMENT"

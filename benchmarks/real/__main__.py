@@ -1,0 +1,151 @@
+"""``python -m benchmarks.real``: measures all cells, goes on where it was interrupted, and writes page and JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.harness.claims import encode_claim
+from benchmarks.harness.command import (
+    Say,
+    conclude,
+    out_option,
+    path_option,
+    publish,
+    repository_option,
+    run_to_end,
+    start_clock,
+)
+from benchmarks.harness.machine import describe_machine
+from benchmarks.real.cells import FLEETS, Cell, cells_of
+from benchmarks.real.claims import WIDEST, draw_claims
+from benchmarks.real.page import make_page
+from benchmarks.real.picture import draw_picture
+from benchmarks.real.results import Line, decode_line
+from benchmarks.real.testbed import hogged, open_set_ups
+from orchestrator.loadgen.comparison import turns
+from orchestrator.loadgen.plan import Load
+from orchestrator.loadgen.run import measure, run_load
+from orchestrator.loadgen.sample import LabelledSample, load_sample
+from orchestrator.loadgen.target import SetUp
+from orchestrator.reporting.journal import Journal
+
+_WARM_UP_S = 1.0
+_REST_S = 0.5
+_CAPACITY_S, _CAPACITY_DEADLINE_S = 4.0, 10.0
+_CAPACITY_TIMES = (200.0, 3000.0)
+
+
+@click.command()
+@repository_option
+@out_option
+@path_option("--sample", Path("examples/fashion-mnist/test_1000.npz"))
+@path_option("--journal", Path("build/real.jsonl"))
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=2), default=4.0, show_default=True, help="Of each run.")
+@click.option("--fleet", "fleets", multiple=True, type=click.Choice(list(FLEETS)), help="Only these.")
+def main(
+    repository: Path, out: Path, sample: Path, journal: Path, rounds: int, seconds: float, fleets: tuple[str, ...]
+) -> None:
+    """Measure; the exit status is 1 when a bar is missed."""
+    done: list[Line] = []
+    say = start_clock()
+    with Journal(journal, lambda _, values: done.append(decode_line(values)), remedy="remove it") as kept:
+        for fleet in fleets or tuple(FLEETS):
+            run_to_end(_measure_fleet(repository, fleet, load_sample(sample), rounds, seconds, done, kept, say))
+    setting = {"machine": describe_machine(), "rounds": rounds, "seconds of each run": f"{seconds:g}"}
+    document: dict[str, Any] = {
+        "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "setting": {key: str(value) for key, value in setting.items()},
+        "claims": [encode_claim(claim) for claim in draw_claims(done)],
+        "lines": [line.encode() for line in done],
+    }
+    page = list(make_page(done, document["setting"], "real.png"))
+    publish("real", out, document, page, picture=draw_picture(done))
+    conclude(draw_claims(done))
+
+
+async def _measure_fleet(
+    repository: Path,
+    fleet: str,
+    sample: LabelledSample,
+    rounds: int,
+    seconds: float,
+    done: list[Line],
+    journal: Journal,
+    say: Say,
+) -> None:
+    wanted = [cell for hogs in (0, 1) for cell in cells_of(fleet, hogs)]
+    with tempfile.TemporaryDirectory(prefix="bench-real-") as folder:
+        async with open_set_ups(repository, fleet, Path(folder)) as set_ups:
+            capacity_rps = await _measure_capacity(set_ups, sample)
+            say(f"{fleet}: {capacity_rps:.0f} requests a second at full width")
+            for cell in wanted:
+                load = cell.load(capacity_rps, seconds, _WARM_UP_S, seed=0)
+                async with hogged(cell.hogs):
+                    await _measure_cell(cell, load, set_ups, sample, rounds, done, journal, say)
+
+
+async def _measure_cell(
+    cell: Cell,
+    load: Load,
+    set_ups: Sequence[SetUp],
+    sample: LabelledSample,
+    rounds: int,
+    done: list[Line],
+    journal: Journal,
+    say: Say,
+) -> None:
+    known = {(line.cell, line.round, line.set_up) for line in done}
+    for number, own, set_up in turns(set_ups, [load], rounds):
+        if (cell, number, set_up.name) in known:
+            continue
+        found = await measure(set_up.target, set_up.of(own), sample, senders=1, progress=lambda seconds: None)
+        if found.is_cut:
+            raise asyncio.CancelledError
+        summary = found.summary
+        line = Line(
+            cell,
+            number,
+            set_up.name,
+            own.rate_rps,
+            summary.right_in_time,
+            summary.in_time,
+            summary.late,
+            summary.refused,
+            summary.accuracy,
+            summary.p99_s,
+            {str(width): part for width, part in summary.widths.items()},
+        )
+        done.append(line)
+        journal.write(line.encode())
+        say(
+            f"{cell.fleet}, {cell.hogs} hogs, {cell.workload}, {cell.deadline_s * 1e3:g} ms, load {cell.ratio:g}, "
+            f"{set_up.name}: {100 * line.right_in_time:.1f} % right in time, {100 * line.late:.1f} % late"
+        )
+        await asyncio.sleep(_REST_S)
+
+
+async def _measure_capacity(set_ups: Sequence[SetUp], sample: LabelledSample) -> float:
+    """Return what the fleet answers a second at full width, by more than it can answer in a time without deadlines."""
+    widest = next(set_up for set_up in set_ups if set_up.name == WIDEST)
+    rate_rps = _CAPACITY_TIMES[0]
+    while True:
+        load = Load("steady", rate_rps, _CAPACITY_S, _CAPACITY_DEADLINE_S)
+        run = await run_load(widest.target, widest.of(load), sample.images, sample.labels, wait_s=_CAPACITY_DEADLINE_S)
+        ended_s = run.records.ended_s[run.records.status == "OK"]
+        counted = ((ended_s > _CAPACITY_S / 4) & (ended_s < _CAPACITY_S)).sum()
+        found_rps = float(counted) / (_CAPACITY_S * 3 / 4)
+        if found_rps < 0.9 * rate_rps or rate_rps >= _CAPACITY_TIMES[1]:
+            return found_rps
+        rate_rps *= 2
+
+
+if __name__ == "__main__":
+    main()

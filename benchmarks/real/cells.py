@@ -1,0 +1,53 @@
+"""What is measured: fleets, other work on the machine, shapes of load, deadlines, and how much comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.loadgen.plan import Load
+
+FLEETS: dict[str, tuple[float, ...]] = {"two unlike": (4.0, 12.0), "four alike": (12.0, 12.0, 12.0, 12.0)}
+"""The emulated slow-down of each server; so slow that two cores hold servers, gateway and senders."""
+RATIOS = (0.3, 0.6, 0.9, 1.2, 2.0, 4.0)
+"""Requests over what the fleet answers at full width."""
+FEW_RATIOS = (0.6, 1.2, 2.0)
+DEADLINES_S = (0.025, 0.1, 0.5)
+_USUAL_S = 0.1
+_SHAPES = ("gamma:8", "flash-crowd:4")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One condition.
+
+    Attributes:
+        fleet: Its name in FLEETS.
+        hogs: Processes that do nothing but take a core.
+        workload: The shape of the arrivals.
+        ratio: The mean rate over what the fleet answers at full width.
+        deadline_s: The deadline of each request.
+    """
+
+    fleet: str
+    hogs: int
+    workload: str
+    ratio: float
+    deadline_s: float
+
+    def load(self, capacity_rps: float, seconds: float, warm_up_s: float, seed: int) -> Load:
+        """Return the load of this cell at a fleet that answers so much at full width."""
+        rate_rps = self.ratio * capacity_rps
+        return Load(self.workload, rate_rps, seconds, self.deadline_s, warm_up_s=warm_up_s, seed=seed)
+
+
+def cells_of(fleet: str, hogs: int) -> Iterator[Cell]:
+    """Yield what a fleet is measured at beside so many hogs: every load at the usual deadline, fewer elsewhere."""
+    for ratio in RATIOS:
+        yield Cell(fleet, hogs, "steady", ratio, _USUAL_S)
+    for ratio in FEW_RATIOS:
+        for workload in _SHAPES:
+            yield Cell(fleet, hogs, workload, ratio, _USUAL_S)
+        for deadline_s in DEADLINES_S:
+            if deadline_s != _USUAL_S:
+                yield Cell(fleet, hogs, "steady", ratio, deadline_s)

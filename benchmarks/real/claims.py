@@ -1,0 +1,65 @@
+"""What is promised of the default policy on real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.real.cells import Cell
+from benchmarks.real.results import Line, behind_best, by_cell
+from benchmarks.real.testbed import DEFAULT, FIXED, RULES
+from orchestrator.loadgen.comparison import mean_of
+from orchestrator.reporting.claim import Claim, Interval
+
+NARROWEST, WIDEST = "always 25 %", "always 100 %"
+BEHIND_POINTS = 0.5
+GAIN_RATIO = 0.8
+LATE_PERCENT = 1.0
+_FITS_RATIO = 0.99
+
+
+def draw_claims(lines: Sequence[Line]) -> list[Claim]:
+    """Return the claims, for a quiet machine and for one with other work."""
+    claims = []
+    for hogs, where in ((0, "on a quiet machine"), (1, "beside a process that takes a core")):
+        own = [line for line in lines if line.cell.hogs == hogs]
+        claims += [_behind(own, where), _gain(own, where), _late(own, where)]
+    return claims
+
+
+def _behind(lines: Sequence[Line], where: str) -> Claim:
+    cells: dict[Cell, list[float]] = {}
+    for cell, _, behind, _ in behind_best(lines, DEFAULT, [*FIXED, *RULES]):
+        cells.setdefault(cell, []).append(100 * behind)
+    means = [sum(values) / len(values) for values in cells.values()]
+    return _claim(f"top-1 in time behind the best rival of each cell, {where}", means, "points", BEHIND_POINTS)
+
+
+def _gain(lines: Sequence[Line], where: str) -> Claim:
+    """Of what full width gains over the narrowest, how much the default has, where full width fits."""
+    ratios = []
+    for found in by_cell(lines).values():
+        if not all(name in found for name in (DEFAULT, NARROWEST, WIDEST)):
+            continue
+        wide, narrow = found[WIDEST], found[NARROWEST]
+        if wide.in_time < _FITS_RATIO or wide.accuracy is None or narrow.accuracy is None:
+            continue
+        spread = wide.accuracy - narrow.accuracy
+        if spread > 0:
+            ratios.append((found[DEFAULT].right_in_time - narrow.right_in_time) / spread)
+    name = f"gain over always narrowest where full width fits, of the difference in accuracy, {where}"
+    return _claim(name, ratios, "", GAIN_RATIO, is_floor=True)
+
+
+def _late(lines: Sequence[Line], where: str) -> Claim:
+    late = [100 * line.late for line in lines if line.set_up == DEFAULT]
+    return _claim(f"requests that were neither answered nor refused within their deadline, {where}", late, "%",
+                  LATE_PERCENT)  # fmt: skip
+
+
+def _claim(name: str, values: Sequence[float], unit: str, bar: float, *, is_floor: bool = False) -> Claim:
+    if not values:
+        return Claim(name, None, unit, bar, is_floor=is_floor)
+    mean = mean_of(values)
+    interval = Interval(mean.least, mean.most) if len(values) > 1 else None
+    note = f"mean over {len(values)} cells; {'least' if is_floor else 'most'} {(min if is_floor else max)(values):.2f}"
+    return Claim(name, mean.value, unit, bar, is_floor=is_floor, interval=interval, note=note)

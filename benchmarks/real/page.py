@@ -1,0 +1,54 @@
+"""The page: what is promised, the picture, and a table for each fleet and deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks.harness.claims import claims_table
+from benchmarks.real.cells import FLEETS
+from benchmarks.real.claims import draw_claims
+from benchmarks.real.results import Line, by_cell
+from orchestrator.reporting.blocks import Block, Bullets, Heading, Picture, Table, Text
+
+
+def make_page(lines: Sequence[Line], setting: Mapping[str, Any], picture: str | None) -> Iterator[Block]:
+    """Yield the blocks of the page."""
+    yield Heading(1, "Policies on real servers")
+    yield Text(
+        "Right answers within the deadline, of all requests that were due (top-1 in time), on real tritonservers on "
+        "one machine of two cores. Each set-up got each load in turn; latency counts from when a request was due. "
+        "How unlike the servers are is emulated. Made by `make bench-real`."
+    )
+    fleets = [f"{name}: slow-downs {', '.join(f'{s:g}' for s in slow)}" for name, slow in FLEETS.items()]
+    yield Bullets("", [*fleets, *(f"{key}: {value}" for key, value in setting.items())])
+    if picture is not None:
+        yield Picture(picture, "Top-1 in time over load for each set-up")
+    claims = draw_claims(lines)
+    yield claims_table(claims)
+    yield Bullets("", [f"{claim.name}: {claim.note}" for claim in claims if claim.note])
+    found = by_cell(lines)
+    names = list(dict.fromkeys(line.set_up for line in lines))
+    for fleet, hogs in dict.fromkeys((line.cell.fleet, line.cell.hogs) for line in lines):
+        yield Heading(2, f"{fleet.capitalize()}, {'quiet' if not hogs else 'beside a process that takes a core'}")
+        rows = []
+        for (cell, _), own in found.items():
+            if (cell.fleet, cell.hogs) != (fleet, hogs):
+                continue
+            best = max(line.right_in_time for line in own.values())
+            rows.append(
+                (
+                    cell.workload,
+                    f"{cell.deadline_s * 1e3:g} ms",
+                    f"{cell.ratio:g}",
+                    *(_cell(own.get(name), best) for name in names),
+                )
+            )
+        yield Table(("arrivals", "deadline", "load", *names), rows)
+
+
+def _cell(line: Line | None, best: float) -> str:
+    if line is None:
+        return "–"
+    text = f"{100 * line.right_in_time:.1f}"
+    return f"**{text}**" if line.right_in_time == best else text

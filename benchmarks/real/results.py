@@ -1,0 +1,62 @@
+"""What was measured, as values of JSON: a line for each set-up in each cell and round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.real.cells import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one set-up did in one cell and round.
+
+    Attributes:
+        rate_rps: Requests a second that were sent on average.
+        right_in_time, in_time, late, refused: Parts of all requests, see orchestrator.loadgen.records.
+        accuracy: Right answers of all answers; None without any.
+        p99_s: Of the latency; None without answers.
+        widths: The part of the answers that each width gave, by percentage.
+    """
+
+    cell: Cell
+    round: int
+    set_up: str
+    rate_rps: float
+    right_in_time: float
+    in_time: float
+    late: float
+    refused: float
+    accuracy: float | None
+    p99_s: float | None
+    widths: Mapping[str, float]
+
+    def encode(self) -> dict[str, Any]:
+        """Return values for JSON."""
+        return asdict(self)
+
+
+def decode_line(values: Mapping[str, Any]) -> Line:
+    """Return the line that ``encode`` gave; raises KeyError and TypeError when it is none."""
+    return Line(**{**values, "cell": Cell(**values["cell"])})
+
+
+def by_cell(lines: Iterable[Line]) -> dict[tuple[Cell, int], dict[str, Line]]:
+    """Return the lines of each cell and round by set-up."""
+    found: dict[tuple[Cell, int], dict[str, Line]] = {}
+    for line in lines:
+        found.setdefault((line.cell, line.round), {})[line.set_up] = line
+    return found
+
+
+def behind_best(lines: Iterable[Line], own: str, rivals: Sequence[str]) -> Iterator[tuple[Cell, int, float, str]]:
+    """Yield by how much a set-up is behind the best of some others in each cell and round, and who that is.
+
+    Only where all of them were measured; below 0 it is ahead of all.
+    """
+    for (cell, number), found in by_cell(lines).items():
+        if own in found and all(rival in found for rival in rivals):
+            best = max(rivals, key=lambda rival: found[rival].right_in_time)
+            yield cell, number, found[best].right_in_time - found[own].right_in_time, best

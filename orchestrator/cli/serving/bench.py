@@ -1,0 +1,224 @@
+"""``slimsched bench``: open-loop load at a gateway, a Triton or a router, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from orchestrator.cli.options import FILE, PATH
+from orchestrator.cli.research.output import save, say_figure, wide_console
+from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
+from orchestrator.loadgen.comparison import Result, compare, standings
+from orchestrator.loadgen.plan import KINDS, Load, check_load
+from orchestrator.loadgen.records import Summary
+from orchestrator.loadgen.run import Measured, measure
+from orchestrator.loadgen.sample import load_sample
+from orchestrator.loadgen.target import SetUp, find_target, only_place, parse_set_ups
+
+_COLUMNS = (
+    ("right in time", "right_in_time", 1.0, ".1%"),
+    ("in time", "in_time", 1.0, ".1%"),
+    ("late", "late", 1.0, ".1%"),
+    ("refused", "refused", 1.0, ".1%"),
+    ("accuracy", "accuracy", 1.0, ".1%"),
+    ("p50 ms", "p50_s", 1e3, ".1f"),
+    ("p99 ms", "p99_s", 1e3, ".1f"),
+)
+_MEANS = tuple(column for column in _COLUMNS if column[1] not in ("right_in_time", "p50_s"))
+
+
+def _load_options(command: Any) -> Any:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON."),
+        click.option("--out", type=FILE, help="Save every figure as JSON."),
+        click.option("--senders", type=click.IntRange(1, 64), default=1, help="Processes that send."),
+        click.option("--seed", type=int, default=0, help="Of arrivals and the order of images."),
+        click.option("--warm-up-s", type=click.FloatRange(min=0), default=1.0, help="First part that isn't counted."),
+        click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, help="How long to send."),
+        click.option("--deadline-ms", type=click.FloatRange(min=1), default=100.0, help="From when a request is due."),
+        click.option("--workload", default="poisson", help=f"Shape of the arrivals: {', '.join(KINDS)}."),
+        click.option(
+            "--sample",
+            "sample_path",
+            type=PATH,
+            default=Path("examples/fashion-mnist/test_1000.npz"),
+            help="Labelled images to send: .npz with images uint8 [n, c, h, w] and labels [n].",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True)
+@click.option("--grpc", "grpc_address", help="HOST:PORT of a gateway's or a Triton's gRPC.")
+@click.option("--http", "http_address", help="HOST:PORT of a gateway's or a Triton's HTTP.")
+@click.option("--fleet", type=PATH, help="A fleet file: a router in the sender's own process.")
+@click.option("--model", default="fashion", help="Family or model to ask for.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, help="Requests a second.")
+@_load_options
+@click.pass_context
+def bench(
+    context: click.Context,
+    grpc_address: str | None,
+    http_address: str | None,
+    fleet: Path | None,
+    model: str,
+    rate: float,
+    sample_path: Path,
+    workload: str,
+    deadline_ms: float,
+    seconds: float,
+    warm_up_s: float,
+    seed: int,
+    senders: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Send labelled images open loop, and show what was right and in time.
+
+    Requests are sent when they are due, whether or not earlier ones were answered, and latency counts from then.
+    Ctrl-C ends the sending; the figures are then of what was sent.
+
+    \b
+    Example:
+      slimsched up &
+      slimsched bench --grpc 127.0.0.1:9001 --rate 500 --deadline-ms 100
+      slimsched bench --grpc 127.0.0.1:9001 --workload burst:1000
+    """
+    if context.invoked_subcommand is not None:
+        return
+    kind, place = only_place({GRPC: grpc_address, HTTP: http_address, ROUTER: fleet})
+    load = check_load(Load(workload, rate, seconds, deadline_ms / 1e3, warm_up_s=warm_up_s, seed=seed))
+    sample = load_sample(sample_path)
+    console = Console(stderr=True)
+
+    async def run() -> Measured:
+        target = await find_target(kind, place, model)
+        with _progress(console, f"{rate:g}/s {workload}", seconds) as progress:
+            return await measure(target, load, sample, senders=senders, progress=progress)
+
+    found = asyncio.run(run())
+    if found.is_cut:
+        console.print("interrupted; these are the figures of what was sent")
+    _show(found.summary, found.senders_cores, as_json=as_json)
+    _save(out, {"load": asdict(load), **asdict(found)})
+
+
+@bench.command("compare")
+@click.option(
+    "--set-up",
+    "named",
+    multiple=True,
+    required=True,
+    help="NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]; kinds are grpc, http and router. Several times for several.",
+)
+@click.option("--rate", "rates", type=click.FloatRange(min=0, min_open=True), multiple=True, required=True)
+@click.option("--rounds", type=click.IntRange(1), default=3)
+@_load_options
+def compare_command(
+    named: tuple[str, ...],
+    rates: tuple[float, ...],
+    rounds: int,
+    sample_path: Path,
+    workload: str,
+    deadline_ms: float,
+    seconds: float,
+    warm_up_s: float,
+    seed: int,
+    senders: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Give several set-ups the same loads in turn, in several rounds; means come with 95 % intervals.
+
+    \b
+    Example:
+      slimsched bench compare --rate 500 --rate 2000 \\
+        --set-up default=grpc:127.0.0.1:9001:fashion \\
+        --set-up narrowest=grpc:127.0.0.1:9001:fashion,slim_width=25
+    """
+    loads = [
+        check_load(Load(workload, rate, seconds, deadline_ms / 1e3, warm_up_s=warm_up_s, seed=seed)) for rate in rates
+    ]
+    sample = load_sample(sample_path)
+    console = Console(stderr=True)
+    results: list[Result] = []
+
+    async def measure_one(set_up: SetUp, load: Load) -> Measured:
+        with _progress(console, f"{set_up.name} {load.rate_rps:g}/s", load.seconds) as progress:
+            return await measure(set_up.target, load, sample, senders=senders, progress=progress)
+
+    async def run() -> None:
+        await compare(await parse_set_ups(named), loads, rounds, measure_one, results.append)
+
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:
+        console.print("interrupted; these are the figures so far")
+    _show_results(results, as_json=as_json)
+    _save(out, [asdict(result) for result in results])
+
+
+@contextmanager
+def _progress(console: Console, what: str, seconds: float) -> Iterator[Callable[[float], None]]:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task(what, total=seconds)
+        yield lambda passed_s: bar.update(task, completed=passed_s)
+
+
+def _cell(value: float | None, scale: float, form: str) -> str:
+    return say_figure(None if value is None else scale * value, form)
+
+
+def _show(summary: Summary, senders_cores: float, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(asdict(summary)))
+        return
+    table = Table("requests", *(heading for heading, *_ in _COLUMNS), "widths")
+    widths = ", ".join(f"{width} %: {part:.0%}" for width, part in summary.widths.items() if width)
+    table.add_row(
+        f"{summary.requests:,}",
+        *(_cell(getattr(summary, name), scale, form) for _, name, scale, form in _COLUMNS),
+        widths or "-",
+    )
+    console = wide_console()
+    console.print(table)
+    for status, count in summary.statuses.items():
+        if status != "OK":
+            console.print(f"{status}: {count:,}", highlight=False)
+    console.print(
+        f"senders took {senders_cores:.2f} cores; 99 % of requests left within {summary.sender_late_s * 1e3:.1f} ms of "
+        "when they were due",
+        highlight=False,
+    )
+
+
+def _show_results(results: Sequence[Result], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([asdict(result) for result in results]))
+        return
+    table = Table("rate", "set-up", "rounds", "right in time", "95 %", *(heading for heading, *_ in _MEANS))
+    for standing in standings(results, [name for _, name, *_ in _MEANS]):
+        right = standing.right_in_time
+        interval = f"{right.least:.1%} to {right.most:.1%}" if standing.rounds > 1 else "-"
+        cells = [_cell(standing.means[name], scale, form) for _, name, scale, form in _MEANS]
+        names = (f"{standing.rate_rps:g}/s", standing.set_up, str(standing.rounds))
+        table.add_row(*names, f"{right.value:.1%}", interval, *cells)
+    wide_console().print(table)
+
+
+def _save(out: Path | None, content: Any) -> None:
+    if out is not None:
+        save(out, json.dumps(content, indent=1) + "\n")

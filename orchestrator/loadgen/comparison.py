@@ -1,0 +1,112 @@
+"""Set-ups under the same loads, interleaved: in each round every set-up gets each load once.
+
+What else a machine does changes from minute to minute, so figures of set-ups that were measured one after the other say
+more about the minutes. Here they take turns within a round, the first in one round being the second in the next, and a
+difference between two set-ups is taken within rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from orchestrator.loadgen.plan import Load
+from orchestrator.loadgen.records import Summary
+from orchestrator.loadgen.run import Measured
+from orchestrator.loadgen.target import SetUp
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one set-up did with one load in one round."""
+
+    set_up: str
+    load: Load
+    round: int
+    summary: Summary
+    senders_cores: float
+
+
+def turns(set_ups: Sequence[SetUp], loads: Sequence[Load], rounds: int) -> Iterator[tuple[int, Load, SetUp]]:
+    """Yield what is measured, in order; the arrivals of a round are the same for every set-up."""
+    for number in range(rounds):
+        for load in loads:
+            first = number % len(set_ups)
+            for set_up in (*set_ups[first:], *set_ups[:first]):
+                yield number, replace(load, seed=load.seed + number), set_up
+
+
+async def compare(
+    set_ups: Sequence[SetUp],
+    loads: Sequence[Load],
+    rounds: int,
+    measure: Callable[[SetUp, Load], Awaitable[Measured]],
+    note: Callable[[Result], None],
+) -> None:
+    """Measure every set-up under every load in turn; ``note`` is told each result as it comes, but none that was cut.
+
+    Raises:
+        CancelledError: A run was cut.
+    """
+    for number, load, set_up in turns(set_ups, loads, rounds):
+        found = await measure(set_up, set_up.of(load))
+        if found.is_cut:
+            raise asyncio.CancelledError
+        note(Result(set_up.name, load, number, found.summary, found.senders_cores))
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean over rounds with its 95 % interval, which is as wide as can be with one round."""
+
+    value: float
+    least: float
+    most: float
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Return the mean of at least one value, with the interval of Student's t."""
+    value = float(np.mean(values))
+    if len(values) < 2:
+        return Mean(value, -np.inf, np.inf)
+    half = _T_95[min(len(values), len(_T_95)) - 2] * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return Mean(value, value - half, value + half)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one set-up did at one rate, over all rounds.
+
+    Attributes:
+        right_in_time: Top-1 in time, with its interval.
+        means: The means of further figures of ``Summary``, by name; None where there were no answers.
+    """
+
+    rate_rps: float
+    set_up: str
+    rounds: int
+    right_in_time: Mean
+    means: Mapping[str, float | None]
+
+
+def standings(results: Sequence[Result], figures: Sequence[str]) -> list[Standing]:
+    """Return how each set-up did at each rate, in the order in which they were measured."""
+    found = []
+    for rate_rps, name in dict.fromkeys((result.load.rate_rps, result.set_up) for result in results):
+        own = [r.summary for r in results if (r.load.rate_rps, r.set_up) == (rate_rps, name)]
+        right = mean_of([summary.right_in_time for summary in own])
+        means = {figure: _mean([getattr(summary, figure) for summary in own]) for figure in figures}
+        found.append(Standing(rate_rps, name, len(own), right, means))
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
+"""Two-sided 95 % quantiles of Student's t, of 1 degree of freedom and so on; those of more are a little smaller."""

@@ -1,0 +1,110 @@
+"""What is sent when: arrivals of a shape of the simulator, over some senders, for some time.
+
+A workload is named as in a scenario: ``poisson``, ``steady`` (a metronome), ``gamma:CV2``, ``flash-crowd:FACTOR``
+(FACTOR times the rate for a fifth of the time, from two fifths on), ``ramp:FIRST:LAST``, ``rise-and-fall:LOW:HIGH``,
+``burst:N`` (N at once, and nothing else) or ``replay:FILE``. Rates are means over the whole time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigError
+from orchestrator.simulation.scenario import workloads
+
+Times = NDArray[np.float64]
+
+KINDS = ("poisson", "steady", "gamma:CV2", "flash-crowd:FACTOR", "ramp:FIRST:LAST", "rise-and-fall:LOW:HIGH",
+         "burst:N", "replay:FILE")  # fmt: skip
+_CROWD_BEGINS, _CROWD_LASTS = 0.4, 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests of one image each.
+
+    Attributes:
+        workload: The shape of the arrivals, see the module.
+        rate_rps: Requests a second on average; of a burst nothing.
+        seconds: How long requests are sent.
+        warm_up_s: The first part of it, which no figure counts.
+        deadline_s: From when a request is due to when its answer should be there.
+        seed: Of the arrivals, and of the order of the images.
+        parameters: Of each request, beside its deadline.
+    """
+
+    workload: str
+    rate_rps: float
+    seconds: float
+    deadline_s: float
+    warm_up_s: float = 0.0
+    seed: int = 0
+    parameters: dict[str, str | int | float] = field(default_factory=dict)
+
+    @property
+    def is_burst(self) -> bool:
+        """Whether all requests are due at once, so that there is no warm-up."""
+        return self.workload.startswith("burst:")
+
+
+def check_load(load: Load) -> Load:
+    """Return a load that has arrivals; raises ConfigError as ``arrivals_s``."""
+    arrivals_s(load)
+    return load
+
+
+def arrivals_s(load: Load) -> Times:
+    """Return the times at which requests are due, ascending, float64 [n], from the beginning on.
+
+    Raises:
+        ConfigError: The workload is none, or its numbers or its file are wrong.
+    """
+    kind, *numbers = load.workload.split(":")
+    rng = np.random.default_rng(load.seed)
+    if kind == "burst":
+        (count,) = _numbers(load.workload, numbers, 1)
+        return np.zeros(int(count))
+    shape = _shape(load.workload, kind, numbers)
+    count = max(1, round(load.rate_rps * load.seconds))
+    times_s = workloads.scaled(shape, count, load.rate_rps, rng)
+    return times_s[times_s < load.seconds]
+
+
+def _shape(workload: str, kind: str, numbers: list[str]) -> workloads.Shape:
+    match kind:
+        case "poisson":
+            _numbers(workload, numbers, 0)
+            return workloads.gamma(1.0)
+        case "steady":
+            _numbers(workload, numbers, 0)
+            return workloads.gamma(0.0)
+        case "gamma":
+            (cv2,) = _numbers(workload, numbers, 1)
+            return workloads.gamma(cv2)
+        case "flash-crowd":
+            (factor,) = _numbers(workload, numbers, 1)
+            return workloads.flash_crowd(factor, _CROWD_BEGINS, _CROWD_LASTS)
+        case "ramp":
+            first, last = _numbers(workload, numbers, 2)
+            return workloads.ramp(first, last)
+        case "rise-and-fall":
+            low, high = _numbers(workload, numbers, 2)
+            return workloads.rise_and_fall(low, high)
+        case "replay":
+            return workloads.replay(Path(":".join(numbers)))
+        case _:
+            raise ConfigError(f"unknown workload {workload!r}; known are {', '.join(KINDS)}")
+
+
+def _numbers(workload: str, given: list[str], count: int) -> list[float]:
+    try:
+        numbers = [float(text) for text in given]
+    except ValueError:
+        numbers = []
+    if len(given) != count or len(numbers) != count or any(not 0 <= number < 1e9 for number in numbers):
+        raise ConfigError(f"workload {workload!r} needs {count} numbers from 0 on; known are {', '.join(KINDS)}")
+    return numbers

@@ -1,0 +1,165 @@
+"""What can be measured: a gateway, a Triton, or a router in the sender's own process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from orchestrator.config import load_fleet
+from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.http2.grpc.channel import GrpcChannel
+from orchestrator.http2.grpc.wire import RpcError
+from orchestrator.loadgen.clients import GRPC, HTTP, ROUTER
+from orchestrator.loadgen.plan import Load
+from orchestrator.router import Router
+from orchestrator.triton.messages import SERVICE, pb
+
+_ASK_S = 5.0
+_TRITON = "triton"
+"""What a Triton calls itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked: a model or a family of a gateway, of a Triton, or of a router in the sender's process.
+
+    Attributes:
+        kind: How it is asked, see orchestrator.loadgen.clients.
+        address: ``host:port``, or the path of a fleet file.
+        model: The name of the model or family.
+        input_name: Of its one input.
+        output_name: Of its first output.
+        is_gateway: Whether it understands deadlines.
+    """
+
+    kind: str
+    address: str
+    model: str
+    input_name: str
+    output_name: str
+    is_gateway: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    """Something that can be asked.
+
+    Attributes:
+        name: What it is called in tables.
+        target: Where and how it is asked.
+        parameters: Of its requests, beside those of the load.
+    """
+
+    name: str
+    target: Target
+    parameters: tuple[tuple[str, str | int | float], ...] = ()
+
+    def of(self, load: Load) -> Load:
+        """Return a load as this set-up gets it."""
+        return replace(load, parameters={**load.parameters, **dict(self.parameters)})
+
+
+async def find_target(kind: str, address: str, model: str) -> Target:
+    """Return a target by what it says of a model; of a router what its Tritons say.
+
+    Raises:
+        ServerUnavailableError: Nobody answers there, or there is no such model.
+        ConfigError: The kind is none.
+    """
+    match kind:
+        case "grpc":
+            metadata, name = await _ask_grpc(address, model)
+        case "http":
+            metadata, name = await _ask_http(address, model)
+        case "router":
+            return await _ask_router(address, model)
+        case _:
+            raise ConfigError(f"unknown kind of target {kind!r}; known are {GRPC}, {HTTP} and {ROUTER}")
+    inputs, outputs = metadata.get("inputs", []), metadata.get("outputs", [])
+    if len(inputs) != 1 or not outputs:
+        raise ConfigError(
+            f"model {model!r} at {address} has {len(inputs)} inputs and {len(outputs)} outputs; load is of one image, "
+            "so one input and an output of scores are needed"
+        )
+    return Target(kind, address, model, inputs[0]["name"], outputs[0]["name"], name != _TRITON)
+
+
+def only_place(places: Mapping[str, str | Path | None]) -> tuple[str, str]:
+    """Return the one kind of target for which a place is given, and that; raises ConfigError unless it is one."""
+    given = [(kind, str(place)) for kind, place in places.items() if place is not None]
+    if len(given) != 1:
+        raise ConfigError(f"{len(given)} targets are given; give one of --grpc, --http and --fleet")
+    return given[0]
+
+
+async def parse_set_up(text: str) -> SetUp:
+    """Return what ``NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]`` names, after asking it; raises as ``find_target``."""
+    name, is_named, rest = text.partition("=")
+    place, *parameters = rest.split(",")
+    kind, _, place = place.partition(":")
+    host, _, last = place.rpartition(":")
+    address, model = (place, "fashion") if kind == ROUTER or last.isdecimal() or not host else (host, last)
+    pairs = [parameter.partition("=") for parameter in parameters]
+    if not is_named or not place or not all(key and equals and value for key, equals, value in pairs):
+        raise ConfigError(f"set-up {text!r} is no NAME=KIND:PLACE[:MODEL][,PARAMETER=VALUE…]")
+    target = await find_target(kind, address, model)
+    return SetUp(name, target, tuple((key, _number_or_text(value)) for key, _, value in pairs))
+
+
+async def parse_set_ups(texts: Sequence[str]) -> list[SetUp]:
+    """Return what several texts name; raises as ``parse_set_up``."""
+    return [await parse_set_up(text) for text in texts]
+
+
+def _number_or_text(value: str) -> str | int | float:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+async def _ask_grpc(address: str, model: str) -> tuple[dict[str, Any], str]:
+    channel = GrpcChannel(address)
+    try:
+        request = pb.ModelMetadataRequest(name=model).SerializeToString()
+        async with asyncio.timeout(_ASK_S):
+            answer = await channel.call(f"/{SERVICE}/ModelMetadata", request)
+            server = await channel.call(f"/{SERVICE}/ServerMetadata", b"")
+    except (RpcError, TimeoutError) as exc:
+        raise _no_answer(address, model, exc) from exc
+    finally:
+        await channel.close(drain_s=0)
+    metadata = pb.ModelMetadataResponse.FromString(answer)
+    named = {key: [{"name": tensor.name} for tensor in getattr(metadata, key)] for key in ("inputs", "outputs")}
+    return named, pb.ServerMetadataResponse.FromString(server).name
+
+
+async def _ask_http(address: str, model: str) -> tuple[dict[str, Any], str]:
+    timeout = aiohttp.ClientTimeout(total=_ASK_S)
+    try:
+        async with aiohttp.ClientSession(f"http://{address}", timeout=timeout, raise_for_status=True) as session:
+            async with session.get(f"/v2/models/{model}") as answer:
+                metadata = await answer.json()
+            async with session.get("/v2") as answer:
+                return metadata, (await answer.json())["name"]
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as exc:
+        raise _no_answer(address, model, exc) from exc
+
+
+async def _ask_router(fleet: str, family: str) -> Target:
+    async with Router.from_fleet(load_fleet(Path(fleet))) as router:
+        model = router.models(family)[0]
+    return Target(ROUTER, fleet, family, model.input.name, model.output.name, True)
+
+
+def _no_answer(address: str, model: str, error: Exception) -> ServerUnavailableError:
+    return ServerUnavailableError(
+        f"{address} says nothing of model {model!r} ({error or f'no answer in {_ASK_S:g} s'}); is it running there?"
+    )

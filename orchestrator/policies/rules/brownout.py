@@ -1,0 +1,157 @@
+"""A ceiling on width that falls at once under pressure and rises slowly: widths give way before answers do.
+
+What is expected of a server rests on what was observed of it, and says nothing of what nobody has observed yet: a job
+beside it that takes half of its cores, a gateway that has no core to read requests with, a stall. All of these show in
+how long answers really took, and wide networks make all of them worse. So, as congestion control does with a window
+(additive increase, multiplicative decrease; Chiu and Jain, 1989) and brownout control with what a page shows (Klein et
+al., "Brownout: building more robust cloud applications", ICSE 2014), what becomes of requests moves a ceiling:
+
+- A request that was refused because of load, or was not answered in time, puts the ceiling to the narrowest width, for
+  ``CALM_S`` after the last of them.
+- An answer that used more than ``HALF`` of the time that it had to spare puts it one width lower; so does more than
+  all servers could answer at the width, whether or not anybody has waited for it yet.
+- While neither happens, it rises by a width every ``STEP_S``, as long as servers of the next width could answer what
+  arrives in ``LOAD`` of their time. A width at which it had to fall is left out for a pause, which doubles, up to
+  ``LONGEST_PAUSE_S``, when it has to fall there again soon after.
+
+Below the ceiling the width is the widest at which the head is in time and the queue drains in a ``reserve``-th of its
+time (policies.rules.width_rules). Where a request allows no width below it, the narrowest that it allows is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from orchestrator.policies.rules.demand import FREE_SLOT, RATE_RPS, follow_demand
+from orchestrator.policies.rules.width_rules import is_timely, nearest_width, next_width
+from orchestrator.policies.tables import columns as col
+from orchestrator.policies.tables.candidates import capacity_rps
+from orchestrator.policies.tables.compiled import Column, Table, compiled
+from orchestrator.policies.tables.memory import WHOLE
+
+CALM_S: Final = 1.0
+"""From the last request that was missed to when the ceiling rises."""
+STEP_S: Final = 0.25
+"""From one rise to the next, and from a step down to a rise."""
+HALF: Final = 0.4
+"""Part of the time that an answer had to spare above which it says that there is too much to do."""
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 16.0
+RESERVE: Final = 2.0
+"""The queue must drain in a RESERVE-th of its time: the rest is for what comes meanwhile, and for stalls."""
+
+LOAD: Final = 0.8
+"""Part of the servers' time that what arrives may take at a width for the ceiling to rise to it."""
+_WINDOW_S: Final = 0.25  # over which arrivals are counted
+
+_CEILING: Final = FREE_SLOT  # of row WHOLE: the widest width that is allowed, in percent; 0 before the first decision
+_PRESSURE: Final = FREE_SLOT + 1  # what has been noted since the last decision
+_CHANGED_S: Final = FREE_SLOT + 2  # when the ceiling last changed
+_RISES_S: Final = FREE_SLOT + 3  # when it may rise
+_FAILED: Final = FREE_SLOT + 4  # the width at which it last had to fall; 0: none
+_PAUSE_S: Final = FREE_SLOT + 5  # for how long that is left out
+_RETRY_S: Final = FREE_SLOT + 6  # until when
+
+_NONE: Final = 0.0
+_HIGH: Final = 1.0
+_MISSED: Final = 2.0
+
+
+@compiled
+def note_answer(memory: Table, width: float, took_s: float, slack_used: float, is_in_time: float, now_s: float) -> None:
+    """Note what became of a batch that ran at a width, see orchestrator.policies.protocol.Outcome."""
+    whole = memory[WHOLE]
+    if is_in_time == 0:
+        note_miss(memory)
+    elif slack_used > HALF and width <= whole[_CEILING] and now_s - took_s >= whole[_CHANGED_S]:
+        # What was sent before the ceiling fell says nothing of how it is now.
+        whole[_PRESSURE] = max(whole[_PRESSURE], _HIGH)
+
+
+@compiled
+def note_miss(memory: Table) -> None:
+    """Note that a request was refused because of load, or was not answered in time."""
+    memory[WHOLE][_PRESSURE] = _MISSED
+
+
+@compiled
+def narrow_below(memory: Table, rows: Table, count: int, query: Column) -> tuple[float, float]:
+    """Return the width, and which of its rows count, as orchestrator.policies.rules.width_rules.narrow does."""
+    follow_demand(_WINDOW_S, memory, query)
+    ceiling = _move_ceiling(memory, rows, count, query)
+    reserve = max(RESERVE, query[col.SLACK_MARGIN])
+    widest, soonest = 0.0, -1
+    for row in range(count):
+        width = rows[col.ROW_WIDTH][row]
+        if width > ceiling:
+            continue
+        if width > widest and is_timely(row, reserve, rows, query):
+            widest = width
+        if soonest < 0 or _drains_sooner(row, soonest, rows):
+            soonest = row
+    if widest > 0:
+        return widest, reserve
+    return rows[col.ROW_WIDTH][soonest], 0.0
+
+
+@compiled
+def _drains_sooner(row: int, other: int, rows: Table) -> bool:
+    drain_s, other_s = rows[col.ROW_DRAIN_S][row], rows[col.ROW_DRAIN_S][other]
+    return bool(drain_s < other_s or (drain_s == other_s and rows[col.ROW_WIDTH][row] < rows[col.ROW_WIDTH][other]))
+
+
+@compiled
+def _move_ceiling(memory: Table, rows: Table, count: int, query: Column) -> float:
+    """Return the ceiling for these rows, after what was noted and the time that has passed; at least the narrowest."""
+    whole, now_s = memory[WHOLE], query[col.NOW_S]
+    narrowest, widest = nearest_width(0.0, rows, count), nearest_width(math.inf, rows, count)
+    if whole[_CEILING] == 0:
+        whole[_CEILING] = math.inf
+    pressure, whole[_PRESSURE] = whole[_PRESSURE], _NONE
+    current = max(narrowest, min(widest, whole[_CEILING]))
+    if pressure != _NONE:
+        if current > narrowest:  # else the width is not what is to blame
+            _leave_out(current, whole, now_s)
+        lower = 1.0 if pressure == _MISSED else _next_lower(current, rows, count)
+        if lower < whole[_CEILING]:
+            whole[_CEILING], whole[_CHANGED_S] = lower, now_s
+        whole[_RISES_S] = now_s + (CALM_S if pressure == _MISSED else STEP_S)
+    elif current > narrowest and _capacity_rps(current, rows, count) < whole[RATE_RPS]:
+        whole[_CEILING], whole[_CHANGED_S] = _next_lower(current, rows, count), now_s
+        whole[_RISES_S] = now_s + STEP_S
+    elif whole[_CEILING] < widest and now_s >= whole[_RISES_S]:
+        higher = next_width(current, rows, count)
+        is_left_out = higher >= whole[_FAILED] and now_s < whole[_RETRY_S]
+        if not is_left_out and LOAD * _capacity_rps(higher, rows, count) >= whole[RATE_RPS]:
+            whole[_CEILING] = math.inf if higher == widest else higher
+            whole[_CHANGED_S], whole[_RISES_S] = now_s, now_s + STEP_S
+    return max(narrowest, whole[_CEILING])
+
+
+@compiled
+def _capacity_rps(width: float, rows: Table, count: int) -> float:
+    """Return the items a second that all servers answer in full batches of one width."""
+    total_rps = 0.0
+    for row in range(count):
+        if rows[col.ROW_WIDTH][row] == width:
+            total_rps += capacity_rps(row, rows)
+    return total_rps
+
+
+@compiled
+def _leave_out(width: float, whole: Column, now_s: float) -> None:
+    """Leave a width at which the ceiling has to fall out for a while, longer when that happens again soon."""
+    is_again = width >= whole[_FAILED] > 0 and now_s - whole[_CHANGED_S] < 2 * whole[_PAUSE_S]
+    whole[_PAUSE_S] = min(LONGEST_PAUSE_S, 2 * whole[_PAUSE_S]) if is_again else FIRST_PAUSE_S
+    whole[_FAILED], whole[_RETRY_S] = width, now_s + whole[_PAUSE_S]
+
+
+@compiled
+def _next_lower(width: float, rows: Table, count: int) -> float:
+    """Return the next narrower width that some row has; the narrowest when there is none."""
+    lower = nearest_width(0.0, rows, count)
+    following = lower
+    while following < width:
+        lower, following = following, next_width(following, rows, count)
+    return lower

@@ -1,0 +1,83 @@
+"""Senders as the processes they are, against a gateway over fake servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from orchestrator.errors import ConfigError, ServerUnavailableError
+from orchestrator.loadgen.plan import Load
+from orchestrator.loadgen.records import OK, summarize
+from orchestrator.loadgen.run import run_load
+from orchestrator.loadgen.target import find_target, parse_set_up
+from tests.fakes.servers import item
+from tests.gateway.fakes import World, open_world
+
+IMAGES = np.stack([item(mark) for mark in range(3)])
+LABELS = np.array([0, 1, 1])
+"""The fakes say which item they were given, so two of three are right."""
+LOAD = Load("steady", 60.0, 1.0, 60.0)
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    async with open_world() as opened:
+        yield opened
+
+
+def address_of(world: World, kind: str) -> str:
+    return world.grpc if kind == "grpc" else world.http.removeprefix("http://")
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+async def test_every_request_of_all_senders_is_sent_and_judged_by_its_label(world: World, kind: str) -> None:
+    target = await find_target(kind, address_of(world, kind), "fashion")
+    assert target.is_gateway
+    told: list[float] = []
+    run = await run_load(target, LOAD, IMAGES, LABELS, senders=2, progress=told.append)
+    summary = summarize(run.records, LOAD.deadline_s)
+    assert (summary.requests, summary.statuses) == (59, {OK: 59})  # the sixtieth is due when all is over
+    assert summary.right_in_time == pytest.approx(2 / 3, abs=0.02)
+    assert set(summary.servers) <= {"a", "b"}
+    assert sum(summary.widths.values()) == pytest.approx(1)
+    assert run.records.due_s.tolist() == sorted(run.records.due_s)
+    assert (run.records.sent_s >= run.records.due_s).all()
+    assert told
+    assert not run.is_cut
+
+
+async def test_parameters_and_what_is_left_of_the_deadline_go_with_each_request(world: World) -> None:
+    set_up = await parse_set_up(f"narrow=grpc:{world.grpc}:fashion,slim_width=50")
+    load = set_up.of(Load("burst:40", 0.0, 1.0, 0.001))
+    run = await run_load(set_up.target, load, IMAGES, LABELS)
+    assert set(run.records.width[run.records.status == OK]) <= {50}
+    assert "its deadline" in " ".join(run.records.details.values())  # a millisecond for forty of them
+
+
+async def test_who_interrupts_gets_what_was_sent_until_then(world: World) -> None:
+    target = await find_target("grpc", world.grpc, "fashion")
+    begun = asyncio.Event()
+    task = asyncio.create_task(
+        run_load(target, Load("steady", 50.0, 30.0, 1.0), IMAGES, LABELS, progress=lambda seconds: begun.set())
+    )
+    await begun.wait()
+    task.cancel()
+    run = await task
+    assert run.is_cut
+    assert 0 < len(run.records.due_s) < 1500
+
+
+async def test_nobody_there_and_no_such_model_are_said_in_one_line(world: World) -> None:
+    with pytest.raises(ServerUnavailableError, match=r"127\.0\.0\.1:1 says nothing of model 'fashion'"):
+        await find_target("grpc", "127.0.0.1:1", "fashion")
+    with pytest.raises(ServerUnavailableError, match="says nothing of model 'nobody'"):
+        await find_target("http", address_of(world, "http"), "nobody")
+    for text in ("grpc:x", "a=", "a=grpc:127.0.0.1:1:m,slim_width"):
+        with pytest.raises(ConfigError, match="is no NAME="):
+            await parse_set_up(text)
+    with pytest.raises(ConfigError, match="unknown kind of target 'carrier-pigeon'"):
+        await find_target("carrier-pigeon", "x", "y")

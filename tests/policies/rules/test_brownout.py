@@ -1,0 +1,140 @@
+"""A ceiling on width that what becomes of requests moves."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.decision import Candidate
+from orchestrator.policies.rules.brownout import CALM_S, LONGEST_PAUSE_S, STEP_S
+from tests.policies.cases import WIDTHS, Asker, line_candidate
+
+NARROWEST, WIDEST = WIDTHS[0], WIDTHS[-1]
+IN_TIME = [line_candidate("a", width, per_item_s=0.0001 * width, drain_s=0.0) for width in WIDTHS]
+"""All of them: the widest takes 10 ms of 100."""
+
+
+def width_at(asker: Asker, now_s: float, candidates: list[Candidate] | None = None, *, slack_s: float = 0.1) -> int:
+    return asker.choice(candidates or IN_TIME, now_s=now_s, slack_s=slack_s)[1]
+
+
+def widths_until(asker: Asker, from_s: float, until_s: float) -> list[tuple[float, int]]:
+    """What is decided every tenth of a step."""
+    count = round((until_s - from_s) / (STEP_S / 10))
+    return [(at_s, width_at(asker, at_s)) for at_s in (from_s + n * STEP_S / 10 for n in range(count))]
+
+
+def new_asker() -> Asker:
+    asker = Asker("lert:brownout")
+    assert width_at(asker, 0.0) == WIDEST
+    return asker
+
+
+def test_while_nothing_is_missed_the_widest_in_time_runs() -> None:
+    asker = new_asker()
+    asker.observe(slack_used=0.4)
+    assert {width for _, width in widths_until(asker, 0.0, 3.0)} == {WIDEST}
+    assert width_at(asker, 3.0, slack_s=0.006) == 50  # 5 ms
+
+
+@pytest.mark.parametrize("how", ["refused", "late"])
+def test_a_request_that_was_missed_is_followed_by_a_second_of_the_narrowest(how: str) -> None:
+    asker = new_asker()
+    for at_s in (10.0, 10.7):
+        if how == "refused":
+            asker.policy.observe_miss(asker.memory)
+        else:
+            asker.observe(is_in_time=False, now_s=at_s)
+        assert width_at(asker, at_s) == NARROWEST
+    seen = widths_until(asker, 10.7, 10.7 + CALM_S + 3 * STEP_S)
+    assert {width for at_s, width in seen if at_s < 10.7 + CALM_S} == {NARROWEST}
+    assert [width for width in dict.fromkeys(width for _, width in seen)] == list(WIDTHS)  # one after another
+
+
+def test_an_answer_that_used_most_of_its_spare_time_costs_one_width_for_a_step() -> None:
+    asker = new_asker()
+    asker.observe(slack_used=0.6, now_s=5.0)
+    assert width_at(asker, 5.0) == 75
+    assert width_at(asker, 5.0 + CALM_S) == WIDEST
+
+
+def test_what_was_sent_before_the_ceiling_fell_does_not_lower_it_again() -> None:
+    asker = new_asker()
+    asker.observe(slack_used=0.6, now_s=5.0)
+    assert width_at(asker, 5.0) == 75
+    asker.observe(slack_used=0.9, took_s=0.05, now_s=5.01)  # at the widest, and sent before
+    assert width_at(asker, 5.01) == 75
+    asker.observe(width=75, slack_used=0.9, took_s=0.005, now_s=5.02)
+    assert width_at(asker, 5.02) == 50
+
+
+def test_a_width_that_fails_again_and_again_is_tried_ever_more_rarely() -> None:
+    asker = new_asker()
+    tried_s: list[float] = []
+    now_s = 1.0
+    while now_s < 120:
+        if width_at(asker, now_s) == WIDEST:  # which is too much
+            tried_s.append(now_s)
+            asker.policy.observe_miss(asker.memory)
+            assert width_at(asker, now_s) == NARROWEST
+        now_s += 0.1
+    gaps_s = [round(later - earlier, 3) for earlier, later in pairwise(tried_s)]
+    assert gaps_s == sorted(gaps_s)
+    assert gaps_s[0] < 3 < LONGEST_PAUSE_S <= gaps_s[-1] < LONGEST_PAUSE_S + CALM_S
+    assert len(tried_s) < 12
+
+
+def test_a_miss_at_the_narrowest_is_not_put_down_to_a_wider_one() -> None:
+    asker = new_asker()
+    asker.policy.observe_miss(asker.memory)
+    for at_s in (1.0, 1.5, 2.0, 2.5):
+        assert width_at(asker, at_s) == NARROWEST
+        asker.policy.observe_miss(asker.memory)
+    assert width_at(asker, 2.6) == NARROWEST
+    assert width_at(asker, 2.6 + CALM_S) == 50  # the pause that the widest has does not grow
+    assert width_at(asker, 2.6 + CALM_S + 2 * STEP_S) > 50
+
+
+def test_who_allows_no_narrow_width_gets_the_narrowest_that_he_allows() -> None:
+    asker = new_asker()
+    asker.policy.observe_miss(asker.memory)
+    assert width_at(asker, 1.0, IN_TIME[2:]) == 75
+    assert width_at(asker, 1.1) == NARROWEST
+
+
+def test_a_miss_of_a_request_that_allows_one_width_narrows_the_others() -> None:
+    asker = new_asker()
+    asker.policy.observe_miss(asker.memory)
+    assert width_at(asker, 1.0, IN_TIME[-1:]) == WIDEST
+    assert width_at(asker, 1.1) == NARROWEST
+
+
+def test_where_nothing_is_in_time_what_drains_first_below_the_ceiling_runs() -> None:
+    asker = new_asker()
+    asker.policy.observe_miss(asker.memory)
+    # By what was observed, the narrowest has become the slowest; it has been the only one to be observed.
+    late = [line_candidate("a", width, per_item_s=1.0, drain_s=2.0 - width / 100) for width in WIDTHS]
+    assert width_at(asker, 1.0, late) == NARROWEST
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 2.0), st.sampled_from(["miss", "used", "fine"])), min_size=1, max_size=60))
+def test_within_a_second_of_a_miss_nothing_wider_than_the_narrowest_runs(story: list[tuple[float, str]]) -> None:
+    asker = new_asker()
+    now_s, missed_s = 0.0, -10.0
+    for after_s, what in story:
+        now_s += after_s
+        if what == "miss":
+            asker.policy.observe_miss(asker.memory)
+            missed_s = now_s
+        else:
+            asker.observe(slack_used=0.8 if what == "used" else 0.1, now_s=now_s)
+        chosen = width_at(asker, now_s)
+        assert chosen == NARROWEST or now_s - missed_s >= CALM_S
+    # Whatever was: who is left alone for long enough runs at the widest.
+    for _ in range(200):
+        now_s += STEP_S
+        chosen = width_at(asker, now_s)
+    assert chosen == WIDEST

@@ -1,0 +1,54 @@
+"""What of a request's time passes outside the router is part of its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orchestrator.errors import CapacityError, DeadlineError
+from orchestrator.request_options import RequestOptions
+from orchestrator.router import Answer, CallbackSink, Router, Transit
+from tests.fakes.servers import FakeServer, item
+from tests.router.test_router import routed
+
+pytestmark = pytest.mark.virtual_time
+
+DEADLINE_MS = 200.0
+
+
+async def ask(router: Router, transit: Transit | None) -> tuple[Answer | Exception, float]:
+    """Return the outcome, and how long it took from now."""
+    loop = asyncio.get_running_loop()
+    began_s, future = loop.time(), loop.create_future()
+    router.submit(item(1), RequestOptions(deadline_ms=DEADLINE_MS), CallbackSink(future.set_result), transit)
+    return await future, loop.time() - began_s
+
+
+async def test_who_had_to_wait_to_be_read_runs_at_the_width_that_his_time_still_allows() -> None:
+    async with routed({"a": FakeServer(per_item_s=0.1, fixed_s=0.0)}, policy="lert:slack") as router:
+        await asyncio.sleep(1.0)
+        now_s = asyncio.get_running_loop().time
+        outcome, _ = await ask(router, None)
+        assert isinstance(outcome, Answer)
+        assert outcome.width == 100
+        outcome, took_s = await ask(router, Transit(now_s() - 0.1))
+        assert isinstance(outcome, Answer)
+        assert outcome.width < 100
+        assert outcome.latency_s == pytest.approx(took_s + 0.1)
+        assert outcome.deadline_met
+        outcome, _ = await ask(router, Transit(now_s(), return_s=0.1))
+        assert isinstance(outcome, Answer)
+        assert outcome.width < 100
+
+
+async def test_who_waited_for_longer_than_his_deadline_is_refused_at_once() -> None:
+    async with routed({"a": FakeServer(per_item_s=0.1, fixed_s=0.0)}, policy="lert:slack") as router:
+        await asyncio.sleep(1.0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(router.infer(item(0), deadline_ms=5000))
+            await asyncio.sleep(0.001)
+            outcome, took_s = await ask(router, Transit(asyncio.get_running_loop().time() - 0.3))
+    assert isinstance(outcome, CapacityError | DeadlineError)
+    assert "deadline of 200 ms, of which 300 pass in front of the router because this host is busy" in str(outcome)
+    assert took_s < 0.01
