@@ -349,3 +349,16 @@ async def test_what_had_to_wait_to_be_read_came_as_much_earlier() -> None:
     ticks.now_s = 0.0
     protocol.data_received(UPDATE)
     assert read_s - 0.1 < protocol.connection.arrived_s <= loop.time()
+
+
+async def test_what_was_left_of_a_turn_is_known_by_its_size_until_it_is_taken() -> None:
+    backlog = Backlog()
+    protocol, _ = open_protocol(backlog)
+    assert backlog.unread_bytes == 0
+    left = frame(DATA, 0, 1, b"x") * 2 * TURN_FRAMES
+    protocol.data_received(raw_request(1, BLOCK, flags=4) + frame(DATA, 0, 1, b"x") * (TURN_FRAMES - 1) + left)
+    assert backlog.unread_bytes == len(left)
+    while backlog.unread_bytes:
+        before = backlog.unread_bytes
+        await asyncio.sleep(0)
+        assert backlog.unread_bytes < before

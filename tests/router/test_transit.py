@@ -52,3 +52,13 @@ async def test_who_waited_for_longer_than_his_deadline_is_refused_at_once() -> N
     assert isinstance(outcome, CapacityError | DeadlineError)
     assert "deadline of 200 ms, of which 300 pass in front of the router because this host is busy" in str(outcome)
     assert took_s < 0.01
+
+
+async def test_the_width_reckons_with_what_has_come_and_was_not_read() -> None:
+    async with routed({"a": FakeServer(per_item_s=0.05, fixed_s=0.0)}, policy="lert:slack") as router:
+        await asyncio.sleep(1.0)
+        alone = await router.infer(item(1), deadline_ms=1000)
+        router.watch_unread(lambda: 200 * item(1).nbytes)
+        before_many = await router.infer(item(1), deadline_ms=1000)
+    assert alone.width == 100
+    assert before_many.width < 100

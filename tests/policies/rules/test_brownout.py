@@ -98,6 +98,21 @@ def test_a_miss_at_the_narrowest_is_not_put_down_to_a_wider_one() -> None:
     assert width_at(asker, 2.6 + CALM_S + 2 * STEP_S) > 50
 
 
+@pytest.mark.parametrize(("rate_rps", "width"), [(50, 100), (110, 75), (150, 50), (300, 25)])
+def test_the_ceiling_stays_where_servers_can_answer_what_arrives(rate_rps: int, width: int) -> None:
+    # In full batches the server answers 100 a second at the widest, 133 at 75 %, 200 at 50 % and 400 at 25 %.
+    asker = new_asker()
+    asker.policy.observe_miss(asker.memory)
+    seen = [width_at(asker, 1.0 + number / rate_rps) for number in range(10 * rate_rps)]
+    assert set(seen[-3 * rate_rps :]) == {width}
+    if width == WIDEST:
+        return
+    # What then comes more often than it can answer lowers the ceiling before anybody has waited for it.
+    burst = [width_at(asker, 11.0 + number / 390) for number in range(5 * 390)]
+    assert burst[0] == width
+    assert set(burst[-390:]) == {NARROWEST}
+
+
 def test_who_allows_no_narrow_width_gets_the_narrowest_that_he_allows() -> None:
     asker = new_asker()
     asker.policy.observe_miss(asker.memory)
